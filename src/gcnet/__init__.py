@@ -1,0 +1,45 @@
+"""Global context for vision networks: blocks, insertion, models, training, evaluation and comparison."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gcnet.blocks import build_block, list_blocks
+    from gcnet.models.classifier import create_model, list_models
+    from gcnet.models.files import load_model, save_model
+    from gcnet.models.insertion import context_parameters, insert
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "build_block",
+    "context_parameters",
+    "create_model",
+    "insert",
+    "list_blocks",
+    "list_models",
+    "load_model",
+    "save_model",
+]
+
+# Read on first use, so that importing the package (and `gcnet --help`) does not import torch.
+_HOMES = {
+    "build_block": "gcnet.blocks",
+    "list_blocks": "gcnet.blocks",
+    "create_model": "gcnet.models.classifier",
+    "list_models": "gcnet.models.classifier",
+    "load_model": "gcnet.models.files",
+    "save_model": "gcnet.models.files",
+    "context_parameters": "gcnet.models.insertion",
+    "insert": "gcnet.models.insertion",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gcnet' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

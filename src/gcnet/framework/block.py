@@ -1,0 +1,53 @@
+"""The block: one context of the map, then each branch's transform and fusion in turn (arXiv 1904.11492, eq. 3)."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Branch(nn.Module):
+    """One transform of the context, and the fusion of its result into the map."""
+
+    def __init__(self, transform: nn.Module, fusion: nn.Module) -> None:
+        super().__init__()
+        self.transform = transform
+        self.fusion = fusion
+
+    def forward(self, x: Float[Tensor, "n c *s"], context: Float[Tensor, "n d *t"]) -> Float[Tensor, "n c *s"]:
+        return self.fusion(x, self.transform(context))
+
+
+class ContextBlock(nn.Module):
+    """`c = context(x)`, then for each branch `x = fusion(x, transform(c))`; shape, dtype and memory format stay.
+
+    Args:
+        context: `(N, C, *S) -> (N, C', 1, ...)` or `(N, C', *S)`.
+        branches: in the order in which they act; their names are the first word of their state-dict keys.
+        channels: C of the maps it is given.
+        dims: spatial axes of the maps it is given: 1, 2 or 3.
+
+    Raises:
+        ValueError: a map of another number of axes or channels is passed.
+    """
+
+    def __init__(self, context: nn.Module, branches: Mapping[str, Branch], *, channels: int, dims: int = 2) -> None:
+        super().__init__()
+        self.channels = channels
+        self.dims = dims
+        self.context = context
+        self.branch_names = tuple(branches)
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+        if x.dim() != self.dims + 2 or x.shape[1] != self.channels:
+            axes = ", ".join(["N", str(self.channels), *"THW"[3 - self.dims :]])
+            raise ValueError(f"this block takes maps of shape ({axes}), found {tuple(x.shape)}")
+        context = self.context(x)
+        for name in self.branch_names:
+            x = getattr(self, name)(x, context)
+        return x
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, dims={self.dims}"

@@ -1,0 +1,164 @@
+"""Context modelling: from a feature map to what every position (or each) is told of all the others.
+
+A context is `(N, C, *S) -> (N, C', 1, ...)` when it is the same for every query position, `(N, C', *S)` when it is not.
+Those that attend have `attention(x)`, the weights over positions.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gcnet.framework.pointwise import Pointwise, kaiming_normal
+from gcnet.ops.attention_pool import attention_pool, attention_weights
+from gcnet.ops.pairwise import (
+    concatenation_aggregate,
+    concatenation_weights,
+    dot_product_aggregate,
+    dot_product_weights,
+    softmax_aggregate,
+    softmax_weights,
+)
+
+
+class AveragePool(nn.Module):
+    """`c = mean_j x_j` (squeeze-and-excitation, arXiv 1709.01507, eq. 2)."""
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *one"]:
+        return x.mean(dim=tuple(range(2, x.dim())), keepdim=True)
+
+
+class AttentionPool(nn.Module):
+    """`c = sum_j softmax_j(w . x_j + b) x_j`: one attention map for all queries (GCNet, arXiv 1904.11492, eq. 4).
+
+    Args:
+        channels: C of the map.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.key = Pointwise(channels, 1, initialize=kaiming_normal)
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *one"]:
+        context = attention_pool(x.flatten(2), self.key(x).flatten(1))
+        return context.view(*context.shape, *[1] * (x.dim() - 2))
+
+    def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n *s"]:
+        """The weight of every position, summing to one over all."""
+        return attention_weights(self.key(x).flatten(1)).view(x.shape[0], *x.shape[2:])
+
+
+class Affinity(Protocol):
+    """How strongly query position i listens to key position j, and the sum over j that follows."""
+
+    def __call__(
+        self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"], value: Float[Tensor, "n v k"]
+    ) -> Float[Tensor, "n v p"]: ...
+
+    def weights(self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]: ...
+
+
+class SoftmaxAffinity(nn.Module):
+    """`softmax_j(q_i . k_j)`, with `scaled` divided by sqrt(D) first: (embedded) Gaussian, arXiv 1711.07971, eq. 2-3."""
+
+    def __init__(self, *, scaled: bool) -> None:
+        super().__init__()
+        self.scaled = scaled
+
+    def forward(
+        self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"], value: Float[Tensor, "n v k"]
+    ) -> Float[Tensor, "n v p"]:
+        return softmax_aggregate(query, key, value, self._scale(query))
+
+    def weights(self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]:
+        return softmax_weights(query, key, self._scale(query))
+
+    def _scale(self, query: Tensor) -> float:
+        return query.shape[1] ** -0.5 if self.scaled else 1.0
+
+    def extra_repr(self) -> str:
+        return f"scaled={self.scaled}"
+
+
+class DotProductAffinity(nn.Module):
+    """`q_i . k_j / K` over K key positions (arXiv 1711.07971, eq. 4)."""
+
+    def forward(
+        self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"], value: Float[Tensor, "n v k"]
+    ) -> Float[Tensor, "n v p"]:
+        return dot_product_aggregate(query, key, value)
+
+    def weights(self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]:
+        return dot_product_weights(query, key)
+
+
+class ConcatenationAffinity(nn.Module):
+    """`relu(w_q . q_i + w_k . k_j) / K` over K key positions (arXiv 1711.07971, eq. 5).
+
+    Args:
+        channels: D of query and key; `weight` is (2, D), the rows w_q and w_k.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(2, channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal with variance 2 over the 2 D inputs of the score."""
+        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+
+    def forward(
+        self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"], value: Float[Tensor, "n v k"]
+    ) -> Float[Tensor, "n v p"]:
+        return concatenation_aggregate(*self._scores(query, key), value)
+
+    def weights(self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]:
+        return concatenation_weights(*self._scores(query, key))
+
+    def _scores(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.matmul(self.weight[0], query), torch.matmul(self.weight[1], key)
+
+
+class SubSample(nn.Module):
+    """Max-pooling by two along each spatial axis, in 3-D all but the first; an axis of one position stays as it is."""
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *half"]:
+        pool = {3: F.max_pool1d, 4: F.max_pool2d, 5: F.max_pool3d}[x.dim()]
+        spatial = x.shape[2:]
+        kernel = [1 if len(spatial) == 3 and axis == 0 else min(2, side) for axis, side in enumerate(spatial)]
+        return pool(x, kernel)
+
+
+class NonLocal(nn.Module):
+    """A context of its own for every query position i: `c_i = sum_j affinity(q_i, k_j) v_j` (arXiv 1711.07971, eq. 1).
+
+    Args:
+        query, key, value: maps of channels, `(N, C, *S) -> (N, C', *S)`.
+        affinity: the weights of the sum.
+        sub_sample: shrinks key and value maps, or `nn.Identity()`.
+    """
+
+    def __init__(
+        self, query: nn.Module, key: nn.Module, value: nn.Module, *, affinity: Affinity, sub_sample: nn.Module
+    ) -> None:
+        super().__init__()
+        self.query = query
+        self.key = key
+        self.value = value
+        self.affinity = affinity
+        self.sub_sample = sub_sample
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *s"]:
+        value = self.sub_sample(self.value(x)).flatten(2)
+        context = self.affinity(*self._query_and_key(x), value)
+        return context.reshape(*context.shape[:2], *x.shape[2:])
+
+    def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n p k"]:
+        """Row i: the weights that query position i gives to the key positions (flattened in memory order)."""
+        return self.affinity.weights(*self._query_and_key(x))
+
+    def _query_and_key(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.query(x).flatten(2), self.sub_sample(self.key(x)).flatten(2)

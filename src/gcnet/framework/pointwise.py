@@ -1,0 +1,68 @@
+"""The one linear layer of the framework: the same map of channels at every position."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+
+
+class Pointwise(nn.Module):
+    """`y_j = W x_j + b` at every position j; a 1x1 convolution for maps of 1, 2 or 3 spatial axes.
+
+    It is neither a convolution nor a linear layer to `isinstance`, so a host network that initialises all its
+    convolutions and linears anew does not touch it, and `reset_parameters` restores the block's own start.
+
+    Args:
+        in_channels: channels of `x`.
+        out_channels: channels of `y`.
+        initialize: sets weight (out, in) and bias (out,) to their start.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, initialize: Callable[["Pointwise"], None] | None = None
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+        self._initialize = initialize or uniform
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Return to the start given at construction."""
+        self._initialize(self)
+
+    def forward(self, x: Float[Tensor, "n c_in *s"]) -> Float[Tensor, "n c_out *s"]:
+        weight = self.weight.view(*self.weight.shape, *[1] * (x.dim() - 2))
+        return _CONVOLUTIONS[x.dim()](x, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
+
+
+def uniform(layer: Pointwise) -> None:
+    """PyTorch's start for linear layers and convolutions: uniform within 1/sqrt(in_channels), bias too."""
+    bound = layer.weight.shape[1] ** -0.5
+    nn.init.uniform_(layer.weight, -bound, bound)
+    nn.init.uniform_(layer.bias, -bound, bound)
+
+
+def kaiming_normal(layer: Pointwise) -> None:
+    """Normal with variance 2/in_channels (arXiv 1502.01852), bias zero: GCNet's start for the key of the attention."""
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+
+
+def normal(layer: Pointwise) -> None:
+    """Normal with standard deviation 0.01, bias zero: the start of non-local query, key and value."""
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)
+
+
+def zero(layer: Pointwise) -> None:
+    """Weight and bias zero: with addition, the block starts as the identity."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)

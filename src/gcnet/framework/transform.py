@@ -1,0 +1,54 @@
+"""Transforms: from the context to the term that is fused, `(N, C', ...) -> (N, C, ...)`. `Pointwise` is the plainest."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gcnet.framework.pointwise import Pointwise
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each position of a channels-first map (arXiv 1607.06450)."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__(channels, eps=eps)
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+        channels_last = x.movedim(1, -1)
+        return F.layer_norm(channels_last, self.normalized_shape, self.weight, self.bias, self.eps).movedim(-1, 1)
+
+
+class BatchNorm(_BatchNorm):
+    """Batch normalisation with gamma and beta zero at the start, for maps of any number of spatial axes.
+
+    Not a `BatchNorm2d` to `isinstance`, so a host that sets all its gammas to one leaves this one alone;
+    `convert_sync_batchnorm` does convert it.
+    """
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.zeros_(self.weight)
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
+        if input.dim() not in (2, 3, 4, 5):
+            raise ValueError(f"batch normalisation takes (N, C, *S) with up to 3 spatial axes, found {input.dim()} axes")
+
+
+class Bottleneck(nn.Module):
+    """`W2 relu(norm(W1 c))`: with LayerNorm the transform of GC (arXiv 1904.11492, eq. 5), without it that of SE.
+
+    Args:
+        reduce: C' -> width.
+        norm: of width channels, or `nn.Identity()`.
+        expand: width -> C.
+    """
+
+    def __init__(self, reduce: Pointwise, norm: nn.Module, expand: Pointwise) -> None:
+        super().__init__()
+        self.reduce = reduce
+        self.norm = norm
+        self.expand = expand
+
+    def forward(self, context: Float[Tensor, "n c_in *s"]) -> Float[Tensor, "n c_out *s"]:
+        return self.expand(F.relu(self.norm(self.reduce(context))))
