@@ -1,0 +1,1 @@
+"""Evaluation: accuracy of classifiers, pictures of results, predictions on images."""

@@ -1,0 +1,237 @@
+"""Pictures of training and evaluation: learning curves, confusion matrices, contact sheets of images."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image, ImageDraw, ImageFont
+
+from gcnet.storage import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe & Ito's palette: its colours stay apart for every common kind of colour blindness.
+BLUE, VERMILLION, GREEN, INK, PALE = "#0072B2", "#D55E00", "#009E73", "#333333", "#D9D9D9"
+COUNTED_CLASSES = 20  # up to here a confusion matrix has room for a number in each cell
+NAMED_CLASSES = 60  # up to here it has room for every class name beside its row and column
+LISTED_CONFUSIONS = 30
+
+
+def plot_learning_curves(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
+    """Draw loss, accuracy and learning rate over the epochs into a PNG.
+
+    Each row is one epoch: `epoch`, `train_loss`, `learning_rate`, and where they were measured `val_loss`, `top1` and
+    `top5` (fractions from 0 to 1). Epochs without a value are passed over, one that is not finite leaves a gap.
+    """
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    loss, accuracy, rate = figure.subplots(1, 3)
+    _curve(loss, rows, "train_loss", "training", BLUE)
+    _curve(loss, rows, "val_loss", "validation", VERMILLION)
+    _finish(loss, "Loss", "cross-entropy (nats)")
+    _curve(accuracy, rows, "top1", "top-1", VERMILLION)
+    _curve(accuracy, rows, "top5", "top-5", GREEN)
+    _finish(accuracy, _best(rows), "share of validation images")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    _curve(rate, rows, "learning_rate", "", BLUE)
+    _finish(rate, "Learning rate", "learning rate")
+    rate.set_ylim(bottom=0)
+    epochs = [float(row["epoch"]) for row in rows] or [0.0]
+    margin = max(0.5, 0.03 * (max(epochs) - min(epochs)))
+    for axes in (loss, accuracy, rate):
+        axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
+    _save(figure, path)
+
+
+def _curve(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str, label: str, colour: str) -> None:
+    measured = [row for row in rows if row.get(key) not in (None, "")]
+    if not measured:
+        return
+    values = np.array([float(row[key]) for row in measured])
+    values[~np.isfinite(values)] = np.nan
+    epochs = [float(row["epoch"]) for row in measured]
+    marker = "o" if len(rows) <= 40 else None
+    axes.plot(epochs, values, color=colour, marker=marker, markersize=4, linewidth=1.8, label=label or None)
+
+
+def _best(rows: Sequence[Mapping[str, Any]]) -> str:
+    measured = [(float(row["top1"]), row["epoch"]) for row in rows if row.get("top1") not in (None, "")]
+    if not measured:
+        return "Accuracy (not measured)"
+    top1, epoch = max(measured, key=lambda pair: pair[0])
+    return f"Accuracy (best top-1 {top1:.1%}, epoch {epoch})"
+
+
+def _finish(axes: "Axes", title: str, label: str) -> None:
+    axes.set_title(title, loc="left", fontsize=12, color=INK)
+    axes.set_xlabel("epoch", fontsize=11)
+    axes.set_ylabel(label, fontsize=11)
+    axes.tick_params(labelsize=10)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.grid(color=PALE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=10)
+
+
+def plot_confusion(matrix: Any, classes: Sequence[str], path: Path | str) -> None:
+    """Draw a confusion matrix (counts, rows = true class, columns = predicted) of 2 to 1000 classes into a PNG.
+
+    A cell's colour is its share of the row; few classes also get the counts and many classes a list of the most
+    frequent confusions, since single cells can then no longer be told apart. Rows without any image are grey.
+    """
+    counts = np.asarray(matrix, dtype=np.int64)
+    total = counts.sum(axis=1, keepdims=True)
+    shares = np.where(total > 0, counts / np.maximum(total, 1), np.nan)
+    size = len(classes)
+    side = min(max(4.0, 0.5 * size) if size <= COUNTED_CLASSES else 0.21 * size + 3, 13.0)
+    listed = size > COUNTED_CLASSES
+    figure = Figure(figsize=(side + 2.6 + (5.5 if listed else 0), side + 1.6), dpi=130, layout="constrained")
+    if listed:
+        axes, beside = figure.subplots(1, 2, width_ratios=(side + 2, 5.5))
+        _list_confusions(beside, counts, classes)
+    else:
+        axes = figure.subplots()
+    colours = matplotlib.colormaps["Blues"].with_extremes(bad=PALE)
+    norm = PowerNorm(0.4 if listed else 1.0, vmin=0, vmax=1)  # the root keeps rare confusions visible among many
+    picture = axes.imshow(shares, cmap=colours, norm=norm, interpolation="nearest")
+    if size > NAMED_CLASSES:
+        _mark_cells(axes, shares, colours, norm)
+    bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02, format=PercentFormatter(1, decimals=0))
+    bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1] if listed else [0, 0.2, 0.4, 0.6, 0.8, 1])
+    bar.set_label("share of the images of the true class", fontsize=10)
+    _name_ticks(axes, classes)
+    if size <= COUNTED_CLASSES:
+        _write_counts(axes, counts, shares)
+    images = int(counts.sum())
+    correct = int(np.trace(counts))
+    share = f", {correct / images:.1%} correct" if images else ""
+    axes.set_title(f"Confusion matrix ({images:,} images{share})", loc="left", fontsize=12, color=INK)
+    _save(figure, path)
+
+
+def _mark_cells(axes: "Axes", shares: np.ndarray, colours: Colormap, norm: PowerNorm) -> None:
+    """Cells of hundreds of classes are about a pixel: draw those that are not empty larger, strong ones on top."""
+    rows, columns = np.nonzero(np.nan_to_num(shares))
+    values = shares[rows, columns]
+    order = np.argsort(values)
+    axes.scatter(columns[order], rows[order], c=values[order], cmap=colours, norm=norm, marker="s", s=5, linewidths=0)
+
+
+def _name_ticks(axes: "Axes", classes: Sequence[str]) -> None:
+    suffix = "" if len(classes) <= NAMED_CLASSES else f" (number of the class, 0 to {len(classes) - 1})"
+    axes.set_xlabel("predicted class" + suffix, fontsize=11)
+    axes.set_ylabel("true class" + suffix, fontsize=11)
+    if suffix:
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(10, integer=True))
+        return
+    names = [_plain(name, 22) for name in classes]
+    size = 10 if len(classes) <= COUNTED_CLASSES else 7.5
+    axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > COUNTED_CLASSES else 45, fontsize=size)
+    if len(names) <= COUNTED_CLASSES:
+        for label in axes.get_xticklabels():
+            label.set_horizontalalignment("right")
+            label.set_rotation_mode("anchor")
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+
+
+def _write_counts(axes: "Axes", counts: np.ndarray, shares: np.ndarray) -> None:
+    size = 12 if len(counts) <= 5 else 9 if counts.max() < 1000 else 7.5
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.5 else INK
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=size, color=colour)
+
+
+def _list_confusions(axes: "Axes", counts: np.ndarray, classes: Sequence[str]) -> None:
+    axes.axis("off")
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED_CONFUSIONS]
+    lines = []
+    for true, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True):
+        if wrong[true, predicted]:
+            number = f"{wrong[true, predicted]:>4} of {counts[true].sum():<4}"
+            lines.append(f"{number} {_plain(classes[true], 19)} \N{RIGHTWARDS ARROW} {_plain(classes[predicted], 19)}")
+    text = "\n".join(lines) if lines else "none"
+    axes.set_title("Most frequent confusions (true \N{RIGHTWARDS ARROW} predicted)", loc="left", fontsize=12, color=INK)
+    axes.text(0, 1, text, va="top", family="monospace", fontsize=10.5, color=INK, linespacing=1.5)
+
+
+def contact_sheet(
+    images: Sequence[Any], titles: Sequence[str], path: Path | str, columns: int = 6, *, tile: int = 176
+) -> None:
+    """Write images side by side, each with its title below, into a PNG.
+
+    An image is a PIL image or a uint8 array (H, W) or (H, W, 3); it is fitted into a square of `tile` pixels, small
+    ones enlarged by whole factors so that their pixels stay square. A title may have several lines; too long ones are
+    shortened.
+    """
+    if len(images) != len(titles) or not images:
+        raise ValueError(f"a contact sheet needs as many titles as images and at least one; {len(images)}, {len(titles)}")
+    columns = min(columns, len(images))
+    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 13)
+    margin, line = 10, 17
+    text = line * max(title.count("\n") + 1 for title in titles) + 6
+    rows = -(-len(images) // columns)
+    width, height = columns * (tile + margin) + margin, rows * (tile + text + margin) + margin
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (image, title) in enumerate(zip(images, titles, strict=True)):
+        left = margin + number % columns * (tile + margin)
+        top = margin + number // columns * (tile + text + margin)
+        fitted = _fit(image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image)), tile)
+        draw.rectangle((left, top, left + tile - 1, top + tile - 1), fill="#F2F2F2")
+        sheet.paste(fitted, (left + (tile - fitted.width) // 2, top + (tile - fitted.height) // 2))
+        for row, words in enumerate(title.split("\n")):
+            draw.text((left, top + tile + 3 + row * line), _fit_text(words, font, tile), fill=INK, font=font)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    write_atomic(Path(path), buffer.getvalue())
+
+
+def _fit(image: Image.Image, tile: int) -> Image.Image:
+    image = image.convert("RGB")
+    factor = tile / max(image.size)
+    if factor >= 2:
+        factor = float(int(factor))
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(size, Image.Resampling.NEAREST if factor >= 2 else Image.Resampling.LANCZOS)
+
+
+def _fit_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    kept = len(text)
+    while kept and font.getlength(_shorten(text, kept)) > width:
+        kept -= 1
+    return _shorten(text, kept)
+
+
+def _shorten(text: str, length: int) -> str:
+    """The text, cut in its middle where it is longer than `length` (names of files and classes differ at their ends)."""
+    if len(text) <= length:
+        return text
+    head = max(0, (length - 1) // 2)
+    tail = max(0, length - 1 - head)
+    return f"{text[:head]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - tail :]}"
+
+
+def _plain(text: str, length: int) -> str:
+    """The shortened text with its dollar signs escaped, which matplotlib would read as formulas."""
+    return _shorten(text, length).replace("$", r"\$")
+
+
+def _save(figure: Figure, path: Path | str) -> None:
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.15)
+    write_atomic(Path(path), buffer.getvalue())
