@@ -74,7 +74,7 @@ def _finish(axes: "Axes", title: str, label: str) -> None:
     axes.set_xlabel("epoch", fontsize=11)
     axes.set_ylabel(label, fontsize=11)
     axes.tick_params(labelsize=10)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     axes.grid(color=PALE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -176,7 +176,9 @@ def contact_sheet(
     shortened.
     """
     if len(images) != len(titles) or not images:
-        raise ValueError(f"a contact sheet needs as many titles as images and at least one; {len(images)}, {len(titles)}")
+        raise ValueError(
+            f"a contact sheet needs as many titles as images and at least one; {len(images)}, {len(titles)}"
+        )
     columns = min(columns, len(images))
     font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 13)
     margin, line = 10, 17
