@@ -1,0 +1,1 @@
+"""Networks: classification models by name, insertion of blocks into them, and files that rebuild them."""

@@ -1,0 +1,131 @@
+"""Model files: weights together with all that rebuilds and uses the network (architecture, blocks, preprocessing, classes)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from gcnet.blocks import Builder
+from gcnet.errors import UserError
+from gcnet.models.insertion import insert, insertion_records
+from gcnet.storage import StorageError, load_tensors, save_tensors
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model file says beside its weights.
+
+    Args:
+        architecture: name of the host network for `create_model`, None for a network of the user's own.
+        num_classes: length of the logits, None for a network of the user's own.
+        insertions: what `insert` was told, call by call.
+        preprocessing: how images are prepared (`gcnet.data.transforms.Preprocessing` as a dict), or None.
+        class_names: in the order of the logits, or None.
+    """
+
+    architecture: str | None = None
+    num_classes: int | None = None
+    insertions: tuple[dict[str, Any], ...] = ()
+    preprocessing: dict[str, Any] | None = None
+    class_names: tuple[str, ...] | None = None
+
+
+def save_model(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    preprocessing: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Write the weights and the model card to one `.safetensors` file, atomically and checksummed.
+
+    What is not given is taken from the card that the model was loaded with.
+
+    Raises:
+        StorageError: the file cannot be written; an old one at `path` is then untouched.
+    """
+    known = card_of(model)
+    card = ModelCard(
+        architecture=known.architecture,
+        num_classes=known.num_classes,
+        insertions=tuple(insertion_records(model)),
+        preprocessing=known.preprocessing if preprocessing is None else dict(preprocessing),
+        class_names=known.class_names if class_names is None else tuple(class_names),
+    )
+    save_tensors(Path(path), model.state_dict(), {"kind": "model", **asdict(card)})
+
+
+def load_model(
+    path: str | Path, model: nn.Module | None = None, *, builders: Mapping[str, Builder] | None = None
+) -> nn.Module:
+    """Rebuild the network of a model file, its blocks inserted and its weights loaded, in eval mode on the CPU.
+
+    Args:
+        path: a file of `save_model`.
+        model: the plain host, for a network that `create_model` does not know; blocks are inserted into it, in place.
+        builders: for blocks of the user's own, the builder by the name that the file gives it.
+
+    Raises:
+        StorageError: the file is missing, damaged or of another origin.
+        UserError: the host or a builder is needed and not given, or the weights do not fit.
+    """
+    tensors, card = read_model_file(path)
+    if model is None:
+        if card.architecture is None:
+            raise UserError(f"{path} holds the weights of a network of your own: pass that network, load_model(path, model)")
+        from gcnet.models.classifier import build_host
+
+        model = build_host(card.architecture, card.num_classes)
+    for record in card.insertions:
+        insert_record(model, record, builders or {})
+    load_strictly(model, tensors, str(path))
+    set_card(model, card)
+    return model.eval()
+
+
+def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
+    """Weights by name, and the card, of a file of `save_model`."""
+    tensors, metadata = load_tensors(Path(path))
+    if metadata.get("kind") != "model":
+        raise StorageError(f"{path} is not a model file but a {metadata.get('kind', 'file of unknown kind')}")
+    values = {field.name: metadata[field.name] for field in fields(ModelCard)}
+    names = values["class_names"]
+    return tensors, ModelCard(
+        **values | {"insertions": tuple(values["insertions"]), "class_names": None if names is None else tuple(names)}
+    )
+
+
+def insert_record(model: nn.Module, record: Mapping[str, Any], builders: Mapping[str, Builder]) -> None:
+    """Insert the blocks that one record of `insertion_records` describes."""
+    block: str | Builder = record["block"]
+    if record["custom"]:
+        if block not in builders:
+            raise UserError(f'the block "{block}" is your own: pass builders={{"{block}": builder}}')
+        block = builders[block]
+    places = {name: record[name] for name in ("ratio", "stages", "blocks", "position")}
+    insert(model, block, **places, **record["options"])
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Load weights that must fit name by name and shape by shape; `origin` names them in the error."""
+    own = model.state_dict()
+    missing = [name for name in own if name not in tensors]
+    foreign = [name for name in tensors if name not in own]
+    unfit = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+    for problem, names in (("lack", missing), ("hold the unknown", foreign), ("have another shape of", unfit)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise UserError(f"the weights of {origin} do not fit this network: they {problem} {', '.join(names[:3])}{more}")
+    model.load_state_dict(dict(tensors))
+
+
+def card_of(model: nn.Module) -> ModelCard:
+    """The card that a model of ours carries (empty for a network of the user's own)."""
+    return getattr(model, "model_card", ModelCard())
+
+
+def set_card(model: nn.Module, card: ModelCard) -> None:
+    """Give a model the card that `save_model` will write."""
+    model.model_card = card
