@@ -1,0 +1,1 @@
+"""What blocks cost, and what a difference between runs is worth."""

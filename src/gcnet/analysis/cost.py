@@ -1,0 +1,151 @@
+"""What a network or a block costs in parameters and arithmetic.
+
+Convention: FLOPs as `torch.utils.flop_counter` counts them, a multiply-add being two, for one image; matrix products,
+convolutions and attention are counted, element-wise work, pooling and normalisation are not. Papers on vision networks
+print multiply-adds under the name "FLOPs" (ResNet-50: 4.1 G), which is half of the number here.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """The feature map a block works on, and the width of what is inside it."""
+
+    channels: int
+    positions: int
+    hidden: int
+    key_positions: int
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters; a parameter that is used twice counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """FLOPs (multiply-add = 2) of one forward pass of `model` in evaluation mode on an input of this shape.
+
+    Runs on a copy on the meta device: no arithmetic is done, and `scaled_dot_product_attention` is seen.
+    """
+    return _count(_as_meta(model), input_shape)
+
+
+def count_block_flops(model: nn.Module, input_shape: Sequence[int], names: Sequence[str]) -> dict[str, int]:
+    """FLOPs of the named submodules within one forward pass of `model`, each counted on its own."""
+    shapes = submodule_input_shapes(model, input_shape, names)
+    return {name: count_flops(model.get_submodule(name), shape) for name, shape in shapes.items()}
+
+
+def submodule_input_shapes(
+    model: nn.Module, input_shape: Sequence[int], names: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """The shape of the first input that each named submodule sees in a forward pass of `model`."""
+    skeleton = _as_meta(model)
+    shapes: dict[str, tuple[int, ...]] = {}
+    with _recording(skeleton, names, shapes):
+        _count(skeleton, input_shape)
+    return shapes
+
+
+def analytic_flops(
+    name: str,
+    *,
+    channels: int,
+    positions: int,
+    ratio: float = 16,
+    pooling: str = "attention",
+    fusion: str = "add",
+    reduction: int = 2,
+    key_positions: int | None = None,
+) -> int | None:
+    """FLOPs of one block by formula, for one image; None for a block that no formula is written for.
+
+    With C channels, P positions, P' key positions (fewer than P when sub-sampled), D = C / ratio (se, gc) or
+    C / reduction (non-local), and a multiply-add counted as two:
+
+    * se: 4 C D
+    * snl: 4 P C + 2 C^2
+    * gc: 4 P C (attention pooling only) + 4 C D for each of its branches
+    * nl_embedded_gaussian: 8 P C D + 4 P P' D
+    * nl_gaussian: 4 P C D + 2 P P' C + 2 P P' D
+    * nl_dot_product: 8 P C D + 2 P D^2 + 2 P' D^2 (theta (phi^T g), which is the same sum)
+    * nl_concatenation: 8 P C D + 2 P D + 2 P' D + 2 P P' D
+    """
+    formula = _FORMULAS.get(name)
+    if formula is None:
+        return None
+    hidden = max(channels // reduction, 1) if name.startswith("nl_") else max(int(channels / ratio), 1)
+    shape = BlockShape(channels, positions, hidden, positions if key_positions is None else key_positions)
+    return formula(shape) if name != "gc" else _global_context(shape, pooling, fusion)
+
+
+def _global_context(shape: BlockShape, pooling: str = "attention", fusion: str = "add") -> int:
+    pooled = 4 * shape.positions * shape.channels if pooling == "attention" else 0
+    return pooled + (2 if fusion == "both" else 1) * 4 * shape.channels * shape.hidden
+
+
+_FORMULAS: dict[str, Callable[[BlockShape], int]] = {
+    "none": lambda _: 0,
+    "se": lambda s: 4 * s.channels * s.hidden,
+    "snl": lambda s: 4 * s.positions * s.channels + 2 * s.channels**2,
+    "gc": _global_context,
+    "nl_embedded_gaussian": lambda s: (
+        8 * s.positions * s.channels * s.hidden + 4 * s.positions * s.key_positions * s.hidden
+    ),
+    "nl_gaussian": lambda s: (
+        4 * s.positions * s.channels * s.hidden + 2 * s.positions * s.key_positions * (s.channels + s.hidden)
+    ),
+    "nl_dot_product": lambda s: (
+        8 * s.positions * s.channels * s.hidden + 2 * (s.positions + s.key_positions) * s.hidden**2
+    ),
+    "nl_concatenation": lambda s: (
+        8 * s.positions * s.channels * s.hidden
+        + 2 * (s.positions + s.key_positions + s.positions * s.key_positions) * s.hidden
+    ),
+}
+
+
+def _as_meta(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).to("meta").eval()
+
+
+def _count(skeleton: nn.Module, input_shape: Sequence[int]) -> int:
+    example = torch.empty(tuple(input_shape), device="meta")
+    counter = FlopCounterMode(display=False, custom_mapping=_MATRIX_VECTOR)
+    with torch.no_grad(), counter:
+        skeleton(example)
+    return counter.get_total_flops() // input_shape[0]
+
+
+@contextmanager
+def _recording(model: nn.Module, names: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> Iterator[None]:
+    def record(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda _, inputs: shapes.setdefault(name, tuple(inputs[0].shape)) and None
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(record(name)) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _matrix_vector_flops(matrix: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(matrix)
+
+
+# torch's counter knows matrix-matrix products only, and counts these two as nothing.
+_MATRIX_VECTOR = {
+    torch.ops.aten.mv: _matrix_vector_flops,
+    torch.ops.aten.addmv: lambda _, matrix, *__, **___: 2 * math.prod(matrix),
+}

@@ -1,0 +1,89 @@
+"""Mean, spread and paired differences over seeds, with the interval that a few runs allow."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, mean, stdev
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of some runs and their standard deviation (divisor n - 1), which is None for a single run."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of differences taken seed by seed, with the half-width of Student's interval around it.
+
+    `half_width` is also the smallest difference the experiment could have told from none: a mean difference closer to
+    zero than this leaves zero inside the interval. It is None for a single pair, which has no spread.
+    """
+
+    difference: float
+    half_width: float | None
+    count: int
+
+    @property
+    def is_seen(self) -> bool | None:
+        """Whether the interval leaves zero out; None where there is no interval."""
+        return None if self.half_width is None else abs(self.difference) > self.half_width
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and standard deviation of one or more values."""
+    return Spread(mean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def paired_difference(
+    values: Sequence[float], reference: Sequence[float], *, confidence: float = 0.95
+) -> PairedDifference:
+    """`values - reference`, pair by pair (same seed, same data order), with Student's `confidence` interval."""
+    differences = [value - other for value, other in zip(values, reference, strict=True)]
+    count = len(differences)
+    if count < 2:
+        return PairedDifference(differences[0], None, count)
+    half_width = student_quantile(0.5 + confidence / 2, count - 1) * stdev(differences) / math.sqrt(count)
+    return PairedDifference(mean(differences), half_width, count)
+
+
+def student_probability(t: float, degrees: int) -> float:
+    """P(T <= t) of Student's distribution with a whole number of degrees of freedom.
+
+    The finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    """
+    angle = math.atan(t / math.sqrt(degrees))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    odd = degrees % 2
+    term, total = (cosine, cosine) if odd else (1.0, 1.0)
+    for step in range(2 + odd, degrees - 1, 2):
+        term *= cosine * cosine * (step - 1) / step
+        total += term
+    if odd:
+        central = 2 / math.pi * (angle + (sine * total if degrees > 1 else 0.0))
+    else:
+        central = sine * total
+    return 0.5 + central / 2
+
+
+def student_quantile(probability: float, degrees: int) -> float:
+    """The t with P(T <= t) = `probability`, for a probability of a half or more, by bisection."""
+    low, high = 0.0, 1.0
+    while student_probability(high, degrees) < probability:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_probability(middle, degrees) < probability else (low, middle)
+    return (low + high) / 2
+
+
+def wilson_interval(correct: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a proportion: what a finite number of validation images leaves open."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = correct / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return centre - half, centre + half

@@ -1,0 +1,81 @@
+"""How long forward passes and training steps take, measured side by side in one process."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call over some repetitions: the least disturbed one, and the middle one."""
+
+    minimum: float
+    median: float
+    repetitions: int
+
+
+def interleaved_times(
+    calls: Mapping[str, Callable[[], object]], *, repetitions: int, warm_up: int = 2, device: str = "cpu"
+) -> dict[str, Timing]:
+    """Time every call once, then all again, `repetitions` times, so that a busy moment falls on all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warm_up + repetitions):
+        for name, call in calls.items():
+            _wait(device)
+            started = time.perf_counter()
+            call()
+            _wait(device)
+            if turn >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: Timing(min(values), median(values), len(values)) for name, values in seconds.items()}
+
+
+def forward_call(model: nn.Module, images: Tensor) -> Callable[[], object]:
+    """A call that runs `model` in evaluation mode without gradients; images (N, 3, H, W)."""
+
+    def call() -> object:
+        model.eval()
+        with torch.inference_mode():
+            return model(images)
+
+    return call
+
+
+def training_step_call(model: nn.Module, images: Tensor) -> Callable[[], object]:
+    """A call that does one training step: forward, backward and an update by SGD with momentum; images (N, 3, H, W).
+
+    The learning rate is so small that the weights do not run away; the arithmetic is that of any other rate.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9)
+
+    def call() -> None:
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        model(images).float().square().mean().backward()
+        optimizer.step()
+
+    return call
+
+
+@torch.no_grad()
+def fill_zero_parameters(model: nn.Module, *, seed: int = 0, scale: float = 0.02) -> int:
+    """Give every matrix that is wholly zero small random values, so that a new block is timed as a trained one.
+
+    Returns how many were filled. Multiplying by zeros can be faster than by numbers, and hides what the block does.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    filled = 0
+    for parameter in model.parameters():
+        if parameter.ndim >= 2 and not parameter.any():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+            filled += 1
+    return filled
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)

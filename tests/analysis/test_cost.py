@@ -1,0 +1,143 @@
+"""Parameters, FLOPs, time and memory, judged by counts done by hand and by networks whose cost is published."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from gcnet.analysis.cost import (
+    analytic_flops,
+    count_block_flops,
+    count_flops,
+    count_parameters,
+    submodule_input_shapes,
+)
+from gcnet.analysis.memory import training_step_peak_memory
+from gcnet.analysis.timing import fill_zero_parameters, forward_call, interleaved_times, training_step_call
+from gcnet.blocks import build_block, list_blocks
+
+CHANNELS, HEIGHT, WIDTH = 32, 7, 5
+POSITIONS = HEIGHT * WIDTH
+
+
+def test_a_parameter_used_twice_counts_once() -> None:
+    layer = nn.Linear(5, 5, bias=False)
+    assert count_parameters(nn.Sequential(layer, layer)) == 25
+
+
+def test_a_convolution_costs_two_flops_a_multiply_add_for_one_image() -> None:
+    convolution = nn.Conv2d(3, 7, 3, padding=1)
+    assert count_flops(convolution, (5, 3, 11, 13)) == 2 * 11 * 13 * 3 * 7 * 9
+
+
+def test_resnet50_costs_the_published_4_09_billion_multiply_adds() -> None:
+    from torchvision.models import ResNet50_Weights, resnet50
+
+    published = ResNet50_Weights.IMAGENET1K_V1.meta["_ops"]
+    assert count_flops(resnet50(), (1, 3, 224, 224)) / 2e9 == pytest.approx(published, abs=0.005)
+
+
+def test_counting_leaves_the_model_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.Dropout())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    count_flops(model, (2, 3, 7, 7))
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", list_blocks())
+def test_the_counter_agrees_with_the_formula_of_every_block(name: str) -> None:
+    block = build_block(name, channels=CHANNELS, ratio=4 if name in ("se", "gc") else None)
+    expected = analytic_flops(name, channels=CHANNELS, positions=POSITIONS, ratio=4)
+    assert count_flops(block, (3, CHANNELS, HEIGHT, WIDTH)) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in list_blocks() if name.startswith("nl_")])
+def test_the_formula_holds_for_sub_sampled_keys_and_another_reduction(name: str) -> None:
+    block = build_block(name, channels=CHANNELS, sub_sample=True, reduction=4)
+    expected = analytic_flops(
+        name, channels=CHANNELS, positions=POSITIONS, reduction=4, key_positions=(HEIGHT // 2) * (WIDTH // 2)
+    )
+    assert count_flops(block, (1, CHANNELS, HEIGHT, WIDTH)) == expected
+
+
+@pytest.mark.parametrize("pooling", ["attention", "average"])
+@pytest.mark.parametrize("fusion", ["add", "scale", "both"])
+def test_the_formula_of_global_context_holds_for_its_variants(pooling: str, fusion: str) -> None:
+    block = build_block("gc", channels=CHANNELS, ratio=4, pooling=pooling, fusion=fusion)
+    expected = analytic_flops("gc", channels=CHANNELS, positions=POSITIONS, ratio=4, pooling=pooling, fusion=fusion)
+    assert count_flops(block, (1, CHANNELS, HEIGHT, WIDTH)) == expected
+
+
+def test_global_context_costs_what_is_counted_by_hand() -> None:
+    logits = pooled = 2 * 35 * 32
+    squeeze = expand = 2 * 32 * 8
+    assert analytic_flops("gc", channels=32, positions=35, ratio=4) == logits + pooled + squeeze + expand
+
+
+def test_a_block_without_a_formula_has_no_analytic_count() -> None:
+    assert analytic_flops("my_block", channels=32, positions=35) is None
+
+
+def test_blocks_inside_a_network_are_counted_at_the_size_they_meet() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 3, stride=2, padding=1), build_block("snl", channels=32))
+    assert submodule_input_shapes(model, (2, 3, 14, 10), ["1"]) == {"1": (2, 32, 7, 5)}
+    assert count_block_flops(model, (2, 3, 14, 10), ["1"]) == {
+        "1": analytic_flops("snl", channels=32, positions=POSITIONS)
+    }
+
+
+def test_times_are_interleaved_and_every_variant_gets_the_same_repetitions() -> None:
+    order: list[str] = []
+    calls = {name: partial(order.append, name) for name in ("a", "b", "c")}
+    times = interleaved_times(calls, repetitions=3, warm_up=1)
+    assert order == ["a", "b", "c"] * 4
+    assert all(timing.repetitions == 3 and 0 <= timing.minimum <= timing.median for timing in times.values())
+
+
+def test_zero_matrices_of_a_new_block_are_filled_before_timing() -> None:
+    block = build_block("gc", channels=32, ratio=4)
+    x = torch.randn(2, 32, 7, 5)
+    assert torch.equal(block(x), x)
+    assert fill_zero_parameters(block) == 1
+    assert not torch.equal(block(x), x)
+
+
+def test_timed_steps_train_without_moving_the_weights_far() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.LazyLinear(2))
+    images = torch.randn(2, 3, 7, 7)
+    model(images)
+    before = model[0].weight.detach().clone()
+    training_step_call(model, images)()
+    assert model[0].weight.grad is not None and model[0].weight.grad.any()
+    torch.testing.assert_close(model[0].weight, before)
+    forward_call(model, images)()
+    assert not model.training
+
+
+def _wide_network(channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, channels, 1), nn.ReLU())
+
+
+@pytest.mark.slow
+def test_peak_memory_of_a_step_grows_with_the_activations_that_must_be_kept() -> None:
+    shape = (8, 3, 128, 128)
+    activation = 4 * 8 * 128 * 128
+    small, large = (training_step_peak_memory(partial(_wide_network, width), shape) for width in (16, 80))
+    assert small is not None and large is not None
+    rise = (large - small) / (64 * activation)
+    assert 1.5 < rise < 8, "the step keeps or makes between two and a few maps of 64 more channels"
+
+
+def test_peak_memory_of_a_builder_that_cannot_be_sent_is_not_claimed() -> None:
+    assert training_step_peak_memory(lambda: nn.Identity(), (1, 3, 2, 2)) is None
+
+
+def test_analytic_counts_are_whole_numbers() -> None:
+    assert all(
+        math.trunc(flops) == flops
+        for name in list_blocks()
+        if (flops := analytic_flops(name, channels=48, positions=35)) is not None
+    )
