@@ -1,0 +1,41 @@
+# The newcomer's commands; `make help` lists them.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+WORKERS ?= 2
+CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check
+
+help: ## Say what each command does
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-12s %s\n", $$1, $$2 }'
+
+setup: $(STAMP) ## Install gcnet and what it needs into .venv (once; about 6 GB with a CUDA build of torch)
+
+demo: $(STAMP) ## Set up, then train the same network with each block on generated scenes and compare them
+	$(BIN)/gcnet compare
+
+test: $(STAMP) ## Set up, then run the tests (real images: set GCNET_DATA)
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+check: $(STAMP) ## Set up, then lint, formatting, types and the floors of the imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/ty check
+	$(BIN)/lint-imports
+
+# A candidate must start, be new enough, and be able to make an environment with pip in it.
+$(STAMP): pyproject.toml constraints.txt
+	@python=; for candidate in $(CANDIDATES); do \
+		if $$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			python=$$candidate; break; \
+		fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "gcnet needs Python 3.11 or newer with its venv module; tried: $(CANDIDATES). Name another one: make setup PYTHON=/path/to/python" >&2; \
+		exit 1; \
+	fi; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,90 @@
+"""What every test stands on: one thread, fixed seeds, checked shapes, no network, and the real images where they are."""
+
+import ipaddress
+import os
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jaxtyping
+
+# Before anything imports gcnet: from here on every annotated shape and type is checked at each call.
+jaxtyping.install_import_hook("gcnet", "beartype.beartype")
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Every test starts from the same random state; a test that needs a seed of its own takes this one."""
+    value = 20190425
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """Shape checks off, for `torch.compile(fullgraph=True)`, which cannot trace them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    torch.compiler.reset()
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+    torch.compiler.reset()
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real images and published weights that GCNET_DATA names; CI refuses to go without it."""
+    place = os.environ.get("GCNET_DATA")
+    if place is None and not os.environ.get("GCNET_REQUIRE_DATA"):
+        pytest.skip("needs real images: set GCNET_DATA to their folder")
+    if place is None or not Path(place).is_dir():
+        pytest.fail(f"GCNET_DATA must name the folder of the real images, found {place!r}")
+    return Path(place)
+
+
+def _is_local(host: object) -> bool:
+    """Whether a connection to `host` stays on this machine."""
+    if host in (None, "", "localhost", socket.gethostname()):
+        return True
+    try:
+        return ipaddress.ip_address(str(host).split("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Refuse every address but this machine's own; processes that a test starts find a proxy that answers nothing."""
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_local(address[0]):
+            raise OSError(f"tests use no network: connection to {address[0]} refused")
+        connect(self, address)
+
+    def guarded_look_up(host: Any, *arguments: Any, **options: Any) -> Any:
+        if not _is_local(host):
+            raise socket.gaierror(f"tests use no network: look-up of {host} refused")
+        return look_up(host, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket, "getaddrinfo", guarded_look_up)
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            patch.setenv(name, "http://127.0.0.1:9")
+        yield
