@@ -4,7 +4,7 @@ A context is `(N, C, *S) -> (N, C', 1, ...)` when it is the same for every query
 Those that attend have `attention(x)`, the weights over positions.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,7 @@ class AttentionPool(nn.Module):
         return attention_weights(self.key(x).flatten(1)).view(x.shape[0], *x.shape[2:])
 
 
+@runtime_checkable
 class Affinity(Protocol):
     """How strongly query position i listens to key position j, and the sum over j that follows."""
 
