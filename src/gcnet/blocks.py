@@ -176,7 +176,7 @@ def list_blocks() -> list[str]:
 
 def find_builder(block: str | Builder) -> Builder:
     """The builder of a named block; a builder of the user's own is returned as it is."""
-    if callable(block):
+    if not isinstance(block, str):
         return block
     if block not in BLOCKS:
         raise unknown("block", block, BLOCKS)
@@ -184,13 +184,20 @@ def find_builder(block: str | Builder) -> Builder:
 
 
 def block_options(block: str | Builder) -> tuple[str, ...]:
-    """The options that the builder of a block takes beyond `channels` (and `dims`, for named blocks)."""
+    """The options that the builder of a block takes beyond `channels` and `dims`."""
     parameters = list(inspect.signature(find_builder(block)).parameters.values())[1:]
-    return tuple(parameter.name for parameter in parameters if parameter.name != "dims")
+    return tuple(
+        parameter.name
+        for parameter in parameters
+        if parameter.name != "dims" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    )
 
 
 def check_options(block: str | Builder, options: dict[str, Any]) -> None:
     """Raise UserError for an option that the block's builder does not take, listing those it does."""
+    parameters = inspect.signature(find_builder(block)).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return  # A builder of the user's own that takes any option.
     valid = block_options(block)
     name = block if isinstance(block, str) else getattr(block, "__name__", repr(block))
     for option in options:
@@ -209,7 +216,7 @@ def build_block(
         name: one of `list_blocks()`, or a builder.
         channels: C of the maps, `(N, C, *S)`.
         ratio: the paper's r: the bottleneck has channels/r channels; None for the block's own default (16).
-        dims: spatial axes of the maps: 1, 2 or 3.
+        dims: spatial axes of the maps: 1, 2 or 3; a builder of your own is given it if it takes it.
         options: the block's further options, as in its builder's docstring.
 
     Raises:
@@ -222,9 +229,10 @@ def build_block(
     if ratio is not None:
         options["ratio"] = ratio
     check_options(name, options)
-    if isinstance(name, str):
+    builder = find_builder(name)
+    if "dims" in inspect.signature(builder).parameters:
         options["dims"] = dims
-    return find_builder(name)(channels, **options)
+    return builder(channels, **options)
 
 
 def _embedded_non_local(
@@ -241,9 +249,7 @@ def _embedded_non_local(
     return _non_local_block(context, inner, channels=channels, normalisation=normalisation, dims=dims)
 
 
-def _non_local_block(
-    context: NonLocal, inner: int, *, channels: int, normalisation: str, dims: int
-) -> ContextBlock:
+def _non_local_block(context: NonLocal, inner: int, *, channels: int, normalisation: str, dims: int) -> ContextBlock:
     """Add W_z. The start is the identity: W_z is zero or, with batch normalisation, gamma is, and W_z is not."""
 
     def plain() -> nn.Module:
@@ -267,12 +273,12 @@ def _width(channels: int, ratio: float) -> int:
 
 
 def _inner(channels: int, reduction: int) -> int:
-    if reduction < 1:
-        raise UserError(f"reduction must be at least 1, found {reduction}")
-    return max(channels // reduction, 1)
+    if reduction < 1 or reduction != int(reduction):
+        raise UserError(f"reduction must be a whole number from 1 up, found {reduction}")
+    return max(channels // int(reduction), 1)
 
 
 def _choose(option: str, value: str, choices: dict[str, Any]) -> Any:
-    if value not in choices:
-        raise unknown(option, value, choices)
+    if value not in list(choices):
+        raise unknown(option, str(value), choices)
     return choices[value]

@@ -4,8 +4,8 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,25 +28,22 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     Raises StorageError, with the space needed and the space free, when the disk is full.
     """
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
         raise _writing_failed(path, len(data), error) from error
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, Any]) -> None:
-    """Write tensors (any device; stored contiguous) and JSON metadata to one safetensors file, atomically, checksummed."""
+    """Write tensors (any device; stored contiguous) and JSON metadata to one safetensors file: atomic, checksummed."""
     from safetensors.torch import save
 
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -68,7 +65,7 @@ def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[
 def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     """Read a file of `save_tensors`: tensors on the CPU, and the metadata.
 
-    Raises StorageError for a missing file, a file of another origin, and any file whose bytes differ from those written.
+    Raises StorageError for a missing file, a file of another origin, and a file whose bytes differ from those written.
     """
     from safetensors.torch import load
 
@@ -112,9 +109,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -62,7 +62,7 @@ class Affinity(Protocol):
 
 
 class SoftmaxAffinity(nn.Module):
-    """`softmax_j(q_i . k_j)`, with `scaled` divided by sqrt(D) first: (embedded) Gaussian, arXiv 1711.07971, eq. 2-3."""
+    """`softmax_j(q_i . k_j)`, with `scaled` over sqrt(D): (embedded) Gaussian, arXiv 1711.07971, eq. 2-3."""
 
     def __init__(self, *, scaled: bool) -> None:
         super().__init__()

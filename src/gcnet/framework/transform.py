@@ -1,4 +1,4 @@
-"""Transforms: from the context to the term that is fused, `(N, C', ...) -> (N, C, ...)`. `Pointwise` is the plainest."""
+"""Transforms: from the context to the term that is fused, `(N, C', ...) -> (N, C, ...)`. Plainest: `Pointwise`."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,8 +14,8 @@ class ChannelLayerNorm(nn.LayerNorm):
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__(channels, eps=eps)
 
-    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
-        channels_last = x.movedim(1, -1)
+    def forward(self, input: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+        channels_last = input.movedim(1, -1)
         return F.layer_norm(channels_last, self.normalized_shape, self.weight, self.bias, self.eps).movedim(-1, 1)
 
 
@@ -30,9 +30,11 @@ class BatchNorm(_BatchNorm):
         super().reset_parameters()
         nn.init.zeros_(self.weight)
 
-    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
+    def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 3, 4, 5):
-            raise ValueError(f"batch normalisation takes (N, C, *S) with up to 3 spatial axes, found {input.dim()} axes")
+            raise ValueError(
+                f"batch normalisation takes (N, C, *S) with up to 3 spatial axes, found {input.dim()} axes"
+            )
 
 
 class Bottleneck(nn.Module):

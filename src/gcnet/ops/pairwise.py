@@ -12,9 +12,7 @@ from torch import Tensor
 from gcnet.ops.attention_pool import attention_weights
 
 
-def softmax_weights(
-    query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"], scale: float
-) -> Float[Tensor, "n p k"]:
+def softmax_weights(query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"], scale: float) -> Float[Tensor, "n p k"]:
     """`softmax_j(scale * q_i . k_j)`: Gaussian and embedded Gaussian."""
     return attention_weights_rows(torch.bmm(query.transpose(1, 2), key) * scale)
 
@@ -27,9 +25,11 @@ def attention_weights_rows(logits: Float[Tensor, "n p k"]) -> Float[Tensor, "n p
 def softmax_aggregate(
     query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"], value: Float[Tensor, "n v k"], scale: float
 ) -> Float[Tensor, "n v p"]:
-    """`sum_j softmax_j(scale * q_i . k_j) v_j`, in memory linear in positions where PyTorch's fused attention allows."""
-    heads = (tensor.transpose(1, 2).unsqueeze(1).contiguous() for tensor in (query, key, value))  # (N, 1, P or K, D or V)
-    return F.scaled_dot_product_attention(*heads, scale=scale).squeeze(1).transpose(1, 2)
+    """`sum_j softmax_j(scale * q_i . k_j) v_j`, memory linear in positions where PyTorch's fused attention allows."""
+    heads = [
+        tensor.transpose(1, 2).unsqueeze(1).contiguous() for tensor in (query, key, value)
+    ]  # (N, 1, P or K, D or V)
+    return F.scaled_dot_product_attention(heads[0], heads[1], heads[2], scale=scale).squeeze(1).transpose(1, 2)
 
 
 def dot_product_weights(query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]:
@@ -48,9 +48,7 @@ def dot_product_aggregate(
     return torch.bmm(torch.bmm(value / root, (key / root).transpose(1, 2)), query)
 
 
-def concatenation_weights(
-    query_score: Float[Tensor, "n p"], key_score: Float[Tensor, "n k"]
-) -> Float[Tensor, "n p k"]:
+def concatenation_weights(query_score: Float[Tensor, "n p"], key_score: Float[Tensor, "n k"]) -> Float[Tensor, "n p k"]:
     """`relu(a_i + b_j) / K`, where `w . [q_i; k_j] = a_i + b_j`."""
     return F.relu(query_score.unsqueeze(-1) + key_score.unsqueeze(-2)) / key_score.shape[-1]
 

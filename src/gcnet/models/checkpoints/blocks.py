@@ -2,11 +2,11 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import reduce
 from itertools import product
+from operator import or_
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gcnet.blocks import build_block
@@ -215,28 +215,87 @@ def infer_block(
             fit `channels`; sizes that our builder refuses.
     """
     converted = convert_block(state_dict, source)
-    asked = _Asked(mode, use_scale)
     if source == "mmcv_non_local":
-        name, options = _non_local(state_dict, channels, asked)
+        name, options = _non_local(state_dict, channels, mode, use_scale)
+    elif mode is not None or use_scale is not None:
+        raise UserError(f"mode and use_scale belong to mmcv_non_local weights, found them with {source}")
     else:
-        asked.refuse(source)
         name, options = _query_independent(converted, source, channels)
-    kernel = next(tensor for key, tensor in state_dict.items() if key.endswith("weight") and tensor.dim() >= 3)
-    if source == "mmcv_context":
-        kernel = next(tensor for key, tensor in state_dict.items() if key.endswith(".3.weight"))
+    table = _table(state_dict, source)
+    kernel = next(tensor for key, tensor in state_dict.items() if table[key][1] is _kernel)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="LayerNorm over")  # The width is already decided.
+        warnings.filterwarnings("ignore", message="LayerNorm over")  # The weights have decided the width already.
         block = build_block(name, channels=channels, dims=kernel.dim() - 2, **options)
-    return _load(block, converted, channels, kernel.dtype)
+    assert isinstance(block, ContextBlock)
+    fitting = {key: tensor.shape for key, tensor in block.state_dict().items()}
+    for key, tensor in state_dict.items():
+        ours = table[key][0]
+        if converted[ours].shape != fitting[ours]:
+            raise UserError(
+                f'"{key}" has shape {tuple(tensor.shape)}, which does not fit a block of {channels} channels: '
+                f"its {ours} is {tuple(fitting[ours])}"
+            )
+    block.to(dtype=kernel.dtype).load_state_dict(converted)
+    return block
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What the caller says of a non-local block beyond its keys."""
+def _table(state_dict: Mapping[str, Tensor], source: str) -> Table:
+    """The source's table whose keys are those of the weights, or the error that names what differs from the nearest."""
+    if source not in SOURCES:
+        raise unknown("source", source, SOURCES)
+    tables = [reduce(or_, groups) for groups in product(*SOURCES[source])]
+    found = set(state_dict)
+    table = min(tables, key=lambda candidate: len(found ^ set(candidate)))
+    differences = [
+        f"{kind} {', '.join(keys)}"
+        for kind, keys in (("unknown", sorted(found - set(table))), ("missing", sorted(set(table) - found)))
+        if keys
+    ]
+    if differences:
+        raise UserError(f"these are not the weights of one block of {source}: {'; '.join(differences)}")
+    return table
 
-    mode: str | None
-    use_scale: bool | None
 
-    def refuse(self, source: str) -> None:
-        if self.mode is not None or self.use_scale is not None:
-            raise UserError(f"mode and use_scale belong to mmcv_non_local, found them with {source}")
+def _query_independent(converted: Mapping[str, Tensor], source: str, channels: int) -> tuple[str, dict[str, Any]]:
+    """Name and options of the global context or squeeze-and-excitation block of these weights."""
+    fusions = [name for name in ("add", "scale") if f"{name}.transform.reduce.weight" in converted]
+    ratio = channels / converted[f"{fusions[0]}.transform.reduce.weight"].shape[0]
+    if source not in _LAYER_NORM_EPSILON:
+        return "se", {"ratio": ratio}
+    return "gc", {
+        "ratio": ratio,
+        "pooling": "attention" if "context.key.weight" in converted else "average",
+        "fusion": "both" if len(fusions) == 2 else fusions[0],
+        "norm_eps": _LAYER_NORM_EPSILON[source],
+    }
+
+
+def _non_local(
+    state_dict: Mapping[str, Tensor], channels: int, mode: str | None, use_scale: bool | None
+) -> tuple[str, dict[str, Any]]:
+    """Name and options of the non-local block of these mmcv weights."""
+    if mode is not None and mode not in _MODES:
+        raise unknown("mode", mode, _MODES)
+    if "theta.conv.weight" not in state_dict:
+        possible = ("gaussian",)
+    elif "concat_project.conv.weight" in state_dict:
+        possible = ("concatenation",)
+    else:
+        possible = ("embedded_gaussian", "dot_product")
+    if mode is None and len(possible) > 1:
+        raise UserError("these keys are those of both modes embedded_gaussian and dot_product: give mode")
+    mode = mode or possible[0]
+    if mode not in possible:
+        raise UserError(f"mode {mode} contradicts the keys, which are those of {' or '.join(possible)}")
+    if use_scale is not None and mode != "embedded_gaussian":
+        raise UserError(f"use_scale belongs to mode embedded_gaussian, found it with {mode}")
+    value = state_dict.get("g.conv.weight", state_dict.get("g.0.conv.weight"))
+    assert value is not None
+    options = {
+        "reduction": max(channels // value.shape[0], 1),
+        "sub_sample": "g.0.conv.weight" in state_dict,
+        "normalisation": "batch" if "conv_out.bn.weight" in state_dict else "none",
+    }
+    if mode == "embedded_gaussian":
+        options["use_scale"] = use_scale is not False
+    return f"nl_{mode}", options
