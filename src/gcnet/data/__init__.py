@@ -1,0 +1,1 @@
+"""Images: decoding, sources, transforms and loading, and the generated scenes."""

@@ -1,0 +1,63 @@
+"""CIFAR-10 and CIFAR-100 as torchvision keeps them on disk; the network is used only when asked."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gcnet.errors import UserError, unknown
+
+CIFAR_NAMES = ("cifar10", "cifar100")
+
+
+class CifarImages:
+    """CIFAR-10 or -100 (A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009).
+
+    Arguments:
+        root: folder that holds, or will hold, the unpacked archive; its checksums are verified.
+        name: cifar10 or cifar100.
+        train: the 50,000 training images rather than the 10,000 test images.
+        download: fetch the archive where it is missing.
+
+    Raises:
+        UserError: for an unknown name, missing or damaged files, or a download that fails.
+    """
+
+    def __init__(self, root: str | Path, name: str, *, train: bool, download: bool = False) -> None:
+        if name not in CIFAR_NAMES:
+            raise unknown("CIFAR data set", name, CIFAR_NAMES)
+        stored = _open_cifar(Path(root), name, train, download)
+        self.classes = tuple(stored.classes)
+        self._pixels: np.ndarray = stored.data
+        self._labels: list[int] = [int(label) for label in stored.targets]
+        self._split = "train" if train else "val"
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def name(self, index: int) -> str:
+        """Split and number, such as val/00017."""
+        return f"{self._split}/{index:05d}"
+
+    def label(self, index: int) -> int:
+        """Index into `classes`."""
+        return self._labels[index]
+
+    def read(self, index: int) -> Image.Image:
+        """The image, 32 x 32."""
+        return Image.fromarray(self._pixels[index])
+
+
+def _open_cifar(root: Path, name: str, train: bool, download: bool) -> Any:
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    kind = CIFAR10 if name == "cifar10" else CIFAR100
+    try:
+        return kind(str(root), train=train, download=download)
+    except (RuntimeError, OSError) as error:
+        if download:
+            raise UserError(f"{name} could not be downloaded to {root.resolve()} ({error})") from error
+        raise UserError(
+            f"{name} is not complete in {root.resolve() / kind.base_folder}; put it there, or give --download to fetch it"
+        ) from error

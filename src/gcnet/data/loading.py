@@ -1,0 +1,248 @@
+"""From images to batches, in this process or in workers: the same bits either way, and what fails is named."""
+
+import ctypes
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from gcnet.data.decode import ImageError
+from gcnet.data.images import ImageSource
+from gcnet.data.sampling import EpochSampler, EvaluationSampler, Key
+from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
+from gcnet.errors import UserError
+
+TIMEOUT = 300.0
+
+_DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DOTALL)
+_SILENT_WORKER = "DataLoader timed out"
+
+
+class LoadingError(UserError):
+    """A loading process died or fell silent."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that belong together, and those that would have but for damage; there may be none left (N = 0)."""
+
+    images: Float[Tensor, "n channels height width"]
+    labels: Int[Tensor, " n"]
+    names: list[str]
+    skipped: list[Skipped]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def pin_memory(self) -> "Batch":
+        """A copy in page-locked memory, for faster transfer to a GPU (the loader calls it)."""
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
+
+Item = dict[str, Any] | Skipped
+
+
+class Images(Dataset[Item]):
+    """Samples of a source by key (epoch, index): dict(image: float32 (3, H, W), label: int, name: str), or Skipped.
+
+    The global generators of python, numpy and torch are seeded from (seed, epoch, index) before each sample is read and
+    transformed, and are given back as they were.
+
+    Arguments:
+        source: where images come from.
+        transform: RGB image -> float32 (3, H, W).
+        seed: of the random transforms.
+    """
+
+    def __init__(self, source: ImageSource, transform: Callable[[Image.Image], Tensor], *, seed: int = 0) -> None:
+        self.source, self.transform, self.seed = source, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: Key) -> Item:
+        return self.load([key])[0]
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Item]:
+        return self.load(keys)
+
+    def load(self, keys: Sequence[Key], *, announce: Callable[[int], None] | None = None) -> list[Item]:
+        """The samples of several keys; `announce` is called with each index before it is read."""
+        items: list[Item] = []
+        with preserved_random_state():
+            for epoch, index in keys:
+                if announce is not None:
+                    announce(index)
+                items.append(self._load_one(epoch, index))
+        return items
+
+    def _load_one(self, epoch: int, index: int) -> Item:
+        name = self.source.name(index)
+        seed_everything_for_sample(mix_seed(self.seed, epoch, index))
+        try:
+            image = self.transform(self.source.read(index))
+        except ImageError as error:
+            return Skipped(name, error.reason)
+        except Exception as error:
+            error.add_note(f'while loading the image "{name}" (index {index})')
+            raise
+        return {"image": image, "label": self.source.label(index), "name": name}
+
+
+def collate(items: Sequence[Item], *, image_size: int = 0) -> Batch:
+    """Put samples together; damaged ones are listed as skipped and replaced by nothing.
+
+    Arguments:
+        items: what `Images` gives; images of one shape.
+        image_size: side that an empty batch states.
+    """
+    whole = [item for item in items if isinstance(item, dict)]
+    images = [item["image"] for item in whole]
+    return Batch(
+        images=torch.stack(images) if images else torch.zeros(0, 3, image_size, image_size),
+        labels=torch.tensor([item["label"] for item in whole], dtype=torch.int64),
+        names=[item["name"] for item in whole],
+        skipped=[item for item in items if isinstance(item, Skipped)],
+    )
+
+
+def build_loader(
+    dataset: Images,
+    batch_sampler: EpochSampler | EvaluationSampler,
+    workers: int = 0,
+    *,
+    timeout: float = TIMEOUT,
+    pin_memory: bool = False,
+    image_size: int = 0,
+) -> "Loader":
+    """A loader of `dataset` in the order of `batch_sampler`.
+
+    Arguments:
+        dataset: the samples.
+        batch_sampler: the keys of each batch; anything that can be iterated anew and yields lists of keys.
+        workers: loading processes; 0 loads in this one.
+        timeout: seconds without a batch after which the workers count as hanging.
+        pin_memory: put batches into page-locked memory.
+        image_size: side that an empty batch states.
+    """
+    return Loader(dataset, batch_sampler, workers, timeout, pin_memory, partial(collate, image_size=image_size))
+
+
+class Loader:
+    """Batches in the sampler's order; a worker that dies or hangs becomes one sentence that names the image.
+
+    Workers stay alive from one iteration to the next. They ignore Ctrl-C and SIGTERM, which the main process answers:
+    it stops them once it has saved. The main process's random state is not touched.
+
+    Raises:
+        LoadingError: while iterating.
+    """
+
+    def __init__(
+        self,
+        dataset: Images,
+        batch_sampler: EpochSampler | EvaluationSampler,
+        workers: int,
+        timeout: float,
+        pin_memory: bool,
+        collate_items: Callable[[Sequence[Item]], Batch],
+    ) -> None:
+        self._watch = _Watch(dataset, workers)
+        self._loader: DataLoader[Batch] = DataLoader(
+            self._watch if workers else dataset,
+            batch_sampler=batch_sampler,
+            num_workers=workers,
+            collate_fn=collate_items,
+            pin_memory=pin_memory,
+            timeout=timeout if workers else 0,
+            worker_init_fn=self._watch.begin if workers else None,
+            # torch draws a seed for the workers, which would move the global generator.
+            generator=torch.Generator().manual_seed(0),
+            persistent_workers=workers > 0,
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            iterator = iter(self._loader)
+            while (batch := next(iterator, None)) is not None:
+                yield batch
+        except RuntimeError as error:
+            explained = self._explain(str(error))
+            if explained is None:
+                raise
+            self._watch.kill_workers()
+            raise LoadingError(explained) from error
+
+    def _explain(self, text: str) -> str | None:
+        if found := _DEAD_WORKER.match(text):
+            pids = [int(pid) for pid in found[1].split(",")]
+            how = found[2].split(". ")[0].rstrip(".")
+            advice = _shared_memory() if "Bus error" in how else "--workers 0 loads in the main process and shows more"
+            return f"a loading process {how} {self._watch.describe(pids)}; {advice}"
+        if text.startswith(_SILENT_WORKER):
+            return f"no loading process answered for {self._loader.timeout:g} s, {self._watch.describe()}"
+        return None
+
+
+class _Watch(Dataset[Item]):
+    """The dataset as workers see it: each writes down in shared memory which image it is at."""
+
+    def __init__(self, dataset: Images, workers: int) -> None:
+        self.dataset = dataset
+        self._pids = multiprocessing.RawArray(ctypes.c_longlong, [0] * workers)
+        self._indices = multiprocessing.RawArray(ctypes.c_longlong, [-1] * workers)
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Item]:
+        items = self.dataset.load(keys, announce=self._announce)
+        self._announce(-1)
+        return items
+
+    def _announce(self, index: int) -> None:
+        self._indices[get_worker_info().id] = index
+
+    def begin(self, worker: int) -> None:
+        """Called once in each worker."""
+        self._pids[worker] = os.getpid()
+        for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+    def describe(self, pids: Sequence[int] | None = None) -> str:
+        """What the workers of these process ids (by default all) were at."""
+        indices = [index for pid, index in zip(self._pids, self._indices, strict=True) if pids is None or pid in pids]
+        named = [f'"{self.dataset.source.name(index)}" (index {index})' for index in indices if index >= 0]
+        return "while reading " + ", ".join(named) if named else "between two images"
+
+    def kill_workers(self) -> None:
+        """End the workers at once: they ignore milder signals, and one that hangs would keep this process waiting."""
+        for child in multiprocessing.active_children():
+            if child.pid in list(self._pids):
+                child.kill()
+
+
+def _shared_memory() -> str:
+    folder = "/dev/shm"
+    size = f"{shutil.disk_usage(folder).total / 1e9:.2g} GB" if os.path.isdir(folder) else "no"
+    return f"there is {size} shared memory: give the container more (docker run --shm-size=2g), or use --workers 0"

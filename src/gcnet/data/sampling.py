@@ -1,0 +1,95 @@
+"""Which images make up which batch: decided by seed, epoch and step alone, the same for any number of processes."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from gcnet.data.seeding import mix_seed
+from gcnet.errors import UserError
+
+Key = tuple[int, int]  # epoch and index of one sample
+
+_ORDER = 0x0DE  # keeps the seeds of permutations apart from those of samples
+
+
+class EpochSampler:
+    """Batches of training: each epoch a new permutation, cut into global batches, each shared out evenly.
+
+    The last images of an epoch that fill no global batch are left out of it (others in each epoch). One iteration goes
+    from the step set by `start` to the end of that step's epoch, and yields `accumulation` lists of keys a step; the
+    next iteration goes on with the next epoch.
+
+    Arguments:
+        length: number of images.
+        batch_size: images of one optimizer step, over all processes and micro-batches.
+        seed: decides the permutations.
+        rank: of this process.
+        world: number of processes.
+        accumulation: micro-batches a step.
+
+    Raises:
+        UserError: for a batch that cannot be shared out evenly, or that is larger than the set.
+    """
+
+    def __init__(
+        self, length: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, accumulation: int = 1
+    ) -> None:
+        if batch_size > length:
+            raise UserError(
+                f"the batch size must be at most the number of training images, {length}, found {batch_size}"
+            )
+        if batch_size % (world * accumulation):
+            raise UserError(
+                f"the batch size must be a multiple of {world} processes x {accumulation} micro-batches, found {batch_size}"
+            )
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.world, self.accumulation = rank, world, accumulation
+        self._step = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one epoch."""
+        return self.length // self.batch_size
+
+    def start(self, step: int) -> None:
+        """Go on after `step` optimizer steps since the beginning of the training: epoch and place in it follow."""
+        self._step = step
+
+    def permutation(self, epoch: int) -> list[int]:
+        """The order of the images in an epoch."""
+        generator = torch.Generator().manual_seed(mix_seed(_ORDER, self.seed, epoch))
+        return torch.randperm(self.length, generator=generator).tolist()
+
+    def __len__(self) -> int:
+        """Lists of keys that the next iteration yields."""
+        return (self.steps_per_epoch - self._step % self.steps_per_epoch) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, done = divmod(self._step, self.steps_per_epoch)
+        self._step = (epoch + 1) * self.steps_per_epoch
+        order = self.permutation(epoch)
+        micro = self.batch_size // self.accumulation
+        for first in range(done * self.batch_size, self.steps_per_epoch * self.batch_size, micro):
+            yield [(epoch, index) for index in order[first : first + micro][self.rank :: self.world]]
+
+
+class EvaluationSampler:
+    """Batches of evaluation: every image once, in order; whole batches go to the processes in turn, none is padded.
+
+    A batch holds the same images whatever the number of processes.
+    """
+
+    def __init__(self, length: int, *, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        if batch_size < 1:
+            raise UserError(f"the batch size must be positive, found {batch_size}")
+        self.length, self.batch_size, self.rank, self.world = length, batch_size, rank, world
+
+    def __len__(self) -> int:
+        return len(self._firsts())
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for first in self._firsts():
+            yield [(0, index) for index in range(first, min(first + self.batch_size, self.length))]
+
+    def _firsts(self) -> Sequence[int]:
+        return range(self.rank * self.batch_size, self.length, self.world * self.batch_size)

@@ -1,0 +1,163 @@
+"""Settings of the data: which images, how they are prepared and how they are varied; light to import, for the command line."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from gcnet.errors import UserError, nearest, unknown
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise UserError(sentence)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The images, and how they are loaded."""
+
+    data: str = "scenes"
+    """scenes (generated), scenes-control, cifar10, cifar100, a folder with train/ and val/, or a CSV of path, label, split."""
+    root: str = "data"
+    """Folder of downloaded data sets (cifar10, cifar100)."""
+    download: bool = False
+    """Fetch cifar10 or cifar100 where they are missing; without it the network is never used."""
+    image_size: int | None = None
+    """Side in pixels of what the network sees (default: as generated; the images' own side up to 64; else 224)."""
+    resize: int | None = None
+    """For evaluation: short side in pixels before the center crop (default: 256/224 of the image size; none if it fits)."""
+    interpolation: Interpolation = "bilinear"
+    """Interpolation of resizing, always antialiased."""
+    limit_train: int | None = None
+    """Use only so many training images, evenly spread over the set (scenes: generate so many)."""
+    limit_val: int | None = None
+    """Use only so many validation images, evenly spread over the set (scenes: generate so many)."""
+    scene_distance: int | None = None
+    """Scenes: pixels between the reference patch and the nearest shape (default: half the image size)."""
+    workers: int = 0
+    """Loading processes; 0 loads in the main process. The images are the same bits for any number."""
+
+    def __post_init__(self) -> None:
+        """Check what needs no look at the images."""
+        _require(bool(self.data), "--data must name the images, found an empty string")
+        for name in ("image_size", "resize", "limit_train", "limit_val"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"--{name.replace('_', '-')} must be positive, found {value}")
+        _require(self.workers >= 0, f"--workers must be 0 or more, found {self.workers}")
+        _check_interpolation(self.interpolation)
+        _check_resize(self.resize, self.image_size)
+        _require(
+            self.scene_distance is None or self.is_generated,
+            f'--scene-distance belongs to --data scenes or scenes-control, found --data "{self.data}"',
+        )
+        _require(
+            not self.download or self.data in ("cifar10", "cifar100"),
+            f'--download belongs to --data cifar10 or cifar100, found --data "{self.data}"',
+        )
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the images are generated rather than read."""
+        return self.data in ("scenes", "scenes-control")
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """How each training image is varied."""
+
+    crop: Literal["auto", "resized", "pad", "none"] = "auto"
+    """resized: a random part, resized; pad: shifted by up to --pad pixels; none; auto: none for scenes, pad for small images, else resized."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the image's area that a resized crop takes, from and to."""
+    pad: int = 4
+    """Pixels of black border around the image before a crop of its own size (crop pad)."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    rand_augment: Literal["none", "randaugment", "trivial"] = "none"
+    """Random operations on colour and shape: RandAugment or TrivialAugment."""
+    rand_magnitude: int = 9
+    """Magnitude of RandAugment, 0 to 30."""
+    colour_jitter: float = 0.0
+    """Random change of brightness, contrast and saturation by up to this factor."""
+    erasing: float = 0.0
+    """Probability of erasing a random rectangle."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, valid in (
+            ("crop", ("auto", "resized", "pad", "none")),
+            ("rand_augment", ("none", "randaugment", "trivial")),
+        ):
+            if getattr(self, name) not in valid:
+                raise unknown(name.replace("_", "-"), getattr(self, name), valid)
+        low, high = self.crop_scale
+        _require(0 < low <= high <= 1, f"--crop-scale must be two shares with 0 < from <= to <= 1, found {low} {high}")
+        _require(self.pad >= 0, f"--pad must be 0 or more, found {self.pad}")
+        _require(0 <= self.rand_magnitude <= 30, f"--rand-magnitude must be 0 to 30, found {self.rand_magnitude}")
+        _require(0 <= self.colour_jitter <= 1, f"--colour-jitter must be 0 to 1, found {self.colour_jitter}")
+        for name in ("flip", "erasing"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"--{name} is a probability from 0 to 1, found {value}")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes what the network sees: short side resized, center crop, scaled to [0, 1], normalised.
+
+    Arguments:
+        image_size: side of the square crop, in pixels.
+        resize: length of the short side before the crop; None stands for `image_size`, and then a square image of
+            exactly that size is not resampled.
+        interpolation: one of `INTERPOLATIONS`, antialiased.
+        mean: of each channel, subtracted after scaling to [0, 1].
+        std: of each channel, divided by after that.
+    """
+
+    image_size: int
+    resize: int | None = None
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(self.image_size > 0, f"image_size must be positive, found {self.image_size}")
+        _check_interpolation(self.interpolation)
+        _check_resize(self.resize, self.image_size)
+        _require(all(value > 0 for value in self.std), f"std must be positive, found {self.std}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Preprocessing":
+        """What `to_dict` wrote.
+
+        Raises:
+            UserError: for a missing image_size, or a name that this version does not know.
+        """
+        valid = [item.name for item in fields(cls)]
+        for name in stored:
+            if name not in valid:
+                raise UserError(f'preprocessing: unknown entry "{name}"{nearest(name, valid)}')
+        _require("image_size" in stored, "preprocessing: the entry image_size is missing")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+
+
+def _check_interpolation(name: str) -> None:
+    if name not in INTERPOLATIONS:
+        raise unknown("interpolation", name, INTERPOLATIONS)
+
+
+def _check_resize(resize: int | None, image_size: int | None) -> None:
+    _require(
+        resize is None or image_size is None or resize >= image_size,
+        f"resize (the short side before the crop) must be at least the image size of {image_size}, found {resize}",
+    )

@@ -1,0 +1,143 @@
+"""From an RGB image to what the network sees: the fixed steps of evaluation, the random ones of training.
+
+Geometry is Pillow's, antialiased. Every random draw comes from torch's global generator, which `gcnet.data.loading`
+seeds for each sample.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from gcnet.data.settings import AugmentSettings, Preprocessing
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_SMALL = 64
+_LONGEST = 16  # times the short side
+
+
+def build_eval_transform(preprocessing: Preprocessing) -> "EvalTransform":
+    """The transform of evaluation: RGB image of any size -> float32 (3, image_size, image_size), normalised."""
+    return EvalTransform(preprocessing)
+
+
+def build_train_transform(preprocessing: Preprocessing, augment: AugmentSettings) -> "TrainTransform":
+    """The transform of training: the same shape, after random crop, flip, colours and erasing.
+
+    The crop "auto" is "pad" for images of up to 64 pixels that need no resizing, otherwise "resized".
+    """
+    return TrainTransform(preprocessing, augment)
+
+
+class EvalTransform:
+    """Short side resized, center crop, scaled to [0, 1], normalised."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+        self.normalise = Normalise(preprocessing.mean, preprocessing.std)
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
+        return self.normalise(resize_and_crop(image, self.preprocessing))
+
+    def __repr__(self) -> str:
+        return f"EvalTransform({self.preprocessing})"
+
+
+class TrainTransform:
+    """Random crop, flip, colours; scaled to [0, 1], normalised; random erasing."""
+
+    def __init__(self, preprocessing: Preprocessing, augment: AugmentSettings) -> None:
+        self.preprocessing, self.augment = preprocessing, augment
+        self.crop = _crop_kind(preprocessing, augment)
+        size, scale = preprocessing.image_size, augment.crop_scale
+        mode = InterpolationMode(preprocessing.interpolation)
+        self.resized_crop = v2.RandomResizedCrop(size, scale=scale, interpolation=mode, antialias=True)
+        self.colours = _colour_steps(augment)
+        self.normalise = Normalise(preprocessing.mean, preprocessing.std)
+        self.erase = v2.RandomErasing(p=augment.erasing) if augment.erasing else None
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
+        if self.crop == "resized":
+            image = self.resized_crop(image)
+        else:
+            image = resize_and_crop(image, self.preprocessing)
+        if self.crop == "pad" and self.augment.pad:
+            image = shift_randomly(image, self.augment.pad)
+        if self.augment.flip and torch.rand(()).item() < self.augment.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        for step in self.colours:
+            image = step(image)
+        pixels = self.normalise(image)
+        return self.erase(pixels) if self.erase else pixels
+
+    def __repr__(self) -> str:
+        return f"TrainTransform({self.preprocessing}, {self.augment})"
+
+
+class Normalise:
+    """RGB image -> float32 (3, H, W): scaled to [0, 1], mean subtracted, divided by std."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.mean = torch.tensor(mean).view(3, 1, 1)
+        self.std = torch.tensor(std).view(3, 1, 1)
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W)
+        scaled = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        return scaled.sub_(self.mean).div_(self.std)
+
+
+def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Short side to `preprocessing.resize` (by default `image_size`), then the central square of `image_size`."""
+    size = preprocessing.image_size
+    short = preprocessing.resize or size
+    image = _without_far_ends(image)
+    width, height = image.size
+    if min(width, height) != short:
+        ratio = short / min(width, height)
+        width, height = (short, int(ratio * height)) if width <= height else (int(ratio * width), short)
+        image = image.resize((width, height), _RESAMPLING[preprocessing.interpolation])
+    if (width, height) == (size, size):
+        return image
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """The central part of a very long image: a line of 5,000 x 1 pixels would otherwise be resized to 1,120,000 x 224."""
+    width, height = image.size
+    longest = _LONGEST * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+    return image.crop((left, top, min(width, left + longest), min(height, top + longest)))
+
+
+def shift_randomly(image: Image.Image, pad: int) -> Image.Image:
+    """A crop of the image's own size from the image with a black border of `pad` pixels."""
+    left, top = (torch.randint(0, 2 * pad + 1, (2,)) - pad).tolist()
+    return image.crop((left, top, left + image.width, top + image.height))
+
+
+def _crop_kind(preprocessing: Preprocessing, augment: AugmentSettings) -> str:
+    if augment.crop != "auto":
+        return augment.crop
+    return "pad" if preprocessing.image_size <= _SMALL and preprocessing.resize is None else "resized"
+
+
+def _colour_steps(augment: AugmentSettings) -> list[v2.Transform]:
+    steps: list[v2.Transform] = []
+    if augment.rand_augment == "randaugment":
+        steps.append(v2.RandAugment(magnitude=augment.rand_magnitude, interpolation=InterpolationMode.BILINEAR))
+    if augment.rand_augment == "trivial":
+        steps.append(v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR))
+    if strength := augment.colour_jitter:
+        steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
+    return steps
