@@ -79,7 +79,11 @@ def open_data(settings: DataSettings, seed: int = 0) -> DataSplits:
 
 
 def open_evaluation(
-    settings: DataSettings, seed: int = 0, *, classes: Sequence[str] | None = None
+    settings: DataSettings,
+    seed: int = 0,
+    *,
+    classes: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> tuple[ImageSource, Preprocessing]:
     """Open only the images to evaluate: the validation part, or all of a folder of class folders or a CSV without parts.
 
@@ -88,6 +92,7 @@ def open_evaluation(
         seed: of generated images.
         classes: the class names that a network was trained with, in its order; labels then follow them. By default
             the order is the one that `open_data` gives.
+        preprocessing: what the network was trained with; by default chosen from the settings and the first images.
 
     Raises:
         UserError: as `open_data`, and for a class that `classes` lacks.
@@ -101,7 +106,7 @@ def open_evaluation(
             f"{settings.data}: expected the classes {_shown(classes)} in this order, found {_shown(source.classes)}"
         )
     source = limit_images(source, settings.limit_val)
-    return source, choose_preprocessing(settings, source)
+    return source, preprocessing or choose_preprocessing(settings, source)
 
 
 def choose_preprocessing(settings: DataSettings, source: ImageSource) -> Preprocessing:
