@@ -86,9 +86,9 @@ def test_a_contact_sheet_holds_every_image_with_its_own_pixels(tmp_path: Path) -
     sheet = _pixels(tmp_path / "sheet.png")
     for colour in colours:
         assert _has_colour(sheet, colour)
-    red = np.argwhere((np.abs(sheet - np.array(colours[0])).max(axis=-1) <= 3))
-    blue = np.argwhere((np.abs(sheet - np.array(colours[2])).max(axis=-1) <= 3))
-    brown = np.argwhere((np.abs(sheet - np.array(colours[4])).max(axis=-1) <= 3))
+    red = np.argwhere(np.abs(sheet - np.array(colours[0])).max(axis=-1) <= 3)
+    blue = np.argwhere(np.abs(sheet - np.array(colours[2])).max(axis=-1) <= 3)
+    brown = np.argwhere(np.abs(sheet - np.array(colours[4])).max(axis=-1) <= 3)
     assert red[:, 1].max() < blue[:, 1].min()
     assert red[:, 0].max() < brown[:, 0].min()
     assert len(red) == 176**2, "a small image is enlarged by a whole factor"

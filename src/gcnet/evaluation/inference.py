@@ -1,6 +1,6 @@
 """Running a network for its answers: evaluation mode, no gradients, automatic precision; the mode is put back after."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+def evaluating(model: nn.Module) -> Generator[nn.Module]:
     """The network in evaluation mode without gradients; on leaving, every module has the mode it had before."""
     # DistributedDataParallel exchanges buffers at every call, so processes with unequal numbers of batches would hang.
     network = model.module if isinstance(model, DistributedDataParallel) else model

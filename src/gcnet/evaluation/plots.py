@@ -219,7 +219,7 @@ def _fit_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def _shorten(text: str, length: int) -> str:
-    """The text, cut in its middle where it is longer than `length` (names of files and classes differ at their ends)."""
+    """The text, cut in its middle to `length` characters (names of files and classes often differ at their ends)."""
     if len(text) <= length:
         return text
     head = max(0, (length - 1) // 2)

@@ -1,0 +1,151 @@
+"""Predictions for image files: the most probable classes of each, and which files were left out and why."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gcnet.data.decode import SUFFIXES, ImageError, has_image_suffix, open_image
+from gcnet.data.loading import Skipped
+from gcnet.data.settings import Preprocessing
+from gcnet.data.transforms import build_eval_transform
+from gcnet.errors import UserError, nearest
+from gcnet.evaluation.inference import class_scores, evaluating
+from gcnet.evaluation.network import Network
+from gcnet.evaluation.plots import contact_sheet
+
+SHEET_IMAGES = 60
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's most probable classes, best first, with their probabilities (softmax, 0 to 1)."""
+
+    path: Path
+    classes: tuple[tuple[str, float], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The prediction as plain JSON values."""
+        classes = [{"class": name, "probability": probability} for name, probability in self.classes]
+        return {"path": str(self.path), "classes": classes}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What `predict_images` found: predictions in the order of the files, and the files left out."""
+
+    images: tuple[Prediction, ...]
+    skipped: tuple[Skipped, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The predictions as plain JSON values."""
+        return {
+            "images": [prediction.to_dict() for prediction in self.images],
+            "left_out": len(self.skipped),
+            "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
+        }
+
+
+def find_images(paths: Iterable[Path | str]) -> list[Path]:
+    """The files named, and the image files in the folders named (recursive, by suffix, sorted), each once.
+
+    Raises UserError for a path that does not exist and when no image file is found at all.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if not os.path.lexists(path):
+            raise UserError(f"there is no file or folder {path}{_nearest_path(path)}")
+        for file in _images_below(path) if path.is_dir() else [path]:
+            found.setdefault(os.path.realpath(file), file)
+    if not found:
+        suffixes = " ".join(sorted(SUFFIXES))
+        raise UserError(f"no image files in {', '.join(map(str, paths))}; their names must end in one of {suffixes}")
+    return list(found.values())
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"cannot read the folder {error.filename}: {error.strerror}")
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders.sort()
+        for name in sorted(files):
+            if has_image_suffix(name):
+                yield Path(place, name)
+
+
+def _nearest_path(path: Path) -> str:
+    try:
+        return nearest(path.name, os.listdir(path.parent))
+    except OSError:
+        return f"; the folder {path.parent} does not exist either"
+
+
+def predict_images(
+    network: Network,
+    paths: Sequence[Path],
+    *,
+    preprocessing: Preprocessing,
+    top: int = 5,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Predictions:
+    """Classify image files; a file that cannot be read is left out and named, never replaced.
+
+    Raises UserError when the network's outputs for an image are not finite numbers.
+    """
+    transform = build_eval_transform(preprocessing)
+    done: list[Prediction] = []
+    skipped: list[Skipped] = []
+    with evaluating(network.model):
+        for start in range(0, len(paths), batch_size):
+            batch = paths[start : start + batch_size]
+            tensors: dict[Path, Tensor] = {}
+            for path in batch:
+                try:
+                    tensors[path] = transform(open_image(path))
+                except ImageError as error:
+                    skipped.append(Skipped(str(path), error.reason))
+            if tensors:
+                scores = class_scores(network.model, torch.stack(list(tensors.values())), device=device)
+                done += [_best(path, row, network.names(), top) for path, row in zip(tensors, scores, strict=True)]
+            if progress is not None:
+                progress(len(batch))
+    return Predictions(tuple(done), tuple(skipped))
+
+
+def _best(path: Path, scores: Tensor, names: Sequence[str], top: int) -> Prediction:
+    if not bool(scores.isfinite().all()):
+        raise UserError(f'the network\'s outputs must be finite numbers; those for "{path}" are not')
+    values, labels = scores.softmax(0).topk(min(top, len(names)))
+    return Prediction(
+        path, tuple((names[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True))
+    )
+
+
+def draw_predictions(predictions: Sequence[Prediction], path: Path) -> int:
+    """Write a contact sheet of the images with their names and two best classes; returns how many it shows.
+
+    At most `SHEET_IMAGES` are shown, spread evenly over all.
+    """
+    count = min(len(predictions), SHEET_IMAGES)
+    shown = [predictions[number * len(predictions) // count] for number in range(count)]
+    titles = [
+        "\n".join([one.path.name, *(f"{probability:.0%} {name}" for name, probability in one.classes[:2])])
+        for one in shown
+    ]
+    contact_sheet([_thumbnail(one.path) for one in shown], titles, path)
+    return count
+
+
+def _thumbnail(path: Path) -> Image.Image:
+    """The image, shrunk where it is large: dozens of whole photographs would not fit into memory."""
+    image = open_image(path)
+    image.thumbnail((400, 400))
+    return image
