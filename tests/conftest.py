@@ -1,4 +1,4 @@
-"""What every test stands on: one thread, fixed seeds, checked shapes, no network, and the real images where they are."""
+"""What every test stands on: one thread, fixed seeds, checked shapes, no network, and the real images if any."""
 
 import ipaddress
 import os
@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("MPLBACKEND", "Agg")
-
 import jaxtyping
-
-# Before anything imports gcnet: from here on every annotated shape and type is checked at each call.
-jaxtyping.install_import_hook("gcnet", "beartype.beartype")
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
+# For the processes that tests start, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)
+
+# Before anything imports gcnet: from here on every annotated shape and type is checked at each call.
+jaxtyping.install_import_hook("gcnet", "shape_checks.check")
+
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 

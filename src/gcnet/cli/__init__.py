@@ -1,0 +1,112 @@
+"""The `gcnet` command: finds the verb, runs it, and says a mistake in one sentence with a documented exit code."""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, cast
+
+from gcnet.errors import UserError, nearest, unknown
+
+# The words stand here as well as in each module's SUMMARY, so that the list can be printed without reading the modules.
+VERBS = {
+    "train": "train a network, or go on with an interrupted run",
+    "evaluate": "measure the accuracy of a trained network on labelled images",
+    "predict": "classify images or folders of images with a trained network",
+    "compare": "train the same network with different blocks and report what each gains and costs",
+    "models": "list the networks with their parameters and FLOPs",
+    "blocks": "list the blocks with their parameters and options",
+}
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_NON_FINITE = 3
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+EXIT_CODES = {
+    EXIT_OK: "done",
+    EXIT_FAILURE: "could not be done, such as on a full disk",
+    EXIT_USAGE: "wrong use, said in one sentence",
+    EXIT_NON_FINITE: "training stopped at a loss that is not finite",
+    EXIT_INTERRUPTED: "interrupted by Ctrl-C (training saved its state)",
+    EXIT_TERMINATED: "terminated by SIGTERM (training saved its state)",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (by default the process's own) and return the exit code."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = cast(Any, _show_warning)
+            code = _dispatch(sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
+    except UserError as error:
+        return _report(str(error), _exit_code(error))
+    except BrokenPipeError:
+        # The reader, such as `head`, has gone; nothing more can be said to it, also not when Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _report(f"{error.filename}: {error.strerror}", EXIT_FAILURE)
+    except KeyboardInterrupt:
+        return _report("interrupted", EXIT_INTERRUPTED)
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return EXIT_OK
+    first, rest = arguments[0], arguments[1:]
+    if first == "--version":
+        from importlib.metadata import version
+
+        print(f"gcnet {version('gcnet')}")
+        return EXIT_OK
+    if first.startswith("-"):
+        raise UserError(f'unknown flag "{first}"' + (nearest(first, ("--help", "--version")) or "; a verb comes first"))
+    if first not in VERBS:
+        raise unknown("verb", first, VERBS)
+    return _run(first, rest)
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    module = import_module(f"gcnet.cli.{verb}")
+    from gcnet.cli.arguments import parse
+
+    settings = parse(module.Settings, arguments, verb=verb, epilogue=_exit_codes())
+    return EXIT_OK if settings is None else module.run(settings)
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:{width}}  {summary}" for verb, summary in VERBS.items())
+    return (
+        "usage: gcnet VERB [OPTIONS]\n\nGlobal context for vision networks.\n\n"
+        f"verbs (gcnet VERB --help says more):\n{verbs}\n\n"
+        f"options:\n  -h, --help  say this\n  --version   say the version\n\n{_exit_codes()}"
+    )
+
+
+def _exit_codes() -> str:
+    return "exit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code, meaning in EXIT_CODES.items())
+
+
+def _exit_code(error: UserError) -> int:
+    from gcnet.storage import StorageError
+
+    return EXIT_FAILURE if isinstance(error, StorageError) else EXIT_USAGE
+
+
+def _report(sentence: str, code: int) -> int:
+    print(f"gcnet: {sentence}", file=sys.stderr)
+    return code
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"gcnet: warning: {message}", file=sys.stderr)

@@ -1,0 +1,113 @@
+"""Command-line arguments of one verb to its settings: flags from the dataclass, a mistake in one sentence."""
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from typing import TypeVar
+
+import tyro
+
+from gcnet.errors import UserError, nearest, unknown
+
+S = TypeVar("S")
+
+# tyro's help starts a row with the flag's names and what the flag takes; a frame may stand to the left.
+_ROW = re.compile(r"^\W*?(?P<flags>(?:-\w, )?--[a-z][\w.-]*(?:, --[a-z][\w.-]*)*)(?: (?P<takes>\S+(?: \S+)*))?", re.M)
+_FRAME = re.compile(r"[│╭╮╰╯─]|-{3,}")
+_CHOICE = re.compile(r"invalid choice '(?P<value>.*)' for argument '(?P<flag>.*)'\. Expected one of \((?P<valid>.*?)\)")
+# What tyro writes for the values of a flag, in words.
+_WORDS = (
+    (re.compile(r"\{None\}\||[{}]"), ""),
+    (re.compile(r"\[INT \[INT \.\.\.\]\]"), "whole numbers"),
+    (re.compile(r"\[FLOAT \[FLOAT \.\.\.\]\]"), "numbers"),
+    (re.compile(r"\[(STR|PATH) \[\1 \.\.\.\]\]"), "values"),
+    (re.compile(r"\bINT INT\b"), "two whole numbers"),
+    (re.compile(r"\bFLOAT FLOAT\b"), "two numbers"),
+    (re.compile(r"\bINT\b"), "a whole number"),
+    (re.compile(r"\bFLOAT\b"), "a number"),
+    (re.compile(r"\bSTR\b"), "a value"),
+    (re.compile(r"\bPATH\b"), "a path"),
+    (re.compile(r"(?<=\w),(?=\w)"), " or "),
+)
+
+
+def parse(kind: type[S], arguments: Sequence[str], *, verb: str, epilogue: str) -> S | None:
+    """The settings that `arguments` describe, or None where they ask for help, which is then printed with `epilogue`.
+
+    Raises:
+        UserError: a flag is unknown or missing, or a value is not acceptable.
+    """
+    program = f"gcnet {verb}"
+    if any(argument in ("-h", "--help") for argument in arguments):
+        _print_help(kind, program)
+        print(epilogue)
+        return None
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            settings, extra = tyro.cli(
+                kind, prog=program, args=list(arguments), return_unknown_args=True, config=(tyro.conf.OmitArgPrefixes,)
+            )
+    except SystemExit as end:
+        if isinstance(end.__context__, UserError):
+            raise end.__context__ from None
+        raise _mistake(complaint.getvalue(), arguments, _flags(kind, program), program) from None
+    if extra:
+        raise _unknown_flag(extra, _flags(kind, program), program) or UserError(
+            f'unexpected argument "{extra[0]}"; {program} --help says what it takes'
+        )
+    return settings
+
+
+def _print_help(kind: type, program: str) -> None:
+    with suppress(SystemExit):
+        tyro.cli(kind, prog=program, args=["--help"], config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _flags(kind: type, program: str) -> dict[str, str]:
+    """Every flag of a verb, and what it takes, as its help has them."""
+    text = io.StringIO()
+    with redirect_stdout(text):
+        _print_help(kind, program)
+    rows = [(row["flags"], row["takes"] or "") for row in _ROW.finditer(text.getvalue())]
+    # Two spaces or the frame end what a flag takes; the rest of its row is the description.
+    return {flag: re.split(r"\s{2,}|│", takes)[0] for flags, takes in rows for flag in flags.split(", ")}
+
+
+def _unknown_flag(arguments: Sequence[str], flags: dict[str, str], program: str) -> UserError | None:
+    """The error for the first of `arguments` that looks like a flag and is none; underscores may stand for hyphens."""
+    for argument in arguments:
+        name = argument.split("=")[0]
+        if re.match(r"--?[A-Za-z]", name) and name.replace("_", "-") not in flags:
+            long_flags = [flag for flag in flags if flag.startswith("--")]
+            proposal = nearest(name, long_flags) or f"; {program} --help lists the valid ones"
+            return UserError(f'unknown flag "{name}"{proposal}')
+    return None
+
+
+def _mistake(complaint: str, arguments: Sequence[str], flags: dict[str, str], program: str) -> UserError:
+    """One sentence for what tyro says in a box of several lines."""
+    if error := _unknown_flag(arguments, flags, program):
+        return error
+    text = " ".join(_FRAME.sub(" ", complaint).split())
+    if choice := _CHOICE.search(text):
+        return unknown(choice["flag"], choice["value"], sorted(re.findall(r"'([^']*)'", choice["valid"])))
+    named = re.search(r"--[a-z][\w.-]*\w", text)
+    if named is None or named[0] not in flags:
+        return UserError(f"{text} ({program} --help says more)")
+    flag, takes = named[0], flags[named[0]]
+    for pattern, words in _WORDS:
+        takes = pattern.sub(words, takes)
+    if text.startswith("Required options"):
+        return UserError(f"{program} needs {flag}, which takes {takes}")
+    return UserError(f"{flag} takes {takes}, found {_given(flag, arguments)}")
+
+
+def _given(flag: str, arguments: Sequence[str]) -> str:
+    """What stands after `flag` on the command line, in quotes."""
+    words = [word for argument in arguments for word in argument.split("=", 1 if argument.startswith("--") else 0)]
+    names = [word.replace("_", "-") for word in words]
+    values = words[names.index(flag) + 1 :] if flag in names else []
+    end = next((index for index, word in enumerate(values) if word.startswith("--")), len(values))
+    return f'"{" ".join(values[:end])}"' if end else "nothing"
