@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _NO_DIGEST = "0" * 64
 _DIGEST_KEY = b'"sha256":"'
+_LONGEST_HEADER = 100_000_000  # as safetensors has it
 
 
 class StorageError(UserError):
@@ -85,6 +86,13 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     header_length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + header_length])["__metadata__"]
     return load(data), json.loads(metadata["gcnet"])
+
+
+def has_checksum(path: Path) -> bool:
+    """Whether a safetensors file is one of `save_tensors`, by either of the two fields that only it writes."""
+    with path.open("rb") as file:
+        header = file.read(int.from_bytes(file.read(8), "little") % _LONGEST_HEADER)
+    return _DIGEST_KEY in header or b'"gcnet":"' in header
 
 
 def _digest_place(data: bytes) -> int | None:

@@ -96,7 +96,9 @@ def create_model(
     if prefix and block is not None:
         raise UserError(f'"{name}" has its block in its name: give block= with "{host_name}" instead')
     given = {"block": block, "ratio": ratio, "stages": stages, "blocks": blocks, "position": position}
-    placement = published_placement(prefix, host_name) | {key: value for key, value in given.items() if value is not None}
+    placement = published_placement(prefix, host_name) | {
+        key: value for key, value in given.items() if value is not None
+    }
     if "block" not in placement and (placement or options):
         raise UserError(f"{', '.join([*placement, *options])} belong to a block: give block= or a name with a prefix")
     classes = num_classes or _DEFAULT_CLASSES.get(host_name, 1000)
@@ -162,6 +164,8 @@ def _unknown_model(name: str) -> UserError:
 def _load_weights(model: nn.Module, found: dict[str, Tensor], host_names: set[str], origin: str) -> None:
     """Load weights of the host or of the whole; a head for another number of classes stays new, which is said."""
     own = model.state_dict()
+    # Files older than PyTorch 0.4.1 lack the batch counters, which no network here reads.
+    found = {name: value for name, value in own.items() if name.endswith(".num_batches_tracked")} | found
     fresh = dict.fromkeys(name for name in own if name not in found and name not in host_names)
     if len(fresh) != len(own) - len(host_names):
         fresh = {}

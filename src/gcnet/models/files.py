@@ -74,7 +74,9 @@ def load_model(
     tensors, card = read_model_file(path)
     if model is None:
         if card.architecture is None:
-            raise UserError(f"{path} holds the weights of a network of your own: pass that network, load_model(path, model)")
+            raise UserError(
+                f"{path} holds the weights of a network of your own: pass that network, load_model(path, model)"
+            )
         from gcnet.models.classifier import build_host
 
         model = build_host(card.architecture, card.num_classes)
@@ -117,7 +119,9 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
     for problem, names in (("lack", missing), ("hold the unknown", foreign), ("have another shape of", unfit)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"the weights of {origin} do not fit this network: they {problem} {', '.join(names[:3])}{more}")
+            raise UserError(
+                f"the weights of {origin} do not fit this network: they {problem} {', '.join(names[:3])}{more}"
+            )
     model.load_state_dict(dict(tensors))
 
 

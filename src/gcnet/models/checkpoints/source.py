@@ -1,6 +1,7 @@
 """Weight files of other origin, read without running code from them."""
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gcnet.errors import UserError
+from gcnet.storage import has_checksum, load_tensors
 
 _WRAPPERS = ("state_dict", "model")
 _PARALLEL_PREFIX = "module."
@@ -28,7 +30,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
         raise UserError(f"weights must be tensors by name, and {path} holds something else")
     if all(name.startswith(_PARALLEL_PREFIX) for name in content):
         return {name.removeprefix(_PARALLEL_PREFIX): value for name, value in content.items()}
@@ -39,6 +45,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if has_checksum(path):
+        return load_tensors(path)[0]
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -47,7 +55,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickle protocols: what cannot be read is refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors, and gcnet runs no code from files; save its state_dict alone with torch.save"

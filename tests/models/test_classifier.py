@@ -1,0 +1,174 @@
+"""Models by name: parameter counts to the unit, names, weights of several origins, and clear refusals."""
+
+import logging
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from gcnet.errors import UserError
+from gcnet.models.classifier import create_model, list_models
+from gcnet.models.files import save_model
+from gcnet.models.insertion import context_parameters
+
+RESNET50 = 25_557_032
+
+
+def gc(channels: int, ratio: int) -> int:
+    width = channels // ratio
+    return 2 * channels * width + 2 * channels + 3 * width + 1
+
+
+def se(channels: int) -> int:
+    return 2 * channels * (channels // 16) + channels // 16 + channels
+
+
+C3_TO_C5 = [512] * 4 + [1024] * 6 + [2048] * 3
+PARAMETERS = {
+    "resnet50": RESNET50,
+    "gc_resnet50": RESNET50 + sum(gc(channels, 16) for channels in C3_TO_C5),
+    "snl_resnet50": RESNET50 + sum(channels**2 + 2 * channels + 1 for channels in C3_TO_C5),
+    "se_resnet50": RESNET50 + sum(se(channels) for channels in [256] * 3 + C3_TO_C5),
+    "nl_resnet50": RESNET50 + 2_099_712,
+    "cifar_resnet20": 269_722,
+    "cifar_resnet56": 853_018,
+    "gc_cifar_resnet20": 269_722 + 3 * sum(gc(channels, 4) for channels in (16, 32, 64)),
+}
+MILLIONS = {"resnet50": 25.56, "nl_resnet50": 27.66, "gc_resnet50": 28.08, "se_resnet50": 28.09}
+BEFORE_LAST_OF_C4 = {"stages": (4,), "blocks": (-2,), "position": "after_add"}
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_those_of_the_formulas(name: str) -> None:
+    with torch.device("meta"):
+        found = count(create_model(name))
+    assert found == PARAMETERS[name]
+    if name in MILLIONS:
+        assert round(found / 1e6, 2) == MILLIONS[name]
+
+
+@pytest.mark.parametrize(("block", "millions"), [("snl", 26.61), ("gc", 25.69)])
+def test_one_block_at_the_papers_place_counts_as_published(block: str, millions: float) -> None:
+    with torch.device("meta"):
+        model = create_model("resnet50", block=block, **BEFORE_LAST_OF_C4)
+    assert round(count(model) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_listed_model_runs(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name, num_classes=7)
+        logits = model(torch.randn(2, 3, 64, 64))
+    assert logits.shape == (2, 7)
+
+
+def test_resnext101_has_the_published_number_of_parameters() -> None:
+    with torch.device("meta"):
+        assert count(create_model("resnext101_32x4d")) == count(timm.create_model("resnext101_32x4d"))
+
+
+def test_other_classifiers_come_by_their_own_name_and_take_blocks() -> None:
+    assert type(create_model("resnet10t", num_classes=3)).__module__ == "timm.models.resnet"
+    assert type(create_model("torchvision/squeezenet1_1")).__module__.startswith("torchvision")
+    model = create_model("timm/resnet18", num_classes=3, block="gc", ratio=8, stages=(5,))
+    assert len(context_parameters(model)) == 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"name": "resnt50"}, 'unknown model "resnt50"; did you mean "resnet50"'),
+        ({"name": "gc_resnet50", "block": "se"}, "has its block in its name"),
+        ({"name": "resnet18", "stages": (3,)}, "stages belong to a block"),
+        ({"name": "resnet18", "fusion": "add"}, "fusion belong to a block"),
+        ({"name": "resnet18", "weights": "nowhere.pth"}, "there is none at nowhere.pth"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_wrong_use_gets_a_sentence(arguments: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        create_model(**arguments)
+
+
+def test_pretrained_without_a_network_fails_at_once_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    begin = time.perf_counter()
+    with pytest.raises(UserError, match="give weights=FILE"):
+        create_model("resnet18", weights="pretrained")
+    assert time.perf_counter() - begin < 1
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "wrapped-and-parallel"])
+def test_published_weights_of_the_plain_host_load_with_and_without_blocks(tmp_path: Path, wrapped: bool) -> None:
+    torch.manual_seed(0)
+    host = torchvision.models.resnet18(num_classes=7).eval()
+    state = host.state_dict()
+    if wrapped:
+        state = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}
+    torch.save(state, tmp_path / "host.pth")
+    images = torch.randn(2, 3, 37, 41)
+    for name in ("resnet18", "gc_resnet18"):
+        model = create_model(name, num_classes=7, weights=tmp_path / "host.pth").eval()
+        assert torch.equal(model(images), host(images))
+
+
+def test_weights_with_blocks_load_into_the_network_with_these_blocks_alone(tmp_path: Path) -> None:
+    model = create_model("gc_cifar_resnet20").eval()
+    with torch.no_grad():
+        for _, parameter in context_parameters(model):
+            parameter.normal_(std=0.1)
+    save_model(model, tmp_path / "gc.safetensors")
+    images = torch.randn(2, 3, 11, 13)
+    loaded = create_model("gc_cifar_resnet20", weights=tmp_path / "gc.safetensors").eval()
+    assert torch.equal(loaded(images), model(images))
+    with pytest.raises(UserError, match="hold the unknown layer1.0.context"):
+        create_model("cifar_resnet20", weights=tmp_path / "gc.safetensors")
+    with pytest.raises(UserError, match="do not fit"):
+        create_model("se_cifar_resnet20", weights=tmp_path / "gc.safetensors")
+
+
+def test_a_classifier_for_other_classes_starts_anew_and_this_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = create_model("cifar_resnet20", num_classes=10)
+    save_model(host, tmp_path / "ten.safetensors")
+    with caplog.at_level(logging.WARNING):
+        model = create_model("gc_cifar_resnet20", num_classes=3, weights=tmp_path / "ten.safetensors")
+    assert "has 10 classes and the network 3: its classifier (linear) starts anew" in caplog.text
+    assert torch.equal(model.conv1.weight, host.conv1.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "correct"), [("cifar_resnet20", 1846), ("cifar_resnet56", 1882)])
+@pytest.mark.parametrize("prefix", ["", "gc_"])
+def test_the_pretrained_cifar_networks_score_as_published_with_and_without_fresh_blocks(
+    data_root: Path, name: str, correct: int, prefix: str
+) -> None:
+    from gcnet.data.source import DataSettings, open_data
+    from gcnet.data.transforms import build_eval_transform
+
+    file = next((data_root / "weights-resnet-cifar10").glob(f"{name.removeprefix('cifar_')}-*.th"))
+    model = create_model(prefix + name, weights=file).eval()
+    splits = open_data(DataSettings(data=str(data_root / "cifar10")), seed=0)
+    transform = build_eval_transform(splits.preprocessing)
+    right = 0
+    with torch.inference_mode():
+        for start in range(0, len(splits.val), 250):
+            indices = range(start, min(start + 250, len(splits.val)))
+            batch = torch.stack([transform(splits.val.read(index)) for index in indices])
+            labels = torch.tensor([splits.val.label(index) for index in indices])
+            right += int((model(batch).argmax(1) == labels).sum())
+    assert right == correct
