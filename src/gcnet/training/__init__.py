@@ -1,0 +1,1 @@
+"""One trainer for every task: settings, the loop, exact resume, run folders."""

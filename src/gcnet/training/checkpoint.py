@@ -1,0 +1,84 @@
+"""Training state to one checksummed safetensors file and back: tensors as tensors, all else as JSON, no pickle."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gcnet.errors import UserError
+from gcnet.storage import load_tensors, save_tensors
+
+FORMAT = 1
+
+_TENSOR, _TUPLE, _PAIRS = "__tensor__", "__tuple__", "__pairs__"
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write nested dicts, lists and tuples of tensors, numbers, strings and None, atomically.
+
+    Raises:
+        StorageError: when it cannot be written, a full disk included; an older file at `path` is then untouched.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _pack(dict(state), "", tensors)
+    save_tensors(path, tensors, {"format": FORMAT, "state": tree})
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote, with tensors on the CPU.
+
+    Raises:
+        StorageError: for a missing or damaged file.
+        UserError: for a file of a later format.
+    """
+    tensors, metadata = load_tensors(path)
+    if metadata.get("format") != FORMAT or "state" not in metadata:
+        raise UserError(f"{path} is not a training checkpoint of format {FORMAT}, found {metadata.get('format')}")
+    return _unpack(metadata["state"], tensors)
+
+
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Restore an optimizer exactly.
+
+    The file holds contiguous tensors, but a running optimizer's momenta have the strides of their parameters
+    (channels-last), and elementwise kernels may round differently by layout; so the strides are restored as well.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach()
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        pairs = [(key, _pack(item, f"{name}.{key}" if name else str(key), tensors)) for key, item in value.items()]
+        return (
+            dict(pairs) if all(isinstance(key, str) for key, _ in pairs) else {_PAIRS: [list(pair) for pair in pairs]}
+        )
+    if isinstance(value, list | tuple):
+        items = [_pack(item, f"{name}.{index}", tensors) for index, item in enumerate(value)]
+        return {_TUPLE: items} if isinstance(value, tuple) else items
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{name}: a checkpoint holds no {type(value).__name__}")
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if _TENSOR in value:
+        return tensors[value[_TENSOR]]
+    if _TUPLE in value:
+        return tuple(_unpack(item, tensors) for item in value[_TUPLE])
+    if _PAIRS in value:
+        return {key: _unpack(item, tensors) for key, item in value[_PAIRS]}
+    return {key: _unpack(item, tensors) for key, item in value.items()}

@@ -1,0 +1,184 @@
+"""Classification as a task: labelled images, cross-entropy with smoothing and mixing, accuracy."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gcnet.data.loading import Batch, Images, build_loader
+from gcnet.data.sampling import EpochSampler, EvaluationSampler
+from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
+from gcnet.data.source import DataSplits, open_data
+from gcnet.evaluation.classification import evaluate_classifier
+from gcnet.models.files import save_model
+from gcnet.training.distributed import Processes
+from gcnet.training.loop import AUTOCAST
+from gcnet.training.settings import TrainSettings
+from gcnet.training.task import Evaluation
+
+_SHOWN = 24
+_MIXING = 0x313  # keeps the seeds of mixing apart from those of samples
+
+
+class _Stopped(Exception):
+    """Carries the wish to stop out of an evaluation."""
+
+
+class ClassificationTask:
+    """Labelled images to one of several classes.
+
+    Arguments:
+        splits: training and validation images, preprocessing, classes.
+        settings: of the run.
+        processes: which share of every batch is this process' own.
+    """
+
+    metric = "top1"
+
+    def __init__(self, splits: DataSplits, settings: TrainSettings, processes: Processes) -> None:
+        self.splits, self.settings, self.processes = splits, settings, processes
+        recipe = settings.recipe
+        self._seed = settings.machine.seed
+        self._memory = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
+        self._mixers = _build_mixers(recipe.mixup, recipe.cutmix, len(splits.classes))
+        share = {"rank": processes.rank, "world": processes.world}
+        self._order = EpochSampler(len(splits.train), batch_size=recipe.batch_size, seed=self._seed, **share)
+        self._train = Images(splits.train, splits.train_transform(settings.augment), seed=self._seed)
+        in_order = EvaluationSampler(len(splits.val), batch_size=max(1, recipe.batch_size // processes.world), **share)
+        self._validation = self._loader(Images(splits.val, splits.eval_transform()), in_order)
+        self.steps_per_epoch = self._order.steps_per_epoch
+
+    def _loader(self, images: Images, order: EpochSampler | EvaluationSampler) -> Any:
+        pin = torch.cuda.is_initialized()
+        size = self.splits.preprocessing.image_size
+        return build_loader(images, order, self.settings.data.workers, pin_memory=pin, image_size=size)
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        """This process' share of each global batch from `first_step` on, for ever."""
+        self._order.start(first_step)
+        loader = self._loader(self._train, self._order)
+        while True:
+            yield from loader
+
+    def prepare(self, batch: Batch, step: int, device: torch.device) -> Batch:
+        """The batch on the device, mixed if the recipe says so; labels are then (N, classes) float."""
+        images = batch.images.to(device, non_blocking=True, memory_format=self._memory)
+        labels = batch.labels.to(device, non_blocking=True)
+        if self._mixers and batch.names:
+            with preserved_random_state():
+                seed_everything_for_sample(mix_seed(_MIXING, self._seed, step, self.processes.rank))
+                mixer = self._mixers[int(torch.randint(len(self._mixers), ()))]
+                images, labels = mixer(images, labels)
+        return replace(batch, images=images, labels=labels)
+
+    def split(self, batch: Batch, parts: int) -> list[Batch]:
+        """Micro-batches of nearly equal size; what could not be read stays with the first."""
+        cuts = [len(batch.names) * part // parts for part in range(parts + 1)]
+        pieces = [
+            Batch(batch.images[begin:end], batch.labels[begin:end], batch.names[begin:end], [])
+            for begin, end in zip(cuts, cuts[1:], strict=False)
+            if begin < end
+        ]
+        return pieces or [batch]
+
+    def losses(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Mean cross-entropy in nats."""
+        smoothing = self.settings.recipe.label_smoothing
+        logits = network(batch.images).float()
+        return {"loss": functional.cross_entropy(logits, batch.labels, label_smoothing=smoothing)}
+
+    def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
+        """Top-1, top-5 and loss over the validation images of all processes."""
+
+        def ask(_images: int) -> None:
+            if stop():
+                raise _Stopped
+
+        try:
+            result = evaluate_classifier(
+                network,
+                self._validation,
+                num_classes=len(self.splits.classes),
+                device=device,
+                autocast=AUTOCAST[self.settings.machine.precision],
+                progress=ask,
+            )
+        except _Stopped:
+            return None
+        metrics = {"val_loss": result.loss, "top1": result.top1, "top5": result.top5}
+        skipped = {one.name: one.reason for one in result.skipped}
+        return Evaluation(metrics, result.images, skipped, result)
+
+    def save(self, network: nn.Module, path: Path) -> None:
+        """A model file with preprocessing and class names inside."""
+        save_model(
+            network, path, preprocessing=self.splits.preprocessing.to_dict(), class_names=list(self.splits.classes)
+        )
+
+    def draw_inputs(self, batch: Batch, path: Path) -> None:
+        """The first images of a prepared batch with normalisation undone, and their labels."""
+        from gcnet.evaluation.plots import contact_sheet
+
+        preprocessing = self.splits.preprocessing
+        mean, std = torch.tensor(preprocessing.mean).view(3, 1, 1), torch.tensor(preprocessing.std).view(3, 1, 1)
+        images = batch.images[:_SHOWN].float().cpu() * std + mean  # (n, 3, H, W) in [0, 1]
+        pixels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+        titles = [_title(label, self.splits.classes) for label in batch.labels[:_SHOWN].cpu()]
+        contact_sheet(list(pixels), titles, path)
+
+    def draw_evaluation(self, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """Learning curves and the confusion matrix."""
+        from gcnet.evaluation.plots import plot_confusion, plot_learning_curves
+
+        plot_learning_curves(rows, folder / "curves.png")
+        plot_confusion(evaluation.details.confusion, self.splits.classes, folder / "confusion.png")
+
+
+def open_classification(settings: TrainSettings, processes: Processes) -> ClassificationTask:
+    """The task that the settings' data describe.
+
+    Generated images do not depend on the run's seed: runs of different seeds are judged on the same images.
+
+    Raises:
+        UserError: where the data are not there or do not suit the recipe.
+    """
+    return ClassificationTask(open_data(settings.data), settings, processes)
+
+
+def build_classifier(settings: TrainSettings, num_classes: int) -> nn.Module:
+    """The network that the settings describe, with its blocks."""
+    from gcnet.models.classifier import create_model
+
+    network = settings.network
+    return create_model(
+        network.model,
+        num_classes=num_classes,
+        weights=network.weights,
+        block=network.block,
+        ratio=network.ratio,
+        stages=network.stages,
+        blocks=network.blocks,
+        position=network.position,
+        **network.block_options(),
+    )
+
+
+def _build_mixers(mixup: float, cutmix: float, classes: int) -> list[Any]:
+    if not mixup and not cutmix:
+        return []
+    from torchvision.transforms import v2
+
+    mixers: list[Any] = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup else []
+    return mixers + ([v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix else [])
+
+
+def _title(label: Tensor, classes: Sequence[str]) -> str:
+    if label.ndim == 0:
+        return classes[int(label)]
+    shares, indices = label.topk(min(2, len(label)))
+    pairs = zip(shares.tolist(), indices.tolist(), strict=True)
+    return "\n".join(f"{classes[index]} {share:.0%}" for share, index in pairs if share > 0.005)

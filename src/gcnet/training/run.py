@@ -1,0 +1,246 @@
+"""A run from its settings to its folder and its result: `train`, `resume` and what both share."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gcnet.errors import UserError
+from gcnet.models.insertion import context_parameters
+from gcnet.training.checkpoint import load_state
+from gcnet.training.classification import ClassificationTask, build_classifier, open_classification
+from gcnet.training.distributed import Processes, choose_device, processes_joined
+from gcnet.training.folder import RunFolder, check_free, create_folder, default_name, open_folder, versions
+from gcnet.training.loop import Trainer
+from gcnet.training.randomness import seed_everything
+from gcnet.training.reporter import Reporter, Silent, choose_reporter
+from gcnet.training.session import Session
+from gcnet.training.settings import MachineSettings, TrainSettings
+
+BuildModel = Callable[[int], nn.Module]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    `best` and `last` are rows of results.csv (top1 and top5 as fractions, val_loss, train_loss, epoch, step, ...), None
+    before the first evaluation; `stopped` is the number of the signal that ended it early, or 0; `seconds` counts all
+    its parts; `skipped` names the images that could not be read, with the reason.
+    """
+
+    folder: Path
+    steps: int
+    total_steps: int
+    best: dict[str, Any] | None
+    last: dict[str, Any] | None
+    seconds: float
+    skipped: dict[str, str]
+    stopped: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps were done."""
+        return self.steps >= self.total_steps
+
+    @property
+    def exit_code(self) -> int:
+        """Of a process that does nothing else: 0, 143 after SIGTERM, 130 after SIGINT."""
+        return 128 + self.stopped if self.stopped else 0
+
+    @property
+    def best_weights(self) -> Path:
+        """The model file of the best evaluation."""
+        return RunFolder(self.folder).best
+
+    @property
+    def last_weights(self) -> Path:
+        """The model file of the last evaluation."""
+        return RunFolder(self.folder).last
+
+
+def train(
+    settings: TrainSettings, *, build_model: BuildModel | None = None, reporter: Reporter | None = None
+) -> RunResult:
+    """Train a network and leave a run folder.
+
+    Arguments:
+        settings: everything that decides the run.
+        build_model: number of classes -> network, for one that names cannot describe; `settings.network` is then not
+            looked at, and `resume` needs it again.
+        reporter: told of the progress (default: a bar on a terminal, lines elsewhere).
+
+    Raises:
+        UserError: for settings that cannot work; nothing is then left behind.
+        NonFiniteLoss: where training diverged; the last good checkpoint stands.
+        StorageError: where the disk is full; the last good checkpoint stands.
+    """
+    if settings.output.output is not None:
+        check_free(Path(settings.output.output))
+    with assembled(settings, build_model) as (trainer, task):
+        recipe = settings.recipe.resolved(task.steps_per_epoch)
+        config = {
+            "gcnet": versions(["gcnet"]).get("gcnet"),
+            "own_network": build_model is not None,
+            "settings": replace(settings, recipe=recipe).anchored().to_dict(),
+        }
+        folder = _make_folder(settings, config, trainer.processes)
+        return _drive(trainer, folder, settings, reporter, fresh=True)
+
+
+def resume(
+    folder: str | Path,
+    *,
+    workers: int | None = None,
+    device: str | None = None,
+    build_model: BuildModel | None = None,
+    reporter: Reporter | None = None,
+) -> RunResult:
+    """Go on with a run where its last checkpoint stands, to the same bits as if it had never stopped.
+
+    A run that was killed before its first checkpoint starts anew in its folder; a finished one only gives its result.
+
+    Arguments:
+        folder: of the run.
+        workers: another number of loading processes; it changes no bit.
+        device: another device; it may change bits.
+        build_model: as given to `train`.
+        reporter: as in `train`.
+
+    Raises:
+        UserError: where there is no run, or it needs `build_model`.
+        StorageError: for a damaged checkpoint.
+    """
+    found, settings, config = open_folder(folder)
+    if config.get("own_network") and build_model is None:
+        raise UserError(f"{folder} trains a network of your own: resume it in Python, resume(folder, build_model=...)")
+    if workers is not None:
+        settings = replace(settings, data=replace(settings.data, workers=workers))
+    if device is not None:
+        settings = replace(settings, machine=replace(settings.machine, device=device))
+    state = load_state(found.checkpoint) if found.checkpoint.exists() else None
+    if state is not None:
+        # The checkpoint holds all weights; the file that the run started from may be gone by now.
+        settings = replace(settings, network=replace(settings.network, weights=None))
+    with assembled(settings, build_model) as (trainer, _task):
+        if trainer.processes.first:
+            found.clean()
+        return _drive(trainer, found, settings, reporter, state=state, fresh=False)
+
+
+@contextmanager
+def assembled(settings: TrainSettings, build_model: BuildModel | None) -> Iterator[tuple[Trainer, ClassificationTask]]:
+    """Data, network and trainer, ready for the first step, in all processes; GPU switches are set back afterwards."""
+    device = choose_device(settings.machine.device)
+    with processes_joined(device.type) as processes, _gpu_switches(settings.machine):
+        task = open_classification(settings, processes)
+        classes = len(task.splits.classes)
+        seed = settings.machine.seed
+        seed_everything(seed)
+        network = build_model(classes) if build_model else build_classifier(settings, classes)
+        # Dropout must differ between processes, and must not depend on how many numbers the network's making drew.
+        seed_everything(seed, 1 + processes.rank)
+        trainer = Trainer(
+            task,
+            network,
+            recipe=settings.recipe,
+            machine=settings.machine,
+            device=device,
+            processes=processes,
+            block_parameters=[name for name, _ in context_parameters(network)],
+        )
+        yield trainer, task
+
+
+def _drive(
+    trainer: Trainer,
+    folder: RunFolder,
+    settings: TrainSettings,
+    reporter: Reporter | None,
+    *,
+    fresh: bool,
+    state: dict[str, Any] | None = None,
+) -> RunResult:
+    processes = trainer.processes
+    if not processes.first:
+        reporter = Silent()
+    session = Session(
+        trainer,
+        folder,
+        output=settings.output,
+        reporter=reporter or choose_reporter(),
+        seed=settings.machine.seed,
+    )
+    if state is not None:
+        session.restore(state)
+    elif not fresh and processes.first:
+        folder.rewind(0, 0)
+    if processes.first and trainer.step < session.total:
+        folder.note_environment(str(trainer.device), processes.world)
+    _announce(session, settings, resumed=not fresh)
+    session.go()
+    record = session.record
+    return RunResult(
+        folder=folder.path,
+        steps=trainer.step,
+        total_steps=session.total,
+        best=record.best,
+        last=record.last,
+        seconds=session.seconds(),
+        skipped=record.skipped,
+        stopped=session.stopped,
+    )
+
+
+def _announce(session: Session, settings: TrainSettings, *, resumed: bool) -> None:
+    trainer, say = session.trainer, session.reporter.say
+    if resumed:
+        left = session.total - trainer.step
+        say(f"{session.folder.path}: {f'on from step {trainer.step}' if left else 'finished'} of {session.total}")
+        return
+    parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
+    frozen = f", {len(trainer.frozen)} parameters frozen" if trainer.frozen else ""
+    recipe, processes = settings.recipe, trainer.processes.world
+    across = f" over {processes} processes" if processes > 1 else ""
+    say(f"{settings.network.model}: {parameters:,} parameters{frozen}; {trainer.device}")
+    say(
+        f"{session.total} steps of {recipe.batch_size} images{across}, {session.task.steps_per_epoch} an epoch; "
+        f"{recipe.optimizer}, lr {recipe.peak_lr:g} for this batch size, {recipe.schedule}"
+    )
+    say(f"results in {session.folder.path}")
+
+
+def _make_folder(settings: TrainSettings, config: dict[str, Any], processes: Processes) -> RunFolder:
+    """The run folder, made by the first process and known to all."""
+    made: str | UserError = ""
+    if processes.first:
+        try:
+            made = str(create_folder(settings.output.output, default_name(settings), config).path)
+        except UserError as error:
+            made = error
+    made = processes.from_first(made)
+    if isinstance(made, UserError):
+        raise made
+    return RunFolder(Path(str(made)))
+
+
+@contextmanager
+def _gpu_switches(machine: MachineSettings) -> Iterator[None]:
+    """Deterministic kernels where they are asked for, else the fastest convolutions; as before on leaving."""
+    if not torch.cuda.is_initialized() and not machine.deterministic:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(machine.deterministic)
+    torch.backends.cudnn.benchmark = not machine.deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

@@ -1,0 +1,278 @@
+"""The order of a run: steps, evaluations, rows, checkpoints, and what to do when asked to stop. Knows no task."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gcnet.data.seeding import preserved_random_state
+from gcnet.errors import UserError
+from gcnet.training.checkpoint import save_state
+from gcnet.training.folder import RunFolder, write_json
+from gcnet.training.loop import StepOutcome, Trainer
+from gcnet.training.nonfinite import NonFiniteLoss
+from gcnet.training.randomness import random_states, restore_random_states, seed_everything
+from gcnet.training.reporter import Reporter, clock
+from gcnet.training.settings import OutputSettings
+from gcnet.training.signals import Wishes, signals_heard
+from gcnet.training.task import Batch, Evaluation
+
+_SECONDS_BETWEEN_CURVES = 60.0
+
+
+@dataclass
+class Mean:
+    """Sums of this process' losses over its images, and images of all processes, since the last row."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    own_images: int = 0
+    images: int = 0
+
+    def add(self, outcome: StepOutcome) -> None:
+        """Count a step."""
+        self.images += outcome.images
+        self.own_images += outcome.own_images
+        for name, value in outcome.loss_sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+
+@dataclass
+class Record:
+    """Where a run stands, beside its trainer; the part of a checkpoint that people could read."""
+
+    evaluated: int = 0
+    best: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Session:
+    """Drives a trainer from where it stands to the end of its run, or until a signal asks it to stop.
+
+    Arguments:
+        trainer: with its task.
+        folder: of the run.
+        output: when to evaluate, save and write rows.
+        reporter: told of the progress.
+        seed: of the run, for processes that a checkpoint knows nothing of.
+
+    `stopped` is the number of the signal that ended it, or 0.
+    """
+
+    def __init__(
+        self, trainer: Trainer, folder: RunFolder, *, output: OutputSettings, reporter: Reporter, seed: int
+    ) -> None:
+        self.trainer, self.folder, self.output, self.reporter, self.seed = trainer, folder, output, reporter, seed
+        self.task, self.processes = trainer.task, trainer.processes
+        self.record, self.window, self.epoch = Record(), Mean(), Mean()
+        self.stopped = 0
+        self._saved = -1
+        self._began = self._saved_at = time.monotonic()
+        self._drew_at = -math.inf
+        self._row_at = self._began
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.trainer.schedule.total
+
+    def go(self) -> None:
+        """Run.
+
+        Raises:
+            NonFiniteLoss: the last checkpoint is then untouched; non_finite.json lists the images.
+            StorageError: when something cannot be written.
+        """
+        with signals_heard() as wishes:
+            try:
+                self._go(wishes)
+            except NonFiniteLoss as error:
+                if self.processes.first:
+                    write_json(self.folder.path / "non_finite.json", {"step": error.step + 1, "images": error.names})
+                raise
+            finally:
+                self.reporter.close()
+
+    def _go(self, wishes: Wishes) -> None:
+        batches = self.task.batches(self.trainer.step)
+        while True:
+            self._evaluate_if_due(wishes)
+            wanted = self._agree(wishes)
+            done = self.trainer.step >= self.total
+            if wanted or done or self.stopped or self._save_due():
+                self._save()
+            if done or self.stopped:
+                break
+            self._step(batches)
+        if self.stopped:
+            self._write_weights()
+            name = signal.Signals(self.stopped).name
+            self.reporter.say(f"{name}: saved at step {self.trainer.step}; go on with --resume {self.folder.path}")
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        batch = next(batches)
+        if self.trainer.step == 0 and self.output.pictures and self.processes.first and batch.names:
+            with preserved_random_state():
+                self.task.draw_inputs(self.task.prepare(batch, 0, self.trainer.device), self.folder.train_images)
+        self._name_skipped({skipped.name: skipped.reason for skipped in batch.skipped})
+        outcome = self.trainer.train_step(batch)
+        self.window.add(outcome)
+        self.epoch.add(outcome)
+        step = self.trainer.step
+        if step % self.task.steps_per_epoch == 0 and self.epoch.images == 0:
+            raise UserError(f"no training image could be read; the reasons are in {self.folder.skipped}")
+        if step % self.output.log_every == 0 or step == self.total:
+            self._write_row(outcome)
+        loss = sum(outcome.loss_sums.values()) / max(outcome.own_images, 1)
+        self.reporter.advance(step, self.total, f"epoch {self._epoch():.2f}  loss {loss:.4f}  lr {outcome.rate:.2e}")
+
+    def _epoch(self) -> float:
+        return self.trainer.step / self.task.steps_per_epoch
+
+    def seconds(self) -> float:
+        """Seconds that all parts of the run took so far."""
+        return round(self.record.seconds + time.monotonic() - self._began, 3)
+
+    def _write_row(self, outcome: StepOutcome) -> None:
+        means, images = self._means(self.window), self.window.images
+        now = time.monotonic()
+        pace, self._row_at = images / max(now - self._row_at, 1e-9), now
+        self.window = Mean()
+        if self.processes.first:
+            parts = means if len(means) > 1 else {}
+            row = {"kind": "train", "step": self.trainer.step, "epoch": round(self._epoch(), 4)}
+            rates = {"learning_rate": outcome.rate, "images_per_second": round(pace, 2), "seconds": self.seconds()}
+            self.folder.append(row | {"loss": _total(means)} | parts | rates)
+
+    def _means(self, mean: Mean) -> dict[str, float]:
+        """Each loss as a mean over the images of all processes."""
+        gathered = self.processes.gather((mean.sums, mean.own_images))
+        images = sum(count for _, count in gathered)
+        names = dict.fromkeys(name for sums, _ in gathered for name in sums)
+        return {name: math.fsum(sums.get(name, 0.0) for sums, _ in gathered) / images for name in names}
+
+    def _name_skipped(self, skipped: Mapping[str, str]) -> None:
+        for name, reason in skipped.items():
+            if name not in self.record.skipped:
+                self.record.skipped[name] = reason
+                self.reporter.say(f"left out {name}: {reason}")
+                if self.processes.first:
+                    self.folder.write_skipped(self.record.skipped)
+
+    def _evaluate_if_due(self, wishes: Wishes) -> None:
+        step = self.trainer.step
+        every = max(1, round(self.output.evaluate_every * self.task.steps_per_epoch))
+        if step == self.record.evaluated or (step % every and step != self.total):
+            return
+        self.trainer.check_weights()
+        began = time.monotonic()
+        # Processes could see a signal at different batches, and would then wait for each other for ever.
+        alone = self.processes.world == 1
+        with preserved_random_state():
+            found = self.task.evaluate(
+                self.trainer.trained, self.trainer.device, stop=lambda: alone and bool(wishes.stop)
+            )
+        if found is not None:
+            self._row_at += time.monotonic() - began
+            self._note_evaluation(found)
+
+    def _note_evaluation(self, found: Evaluation) -> None:
+        self._gather_skipped(found.skipped)
+        means = self._means(self.epoch)
+        step = self.trainer.step
+        row = {"kind": "evaluation", "step": step, "epoch": round(self._epoch(), 4), "train_loss": _total(means)}
+        row |= {"learning_rate": self.trainer.schedule.at(step - 1), **found.metrics, "images": found.images}
+        row |= {"skipped": len(found.skipped), "skipped_in_all": len(self.record.skipped), "seconds": self.seconds()}
+        metric = self.task.metric
+        is_best = self.record.best is None or row[metric] > self.record.best[metric]
+        self.record.last, self.record.evaluated, self.epoch = row, step, Mean()
+        self.record.best = row if is_best else self.record.best
+        self._write_weights(best=is_best)
+        if self.processes.first:
+            self.folder.append(row)
+            self.folder.write_results()
+            self._draw(found)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in found.metrics.items())
+        star = "  (best)" if is_best else ""
+        self.reporter.say(
+            f"epoch {self._epoch():g}  step {step}/{self.total}  train_loss {_total(means):.4f}  {shown}"
+            f"  lr {row['learning_rate']:.2e}  {clock(row['seconds'])}{star}"
+        )
+
+    def _gather_skipped(self, evaluated: Mapping[str, str]) -> None:
+        everywhere = dict(evaluated)
+        for skipped in self.processes.gather(self.record.skipped):
+            everywhere |= skipped
+        self._name_skipped(everywhere)
+
+    def _write_weights(self, *, best: bool = False) -> None:
+        if self.processes.first:
+            self.task.save(self.trainer.trained, self.folder.last)
+            if best:
+                self.task.save(self.trainer.trained, self.folder.best)
+
+    def _draw(self, found: Evaluation) -> None:
+        finished = self.trainer.step >= self.total
+        if not self.output.pictures or not (finished or time.monotonic() - self._drew_at > _SECONDS_BETWEEN_CURVES):
+            return
+        self._drew_at = time.monotonic()
+        self.task.draw_evaluation(found, self.folder.evaluations(), self.folder.path)
+
+    def _agree(self, wishes: Wishes) -> bool:
+        """Take notice of signals, in all processes alike; returns whether a checkpoint was asked for."""
+        save = wishes.save
+        wishes.save = False
+        term, interrupt, saves = self.processes.sums(
+            [wishes.stop == signal.SIGTERM, wishes.stop == signal.SIGINT, save or self._minutes_over()]
+        )
+        self.stopped = signal.SIGTERM if term else signal.SIGINT if interrupt else 0
+        return bool(saves)
+
+    def _minutes_over(self) -> bool:
+        minutes = self.output.save_every_minutes
+        return self.processes.first and minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def _save_due(self) -> bool:
+        step, epochs = self.trainer.step, self.output.save_every_epochs
+        intervals = [self.output.save_every_steps or 0]
+        intervals.append(max(1, round(epochs * self.task.steps_per_epoch)) if epochs else 0)
+        return step > 0 and any(interval and step % interval == 0 for interval in intervals)
+
+    def _save(self) -> None:
+        if self._saved == self.trainer.step:
+            return
+        self.trainer.check_weights()
+        own = {"random": random_states(), "window": asdict(self.window), "epoch": asdict(self.epoch)}
+        everyone = self.processes.gather(own)
+        skipped = {name: reason for part in self.processes.gather(self.record.skipped) for name, reason in part.items()}
+        if self.processes.first:
+            record = asdict(self.record) | {"seconds": self.seconds(), "skipped": skipped}
+            state = {"trainer": self.trainer.state(), "record": record, "processes": everyone}
+            save_state(self.folder.checkpoint, state)
+        self._saved, self._saved_at = self.trainer.step, time.monotonic()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a checkpoint's state; the rows written after it are dropped."""
+        self.trainer.load_state(state["trainer"])
+        self.record = Record(**state["record"])
+        self._saved = self.trainer.step
+        rank, saved = self.processes.rank, state["processes"]
+        if self.processes.world != len(saved):
+            self.reporter.say(
+                f"saved by {len(saved)} processes and resumed by {self.processes.world}: the run goes on, "
+                "but not with the same random draws"
+            )
+        if rank < len(saved):
+            restore_random_states(saved[rank]["random"])
+            self.window, self.epoch = Mean(**saved[rank]["window"]), Mean(**saved[rank]["epoch"])
+        else:
+            seed_everything(self.seed, rank, self.trainer.step)
+        if self.processes.first:
+            self.folder.rewind(self.trainer.step, self.record.evaluated)
+
+
+def _total(means: Mapping[str, float]) -> float:
+    return math.fsum(means.values())

@@ -1,0 +1,88 @@
+"""What the trainer needs to know of a task, and all it knows: data, batch to losses, evaluation."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Skipped(Protocol):
+    """An image that could not be read."""
+
+    @property
+    def name(self) -> str:
+        """The image, as the user knows it."""
+
+    @property
+    def reason(self) -> str:
+        """Why, in a few words."""
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """Some images of a step; `len(names)` is their number, and may be 0 where none could be read."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The images in the batch."""
+
+    @property
+    def skipped(self) -> Sequence[Skipped]:
+        """The images that belong to the batch and could not be read."""
+
+
+BatchType = TypeVar("BatchType", bound=Batch)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of an evaluation: numbers by name, images used and left out, and what only the task understands."""
+
+    metrics: Mapping[str, float]
+    images: int = 0
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    details: Any = None
+
+
+@runtime_checkable
+class Task(Protocol[BatchType]):
+    """A kind of training, such as classification.
+
+    Attributes:
+        metric: the number of an evaluation that decides which weights are the best; more is better.
+        steps_per_epoch: optimizer steps that pass over the training images once.
+    """
+
+    metric: str
+    steps_per_epoch: int
+
+    def batches(self, first_step: int) -> Iterator[BatchType]:
+        """This process' share of the global batch of `first_step`, of the next step, and so on for ever.
+
+        What it yields for a step depends on the seed and the step alone, not on where it was started.
+        """
+
+    def prepare(self, batch: BatchType, step: int, device: torch.device) -> BatchType:
+        """The batch on the device, mixed with itself where the recipe says so, by a draw of (seed, step) alone."""
+
+    def split(self, batch: BatchType, parts: int) -> list[BatchType]:
+        """The batch cut into at most so many micro-batches of nearly equal size, none empty unless all are."""
+
+    def losses(self, network: nn.Module, batch: BatchType) -> dict[str, Tensor]:
+        """The losses to be added, each a mean over the images of a non-empty batch, shape ()."""
+
+    def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
+        """Evaluate over all processes; None if `stop()` became true in between."""
+
+    def save(self, network: nn.Module, path: Path) -> None:
+        """Write weights that can be used without the run: the network's description and its preprocessing inside."""
+
+    def draw_inputs(self, batch: BatchType, path: Path) -> None:
+        """A picture of training images as the network sees them."""
+
+    def draw_evaluation(self, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """Pictures of the course of the run (`rows` of all evaluations so far) and of this evaluation."""
