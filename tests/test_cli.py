@@ -1,0 +1,243 @@
+"""The command line: quick answers, one sentence for a mistake, and the exit codes."""
+
+import importlib
+import os
+import resource
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import pytest
+
+import gcnet
+from gcnet import cli
+from gcnet.cli.arguments import parse
+from gcnet.errors import UserError
+from gcnet.storage import StorageError
+
+HEAVY = {"torch", "torchvision", "timm", "numpy", "matplotlib", "PIL"}
+QUICK = [
+    (["--help"], 0),
+    (["--version"], 0),
+    (["trian"], 2),
+    (["--hepl"], 2),
+    *(([verb, "--help"], 0) for verb in cli.VERBS),
+    *(([verb, "--sede", "3"], 2) for verb in cli.VERBS),
+]
+
+
+@dataclass(frozen=True)
+class Places:
+    output: Path | None = None
+    """Where."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings that have one flag of every kind."""
+
+    model: str
+    """Which."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    epochs: int = 3
+    ratio: float | None = None
+    scale: tuple[float, float] = (0.5, 1.0)
+    stages: tuple[int, ...] = (3, 4, 5)
+    options: tuple[str, ...] = ()
+    dry_run: bool = False
+    places: Places = field(default_factory=Places)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise UserError(f"--epochs must be at least 1, found {self.epochs}")
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """A verb without flags."""
+
+
+def read(*arguments: str) -> Settings | None:
+    return parse(Settings, arguments, verb="train", epilogue="exit codes: none")
+
+
+def use_verb(patch: pytest.MonkeyPatch, run: object) -> None:
+    """Replace the verb `blocks` by one that calls `run`."""
+    patch.setitem(sys.modules, "gcnet.cli.blocks", SimpleNamespace(Settings=NoSettings, run=run))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), QUICK, ids=lambda case: " ".join(case) if isinstance(case, list) else ""
+)
+def test_help_and_usage_errors_take_less_than_half_a_second(arguments: list[str], code: int) -> None:
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-m", "gcnet", *arguments], capture_output=True, text=True, timeout=60)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()) == (0 if code == 0 else 1), done.stderr
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    # Processor time, the better of three, so that a busy machine does not count.
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
+    code = f"import sys; from gcnet.cli import main; main([{verb!r}, '--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert not HEAVY & set(done.stderr.split())
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_the_summary_that_the_list_gives(verb: str) -> None:
+    assert cli.VERBS[verb] == importlib.import_module(f"gcnet.cli.{verb}").SUMMARY
+
+
+def test_every_module_of_the_command_that_can_run_is_a_verb() -> None:
+    names = [path.stem for path in Path(cli.__file__).parent.glob("*.py") if path.stem != "__init__"]
+    modules = {name: importlib.import_module(f"gcnet.cli.{name}") for name in names}
+    assert {name for name, module in modules.items() if hasattr(module, "Settings")} == set(cli.VERBS)
+
+
+def test_help_lists_the_verbs_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(verb in text and summary in text for verb, summary in cli.VERBS.items())
+    assert [int(line.split()[0]) for line in text.split("exit codes:")[1].splitlines() if line] == [
+        0,
+        1,
+        2,
+        3,
+        130,
+        143,
+    ]
+
+
+def test_no_arguments_at_all_answer_as_help_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert cli.main([]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gcnet {gcnet.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["trian"], f'unknown verb "trian"; did you mean "train"? valid: {", ".join(cli.VERBS)}'),
+        (["qqq"], f'unknown verb "qqq"; valid: {", ".join(cli.VERBS)}'),
+        (["--versoin"], 'unknown flag "--versoin"; did you mean "--version"?'),
+        (["-q", "train"], 'unknown flag "-q"; a verb comes first'),
+    ],
+)
+def test_a_mistyped_verb_gets_the_nearest_one(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err == f"gcnet: {sentence}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--modle gc", 'unknown flag "--modle"; did you mean "--model"?'),
+        ("--model gc --outptu=runs", 'unknown flag "--outptu"; did you mean "--output"?'),
+        ("--model gc -x", 'unknown flag "-x"; gcnet train --help lists the valid ones'),
+        ("--model gc extra", 'unexpected argument "extra"; gcnet train --help says what it takes'),
+        ("", "gcnet train needs --model, which takes a value"),
+        ("--model", "--model takes a value, found nothing"),
+        ("--model gc --epochs many", '--epochs takes a whole number, found "many"'),
+        ("--model gc --epochs=2.5", '--epochs takes a whole number, found "2.5"'),
+        ("--model gc --ratio high", '--ratio takes a number, found "high"'),
+        ("--model gc --stages 3 c4", '--stages takes whole numbers, found "3 c4"'),
+        ("--model gc --scale 1 --dry-run", '--scale takes two numbers, found "1"'),
+        ("--model gc --optimizer sdg", 'unknown --optimizer "sdg"; did you mean "sgd"? valid: adamw, sgd'),
+        ("--model gc --epochs 0", "--epochs must be at least 1, found 0"),
+    ],
+)
+def test_a_mistaken_argument_gets_one_sentence(arguments: str, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(*arguments.split())
+    assert str(caught.value) == sentence
+
+
+def test_flags_of_a_group_have_no_prefix_and_take_underscores_too() -> None:
+    settings = read("--model", "gc", "--output", "runs/a", "--dry_run", "--ratio", "4", "--options", "a=b=c", "d")
+    expected = Settings("gc", ratio=4.0, dry_run=True, options=("a=b=c", "d"), places=Places(Path("runs/a")))
+    assert settings == expected
+
+
+def test_help_of_a_verb_says_its_flags_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert read("--model", "gc", "--help") is None
+    text = capsys.readouterr().out
+    assert "Settings that have one flag of every kind." in text
+    assert "--output" in text
+    assert text.endswith("exit codes: none\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (UserError("the ratio is wrong"), 2, "the ratio is wrong"),
+        (StorageError("the disk is full"), 1, "the disk is full"),
+        (PermissionError(13, "Permission denied", "runs"), 1, "runs: Permission denied"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=["usage", "storage", "file", "interrupt"],
+)
+def test_what_ends_a_verb_is_one_sentence_and_an_exit_code(
+    error: BaseException, code: int, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: NoSettings) -> int:
+        raise error
+
+    use_verb(monkeypatch, run)
+    assert cli.main(["blocks"]) == code
+    assert capsys.readouterr().err == f"gcnet: {sentence}\n"
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_: NoSettings) -> int:
+        raise RuntimeError("a bug")
+
+    use_verb(monkeypatch, run)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["blocks"])
+
+
+def test_the_code_of_a_verb_is_the_code_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_verb(monkeypatch, lambda _: 3)
+    assert cli.main(["blocks"]) == 3
+
+
+def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(_: NoSettings) -> int:
+        warnings.simplefilter("default")
+        warnings.warn("a bottleneck of 2 channels", stacklevel=2)
+        return 0
+
+    use_verb(monkeypatch, run)
+    assert cli.main(["blocks"]) == 0
+    assert capsys.readouterr().err == "gcnet: warning: a bottleneck of 2 channels\n"
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "gcnet", "--help"], stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    finally:
+        os.close(write_end)
+    assert (done.returncode, done.stderr) == (1, "")
