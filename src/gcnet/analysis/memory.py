@@ -55,9 +55,9 @@ def _measure(
         sender.send(torch.cuda.max_memory_allocated(device) - before)
         return
     _forget_peak()
-    before = _peak_resident_bytes()
+    before = peak_resident_bytes()
     step()
-    sender.send(_peak_resident_bytes() - before)
+    sender.send(peak_resident_bytes() - before)
 
 
 def _forget_peak() -> None:
@@ -68,7 +68,7 @@ def _forget_peak() -> None:
         return
 
 
-def _peak_resident_bytes() -> int:
+def peak_resident_bytes() -> int:
     """The high-water mark of this process's own memory.
 
     Linux hands `ru_maxrss` down from the parent through fork and exec, so there the mark is read from its own status.
