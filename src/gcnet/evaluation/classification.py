@@ -26,7 +26,8 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     spread = (
         math.sqrt(share * (1 - share) / trials + square / (4 * trials**2)) * NORMAL_QUANTILE / (1 + square / trials)
     )
-    return max(0.0, centre - spread), min(1.0, centre + spread)
+    # At 0 and at 1 one bound is exact, which rounding would miss.
+    return 0.0 if successes == 0 else centre - spread, 1.0 if successes == trials else centre + spread
 
 
 @dataclass(frozen=True)
