@@ -59,5 +59,6 @@ def _open_cifar(root: Path, name: str, train: bool, download: bool) -> Any:
         if download:
             raise UserError(f"{name} could not be downloaded to {root.resolve()} ({error})") from error
         raise UserError(
-            f"{name} is not complete in {root.resolve() / kind.base_folder}; put it there, or give --download to fetch it"
+            f"{name} is not complete in {root.resolve() / kind.base_folder}; "
+            "put it there, or give --download to fetch it"
         ) from error

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from gcnet.data.decode import ImageError
 from gcnet.data.images import ImageSource
@@ -79,8 +79,8 @@ class Images(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: Key) -> Item:
-        return self.load([key])[0]
+    def __getitem__(self, index: Key) -> Item:
+        return self.load([index])[0]
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Item]:
         return self.load(keys)
@@ -144,7 +144,14 @@ def build_loader(
         pin_memory: put batches into page-locked memory.
         image_size: side that an empty batch states.
     """
-    return Loader(dataset, batch_sampler, workers, timeout, pin_memory, partial(collate, image_size=image_size))
+    return Loader(
+        dataset,
+        batch_sampler,
+        workers=workers,
+        timeout=timeout,
+        pin_memory=pin_memory,
+        collate_items=partial(collate, image_size=image_size),
+    )
 
 
 class Loader:
@@ -161,13 +168,14 @@ class Loader:
         self,
         dataset: Images,
         batch_sampler: EpochSampler | EvaluationSampler,
+        *,
         workers: int,
         timeout: float,
         pin_memory: bool,
         collate_items: Callable[[Sequence[Item]], Batch],
     ) -> None:
         self._watch = _Watch(dataset, workers)
-        self._loader: DataLoader[Batch] = DataLoader(
+        self._loader: DataLoader[Any] = DataLoader(
             self._watch if workers else dataset,
             batch_sampler=batch_sampler,
             num_workers=workers,
@@ -211,6 +219,7 @@ class _Watch(Dataset[Item]):
 
     def __init__(self, dataset: Images, workers: int) -> None:
         self.dataset = dataset
+        self._worker = 0
         self._pids = multiprocessing.RawArray(ctypes.c_longlong, [0] * workers)
         self._indices = multiprocessing.RawArray(ctypes.c_longlong, [-1] * workers)
 
@@ -220,10 +229,11 @@ class _Watch(Dataset[Item]):
         return items
 
     def _announce(self, index: int) -> None:
-        self._indices[get_worker_info().id] = index
+        self._indices[self._worker] = index
 
     def begin(self, worker: int) -> None:
         """Called once in each worker."""
+        self._worker = worker
         self._pids[worker] = os.getpid()
         for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
             if hasattr(signal, name):

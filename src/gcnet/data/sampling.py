@@ -40,7 +40,8 @@ class EpochSampler:
             )
         if batch_size % (world * accumulation):
             raise UserError(
-                f"the batch size must be a multiple of {world} processes x {accumulation} micro-batches, found {batch_size}"
+                f"the batch size must be a multiple of {world} processes x {accumulation} micro-batches, "
+                f"found {batch_size}"
             )
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world, self.accumulation = rank, world, accumulation

@@ -2,7 +2,7 @@
 
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from hashlib import blake2b
 
@@ -24,7 +24,7 @@ def seed_everything_for_sample(seed: int) -> None:
 
 
 @contextmanager
-def preserved_random_state() -> Iterator[None]:
+def preserved_random_state() -> Generator[None, None, None]:
     """Give python's, numpy's and torch's global generators back as they were, whatever happens inside."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     try:

@@ -1,4 +1,4 @@
-"""Settings of the data: which images, how they are prepared and how they are varied; light to import, for the command line."""
+"""Settings of the data: which images, how they are prepared, how they are varied; light enough for `--help`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -23,7 +23,7 @@ class DataSettings:
     """The images, and how they are loaded."""
 
     data: str = "scenes"
-    """scenes (generated), scenes-control, cifar10, cifar100, a folder with train/ and val/, or a CSV of path, label, split."""
+    """scenes or scenes-control (generated), cifar10, cifar100, a folder with train/ and val/, or a CSV table."""
     root: str = "data"
     """Folder of downloaded data sets (cifar10, cifar100)."""
     download: bool = False
@@ -31,7 +31,7 @@ class DataSettings:
     image_size: int | None = None
     """Side in pixels of what the network sees (default: as generated; the images' own side up to 64; else 224)."""
     resize: int | None = None
-    """For evaluation: short side in pixels before the center crop (default: 256/224 of the image size; none if it fits)."""
+    """Evaluation: short side in pixels before the center crop (default: 256/224 of the image size; none if it fits)."""
     interpolation: Interpolation = "bilinear"
     """Interpolation of resizing, always antialiased."""
     limit_train: int | None = None
@@ -72,7 +72,7 @@ class AugmentSettings:
     """How each training image is varied."""
 
     crop: Literal["auto", "resized", "pad", "none"] = "auto"
-    """resized: a random part, resized; pad: shifted by up to --pad pixels; none; auto: none for scenes, pad for small images, else resized."""
+    """resized: a random part; pad: shifted by up to --pad pixels; auto: pad for small images, none for scenes."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Share of the image's area that a resized crop takes, from and to."""
     pad: int = 4
@@ -148,7 +148,8 @@ class Preprocessing:
             if name not in valid:
                 raise UserError(f'preprocessing: unknown entry "{name}"{nearest(name, valid)}')
         _require("image_size" in stored, "preprocessing: the entry image_size is missing")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
+        return cls(**values)
 
 
 def _check_interpolation(name: str) -> None:

@@ -85,7 +85,7 @@ def open_evaluation(
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> tuple[ImageSource, Preprocessing]:
-    """Open only the images to evaluate: the validation part, or all of a folder of class folders or a CSV without parts.
+    """Open only the images to evaluate: the validation part, or all of a CSV or a folder that has no such parts.
 
     Arguments:
         settings: what to open.

@@ -64,18 +64,20 @@ class TrainTransform:
         self.erase = v2.RandomErasing(p=augment.erasing) if augment.erasing else None
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
-        if self.crop == "resized":
-            image = self.resized_crop(image)
-        else:
-            image = resize_and_crop(image, self.preprocessing)
-        if self.crop == "pad" and self.augment.pad:
-            image = shift_randomly(image, self.augment.pad)
+        image = self.crop_randomly(image)
         if self.augment.flip and torch.rand(()).item() < self.augment.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         for step in self.colours:
             image = step(image)
         pixels = self.normalise(image)
         return self.erase(pixels) if self.erase else pixels
+
+    def crop_randomly(self, image: Image.Image) -> Image.Image:
+        """The first step: to the network's size, with more or less of the image in it."""
+        if self.crop == "resized":
+            return self.resized_crop(image)
+        image = resize_and_crop(image, self.preprocessing)
+        return shift_randomly(image, self.augment.pad) if self.crop == "pad" and self.augment.pad else image
 
     def __repr__(self) -> str:
         return f"TrainTransform({self.preprocessing}, {self.augment})"
@@ -111,7 +113,7 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.I
 
 
 def _without_far_ends(image: Image.Image) -> Image.Image:
-    """The central part of a very long image: a line of 5,000 x 1 pixels would otherwise be resized to 1,120,000 x 224."""
+    """The central part of a very long image: resizing a line of 5,000 x 1 pixels would need 1,120,000 x 224."""
     width, height = image.size
     longest = _LONGEST * min(width, height)
     if max(width, height) <= longest:
