@@ -1,5 +1,6 @@
 """Files that survive crashes and show damage: atomic writing, and safetensors with a checksum over the whole file."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -38,9 +39,10 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
+        _remove(temporary)  # Before the free space is measured.
         raise _writing_failed(path, len(data), error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, Any]) -> None:
@@ -109,6 +111,11 @@ def _writing_failed(path: Path, needed: int, error: OSError) -> StorageError:
             f"cannot write {path}: the disk is full (needed {needed:,} bytes, free {free:,}); the old file is untouched"
         )
     return StorageError(f"cannot write {path}: {error.strerror}")
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
