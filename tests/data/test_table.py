@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gcnet.data.decode import ImageError
+from gcnet.data.images import ImageSource
+from gcnet.data.table import CsvImages, has_split_column
+from gcnet.errors import UserError
+
+
+def write(folder: Path, text: str) -> Path:
+    for name in ("a.png", "b.png", "c d.png"):
+        Image.new("RGB", (3, 2)).save(folder / name)
+    path = folder / "list.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_rows_become_images_with_sorted_labels_as_classes(tmp_path: Path) -> None:
+    images = CsvImages(write(tmp_path, "path,label\na.png,dog\n./c d.png, cat\nb.png,dog\n"))
+    assert isinstance(images, ImageSource)
+    assert images.classes == ("cat", "dog")
+    assert [(images.name(i), images.label(i)) for i in range(3)] == [("a.png", 1), ("c d.png", 0), ("b.png", 1)]
+    assert images.read(1).size == (3, 2)
+
+
+def test_other_columns_order_and_a_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
+    images = CsvImages(write(tmp_path, "\ufeffwidth,label,path\n3,dog,a.png\n"))
+    assert (images.classes, images.name(0)) == (("dog",), "a.png")
+
+
+def test_a_split_column_picks_the_rows(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,label,split\na.png,dog,train\nb.png,cat,val\nc d.png,dog,val\n")
+    assert has_split_column(path)
+    assert [CsvImages(path, split="val").name(i) for i in range(2)] == ["b.png", "c d.png"]
+    assert len(CsvImages(path)) == 3
+    with pytest.raises(UserError, match='no row has the split "valid", found train, val; did you mean "val"'):
+        CsvImages(path, split="valid")
+
+
+def test_a_missing_split_column_is_refused_only_where_a_split_is_wanted(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,label\na.png,dog\n")
+    assert not has_split_column(path)
+    with pytest.raises(UserError, match='a column "split" with train and val'):
+        CsvImages(path, split="train")
+
+
+def test_images_may_lie_in_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (write(tmp_path, "path,label\na.png,dog\n")).rename(tmp_path / "lists" / "list.csv")
+    assert CsvImages(tmp_path / "lists" / "list.csv", root=tmp_path).read(0).size == (3, 2)
+
+
+@pytest.mark.parametrize("outside", ["../a.png", "sub/../../a.png", "/etc/passwd", "link/a.png"])
+def test_a_path_that_leaves_the_folder_is_refused_with_its_line(outside: str, tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "link").symlink_to(tmp_path)
+    path = write(inner, f"path,label\na.png,dog\n{outside},cat\n")
+    with pytest.raises(UserError, match="line 3: .* lies outside the image folder"):
+        CsvImages(path)
+
+
+REFUSED = {
+    "no_header": ("a.png,dog\n", "must name the columns path, label .* found a.png, dog"),
+    "empty": ("", "must name the columns path, label .* found an empty file"),
+    "header_only": ("path,label\n", "expected a row for each image"),
+    "empty_label": ("path,label\na.png,dog\nb.png,\n", "line 3: label is empty"),
+    "short_row": ("path,label\nb.png\n", "line 2: label is empty"),
+    "twice": ("path,label\na.png,dog\nb.png,dog\n./a.png,cat\n", "line 4: .* listed already, see .* line 2"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_malformed_table_is_refused_in_one_sentence(case: str, tmp_path: Path) -> None:
+    text, sentence = REFUSED[case]
+    with pytest.raises(UserError, match=sentence):
+        CsvImages(write(tmp_path, text))
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_bytes(b"path,label\n\xff\xfe\x00,dog\n")
+    with pytest.raises(UserError, match="cannot be read as a CSV in UTF-8"):
+        CsvImages(path)
+
+
+def test_a_label_that_is_not_known_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,label\na.png,dgo\n")
+    with pytest.raises(UserError, match='class "dgo" is not among the 2 known ones; did you mean "dog"'):
+        CsvImages(path, classes=("cat", "dog"))
+
+
+def test_a_listed_file_that_is_missing_is_an_image_error(tmp_path: Path) -> None:
+    images = CsvImages(write(tmp_path, "path,label\na.png,dog\nz.png,dog\n"))
+    with pytest.raises(ImageError, match="no such file"):
+        images.read(1)
