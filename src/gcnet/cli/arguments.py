@@ -50,14 +50,22 @@ def parse(kind: type[S], arguments: Sequence[str], *, verb: str, epilogue: str) 
                 kind, prog=program, args=list(arguments), return_unknown_args=True, config=(tyro.conf.OmitArgPrefixes,)
             )
     except SystemExit as end:
-        if isinstance(end.__context__, UserError):
-            raise end.__context__ from None
+        if refused := _refusal(end):
+            raise refused from None
         raise _mistake(complaint.getvalue(), arguments, _flags(kind, program), program) from None
     if extra:
         raise _unknown_flag(extra, _flags(kind, program), program) or UserError(
             f'unexpected argument "{extra[0]}"; {program} --help says what it takes'
         )
     return settings
+
+
+def _refusal(end: BaseException) -> UserError | None:
+    """What a settings class said on construction; for a group within a class, tyro's own error stands in between."""
+    cause: BaseException | None = end
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__context__
+    return cause
 
 
 def _print_help(kind: type, program: str) -> None:

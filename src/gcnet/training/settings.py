@@ -35,7 +35,7 @@ class NetworkSettings:
     model: str = "gc_cifar_resnet20"
     """Network by name (`gcnet models` lists them); gc_, snl_, se_ or nl_ in front puts that block into it."""
     weights: str | None = None
-    """Start from these weights: a file, or the name of published ones; blocks are inserted after loading."""
+    """Start from these weights of the plain network or the one with blocks: a file, or "pretrained" (published)."""
     block: str | None = None
     """Block to insert (`gcnet blocks` lists them)."""
     ratio: float | None = None
@@ -65,8 +65,8 @@ class NetworkSettings:
 class RecipeSettings:
     """How it is trained; what is not given comes from the preset."""
 
-    preset: str = "scratch"
-    """scratch, or finetune: the paper's second stage, blocks inserted into a trained network (lr 0.02, 40 epochs)."""
+    preset: Literal["scratch", "finetune"] = "scratch"
+    """scratch (120 epochs, lr 0.1), or finetune: the paper's second stage, blocks put into a trained network (40, 0.02)."""
     epochs: float | None = None
     """Passes over the training images (default: the preset's)."""
     steps: int | None = None
