@@ -1,0 +1,88 @@
+"""Every command and every example of the README runs as it stands there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gcnet.cli import EXIT_CODES
+from gcnet.data.scenes import Scenes
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [
+    line.replace("\\\n", " ")
+    for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+    for line in re.findall(r"(?:[^\n\\]|\\\n)+", block)
+]
+
+
+def test_the_readme_has_examples_and_commands() -> None:
+    assert len(EXAMPLES) > 1
+    assert {"train", "evaluate", "predict", "compare", "models", "blocks"} <= {
+        line.split()[1] for line in COMMANDS if line.startswith("gcnet ")
+    }
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_an_example_runs(example: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make ")])
+def test_make_knows_the_target(command: str) -> None:
+    done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_file_the_readme_points_to_is_there() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_exit_codes_are_those_of_the_command() -> None:
+    table = re.search(r"\| exit code.*?\n\n", TEXT, re.DOTALL)
+    assert table is not None
+    assert table[0].splitlines()[2:] == [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
+
+
+def test_the_folder_map_names_every_part_of_the_package() -> None:
+    folders = (ROOT / "CONTRIBUTING.md").read_text()
+    parts = [f"{path.name}/" if path.is_dir() else path.name for path in (ROOT / "src" / "gcnet").glob("[a-z]*")]
+    assert [part for part in parts if f"`{part}`" not in folders and part != "py.typed"] == []
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """The user's own images that the README's commands speak of: a few in each of two classes."""
+    for split in ("train", "val"):
+        scenes = Scenes(12, size=40, split=split)
+        for index in range(12):
+            image: Image.Image = scenes.read(index)
+            place = tmp_path / "photos" / split / ("cat", "dog")[index % 2] / f"{index}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            image.save(place)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_commands_run_one_after_the_other(photos: Path) -> None:
+    programs = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    for command in COMMANDS:
+        if command.startswith("make "):
+            continue  # each is what started this test, or the same as a command that follows
+        done = subprocess.run(
+            shlex.split(command), cwd=photos, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
