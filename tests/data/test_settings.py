@@ -1,0 +1,53 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gcnet.data.settings import AugmentSettings, DataSettings, Preprocessing
+from gcnet.errors import UserError
+
+REFUSED = {
+    "empty data": (lambda: DataSettings(data=""), "--data"),
+    "image size": (lambda: DataSettings(image_size=0), "--image-size must be positive, found 0"),
+    "limit": (lambda: DataSettings(limit_train=-1), "--limit-train must be positive, found -1"),
+    "workers": (lambda: DataSettings(workers=-1), "--workers must be 0 or more, found -1"),
+    "interpolation": (lambda: DataSettings(interpolation="bicubik"), 'did you mean "bicubic"'),
+    "resize": (lambda: DataSettings(image_size=64, resize=50), "at least the image size of 64, found 50"),
+    "distance": (lambda: DataSettings(data="cifar10", scene_distance=9), "--scene-distance belongs to --data scenes"),
+    "download": (lambda: DataSettings(data="scenes", download=True), "--download belongs to --data cifar10"),
+    "crop": (lambda: AugmentSettings(crop="padd"), 'did you mean "pad"'),
+    "crop scale": (lambda: AugmentSettings(crop_scale=(0.9, 0.1)), "--crop-scale"),
+    "pad": (lambda: AugmentSettings(pad=-1), "--pad"),
+    "augment": (lambda: AugmentSettings(rand_augment="rand"), 'did you mean "randaugment"'),
+    "magnitude": (lambda: AugmentSettings(rand_magnitude=31), "--rand-magnitude must be 0 to 30, found 31"),
+    "flip": (lambda: AugmentSettings(flip=1.5), "--flip is a probability from 0 to 1, found 1.5"),
+    "colour": (lambda: AugmentSettings(colour_jitter=-0.1), "--colour-jitter"),
+    "std": (lambda: Preprocessing(32, std=(1.0, 0.0, 1.0)), "std must be positive"),
+    "preprocessing size": (lambda: Preprocessing(0), "image_size must be positive, found 0"),
+    "unknown entry": (lambda: Preprocessing.from_dict({"image_sise": 3}), 'did you mean "image_size"'),
+    "missing entry": (lambda: Preprocessing.from_dict({"resize": 3}), "the entry image_size is missing"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_contradictions_are_refused_on_construction_in_one_sentence(case: str) -> None:
+    build, sentence = REFUSED[case]
+    with pytest.raises(UserError, match=sentence):
+        build()
+
+
+def test_preprocessing_survives_json() -> None:
+    preprocessing = Preprocessing(127, 131, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+    assert Preprocessing.from_dict({"image_size": 5}) == Preprocessing(5)
+
+
+def test_settings_and_source_import_neither_torch_nor_numpy_alone() -> None:
+    program = "import sys, gcnet.data.settings; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+    program = "import sys, gcnet.data.source; print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
