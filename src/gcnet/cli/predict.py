@@ -84,7 +84,7 @@ def run(settings: Settings) -> int:
         _print_table(predictions)
     _report_skipped(predictions)
     if settings.json is not None:
-        content = json.dumps({"model": settings.model, **predictions.to_dict()}, indent=2, ensure_ascii=False) + "\n"
+        content = json.dumps({"model": settings.model, **predictions.to_dict()}, indent=2) + "\n"
         if settings.json == "-":
             sys.stdout.write(content)
         else:
@@ -101,7 +101,8 @@ def _usual_preprocessing(settings: Settings) -> "Preprocessing":
 
     if settings.image_size is None:
         raise UserError(
-            f"{settings.weights} comes without preprocessing: give --image-size, the side that it was trained on"
+            f"{settings.weights or settings.model} comes without preprocessing: give --image-size, the side of the "
+            "images that it was trained on"
         )
     return Preprocessing(settings.image_size)
 
@@ -109,11 +110,11 @@ def _usual_preprocessing(settings: Settings) -> "Preprocessing":
 def _print_table(predictions: "Predictions") -> None:
     if not predictions.images:
         return
-    names = [str(one.path) for one in predictions.images]
+    names = [_printable(one.path) for one in predictions.images]
     width = max(map(len, names))
-    classes = max(len(name) for one in predictions.images for name, _ in one.classes)
+    classes = max(5, *(len(name) for one in predictions.images for name, _ in one.classes))
     places = len(predictions.images[0].classes)
-    ranks = "".join(f"  {f'class {place + 1}':<{classes}}  {'prob.':>6}" for place in range(places))
+    ranks = "".join(f"  {f'top {place + 1}':<{classes}}  {'prob.':>6}" for place in range(places))
     print(f"{'image':<{width}}{ranks}")
     for name, one in zip(names, predictions.images, strict=True):
         best = "".join(f"  {label:<{classes}}  {probability:>6.1%}" for label, probability in one.classes)
@@ -122,8 +123,13 @@ def _print_table(predictions: "Predictions") -> None:
 
 def _report_skipped(predictions: "Predictions") -> None:
     for skipped in predictions.skipped:
-        print(f"left out {skipped.name}: {skipped.reason}", file=sys.stderr)
+        print(f"left out {_printable(skipped.name)}: {skipped.reason}", file=sys.stderr)
     total = len(predictions.images) + len(predictions.skipped)
     print(
         f"{len(predictions.images)} of {total} images classified, {len(predictions.skipped)} left out", file=sys.stderr
     )
+
+
+def _printable(name: Path | str) -> str:
+    """The name with what is no text escaped: a file's name may hold line breaks and bytes of any kind."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(name))

@@ -39,7 +39,8 @@ def open_network(model: str, weights: str | None = None) -> Network:
             raise UserError(f"--weights belongs to a network by name, and --model is a file that has its own: {model}")
         return _from_file(path)
     if path.is_dir():
-        found = ", ".join(str(file) for file in sorted(path.rglob("*" + MODEL_SUFFIX))[:3])
+        files = sorted(path.rglob("*" + MODEL_SUFFIX), key=lambda file: (file.stem != "best", file))
+        found = ", ".join(map(str, files[:3]))
         raise UserError(
             f"--model must be a file or a name, and {model} is a folder" + (f"; it holds {found}" if found else "")
         )

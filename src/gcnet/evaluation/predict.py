@@ -1,7 +1,7 @@
 """Predictions for image files: the most probable classes of each, and which files were left out and why."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gcnet.data.decode import SUFFIXES, ImageError, has_image_suffix, open_image
+from gcnet.data.decode import SUFFIXES, ImageError, open_image
+from gcnet.data.images import image_files
 from gcnet.data.loading import Skipped
 from gcnet.data.settings import Preprocessing
 from gcnet.data.transforms import build_eval_transform
@@ -56,27 +57,24 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
 
     Raises UserError for a path that does not exist and when no image file is found at all.
     """
+    named = [Path(path) for path in paths]
     found: dict[str, Path] = {}
-    for path in map(Path, paths):
+    for path in named:
         if not os.path.lexists(path):
             raise UserError(f"there is no file or folder {path}{_nearest_path(path)}")
         for file in _images_below(path) if path.is_dir() else [path]:
             found.setdefault(os.path.realpath(file), file)
     if not found:
         suffixes = " ".join(sorted(SUFFIXES))
-        raise UserError(f"no image files in {', '.join(map(str, paths))}; their names must end in one of {suffixes}")
+        raise UserError(f"no image files in {', '.join(map(str, named))}; their names must end in one of {suffixes}")
     return list(found.values())
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise UserError(f"cannot read the folder {error.filename}: {error.strerror}")
-
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders.sort()
-        for name in sorted(files):
-            if has_image_suffix(name):
-                yield Path(place, name)
+def _images_below(folder: Path) -> list[Path]:
+    try:
+        return image_files(folder)
+    except OSError as error:
+        raise UserError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
 
 def _nearest_path(path: Path) -> str:
