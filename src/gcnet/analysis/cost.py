@@ -7,7 +7,7 @@ print multiply-adds under the name "FLOPs" (ResNet-50: 4.1 G), which is half of 
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -128,9 +128,12 @@ def _count(skeleton: nn.Module, input_shape: Sequence[int]) -> int:
 
 
 @contextmanager
-def _recording(model: nn.Module, names: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> Iterator[None]:
+def _recording(model: nn.Module, names: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> Generator[None]:
     def record(name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda _, inputs: shapes.setdefault(name, tuple(inputs[0].shape)) and None
+        def hook(_: nn.Module, inputs: Any) -> None:
+            shapes.setdefault(name, tuple(inputs[0].shape))
+
+        return hook
 
     handles = [model.get_submodule(name).register_forward_pre_hook(record(name)) for name in names]
     try:

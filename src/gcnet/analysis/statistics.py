@@ -62,10 +62,9 @@ def student_probability(t: float, degrees: int) -> float:
     for step in range(2 + odd, degrees - 1, 2):
         term *= cosine * cosine * (step - 1) / step
         total += term
-    if odd:
-        central = 2 / math.pi * (angle + (sine * total if degrees > 1 else 0.0))
-    else:
-        central = sine * total
+    if degrees == 1:
+        total = 0.0
+    central = 2 / math.pi * (angle + sine * total) if odd else sine * total
     return 0.5 + central / 2
 
 

@@ -1,5 +1,6 @@
 """How long forward passes and training steps take, measured side by side in one process."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,19 +20,27 @@ class Timing:
 
 
 def interleaved_times(
-    calls: Mapping[str, Callable[[], object]], *, repetitions: int, warm_up: int = 2, device: str = "cpu"
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    repetitions: int,
+    warm_up: int = 2,
+    seconds: float = math.inf,
+    device: str = "cpu",
 ) -> dict[str, Timing]:
-    """Time every call once, then all again, `repetitions` times, so that a busy moment falls on all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    """Time every call once, then all again, so that a busy moment falls on all of them.
+
+    Goes on for `repetitions` rounds after `warm_up` ones, or until `seconds` have gone by and three rounds are timed.
+    """
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    started = time.perf_counter()
     for turn in range(warm_up + repetitions):
+        if turn >= warm_up + 3 and time.perf_counter() - started > seconds:
+            break
         for name, call in calls.items():
-            _wait(device)
-            started = time.perf_counter()
-            call()
-            _wait(device)
+            taken = _seconds(call, device)
             if turn >= warm_up:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: Timing(min(values), median(values), len(values)) for name, values in seconds.items()}
+                found[name].append(taken)
+    return {name: Timing(min(values), median(values), len(values)) for name, values in found.items()}
 
 
 def forward_call(model: nn.Module, images: Tensor) -> Callable[[], object]:
@@ -74,6 +83,14 @@ def fill_zero_parameters(model: nn.Module, *, seed: int = 0, scale: float = 0.02
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
             filled += 1
     return filled
+
+
+def _seconds(call: Callable[[], object], device: str) -> float:
+    _wait(device)
+    started = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - started
 
 
 def _wait(device: str) -> None:

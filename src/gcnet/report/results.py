@@ -138,13 +138,18 @@ def read_results(path: Path) -> Comparison:
 
 def _comparison(found: dict[str, Any]) -> Comparison:
     read: dict[str, Any] = dict(found)
-    read["runs"] = tuple(
-        Run(**{**run, "curve": tuple(CurvePoint(**point) for point in run["curve"])}) for run in found["runs"]
-    )
+    read["runs"] = tuple(run_from_dict(run) for run in found["runs"])
     read["blocks"], read["seeds"] = tuple(found["blocks"]), tuple(found["seeds"])
     read["costs"] = {block: Cost(**cost) for block, cost in found["costs"].items()}
     read["pictures"] = tuple(Picture(**picture) for picture in found["pictures"])
     return Comparison(**read)
+
+
+def run_from_dict(found: Mapping[str, Any]) -> Run:
+    """A run from its `dataclasses.asdict`."""
+    read: dict[str, Any] = dict(found)
+    read["curve"] = tuple(CurvePoint(**point) for point in found["curve"])
+    return Run(**read)
 
 
 def _summary(comparison: Comparison, block: str, setting: str) -> dict[str, Any]:

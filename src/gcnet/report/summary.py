@@ -1,6 +1,7 @@
 """The results in words and in a Markdown table, computed from the numbers and from nothing else."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gcnet.analysis.statistics import wilson_interval
 from gcnet.report.results import BASELINE, CONTROL, MAIN, Comparison, Cost
@@ -46,17 +47,42 @@ def markdown(comparison: Comparison) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: the first column to the left, the others to the right, padded so that it reads as plain text."""
+def terminal_text(comparison: Comparison) -> str:
+    """The tables, what they say and how to read the spreads, for a terminal."""
+    parts = [markdown_table(HEADINGS, table_rows(comparison))]
+    if comparison.tested(CONTROL):
+        parts.append(f"Control setting ({comparison.control_data}):")
+        parts.append(markdown_table(HEADINGS[:3], control_rows(comparison)))
+    return "\n\n".join([*parts, reading(comparison), notes(comparison)[0]])
+
+
+def markdown_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] | None = None
+) -> str:
+    """A Markdown table, padded to read as plain text; `right` are the columns set to the right (all but the first)."""
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in (headings, *rows)]
-    widths = [max(len(row[column]) for row in escaped) for column in range(len(headings))]
-    rule = ["-" * width if column == 0 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-    lines = [escaped[0], rule, *escaped[1:]]
-    return "\n".join(f"| {' | '.join(_aligned(line, widths))} |" for line in lines)
+    columns = [
+        _Column(
+            max(len(row[index]) for row in escaped),
+            is_right=index > 0 if right is None else heading in right,
+        )
+        for index, heading in enumerate(headings)
+    ]
+    rule = [column.rule() for column in columns]
+    lines = [[column.set(cell) for column, cell in zip(columns, row, strict=True)] for row in escaped]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
 
 
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+@dataclass(frozen=True)
+class _Column:
+    width: int
+    is_right: bool
+
+    def set(self, cell: str) -> str:
+        return cell.rjust(self.width) if self.is_right else cell.ljust(self.width)
+
+    def rule(self) -> str:
+        return "-" * (self.width - 1) + (":" if self.is_right else "-")
 
 
 def accuracy_text(comparison: Comparison, block: str, setting: str = MAIN) -> str:
@@ -112,8 +138,9 @@ def notes(comparison: Comparison) -> list[str]:
     images = sorted({run.images for run in comparison.runs if run.setting == MAIN})
     low, high = _image_interval(comparison)
     found.append(
-        f"Accuracy is that of the last epoch's weights on {images[0]:,} validation images; that many images alone leave "
-        f"{100 * low:.1f} to {100 * high:.1f} % open for a run that scores like {comparison.tested()[0]} (Wilson, 95 %)."
+        f"Accuracy is that of the last epoch's weights on {images[0]:,} validation images; that many images alone "
+        f"leave {100 * low:.1f} to {100 * high:.1f} % open for a run that scores like {comparison.tested()[0]} "
+        "(Wilson, 95 %)."
     )
     skipped = sum(run.skipped for run in comparison.runs)
     if skipped:
@@ -132,38 +159,44 @@ def relative_step_time(comparison: Comparison, block: str) -> float | None:
 
 def _main_reading(comparison: Comparison, others: list[str]) -> str:
     best = max(others, key=lambda block: comparison.accuracy(block).mean)
-    base = f"{accuracy_text(comparison, BASELINE)} % without a block"
-    gain = f"{best} has the highest top-1 with {accuracy_text(comparison, best)} % against {base}"
+    gain = (
+        f"{best} has the highest top-1 of the blocks with {accuracy_text(comparison, best)} % against "
+        f"{accuracy_text(comparison, BASELINE)} % without a block"
+    )
     if len(comparison.seeds) == 1:
         return (
-            f"On {comparison.data}, {gain} ({difference_text(comparison, best)} points): one seed, so no spread can be "
-            "given and the order of the blocks may be chance."
+            f"On {comparison.data}, {gain} ({difference_text(comparison, best)} points, where the validation images "
+            f"alone leave ± {100 * _image_noise(comparison, best):.1f} open); with one seed no spread can be given, "
+            "and the order of blocks that lie close together may be chance."
         )
-    above = [block for block in others if _seen(comparison, block, MAIN) and _gain(comparison, block) > 0]
-    below = [block for block in others if _seen(comparison, block, MAIN) and _gain(comparison, block) < 0]
-    level = [block for block in others if not _seen(comparison, block, MAIN)]
-    clauses = [
-        f"{_listing(comparison, blocks)} {verdict}"
-        for blocks, verdict in (
-            (above, "beyond what seeds explain, above no block"),
-            (below, "beyond what seeds explain, below no block"),
-            (level, "not told apart from no block by these seeds"),
-        )
-        if blocks
-    ]
-    return f"On {comparison.data}, over {len(comparison.seeds)} seeds, {gain}; {'; '.join(clauses)}."
+    seen = {block: _seen(comparison, block, MAIN) for block in others}
+    groups = (
+        ("above no block beyond the spread over seeds", [b for b in others if seen[b] and _gain(comparison, b) > 0]),
+        ("below no block beyond the spread over seeds", [b for b in others if seen[b] and _gain(comparison, b) < 0]),
+        ("not told apart from no block by these seeds", [b for b in others if not seen[b]]),
+    )
+    verdicts = "; ".join(f"{verdict}: {_listing(comparison, blocks)}" for verdict, blocks in groups if blocks)
+    return f"On {comparison.data}, over {len(comparison.seeds)} seeds, {gain}; {verdicts}."
 
 
 def _control_reading(comparison: Comparison, blocks: list[str]) -> str:
-    found = _listing(comparison, blocks, CONTROL)
-    start = f"In the control setting, where no context is needed, the difference is: {found}"
+    start = (
+        "In the control setting, where no context is needed, the difference to no block "
+        f"({accuracy_text(comparison, BASELINE, CONTROL)} %) is {_listing(comparison, blocks, CONTROL)} points"
+    )
     if len(comparison.seeds) == 1:
-        return f"{start} (one seed)."
+        noise = max(_image_noise(comparison, block, CONTROL) for block in blocks)
+        return f"{start}, where the images alone leave ± {100 * noise:.1f} open."
     seen = [block for block in blocks if _seen(comparison, block, CONTROL)]
     if seen:
-        verb = "differs" if len(seen) == 1 else "differ"
-        return f"{start}; {', '.join(seen)} {verb} from no block there too, beyond what seeds explain."
-    return f"{start}; that is within what these seeds leave open."
+        return f"{start}, which for {', '.join(seen)} is beyond the spread over seeds there too."
+    return f"{start}, which is within what these seeds leave open."
+
+
+def _image_noise(comparison: Comparison, block: str, setting: str = MAIN) -> float:
+    """Half-width of the 95 % interval of a difference of two proportions, each on its run's validation images."""
+    runs = (comparison.of(block, setting)[0], comparison.of(BASELINE, setting)[0])
+    return 1.96 * sum(run.top1 * (1 - run.top1) / run.images for run in runs) ** 0.5
 
 
 def _alone(comparison: Comparison) -> str:
@@ -187,21 +220,18 @@ def _gain(comparison: Comparison, block: str) -> float:
 def _seed_note(comparison: Comparison, count: int) -> str:
     if count == 1:
         return (
-            f"One seed ({comparison.seeds[0]}): no spread can be given, nor the smallest difference that the experiment "
-            "could have shown; use --seeds 3 or more for that."
+            f"One seed ({comparison.seeds[0]}): no spread can be given, nor the smallest difference that the "
+            "experiment could have shown; use --seeds 3 or more for that."
         )
     found = [comparison.difference(block) for block in comparison.tested()]
     widths = [item.half_width for item in found if item is not None and item.half_width is not None]
-    shown = (
-        f" The smallest difference this experiment could have shown is that half-width: {100 * min(widths):.1f} to "
-        f"{100 * max(widths):.1f} points here."
-        if widths
-        else ""
+    paired = (
+        f"; ± after a difference is the half-width of the 95 % t-interval of the {count} differences to none, taken "
+        "seed by seed (same seed, same data order) and not corrected for looking at several blocks. The smallest "
+        f"difference this experiment could have shown is that half-width: {100 * min(widths, default=0):.1f} to "
+        f"{100 * max(widths, default=0):.1f} points here"
     )
-    return (
-        f"± after an accuracy is the standard deviation over {count} seeds; ± after a difference is the half-width of "
-        f"the 95 % t-interval of the {count} differences to none, taken seed by seed (same seed, same data order), not corrected for looking at several blocks.{shown}"
-    )
+    return f"± after an accuracy is the standard deviation over {count} seeds{paired if widths else ''}."
 
 
 def _image_interval(comparison: Comparison) -> tuple[float, float]:
@@ -212,8 +242,8 @@ def _image_interval(comparison: Comparison) -> tuple[float, float]:
 def _cost_notes(comparison: Comparison) -> list[str]:
     timing = comparison.timing
     convention = (
-        "GFLOPs are of one image of this size and count a multiply-add as two, as torch.utils.flop_counter does; papers "
-        "on vision networks print multiply-adds under that name, half of this number."
+        "GFLOPs are of one image of this size and count a multiply-add as two, as torch.utils.flop_counter does; "
+        "papers on vision networks print multiply-adds under that name, half of this number."
     )
     measured = (
         f"Times are medians of {timing['repetitions']} repetitions on a batch of {timing['batch']} images, the blocks "

@@ -1,0 +1,85 @@
+"""`gcnet models`: the networks by name, with parameters, FLOPs and what is published about them."""
+
+from dataclasses import dataclass
+
+from gcnet.errors import UserError
+
+SUMMARY = "list the networks with their parameters and FLOPs"
+
+_COLUMNS = ("model", "parameters", "GFLOPs", "input")
+_SIZES = {"cifar_": 32, "scenes_": 64}
+
+# What is published under these architectures, each with its source. ImageNet top-1/top-5 in percent at 224 pixels; COCO
+# as box/mask AP of Mask R-CNN (1x, SyncBN in the backbone) with blocks of ratio 16 on val2017.
+_ECA = "table of ECA-Net, arXiv 1910.03151"
+_OFFICIAL = "xvjiarui/GCNet"
+_INSIGHT = "implus/PytorchInsight"
+_AKAMASTER = "akamaster/pytorch_resnet_cifar10"
+PUBLISHED: dict[str, tuple[str, ...]] = {
+    "gc_resnet50": (
+        f"ImageNet 77.70/93.66, 28.08 M parameters, 3.87 G multiply-adds ({_ECA})",
+        f"COCO 39.4/35.7 ({_OFFICIAL})",
+    ),
+    "gc_resnet101": (f"COCO 41.1/37.4 ({_OFFICIAL})",),
+    "gc_resnext101_32x4d": (f"COCO 42.4/38.0 ({_OFFICIAL})",),
+    "resnet50": (f"ImageNet 76.38 ({_INSIGHT})", f"COCO 37.2/33.8 ({_OFFICIAL})"),
+    "se_resnet50": (f"ImageNet 77.18, same recipe as its resnet50 ({_INSIGHT})",),
+    "resnet101": (f"COCO 39.8/36.0 ({_OFFICIAL})",),
+    "resnext101_32x4d": (f"COCO 41.2/37.3 ({_OFFICIAL})",),
+    "cifar_resnet20": (f"CIFAR-10 91.73 ({_AKAMASTER})",),
+    "cifar_resnet56": (f"CIFAR-10 93.39 ({_AKAMASTER})",),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """List the networks: parameters, FLOPs of one image, and what is published, with its source."""
+
+    model: str | None = None
+    """Only this network; any classifier of timm or torchvision too."""
+    num_classes: int | None = None
+    """Length of the logits (default: 1000, for CIFAR networks 10)."""
+    image_size: int | None = None
+    """Side in pixels of the image whose FLOPs are counted (default: 224, for CIFAR networks 32)."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be."""
+        for name, value in (("num-classes", self.num_classes), ("image-size", self.image_size)):
+            if value is not None and value < 1:
+                raise UserError(f"--{name} must be at least 1, found {value}")
+
+
+def run(settings: Settings) -> int:
+    """Print the table."""
+    from gcnet.models.classifier import list_models
+    from gcnet.report.summary import markdown_table
+
+    names = list_models() if settings.model is None else [settings.model]
+    rows = [_row(name, settings) for name in names]
+    print(markdown_table(_COLUMNS, rows, right=("parameters", "GFLOPs", "input")))
+    print(
+        "\nGFLOPs are of one image and count a multiply-add as two; papers on vision networks print multiply-adds under"
+        "\nthat name, half of this number."
+    )
+    published = [f"  {name}: {'; '.join(PUBLISHED[name])}" for name in names if name in PUBLISHED]
+    if published:
+        print(
+            "\nPublished by others, not measured here (ImageNet: top-1/top-5 in % at 224 pixels; COCO: box/mask AP of Mask"
+            "\nR-CNN on this backbone on val2017, 1x schedule, blocks of ratio 16; CIFAR-10: top-1 in %):"
+        )
+        print("\n".join(published))
+    return 0
+
+
+def _row(name: str, settings: Settings) -> tuple[str, ...]:
+    import torch
+
+    from gcnet.analysis.cost import count_flops, count_parameters
+    from gcnet.models.classifier import create_model, split_name
+
+    host = split_name(name)[1]
+    size = settings.image_size or next((size for start, size in _SIZES.items() if host.startswith(start)), 224)
+    with torch.device("meta"):
+        model = create_model(name, num_classes=settings.num_classes)
+    flops = count_flops(model, (1, 3, size, size)) / 1e9
+    return name, f"{count_parameters(model):,}", f"{flops:.3g}" if flops < 1 else f"{flops:.2f}", f"{size} x {size}"

@@ -1,0 +1,157 @@
+"""The comparison: measure what each block costs, train each over the same seeds and data, and report."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gcnet.blocks import Builder
+from gcnet.compare.circumstances import describe_experiment, describe_machine, sample_pictures
+from gcnet.compare.measure import Circumstances, measure_costs
+from gcnet.compare.plan import Builders, check_names, data_settings, plan, recipe_settings
+from gcnet.compare.runs import Workshop, carry_out
+from gcnet.compare.settings import CompareSettings
+from gcnet.data.source import open_data
+from gcnet.errors import UserError
+from gcnet.report.results import MAIN, Comparison, Cost
+from gcnet.report.write import write_report
+from gcnet.storage import write_atomic
+from gcnet.training.distributed import choose_device
+from gcnet.training.reporter import Reporter, Silent
+
+_MOST_JOBS = 4
+
+
+def compare(
+    blocks: Sequence[str | Builder] | None = None,
+    *,
+    settings: CompareSettings | None = None,
+    reporter: Reporter | None = None,
+) -> Comparison:
+    """Train the same network with each block, measure accuracy and cost, and write the report.
+
+    Interrupted, the same call goes on: finished trainings stand, the ones in progress are resumed.
+
+    Args:
+        blocks: names, "none", or builders of your own (`channels -> module`); by default those of the settings.
+        settings: everything else; by default the demonstration on generated scenes.
+        reporter: told of the progress; by default nobody.
+
+    Returns:
+        All results, as they are in `results.json`.
+
+    Raises:
+        UserError: an unknown name, or an output folder that holds a comparison with other settings.
+        Stopped: a signal ended it.
+        NonFiniteLoss: a training met a loss that is not finite.
+    """
+    settings, builders = _with_blocks(settings or CompareSettings(), blocks)
+    reporter = reporter or Silent()
+    check_names(settings, builders)
+    device = str(choose_device(settings.device))
+    recipe = recipe_settings(settings)
+    data = open_data(data_settings(settings, MAIN))
+    per_epoch = max(len(data.train) // recipe.batch_size, 1)
+    recipe, steps = recipe.resolved(per_epoch), recipe.length(per_epoch)
+    trainings = plan(settings, epochs=steps / per_epoch, builders=builders)
+    folder = _open_folder(settings)
+    jobs, threads = _share_cores(settings.jobs, device, len(trainings))
+    on = Circumstances(len(data.classes), data.preprocessing.image_size, recipe.batch_size, device, jobs)
+    costs, timing = _costs(folder, settings, builders, on, reporter)
+    runs = carry_out(trainings, Workshop(settings, folder, jobs, threads, builders, steps), reporter)
+    reporter.close()
+    comparison = Comparison(
+        model=settings.model,
+        data=Path(settings.data.data).name,
+        control_data=settings.control_data if settings.control_blocks() else None,
+        blocks=settings.block_names(),
+        seeds=settings.seed_numbers(),
+        runs=tuple(runs),
+        costs=costs,
+        about=describe_experiment(settings, data, recipe),
+        environment=describe_machine(device, jobs, threads),
+        timing=timing,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        pictures=sample_pictures(data.val),
+    )
+    write_report(comparison, folder)
+    return comparison
+
+
+def output_folder(settings: CompareSettings) -> Path:
+    """Where a comparison's runs and report are."""
+    return Path(settings.output or f"runs/compare-{Path(settings.data.data).stem}")
+
+
+def _with_blocks(
+    settings: CompareSettings, blocks: Sequence[str | Builder] | None
+) -> tuple[CompareSettings, dict[str, Builder]]:
+    """The settings with the names of `blocks`, and the builders among them by name."""
+    if blocks is None:
+        return settings, {}
+    builders = {getattr(block, "__name__", type(block).__name__): block for block in blocks if callable(block)}
+    names = [block if isinstance(block, str) else getattr(block, "__name__", type(block).__name__) for block in blocks]
+    return replace(settings, blocks=",".join(names)), builders
+
+
+def _open_folder(settings: CompareSettings) -> Path:
+    """Make the output folder, or check that the comparison in it is this one."""
+    folder = output_folder(settings)
+    path = folder / "compare.json"
+    identity = json.loads(json.dumps(settings.identity()))
+    if path.exists():
+        _refuse_changes(folder, json.loads(path.read_text(encoding="utf-8")), identity)
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output must be a new folder or one of an earlier comparison, found {folder}, which is neither")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the output folder {folder}: {error.strerror}") from error
+    write_atomic(path, (json.dumps(identity, indent=2) + "\n").encode())
+    return folder
+
+
+def _refuse_changes(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    before, now = _flat(stored), _flat(wanted)
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"{folder} holds a comparison with --{name.replace('_', '-')} {before.get(name)}, found {now.get(name)}; "
+                "give another --output, or the same settings to go on with it"
+            )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value) if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def _share_cores(jobs: int | None, device: str, trainings: int) -> tuple[int, int]:
+    """Trainings at a time, and threads for each; PyTorch's own number of threads says what there is to share."""
+    threads = torch.get_num_threads()
+    if jobs is None:
+        jobs = 1 if device != "cpu" else min(_MOST_JOBS, threads)
+    jobs = min(jobs, trainings)
+    return jobs, max(threads // jobs, 1)
+
+
+def _costs(
+    folder: Path, settings: CompareSettings, builders: Builders, on: Circumstances, reporter: Reporter
+) -> tuple[dict[str, Cost], dict[str, int]]:
+    """What an earlier attempt measured, or a new measurement."""
+    path = folder / "costs.json"
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {block: Cost(**cost) for block, cost in stored["costs"].items()}, stored["timing"]
+    reporter.say("measuring parameters, FLOPs, time and memory of each block")
+    costs, timing = measure_costs(settings, builders, on)
+    content = {"costs": {block: asdict(cost) for block, cost in costs.items()}, "timing": timing}
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+    return costs, timing

@@ -1,0 +1,265 @@
+"""Carry out the trainings of a comparison, some at a time, going on where an earlier attempt stopped."""
+
+import fcntl
+import json
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from gcnet.compare.plan import Builders, Training, create_variant
+from gcnet.compare.settings import CompareSettings
+from gcnet.errors import UserError
+from gcnet.report.results import Run, run_from_dict
+from gcnet.storage import StorageError, write_atomic
+from gcnet.training.folder import RunFolder
+from gcnet.training.nonfinite import NonFiniteLoss
+from gcnet.training.reporter import Reporter
+from gcnet.training.signals import signals_heard
+
+_GLANCE = 1.0
+
+
+class Stopped(Exception):
+    """A signal (SIGINT or SIGTERM) ended the comparison; what was running has saved its state."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on")
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where and how trainings are carried out: how many at a time, the threads and the steps of each."""
+
+    settings: CompareSettings
+    folder: Path
+    jobs: int
+    threads: int
+    builders: Builders
+    steps: int
+
+    def path(self, training: Training) -> Path:
+        """The run folder of a training."""
+        return self.folder / "runs" / training.name
+
+    def result(self, training: Training) -> Run | None:
+        """What a finished training came to, or None."""
+        path = self.path(training).with_suffix(".json")
+        return run_from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def carry_out(trainings: Sequence[Training], workshop: Workshop, reporter: Reporter) -> list[Run]:
+    """Train what is not trained yet, and return the results of all, in their order.
+
+    Raises:
+        Stopped: a signal came; the trainings that were running have saved their state.
+        UserError: a training cannot be done; the others have saved their state.
+        NonFiniteLoss: a training met a loss that is not finite.
+    """
+    (workshop.folder / "runs").mkdir(parents=True, exist_ok=True)
+    waiting = [training for training in trainings if workshop.result(training) is None]
+    if len(waiting) < len(trainings):
+        reporter.say(f"{len(trainings) - len(waiting)} of {len(trainings)} trainings are done already")
+    progress = _Progress(workshop, trainings, reporter)
+    if workshop.jobs == 1:
+        for training in waiting:
+            _train(training, workshop, progress.reporter_of(training))
+            progress.finished(training)
+    else:
+        _carry_out_in_processes(waiting, workshop, progress)
+    return [run for training in trainings if (run := workshop.result(training)) is not None]
+
+
+def _train(training: Training, workshop: Workshop, reporter: Reporter) -> None:
+    """Train, or go on with, one run in this process, and put down what it came to."""
+    from gcnet.training.run import resume, train
+
+    path = workshop.path(training)
+    is_own = training.block in workshop.builders
+    build = partial(create_variant, workshop.settings, training.block, workshop.builders) if is_own else None
+    with _only_here(path.with_suffix(".lock")):
+        if workshop.result(training) is not None:
+            return
+        if (path / "config.json").exists():
+            result = resume(path, build_model=build, reporter=reporter)
+        else:
+            output = replace(training.settings.output, output=str(path))
+            result = train(replace(training.settings, output=output), build_model=build, reporter=reporter)
+        if result.stopped:
+            raise Stopped(result.stopped)
+        run = json.dumps(asdict(_read_run(training, RunFolder(path))), indent=2)
+        write_atomic(path.with_suffix(".json"), run.encode())
+
+
+def _read_run(training: Training, folder: RunFolder) -> Run:
+    rows = folder.evaluations()
+    curve = [{"epoch": row["epoch"], "train_loss": row["train_loss"], "top1": row["top1"]} for row in rows]
+    last = rows[-1]
+    found = {name: last[name] for name in ("top1", "images", "skipped", "seconds")}
+    return run_from_dict(
+        {"setting": training.setting, "block": training.block, "seed": training.seed, "curve": curve, **found}
+    )
+
+
+def _carry_out_in_processes(waiting: Sequence[Training], workshop: Workshop, progress: "_Progress") -> None:
+    queue, running = list(waiting), list[_Child]()
+    with signals_heard() as wishes:
+        try:
+            while (queue or running) and not wishes.stop:
+                while queue and len(running) < workshop.jobs:
+                    running.append(_Child(queue.pop(0), workshop))
+                wait([child.process.sentinel for child in running], timeout=_GLANCE)
+                for child in [child for child in running if not child.process.is_alive()]:
+                    running.remove(child)
+                    child.check(stopping=bool(wishes.stop))
+                    progress.finished(child.training)
+                progress.look([child.training for child in running])
+        finally:
+            for child in running:
+                child.process.terminate()
+            for child in running:
+                child.process.join()
+        if wishes.stop:
+            raise Stopped(wishes.stop)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A user's mistake or a loss that is not finite, on its way from a child."""
+
+    kind: str
+    sentence: str
+    step: int = 0
+    images: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, error: UserError) -> "_Failure":
+        if isinstance(error, NonFiniteLoss):
+            return cls(NonFiniteLoss.__name__, str(error), error.step, tuple(error.names))
+        return cls(type(error).__name__, str(error))
+
+    def error(self, name: str) -> UserError:
+        if self.kind == NonFiniteLoss.__name__:
+            value = math.inf if " is infinite " in self.sentence else math.nan
+            return NonFiniteLoss(self.step, value, self.images, what=f"the loss of {name}")
+        return (StorageError if self.kind == StorageError.__name__ else UserError)(f"{name}: {self.sentence}")
+
+
+class _Child:
+    """A process that does one training, with what it prints in a file beside its run folder."""
+
+    def __init__(self, training: Training, workshop: Workshop) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.training, self.log = training, workshop.path(training).with_suffix(".log")
+        self.receiver, sender = context.Pipe(duplex=False)
+        self.process: SpawnProcess = context.Process(target=_work, args=(sender, training, workshop, self.log))
+        self.process.start()
+        sender.close()
+
+    def check(self, *, stopping: bool) -> None:
+        """Raise what the training met, in this process."""
+        self.process.join()
+        failure = self.receiver.recv() if self.receiver.poll() else None
+        self.receiver.close()
+        if failure is not None:
+            raise failure.error(self.training.name)
+        if self.process.exitcode and not stopping:
+            raise RuntimeError(f"the training {self.training.name} ended with code {self.process.exitcode}: see {self.log}")
+
+
+def _work(sender: Connection, training: Training, workshop: Workshop, log: Path) -> None:
+    """The life of a child: its words go to the log, and it saves its state and ends when its parent is gone."""
+    with log.open("a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    import torch
+
+    from gcnet.training.reporter import Lines
+
+    torch.set_num_threads(workshop.threads)
+    try:
+        _train(training, workshop, Lines())
+    except Stopped as stopped:
+        sys.exit(128 + stopped.number)
+    except UserError as error:
+        sender.send(_Failure.of(error))
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _only_here(path: Path) -> Generator[None]:
+    """Hold a lock file, waiting for another process that still has it (one whose parent was killed, saving its state)."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class _Progress:
+    """Steps done over all trainings, told to a reporter."""
+
+    def __init__(self, workshop: Workshop, trainings: Sequence[Training], reporter: Reporter) -> None:
+        self.workshop, self.trainings, self.reporter = workshop, trainings, reporter
+        self.done = sum(workshop.result(training) is not None for training in trainings)
+
+    def finished(self, training: Training) -> None:
+        """Say what a training came to."""
+        run = self.workshop.result(training)
+        if run is None:
+            return
+        self.done += 1
+        what = f"{training.block}, seed {training.seed}" + (", control" if training.setting == "control" else "")
+        self.reporter.say(f"[{self.done}/{len(self.trainings)}] {what}: top-1 {run.top1:.1%} in {run.seconds:.0f} s")
+
+    def look(self, running: Sequence[Training]) -> None:
+        """Count the steps of running trainings from what they have written."""
+        self.tell(sum(_steps_written(self.workshop.path(training)) for training in running), running)
+
+    def tell(self, steps: int, running: Sequence[Training]) -> None:
+        """Tell the reporter how far all trainings are, with `steps` steps done in the running ones."""
+        total = self.workshop.steps * len(self.trainings)
+        names = ", ".join(f"{training.block} {training.seed}" for training in running)
+        self.reporter.advance(min(self.done * self.workshop.steps + steps, total), total, f"training {names}")
+
+    def reporter_of(self, training: Training) -> Reporter:
+        """A reporter for a training in this process, that passes on how far it is."""
+        return _Quiet(partial(self.tell, running=[training]))
+
+
+class _Quiet:
+    """Passes on the steps of one training, and says nothing."""
+
+    def __init__(self, tell: partial[None]) -> None:
+        self._tell = tell
+
+    def say(self, text: str) -> None:  # noqa: ARG002
+        """Nothing: the comparison says a line when the training is done."""
+
+    def advance(self, step: int, total: int, text: str) -> None:  # noqa: ARG002
+        """Pass the step on."""
+        self._tell(step)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _steps_written(path: Path) -> int:
+    """The last step in the rows of a run that may be writing one at this moment."""
+    rows = RunFolder(path).rows() if path.exists() else []
+    return int(rows[-1]["step"]) if rows else 0

@@ -1,0 +1,193 @@
+"""The page's charts as inline SVG, coloured through the page's own style so that they follow light and dark."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from gcnet.report.results import BASELINE, CONTROL, MAIN, Comparison, Run
+
+# Okabe & Ito's palette, grey for no block: the colours stay apart for every common kind of colour blindness.
+BASELINE_COLOUR = "#8a8f98"
+COLOURS = ("#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b8a800", "#7a5195")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear map from values to pixels, with round ticks."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """Up to about `count` round values within the axis."""
+        step = round_step((self.high - self.low) / count)
+        first = math.ceil(self.low / step - 1e-9)
+        return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def round_step(raw: float) -> float:
+    """The smallest of 1, 2, 5 times a power of ten that is at least `raw`."""
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+
+
+def colours(blocks: Sequence[str]) -> dict[str, str]:
+    """A colour for each block, the same in every chart; grey for no block."""
+    others = [block for block in blocks if block != BASELINE]
+    found = {block: COLOURS[index % len(COLOURS)] for index, block in enumerate(others)}
+    return {block: found.get(block, BASELINE_COLOUR) for block in blocks}
+
+
+def accuracy_axis(comparison: Comparison, start: float, end: float) -> Axis:
+    """An axis that holds every run of every setting, with some air, ending at 100 % at most."""
+    values = [100 * run.top1 for run in comparison.runs]
+    air = max(0.12 * (max(values) - min(values)), 0.5)
+    step = round_step((max(values) - min(values) + 2 * air) / 6)
+    low = max(0.0, math.floor((min(values) - air) / step) * step)
+    high = min(100.0, math.ceil((max(values) + air) / step) * step)
+    return Axis(low, max(high, low + step), start, end)
+
+
+def accuracy_chart(comparison: Comparison, setting: str = MAIN) -> str:
+    """One row a block: each seed a dot, their mean a bar, and how far it is from no block."""
+    blocks = comparison.tested(setting)
+    left, right, row = 190, 640, 40
+    axis = accuracy_axis(comparison, left, right)
+    bottom = 12 + row * len(blocks)
+    parts = [_vertical_grid(axis, 8, bottom, "{:g} %")]
+    if BASELINE in blocks:
+        at = axis(100 * comparison.accuracy(BASELINE, setting).mean)
+        parts.append(f'<line class="reference" x1="{at:.1f}" x2="{at:.1f}" y1="8" y2="{bottom}"/>')
+    for index, block in enumerate(blocks):
+        middle = 12 + row * index + row / 2
+        parts.append(_accuracy_row(comparison, setting, block, middle, axis))
+    name = "control setting" if setting == CONTROL else "main setting"
+    return _svg(780, bottom + 26, f"Top-1 accuracy by block, {name}", parts)
+
+
+def cost_chart(comparison: Comparison, title: str, value: Callable[[str], float | None], unit: str) -> str:
+    """Horizontal bars of one cost, from zero, with the ratio to no block behind each."""
+    found = {block: value(block) for block in comparison.tested()}
+    numbers = {block: number for block, number in found.items() if number is not None}
+    if not numbers:
+        return ""
+    left, row, palette = 160, 26, colours(comparison.blocks)
+    axis = Axis(0, max(numbers.values()) or 1, left, 270)
+    parts = [f'<text class="heading" x="0" y="14">{escape(title)}</text>']
+    for index, (block, number) in enumerate(numbers.items()):
+        middle = 26 + row * index + row / 2
+        width = max(axis(number) - left, 1)
+        ratio = "" if not numbers.get(BASELINE) or block == BASELINE else f" ({number / numbers[BASELINE]:.2f}x)"
+        parts.append(
+            f'<text class="name" x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(block)}</text>'
+            f'<rect x="{left}" y="{middle - 8}" width="{width:.1f}" height="16" rx="3" fill="{palette[block]}"/>'
+            f'<text class="value" x="{left + width + 6:.1f}" y="{middle + 4}">{number:.4g} {unit}{ratio}</text>'
+        )
+    return _svg(440, 30 + row * len(numbers), title, parts)
+
+
+def curves_chart(comparison: Comparison, setting: str = MAIN) -> str:
+    """Validation accuracy over epochs, the mean over seeds as a line and their range as a band."""
+    blocks = comparison.tested(setting)
+    palette = colours(comparison.blocks)
+    series = {block: _mean_curve(comparison.of(block, setting)) for block in blocks}
+    points = [point for curve in series.values() for point in curve]
+    if len(points) < 2:
+        return ""
+    horizontal = Axis(0, max(point[0] for point in points), 56, 620)
+    low, high = min(point[2] for point in points), max(point[3] for point in points)
+    vertical = Axis(low - 0.05 * (high - low + 1), min(100, high + 0.05 * (high - low + 1)), 260, 14)
+    parts = [_horizontal_grid(vertical, 56, 620), _epoch_ticks(horizontal)]
+    for block, curve in series.items():
+        parts.append(_band(curve, horizontal, vertical, palette[block]))
+    for block, curve in series.items():
+        path = " ".join(f"{horizontal(x):.1f},{vertical(y):.1f}" for x, y, _, _ in curve)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{palette[block]}" stroke-width="2.2"/>')
+    parts.append(_end_labels({block: curve[-1][1] for block, curve in series.items() if curve}, vertical, palette))
+    return _svg(780, 302, "Validation top-1 over the epochs", parts)
+
+
+def _accuracy_row(comparison: Comparison, setting: str, block: str, middle: float, axis: Axis) -> str:
+    colour = colours(comparison.blocks)[block]
+    runs, found = comparison.of(block, setting), comparison.accuracy(block, setting)
+    difference = comparison.difference(block, setting)
+    at = axis(100 * found.mean)
+    parts = [f'<text class="name" x="178" y="{middle + 4}" text-anchor="end">{escape(block)}</text>']
+    if found.deviation is not None:
+        low, high = axis(100 * (found.mean - found.deviation)), axis(100 * (found.mean + found.deviation))
+        parts.append(
+            f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}" stroke="{colour}" stroke-width="7" '
+            'stroke-linecap="round" opacity="0.35"/>'
+        )
+    parts += [f'<circle cx="{axis(100 * run.top1):.1f}" cy="{middle}" r="4.5" fill="{colour}"/>' for run in runs]
+    parts.append(
+        f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{middle - 11}" y2="{middle + 11}" stroke="{colour}" stroke-width="3"/>'
+    )
+    text = "" if difference is None else f"{100 * difference.difference:+.1f}"
+    if difference is not None and difference.half_width is not None:
+        text += f" ± {100 * difference.half_width:.1f}"
+    parts.append(f'<text class="value" x="656" y="{middle + 4}">{text}</text>')
+    return "".join(parts)
+
+
+def _mean_curve(runs: Sequence[Run]) -> list[tuple[float, float, float, float]]:
+    """(epoch, mean, lowest, highest) in percent, at the epochs that every seed was evaluated at."""
+    measured = [{point.epoch: 100 * point.top1 for point in run.curve if point.top1 is not None} for run in runs]
+    shared = sorted(set.intersection(*(set(found) for found in measured))) if measured else []
+    columns = [(epoch, [found[epoch] for found in measured]) for epoch in shared]
+    return [(epoch, sum(values) / len(values), min(values), max(values)) for epoch, values in columns]
+
+
+def _band(curve: Sequence[tuple[float, float, float, float]], horizontal: Axis, vertical: Axis, colour: str) -> str:
+    upper = [f"{horizontal(x):.1f},{vertical(high):.1f}" for x, _, _, high in curve]
+    lower = [f"{horizontal(x):.1f},{vertical(low):.1f}" for x, _, low, _ in reversed(curve)]
+    return f'<polygon points="{" ".join(upper + lower)}" fill="{colour}" opacity="0.13"/>'
+
+
+def _end_labels(ends: dict[str, float], vertical: Axis, palette: dict[str, str]) -> str:
+    """Names at the ends of the lines, pushed apart where they would overlap."""
+    parts, previous = [], -math.inf
+    for block, value in sorted(ends.items(), key=lambda item: -item[1]):
+        previous = max(vertical(value), previous + 15)
+        parts.append(
+            f'<circle cx="630" cy="{previous:.1f}" r="4.5" fill="{palette[block]}"/>'
+            f'<text class="name" x="640" y="{previous + 4:.1f}">{escape(block)}</text>'
+        )
+    return "".join(parts)
+
+
+def _vertical_grid(axis: Axis, top: float, bottom: float, label: str) -> str:
+    return "".join(
+        f'<line class="grid" x1="{axis(tick):.1f}" x2="{axis(tick):.1f}" y1="{top}" y2="{bottom}"/>'
+        f'<text class="tick" x="{axis(tick):.1f}" y="{bottom + 17}" text-anchor="middle">{label.format(tick)}</text>'
+        for tick in axis.ticks(6)
+    )
+
+
+def _horizontal_grid(axis: Axis, left: float, right: float) -> str:
+    return "".join(
+        f'<line class="grid" x1="{left}" x2="{right}" y1="{axis(tick):.1f}" y2="{axis(tick):.1f}"/>'
+        f'<text class="tick" x="{left - 8}" y="{axis(tick) + 4:.1f}" text-anchor="end">{tick:g} %</text>'
+        for tick in axis.ticks(5)
+    )
+
+
+def _epoch_ticks(axis: Axis) -> str:
+    ticks = "".join(
+        f'<text class="tick" x="{axis(tick):.1f}" y="278" text-anchor="middle">{tick:g}</text>'
+        for tick in axis.ticks(8)
+    )
+    return f'{ticks}<text class="tick" x="338" y="297" text-anchor="middle">epoch</text>'
+
+
+def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(title)}" '
+        f'style="max-width:{width:g}px">{"".join(parts)}</svg>'
+    )

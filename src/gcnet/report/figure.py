@@ -1,0 +1,93 @@
+"""The figure of a comparison as a PNG: accuracy with its spread, learning curves, and accuracy against cost."""
+
+import io
+from typing import TYPE_CHECKING
+
+from gcnet.report.charts import colours
+from gcnet.report.results import BASELINE, CONTROL, MAIN, Comparison
+from gcnet.report.summary import relative_step_time
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK, _GRID = "#333333", "#dddddd"
+
+
+def render_figure(comparison: Comparison) -> bytes:
+    """The figure as PNG bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    accuracy, curves, cost = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
+    _draw_accuracy(accuracy, comparison)
+    _draw_curves(curves, comparison)
+    _draw_cost(cost, comparison)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=130)
+    return stream.getvalue()
+
+
+def _draw_accuracy(axes: "Axes", comparison: Comparison) -> None:
+    blocks, palette = comparison.tested(), colours(comparison.blocks)
+    for row, block in enumerate(blocks):
+        for setting, shift, marker in ((MAIN, 0.0, "o"), (CONTROL, 0.2, "D")):
+            runs = comparison.of(block, setting)
+            if not runs:
+                continue
+            found = comparison.accuracy(block, setting)
+            face = palette[block] if setting == MAIN else "white"
+            spread = 100 * (found.deviation or 0)
+            axes.errorbar(
+                100 * found.mean, row + shift, xerr=spread or None, color=palette[block], linewidth=5, alpha=0.3
+            )
+            axes.scatter(
+                [100 * run.top1 for run in runs],
+                [row + shift] * len(runs),
+                marker=marker,
+                facecolor=face,
+                edgecolor=palette[block],
+                s=34,
+                zorder=3,
+            )
+    if BASELINE in blocks:
+        axes.axvline(100 * comparison.accuracy(BASELINE).mean, color=_INK, linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(blocks)), blocks)
+    axes.set_ylim(len(blocks) - 0.4, -0.6)
+    seeds = f"{len(comparison.seeds)} seeds" if len(comparison.seeds) > 1 else "one seed"
+    hollow = "; hollow: control" if comparison.tested(CONTROL) else ""
+    _finish(axes, f"Accuracy, {seeds}{hollow}", "top-1 (%)", "")
+
+
+def _draw_curves(axes: "Axes", comparison: Comparison) -> None:
+    palette = colours(comparison.blocks)
+    for block in comparison.tested():
+        for index, run in enumerate(comparison.of(block)):
+            points = [(point.epoch, 100 * point.top1) for point in run.curve if point.top1 is not None]
+            label = block if index == 0 else None
+            axes.plot(*zip(*points, strict=True), color=palette[block], linewidth=1.6, alpha=0.9, label=label)
+    axes.legend(frameon=False, fontsize=9)
+    _finish(axes, "Learning curves", "epoch", "validation top-1 (%)")
+
+
+def _draw_cost(axes: "Axes", comparison: Comparison) -> None:
+    palette = colours(comparison.blocks)
+    points = {block: relative_step_time(comparison, block) for block in comparison.tested()}
+    measured = {block: ratio for block, ratio in points.items() if ratio is not None}
+    for block, ratio in measured.items():
+        axes.scatter(ratio, 100 * comparison.accuracy(block).mean, color=palette[block], s=70, zorder=3)
+        axes.annotate(
+            block, (ratio, 100 * comparison.accuracy(block).mean), xytext=(7, 5), textcoords="offset points", fontsize=9
+        )
+    axes.margins(x=0.3, y=0.15)
+    _finish(axes, "Accuracy against cost", f"time of a training step ({BASELINE} = 1)", "top-1 (%)")
+
+
+def _finish(axes: "Axes", title: str, horizontal: str, vertical: str) -> None:
+    axes.set_title(title, loc="left", fontsize=12, color=_INK)
+    axes.set_xlabel(horizontal)
+    axes.set_ylabel(vertical)
+    axes.grid(color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,29 @@
+"""A comparison's files: results.json, results.md, figure.png and report.html."""
+
+from pathlib import Path
+
+from gcnet.report.figure import render_figure
+from gcnet.report.page import render_page
+from gcnet.report.results import Comparison, to_json
+from gcnet.report.summary import markdown
+from gcnet.storage import write_atomic
+
+FILES = ("results.json", "results.md", "figure.png", "report.html")
+
+
+def write_report(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
+    """Write all four files into `folder`, each whole or not at all, and return their paths.
+
+    Raises:
+        StorageError: one cannot be written, such as on a full disk.
+    """
+    contents = (
+        to_json(comparison).encode(),
+        markdown(comparison).encode(),
+        render_figure(comparison),
+        render_page(comparison).encode(),
+    )
+    paths = tuple(folder / name for name in FILES)
+    for path, content in zip(paths, contents, strict=True):
+        write_atomic(path, content)
+    return paths
