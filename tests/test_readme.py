@@ -53,7 +53,7 @@ def test_every_file_the_readme_points_to_is_there() -> None:
 def test_the_exit_codes_are_those_of_the_command() -> None:
     table = re.search(r"\| exit code.*?\n\n", TEXT, re.DOTALL)
     assert table is not None
-    assert table[0].splitlines()[2:] == [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
+    assert table[0].rstrip().splitlines()[2:] == [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
 
 
 def test_the_folder_map_names_every_part_of_the_package() -> None:
