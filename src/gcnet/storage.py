@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NO_DIGEST = "0" * 64
-_DIGEST_KEY = b'"sha256":"'
+# How the digest's field stands in the file: one metadata field, so that equal content gives equal bytes.
+_OUR_FIELD = b'"gcnet":"'
+_DIGEST_KEY = b'\\"sha256\\": \\"'
 _LONGEST_HEADER = 100_000_000  # as safetensors has it
 
 
@@ -57,7 +59,7 @@ def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[
         if pointer in seen:
             stored[name] = tensor.clone()
         seen.add(pointer)
-    data = save(stored, {"gcnet": json.dumps(metadata), "sha256": _NO_DIGEST})
+    data = save(stored, {"gcnet": json.dumps({"sha256": _NO_DIGEST, "content": metadata})})
     digest = hashlib.sha256(data).hexdigest()
     place = _digest_place(data)
     if place is None:
@@ -87,14 +89,14 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
         raise StorageError(f"{path} is damaged: its checksum does not match its bytes; use another copy")
     header_length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + header_length])["__metadata__"]
-    return load(data), json.loads(metadata["gcnet"])
+    return dict(sorted(load(data).items())), json.loads(metadata["gcnet"])["content"]
 
 
 def has_checksum(path: Path) -> bool:
-    """Whether a safetensors file is one of `save_tensors`, by either of the two fields that only it writes."""
+    """Whether a safetensors file is one of `save_tensors`, by either of the two names that only it writes."""
     with path.open("rb") as file:
         header = file.read(int.from_bytes(file.read(8), "little") % _LONGEST_HEADER)
-    return _DIGEST_KEY in header or b'"gcnet":"' in header
+    return _OUR_FIELD in header or _DIGEST_KEY in header
 
 
 def _digest_place(data: bytes) -> int | None:

@@ -134,7 +134,7 @@ def test_weights_with_blocks_load_into_the_network_with_these_blocks_alone(tmp_p
     images = torch.randn(2, 3, 11, 13)
     loaded = create_model("gc_cifar_resnet20", weights=tmp_path / "gc.safetensors").eval()
     assert torch.equal(loaded(images), model(images))
-    with pytest.raises(UserError, match="hold the unknown layer1.0.context"):
+    with pytest.raises(UserError, match=r"hold the unknown layer1\.0\.context"):
         create_model("cifar_resnet20", weights=tmp_path / "gc.safetensors")
     with pytest.raises(UserError, match="do not fit"):
         create_model("se_cifar_resnet20", weights=tmp_path / "gc.safetensors")

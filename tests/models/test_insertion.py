@@ -234,10 +234,9 @@ def test_a_published_block_gives_the_same_network_as_building_it_in_by_hand() ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("block", ["gc", "nl_embedded_gaussian"])
-def test_the_result_compiles_without_graph_breaks_and_exports_with_free_sizes(
-    block: str, unchecked_shapes: None
-) -> None:
+def test_the_result_compiles_without_graph_breaks_and_exports_with_free_sizes(block: str) -> None:
     model = CifarResNet(20, 7).eval()
     insert(model, block, blocks=(-1,))
     randomise(model)

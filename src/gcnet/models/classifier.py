@@ -13,7 +13,7 @@ from gcnet.blocks import Builder
 from gcnet.errors import UserError, unknown
 from gcnet.models.checkpoints.source import read_state_dict
 from gcnet.models.files import ModelCard, load_strictly, set_card
-from gcnet.models.insertion import context_parameters, insert
+from gcnet.models.insertion import insert
 
 _LOG = logging.getLogger("gcnet")
 
@@ -96,7 +96,7 @@ def create_model(
     if prefix and block is not None:
         raise UserError(f'"{name}" has its block in its name: give block= with "{host_name}" instead')
     given = {"block": block, "ratio": ratio, "stages": stages, "blocks": blocks, "position": position}
-    placement = published_placement(prefix, host_name) | {
+    placement: dict[str, Any] = published_placement(prefix, host_name) | {
         key: value for key, value in given.items() if value is not None
     }
     if "block" not in placement and (placement or options):
@@ -189,7 +189,7 @@ def _published_weights(name: str) -> dict[str, Tensor]:
         if plain not in torchvision.models.list_models(module=torchvision.models):
             raise UserError(f'no pretrained weights are published for "{name}": give weights=FILE')
         _require_network("download.pytorch.org", name)
-        return torchvision.models.get_model_weights(plain).DEFAULT.get_state_dict(check_hash=True)
+        return torchvision.models.get_model_weights(plain)["DEFAULT"].get_state_dict(check_hash=True)
     import timm
 
     _require_network("huggingface.co", name)

@@ -1,4 +1,4 @@
-"""Model files: weights together with all that rebuilds and uses the network (architecture, blocks, preprocessing, classes)."""
+"""Model files: weights, and beside them all that rebuilds and uses the network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -92,21 +92,19 @@ def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     tensors, metadata = load_tensors(Path(path))
     if metadata.get("kind") != "model":
         raise StorageError(f"{path} is not a model file but a {metadata.get('kind', 'file of unknown kind')}")
-    values = {field.name: metadata[field.name] for field in fields(ModelCard)}
-    names = values["class_names"]
-    return tensors, ModelCard(
-        **values | {"insertions": tuple(values["insertions"]), "class_names": None if names is None else tuple(names)}
-    )
+    values: dict[str, Any] = {field.name: metadata[field.name] for field in fields(ModelCard)}
+    values["insertions"] = tuple(values["insertions"])
+    values["class_names"] = values["class_names"] and tuple(values["class_names"])
+    return tensors, ModelCard(**values)
 
 
 def insert_record(model: nn.Module, record: Mapping[str, Any], builders: Mapping[str, Builder]) -> None:
     """Insert the blocks that one record of `insertion_records` describes."""
-    block: str | Builder = record["block"]
-    if record["custom"]:
-        if block not in builders:
-            raise UserError(f'the block "{block}" is your own: pass builders={{"{block}": builder}}')
-        block = builders[block]
-    places = {name: record[name] for name in ("ratio", "stages", "blocks", "position")}
+    name: str = record["block"]
+    if record["custom"] and name not in builders:
+        raise UserError(f'the block "{name}" is your own: pass builders={{"{name}": builder}}')
+    block = builders[name] if record["custom"] else name
+    places: dict[str, Any] = {key: record[key] for key in ("ratio", "stages", "blocks", "position")}
     insert(model, block, **places, **record["options"])
 
 
@@ -132,4 +130,4 @@ def card_of(model: nn.Module) -> ModelCard:
 
 def set_card(model: nn.Module, card: ModelCard) -> None:
     """Give a model the card that `save_model` will write."""
-    model.model_card = card
+    vars(model)["model_card"] = card

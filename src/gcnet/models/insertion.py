@@ -29,7 +29,7 @@ class _Family:
 
 
 _CIFAR = _Family("gcnet.models.residual.cifar", "BasicBlockWithContext", 1, (1, 2, 3), 4, bottleneck=False)
-_IMAGENET = {"first_stage": 2, "default_stages": (3, 4, 5), "default_ratio": None}
+_IMAGENET: dict[str, Any] = {"first_stage": 2, "default_stages": (3, 4, 5), "default_ratio": None}
 _FAMILIES = {
     "gcnet.models.cifar_resnet.BasicBlock": _CIFAR,
 } | {
@@ -77,7 +77,7 @@ class Insertion:
 @dataclass(frozen=True)
 class _Candidate:
     name: str
-    module: nn.Module
+    module: Any  # one of the residual blocks in _FAMILIES, which all have conv1, conv2 and so on
     family: _Family
     stage: int
     index: int
@@ -125,7 +125,7 @@ def insert(
         ratio = chosen[0].family.default_ratio
     built = [_build(candidate, block, position, ratio, options) for candidate in chosen]
     places = tuple(_install(candidate, context, position) for candidate, context in zip(chosen, built, strict=True))
-    name = block if isinstance(block, str) else f"{block.__module__}.{block.__qualname__}"
+    name = block if isinstance(block, str) else f"{block.__module__}.{getattr(block, '__qualname__', repr(block))}"
     record = {
         "block": name,
         "custom": not isinstance(block, str),
@@ -135,7 +135,7 @@ def insert(
         "position": position,
         "options": options,
     }
-    model.context_insertions = [*insertion_records(model), record]
+    vars(model)["context_insertions"] = [*insertion_records(model), record]
     return Insertion(name, position, places)
 
 

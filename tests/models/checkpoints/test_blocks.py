@@ -16,6 +16,7 @@ from torchvision.ops import SqueezeExcitation
 from gcnet.blocks import build_block
 from gcnet.errors import UserError
 from gcnet.models.checkpoints import convert_block, infer_block
+from random_weights import randomise
 from tolerances import assert_equal_within
 
 SIDES = {1: (13,), 2: (5, 7), 3: (3, 5, 7)}
@@ -138,17 +139,6 @@ FIRST = {case.source: case for case in reversed(CASES)}
 
 def by_name(cases: list[Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    """Weights far from any start, so that no part of the block is silent."""
-    with torch.no_grad():
-        for name, tensor in module.state_dict().items():
-            if name.endswith("running_var"):
-                tensor.uniform_(0.5, 2)
-            elif tensor.is_floating_point():
-                tensor.normal_(std=0.4)
-    return module
 
 
 def run(module: nn.Module, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:

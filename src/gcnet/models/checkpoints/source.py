@@ -60,7 +60,7 @@ def _read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than tensors, and gcnet runs no code from files; save its state_dict alone with torch.save"
+            f"{path} holds more than tensors, and no code from files is run; save its state_dict alone with torch.save"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]

@@ -10,7 +10,12 @@ from gcnet.models.residual.position import Positioned
 
 
 class _TimmResidual(Positioned):
-    """What both blocks do after their last norm."""
+    """What both blocks do after their last norm, and the host's parts that may be absent."""
+
+    aa: nn.Module
+    se: nn.Module | None
+    drop_path: nn.Module | None
+    downsample: nn.Module | None
 
     def finish(self, out: Tensor, x: Tensor, activation: nn.Module) -> Tensor:
         """The host's attention, the context block, stochastic depth, the shortcut and the last activation."""
