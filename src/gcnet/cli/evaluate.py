@@ -79,7 +79,7 @@ class Settings:
             data=self.data,
             root=self.root,
             download=self.download,
-            image_size=self.image_size or size,
+            image_size=size if self.image_size is None else self.image_size,
             resize=self.resize,
             limit_val=self.limit,
             scene_distance=self.scene_distance,
