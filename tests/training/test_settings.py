@@ -1,0 +1,168 @@
+"""Settings refuse contradictions, presets fill what is left open, and config.json brings them back."""
+
+import json
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+
+import jaxtyping
+import pytest
+
+from gcnet.data.settings import AugmentSettings, DataSettings
+from gcnet.errors import UserError
+from gcnet.training.settings import (
+    MachineSettings,
+    NetworkSettings,
+    OutputSettings,
+    RecipeSettings,
+    TrainSettings,
+    override,
+)
+
+
+def test_finetune_is_the_papers_second_stage():
+    recipe = RecipeSettings(preset="finetune")
+    assert recipe.length(steps_per_epoch=10) == 400
+    assert recipe.peak_lr == 0.02
+    assert recipe.schedule == "cosine"
+    assert recipe.warmup_steps(10) == 0
+    assert (recipe.optimizer, recipe.momentum, recipe.decay) == ("sgd", 0.9, 1e-4)
+
+
+def test_scratch_warms_up_and_runs_for_120_epochs():
+    recipe = RecipeSettings()
+    assert (recipe.length(10), recipe.warmup_steps(10), recipe.peak_lr) == (1200, 50, 0.1)
+
+
+def test_the_presets_warm_up_is_at_most_a_tenth_of_a_short_run():
+    assert RecipeSettings(epochs=3).warmup_steps(10) == 3
+    assert RecipeSettings(epochs=3, warmup_epochs=2).warmup_steps(10) == 20
+
+
+def test_what_is_given_overrides_the_preset():
+    recipe = RecipeSettings(preset="finetune", steps=7, lr=0.5, weight_decay=0.0)
+    assert (recipe.length(10), recipe.peak_lr, recipe.decay) == (7, 0.5, 0.0)
+
+
+def test_a_resolved_recipe_leaves_nothing_open_and_means_the_same():
+    recipe = RecipeSettings(epochs=2.5)
+    resolved = recipe.resolved(37)
+    assert None not in (resolved.steps, resolved.lr, resolved.weight_decay, resolved.warmup_epochs)
+    assert resolved.length(37) == recipe.length(37)
+    assert resolved.warmup_steps(37) == recipe.warmup_steps(37)
+    assert resolved.resolved(37) == resolved
+
+
+REFUSED = {
+    "epochs and steps": (RecipeSettings, {"epochs": 1.0, "steps": 1}, "--epochs or --steps, not both"),
+    "no epochs": (RecipeSettings, {"epochs": 0.0}, "--epochs must be positive, found 0.0"),
+    "no steps": (RecipeSettings, {"steps": 0}, "--steps must be positive"),
+    "negative rate": (RecipeSettings, {"lr": -0.1}, "--lr must be positive, found -0.1"),
+    "rate that is no number": (RecipeSettings, {"lr": float("nan")}, "--lr must be positive"),
+    "uneven micro-batches": (RecipeSettings, {"batch_size": 10, "accumulate": 3}, "equal micro-batches"),
+    "nesterov adamw": (RecipeSettings, {"optimizer": "adamw", "nesterov": True}, "--nesterov belongs to"),
+    "nesterov without momentum": (RecipeSettings, {"momentum": 0.0, "nesterov": True}, "needs --momentum"),
+    "smoothing of one": (RecipeSettings, {"label_smoothing": 1.0}, r"in \[0, 1\)"),
+    "average of one": (RecipeSettings, {"ema": 1.0}, "between 0 and 1"),
+    "final above peak": (RecipeSettings, {"lr": 0.1, "final_lr": 0.2}, "is above --lr"),
+    "final of a constant": (RecipeSettings, {"schedule": "constant", "final_lr": 0.01}, "belongs to --schedule cosine"),
+    "milestone beyond": (RecipeSettings, {"milestones": (1.5,)}, "fractions of the run"),
+    "negative seed": (MachineSettings, {"seed": -1}, "--seed must be 0 or more"),
+    "save every 0 steps": (OutputSettings, {"save_every_steps": 0}, "--save-every-steps must be positive"),
+    "ratio of zero": (NetworkSettings, {"ratio": 0.0}, "--ratio must be positive"),
+    "option without a value": (NetworkSettings, {"options": ("pooling",)}, 'takes NAME=VALUE.*found "pooling"'),
+}
+
+
+@pytest.mark.parametrize(("kind", "values", "sentence"), REFUSED.values(), ids=REFUSED)
+def test_a_contradiction_is_refused_on_construction(kind, values, sentence):
+    with pytest.raises(UserError, match=sentence):
+        kind(**values)
+
+
+UNKNOWN = {
+    "unknown preset": (RecipeSettings, {"preset": "scrach"}, 'unknown preset "scrach"; did you mean "scratch"'),
+    "unknown optimizer": (RecipeSettings, {"optimizer": "adam"}, 'did you mean "adamw"'),
+    "unknown schedule": (RecipeSettings, {"schedule": "cos"}, 'did you mean "cosine"'),
+    "unknown precision": (MachineSettings, {"precision": "fp32"}, 'unknown precision "fp32"; did you mean "fp16"'),
+}
+
+
+@pytest.fixture
+def unchecked_types():
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked_types")  # a user has no type checker
+@pytest.mark.parametrize(("kind", "values", "sentence"), UNKNOWN.values(), ids=UNKNOWN)
+def test_an_unknown_name_gets_the_nearest_valid_one(kind, values, sentence):
+    with pytest.raises(UserError, match=sentence):
+        kind(**values)
+
+
+def test_block_options_are_numbers_truths_and_texts():
+    network = NetworkSettings(options=("pooling=average", "use-scale=False", "reduction=4", "a=b=c"))
+    assert network.block_options() == {"pooling": "average", "use_scale": False, "reduction": 4, "a": "b=c"}
+
+
+def test_settings_survive_config_json():
+    settings = TrainSettings(
+        network=NetworkSettings(stages=(2, 3), options=("a=1",)),
+        data=DataSettings(data="cifar10"),
+        augment=AugmentSettings(crop_scale=(0.5, 1.0)),
+        recipe=RecipeSettings(freeze=("a*",), epochs=3.5),
+        machine=MachineSettings(seed=5, precision="bf16"),
+        output=OutputSettings(save_every_epochs=None),
+    )
+    assert TrainSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda stored: stored["recipe"].update(lrr=1), 'unknown setting "lrr"; did you mean "lr"'),
+        (lambda stored: stored.update(recipes={}), 'unknown group of settings "recipes"; did you mean "recipe"'),
+    ],
+    ids=["setting", "group"],
+)
+def test_a_stranger_in_config_json_is_named(change, sentence):
+    stored = TrainSettings().to_dict()
+    change(stored)
+    with pytest.raises(UserError, match=sentence):
+        TrainSettings.from_dict(stored)
+
+
+def test_override_finds_the_group_of_a_setting():
+    settings = override(TrainSettings(), seed=3, steps=9, data="cifar10")
+    assert (settings.machine.seed, settings.recipe.steps, settings.data.data) == (3, 9, "cifar10")
+    assert override(override(TrainSettings(), epochs=2.0), epochs=None, steps=4).recipe.steps == 4
+    with pytest.raises(UserError, match='unknown setting "sed"; did you mean "seed"'):
+        override(settings, sed=3)
+
+
+def test_anchored_settings_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "start.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    anchored = override(TrainSettings(), data="photos", weights="start.safetensors").anchored()
+    assert anchored.data.data == str(tmp_path / "photos")
+    assert anchored.network.weights == str(tmp_path / "start.safetensors")
+    assert override(TrainSettings(), weights="pretrained").anchored().network.weights == "pretrained"
+    assert TrainSettings().anchored().data.data == "scenes"
+
+
+def test_settings_cannot_be_changed():
+    settings = TrainSettings()
+    with pytest.raises(FrozenInstanceError):
+        settings.recipe.lr = 1.0
+    assert replace(settings.recipe, lr=1.0).peak_lr == 1.0
+
+
+def test_the_verbs_settings_import_without_torch():
+    script = (
+        "import sys, gcnet.cli.train; print([m for m in ('torch', 'numpy', 'timm', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,118 @@
+"""A task small enough to be followed by hand: points in a plane, one linear layer or a tiny network with dropout."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gcnet.training.distributed import Processes
+from gcnet.training.loop import Trainer
+from gcnet.training.settings import MachineSettings, RecipeSettings
+from gcnet.training.task import Evaluation
+
+
+@dataclass(frozen=True)
+class Points:
+    inputs: Tensor
+    targets: Tensor
+    names: list[str]
+    skipped: list[Any]
+
+
+class ToyTask:
+    """17 steps an epoch; the batch of a step is drawn from the step's own seed, `dropped` of it are unreadable."""
+
+    metric = "score"
+    steps_per_epoch = 17
+
+    def __init__(self, batch_size: int = 12, processes: Processes | None = None, poison: int | None = None) -> None:
+        self.batch_size, self.processes, self.poison = batch_size, processes or Processes(), poison
+        self.dropped: dict[int, list[int]] = {}
+        self.evaluated = 0
+
+    def whole_batch(self, step: int) -> Points:
+        generator = torch.Generator().manual_seed(step)
+        inputs = torch.randn(self.batch_size, 3, generator=generator)
+        targets = inputs.sum(1, keepdim=True) + 0.1 * torch.randn(self.batch_size, 1, generator=generator)
+        if step == self.poison:
+            inputs[5] = float("nan")
+        names = [f"{step}/{index}" for index in range(self.batch_size)]
+        return Points(inputs, targets, names, [])
+
+    def batches(self, first_step: int) -> Iterator[Points]:
+        step = first_step
+        while True:
+            whole = self.whole_batch(step)
+            kept = [index for index in range(self.batch_size) if index not in self.dropped.get(step, [])]
+            own = [index for index in kept if index % self.processes.world == self.processes.rank]
+            yield Points(whole.inputs[own], whole.targets[own], [whole.names[index] for index in own], [])
+            step += 1
+
+    def prepare(self, batch: Points, step: int, device: torch.device) -> Points:
+        return replace(batch, inputs=batch.inputs.to(device), targets=batch.targets.to(device))
+
+    def split(self, batch: Points, parts: int) -> list[Points]:
+        cuts = [len(batch.names) * part // parts for part in range(parts + 1)]
+        pieces = [
+            Points(batch.inputs[a:b], batch.targets[a:b], batch.names[a:b], [])
+            for a, b in zip(cuts, cuts[1:], strict=False)
+            if a < b
+        ]
+        return pieces or [batch]
+
+    def losses(self, network: nn.Module, batch: Points) -> dict[str, Tensor]:
+        return {"squares": functional.mse_loss(network(batch.inputs), batch.targets)}
+
+    def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
+        if stop():
+            return None
+        self.evaluated += 1
+        network.eval()
+        batch = self.prepare(self.whole_batch(10**6), 0, device)
+        with torch.no_grad():
+            error = float(self.losses(network, batch)["squares"])
+        return Evaluation({"score": -error}, images=len(batch.names))
+
+    def save(self, network: nn.Module, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(str({name: tensor.tolist() for name, tensor in network.state_dict().items()}))
+
+    def draw_inputs(self, batch: Points, path: Path) -> None:
+        path.write_text("\n".join(batch.names))
+
+    def draw_evaluation(self, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        (folder / "curves.png").write_text(str(len(rows)))
+
+
+def tiny_network(*, dropout: float = 0.0, batch_norm: bool = False, seed: int = 3) -> nn.Module:
+    torch.manual_seed(seed)
+    norm: nn.Module = nn.BatchNorm1d(7) if batch_norm else nn.LayerNorm(7)
+    return nn.Sequential(nn.Linear(3, 7), norm, nn.ReLU(), nn.Dropout(dropout), nn.Linear(7, 1))
+
+
+def toy_trainer(
+    task: ToyTask | None = None, network: nn.Module | None = None, *, precision: Any = "float32", **recipe: Any
+) -> Trainer:
+    task = task or ToyTask()
+    recipe = {"steps": 50, "batch_size": task.batch_size, "lr": 0.05, "warmup_epochs": 0.0} | recipe
+    return Trainer(
+        task,
+        network if network is not None else tiny_network(),
+        recipe=RecipeSettings(**recipe),
+        machine=MachineSettings(precision=precision),
+        device=torch.device("cpu"),
+        processes=task.processes,
+    )
+
+
+def bits(network: nn.Module) -> str:
+    """A digest of all weights and statistics: equal only where every bit is."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
