@@ -64,8 +64,8 @@ def run(settings: Settings) -> int:
     published = [f"  {name}: {'; '.join(PUBLISHED[name])}" for name in names if name in PUBLISHED]
     if published:
         print(
-            "\nPublished by others, not measured here (ImageNet: top-1/top-5 in % at 224 pixels; COCO: box/mask AP of Mask"
-            "\nR-CNN on this backbone on val2017, 1x schedule, blocks of ratio 16; CIFAR-10: top-1 in %):"
+            "\nPublished by others, not measured here (ImageNet: top-1/top-5 in % at 224 pixels; COCO: box/mask AP of"
+            "\nMask R-CNN on this backbone on val2017, 1x schedule, blocks of ratio 16; CIFAR-10: top-1 in %):"
         )
         print("\n".join(published))
     return 0

@@ -169,7 +169,10 @@ class _Child:
     def check(self, *, stopping: bool) -> None:
         """Raise what the training met, in this process."""
         self.process.join()
-        failure = self.receiver.recv() if self.receiver.poll() else None
+        try:
+            failure = self.receiver.recv()
+        except EOFError:  # it ended without a word, which is how a training that worked ends
+            failure = None
         self.receiver.close()
         if failure is not None:
             raise failure.error(self.training.name)
