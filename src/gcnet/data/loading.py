@@ -1,15 +1,19 @@
 """From images to batches, in this process or in workers: the same bits either way, and what fails is named."""
 
+import atexit
 import ctypes
 import multiprocessing
 import os
 import re
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float, Int
@@ -25,8 +29,8 @@ from gcnet.errors import UserError
 
 TIMEOUT = 300.0
 
-_DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DOTALL)
-_SILENT_WORKER = "DataLoader timed out"
+_DEAD_WORKERS = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
+_SILENT_WORKERS = "DataLoader timed out"
 
 
 class LoadingError(UserError):
@@ -175,6 +179,7 @@ class Loader:
         collate_items: Callable[[Sequence[Item]], Batch],
     ) -> None:
         self._watch = _Watch(dataset, workers)
+        self._children: dict[int | None, Any] = {}
         self._loader: DataLoader[Any] = DataLoader(
             self._watch if workers else dataset,
             batch_sampler=batch_sampler,
@@ -194,24 +199,34 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         try:
             iterator = iter(self._loader)
+            _end_workers_at_exit(self._watch)
+            self._children = {child.pid: child for child in multiprocessing.active_children()}
             while (batch := next(iterator, None)) is not None:
                 yield batch
         except RuntimeError as error:
             explained = self._explain(str(error))
             if explained is None:
                 raise
-            self._watch.kill_workers()
+            self._watch.end_workers()
             raise LoadingError(explained) from error
 
     def _explain(self, text: str) -> str | None:
-        if found := _DEAD_WORKER.match(text):
+        if found := _DEAD_WORKERS.match(text):
             pids = [int(pid) for pid in found[1].split(",")]
-            how = found[2].split(". ")[0].rstrip(".")
-            advice = _shared_memory() if "Bus error" in how else "--workers 0 loads in the main process and shows more"
+            how = self._end_of(pids)
+            is_short_of_memory = "SIGBUS" in how or "Bus error" in text
+            advice = _shared_memory() if is_short_of_memory else "--workers 0 loads in the main process and shows more"
             return f"a loading process {how} {self._watch.describe(pids)}; {advice}"
-        if text.startswith(_SILENT_WORKER):
+        if text.startswith(_SILENT_WORKERS):
             return f"no loading process answered for {self._loader.timeout:g} s, {self._watch.describe()}"
         return None
+
+    def _end_of(self, pids: Sequence[int]) -> str:
+        codes = {child.exitcode for pid, child in self._children.items() if pid in pids} - {None}
+        ends = [
+            f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended ({code})" for code in codes if code
+        ]
+        return " or ".join(ends) or "ended unexpectedly"
 
 
 class _Watch(Dataset[Item]):
@@ -235,9 +250,12 @@ class _Watch(Dataset[Item]):
         """Called once in each worker."""
         self._worker = worker
         self._pids[worker] = os.getpid()
-        for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        for name in ("SIGINT", "SIGUSR1"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
+        if hasattr(signal, "sigwaitinfo"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            threading.Thread(target=_end_on_the_parents_sigterm, daemon=True).start()
 
     def describe(self, pids: Sequence[int] | None = None) -> str:
         """What the workers of these process ids (by default all) were at."""
@@ -245,11 +263,39 @@ class _Watch(Dataset[Item]):
         named = [f'"{self.dataset.source.name(index)}" (index {index})' for index in indices if index >= 0]
         return "while reading " + ", ".join(named) if named else "between two images"
 
-    def kill_workers(self) -> None:
-        """End the workers at once: they ignore milder signals, and one that hangs would keep this process waiting."""
-        for child in multiprocessing.active_children():
-            if child.pid in list(self._pids):
-                child.kill()
+    def end_workers(self) -> None:
+        """End the workers at once, also one that hangs: it would keep this process waiting at its own end."""
+        children = [child for child in multiprocessing.active_children() if child.pid in list(self._pids)]
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.join(1.0)
+            if child.is_alive():
+                with suppress(RuntimeError):  # torch raises one in the main thread for each worker that is killed
+                    child.kill()
+                    child.join()
+
+
+_watches: WeakSet[_Watch] = WeakSet()
+
+
+def _end_all_workers() -> None:
+    for watch in _watches:
+        watch.end_workers()
+
+
+def _end_workers_at_exit(watch: _Watch) -> None:
+    """Have the workers ended before torch's own clean-up at exit, which would wait five seconds for each."""
+    _watches.add(watch)
+    atexit.unregister(_end_all_workers)
+    atexit.register(_end_all_workers)
+
+
+def _end_on_the_parents_sigterm() -> None:
+    """Wait in a worker for SIGTERM and obey only its parent's: another sender means the main process, which decides."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _shared_memory() -> str:

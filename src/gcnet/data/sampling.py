@@ -34,6 +34,7 @@ class EpochSampler:
     def __init__(
         self, length: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, accumulation: int = 1
     ) -> None:
+        _check_positive(batch_size)
         if batch_size > length:
             raise UserError(
                 f"the batch size must be at most the number of training images, {length}, found {batch_size}"
@@ -81,8 +82,7 @@ class EvaluationSampler:
     """
 
     def __init__(self, length: int, *, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        if batch_size < 1:
-            raise UserError(f"the batch size must be positive, found {batch_size}")
+        _check_positive(batch_size)
         self.length, self.batch_size, self.rank, self.world = length, batch_size, rank, world
 
     def __len__(self) -> int:
@@ -94,3 +94,8 @@ class EvaluationSampler:
 
     def _firsts(self) -> Sequence[int]:
         return range(self.rank * self.batch_size, self.length, self.world * self.batch_size)
+
+
+def _check_positive(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"the batch size must be positive, found {batch_size}")
