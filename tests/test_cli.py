@@ -17,7 +17,7 @@ import gcnet
 from gcnet import cli
 from gcnet.cli.arguments import parse
 from gcnet.errors import UserError
-from gcnet.storage import StorageError
+from gcnet.storage import StorageError, load_tensors
 
 HEAVY = {"torch", "torchvision", "timm", "numpy", "matplotlib", "PIL"}
 QUICK = [
@@ -204,6 +204,15 @@ def test_what_ends_a_verb_is_one_sentence_and_an_exit_code(
     use_verb(monkeypatch, run)
     assert cli.main(["blocks"]) == code
     assert capsys.readouterr().err == f"gcnet: {sentence}\n"
+
+
+def test_a_mistyped_file_is_wrong_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(_: NoSettings) -> int:
+        load_tensors(tmp_path / "bets.safetensors")
+        return 0
+
+    use_verb(monkeypatch, run)
+    assert cli.main(["blocks"]) == 2
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from gcnet.cli import EXIT_CODES
-from gcnet.data.scenes import Scenes
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -63,15 +63,14 @@ def test_the_folder_map_names_every_part_of_the_package() -> None:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """The user's own images that the README's commands speak of: a few in each of two classes."""
-    for split in ("train", "val"):
-        scenes = Scenes(12, size=40, split=split)
-        for index in range(12):
-            image: Image.Image = scenes.read(index)
-            place = tmp_path / "photos" / split / ("cat", "dog")[index % 2] / f"{index}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            image.save(place)
+def photos(tmp_path: Path, seed: int) -> Path:
+    """The user's own images that the README's commands speak of: twelve in each of two classes for either split."""
+    generator = np.random.default_rng(seed)
+    for index in range(48):
+        image = Image.fromarray(generator.integers(0, 256, (53, 47, 3), dtype=np.uint8))
+        place = tmp_path / "photos" / ("train", "val")[index // 24] / ("cat", "dog")[index % 2] / f"{index}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        image.save(place)
     return tmp_path
 
 

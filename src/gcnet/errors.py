@@ -1,7 +1,9 @@
 """Mistakes of the user, said in one clear sentence."""
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -12,6 +14,15 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """The tail of a sentence that proposes the valid name closest to `name`, or an empty string if none is close."""
     matches = get_close_matches(name.lower(), list(valid), n=1, cutoff=0.5)
     return f'; did you mean "{matches[0]}"?' if matches else ""
+
+
+def nearest_path(path: str | Path) -> str:
+    """As `nearest`, for a path where nothing is: its first missing part is compared with what lies beside it."""
+    missing = Path(path)
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    matches = get_close_matches(missing.name, sorted(os.listdir(missing.parent)), n=1, cutoff=0.5)
+    return f'; did you mean "{missing.parent / matches[0] / Path(path).relative_to(missing)}"?' if matches else ""
 
 
 def unknown(kind: str, name: str, valid: Iterable[str], *, listed: int = 20) -> UserError:

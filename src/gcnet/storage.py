@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcnet.errors import UserError
+from gcnet.errors import UserError, nearest_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +77,8 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        proposal = nearest_path(path) if isinstance(error, FileNotFoundError) else ""
+        raise StorageError(f"cannot read {path}: {error.strerror}{proposal}") from error
     place = _digest_place(data)
     if place is None:
         raise StorageError(f"{path} is not a file written by gcnet: its header holds no checksum")

@@ -100,7 +100,8 @@ def _exit_codes() -> str:
 def _exit_code(error: UserError) -> int:
     from gcnet.storage import StorageError
 
-    return EXIT_FAILURE if isinstance(error, StorageError) else EXIT_USAGE
+    mistyped = isinstance(error.__cause__, FileNotFoundError)
+    return EXIT_FAILURE if isinstance(error, StorageError) and not mistyped else EXIT_USAGE
 
 
 def _report(sentence: str, code: int) -> int:

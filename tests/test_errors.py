@@ -1,0 +1,50 @@
+"""The sentences for names and paths that do not exist."""
+
+from pathlib import Path
+
+import pytest
+
+from gcnet.errors import UserError, nearest, nearest_path, unknown
+
+
+def test_the_nearest_name_is_proposed_whatever_its_case() -> None:
+    assert nearest("GCC", ("se", "gc", "snl")) == '; did you mean "gc"?'
+    assert nearest("xyz", ("se", "gc", "snl")) == ""
+
+
+def test_an_unknown_name_is_said_with_the_nearest_and_the_valid_ones() -> None:
+    error = unknown("block", "gcc", ("none", "gc", "se"))
+    assert isinstance(error, UserError)
+    assert str(error) == 'unknown block "gcc"; did you mean "gc"? valid: none, gc, se'
+    assert str(unknown("block", "xyz", ("gc",))) == 'unknown block "xyz"; valid: gc'
+    assert str(unknown("block", "xyz", ())) == 'unknown block "xyz"; valid: none'
+
+
+def test_a_long_list_of_valid_names_is_cut_and_counted() -> None:
+    names = [f"net{index}" for index in range(23)]
+    assert str(unknown("model", "qqq", names, listed=2)) == 'unknown model "qqq"; valid: net0, net1, ... (23 in all)'
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("runs/first/bets.safetensors", "runs/first/best.safetensors"),
+        ("runs/frist/best.safetensors", "runs/first/best.safetensors"),
+        ("rusn", "runs"),
+    ],
+)
+def test_a_mistyped_path_gets_the_one_beside_it(
+    path: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "runs" / "first" / "best.safetensors"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    assert nearest_path(tmp_path / path) == f'; did you mean "{tmp_path / expected}"?'
+    monkeypatch.chdir(tmp_path)
+    assert nearest_path(path) == f'; did you mean "{expected}"?'
+
+
+def test_a_path_like_nothing_beside_it_gets_no_proposal(tmp_path: Path) -> None:
+    assert nearest_path(tmp_path / "xyz") == ""
+    (tmp_path / "runs").mkdir()
+    assert nearest_path(tmp_path / "qqq" / "xyz") == ""
