@@ -11,7 +11,7 @@ from gcnet.data.decode import ImageError
 from gcnet.data.images import CachedImages, FolderImages, ImageSource, expected_tree, limit_images
 from gcnet.data.settings import AugmentSettings, DataSettings, Preprocessing
 from gcnet.data.table import CsvImages, has_split_column
-from gcnet.errors import UserError, nearest
+from gcnet.errors import UserError, nearest, nearest_path
 
 if TYPE_CHECKING:
     import gcnet.data.transforms
@@ -182,9 +182,12 @@ def _existing(data: str) -> Path:
             raise UserError(f"--data takes a folder or a .csv file, found the file {path}")
         return path
     if os.sep in data or path.suffix:
-        raise UserError(f'nothing at "{data}" (tried {path.resolve()}); expected {expected_tree(data)}')
+        raise UserError(
+            f'nothing at "{data}" (tried {path.resolve()}){nearest_path(path) or ";"} expected {expected_tree(data)}'
+        )
+    proposal = nearest(data, DATA_NAMES) or nearest_path(path) or ";"
     raise UserError(
-        f'unknown data "{data}"{nearest(data, DATA_NAMES) or ";"} valid: {", ".join(DATA_NAMES)}, '
+        f'unknown data "{data}"{proposal} valid: {", ".join(DATA_NAMES)}, '
         "a folder with train/ and val/, or a CSV of path, label and split"
     )
 
