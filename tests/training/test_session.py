@@ -29,7 +29,7 @@ class Crash(Exception):
 
 
 class Noise(nn.Module):
-    """Draws from the global generators, as user code may (python's own is left to beartype, which draws from it here)."""
+    """Draws from the global generators, as user code may (python's is beartype's here, which draws from it)."""
 
     def forward(self, features):
         if not self.training:
@@ -204,7 +204,7 @@ def test_a_full_disk_is_told_and_the_old_checkpoint_stands(fresh, monkeypatch):
     folder = fresh()
     from gcnet import storage
 
-    def full(descriptor):
+    def full(_descriptor):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match=r"disk is full \(needed [\d,]+ bytes, free [\d,]+\)"):

@@ -54,6 +54,7 @@ class ToyTask:
             step += 1
 
     def prepare(self, batch: Points, step: int, device: torch.device) -> Points:
+        assert step >= 0
         return replace(batch, inputs=batch.inputs.to(device), targets=batch.targets.to(device))
 
     def split(self, batch: Points, parts: int) -> list[Points]:
@@ -86,7 +87,7 @@ class ToyTask:
         path.write_text("\n".join(batch.names))
 
     def draw_evaluation(self, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        (folder / "curves.png").write_text(str(len(rows)))
+        (folder / "curves.png").write_text(f"{len(rows)} {evaluation.metrics}")
 
 
 def tiny_network(*, dropout: float = 0.0, batch_norm: bool = False, seed: int = 3) -> nn.Module:

@@ -1,15 +1,16 @@
 """Classification as a task: labelled images, cross-entropy with smoothing and mixing, accuracy."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gcnet.data.loading import Batch, Images, build_loader
+from gcnet.data.loading import Batch, Images, Skipped, build_loader
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
 from gcnet.data.source import DataSplits, open_data
@@ -22,6 +23,16 @@ from gcnet.training.task import Evaluation
 
 _SHOWN = 24
 _MIXING = 0x313  # keeps the seeds of mixing apart from those of samples
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch on the device; targets are class indices (N,), or shares of the classes (N, K) where images are mixed."""
+
+    images: Float[Tensor, "n channels height width"]
+    targets: Int[Tensor, " n"] | Float[Tensor, "n classes"]
+    names: list[str]
+    skipped: list[Skipped]
 
 
 class _Stopped(Exception):
@@ -64,32 +75,32 @@ class ClassificationTask:
         while True:
             yield from loader
 
-    def prepare(self, batch: Batch, step: int, device: torch.device) -> Batch:
-        """The batch on the device, mixed if the recipe says so; labels are then (N, classes) float."""
+    def prepare(self, batch: Batch, step: int, device: torch.device) -> Prepared:
+        """The batch on the device, and mixed if the recipe says so."""
         images = batch.images.to(device, non_blocking=True, memory_format=self._memory)
-        labels = batch.labels.to(device, non_blocking=True)
+        targets = batch.labels.to(device, non_blocking=True)
         if self._mixers and batch.names:
             with preserved_random_state():
                 seed_everything_for_sample(mix_seed(_MIXING, self._seed, step, self.processes.rank))
                 mixer = self._mixers[int(torch.randint(len(self._mixers), ()))]
-                images, labels = mixer(images, labels)
-        return replace(batch, images=images, labels=labels)
+                images, targets = mixer(images, targets)
+        return Prepared(images, targets, batch.names, batch.skipped)
 
-    def split(self, batch: Batch, parts: int) -> list[Batch]:
-        """Micro-batches of nearly equal size; what could not be read stays with the first."""
+    def split(self, batch: Prepared, parts: int) -> list[Prepared]:
+        """Micro-batches of nearly equal size."""
         cuts = [len(batch.names) * part // parts for part in range(parts + 1)]
         pieces = [
-            Batch(batch.images[begin:end], batch.labels[begin:end], batch.names[begin:end], [])
+            Prepared(batch.images[begin:end], batch.targets[begin:end], batch.names[begin:end], [])
             for begin, end in zip(cuts, cuts[1:], strict=False)
             if begin < end
         ]
         return pieces or [batch]
 
-    def losses(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, network: nn.Module, batch: Prepared) -> dict[str, Tensor]:
         """Mean cross-entropy in nats."""
         smoothing = self.settings.recipe.label_smoothing
         logits = network(batch.images).float()
-        return {"loss": functional.cross_entropy(logits, batch.labels, label_smoothing=smoothing)}
+        return {"loss": functional.cross_entropy(logits, batch.targets, label_smoothing=smoothing)}
 
     def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
         """Top-1, top-5 and loss over the validation images of all processes."""
@@ -119,7 +130,7 @@ class ClassificationTask:
             network, path, preprocessing=self.splits.preprocessing.to_dict(), class_names=list(self.splits.classes)
         )
 
-    def draw_inputs(self, batch: Batch, path: Path) -> None:
+    def draw_inputs(self, batch: Prepared, path: Path) -> None:
         """The first images of a prepared batch with normalisation undone, and their labels."""
         from gcnet.evaluation.plots import contact_sheet
 
@@ -127,7 +138,7 @@ class ClassificationTask:
         mean, std = torch.tensor(preprocessing.mean).view(3, 1, 1), torch.tensor(preprocessing.std).view(3, 1, 1)
         images = batch.images[:_SHOWN].float().cpu() * std + mean  # (n, 3, H, W) in [0, 1]
         pixels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
-        titles = [_title(label, self.splits.classes) for label in batch.labels[:_SHOWN].cpu()]
+        titles = [_title(label, self.splits.classes) for label in batch.targets[:_SHOWN].cpu()]
         contact_sheet(list(pixels), titles, path)
 
     def draw_evaluation(self, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:

@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from gcnet.errors import UserError
+from gcnet.errors import UserError, nearest_path
 from gcnet.storage import write_atomic
 from gcnet.training.settings import TrainSettings
 
@@ -186,9 +186,8 @@ def open_folder(path: str | Path) -> tuple[RunFolder, TrainSettings, dict[str, A
     """
     folder = RunFolder(Path(path))
     if not folder.path.is_dir():
-        raise UserError(
-            f"--resume takes a run folder, and {path} is {'a file' if folder.path.exists() else 'not there'}"
-        )
+        found = "a file" if folder.path.exists() else f"not there{nearest_path(path)}"
+        raise UserError(f"--resume takes a run folder, and {path} is {found}")
     if not folder.config.exists():
         raise UserError(f"{path} is not a run folder: it has no config.json")
     try:

@@ -35,7 +35,8 @@ class Batch(Protocol):
         """The images that belong to the batch and could not be read."""
 
 
-BatchType = TypeVar("BatchType", bound=Batch)
+Loaded = TypeVar("Loaded", bound=Batch)
+Prepared = TypeVar("Prepared", bound=Batch)
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Evaluation:
 
 
 @runtime_checkable
-class Task(Protocol[BatchType]):
-    """A kind of training, such as classification.
+class Task(Protocol[Loaded, Prepared]):
+    """A kind of training, such as classification; its batches may change type when they are prepared.
 
     Attributes:
         metric: the number of an evaluation that decides which weights are the best; more is better.
@@ -60,19 +61,19 @@ class Task(Protocol[BatchType]):
     metric: str
     steps_per_epoch: int
 
-    def batches(self, first_step: int) -> Iterator[BatchType]:
+    def batches(self, first_step: int) -> Iterator[Loaded]:
         """This process' share of the global batch of `first_step`, of the next step, and so on for ever.
 
         What it yields for a step depends on the seed and the step alone, not on where it was started.
         """
 
-    def prepare(self, batch: BatchType, step: int, device: torch.device) -> BatchType:
+    def prepare(self, batch: Loaded, step: int, device: torch.device) -> Prepared:
         """The batch on the device, mixed with itself where the recipe says so, by a draw of (seed, step) alone."""
 
-    def split(self, batch: BatchType, parts: int) -> list[BatchType]:
+    def split(self, batch: Prepared, parts: int) -> list[Prepared]:
         """The batch cut into at most so many micro-batches of nearly equal size, none empty unless all are."""
 
-    def losses(self, network: nn.Module, batch: BatchType) -> dict[str, Tensor]:
+    def losses(self, network: nn.Module, batch: Prepared) -> dict[str, Tensor]:
         """The losses to be added, each a mean over the images of a non-empty batch, shape ()."""
 
     def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
@@ -81,7 +82,7 @@ class Task(Protocol[BatchType]):
     def save(self, network: nn.Module, path: Path) -> None:
         """Write weights that can be used without the run: the network's description and its preprocessing inside."""
 
-    def draw_inputs(self, batch: BatchType, path: Path) -> None:
+    def draw_inputs(self, batch: Prepared, path: Path) -> None:
         """A picture of training images as the network sees them."""
 
     def draw_evaluation(self, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:

@@ -1,0 +1,114 @@
+"""Two gloo processes against one, and a real training killed with SIGKILL at random moments."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+
+from gcnet.models.files import read_model_file
+from gcnet.storage import load_tensors
+from gcnet.training.folder import RunFolder
+from training.photos import (
+    fast_start,
+    run,
+    run_alone,
+    run_as_two,
+    settings_for,
+    small_network,
+    steady_network,
+    write_photos,
+)
+
+PATIENCE = 120
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = write_photos(tmp_path_factory.mktemp("photos"))
+    (root / "train" / "green" / "4.png").write_bytes(b"damaged")
+    (root / "val" / "blue" / "5.png").write_bytes(b"damaged")
+    return root
+
+
+def join(processes):
+    for process in processes:
+        process.join(PATIENCE)
+        if process.exitcode is None:
+            process.kill()
+    return [process.exitcode for process in processes]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 5])
+def test_two_processes_train_as_one_with_the_same_global_batch(photos, tmp_path, accumulate):
+    plain = {"mixup": 0.0, "cutmix": 0.0, "accumulate": accumulate, "clip_norm": 0.5}
+    alone = run(settings_for(photos, tmp_path / "alone", **plain), steady_network)
+    settings = settings_for(photos, tmp_path / "two", **plain)
+    assert join(run_as_two(settings, steady_network)) == [0, 0]
+    expected, found = (read_model_file(path)[0] for path in (alone.last_weights, RunFolder(tmp_path / "two").last))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6)
+    one, other = (RunFolder(tmp_path / name) for name in ("alone", "two"))
+    for row, twin in zip(one.rows(), other.rows(), strict=True):
+        assert row.keys() == twin.keys()
+        for name in row.keys() - {"seconds", "images_per_second", "kind"}:
+            assert twin[name] == pytest.approx(row[name], rel=1e-5), (name, row["step"])
+    assert one.evaluations()[-1]["images"] == 20
+    assert one.skipped.read_text() == other.skipped.read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_when_one_is_told_to_and_resume_to_the_bit(photos, tmp_path):
+    quick = {"epochs": 60.0, "evaluate_every": 20.0, "save_every_steps": 100}
+    assert join(run_as_two(settings_for(photos, tmp_path / "unbroken", **quick), small_network)) == [0, 0]
+    settings = settings_for(photos, tmp_path / "run", **quick)
+    processes = run_as_two(settings, small_network)
+    metrics = RunFolder(tmp_path / "run").metrics
+    while not metrics.exists() and all(process.is_alive() for process in processes):
+        time.sleep(0.01)
+    os.kill(processes[1].pid, signal.SIGTERM)
+    assert join(processes) == [143, 143]
+    state = load_tensors(tmp_path / "run" / "checkpoint.safetensors")[1]["state"]
+    assert 0 < state["trainer"]["step"] < 300
+    assert len(state["processes"]) == 2
+    assert join(run_as_two(settings, small_network)) == [0, 0]
+    unbroken, resumed = (RunFolder(tmp_path / name).last.read_bytes() for name in ("unbroken", "run"))
+    assert unbroken == resumed
+
+
+@pytest.mark.slow
+def test_a_training_killed_ten_times_at_random_moments_ends_with_the_same_bits(photos, tmp_path):
+    changes = {"model": "cifar_resnet20", "block": "gc", "epochs": 8.0, "save_every_steps": 1, "accumulate": 2}
+    began = time.monotonic()
+    unbroken = fast_start().Process(
+        target=run_alone, args=(settings_for(photos, tmp_path / "unbroken", **changes), None)
+    )
+    unbroken.start()
+    assert join([unbroken]) == [0]
+    duration = time.monotonic() - began
+    dice = random.Random(4)
+    settings = settings_for(photos, tmp_path / "run", **changes)
+    steps = []
+    for _ in range(10):
+        part = fast_start().Process(target=run_alone, args=(settings, None))
+        part.start()
+        part.join(dice.uniform(0.0, 0.3) * duration)
+        assert part.exitcode is None, "the run ended before it could be killed ten times"
+        part.kill()
+        part.join()
+        checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+        steps.append(load_tensors(checkpoint)[1]["state"]["trainer"]["step"] if checkpoint.exists() else 0)
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 3, f"killed too early to show anything: after steps {steps}"
+    last = fast_start().Process(target=run_alone, args=(settings, None))
+    last.start()
+    assert join([last]) == [0]
+    for name in ("last", "best"):
+        assert (
+            getattr(RunFolder(tmp_path / "run"), name).read_bytes()
+            == getattr(RunFolder(tmp_path / "unbroken"), name).read_bytes()
+        )
+    assert not list((tmp_path / "run").rglob("*.tmp"))
