@@ -195,7 +195,8 @@ def test_a_mistake_is_one_sentence_and_leaves_no_folder(photos, tmp_path, monkey
 def test_without_an_output_runs_are_numbered(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = override(settings_for(photos, tmp_path), output=None, steps=1, epochs=None, model="cifar_resnet20")
-    for expected in ("cifar_resnet20-photos0", "cifar_resnet20-photos0-2"):
+    name = f"cifar_resnet20-{photos.name}"
+    for expected in (name, f"{name}-2"):
         assert str(train(settings, build_model=small_network, reporter=Silent()).folder) == f"runs/{expected}"
 
 

@@ -17,11 +17,11 @@ def build_average(model: nn.Module, decay: float) -> AveragedModel:
     @torch.no_grad()
     def follow(averages: Sequence[Tensor], values: Sequence[Tensor], _updates: Tensor | int) -> None:
         if not averages[0].is_floating_point():
-            torch._foreach_copy_(averages, values)
+            torch._foreach_copy_(list(averages), list(values))
             return
         # Read from the buffer, which lives on the CPU: the argument is a copy on the GPU, and reading it would wait.
         count = int(average.n_averaged)
-        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + count) / (10 + count)))
+        torch._foreach_lerp_(list(averages), list(values), 1 - min(decay, (1 + count) / (10 + count)))
 
     average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
     return average.eval().requires_grad_(False)

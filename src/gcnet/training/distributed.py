@@ -1,9 +1,10 @@
 """The processes that train together, as torchrun starts them, or the only one."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -43,13 +44,13 @@ class Processes:
         dist.all_gather_object(gathered, value, group=self.group)
         return gathered
 
-    def from_first(self, value: object) -> object:
+    def from_first(self, value: Any) -> Any:
         """The first process' value, in every process."""
         return self.gather(value)[0]
 
 
 @contextmanager
-def processes_joined(device_type: str) -> Iterator[Processes]:
+def processes_joined(device_type: str) -> Generator[Processes, None, None]:
     """The processes of this run: those that torchrun announces in the environment (nccl on GPUs, else gloo), or one.
 
     A process group that exists already is used and left standing.
@@ -62,7 +63,7 @@ def processes_joined(device_type: str) -> Iterator[Processes]:
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
         started = True
     try:
-        group = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else dist.group.WORLD
+        group: Any = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")  # None: that of all
         yield Processes(dist.get_rank(), dist.get_world_size(), group)
     finally:
         if started:

@@ -24,7 +24,13 @@ def random_states() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "numpy": [algorithm, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gaussian), float(cached)],
+        "numpy": [
+            algorithm,
+            torch.from_numpy(np.asarray(keys, np.int64)),
+            int(position),
+            int(has_gaussian),
+            float(cached),
+        ],
         "python": [version, torch.tensor(words), gaussian],
     }
 

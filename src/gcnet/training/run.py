@@ -1,7 +1,7 @@
 """A run from its settings to its folder and its result: `train`, `resume` and what both share."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,7 +134,9 @@ def resume(
 
 
 @contextmanager
-def assembled(settings: TrainSettings, build_model: BuildModel | None) -> Iterator[tuple[Trainer, ClassificationTask]]:
+def assembled(
+    settings: TrainSettings, build_model: BuildModel | None
+) -> Generator[tuple[Trainer, ClassificationTask], None, None]:
     """Data, network and trainer, ready for the first step, in all processes; GPU switches are set back afterwards."""
     device = choose_device(settings.machine.device)
     with processes_joined(device.type) as processes, _gpu_switches(settings.machine):
@@ -204,10 +206,13 @@ def _announce(session: Session, settings: TrainSettings, *, resumed: bool) -> No
         say(f"{session.folder.path}: {f'on from step {trainer.step}' if left else 'finished'} of {session.total}")
         return
     parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
-    frozen = f", {len(trainer.frozen)} parameters frozen" if trainer.frozen else ""
+    inserted = sum(parameter.numel() for _, parameter in context_parameters(trainer.network))
+    blocks = f", {inserted:,} of them in inserted blocks" if inserted else ""
+    names = len(list(trainer.network.parameters()))
+    frozen = f", {len(trainer.frozen)} of {names} parameter tensors frozen" if trainer.frozen else ""
     recipe, processes = settings.recipe, trainer.processes.world
     across = f" over {processes} processes" if processes > 1 else ""
-    say(f"{settings.network.model}: {parameters:,} parameters{frozen}; {trainer.device}")
+    say(f"{settings.network.model}: {parameters:,} parameters{blocks}{frozen}; {trainer.device}")
     say(
         f"{session.total} steps of {recipe.batch_size} images{across}, {session.task.steps_per_epoch} an epoch; "
         f"{recipe.optimizer}, lr {recipe.peak_lr:g} for this batch size, {recipe.schedule}"
@@ -230,7 +235,7 @@ def _make_folder(settings: TrainSettings, config: dict[str, Any], processes: Pro
 
 
 @contextmanager
-def _gpu_switches(machine: MachineSettings) -> Iterator[None]:
+def _gpu_switches(machine: MachineSettings) -> Generator[None, None, None]:
     """Deterministic kernels where they are asked for, else the fastest convolutions; as before on leaving."""
     if not torch.cuda.is_initialized() and not machine.deterministic:
         yield

@@ -183,7 +183,12 @@ class Session:
         self._gather_skipped(found.skipped)
         means = self._means(self.epoch)
         step = self.trainer.step
-        row = {"kind": "evaluation", "step": step, "epoch": round(self._epoch(), 4), "train_loss": _total(means)}
+        row: dict[str, Any] = {
+            "kind": "evaluation",
+            "step": step,
+            "epoch": round(self._epoch(), 4),
+            "train_loss": _total(means),
+        }
         row |= {"learning_rate": self.trainer.schedule.at(step - 1), **found.metrics, "images": found.images}
         row |= {"skipped": len(found.skipped), "skipped_in_all": len(self.record.skipped), "seconds": self.seconds()}
         metric = self.task.metric

@@ -66,7 +66,7 @@ class RecipeSettings:
     """How it is trained; what is not given comes from the preset."""
 
     preset: Literal["scratch", "finetune"] = "scratch"
-    """scratch (120 epochs, lr 0.1), or finetune: new blocks in a trained network, as the paper does it (40, lr 0.02)."""
+    """scratch (120 epochs, lr 0.1), or finetune: new blocks in a trained network, as in the paper (40, lr 0.02)."""
     epochs: float | None = None
     """Passes over the training images (default: the preset's)."""
     steps: int | None = None

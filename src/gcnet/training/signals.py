@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -19,7 +19,7 @@ class Wishes:
 
 
 @contextmanager
-def signals_heard() -> Iterator[Wishes]:
+def signals_heard() -> Generator[Wishes, None, None]:
     """Inside, SIGTERM, SIGINT and SIGUSR1 only set wishes; a second SIGINT ends the process at once with code 130.
 
     In a thread other than the main one nothing is installed, and no wish is ever set.
