@@ -57,7 +57,7 @@ def accuracy_axis(comparison: Comparison, start: float, end: float) -> Axis:
 def accuracy_chart(comparison: Comparison, setting: str = MAIN) -> str:
     """One row a block: each seed a dot, their mean a bar, and how far it is from no block."""
     blocks = comparison.tested(setting)
-    left, right, row = 190, 640, 40
+    left, right, row = 190, 780, 40
     axis = accuracy_axis(comparison, left, right)
     bottom = 12 + row * len(blocks)
     parts = [_vertical_grid(axis, 8, bottom, "{:g} %")]
@@ -68,7 +68,7 @@ def accuracy_chart(comparison: Comparison, setting: str = MAIN) -> str:
         middle = 12 + row * index + row / 2
         parts.append(_accuracy_row(comparison, setting, block, middle, axis))
     name = "control setting" if setting == CONTROL else "main setting"
-    return _svg(780, bottom + 26, f"Top-1 accuracy by block, {name}", parts)
+    return _svg(930, bottom + 26, f"Top-1 accuracy by block, {name}", parts)
 
 
 def cost_chart(comparison: Comparison, title: str, value: Callable[[str], float | None], unit: str) -> str:
@@ -100,17 +100,17 @@ def curves_chart(comparison: Comparison, setting: str = MAIN) -> str:
     points = [point for curve in series.values() for point in curve]
     if len(points) < 2:
         return ""
-    horizontal = Axis(0, max(point[0] for point in points), 56, 620)
+    horizontal = Axis(0, max(point[0] for point in points), 56, 750)
     low, high = min(point[2] for point in points), max(point[3] for point in points)
     vertical = Axis(low - 0.05 * (high - low + 1), min(100, high + 0.05 * (high - low + 1)), 260, 14)
-    parts = [_horizontal_grid(vertical, 56, 620), _epoch_ticks(horizontal)]
+    parts = [_horizontal_grid(vertical, 56, 750), _epoch_ticks(horizontal)]
     for block, curve in series.items():
         parts.append(_band(curve, horizontal, vertical, palette[block]))
     for block, curve in series.items():
         path = " ".join(f"{horizontal(x):.1f},{vertical(y):.1f}" for x, y, _, _ in curve)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{palette[block]}" stroke-width="2.2"/>')
     parts.append(_end_labels({block: curve[-1][1] for block, curve in series.items() if curve}, vertical, palette))
-    return _svg(780, 302, "Validation top-1 over the epochs", parts)
+    return _svg(930, 302, "Validation top-1 over the epochs", parts)
 
 
 def _accuracy_row(comparison: Comparison, setting: str, block: str, middle: float, axis: Axis) -> str:
@@ -132,7 +132,7 @@ def _accuracy_row(comparison: Comparison, setting: str, block: str, middle: floa
     text = "" if difference is None else f"{100 * difference.difference:+.1f}"
     if difference is not None and difference.half_width is not None:
         text += f" ± {100 * difference.half_width:.1f}"
-    parts.append(f'<text class="value" x="656" y="{middle + 4}">{text}</text>')
+    parts.append(f'<text class="value" x="796" y="{middle + 4}">{text}</text>')
     return "".join(parts)
 
 
@@ -156,8 +156,8 @@ def _end_labels(ends: dict[str, float], vertical: Axis, palette: dict[str, str])
     for block, value in sorted(ends.items(), key=lambda item: -item[1]):
         previous = max(vertical(value), previous + 15)
         parts.append(
-            f'<circle cx="630" cy="{previous:.1f}" r="4.5" fill="{palette[block]}"/>'
-            f'<text class="name" x="640" y="{previous + 4:.1f}">{escape(block)}</text>'
+            f'<circle cx="762" cy="{previous:.1f}" r="4.5" fill="{palette[block]}"/>'
+            f'<text class="name" x="772" y="{previous + 4:.1f}">{escape(block)}</text>'
         )
     return "".join(parts)
 
@@ -183,7 +183,7 @@ def _epoch_ticks(axis: Axis) -> str:
         f'<text class="tick" x="{axis(tick):.1f}" y="278" text-anchor="middle">{tick:g}</text>'
         for tick in axis.ticks(8)
     )
-    return f'{ticks}<text class="tick" x="338" y="297" text-anchor="middle">epoch</text>'
+    return f'{ticks}<text class="tick" x="403" y="297" text-anchor="middle">epoch</text>'
 
 
 def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:

@@ -58,7 +58,7 @@ def render_page(comparison: Comparison) -> str:
         _section("All numbers", _numbers(comparison)),
         _section("Cost", _costs(comparison)),
         _section("Learning curves", _curves(comparison)),
-        _section("What the network sees", _pictures(comparison)),
+        _section("Validation images", _pictures(comparison)),
         _section("How it was measured", _card(_definitions(comparison.about))),
         _section("Where it was measured", _card(_definitions({**comparison.environment, "date": comparison.created}))),
     ]

@@ -182,7 +182,7 @@ def _main_reading(comparison: Comparison, others: list[str]) -> str:
 def _control_reading(comparison: Comparison, blocks: list[str]) -> str:
     start = (
         "In the control setting, where no context is needed, the difference to no block "
-        f"({accuracy_text(comparison, BASELINE, CONTROL)} %) is {_listing(comparison, blocks, CONTROL)} points"
+        f"({accuracy_text(comparison, BASELINE, CONTROL)} %), in points, is: {_listing(comparison, blocks, CONTROL)}"
     )
     if len(comparison.seeds) == 1:
         noise = max(_image_noise(comparison, block, CONTROL) for block in blocks)

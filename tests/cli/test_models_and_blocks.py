@@ -1,0 +1,63 @@
+"""`gcnet models` and `gcnet blocks`: every name is there, its counts hold, nothing published is without a source."""
+
+import re
+
+import pytest
+
+from gcnet.blocks import BLOCKS
+from gcnet.cli import main
+from gcnet.cli.models import PUBLISHED
+from gcnet.models.classifier import list_models
+
+
+def _rows(output: str) -> dict[str, list[str]]:
+    lines = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in output.splitlines() if "|" in line]
+    return {cells[0]: cells[1:] for cells in lines[2:]}
+
+
+def test_every_block_is_listed_with_its_parts_and_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["blocks", "--channels", "512"]) == 0
+    rows = _rows(capsys.readouterr().out)
+    assert list(rows) == list(BLOCKS)
+    assert all("-" not in row[:3] and "arXiv" in row[-1] for row in rows.values())
+    # 2CP + 2C + 3P + 1 with P = 32; C^2 + 2C + 1; and 4CC' + 3C' + C with C' = 256.
+    assert rows["gc"][3] == "33,889"
+    assert rows["snl"][3] == "263,169"
+    assert rows["nl_embedded_gaussian"][3] == "525,568"
+
+
+def test_channels_that_a_block_refuses_are_said_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["blocks", "--channels", "16", "--ratio", "16"]) == 2
+    assert capsys.readouterr().err.startswith("gcnet: gc: ratio must leave at least 2 channels")
+
+
+def test_one_model_is_listed_with_published_numbers_and_their_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--model", "gc_resnet50"]) == 0
+    output = capsys.readouterr().out
+    assert _rows(output)["gc_resnet50"] == ["28,078,773", "8.20", "224 x 224"]
+    assert "77.70/93.66" in output and "arXiv 1910.03151" in output
+
+
+def test_classes_and_size_change_the_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--model", "cifar_resnet20", "--num-classes", "3", "--image-size", "64"]) == 0
+    parameters, flops, size = _rows(capsys.readouterr().out)["cifar_resnet20"]
+    assert parameters == f"{269_722 - 7 * 65:,}"
+    assert float(flops) == pytest.approx(4 * 0.0811, rel=0.01)
+    assert size == "64 x 64"
+
+
+def test_a_mistyped_model_gets_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--model", "gc_resnet5O"]) == 2
+    assert 'did you mean "gc_resnet50"' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_model_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    assert list(_rows(capsys.readouterr().out)) == list_models()
+
+
+def test_what_is_published_belongs_to_a_model_and_names_its_source() -> None:
+    assert set(PUBLISHED) <= set(list_models())
+    sourced = re.compile(r".*\d.*\((table of [\w-]+, arXiv [\d.]+|[\w-]+/[\w-]+)\)$")
+    assert all(sourced.match(entry) for entries in PUBLISHED.values() for entry in entries)
