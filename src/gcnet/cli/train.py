@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
 
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError
@@ -13,9 +12,6 @@ from gcnet.training.settings import (
     RecipeSettings,
     TrainSettings,
 )
-
-if TYPE_CHECKING:
-    from gcnet.training.run import RunResult
 
 SUMMARY = "train a network, or go on with an interrupted run"
 
@@ -91,16 +87,7 @@ def _run(settings: Settings) -> int:
         result = resume(settings.resume, workers=chosen.data.workers or None, device=device)
     else:
         result = train(chosen)
-    _conclude(result)
     return result.exit_code
-
-
-def _conclude(result: "RunResult") -> None:
-    if result.skipped:
-        print(f"{len(result.skipped)} images were left out; see {result.folder / 'skipped.csv'}")
-    if result.finished and result.best is not None:
-        best = result.best
-        print(f"best top1 {best['top1']:.4f} in epoch {best['epoch']:g}: {result.best_weights}")
 
 
 def _changed(settings: TrainSettings) -> list[tuple[str, str, object]]:

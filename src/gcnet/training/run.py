@@ -187,7 +187,7 @@ def _drive(
     _announce(session, settings, resumed=not fresh)
     session.go()
     record = session.record
-    return RunResult(
+    result = RunResult(
         folder=folder.path,
         steps=trainer.step,
         total_steps=session.total,
@@ -197,6 +197,16 @@ def _drive(
         skipped=record.skipped,
         stopped=session.stopped,
     )
+    _conclude(result, session.reporter)
+    return result
+
+
+def _conclude(result: RunResult, reporter: Reporter) -> None:
+    if result.skipped:
+        reporter.say(f"{len(result.skipped)} images were left out; see {result.folder / 'skipped.csv'}")
+    if result.finished and result.best is not None:
+        best = result.best
+        reporter.say(f"best top1 {best['top1']:.4f} in epoch {best['epoch']:g}: {result.best_weights}")
 
 
 def _announce(session: Session, settings: TrainSettings, *, resumed: bool) -> None:
