@@ -15,7 +15,7 @@ from gcnet.analysis.cost import (
     submodule_input_shapes,
 )
 from gcnet.analysis.memory import training_step_peak_memory
-from gcnet.analysis.timing import fill_zero_parameters, forward_call, interleaved_times, training_step_call
+from gcnet.analysis.timing import Numerics, fill_zero_parameters, forward_call, interleaved_times, training_step_call
 from gcnet.blocks import build_block, list_blocks
 
 CHANNELS, HEIGHT, WIDTH = 32, 7, 5
@@ -115,6 +115,21 @@ def test_timed_steps_train_without_moving_the_weights_far() -> None:
     torch.testing.assert_close(model[0].weight, before)
     forward_call(model, images)()
     assert not model.training
+
+
+def test_calls_run_under_the_numerics_they_are_given() -> None:
+    seen: list[tuple[torch.dtype, bool]] = []
+
+    class Look(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x)
+            seen.append((y.dtype, x.is_contiguous(memory_format=torch.channels_last)))
+            return y
+
+    numerics = Numerics(torch.bfloat16, channels_last=True)
+    forward_call(Look(3, 5, 1), torch.randn(2, 3, 7, 5), numerics)()
+    training_step_call(Look(3, 5, 1), torch.randn(2, 3, 7, 5), numerics)()
+    assert seen == [(torch.bfloat16, True)] * 2
 
 
 def _wide_network(channels: int) -> nn.Module:

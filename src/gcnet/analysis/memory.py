@@ -7,13 +7,21 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
 from torch import nn
+
+from gcnet.analysis.timing import PLAIN, Numerics, training_step_call
 
 _PATIENCE = 300.0
 
 
 def training_step_peak_memory(
-    build: Callable[[], nn.Module], input_shape: tuple[int, ...], *, device: str = "cpu", threads: int = 1
+    build: Callable[[], nn.Module],
+    input_shape: tuple[int, ...],
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    numerics: Numerics = PLAIN,
 ) -> int | None:
     """Bytes that one training step of `build()` takes beyond the built model, at the worst moment of the step.
 
@@ -24,7 +32,9 @@ def training_step_peak_memory(
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(sender, build, input_shape, device, threads), daemon=True)
+    process = context.Process(
+        daemon=True, target=_measure, args=(sender, build, input_shape, device, threads, numerics)
+    )
     try:
         process.start()
     except (AttributeError, TypeError, ValueError, OSError):  # a builder that cannot be pickled, or no memory left
@@ -41,14 +51,15 @@ def training_step_peak_memory(
 
 
 def _measure(
-    sender: Connection, build: Callable[[], nn.Module], input_shape: tuple[int, ...], device: str, threads: int
+    sender: Connection,
+    build: Callable[[], nn.Module],
+    input_shape: tuple[int, ...],
+    device: str,
+    threads: int,
+    numerics: Numerics,
 ) -> None:
-    import torch
-
-    from gcnet.analysis.timing import training_step_call
-
     torch.set_num_threads(threads)
-    step = training_step_call(build().to(device), torch.randn(input_shape, device=device))
+    step = training_step_call(build().to(device), torch.randn(input_shape, device=device), numerics)
     if device.startswith("cuda"):
         before = torch.cuda.memory_allocated(device)
         step()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,28 +44,50 @@ def interleaved_times(
     return {name: Timing(min(values), median(values), len(values)) for name, values in found.items()}
 
 
-def forward_call(model: nn.Module, images: Tensor) -> Callable[[], object]:
+@dataclass(frozen=True)
+class Numerics:
+    """How a network is run: autocast to a half-precision dtype (None: as it is), and the memory format of its maps."""
+
+    autocast: torch.dtype | None = None
+    channels_last: bool = False
+
+    def run(self, model: nn.Module, images: Tensor) -> Any:
+        """`model(images)` under these numerics."""
+        with torch.autocast(images.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            return model(images)
+
+    def arrange(self, thing: Any) -> Any:
+        """A network or a batch of images (N, 3, H, W) in the memory format."""
+        return thing.to(memory_format=torch.channels_last) if self.channels_last else thing
+
+
+PLAIN = Numerics()
+
+
+def forward_call(model: nn.Module, images: Tensor, numerics: Numerics = PLAIN) -> Callable[[], object]:
     """A call that runs `model` in evaluation mode without gradients; images (N, 3, H, W)."""
+    model, images = numerics.arrange(model), numerics.arrange(images)
 
     def call() -> object:
         model.eval()
         with torch.inference_mode():
-            return model(images)
+            return numerics.run(model, images)
 
     return call
 
 
-def training_step_call(model: nn.Module, images: Tensor) -> Callable[[], object]:
+def training_step_call(model: nn.Module, images: Tensor, numerics: Numerics = PLAIN) -> Callable[[], object]:
     """A call that does one training step: forward, backward and an update by SGD with momentum; images (N, 3, H, W).
 
     The learning rate is so small that the weights do not run away; the arithmetic is that of any other rate.
     """
+    model, images = numerics.arrange(model), numerics.arrange(images)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9)
 
     def call() -> None:
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        model(images).float().square().mean().backward()
+        numerics.run(model, images).float().square().mean().backward()
         optimizer.step()
 
     return call

@@ -10,12 +10,20 @@ from torch import nn
 
 from gcnet.analysis.cost import analytic_flops, count_flops, count_parameters, submodule_input_shapes
 from gcnet.analysis.memory import training_step_peak_memory
-from gcnet.analysis.timing import Timing, fill_zero_parameters, forward_call, interleaved_times, training_step_call
+from gcnet.analysis.timing import (
+    Numerics,
+    Timing,
+    fill_zero_parameters,
+    forward_call,
+    interleaved_times,
+    training_step_call,
+)
 from gcnet.compare.plan import Builders, create_variant
 from gcnet.compare.settings import CompareSettings
 from gcnet.models.insertion import insertion_records
 from gcnet.models.residual.position import Positioned
 from gcnet.report.results import BASELINE, Cost
+from gcnet.training.loop import AUTOCAST
 
 TIMED_BATCH, REPETITIONS, SECONDS = 16, 15, 20.0
 
@@ -34,6 +42,7 @@ class Circumstances:
 def measure_costs(settings: CompareSettings, builders: Builders, on: Circumstances) -> tuple[dict[str, Cost], dict[str, int]]:
     """The cost of every block's network, and the batches and repetitions that times and memory were measured with."""
     blocks = settings.block_names()
+    numerics = Numerics(AUTOCAST[settings.precision], settings.channels_last)
     with torch.random.fork_rng(devices=[]):
         models = {block: create_variant(settings, block, builders, on.num_classes) for block in blocks}
         plain = create_variant(settings, BASELINE, builders, on.num_classes)
@@ -42,18 +51,18 @@ def measure_costs(settings: CompareSettings, builders: Builders, on: Circumstanc
         fill_zero_parameters(model)
         model.to(on.device)
     forward = interleaved_times(
-        {block: forward_call(model, images) for block, model in models.items()},
+        {block: forward_call(model, images, numerics) for block, model in models.items()},
         repetitions=REPETITIONS,
         seconds=SECONDS,
         device=on.device,
     )
     step = interleaved_times(
-        {block: training_step_call(model, images) for block, model in models.items()},
+        {block: training_step_call(model, images, numerics) for block, model in models.items()},
         repetitions=REPETITIONS,
         seconds=SECONDS,
         device=on.device,
     )
-    peaks = _peak_memories(settings, builders, on)
+    peaks = _peak_memories(settings, builders, on, numerics)
     costs = {
         block: _cost(block, models[block], plain, (1, *images.shape[1:]), (forward[block], step[block]), peaks[block])
         for block in blocks
@@ -62,12 +71,14 @@ def measure_costs(settings: CompareSettings, builders: Builders, on: Circumstanc
     return costs, {"batch": len(images), "repetitions": repetitions, "memory_batch": on.batch_size}
 
 
-def _peak_memories(settings: CompareSettings, builders: Builders, on: Circumstances) -> Mapping[str, int | None]:
+def _peak_memories(
+    settings: CompareSettings, builders: Builders, on: Circumstances, numerics: Numerics
+) -> Mapping[str, int | None]:
     shape = (on.batch_size, 3, on.image_size, on.image_size)
 
     def peak(block: str) -> int | None:
         build = partial(create_variant, settings, block, builders, on.num_classes)
-        return training_step_peak_memory(build, shape, device=on.device)
+        return training_step_peak_memory(build, shape, device=on.device, numerics=numerics)
 
     with ThreadPoolExecutor(on.jobs) as pool:
         return dict(zip(settings.block_names(), pool.map(peak, settings.block_names()), strict=True))
