@@ -225,11 +225,12 @@ def _seed_note(comparison: Comparison, count: int) -> str:
         )
     found = [comparison.difference(block) for block in comparison.tested()]
     widths = [item.half_width for item in found if item is not None and item.half_width is not None]
+    low, high = (f"{100 * bound:.1f}" for bound in (min(widths, default=0), max(widths, default=0)))
     paired = (
         f"; ± after a difference is the half-width of the 95 % t-interval of the {count} differences to none, taken "
         "seed by seed (same seed, same data order) and not corrected for looking at several blocks. The smallest "
-        f"difference this experiment could have shown is that half-width: {100 * min(widths, default=0):.1f} to "
-        f"{100 * max(widths, default=0):.1f} points here"
+        "difference this experiment could have shown is that half-width: "
+        f"{low if low == high else f'{low} to {high}'} points here"
     )
     return f"± after an accuracy is the standard deviation over {count} seeds{paired if widths else ''}."
 
