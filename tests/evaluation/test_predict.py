@@ -113,9 +113,9 @@ def test_an_image_named_twice_counts_once(tmp_path: Path) -> None:
 
 def test_paths_that_lead_nowhere_get_a_sentence(tmp_path: Path) -> None:
     write_fruit(tmp_path)
-    with pytest.raises(UserError, match=r'no file or folder .*aple; did you mean "apple"\?'):
+    with pytest.raises(UserError, match=r'no file or folder .*aple; did you mean ".*apple"\?'):
         find_images([tmp_path / "aple"])
-    with pytest.raises(UserError, match=r"the folder .*nowhere does not exist either"):
+    with pytest.raises(UserError, match=r"no file or folder .*nowhere/a\.png"):
         find_images([tmp_path / "nowhere" / "a.png"])
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=r"no image files in .*none; their names must end in one of .*\.png"):

@@ -15,7 +15,7 @@ from gcnet.data.images import image_files
 from gcnet.data.loading import Skipped
 from gcnet.data.settings import Preprocessing
 from gcnet.data.transforms import build_eval_transform
-from gcnet.errors import UserError, nearest
+from gcnet.errors import UserError, nearest_path
 from gcnet.evaluation.inference import class_scores, evaluating
 from gcnet.evaluation.network import Network
 from gcnet.evaluation.plots import contact_sheet
@@ -61,7 +61,7 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
     found: dict[str, Path] = {}
     for path in named:
         if not os.path.lexists(path):
-            raise UserError(f"there is no file or folder {path}{_nearest_path(path)}")
+            raise UserError(f"there is no file or folder {path}{nearest_path(path)}")
         for file in _images_below(path) if path.is_dir() else [path]:
             found.setdefault(os.path.realpath(file), file)
     if not found:
@@ -75,13 +75,6 @@ def _images_below(folder: Path) -> list[Path]:
         return image_files(folder)
     except OSError as error:
         raise UserError(f"cannot read the folder {error.filename}: {error.strerror}") from error
-
-
-def _nearest_path(path: Path) -> str:
-    try:
-        return nearest(path.name, os.listdir(path.parent))
-    except OSError:
-        return f"; the folder {path.parent} does not exist either"
 
 
 def predict_images(
