@@ -37,8 +37,8 @@ def describe_experiment(settings: CompareSettings, data: "DataSplits", recipe: "
         f"{len(data.classes)} classes, {size} x {size} pixels",
         "network": f"{settings.model}, " + (f"from {settings.weights}" if settings.weights else "from random weights"),
         "placement": _placement(settings),
-        "recipe": f"{length} of {recipe.batch_size} images, {recipe.optimizer}, lr {recipe.lr:g} ({recipe.schedule}, warm-up "
-        f"{recipe.warmup_epochs:g} epochs), weight decay {recipe.weight_decay:g}, {settings.precision}{added}",
+        "recipe": f"{length} of {recipe.batch_size} images, {recipe.optimizer}, lr {recipe.lr:g} ({recipe.schedule}, "
+        f"warm-up {recipe.warmup_epochs:g} epochs), weight decay {recipe.weight_decay:g}, {settings.precision}{added}",
         "seeds": ", ".join(map(str, settings.seed_numbers())),
     }
 
@@ -52,7 +52,8 @@ def describe_machine(device: str, jobs: int, threads: int) -> dict[str, str]:
     return {
         "device": f"{device} ({name})",
         "threads": f"{threads} for each of {jobs} at a time in training; {torch.get_num_threads()} for the times",
-        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}",
         "versions": ", ".join(f"{package} {version}" for package, version in found.items()),
     }
 
@@ -78,7 +79,9 @@ def sample_pictures(source: "ImageSource") -> tuple[Picture, ...]:
 def _placement(settings: CompareSettings) -> str:
     if settings.placement == "published":
         return "each block at its own published places"
-    stages = "the network's usual stages" if settings.stages is None else f"stages {', '.join(map(str, settings.stages))}"
+    stages = (
+        "the network's usual stages" if settings.stages is None else f"stages {', '.join(map(str, settings.stages))}"
+    )
     return f"every block at the same places: {stages}, {settings.position or 'after_norm'}"
 
 

@@ -93,7 +93,9 @@ def _with_blocks(
     """The settings with the names of `blocks`, and the builders among them by name."""
     if blocks is None:
         return settings, {}
-    builders = {getattr(block, "__name__", type(block).__name__): block for block in blocks if callable(block)}
+    builders: dict[str, Builder] = {
+        getattr(block, "__name__", type(block).__name__): block for block in blocks if not isinstance(block, str)
+    }
     names = [block if isinstance(block, str) else getattr(block, "__name__", type(block).__name__) for block in blocks]
     return replace(settings, blocks=",".join(names)), builders
 
@@ -107,7 +109,9 @@ def _open_folder(settings: CompareSettings) -> Path:
         _refuse_changes(folder, json.loads(path.read_text(encoding="utf-8")), identity)
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--output must be a new folder or one of an earlier comparison, found {folder}, which is neither")
+        raise UserError(
+            f"--output must be a new folder or one of an earlier comparison, found {folder}, which is neither"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -121,8 +125,8 @@ def _refuse_changes(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise UserError(
-                f"{folder} holds a comparison with --{name.replace('_', '-')} {before.get(name)}, found {now.get(name)}; "
-                "give another --output, or the same settings to go on with it"
+                f"{folder} holds a comparison with --{name.replace('_', '-')} {before.get(name)}, "
+                f"found {now.get(name)}; give another --output, or the same settings to go on with it"
             )
 
 

@@ -39,7 +39,9 @@ class Circumstances:
     jobs: int
 
 
-def measure_costs(settings: CompareSettings, builders: Builders, on: Circumstances) -> tuple[dict[str, Cost], dict[str, int]]:
+def measure_costs(
+    settings: CompareSettings, builders: Builders, on: Circumstances
+) -> tuple[dict[str, Cost], dict[str, int]]:
     """The cost of every block's network, and the batches and repetitions that times and memory were measured with."""
     blocks = settings.block_names()
     numerics = Numerics(AUTOCAST[settings.precision], settings.channels_last)

@@ -49,7 +49,9 @@ def check_names(settings: CompareSettings, builders: Builders) -> None:
             raise unknown("block", name, valid)
     prefix, host = split_name(settings.model)
     if prefix:
-        raise UserError(f'compare puts the blocks in itself: --model takes a plain network, "{host}", found "{settings.model}"')
+        raise UserError(
+            f'compare puts the blocks in itself: --model takes a plain network, "{host}", found "{settings.model}"'
+        )
 
 
 def placement(settings: CompareSettings, block: str, builders: Builders) -> dict[str, Any]:

@@ -177,7 +177,9 @@ class _Child:
         if failure is not None:
             raise failure.error(self.training.name)
         if self.process.exitcode and not stopping:
-            raise RuntimeError(f"the training {self.training.name} ended with code {self.process.exitcode}: see {self.log}")
+            raise RuntimeError(
+                f"the training {self.training.name} ended with code {self.process.exitcode}: see {self.log}"
+            )
 
 
 def _work(sender: Connection, training: Training, workshop: Workshop, log: Path) -> None:
@@ -208,7 +210,7 @@ def _follow_parent() -> None:
 
 @contextmanager
 def _only_here(path: Path) -> Generator[None]:
-    """Hold a lock file, waiting for another process that still has it (one whose parent was killed, saving its state)."""
+    """Hold a lock file, waiting for a process that still has it (one whose parent was killed, saving its state)."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

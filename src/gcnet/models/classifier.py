@@ -42,6 +42,12 @@ def _cifar_resnet(depth: int) -> Callable[[int], nn.Module]:
     return build
 
 
+def _scenes_resnet(num_classes: int) -> nn.Module:
+    from gcnet.models.scenes_resnet import ScenesResNet
+
+    return ScenesResNet(num_classes)
+
+
 _HOSTS: dict[str, Callable[[int], nn.Module]] = {
     "resnet18": _torchvision_resnet("resnet18"),
     "resnet34": _torchvision_resnet("resnet34"),
@@ -51,8 +57,9 @@ _HOSTS: dict[str, Callable[[int], nn.Module]] = {
     "resnext101_32x4d": _resnext101_32x4d,
     "cifar_resnet20": _cifar_resnet(20),
     "cifar_resnet56": _cifar_resnet(56),
+    "scenes_resnet": _scenes_resnet,
 }
-_DEFAULT_CLASSES = {"cifar_resnet20": 10, "cifar_resnet56": 10}
+_DEFAULT_CLASSES = {"cifar_resnet20": 10, "cifar_resnet56": 10, "scenes_resnet": 6}
 
 # The published places: GC and SNL in every residual block of c3 to c5 (`insert`'s default), SE in every block of every
 # stage (arXiv 1709.01507), one NL before the last residual block of c4 ends, on its output (arXiv 1711.07971).
@@ -62,7 +69,13 @@ _PREFIXES: dict[str, dict[str, Any]] = {
     "se_": {"block": "se", "stages": (2, 3, 4, 5)},
     "nl_": {"block": "nl_embedded_gaussian", "stages": (4,), "blocks": (-2,), "position": "after_add"},
 }
+# In our small networks: the stages that play the same part.
 _CIFAR_STAGES = {"se_": (1, 2, 3), "nl_": (2,)}
+_SMALL_STAGES = {
+    "cifar_resnet20": _CIFAR_STAGES,
+    "cifar_resnet56": _CIFAR_STAGES,
+    "scenes_resnet": {"se_": (1,), "nl_": (1,)},
+}
 
 
 def create_model(
@@ -83,7 +96,7 @@ def create_model(
         name: one of `list_models()`, plain or with a prefix that puts blocks at their published places (`gc_resnet50`);
             or any classifier of timm or torchvision by its own name (timm first; `torchvision/NAME` and `timm/NAME`
             say which).
-        num_classes: length of the logits; by default 1000, for CIFAR ResNets 10.
+        num_classes: length of the logits; by default 1000, for CIFAR ResNets 10, for the scenes network 6.
         weights: a file (`.safetensors`, or a `torch.save` file of tensors), of the plain network or of the one with
             blocks; or "pretrained" for the published ones, from the network.
         block: a block to insert, where the name has no prefix; with the further arguments of `gcnet.insert`.
@@ -127,11 +140,10 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def published_placement(prefix: str, host_name: str) -> dict[str, Any]:
-    """Arguments of `insert` that a prefix stands for; in CIFAR ResNets the stages that play the same part."""
+    """Arguments of `insert` that a prefix stands for in a host."""
     placement = dict(_PREFIXES.get(prefix, {}))
-    if host_name not in _DEFAULT_CLASSES:
-        return placement
-    return placement | ({"stages": _CIFAR_STAGES[prefix]} if prefix in _CIFAR_STAGES else {})
+    stages = _SMALL_STAGES.get(host_name, {}).get(prefix)
+    return placement if stages is None else placement | {"stages": stages}
 
 
 def build_host(name: str, num_classes: int | None) -> nn.Module:

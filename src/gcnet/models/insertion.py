@@ -29,9 +29,11 @@ class _Family:
 
 
 _CIFAR = _Family("gcnet.models.residual.cifar", "BasicBlockWithContext", 1, (1, 2, 3), 4, bottleneck=False)
+_SCENES = _Family("gcnet.models.residual.scenes", "SceneBottleneckWithContext", 1, (1,), 4, bottleneck=True)
 _IMAGENET: dict[str, Any] = {"first_stage": 2, "default_stages": (3, 4, 5), "default_ratio": None}
 _FAMILIES = {
     "gcnet.models.cifar_resnet.BasicBlock": _CIFAR,
+    "gcnet.models.scenes_resnet.SceneBottleneck": _SCENES,
 } | {
     f"{host}.{name}": _Family(
         f"gcnet.models.residual.{library}", f"{name}WithContext", bottleneck=name == "Bottleneck", **_IMAGENET
@@ -95,13 +97,13 @@ def insert(
 ) -> Insertion:
     """Put a context block into residual blocks of `model`, in place; the host's own weight names stay.
 
-    For the ResNets and ResNeXts of torchvision and timm, and the CIFAR ResNets. The new blocks are found under
-    `<residual block>.context`, on the device and in the dtype of their host, and run in its forward.
+    For the ResNets and ResNeXts of torchvision and timm, the CIFAR ResNets and the scenes network. The new blocks are
+    found under `<residual block>.context`, on the device and in the dtype of their host, and run in its forward.
 
     Args:
         model: the host network.
         block: a name of `gcnet.list_blocks()`, or a builder of your own, `channels -> module`.
-        ratio: the paper's r; None for the default: 16, in CIFAR ResNets 4.
+        ratio: the paper's r; None for the default: 16, in our small networks 4.
         stages: the paper's numbers, 2 to 5 for c2 to c5 (c4 is `layer3`), in CIFAR ResNets 1 to 3; by default 3 to 5,
             in CIFAR ResNets all.
         blocks: indices within each stage, negative from its end; by default all.

@@ -1,0 +1,276 @@
+"""Generated scenes: textured shapes to be counted against a reference patch that lies far away in the same image.
+
+Every scene shows one framed reference patch near a corner, and `OBJECTS` shapes elsewhere, each with a brightness of
+its own. The label is the number of shapes that are brighter than the reference patch: 0 to 5, six classes, equally
+frequent. No shape comes nearer to the patch than `distance` pixels, so a feature whose receptive field is no larger
+than that sees a shape or the patch, never both, and cannot compare them. Averaging such features over the image does
+not mend this: the comparison is not a sum of one term a shape and one term for the patch.
+
+In the control setting (`context=False`) the patch has the same brightness in every image, so it need not be looked at:
+each shape can be judged where it stands, against a constant that the network learns.
+
+This is a probe of one ability, not a benchmark of natural images.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from PIL import Image
+
+from gcnet.errors import UserError, unknown
+
+OBJECTS = 5
+SHAPES = ("disc", "square", "triangle", "diamond", "cross", "ring")
+CATEGORIES = ("reference", *SHAPES)
+SPLITS = ("train", "val")
+
+_DARKEST, _BRIGHTEST = 0.28, 0.93
+_REFERENCE_RANGE = (0.34, 0.87)
+_CONTROL_REFERENCE = 0.6
+_MARGIN = 0.04  # no shape is nearer in brightness to the reference
+_TEXTURE_CONTRAST = 0.07
+_TRIES = 100
+_STREAM = 0x5CE7E5  # keeps these random numbers apart from others of the same seed
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One instance: its category, its square box (top-left corner and side, pixels) and its brightness in [0, 1]."""
+
+    category: str
+    top: int
+    left: int
+    side: int
+    brightness: float
+
+
+class Scenes:
+    """A set of scenes, each drawn when it is read, the same for the same (seed, split, index).
+
+    Args:
+        length: number of scenes.
+        size: side of the square images in pixels, at least 32.
+        distance: pixels between the box of the reference patch and that of the nearest shape (larger of the two axes).
+        context: whether the reference differs from image to image; False is the control setting.
+        split: "train" or "val".
+        seed: of the whole set.
+
+    Raises:
+        UserError: an unknown split, or a distance that leaves no room for the shapes.
+    """
+
+    classes = tuple(f"{count} brighter" for count in range(OBJECTS + 1))
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        size: int = 64,
+        distance: int = 32,
+        context: bool = True,
+        split: str = "train",
+        seed: int = 0,
+    ) -> None:
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        if size < 32:
+            raise UserError(f"scenes are at least 32 pixels wide, found {size}")
+        largest = size - 2 * _side(size) - _slack(size)
+        if not 0 <= distance <= largest:
+            raise UserError(f"scenes of {size} pixels have room for a distance of 0 to {largest}, found {distance}")
+        self.length, self.size, self.distance = length, size, distance
+        self.context, self.split, self.seed = context, split, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def name(self, index: int) -> str:
+        """What the scene is called in messages and tables."""
+        return f"scenes/{self.split}/{index:06d}"
+
+    def label(self, index: int) -> int:
+        """How many shapes are brighter than the reference patch."""
+        return index % (OBJECTS + 1)
+
+    def read(self, index: int) -> Image.Image:
+        """The image, RGB, `size` x `size`."""
+        random = self._random(index)
+        things = self._things(random, self.label(index))
+        canvas = _background(random, self.size)
+        for thing in things:
+            _draw(canvas, thing, random)
+        return Image.fromarray((canvas.clip(0, 1) * 255 + 0.5).astype(np.uint8))
+
+    def things(self, index: int) -> list[Thing]:
+        """What is in the scene: the reference patch, then the shapes."""
+        return self._things(self._random(index), self.label(index))
+
+    def masks(self, index: int) -> Bool[np.ndarray, "instances size size"]:
+        """One mask a thing, in the order of `things`."""
+        things = self.things(index)
+        masks = np.zeros((len(things), self.size, self.size), dtype=bool)
+        for mask, thing in zip(masks, things, strict=True):
+            _window(mask, thing)[...] = _silhouettes(thing.side)[thing.category]
+        return masks
+
+    def coco_annotations(self) -> dict[str, Any]:
+        """The whole set as a COCO dictionary, with boxes (x, y, w, h), masks as run lengths, and all ids from 1."""
+        categories = [{"id": number, "name": name} for number, name in enumerate(CATEGORIES, start=1)]
+        images, annotations = [], []
+        for index in range(self.length):
+            side = {"width": self.size, "height": self.size}
+            images.append({"id": index + 1, "file_name": f"{index:06d}.png", **side})
+            for thing, mask in zip(self.things(index), self.masks(index), strict=True):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": index + 1,
+                        "category_id": CATEGORIES.index(thing.category) + 1,
+                        "bbox": _box(mask),
+                        "area": int(mask.sum()),
+                        "iscrowd": 0,
+                        "segmentation": {"size": [self.size, self.size], "counts": _run_lengths(mask)},
+                    }
+                )
+        return {"images": images, "categories": categories, "annotations": annotations}
+
+    def _random(self, index: int) -> np.random.Generator:
+        return np.random.default_rng((_STREAM, self.seed, SPLITS.index(self.split), index))
+
+    def _things(self, random: np.random.Generator, label: int) -> list[Thing]:
+        reference = random.uniform(*_REFERENCE_RANGE) if self.context else _CONTROL_REFERENCE
+        share = random.random(OBJECTS)
+        brighter = reference + _MARGIN + share * (_BRIGHTEST - reference - _MARGIN)
+        darker = _DARKEST + share * (reference - _MARGIN - _DARKEST)
+        brightness = np.where(np.arange(OBJECTS) < label, brighter, darker)
+        shapes = random.integers(len(SHAPES), size=OBJECTS)
+        corner, places = self._places(random)
+        side = _side(self.size)
+        return [Thing("reference", *corner, side, float(reference))] + [
+            Thing(SHAPES[shape], *place, side, float(value))
+            for place, shape, value in zip(places, shapes, brightness, strict=True)
+        ]
+
+    def _places(self, random: np.random.Generator) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+        """Top-left corners of the patch and of the shapes, drawn at the upper left, then mirrored at random."""
+        side, last = _side(self.size), self.size - _side(self.size)
+        row, column = (int(value) for value in random.integers(0, _slack(self.size) + 1, size=2))
+        for _ in range(_TRIES):
+            places = self._free_places(random, row + side + self.distance, column + side + self.distance)
+            if len(places) == OBJECTS:
+                break
+        else:
+            raise UserError(f"{OBJECTS} shapes find no room at distance {self.distance} in {self.size} pixels")
+        down, right = (bool(value) for value in random.integers(0, 2, size=2))
+
+        def mirrored(place: tuple[int, int]) -> tuple[int, int]:
+            return last - place[0] if down else place[0], last - place[1] if right else place[1]
+
+        return mirrored((row, column)), [mirrored(place) for place in places]
+
+    def _free_places(self, random: np.random.Generator, rows: int, columns: int) -> list[tuple[int, int]]:
+        """Corners of shapes that do not overlap, none with its corner in the first `rows` and `columns`."""
+        side, last = _side(self.size), self.size - _side(self.size)
+        free = np.ones((last + 1, last + 1), dtype=bool)
+        free[:rows, :columns] = False
+        places: list[tuple[int, int]] = []
+        for _ in range(OBJECTS):
+            spots = np.flatnonzero(free)
+            if not len(spots):
+                break
+            top, left = divmod(int(spots[random.integers(len(spots))]), last + 1)
+            places.append((top, left))
+            free[max(top - side, 0) : top + side + 1, max(left - side, 0) : left + side + 1] = False
+        return places
+
+
+def _side(size: int) -> int:
+    return round(size * 10 / 64)
+
+
+def _slack(size: int) -> int:
+    """How far from the corner the patch may lie."""
+    return size // 32
+
+
+def _window(canvas: np.ndarray, thing: Thing) -> np.ndarray:
+    return canvas[thing.top : thing.top + thing.side, thing.left : thing.left + thing.side]
+
+
+@cache
+def _silhouettes(side: int) -> dict[str, Bool[np.ndarray, "side side"]]:
+    y, x = (np.mgrid[:side, :side] + 0.5) / side * 2 - 1
+    radius = np.hypot(x, y)
+    half_pixel = 0.5 / side
+    return {
+        "reference": np.ones((side, side), dtype=bool),
+        "disc": radius <= 1,
+        "square": np.maximum(abs(x), abs(y)) <= 0.9,
+        "triangle": abs(x) <= (y + 1) / 2 + half_pixel,
+        "diamond": abs(x) + abs(y) <= 1 + half_pixel,
+        "cross": np.minimum(abs(x), abs(y)) <= 0.4,
+        "ring": (radius <= 1) & (radius >= 0.4),
+    }
+
+
+@cache
+def _textures(side: int) -> list[Float[np.ndarray, "64 64"]]:
+    """Stripes four ways, a chequer, a soft chequer and none, of values around [-1, 1]."""
+    y, x = np.mgrid[:64, :64]
+    wave = 2 * np.pi / max(side * 0.4, 3)
+    slanted = wave / 2**0.5
+    waves = [wave * x + 0.1, wave * y + 0.1, slanted * (x + y) + 0.1, slanted * (x - y) + 0.1]
+    chequer = np.sin(waves[0]) * np.sin(waves[1])
+    patterns = [np.sign(np.sin(one)) for one in waves] + [np.sign(chequer), 1.5 * chequer, np.zeros((64, 64))]
+    return [pattern.astype(np.float32) for pattern in patterns]
+
+
+def _background(random: np.random.Generator, size: int) -> Float[np.ndarray, "size size 3"]:
+    tone = random.uniform(0.08, 0.16) * _tint(random, 0.5)
+    coarse = Image.fromarray(random.standard_normal((6, 6), dtype=np.float32))
+    clouds = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
+    grain = random.standard_normal((size, size), dtype=np.float32)
+    return (1 + 0.25 * clouds + 0.12 * grain)[..., None] * tone
+
+
+def _tint(random: np.random.Generator, strength: float) -> Float[np.ndarray, "3"]:
+    """A colour whose three channels have the mean 1."""
+    hue = random.random() * 2 * np.pi
+    return (1 + strength * np.cos(hue + np.array([0, 2, 4]) * np.pi / 3)).astype(np.float32)
+
+
+def _draw(canvas: Float[np.ndarray, "size size 3"], thing: Thing, random: np.random.Generator) -> None:
+    side = thing.side
+    mask = _silhouettes(side)[thing.category]
+    textures = _textures(side)
+    texture = textures[random.integers(len(textures))]
+    top, left = random.integers(0, 64 - side + 1, size=2)
+    tile = texture[top : top + side, left : left + side] * _TEXTURE_CONTRAST
+    tile = (
+        tile - tile[mask].mean() + thing.brightness
+    )  # the mean over the shape is its brightness, whatever the texture
+    room = (1 - thing.brightness - 1.2 * _TEXTURE_CONTRAST) / thing.brightness  # for a tint that does not overexpose
+    colours = tile[..., None] * _tint(random, min(max(room, 0.0), 0.25))
+    window = _window(canvas, thing)
+    if thing.category == "reference":
+        window[...] = 1.0
+        window[1:-1, 1:-1] = 0.0
+        window[2:-2, 2:-2] = colours[2:-2, 2:-2]
+    else:
+        window[mask] = colours[mask]
+
+
+def _box(mask: Bool[np.ndarray, "h w"]) -> list[int]:
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    top, left = int(rows[0]), int(columns[0])
+    return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
+
+
+def _run_lengths(mask: Bool[np.ndarray, "h w"]) -> list[int]:
+    """COCO's uncompressed code: lengths of runs down the columns, off and on in turn, off first."""
+    flat = np.concatenate([[False], mask.T.ravel(), [False]])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
