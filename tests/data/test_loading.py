@@ -220,7 +220,7 @@ def test_a_worker_that_hangs_is_found_out_and_ended() -> None:
 def test_ctrl_c_and_sigterm_to_all_processes_do_not_take_the_workers_away() -> None:
     loader = build_loader(eval_images(Noise(12)), EvaluationSampler(12, batch_size=2), 2)
     batches = iter(loader)
-    names = next(batches).names
+    names = [name for _ in range(2) for name in next(batches).names]  # one batch of each: both workers are up
     pids = " ".join(str(child.pid) for child in multiprocessing.active_children())
     subprocess.run(
         ["sh", "-c", f"kill -INT {pids}; kill -TERM {pids}"], check=True
