@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from gcnet.data.scenes import CATEGORIES, OBJECTS, Scenes
+from gcnet.data.scenes import CATEGORIES, MARGIN, OBJECTS, Scenes
 from gcnet.errors import UserError
 from gcnet.models.scenes_resnet import RECEPTIVE_FIELD, ScenesResNet
 
@@ -20,21 +20,27 @@ def test_the_same_seed_split_and_index_give_the_same_picture_whatever_was_read_b
     assert all(not np.array_equal(np.asarray(first.read(17)), np.asarray(other.read(17))) for other in others)
 
 
-@pytest.mark.parametrize("size", [37, 64, 97])
-def test_the_label_counts_the_shapes_whose_drawn_brightness_exceeds_that_of_the_patch(size: int) -> None:
-    """Judged by the pixels: the mean of each mask, and of the patch inside its frame."""
-    scenes = Scenes(24, size=size, distance=size // 2)
+@pytest.mark.parametrize("context", [True, False], ids=["context", "control"])
+@pytest.mark.parametrize("size", [32, 37, 64, 97, 431])
+def test_the_label_counts_the_shapes_that_the_picture_shows_brighter_than_the_patch(size: int, context: bool) -> None:
+    """Judged by the pixels alone: the mean of each mask, and of the patch inside its frame of two pixels."""
+    scenes = Scenes(12 if size > 100 else 36, size=size, distance=size // 2, context=context, seed=5)
     for index in range(len(scenes)):
         picture = np.asarray(scenes.read(index), dtype=np.float64).mean(axis=2) / 255
-        things, masks = scenes.things(index), scenes.masks(index)
-        patch = things[0]
-        inside = picture[patch.top + 2 : patch.top + patch.side - 2, patch.left + 2 : patch.left + patch.side - 2]
-        shapes = [picture[mask].mean() for mask in masks[1:]]
-        brighter = sum(thing.brightness > patch.brightness for thing in things[1:])
-        assert brighter == scenes.label(index)
-        assert inside.mean() == pytest.approx(patch.brightness, abs=0.05)
-        for value, thing in zip(shapes, things[1:], strict=True):
-            assert value == pytest.approx(thing.brightness, abs=0.02)
+        patch, *shapes = scenes.masks(index)
+        rows, columns = np.flatnonzero(patch.any(axis=1)), np.flatnonzero(patch.any(axis=0))
+        reference = picture[rows[2] : rows[-2], columns[2] : columns[-2]].mean()
+        differences = np.array([picture[shape].mean() for shape in shapes]) - reference
+        assert (differences > 0).sum() == scenes.label(index)
+        assert abs(differences).min() > MARGIN - 2 / 255  # the rounding to 8 bits of both
+
+
+def test_the_drawn_brightness_is_the_stated_one() -> None:
+    scenes = Scenes(60, seed=7)
+    for index in range(len(scenes)):
+        picture = np.asarray(scenes.read(index), dtype=np.float64).mean(axis=2) / 255
+        for thing, mask in list(zip(scenes.things(index), scenes.masks(index), strict=True))[1:]:
+            assert picture[mask].mean() == pytest.approx(thing.brightness, abs=1 / 255)
 
 
 @pytest.mark.parametrize(("size", "distance"), [(64, 32), (64, 11), (41, 20), (128, 64)])
@@ -44,7 +50,7 @@ def test_no_shape_comes_nearer_to_the_patch_than_the_distance_nor_overlaps_anoth
         patch, *shapes = scenes.things(index)
         assert len(shapes) == OBJECTS
         gaps = [max(abs(shape.top - patch.top), abs(shape.left - patch.left)) - patch.side for shape in shapes]
-        assert min(gaps) >= distance
+        assert distance <= min(gaps) and max(gaps) <= distance + 0.375 * size + 1
         covered = np.zeros((size, size), dtype=int)
         for thing in (patch, *shapes):
             covered[thing.top : thing.top + thing.side, thing.left : thing.left + thing.side] += 1

@@ -2,9 +2,10 @@
 
 Every scene shows one framed reference patch near a corner, and `OBJECTS` shapes elsewhere, each with a brightness of
 its own. The label is the number of shapes that are brighter than the reference patch: 0 to 5, six classes, equally
-frequent. No shape comes nearer to the patch than `distance` pixels, so a feature whose receptive field is no larger
-than that sees a shape or the patch, never both, and cannot compare them. Averaging such features over the image does
-not mend this: the comparison is not a sum of one term a shape and one term for the patch.
+frequent. Brightness is the mean of the three channels over a shape, or over the patch inside its frame; the difference
+is never less than `MARGIN`. No shape comes nearer to the patch than `distance` pixels, so a feature whose receptive
+field is no larger than that sees a shape or the patch, never both, and cannot compare them. Averaging such features
+over the image does not mend this: the comparison is not a sum of one term a shape and one term for the patch.
 
 In the control setting (`context=False`) the patch has the same brightness in every image, so it need not be looked at:
 each shape can be judged where it stands, against a constant that the network learns.
@@ -26,12 +27,13 @@ OBJECTS = 5
 SHAPES = ("disc", "square", "triangle", "diamond", "cross", "ring")
 CATEGORIES = ("reference", *SHAPES)
 SPLITS = ("train", "val")
+MARGIN = 0.04
 
 _DARKEST, _BRIGHTEST = 0.28, 0.93
 _REFERENCE_RANGE = (0.34, 0.87)
 _CONTROL_REFERENCE = 0.6
-_MARGIN = 0.04  # no shape is nearer in brightness to the reference
-_TEXTURE_CONTRAST = 0.07
+_TEXTURE_CONTRAST, _TINT = 0.07, 0.25
+_BAND = 0.375  # how much further than the distance a shape may lie, as a share of the size
 _TRIES = 100
 _STREAM = 0x5CE7E5  # keeps these random numbers apart from others of the same seed
 
@@ -53,7 +55,8 @@ class Scenes:
     Args:
         length: number of scenes.
         size: side of the square images in pixels, at least 32.
-        distance: pixels between the box of the reference patch and that of the nearest shape (larger of the two axes).
+        distance: least number of pixels between the box of the reference patch and that of a shape (the larger of the
+            two axes); shapes lie at most three eighths of the size further away than that.
         context: whether the reference differs from image to image; False is the control setting.
         split: "train" or "val".
         seed: of the whole set.
@@ -143,8 +146,8 @@ class Scenes:
     def _things(self, random: np.random.Generator, label: int) -> list[Thing]:
         reference = random.uniform(*_REFERENCE_RANGE) if self.context else _CONTROL_REFERENCE
         share = random.random(OBJECTS)
-        brighter = reference + _MARGIN + share * (_BRIGHTEST - reference - _MARGIN)
-        darker = _DARKEST + share * (reference - _MARGIN - _DARKEST)
+        brighter = reference + MARGIN + share * (_BRIGHTEST - reference - MARGIN)
+        darker = _DARKEST + share * (reference - MARGIN - _DARKEST)
         brightness = np.where(np.arange(OBJECTS) < label, brighter, darker)
         shapes = random.integers(len(SHAPES), size=OBJECTS)
         corner, places = self._places(random)
@@ -172,9 +175,11 @@ class Scenes:
         return mirrored((row, column)), [mirrored(place) for place in places]
 
     def _free_places(self, random: np.random.Generator, rows: int, columns: int) -> list[tuple[int, int]]:
-        """Corners of shapes that do not overlap, none with its corner in the first `rows` and `columns`."""
+        """Corners of shapes that do not overlap, none in the first `rows` and `columns`, none far beyond them."""
         side, last = _side(self.size), self.size - _side(self.size)
-        free = np.ones((last + 1, last + 1), dtype=bool)
+        band = round(_BAND * self.size)
+        free = np.zeros((last + 1, last + 1), dtype=bool)
+        free[: rows + band, : columns + band] = True
         free[:rows, :columns] = False
         places: list[tuple[int, int]] = []
         for _ in range(OBJECTS):
@@ -217,14 +222,14 @@ def _silhouettes(side: int) -> dict[str, Bool[np.ndarray, "side side"]]:
 
 
 @cache
-def _textures(side: int) -> list[Float[np.ndarray, "64 64"]]:
-    """Stripes four ways, a chequer, a soft chequer and none, of values around [-1, 1]."""
-    y, x = np.mgrid[:64, :64]
+def _textures(side: int) -> list[Float[np.ndarray, "field field"]]:
+    """Stripes four ways, a chequer, a soft chequer and none, of values in [-1, 1], twice as wide as a shape."""
+    y, x = np.mgrid[: 2 * side, : 2 * side]
     wave = 2 * np.pi / max(side * 0.4, 3)
     slanted = wave / 2**0.5
     waves = [wave * x + 0.1, wave * y + 0.1, slanted * (x + y) + 0.1, slanted * (x - y) + 0.1]
     chequer = np.sin(waves[0]) * np.sin(waves[1])
-    patterns = [np.sign(np.sin(one)) for one in waves] + [np.sign(chequer), 1.5 * chequer, np.zeros((64, 64))]
+    patterns = [np.sign(np.sin(one)) for one in waves] + [np.sign(chequer), chequer, np.zeros_like(chequer)]
     return [pattern.astype(np.float32) for pattern in patterns]
 
 
@@ -243,24 +248,26 @@ def _tint(random: np.random.Generator, strength: float) -> Float[np.ndarray, "3"
 
 
 def _draw(canvas: Float[np.ndarray, "size size 3"], thing: Thing, random: np.random.Generator) -> None:
-    side = thing.side
-    mask = _silhouettes(side)[thing.category]
-    textures = _textures(side)
-    texture = textures[random.integers(len(textures))]
-    top, left = random.integers(0, 64 - side + 1, size=2)
-    tile = texture[top : top + side, left : left + side] * _TEXTURE_CONTRAST
-    tile = (
-        tile - tile[mask].mean() + thing.brightness
-    )  # the mean over the shape is its brightness, whatever the texture
-    room = (1 - thing.brightness - 1.2 * _TEXTURE_CONTRAST) / thing.brightness  # for a tint that does not overexpose
-    colours = tile[..., None] * _tint(random, min(max(room, 0.0), 0.25))
     window = _window(canvas, thing)
     if thing.category == "reference":
         window[...] = 1.0
         window[1:-1, 1:-1] = 0.0
-        window[2:-2, 2:-2] = colours[2:-2, 2:-2]
+        window = window[2:-2, 2:-2]
+        mask = np.ones(window.shape[:2], dtype=bool)
     else:
-        window[mask] = colours[mask]
+        mask = _silhouettes(thing.side)[thing.category]
+    window[mask] = _colours(random, thing, mask)[mask]
+
+
+def _colours(random: np.random.Generator, thing: Thing, mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 3"]:
+    """A textured, tinted tile whose mean over `mask` is the thing's brightness: nothing is clipped."""
+    textures = _textures(thing.side)
+    texture = textures[random.integers(len(textures))]
+    top, left = random.integers(0, thing.side + 1, size=2)
+    texture = texture[top : top + mask.shape[0], left : left + mask.shape[1]]
+    contrast = min(_TEXTURE_CONTRAST, (1 - thing.brightness) / 2)  # a texture less its mean stays within [-2, 2]
+    tile = thing.brightness + contrast * (texture - texture[mask].mean())
+    return tile[..., None] * _tint(random, min(_TINT, 1 / (thing.brightness + 2 * contrast) - 1))
 
 
 def _box(mask: Bool[np.ndarray, "h w"]) -> list[int]:
