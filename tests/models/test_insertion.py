@@ -242,7 +242,9 @@ def test_the_result_compiles_without_graph_breaks_and_exports_with_free_sizes(bl
     randomise(model)
     output = model(images())
     torch.testing.assert_close(torch.compile(model, fullgraph=True)(images()), output, rtol=1e-4, atol=1e-4)
-    batch, height, width = (torch.export.Dim(name, min=9, max=512) for name in ("batch", "height", "width"))
+    batch = torch.export.Dim("batch", min=1, max=512)
+    # From 5 pixels up no map has a side of one, which torch.export would make a case of its own.
+    height, width = (torch.export.Dim(name, min=5, max=512) for name in ("height", "width"))
     sizes = ({0: batch, 2: height, 3: width},)
     exported = torch.export.export(model, (torch.randn(9, 3, 32, 48),), dynamic_shapes=sizes).module()
     torch.testing.assert_close(exported(images()), output, rtol=1e-4, atol=1e-4)

@@ -28,7 +28,7 @@ class BasicBlock(nn.Module):
         if self.stride == 1 and self.added_channels == 0:
             return x
         before = self.added_channels // 2
-        strided = x[:, :, :: self.stride, :: self.stride]
+        strided = F.avg_pool2d(x, 1, self.stride)  # not a slice, whose size torch.export cannot equate with conv1's
         return F.pad(strided, (0, 0, 0, 0, before, self.added_channels - before))
 
     def forward(self, x: Float[Tensor, "n c_in h w"]) -> Float[Tensor, "n c_out h_out w_out"]:
