@@ -56,6 +56,13 @@ def test_one_seeds_reading_says_what_the_number_of_images_leaves_open() -> None:
     assert "(+20.0 points, where the validation images alone leave ± 3.4 open)" in reading(made_up(seeds=1))
 
 
+def test_two_runs_without_an_error_still_leave_something_open() -> None:
+    comparison = made_up(seeds=1)
+    perfect = replace(comparison, runs=tuple(replace(run, top1=1.0) for run in comparison.runs))
+    # Wilson of 1000 of 1000: from 1 / (1 + 1.96^2 / 1000) = 0.99617 to 1, so half of it, sqrt(2) times, is 0.0027.
+    assert "leave ± 0.3 open" in reading(perfect)
+
+
 def test_the_smallest_difference_that_could_be_shown_is_stated() -> None:
     assert "could have shown is that half-width: 1.2 to 1.9 points here" in notes(made_up())[0]
 

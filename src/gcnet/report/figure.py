@@ -18,12 +18,15 @@ def render_figure(comparison: Comparison) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 4.4), layout="constrained")
+    figure = Figure(figsize=(14, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     accuracy, curves, cost = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
     _draw_accuracy(accuracy, comparison)
     _draw_curves(curves, comparison)
     _draw_cost(cost, comparison)
+    figure.legend(
+        *curves.get_legend_handles_labels(), loc="outside lower center", ncols=len(comparison.tested()), frameon=False
+    )
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=130)
     return stream.getvalue()
@@ -67,7 +70,6 @@ def _draw_curves(axes: "Axes", comparison: Comparison) -> None:
             points = [(point.epoch, 100 * point.top1) for point in run.curve if point.top1 is not None]
             label = block if index == 0 else None
             axes.plot(*zip(*points, strict=True), color=palette[block], linewidth=1.6, alpha=0.9, label=label)
-    axes.legend(frameon=False, fontsize=9)
     _finish(axes, "Learning curves", "epoch", "validation top-1 (%)")
 
 
@@ -75,11 +77,12 @@ def _draw_cost(axes: "Axes", comparison: Comparison) -> None:
     palette = colours(comparison.blocks)
     points = {block: relative_step_time(comparison, block) for block in comparison.tested()}
     measured = {block: ratio for block, ratio in points.items() if ratio is not None}
+    middle = (min(measured.values(), default=1) + max(measured.values(), default=1)) / 2
     for block, ratio in measured.items():
-        axes.scatter(ratio, 100 * comparison.accuracy(block).mean, color=palette[block], s=70, zorder=3)
-        axes.annotate(
-            block, (ratio, 100 * comparison.accuracy(block).mean), xytext=(7, 5), textcoords="offset points", fontsize=9
-        )
+        at = ratio, 100 * comparison.accuracy(block).mean
+        axes.scatter(*at, color=palette[block], s=70, zorder=3)
+        side, shift = ("right", -8) if ratio > middle else ("left", 8)
+        axes.annotate(block, at, xytext=(shift, 5), textcoords="offset points", ha=side, fontsize=9)
     axes.margins(x=0.3, y=0.15)
     _finish(axes, "Accuracy against cost", f"time of a training step ({BASELINE} = 1)", "top-1 (%)")
 

@@ -1,10 +1,11 @@
 """The results in words and in a Markdown table, computed from the numbers and from nothing else."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gcnet.analysis.statistics import wilson_interval
-from gcnet.report.results import BASELINE, CONTROL, MAIN, Comparison, Cost
+from gcnet.report.results import BASELINE, CONTROL, MAIN, Comparison, Cost, Run
 
 HEADINGS = (
     "block",
@@ -136,7 +137,7 @@ def notes(comparison: Comparison) -> list[str]:
     count = len(comparison.seeds)
     found = [_seed_note(comparison, count)]
     images = sorted({run.images for run in comparison.runs if run.setting == MAIN})
-    low, high = _image_interval(comparison)
+    low, high = _image_interval(comparison.of(comparison.tested()[0])[0])
     found.append(
         f"Accuracy is that of the last epoch's weights on {images[0]:,} validation images; that many images alone "
         f"leave {100 * low:.1f} to {100 * high:.1f} % open for a run that scores like {comparison.tested()[0]} "
@@ -194,9 +195,12 @@ def _control_reading(comparison: Comparison, blocks: list[str]) -> str:
 
 
 def _image_noise(comparison: Comparison, block: str, setting: str = MAIN) -> float:
-    """Half-width of the 95 % interval of a difference of two proportions, each on its run's validation images."""
-    runs = (comparison.of(block, setting)[0], comparison.of(BASELINE, setting)[0])
-    return 1.96 * sum(run.top1 * (1 - run.top1) / run.images for run in runs) ** 0.5
+    """How far the images alone leave a difference of two runs open, at 95 %: half of both Wilson intervals, combined.
+
+    Newcombe, Statistics in Medicine 17 (1998), method 10, made symmetric: it stays above zero where both score 100 %.
+    """
+    intervals = [_image_interval(comparison.of(name, setting)[0]) for name in (block, BASELINE)]
+    return math.hypot(*((high - low) / 2 for low, high in intervals))
 
 
 def _alone(comparison: Comparison) -> str:
@@ -235,8 +239,7 @@ def _seed_note(comparison: Comparison, count: int) -> str:
     return f"± after an accuracy is the standard deviation over {count} seeds{paired if widths else ''}."
 
 
-def _image_interval(comparison: Comparison) -> tuple[float, float]:
-    run = comparison.of(comparison.tested()[0])[0]
+def _image_interval(run: Run) -> tuple[float, float]:
     return wilson_interval(round(run.top1 * run.images), run.images)
 
 
