@@ -44,9 +44,11 @@ def plot_learning_curves(rows: Sequence[Mapping[str, Any]], path: Path | str) ->
     _finish(rate, "Learning rate", "learning rate")
     rate.set_ylim(bottom=0)
     epochs = [float(row["epoch"]) for row in rows] or [0.0]
-    margin = max(0.5, 0.03 * (max(epochs) - min(epochs)))
+    margin = 0.03 * (max(epochs) - min(epochs)) or 0.5
+    whole = max(epochs) >= 2 or all(epoch == round(epoch) for epoch in epochs)
     for axes in (loss, accuracy, rate):
         axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=whole, min_n_ticks=1))
     _save(figure, path)
 
 
@@ -66,7 +68,7 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> str:
     if not measured:
         return "Accuracy (not measured)"
     top1, epoch = max(measured, key=lambda pair: pair[0])
-    return f"Accuracy (best top-1 {top1:.1%}, epoch {epoch})"
+    return f"Accuracy (best top-1 {top1:.1%}, epoch {float(epoch):.3g})"
 
 
 def _finish(axes: "Axes", title: str, label: str) -> None:
@@ -74,7 +76,6 @@ def _finish(axes: "Axes", title: str, label: str) -> None:
     axes.set_xlabel("epoch", fontsize=11)
     axes.set_ylabel(label, fontsize=11)
     axes.tick_params(labelsize=10)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     axes.grid(color=PALE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
