@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gcnet.blocks import build_block, list_blocks
-    from gcnet.models.classifier import create_model, list_models
+    from gcnet.models.classifier import create_model
     from gcnet.models.files import load_model, save_model
     from gcnet.models.insertion import context_parameters, insert
+    from gcnet.models.names import list_models
 
 __version__ = "0.1.0"
 
@@ -27,7 +28,7 @@ _HOMES = {
     "build_block": "gcnet.blocks",
     "list_blocks": "gcnet.blocks",
     "create_model": "gcnet.models.classifier",
-    "list_models": "gcnet.models.classifier",
+    "list_models": "gcnet.models.names",
     "load_model": "gcnet.models.files",
     "save_model": "gcnet.models.files",
     "context_parameters": "gcnet.models.insertion",

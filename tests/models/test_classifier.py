@@ -11,9 +11,10 @@ import torchvision
 from torch import nn
 
 from gcnet.errors import UserError
-from gcnet.models.classifier import create_model, list_models
+from gcnet.models.classifier import create_model
 from gcnet.models.files import save_model
 from gcnet.models.insertion import context_parameters
+from gcnet.models.names import list_models
 
 RESNET50 = 25_557_032
 

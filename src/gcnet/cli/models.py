@@ -51,7 +51,7 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Print the table."""
-    from gcnet.models.classifier import list_models
+    from gcnet.models.names import list_models
     from gcnet.report.summary import markdown_table
 
     names = list_models() if settings.model is None else [settings.model]
@@ -75,7 +75,8 @@ def _row(name: str, settings: Settings) -> tuple[str, ...]:
     import torch
 
     from gcnet.analysis.cost import count_flops, count_parameters
-    from gcnet.models.classifier import create_model, split_name
+    from gcnet.models.classifier import create_model
+    from gcnet.models.names import split_name
 
     host = split_name(name)[1]
     size = settings.image_size or next((size for start, size in _SIZES.items() if host.startswith(start)), 224)

@@ -8,7 +8,8 @@ from gcnet.blocks import BLOCKS, Builder, block_options
 from gcnet.compare.settings import DEMO_RECIPE, DEMO_TRAIN, DEMO_VAL, CompareSettings
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, unknown
-from gcnet.models.classifier import create_model, published_placement, split_name
+from gcnet.models.classifier import create_model
+from gcnet.models.names import published_placement, split_name
 from gcnet.report.results import BASELINE, CONTROL, MAIN
 from gcnet.training.settings import (
     MachineSettings,

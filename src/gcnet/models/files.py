@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gcnet.blocks import Builder
 from gcnet.errors import UserError
 from gcnet.models.insertion import insert, insertion_records
+from gcnet.models.names import build_host
 from gcnet.storage import StorageError, load_tensors, save_tensors
 
 
@@ -77,8 +78,6 @@ def load_model(
             raise UserError(
                 f"{path} holds the weights of a network of your own: pass that network, load_model(path, model)"
             )
-        from gcnet.models.classifier import build_host
-
         model = build_host(card.architecture, card.num_classes)
     for record in card.insertions:
         insert_record(model, record, builders or {})
