@@ -96,13 +96,13 @@ def test_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_has_the_summary_that_the_list_gives(verb: str) -> None:
-    assert cli.VERBS[verb] == importlib.import_module(f"gcnet.cli.{verb}").SUMMARY
+    assert cli.VERBS[verb] == importlib.import_module(f"gcnet.cli.{verb.replace('-', '_')}").SUMMARY
 
 
 def test_every_module_of_the_command_that_can_run_is_a_verb() -> None:
     names = [path.stem for path in Path(cli.__file__).parent.glob("*.py") if path.stem != "__init__"]
     modules = {name: importlib.import_module(f"gcnet.cli.{name}") for name in names}
-    assert {name for name, module in modules.items() if hasattr(module, "Settings")} == set(cli.VERBS)
+    assert {name.replace("_", "-") for name, module in modules.items() if hasattr(module, "Settings")} == set(cli.VERBS)
 
 
 def test_help_lists_the_verbs_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

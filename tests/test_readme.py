@@ -1,5 +1,6 @@
 """Every command and every example of the README runs as it stands there."""
 
+import json
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from gcnet.cli import EXIT_CODES
+from gcnet.data.scenes import Scenes
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -25,7 +27,7 @@ COMMANDS = [
 
 def test_the_readme_has_examples_and_commands() -> None:
     assert len(EXAMPLES) > 1
-    assert {"train", "evaluate", "predict", "compare", "models", "blocks"} <= {
+    assert {"train", "evaluate", "predict", "compare", "check-data", "models", "blocks"} <= {
         line.split()[1] for line in COMMANDS if line.startswith("gcnet ")
     }
 
@@ -64,13 +66,19 @@ def test_the_folder_map_names_every_part_of_the_package() -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path, seed: int) -> Path:
-    """The user's own images that the README's commands speak of: twelve in each of two classes for either split."""
+    """The user's own images that the README's commands speak of: class folders, and a set in COCO's format."""
     generator = np.random.default_rng(seed)
     for index in range(48):
         image = Image.fromarray(generator.integers(0, 256, (53, 47, 3), dtype=np.uint8))
         place = tmp_path / "photos" / ("train", "val")[index // 24] / ("cat", "dog")[index % 2] / f"{index}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
         image.save(place)
+    scenes = Scenes(5)
+    annotations = scenes.coco_annotations()
+    (tmp_path / "coco" / "images").mkdir(parents=True)
+    (tmp_path / "coco" / "annotations.json").write_text(json.dumps(annotations))
+    for index, entry in enumerate(annotations["images"]):
+        scenes.read(index).save(tmp_path / "coco" / "images" / entry["file_name"])
     return tmp_path
 
 

@@ -15,6 +15,7 @@ VERBS = {
     "evaluate": "measure the accuracy of a trained network on labelled images",
     "predict": "classify images or folders of images with a trained network",
     "compare": "train the same network with different blocks and report what each gains and costs",
+    "check-data": "find the faults of COCO annotations before training, and write a copy without them",
     "models": "list the networks with their parameters and FLOPs",
     "blocks": "list the blocks with their parameters and options",
 }
@@ -28,7 +29,7 @@ EXIT_TERMINATED = 143
 
 EXIT_CODES = {
     EXIT_OK: "done",
-    EXIT_FAILURE: "could not be done, such as on a full disk",
+    EXIT_FAILURE: "could not be done, such as on a full disk; or check-data found faults",
     EXIT_USAGE: "wrong use, said in one sentence",
     EXIT_NON_FINITE: "training stopped at a loss that is not finite",
     EXIT_INTERRUPTED: "interrupted by Ctrl-C (training saved its state)",
@@ -76,7 +77,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    module = import_module(f"gcnet.cli.{verb}")
+    module = import_module(f"gcnet.cli.{verb.replace('-', '_')}")
     from gcnet.cli.arguments import parse
 
     settings = parse(module.Settings, arguments, verb=verb, epilogue=_exit_codes())

@@ -16,6 +16,7 @@ S = TypeVar("S")
 _ROW = re.compile(r"^\W*?(?P<flags>(?:-\w, )?--[a-z][\w.-]*(?:, --[a-z][\w.-]*)*)(?: (?P<takes>\S+(?: \S+)*))?", re.M)
 _FRAME = re.compile(r"[│╭╮╰╯─]|-{3,}")
 _CHOICE = re.compile(r"invalid choice '(?P<value>.*)' for argument '(?P<flag>.*)'\. Expected one of \((?P<valid>.*?)\)")
+_MISSING = re.compile(r"Missing from [^:]*: [A-Z]+ (?P<what>.*?)\.? \(required\)")  # an argument without a flag
 # What tyro writes for the values of a flag, in words.
 _WORDS = (
     (re.compile(r"\{None\}\||[{}]"), ""),
@@ -101,6 +102,10 @@ def _mistake(complaint: str, arguments: Sequence[str], flags: dict[str, str], pr
     text = " ".join(_FRAME.sub(" ", complaint).split())
     if choice := _CHOICE.search(text):
         return unknown(choice["flag"], choice["value"], sorted(re.findall(r"'([^']*)'", choice["valid"])))
+    if missing := _MISSING.search(text):
+        return UserError(
+            f"{program} needs {missing['what'][0].lower()}{missing['what'][1:]} ({program} --help says more)"
+        )
     named = re.search(r"--[a-z][\w.-]*\w", text)
     if named is None or named[0] not in flags:
         return UserError(f"{text} ({program} --help says more)")

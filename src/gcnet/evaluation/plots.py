@@ -49,7 +49,7 @@ def plot_learning_curves(rows: Sequence[Mapping[str, Any]], path: Path | str) ->
     for axes in (loss, accuracy, rate):
         axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=whole, min_n_ticks=1))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _curve(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str, label: str, colour: str) -> None:
@@ -116,7 +116,7 @@ def plot_confusion(matrix: Any, classes: Sequence[str], path: Path | str) -> Non
     correct = int(np.trace(counts))
     share = f", {correct / images:.1%} correct" if images else ""
     axes.set_title(f"Confusion matrix ({images:,} images{share})", loc="left", fontsize=12, color=INK)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _mark_cells(axes: "Axes", shares: np.ndarray, colours: Colormap, norm: PowerNorm) -> None:
@@ -135,7 +135,7 @@ def _name_ticks(axes: "Axes", classes: Sequence[str]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(10, integer=True))
         return
-    names = [_plain(name, 22) for name in classes]
+    names = [plain(name, 22) for name in classes]
     size = 10 if len(classes) <= COUNTED_CLASSES else 7.5
     axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > COUNTED_CLASSES else 45, fontsize=size)
     if len(names) <= COUNTED_CLASSES:
@@ -161,7 +161,7 @@ def _list_confusions(axes: "Axes", counts: np.ndarray, classes: Sequence[str]) -
     for true, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if wrong[true, predicted]:
             number = f"{wrong[true, predicted]:>4} of {counts[true].sum():<4}"
-            lines.append(f"{number} {_plain(classes[true], 19)} \N{RIGHTWARDS ARROW} {_plain(classes[predicted], 19)}")
+            lines.append(f"{number} {plain(classes[true], 19)} \N{RIGHTWARDS ARROW} {plain(classes[predicted], 19)}")
     text = "\n".join(lines) if lines else "none"
     axes.set_title("Most frequent confusions (true \N{RIGHTWARDS ARROW} predicted)", loc="left", fontsize=12, color=INK)
     axes.text(0, 1, text, va="top", family="monospace", fontsize=10.5, color=INK, linespacing=1.5)
@@ -228,12 +228,13 @@ def _shorten(text: str, length: int) -> str:
     return f"{text[:head]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - tail :]}"
 
 
-def _plain(text: str, length: int) -> str:
+def plain(text: str, length: int) -> str:
     """The shortened text with its dollar signs escaped, which matplotlib would read as formulas."""
     return _shorten(text, length).replace("$", r"\$")
 
 
-def _save(figure: Figure, path: Path | str) -> None:
+def save_figure(figure: Figure, path: Path | str) -> None:
+    """Write a figure as PNG, atomically."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.15)

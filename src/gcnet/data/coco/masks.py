@@ -1,0 +1,88 @@
+"""Masks of COCO annotations: polygons, and run lengths as a list or in COCO's compressed text."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+Mask = Bool[np.ndarray, "height width"]
+
+
+def polygons_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -> Mask:
+    """The union of polygons, each x0, y0, x1, y1, ... in pixels, drawn as COCO's own tools draw them.
+
+    The coordinates must be finite and lie within the image, three points or more.
+    """
+    from faster_coco_eval.core import mask as coco
+
+    runs: Any = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
+    return coco.decode(coco.merge(runs)).astype(bool)
+
+
+def runs_mask(counts: object, height: int, width: int) -> Mask:
+    """The mask of run lengths down the columns, off and on in turn, off first.
+
+    Raises:
+        ValueError: they are not run lengths of an image of this size.
+    """
+    lengths = run_lengths(counts)
+    total = sum(lengths)
+    if total != height * width:
+        raise ValueError(f"its runs cover {total:,} of {height * width:,} pixels")
+    values = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(values, lengths).reshape(width, height).T
+
+
+def run_lengths(counts: object) -> list[int]:
+    """Run lengths from a list, or from COCO's text.
+
+    In the text each number is a series of characters from code 48 on: five bits a character, the lowest first, then a
+    bit that says whether more follow; the last one's fifth bit is the sign. From the fourth number on it is the
+    difference to the run before the last (`maskApi.c` of the COCO API). Read here, because the libraries' readers
+    trust the text, and read on beyond the end of a damaged one.
+
+    Raises:
+        ValueError: they are neither.
+    """
+    if isinstance(counts, str):
+        lengths: list[int] = []
+        for number in _numbers(counts):
+            lengths.append(number + lengths[-2] if len(lengths) > 2 else number)
+    elif isinstance(counts, list) and all(isinstance(count, int) and not isinstance(count, bool) for count in counts):
+        lengths = counts
+    else:
+        raise ValueError("its runs are neither whole numbers nor text")
+    if any(length < 0 for length in lengths):
+        raise ValueError("a run has a negative length")
+    return lengths
+
+
+def mask_box(mask: Mask) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a mask that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    left, top = int(columns[0]), int(rows[0])
+    return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1
+
+
+def segmentation_mask(segmentation: Any, height: int, width: int) -> Mask:
+    """The mask of an annotation's `segmentation` that has no fault."""
+    if isinstance(segmentation, dict):
+        return runs_mask(segmentation["counts"], height, width)
+    return polygons_mask(segmentation, height, width)
+
+
+def _numbers(text: str) -> list[int]:
+    codes = [ord(character) - 48 for character in text]
+    if any(not 0 <= code < 64 for code in codes):
+        raise ValueError("its text holds characters that are no run lengths")
+    ends = [0] + [place + 1 for place, code in enumerate(codes) if not code & 0x20]
+    if ends[-1] != len(codes):
+        raise ValueError("its text ends within a number")
+    return [_number(codes[start:end]) for start, end in pairwise(ends)]
+
+
+def _number(codes: Sequence[int]) -> int:
+    value = sum((code & 0x1F) << 5 * place for place, code in enumerate(codes))
+    return value - (1 << 5 * len(codes)) if codes[-1] & 0x10 else value

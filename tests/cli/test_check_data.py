@@ -1,0 +1,98 @@
+"""`gcnet check-data`: what it says, writes and answers."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gcnet.cli import main
+from gcnet.data.scenes import Scenes
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with four generated images, images/, and their annotations, good.json and bad.json."""
+    source = Scenes(4)
+    content = source.coco_annotations()
+    (tmp_path / "images").mkdir()
+    for index, image in enumerate(content["images"]):
+        source.read(index).save(tmp_path / "images" / image["file_name"])
+    (tmp_path / "good.json").write_text(json.dumps(content))
+    for annotation in content["annotations"][:7]:
+        annotation["bbox"] = [1, 2, 0, 4]
+    content["annotations"][9]["category_id"] = 99
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def check(place: Path, *arguments: str) -> int:
+    return main(["check-data", *arguments, "--images", str(place / "images")])
+
+
+def test_clean_data_end_with_0(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(place, str(place / "good.json")) == 0
+    said = capsys.readouterr().out
+    assert "images       4, 0 without an object" in said
+    assert "annotations  24, 24 with a mask, 0 crowds" in said
+    assert "faults       0\n" in said
+
+
+def test_faults_end_with_1_and_are_listed_by_kind(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(place, str(place / "bad.json"), "--listed", "2") == 1
+    said = capsys.readouterr().out
+    assert "faults       8 of 2 kinds" in said
+    assert "box without area: 7 (--fix: leave it out)" in said
+    assert "  image 1 (000000.png), annotation 2: bbox [1, 2, 0, 4]\n  and 5 more\n" in said
+    assert "image 2 (000001.png), annotation 10: category_id 99" in said
+
+
+def test_the_cleaned_copy_is_clean_and_the_original_untouched(place: Path) -> None:
+    before = (place / "bad.json").read_bytes()
+    assert check(place, str(place / "bad.json"), "--fix", str(place / "new" / "fixed.json")) == 1
+    assert check(place, str(place / "new" / "fixed.json")) == 0
+    assert (place / "bad.json").read_bytes() == before
+    assert len(json.loads((place / "new" / "fixed.json").read_text())["annotations"]) == 24 - 8
+
+
+def test_the_output_holds_all_faults_and_two_pictures(place: Path) -> None:
+    assert check(place, str(place / "bad.json"), "--output", str(place / "out")) == 1
+    assert sorted(path.name for path in (place / "out").iterdir()) == ["faults.json", "images.png", "labels.png"]
+    found = json.loads((place / "out" / "faults.json").read_text())
+    assert found["counts"] == {"images": 4, "annotations": 24, "categories": 7}
+    assert [fault["annotation_id"] for fault in found["faults"]] == [1, 2, 3, 4, 5, 6, 7, 10]
+    for name in ("images.png", "labels.png"):
+        with Image.open(place / "out" / name) as picture:
+            assert min(picture.size) > 200
+
+
+def test_without_images_only_the_annotations_are_checked_and_that_is_said(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check-data", str(place / "good.json"), "--output", str(place / "out")]) == 0
+    assert "the images were not looked at" in capsys.readouterr().err
+    assert not (place / "out" / "images.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("goood.json",), "good.json"),
+        (("good.json", "--images", "image"), 'did you mean "images"?'),
+        (("good.json", "--fix", "bad.json"), "--fix must not exist yet, found bad.json"),
+        (("good.json", "--workers", "0"), "--workers must be at least 1"),
+        ((), "gcnet check-data needs the annotation file (JSON) (gcnet check-data --help"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(place)
+    assert main(["check-data", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1

@@ -1,0 +1,91 @@
+"""Masks of annotations are those of the COCO API, and damaged run lengths are refused rather than read."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco
+
+from gcnet.data.coco.masks import mask_box, polygons_mask, run_lengths, runs_mask, segmentation_mask
+
+
+def blobs(height: int, width: int, seed: int) -> np.ndarray:
+    """A mask of a few rectangles."""
+    generator = np.random.default_rng(seed)
+    mask = np.zeros((height, width), dtype=bool)
+    for _ in range(generator.integers(0, 5)):
+        top, left = generator.integers(height), generator.integers(width)
+        mask[top : top + generator.integers(1, height + 1), left : left + generator.integers(1, width + 1)] ^= True
+    return mask
+
+
+def encoded(mask: np.ndarray) -> str:
+    return coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+
+
+@given(st.integers(1, 61), st.integers(1, 61), st.integers(0, 999))
+def test_the_compressed_text_of_the_coco_api_gives_its_mask(height: int, width: int, seed: int) -> None:
+    mask = blobs(height, width, seed)
+    assert np.array_equal(runs_mask(encoded(mask), height, width), mask)
+
+
+def test_long_runs_and_falling_ones_need_several_characters_and_a_sign() -> None:
+    mask = np.zeros((997, 1009), dtype=bool)
+    mask[5:990, 3] = mask[1, 500:900] = mask[700:703, 1000] = True
+    assert np.array_equal(runs_mask(encoded(mask), 997, 1009), mask)
+
+
+def test_runs_go_down_the_columns_off_first() -> None:
+    expected = [[False, True, False], [True, True, False]]
+    assert runs_mask([1, 3, 2], 2, 3).tolist() == expected
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with numpy 2
+@pytest.mark.parametrize(
+    ("polygons", "size"),
+    [
+        ([[1, 1, 7, 1, 7, 5, 1, 5]], (7, 11)),
+        ([[0.3, 0.2, 10.6, 3.1, 2.2, 6.9], [5, 0, 11, 0, 11, 7]], (7, 11)),
+        ([[2, 2, 2, 2, 2, 2]], (5, 5)),
+    ],
+    ids=["rectangle", "two that overlap", "a point"],
+)
+def test_polygons_are_drawn_as_the_coco_api_draws_them(polygons: list[list[float]], size: tuple[int, int]) -> None:
+    expected = coco.decode(coco.merge(coco.frPyObjects(polygons, *size))).astype(bool)
+    assert np.array_equal(polygons_mask(polygons, *size), expected)
+    assert np.array_equal(segmentation_mask(polygons, *size), expected)
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ([1, 2], "cover 3 of 6 pixels"),
+        ([7, -1], "negative"),
+        ([1.5, 4.5], "neither whole numbers nor text"),
+        ([True, 5], "neither whole numbers nor text"),
+        (None, "neither whole numbers nor text"),
+        ("", "cover 0 of 6"),
+        ("1`", "ends within a number"),
+        ("é", "no run lengths"),
+        ("15!", "no run lengths"),
+        ("f" * 300, "ends within a number"),
+    ],
+)
+def test_what_is_no_run_lengths_is_refused(counts: object, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        runs_mask(counts, 2, 3)
+
+
+@given(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=40))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        lengths = run_lengths(text)
+    except ValueError:
+        return
+    assert all(length >= 0 for length in lengths)
+
+
+def test_the_box_of_a_mask_holds_its_pixels_and_no_more() -> None:
+    mask = np.zeros((7, 11), dtype=bool)
+    mask[2, 3] = mask[5, 8] = True
+    assert mask_box(mask) == (3, 2, 6, 4)
