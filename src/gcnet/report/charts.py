@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 from gcnet.report.results import BASELINE, CONTROL, MAIN, Comparison, Run
+from gcnet.report.summary import signed
 
 # Okabe & Ito's palette, grey for no block: the colours stay apart for every common kind of colour blindness.
 BASELINE_COLOUR = "#8a8f98"
@@ -129,7 +130,7 @@ def _accuracy_row(comparison: Comparison, setting: str, block: str, middle: floa
     parts.append(
         f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{middle - 11}" y2="{middle + 11}" stroke="{colour}" stroke-width="3"/>'
     )
-    text = "" if difference is None else f"{100 * difference.difference:+.1f}"
+    text = "" if difference is None else signed(difference.difference)
     if difference is not None and difference.half_width is not None:
         text += f" ± {100 * difference.half_width:.1f}"
     parts.append(f'<text class="value" x="796" y="{middle + 4}">{text}</text>')

@@ -98,7 +98,13 @@ def difference_text(comparison: Comparison, block: str, setting: str = MAIN) -> 
     found = comparison.difference(block, setting)
     if found is None:
         return "-"
-    return f"{100 * found.difference:+.1f}" + ("" if found.half_width is None else f" ± {100 * found.half_width:.1f}")
+    return signed(found.difference) + ("" if found.half_width is None else f" ± {100 * found.half_width:.1f}")
+
+
+def signed(fraction: float) -> str:
+    """A difference in percentage points, with its sign but for zero."""
+    points = round(100 * fraction, 1)
+    return f"{points:+.1f}" if points else "0.0"
 
 
 def cost_texts(comparison: Comparison, block: str) -> tuple[str, ...]:
