@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gcnet.blocks import build_block, list_blocks
-    from gcnet.models.classifier import create_model
+    from gcnet.models.create import create_model
     from gcnet.models.files import load_model, save_model
     from gcnet.models.insertion import context_parameters, insert
     from gcnet.models.names import list_models
@@ -27,7 +27,7 @@ __all__ = [
 _HOMES = {
     "build_block": "gcnet.blocks",
     "list_blocks": "gcnet.blocks",
-    "create_model": "gcnet.models.classifier",
+    "create_model": "gcnet.models.create",
     "list_models": "gcnet.models.names",
     "load_model": "gcnet.models.files",
     "save_model": "gcnet.models.files",

@@ -1,6 +1,7 @@
 """`gcnet models` and `gcnet blocks`: every name is there, its counts hold, nothing published is without a source."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,24 @@ def test_what_is_published_belongs_to_a_model_and_names_its_source() -> None:
     assert set(PUBLISHED) <= set(list_models())
     sourced = re.compile(r".*\d.*\((table of [\w-]+, arXiv [\d.]+|[\w-]+/[\w-]+)\)$")
     assert all(sourced.match(entry) for entries in PUBLISHED.values() for entry in entries)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--model", "mask_rcnn_gc_resnet18", "--limit-train", "8", "--batch-size", "4"),
+        ("evaluate", "--model", "mask_rcnn_resnet18", "--weights", "w.pth"),
+        ("compare", "--model", "mask_rcnn_resnet18"),
+        ("models", "--model", "mask_rcnn_resnet18"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_detector_is_refused_where_only_classifiers_work(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(list(arguments)) == 2
+    said = capsys.readouterr().err
+    assert "is a detector: gcnet.create_model builds it, and the command takes classifiers only\n" in said
+    assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ import torch
 
 from evaluation.fruit import CLASSES, SIZE
 from gcnet.data.settings import Preprocessing
-from gcnet.models.classifier import create_model
+from gcnet.models.create import create_model
 from gcnet.models.files import save_model
 
 

@@ -16,7 +16,7 @@ from gcnet.cli.evaluate import Settings, run
 from gcnet.data.settings import Preprocessing
 from gcnet.errors import UserError
 from gcnet.evaluation.network import override_preprocessing
-from gcnet.models.classifier import create_model
+from gcnet.models.create import create_model
 from gcnet.models.files import load_model, save_model
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

@@ -11,7 +11,7 @@ from evaluation.fruit import CLASSES, random_pixels, write_fruit
 from gcnet.cli.predict import Settings, run
 from gcnet.errors import UserError
 from gcnet.evaluation.predict import find_images
-from gcnet.models.classifier import create_model
+from gcnet.models.create import create_model
 from gcnet.models.files import load_model, save_model
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gcnet.errors import UserError
-from gcnet.models.classifier import create_model
+from gcnet.models.create import create_model
 from gcnet.models.files import ModelCard, load_model, read_model_file, save_model
 from gcnet.models.insertion import context_parameters, insert
 from gcnet.storage import StorageError, save_tensors

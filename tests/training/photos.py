@@ -76,7 +76,7 @@ def run_as_rank(settings: TrainSettings, build: Callable[[int], nn.Module] | Non
 def fast_start() -> Any:
     """Processes that are forked from one that has imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.photos", "gcnet.models.classifier", "torchvision.transforms.v2"])
+    context.set_forkserver_preload(["training.photos", "gcnet.models.create", "torchvision.transforms.v2"])
     return context
 
 

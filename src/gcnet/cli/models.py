@@ -75,9 +75,10 @@ def _row(name: str, settings: Settings) -> tuple[str, ...]:
     import torch
 
     from gcnet.analysis.cost import count_flops, count_parameters
-    from gcnet.models.classifier import create_model
-    from gcnet.models.names import split_name
+    from gcnet.models.create import create_model
+    from gcnet.models.names import require_classifier, split_name
 
+    require_classifier(name)
     host = split_name(name)[1]
     size = settings.image_size or next((size for start, size in _SIZES.items() if host.startswith(start)), 224)
     with torch.device("meta"):

@@ -8,8 +8,8 @@ from gcnet.blocks import BLOCKS, Builder, block_options
 from gcnet.compare.settings import DEMO_RECIPE, DEMO_TRAIN, DEMO_VAL, CompareSettings
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, unknown
-from gcnet.models.classifier import create_model
-from gcnet.models.names import published_placement, split_name
+from gcnet.models.create import create_model
+from gcnet.models.names import published_placement, require_classifier, split_name
 from gcnet.report.results import BASELINE, CONTROL, MAIN
 from gcnet.training.settings import (
     MachineSettings,
@@ -48,6 +48,7 @@ def check_names(settings: CompareSettings, builders: Builders) -> None:
     for name in settings.block_names():
         if name not in valid:
             raise unknown("block", name, valid)
+    require_classifier(settings.model)
     prefix, host = split_name(settings.model)
     if prefix:
         raise UserError(

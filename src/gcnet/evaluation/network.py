@@ -8,8 +8,9 @@ from torch import nn
 from gcnet.data.settings import Interpolation, Preprocessing
 from gcnet.errors import UserError
 from gcnet.models.checkpoints.source import read_state_dict
-from gcnet.models.classifier import create_model
+from gcnet.models.create import create_model
 from gcnet.models.files import card_of, load_model
+from gcnet.models.names import require_classifier
 
 MODEL_SUFFIX = ".safetensors"
 
@@ -44,6 +45,7 @@ def open_network(model: str, weights: str | None = None) -> Network:
         raise UserError(
             f"--model must be a file or a name, and {model} is a folder" + (f"; it holds {found}" if found else "")
         )
+    require_classifier(model)
     if weights is None:
         known = create_model(model)  # an unknown name deserves its own sentence
         raise UserError(
@@ -56,6 +58,7 @@ def open_network(model: str, weights: str | None = None) -> Network:
 def _from_file(path: Path) -> Network:
     model = load_model(path)
     card = card_of(model)
+    require_classifier(card.architecture or "")
     if card.num_classes is None:
         raise UserError(f"{path} holds no classifier: its model card has no number of classes")
     if card.class_names is not None and len(card.class_names) != card.num_classes:

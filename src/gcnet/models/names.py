@@ -49,7 +49,10 @@ HOSTS: dict[str, Callable[[int], nn.Module]] = {
     "cifar_resnet56": _cifar_resnet(56),
     "scenes_resnet": _scenes_resnet,
 }
-DEFAULT_CLASSES = {"cifar_resnet20": 10, "cifar_resnet56": 10, "scenes_resnet": 6}
+_CLASSES = {"cifar_resnet20": 10, "cifar_resnet56": 10, "scenes_resnet": 6}
+
+_DETECTOR = "mask_rcnn_"
+_DETECTOR_HOSTS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x4d")
 
 # The published places: GC and SNL in every residual block of c3 to c5 (`insert`'s default), SE in every block of every
 # stage (arXiv 1709.01507), one NL before the last residual block of c4 ends, on its output (arXiv 1711.07971).
@@ -69,15 +72,45 @@ _SMALL_STAGES = {
 
 
 def list_models() -> list[str]:
-    """The networks with names of our own, plain and with each prefix; timm's and torchvision's come on top."""
+    """The classifiers with names of our own, plain and with each prefix; timm's and torchvision's come on top."""
     return [prefix + host for host in HOSTS for prefix in ("", *_PREFIXES)]
 
 
+def list_detectors() -> list[str]:
+    """The detectors, plain and with each prefix."""
+    return [_DETECTOR + prefix + host for host in _DETECTOR_HOSTS for prefix in ("", *_PREFIXES)]
+
+
+def is_detector(name: str) -> bool:
+    """Whether a network's name is that of a detector."""
+    return name.startswith(_DETECTOR)
+
+
+def require_classifier(name: str) -> None:
+    """Refuse a detector where only classifiers work.
+
+    Raises:
+        UserError: the name is that of a detector.
+    """
+    if is_detector(name):
+        raise UserError(f'"{name}" is a detector: gcnet.create_model builds it, and the command takes classifiers only')
+
+
+def default_classes(host_name: str) -> int:
+    """The number of classes that a network has unless told otherwise."""
+    return 80 if is_detector(host_name) else _CLASSES.get(host_name, 1000)
+
+
 def split_name(name: str) -> tuple[str, str]:
-    """`gc_resnet50` -> (`gc_`, `resnet50`); the prefix is empty for every other name."""
+    """`gc_resnet50` -> (`gc_`, `resnet50`), `mask_rcnn_gc_resnet50` -> (`gc_`, `mask_rcnn_resnet50`).
+
+    The prefix is empty for every other name.
+    """
+    task, hosts = (_DETECTOR, _DETECTOR_HOSTS) if is_detector(name) else ("", tuple(HOSTS))
     for prefix in _PREFIXES:
-        if name.startswith(prefix) and name.removeprefix(prefix) in HOSTS:
-            return prefix, name.removeprefix(prefix)
+        host = name.removeprefix(task + prefix)
+        if host != name and host in hosts:
+            return prefix, task + host
     return "", name
 
 
@@ -90,9 +123,13 @@ def published_placement(prefix: str, host_name: str) -> dict[str, Any]:
 
 def build_host(name: str, num_classes: int | None) -> nn.Module:
     """A plain network by name, with fresh weights."""
-    classes = num_classes or DEFAULT_CLASSES.get(name, 1000)
+    classes = num_classes or default_classes(name)
     if name in HOSTS:
         return HOSTS[name](classes)
+    if is_detector(name) and name.removeprefix(_DETECTOR) in _DETECTOR_HOSTS:
+        from gcnet.models.detector.mask_rcnn import build_mask_rcnn
+
+        return build_mask_rcnn(HOSTS[name.removeprefix(_DETECTOR)](1), num_classes=classes)
     library, _, plain = name.rpartition("/")
     if library in ("", "timm"):
         import timm
@@ -108,6 +145,8 @@ def build_host(name: str, num_classes: int | None) -> nn.Module:
 
 
 def _unknown_model(name: str) -> UserError:
+    if is_detector(name):
+        return unknown("detector", name, list_detectors())
     import timm
     import torchvision.models
 

@@ -162,9 +162,11 @@ def open_classification(settings: TrainSettings, processes: Processes) -> Classi
 
 def build_classifier(settings: TrainSettings, num_classes: int) -> nn.Module:
     """The network that the settings describe, with its blocks."""
-    from gcnet.models.classifier import create_model
+    from gcnet.models.create import create_model
+    from gcnet.models.names import require_classifier
 
     network = settings.network
+    require_classifier(network.model)
     return create_model(
         network.model,
         num_classes=num_classes,

@@ -1,4 +1,4 @@
-"""Classification networks by name, with or without context blocks and weights."""
+"""Networks by name, with or without context blocks and weights."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from gcnet.errors import UserError
 from gcnet.models.checkpoints.source import read_state_dict
 from gcnet.models.files import ModelCard, load_strictly, set_card
 from gcnet.models.insertion import insert
-from gcnet.models.names import DEFAULT_CLASSES, HOSTS, build_host, published_placement, split_name
+from gcnet.models.names import HOSTS, build_host, default_classes, is_detector, published_placement, split_name
 
 _LOG = logging.getLogger("gcnet")
 
@@ -31,13 +31,17 @@ def create_model(
     position: str | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build a classification network: images (N, 3, H, W) float -> logits (N, num_classes).
+    """Build a classifier, images (N, 3, H, W) float -> logits (N, num_classes), or a detector.
+
+    What a detector maps to what is said at `gcnet.models.detector.mask_rcnn.build_mask_rcnn`, which also builds those
+    of other numerics, norms and heads than the default.
 
     Args:
         name: one of `list_models()`, plain or with a prefix that puts blocks at their published places (`gc_resnet50`);
-            or any classifier of timm or torchvision by its own name (timm first; `torchvision/NAME` and `timm/NAME`
-            say which).
-        num_classes: length of the logits; by default 1000, for CIFAR ResNets 10, for the scenes network 6.
+            any classifier of timm or torchvision by its own name (timm first; `torchvision/NAME` and `timm/NAME` say
+            which); or a detector (`mask_rcnn_resnet50`, `mask_rcnn_gc_resnet50`).
+        num_classes: length of the logits; by default 1000, for CIFAR ResNets 10, for the scenes network 6. Of a
+            detector the classes of objects, without the background; by default COCO's 80.
         weights: a file (`.safetensors`, or a `torch.save` file of tensors), of the plain network or of the one with
             blocks; or "pretrained" for the published ones, from the network.
         block: a block to insert, where the name has no prefix; with the further arguments of `gcnet.insert`.
@@ -55,7 +59,7 @@ def create_model(
     }
     if "block" not in placement and (placement or options):
         raise UserError(f"{', '.join([*placement, *options])} belong to a block: give block= or a name with a prefix")
-    classes = num_classes or DEFAULT_CLASSES.get(host_name, 1000)
+    classes = num_classes or default_classes(host_name)
     model = build_host(host_name, classes)
     host_names = set(model.state_dict())
     if "block" in placement:
@@ -91,7 +95,7 @@ def _published_weights(name: str) -> dict[str, Tensor]:
     import torchvision.models
 
     library, _, plain = name.rpartition("/")
-    if library == "torchvision" or plain in HOSTS:
+    if library == "torchvision" or plain in HOSTS or is_detector(plain):
         if plain not in torchvision.models.list_models(module=torchvision.models):
             raise UserError(f'no pretrained weights are published for "{name}": give weights=FILE')
         _require_network("download.pytorch.org", name)

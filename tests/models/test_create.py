@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from gcnet.errors import UserError
-from gcnet.models.classifier import create_model
+from gcnet.models.create import create_model
 from gcnet.models.files import save_model
 from gcnet.models.insertion import context_parameters
 from gcnet.models.names import list_models

@@ -1,0 +1,199 @@
+"""Mask R-CNN: torchvision's numbers with torchvision's parts, parameters to the unit, gradients, blocks, files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.ops import FrozenBatchNorm2d
+
+from gcnet.blocks import BLOCKS
+from gcnet.errors import UserError
+from gcnet.models.create import create_model
+from gcnet.models.detector.mask_rcnn import build_mask_rcnn
+from gcnet.models.detector.norms import FixedBatchNorm2d, set_norms
+from gcnet.models.files import load_model, save_model
+from gcnet.models.insertion import context_parameters, insert
+from gcnet.models.names import build_host, list_detectors
+
+SMALL = (96, 160)
+
+
+def detector(**options: object) -> GeneralizedRCNN:
+    torch.manual_seed(0)
+    return build_mask_rcnn(build_host("resnet18", 1), **{"num_classes": 6, "image_size": SMALL, **options})
+
+
+def photographs() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.rand(3, 71, 97, generator=generator), torch.rand(3, 113, 89, generator=generator)]
+
+
+def targets() -> list[dict[str, torch.Tensor]]:
+    masks = torch.zeros(1, 71, 97, dtype=torch.uint8)
+    masks[0, 10:50, 20:80] = 1
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    return [
+        {"boxes": torch.tensor([[20.0, 10.0, 80.0, 50.0]]), "labels": torch.tensor([3]), "masks": masks},
+        {**nothing, "masks": torch.zeros(0, 113, 89, dtype=torch.uint8)},
+    ]
+
+
+def calibrated(model: nn.Module) -> nn.Module:
+    """Statistics and weights at which a random network finds things of several classes."""
+    generator = torch.Generator().manual_seed(2)
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d | nn.BatchNorm2d):
+            module.weight.data.fill_(0.5)
+            module.running_var.fill_(2.0)
+    for name, parameter in model.named_parameters():
+        if "cls_score" in name or "bbox_pred" in name:
+            parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("eps", [1e-5, 0.0])
+def test_with_torchvisions_parts_and_weights_the_outputs_are_torchvisions(eps: float) -> None:
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, norm_layer=lambda width: FrozenBatchNorm2d(width, eps=eps)
+    )
+    theirs = calibrated(MaskRCNN(backbone, 7, min_size=SMALL[0], max_size=SMALL[1]))
+    ours = detector(numerics="torchvision", norm="frozen", norm_eps=eps).eval()
+    ours.load_state_dict(theirs.state_dict())
+    with torch.no_grad():
+        expected, found = theirs(photographs()), ours(photographs())
+    for one, other in zip(expected, found, strict=True):
+        assert len(one["labels"]) > 3
+        assert one.keys() == other.keys()
+        for name in one:
+            torch.testing.assert_close(other[name], one[name], atol=1e-5, rtol=1e-5)
+
+
+COUNTS = {
+    "plain": ({}, 44_400_693, 44.40),
+    "one nl": ({"block": "nl_embedded_gaussian", "blocks": (-2,), "position": "after_add"}, None, 46.50),
+    "one snl": ({"block": "snl", "blocks": (-2,), "position": "after_add"}, None, 45.45),
+    "one gc": ({"block": "gc", "blocks": (-2,), "position": "after_add"}, None, 44.53),
+    "gc r4": ({"block": "gc", "ratio": 4, "stages": (3, 4, 5)}, None, 54.40),
+    "gc r8": ({"block": "gc", "ratio": 8, "stages": (3, 4, 5)}, None, 49.42),
+    "gc r16": ({"block": "gc", "stages": (3, 4, 5)}, 44_400_693 + 2_521_741, 46.92),
+    "gc r32": ({"block": "gc", "ratio": 32, "stages": (3, 4, 5)}, None, 45.68),
+}
+
+
+@pytest.mark.parametrize(("placement", "exact", "millions"), COUNTS.values(), ids=COUNTS)
+def test_parameters_are_those_of_the_papers_tables(placement: dict, exact: int | None, millions: float) -> None:
+    with torch.device("meta"):
+        model = create_model("mask_rcnn_resnet50", **{"stages": (4,), **placement} if placement else {})
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert round(count / 1e6, 2) == millions
+    assert exact is None or count == exact
+
+
+@pytest.mark.parametrize("name", list_detectors())
+def test_every_detector_is_built_by_its_name_with_blocks_where_the_prefix_says(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name, num_classes=3)
+    assert model.roi_heads.box_predictor.cls_score.out_features == 4
+    assert bool(context_parameters(model)) == any(f"_{block}_" in name for block in ("gc", "snl", "se", "nl"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numerics", ["mmdet", "torchvision"])
+@pytest.mark.parametrize("heads", ["2fc", "4conv1fc"])
+def test_it_trains_every_parameter_and_finds_things_in_images_of_any_size(numerics: str, heads: str) -> None:
+    model = detector(numerics=numerics, heads=heads)
+    insert(model, "gc", ratio=4)
+    with torch.no_grad():
+        for _, parameter in context_parameters(model):
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    losses = model(photographs(), targets())
+    assert set(losses) == {"loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"}
+    sum(losses.values()).backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == []
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    calibrated(model)
+    # torchvision's arithmetic rounds the side of a line down to no pixel at all.
+    odd = [torch.rand(3, 1, 300), torch.rand(3, 211, 1)] if numerics == "mmdet" else [torch.rand(3, 17, 11)] * 2
+    with torch.no_grad():
+        for image, found in zip([*photographs(), *odd], model(photographs()) + model(odd), strict=True):
+            height, width = image.shape[1:]
+            assert found["boxes"].shape == (len(found["labels"]), 4)
+            assert found["masks"].shape == (len(found["labels"]), 1, height, width)
+            assert (found["labels"] >= 1).all() and (found["labels"] <= 6).all()
+            assert (found["scores"].diff() <= 0).all()
+            assert (found["boxes"][:, [0, 2]] <= width + 1e-3).all() and (found["boxes"] >= 0).all()
+
+
+@pytest.mark.parametrize("block", [name for name in BLOCKS if name != "se"])  # its gate starts at a half
+def test_fresh_blocks_of_addition_leave_a_detector_as_it_was(block: str) -> None:
+    model = calibrated(detector())
+    with torch.no_grad():
+        before = model(photographs()[:1])
+        insert(model, block, blocks=(-1,))
+        after = model(photographs()[:1])
+    for one, other in zip(before, after, strict=True):
+        assert len(one["labels"]) > 0
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_file_rebuilds_a_detector_with_its_blocks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("mask_rcnn_gc_resnet18", num_classes=2, ratio=8)
+    save_model(model, tmp_path / "detector.safetensors", class_names=("cat", "dog"))
+    again = load_model(tmp_path / "detector.safetensors")
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_fixed_norms_keep_their_statistics_in_training_and_train_scale_and_shift() -> None:
+    host = build_host("resnet18", 1)
+    with torch.no_grad():
+        for module in host.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 1)
+    images = torch.rand(2, 3, 64, 64)
+    expected = host.eval()(images)
+    statistics = {name: value.clone() for name, value in host.named_buffers()}
+    set_norms(host, "fixed", eps=1e-5)
+    output = host.train()(images)
+    torch.testing.assert_close(output, expected)
+    output.sum().backward()
+    assert all(torch.equal(value, statistics[name]) for name, value in host.named_buffers())
+    norms = [module for module in host.modules() if isinstance(module, FixedBatchNorm2d)]
+    assert len(norms) == 20
+    assert all(norm.weight.grad is not None and norm.bias.grad is not None for norm in norms)
+    set_norms(other := build_host("resnet18", 1), "frozen", eps=0.0)
+    assert not [name for name, _ in other.named_parameters() if ".bn" in name]
+
+
+MISTAKES = {
+    "numerics": ({"numerics": "mmdet3"}, 'unknown numerics "mmdet3"; did you mean "mmdet"'),
+    "norm": ({"norm": "freezed"}, 'unknown norm "freezed"; did you mean "frozen"'),
+    "heads": ({"heads": "2f"}, 'unknown heads "2f"; did you mean "2fc"'),
+    "classes": ({"num_classes": 0}, "at least 1; found 0"),
+    "levels": ({"anchor_sides": (8.0, 16.0)}, "one for each of 5 levels, found 2"),
+}
+
+
+@pytest.mark.parametrize(("options", "sentence"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_said(options: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        detector(**options)
+
+
+def test_a_host_without_four_stages_is_refused() -> None:
+    with pytest.raises(UserError, match="layer1 to layer4, found CifarResNet"):
+        build_mask_rcnn(build_host("cifar_resnet20", 10))
+
+
+def test_a_mistyped_detector_gets_the_nearest_name() -> None:
+    with pytest.raises(UserError, match='did you mean "mask_rcnn_gc_resnet50"'):
+        create_model("mask_rcnn_gc_resnt50")
