@@ -66,3 +66,16 @@ def test_wilson_interval_solves_its_equation() -> None:
     for bound in wilson_interval(correct, total):
         deviation = z * math.sqrt(bound * (1 - bound) / total)
         assert abs(correct / total - bound) == pytest.approx(deviation, rel=1e-9)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (0, 17), (13, 17), (1846, 2000), (2000, 2000)])
+def test_the_interval_holds_the_shares_that_a_score_test_at_five_percent_does_not_refuse(
+    successes: int, trials: int
+) -> None:
+    low, high = wilson_interval(successes, trials)
+    assert 0 <= low <= successes / trials <= high <= 1
+    for bound in (low, high):
+        if 0 < bound < 1:
+            deviation = abs(successes / trials - bound) / math.sqrt(bound * (1 - bound) / trials)
+            two_sided = math.erfc(deviation / math.sqrt(2))
+            assert two_sided == pytest.approx(0.05, rel=1e-6)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gcnet.data.loading import Batch, Skipped
 from gcnet.errors import UserError
-from gcnet.evaluation.classification import ClassificationResult, evaluate_classifier, wilson_interval
+from gcnet.evaluation.classification import ClassificationResult, evaluate_classifier
 
 CLASSES = 7
 
@@ -96,19 +96,6 @@ def test_worst_confusions_come_most_frequent_first() -> None:
     result = ClassificationResult(23, (), 15 / 23, (0.0, 1.0), 1.0, 0.5, (None,) * 3, confusion)
     assert result.worst_confusions() == [(1, 0, 4), (0, 1, 2), (1, 2, 2)]
     assert result.worst_confusions(1) == [(1, 0, 4)]
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (0, 17), (13, 17), (1846, 2000), (2000, 2000)])
-def test_the_interval_holds_the_shares_that_a_score_test_at_five_percent_does_not_refuse(
-    successes: int, trials: int
-) -> None:
-    low, high = wilson_interval(successes, trials)
-    assert 0 <= low <= successes / trials <= high <= 1
-    for bound in (low, high):
-        if 0 < bound < 1:
-            deviation = abs(successes / trials - bound) / math.sqrt(bound * (1 - bound) / trials)
-            two_sided = math.erfc(deviation / math.sqrt(2))
-            assert two_sided == pytest.approx(0.05, rel=1e-6)
 
 
 def test_each_module_keeps_its_own_mode_and_no_gradient_is_kept() -> None:

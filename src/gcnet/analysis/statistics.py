@@ -80,9 +80,15 @@ def student_quantile(probability: float, degrees: int) -> float:
 
 
 def wilson_interval(correct: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a proportion: what a finite number of validation images leaves open."""
+    """The score interval of a share (Wilson, JASA 22, 1927), which also holds near 0 and 1; all of [0, 1] for no trial.
+
+    It is what a finite number of validation images leaves open.
+    """
+    if total == 0:
+        return 0.0, 1.0
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = correct / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return centre - half, centre + half
+    # At 0 and at 1 one bound is exact, which rounding would miss.
+    return 0.0 if correct == 0 else centre - half, 1.0 if correct == total else centre + half

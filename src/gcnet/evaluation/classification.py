@@ -10,24 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from gcnet.analysis.statistics import wilson_interval
 from gcnet.data.loading import Batch, Skipped
 from gcnet.errors import UserError
 from gcnet.evaluation.inference import class_scores, evaluating
-
-NORMAL_QUANTILE = 1.959963984540054  # of 0.975: an interval that holds the true value 95 times in 100
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson, JASA 22, 1927); unlike the usual one it also holds near 0 and 1."""
-    if trials == 0:
-        return 0.0, 1.0
-    share, square = successes / trials, NORMAL_QUANTILE**2
-    centre = (share + square / (2 * trials)) / (1 + square / trials)
-    spread = (
-        math.sqrt(share * (1 - share) / trials + square / (4 * trials**2)) * NORMAL_QUANTILE / (1 + square / trials)
-    )
-    # At 0 and at 1 one bound is exact, which rounding would miss.
-    return 0.0 if successes == 0 else centre - spread, 1.0 if successes == trials else centre + spread
 
 
 @dataclass(frozen=True)
