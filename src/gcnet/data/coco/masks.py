@@ -59,6 +59,14 @@ def run_lengths(counts: object) -> list[int]:
     return lengths
 
 
+def compressed_runs(mask: Mask) -> dict[str, Any]:
+    """A mask as COCO's compressed run lengths, which JSON can hold."""
+    from faster_coco_eval.core import mask as coco
+
+    counts = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    return {"size": list(mask.shape), "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+
+
 def mask_box(mask: Mask) -> tuple[int, int, int, int]:
     """Left, top, width and height of a mask that is not empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
