@@ -1,6 +1,7 @@
 """What a network's name stands for: the plain host, and the blocks at their published places that a prefix adds."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -51,8 +52,28 @@ HOSTS: dict[str, Callable[[int], nn.Module]] = {
 }
 _CLASSES = {"cifar_resnet20": 10, "cifar_resnet56": 10, "scenes_resnet": 6}
 
-_DETECTOR = "mask_rcnn_"
-_DETECTOR_HOSTS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x4d")
+
+def _detector(host: str, cascade: bool, deformable: bool, num_classes: int) -> nn.Module:
+    from gcnet.models.detector.deformable import make_deformable
+    from gcnet.models.detector.mask_rcnn import build_mask_rcnn
+
+    backbone = HOSTS[host](1)
+    if deformable:
+        make_deformable(backbone)
+    return build_mask_rcnn(backbone, num_classes=num_classes, cascade=cascade)
+
+
+# A detector's name: what it is, then (with a block) a prefix, its host, and _dcn for deformable convolutions in c3-c5.
+_DETECTOR_KINDS = ("mask_rcnn_", "cascade_mask_rcnn_")
+_PLAIN_HOSTS = ("resnet18", "resnet34")
+_BOTTLENECK_HOSTS = ("resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x4d")
+_DETECTORS: dict[str, Callable[[int], nn.Module]] = {
+    kind + host + suffix: partial(_detector, host, kind == "cascade_mask_rcnn_", suffix == "_dcn")
+    for kind in _DETECTOR_KINDS
+    for hosts, suffixes in ((_PLAIN_HOSTS, ("",)), (_BOTTLENECK_HOSTS, ("", "_dcn")))
+    for host in hosts
+    for suffix in suffixes
+}
 
 # The published places: GC and SNL in every residual block of c3 to c5 (`insert`'s default), SE in every block of every
 # stage (arXiv 1709.01507), one NL before the last residual block of c4 ends, on its output (arXiv 1711.07971).
@@ -78,12 +99,18 @@ def list_models() -> list[str]:
 
 def list_detectors() -> list[str]:
     """The detectors, plain and with each prefix."""
-    return [_DETECTOR + prefix + host for host in _DETECTOR_HOSTS for prefix in ("", *_PREFIXES)]
+    return [
+        kind + prefix + name.removeprefix(kind)
+        for name in _DETECTORS
+        for kind in _DETECTOR_KINDS
+        if name.startswith(kind)
+        for prefix in ("", *_PREFIXES)
+    ]
 
 
 def is_detector(name: str) -> bool:
     """Whether a network's name is that of a detector."""
-    return name.startswith(_DETECTOR)
+    return name.startswith(_DETECTOR_KINDS)
 
 
 def require_classifier(name: str) -> None:
@@ -106,11 +133,11 @@ def split_name(name: str) -> tuple[str, str]:
 
     The prefix is empty for every other name.
     """
-    task, hosts = (_DETECTOR, _DETECTOR_HOSTS) if is_detector(name) else ("", tuple(HOSTS))
+    kind = next((kind for kind in _DETECTOR_KINDS if name.startswith(kind)), "")
     for prefix in _PREFIXES:
-        host = name.removeprefix(task + prefix)
-        if host != name and host in hosts:
-            return prefix, task + host
+        host = kind + name.removeprefix(kind + prefix)
+        if name.startswith(kind + prefix) and (host in HOSTS or host in _DETECTORS):
+            return prefix, host
     return "", name
 
 
@@ -126,10 +153,8 @@ def build_host(name: str, num_classes: int | None) -> nn.Module:
     classes = num_classes or default_classes(name)
     if name in HOSTS:
         return HOSTS[name](classes)
-    if is_detector(name) and name.removeprefix(_DETECTOR) in _DETECTOR_HOSTS:
-        from gcnet.models.detector.mask_rcnn import build_mask_rcnn
-
-        return build_mask_rcnn(HOSTS[name.removeprefix(_DETECTOR)](1), num_classes=classes)
+    if name in _DETECTORS:
+        return _DETECTORS[name](classes)
     library, _, plain = name.rpartition("/")
     if library in ("", "timm"):
         import timm

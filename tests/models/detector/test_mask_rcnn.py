@@ -13,6 +13,9 @@ from torchvision.ops import FrozenBatchNorm2d
 from gcnet.blocks import BLOCKS
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
+from gcnet.models.detector.boxes import UnfilteredRoIHeads
+from gcnet.models.detector.cascade import CascadeRoIHeads
+from gcnet.models.detector.deformable import DeformableConv2d
 from gcnet.models.detector.mask_rcnn import build_mask_rcnn
 from gcnet.models.detector.norms import FixedBatchNorm2d, set_norms
 from gcnet.models.files import load_model, save_model
@@ -94,11 +97,15 @@ def test_parameters_are_those_of_the_papers_tables(placement: dict, exact: int |
     assert exact is None or count == exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list_detectors())
 def test_every_detector_is_built_by_its_name_with_blocks_where_the_prefix_says(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name, num_classes=3)
-    assert model.roi_heads.box_predictor.cls_score.out_features == 4
+    assert type(model.roi_heads) is (CascadeRoIHeads if name.startswith("cascade") else UnfilteredRoIHeads)
+    assert any(isinstance(module, DeformableConv2d) for module in model.modules()) == name.endswith("_dcn")
+    classifiers = [value for key, value in model.state_dict().items() if key.endswith("cls_score.weight")]
+    assert [len(weight) for weight in classifiers] == [4] * (3 if name.startswith("cascade") else 1)
     assert bool(context_parameters(model)) == any(f"_{block}_" in name for block in ("gc", "snl", "se", "nl"))
 
 

@@ -1,1 +1,1 @@
-"""Mask R-CNN on a residual network with context blocks, its numerics a bundle of parts (arXiv 1703.06870)."""
+"""Mask R-CNN and its cascade on residual networks with context blocks, their numerics a bundle of parts."""

@@ -1,4 +1,4 @@
-"""Mask R-CNN (arXiv 1703.06870) with a feature pyramid (arXiv 1612.03144) on a residual network."""
+"""Mask R-CNN (arXiv 1703.06870) and its cascade, with a feature pyramid (arXiv 1612.03144) on a residual network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +8,11 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from gcnet.errors import UserError, unknown
+from gcnet.models.detector.cascade import CascadeRoIHeads
 from gcnet.models.detector.norms import set_norms
 from gcnet.models.detector.numerics import LEVELS, NUMERICS, Numerics
 
@@ -29,6 +31,7 @@ def build_mask_rcnn(
     norm: str = "fixed",
     norm_eps: float = 1e-5,
     heads: str = "2fc",
+    cascade: bool = False,
     image_size: tuple[int, int] = (800, 1333),
     anchor_sides: tuple[float, ...] = _ANCHOR_SIDES,
 ) -> GeneralizedRCNN:
@@ -46,6 +49,7 @@ def build_mask_rcnn(
         norm: of the backbone: "fixed", "frozen" or "batch".
         norm_eps: epsilon of these norms.
         heads: of the boxes: "2fc"; or "4conv1fc", with batch norms in all heads and the pyramid, as the papers have it.
+        cascade: three stages of heads (Cascade Mask R-CNN), each refining the boxes of the one before.
         image_size: short and long side in pixels that images are resized to.
         anchor_sides: sides in pixels of the square anchors of the five levels.
 
@@ -61,11 +65,12 @@ def build_mask_rcnn(
     if len(anchor_sides) != len(_ANCHOR_SIDES):
         raise UserError(f"anchor_sides are one for each of {len(_ANCHOR_SIDES)} levels, found {len(anchor_sides)}")
     set_norms(host, norm, eps=norm_eps)
-    parts = NUMERICS[numerics]
+    parts, normalised = NUMERICS[numerics], heads == "4conv1fc"
+    build_heads = _build_cascade if cascade else _build_heads
     return GeneralizedRCNN(
-        _build_backbone(host, normalised=heads == "4conv1fc"),
+        _build_backbone(host, normalised=normalised),
         _build_proposals(parts, anchor_sides),
-        _build_heads(parts, num_classes + 1, normalised=heads == "4conv1fc"),
+        build_heads(parts, num_classes + 1, normalised=normalised),
         parts.transform(*image_size, list(_MEAN), list(_STD)),
     )
 
@@ -104,7 +109,25 @@ def _build_proposals(parts: Numerics, anchor_sides: tuple[float, ...]) -> Region
     return proposals
 
 
-def _build_heads(parts: Numerics, classes: int, *, normalised: bool) -> nn.Module:
+def _build_cascade(parts: Numerics, classes: int, *, normalised: bool) -> CascadeRoIHeads:
+    """Three stages at overlaps of 0.5, 0.6 and 0.7, their deltas scaled by ever smaller deviations."""
+    stages = []
+    for overlap, (place, size) in zip((0.5, 0.6, 0.7), ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067)), strict=True):
+        weights = (1 / place, 1 / place, 1 / size, 1 / size)
+        stage = _build_heads(parts, classes, normalised=normalised, overlap=overlap, weights=weights)
+        stage.box_predictor.bbox_pred = nn.Linear(1024, 4)
+        stages.append(stage)
+    return CascadeRoIHeads(stages, (1.0, 0.5, 0.25))
+
+
+def _build_heads(
+    parts: Numerics,
+    classes: int,
+    *,
+    normalised: bool,
+    overlap: float = 0.5,
+    weights: tuple[float, float, float, float] = _BOX_WEIGHTS,
+) -> RoIHeads:
     box_head = (
         FastRCNNConvFCHead((WIDTH, 7, 7), [WIDTH] * 4, [1024], norm_layer=nn.BatchNorm2d)
         if normalised
@@ -114,11 +137,11 @@ def _build_heads(parts: Numerics, classes: int, *, normalised: bool) -> nn.Modul
         box_roi_pool=parts.roi_pool(7),
         box_head=box_head,
         box_predictor=FastRCNNPredictor(1024, classes),
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
+        fg_iou_thresh=overlap,
+        bg_iou_thresh=overlap,
         batch_size_per_image=512,
         positive_fraction=0.25,
-        bbox_reg_weights=_BOX_WEIGHTS,
+        bbox_reg_weights=weights,
         score_thresh=0.05,
         nms_thresh=0.5,
         detections_per_img=100,
@@ -126,5 +149,5 @@ def _build_heads(parts: Numerics, classes: int, *, normalised: bool) -> nn.Modul
         mask_head=MaskRCNNHeads(WIDTH, [WIDTH] * 4, 1, norm_layer=nn.BatchNorm2d if normalised else None),
         mask_predictor=MaskRCNNPredictor(WIDTH, WIDTH, classes),
     )
-    heads.box_coder = parts.box_coder(_BOX_WEIGHTS)
+    heads.box_coder = parts.box_coder(weights)
     return heads
