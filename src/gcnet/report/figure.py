@@ -58,7 +58,8 @@ def _draw_accuracy(axes: "Axes", comparison: Comparison) -> None:
         axes.axvline(100 * comparison.accuracy(BASELINE).mean, color=_INK, linestyle="--", linewidth=1)
     axes.set_yticks(range(len(blocks)), blocks)
     axes.set_ylim(len(blocks) - 0.4, -0.6)
-    seeds = f"{len(comparison.seeds)} seeds" if len(comparison.seeds) > 1 else "one seed"
+    several = len(comparison.seeds) > 1
+    seeds = f"{len(comparison.seeds)} seeds (band: standard deviation)" if several else "one seed"
     hollow = "; hollow: control" if comparison.tested(CONTROL) else ""
     _finish(axes, f"Accuracy, {seeds}{hollow}", "top-1 (%)", "")
 
@@ -77,12 +78,11 @@ def _draw_cost(axes: "Axes", comparison: Comparison) -> None:
     palette = colours(comparison.blocks)
     points = {block: relative_step_time(comparison, block) for block in comparison.tested()}
     measured = {block: ratio for block, ratio in points.items() if ratio is not None}
-    middle = (min(measured.values(), default=1) + max(measured.values(), default=1)) / 2
     for block, ratio in measured.items():
-        at = ratio, 100 * comparison.accuracy(block).mean
+        found = comparison.accuracy(block)
+        at, spread = (ratio, 100 * found.mean), 100 * (found.deviation or 0)
+        axes.errorbar(*at, yerr=spread or None, color=palette[block], linewidth=5, alpha=0.3)
         axes.scatter(*at, color=palette[block], s=70, zorder=3)
-        side, shift = ("right", -8) if ratio > middle else ("left", 8)
-        axes.annotate(block, at, xytext=(shift, 5), textcoords="offset points", ha=side, fontsize=9)
     axes.margins(x=0.3, y=0.15)
     _finish(axes, "Accuracy against cost", f"time of a training step ({BASELINE} = 1)", "top-1 (%)")
 
