@@ -1,5 +1,6 @@
 """Every fault of a COCO file, found before training, and a copy without them."""
 
+import hashlib
 import json
 import math
 import os
@@ -154,14 +155,14 @@ class _Inspector:
     ) -> list[dict[str, Any]]:
         """Annotations of a known image and category, with an id, a box and, where they have one, a mask."""
         kept: list[dict[str, Any]] = []
-        seen: set[str] = set()
+        seen: set[bytes] = set()
         ids: set[int] = set()
         next_id = 1 + max((_id(annotation) or 0 for annotation in found), default=0)
         for number, annotation in enumerate(found):
             mended = self._annotation(annotation, number, images, categories)
             if mended is None:
                 continue
-            content = json.dumps({**mended, "id": None}, sort_keys=True)
+            content = _digest({**mended, "id": None})
             image, identity = images[mended["image_id"]], mended["id"]
             if content in seen:
                 self._say("repeated annotation", "the same again, but for its id", image, identity)
@@ -247,6 +248,11 @@ def _id(entry: Any) -> int | None:
     """The entry's id where it is a whole number."""
     identity = entry.get("id") if isinstance(entry, dict) else None
     return identity if isinstance(identity, int) else None
+
+
+def _digest(annotation: dict[str, Any]) -> bytes:
+    """A few bytes that stand for the content of an annotation, of which there may be a million."""
+    return hashlib.blake2b(json.dumps(annotation, sort_keys=True).encode(), digest_size=16).digest()
 
 
 def _is_area(area: Any, box: Sequence[float]) -> bool:
