@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from gcnet.data.coco.masks import mask_box, polygons_mask, run_lengths, runs_mask, segmentation_mask
+from gcnet.data.coco.masks import extent, polygons_mask, run_lengths, runs_mask, segmentation_mask
 
 
 def blobs(height: int, width: int, seed: int) -> np.ndarray:
@@ -85,7 +85,18 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     assert all(length >= 0 for length in lengths)
 
 
-def test_the_box_of_a_mask_holds_its_pixels_and_no_more() -> None:
-    mask = np.zeros((7, 11), dtype=bool)
-    mask[2, 3] = mask[5, 8] = True
-    assert mask_box(mask) == (3, 2, 6, 4)
+@given(st.integers(1, 31), st.integers(1, 31), st.integers(0, 999))
+def test_the_extent_of_runs_is_that_of_their_mask(height: int, width: int, seed: int) -> None:
+    mask = blobs(height, width, seed)
+    pixels, box = extent({"size": [height, width], "counts": encoded(mask)}, height, width)
+    assert pixels == mask.sum()
+    if pixels:
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        sides = [columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+        assert box == [columns[0], rows[0], *sides]
+
+
+def test_the_extent_of_polygons_is_that_of_their_mask() -> None:
+    polygons = [[2, 1, 7, 1, 7, 5, 2, 5], [8, 6, 10, 6, 10, 7, 8, 7]]
+    mask = polygons_mask(polygons, 11, 13)
+    assert extent(polygons, 11, 13) == (mask.sum(), [2, 1, 8, 6])

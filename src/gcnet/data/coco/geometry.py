@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gcnet.data.coco.masks import Mask, mask_box, polygons_mask, runs_mask
+from gcnet.data.coco.masks import extent
 
 # Told of the kind of a fault (of `faults.KINDS`) and of what was found.
 Say = Callable[[str, str], None]
@@ -35,38 +35,35 @@ def check_box(box: Any, height: int, width: int, say: Say) -> list[float] | None
     return [kept[0], kept[1], kept[2] - kept[0], kept[3] - kept[1]]
 
 
-def check_segmentation(segmentation: Any, is_crowd: bool, height: int, width: int, say: Say) -> tuple[Any, Mask] | None:
-    """The segmentation, mended, and its mask in an image of this size; None where it cannot be kept."""
+def check_segmentation(
+    segmentation: Any, is_crowd: bool, height: int, width: int, say: Say
+) -> tuple[Any, int, list[float]] | None:
+    """The segmentation, mended, with the pixels and the box of its mask; None where it cannot be kept."""
+    drawn = segmentation
     if isinstance(segmentation, dict):
-        mask = _checked_runs(segmentation, height, width, say)
+        if segmentation.get("size") != [height, width]:
+            found = f"size {_short(segmentation.get('size'))} in an image of {[height, width]}"
+            return say("run lengths of another size", found)
     elif is_crowd:
         return say("crowd without run lengths", f"segmentation {_short(segmentation)}")
     elif _is_polygons(segmentation):
         segmentation = _checked_polygons(segmentation, height, width, say)
-        mask = polygons_mask(_within(segmentation, height, width), height, width) if segmentation else None
+        if not segmentation:
+            return None
+        drawn = _within(segmentation, height, width)
     else:
         return say("segmentation of no known form", f"segmentation {_short(segmentation)}")
-    if mask is None:
-        return None
-    if not mask.any():
-        return say("empty mask", "a segmentation without a pixel")
-    return segmentation, mask
-
-
-def is_apart(box: Sequence[float], mask: Mask) -> bool:
-    """Whether the box has no point in common with the box of the mask."""
-    left, top, across, down = mask_box(mask)
-    return box[0] >= left + across or box[1] >= top + down or box[0] + box[2] <= left or box[1] + box[3] <= top
-
-
-def _checked_runs(segmentation: dict[str, Any], height: int, width: int, say: Say) -> Mask | None:
-    size = segmentation.get("size")
-    if size != [height, width]:
-        return say("run lengths of another size", f"size {_short(size)} in an image of {[height, width]}")
     try:
-        return runs_mask(segmentation.get("counts", ()), height, width)
+        pixels, box = extent(drawn, height, width)
     except ValueError as error:
         return say("broken run lengths", str(error))
+    return (segmentation, pixels, box) if pixels else say("empty mask", "a segmentation without a pixel")
+
+
+def is_apart(box: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two boxes (left, top, width, height) have no point in common."""
+    left, top, across, down = other
+    return box[0] >= left + across or box[1] >= top + down or box[0] + box[2] <= left or box[1] + box[3] <= top
 
 
 def _checked_polygons(polygons: Sequence[Sequence[float]], height: int, width: int, say: Say) -> list[Any]:

@@ -209,18 +209,18 @@ class _Inspector:
         if annotation.get("iscrowd", 0) not in (0, 1):
             say("iscrowd neither 0 nor 1", f"iscrowd {annotation['iscrowd']!r}")
             annotation = {**annotation, "iscrowd": 0}
-        mended, mask = {**annotation, "bbox": box}, None
+        mended, pixels = {**annotation, "bbox": box}, None
         if annotation.get("segmentation") is not None:
             checked = check_segmentation(annotation["segmentation"], annotation.get("iscrowd") == 1, height, width, say)
             if checked is None:
                 return None
-            mended["segmentation"], mask = checked
-            if is_apart(box, mask):
+            mended["segmentation"], pixels, around = checked
+            if is_apart(box, around):
                 return say("box apart from the mask", f"bbox {box} has no point in common with the mask")
         area = annotation.get("area")
         if not _is_area(area, box):
             say("impossible area", f"area {area!r} in a box of {box[2]:g} x {box[3]:g}")
-            mended["area"] = box[2] * box[3] if mask is None else int(mask.sum())
+            mended["area"] = box[2] * box[3] if pixels is None else pixels
         return mended
 
     def _drop(self, image: dict[str, Any], kind: str, found: str) -> None:

@@ -17,8 +17,23 @@ def polygons_mask(polygons: Sequence[Sequence[float]], height: int, width: int) 
     """
     from faster_coco_eval.core import mask as coco
 
-    runs: Any = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
-    return coco.decode(coco.merge(runs)).astype(bool)
+    return coco.decode(_polygons_runs(polygons, height, width)).astype(bool)
+
+
+def extent(segmentation: Any, height: int, width: int) -> tuple[int, list[float]]:
+    """Pixels of a segmentation's mask, and its box: left, top, width, height; without drawing the mask.
+
+    Raises:
+        ValueError: run lengths that are not those of an image of this size.
+    """
+    from faster_coco_eval.core import mask as coco
+
+    if isinstance(segmentation, dict):
+        lengths = _checked_lengths(segmentation.get("counts"), height, width)
+        runs: Any = coco.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
+    else:
+        runs = _polygons_runs(segmentation, height, width)
+    return int(coco.area(runs)), [float(value) for value in coco.toBbox(runs)]
 
 
 def runs_mask(counts: object, height: int, width: int) -> Mask:
@@ -27,10 +42,7 @@ def runs_mask(counts: object, height: int, width: int) -> Mask:
     Raises:
         ValueError: they are not run lengths of an image of this size.
     """
-    lengths = run_lengths(counts)
-    total = sum(lengths)
-    if total != height * width:
-        raise ValueError(f"its runs cover {total:,} of {height * width:,} pixels")
+    lengths = _checked_lengths(counts, height, width)
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths).reshape(width, height).T
 
@@ -67,18 +79,25 @@ def compressed_runs(mask: Mask) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
 
-def mask_box(mask: Mask) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a mask that is not empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    left, top = int(columns[0]), int(rows[0])
-    return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1
-
-
 def segmentation_mask(segmentation: Any, height: int, width: int) -> Mask:
     """The mask of an annotation's `segmentation` that has no fault."""
     if isinstance(segmentation, dict):
         return runs_mask(segmentation["counts"], height, width)
     return polygons_mask(segmentation, height, width)
+
+
+def _polygons_runs(polygons: Sequence[Sequence[float]], height: int, width: int) -> Any:
+    from faster_coco_eval.core import mask as coco
+
+    runs: Any = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
+    return coco.merge(runs)
+
+
+def _checked_lengths(counts: object, height: int, width: int) -> list[int]:
+    lengths = run_lengths(counts)
+    if sum(lengths) != height * width:
+        raise ValueError(f"its runs cover {sum(lengths):,} of {height * width:,} pixels")
+    return lengths
 
 
 def _numbers(text: str) -> list[int]:
