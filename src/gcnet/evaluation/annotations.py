@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from gcnet.data.coco.masks import segmentation_mask
 from gcnet.data.decode import ImageError, open_image
-from gcnet.evaluation.plots import BLUE, INK, PALE, VERMILLION, contact_sheet, plain, save_figure
+from gcnet.evaluation.plots import BLUE, INK, VERMILLION, contact_sheet, plain, save_figure, style_axes
 
 SMALL, MEDIUM = 32, 96
 """COCO's bounds of small and medium objects: areas of their squares, in pixels."""
@@ -84,10 +84,10 @@ def _draw_classes(axes: Any, content: Mapping[str, Any]) -> None:
     values = [counts[category["id"]] for category in shown]
     size = 10 if len(shown) <= 12 else 7.5
     axes.barh(range(len(shown)), values, color=BLUE)
+    more = f", the {len(shown)} most frequent of {len(ordered)}" if len(ordered) > len(shown) else ""
+    style_axes(axes, f"Objects by class{more}", "objects", "")
     axes.set_yticks(range(len(shown)), [plain(category["name"], 22) for category in shown], fontsize=size)
     axes.invert_yaxis()
-    more = f", the {len(shown)} most frequent of {len(ordered)}" if len(ordered) > len(shown) else ""
-    _finish(axes, f"Objects by class{more}", "objects", "")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
@@ -103,7 +103,7 @@ def _draw_sizes(axes: Any, areas: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     for bound in (SMALL, MEDIUM):
         axes.axvline(bound, color=VERMILLION, linestyle="--", linewidth=1)
-    _finish(
+    style_axes(
         axes, f"Objects by size; lines at {SMALL} and {MEDIUM} pixels", "square root of the area (pixels)", "objects"
     )
 
@@ -113,7 +113,7 @@ def _draw_image_counts(axes: Any, counts: Counter[int], images: int) -> None:
     if len(values):
         axes.hist(values, bins=np.arange(-0.5, min(values.max(), 100) + 1.5), color=BLUE)
     empty = images - len(counts)
-    _finish(axes, f"Objects by image ({empty:,} of {images:,} have none)", "objects in an image", "images")
+    style_axes(axes, f"Objects by image ({empty:,} of {images:,} have none)", "objects in an image", "images")
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
 
@@ -125,16 +125,7 @@ def _draw_places(axes: Any, boxes: Sequence[tuple[Sequence[float], tuple[int, in
     counts, _, _ = np.histogram2d(centres[:, 1], centres[:, 0], bins=24, range=((0, 1), (0, 1)))
     picture = axes.imshow(counts, cmap="Blues", extent=(0, 1, 1, 0), aspect="equal")
     axes.figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02, label="objects")
-    _finish(axes, "Centres of the boxes", "share of the width", "share of the height")
-
-
-def _finish(axes: Any, title: str, horizontal: str, vertical: str) -> None:
-    axes.set_title(title, loc="left", fontsize=12, color=INK)
-    axes.set_xlabel(horizontal)
-    axes.set_ylabel(vertical)
-    axes.grid(color=PALE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    style_axes(axes, "Centres of the boxes", "share of the width", "share of the height")
 
 
 def _colour(annotation: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -71,14 +71,19 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"Accuracy (best top-1 {top1:.1%}, epoch {float(epoch):.3g})"
 
 
-def _finish(axes: "Axes", title: str, label: str) -> None:
+def style_axes(axes: "Axes", title: str, horizontal: str, vertical: str) -> None:
+    """Give axes their title and labels, a pale grid behind the data, and no frame."""
     axes.set_title(title, loc="left", fontsize=12, color=INK)
-    axes.set_xlabel("epoch", fontsize=11)
-    axes.set_ylabel(label, fontsize=11)
+    axes.set_xlabel(horizontal, fontsize=11)
+    axes.set_ylabel(vertical, fontsize=11)
     axes.tick_params(labelsize=10)
     axes.grid(color=PALE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _finish(axes: "Axes", title: str, label: str) -> None:
+    style_axes(axes, title, "epoch", label)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize=10)
 

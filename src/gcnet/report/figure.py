@@ -3,14 +3,13 @@
 import io
 from typing import TYPE_CHECKING
 
+from gcnet.evaluation.plots import INK, style_axes
 from gcnet.report.charts import colours
 from gcnet.report.results import BASELINE, CONTROL, MAIN, Comparison
 from gcnet.report.summary import relative_step_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_INK, _GRID = "#333333", "#dddddd"
 
 
 def render_figure(comparison: Comparison) -> bytes:
@@ -55,13 +54,13 @@ def _draw_accuracy(axes: "Axes", comparison: Comparison) -> None:
                 zorder=3,
             )
     if BASELINE in blocks:
-        axes.axvline(100 * comparison.accuracy(BASELINE).mean, color=_INK, linestyle="--", linewidth=1)
+        axes.axvline(100 * comparison.accuracy(BASELINE).mean, color=INK, linestyle="--", linewidth=1)
     axes.set_yticks(range(len(blocks)), blocks)
     axes.set_ylim(len(blocks) - 0.4, -0.6)
     several = len(comparison.seeds) > 1
     seeds = f"{len(comparison.seeds)} seeds (band: standard deviation)" if several else "one seed"
     hollow = "; hollow: control" if comparison.tested(CONTROL) else ""
-    _finish(axes, f"Accuracy, {seeds}{hollow}", "top-1 (%)", "")
+    style_axes(axes, f"Accuracy, {seeds}{hollow}", "top-1 (%)", "")
 
 
 def _draw_curves(axes: "Axes", comparison: Comparison) -> None:
@@ -71,7 +70,7 @@ def _draw_curves(axes: "Axes", comparison: Comparison) -> None:
             points = [(point.epoch, 100 * point.top1) for point in run.curve if point.top1 is not None]
             label = block if index == 0 else None
             axes.plot(*zip(*points, strict=True), color=palette[block], linewidth=1.6, alpha=0.9, label=label)
-    _finish(axes, "Learning curves", "epoch", "validation top-1 (%)")
+    style_axes(axes, "Learning curves", "epoch", "validation top-1 (%)")
 
 
 def _draw_cost(axes: "Axes", comparison: Comparison) -> None:
@@ -84,13 +83,4 @@ def _draw_cost(axes: "Axes", comparison: Comparison) -> None:
         axes.errorbar(*at, yerr=spread or None, color=palette[block], linewidth=5, alpha=0.3)
         axes.scatter(*at, color=palette[block], s=70, zorder=3)
     axes.margins(x=0.3, y=0.15)
-    _finish(axes, "Accuracy against cost", f"time of a training step ({BASELINE} = 1)", "top-1 (%)")
-
-
-def _finish(axes: "Axes", title: str, horizontal: str, vertical: str) -> None:
-    axes.set_title(title, loc="left", fontsize=12, color=_INK)
-    axes.set_xlabel(horizontal)
-    axes.set_ylabel(vertical)
-    axes.grid(color=_GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    style_axes(axes, "Accuracy against cost", f"time of a training step ({BASELINE} = 1)", "top-1 (%)")
