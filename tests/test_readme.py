@@ -1,6 +1,5 @@
 """Every command and every example of the README runs as it stands there."""
 
-import json
 import os
 import re
 import shlex
@@ -73,12 +72,7 @@ def photos(tmp_path: Path, seed: int) -> Path:
         place = tmp_path / "photos" / ("train", "val")[index // 24] / ("cat", "dog")[index % 2] / f"{index}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
         image.save(place)
-    scenes = Scenes(5)
-    annotations = scenes.coco_annotations()
-    (tmp_path / "coco" / "images").mkdir(parents=True)
-    (tmp_path / "coco" / "annotations.json").write_text(json.dumps(annotations))
-    for index, entry in enumerate(annotations["images"]):
-        scenes.read(index).save(tmp_path / "coco" / "images" / entry["file_name"])
+    Scenes(5).write_coco(tmp_path / "coco" / "images", tmp_path / "coco" / "annotations.json")
     return tmp_path
 
 

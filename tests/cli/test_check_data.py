@@ -13,12 +13,8 @@ from gcnet.data.scenes import Scenes
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder with four generated images, images/, and their annotations, good.json and bad.json."""
-    source = Scenes(4)
-    content = source.coco_annotations()
-    (tmp_path / "images").mkdir()
-    for index, image in enumerate(content["images"]):
-        source.read(index).save(tmp_path / "images" / image["file_name"])
-    (tmp_path / "good.json").write_text(json.dumps(content))
+    Scenes(4).write_coco(tmp_path / "images", tmp_path / "good.json")
+    content = json.loads((tmp_path / "good.json").read_text())
     for annotation in content["annotations"][:7]:
         annotation["bbox"] = [1, 2, 0, 4]
     content["annotations"][9]["category_id"] = 99

@@ -1,8 +1,12 @@
 """Generated scenes: deterministic, labelled by what the picture shows, and out of reach of the local features."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from gcnet.data.scenes import CATEGORIES, MARGIN, OBJECTS, Scenes
@@ -116,3 +120,14 @@ def test_impossible_scenes_are_refused_in_a_sentence(arguments: dict, sentence: 
 def test_the_scenes_network_gives_logits_for_any_number_of_classes() -> None:
     network: nn.Module = ScenesResNet(7)
     assert network(torch.randn(2, 3, 37, 41)).shape == (2, 7)
+
+
+def test_a_written_set_is_the_set(tmp_path: Path) -> None:
+    scenes = Scenes(3, split="val", seed=5)
+    scenes.write_coco(tmp_path / "val", tmp_path / "annotations" / "instances_val.json")
+    content = json.loads((tmp_path / "annotations" / "instances_val.json").read_text())
+    assert content == scenes.coco_annotations()
+    assert sorted(path.name for path in (tmp_path / "val").iterdir()) == [one["file_name"] for one in content["images"]]
+    for index, image in enumerate(content["images"]):
+        with Image.open(tmp_path / "val" / image["file_name"]) as written:
+            assert np.array_equal(np.asarray(written), np.asarray(scenes.read(index)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gcnet.data.coco.inspection import read_annotations
 from gcnet.data.scenes import Scenes
 from gcnet.evaluation.annotations import draw_annotated_sheet, draw_annotations, plot_label_statistics
 
@@ -29,10 +30,9 @@ def test_a_box_without_a_mask_and_of_less_than_a_pixel_is_drawn() -> None:
 
 
 def test_the_sheet_passes_over_images_that_are_not_there(tmp_path: Path) -> None:
-    source = Scenes(3)
-    content = source.coco_annotations()
-    for index in (0, 2):
-        source.read(index).save(tmp_path / content["images"][index]["file_name"])
+    Scenes(3).write_coco(tmp_path, tmp_path / "annotations.json")
+    content = read_annotations(tmp_path / "annotations.json")
+    (tmp_path / content["images"][1]["file_name"]).unlink()
     assert draw_annotated_sheet(content, tmp_path, tmp_path / "sheet.png") == 2
     assert draw_annotated_sheet(content, tmp_path, tmp_path / "one.png", count=1) == 1
     assert draw_annotated_sheet(content, tmp_path / "nowhere", tmp_path / "none.png") == 0

@@ -13,8 +13,11 @@ each shape can be judged where it stands, against a constant that the network le
 This is a probe of one ability, not a benchmark of natural images.
 """
 
+import io
+import json
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from gcnet.errors import UserError, unknown
+from gcnet.storage import write_atomic
 
 OBJECTS = 5
 SHAPES = ("disc", "square", "triangle", "diamond", "cross", "ring")
@@ -139,6 +143,21 @@ class Scenes:
                     }
                 )
         return {"images": images, "categories": categories, "annotations": annotations}
+
+    def write_coco(self, images: Path, annotations: Path) -> None:
+        """Write the set in COCO's format: its images as PNGs into a folder, its annotations into a JSON file.
+
+        Raises:
+            StorageError: something cannot be written, such as on a full disk.
+        """
+        content = self.coco_annotations()
+        images.mkdir(parents=True, exist_ok=True)
+        annotations.parent.mkdir(parents=True, exist_ok=True)
+        for index, image in enumerate(content["images"]):
+            stream = io.BytesIO()
+            self.read(index).save(stream, "PNG")
+            write_atomic(images / image["file_name"], stream.getvalue())
+        write_atomic(annotations, json.dumps(content).encode())
 
     def _random(self, index: int) -> np.random.Generator:
         return np.random.default_rng((_STREAM, self.seed, SPLITS.index(self.split), index))

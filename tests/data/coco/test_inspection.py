@@ -23,10 +23,8 @@ POLYGON = [11, 13, 28, 13, 28, 32, 11, 32]
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Content, Path]:
     """Five generated images with their annotations, one of polygons and a crowd among them, and their folder."""
     folder = tmp_path_factory.mktemp("scenes")
-    source = Scenes(5, size=SIZE)
-    content = source.coco_annotations()
-    for index, image in enumerate(content["images"]):
-        source.read(index).save(folder / image["file_name"])
+    Scenes(5, size=SIZE).write_coco(folder, folder / "annotations.json")
+    content = read_annotations(folder / "annotations.json")
     content["annotations"].append(
         {"id": 500, "image_id": 3, "category_id": 2, "bbox": BOX, "area": 323, "iscrowd": 0, "segmentation": [POLYGON]}
     )
