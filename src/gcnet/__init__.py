@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from gcnet.models.create import create_model
     from gcnet.models.files import load_model, save_model
     from gcnet.models.insertion import context_parameters, insert
-    from gcnet.models.names import list_models
+    from gcnet.models.names import list_detectors, list_models
 
 __version__ = "0.1.0"
 
@@ -18,6 +18,7 @@ __all__ = [
     "create_model",
     "insert",
     "list_blocks",
+    "list_detectors",
     "list_models",
     "load_model",
     "save_model",
@@ -28,6 +29,7 @@ _HOMES = {
     "build_block": "gcnet.blocks",
     "list_blocks": "gcnet.blocks",
     "create_model": "gcnet.models.create",
+    "list_detectors": "gcnet.models.names",
     "list_models": "gcnet.models.names",
     "load_model": "gcnet.models.files",
     "save_model": "gcnet.models.files",

@@ -70,7 +70,6 @@ def test_what_is_published_belongs_to_a_model_and_names_its_source() -> None:
         ("train", "--model", "mask_rcnn_gc_resnet18", "--limit-train", "8", "--batch-size", "4"),
         ("evaluate", "--model", "mask_rcnn_resnet18", "--weights", "w.pth"),
         ("compare", "--model", "mask_rcnn_resnet18"),
-        ("models", "--model", "mask_rcnn_resnet18"),
     ],
     ids=lambda arguments: arguments[0],
 )
@@ -83,3 +82,8 @@ def test_a_detector_is_refused_where_only_classifiers_work(
     assert "is a detector: gcnet.create_model builds it, and the command takes classifiers only\n" in said
     assert said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_detector_is_listed_with_its_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--model", "mask_rcnn_resnet50"]) == 0
+    assert _rows(capsys.readouterr().out)["mask_rcnn_resnet50"] == ["44,400,693", "-", "-"]

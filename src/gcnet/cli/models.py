@@ -36,9 +36,9 @@ class Settings:
     """List the networks: parameters, FLOPs of one image, and what is published, with its source."""
 
     model: str | None = None
-    """Only this network; any classifier of timm or torchvision too."""
+    """Only this network; also a detector, or any classifier of timm or torchvision."""
     num_classes: int | None = None
-    """Length of the logits (default: 1000, for CIFAR networks 10)."""
+    """Length of the logits (default: 1000, for CIFAR networks 10); of a detector its classes of objects (80)."""
     image_size: int | None = None
     """Side in pixels of the image whose FLOPs are counted (default: 224, for CIFAR networks 32)."""
 
@@ -61,6 +61,11 @@ def run(settings: Settings) -> int:
         "\nGFLOPs are of one image and count a multiply-add as two; papers on vision networks print multiply-adds under"
         "\nthat name, half of this number."
     )
+    if settings.model is None:
+        print(
+            "\nDetectors on the ResNets and ResNeXts of 224 pixels are mask_rcnn_NAME and cascade_mask_rcnn_NAME,"
+            "\nsuch as mask_rcnn_gc_resnet50; with _dcn behind it, c3 to c5 have deformable convolutions."
+        )
     published = [f"  {name}: {'; '.join(PUBLISHED[name])}" for name in names if name in PUBLISHED]
     if published:
         print(
@@ -76,12 +81,13 @@ def _row(name: str, settings: Settings) -> tuple[str, ...]:
 
     from gcnet.analysis.cost import count_flops, count_parameters
     from gcnet.models.create import create_model
-    from gcnet.models.names import require_classifier, split_name
+    from gcnet.models.names import is_detector, split_name
 
-    require_classifier(name)
     host = split_name(name)[1]
     size = settings.image_size or next((size for start, size in _SIZES.items() if host.startswith(start)), 224)
     with torch.device("meta"):
         model = create_model(name, num_classes=settings.num_classes)
+    if is_detector(name):  # its arithmetic depends on what it finds
+        return name, f"{count_parameters(model):,}", "-", "-"
     flops = count_flops(model, (1, 3, size, size)) / 1e9
     return name, f"{count_parameters(model):,}", f"{flops:.3g}" if flops < 1 else f"{flops:.2f}", f"{size} x {size}"
