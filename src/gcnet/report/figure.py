@@ -58,9 +58,11 @@ def _draw_accuracy(axes: "Axes", comparison: Comparison) -> None:
     axes.set_yticks(range(len(blocks)), blocks)
     axes.set_ylim(len(blocks) - 0.4, -0.6)
     several = len(comparison.seeds) > 1
-    seeds = f"{len(comparison.seeds)} seeds (band: standard deviation)" if several else "one seed"
+    seeds = f"{len(comparison.seeds)} seeds" if several else "one seed"
     hollow = "; hollow: control" if comparison.tested(CONTROL) else ""
-    style_axes(axes, f"Accuracy, {seeds}{hollow}", "top-1 (%)", "")
+    style_axes(
+        axes, f"Accuracy, {seeds}{hollow}", "top-1 (%); band: standard deviation" if several else "top-1 (%)", ""
+    )
 
 
 def _draw_curves(axes: "Axes", comparison: Comparison) -> None:
