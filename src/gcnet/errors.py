@@ -31,3 +31,8 @@ def unknown(kind: str, name: str, valid: Iterable[str], *, listed: int = 20) -> 
     shown = ", ".join(names[:listed]) + (f", ... ({len(names)} in all)" if len(names) > listed else "")
     proposal = nearest(name, names)
     return UserError(f'unknown {kind} "{name}"{proposal or ";"} valid: {shown or "none"}')
+
+
+def printable(name: str | Path) -> str:
+    """The name with what is no text escaped: a file's name may hold line breaks and bytes of any kind."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(name))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from gcnet.errors import UserError
+from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
     from gcnet.data.settings import Preprocessing
@@ -110,7 +110,7 @@ def _usual_preprocessing(settings: Settings) -> "Preprocessing":
 def _print_table(predictions: "Predictions") -> None:
     if not predictions.images:
         return
-    names = [_printable(one.path) for one in predictions.images]
+    names = [printable(one.path) for one in predictions.images]
     width = max(map(len, names))
     classes = max(5, *(len(name) for one in predictions.images for name, _ in one.classes))
     places = len(predictions.images[0].classes)
@@ -123,13 +123,8 @@ def _print_table(predictions: "Predictions") -> None:
 
 def _report_skipped(predictions: "Predictions") -> None:
     for skipped in predictions.skipped:
-        print(f"left out {_printable(skipped.name)}: {skipped.reason}", file=sys.stderr)
+        print(f"left out {printable(skipped.name)}: {skipped.reason}", file=sys.stderr)
     total = len(predictions.images) + len(predictions.skipped)
     print(
         f"{len(predictions.images)} of {total} images classified, {len(predictions.skipped)} left out", file=sys.stderr
     )
-
-
-def _printable(name: Path | str) -> str:
-    """The name with what is no text escaped: a file's name may hold line breaks and bytes of any kind."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(name))

@@ -195,6 +195,9 @@ def test_what_goes_with_its_image_is_counted_and_is_no_fault_of_its_own(scenes: 
 def test_a_fault_is_one_line_with_its_place() -> None:
     fault = Fault("box without area", "bbox [1, 2, 3, 0]", 3, 17, "a.jpg")
     assert str(fault) == "image 3 (a.jpg), annotation 17: bbox [1, 2, 3, 0]"
+    assert str(Fault("missing image file", "no such file", 3, None, "a\n\x1b[2J.jpg")) == (
+        r"image 3 (a\n\x1b[2J.jpg): no such file"
+    )
 
 
 @pytest.mark.parametrize(

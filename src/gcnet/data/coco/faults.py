@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gcnet.errors import printable
+
 # Each kind of fault, and its mend.
 KINDS: Mapping[str, str] = {
     "category without a key": "leave it out, with its annotations",
@@ -60,4 +62,4 @@ class Fault:
         named = f"{image} ({self.file_name})" if image and self.file_name else image or self.file_name
         annotation = None if self.annotation_id is None else f"annotation {self.annotation_id}"
         place = ", ".join(part for part in (named, annotation) if part)
-        return f"{place}: {self.found}" if place else self.found
+        return printable(f"{place}: {self.found}" if place else self.found)
