@@ -131,8 +131,24 @@ def test_half_precision_of_many_large_values_does_not_overflow(name: str, dtype:
     assert_equal_within(CASES[name][0](query, key, value), expected, dtype)
 
 
-def test_dot_product_never_makes_a_matrix_of_positions() -> None:
+@pytest.mark.parametrize("name", ["dot_product", "concatenation"])
+def test_these_two_never_make_a_matrix_of_positions(name: str) -> None:
     positions = 100_003  # Squared, 40 GB.
-    query, key, value = (torch.randn(1, 2, positions) for _ in range(3))
-    first = torch.bmm(value, dot_product_weights(query[:, :, :5], key).transpose(1, 2))
-    assert_equal_within(dot_product_aggregate(query, key, value)[:, :, :5], first, torch.float32)
+    aggregate, weights, _ = CASES[name]
+    axes = () if name == "concatenation" else (2,)
+    query, key = (torch.randn(1, *axes, positions) for _ in range(2))
+    value = torch.randn(1, 2, positions)
+    first = torch.bmm(value.double(), weights(query[..., :5].double(), key.double()).transpose(1, 2))
+    assert_equal_within(aggregate(query, key, value)[:, :, :5], first, torch.float32)
+
+
+def test_concatenation_is_exact_where_large_sums_cancel() -> None:
+    query, key = torch.tensor([[-999.5, -1000.5]]), torch.cat([torch.full((1, 4096), 1000.0), torch.zeros(1, 1)], 1)
+    value = torch.linspace(-1, 1, 4097)[None, None]
+    expected = torch.tensor([[[0.5 * float(value[0, 0, :-1].double().sum()) / 4097, 0.0]]])
+    assert_equal_within(concatenation_aggregate(query, key, value), expected, torch.float32)
+
+
+def test_concatenation_has_a_second_derivative() -> None:
+    tensors = tuple(tensor.requires_grad_() for tensor in inputs("concatenation", (3, 5, 7, 2)))
+    assert torch.autograd.gradgradcheck(concatenation_aggregate, tensors)

@@ -79,7 +79,7 @@ def analytic_flops(
     * nl_embedded_gaussian: 8 P C D + 4 P P' D
     * nl_gaussian: 4 P C D + 2 P P' C + 2 P P' D
     * nl_dot_product: 8 P C D + 2 P D^2 + 2 P' D^2 (theta (phi^T g), which is the same sum)
-    * nl_concatenation: 8 P C D + 2 P D + 2 P' D + 2 P P' D
+    * nl_concatenation: 8 P C D + 2 P D + 2 P' D (the sum over pairs is done by sorting and running sums)
     """
     formula = _FORMULAS.get(name)
     if formula is None:
@@ -109,8 +109,7 @@ _FORMULAS: dict[str, Callable[[BlockShape], int]] = {
         8 * s.positions * s.channels * s.hidden + 2 * (s.positions + s.key_positions) * s.hidden**2
     ),
     "nl_concatenation": lambda s: (
-        8 * s.positions * s.channels * s.hidden
-        + 2 * (s.positions + s.key_positions + s.positions * s.key_positions) * s.hidden
+        8 * s.positions * s.channels * s.hidden + 2 * (s.positions + s.key_positions) * s.hidden
     ),
 }
 

@@ -56,5 +56,17 @@ def concatenation_weights(query_score: Float[Tensor, "n p"], key_score: Float[Te
 def concatenation_aggregate(
     query_score: Float[Tensor, "n p"], key_score: Float[Tensor, "n k"], value: Float[Tensor, "n v k"]
 ) -> Float[Tensor, "n v p"]:
-    """`sum_j relu(a_i + b_j) v_j / K`."""
-    return torch.bmm(value, concatenation_weights(query_score, key_score).transpose(1, 2))
+    """`sum_j relu(a_i + b_j) v_j / K`, exact, in K log K steps and memory linear in positions.
+
+    With the keys sorted by falling b, those that query i listens to, b_j > -a_i, come first. So with the running sums
+    of v and of b v, each taken up to there, the result is `a_i (sum v) + (sum b v)`. These sums are of both signs and
+    large where the result may be small, hence float64.
+    """
+    scores, order = key_score.double().sort(dim=-1, descending=True)
+    ranked = value.double().gather(-1, order.unsqueeze(1).expand_as(value))  # (N, V, K)
+    heard = torch.searchsorted(-scores, query_score.double().contiguous())  # (N, P): how many keys query i listens to
+    place = heard.unsqueeze(1).expand(-1, value.shape[1], -1)  # (N, V, P)
+    plain = F.pad(ranked.cumsum(-1), (1, 0)).gather(-1, place)
+    weighted = F.pad((scores.unsqueeze(1) * ranked).cumsum(-1), (1, 0)).gather(-1, place)
+    total = query_score.double().unsqueeze(1) * plain + weighted
+    return (total / key_score.shape[-1]).to(value.dtype)
