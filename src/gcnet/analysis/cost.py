@@ -77,7 +77,7 @@ def analytic_flops(
     * snl: 4 P C + 2 C^2
     * gc: 4 P C (attention pooling only) + 4 C D for each of its branches
     * nl_embedded_gaussian: 8 P C D + 4 P P' D
-    * nl_gaussian: 4 P C D + 2 P P' C + 2 P P' D
+    * nl_gaussian: 4 P C D + 4 P P' C (the fused attention takes values as wide as queries)
     * nl_dot_product: 8 P C D + 2 P D^2 + 2 P' D^2 (theta (phi^T g), which is the same sum)
     * nl_concatenation: 8 P C D + 2 P D + 2 P' D (the sum over pairs is done by sorting and running sums)
     """
@@ -102,9 +102,7 @@ _FORMULAS: dict[str, Callable[[BlockShape], int]] = {
     "nl_embedded_gaussian": lambda s: (
         8 * s.positions * s.channels * s.hidden + 4 * s.positions * s.key_positions * s.hidden
     ),
-    "nl_gaussian": lambda s: (
-        4 * s.positions * s.channels * s.hidden + 2 * s.positions * s.key_positions * (s.channels + s.hidden)
-    ),
+    "nl_gaussian": lambda s: 4 * s.positions * s.channels * s.hidden + 4 * s.positions * s.key_positions * s.channels,
     "nl_dot_product": lambda s: (
         8 * s.positions * s.channels * s.hidden + 2 * (s.positions + s.key_positions) * s.hidden**2
     ),

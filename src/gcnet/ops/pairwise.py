@@ -25,11 +25,19 @@ def attention_weights_rows(logits: Float[Tensor, "n p k"]) -> Float[Tensor, "n p
 def softmax_aggregate(
     query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"], value: Float[Tensor, "n v k"], scale: float
 ) -> Float[Tensor, "n v p"]:
-    """`sum_j softmax_j(scale * q_i . k_j) v_j`, memory linear in positions where PyTorch's fused attention allows."""
-    heads = [
-        tensor.transpose(1, 2).unsqueeze(1).contiguous() for tensor in (query, key, value)
-    ]  # (N, 1, P or K, D or V)
-    return F.scaled_dot_product_attention(heads[0], heads[1], heads[2], scale=scale).squeeze(1).transpose(1, 2)
+    """`sum_j softmax_j(scale * q_i . k_j) v_j`, in memory linear in positions.
+
+    PyTorch's fused attention takes one width only: where D and V differ, the narrower tensors are padded with zeros.
+    """
+    width = max(query.shape[1], value.shape[1])
+    heads = [_widened(tensor, width).transpose(1, 2).unsqueeze(1).contiguous() for tensor in (query, key, value)]
+    pooled = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], scale=scale)  # (N, 1, P, D or V)
+    return pooled[..., : value.shape[1]].squeeze(1).transpose(1, 2)
+
+
+def _widened(tensor: Float[Tensor, "n c p"], width: int) -> Float[Tensor, "n width p"]:
+    extra = width - tensor.shape[1]
+    return F.pad(tensor, (0, 0, 0, extra)) if extra else tensor
 
 
 def dot_product_weights(query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]:
