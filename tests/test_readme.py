@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from gcnet.cli import EXIT_CODES
+from gcnet.data.coco.faults import KINDS
 from gcnet.data.scenes import Scenes
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +56,10 @@ def test_the_exit_codes_are_those_of_the_command() -> None:
     table = re.search(r"\| exit code.*?\n\n", TEXT, re.DOTALL)
     assert table is not None
     assert table[0].rstrip().splitlines()[2:] == [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
+
+
+def test_the_number_of_faults_is_that_of_the_check() -> None:
+    assert f": {len(KINDS)} kinds of faults" in TEXT
 
 
 def test_the_folder_map_names_every_part_of_the_package() -> None:
