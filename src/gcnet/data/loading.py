@@ -8,8 +8,8 @@ import re
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -198,7 +198,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         try:
-            iterator = iter(self._loader)
+            with _sigterm_held():
+                iterator = iter(self._loader)
             _end_workers_at_exit(self._watch)
             self._children = {child.pid: child for child in multiprocessing.active_children()}
             while (batch := next(iterator, None)) is not None:
@@ -227,6 +228,19 @@ class Loader:
             f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended ({code})" for code in codes if code
         ]
         return " or ".join(ends) or "ended unexpectedly"
+
+
+@contextmanager
+def _sigterm_held() -> Generator[None]:
+    """Start workers with SIGTERM blocked: a thread that one starts before `_Watch.begin` would otherwise obey it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Watch(Dataset[Item]):
