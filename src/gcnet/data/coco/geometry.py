@@ -1,6 +1,5 @@
 """Boxes and segmentations of COCO annotations: their faults, and what is left of them when these are mended."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +10,8 @@ from gcnet.data.coco.masks import extent
 # Told of the kind of a fault (of `faults.KINDS`) and of what was found.
 Say = Callable[[str, str], None]
 
+_HUGE = 1e300
+
 ROUNDING = 0.5
 """Pixels by which a coordinate may lie beyond the edge without being a fault."""
 
@@ -19,7 +20,7 @@ def check_box(box: Any, height: int, width: int, say: Say) -> list[float] | None
     """The box (left, top, width, height in pixels) within an image of this size; None where it cannot be kept."""
     if not _is_numbers(box) or len(box) != 4:
         return say("box not of four numbers", f"bbox {_short(box)}")
-    if not all(map(math.isfinite, box)):
+    if not _is_finite(box):
         return say("box not finite", f"bbox {_short(box)}")
     left, top, across, down = box
     if across <= 0 or down <= 0:
@@ -74,7 +75,7 @@ def _checked_polygons(polygons: Sequence[Sequence[float]], height: int, width: i
             say("odd number of polygon coordinates", f"{len(polygon)} coordinates")
         elif len(polygon) < 6:
             say("polygon of fewer than three points", f"{len(polygon) // 2} points")
-        elif not all(map(math.isfinite, polygon)):
+        elif not _is_finite(polygon):
             say("polygon not finite", f"polygon {_short(polygon)}")
         else:
             kept.append(polygon)
@@ -85,8 +86,6 @@ def _checked_polygons(polygons: Sequence[Sequence[float]], height: int, width: i
         if beyond > ROUNDING:
             say("polygon over the edge", f"a point lies {beyond:,.1f} pixels beyond {width} x {height}")
             kept[number] = _within([polygon], height, width)[0]
-    if not polygons:
-        say("segmentation of no known form", "segmentation []")
     return kept
 
 
@@ -97,13 +96,18 @@ def _within(polygons: Sequence[Sequence[float]], height: int, width: int) -> lis
 
 
 def _is_polygons(segmentation: Any) -> bool:
-    return isinstance(segmentation, list) and all(_is_numbers(polygon) for polygon in segmentation)
+    return isinstance(segmentation, list) and bool(segmentation) and all(map(_is_numbers, segmentation))
 
 
 def _is_numbers(values: Any) -> bool:
     return isinstance(values, list) and all(
         isinstance(value, int | float) and not isinstance(value, bool) for value in values
     )
+
+
+def _is_finite(values: Sequence[float]) -> bool:
+    """Whether no value is NaN, infinite or, as JSON's whole numbers may be, beyond what floating point holds."""
+    return all(abs(value) < _HUGE for value in values)
 
 
 def _short(value: Any) -> str:

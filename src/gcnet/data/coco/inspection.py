@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -258,7 +257,7 @@ def _digest(annotation: dict[str, Any]) -> bytes:
 def _is_area(area: Any, box: Sequence[float]) -> bool:
     """Whether an area in pixels can be that of something in the box: what is drawn may stand over by half a pixel."""
     is_number = isinstance(area, int | float) and not isinstance(area, bool)
-    return is_number and math.isfinite(area) and 0 < area <= (box[2] + 2) * (box[3] + 2)
+    return is_number and 0 < area <= (box[2] + 2) * (box[3] + 2)
 
 
 def _file_fault(image: dict[str, Any], base: str) -> tuple[str, str] | None:
