@@ -10,6 +10,7 @@ from torch import nn
 from gcnet.analysis.cost import (
     analytic_flops,
     count_block_flops,
+    count_detector_flops,
     count_flops,
     count_parameters,
     submodule_input_shapes,
@@ -17,6 +18,9 @@ from gcnet.analysis.cost import (
 from gcnet.analysis.memory import training_step_peak_memory
 from gcnet.analysis.timing import Numerics, fill_zero_parameters, forward_call, interleaved_times, training_step_call
 from gcnet.blocks import build_block, list_blocks
+from gcnet.errors import UserError
+from gcnet.models.create import create_model
+from gcnet.models.detector.deformable import DeformableConv2d
 
 CHANNELS, HEIGHT, WIDTH = 32, 7, 5
 POSITIONS = HEIGHT * WIDTH
@@ -87,6 +91,79 @@ def test_blocks_inside_a_network_are_counted_at_the_size_they_meet() -> None:
     assert count_block_flops(model, (2, 3, 14, 10), ["1"]) == {
         "1": analytic_flops("snl", channels=32, positions=POSITIONS)
     }
+
+
+def test_a_deformable_convolution_costs_a_convolution_and_that_of_its_offsets() -> None:
+    plain = nn.Conv2d(6, 10, 3, stride=2, padding=1, groups=2)
+    positions = 6 * 9  # of an output from 11 x 17
+    own, offsets = 10 * (6 // 2) * 9, (2 * 9) * 6 * 9
+    assert count_flops(DeformableConv2d(plain), (3, 6, 11, 17)) == 2 * positions * (own + offsets)
+
+
+def on_meta(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return create_model(name)
+
+
+def multiply_adds_after_the_backbone(stages: int = 1, box_outputs: int = 81 * 5) -> int:
+    """Pyramid and proposals of Mask R-CNN on ResNet-50 at 800 x 1280, 1000 boxes and 100 masks, by hand."""
+    cells = {256: 200 * 320, 512: 100 * 160, 1024: 50 * 80, 2048: 25 * 40}
+    pyramid = sum(count * (channels * 256 + 256 * 256 * 9) for channels, count in cells.items())
+    proposals = (sum(cells.values()) + 13 * 20) * (256 * 256 * 9 + 256 * 3 * 5)
+    box = 7 * 7 * 256 * 1024 + 1024 * 1024 + 1024 * box_outputs
+    mask = 14 * 14 * (4 * 256 * 256 * 9 + 256 * 256 * 4) + 28 * 28 * 256 * 81
+    return pyramid + proposals + stages * (1000 * box + 100 * mask)
+
+
+def test_a_detector_costs_what_is_counted_by_hand() -> None:
+    model = on_meta("mask_rcnn_resnet50")
+    body = count_flops(on_meta("resnet50"), (1, 3, 800, 1280)) - 2 * 2048 * 1000  # without its linear layer
+    assert count_detector_flops(model) == body + 2 * multiply_adds_after_the_backbone()
+    assert count_detector_flops(model) / 2e9 == pytest.approx(259.34, abs=0.005)
+    assert count_detector_flops(model, (790, 1270)) == count_detector_flops(model), "images are padded"
+    fewer = count_detector_flops(model, proposals=999, detections=100)
+    assert count_detector_flops(model) - fewer == 2 * (7 * 7 * 256 * 1024 + 1024 * 1024 + 1024 * 81 * 5)
+    without = count_detector_flops(model, proposals=0, detections=0)
+    assert without < count_detector_flops(model, detections=0) < count_detector_flops(model)
+
+
+def test_a_cascade_costs_its_heads_three_times() -> None:
+    body = count_flops(on_meta("resnet50"), (1, 3, 800, 1280)) - 2 * 2048 * 1000
+    expected = body + 2 * multiply_adds_after_the_backbone(stages=3, box_outputs=81 + 4)
+    assert count_detector_flops(on_meta("cascade_mask_rcnn_resnet50")) == expected
+
+
+@pytest.mark.parametrize("size", [(800, 1280), (800, 1344), (224, 224)])
+def test_global_context_adds_a_thousandth_at_most_to_a_detector(size: tuple[int, int]) -> None:
+    plain, context = (count_detector_flops(on_meta(f"mask_rcnn_{name}"), size) for name in ("resnet50", "gc_resnet50"))
+    positions = {512: 64, 1024: 256, 2048: 1024}  # pixels to a position of c3, c4 and c5
+    blocks = {512: 4, 1024: 6, 2048: 3}
+    by_formula = sum(
+        blocks[channels] * analytic_flops("gc", channels=channels, positions=size[0] * size[1] // area)
+        for channels, area in positions.items()
+    )
+    assert context - plain == by_formula
+    assert 0 < context - plain <= 0.001 * plain
+
+
+def test_attention_and_deformable_convolutions_of_a_detector_are_counted() -> None:
+    size = (160, 224)
+    plain = count_detector_flops(on_meta("mask_rcnn_resnet50"), size)
+    non_local = count_detector_flops(on_meta("mask_rcnn_nl_resnet50"), size) - plain
+    assert non_local == analytic_flops("nl_embedded_gaussian", channels=1024, positions=10 * 14)
+    offsets = {128: 20 * 28 * 4, 256: 10 * 14 * 6, 512: 5 * 7 * 3}  # positions times blocks, by width
+    expected = 2 * sum(count * 2 * 9 * width * 9 for width, count in offsets.items())
+    assert count_detector_flops(on_meta("mask_rcnn_resnet50_dcn"), size) - plain == expected
+
+
+def test_what_cannot_be_counted_as_a_detector_is_refused() -> None:
+    with pytest.raises(UserError, match="takes a detector, such as mask_rcnn_resnet50; found CifarResNet"):
+        count_detector_flops(on_meta("cifar_resnet20"))
+    model = on_meta("mask_rcnn_scenes_resnet")
+    with pytest.raises(UserError, match=r"found \(0, 64\), 1000 proposals and 100 detections"):
+        count_detector_flops(model, (0, 64))
+    with pytest.raises(UserError, match="-1 proposals"):
+        count_detector_flops(model, (64, 64), proposals=-1)
 
 
 def test_times_are_interleaved_and_every_variant_gets_the_same_repetitions() -> None:

@@ -1,7 +1,6 @@
 """`gcnet models` and `gcnet blocks`: every name is there, its counts hold, nothing published is without a source."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -64,26 +63,26 @@ def test_what_is_published_belongs_to_a_model_and_names_its_source() -> None:
     assert all(sourced.match(entry) for entries in PUBLISHED.values() for entry in entries)
 
 
+def test_a_detector_is_listed_with_its_parameters_and_flops(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--model", "mask_rcnn_gc_resnet50"]) == 0
+    output = capsys.readouterr().out
+    parameters, flops, size = _rows(output)["mask_rcnn_gc_resnet50"]
+    assert (parameters, size) == (f"{44_400_693 + 2_521_741:,}", "800 x 1280")
+    assert float(flops) == pytest.approx(2 * 259.47, abs=0.02)
+    assert "count a multiply-add as two" in output
+    assert "heads of boxes on 1000 regions and those\nof masks on 100" in output
+
+
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ("train", "--model", "mask_rcnn_gc_resnet18", "--limit-train", "8", "--batch-size", "4"),
-        ("evaluate", "--model", "mask_rcnn_resnet18", "--weights", "w.pth"),
-        ("compare", "--model", "mask_rcnn_resnet18"),
-    ],
-    ids=lambda arguments: arguments[0],
+    ("arguments", "size"), [((), "64 x 64"), (("--image-size", "96"), "96 x 96")], ids=["own", "given"]
 )
-def test_a_detector_is_refused_where_only_classifiers_work(
-    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_small_detector_is_counted_at_its_own_size_or_the_one_given(
+    arguments: tuple[str, ...], size: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(list(arguments)) == 2
-    said = capsys.readouterr().err
-    assert "is a detector: gcnet.create_model builds it, and the command takes classifiers only\n" in said
-    assert said.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert main(["models", "--model", "mask_rcnn_gc_scenes_resnet", *arguments]) == 0
+    assert _rows(capsys.readouterr().out)["mask_rcnn_gc_scenes_resnet"][2] == size
 
 
-def test_a_detector_is_listed_with_its_parameters(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["models", "--model", "mask_rcnn_resnet50"]) == 0
-    assert _rows(capsys.readouterr().out)["mask_rcnn_resnet50"] == ["44,400,693", "-", "-"]
+def test_without_a_detector_nothing_is_said_of_its_regions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--model", "cifar_resnet20"]) == 0
+    assert "regions" not in capsys.readouterr().out

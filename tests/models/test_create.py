@@ -14,7 +14,7 @@ from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.files import save_model
 from gcnet.models.insertion import context_parameters
-from gcnet.models.names import list_models
+from gcnet.models.names import list_models, require_classifier
 
 RESNET50 = 25_557_032
 
@@ -91,12 +91,21 @@ def test_other_classifiers_come_by_their_own_name_and_take_blocks() -> None:
         ({"name": "resnet18", "stages": (3,)}, "stages belong to a block"),
         ({"name": "resnet18", "fusion": "add"}, "fusion belong to a block"),
         ({"name": "resnet18", "weights": "nowhere.pth"}, "there is none at nowhere.pth"),
+        ({"name": "gc_resnet18", "detector": {}}, '"resnet18" is a classifier; did you mean "mask_rcnn_resnet18"'),
+        ({"name": "mask_rcnn_resnet18", "detector": {"region": 3}}, 'a detector "region"; did you mean "regions"'),
+        ({"name": "mask_rcnn_resnet18", "detector": {"cascade": True}}, 'unknown option of a detector "cascade"'),
     ],
     ids=lambda value: str(value)[:40],
 )
 def test_wrong_use_gets_a_sentence(arguments: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         create_model(**arguments)
+
+
+def test_a_detector_is_refused_where_only_classifiers_work() -> None:
+    require_classifier("gc_resnet18")
+    with pytest.raises(UserError, match='"mask_rcnn_gc_resnet18" is a detector: .* takes classifiers only'):
+        require_classifier("mask_rcnn_gc_resnet18")
 
 
 def test_pretrained_without_a_network_fails_at_once_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,5 +77,15 @@ def test_other_files_are_refused_with_a_sentence(tmp_path: Path) -> None:
             load_model(tmp_path / f"{name}.safetensors")
 
 
+def test_a_file_from_before_there_were_detectors_still_loads(tmp_path: Path) -> None:
+    model = create_model("cifar_resnet20", num_classes=3).eval()
+    old = {"architecture": "cifar_resnet20", "num_classes": 3, "insertions": [], "preprocessing": None}
+    metadata = {"kind": "model", **old, "class_names": ["a", "b", "c"]}
+    save_tensors(tmp_path / "old.safetensors", model.state_dict(), metadata)
+    loaded = load_model(tmp_path / "old.safetensors")
+    assert torch.equal(loaded(images()), model(images()))
+    assert loaded.model_card == ModelCard("cifar_resnet20", 3, (), None, ("a", "b", "c"), None, None)
+
+
 def test_a_card_is_empty_for_a_network_that_was_never_saved() -> None:
-    assert ModelCard() == ModelCard(None, None, (), None, None)
+    assert ModelCard() == ModelCard(None, None, (), None, None, None, None)

@@ -2,7 +2,8 @@
 
 Convention: FLOPs as `torch.utils.flop_counter` counts them, a multiply-add being two, for one image; matrix products,
 convolutions and attention are counted, element-wise work, pooling and normalisation are not. Papers on vision networks
-print multiply-adds under the name "FLOPs" (ResNet-50: 4.1 G), which is half of the number here.
+print multiply-adds under the name "FLOPs" (ResNet-50: 4.1 G), which is half of the number here. A deformable
+convolution counts as a convolution, and the one of its offsets besides; sampling between pixels is element-wise work.
 """
 
 import copy
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from gcnet.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,51 @@ def count_block_flops(model: nn.Module, input_shape: Sequence[int], names: Seque
     """FLOPs of the named submodules within one forward pass of `model`, each counted on its own."""
     shapes = submodule_input_shapes(model, input_shape, names)
     return {name: count_flops(model.get_submodule(name), shape) for name, shape in shapes.items()}
+
+
+def count_detector_flops(
+    model: nn.Module, size: tuple[int, int] = (800, 1280), *, proposals: int = 1000, detections: int = 100
+) -> int:
+    """FLOPs (multiply-add = 2) of a detector of `build_mask_rcnn` for one image of this size.
+
+    Counted are the backbone, the pyramid and the proposals' head over the whole image, the heads of boxes over
+    `proposals` regions and those of masks over `detections` regions, in a cascade once for each stage. Pooling of
+    regions, suppression, resizing and pasting of masks are not. Real images have as many regions as are found in them.
+
+    Args:
+        model: the detector.
+        size: height and width in pixels of the image once resized; it is padded to multiples of 32, as ever.
+        proposals: regions whose class and box are found.
+        detections: regions whose mask is found.
+
+    Raises:
+        UserError: the network is no such detector, or a number is out of range.
+    """
+    if not hasattr(model, "roi_heads"):
+        raise UserError(
+            f"count_detector_flops takes a detector, such as mask_rcnn_resnet50; found {type(model).__name__}"
+        )
+    if min(size) < 1 or min(proposals, detections) < 0:
+        raise UserError(
+            f"size is at least 1 pixel and regions at least none, found {size}, {proposals} proposals and "
+            f"{detections} detections"
+        )
+    skeleton: Any = _as_meta(model)
+    multiple = skeleton.transform.size_divisible
+    height, width = (math.ceil(side / multiple) * multiple for side in size)
+    stages = list(getattr(skeleton.roi_heads, "stages", [skeleton.roi_heads]))
+
+    def run() -> None:
+        maps = skeleton.backbone(torch.empty(1, 3, height, width, device="meta"))
+        skeleton.rpn.head(list(maps.values()))
+        channels = skeleton.backbone.out_channels
+        for stage in stages:
+            boxes = torch.empty(proposals, channels, *stage.box_roi_pool.output_size, device="meta")
+            stage.box_predictor(stage.box_head(boxes))
+            masks = torch.empty(detections, channels, *stage.mask_roi_pool.output_size, device="meta")
+            stage.mask_predictor(stage.mask_head(masks))
+
+    return _total(run)
 
 
 def submodule_input_shapes(
@@ -118,10 +166,15 @@ def _as_meta(model: nn.Module) -> nn.Module:
 
 def _count(skeleton: nn.Module, input_shape: Sequence[int]) -> int:
     example = torch.empty(tuple(input_shape), device="meta")
-    counter = FlopCounterMode(display=False, custom_mapping=_MATRIX_VECTOR)
+    return _total(lambda: skeleton(example)) // input_shape[0]
+
+
+def _total(run: Callable[[], object]) -> int:
+    """The FLOPs of what `run` does on the meta device."""
+    counter = FlopCounterMode(display=False, custom_mapping=_MATRIX_VECTOR | _deformable())
     with torch.no_grad(), counter:
-        skeleton(example)
-    return counter.get_total_flops() // input_shape[0]
+        run()
+    return counter.get_total_flops()
 
 
 @contextmanager
@@ -149,3 +202,14 @@ _MATRIX_VECTOR = {
     torch.ops.aten.mv: _matrix_vector_flops,
     torch.ops.aten.addmv: lambda _, matrix, *__, **___: 2 * math.prod(matrix),
 }
+
+
+def _deformable() -> dict[Any, Callable[..., int]]:
+    """The operation that torch's counter does not know, by torchvision; it is there once torchvision is imported."""
+    operation = getattr(torch.ops.torchvision, "deform_conv2d", None)
+    return {} if operation is None else {operation: _deformable_flops}
+
+
+def _deformable_flops(_: Any, weight: Sequence[int], *__: Any, out_shape: Sequence[int], **___: Any) -> int:
+    images, _, height, width = out_shape
+    return 2 * images * height * width * math.prod(weight)

@@ -1,6 +1,7 @@
 """`gcnet models`: the networks by name, with parameters, FLOPs and what is published about them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from gcnet.errors import UserError
 
@@ -40,7 +41,8 @@ class Settings:
     num_classes: int | None = None
     """Length of the logits (default: 1000, for CIFAR networks 10); of a detector its classes of objects (80)."""
     image_size: int | None = None
-    """Side in pixels of the image whose FLOPs are counted (default: 224, for CIFAR networks 32)."""
+    """Side in pixels of the image whose FLOPs are counted (default: 224, for CIFAR networks 32; of detectors 800 x
+    1280, on small networks 64)."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be."""
@@ -61,11 +63,7 @@ def run(settings: Settings) -> int:
         "\nGFLOPs are of one image and count a multiply-add as two; papers on vision networks print multiply-adds under"
         "\nthat name, half of this number."
     )
-    if settings.model is None:
-        print(
-            "\nDetectors on the ResNets and ResNeXts of 224 pixels are mask_rcnn_NAME and cascade_mask_rcnn_NAME,"
-            "\nsuch as mask_rcnn_gc_resnet50; with _dcn behind it, c3 to c5 have deformable convolutions."
-        )
+    _explain_detectors(settings.model)
     published = [f"  {name}: {'; '.join(PUBLISHED[name])}" for name in names if name in PUBLISHED]
     if published:
         print(
@@ -76,18 +74,44 @@ def run(settings: Settings) -> int:
     return 0
 
 
+def _explain_detectors(name: str | None) -> None:
+    from gcnet.models.names import is_detector
+
+    if name is None:
+        print(
+            "\nDetectors are mask_rcnn_NAME and cascade_mask_rcnn_NAME, such as mask_rcnn_gc_resnet50; with _dcn behind"
+            "\nresnet50, resnet101 or a ResNeXt, c3 to c5 have deformable convolutions."
+        )
+    elif is_detector(name):
+        print(
+            "\nA detector's are of an image of this height and width, with the heads of boxes on 1000 regions and those"
+            "\nof masks on 100; how many there are in an image depends on what is found in it."
+        )
+
+
 def _row(name: str, settings: Settings) -> tuple[str, ...]:
     import torch
 
-    from gcnet.analysis.cost import count_flops, count_parameters
+    from gcnet.analysis.cost import count_detector_flops, count_flops, count_parameters
     from gcnet.models.create import create_model
     from gcnet.models.names import is_detector, split_name
 
-    host = split_name(name)[1]
-    size = settings.image_size or next((size for start, size in _SIZES.items() if host.startswith(start)), 224)
+    side = settings.image_size
     with torch.device("meta"):
         model = create_model(name, num_classes=settings.num_classes)
-    if is_detector(name):  # its arithmetic depends on what it finds
-        return name, f"{count_parameters(model):,}", "-", "-"
-    flops = count_flops(model, (1, 3, size, size)) / 1e9
-    return name, f"{count_parameters(model):,}", f"{flops:.3g}" if flops < 1 else f"{flops:.2f}", f"{size} x {size}"
+    if is_detector(name):
+        size = _detector_size(model) if side is None else (side, side)
+        flops = count_detector_flops(model, size) / 1e9
+    else:
+        host = split_name(name)[1]
+        side = side or next((size for start, size in _SIZES.items() if host.startswith(start)), 224)
+        size = (side, side)
+        flops = count_flops(model, (1, 3, *size)) / 1e9
+    counted = f"{flops:.3g}" if flops < 1 else f"{flops:.2f}"
+    return name, f"{count_parameters(model):,}", counted, f"{size[0]} x {size[1]}"
+
+
+def _detector_size(model: Any) -> tuple[int, int]:
+    """An image with sides of 5 to 8, the 800 by 1280 at which detectors are usually counted, or as long as it may."""
+    short = model.transform.min_size[-1]
+    return short, min(short * 8 // 5, model.transform.max_size)

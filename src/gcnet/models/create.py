@@ -1,22 +1,25 @@
 """Networks by name, with or without context blocks and weights."""
 
-import logging
-import os
-import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from gcnet.blocks import Builder
 from gcnet.errors import UserError
-from gcnet.models.checkpoints.source import read_state_dict
-from gcnet.models.files import ModelCard, load_strictly, set_card
+from gcnet.models.files import ModelCard, set_card
 from gcnet.models.insertion import insert
-from gcnet.models.names import HOSTS, build_host, default_classes, is_detector, published_placement, split_name
-
-_LOG = logging.getLogger("gcnet")
+from gcnet.models.names import (
+    backbone_name,
+    build_host,
+    default_classes,
+    detector_options,
+    is_detector,
+    published_placement,
+    split_name,
+)
+from gcnet.models.weights import load_backbone, load_weights
 
 
 def create_model(
@@ -29,12 +32,13 @@ def create_model(
     stages: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
     position: str | None = None,
+    detector: Mapping[str, Any] | None = None,
+    backbone_weights: str | Path | None = None,
     **options: Any,
 ) -> nn.Module:
     """Build a classifier, images (N, 3, H, W) float -> logits (N, num_classes), or a detector.
 
-    What a detector maps to what is said at `gcnet.models.detector.mask_rcnn.build_mask_rcnn`, which also builds those
-    of other numerics, norms and heads than the default.
+    What a detector maps to what is said at `gcnet.models.detector.mask_rcnn.build_mask_rcnn`.
 
     Args:
         name: one of `list_models()`, plain or with a prefix that puts blocks at their published places (`gc_resnet50`);
@@ -46,9 +50,13 @@ def create_model(
             blocks; or "pretrained" for the published ones, from the network.
         block: a block to insert, where the name has no prefix; with the further arguments of `gcnet.insert`.
         ratio, stages, blocks, position, options: as for `gcnet.insert`; they also override a prefix's own.
+        detector: of a detector, options of `build_mask_rcnn`: numerics, norm, norm_eps, heads, image_size,
+            anchor_sides, regions, width, hidden. Files of `save_model` keep them.
+        backbone_weights: of a detector, instead of `weights`: a classifier's on the same host, for the backbone alone;
+            a file of ours, torchvision's or timm's, or "pretrained". Blocks that the file lacks stay new.
 
     Raises:
-        UserError: an unknown name, weights that do not fit, or what `gcnet.insert` refuses.
+        UserError: an unknown name or option, weights that do not fit, or what `gcnet.insert` refuses.
     """
     prefix, host_name = split_name(name)
     if prefix and block is not None:
@@ -59,60 +67,24 @@ def create_model(
     }
     if "block" not in placement and (placement or options):
         raise UserError(f"{', '.join([*placement, *options])} belong to a block: give block= or a name with a prefix")
+    if backbone_weights is not None:
+        _require_backbone_alone(host_name, weights)
     classes = num_classes or default_classes(host_name)
-    model = build_host(host_name, classes)
+    chosen = None if detector is None else detector_options(host_name, detector)
+    model = build_host(host_name, classes, chosen)
     host_names = set(model.state_dict())
     if "block" in placement:
         insert(model, placement.pop("block"), **placement, **options)
     if weights is not None:
-        found = _published_weights(host_name) if str(weights) == "pretrained" else read_state_dict(Path(weights))
-        _load_weights(model, found, host_names, str(weights))
-    set_card(model, ModelCard(architecture=host_name, num_classes=classes))
+        load_weights(model, weights, host_name, host_names)
+    if backbone_weights is not None:
+        load_backbone(model, backbone_weights, backbone_name(host_name))
+    set_card(model, ModelCard(architecture=host_name, num_classes=classes, detector=chosen))
     return model
 
 
-def _load_weights(model: nn.Module, found: dict[str, Tensor], host_names: set[str], origin: str) -> None:
-    """Load weights of the host or of the whole; a head for another number of classes stays new, which is said."""
-    own = model.state_dict()
-    # Files older than PyTorch 0.4.1 lack the batch counters, which no network here reads.
-    found = {name: value for name, value in own.items() if name.endswith(".num_batches_tracked")} | found
-    fresh = dict.fromkeys(name for name in own if name not in found and name not in host_names)
-    if len(fresh) != len(own) - len(host_names):
-        fresh = {}
-    unfit = [name for name in found if name in own and own[name].shape != found[name].shape]
-    head = {name.rpartition(".")[0] for name in unfit}
-    if unfit and len(head) == 1 and all(own[name].shape[1:] == found[name].shape[1:] for name in unfit):
-        _LOG.warning(
-            "%s has %d classes and the network %d: its classifier (%s) starts anew",
-            *(origin, len(found[unfit[0]]), len(own[unfit[0]]), head.pop()),
-        )
-        fresh |= dict.fromkeys(unfit)
-    load_strictly(model, found | {name: own[name] for name in fresh}, origin)
-
-
-def _published_weights(name: str) -> dict[str, Tensor]:
-    """The weights that torchvision (for its own and our names) or timm publish, from their cache or the network."""
-    import torchvision.models
-
-    library, _, plain = name.rpartition("/")
-    if library == "torchvision" or plain in HOSTS or is_detector(plain):
-        if plain not in torchvision.models.list_models(module=torchvision.models):
-            raise UserError(f'no pretrained weights are published for "{name}": give weights=FILE')
-        _require_network("download.pytorch.org", name)
-        return torchvision.models.get_model_weights(plain)["DEFAULT"].get_state_dict(check_hash=True)
-    import timm
-
-    _require_network("huggingface.co", name)
-    return timm.create_model(plain, pretrained=True).state_dict()
-
-
-def _require_network(host: str, name: str) -> None:
-    """Fail at once without a network, where the libraries would try for most of a minute."""
-    if any(os.environ.get(proxy) for proxy in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")):
-        return
-    try:
-        socket.create_connection((host, 443), timeout=0.7).close()
-    except OSError as error:
-        raise UserError(
-            f'weights="pretrained" for "{name}" come from {host}, which cannot be reached ({error}): give weights=FILE'
-        ) from error
+def _require_backbone_alone(host_name: str, weights: object) -> None:
+    if not is_detector(host_name):
+        raise UserError(f'backbone_weights= are for a detector, and "{host_name}" is a classifier: give weights=')
+    if weights is not None:
+        raise UserError("weights= are of the whole detector and backbone_weights= of its backbone: give one of the two")

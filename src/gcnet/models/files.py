@@ -23,7 +23,9 @@ class ModelCard:
         num_classes: length of the logits, None for a network of the user's own.
         insertions: what `insert` was told, call by call.
         preprocessing: how images are prepared (`gcnet.data.transforms.Preprocessing` as a dict), or None.
-        class_names: in the order of the logits, or None.
+        class_names: in the order of the logits, of a detector in that of the labels from 1; or None.
+        detector: what `create_model` was given as `detector`, or None.
+        category_ids: of a detector's labels from 1 in order, the ids in COCO's annotations; or None.
     """
 
     architecture: str | None = None
@@ -31,6 +33,8 @@ class ModelCard:
     insertions: tuple[dict[str, Any], ...] = ()
     preprocessing: dict[str, Any] | None = None
     class_names: tuple[str, ...] | None = None
+    detector: dict[str, Any] | None = None
+    category_ids: tuple[int, ...] | None = None
 
 
 def save_model(
@@ -39,6 +43,7 @@ def save_model(
     *,
     preprocessing: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
+    category_ids: Sequence[int] | None = None,
 ) -> None:
     """Write the weights and the model card to one `.safetensors` file, atomically and checksummed.
 
@@ -54,6 +59,8 @@ def save_model(
         insertions=tuple(insertion_records(model)),
         preprocessing=known.preprocessing if preprocessing is None else dict(preprocessing),
         class_names=known.class_names if class_names is None else tuple(class_names),
+        detector=known.detector,
+        category_ids=known.category_ids if category_ids is None else tuple(category_ids),
     )
     save_tensors(Path(path), model.state_dict(), {"kind": "model", **asdict(card)})
 
@@ -78,7 +85,7 @@ def load_model(
             raise UserError(
                 f"{path} holds the weights of a network of your own: pass that network, load_model(path, model)"
             )
-        model = build_host(card.architecture, card.num_classes)
+        model = build_host(card.architecture, card.num_classes, card.detector)
     for record in card.insertions:
         insert_record(model, record, builders or {})
     load_strictly(model, tensors, str(path))
@@ -91,10 +98,17 @@ def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     tensors, metadata = load_tensors(Path(path))
     if metadata.get("kind") != "model":
         raise StorageError(f"{path} is not a model file but a {metadata.get('kind', 'file of unknown kind')}")
-    values: dict[str, Any] = {field.name: metadata[field.name] for field in fields(ModelCard)}
-    values["insertions"] = tuple(values["insertions"])
-    values["class_names"] = values["class_names"] and tuple(values["class_names"])
+    # Files of classifiers from before there were detectors lack what only these have.
+    values: dict[str, Any] = {field.name: metadata.get(field.name, field.default) for field in fields(ModelCard)}
+    for name in ("insertions", "class_names", "category_ids"):
+        values[name] = values[name] if values[name] is None else tuple(values[name])
+    if values["detector"] is not None:
+        values["detector"] = {key: _as_tuple(value) for key, value in values["detector"].items()}
     return tensors, ModelCard(**values)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def insert_record(model: nn.Module, record: Mapping[str, Any], builders: Mapping[str, Builder]) -> None:

@@ -1,12 +1,11 @@
 """What a network's name stands for: the plain host, and the blocks at their published places that a prefix adds."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
-from gcnet.errors import UserError, unknown
+from gcnet.errors import UserError, nearest, unknown
 
 
 def _torchvision_resnet(name: str) -> Callable[[int], nn.Module]:
@@ -53,24 +52,36 @@ HOSTS: dict[str, Callable[[int], nn.Module]] = {
 _CLASSES = {"cifar_resnet20": 10, "cifar_resnet56": 10, "scenes_resnet": 6}
 
 
-def _detector(host: str, cascade: bool, deformable: bool, num_classes: int) -> nn.Module:
+# Hosts for small images get small parts: options of `build_mask_rcnn`.
+_SMALL_DETECTOR: dict[str, Any] = {"image_size": (64, 64), "regions": 64, "width": 64, "hidden": 128}
+_CIFAR_DETECTOR = _SMALL_DETECTOR | {"anchor_sides": (10.0, 16.0, 24.0, 32.0)}
+_DETECTOR_DEFAULTS: dict[str, dict[str, Any]] = {
+    "cifar_resnet20": _CIFAR_DETECTOR,
+    "cifar_resnet56": _CIFAR_DETECTOR,
+    "scenes_resnet": _SMALL_DETECTOR | {"anchor_sides": (10.0,)},
+}
+
+
+def _detector(host: str, kind: str, suffix: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
     from gcnet.models.detector.deformable import make_deformable
     from gcnet.models.detector.mask_rcnn import build_mask_rcnn
 
     backbone = HOSTS[host](1)
-    if deformable:
+    if suffix == _DEFORMABLE:
         make_deformable(backbone)
-    return build_mask_rcnn(backbone, num_classes=num_classes, cascade=cascade)
+    chosen = _DETECTOR_DEFAULTS.get(host, {}) | dict(options)
+    return build_mask_rcnn(backbone, num_classes=num_classes, cascade=kind == _CASCADE, **chosen)
 
 
 # A detector's name: what it is, then (with a block) a prefix, its host, and _dcn for deformable convolutions in c3-c5.
-_DETECTOR_KINDS = ("mask_rcnn_", "cascade_mask_rcnn_")
-_PLAIN_HOSTS = ("resnet18", "resnet34")
+_CASCADE, _DEFORMABLE = "cascade_mask_rcnn_", "_dcn"
+_DETECTOR_KINDS = ("mask_rcnn_", _CASCADE)
+_PLAIN_HOSTS = ("resnet18", "resnet34", "cifar_resnet20", "cifar_resnet56", "scenes_resnet")
 _BOTTLENECK_HOSTS = ("resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x4d")
-_DETECTORS: dict[str, Callable[[int], nn.Module]] = {
-    kind + host + suffix: partial(_detector, host, kind == "cascade_mask_rcnn_", suffix == "_dcn")
+_DETECTORS: dict[str, tuple[str, str, str]] = {  # host, kind and suffix by name
+    kind + host + suffix: (host, kind, suffix)
     for kind in _DETECTOR_KINDS
-    for hosts, suffixes in ((_PLAIN_HOSTS, ("",)), (_BOTTLENECK_HOSTS, ("", "_dcn")))
+    for hosts, suffixes in ((_PLAIN_HOSTS, ("",)), (_BOTTLENECK_HOSTS, ("", _DEFORMABLE)))
     for host in hosts
     for suffix in suffixes
 }
@@ -141,20 +152,41 @@ def split_name(name: str) -> tuple[str, str]:
     return "", name
 
 
+def backbone_name(host_name: str) -> str:
+    """The classifier that a detector stands on; of any other network the name itself."""
+    return _DETECTORS[host_name][0] if host_name in _DETECTORS else host_name
+
+
+def detector_options(host_name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `build_mask_rcnn` for a detector, checked, their sequences as tuples.
+
+    Raises:
+        UserError: the network is no detector, an option is unknown, or its value cannot be.
+    """
+    if not is_detector(host_name):
+        proposal = nearest(_DETECTOR_KINDS[0] + host_name, list_detectors())
+        raise UserError(f'detector= holds options of a detector, and "{host_name}" is a classifier{proposal}')
+    from gcnet.models.detector.options import check_options
+
+    check_options(options)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+
+
 def published_placement(prefix: str, host_name: str) -> dict[str, Any]:
     """Arguments of `insert` that a prefix stands for in a host."""
     placement = dict(_PREFIXES.get(prefix, {}))
-    stages = _SMALL_STAGES.get(host_name, {}).get(prefix)
+    stages = _SMALL_STAGES.get(backbone_name(host_name), {}).get(prefix)
     return placement if stages is None else placement | {"stages": stages}
 
 
-def build_host(name: str, num_classes: int | None) -> nn.Module:
-    """A plain network by name, with fresh weights."""
+def build_host(name: str, num_classes: int | None, detector: Mapping[str, Any] | None = None) -> nn.Module:
+    """A plain network by name, with fresh weights; `detector` holds options of `build_mask_rcnn`."""
     classes = num_classes or default_classes(name)
+    options = {} if detector is None else detector_options(name, detector)
     if name in HOSTS:
         return HOSTS[name](classes)
     if name in _DETECTORS:
-        return _DETECTORS[name](classes)
+        return _detector(*_DETECTORS[name], classes, options)
     library, _, plain = name.rpartition("/")
     if library in ("", "timm"):
         import timm

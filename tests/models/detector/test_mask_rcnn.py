@@ -181,12 +181,39 @@ def test_fixed_norms_keep_their_statistics_in_training_and_train_scale_and_shift
     assert not [name for name, _ in other.named_parameters() if ".bn" in name]
 
 
+def test_norms_to_be_synchronised_are_batch_norms_until_training_makes_them_so() -> None:
+    model = detector(norm="sync", norm_eps=1e-3)
+    norms = [module for module in model.backbone.body.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 20
+    assert {(type(norm), norm.eps) for norm in norms} == {(nn.BatchNorm2d, 1e-3)}
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone.body)
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in synchronised.modules()) == 20
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_heads_are_trained_on_as_many_regions_of_an_image_as_told(cascade: bool) -> None:
+    model = detector(regions=7, cascade=cascade)
+    heads = model.roi_heads.stages if cascade else [model.roi_heads]
+    seen = [[] for _ in heads]
+    for counts, stage in zip(seen, heads, strict=True):
+        stage.box_head.register_forward_pre_hook(lambda _, inputs, counts=counts: counts.append(len(inputs[0])))
+    model(photographs()[:1], targets()[:1])
+    assert seen[0] == [7]
+    assert all(0 < counts[0] <= 7 for counts in seen)
+
+
 MISTAKES = {
     "numerics": ({"numerics": "mmdet3"}, 'unknown numerics "mmdet3"; did you mean "mmdet"'),
     "norm": ({"norm": "freezed"}, 'unknown norm "freezed"; did you mean "frozen"'),
     "heads": ({"heads": "2f"}, 'unknown heads "2f"; did you mean "2fc"'),
     "classes": ({"num_classes": 0}, "at least 1; found 0"),
     "levels": ({"anchor_sides": (8.0, 16.0)}, "one for each of 5 levels, found 2"),
+    "sides": ({"anchor_sides": (8.0, 16.0, 32.0, 64.0, 0.0)}, "pixels above 0, one for each level, found"),
+    "size": ({"image_size": (800, 600)}, "a short and a long side in whole pixels, found"),
+    "regions": ({"regions": 0}, "regions is a whole number, at least 1; found 0"),
+    "width": ({"width": 0}, "width is a whole number, at least 1; found 0"),
+    "hidden": ({"hidden": -1}, "hidden is a whole number, at least 1; found -1"),
+    "eps": ({"norm_eps": -1e-5}, "norm_eps is added to variances, at least 0; found -1e-05"),
 }
 
 
@@ -194,11 +221,6 @@ MISTAKES = {
 def test_a_mistake_is_said(options: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         detector(**options)
-
-
-def test_a_host_without_four_stages_is_refused() -> None:
-    with pytest.raises(UserError, match="layer1 to layer4, found CifarResNet"):
-        build_mask_rcnn(build_host("cifar_resnet20", 10))
 
 
 def test_a_mistyped_detector_gets_the_nearest_name() -> None:

@@ -8,6 +8,7 @@ import torch
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
+from torchvision.ops.poolers import LevelMapper
 
 from gcnet.models.detector.anchors import FixedStrideAnchors
 from gcnet.models.detector.boxes import ClampedBoxCoder
@@ -36,7 +37,9 @@ def test_anchors_are_not_rounded_and_lie_at_the_configured_stride() -> None:
 
 def test_torchvisions_anchors_are_rounded() -> None:
     sides = (32.0, 64.0, 128.0, 256.0, 512.0)
-    rounded, exact = (NUMERICS[name].anchors(sides).cell_anchors[0] for name in ("torchvision", "mmdet"))
+    rounded, exact = (
+        NUMERICS[name].anchors(sides, (4, 8, 16, 32, 64)).cell_anchors[0] for name in ("torchvision", "mmdet")
+    )
     assert rounded[0].tolist() == [-23.0, -11.0, 23.0, 11.0]
     assert (exact[0] - rounded[0]).abs().max() > 0.3
 
@@ -121,6 +124,15 @@ def test_the_level_changes_where_the_root_of_the_area_doubles() -> None:
     sides = torch.tensor([1.0, 111.9, 112.0, 223.9, 224.0, 447.9, 448.0, 5000.0])
     regions = torch.stack([torch.zeros(8), torch.zeros(8), sides, sides], dim=1)
     assert region_levels(regions, 4).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_the_level_follows_the_finest_stride_as_torchvisions_does() -> None:
+    sides = torch.tensor([5.0, 27.9, 28.0, 55.9, 56.0, 300.0])
+    regions = torch.stack([torch.zeros(6), torch.zeros(6), sides, sides], dim=1)
+    assert region_levels(regions, 3, finest_stride=1).tolist() == [0, 0, 1, 1, 2, 2]
+    for stride, exponent in ((1, 0), (2, 1), (4, 2)):
+        theirs = LevelMapper(exponent, exponent + 2)([regions])
+        assert torch.equal(region_levels(regions, 3, finest_stride=stride), theirs)
 
 
 def test_half_precision_maps_are_pooled_at_exact_places() -> None:

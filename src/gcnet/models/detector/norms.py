@@ -22,6 +22,7 @@ NORMS: Mapping[str, Callable[..., nn.Module]] = {
     "fixed": FixedBatchNorm2d,
     "frozen": FrozenBatchNorm2d,
     "batch": nn.BatchNorm2d,
+    "sync": nn.BatchNorm2d,  # what `nn.SyncBatchNorm.convert_sync_batchnorm` takes over for training on several GPUs
 }
 
 
@@ -30,7 +31,8 @@ def set_norms(model: nn.Module, kind: str, *, eps: float) -> None:
 
     Args:
         model: the network.
-        kind: "fixed" (statistics stay, scale and shift are trained), "frozen" (nothing is trained) or "batch".
+        kind: "fixed" (statistics stay, scale and shift are trained), "frozen" (nothing is trained), "batch", or "sync"
+            (here as "batch"; training on GPUs makes them synchronised).
         eps: added to the variances.
 
     Raises:

@@ -7,7 +7,6 @@ weights. The parts that a bundle does not name are the same in both.
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from torch import nn
 from torchvision.models.detection._utils import BoxCoder
@@ -21,9 +20,6 @@ from gcnet.models.detector.boxes import ClampedBoxCoder, UnfilteredRoIHeads
 from gcnet.models.detector.pooling import AlignedRoIPool
 from gcnet.models.detector.transform import RoundedTransform
 
-LEVELS = ("0", "1", "2", "3")
-"""Names of the pyramid's maps that regions are pooled from; one more, coarser, has anchors only."""
-STRIDES = (4, 8, 16, 32, 64)
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
 
@@ -32,32 +28,41 @@ class Numerics:
     """Parts of a detector, each a builder.
 
     Args:
-        anchors: sides of the square anchors, one a level -> anchors of three aspect ratios.
+        anchors: sides of the square anchors and strides, one a level -> anchors of three aspect ratios.
         box_coder: weights of a box's four deltas -> coder.
-        roi_pool: side of what is pooled -> pool of regions over `LEVELS`.
+        roi_pool: side of what is pooled, strides of the maps to pool from -> pool of regions.
         roi_heads: as `torchvision.models.detection.roi_heads.RoIHeads`.
         transform: as `GeneralizedRCNNTransform`: short side, long side, mean, std -> images in, results out.
         smallest_proposal: pixels; proposals with a smaller side are dropped.
     """
 
-    anchors: Callable[[tuple[float, ...]], AnchorGenerator]
+    anchors: Callable[[tuple[float, ...], tuple[int, ...]], AnchorGenerator]
     box_coder: Callable[[tuple[float, float, float, float]], BoxCoder]
-    roi_pool: Callable[[int], nn.Module]
+    roi_pool: Callable[[int, tuple[int, ...]], nn.Module]
     roi_heads: type[RoIHeads]
     transform: type[GeneralizedRCNNTransform]
     smallest_proposal: float
 
 
-def _rounded_anchors(sizes: tuple[float, ...]) -> AnchorGenerator:
-    return AnchorGenerator(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(sizes))
+def level_names(count: int) -> tuple[str, ...]:
+    """The names of a pyramid's maps, the finest first."""
+    return tuple(str(level) for level in range(count))
 
 
-def _exact_anchors(sizes: tuple[float, ...]) -> AnchorGenerator:
-    return FixedStrideAnchors(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(sizes), STRIDES)
+def _rounded_anchors(sides: tuple[float, ...], strides: tuple[int, ...]) -> AnchorGenerator:
+    return AnchorGenerator(tuple((side,) for side in sides), (ASPECT_RATIOS,) * len(strides))
 
 
-def _half_pixel_off_pool(output_size: int) -> nn.Module:
-    return MultiScaleRoIAlign(list(LEVELS), output_size, sampling_ratio=2)
+def _exact_anchors(sides: tuple[float, ...], strides: tuple[int, ...]) -> AnchorGenerator:
+    return FixedStrideAnchors(tuple((side,) for side in sides), (ASPECT_RATIOS,) * len(strides), strides)
+
+
+def _half_pixel_off_pool(output_size: int, strides: tuple[int, ...]) -> nn.Module:
+    return MultiScaleRoIAlign(list(level_names(len(strides))), output_size, sampling_ratio=2)
+
+
+def _aligned_pool(output_size: int, strides: tuple[int, ...]) -> nn.Module:
+    return AlignedRoIPool(level_names(len(strides)), output_size, strides)
 
 
 NUMERICS: Mapping[str, Numerics] = {
@@ -74,7 +79,7 @@ NUMERICS: Mapping[str, Numerics] = {
     "mmdet": Numerics(
         anchors=_exact_anchors,
         box_coder=ClampedBoxCoder,
-        roi_pool=partial(AlignedRoIPool, LEVELS, strides=STRIDES[: len(LEVELS)]),
+        roi_pool=_aligned_pool,
         roi_heads=UnfilteredRoIHeads,
         transform=RoundedTransform,
         smallest_proposal=sys.float_info.min,  # any side above zero

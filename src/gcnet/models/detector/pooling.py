@@ -5,14 +5,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-_FINEST = 56.0
+_CELLS = 14
+"""Cells along the side of a region of the finest level, at most twice as many: 56 pixels at a stride of 4."""
 
 
 class AlignedRoIPool(nn.Module):
     """RoIAlign of mmdet 2 and 3 over the levels of a feature pyramid: half a pixel aligned, samples adaptive.
 
-    A region of area A is pooled from level `floor(log2(sqrt(A) / 56 + 1e-6))`, within the levels there are (feature
-    pyramid networks, arXiv 1612.03144, eq. 1).
+    A region of area A is pooled from level `floor(log2(sqrt(A) / (14 s) + 1e-6))` for a finest stride of s, within the
+    levels there are (feature pyramid networks, arXiv 1612.03144, eq. 1, where s is 4).
 
     Args:
         levels: names of the feature maps, the finest first.
@@ -36,7 +37,7 @@ class AlignedRoIPool(nn.Module):
         regions = torch.cat(boxes)
         images = torch.cat([torch.full((len(found), 1), float(i)) for i, found in enumerate(boxes)]).to(regions)
         rois = torch.cat([images, regions], dim=1)  # (N, 5)
-        level = region_levels(regions, len(self.levels))
+        level = region_levels(regions, len(self.levels), self.strides[0])
         chosen = [torch.nonzero(level == number).squeeze(1) for number in range(len(self.levels))]
         parts = [
             self._pool(x[name], rois[rows], stride)
@@ -53,7 +54,8 @@ class AlignedRoIPool(nn.Module):
         return f"{self.levels}, output_size={self.output_size}, strides={self.strides}"
 
 
-def region_levels(regions: Float[Tensor, "n 4"], count: int) -> Tensor:
+def region_levels(regions: Float[Tensor, "n 4"], count: int, finest_stride: int = 4) -> Tensor:
     """The level of the pyramid, from 0, that each region (corners in pixels) is pooled from."""
     sides = regions[:, 2:] - regions[:, :2]
-    return torch.floor(torch.log2(sides.prod(dim=1).sqrt() / _FINEST + 1e-6)).clamp(0, count - 1).long()
+    finest = float(_CELLS * finest_stride)
+    return torch.floor(torch.log2(sides.prod(dim=1).sqrt() / finest + 1e-6)).clamp(0, count - 1).long()

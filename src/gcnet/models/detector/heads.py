@@ -1,0 +1,83 @@
+"""The heads of Mask R-CNN (arXiv 1703.06870): boxes, classes and masks of regions, one stage or a cascade of three."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
+
+from gcnet.models.detector.cascade import CascadeRoIHeads
+from gcnet.models.detector.numerics import Numerics
+
+_BOX_SIDE, _MASK_SIDE = 7, 14  # cells of what is pooled
+_BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """What all stages of heads have in common.
+
+    Args:
+        classes: with the background.
+        width: channels of the pyramid's maps and of the heads' convolutions.
+        hidden: width of the linear layers of the box head.
+        regions: of an image, sampled in training.
+        strides: of the maps that regions are pooled from.
+        normalised: four convolutions and one linear layer for the boxes, and batch norms; else two linear layers.
+    """
+
+    classes: int
+    width: int
+    hidden: int
+    regions: int
+    strides: tuple[int, ...]
+    normalised: bool
+
+
+def build_cascade(parts: Numerics, plan: HeadPlan) -> CascadeRoIHeads:
+    """Three stages at overlaps of 0.5, 0.6 and 0.7, their deltas scaled by ever smaller deviations."""
+    stages = []
+    for overlap, (place, size) in zip((0.5, 0.6, 0.7), ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067)), strict=True):
+        weights = (1 / place, 1 / place, 1 / size, 1 / size)
+        stage = build_heads(parts, plan, overlap=overlap, weights=weights)
+        stage.box_predictor.bbox_pred = nn.Linear(plan.hidden, 4)
+        stages.append(stage)
+    return CascadeRoIHeads(stages, (1.0, 0.5, 0.25))
+
+
+def build_heads(
+    parts: Numerics,
+    plan: HeadPlan,
+    *,
+    overlap: float = 0.5,
+    weights: tuple[float, float, float, float] = _BOX_WEIGHTS,
+) -> RoIHeads:
+    """One stage: regions with this overlap are objects, and these are the weights of a box's deltas."""
+    width = plan.width
+    box_head = _build_box_head(plan)
+    heads = parts.roi_heads(
+        box_roi_pool=parts.roi_pool(_BOX_SIDE, plan.strides),
+        box_head=box_head,
+        box_predictor=FastRCNNPredictor(plan.hidden, plan.classes),
+        fg_iou_thresh=overlap,
+        bg_iou_thresh=overlap,
+        batch_size_per_image=plan.regions,
+        positive_fraction=0.25,
+        bbox_reg_weights=weights,
+        score_thresh=0.05,
+        nms_thresh=0.5,
+        detections_per_img=100,
+        mask_roi_pool=parts.roi_pool(_MASK_SIDE, plan.strides),
+        mask_head=MaskRCNNHeads(width, [width] * 4, 1, norm_layer=nn.BatchNorm2d if plan.normalised else None),
+        mask_predictor=MaskRCNNPredictor(width, width, plan.classes),
+    )
+    heads.box_coder = parts.box_coder(weights)
+    return heads
+
+
+def _build_box_head(plan: HeadPlan) -> nn.Module:
+    if not plan.normalised:
+        return TwoMLPHead(plan.width * _BOX_SIDE**2, plan.hidden)
+    pooled = (plan.width, _BOX_SIDE, _BOX_SIDE)
+    return FastRCNNConvFCHead(pooled, [plan.width] * 4, [plan.hidden], norm_layer=nn.BatchNorm2d)
