@@ -1,9 +1,11 @@
 """The tables and figures of measured results are those of the results that lie beside them."""
 
+import csv
 from pathlib import Path
 
 import pytest
 
+from gcnet.analysis.statistics import paired_difference, spread
 from gcnet.report.results import Comparison, read_results
 from gcnet.report.summary import HEADINGS, control_rows, markdown_table, reading, table_rows
 
@@ -40,3 +42,21 @@ def test_real_results_are_of_three_seeds_and_hold_no_images(comparison: Comparis
 def test_every_result_has_its_figure_on_the_page(path: Path) -> None:
     assert path.with_suffix(".png").exists()
     assert f"(results/{path.stem}.png)" in PAGE
+
+
+def test_the_table_of_nuclei_is_that_of_its_runs() -> None:
+    columns = ("mask_ap", "mask_ap50", "box_ap", "box_ap50")
+    with (ROOT / "docs" / "results" / "nuclei256.csv").open() as file:
+        last = {(row["block"], row["seed"]): row for row in csv.DictReader(file) if row["step"] == "500"}
+    values = {
+        (block, column): [100 * float(last[block, seed][column]) for seed in ("0", "1", "2")]
+        for block in ("none", "gc")
+        for column in columns
+    }
+    for block in ("none", "gc"):
+        found = [spread(values[block, column]) for column in columns]
+        cells = [f"{one.mean:.1f} ± {one.deviation:.1f}" for one in found]
+        assert f"| {block:<5} | {' | '.join(cells)} |" in PAGE
+    masks, boxes = (paired_difference(values["gc", column], values["none", column]) for column in ("mask_ap", "box_ap"))
+    assert f"+{masks.difference:.1f} ± {masks.half_width:.1f} points of mask AP" in PAGE
+    assert f"+{boxes.difference:.1f} ± {boxes.half_width:.1f} of box AP" in PAGE

@@ -55,7 +55,7 @@ def test_the_output_holds_all_faults_and_two_pictures(place: Path) -> None:
     assert check(place, str(place / "bad.json"), "--output", str(place / "out")) == 1
     assert sorted(path.name for path in (place / "out").iterdir()) == ["faults.json", "images.png", "labels.png"]
     found = json.loads((place / "out" / "faults.json").read_text())
-    assert found["counts"] == {"images": 4, "annotations": 24, "categories": 7}
+    assert found["counts"] == {"images": 4, "annotations": 24, "categories": 3}
     assert [fault["annotation_id"] for fault in found["faults"]] == [1, 2, 3, 4, 5, 6, 7, 10]
     for name in ("images.png", "labels.png"):
         with Image.open(place / "out" / name) as picture:

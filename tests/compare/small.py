@@ -9,6 +9,7 @@ from PIL import Image
 
 from gcnet.compare.settings import CompareSettings, RecipeChoices
 from gcnet.data.settings import DataSettings
+from gcnet.training.settings import DetectorSettings
 
 STEPS = 4
 
@@ -58,3 +59,19 @@ class Listener:
 
     def close(self) -> None:
         pass
+
+
+def small_detectors(output: Path, **changes: Any) -> CompareSettings:
+    """Settings of a comparison of none and gc in detectors on a few generated scenes, in this process."""
+    settings: dict[str, Any] = {
+        "blocks": "none,gc",
+        "model": "mask_rcnn_scenes_resnet",
+        "detector": DetectorSettings(short_side=(32,), long_side=32, regions=16),
+        "data": DataSettings(data="scenes", limit_train=6, limit_val=3),
+        "recipe": RecipeChoices(steps=2, batch_size=3, lr=0.01),
+        "control": False,
+        "device": "cpu",
+        "jobs": 1,
+        "output": str(output),
+    }
+    return CompareSettings(**(settings | changes))

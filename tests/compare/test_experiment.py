@@ -48,7 +48,7 @@ def test_a_comparison_leaves_its_results_a_table_a_figure_and_a_page(images: Pat
     listener = Listener()
     comparison = compare(settings=small(images, tmp_path / "out", seeds=2), reporter=listener)
     assert [(run.block, run.seed) for run in comparison.runs] == [("none", 0), ("gc", 0), ("none", 1), ("gc", 1)]
-    assert all(run.images == 21 and run.curve[-1].top1 == run.top1 for run in comparison.runs)
+    assert all(run.images == 21 and run.curve[-1].scores == run.scores for run in comparison.runs)
     assert read_results(tmp_path / "out" / "results.json") == comparison
     assert (tmp_path / "out" / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert "| gc " in (tmp_path / "out" / "results.md").read_text()
@@ -79,7 +79,7 @@ def test_an_interrupted_comparison_goes_on_with_what_is_not_done(
     continued = compare(settings=settings, reporter=listener)
     assert listener.lines[0] == "1 of 2 trainings are done already"
     assert done.stat().st_mtime_ns == written
-    assert [run.top1 for run in continued.runs] == [run.top1 for run in whole.runs]
+    assert [run.scores for run in continued.runs] == [run.scores for run in whole.runs]
     assert [run.curve for run in continued.runs] == [run.curve for run in whole.runs]
 
 

@@ -77,3 +77,28 @@ def test_evaluation_sees_every_image_once_over_all_processes_and_pads_nothing(
     for rank, share in enumerate(shares):
         assert list(share) == whole[rank::world]
         assert len(share) == len(list(share))
+
+
+def test_groups_share_a_batch_only_where_nothing_else_is_left() -> None:
+    groups = [int(index % 3 == 0) for index in range(50)]  # 17 of one group, 33 of the other
+    sampler = EpochSampler(50, batch_size=4, seed=1, groups=groups)
+    epochs = [list(sampler) for _ in range(3)]
+    for batches in epochs:
+        indices = [index for batch in batches for _, index in batch]
+        assert len(batches) == 12
+        assert len(set(indices)) == 48
+        mixed = [batch for batch in batches if len({groups[index] for _, index in batch}) > 1]
+        assert len(mixed) <= 1
+    assert epochs[0] != [[(0, index) for _, index in batch] for batch in epochs[1]]
+    kinds = ["".join(str(groups[batch[0][1]]) for batch in batches) for batches in epochs]
+    assert len(set(kinds)) > 1  # the batches of the groups come in a random order
+
+
+def test_groups_give_the_same_batches_to_any_number_of_processes() -> None:
+    groups = [index % 2 for index in range(24)]
+
+    def shared(world: int) -> list[set[int]]:
+        ranks = [list(EpochSampler(24, batch_size=4, seed=5, rank=r, world=world, groups=groups)) for r in range(world)]
+        return [{index for batch in batches for _, index in batch} for batches in zip(*ranks, strict=True)]
+
+    assert shared(1) == shared(2) == shared(4)

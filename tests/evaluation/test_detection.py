@@ -10,50 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from evaluation.shaken import as_results, shaken
 from gcnet.data.coco.inspection import read_annotations
-from gcnet.data.coco.masks import runs_mask, segmentation_mask
+from gcnet.data.coco.masks import runs_mask
 from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
-from gcnet.evaluation.detection import NUMBERS, coco_results, evaluate_detections
+from gcnet.evaluation.detection import DEFINITIONS, NUMBERS, coco_results, evaluate_detections
 
 Content = dict[str, Any]
-
-
-def shaken(content: Content, seed: int = 0) -> list[Content]:
-    """Results near the annotations: moved, some missing, some of another class, some of nothing at all."""
-    generator = np.random.default_rng(seed)
-    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    categories = [category["id"] for category in content["categories"]]
-    results = []
-    for annotation in content["annotations"]:
-        if generator.random() < 0.15:
-            continue
-        mask = segmentation_mask(annotation["segmentation"], *sizes[annotation["image_id"]])
-        shift = generator.integers(-3, 4, size=2)
-        mask = np.roll(mask, tuple(shift), axis=(0, 1))
-        runs = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        category = annotation["category_id"] if generator.random() < 0.9 else int(generator.choice(categories))
-        left, top, width, height = annotation["bbox"]
-        box = [
-            left + shift[1],
-            top + shift[0],
-            width * generator.uniform(0.8, 1.2),
-            height * generator.uniform(0.8, 1.2),
-        ]
-        results.append(
-            {
-                "image_id": annotation["image_id"],
-                "category_id": category,
-                "bbox": [float(value) for value in box],
-                "segmentation": {"size": list(mask.shape), "counts": runs["counts"].decode()},
-                "score": float(generator.random()),
-            }
-        )
-    return results
 
 
 def by_the_coco_api(content: Content, results: list[Content], kind: str, image_ids: list[int] | None) -> COCOeval:
@@ -105,10 +72,14 @@ def test_on_genuine_images_with_crowds_they_are_too_and_the_truth_scores_one(dat
     found = evaluate_detections(content, results, kind=kind)
     for name, value in zip(NUMBERS, by_the_coco_api(content, results, kind, None).stats, strict=True):
         assert found.numbers[name] == pytest.approx(value, abs=1e-12), name
-    truth = [{**one, "score": 1.0} for one in content["annotations"] if not one["iscrowd"]]
-    perfect = evaluate_detections(content, truth, kind=kind)
+    perfect = evaluate_detections(content, as_results(content), kind=kind)
     assert perfect.numbers["AP"] == perfect.numbers["AP75"] == pytest.approx(1.0)
     assert all(ap is None or ap == pytest.approx(1.0) for ap in perfect.per_class.values())
+
+
+def test_each_number_is_defined() -> None:
+    for name, definition in zip(NUMBERS, DEFINITIONS, strict=True):
+        assert definition.startswith({"AP": "precision", "AR": "recall"}[name[:2]]), name
 
 
 def test_no_results_at_all_score_zero(scenes: Content) -> None:

@@ -141,12 +141,27 @@ def test_a_new_image_size_keeps_the_share_that_the_crop_takes() -> None:
         ({"crop": 1.5}, r"--crop is a share of the short side, above 0 and up to 1; found 1\.5"),
         ({"crop": 0.5, "resize": 100}, "--crop and --resize both set"),
         ({"image_size": 0}, "--image-size must be positive"),
+        ({"model": None}, "gcnet evaluate needs --model, a model file or a name, or --results"),
+        ({"results": Path("r.json")}, "give one of --model and --results"),
+        ({"model": None, "results": Path("r.json"), "workers": 2}, "--workers 2 belongs to a network"),
+        ({"images": Path()}, "--images belongs to --data with an annotation file"),
         ({"workers": -1}, "--workers must be 0 or more"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changed: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        Settings("resnet18", **changed)
+        Settings(**{"model": "resnet18", **changed})
+
+
+def test_a_classifier_is_not_judged_on_detection_data(model_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "annotations" / "instances_val.json"
+    file.parent.mkdir()
+    file.touch()
+    for data in (tmp_path, file):
+        with pytest.raises(UserError, match=r"is for detectors, in COCO's format, and .*fruit.* is a classifier"):
+            run(Settings(str(model_file), data=str(data), device="cpu"))
+    with pytest.raises(UserError, match=r"--images .* belongs to detectors, and .*fruit.* is a classifier"):
+        run(Settings(str(model_file), data=str(file), images=tmp_path, device="cpu"))
 
 
 def test_generated_scenes_have_the_size_that_the_network_was_trained_on(tmp_path: Path) -> None:

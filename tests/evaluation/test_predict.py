@@ -129,7 +129,6 @@ def test_paths_that_lead_nowhere_get_a_sentence(tmp_path: Path) -> None:
         ({"top": 0}, "--top must be at least 1, found 0"),
         ({"batch_size": -1}, "--batch-size must be at least 1, found -1"),
         ({"image_size": 0}, "--image-size must be at least 1, found 0"),
-        ({"output": Path("sheet.jpg")}, r"ends in \.png, found sheet\.jpg"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changed: dict, sentence: str) -> None:
@@ -183,3 +182,13 @@ def test_outputs_that_are_not_finite_are_refused_and_the_image_named(model_file:
     save_model(model, tmp_path / "broken.safetensors")
     with pytest.raises(UserError, match=r"outputs must be finite numbers; those for .*00\.png"):
         run(Settings((tmp_path / "images",), str(tmp_path / "broken.safetensors"), device="cpu"))
+
+
+def test_a_contact_sheet_is_a_png() -> None:
+    with pytest.raises(UserError, match=r"ends in \.png, found sheet\.jpg"):
+        Settings((Path("a.png"),), "resnet18", output=Path("sheet.jpg")).require_classifier()
+
+
+def test_flags_of_detectors_are_refused_for_a_classifier() -> None:
+    with pytest.raises(UserError, match="--threshold belongs to detectors, and resnet18 is a classifier"):
+        Settings((Path("a.png"),), "resnet18", threshold=0.3).require_classifier()

@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from gcnet.report.charts import Axis, accuracy_chart, colours, cost_chart, curves_chart, round_step
+from gcnet.report.charts import Axis, colours, cost_chart, curves_chart, round_step, score_chart
 from gcnet.report.figure import render_figure
 from gcnet.report.page import render_page
 from gcnet.report.results import Comparison
 from gcnet.report.write import FILES, write_report
-from report.made_up import made_up
+from report.made_up import made_up, made_up_detectors
 
 CASES = [
     pytest.param(made_up(), id="three seeds and control"),
@@ -25,6 +25,8 @@ CASES = [
     pytest.param(
         replace(made_up(), runs=tuple(replace(r, curve=r.curve[-1:]) for r in made_up().runs)), id="one epoch"
     ),
+    pytest.param(made_up_detectors(), id="detectors"),
+    pytest.param(made_up_detectors(seeds=1, control=False), id="detectors, one seed"),
 ]
 
 
@@ -78,7 +80,7 @@ def test_the_page_says_data_model_recipe_machine_date_and_seeds() -> None:
 
 @pytest.mark.parametrize("comparison", CASES)
 def test_the_charts_are_xml_and_stay_in_their_frame(comparison: Comparison) -> None:
-    charts = [accuracy_chart(comparison), curves_chart(comparison)]
+    charts = [score_chart(comparison), curves_chart(comparison)]
     charts.append(cost_chart(comparison, "cost", {"none": 3.0, "gc": 5.0}.get, "ms"))
     for chart in filter(None, charts):
         tree = ElementTree.fromstring(chart)
@@ -87,13 +89,25 @@ def test_the_charts_are_xml_and_stay_in_their_frame(comparison: Comparison) -> N
 
 
 def test_a_dot_stands_where_its_accuracy_is_on_the_axis() -> None:
-    tree = ElementTree.fromstring(accuracy_chart(made_up()))
+    tree = ElementTree.fromstring(score_chart(made_up()))
     ticks = {text.text: float(text.attrib["x"]) for text in tree.iter("text") if text.attrib["class"] == "tick"}
     at = ticks["70 %"]
     per_percent = (ticks["80 %"] - at) / 10
     dots = sorted(float(circle.attrib["cx"]) for circle in tree.iter("circle"))
     assert dots[0] == pytest.approx(at, abs=0.11)
     assert dots[-1] == pytest.approx(at + 21 * per_percent, abs=0.11)
+
+
+def test_the_charts_of_detectors_are_in_mask_ap_without_a_unit() -> None:
+    comparison = made_up_detectors()
+    for chart in (score_chart(comparison), curves_chart(comparison)):
+        tree = ElementTree.fromstring(chart)
+        ticks = [text.text or "" for text in tree.iter("text") if text.attrib["class"] == "tick"]
+        assert "mask ap" in tree.attrib["aria-label"].lower()
+        assert len(ticks) > 4 and not any("%" in tick for tick in ticks)
+    page = render_page(comparison)
+    assert "<h2>Mask AP</h2>" in page and "difference to it in points of AP" in page
+    assert "top-1" not in page and "ccuracy" not in page
 
 
 def test_bars_of_a_cost_are_as_long_as_the_cost() -> None:

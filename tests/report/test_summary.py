@@ -1,19 +1,30 @@
 """The words and the table say what the numbers say, and no more."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gcnet.errors import UserError
+from gcnet.report.notes import notes
 from gcnet.report.results import CONTROL, Comparison, Run, read_results, to_json
-from gcnet.report.summary import HEADINGS, markdown, markdown_table, notes, reading, table_rows, terminal_text
-from report.made_up import made_up
+from gcnet.report.summary import (
+    HEADINGS,
+    control_rows,
+    headings,
+    markdown,
+    markdown_table,
+    reading,
+    table_rows,
+    terminal_text,
+)
+from report.made_up import made_up, made_up_detectors
 
 
 def _with_top1(comparison: Comparison, setting: str, block: str, values: tuple[float, ...]) -> Comparison:
     def changed(run: Run) -> Run:
-        return replace(run, top1=values[run.seed]) if (run.setting, run.block) == (setting, block) else run
+        return replace(run, scores={"top1": values[run.seed]}) if (run.setting, run.block) == (setting, block) else run
 
     return replace(comparison, runs=tuple(map(changed, comparison.runs)))
 
@@ -58,7 +69,7 @@ def test_one_seeds_reading_says_what_the_number_of_images_leaves_open() -> None:
 
 def test_two_runs_without_an_error_still_leave_something_open() -> None:
     comparison = made_up(seeds=1)
-    perfect = replace(comparison, runs=tuple(replace(run, top1=1.0) for run in comparison.runs))
+    perfect = replace(comparison, runs=tuple(replace(run, scores={"top1": 1.0}) for run in comparison.runs))
     # Wilson of 1000 of 1000: from 1 / (1 + 1.96^2 / 1000) = 0.99617 to 1, so half of it, sqrt(2) times, is 0.0027.
     assert "leave ± 0.3 open" in reading(perfect)
 
@@ -100,6 +111,42 @@ def test_costs_that_were_not_measured_are_dashes() -> None:
     assert table_rows(replace(comparison, costs={}))[0][3:] == ("-",) * 5
 
 
+def test_detectors_are_judged_by_mask_ap_with_box_ap_beside_it() -> None:
+    comparison = made_up_detectors()
+    assert headings(comparison.scores)[:4] == ("block", "mask AP", "against none (points of AP)", "box AP")
+    rows = {row[0]: row for row in table_rows(comparison)}
+    # none: 30, 32, 31; gc: 40, 41, 40.5, so the differences are 10, 9, 9.5; t(0.975, 2) = 4.303.
+    assert rows["none"][1:4] == ("31.0 ± 1.0", "-", "41.0 ± 1.0")
+    assert rows["gc"][1:4] == ("40.5 ± 0.5", f"+9.5 ± {4.303 * 0.5 / 3**0.5:.1f}", "50.5 ± 0.5")
+    assert rows["gc"][4:] == ("102,500", "2.002", "4.8", "12.0", "120")
+    assert control_rows(comparison)[1] == ("gc", "55.3 ± 0.3", "0.0 ± 1.2", "65.3 ± 0.3")
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_no_word_on_detectors_is_of_accuracy_or_of_shares_of_images(seeds: int) -> None:
+    comparison = made_up_detectors(seeds=seeds)
+    for text in (markdown(comparison), terminal_text(comparison)):
+        assert "mask AP" in text and "points of AP" in text
+        assert not any(word in text for word in ("top-1", "accuracy", "Wilson", "images alone", "(%)"))
+    assert "GFLOPs are of one image of the largest size, with 1,000 proposals" in markdown(comparison)
+
+
+def test_what_detectors_gain_is_said_in_points_of_ap() -> None:
+    text = reading(made_up_detectors())
+    assert "gc has the highest mask AP of the blocks with 40.5 ± 0.5 against 31.0 ± 1.0 without a block;" in text
+    assert "above no block beyond the spread over seeds: gc (+9.5 ± 1.2)" in text
+    assert "the difference to no block (55.3 ± 0.6), in points of AP, is: gc (0.0 ± 1.2), which is within" in text
+    assert "half-width: 1.2 points of AP here" in notes(made_up_detectors())[0]
+
+
+def test_of_one_seed_of_detectors_no_uncertainty_can_be_given() -> None:
+    single = made_up_detectors(seeds=1)
+    assert "(+10.0 points of AP); with one seed no uncertainty can be given" in reading(single)
+    assert "is: gc (0.0), of one seed, so that no uncertainty can be given." in reading(single)
+    assert "no uncertainty can be given" in notes(single)[0]
+    assert "±" not in "".join(reading(single) + "".join(table_rows(single)[1]))
+
+
 def test_a_markdown_table_is_aligned_and_its_cells_are_escaped() -> None:
     lines = markdown_table(("name", "n"), [("a|b", "12"), ("c", "3")]).splitlines()
     assert lines == ["| name |  n |", "| ---- | -: |", "| a\\|b | 12 |", "| c    |  3 |"]
@@ -111,10 +158,27 @@ def test_the_document_and_the_terminal_have_both_settings() -> None:
         assert "scenes-control" in text
 
 
-def test_results_come_back_from_their_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("comparison", [made_up(), made_up_detectors()], ids=["classifiers", "detectors"])
+def test_results_come_back_from_their_file(comparison: Comparison, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    path.write_text(to_json(made_up()))
-    assert read_results(path) == made_up()
+    path.write_text(to_json(comparison))
+    assert read_results(path) == comparison
+
+
+def test_a_run_in_the_file_has_each_score_under_its_own_name() -> None:
+    run = json.loads(to_json(made_up()))["runs"][0]
+    assert (run["top1"], run["curve"][-1]["top1"]) == (0.70, 0.70)
+    found = json.loads(to_json(made_up_detectors()))
+    assert (found["runs"][0]["mask_ap"], found["runs"][0]["box_ap"]) == (0.30, 0.40)
+    assert found["summary"]["main"]["gc"]["box_ap"]["mean"] == pytest.approx(0.505)
+    assert found["summary"]["main"]["gc"]["difference_to_none"]["difference"] == pytest.approx(0.095)
+
+
+def test_results_without_the_score_of_their_networks_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(to_json(made_up()).replace('"tiny_net"', '"mask_rcnn_resnet18"'))
+    with pytest.raises(UserError, match="does not hold the results"):
+        read_results(path)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_finetune_is_the_papers_second_stage():
     recipe = RecipeSettings(preset="finetune")
     assert recipe.length(steps_per_epoch=10) == 400
     assert recipe.peak_lr == 0.02
-    assert recipe.schedule == "cosine"
+    assert recipe.filled().schedule == "cosine"
     assert recipe.warmup_steps(10) == 0
     assert (recipe.optimizer, recipe.momentum, recipe.decay) == ("sgd", 0.9, 1e-4)
 

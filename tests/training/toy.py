@@ -29,6 +29,8 @@ class ToyTask:
 
     metric = "score"
     steps_per_epoch = 17
+    classes = ("sum",)
+    evaluation_images = 12
 
     def __init__(self, batch_size: int = 12, processes: Processes | None = None, poison: int | None = None) -> None:
         self.batch_size, self.processes, self.poison = batch_size, processes or Processes(), poison
@@ -65,6 +67,15 @@ class ToyTask:
             if a < b
         ]
         return pieces or [batch]
+
+    def notes(self) -> list[str]:
+        return []
+
+    def answers(self, network: nn.Module, batch: Points) -> object:
+        return network(batch.inputs)
+
+    def flops(self, network: nn.Module) -> int:
+        return 2 * sum(parameter.numel() for parameter in network.parameters())
 
     def losses(self, network: nn.Module, batch: Points) -> dict[str, Tensor]:
         return {"squares": functional.mse_loss(network(batch.inputs), batch.targets)}

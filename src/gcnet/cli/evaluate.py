@@ -1,47 +1,43 @@
-"""`gcnet evaluate`: the accuracy of a trained network on labelled images."""
+"""`gcnet evaluate`: how well a trained network does on labelled images."""
 
-import csv
-import io
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gcnet.data.settings import DataSettings, Interpolation
 from gcnet.errors import UserError
 
-if TYPE_CHECKING:
-    from gcnet.data.images import ImageSource
-    from gcnet.data.settings import Preprocessing
-    from gcnet.evaluation.classification import ClassificationResult
-    from gcnet.evaluation.network import Network
-    from gcnet.training.distributed import Processes
-
 SUMMARY = "measure the accuracy of a trained network on labelled images"
-LISTED_CONFUSIONS = 10
-LISTED_CLASSES = 100
+
+_OF_CLASSIFIERS = ("resize", "crop", "interpolation", "root", "download")
+_OF_DETECTORS = ("images",)
+_OF_NETWORKS = ("weights", "batch_size", "workers", "device")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Measure the accuracy of a trained network on the validation images of a data set.
+    """Measure how well a trained network does on the validation images of a data set.
 
-    Damaged images are left out, counted and named. Also runs in several processes under torchrun.
+    A classifier by its accuracy, a detector by COCO's average precision of boxes and masks; which it is, the model file
+    says. Damaged images are left out, counted and named. Also runs in several processes under torchrun.
     """
 
-    model: str
+    model: str | None = None
     """Model file, or a network by name (then with --weights)."""
     weights: str | None = None
     """Weights for a network by name: a file, or "pretrained"."""
     data: str = "scenes"
-    """scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or a CSV."""
+    """scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or a CSV. For
+    detectors scenes, scenes-control, a folder laid out as COCO publishes its own, or an annotation file (JSON)."""
+    images: Path | None = None
+    """Detectors: folder of the images of an annotation file (default: the folder of its name beside it)."""
+    results: Path | None = None
+    """Judge the detections in this file (JSON, COCO's result format) instead of a model's."""
     root: str = "data"
     """Folder of downloaded data sets (cifar10, cifar100)."""
     download: bool = False
     """Fetch cifar10 or cifar100 where they are missing; without it the network is never used."""
     image_size: int | None = None
-    """Side of the center crop that the network gets, in pixels (default: the model file's)."""
+    """Side of the center crop that the network gets, in pixels (default: the model file's); detectors: of scenes."""
     resize: int | None = None
     """Short side in pixels to which images are resized before the center crop (default: the model file's)."""
     crop: float | None = None
@@ -52,8 +48,8 @@ class Settings:
     """Use only so many images, evenly spread over the set (scenes: generate so many)."""
     scene_distance: int | None = None
     """Scenes: pixels between the reference patch and the nearest shape (default: half of a 64 px image)."""
-    batch_size: int = 64
-    """Images per batch, in each process."""
+    batch_size: int | None = None
+    """Images per batch, in each process (default: 64; of detectors 1)."""
     workers: int = 0
     """Loading processes; 0 loads in the main process."""
     device: str = "auto"
@@ -61,17 +57,29 @@ class Settings:
     seed: int = 0
     """Seed of generated scenes."""
     output: Path | None = None
-    """Folder for results.json, per_class.csv and confusion.png."""
+    """Folder for results.json, per_class.csv and pictures; of detectors also for detections.json and worst.html."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, before anything is loaded."""
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"--batch-size must be at least 1, found {self.batch_size}")
         if self.crop is not None and not 0 < self.crop <= 1:
             raise UserError(f"--crop is a share of the short side, above 0 and up to 1; found {self.crop}")
         if self.crop is not None and self.resize is not None:
             raise UserError("--crop and --resize both set the short side before the crop; give one of them")
+        if self.images is not None and Path(self.data).suffix.lower() != ".json":
+            raise UserError(f"--images belongs to --data with an annotation file (.json), found --data {self.data}")
+        if self.results is not None:
+            self._check_results()
+        elif self.model is None:
+            raise UserError("gcnet evaluate needs --model, a model file or a name, or --results, a file of detections")
         self.data_settings(None)
+
+    def _check_results(self) -> None:
+        if self.model is not None:
+            raise UserError("--results are judged instead of a model's; give one of --model and --results")
+        if flag := self._given(_OF_NETWORKS):
+            raise UserError(f"{flag} belongs to a network, and --results are judged without one")
 
     def data_settings(self, size: int | None) -> DataSettings:
         """The settings of the images; `size` is the side that the network was trained on, if known."""
@@ -86,131 +94,52 @@ class Settings:
             workers=self.workers,
         )
 
+    def require_classifier(self) -> None:
+        """Refuse what is for detectors only.
+
+        Raises:
+            UserError: for the first of it.
+        """
+        if flag := self._given(_OF_DETECTORS):
+            raise UserError(f"{flag} belongs to detectors, and {self.model} is a classifier")
+
+    def require_detector(self) -> None:
+        """Refuse what is for classifiers only.
+
+        Raises:
+            UserError: for the first of it.
+        """
+        found = f"{self.model} is a detector" if self.results is None else "--results are those of a detector"
+        if flag := self._given(_OF_CLASSIFIERS):
+            raise UserError(f"{flag} belongs to classifiers, and {found}")
+        if self.image_size is not None and not self.data_settings(None).is_generated:
+            raise UserError(f"--image-size belongs to classifiers and to generated scenes, and {found}")
+
+    def _given(self, names: tuple[str, ...]) -> str | None:
+        """The first flag among these that is not at its default."""
+        changed = (name for name in names if getattr(self, name) != getattr(Settings, name))
+        return next((f"--{name.replace('_', '-')} {getattr(self, name)}" for name in changed), None)
+
 
 def run(settings: Settings) -> int:
     """Evaluate, print the result and write what --output asks for."""
-    from gcnet.data.source import open_evaluation
-    from gcnet.evaluation.network import open_network
+    from gcnet.evaluation.network import Network, open_trained
     from gcnet.training.distributed import choose_device, processes_joined
 
     device = choose_device(settings.device)
+    found = None if settings.model is None else open_trained(settings.model, settings.weights)
     with processes_joined(device.type) as processes:
-        network = open_network(settings.model, settings.weights)
-        size = network.preprocessing.image_size if network.preprocessing else None
-        source, preprocessing = open_evaluation(
-            settings.data_settings(size),
-            settings.seed,
-            classes=network.class_names,
-            preprocessing=network.preprocessing,
-        )
-        _check_outputs(network, source, settings)
-        if network.class_names is None and processes.first:
-            _say_assumed_order(source.classes, settings)
-        preprocessing = _adjusted(preprocessing, settings)
-        network.model.to(device)
-        result = _judge(network, source, preprocessing, settings, processes)
-        if processes.first:
-            _print_result(result, source.classes)
-            if settings.output is not None:
-                _write(result, source.classes, preprocessing, settings, settings.output)
+        if isinstance(found, Network):
+            from gcnet.cli.evaluate_classifier import run_classifier
+
+            settings.require_classifier()
+            found.model.to(device)
+            run_classifier(settings, found, processes)
+        else:
+            from gcnet.cli.evaluate_detector import run_detector
+
+            settings.require_detector()
+            if found is not None:
+                found.model.to(device)
+            run_detector(settings, found, processes)
     return 0
-
-
-def _check_outputs(network: "Network", source: "ImageSource", settings: Settings) -> None:
-    if network.num_classes != len(source.classes):
-        raise UserError(
-            f"{settings.weights or settings.model} has {network.num_classes} classes and {settings.data} "
-            f"{len(source.classes)}; an evaluation needs the same classes in both"
-        )
-
-
-def _say_assumed_order(classes: tuple[str, ...], settings: Settings) -> None:
-    order = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
-    print(
-        f"gcnet: {settings.weights or settings.model} names no classes; its outputs are taken to mean, in this order, "
-        f"{order}",
-        file=sys.stderr,
-    )
-
-
-def _adjusted(preprocessing: "Preprocessing", settings: Settings) -> "Preprocessing":
-    from gcnet.evaluation.network import override_preprocessing
-
-    return override_preprocessing(
-        preprocessing,
-        image_size=settings.image_size,
-        resize=settings.resize,
-        crop=settings.crop,
-        interpolation=settings.interpolation,
-    )
-
-
-def _judge(
-    network: "Network",
-    source: "ImageSource",
-    preprocessing: "Preprocessing",
-    settings: Settings,
-    processes: "Processes",
-) -> "ClassificationResult":
-    from gcnet.data.loading import Images, build_loader
-    from gcnet.data.sampling import EvaluationSampler
-    from gcnet.data.transforms import build_eval_transform
-    from gcnet.evaluation.classification import evaluate_classifier
-    from gcnet.evaluation.progress import progress_bar
-
-    images = Images(source, build_eval_transform(preprocessing))
-    sampler = EvaluationSampler(len(source), batch_size=settings.batch_size, rank=processes.rank, world=processes.world)
-    batches = build_loader(images, sampler, settings.workers, image_size=preprocessing.image_size)
-    share = sum(len(keys) for keys in sampler)
-    device = next(network.model.parameters()).device
-    with progress_bar("images", share, shown=processes.first) as progress:
-        return evaluate_classifier(
-            network.model, batches, num_classes=len(source.classes), device=device, progress=progress
-        )
-
-
-def _print_result(result: "ClassificationResult", classes: tuple[str, ...]) -> None:
-    low, high = result.interval
-    for skipped in result.skipped:
-        print(f"left out {skipped.name}: {skipped.reason}", file=sys.stderr)
-    print(f"images   {result.images:,} judged, {len(result.skipped):,} left out")
-    print(f"top-1    {result.top1:.2%} ({result.correct:,} of {result.images:,}; 95% interval {low:.2%} to {high:.2%})")
-    if len(classes) > 5:
-        print(f"top-5    {result.top5:.2%}")
-    print(f"loss     {result.loss:.4f} (mean cross-entropy, nats)")
-    width = max(map(len, classes))
-    if len(classes) <= LISTED_CLASSES:
-        print(f"\n{'class':<{width}}  {'images':>7}  {'correct':>7}  {'top-1':>7}")
-    for label, name in enumerate(classes if len(classes) <= LISTED_CLASSES else ()):
-        images, correct = sum(result.confusion[label]), result.confusion[label][label]
-        share = f"{correct / images:.2%}" if images else "-"
-        print(f"{name:<{width}}  {images:>7,}  {correct:>7,}  {share:>7}")
-    worst = result.worst_confusions(LISTED_CONFUSIONS)
-    if worst:
-        print("\nmost frequent confusions (true class, taken for, images)")
-    for true, predicted, count in worst:
-        print(f"{classes[true]:<{width}}  {classes[predicted]:<{width}}  {count:>5,}")
-
-
-def _write(
-    result: "ClassificationResult",
-    classes: tuple[str, ...],
-    preprocessing: "Preprocessing",
-    settings: Settings,
-    folder: Path,
-) -> None:
-    from gcnet.evaluation.plots import plot_confusion
-    from gcnet.storage import write_atomic
-
-    folder.mkdir(parents=True, exist_ok=True)
-    origin = {"model": settings.model, "weights": settings.weights, "data": settings.data}
-    content = origin | {"preprocessing": preprocessing.to_dict()} | result.to_dict(classes)
-    write_atomic(folder / "results.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["class", "images", "correct", "top1"])
-    for name, row, share, label in zip(classes, result.confusion, result.per_class, range(len(classes)), strict=True):
-        writer.writerow([name, sum(row), row[label], "" if share is None else f"{share:.6f}"])
-    write_atomic(folder / "per_class.csv", table.getvalue().encode())
-    plot_confusion(result.confusion, classes, folder / "confusion.png")
-    print(f"\nwrote results.json, per_class.csv and confusion.png into {folder}")

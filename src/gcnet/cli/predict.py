@@ -1,27 +1,31 @@
-"""`gcnet predict`: the classes of images, as a table, JSON and an annotated contact sheet."""
+"""`gcnet predict`: what a trained network finds in images, as a table, JSON and pictures."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from gcnet.data.settings import Preprocessing
-    from gcnet.evaluation.predict import Predictions
+    from collections.abc import Sequence
+
+    from gcnet.data.loading import Skipped
 
 SUMMARY = "classify images or folders of images with a trained network"
+
+_OF_CLASSIFIERS = ("top", "image_size")
+_OF_DETECTORS = ("threshold", "classes")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Classify images with a trained network.
+    """Predict the classes of images with a classifier, or the objects in them with a detector.
 
-    Damaged files are left out and named. Exit code 0 if at least one image was classified, 1 if none was.
+    Which it is, the model file says. Damaged files are left out and named. Exit code 0 if at least one image worked,
+    1 if none did.
     """
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -30,16 +34,22 @@ class Settings:
     """Model file, or a network by name (then with --weights)."""
     weights: str | None = None
     """Weights for a network by name: a file, or "pretrained"."""
-    top: int = 5
-    """How many classes to give for each image."""
+    top: int | None = None
+    """Classifiers: how many classes to give for each image (default: 5)."""
+    threshold: float | None = None
+    """Detectors: give objects with a score above this, from 0 to 1 (default: 0.5)."""
+    classes: str | None = None
+    """Detectors: give objects of these classes only, their names separated by commas."""
     json: str | None = None
-    """Write the predictions as JSON to this file; - for standard output."""
+    """Write the predictions as JSON to this file; - for standard output. Those of detectors are laid out as COCO's
+    annotations: images, categories and annotations, the latter with scores and compressed masks."""
     output: Path | None = None
-    """Write a contact sheet of the images with their classes to this PNG file."""
+    """Classifiers: write a contact sheet of the images with their classes to this PNG file. Detectors: write a picture
+    of each image with its objects into this folder."""
     image_size: int | None = None
-    """Side of the images that the network gets, in pixels (default: the model file's)."""
-    batch_size: int = 32
-    """Images per batch."""
+    """Classifiers: side of the images that the network gets, in pixels (default: the model file's)."""
+    batch_size: int | None = None
+    """Images at a time (default: 32; of detectors 1)."""
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda or cuda:N."""
 
@@ -52,79 +62,77 @@ class Settings:
         for name, value in (("top", self.top), ("batch-size", self.batch_size), ("image-size", self.image_size)):
             if value is not None and value < 1:
                 raise UserError(f"--{name} must be at least 1, found {value}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UserError(f"--threshold is a score, from 0 to 1; found {self.threshold}")
+
+    def require_classifier(self) -> None:
+        """Refuse what is for detectors only, and a contact sheet that is no PNG file.
+
+        Raises:
+            UserError: for the first of it.
+        """
+        self._refuse(_OF_DETECTORS, "detectors", "classifier")
         if self.output is not None and self.output.suffix.lower() != ".png":
-            raise UserError(f"--output of gcnet predict is a PNG file whose name ends in .png, found {self.output}")
+            raise UserError(f"--output of a classifier is a PNG file whose name ends in .png, found {self.output}")
+
+    def require_detector(self) -> None:
+        """Refuse what is for classifiers only, and a file in place of the folder of pictures.
+
+        Raises:
+            UserError: for the first of it.
+        """
+        self._refuse(_OF_CLASSIFIERS, "classifiers", "detector")
+        if self.output is None or self.output.is_dir():
+            return
+        if self.output.exists() or self.output.suffix.lower() in (".png", ".jpg", ".jpeg"):
+            raise UserError(f"--output of a detector is a folder for a picture of each image, found {self.output}")
+
+    def _refuse(self, names: tuple[str, ...], theirs: str, found: str) -> None:
+        for name in names:
+            value: Any = getattr(self, name)
+            if value is not None:
+                raise UserError(f"--{name.replace('_', '-')} belongs to {theirs}, and {self.model} is a {found}")
 
 
 def run(settings: Settings) -> int:
-    """Classify the images; 0 if at least one worked, 1 if none did."""
-    from gcnet.evaluation.network import open_network, override_preprocessing
-    from gcnet.evaluation.predict import draw_predictions, find_images, predict_images
-    from gcnet.evaluation.progress import progress_bar
-    from gcnet.storage import write_atomic
+    """Predict, print and write what is asked for; 0 if at least one image worked, 1 if none did."""
+    from gcnet.evaluation.network import Detector, open_trained
+    from gcnet.evaluation.predict import find_images
     from gcnet.training.distributed import choose_device
 
     device = choose_device(settings.device)
     paths = find_images(settings.paths)
-    network = open_network(settings.model, settings.weights)
-    network.model.to(device)
-    preprocessing = network.preprocessing or _usual_preprocessing(settings)
-    preprocessing = override_preprocessing(preprocessing, image_size=settings.image_size)
-    with progress_bar("images", len(paths)) as progress:
-        predictions = predict_images(
-            network,
-            paths,
-            preprocessing=preprocessing,
-            top=settings.top,
-            batch_size=settings.batch_size,
-            device=device,
-            progress=progress,
-        )
-    if settings.json != "-":
-        _print_table(predictions)
-    _report_skipped(predictions)
-    if settings.json is not None:
-        content = json.dumps({"model": settings.model, **predictions.to_dict()}, indent=2) + "\n"
-        if settings.json == "-":
-            sys.stdout.write(content)
-        else:
-            write_atomic(Path(settings.json), content.encode())
-    if settings.output is not None and predictions.images:
-        settings.output.parent.mkdir(parents=True, exist_ok=True)
-        shown = draw_predictions(predictions.images, settings.output)
-        print(f"contact sheet of {shown} of {len(predictions.images)} images: {settings.output}", file=sys.stderr)
-    return 0 if predictions.images else 1
+    opened = open_trained(settings.model, settings.weights)
+    opened.model.to(device)
+    if isinstance(opened, Detector):
+        from gcnet.cli.predict_detector import detect
+
+        settings.require_detector()
+        return detect(opened, paths, settings)
+    from gcnet.cli.predict_classifier import classify
+
+    settings.require_classifier()
+    return classify(opened, paths, settings)
 
 
-def _usual_preprocessing(settings: Settings) -> "Preprocessing":
-    from gcnet.data.settings import Preprocessing
-
-    if settings.image_size is None:
-        raise UserError(
-            f"{settings.weights or settings.model} comes without preprocessing: give --image-size, the side of the "
-            "images that it was trained on"
-        )
-    return Preprocessing(settings.image_size)
+def report_skipped(skipped: "Sequence[Skipped]", worked: int, done: str) -> None:
+    """Name the files left out, and count them beside those that worked, for which something was `done`."""
+    for one in skipped:
+        print(f"left out {printable(one.name)}: {one.reason}", file=sys.stderr)
+    total = worked + len(skipped)
+    print(f"{worked} of {total} images {done}, {len(skipped)} left out", file=sys.stderr)
 
 
-def _print_table(predictions: "Predictions") -> None:
-    if not predictions.images:
+def write_json(content: dict[str, Any], settings: Settings) -> None:
+    """Write what --json asks for, under the name of the model."""
+    import json
+
+    from gcnet.storage import write_atomic
+
+    if settings.json is None:
         return
-    names = [printable(one.path) for one in predictions.images]
-    width = max(map(len, names))
-    classes = max(5, *(len(name) for one in predictions.images for name, _ in one.classes))
-    places = len(predictions.images[0].classes)
-    ranks = "".join(f"  {f'top {place + 1}':<{classes}}  {'prob.':>6}" for place in range(places))
-    print(f"{'image':<{width}}{ranks}")
-    for name, one in zip(names, predictions.images, strict=True):
-        best = "".join(f"  {label:<{classes}}  {probability:>6.1%}" for label, probability in one.classes)
-        print(f"{name:<{width}}{best}")
-
-
-def _report_skipped(predictions: "Predictions") -> None:
-    for skipped in predictions.skipped:
-        print(f"left out {printable(skipped.name)}: {skipped.reason}", file=sys.stderr)
-    total = len(predictions.images) + len(predictions.skipped)
-    print(
-        f"{len(predictions.images)} of {total} images classified, {len(predictions.skipped)} left out", file=sys.stderr
-    )
+    text = json.dumps({"model": settings.model, **content}, indent=2) + "\n"
+    if settings.json == "-":
+        sys.stdout.write(text)
+    else:
+        write_atomic(Path(settings.json), text.encode())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError
 from gcnet.training.settings import (
+    DetectorSettings,
     MachineSettings,
     NetworkSettings,
     OutputSettings,
@@ -29,6 +30,7 @@ class Settings:
 
       gcnet train --model cifar_resnet20 --block gc --data photos --output runs/first
       gcnet train --preset finetune --model resnet50 --weights resnet50.pth --block gc --data photos
+      gcnet train --model mask_rcnn_gc_resnet50 --backbone-weights resnet50.pth --data coco
       gcnet train --resume runs/first
     """
 
@@ -38,6 +40,7 @@ class Settings:
     dry_run: bool = False
     """Only train on a few batches, and say FLOPs, memory and how long the whole run would take."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     recipe: RecipeSettings = field(default_factory=RecipeSettings)

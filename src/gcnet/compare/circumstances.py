@@ -1,30 +1,49 @@
-"""What a reader needs to judge a comparison: data, recipe, machine, versions, and some of the images."""
+"""What a reader needs to judge a comparison, in words: data, network, recipe, machine and versions."""
 
-import base64
-import io
 import os
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from gcnet.compare.settings import CompareSettings
-from gcnet.report.results import Picture
+from gcnet.models.names import is_detector
 from gcnet.training.folder import versions
-
-if TYPE_CHECKING:
-    from gcnet.data.images import ImageSource
-    from gcnet.data.source import DataSplits
-    from gcnet.training.settings import RecipeSettings
-
-_PICTURES, _SIDE = 12, 160
+from gcnet.training.settings import RecipeSettings, TrainSettings
 
 
-def describe_experiment(settings: CompareSettings, data: "DataSplits", recipe: "RecipeSettings") -> dict[str, str]:
-    """Data, network and resolved recipe in words."""
-    size = data.preprocessing.image_size
-    length = f"{recipe.steps:,} steps"
-    extras = {
+def describe_experiment(settings: CompareSettings, images: str, training: TrainSettings, steps: int) -> dict[str, str]:
+    """Data, network and resolved recipe in words; `training` is one of the trainings, with nothing left to presets."""
+    recipe = training.recipe
+    return {
+        "data": f"{settings.data.data}: {images}",
+        "network": f"{settings.model}, {_origin(training)}",
+        "placement": _placement(settings),
+        "recipe": f"{steps:,} steps of {recipe.batch_size} images, {recipe.optimizer}, lr {recipe.peak_lr:g} "
+        f"({_schedule(recipe)}, warm-up {recipe.warmup_epochs:g} epochs), weight decay {recipe.decay:g}, "
+        f"{settings.precision}{_extras(training)}",
+        "seeds": ", ".join(map(str, settings.seed_numbers())),
+    }
+
+
+def _origin(training: TrainSettings) -> str:
+    network, detector = training.network, training.detector
+    backbone = detector.backbone_weights
+    origin = f"backbone from {backbone}" if backbone else f"from {network.weights or 'random weights'}"
+    if not is_detector(network.model):
+        return origin
+    return f"{origin}, norms {detector.norm}, heads {detector.heads}, numerics of {detector.numerics}"
+
+
+def _schedule(recipe: RecipeSettings) -> str:
+    if recipe.schedule != "step":
+        return str(recipe.schedule)
+    return f"step at {', '.join(f'{milestone:.3g}' for milestone in recipe.milestones or ())} of the run"
+
+
+def _extras(training: TrainSettings) -> str:
+    recipe, detector = training.recipe, training.detector
+    extras: dict[str, Any] = {
         name: value
         for name, value in asdict(recipe).items()
         if name in ("label_smoothing", "mixup", "cutmix", "ema", "clip_norm") and value
@@ -32,15 +51,13 @@ def describe_experiment(settings: CompareSettings, data: "DataSplits", recipe: "
     if recipe.block_lr != 1:
         extras["block_lr"] = recipe.block_lr
     added = "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in extras.items())
-    return {
-        "data": f"{settings.data.data}: {len(data.train):,} training and {len(data.val):,} validation images, "
-        f"{len(data.classes)} classes, {size} x {size} pixels",
-        "network": f"{settings.model}, " + (f"from {settings.weights}" if settings.weights else "from random weights"),
-        "placement": _placement(settings),
-        "recipe": f"{length} of {recipe.batch_size} images, {recipe.optimizer}, lr {recipe.lr:g} ({recipe.schedule}, "
-        f"warm-up {recipe.warmup_epochs:g} epochs), weight decay {recipe.weight_decay:g}, {settings.precision}{added}",
-        "seeds": ", ".join(map(str, settings.seed_numbers())),
-    }
+    if recipe.freeze:
+        added += f", frozen {' '.join(recipe.freeze)}"
+    if len(detector.short_side or ()) > 1:
+        added += f", short sides of {', '.join(map(str, detector.short_side or ()))} pixels in training"
+    if detector.jitter is not None:
+        added += f", jitter of size from {detector.jitter[0]:g} to {detector.jitter[1]:g}"
+    return added
 
 
 def describe_machine(device: str, jobs: int, threads: int) -> dict[str, str]:
@@ -56,24 +73,6 @@ def describe_machine(device: str, jobs: int, threads: int) -> dict[str, str]:
         f"Python {platform.python_version()}",
         "versions": ", ".join(f"{package} {version}" for package, version in found.items()),
     }
-
-
-def sample_pictures(source: "ImageSource") -> tuple[Picture, ...]:
-    """Some images spread over the source, as small PNGs; unreadable ones are passed over."""
-    from gcnet.data.decode import ImageError
-
-    found: list[Picture] = []
-    for turn in range(min(_PICTURES, len(source))):
-        index = turn * len(source) // min(_PICTURES, len(source))
-        try:
-            image = source.read(index)
-        except ImageError:
-            continue
-        image.thumbnail((_SIDE, _SIDE))
-        stream = io.BytesIO()
-        image.save(stream, format="png")
-        found.append(Picture(source.classes[source.label(index)], base64.b64encode(stream.getvalue()).decode()))
-    return tuple(found)
 
 
 def _placement(settings: CompareSettings) -> str:

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from gcnet.blocks import Builder
-from gcnet.compare.circumstances import describe_experiment, describe_machine, sample_pictures
+from gcnet.compare.circumstances import describe_experiment, describe_machine
 from gcnet.compare.measure import Circumstances, measure_costs
-from gcnet.compare.plan import Builders, check_names, data_settings, plan, recipe_settings
+from gcnet.compare.plan import Builders, check_names, describe, plan
 from gcnet.compare.runs import Workshop, carry_out
 from gcnet.compare.settings import CompareSettings
-from gcnet.data.source import open_data
+from gcnet.compare.task import describe_images, filled, input_size, open_task, sample_pictures
 from gcnet.errors import UserError
-from gcnet.report.results import MAIN, Comparison, Cost
+from gcnet.report.results import BASELINE, Comparison, Cost
 from gcnet.report.write import write_report
 from gcnet.storage import write_atomic
 from gcnet.training.distributed import choose_device
@@ -32,7 +32,7 @@ def compare(
     settings: CompareSettings | None = None,
     reporter: Reporter | None = None,
 ) -> Comparison:
-    """Train the same network with each block, measure accuracy and cost, and write the report.
+    """Train the same network with each block, measure accuracy (of detectors AP) and cost, and write the report.
 
     Interrupted, the same call goes on: finished trainings stand, the ones in progress are resumed.
 
@@ -53,14 +53,17 @@ def compare(
     reporter = reporter or Silent()
     check_names(settings, builders)
     device = str(choose_device(settings.device))
-    recipe = recipe_settings(settings)
-    data = open_data(data_settings(settings, MAIN))
-    per_epoch = max(len(data.train) // recipe.batch_size, 1)
-    recipe, steps = recipe.resolved(per_epoch), recipe.length(per_epoch)
-    trainings = plan(settings, epochs=steps / per_epoch, builders=builders)
+    training = filled(describe(settings, BASELINE, builders))
+    task = open_task(training)
+    steps = training.recipe.length(task.steps_per_epoch)
+    training = replace(training, recipe=training.recipe.resolved(task.steps_per_epoch))
+    trainings = plan(settings, epochs=steps / task.steps_per_epoch, builders=builders)
+    size = input_size(task)
     folder = _open_folder(settings)
     jobs, threads = _share_cores(settings.jobs, device, len(trainings))
-    on = Circumstances(len(data.classes), data.preprocessing.image_size, recipe.batch_size, device, jobs)
+    for note in task.notes():
+        reporter.say(note)
+    on = Circumstances(len(task.classes), size, training.recipe.images_per_step, device, jobs, task.flops)
     costs, timing = _costs(folder, settings, builders, on, reporter)
     runs = carry_out(trainings, Workshop(settings, folder, jobs, threads, builders, steps), reporter)
     reporter.close()
@@ -72,11 +75,11 @@ def compare(
         seeds=settings.seed_numbers(),
         runs=tuple(runs),
         costs=costs,
-        about=describe_experiment(settings, data, recipe),
+        about=describe_experiment(settings, describe_images(task, size), training, steps),
         environment=describe_machine(device, jobs, threads),
         timing=timing,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        pictures=sample_pictures(data.val),
+        pictures=sample_pictures(task),
     )
     write_report(comparison, folder)
     return comparison

@@ -1,14 +1,16 @@
 """What each network of a comparison costs: parameters, FLOPs, time side by side, memory in a process of its own."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from gcnet.analysis.cost import analytic_flops, count_flops, count_parameters, submodule_input_shapes
+from gcnet.analysis.cost import analytic_flops, count_parameters, submodule_input_shapes
 from gcnet.analysis.memory import training_step_peak_memory
 from gcnet.analysis.timing import (
     Numerics,
@@ -18,25 +20,30 @@ from gcnet.analysis.timing import (
     interleaved_times,
     training_step_call,
 )
-from gcnet.compare.plan import Builders, create_variant
+from gcnet.compare.measured import MeasuredDetector
+from gcnet.compare.plan import Builders, create_variant, describe
 from gcnet.compare.settings import CompareSettings
+from gcnet.compare.task import filled
 from gcnet.models.insertion import insertion_records
+from gcnet.models.names import is_detector
 from gcnet.models.residual.position import Positioned
 from gcnet.report.results import BASELINE, Cost
 from gcnet.training.loop import AUTOCAST
+from gcnet.training.optimization import freeze
 
-TIMED_BATCH, REPETITIONS, SECONDS = 16, 15, 20.0
+TIMED_BATCH, DETECTORS_TIMED_BATCH, REPETITIONS, SECONDS = 16, 2, 15, 20.0
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What the networks are measured on."""
+    """What the networks are measured on: image_size is height and width in pixels, flops what counts those of one."""
 
     num_classes: int
-    image_size: int
+    image_size: tuple[int, int]
     batch_size: int
     device: str
     jobs: int
+    flops: Callable[[nn.Module], int]
 
 
 def measure_costs(
@@ -46,9 +53,11 @@ def measure_costs(
     blocks = settings.block_names()
     numerics = Numerics(AUTOCAST[settings.precision], settings.channels_last)
     with torch.random.fork_rng(devices=[]):
-        models = {block: create_variant(settings, block, builders, on.num_classes) for block in blocks}
+        networks = {block: create_variant(settings, block, builders, on.num_classes) for block in blocks}
         plain = create_variant(settings, BASELINE, builders, on.num_classes)
-    images = torch.randn(min(TIMED_BATCH, on.batch_size), 3, on.image_size, on.image_size, device=on.device)
+    models = {block: _runnable(settings, network, on.num_classes) for block, network in networks.items()}
+    batch = min(DETECTORS_TIMED_BATCH if is_detector(settings.model) else TIMED_BATCH, on.batch_size)
+    images = torch.randn(batch, 3, *on.image_size, device=on.device)
     for model in models.values():
         fill_zero_parameters(model)
         model.to(on.device)
@@ -66,20 +75,30 @@ def measure_costs(
     )
     peaks = _peak_memories(settings, builders, on, numerics)
     costs = {
-        block: _cost(block, models[block], plain, (1, *images.shape[1:]), (forward[block], step[block]), peaks[block])
-        for block in blocks
+        block: _cost(block, networks[block], plain, on, (forward[block], step[block]), peaks[block]) for block in blocks
     }
     repetitions = min(timing.repetitions for timing in (*forward.values(), *step.values()))
     return costs, {"batch": len(images), "repetitions": repetitions, "memory_batch": on.batch_size}
 
 
+def _runnable(settings: CompareSettings, network: nn.Module, num_classes: int) -> nn.Module:
+    """The network as time and memory are measured: what the recipe freezes is frozen, and a detector has objects."""
+    recipe = filled(describe(settings, BASELINE, {})).recipe
+    freeze(network, recipe.freeze or ())
+    return MeasuredDetector(network, num_classes) if is_detector(settings.model) else network
+
+
+def _build_runnable(settings: CompareSettings, block: str, builders: Builders, num_classes: int) -> nn.Module:
+    return _runnable(settings, create_variant(settings, block, builders, num_classes), num_classes)
+
+
 def _peak_memories(
     settings: CompareSettings, builders: Builders, on: Circumstances, numerics: Numerics
 ) -> Mapping[str, int | None]:
-    shape = (on.batch_size, 3, on.image_size, on.image_size)
+    shape = (on.batch_size, 3, *on.image_size)
 
     def peak(block: str) -> int | None:
-        build = partial(create_variant, settings, block, builders, on.num_classes)
+        build = partial(_build_runnable, settings, block, builders, on.num_classes)
         return training_step_peak_memory(build, shape, device=on.device, numerics=numerics)
 
     with ThreadPoolExecutor(on.jobs) as pool:
@@ -88,22 +107,24 @@ def _peak_memories(
 
 def _cost(
     block: str,
-    model: nn.Module,
+    network: nn.Module,
     plain: nn.Module,
-    shape: tuple[int, ...],
+    on: Circumstances,
     times: tuple[Timing, Timing],
     peak_memory: int | None,
 ) -> Cost:
     forward, step = times
-    flops, parameters = count_flops(model, shape), count_parameters(model)
-    places = [f"{name}.context" for name, module in model.named_modules() if isinstance(module, Positioned)]
+    flops, parameters = on.flops(network), count_parameters(network)
+    body, shape = _body(network, on.image_size)
+    places = [f"{name}.context" for name, module in body.named_modules() if isinstance(module, Positioned)]
+    ratio = next((record["ratio"] for record in insertion_records(network) if record["ratio"] is not None), 16)
     return Cost(
         places=len(places),
         parameters=parameters,
         added_parameters=parameters - count_parameters(plain),
         flops=flops,
-        added_flops=flops - count_flops(plain, shape),
-        analytic_flops=_analytic(block, model, shape, places),
+        added_flops=flops - on.flops(plain),
+        analytic_flops=_analytic(block, submodule_input_shapes(body, shape, places), ratio),
         forward_minimum=forward.minimum,
         forward_median=forward.median,
         step_minimum=step.minimum,
@@ -112,12 +133,20 @@ def _cost(
     )
 
 
-def _analytic(block: str, model: nn.Module, shape: tuple[int, ...], places: Sequence[str]) -> int | None:
-    """The sum of the block's formula over its places; None for a block without one."""
-    records = insertion_records(model)
-    ratio = next((record["ratio"] for record in records if record["ratio"] is not None), 16)
+def _body(network: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, tuple[int, ...]]:
+    """What holds the blocks, and the shape of what it is given: of a detector the backbone, on the padded image."""
+    backbone: Any = getattr(network, "backbone", None)
+    if backbone is None:
+        return network, (1, 3, *size)
+    transform: Any = network.transform
+    multiple = transform.size_divisible
+    return backbone, (1, 3, *(math.ceil(side / multiple) * multiple for side in size))
+
+
+def _analytic(block: str, inputs: Mapping[str, tuple[int, ...]], ratio: float) -> int | None:
+    """The sum of the block's formula over its places by the shape of their input; None for a block without one."""
     total = 0
-    for _, channels, *sides in submodule_input_shapes(model, shape, places).values():
+    for _, channels, *sides in inputs.values():
         flops = analytic_flops(block, channels=channels, positions=torch.Size(sides).numel(), ratio=ratio)
         if flops is None:
             return None

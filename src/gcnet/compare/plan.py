@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gcnet.blocks import BLOCKS, Builder, block_options
-from gcnet.compare.settings import DEMO_RECIPE, DEMO_TRAIN, DEMO_VAL, CompareSettings
+from gcnet.compare.settings import DEMONSTRATION, DETECTORS_DEMONSTRATION, CompareSettings, Demonstration
+from gcnet.compare.task import build_network, filled
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, unknown
-from gcnet.models.create import create_model
-from gcnet.models.names import published_placement, require_classifier, split_name
+from gcnet.models.insertion import insert
+from gcnet.models.names import is_detector, published_placement, split_name
 from gcnet.report.results import BASELINE, CONTROL, MAIN
 from gcnet.training.settings import (
     MachineSettings,
@@ -48,7 +49,6 @@ def check_names(settings: CompareSettings, builders: Builders) -> None:
     for name in settings.block_names():
         if name not in valid:
             raise unknown("block", name, valid)
-    require_classifier(settings.model)
     prefix, host = split_name(settings.model)
     if prefix:
         raise UserError(
@@ -71,10 +71,12 @@ def placement(settings: CompareSettings, block: str, builders: Builders) -> dict
 
 def create_variant(settings: CompareSettings, block: str, builders: Builders, num_classes: int) -> "nn.Module":
     """The network with one block; the host is built first, so that a seed gives it the same weights for every block."""
-    found = placement(settings, block, builders)
-    if block in builders:
-        found["block"] = builders[block]
-    return create_model(settings.model, num_classes=num_classes, weights=settings.weights, **found)
+    own = builders.get(block)
+    network = build_network(filled(describe(settings, BASELINE if own else block, builders)), num_classes)
+    if own is not None:
+        chosen = placement(settings, block, builders)
+        insert(network, own, **{name: value for name, value in chosen.items() if name != "block"})
+    return network
 
 
 def data_settings(settings: CompareSettings, setting: str) -> DataSettings:
@@ -84,14 +86,19 @@ def data_settings(settings: CompareSettings, setting: str) -> DataSettings:
         data = replace(data, data=settings.control_data)
     if not data.is_generated:
         return data
-    return replace(data, limit_train=data.limit_train or DEMO_TRAIN, limit_val=data.limit_val or DEMO_VAL)
+    demonstration = _demonstration(settings)
+    return replace(
+        data,
+        limit_train=data.limit_train or demonstration.train,
+        limit_val=data.limit_val or demonstration.val,
+    )
 
 
 def recipe_settings(settings: CompareSettings) -> RecipeSettings:
     """The recipe: the demonstration's on scenes unless a preset is named, then what is given."""
     given = settings.recipe.given()
     is_demo = settings.data.is_generated and "preset" not in given
-    recipe = dict(DEMO_RECIPE) if is_demo else {}
+    recipe = dict(_demonstration(settings).recipe) if is_demo else {}
     if "epochs" in given:
         recipe.pop("steps", None)
     if given.get("optimizer", recipe.get("optimizer")) != recipe.get("optimizer"):
@@ -99,9 +106,12 @@ def recipe_settings(settings: CompareSettings) -> RecipeSettings:
     return RecipeSettings(**(recipe | given))
 
 
+def _demonstration(settings: CompareSettings) -> Demonstration:
+    return DETECTORS_DEMONSTRATION if is_detector(settings.model) else DEMONSTRATION
+
+
 def plan(settings: CompareSettings, *, epochs: float, builders: Builders) -> list[Training]:
     """All trainings, seed by seed; `epochs` is their length, over which ten evaluations or more are spread."""
-    recipe = recipe_settings(settings)
     output = OutputSettings(
         save_every_epochs=None,
         save_every_minutes=0.5,
@@ -110,28 +120,30 @@ def plan(settings: CompareSettings, *, epochs: float, builders: Builders) -> lis
     )
     pairs = [(MAIN, block) for block in settings.block_names()] + [(CONTROL, b) for b in settings.control_blocks()]
     return [
-        Training(
-            setting,
-            block,
-            seed,
-            TrainSettings(
-                network=_network(settings, block, builders),
-                data=data_settings(settings, setting),
-                augment=settings.augment,
-                recipe=recipe,
-                machine=MachineSettings(
-                    device=settings.device,
-                    seed=seed,
-                    precision=settings.precision,
-                    channels_last=settings.channels_last,
-                ),
-                output=output,
-            ),
-        )
+        Training(setting, block, seed, describe(settings, block, builders, setting=setting, seed=seed, output=output))
         for seed in settings.seed_numbers()
         for setting, block in pairs
     ]
 
 
-def _network(settings: CompareSettings, block: str, builders: Builders) -> NetworkSettings:
-    return NetworkSettings(model=settings.model, weights=settings.weights, **placement(settings, block, builders))
+def describe(
+    settings: CompareSettings,
+    block: str,
+    builders: Builders,
+    *,
+    setting: str = MAIN,
+    seed: int = 0,
+    output: OutputSettings | None = None,
+) -> TrainSettings:
+    """The settings of one training, as `gcnet train` would take them (of a builder of the user's own without it)."""
+    return TrainSettings(
+        network=NetworkSettings(model=settings.model, weights=settings.weights, **placement(settings, block, builders)),
+        detector=settings.detector,
+        data=data_settings(settings, setting),
+        augment=settings.augment,
+        recipe=recipe_settings(settings),
+        machine=MachineSettings(
+            device=settings.device, seed=seed, precision=settings.precision, channels_last=settings.channels_last
+        ),
+        output=output or OutputSettings(),
+    )

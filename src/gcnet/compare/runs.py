@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -19,7 +19,8 @@ from pathlib import Path
 from gcnet.compare.plan import Builders, Training, create_variant
 from gcnet.compare.settings import CompareSettings
 from gcnet.errors import UserError
-from gcnet.report.results import Run, run_from_dict
+from gcnet.report.results import CurvePoint, Run, run_from_dict, run_to_dict
+from gcnet.report.score import scores_of
 from gcnet.storage import StorageError, write_atomic
 from gcnet.training.folder import RunFolder
 from gcnet.training.nonfinite import NonFiniteLoss
@@ -97,17 +98,26 @@ def _train(training: Training, workshop: Workshop, reporter: Reporter) -> None:
             result = train(replace(training.settings, output=output), build_model=build, reporter=reporter)
         if result.stopped:
             raise Stopped(result.stopped)
-        run = json.dumps(asdict(_read_run(training, RunFolder(path))), indent=2)
-        write_atomic(path.with_suffix(".json"), run.encode())
+        run = run_to_dict(_read_run(training, RunFolder(path)))
+        write_atomic(path.with_suffix(".json"), json.dumps(run, indent=2).encode())
 
 
 def _read_run(training: Training, folder: RunFolder) -> Run:
+    columns = [score.column for score in scores_of(training.settings.network.model)]
     rows = folder.evaluations()
-    curve = [{"epoch": row["epoch"], "train_loss": row["train_loss"], "top1": row["top1"]} for row in rows]
+    curve = [
+        CurvePoint(row["epoch"], row["train_loss"], {column: row[column] for column in columns[:1]}) for row in rows
+    ]
     last = rows[-1]
-    found = {name: last[name] for name in ("top1", "images", "skipped", "seconds")}
-    return run_from_dict(
-        {"setting": training.setting, "block": training.block, "seed": training.seed, "curve": curve, **found}
+    return Run(
+        setting=training.setting,
+        block=training.block,
+        seed=training.seed,
+        scores={column: last[column] for column in columns},
+        images=last["images"],
+        skipped=last["skipped"],
+        seconds=last["seconds"],
+        curve=tuple(curve),
     )
 
 
@@ -230,7 +240,9 @@ class _Progress:
             return
         self.done += 1
         what = f"{training.block}, seed {training.seed}" + (", control" if training.setting == "control" else "")
-        self.reporter.say(f"[{self.done}/{len(self.trainings)}] {what}: top-1 {run.top1:.1%} in {run.seconds:.0f} s")
+        score = scores_of(training.settings.network.model)[0]
+        reached = f"{score.name} {100 * run.scores[score.column]:.1f}{score.unit}"
+        self.reporter.say(f"[{self.done}/{len(self.trainings)}] {what}: {reached} in {run.seconds:.0f} s")
 
     def look(self, running: Sequence[Training]) -> None:
         """Count the steps of running trainings from what they have written."""

@@ -8,23 +8,32 @@ from typing import Any, Literal
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError, unknown
 from gcnet.training.presets import PRESETS
+from gcnet.training.settings import DetectorSettings
 
 CONTROL_OF = {"scenes": "scenes-control"}
 
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A short training on generated scenes: choices of the recipe, and how many scenes to generate."""
+
+    recipe: Mapping[str, Any]
+    train: int
+    val: int
+
+
 # Found by trying on the generated scenes: long enough for every block, short enough for minutes on two cores.
-DEMO_RECIPE: Mapping[str, Any] = MappingProxyType(
-    {
-        "steps": 600,
-        "batch_size": 64,
-        "optimizer": "adamw",
-        "lr": 0.01,
-        "weight_decay": 0.01,
-        "decay_all": False,
-        "warmup_epochs": 0.3,
-        "clip_norm": 5.0,
-    }
+_SHORT: Mapping[str, Any] = MappingProxyType(
+    {"optimizer": "adamw", "weight_decay": 0.01, "decay_all": False, "clip_norm": 5.0}
 )
-DEMO_TRAIN, DEMO_VAL = 6_400, 1_200
+DEMONSTRATION = Demonstration(
+    {**_SHORT, "steps": 600, "batch_size": 64, "lr": 0.01, "warmup_epochs": 0.3}, train=6_400, val=1_200
+)
+DETECTORS_DEMONSTRATION = Demonstration(
+    {**_SHORT, "steps": 400, "batch_size": 8, "lr": 0.003, "warmup_epochs": 0.1, "schedule": "cosine"},
+    train=3_200,
+    val=200,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,8 @@ class RecipeChoices:
     """How every network is trained; what is not given comes from the preset."""
 
     preset: str | None = None
-    """scratch or finetune as in `gcnet train`; by default the demonstration's short recipe on scenes, else scratch."""
+    """scratch, finetune, 1x or 2x as in `gcnet train`; by default the demonstration's short recipe on scenes, else
+    scratch, of detectors 1x."""
     epochs: float | None = None
     """Passes over the training images."""
     steps: int | None = None
@@ -74,7 +84,7 @@ class RecipeChoices:
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """Train the same network with different blocks, side by side, and report accuracy and cost.
+    """Train the same network with different blocks, side by side, and report accuracy (of detectors AP) and cost.
 
     Without any flag this is the demonstration: generated scenes whose class depends on something far away in the image,
     five blocks, and the control setting where no context is needed. Interrupted, the same command goes on.
@@ -100,6 +110,7 @@ class CompareSettings:
     """Place within the residual block: after_norm, after_add or after_conv2 (placement same)."""
     control: bool = True
     """On scenes, also train none and gc in the control setting, where no context is needed."""
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     recipe: RecipeChoices = field(default_factory=RecipeChoices)
@@ -159,8 +170,12 @@ class CompareSettings:
 
     def identity(self) -> dict[str, Any]:
         """What decides the results: all settings but where and how many at a time."""
+        from gcnet.models.names import is_detector
+
         found = asdict(self)
         for name in ("output", "jobs"):
             del found[name]
         del found["data"]["workers"]
+        if not is_detector(self.model):
+            del found["detector"]
         return found

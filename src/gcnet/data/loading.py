@@ -8,11 +8,12 @@ import re
 import shutil
 import signal
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 from weakref import WeakSet
 
 import torch
@@ -63,22 +64,37 @@ class Batch:
 
 
 Item = dict[str, Any] | Skipped
+B = TypeVar("B")
 
 
-class Images(Dataset[Item]):
-    """Samples of a source by key (epoch, index): dict(image: float32 (3, H, W), label: int, name: str), or Skipped.
+@runtime_checkable
+class Named(Protocol):
+    """A fixed sequence of images that have names."""
 
-    The global generators of python, numpy and torch are seeded from (seed, epoch, index) before each sample is read and
-    transformed, and are given back as they were.
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What the image is called in messages and tables."""
+        ...
+
+
+class Samples(Dataset[Item]):
+    """Samples of a source by key (epoch, index): dicts with a name, or Skipped.
+
+    The global generators of python, numpy and torch are seeded from (seed, epoch, index) before each sample is made,
+    and are given back as they were.
 
     Arguments:
-        source: where images come from.
-        transform: RGB image -> float32 (3, H, W).
+        source: of the names; what else it is, `sample` knows.
         seed: of the random transforms.
     """
 
-    def __init__(self, source: ImageSource, transform: Callable[[Image.Image], Tensor], *, seed: int = 0) -> None:
-        self.source, self.transform, self.seed = source, transform, seed
+    def __init__(self, source: Named, *, seed: int = 0) -> None:
+        self.source, self.seed = source, seed
+
+    @abstractmethod
+    def sample(self, index: int) -> dict[str, Any]:
+        """What there is beside the name; raises ImageError for an image that cannot be read."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -103,13 +119,30 @@ class Images(Dataset[Item]):
         name = self.source.name(index)
         seed_everything_for_sample(mix_seed(self.seed, epoch, index))
         try:
-            image = self.transform(self.source.read(index))
+            return {**self.sample(index), "name": name}
         except ImageError as error:
             return Skipped(name, error.reason)
         except Exception as error:
             error.add_note(f'while loading the image "{name}" (index {index})')
             raise
-        return {"image": image, "label": self.source.label(index), "name": name}
+
+
+class Images(Samples):
+    """Labelled images of a source: dict(image: float32 (3, H, W), label: int, name: str), or Skipped.
+
+    Arguments:
+        source: where images come from.
+        transform: RGB image -> float32 (3, H, W).
+        seed: of the random transforms.
+    """
+
+    def __init__(self, source: ImageSource, transform: Callable[[Image.Image], Tensor], *, seed: int = 0) -> None:
+        super().__init__(source, seed=seed)
+        self.labelled, self.transform = source, transform
+
+    def sample(self, index: int) -> dict[str, Any]:
+        """The transformed image and its label."""
+        return {"image": self.transform(self.labelled.read(index)), "label": self.labelled.label(index)}
 
 
 def collate(items: Sequence[Item], *, image_size: int = 0) -> Batch:
@@ -137,7 +170,7 @@ def build_loader(
     timeout: float = TIMEOUT,
     pin_memory: bool = False,
     image_size: int = 0,
-) -> "Loader":
+) -> "Loader[Batch]":
     """A loader of `dataset` in the order of `batch_sampler`.
 
     Arguments:
@@ -158,7 +191,7 @@ def build_loader(
     )
 
 
-class Loader:
+class Loader(Generic[B]):
     """Batches in the sampler's order; a worker that dies or hangs becomes one sentence that names the image.
 
     Workers stay alive from one iteration to the next. They ignore Ctrl-C and SIGTERM, which the main process answers:
@@ -170,13 +203,13 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Images,
+        dataset: Samples,
         batch_sampler: EpochSampler | EvaluationSampler,
         *,
         workers: int,
-        timeout: float,
-        pin_memory: bool,
-        collate_items: Callable[[Sequence[Item]], Batch],
+        collate_items: Callable[[Sequence[Item]], B],
+        timeout: float = TIMEOUT,
+        pin_memory: bool = False,
     ) -> None:
         self._watch = _Watch(dataset, workers)
         self._children: dict[int | None, Any] = {}
@@ -196,7 +229,7 @@ class Loader:
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[B]:
         try:
             with _sigterm_held():
                 iterator = iter(self._loader)
@@ -246,7 +279,7 @@ def _sigterm_held() -> Generator[None]:
 class _Watch(Dataset[Item]):
     """The dataset as workers see it: each writes down in shared memory which image it is at."""
 
-    def __init__(self, dataset: Images, workers: int) -> None:
+    def __init__(self, dataset: Samples, workers: int) -> None:
         self.dataset = dataset
         self._worker = 0
         self._pids = multiprocessing.RawArray(ctypes.c_longlong, [0] * workers)

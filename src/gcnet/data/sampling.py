@@ -26,13 +26,23 @@ class EpochSampler:
         rank: of this process.
         world: number of processes.
         accumulation: micro-batches a step.
+        groups: of each image, such as 0 for landscape and 1 for portrait; as many batches as can be are then of one
+            group, and the batches come in a random order.
 
     Raises:
         UserError: for a batch that cannot be shared out evenly, or that is larger than the set.
     """
 
     def __init__(
-        self, length: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, accumulation: int = 1
+        self,
+        length: int,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulation: int = 1,
+        groups: Sequence[int] | None = None,
     ) -> None:
         _check_positive(batch_size)
         if batch_size > length:
@@ -46,6 +56,7 @@ class EpochSampler:
             )
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world, self.accumulation = rank, world, accumulation
+        self.groups = groups
         self._step = 0
 
     @property
@@ -60,7 +71,23 @@ class EpochSampler:
     def permutation(self, epoch: int) -> list[int]:
         """The order of the images in an epoch."""
         generator = torch.Generator().manual_seed(mix_seed(_ORDER, self.seed, epoch))
-        return torch.randperm(self.length, generator=generator).tolist()
+        order = torch.randperm(self.length, generator=generator).tolist()
+        return order if self.groups is None else self._grouped(order, self.groups, generator)
+
+    def _grouped(self, order: list[int], groups: Sequence[int], generator: torch.Generator) -> list[int]:
+        """The order, sorted into batches of one group; what is left of the groups makes up the last batches."""
+        size = self.batch_size
+        batches: list[list[int]] = []
+        rest: list[int] = []
+        for group in sorted(set(groups)):
+            members = [index for index in order if groups[index] == group]
+            whole = len(members) - len(members) % size
+            batches += [members[first : first + size] for first in range(0, whole, size)]
+            rest += members[whole:]
+        mixed = len(rest) // size
+        batches += [rest[number * size : (number + 1) * size] for number in range(mixed)]
+        shuffled = [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
+        return [index for batch in shuffled for index in batch] + rest[mixed * size :]
 
     def __len__(self) -> int:
         """Lists of keys that the next iteration yields."""

@@ -29,7 +29,8 @@ from gcnet.storage import write_atomic
 
 OBJECTS = 5
 SHAPES = ("disc", "square", "triangle", "diamond", "cross", "ring")
-CATEGORIES = ("reference", *SHAPES)
+CATEGORIES = ("reference", "dark", "bright")
+"""Of the objects in a scene as detection data: a shape is dark or bright as the reference patch far away is."""
 SPLITS = ("train", "val")
 MARGIN = 0.04
 
@@ -124,18 +125,23 @@ class Scenes:
         return masks
 
     def coco_annotations(self) -> dict[str, Any]:
-        """The whole set as a COCO dictionary, with boxes (x, y, w, h), masks as run lengths, and all ids from 1."""
+        """The whole set as a COCO dictionary, with boxes (x, y, w, h), masks as run lengths, and all ids from 1.
+
+        Its categories are `CATEGORIES`: a shape counts as dark or bright as the reference patch of its image is, in
+        the control setting as it is itself.
+        """
         categories = [{"id": number, "name": name} for number, name in enumerate(CATEGORIES, start=1)]
         images, annotations = [], []
         for index in range(self.length):
             side = {"width": self.size, "height": self.size}
             images.append({"id": index + 1, "file_name": f"{index:06d}.png", **side})
-            for thing, mask in zip(self.things(index), self.masks(index), strict=True):
+            things = self.things(index)
+            for thing, mask in zip(things, self.masks(index), strict=True):
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
                         "image_id": index + 1,
-                        "category_id": CATEGORIES.index(thing.category) + 1,
+                        "category_id": CATEGORIES.index(self._category(thing, things[0])) + 1,
                         "bbox": _box(mask),
                         "area": int(mask.sum()),
                         "iscrowd": 0,
@@ -143,6 +149,13 @@ class Scenes:
                     }
                 )
         return {"images": images, "categories": categories, "annotations": annotations}
+
+    def _category(self, thing: Thing, reference: Thing) -> str:
+        """The name of `CATEGORIES` that a thing has beside the reference patch, which may be itself."""
+        if thing is reference:
+            return "reference"
+        decides, middle = (reference, sum(_REFERENCE_RANGE) / 2) if self.context else (thing, _CONTROL_REFERENCE)
+        return "bright" if decides.brightness > middle else "dark"
 
     def write_coco(self, images: Path, annotations: Path) -> None:
         """Write the set in COCO's format: its images as PNGs into a folder, its annotations into a JSON file.

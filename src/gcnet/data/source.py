@@ -14,6 +14,7 @@ from gcnet.data.table import CsvImages, has_split_column
 from gcnet.errors import UserError, nearest, nearest_path
 
 if TYPE_CHECKING:
+    import gcnet.data.scenes
     import gcnet.data.transforms
 
 DATA_NAMES = ("scenes", "scenes-control", *CIFAR_NAMES)
@@ -69,7 +70,7 @@ def open_data(settings: DataSettings, seed: int = 0) -> DataSplits:
         UserError: where nothing of that name or shape is there, or the parts do not fit together.
     """
     if settings.is_generated:
-        train, val = (_open_scenes(settings, seed, split) for split in ("train", "val"))
+        train, val = (open_scenes(settings, seed, split) for split in ("train", "val"))
     else:
         train = _open_split(settings, "train", None)
         val = _open_split(settings, "val", train.classes)
@@ -98,7 +99,7 @@ def open_evaluation(
         UserError: as `open_data`, and for a class that `classes` lacks.
     """
     if settings.is_generated:
-        source: ImageSource = _open_scenes(settings, seed, "val")
+        source: ImageSource = open_scenes(settings, seed, "val")
     else:
         source = _open_split(settings, "val", classes or _training_classes(settings))
     if classes is not None and tuple(source.classes) != tuple(classes):
@@ -137,7 +138,8 @@ def _first_size(source: ImageSource) -> tuple[int, int]:
     raise UserError(f"none of the first {tried} images can be read; {last}")
 
 
-def _open_scenes(settings: DataSettings, seed: int, split: str) -> ImageSource:
+def open_scenes(settings: DataSettings, seed: int, split: str) -> "gcnet.data.scenes.Scenes":
+    """Generated scenes of one part, "train" or "val"."""
     from gcnet.data.scenes import Scenes
 
     size = settings.image_size or SCENE_SIZE

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
+from torch import Tensor
 
-from gcnet.data.coco.masks import segmentation_mask
+from gcnet.data.coco.masks import compressed_runs, segmentation_mask
 from gcnet.data.decode import ImageError, open_image
 from gcnet.evaluation.plots import BLUE, INK, VERMILLION, contact_sheet, plain, save_figure, style_axes
 
@@ -28,15 +31,28 @@ def draw_annotations(image: Image.Image, annotations: Sequence[Mapping[str, Any]
     for annotation in annotations:
         if annotation.get("segmentation"):
             mask = segmentation_mask(annotation["segmentation"], image.height, image.width)
-            pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(_colour(annotation))
+            pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(category_colour(annotation["category_id"]))
     drawn = Image.fromarray(pixels.astype(np.uint8))
     draw = ImageDraw.Draw(drawn)
     line = max(1, round(max(image.size) / _TILE))
     for annotation in annotations:
         left, top, width, height = annotation["bbox"]
         right, bottom = max(left + width - 1, left), max(top + height - 1, top)
-        draw.rectangle((left, top, right, bottom), outline=_colour(annotation), width=line)
+        draw.rectangle((left, top, right, bottom), outline=category_colour(annotation["category_id"]), width=line)
     return drawn
+
+
+def draw_targets(image: Float[Tensor, "3 h w"], target: Mapping[str, Tensor]) -> Image.Image:
+    """An image in [0, 1] with the boxes and masks that a detector is to find in it."""
+    values = (image.float().cpu() * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    corners = target["boxes"].cpu()
+    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
+    masks = target["masks"].cpu().numpy().astype(bool)
+    annotations = [
+        {"category_id": label, "bbox": box, "segmentation": compressed_runs(mask)}
+        for label, box, mask in zip(target["labels"].tolist(), boxes, masks, strict=True)
+    ]
+    return draw_annotations(Image.fromarray(values), annotations)
 
 
 def draw_annotated_sheet(content: Mapping[str, Any], folder: Path, path: Path, *, count: int = 24) -> int:
@@ -128,5 +144,6 @@ def _draw_places(axes: Any, boxes: Sequence[tuple[Sequence[float], tuple[int, in
     style_axes(axes, "Centres of the boxes", "share of the width", "share of the height")
 
 
-def _colour(annotation: Mapping[str, Any]) -> tuple[int, int, int]:
-    return _COLOURS[annotation["category_id"] % len(_COLOURS)]
+def category_colour(category_id: int) -> tuple[int, int, int]:
+    """Red, green and blue of a category, always the same."""
+    return _COLOURS[category_id % len(_COLOURS)]

@@ -15,6 +15,21 @@ from gcnet.errors import UserError, unknown
 KINDS = ("bbox", "segm")
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """COCO's twelve, in its order: average precision and recall over IoU 0.50 to 0.95, by IoU, by size, by detections."""
+DEFINITIONS = (
+    "precision, IoU 0.50 to 0.95",
+    "precision, IoU 0.50",
+    "precision, IoU 0.75",
+    "precision, objects below 32 x 32 pixels",
+    "precision, up to 96 x 96 pixels",
+    "precision, above",
+    "recall, 1 detection an image and class",
+    "recall, 10 detections",
+    "recall, 100 detections",
+    "recall, objects below 32 x 32 pixels",
+    "recall, up to 96 x 96 pixels",
+    "recall, above",
+)
+"""Of each of `NUMBERS`, in short."""
 MASK_THRESHOLD = 0.5
 
 
@@ -101,6 +116,13 @@ def evaluate_detections(
     )
 
 
+def compressed(segmentation: Any, height: int, width: int) -> Any:
+    """The segmentation of an annotation or a result, without faults, as compressed run lengths."""
+    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str | bytes):
+        return segmentation
+    return compressed_runs(segmentation_mask(segmentation, height, width))
+
+
 def _results_of_image(found: Mapping[str, Tensor], image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     corners = found["boxes"].cpu().double()
     sizes = corners[:, 2:] - corners[:, :2]
@@ -144,9 +166,8 @@ def _masks_of(results: Sequence[Mapping[str, Any]], annotations: Mapping[str, An
         runs, size = result["segmentation"], sizes[result["image_id"]]
         if isinstance(runs, dict) and runs.get("size") != size:
             raise UserError(f"result {number} has a mask of size {runs.get('size')} in an image of {size}")
-        if not isinstance(runs, dict) or not isinstance(runs.get("counts"), str | bytes):
-            runs = compressed_runs(segmentation_mask(runs, *size))
-        judged.append({key: value for key, value in result.items() if key != "bbox"} | {"segmentation": runs})
+        kept = {key: value for key, value in result.items() if key != "bbox"}
+        judged.append(kept | {"segmentation": compressed(runs, *size)})
     return judged
 
 

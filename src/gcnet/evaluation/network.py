@@ -1,5 +1,7 @@
 """The network that `--model` and `--weights` name, with the preprocessing and class names that came with it."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,9 +12,11 @@ from gcnet.errors import UserError
 from gcnet.models.checkpoints.source import read_state_dict
 from gcnet.models.create import create_model
 from gcnet.models.files import card_of, load_model
-from gcnet.models.names import require_classifier
+from gcnet.models.names import is_detector
+from gcnet.storage import has_checksum
 
 MODEL_SUFFIX = ".safetensors"
+_DETECTOR_LOGITS = re.compile(r"roi_heads\.(stages\.\d+\.)?box_predictor\.cls_score\.bias")
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,47 @@ class Network:
         return self.class_names or tuple(f"class {label}" for label in range(self.num_classes))
 
 
-def open_network(model: str, weights: str | None = None) -> Network:
-    """Open a model file, or a network by name with its weights (a file, or "pretrained").
+@dataclass(frozen=True)
+class Detector:
+    """A trained detector of `create_model`.
 
-    Raises UserError when there is no such file, when a name comes without weights, or when the weights do not fit.
+    Attributes:
+        model: what `gcnet.models.detector.mask_rcnn.build_mask_rcnn` builds.
+        class_names: of each label from 1, in order; None where its weights come without them.
+        category_ids: of each label from 1, in order, the id in COCO's annotations; the labels where none are known.
+    """
+
+    model: nn.Module
+    class_names: tuple[str, ...] | None
+    category_ids: tuple[int, ...]
+
+    def names(self) -> tuple[str, ...]:
+        """The class names, or "class 1", "class 2", ... by their ids where none are known."""
+        return self.class_names or tuple(f"class {identity}" for identity in self.category_ids)
+
+
+def open_network(model: str, weights: str | None = None) -> Network:
+    """Open a classifier as `open_trained` does; also raises UserError for a detector."""
+    found = open_trained(model, weights)
+    if isinstance(found, Detector):
+        raise UserError(f"{model} is a detector, and a classifier is expected")
+    return found
+
+
+def open_detector(model: str, weights: str | None = None) -> Detector:
+    """Open a detector as `open_trained` does; also raises UserError for a classifier."""
+    found = open_trained(model, weights)
+    if isinstance(found, Network):
+        raise UserError(f"{model} is a classifier, and a detector is expected")
+    return found
+
+
+def open_trained(model: str, weights: str | None = None) -> Network | Detector:
+    """Open a model file, or a network by name with its weights (a file, or "pretrained"), in eval mode on the CPU.
+
+    Raises:
+        UserError: there is no such file, a name comes without weights, the weights do not fit, those of a detector are
+            not finite, or a file's class names or category ids are not one for each class.
     """
     path = Path(model)
     if path.is_file() or path.suffix == MODEL_SUFFIX:
@@ -45,28 +86,57 @@ def open_network(model: str, weights: str | None = None) -> Network:
         raise UserError(
             f"--model must be a file or a name, and {model} is a folder" + (f"; it holds {found}" if found else "")
         )
-    require_classifier(model)
     if weights is None:
-        known = create_model(model)  # an unknown name deserves its own sentence
+        create_model(model)  # an unknown name deserves its own sentence
         raise UserError(
-            f"a network by name needs trained weights: give --weights FILE with --model {card_of(known).architecture}, "
-            f"or a model file to --model"
+            f"a network by name needs trained weights: give --weights FILE with --model {model}, or a model file to "
+            f"--model"
         )
-    return _from_name(model, weights)
+    return _detector_from_name(model, weights) if is_detector(model) else _from_name(model, weights)
 
 
-def _from_file(path: Path) -> Network:
+def _from_file(path: Path) -> Network | Detector:
     model = load_model(path)
     card = card_of(model)
-    require_classifier(card.architecture or "")
-    if card.num_classes is None:
-        raise UserError(f"{path} holds no classifier: its model card has no number of classes")
-    if card.class_names is not None and len(card.class_names) != card.num_classes:
-        raise UserError(
-            f"{path} names {len(card.class_names)} classes for {card.num_classes} outputs; it must name each"
-        )
+    classes = card.num_classes
+    if classes is None:
+        raise UserError(f"{path} holds no classifier or detector: its model card has no number of classes")
+    _require_each(path, "classes", card.class_names, classes)
+    if is_detector(card.architecture or ""):
+        _require_each(path, "category ids", card.category_ids, classes)
+        _require_finite(model, str(path))
+        return Detector(model, card.class_names, card.category_ids or tuple(range(1, classes + 1)))
     preprocessing = None if card.preprocessing is None else Preprocessing.from_dict(card.preprocessing)
-    return Network(model, card.num_classes, preprocessing, card.class_names)
+    return Network(model, classes, preprocessing, card.class_names)
+
+
+def _require_each(path: Path, what: str, named: Sequence[object] | None, count: int) -> None:
+    if named is not None and len(named) != count:
+        raise UserError(f"{path} names {len(named)} {what} for {count} outputs; it must name each")
+
+
+def _require_finite(model: nn.Module, origin: str) -> None:
+    """Refuse what would find nothing anywhere, since no score that is not a number is above a threshold."""
+    for name, tensor in model.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(f"a detector's weights must be finite numbers; {name} of {origin} is not")
+
+
+def _detector_from_name(name: str, weights: str) -> Detector:
+    file = Path(weights)
+    if file.suffix == MODEL_SUFFIX and file.is_file() and has_checksum(file):
+        raise UserError(f"{weights} says itself which network it is of: give it to --model, without --weights")
+    classes = None if weights == "pretrained" else _detector_classes(file)
+    model = create_model(name, num_classes=classes, weights=weights)
+    _require_finite(model, weights)
+    return Detector(model.eval(), None, tuple(range(1, (card_of(model).num_classes or 0) + 1)))
+
+
+def _detector_classes(weights: Path) -> int | None:
+    """The number of classes of objects that a detector's weights are for, None where they are of something else."""
+    sizes = (len(tensor) for name, tensor in read_state_dict(weights).items() if _DETECTOR_LOGITS.fullmatch(name))
+    rows = next(sizes, None)
+    return rows and rows - 1  # one is the background
 
 
 def _from_name(name: str, weights: str) -> Network:

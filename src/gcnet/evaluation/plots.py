@@ -25,20 +25,37 @@ NAMED_CLASSES = 60  # up to here it has room for every class name beside its row
 LISTED_CONFUSIONS = 30
 
 
-def plot_learning_curves(rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
-    """Draw loss, accuracy and learning rate over the epochs into a PNG.
+ACCURACY: Mapping[str, str] = {"top1": "top-1", "top5": "top-5"}
 
-    Each row is one epoch: `epoch`, `train_loss`, `learning_rate`, and where they were measured `val_loss`, `top1` and
-    `top5` (fractions from 0 to 1). Epochs without a value are passed over, one that is not finite leaves a gap.
+
+def plot_learning_curves(
+    rows: Sequence[Mapping[str, Any]],
+    path: Path | str,
+    *,
+    scores: Mapping[str, str] = ACCURACY,
+    quantity: str = "share of validation images",
+    loss: str = "cross-entropy (nats)",
+) -> None:
+    """Draw loss, scores and learning rate over the epochs into a PNG.
+
+    Each row is one epoch: `epoch`, `train_loss`, `learning_rate`, and where they were measured `val_loss` and the
+    scores (fractions from 0 to 1). Epochs without a value are passed over, one that is not finite leaves a gap.
+
+    Arguments:
+        rows: of the evaluations.
+        path: of the PNG.
+        scores: of each score's key in a row its name; the best of the first is told.
+        quantity: what the scores are.
+        loss: what the loss is.
     """
     figure = Figure(figsize=(13, 4), layout="constrained")
-    loss, accuracy, rate = figure.subplots(1, 3)
-    _curve(loss, rows, "train_loss", "training", BLUE)
-    _curve(loss, rows, "val_loss", "validation", VERMILLION)
-    _finish(loss, "Loss", "cross-entropy (nats)")
-    _curve(accuracy, rows, "top1", "top-1", VERMILLION)
-    _curve(accuracy, rows, "top5", "top-5", GREEN)
-    _finish(accuracy, _best(rows), "share of validation images")
+    losses, accuracy, rate = figure.subplots(1, 3)
+    _curve(losses, rows, "train_loss", "training", BLUE)
+    _curve(losses, rows, "val_loss", "validation", VERMILLION)
+    _finish(losses, "Loss", loss)
+    for (key, name), colour in zip(scores.items(), (VERMILLION, GREEN, BLUE, INK), strict=False):
+        _curve(accuracy, rows, key, name, colour)
+    _finish(accuracy, _best(rows, *next(iter(scores.items()))), quantity)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     _curve(rate, rows, "learning_rate", "", BLUE)
     _finish(rate, "Learning rate", "learning rate")
@@ -46,7 +63,7 @@ def plot_learning_curves(rows: Sequence[Mapping[str, Any]], path: Path | str) ->
     epochs = [float(row["epoch"]) for row in rows] or [0.0]
     margin = 0.03 * (max(epochs) - min(epochs)) or 0.5
     whole = max(epochs) >= 2 or all(epoch == round(epoch) for epoch in epochs)
-    for axes in (loss, accuracy, rate):
+    for axes in (losses, accuracy, rate):
         axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=whole, min_n_ticks=1))
     save_figure(figure, path)
@@ -63,12 +80,13 @@ def _curve(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str, label: str
     axes.plot(epochs, values, color=colour, marker=marker, markersize=4, linewidth=1.8, label=label or None)
 
 
-def _best(rows: Sequence[Mapping[str, Any]]) -> str:
-    measured = [(float(row["top1"]), row["epoch"]) for row in rows if row.get("top1") not in (None, "")]
+def _best(rows: Sequence[Mapping[str, Any]], key: str, name: str) -> str:
+    measured = [(float(row[key]), row["epoch"]) for row in rows if row.get(key) not in (None, "")]
+    title = "Accuracy" if key in ACCURACY else "Precision"
     if not measured:
-        return "Accuracy (not measured)"
-    top1, epoch = max(measured, key=lambda pair: pair[0])
-    return f"Accuracy (best top-1 {top1:.1%}, epoch {float(epoch):.3g})"
+        return f"{title} (not measured)"
+    best, epoch = max(measured, key=lambda pair: pair[0])
+    return f"{title} (best {name} {best:.1%}, epoch {float(epoch):.3g})"
 
 
 def style_axes(axes: "Axes", title: str, horizontal: str, vertical: str) -> None:

@@ -45,9 +45,9 @@ def colours(blocks: Sequence[str]) -> dict[str, str]:
     return {block: found.get(block, BASELINE_COLOUR) for block in blocks}
 
 
-def accuracy_axis(comparison: Comparison, start: float, end: float) -> Axis:
-    """An axis that holds every run of every setting, with some air, ending at 100 % at most."""
-    values = [100 * run.top1 for run in comparison.runs]
+def score_axis(comparison: Comparison, start: float, end: float) -> Axis:
+    """An axis that holds every run of every setting times 100, with some air, ending at 100 at most."""
+    values = [100 * run.scores[comparison.score.column] for run in comparison.runs]
     air = max(0.12 * (max(values) - min(values)), 0.5)
     step = round_step((max(values) - min(values) + 2 * air) / 6)
     low = max(0.0, math.floor((min(values) - air) / step) * step)
@@ -55,21 +55,21 @@ def accuracy_axis(comparison: Comparison, start: float, end: float) -> Axis:
     return Axis(low, max(high, low + step), start, end)
 
 
-def accuracy_chart(comparison: Comparison, setting: str = MAIN) -> str:
+def score_chart(comparison: Comparison, setting: str = MAIN) -> str:
     """One row a block: each seed a dot, their mean a bar, and how far it is from no block."""
     blocks = comparison.tested(setting)
     left, right, row = 190, 780, 40
-    axis = accuracy_axis(comparison, left, right)
+    axis = score_axis(comparison, left, right)
     bottom = 12 + row * len(blocks)
-    parts = [_vertical_grid(axis, 8, bottom, "{:g} %")]
+    parts = [_vertical_grid(axis, 8, bottom, comparison.score.unit)]
     if BASELINE in blocks:
-        at = axis(100 * comparison.accuracy(BASELINE, setting).mean)
+        at = axis(100 * comparison.result(BASELINE, setting).mean)
         parts.append(f'<line class="reference" x1="{at:.1f}" x2="{at:.1f}" y1="8" y2="{bottom}"/>')
     for index, block in enumerate(blocks):
         middle = 12 + row * index + row / 2
-        parts.append(_accuracy_row(comparison, setting, block, middle, axis))
+        parts.append(_score_row(comparison, setting, block, middle, axis))
     name = "control setting" if setting == CONTROL else "main setting"
-    return _svg(930, bottom + 26, f"Top-1 accuracy by block, {name}", parts)
+    return _svg(930, bottom + 26, f"{comparison.score.title} by block, {name}", parts)
 
 
 def cost_chart(comparison: Comparison, title: str, value: Callable[[str], float | None], unit: str) -> str:
@@ -94,29 +94,30 @@ def cost_chart(comparison: Comparison, title: str, value: Callable[[str], float 
 
 
 def curves_chart(comparison: Comparison, setting: str = MAIN) -> str:
-    """Validation accuracy over epochs, the mean over seeds as a line and their range as a band."""
+    """The score on validation images over epochs, the mean over seeds as a line and their range as a band."""
     blocks = comparison.tested(setting)
     palette = colours(comparison.blocks)
-    series = {block: _mean_curve(comparison.of(block, setting)) for block in blocks}
+    column = comparison.score.column
+    series = {block: _mean_curve(comparison.of(block, setting), column) for block in blocks}
     points = [point for curve in series.values() for point in curve]
     if len(points) < 2:
         return ""
     horizontal = Axis(0, max(point[0] for point in points), 56, 750)
     low, high = min(point[2] for point in points), max(point[3] for point in points)
     vertical = Axis(low - 0.05 * (high - low + 1), min(100, high + 0.05 * (high - low + 1)), 260, 14)
-    parts = [_horizontal_grid(vertical, 56, 750), _epoch_ticks(horizontal)]
+    parts = [_horizontal_grid(vertical, 56, 750, comparison.score.unit), _epoch_ticks(horizontal)]
     for block, curve in series.items():
         parts.append(_band(curve, horizontal, vertical, palette[block]))
     for block, curve in series.items():
         path = " ".join(f"{horizontal(x):.1f},{vertical(y):.1f}" for x, y, _, _ in curve)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{palette[block]}" stroke-width="2.2"/>')
     parts.append(_end_labels({block: curve[-1][1] for block, curve in series.items() if curve}, vertical, palette))
-    return _svg(930, 302, "Validation top-1 over the epochs", parts)
+    return _svg(930, 302, f"Validation {comparison.score.name} over the epochs", parts)
 
 
-def _accuracy_row(comparison: Comparison, setting: str, block: str, middle: float, axis: Axis) -> str:
+def _score_row(comparison: Comparison, setting: str, block: str, middle: float, axis: Axis) -> str:
     colour = colours(comparison.blocks)[block]
-    runs, found = comparison.of(block, setting), comparison.accuracy(block, setting)
+    values, found = comparison.values(block, setting), comparison.result(block, setting)
     difference = comparison.difference(block, setting)
     at = axis(100 * found.mean)
     parts = [f'<text class="name" x="178" y="{middle + 4}" text-anchor="end">{escape(block)}</text>']
@@ -126,7 +127,7 @@ def _accuracy_row(comparison: Comparison, setting: str, block: str, middle: floa
             f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}" stroke="{colour}" stroke-width="7" '
             'stroke-linecap="round" opacity="0.35"/>'
         )
-    parts += [f'<circle cx="{axis(100 * run.top1):.1f}" cy="{middle}" r="4.5" fill="{colour}"/>' for run in runs]
+    parts += [f'<circle cx="{axis(100 * value):.1f}" cy="{middle}" r="4.5" fill="{colour}"/>' for value in values]
     parts.append(
         f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{middle - 11}" y2="{middle + 11}" stroke="{colour}" stroke-width="3"/>'
     )
@@ -137,9 +138,9 @@ def _accuracy_row(comparison: Comparison, setting: str, block: str, middle: floa
     return "".join(parts)
 
 
-def _mean_curve(runs: Sequence[Run]) -> list[tuple[float, float, float, float]]:
-    """(epoch, mean, lowest, highest) in percent, at the epochs that every seed was evaluated at."""
-    measured = [{point.epoch: 100 * point.top1 for point in run.curve if point.top1 is not None} for run in runs]
+def _mean_curve(runs: Sequence[Run], column: str) -> list[tuple[float, float, float, float]]:
+    """(epoch, mean, lowest, highest) times 100, at the epochs that every seed was evaluated at."""
+    measured = [{point.epoch: 100 * point.scores[column] for point in run.curve} for run in runs]
     shared = sorted(set.intersection(*(set(found) for found in measured))) if measured else []
     columns = [(epoch, [found[epoch] for found in measured]) for epoch in shared]
     return [(epoch, sum(values) / len(values), min(values), max(values)) for epoch, values in columns]
@@ -163,18 +164,18 @@ def _end_labels(ends: dict[str, float], vertical: Axis, palette: dict[str, str])
     return "".join(parts)
 
 
-def _vertical_grid(axis: Axis, top: float, bottom: float, label: str) -> str:
+def _vertical_grid(axis: Axis, top: float, bottom: float, unit: str) -> str:
     return "".join(
         f'<line class="grid" x1="{axis(tick):.1f}" x2="{axis(tick):.1f}" y1="{top}" y2="{bottom}"/>'
-        f'<text class="tick" x="{axis(tick):.1f}" y="{bottom + 17}" text-anchor="middle">{label.format(tick)}</text>'
+        f'<text class="tick" x="{axis(tick):.1f}" y="{bottom + 17}" text-anchor="middle">{tick:g}{unit}</text>'
         for tick in axis.ticks(6)
     )
 
 
-def _horizontal_grid(axis: Axis, left: float, right: float) -> str:
+def _horizontal_grid(axis: Axis, left: float, right: float, unit: str) -> str:
     return "".join(
         f'<line class="grid" x1="{left}" x2="{right}" y1="{axis(tick):.1f}" y2="{axis(tick):.1f}"/>'
-        f'<text class="tick" x="{left - 8}" y="{axis(tick) + 4:.1f}" text-anchor="end">{tick:g} %</text>'
+        f'<text class="tick" x="{left - 8}" y="{axis(tick) + 4:.1f}" text-anchor="end">{tick:g}{unit}</text>'
         for tick in axis.ticks(5)
     )
 

@@ -1,4 +1,4 @@
-"""The figure of a comparison as a PNG: accuracy with its spread, learning curves, and accuracy against cost."""
+"""The figure of a comparison as a PNG: the score with its spread, learning curves, and the score against cost."""
 
 import io
 from typing import TYPE_CHECKING
@@ -19,8 +19,8 @@ def render_figure(comparison: Comparison) -> bytes:
 
     figure = Figure(figsize=(14, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
-    accuracy, curves, cost = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
-    _draw_accuracy(accuracy, comparison)
+    score, curves, cost = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
+    _draw_score(score, comparison)
     _draw_curves(curves, comparison)
     _draw_cost(cost, comparison)
     figure.legend(
@@ -31,22 +31,22 @@ def render_figure(comparison: Comparison) -> bytes:
     return stream.getvalue()
 
 
-def _draw_accuracy(axes: "Axes", comparison: Comparison) -> None:
+def _draw_score(axes: "Axes", comparison: Comparison) -> None:
     blocks, palette = comparison.tested(), colours(comparison.blocks)
     for row, block in enumerate(blocks):
         for setting, shift, marker in ((MAIN, 0.0, "o"), (CONTROL, 0.2, "D")):
-            runs = comparison.of(block, setting)
-            if not runs:
+            values = comparison.values(block, setting)
+            if not values:
                 continue
-            found = comparison.accuracy(block, setting)
+            found = comparison.result(block, setting)
             face = palette[block] if setting == MAIN else "white"
             spread = 100 * (found.deviation or 0)
             axes.errorbar(
                 100 * found.mean, row + shift, xerr=spread or None, color=palette[block], linewidth=5, alpha=0.3
             )
             axes.scatter(
-                [100 * run.top1 for run in runs],
-                [row + shift] * len(runs),
+                [100 * value for value in values],
+                [row + shift] * len(values),
                 marker=marker,
                 facecolor=face,
                 edgecolor=palette[block],
@@ -54,25 +54,25 @@ def _draw_accuracy(axes: "Axes", comparison: Comparison) -> None:
                 zorder=3,
             )
     if BASELINE in blocks:
-        axes.axvline(100 * comparison.accuracy(BASELINE).mean, color=INK, linestyle="--", linewidth=1)
+        axes.axvline(100 * comparison.result(BASELINE).mean, color=INK, linestyle="--", linewidth=1)
     axes.set_yticks(range(len(blocks)), blocks)
     axes.set_ylim(len(blocks) - 0.4, -0.6)
     several = len(comparison.seeds) > 1
     seeds = f"{len(comparison.seeds)} seeds" if several else "one seed"
     hollow = "; hollow: control" if comparison.tested(CONTROL) else ""
-    style_axes(
-        axes, f"Accuracy, {seeds}{hollow}", "top-1 (%); band: standard deviation" if several else "top-1 (%)", ""
-    )
+    score = comparison.score
+    band = "; band: standard deviation" if several else ""
+    style_axes(axes, f"{score.title}, {seeds}{hollow}", f"{score.heading}{band}", "")
 
 
 def _draw_curves(axes: "Axes", comparison: Comparison) -> None:
-    palette = colours(comparison.blocks)
+    palette, score = colours(comparison.blocks), comparison.score
     for block in comparison.tested():
         for index, run in enumerate(comparison.of(block)):
-            points = [(point.epoch, 100 * point.top1) for point in run.curve if point.top1 is not None]
+            points = [(point.epoch, 100 * point.scores[score.column]) for point in run.curve]
             label = block if index == 0 else None
             axes.plot(*zip(*points, strict=True), color=palette[block], linewidth=1.6, alpha=0.9, label=label)
-    style_axes(axes, "Learning curves", "epoch", "validation top-1 (%)")
+    style_axes(axes, "Learning curves", "epoch", f"validation {score.heading}")
 
 
 def _draw_cost(axes: "Axes", comparison: Comparison) -> None:
@@ -80,9 +80,10 @@ def _draw_cost(axes: "Axes", comparison: Comparison) -> None:
     points = {block: relative_step_time(comparison, block) for block in comparison.tested()}
     measured = {block: ratio for block, ratio in points.items() if ratio is not None}
     for block, ratio in measured.items():
-        found = comparison.accuracy(block)
+        found = comparison.result(block)
         at, spread = (ratio, 100 * found.mean), 100 * (found.deviation or 0)
         axes.errorbar(*at, yerr=spread or None, color=palette[block], linewidth=5, alpha=0.3)
         axes.scatter(*at, color=palette[block], s=70, zorder=3)
     axes.margins(x=0.3, y=0.15)
-    style_axes(axes, "Accuracy against cost", f"time of a training step ({BASELINE} = 1)", "top-1 (%)")
+    score = comparison.score
+    style_axes(axes, f"{score.title} against cost", f"time of a training step ({BASELINE} = 1)", score.heading)

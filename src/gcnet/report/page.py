@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from gcnet.report.charts import accuracy_chart, cost_chart, curves_chart
+from gcnet.report.charts import cost_chart, curves_chart, score_chart
+from gcnet.report.notes import notes
 from gcnet.report.results import CONTROL, Comparison, Cost
-from gcnet.report.summary import HEADINGS, control_rows, notes, reading, table_rows
+from gcnet.report.summary import control_rows, headings, reading, score_headings, table_rows
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #fbfbfa; --card: #ffffff; --ink: #1c2026; --soft: #5c6470; --line: #e3e5e8;
@@ -54,7 +55,7 @@ def render_page(comparison: Comparison) -> str:
     sections = [
         f'<h1>{escape(title)}</h1><p class="under">{escape(_subtitle(comparison))}</p>',
         f'<p class="reading">{escape(reading(comparison))}</p>',
-        _section("Accuracy", _accuracy(comparison)),
+        _section(comparison.score.title, _scores(comparison)),
         _section("All numbers", _numbers(comparison)),
         _section("Cost", _costs(comparison)),
         _section("Learning curves", _curves(comparison)),
@@ -76,28 +77,29 @@ def _subtitle(comparison: Comparison) -> str:
     return f"{comparison.model}, {len(comparison.tested())} variants, {seeds}, {comparison.created}"
 
 
-def _accuracy(comparison: Comparison) -> str:
+def _scores(comparison: Comparison) -> str:
+    points = comparison.score.points
     caption = (
         "Each dot is one seed, the upright bar their mean, the pale band one standard deviation to each side; the "
-        "dashed line is no block, the number at the right the paired difference to it in points, "
+        f"dashed line is no block, the number at the right the paired difference to it in {points}, "
         "± half its 95 % interval."
         if len(comparison.seeds) > 1
         else "One seed: each dot is one run. The dashed line is no block, the number at the right the difference to it "
-        "in points."
+        f"in {points}."
     )
-    parts = [accuracy_chart(comparison)]
+    parts = [score_chart(comparison)]
     if comparison.tested(CONTROL):
         parts.append(f"<h3>Control setting ({escape(comparison.control_data or '')}): no context is needed</h3>")
-        parts.append(accuracy_chart(comparison, CONTROL))
+        parts.append(score_chart(comparison, CONTROL))
     return _card("".join(parts) + f'<p class="caption">{caption}</p>')
 
 
 def _numbers(comparison: Comparison) -> str:
-    tables = _table(HEADINGS, table_rows(comparison))
+    tables = _table(headings(comparison.scores), table_rows(comparison))
     if comparison.tested(CONTROL):
-        tables += "<h3>Control setting</h3>" + _table(HEADINGS[:3], control_rows(comparison))
-    points = "".join(f"<li>{escape(note)}</li>" for note in notes(comparison))
-    return _card(tables) + f"<ul>{points}</ul>"
+        tables += "<h3>Control setting</h3>" + _table(score_headings(comparison.scores), control_rows(comparison))
+    listed = "".join(f"<li>{escape(note)}</li>" for note in notes(comparison))
+    return _card(tables) + f"<ul>{listed}</ul>"
 
 
 def _costs(comparison: Comparison) -> str:
@@ -124,7 +126,8 @@ def _costs(comparison: Comparison) -> str:
 
 def _curves(comparison: Comparison) -> str:
     chart = curves_chart(comparison)
-    caption = "Validation top-1 after each epoch: mean over seeds, and the range from the lowest to the highest."
+    name = comparison.score.name
+    caption = f"Validation {name} after each epoch: mean over seeds, and the range from the lowest to the highest."
     return _card(f'{chart}<p class="caption">{caption}</p>') if chart else ""
 
 

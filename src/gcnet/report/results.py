@@ -1,36 +1,39 @@
 """The results of a comparison as plain data, and their JSON form."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gcnet.analysis.statistics import PairedDifference, Spread, paired_difference, spread
+from gcnet.analysis.statistics import PairedDifference, Spread, paired_difference, spread, wilson_interval
 from gcnet.errors import UserError
+from gcnet.report.score import CLASSIFIER_SCORES, DETECTOR_SCORES, Score, scores_of
 
 SCHEMA = 1
 MAIN, CONTROL = "main", "control"
 BASELINE = "none"
 
+_COLUMNS = tuple(score.column for score in (*CLASSIFIER_SCORES, *DETECTOR_SCORES))
+
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """State of a run after an epoch: mean training loss, and top-1 on the validation images (a fraction)."""
+    """State of a run after an epoch: mean training loss, and scores on the validation images by column (fractions)."""
 
     epoch: float
     train_loss: float
-    top1: float | None
+    scores: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: `setting` is `main` or `control`; `top1` is a fraction, of the last epoch's weights."""
+    """One training: `setting` is `main` or `control`; `scores` by column are fractions, of the last epoch's weights."""
 
     setting: str
     block: str
     seed: int
-    top1: float
+    scores: Mapping[str, float]
     images: int
     skipped: int
     seconds: float
@@ -88,6 +91,16 @@ class Comparison:
     created: str
     pictures: tuple[Picture, ...] = ()
 
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """The scores of its networks; the first decides, the others are shown beside it."""
+        return scores_of(self.model)
+
+    @property
+    def score(self) -> Score:
+        """The score that decides."""
+        return self.scores[0]
+
     def of(self, block: str, setting: str = MAIN) -> list[Run]:
         """The runs of a block in a setting, in the order of their seeds."""
         found = [run for run in self.runs if run.block == block and run.setting == setting]
@@ -97,25 +110,39 @@ class Comparison:
         """The blocks that were trained in a setting, in the order asked for."""
         return [block for block in self.blocks if self.of(block, setting)]
 
-    def accuracy(self, block: str, setting: str = MAIN) -> Spread:
-        """Top-1 as a fraction: mean and spread over seeds."""
-        return spread([run.top1 for run in self.of(block, setting)])
+    def values(self, block: str, setting: str = MAIN, *, score: Score | None = None) -> list[float]:
+        """A score of each run of a block, as fractions in the order of the seeds; by default the one that decides."""
+        column = (score or self.score).column
+        return [run.scores[column] for run in self.of(block, setting)]
+
+    def result(self, block: str, setting: str = MAIN, *, score: Score | None = None) -> Spread:
+        """A score as a fraction, mean and spread over seeds; by default of the one that decides."""
+        return spread(self.values(block, setting, score=score))
 
     def difference(self, block: str, setting: str = MAIN) -> PairedDifference | None:
-        """Top-1 of `block` minus that of no block, seed by seed; None for no block itself, or where it did not run."""
-        reference = self.of(BASELINE, setting)
+        """The score of `block` minus that of no block, seed by seed; None for no block, or where that did not run."""
+        reference = self.values(BASELINE, setting)
         if block == BASELINE or not reference:
             return None
-        return paired_difference([run.top1 for run in self.of(block, setting)], [run.top1 for run in reference])
+        return paired_difference(self.values(block, setting), reference)
+
+    def image_interval(self, block: str, setting: str = MAIN) -> tuple[float, float]:
+        """What the number of validation images leaves open for the first run of a block, whose score is their share."""
+        first = self.of(block, setting)[0]
+        return wilson_interval(round(first.scores[self.score.column] * first.images), first.images)
 
 
 def to_json(comparison: Comparison) -> str:
-    """All results as JSON text, with derived accuracies and differences beside the runs for programs that plot them."""
+    """All results as JSON text, with derived scores and differences beside the runs for programs that plot them.
+
+    A run and a point of its curve have each score under its column: `top1`, or `mask_ap` and `box_ap`.
+    """
     summary = {
         setting: {block: _summary(comparison, block, setting) for block in comparison.tested(setting)}
         for setting in (MAIN, CONTROL)
     }
-    return json.dumps({"schema": SCHEMA, **asdict(comparison), "summary": summary}, indent=2) + "\n"
+    content = asdict(comparison) | {"runs": [run_to_dict(run) for run in comparison.runs], "summary": summary}
+    return json.dumps({"schema": SCHEMA, **content}, indent=2) + "\n"
 
 
 def read_results(path: Path) -> Comparison:
@@ -142,19 +169,47 @@ def _comparison(found: dict[str, Any]) -> Comparison:
     read["blocks"], read["seeds"] = tuple(found["blocks"]), tuple(found["seeds"])
     read["costs"] = {block: Cost(**cost) for block, cost in found["costs"].items()}
     read["pictures"] = tuple(Picture(**picture) for picture in found["pictures"])
-    return Comparison(**read)
+    comparison = Comparison(**read)
+    for run in comparison.runs:
+        _require_scores(run.scores, comparison.scores)
+        for point in run.curve:
+            _require_scores(point.scores, comparison.scores[:1])
+    return comparison
+
+
+def _require_scores(found: Mapping[str, float], wanted: Sequence[Score]) -> None:
+    for score in wanted:
+        if score.column not in found:
+            raise KeyError(score.column)
+
+
+def run_to_dict(run: Run) -> dict[str, Any]:
+    """A run as plain JSON values, its scores and those of its curve beside their other entries."""
+    return _flat(asdict(run)) | {"curve": [_flat(asdict(point)) for point in run.curve]}
 
 
 def run_from_dict(found: Mapping[str, Any]) -> Run:
-    """A run from its `dataclasses.asdict`."""
-    read: dict[str, Any] = dict(found)
-    read["curve"] = tuple(CurvePoint(**point) for point in found["curve"])
+    """The run that `run_to_dict` wrote."""
+    read = _nested(found)
+    read["curve"] = tuple(CurvePoint(**_nested(point)) for point in found["curve"])
     return Run(**read)
+
+
+def _flat(found: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in found.items():
+        flat |= value if name == "scores" else {name: value}
+    return flat
+
+
+def _nested(found: Mapping[str, Any]) -> dict[str, Any]:
+    scores = {column: found[column] for column in _COLUMNS if column in found}
+    return {name: value for name, value in found.items() if name not in scores} | {"scores": scores}
 
 
 def _summary(comparison: Comparison, block: str, setting: str) -> dict[str, Any]:
     difference = comparison.difference(block, setting)
-    return {
-        "top1": asdict(comparison.accuracy(block, setting)),
+    results = {score.column: asdict(comparison.result(block, setting, score=score)) for score in comparison.scores}
+    return results | {
         "difference_to_none": None if difference is None else asdict(difference),
     }

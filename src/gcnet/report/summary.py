@@ -4,44 +4,50 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gcnet.analysis.statistics import wilson_interval
-from gcnet.report.results import BASELINE, CONTROL, MAIN, Comparison, Cost, Run
+from gcnet.report.notes import notes
+from gcnet.report.results import BASELINE, CONTROL, MAIN, Comparison, Cost
+from gcnet.report.score import CLASSIFIER_SCORES, Score
 
-HEADINGS = (
-    "block",
-    "top-1 (%)",
-    "against none (points)",
-    "parameters",
-    "GFLOPs",
-    "forward (ms)",
-    "training step (ms)",
-    "peak memory (MB)",
-)
+_COSTS = ("parameters", "GFLOPs", "forward (ms)", "training step (ms)", "peak memory (MB)")
+
+
+def score_headings(scores: Sequence[Score]) -> tuple[str, ...]:
+    """The columns of a table without costs: the score that decides, its differences, and the other scores."""
+    first, *others = scores
+    return "block", first.heading, f"against none ({first.points})", *(score.heading for score in others)
+
+
+def headings(scores: Sequence[Score]) -> tuple[str, ...]:
+    """The columns of a table of `table_rows`."""
+    return *score_headings(scores), *_COSTS
+
+
+HEADINGS = headings(CLASSIFIER_SCORES)
+"""The columns of a comparison of classifiers."""
 
 
 def table_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """One row of text a block, under `HEADINGS`."""
-    return [
-        (block, accuracy_text(comparison, block), difference_text(comparison, block), *cost_texts(comparison, block))
-        for block in comparison.tested()
-    ]
+    """One row of text a block, under `headings` of its scores."""
+    return [(*_score_texts(comparison, block, MAIN), *cost_texts(comparison, block)) for block in comparison.tested()]
 
 
 def control_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """One row of text a block of the control setting, under the first three of `HEADINGS`."""
-    return [
-        (block, accuracy_text(comparison, block, CONTROL), difference_text(comparison, block, CONTROL))
-        for block in comparison.tested(CONTROL)
-    ]
+    """One row of text a block of the control setting, under `score_headings` of its scores."""
+    return [_score_texts(comparison, block, CONTROL) for block in comparison.tested(CONTROL)]
+
+
+def _score_texts(comparison: Comparison, block: str, setting: str) -> tuple[str, ...]:
+    first, *others = (score_text(comparison, block, setting, score=score) for score in comparison.scores)
+    return block, first, difference_text(comparison, block, setting), *others
 
 
 def markdown(comparison: Comparison) -> str:
     """The tables, the reading and what is needed to judge them, as a Markdown document."""
     parts = [f"# Blocks compared on {comparison.data}", reading(comparison)]
-    parts.append(markdown_table(HEADINGS, table_rows(comparison)))
+    parts.append(markdown_table(headings(comparison.scores), table_rows(comparison)))
     if comparison.tested(CONTROL):
         parts.append(f"Control setting ({comparison.control_data}), where no context is needed:")
-        parts.append(markdown_table(HEADINGS[:3], control_rows(comparison)))
+        parts.append(markdown_table(score_headings(comparison.scores), control_rows(comparison)))
     parts.append("\n".join(f"* {note}" for note in notes(comparison)))
     facts = {**comparison.about, **comparison.environment, "date": comparison.created}
     parts.append("\n".join(f"* {name}: {value}" for name, value in facts.items()))
@@ -50,10 +56,10 @@ def markdown(comparison: Comparison) -> str:
 
 def terminal_text(comparison: Comparison) -> str:
     """The tables, what they say and how to read the spreads, for a terminal."""
-    parts = [markdown_table(HEADINGS, table_rows(comparison))]
+    parts = [markdown_table(headings(comparison.scores), table_rows(comparison))]
     if comparison.tested(CONTROL):
         parts.append(f"Control setting ({comparison.control_data}):")
-        parts.append(markdown_table(HEADINGS[:3], control_rows(comparison)))
+        parts.append(markdown_table(score_headings(comparison.scores), control_rows(comparison)))
     return "\n\n".join([*parts, reading(comparison), notes(comparison)[0]])
 
 
@@ -86,15 +92,15 @@ class _Column:
         return "-" * (self.width - 1) + (":" if self.is_right else "-")
 
 
-def accuracy_text(comparison: Comparison, block: str, setting: str = MAIN) -> str:
-    """Mean and standard deviation over seeds, in percent."""
-    found = comparison.accuracy(block, setting)
+def score_text(comparison: Comparison, block: str, setting: str = MAIN, *, score: Score | None = None) -> str:
+    """Mean and standard deviation of a score over seeds, times 100; by default of the one that decides."""
+    found = comparison.result(block, setting, score=score)
     spread = "" if found.deviation is None else f" ± {100 * found.deviation:.1f}"
     return f"{100 * found.mean:.1f}{spread}"
 
 
 def difference_text(comparison: Comparison, block: str, setting: str = MAIN) -> str:
-    """Paired difference to no block with the half-width of its 95 % interval, in percentage points."""
+    """Paired difference to no block with the half-width of its 95 % interval, times 100."""
     found = comparison.difference(block, setting)
     if found is None:
         return "-"
@@ -102,7 +108,7 @@ def difference_text(comparison: Comparison, block: str, setting: str = MAIN) -> 
 
 
 def signed(fraction: float) -> str:
-    """A difference in percentage points, with its sign but for zero."""
+    """A difference times 100, with its sign but for zero."""
     points = round(100 * fraction, 1)
     return f"{points:+.1f}" if points else "0.0"
 
@@ -125,10 +131,10 @@ def cost_texts(comparison: Comparison, block: str) -> tuple[str, ...]:
 def reading(comparison: Comparison) -> str:
     """What the numbers say, and what they cannot say, in one or two sentences."""
     if not comparison.of(BASELINE):
-        best = max(comparison.tested(), key=lambda block: comparison.accuracy(block).mean)
+        best = _best(comparison, comparison.tested())
         return (
-            f"On {comparison.data}, {best} has the highest mean top-1 "
-            f"({accuracy_text(comparison, best)} %); without {BASELINE} among the blocks, no gain over it can be told."
+            f"On {comparison.data}, {best} has the highest mean {comparison.score.name} "
+            f"({_value(comparison, best)}); without {BASELINE} among the blocks, no gain over it can be told."
         )
     others = [block for block in comparison.tested() if block != BASELINE]
     sentences = [_main_reading(comparison, others)] if others else [_alone(comparison)]
@@ -136,25 +142,6 @@ def reading(comparison: Comparison) -> str:
     if controlled and comparison.of(BASELINE, CONTROL):
         sentences.append(_control_reading(comparison, controlled))
     return " ".join(sentences)
-
-
-def notes(comparison: Comparison) -> list[str]:
-    """How to read the columns: what the spread is, what is paired, what is counted."""
-    count = len(comparison.seeds)
-    found = [_seed_note(comparison, count)]
-    images = sorted({run.images for run in comparison.runs if run.setting == MAIN})
-    low, high = _image_interval(comparison.of(comparison.tested()[0])[0])
-    found.append(
-        f"Accuracy is that of the last epoch's weights on {images[0]:,} validation images; that many images alone "
-        f"leave {100 * low:.1f} to {100 * high:.1f} % open for a run that scores like {comparison.tested()[0]} "
-        "(Wilson, 95 %)."
-    )
-    skipped = sum(run.skipped for run in comparison.runs)
-    if skipped:
-        found.append(f"{skipped} unreadable validation images were left out, over all runs.")
-    if comparison.costs:
-        found.extend(_cost_notes(comparison))
-    return found
 
 
 def relative_step_time(comparison: Comparison, block: str) -> float | None:
@@ -165,17 +152,13 @@ def relative_step_time(comparison: Comparison, block: str) -> float | None:
 
 
 def _main_reading(comparison: Comparison, others: list[str]) -> str:
-    best = max(others, key=lambda block: comparison.accuracy(block).mean)
+    best = _best(comparison, others)
     gain = (
-        f"{best} has the highest top-1 of the blocks with {accuracy_text(comparison, best)} % against "
-        f"{accuracy_text(comparison, BASELINE)} % without a block"
+        f"{best} has the highest {comparison.score.name} of the blocks with {_value(comparison, best)} against "
+        f"{_value(comparison, BASELINE)} without a block"
     )
     if len(comparison.seeds) == 1:
-        return (
-            f"On {comparison.data}, {gain} ({difference_text(comparison, best)} points, where the validation images "
-            f"alone leave ± {100 * _image_noise(comparison, best):.1f} open); with one seed no spread can be given, "
-            "and the order of blocks that lie close together may be chance."
-        )
+        return f"On {comparison.data}, {gain} {_one_seed_reading(comparison, best)}"
     seen = {block: _seen(comparison, block, MAIN) for block in others}
     groups = (
         ("above no block beyond the spread over seeds", [b for b in others if seen[b] and _gain(comparison, b) > 0]),
@@ -186,11 +169,23 @@ def _main_reading(comparison: Comparison, others: list[str]) -> str:
     return f"On {comparison.data}, over {len(comparison.seeds)} seeds, {gain}; {verdicts}."
 
 
+def _one_seed_reading(comparison: Comparison, best: str) -> str:
+    score, difference = comparison.score, difference_text(comparison, best)
+    chance = "and the order of blocks that lie close together may be chance."
+    if not score.is_share:
+        return f"({difference} {score.points}); with one seed no uncertainty can be given, {chance}"
+    noise = f"where the validation images alone leave ± {100 * _image_noise(comparison, best):.1f} open"
+    return f"({difference} {score.points}, {noise}); with one seed no spread can be given, {chance}"
+
+
 def _control_reading(comparison: Comparison, blocks: list[str]) -> str:
+    score = comparison.score
     start = (
         "In the control setting, where no context is needed, the difference to no block "
-        f"({accuracy_text(comparison, BASELINE, CONTROL)} %), in points, is: {_listing(comparison, blocks, CONTROL)}"
+        f"({_value(comparison, BASELINE, CONTROL)}), in {score.points}, is: {_listing(comparison, blocks, CONTROL)}"
     )
+    if len(comparison.seeds) == 1 and not score.is_share:
+        return f"{start}, of one seed, so that no uncertainty can be given."
     if len(comparison.seeds) == 1:
         noise = max(_image_noise(comparison, block, CONTROL) for block in blocks)
         return f"{start}, where the images alone leave ± {100 * noise:.1f} open."
@@ -205,12 +200,21 @@ def _image_noise(comparison: Comparison, block: str, setting: str = MAIN) -> flo
 
     Newcombe, Statistics in Medicine 17 (1998), method 10, made symmetric: it stays above zero where both score 100 %.
     """
-    intervals = [_image_interval(comparison.of(name, setting)[0]) for name in (block, BASELINE)]
+    intervals = [comparison.image_interval(name, setting) for name in (block, BASELINE)]
     return math.hypot(*((high - low) / 2 for low, high in intervals))
 
 
 def _alone(comparison: Comparison) -> str:
-    return f"On {comparison.data}, the network without a block has a top-1 of {accuracy_text(comparison, BASELINE)} %."
+    score = comparison.score
+    return f"On {comparison.data}, the network without a block has a {score.name} of {_value(comparison, BASELINE)}."
+
+
+def _best(comparison: Comparison, blocks: Sequence[str]) -> str:
+    return max(blocks, key=lambda block: comparison.result(block).mean)
+
+
+def _value(comparison: Comparison, block: str, setting: str = MAIN) -> str:
+    return score_text(comparison, block, setting) + comparison.score.unit
 
 
 def _listing(comparison: Comparison, blocks: list[str], setting: str = MAIN) -> str:
@@ -225,50 +229,6 @@ def _seen(comparison: Comparison, block: str, setting: str) -> bool:
 def _gain(comparison: Comparison, block: str) -> float:
     found = comparison.difference(block)
     return 0.0 if found is None else found.difference
-
-
-def _seed_note(comparison: Comparison, count: int) -> str:
-    if count == 1:
-        return (
-            f"One seed ({comparison.seeds[0]}): no spread can be given, nor the smallest difference that the "
-            "experiment could have shown; use --seeds 3 or more for that."
-        )
-    found = [comparison.difference(block) for block in comparison.tested()]
-    widths = [item.half_width for item in found if item is not None and item.half_width is not None]
-    low, high = (f"{100 * bound:.1f}" for bound in (min(widths, default=0), max(widths, default=0)))
-    paired = (
-        f"; ± after a difference is the half-width of the 95 % t-interval of the {count} differences to none, taken "
-        "seed by seed (same seed, same data order) and not corrected for looking at several blocks. The smallest "
-        "difference this experiment could have shown is that half-width: "
-        f"{low if low == high else f'{low} to {high}'} points here"
-    )
-    return f"± after an accuracy is the standard deviation over {count} seeds{paired if widths else ''}."
-
-
-def _image_interval(run: Run) -> tuple[float, float]:
-    return wilson_interval(round(run.top1 * run.images), run.images)
-
-
-def _cost_notes(comparison: Comparison) -> list[str]:
-    timing = comparison.timing
-    convention = (
-        "GFLOPs are of one image of this size and count a multiply-add as two, as torch.utils.flop_counter does; "
-        "papers on vision networks print multiply-adds under that name, half of this number."
-    )
-    measured = (
-        f"Times are medians of {timing['repetitions']} repetitions on a batch of {timing['batch']} images, the blocks "
-        "taking turns in one process, with weights that are not zero; peak memory is what one training step of "
-        f"{timing['memory_batch']} images takes beyond the built model, in a fresh process."
-    )
-    wrong = [
-        block
-        for block, cost in comparison.costs.items()
-        if cost.analytic_flops is not None and cost.analytic_flops != cost.added_flops
-    ]
-    found = [convention, measured]
-    if wrong:
-        found.append(f"The counted FLOPs differ from the formula of the block for: {', '.join(wrong)}.")
-    return found
 
 
 def _significant(value: float) -> str:

@@ -1,7 +1,7 @@
 """Classification as a task: labelled images, cross-entropy with smoothing and mixing, accuracy."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gcnet.analysis.cost import count_flops
 from gcnet.data.loading import Batch, Images, Skipped, build_loader
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
 from gcnet.data.source import DataSplits, open_data
 from gcnet.evaluation.classification import evaluate_classifier
 from gcnet.models.files import save_model
+from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.loop import AUTOCAST
 from gcnet.training.settings import TrainSettings
@@ -56,12 +58,15 @@ class ClassificationTask:
         self._seed = settings.machine.seed
         self._memory = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
         self._mixers = _build_mixers(recipe.mixup, recipe.cutmix, len(splits.classes))
-        share = {"rank": processes.rank, "world": processes.world}
-        self._order = EpochSampler(len(splits.train), batch_size=recipe.batch_size, seed=self._seed, **share)
+        share: Any = {"rank": processes.rank, "world": processes.world}
+        self._order = EpochSampler(len(splits.train), batch_size=recipe.images_per_step, seed=self._seed, **share)
         self._train = Images(splits.train, splits.train_transform(settings.augment), seed=self._seed)
-        in_order = EvaluationSampler(len(splits.val), batch_size=max(1, recipe.batch_size // processes.world), **share)
+        in_order = EvaluationSampler(
+            len(splits.val), batch_size=max(1, recipe.images_per_step // processes.world), **share
+        )
         self._validation = self._loader(Images(splits.val, splits.eval_transform()), in_order)
         self.steps_per_epoch = self._order.steps_per_epoch
+        self.classes, self.evaluation_images = splits.classes, len(splits.val)
 
     def _loader(self, images: Images, order: EpochSampler | EvaluationSampler) -> Any:
         pin = torch.cuda.is_initialized()
@@ -95,6 +100,19 @@ class ClassificationTask:
             if begin < end
         ]
         return pieces or [batch]
+
+    def notes(self) -> list[str]:
+        """Nothing."""
+        return []
+
+    def answers(self, network: nn.Module, batch: Prepared) -> object:
+        """Logits (N, K)."""
+        return network(batch.images)
+
+    def flops(self, network: nn.Module) -> int:
+        """Of one image, a multiply-add counted as two."""
+        size = self.splits.preprocessing.image_size
+        return count_flops(network, (1, 3, size, size))
 
     def losses(self, network: nn.Module, batch: Prepared) -> dict[str, Tensor]:
         """Mean cross-entropy in nats."""
@@ -157,16 +175,15 @@ def open_classification(settings: TrainSettings, processes: Processes) -> Classi
     Raises:
         UserError: where the data are not there or do not suit the recipe.
     """
+    refuse_changed(settings.detector, [item.name for item in fields(settings.detector)], "detectors")
     return ClassificationTask(open_data(settings.data), settings, processes)
 
 
 def build_classifier(settings: TrainSettings, num_classes: int) -> nn.Module:
     """The network that the settings describe, with its blocks."""
     from gcnet.models.create import create_model
-    from gcnet.models.names import require_classifier
 
     network = settings.network
-    require_classifier(network.model)
     return create_model(
         network.model,
         num_classes=num_classes,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gcnet.analysis.cost import count_flops, count_parameters
+from gcnet.analysis.cost import count_parameters
 from gcnet.analysis.memory import peak_resident_bytes
 from gcnet.training.loop import Trainer
 from gcnet.training.reporter import clock
@@ -67,17 +67,16 @@ def dry_run(settings: TrainSettings, *, build_model: BuildModel | None = None) -
         NonFiniteLoss: where the first steps already diverge.
     """
     with assembled(settings, build_model) as (trainer, task):
-        size = task.splits.preprocessing.image_size
         batches = task.batches(0)
         loss = _first_loss(trainer, batches)
         step = _time_steps(trainer, batches)
-        share = _time_forward(trainer, next(batches)) * len(task.splits.val)
+        share = _time_forward(trainer, next(batches)) * task.evaluation_images
         steps = trainer.schedule.total
         every = max(1, round(settings.output.evaluate_every * task.steps_per_epoch))
         evaluations = -(-steps // every)
         return Estimate(
             parameters=count_parameters(trainer.network),
-            flops=count_flops(trainer.network, (1, 3, size, size)),
+            flops=task.flops(trainer.network),
             loss=loss,
             step_seconds=step,
             evaluation_seconds=share / trainer.processes.world,
@@ -111,7 +110,7 @@ def _time_forward(trainer: Trainer, batch: Batch) -> float:
     _wait(trainer.device)
     began = time.perf_counter()
     with torch.no_grad():
-        trainer.task.losses(trainer.network, batch)
+        trainer.task.answers(trainer.network, batch)
     _wait(trainer.device)
     return (time.perf_counter() - began) / max(len(batch.names), 1)
 

@@ -56,11 +56,12 @@ class Trainer:
         processes: Processes,
         block_parameters: Collection[str] = (),
     ) -> None:
-        self.task, self.recipe, self.device, self.processes = task, recipe, device, processes
+        self.recipe = recipe = recipe.filled()
+        self.task, self.device, self.processes = task, device, processes
         self.network = network.to(device)
         if machine.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
-        self.frozen = freeze(self.network, recipe.freeze)
+        self.frozen = freeze(self.network, recipe.freeze or ())
         self.schedule = build_schedule(recipe, task.steps_per_epoch)
         self.optimizer = build_optimizer(self.network, recipe, block_parameters)
         self.average = build_average(self.network, recipe.ema) if recipe.ema else None
@@ -93,13 +94,12 @@ class Trainer:
     def _learn(self, batch: Batch, images: int, rate: float) -> dict[str, float]:
         set_learning_rate(self.optimizer, rate)
         self.network.train()
-        if self.recipe.freeze_norms:
-            freeze_norms(self.network)
+        freeze_norms(self.network, all_of_them=self.recipe.freeze_norms)
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.task.split(batch, self.recipe.accumulate)
         sums = self._backward(parts, images)
         self.scaler.unscale_(self.optimizer)
-        if self.recipe.clip_norm is not None:
+        if self.recipe.clip_norm:
             clip_gradients(self.optimizer, self.recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -30,10 +30,15 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     return frozen
 
 
-def freeze_norms(model: nn.Module) -> None:
-    """Put every batch norm of a network in training mode back into evaluation mode: its statistics stay as loaded."""
+def freeze_norms(model: nn.Module, *, all_of_them: bool) -> None:
+    """Put batch norms of a network in training mode back into evaluation mode, so that their statistics stay.
+
+    Arguments:
+        model: the network.
+        all_of_them: all batch norms, or only those whose scale is frozen.
+    """
     for module in model.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _BatchNorm) and (all_of_them or (module.affine and not module.weight.requires_grad)):
             module.eval()
 
 

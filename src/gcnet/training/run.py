@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import nn
 
 from gcnet.errors import UserError
 from gcnet.models.insertion import context_parameters
+from gcnet.models.names import is_detector
 from gcnet.training.checkpoint import load_state
-from gcnet.training.classification import ClassificationTask, build_classifier, open_classification
+from gcnet.training.classification import build_classifier, open_classification
+from gcnet.training.detection import build_detector, filled_detection, open_detection
 from gcnet.training.distributed import Processes, choose_device, processes_joined
 from gcnet.training.folder import RunFolder, check_free, create_folder, default_name, open_folder, versions
 from gcnet.training.loop import Trainer
@@ -21,6 +24,7 @@ from gcnet.training.randomness import seed_everything
 from gcnet.training.reporter import Reporter, Silent, choose_reporter
 from gcnet.training.session import Session
 from gcnet.training.settings import MachineSettings, TrainSettings
+from gcnet.training.task import Task
 
 BuildModel = Callable[[int], nn.Module]
 
@@ -29,9 +33,10 @@ BuildModel = Callable[[int], nn.Module]
 class RunResult:
     """What a run came to.
 
-    `best` and `last` are rows of results.csv (top1 and top5 as fractions, val_loss, train_loss, epoch, step, ...), None
-    before the first evaluation; `stopped` is the number of the signal that ended it early, or 0; `seconds` counts all
-    its parts; `skipped` names the images that could not be read, with the reason.
+    `best` and `last` are rows of results.csv, None before the first evaluation: of a classifier top1 and top5 as
+    fractions and val_loss, of a detector box_ap, box_ap50, mask_ap and mask_ap50; train_loss, epoch, step, ...;
+    `metric` names the number that decides what is best; `stopped` is the number of the signal that ended it early, or
+    0; `seconds` counts all its parts; `skipped` names the images that could not be read, with the reason.
     """
 
     folder: Path
@@ -41,6 +46,7 @@ class RunResult:
     last: dict[str, Any] | None
     seconds: float
     skipped: dict[str, str]
+    metric: str = "top1"
     stopped: int = 0
 
     @property
@@ -82,12 +88,13 @@ def train(
     """
     if settings.output.output is not None:
         check_free(Path(settings.output.output))
-    with assembled(settings, build_model) as (trainer, task):
-        recipe = settings.recipe.resolved(task.steps_per_epoch)
+    filled = _filled(settings)
+    with assembled(filled, build_model) as (trainer, task):
+        recipe = filled.recipe.resolved(task.steps_per_epoch)
         config = {
             "gcnet": versions(["gcnet"]).get("gcnet"),
             "own_network": build_model is not None,
-            "settings": replace(settings, recipe=recipe).anchored().to_dict(),
+            "settings": replace(filled, recipe=recipe).anchored().to_dict(),
         }
         folder = _make_folder(settings, config, trainer.processes)
         return _drive(trainer, folder, settings, reporter, fresh=True)
@@ -126,7 +133,10 @@ def resume(
     state = load_state(found.checkpoint) if found.checkpoint.exists() else None
     if state is not None:
         # The checkpoint holds all weights; the file that the run started from may be gone by now.
-        settings = replace(settings, network=replace(settings.network, weights=None))
+        network, detector = settings.network, settings.detector
+        settings = replace(
+            settings, network=replace(network, weights=None), detector=replace(detector, backbone_weights=None)
+        )
     with assembled(settings, build_model) as (trainer, _task):
         if trainer.processes.first:
             found.clean()
@@ -134,17 +144,19 @@ def resume(
 
 
 @contextmanager
-def assembled(
-    settings: TrainSettings, build_model: BuildModel | None
-) -> Generator[tuple[Trainer, ClassificationTask], None, None]:
+def assembled(settings: TrainSettings, build_model: BuildModel | None) -> Generator[tuple[Trainer, Task], None, None]:
     """Data, network and trainer, ready for the first step, in all processes; GPU switches are set back afterwards."""
     device = choose_device(settings.machine.device)
     with processes_joined(device.type) as processes, _gpu_switches(settings.machine):
-        task = open_classification(settings, processes)
-        classes = len(task.splits.classes)
+        settings = _filled(settings)
+        detects = is_detector(settings.network.model)
+        task: Task = open_detection(settings, processes) if detects else open_classification(settings, processes)
         seed = settings.machine.seed
         seed_everything(seed)
-        network = build_model(classes) if build_model else build_classifier(settings, classes)
+        build = build_model or partial(build_detector if detects else build_classifier, settings)
+        network = build(len(task.classes))
+        if settings.detector.norm == "sync" and device.type == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         # Dropout must differ between processes, and must not depend on how many numbers the network's making drew.
         seed_everything(seed, 1 + processes.rank)
         trainer = Trainer(
@@ -157,6 +169,13 @@ def assembled(
             block_parameters=[name for name, _ in context_parameters(network)],
         )
         yield trainer, task
+
+
+def _filled(settings: TrainSettings) -> TrainSettings:
+    """The settings with nothing left to the preset but the length, which depends on the data."""
+    if is_detector(settings.network.model):
+        return filled_detection(settings)
+    return replace(settings, recipe=settings.recipe.filled())
 
 
 def _drive(
@@ -195,6 +214,7 @@ def _drive(
         last=record.last,
         seconds=session.seconds(),
         skipped=record.skipped,
+        metric=trainer.task.metric,
         stopped=session.stopped,
     )
     _conclude(result, session.reporter)
@@ -205,8 +225,8 @@ def _conclude(result: RunResult, reporter: Reporter) -> None:
     if result.skipped:
         reporter.say(f"{len(result.skipped)} images were left out; see {result.folder / 'skipped.csv'}")
     if result.finished and result.best is not None:
-        best = result.best
-        reporter.say(f"best top1 {best['top1']:.4f} in epoch {best['epoch']:g}: {result.best_weights}")
+        best, metric = result.best, result.metric
+        reporter.say(f"best {metric} {best[metric]:.4f} in epoch {best['epoch']:g}: {result.best_weights}")
 
 
 def _announce(session: Session, settings: TrainSettings, *, resumed: bool) -> None:
@@ -220,14 +240,25 @@ def _announce(session: Session, settings: TrainSettings, *, resumed: bool) -> No
     blocks = f", {inserted:,} of them in inserted blocks" if inserted else ""
     names = len(list(trainer.network.parameters()))
     frozen = f", {len(trainer.frozen)} of {names} parameter tensors frozen" if trainer.frozen else ""
-    recipe, processes = settings.recipe, trainer.processes.world
+    recipe, processes = trainer.recipe, trainer.processes.world
+    scaling = replace(settings.recipe, preset=recipe.preset).scaling()
     across = f" over {processes} processes" if processes > 1 else ""
     say(f"{settings.network.model}: {parameters:,} parameters{blocks}{frozen}; {trainer.device}")
     say(
         f"{session.total} steps of {recipe.batch_size} images{across}, {session.task.steps_per_epoch} an epoch; "
-        f"{recipe.optimizer}, lr {recipe.peak_lr:g} for this batch size, {recipe.schedule}"
+        f"{recipe.optimizer}, lr {recipe.peak_lr:g} ({scaling}), {recipe.schedule}"
     )
+    for note in [*session.task.notes(), *_norm_notes(settings, trainer)]:
+        say(note)
     say(f"results in {session.folder.path}")
+
+
+def _norm_notes(settings: TrainSettings, trainer: Trainer) -> list[str]:
+    if settings.detector.norm != "sync":
+        return []
+    if trainer.device.type == "cuda":
+        return ["batch norms take their statistics over all processes (SyncBN)"]
+    return [f"--norm sync works on CUDA only: on {trainer.device} each process takes the statistics of its own images"]
 
 
 def _make_folder(settings: TrainSettings, config: dict[str, Any], processes: Processes) -> RunFolder:

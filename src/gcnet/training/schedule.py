@@ -11,7 +11,8 @@ class Schedule:
     """Linear warm-up to `peak`, then cosine, steps or a constant, for steps 0 to `total` - 1.
 
     The cosine reaches `final` only after the last step, as `torch.optim.lr_scheduler.CosineAnnealingLR` with
-    T_max = `total` does; with warm-up it runs over the remaining steps. In warm-up, step i has peak * (i + 1) / warmup.
+    T_max = `total` does; with warm-up it runs over the remaining steps. In warm-up, step i has
+    peak * (i + 1) / warmup, or where `start` is given peak * (start + (1 - start) * i / warmup), as mmdet has it.
     """
 
     kind: str
@@ -21,11 +22,14 @@ class Schedule:
     total: int
     milestones: tuple[float, ...]
     factor: float
+    start: float | None = None
 
     def at(self, step: int) -> float:
         """The learning rate of step `step`, counted from 0."""
         if step < self.warmup:
-            return self.peak * (step + 1) / self.warmup
+            if self.start is None:
+                return self.peak * (step + 1) / self.warmup
+            return self.peak * (self.start + (1 - self.start) * step / self.warmup)
         if self.kind == "constant":
             return self.peak
         if self.kind == "step":
@@ -36,12 +40,14 @@ class Schedule:
 
 def build_schedule(recipe: RecipeSettings, steps_per_epoch: int) -> Schedule:
     """The schedule of a recipe for epochs of that many steps."""
+    recipe = recipe.filled()
     return Schedule(
-        kind=recipe.schedule,
+        kind=recipe.schedule or "",
         peak=recipe.peak_lr,
         final=recipe.final_lr,
         warmup=recipe.warmup_steps(steps_per_epoch),
         total=recipe.length(steps_per_epoch),
-        milestones=recipe.milestones,
+        milestones=recipe.milestones or (),
         factor=recipe.step_factor,
+        start=recipe.warmup_from,
     )

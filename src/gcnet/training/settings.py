@@ -1,7 +1,6 @@
 """The settings of a training run: frozen dataclasses with the help text beside each field, checked on construction."""
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -9,23 +8,14 @@ from typing import Any, Literal
 
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError, nearest, unknown
-from gcnet.training.presets import PRESETS
+from gcnet.training.checks import flag, require
+from gcnet.training.recipe import RecipeSettings
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
-    "preset": tuple(PRESETS),
-    "optimizer": ("sgd", "adamw"),
-    "schedule": ("cosine", "step", "constant"),
+    "numerics": ("mmdet", "torchvision"),
+    "norm": ("fixed", "frozen", "batch", "sync"),
+    "heads": ("2fc", "4conv1fc"),
 }
-
-
-def require(condition: bool, sentence: str) -> None:
-    """Refuse settings that contradict each other or make no sense.
-
-    Raises:
-        UserError: `sentence`, where `condition` does not hold.
-    """
-    if not condition:
-        raise UserError(sentence)
 
 
 @dataclass(frozen=True)
@@ -62,121 +52,51 @@ class NetworkSettings:
 
 
 @dataclass(frozen=True)
-class RecipeSettings:
-    """How it is trained; what is not given comes from the preset."""
+class DetectorSettings:
+    """What only a detector has."""
 
-    preset: Literal["scratch", "finetune"] = "scratch"
-    """scratch (120 epochs, lr 0.1), or finetune: new blocks in a trained network, as in the paper (40, lr 0.02)."""
-    epochs: float | None = None
-    """Passes over the training images (default: the preset's)."""
-    steps: int | None = None
-    """Length in optimizer steps, instead of --epochs."""
-    batch_size: int = 128
-    """Images of one optimizer step, over all processes and micro-batches; --lr is for exactly this batch."""
-    accumulate: int = 1
-    """Micro-batches that make up one step: less memory, the same gradient (but for batch statistics)."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Optimizer."""
-    lr: float | None = None
-    """Peak learning rate for the stated --batch-size; it is never rescaled (default: the preset's)."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
-    nesterov: bool = False
-    """Nesterov momentum in SGD."""
-    weight_decay: float | None = None
-    """Weight decay (default: 1e-4 for SGD, 0.05 for AdamW)."""
-    decay_all: bool = True
-    """Weight decay on norms and biases too; --no-decay-all leaves them out."""
-    block_lr: float = 1.0
-    """Factor on the learning rate of the inserted blocks."""
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    """Course of the learning rate after the warm-up."""
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    """Where the step schedule multiplies by --step-factor, as fractions of the run."""
-    step_factor: float = 0.1
-    """Factor of the step schedule."""
-    final_lr: float = 0.0
-    """Learning rate at the end of the cosine."""
-    warmup_epochs: float | None = None
-    """Linear warm-up, in epochs (default: the preset's, at most a tenth of the run)."""
-    clip_norm: float | None = None
-    """Clip the gradient to this L2 norm."""
-    label_smoothing: float = 0.0
-    """Label smoothing."""
-    mixup: float = 0.0
-    """Mixup with Beta(alpha, alpha); 0 is off; with --cutmix one of the two is drawn for every step."""
-    cutmix: float = 0.0
-    """Cutmix with Beta(alpha, alpha); 0 is off."""
-    ema: float | None = None
-    """Decay of an exponential moving average of the weights, which is then what is evaluated and saved."""
-    freeze: tuple[str, ...] = ()
-    """Parameters that stay as they are, by pattern: 'layer1.*' 'conv1.*'."""
-    freeze_norms: bool = False
-    """Keep the statistics of batch norms as loaded (norms run in evaluation mode)."""
+    backbone_weights: str | None = None
+    """Start the backbone from a plain classifier's weights: a file of ours, timm's or torchvision's, or "pretrained"
+    (published)."""
+    numerics: Literal["mmdet", "torchvision"] = "mmdet"
+    """Whose arithmetic anchors, boxes, pooling, resizing and masks follow."""
+    norm: Literal["fixed", "frozen", "batch", "sync"] | None = None
+    """Norms of the backbone: fixed (statistics as loaded, scale and shift trained), frozen, batch, or sync (statistics
+    over all GPUs; on a CPU as batch). Default: fixed where the detector starts from weights, else batch."""
+    heads: Literal["2fc", "4conv1fc"] = "2fc"
+    """Heads of the boxes; 4conv1fc has batch norms in all heads and in the pyramid."""
+    short_side: tuple[int, ...] | None = None
+    """Short side in pixels that images are resized to (default: 800; of small networks 64); of several, each training
+    image gets one at random (multi-scale training), and evaluation the last."""
+    long_side: int | None = None
+    """Long side in pixels that images are at most resized to (default: 1333; of small networks 64)."""
+    anchor_sides: tuple[float, ...] | None = None
+    """Sides in pixels of the square anchors, one a level of the pyramid (default: 32 64 128 256 512)."""
+    regions: int | None = None
+    """Regions of an image that the heads are trained on, a quarter of them objects (default: 512)."""
+    jitter: tuple[float, float] | None = None
+    """Large-scale jitter: resize by a random factor from and to, such as 0.1 2.0, and cut or pad to a square of the
+    short side."""
+    empty_images: bool = False
+    """Train on images without objects too."""
 
     def __post_init__(self) -> None:
-        """Refuse unknown names and contradictions."""
+        """Check what needs no look at the network."""
         for name, valid in _CHOICES.items():
-            if getattr(self, name) not in valid:
-                raise unknown(name, getattr(self, name), valid)
-        require(self.steps is None or self.epochs is None, "give --epochs or --steps, not both")
-        self._check_ranges()
-
-    @property
-    def peak_lr(self) -> float:
-        """The learning rate, the preset's where none is given."""
-        return PRESETS[self.preset].lr[self.optimizer] if self.lr is None else self.lr
-
-    @property
-    def decay(self) -> float:
-        """The weight decay, the preset's where none is given."""
-        return PRESETS[self.preset].weight_decay[self.optimizer] if self.weight_decay is None else self.weight_decay
-
-    def length(self, steps_per_epoch: int) -> int:
-        """Optimizer steps in all, at least one."""
-        epochs = PRESETS[self.preset].epochs if self.epochs is None else self.epochs
-        return self.steps if self.steps is not None else max(1, round(epochs * steps_per_epoch))
-
-    def warmup_steps(self, steps_per_epoch: int) -> int:
-        """Steps of linear warm-up; the preset's number of epochs is cut to a tenth of a short run."""
-        if self.warmup_epochs is not None:
-            return round(self.warmup_epochs * steps_per_epoch)
-        return min(round(PRESETS[self.preset].warmup_epochs * steps_per_epoch), self.length(steps_per_epoch) // 10)
-
-    def resolved(self, steps_per_epoch: int) -> "RecipeSettings":
-        """The same recipe with nothing left to the preset."""
-        return replace(
-            self,
-            epochs=None,
-            steps=self.length(steps_per_epoch),
-            lr=self.peak_lr,
-            weight_decay=self.decay,
-            warmup_epochs=self.warmup_steps(steps_per_epoch) / steps_per_epoch,
-        )
-
-    def _check_ranges(self) -> None:
-        for name in ("epochs", "steps", "batch_size", "accumulate", "lr", "clip_norm", "block_lr"):
             value = getattr(self, name)
-            require(value is None or 0 < value < math.inf, f"{_flag(name)} must be positive, found {value}")
-        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "final_lr"):
+            if value is not None and value not in valid:
+                raise unknown(name, value, valid)
+        for name in ("short_side", "long_side", "anchor_sides", "regions"):
             value = getattr(self, name)
-            require(value is None or 0 <= value < math.inf, f"{_flag(name)} must be 0 or more, found {value}")
-        for name in ("momentum", "label_smoothing"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"{_flag(name)} must be in [0, 1), found {value}")
-        require(self.ema is None or 0 < self.ema < 1, f"--ema is a decay between 0 and 1, found {self.ema}")
-        require(self.batch_size % self.accumulate == 0, self._uneven())
-        require(not self.nesterov or self.optimizer == "sgd", "--nesterov belongs to --optimizer sgd")
-        require(not self.nesterov or self.momentum > 0, "--nesterov needs --momentum above 0")
-        require(self.final_lr <= self.peak_lr, f"--final-lr {self.final_lr} is above --lr {self.peak_lr}")
-        require(self.final_lr == 0 or self.schedule == "cosine", "--final-lr belongs to --schedule cosine")
-        require(all(0 < at < 1 for at in self.milestones), "--milestones are fractions of the run between 0 and 1")
+            sizes = value if isinstance(value, tuple) else () if value is None else (value,)
+            require(all(size > 0 for size in sizes), f"{flag(name)} must be positive, found {value}")
+        low, high = self.jitter or (1.0, 1.0)
+        require(0 < low <= high, f"--jitter takes two factors with 0 < from <= to, found {low} {high}")
 
-    def _uneven(self) -> str:
-        return (
-            f"--accumulate must divide --batch-size into equal micro-batches, found {self.accumulate} "
-            f"micro-batches for {self.batch_size} images"
-        )
+    def options(self) -> dict[str, Any]:
+        """What was given of the options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`."""
+        names = ("numerics", "norm", "heads", "anchor_sides", "regions")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True)
@@ -224,7 +144,7 @@ class OutputSettings:
         """Check the intervals."""
         for name in ("save_every_steps", "save_every_epochs", "save_every_minutes", "evaluate_every", "log_every"):
             value = getattr(self, name)
-            require(value is None or value > 0, f"{_flag(name)} must be positive, found {value}")
+            require(value is None or value > 0, f"{flag(name)} must be positive, found {value}")
 
 
 @dataclass(frozen=True)
@@ -232,6 +152,7 @@ class TrainSettings:
     """Everything that decides a training run; stored, with nothing left open, in its config.json."""
 
     network: NetworkSettings = field(default_factory=NetworkSettings)
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     recipe: RecipeSettings = field(default_factory=RecipeSettings)
@@ -240,14 +161,16 @@ class TrainSettings:
 
     def anchored(self) -> "TrainSettings":
         """The same settings with absolute paths, so that a run can be resumed from any folder."""
-        data, network = self.data, self.network
+        data, network, detector = self.data, self.network, self.detector
         places = {"root": os.path.abspath(data.root)}
         if os.path.exists(data.data) and not data.is_generated:
             places["data"] = os.path.abspath(data.data)
-        weights = network.weights
-        if weights is not None and os.path.exists(weights):
-            weights = os.path.abspath(weights)
-        return replace(self, data=replace(data, **places), network=replace(network, weights=weights))
+        return replace(
+            self,
+            data=replace(data, **places),
+            network=replace(network, weights=_anchored(network.weights)),
+            detector=replace(detector, backbone_weights=_anchored(detector.backbone_weights)),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, one entry a group."""
@@ -267,6 +190,10 @@ class TrainSettings:
         return cls(**{name: _group(groups[name], values) for name, values in stored.items()})
 
 
+def _anchored(path: str | None) -> str | None:
+    return os.path.abspath(path) if path is not None and os.path.exists(path) else path
+
+
 def _group(kind: Any, values: Mapping[str, Any]) -> Any:
     valid = [item.name for item in fields(kind)]
     for name in values:
@@ -280,10 +207,6 @@ def _value(text: str) -> Any:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
     except json.JSONDecodeError:
         return text
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def override(settings: TrainSettings, **changes: Any) -> TrainSettings:

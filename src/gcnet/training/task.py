@@ -56,10 +56,17 @@ class Task(Protocol[Loaded, Prepared]):
     Attributes:
         metric: the number of an evaluation that decides which weights are the best; more is better.
         steps_per_epoch: optimizer steps that pass over the training images once.
+        classes: what is told apart, by name.
+        evaluation_images: that an evaluation looks at.
     """
 
     metric: str
     steps_per_epoch: int
+    classes: tuple[str, ...]
+    evaluation_images: int
+
+    def notes(self) -> list[str]:
+        """What the user should know of the data before the run begins, a sentence each."""
 
     def batches(self, first_step: int) -> Iterator[Loaded]:
         """This process' share of the global batch of `first_step`, of the next step, and so on for ever.
@@ -75,6 +82,12 @@ class Task(Protocol[Loaded, Prepared]):
 
     def losses(self, network: nn.Module, batch: Prepared) -> dict[str, Tensor]:
         """The losses to be added, each a mean over the images of a non-empty batch, shape ()."""
+
+    def answers(self, network: nn.Module, batch: Prepared) -> object:
+        """What the network, in evaluation mode, says of a non-empty batch."""
+
+    def flops(self, network: nn.Module) -> int:
+        """Arithmetic of one image in evaluation mode, a multiply-add counted as two."""
 
     def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
         """Evaluate over all processes; None if `stop()` became true in between."""

@@ -13,7 +13,7 @@ MISTAKES = {
     "region": (3, 'unknown option of a detector "region"; did you mean "regions"'),
     "norm": (None, 'unknown norm "None"; valid: fixed, frozen, batch, sync'),
     "heads": ("4conv", 'unknown heads "4conv"; did you mean "4conv1fc"'),
-    "numerics": (2, 'unknown numerics "2"; valid: torchvision, mmdet'),
+    "numerics": ([], r'unknown numerics "\[\]"; valid: torchvision, mmdet'),
     "norm_eps": ("1e-5", "norm_eps is added to variances, at least 0; found 1e-5"),
     "image_size": (800, "image_size is a short and a long side in whole pixels, found 800"),
     "anchor_sides": ("big", "anchor_sides are pixels above 0, one for each level, found big"),

@@ -26,7 +26,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 def _one_of(valid: Iterable[str]) -> Callable[[str, object], None]:
     def check(name: str, value: object) -> None:
-        if value not in valid:
+        if value not in tuple(valid):
             raise unknown(name, str(value), valid)
 
     return check

@@ -1,0 +1,148 @@
+"""The accuracy of a classifier on labelled images: judged, printed and written."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcnet.errors import UserError
+
+if TYPE_CHECKING:
+    from gcnet.cli.evaluate import Settings
+    from gcnet.data.images import ImageSource
+    from gcnet.data.settings import Preprocessing
+    from gcnet.evaluation.classification import ClassificationResult
+    from gcnet.evaluation.network import Network
+    from gcnet.training.distributed import Processes
+
+LISTED_CONFUSIONS = 10
+LISTED_CLASSES = 100
+BATCH_SIZE = 64
+
+
+def run_classifier(settings: "Settings", network: "Network", processes: "Processes") -> None:
+    """Evaluate the classifier, print the result and write what --output asks for."""
+    from gcnet.data.coco.source import is_coco
+    from gcnet.data.source import open_evaluation
+
+    if is_coco(settings.data):
+        raise UserError(f"{settings.data} is for detectors, in COCO's format, and {settings.model} is a classifier")
+    size = network.preprocessing.image_size if network.preprocessing else None
+    source, preprocessing = open_evaluation(
+        settings.data_settings(size),
+        settings.seed,
+        classes=network.class_names,
+        preprocessing=network.preprocessing,
+    )
+    _check_outputs(network, source, settings)
+    if network.class_names is None and processes.first:
+        _say_assumed_order(source.classes, settings)
+    preprocessing = _adjusted(preprocessing, settings)
+    result = _judge(network, source, preprocessing, settings, processes)
+    if processes.first:
+        _print_result(result, source.classes)
+        if settings.output is not None:
+            _write(result, source.classes, preprocessing, settings, settings.output)
+
+
+def _check_outputs(network: "Network", source: "ImageSource", settings: "Settings") -> None:
+    if network.num_classes != len(source.classes):
+        raise UserError(
+            f"{settings.weights or settings.model} has {network.num_classes} classes and {settings.data} "
+            f"{len(source.classes)}; an evaluation needs the same classes in both"
+        )
+
+
+def _say_assumed_order(classes: tuple[str, ...], settings: "Settings") -> None:
+    order = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
+    print(
+        f"gcnet: {settings.weights or settings.model} names no classes; its outputs are taken to mean, in this order, "
+        f"{order}",
+        file=sys.stderr,
+    )
+
+
+def _adjusted(preprocessing: "Preprocessing", settings: "Settings") -> "Preprocessing":
+    from gcnet.evaluation.network import override_preprocessing
+
+    return override_preprocessing(
+        preprocessing,
+        image_size=settings.image_size,
+        resize=settings.resize,
+        crop=settings.crop,
+        interpolation=settings.interpolation,
+    )
+
+
+def _judge(
+    network: "Network",
+    source: "ImageSource",
+    preprocessing: "Preprocessing",
+    settings: "Settings",
+    processes: "Processes",
+) -> "ClassificationResult":
+    from gcnet.data.loading import Images, build_loader
+    from gcnet.data.sampling import EvaluationSampler
+    from gcnet.data.transforms import build_eval_transform
+    from gcnet.evaluation.classification import evaluate_classifier
+    from gcnet.evaluation.progress import progress_bar
+
+    images = Images(source, build_eval_transform(preprocessing))
+    size = settings.batch_size or BATCH_SIZE
+    sampler = EvaluationSampler(len(source), batch_size=size, rank=processes.rank, world=processes.world)
+    batches = build_loader(images, sampler, settings.workers, image_size=preprocessing.image_size)
+    share = sum(len(keys) for keys in sampler)
+    device = next(network.model.parameters()).device
+    with progress_bar("images", share, shown=processes.first) as progress:
+        return evaluate_classifier(
+            network.model, batches, num_classes=len(source.classes), device=device, progress=progress
+        )
+
+
+def _print_result(result: "ClassificationResult", classes: tuple[str, ...]) -> None:
+    low, high = result.interval
+    for skipped in result.skipped:
+        print(f"left out {skipped.name}: {skipped.reason}", file=sys.stderr)
+    print(f"images   {result.images:,} judged, {len(result.skipped):,} left out")
+    print(f"top-1    {result.top1:.2%} ({result.correct:,} of {result.images:,}; 95% interval {low:.2%} to {high:.2%})")
+    if len(classes) > 5:
+        print(f"top-5    {result.top5:.2%}")
+    print(f"loss     {result.loss:.4f} (mean cross-entropy, nats)")
+    width = max(map(len, classes))
+    if len(classes) <= LISTED_CLASSES:
+        print(f"\n{'class':<{width}}  {'images':>7}  {'correct':>7}  {'top-1':>7}")
+    for label, name in enumerate(classes if len(classes) <= LISTED_CLASSES else ()):
+        images, correct = sum(result.confusion[label]), result.confusion[label][label]
+        share = f"{correct / images:.2%}" if images else "-"
+        print(f"{name:<{width}}  {images:>7,}  {correct:>7,}  {share:>7}")
+    worst = result.worst_confusions(LISTED_CONFUSIONS)
+    if worst:
+        print("\nmost frequent confusions (true class, taken for, images)")
+    for true, predicted, count in worst:
+        print(f"{classes[true]:<{width}}  {classes[predicted]:<{width}}  {count:>5,}")
+
+
+def _write(
+    result: "ClassificationResult",
+    classes: tuple[str, ...],
+    preprocessing: "Preprocessing",
+    settings: "Settings",
+    folder: Path,
+) -> None:
+    from gcnet.evaluation.plots import plot_confusion
+    from gcnet.storage import write_atomic
+
+    folder.mkdir(parents=True, exist_ok=True)
+    origin = {"model": settings.model, "weights": settings.weights, "data": settings.data}
+    content = origin | {"preprocessing": preprocessing.to_dict()} | result.to_dict(classes)
+    write_atomic(folder / "results.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["class", "images", "correct", "top1"])
+    for name, row, share, label in zip(classes, result.confusion, result.per_class, range(len(classes)), strict=True):
+        writer.writerow([name, sum(row), row[label], "" if share is None else f"{share:.6f}"])
+    write_atomic(folder / "per_class.csv", table.getvalue().encode())
+    plot_confusion(result.confusion, classes, folder / "confusion.png")
+    print(f"\nwrote results.json, per_class.csv and confusion.png into {folder}")

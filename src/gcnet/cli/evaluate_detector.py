@@ -1,0 +1,163 @@
+"""The average precision of a detector, or of a file of detections, on annotated images: judged, printed and written."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcnet.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from gcnet.cli.evaluate import Settings
+    from gcnet.data.coco.images import CocoImages
+    from gcnet.evaluation.detector import DetectorResult
+    from gcnet.evaluation.network import Detector
+    from gcnet.training.distributed import Processes
+
+LISTED_CLASSES = 100
+BATCH_SIZE = 1
+
+
+def run_detector(settings: "Settings", detector: "Detector | None", processes: "Processes") -> None:
+    """Evaluate the detector, or without one the results, print what was found and write what --output asks for."""
+    from gcnet.evaluation.truth import open_truth
+
+    images = settings.data_settings(None)
+    needs_images = detector is not None
+    part = open_truth(images, settings.seed, folder=settings.images, needs_images=needs_images)
+    if processes.first and (complaint := part.complaint()):
+        print(f"gcnet: {complaint}", file=sys.stderr)
+    if detector is None:
+        result = _judge_results(part.images, settings)
+    else:
+        _check_classes(detector, part.images, settings, processes)
+        result = _judge_model(detector, part.images, settings, processes)
+    if processes.first:
+        _print_result(result)
+        if settings.output is not None:
+            _write(result, part.images, settings, settings.output)
+
+
+def _check_classes(detector: "Detector", images: "CocoImages", settings: "Settings", processes: "Processes") -> None:
+    origin, names = settings.weights or settings.model, detector.class_names
+    count = len(detector.category_ids)
+    if count != len(images.classes):
+        raise UserError(
+            f"{origin} has {count} classes and {settings.data} {len(images.classes)}; an evaluation needs the same "
+            f"classes in both"
+        )
+    if names is None:
+        if processes.first:
+            order = ", ".join(images.classes[:3]) + (", ..." if len(images.classes) > 3 else "")
+            print(
+                f"gcnet: {origin} names no classes; its labels are taken to mean, in this order, {order}",
+                file=sys.stderr,
+            )
+        return
+    for number, (ours, theirs) in enumerate(zip(names, images.classes, strict=True), start=1):
+        if ours != theirs:
+            raise UserError(
+                f"{origin} and {settings.data} need the same classes in the same order; class {number} is "
+                f'"{ours}" in the former and "{theirs}" in the latter'
+            )
+
+
+def _judge_results(images: "CocoImages", settings: "Settings") -> "DetectorResult":
+    from gcnet.evaluation.detector import judge
+    from gcnet.evaluation.results import read_results
+
+    results = read_results(str(settings.results), images.content)
+    return judge(images.content, results, [images.image_id(index) for index in range(len(images))])
+
+
+def _judge_model(
+    detector: "Detector", images: "CocoImages", settings: "Settings", processes: "Processes"
+) -> "DetectorResult":
+    from gcnet.data.coco.loading import DetectionSamples, build_detection_loader
+    from gcnet.data.sampling import EvaluationSampler
+    from gcnet.evaluation.detector import evaluate_detector
+    from gcnet.evaluation.progress import progress_bar
+
+    size = settings.batch_size or BATCH_SIZE
+    order = EvaluationSampler(len(images), batch_size=size, rank=processes.rank, world=processes.world)
+    batches = build_detection_loader(DetectionSamples(images, with_objects=False), order, settings.workers)
+    with progress_bar("images", sum(len(keys) for keys in order), shown=processes.first) as progress:
+        return evaluate_detector(
+            detector.model,
+            batches,
+            images.content,
+            images.category_ids,
+            device=next(detector.model.parameters()).device,
+            progress=progress,
+            gather=processes.gather,
+        )
+
+
+def _print_result(result: "DetectorResult") -> None:
+    from gcnet.evaluation.detection import DEFINITIONS, NUMBERS
+
+    for skipped in result.skipped:
+        print(f"left out {printable(skipped.name)}: {skipped.reason}", file=sys.stderr)
+    print(f"images   {len(result.image_ids):,} judged, {len(result.skipped):,} left out")
+    print(f"objects  {sum(result.objects.values()):,} of {len(result.objects):,} classes")
+    if result.is_coco_subset:
+        print("\nSo few of COCO's images give no COCO result: that takes all 5,000 of its validation set.")
+    width = max(map(len, DEFINITIONS))
+    print(f"\n{'':<5}  {'times 100, mean over the classes':<{width}}  {'boxes':>5}  {'masks':>5}")
+    for name, definition in zip(NUMBERS, DEFINITIONS, strict=True):
+        boxes, masks = (_hundredths(found.numbers[name]) for found in (result.boxes, result.masks))
+        print(f"{name:<5}  {definition:<{width}}  {boxes:>5}  {masks:>5}")
+    _print_classes(result)
+
+
+def _print_classes(result: "DetectorResult") -> None:
+    listed = list(result.objects.items())[:LISTED_CLASSES]
+    width = max(len("class"), *(len(printable(name)) for name, _ in listed))
+    print(f"\n{'class':<{width}}  {'objects':>7}  {'AP box':>6}  {'AP mask':>7}")
+    for name, count in listed:
+        box, mask = (_hundredths(found.per_class[name]) for found in (result.boxes, result.masks))
+        print(f"{printable(name):<{width}}  {count:>7,}  {box:>6}  {mask:>7}")
+    if len(result.objects) > len(listed):
+        print(f"and {len(result.objects) - len(listed):,} more, which --output writes down")
+
+
+def _hundredths(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _write(result: "DetectorResult", images: "CocoImages", settings: "Settings", folder: Path) -> None:
+    from gcnet.evaluation.curves import plot_precision_recall
+    from gcnet.evaluation.matching import match_images
+    from gcnet.evaluation.worst import write_worst
+    from gcnet.storage import write_atomic
+
+    folder.mkdir(parents=True, exist_ok=True)
+    judged = None if settings.results is None else str(settings.results)
+    origin = {"model": settings.model, "weights": settings.weights, "results": judged, "data": settings.data}
+    content = json.dumps(origin | result.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    write_atomic(folder / "results.json", content.encode())
+    write_atomic(folder / "per_class.csv", _table(result).encode())
+    written = ["results.json", "per_class.csv"]
+    if judged is None:
+        write_atomic(folder / "detections.json", json.dumps(result.results).encode())
+        written.append("detections.json")
+    plot_precision_recall(result.boxes, result.masks, folder / "precision_recall.png")
+    outcomes = match_images(images.content, result.results, result.image_ids)
+    about = f"{settings.model or judged} on {settings.data}"
+    worst = write_worst(images, outcomes, folder, about=about)
+    if not worst:
+        print("gcnet: no worst.html, since no image has an error, or none of these can be read", file=sys.stderr)
+    written += ["precision_recall.png", *worst]
+    print(f"\nwrote {', '.join(written[:-1])} and {written[-1]} into {folder}")
+
+
+def _table(result: "DetectorResult") -> str:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["class", "objects", "box_AP", "mask_AP"])
+    for name, count in result.objects.items():
+        values = (found.per_class[name] for found in (result.boxes, result.masks))
+        writer.writerow([name, count, *("" if value is None else f"{value:.6f}" for value in values)])
+    return table.getvalue()

@@ -1,0 +1,72 @@
+"""The classes of images by a classifier: predicted, printed and written."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcnet.cli.predict import report_skipped, write_json
+from gcnet.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from gcnet.cli.predict import Settings
+    from gcnet.data.settings import Preprocessing
+    from gcnet.evaluation.network import Network
+    from gcnet.evaluation.predict import Predictions
+
+TOP = 5
+BATCH_SIZE = 32
+
+
+def classify(network: "Network", paths: Sequence[Path], settings: "Settings") -> int:
+    """Classify the images; 0 if at least one worked, 1 if none did."""
+    from gcnet.evaluation.network import override_preprocessing
+    from gcnet.evaluation.predict import draw_predictions, predict_images
+    from gcnet.evaluation.progress import progress_bar
+
+    preprocessing = network.preprocessing or _usual_preprocessing(settings)
+    preprocessing = override_preprocessing(preprocessing, image_size=settings.image_size)
+    with progress_bar("images", len(paths)) as progress:
+        predictions = predict_images(
+            network,
+            paths,
+            preprocessing=preprocessing,
+            top=settings.top or TOP,
+            batch_size=settings.batch_size or BATCH_SIZE,
+            device=next(network.model.parameters()).device,
+            progress=progress,
+        )
+    if settings.json != "-":
+        _print_table(predictions)
+    report_skipped(predictions.skipped, len(predictions.images), "classified")
+    write_json(predictions.to_dict(), settings)
+    if settings.output is not None and predictions.images:
+        settings.output.parent.mkdir(parents=True, exist_ok=True)
+        shown = draw_predictions(predictions.images, settings.output)
+        print(f"contact sheet of {shown} of {len(predictions.images)} images: {settings.output}", file=sys.stderr)
+    return 0 if predictions.images else 1
+
+
+def _usual_preprocessing(settings: "Settings") -> "Preprocessing":
+    from gcnet.data.settings import Preprocessing
+
+    if settings.image_size is None:
+        raise UserError(
+            f"{settings.weights or settings.model} comes without preprocessing: give --image-size, the side of the "
+            "images that it was trained on"
+        )
+    return Preprocessing(settings.image_size)
+
+
+def _print_table(predictions: "Predictions") -> None:
+    if not predictions.images:
+        return
+    names = [printable(one.path) for one in predictions.images]
+    width = max(map(len, names))
+    classes = max(5, *(len(name) for one in predictions.images for name, _ in one.classes))
+    places = len(predictions.images[0].classes)
+    ranks = "".join(f"  {f'top {place + 1}':<{classes}}  {'prob.':>6}" for place in range(places))
+    print(f"{'image':<{width}}{ranks}")
+    for name, one in zip(names, predictions.images, strict=True):
+        best = "".join(f"  {label:<{classes}}  {probability:>6.1%}" for label, probability in one.classes)
+        print(f"{name:<{width}}{best}")

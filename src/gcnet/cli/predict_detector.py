@@ -1,0 +1,77 @@
+"""The objects in images by a detector: found, printed and written."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcnet.cli.predict import report_skipped, write_json
+from gcnet.errors import printable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from gcnet.cli.predict import Settings
+    from gcnet.evaluation.detect import Detected, Detections
+    from gcnet.evaluation.network import Detector
+
+THRESHOLD = 0.5
+BATCH_SIZE = 1
+
+
+def detect(detector: "Detector", paths: Sequence[Path], settings: "Settings") -> int:
+    """Find the objects in the images; 0 if at least one image worked, 1 if none did."""
+    from gcnet.evaluation.detect import detect_images
+    from gcnet.evaluation.progress import progress_bar
+
+    with progress_bar("images", len(paths)) as progress:
+        detections = detect_images(
+            detector,
+            paths,
+            threshold=THRESHOLD if settings.threshold is None else settings.threshold,
+            classes=None if settings.classes is None else [name.strip() for name in settings.classes.split(",")],
+            batch_size=settings.batch_size or BATCH_SIZE,
+            show=_Pictures(detector, paths, settings.output),
+            progress=progress,
+        )
+    if settings.json != "-":
+        _print_table(detections)
+    report_skipped(detections.skipped, len(detections.images), "searched for objects")
+    write_json(detections.to_dict(), settings)
+    if settings.output is not None and detections.images:
+        print(f"pictures of the images with their objects: {settings.output}", file=sys.stderr)
+    return 0 if detections.images else 1
+
+
+class _Pictures:
+    """Writes a picture of each image that it is called with into a folder, if there is one to be written to."""
+
+    def __init__(self, detector: "Detector", paths: Sequence[Path], folder: Path | None) -> None:
+        from gcnet.evaluation.pictures import picture_names
+
+        self.folder = folder
+        self.classes = dict(zip(detector.category_ids, detector.names(), strict=True))
+        self.names = {} if folder is None else picture_names(paths, folder)
+
+    def __call__(self, image: "Image.Image", found: "Detected") -> None:
+        from gcnet.evaluation.pictures import draw_detections, encode_picture
+        from gcnet.storage import write_atomic
+
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            picture = draw_detections(image, found.results, self.classes)
+            write_atomic(self.folder / self.names[found.path], encode_picture(picture))
+
+
+def _print_table(detections: "Detections") -> None:
+    if not detections.images:
+        return
+    names = [printable(one.path) for one in detections.images]
+    width = max(map(len, [*names, "image"]))
+    print(f"{'image':<{width}}  {'objects':>7}  {'best':>5}  classes")
+    for name, one in zip(names, detections.images, strict=True):
+        best = f"{one.results[0]['score']:.3f}" if one.results else "-"
+        counts = Counter(result["category_id"] for result in one.results).most_common()
+        classes = ", ".join(f"{count} {printable(detections.categories[identity])}" for identity, count in counts)
+        print(f"{name:<{width}}  {len(one.results):>7}  {best:>5}  {classes or '-'}")

@@ -1,0 +1,114 @@
+"""What of a comparison depends on whether its networks classify or detect: data, networks, words and pictures."""
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from gcnet.data.decode import ImageError
+from gcnet.data.images import ImageSource
+from gcnet.evaluation.annotations import draw_annotations
+from gcnet.models.names import is_detector
+from gcnet.report.results import Picture
+from gcnet.training.classification import ClassificationTask, build_classifier, open_classification
+from gcnet.training.detection import DetectionTask, build_detector, filled_detection, open_detection
+from gcnet.training.distributed import Processes
+from gcnet.training.settings import TrainSettings
+
+_PICTURES, _SIDE = 12, 160
+_LISTED = 3  # classes named under a picture
+
+
+def filled(settings: TrainSettings) -> TrainSettings:
+    """The settings of a training with nothing left to the preset but the length."""
+    if is_detector(settings.network.model):
+        return filled_detection(settings)
+    return replace(settings, recipe=settings.recipe.filled())
+
+
+def open_task(settings: TrainSettings) -> ClassificationTask | DetectionTask:
+    """The images and what is done with them.
+
+    Raises:
+        UserError: the data are not there, or do not suit the settings.
+    """
+    open_it = open_detection if is_detector(settings.network.model) else open_classification
+    return open_it(settings, Processes())
+
+
+def build_network(settings: TrainSettings, num_classes: int) -> nn.Module:
+    """The network that filled settings describe, as a training builds it.
+
+    Raises:
+        UserError: an unknown name, or weights that do not fit.
+    """
+    build = build_detector if is_detector(settings.network.model) else build_classifier
+    return build(settings, num_classes)
+
+
+def input_size(task: ClassificationTask | DetectionTask) -> tuple[int, int]:
+    """Height and width in pixels of what the network sees; of a detector the short and the long side."""
+    if isinstance(task, ClassificationTask):
+        size = task.splits.preprocessing.image_size
+        return size, size
+    network = replace(task.settings.network, weights=None)
+    detector = replace(task.settings.detector, backbone_weights=None)
+    with torch.device("meta"):  # without numbers: only its transform is looked at
+        built = build_detector(replace(task.settings, network=network, detector=detector), len(task.classes))
+    transform: Any = built.transform
+    return transform.min_size[-1], transform.max_size
+
+
+def describe_images(task: ClassificationTask | DetectionTask, size: tuple[int, int]) -> str:
+    """How many images and classes there are, and the size that the network sees, in words."""
+    classes, height, width = len(task.classes), *size
+    if isinstance(task, ClassificationTask):
+        train, told, pixels = len(task.splits.train), "classes", f"{height} x {width} pixels"
+    else:
+        train, told = len(task.train), "classes of objects"
+        short = f"a short side of {height} and " if height < width else ""
+        pixels = f"resized to {short}a long side of at most {width:,} pixels"
+    return f"{train:,} training and {task.evaluation_images:,} validation images, {classes} {told}, {pixels}"
+
+
+def sample_pictures(task: ClassificationTask | DetectionTask) -> tuple[Picture, ...]:
+    """Some validation images as small PNGs, with boxes and masks if there are any; unreadable ones are passed over."""
+    if isinstance(task, ClassificationTask):
+        return _pictures(len(task.splits.val), partial(_classified, task.splits.val))
+    return _pictures(len(task.val), partial(_annotated, task))
+
+
+def _pictures(count: int, read: Callable[[int], tuple[Image.Image, str]]) -> tuple[Picture, ...]:
+    found: list[Picture] = []
+    for turn in range(min(_PICTURES, count)):
+        try:
+            image, label = read(turn * count // min(_PICTURES, count))
+        except ImageError:
+            continue
+        image.thumbnail((_SIDE, _SIDE))
+        stream = io.BytesIO()
+        image.save(stream, format="png")
+        found.append(Picture(label, base64.b64encode(stream.getvalue()).decode()))
+    return tuple(found)
+
+
+def _classified(source: ImageSource, index: int) -> tuple[Image.Image, str]:
+    return source.read(index), source.classes[source.label(index)]
+
+
+def _annotated(task: DetectionTask, index: int) -> tuple[Image.Image, str]:
+    names = dict(zip(task.val.category_ids, task.val.classes, strict=True))
+    annotations = task.val.annotations(index)
+    return draw_annotations(task.val.read(index), annotations), _listed(names[a["category_id"]] for a in annotations)
+
+
+def _listed(names: Iterable[str]) -> str:
+    counts = Counter(names)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common(_LISTED)) or "nothing"

@@ -1,0 +1,133 @@
+"""Images with the objects that COCO annotations say are in them."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from gcnet.data.coco.masks import segmentation_mask
+from gcnet.data.decode import ImageError, open_image
+
+Entry = Mapping[str, Any]  # an entry of the list "images" or "annotations"
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What is to be found in an image: boxes as left, top, right, bottom in pixels, labels from 1, masks of 0 and 1."""
+
+    boxes: Float[Tensor, "n 4"]
+    labels: Int[Tensor, " n"]
+    masks: UInt8[Tensor, "n height width"]
+
+    def chosen(self, keep: Tensor) -> "Objects":
+        """Those where `keep` (n,) holds."""
+        return Objects(self.boxes[keep], self.labels[keep], self.masks[keep])
+
+    def to_dict(self) -> dict[str, Tensor]:
+        """As a detector takes them."""
+        return {"boxes": self.boxes, "labels": self.labels, "masks": self.masks}
+
+
+class CocoImages:
+    """The images of a COCO file, in its order.
+
+    A label is the place of a category, from 1, in the file's categories sorted by id. Crowds are not among an image's
+    objects: a region with an unknown number of them is nothing to learn from.
+
+    Arguments:
+        content: of a COCO file, without faults.
+        read: an entry of its images -> the image, RGB; raises ImageError.
+        indices: of the images to take, in order (default: all).
+    """
+
+    def __init__(
+        self, content: dict[str, Any], read: Callable[[Entry], Image.Image], indices: Sequence[int] | None = None
+    ) -> None:
+        self.content, self._read = content, read
+        images = content["images"]
+        self.images: list[Entry] = list(images) if indices is None else [images[index] for index in indices]
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        self.classes = tuple(category["name"] for category in categories)
+        self.category_ids = tuple(category["id"] for category in categories)
+        self._labels = {identity: label for label, identity in enumerate(self.category_ids, start=1)}
+        self._of_image: dict[int, list[Entry]] = {image["id"]: [] for image in self.images}
+        for annotation in content["annotations"]:
+            if annotation["image_id"] in self._of_image and annotation.get("iscrowd", 0) == 0:
+                self._of_image[annotation["image_id"]].append(annotation)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """The image's file name."""
+        return self.images[index]["file_name"]
+
+    def image_id(self, index: int) -> int:
+        """The image's id in the file."""
+        return self.images[index]["id"]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.images[index]["height"], self.images[index]["width"]
+
+    def annotations(self, index: int) -> list[Entry]:
+        """The annotations of the image's objects."""
+        return self._of_image[self.image_id(index)]
+
+    def read(self, index: int) -> Image.Image:
+        """The image, RGB, upright; raises ImageError also where its size is not the one that is stated."""
+        image = self._read(self.images[index])
+        if image.size[::-1] != self.size(index):
+            height, width = self.size(index)
+            raise ImageError(
+                self.name(index),
+                f"it has {image.width} x {image.height} pixels, its annotations are of {width} x {height}",
+            )
+        return image
+
+    def objects(self, index: int) -> Objects:
+        """What is to be found in the image."""
+        height, width = self.size(index)
+        found = self.annotations(index)
+        masks = np.zeros((len(found), height, width), dtype=np.uint8)
+        for mask, annotation in zip(masks, found, strict=True):
+            mask[...] = segmentation_mask(annotation["segmentation"], height, width)
+        boxes = torch.tensor([annotation["bbox"] for annotation in found], dtype=torch.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = torch.tensor([self._labels[annotation["category_id"]] for annotation in found], dtype=torch.int64)
+        return Objects(boxes, labels, torch.from_numpy(masks))
+
+    def subset(self, indices: Sequence[int]) -> "CocoImages":
+        """Some of the images, in this order."""
+        positions = {image["id"]: number for number, image in enumerate(self.content["images"])}
+        return CocoImages(self.content, self._read, [positions[self.image_id(index)] for index in indices])
+
+    def limited(self, limit: int | None) -> "CocoImages":
+        """At most so many images, evenly spread."""
+        if limit is None or limit >= len(self):
+            return self
+        return self.subset([number * len(self) // limit for number in range(limit)])
+
+    def with_objects(self) -> "CocoImages":
+        """Only the images with an object."""
+        return self.subset([index for index in range(len(self)) if self.annotations(index)])
+
+
+def folder_reader(folder: str | os.PathLike[str]) -> Callable[[Entry], Image.Image]:
+    """Reads images below a folder, which none may leave."""
+    return partial(_read_below, os.path.realpath(folder))
+
+
+def _read_below(base: str, entry: Entry) -> Image.Image:
+    path = os.path.realpath(os.path.join(base, entry["file_name"]))
+    if os.path.commonpath([path, base]) != base:
+        raise ImageError(entry["file_name"], "its path leaves the image folder")
+    return open_image(Path(path))

@@ -1,0 +1,206 @@
+"""Detections in image files: the objects found in each, and which files were left out and why."""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import RoIHeads
+
+from gcnet.data.coco.loading import pixels
+from gcnet.data.coco.masks import extent
+from gcnet.data.decode import ImageError, open_image
+from gcnet.data.loading import Skipped
+from gcnet.errors import UserError, unknown
+from gcnet.evaluation.detection import coco_results
+from gcnet.evaluation.inference import evaluating
+from gcnet.evaluation.network import Detector
+from gcnet.models.detector.transform import RoundedTransform
+
+_PASTED_PIXELS = 2**25
+"""Pixels of masks pasted at a time: 128 MiB of float32, or one mask where that is larger."""
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What was found in one image.
+
+    Attributes:
+        path: the file.
+        image_id: from 1, in the order of the images that could be read.
+        height: pixels of the image, upright.
+        width: likewise.
+        results: in COCO's result format (`gcnet.evaluation.detection.coco_results`), the best first, each also with the
+            `area` of its mask in pixels.
+    """
+
+    path: Path
+    image_id: int
+    height: int
+    width: int
+    results: tuple[dict[str, Any], ...]
+
+
+class _Found(NamedTuple):
+    """Boxes, labels, scores and small masks in a resized image, and its height and width."""
+
+    values: dict[str, Tensor]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What `detect_images` found: the images in the order of the files, the files left out, class names by category."""
+
+    images: tuple[Detected, ...]
+    skipped: tuple[Skipped, ...]
+    categories: dict[int, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The detections as plain JSON values, laid out as a file of COCO annotations, which COCO's API reads.
+
+        `images` holds `id`, `file_name` (the path), `width` and `height` of each image; `categories` the `id` and
+        `name` of each class; `annotations` the detections: `id` (from 1), `image_id`, `category_id`, `bbox` (left, top,
+        width and height in pixels), `score` (0 to 1), `segmentation` (`size`, height and width, and `counts`, COCO's
+        compressed run lengths as text), `area` (pixels of the mask) and `iscrowd` (0). The annotations alone are a
+        list in COCO's result format. `left_out` counts and `skipped` names the files that could not be used.
+        """
+        images = [
+            {"id": one.image_id, "file_name": str(one.path), "width": one.width, "height": one.height}
+            for one in self.images
+        ]
+        results = [result for one in self.images for result in one.results]
+        return {
+            "images": images,
+            "categories": [{"id": identity, "name": name} for identity, name in self.categories.items()],
+            "annotations": [{"id": number, **result, "iscrowd": 0} for number, result in enumerate(results, start=1)],
+            "left_out": len(self.skipped),
+            "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
+        }
+
+
+def detect_images(
+    detector: Detector,
+    paths: Sequence[Path],
+    *,
+    threshold: float = 0.5,
+    classes: Sequence[str] | None = None,
+    batch_size: int = 1,
+    show: Callable[[Image.Image, Detected], None] = lambda *_: None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Detections:
+    """Find objects in image files; a file that cannot be read is left out and named, never replaced.
+
+    Memory stays bounded: masks of 28 x 28 pixels become masks of the image only for what is kept, a few at a time.
+
+    Args:
+        detector: on any device.
+        paths: of the images.
+        threshold: objects with a score above this are kept, 0 to 1.
+        classes: names of the classes to keep (default: all).
+        batch_size: images that the network gets at a time; they are padded to one size, which changes scores slightly.
+        show: called with each image (RGB) and what was found in it.
+        progress: called with the number of files done since its last call.
+
+    Raises:
+        UserError: an unknown class, or a threshold that is no score.
+    """
+    if not 0 <= threshold <= 1:
+        raise UserError(f"a threshold of scores is from 0 to 1, found {threshold}")
+    device = next(detector.model.parameters()).device
+    labels = torch.tensor(_labels(detector.names(), classes), dtype=torch.int64, device=device)
+    done: list[Detected] = []
+    skipped: list[Skipped] = []
+    with evaluating(detector.model) as network, _scores_above(network, threshold):
+        for start in range(0, len(paths), batch_size):
+            batch = paths[start : start + batch_size]
+            images, unread = _read(batch, network)
+            skipped += unread
+            for (path, image), found in zip(images.items(), _detect(network, images.values(), labels), strict=True):
+                number = len(done) + 1
+                results = _results(network, found, image, number, detector.category_ids)
+                done.append(Detected(path, number, image.height, image.width, results))
+                show(image, done[-1])
+            progress(len(batch))
+    categories = dict(zip(detector.category_ids, detector.names(), strict=True))
+    return Detections(tuple(done), tuple(skipped), categories)
+
+
+def _labels(names: Sequence[str], classes: Sequence[str] | None) -> list[int]:
+    """The labels of these classes, from 1."""
+    for name in classes or ():
+        if name not in names:
+            raise unknown("class", name, names)
+    return [label for label, name in enumerate(names, start=1) if classes is None or name in classes]
+
+
+@contextmanager
+def _scores_above(network: nn.Module, threshold: float) -> Generator[None]:
+    """The heads keep scores above this one, and find masks for no others; on leaving, their own threshold is back.
+
+    What is kept is the same as if it were chosen from all afterwards: the heads suppress by better scores only.
+    """
+    heads = [module for module in network.modules() if isinstance(module, RoIHeads)]
+    before = [module.score_thresh for module in heads]
+    try:
+        for module in heads:
+            module.score_thresh = threshold
+        yield
+    finally:
+        for module, own in zip(heads, before, strict=True):
+            module.score_thresh = own
+
+
+def _read(paths: Iterable[Path], network: Any) -> tuple[dict[Path, Image.Image], list[Skipped]]:
+    images: dict[Path, Image.Image] = {}
+    skipped: list[Skipped] = []
+    for path in paths:
+        try:
+            image = open_image(path)
+            _require_pixels(image, path, network.transform)
+            images[path] = image
+        except ImageError as error:
+            skipped.append(Skipped(str(path), error.reason))
+    return images, skipped
+
+
+def _require_pixels(image: Image.Image, path: Path, transform: nn.Module) -> None:
+    """Refuse what torchvision's resizing, which rounds down, leaves without a pixel; ours keeps one."""
+    long: Any = transform.max_size
+    if not isinstance(transform, RoundedTransform) and min(image.size) * long <= max(image.size):
+        raise ImageError(path, f"{image.width}x{image.height} pixels, too narrow to be resized to a side of {long}")
+
+
+def _detect(network: Any, images: Iterable[Image.Image], labels: Int[Tensor, " classes"]) -> list[_Found]:
+    """What the network itself does before it pastes the masks, and of this the objects of some classes."""
+    tensors = [pixels(image).to(labels.device) for image in images]
+    if not tensors:
+        return []
+    batch, _ = network.transform(tensors)
+    features = network.backbone(batch.tensors)
+    proposals, _ = network.rpn(batch, features)
+    found, _ = network.roi_heads(features, proposals, batch.image_sizes)
+    kept = [torch.isin(values["labels"], labels) for values in found]
+    return [
+        _Found({name: value[keep] for name, value in values.items()}, size)
+        for values, keep, size in zip(found, kept, batch.image_sizes, strict=True)
+    ]
+
+
+def _results(
+    network: Any, found: _Found, image: Image.Image, image_id: int, category_ids: Sequence[int]
+) -> tuple[dict[str, Any], ...]:
+    """The objects of an image as results, their masks pasted a few at a time."""
+    height, width = image.height, image.width
+    step = max(1, _PASTED_PIXELS // (height * width))
+    results: list[dict[str, Any]] = []
+    for start in range(0, len(found.values["scores"]), step):
+        part = {name: value[start : start + step] for name, value in found.values.items()}
+        pasted = network.transform.postprocess([part], [found.size], [(height, width)])
+        results += coco_results(pasted, [image_id], category_ids)
+    return tuple({**one, "area": extent(one["segmentation"], height, width)[0]} for one in results)

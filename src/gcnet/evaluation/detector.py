@@ -1,0 +1,142 @@
+"""Judging a detector on a COCO set: its detections, and their precision in boxes and in masks."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from gcnet.data.coco.loading import DetectionBatch
+from gcnet.data.loading import Skipped
+from gcnet.errors import UserError
+from gcnet.evaluation.detection import KINDS, DetectionResult, coco_results, evaluate_detections
+from gcnet.evaluation.inference import evaluating
+
+_COCO_IMAGES = 5000
+
+
+@dataclass(frozen=True)
+class DetectorResult:
+    """What an evaluation found.
+
+    Attributes:
+        boxes: judged by the overlap of boxes.
+        masks: judged by the overlap of masks.
+        image_ids: of the images judged.
+        objects: how many of each category, by its name, are in these images; crowds do not count.
+        skipped: images that could not be read, and were not judged.
+        results: all detections, in COCO's result format.
+    """
+
+    boxes: DetectionResult
+    masks: DetectionResult
+    image_ids: tuple[int, ...] = field(repr=False)
+    objects: Mapping[str, int]
+    skipped: tuple[Skipped, ...]
+    results: Sequence[Mapping[str, Any]] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as plain JSON values, fractions from 0 to 1; None where there is nothing to find."""
+        kinds = {"box": self.boxes, "mask": self.masks}
+        return {
+            "images": len(self.image_ids),
+            "left_out": len(self.skipped),
+            "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
+            "objects": sum(self.objects.values()),
+            "is_coco_subset": self.is_coco_subset,
+            **{kind: dict(found.numbers) for kind, found in kinds.items()},
+            "per_class": {
+                name: {"objects": count, **{kind + "_AP": found.per_class[name] for kind, found in kinds.items()}}
+                for name, count in self.objects.items()
+            },
+        }
+
+    @property
+    def is_coco_subset(self) -> bool:
+        """Whether these are COCO's 80 categories on fewer images than its validation part has."""
+        return len(self.image_ids) < _COCO_IMAGES and set(self.objects) == set(_coco_names())
+
+
+def evaluate_detector(
+    model: nn.Module,
+    batches: Iterable[DetectionBatch],
+    annotations: Mapping[str, Any],
+    category_ids: Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+    autocast: torch.dtype | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+    gather: Callable[[object], list[Any]] = lambda value: [value],
+) -> DetectorResult:
+    """Judge a detector, whose training mode is put back; the images that could be read are those that count.
+
+    Args:
+        model: in evaluation mode, a list of images -> dicts of boxes, labels, scores and masks.
+        batches: this process' share of the images.
+        annotations: the content of a COCO file without faults, of these images and perhaps more.
+        category_ids: of each label, in the order of the labels.
+        device: of the model.
+        autocast: a half precision, or None.
+        progress: told of the number of images after each batch.
+        gather: the values of all processes, of which each judges all.
+
+    Raises:
+        UserError: in every process, where no image could be read or scores are not finite.
+    """
+    place = torch.device(device)
+    results: list[dict[str, Any]] = []
+    image_ids: list[int] = []
+    skipped: list[Skipped] = []
+    with evaluating(model) as network:
+        for batch in batches:
+            with torch.autocast(place.type, dtype=autocast, enabled=autocast is not None):
+                found = network([image.to(place, non_blocking=True) for image in batch.images]) if batch.images else []
+            results += coco_results(found, batch.image_ids, category_ids)
+            image_ids += batch.image_ids
+            skipped += batch.skipped
+            progress(len(batch.names) + len(batch.skipped))
+    everyone = gather((results, image_ids, skipped))
+    results, image_ids, skipped = ([one for part in parts for one in part] for parts in zip(*everyone, strict=True))
+    return judge(annotations, results, sorted(image_ids), skipped)
+
+
+def judge(
+    annotations: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    image_ids: Sequence[int],
+    skipped: Sequence[Skipped] = (),
+) -> DetectorResult:
+    """Boxes and masks of these images judged.
+
+    Raises:
+        UserError: there is no image, or a score that is not finite.
+    """
+    if not image_ids:
+        reasons = "; ".join(f"{one.name}: {one.reason}" for one in skipped[:3])
+        raise UserError(f"no image could be read, so there is nothing to judge; {reasons}")
+    for result in results:
+        if not abs(result["score"]) <= 1:
+            raise UserError(f"scores must be from 0 to 1; image {result['image_id']} has one of {result['score']}")
+    boxes, masks = (evaluate_detections(annotations, results, kind=kind, image_ids=image_ids) for kind in KINDS)
+    objects = _count_objects(annotations, set(image_ids))
+    return DetectorResult(boxes, masks, tuple(image_ids), objects, tuple(skipped), results)
+
+
+def _count_objects(annotations: Mapping[str, Any], image_ids: set[int]) -> dict[str, int]:
+    counts = Counter(
+        one["category_id"]
+        for one in annotations["annotations"]
+        if one["image_id"] in image_ids and one.get("iscrowd", 0) == 0
+    )
+    categories = sorted(annotations["categories"], key=lambda category: category["id"])
+    return {category["name"]: counts[category["id"]] for category in categories}
+
+
+def _coco_names() -> list[str]:
+    """The names of COCO's 80 categories, as torchvision lists them."""
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return [name for name in names if name not in ("__background__", "N/A")]

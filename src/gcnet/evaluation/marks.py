@@ -1,0 +1,91 @@
+"""Objects and detections marked on an image: masks tinted, boxes framed, and what they are written above."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image, ImageDraw, ImageFont
+
+from gcnet.data.coco.images import Entry
+from gcnet.data.coco.masks import segmentation_mask
+from gcnet.evaluation.matching import Verdict
+
+# Okabe & Ito's sky blue and vermillion, bright enough to be seen on photographs.
+_COLOURS = {"right": (86, 180, 233), "wrong": (240, 100, 10), "crowd": (170, 170, 170)}
+_ORDER = ("crowd", "right", "wrong")  # what is drawn later lies on top
+_LINE = 14  # pixels of a line of text
+
+_Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An annotation or a result with a mask (without faults), how it counts, and its text."""
+
+    entry: Entry
+    kind: Verdict
+    text: str
+
+
+def fit(image: Image.Image, side: int) -> Image.Image:
+    """The image (RGB), its longer side shrunk to `side` pixels or enlarged by the largest whole factor that fits."""
+    factor = side / max(image.size)
+    if factor >= 1:
+        return image.resize((image.width * int(factor), image.height * int(factor)), Image.Resampling.NEAREST)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def draw_marks(image: Image.Image, marks: Sequence[Mark], size: tuple[int, int]) -> Image.Image:
+    """The image (RGB, of any size) with marks, whose coordinates are those of an image of `size` (height, width)."""
+    ordered = sorted(marks, key=lambda mark: _ORDER.index(mark.kind))
+    pixels = np.array(image, dtype=np.float32)  # (H, W, 3)
+    for mark in ordered:
+        area = _resized(segmentation_mask(mark.entry["segmentation"], *size), image.size)
+        pixels[area] = 0.6 * pixels[area] + 0.4 * np.array(_COLOURS[mark.kind])
+    drawn = Image.fromarray(pixels.astype(np.uint8))
+    draw = ImageDraw.Draw(drawn)
+    scales = image.width / size[1], image.height / size[0]
+    corners = [_corners(mark, scales) for mark in ordered]
+    for mark, (left, top, right, bottom) in zip(ordered, corners, strict=True):
+        draw.rectangle((left, top, max(right, left), max(bottom, top)), outline=_COLOURS[mark.kind], width=2)
+    _write(draw, ordered, corners, image.size)
+    return drawn
+
+
+def _corners(mark: Mark, scales: tuple[float, float]) -> _Box:
+    left, top, width, height = mark.entry["bbox"]
+    across, down = scales
+    return left * across, top * down, (left + width) * across - 1, (top + height) * down - 1
+
+
+def _resized(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST), dtype=bool)
+
+
+def _write(draw: ImageDraw.ImageDraw, marks: Sequence[Mark], corners: Sequence[_Box], size: tuple[int, int]) -> None:
+    """Each text on a patch of its mark's colour, above, in or below the box; where no place is free, not at all."""
+    taken: list[_Box] = []
+    for mark, (left, top, _, bottom) in reversed(list(zip(marks, corners, strict=True))):
+        width = draw.textlength(mark.text, font=_font()) + 4
+        x = min(max(left, 0), max(size[0] - width, 0))
+        tops = [min(max(y, 0), size[1] - _LINE) for y in (top - _LINE, top, bottom - _LINE, bottom)]
+        places = [(x, y, x + width, y + _LINE) for y in tops]
+        place = next((place for place in places if not any(_overlap(place, other) for other in taken)), None)
+        if place is not None:
+            taken.append(place)
+            draw.rectangle(place, fill=_COLOURS[mark.kind])
+            draw.text((x + 2, place[1]), mark.text, fill="black", font=_font())
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 11)

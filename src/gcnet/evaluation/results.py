@@ -1,0 +1,71 @@
+"""Results in COCO's format, read from a file that others have written."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gcnet.data.coco.geometry import check_segmentation
+from gcnet.errors import UserError, nearest_path
+
+_HUGE = 1e300
+_ACCEPTED = ("empty mask", "polygon over the edge")  # of masks that were found rather than drawn
+
+
+def read_results(path: str | Path, annotations: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The results of a file, each with a box and a mask that can be judged against the annotations.
+
+    Raises:
+        UserError: the file is missing or no JSON list; a result lacks something, is of an image that the annotations
+            do not have, or has a box, a score or a mask that is none.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise UserError(f"no results file at {path}{nearest_path(path)}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, list):
+        raise UserError(f"{path} is not in COCO's result format: expected a list of results, found {_kind(content)}")
+    sizes = {image["id"]: (image["height"], image["width"]) for image in annotations["images"]}
+    return [_checked(result, number, str(path), sizes) for number, result in enumerate(content, start=1)]
+
+
+def _checked(result: Any, number: int, path: str, sizes: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
+    def refuse(sentence: str) -> UserError:
+        return UserError(f"{path}: result {number} {sentence}")
+
+    if not isinstance(result, dict):
+        raise refuse(f"should be an object, found {_kind(result)}")
+    for key in ("image_id", "category_id", "score", "bbox", "segmentation"):
+        if key not in result:
+            raise refuse(f'has no "{key}"')
+    for key in ("image_id", "category_id"):
+        if not isinstance(result[key], int):
+            raise refuse(f'should have a whole number as "{key}", found {result[key]!r:.40}')
+    if not _is_finite(result["score"]):
+        raise refuse(f"should have a number as its score, found {result['score']!r:.40}")
+    box = result["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)) or min(box[2:]) < 0:
+        raise refuse(f"should have a bbox of left, top, width and height in pixels, found {box!r:.60}")
+    if result["image_id"] not in sizes:
+        raise refuse(f"is of image {result['image_id']}, which the annotations do not have")
+
+    def say(kind: str, found: str) -> None:
+        if kind not in _ACCEPTED:
+            raise refuse(f"has a mask that cannot be judged ({kind}): {found}")
+
+    mended = check_segmentation(result["segmentation"], False, *sizes[result["image_id"]], say)
+    return result if mended is None else {**result, "segmentation": mended[0]}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _HUGE
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"an object with {', '.join(map(str, list(value)[:3])) or 'nothing in it'}"
+    return f"{value!r:.40}"

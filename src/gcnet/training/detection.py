@@ -1,0 +1,237 @@
+"""Detection and instance segmentation as a task: COCO data, the detector's own losses, box and mask AP."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gcnet.data.coco.augment import build_augment
+from gcnet.data.coco.loading import (
+    DetectionBatch,
+    DetectionSamples,
+    aspect_groups,
+    build_detection_loader,
+)
+from gcnet.data.coco.source import CocoPart, open_coco
+from gcnet.data.sampling import EpochSampler, EvaluationSampler
+from gcnet.errors import UserError
+from gcnet.evaluation.detector import evaluate_detector
+from gcnet.models.files import save_model
+from gcnet.training.checks import refuse_changed
+from gcnet.training.distributed import Processes
+from gcnet.training.loop import AUTOCAST
+from gcnet.training.presets import DETECTOR_PRESET
+from gcnet.training.settings import DetectorSettings, TrainSettings
+from gcnet.training.task import Evaluation
+
+_SHOWN = 12
+_SHORT, _LONG = 800, 1333  # the sides of COCO's detectors, in pixels
+_CLASSIFIERS_AUGMENT = ("crop", "crop_scale", "pad", "rand_augment", "rand_magnitude", "erasing")
+_CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix")
+
+
+class _Stopped(Exception):
+    """Carries the wish to stop out of an evaluation."""
+
+
+class DetectionTask:
+    """Images to boxes, classes and masks of the objects in them.
+
+    Arguments:
+        train: training images.
+        val: validation images, of the same categories.
+        settings: of the run.
+        processes: which share of every batch is this process' own.
+
+    Raises:
+        UserError: no image of a part has an object, or a setting belongs to classifiers.
+    """
+
+    metric = "mask_ap"
+
+    def __init__(self, train: CocoPart, val: CocoPart, settings: TrainSettings, processes: Processes) -> None:
+        _refuse_classifiers(settings)
+        self.settings, self.processes = settings, processes
+        self.parts = train, val
+        self.val = val.images
+        self.train = train.images if settings.detector.empty_images else train.images.with_objects()
+        for part, images in ((train, self.train), (val, self.val.with_objects())):
+            if not len(images):
+                raise UserError(f"{part.place}: no image has an object, so there is nothing to learn or to judge")
+        self.classes, self.evaluation_images = train.images.classes, len(self.val)
+        seed, detector = settings.machine.seed, settings.detector
+        side = max(detector.short_side or (_SHORT,))
+        augment = build_augment(settings.augment, jitter=detector.jitter, side=side)
+        share: Any = {"rank": processes.rank, "world": processes.world}
+        images = settings.recipe.images_per_step
+        groups = None if detector.jitter else aspect_groups(self.train)
+        self._order = EpochSampler(len(self.train), batch_size=images, seed=seed, groups=groups, **share)
+        self._samples = DetectionSamples(self.train, augment, seed=seed)
+        in_order = EvaluationSampler(len(self.val), batch_size=1, **share)
+        self._validation = self._loader(DetectionSamples(self.val, with_objects=False), in_order)
+        self.steps_per_epoch = self._order.steps_per_epoch
+
+    def _loader(self, samples: DetectionSamples, order: EpochSampler | EvaluationSampler) -> Any:
+        pin = torch.cuda.is_initialized()
+        return build_detection_loader(samples, order, self.settings.data.workers, pin_memory=pin)
+
+    def notes(self) -> list[str]:
+        """What of the data is left out or mended, a sentence each."""
+        notes = [complaint for part in self.parts if (complaint := part.complaint())]
+        empty = len(self.parts[0].images) - len(self.train)
+        if empty:
+            notes.append(f"{empty} training images without objects are left out; --empty-images keeps them")
+        return notes
+
+    def batches(self, first_step: int) -> Iterator[DetectionBatch]:
+        """This process' share of each global batch from `first_step` on, for ever."""
+        self._order.start(first_step)
+        loader = self._loader(self._samples, self._order)
+        while True:
+            yield from loader
+
+    def prepare(self, batch: DetectionBatch, step: int, device: torch.device) -> DetectionBatch:  # noqa: ARG002
+        """The batch on the device."""
+        return batch.to(device)
+
+    def split(self, batch: DetectionBatch, parts: int) -> list[DetectionBatch]:
+        """Micro-batches of nearly equal size."""
+        cuts = [len(batch) * part // parts for part in range(parts + 1)]
+        return [batch.part(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b] or [batch]
+
+    def losses(self, network: nn.Module, batch: DetectionBatch) -> dict[str, Tensor]:
+        """The detector's losses: of the proposals' objectness and boxes, of classes, boxes and masks of the heads."""
+        return network(batch.images, batch.targets)
+
+    def answers(self, network: nn.Module, batch: DetectionBatch) -> object:
+        """What the network, in evaluation mode, finds."""
+        return network(batch.images)
+
+    def flops(self, network: nn.Module) -> int:
+        """Of one image of the size that images are resized to, a multiply-add counted as two."""
+        from gcnet.analysis.cost import count_detector_flops
+
+        transform: Any = network.transform
+        return count_detector_flops(network, size=(transform.min_size[-1], transform.max_size))
+
+    def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
+        """Box and mask AP over the validation images of all processes."""
+
+        def ask(_images: int) -> None:
+            if stop():
+                raise _Stopped
+
+        try:
+            result = evaluate_detector(
+                network,
+                self._validation,
+                self.val.content,
+                self.val.category_ids,
+                device=device,
+                autocast=AUTOCAST[self.settings.machine.precision],
+                progress=ask,
+                gather=self.processes.gather,
+            )
+        except _Stopped:
+            return None
+        metrics = {
+            f"{kind}_{name.lower()}": found.numbers[name] or 0.0
+            for kind, found in (("box", result.boxes), ("mask", result.masks))
+            for name in ("AP", "AP50")
+        }
+        skipped = {one.name: one.reason for one in result.skipped}
+        return Evaluation(metrics, result.masks.images, skipped, result)
+
+    def save(self, network: nn.Module, path: Path) -> None:
+        """A model file with class names and category ids inside."""
+        save_model(network, path, class_names=list(self.classes), category_ids=list(self.val.category_ids))
+
+    def draw_inputs(self, batch: DetectionBatch, path: Path) -> None:
+        """The first images of a batch with their boxes and masks."""
+        from gcnet.evaluation.annotations import draw_targets
+        from gcnet.evaluation.plots import contact_sheet
+
+        count = min(len(batch), _SHOWN)
+        pictures = [draw_targets(batch.images[index], batch.targets[index]) for index in range(count)]
+        titles = [_title(batch.targets[index]["labels"], self.classes) for index in range(count)]
+        contact_sheet(pictures, titles, path, columns=4, tile=320)
+
+    def draw_evaluation(self, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:  # noqa: ARG002
+        """Learning curves."""
+        from gcnet.evaluation.plots import plot_learning_curves
+
+        scores = {"mask_ap": "mask AP", "mask_ap50": "mask AP50", "box_ap": "box AP", "box_ap50": "box AP50"}
+        words = {"quantity": "average precision on validation images", "loss": "sum of the detector's losses"}
+        plot_learning_curves(rows, folder / "curves.png", scores=scores, **words)
+
+
+def open_detection(settings: TrainSettings, processes: Processes) -> DetectionTask:
+    """The task that the settings' data describe; generated images do not depend on the run's seed.
+
+    Raises:
+        UserError: where the data are not there or do not suit the recipe.
+    """
+    return DetectionTask(*open_coco(settings.data), settings, processes)
+
+
+def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
+    """The detector that the settings describe, with its blocks."""
+    from gcnet.models.create import create_model
+
+    network, detector = settings.network, settings.detector
+    model = create_model(
+        network.model,
+        num_classes=num_classes,
+        weights=network.weights,
+        backbone_weights=detector.backbone_weights,
+        block=network.block,
+        ratio=network.ratio,
+        stages=network.stages,
+        blocks=network.blocks,
+        position=network.position,
+        detector=detector_options(detector),
+        **network.block_options(),
+    )
+    if detector.short_side is not None:
+        transform: Any = model.transform
+        transform.min_size = detector.short_side
+    return model
+
+
+def detector_options(detector: DetectorSettings) -> dict[str, Any]:
+    """What is given of the options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`."""
+    found = detector.options()
+    if detector.short_side is not None:
+        short = detector.short_side[-1]
+        found["image_size"] = (short, detector.long_side or round(short * _LONG / _SHORT))
+    return found
+
+
+def filled_detection(settings: TrainSettings) -> TrainSettings:
+    """The settings with recipe and norm filled in: without weights, a stem is not frozen nor are statistics kept."""
+    recipe, detector = settings.recipe, settings.detector
+    has_weights = detector.backbone_weights is not None or settings.network.weights is not None
+    if recipe.freeze is None and not has_weights:
+        recipe = replace(recipe, freeze=())
+    norm = detector.norm or ("fixed" if has_weights else "batch")
+    return replace(settings, recipe=recipe.filled(DETECTOR_PRESET), detector=replace(detector, norm=norm))
+
+
+def _refuse_classifiers(settings: TrainSettings) -> None:
+    """Refuse what only classifiers have."""
+    detector = settings.detector
+    if detector.long_side is not None and detector.short_side is None:
+        raise UserError("--long-side goes with --short-side")
+    refuse_changed(settings.augment, _CLASSIFIERS_AUGMENT, "classifiers")
+    refuse_changed(settings.recipe, _CLASSIFIERS_RECIPE, "classifiers")
+    if settings.data.resize is not None or (settings.data.image_size is not None and not settings.data.is_generated):
+        raise UserError("--image-size and --resize belong to classifiers; a detector has --short-side and --long-side")
+
+
+def _title(labels: Tensor, classes: Sequence[str]) -> str:
+    counts = torch.bincount(labels.cpu(), minlength=len(classes) + 1)[1:]
+    top = counts.argsort(descending=True, stable=True)[:3].tolist()
+    return ", ".join(f"{int(counts[index])} {classes[index]}" for index in top if counts[index]) or "nothing"

@@ -1,0 +1,169 @@
+"""How a network is trained: the settings of the recipe, open ones filled in from a preset."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gcnet.errors import unknown
+from gcnet.training.checks import flag, require
+from gcnet.training.presets import CLASSIFIER_PRESET, PRESETS, Preset
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "preset": tuple(PRESETS),
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("cosine", "step", "constant"),
+}
+
+
+@dataclass(frozen=True)
+class RecipeSettings:
+    """How it is trained; what is not given comes from the preset."""
+
+    preset: Literal["scratch", "finetune", "1x", "2x"] | None = None
+    """scratch (120 epochs, lr 0.1), or finetune: new blocks in a trained classifier, as in the paper (40, lr 0.02);
+    detectors: 1x (12 epochs, lr 0.02 for 16 images) or 2x (24), as in the paper (default: scratch; of detectors 1x)."""
+    epochs: float | None = None
+    """Passes over the training images (default: the preset's)."""
+    steps: int | None = None
+    """Length in optimizer steps, instead of --epochs."""
+    batch_size: int | None = None
+    """Images of one optimizer step, over all processes and micro-batches (default: 128; of 1x and 2x 16)."""
+    accumulate: int = 1
+    """Micro-batches that make up one step: less memory, the same gradient (but for batch statistics)."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Optimizer."""
+    lr: float | None = None
+    """Peak learning rate for the batch as it is (default: the preset's; that of 1x and 2x, 0.02 for 16 images, is
+    scaled in proportion to the batch)."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov momentum in SGD."""
+    weight_decay: float | None = None
+    """Weight decay (default: 1e-4 for SGD, 0.05 for AdamW)."""
+    decay_all: bool = True
+    """Weight decay on norms and biases too; --no-decay-all leaves them out."""
+    block_lr: float = 1.0
+    """Factor on the learning rate of the inserted blocks."""
+    schedule: Literal["cosine", "step", "constant"] | None = None
+    """Course of the learning rate after the warm-up (default: cosine; of 1x and 2x step)."""
+    milestones: tuple[float, ...] | None = None
+    """Where the step schedule multiplies by --step-factor, as fractions of the run (default: the preset's)."""
+    step_factor: float = 0.1
+    """Factor of the step schedule."""
+    final_lr: float = 0.0
+    """Learning rate at the end of the cosine."""
+    warmup_epochs: float | None = None
+    """Linear warm-up, in epochs (default: the preset's, at most a tenth of the run)."""
+    warmup_from: float | None = None
+    """Share of the learning rate that the warm-up starts from (default: one step's; of 1x and 2x a third)."""
+    clip_norm: float | None = None
+    """Clip the gradient to this L2 norm; 0 is off (default: off; of 1x and 2x 35)."""
+    label_smoothing: float = 0.0
+    """Label smoothing."""
+    mixup: float = 0.0
+    """Mixup with Beta(alpha, alpha); 0 is off; with --cutmix one of the two is drawn for every step."""
+    cutmix: float = 0.0
+    """Cutmix with Beta(alpha, alpha); 0 is off."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, which is then what is evaluated and saved."""
+    freeze: tuple[str, ...] | None = None
+    """Parameters that stay as they are, by pattern: 'layer1.*' 'conv1.*'; so do the statistics of their batch norms
+    (default: none; of 1x and 2x the stem and c2, where the detector starts from weights)."""
+    freeze_norms: bool = False
+    """Keep the statistics of batch norms as loaded (norms run in evaluation mode)."""
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names and contradictions."""
+        for name, valid in _CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in valid:
+                raise unknown(name, value, valid)
+        require(self.steps is None or self.epochs is None, "give --epochs or --steps, not both")
+        self._check_ranges()
+
+    @property
+    def _preset(self) -> Preset:
+        return PRESETS[self.preset or CLASSIFIER_PRESET]
+
+    @property
+    def images_per_step(self) -> int:
+        """The batch size, the preset's where none is given."""
+        return self._preset.batch_size if self.batch_size is None else self.batch_size
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate, the preset's where none is given."""
+        if self.lr is not None:
+            return self.lr
+        preset = self._preset
+        scale = self.images_per_step / preset.lr_images if preset.lr_images else 1.0
+        return preset.lr[self.optimizer] * scale
+
+    @property
+    def decay(self) -> float:
+        """The weight decay, the preset's where none is given."""
+        return self._preset.weight_decay[self.optimizer] if self.weight_decay is None else self.weight_decay
+
+    def scaling(self) -> str:
+        """Where the learning rate comes from, in a few words."""
+        preset = self._preset
+        if self.lr is None and preset.lr_images:
+            return f"{preset.lr[self.optimizer]:g} for {preset.lr_images} images, scaled to {self.images_per_step}"
+        return "for this batch size"
+
+    def length(self, steps_per_epoch: int) -> int:
+        """Optimizer steps in all, at least one."""
+        epochs = self._preset.epochs if self.epochs is None else self.epochs
+        return self.steps if self.steps is not None else max(1, round(epochs * steps_per_epoch))
+
+    def warmup_steps(self, steps_per_epoch: int) -> int:
+        """Steps of linear warm-up; the preset's are cut to a tenth of a short run."""
+        if self.warmup_epochs is not None:
+            return round(self.warmup_epochs * steps_per_epoch)
+        preset = self._preset
+        usual = round(preset.warmup_epochs * steps_per_epoch) if preset.warmup_steps is None else preset.warmup_steps
+        return min(usual, self.length(steps_per_epoch) // 10)
+
+    def filled(self, preset: str = CLASSIFIER_PRESET) -> "RecipeSettings":
+        """The same recipe with the preset named (`preset` where it is not) and nothing left to it but the length."""
+        named = replace(self, preset=self.preset or preset)
+        chosen = named._preset
+        open_settings = ("schedule", "milestones", "warmup_from", "clip_norm", "freeze")
+        usual = {name: getattr(chosen, name) for name in open_settings if getattr(named, name) is None}
+        return replace(named, batch_size=named.images_per_step, lr=named.peak_lr, weight_decay=named.decay, **usual)
+
+    def resolved(self, steps_per_epoch: int) -> "RecipeSettings":
+        """The same recipe with nothing left to the preset."""
+        filled = self.filled()
+        warmup = filled.warmup_steps(steps_per_epoch) / steps_per_epoch
+        return replace(filled, epochs=None, steps=filled.length(steps_per_epoch), warmup_epochs=warmup)
+
+    def _check_ranges(self) -> None:
+        for name in ("epochs", "steps", "batch_size", "accumulate", "lr", "block_lr"):
+            value = getattr(self, name)
+            require(value is None or 0 < value < math.inf, f"{flag(name)} must be positive, found {value}")
+        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "final_lr", "clip_norm"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value < math.inf, f"{flag(name)} must be 0 or more, found {value}")
+        for name in ("momentum", "label_smoothing"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{flag(name)} must be in [0, 1), found {value}")
+        require(self.ema is None or 0 < self.ema < 1, f"--ema is a decay between 0 and 1, found {self.ema}")
+        require(self.images_per_step % self.accumulate == 0, self._uneven())
+        require(not self.nesterov or self.optimizer == "sgd", "--nesterov belongs to --optimizer sgd")
+        require(not self.nesterov or self.momentum > 0, "--nesterov needs --momentum above 0")
+        require(self.final_lr <= self.peak_lr, f"--final-lr {self.final_lr} is above --lr {self.peak_lr}")
+        cosine = (self.schedule or self._preset.schedule) == "cosine"
+        require(self.final_lr == 0 or cosine, "--final-lr belongs to --schedule cosine")
+        milestones = self.milestones or ()
+        require(all(0 < at < 1 for at in milestones), "--milestones are fractions of the run between 0 and 1")
+        start = self.warmup_from
+        require(start is None or 0 <= start <= 1, f"--warmup-from is a share from 0 to 1, found {start}")
+
+    def _uneven(self) -> str:
+        return (
+            f"--accumulate must divide --batch-size into equal micro-batches, found {self.accumulate} "
+            f"micro-batches for {self.images_per_step} images"
+        )

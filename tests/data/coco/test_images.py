@@ -1,0 +1,183 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gcnet.data.coco.images import CocoImages, folder_reader
+from gcnet.data.coco.inspection import read_annotations
+from gcnet.data.coco.source import find_part, is_coco, open_coco, open_coco_part
+from gcnet.data.decode import ImageError
+from gcnet.data.scenes import Scenes
+from gcnet.data.settings import DataSettings
+from gcnet.errors import UserError
+
+SQUARE = [1.0, 2.0, 5.0, 2.0, 5.0, 6.0, 1.0, 6.0]
+
+
+def content(**more: Any) -> dict[str, Any]:
+    annotation = {"image_id": 7, "iscrowd": 0, "bbox": [1.0, 2.0, 4.0, 4.0], "area": 16.0, "segmentation": [SQUARE]}
+    return {
+        "images": [
+            {"id": 9, "file_name": "empty.png", "width": 8, "height": 10},
+            {"id": 7, "file_name": "full.png", "width": 8, "height": 10},
+        ],
+        "categories": [{"id": 30, "name": "pear"}, {"id": 4, "name": "apple"}],
+        "annotations": [
+            {"id": 1, "category_id": 30, **annotation},
+            {"id": 2, "category_id": 4, **annotation},
+            {"id": 3, "category_id": 4, **annotation, "iscrowd": 1},
+        ],
+        **more,
+    }
+
+
+def nothing(entry: object) -> Image.Image:
+    raise AssertionError(entry)
+
+
+def test_labels_count_from_1_in_the_order_of_the_category_ids_and_crowds_are_no_objects():
+    images = CocoImages(content(), nothing)
+    assert images.classes == ("apple", "pear")
+    assert images.category_ids == (4, 30)
+    objects = images.objects(1)
+    assert objects.labels.tolist() == [2, 1]
+    assert objects.boxes.tolist() == [[1, 2, 5, 6]] * 2
+    expected = np.zeros((10, 8), dtype=np.uint8)
+    expected[2:6, 1:5] = 1
+    assert objects.masks.tolist() == [expected.tolist()] * 2
+
+
+def test_an_image_without_objects_has_empty_tensors_of_the_right_shape():
+    objects = CocoImages(content(), nothing).objects(0)
+    assert objects.boxes.shape == (0, 4)
+    assert objects.labels.shape == (0,)
+    assert objects.masks.shape == (0, 10, 8)
+
+
+def test_images_without_objects_can_be_left_out_and_parts_be_taken():
+    images = CocoImages(content(), nothing)
+    assert [images.with_objects().name(i) for i in range(len(images.with_objects()))] == ["full.png"]
+    assert images.limited(1).name(0) == "empty.png"
+    assert images.limited(5) is images
+    assert images.subset([1]).subset([0]).image_id(0) == 7
+
+
+def test_an_image_of_another_size_than_stated_is_refused(tmp_path: Path):
+    Image.new("RGB", (10, 8)).save(tmp_path / "full.png")
+    with pytest.raises(ImageError, match="it has 10 x 8 pixels, its annotations are of 8 x 10"):
+        CocoImages(content(), folder_reader(tmp_path)).read(1)
+
+
+def test_exif_turns_an_image_upright_before_its_size_is_looked_at(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (10, 8), "red").save(tmp_path / "full.jpg", exif=exif)
+    entry = {"id": 7, "file_name": "full.jpg", "width": 8, "height": 10}
+    assert CocoImages(content(images=[entry]), folder_reader(tmp_path)).read(0).size == (8, 10)
+
+
+def test_no_path_leaves_the_image_folder(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (8, 10)).save(tmp_path / "out.png")
+    entry = {"id": 7, "file_name": "../out.png", "width": 8, "height": 10}
+    with pytest.raises(ImageError, match="leaves the image folder"):
+        CocoImages(content(images=[entry]), folder_reader(tmp_path / "in")).read(0)
+
+
+def write(root: Path, *, suffix: str = "2017", places: tuple[str, str] = ("", "")) -> None:
+    for split, place in zip(("train", "val"), places, strict=True):
+        annotations = root / "annotations" / f"instances_{split}{suffix}.json"
+        Scenes(3, split=split).write_coco(root / place / f"{split}{suffix}", annotations)
+
+
+def test_a_folder_laid_out_as_coco_publishes_its_own_is_found(tmp_path: Path):
+    write(tmp_path, places=("", "images"))
+    assert is_coco(tmp_path)
+    train, val = open_coco(DataSettings(data=str(tmp_path), limit_train=2))
+    assert (len(train.images), len(val.images)) == (2, 3)
+    assert train.complaint() is None
+    assert find_part(tmp_path, "val") == (
+        tmp_path / "annotations" / "instances_val2017.json",
+        tmp_path / "images" / "val2017",
+    )
+
+
+def test_an_annotation_file_alone_is_a_part(tmp_path: Path):
+    write(tmp_path)
+    part = open_coco_part(DataSettings(data=str(tmp_path / "annotations" / "instances_train2017.json")), "val")
+    assert part.images.read(0).size == (64, 64)
+
+
+def test_what_is_missing_is_said(tmp_path: Path):
+    with pytest.raises(UserError, match="found none"):
+        open_coco(DataSettings(data=str(tmp_path)))
+    write(tmp_path)
+    (tmp_path / "annotations" / "instances_train2014.json").write_text("{}")
+    with pytest.raises(UserError, match="instances_train2014.json, instances_train2017.json"):
+        open_coco(DataSettings(data=str(tmp_path)))
+    (tmp_path / "annotations" / "instances_train2014.json").unlink()
+    (tmp_path / "val2017").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"should lie in .*val2017, and there is no such folder"):
+        open_coco(DataSettings(data=str(tmp_path)))
+
+
+def change(path: Path, **more: Any) -> None:
+    path.write_text(json.dumps(read_annotations(path) | more))
+
+
+def test_faults_are_left_out_and_told_with_their_ids(tmp_path: Path):
+    write(tmp_path)
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    annotations = read_annotations(path)["annotations"]
+    annotations[0]["bbox"] = [3.0, 3.0, 0.0, 5.0]
+    change(path, annotations=annotations)
+    train, _ = open_coco(DataSettings(data=str(tmp_path)))
+    assert len(train.images.annotations(0)) == len(annotations) // 3 - 1
+    assert "1 x box without area" in (train.complaint() or "")
+    assert "annotation 1" in (train.complaint() or "")
+
+
+def test_an_object_without_a_mask_is_refused(tmp_path: Path):
+    write(tmp_path)
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    annotations = read_annotations(path)["annotations"]
+    del annotations[4]["segmentation"]
+    change(path, annotations=annotations)
+    with pytest.raises(UserError, match="annotation 5 of image 1 has no segmentation"):
+        open_coco(DataSettings(data=str(tmp_path)))
+
+
+def test_other_categories_in_validation_are_refused(tmp_path: Path):
+    write(tmp_path)
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    categories = read_annotations(path)["categories"]
+    categories[1]["name"] = "dim"
+    change(path, categories=categories)
+    with pytest.raises(UserError, match="they differ in dark, dim"):
+        open_coco(DataSettings(data=str(tmp_path)))
+
+
+def test_generated_scenes_are_detection_data_whose_classes_hang_on_the_reference():
+    train, _ = open_coco(DataSettings(data="scenes", limit_train=12, limit_val=2))
+    scenes = Scenes(12)
+    assert train.images.classes == ("reference", "dark", "bright")
+    found = set()
+    for index in range(12):
+        reference, *shapes = train.images.objects(index).labels.tolist()
+        bright = scenes.things(index)[0].brightness > 0.605
+        assert (reference, set(shapes)) == (1, {3 if bright else 2})
+        found.add(bright)
+        assert torch.equal(train.images.objects(index).masks.bool(), torch.from_numpy(scenes.masks(index)))
+        assert np.array_equal(np.asarray(train.images.read(index)), np.asarray(scenes.read(index)))
+    assert found == {False, True}
+
+
+def test_in_the_control_setting_a_shape_is_what_it_is_itself():
+    train, _ = open_coco(DataSettings(data="scenes-control", limit_train=12, limit_val=2))
+    scenes = Scenes(12, context=False)
+    for index in range(12):
+        assert int((train.images.objects(index).labels == 3).sum()) == scenes.label(index)

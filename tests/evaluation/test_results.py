@@ -1,0 +1,86 @@
+"""Files of results are read as they are, and what cannot be judged in them is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation.shaken import as_results, shaken
+from gcnet.data.scenes import Scenes
+from gcnet.errors import UserError
+from gcnet.evaluation.detection import evaluate_detections
+from gcnet.evaluation.results import read_results
+
+CONTENT = Scenes(3).coco_annotations()
+MASK = {"size": [64, 64], "counts": [10, 20, 64 * 64 - 30]}
+RESULT = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5, "segmentation": MASK}
+
+
+def written(tmp_path: Path, content: Any) -> Path:
+    path = tmp_path / "results.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    for results in (shaken(CONTENT), as_results(CONTENT), [RESULT], []):
+        assert read_results(written(tmp_path, results), CONTENT) == results
+
+
+def test_masks_may_be_polygons_or_empty_and_boxes_of_no_size(tmp_path: Path) -> None:
+    polygon = {**RESULT, "segmentation": [[3, 3, 20, 3, 20, 9.5]]}
+    empty = {**RESULT, "segmentation": {"size": [64, 64], "counts": [64 * 64]}, "bbox": [0, 0, 0, 0]}
+    read = read_results(written(tmp_path, [polygon, empty]), CONTENT)
+    assert read == [polygon, empty]
+    assert evaluate_detections(CONTENT, read, kind="segm").numbers["AP"] == 0.0
+
+
+def test_polygons_over_the_edge_are_cut_off(tmp_path: Path) -> None:
+    over = {**RESULT, "segmentation": [[3, 3, 90, 3, 90, 9]]}
+    assert read_results(written(tmp_path, [over]), CONTENT)[0]["segmentation"] == [[3, 3, 64, 3, 64, 9]]
+
+
+def without(key: str) -> dict[str, Any]:
+    return {name: value for name, value in RESULT.items() if name != key}
+
+
+MISTAKES = {
+    "no JSON": ("[1, 2", "is not JSON"),
+    "annotations": ({"images": [], "info": {}}, "expected a list of results, found an object with images, info"),
+    "no object": ([RESULT, 3], "result 2 should be an object, found 3"),
+    "no score": ([without("score")], 'result 1 has no "score"'),
+    "no mask": ([without("segmentation")], 'result 1 has no "segmentation"'),
+    "an id that is no number": ([{**RESULT, "image_id": "1"}], "should have a whole number as \"image_id\", found '1'"),
+    "a score that is no number": ([{**RESULT, "score": None}], "should have a number as its score, found None"),
+    "a score that is NaN": ("[" + json.dumps(RESULT).replace("0.5", "NaN") + "]", "its score, found nan"),
+    "three numbers": ([{**RESULT, "bbox": [1, 2, 3]}], "should have a bbox of left, top, width and height in pixels"),
+    "negative width": ([{**RESULT, "bbox": [1, 2, -3, 4]}], r"in pixels, found \[1, 2, -3, 4\]"),
+    "an unknown image": ([{**RESULT, "image_id": 9}], "result 1 is of image 9, which the annotations do not have"),
+    "a mask of another image": (
+        [{**RESULT, "segmentation": {"size": [9, 9], "counts": [81]}}],
+        r"has a mask that cannot be judged \(run lengths of another size\): size \[9, 9\] in an image of \[64, 64\]",
+    ),
+    "a mask that ends early": (
+        [{**RESULT, "segmentation": {"size": [64, 64], "counts": "11"}}],
+        r"\(broken run lengths\): its runs cover 2 of 4,096 pixels",
+    ),
+    "a mask that is none": ([{**RESULT, "segmentation": 3}], r"\(segmentation of no known form\)"),
+    "a line": ([{**RESULT, "segmentation": [[1, 2, 3, 4]]}], r"\(polygon of fewer than three points\): 2 points"),
+}
+
+
+@pytest.mark.parametrize(("content", "sentence"), MISTAKES.values(), ids=MISTAKES)
+def test_what_cannot_be_judged_is_named(tmp_path: Path, content: Any, sentence: str) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(UserError, match=sentence) as caught:
+        read_results(path, CONTENT)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_missing_file_is_named_with_its_nearest(tmp_path: Path) -> None:
+    written(tmp_path, [])
+    with pytest.raises(UserError, match=r"no results file at .*; did you mean \".*results\.json\""):
+        read_results(tmp_path / "result.json", CONTENT)
+    with pytest.raises(UserError, match="cannot read"):
+        read_results(tmp_path, CONTENT)
