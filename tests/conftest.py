@@ -1,5 +1,6 @@
 """What every test stands on: one thread, fixed seeds, checked shapes, no network, and the real images if any."""
 
+import importlib
 import ipaddress
 import os
 import random
@@ -24,6 +25,12 @@ jaxtyping.install_import_hook("gcnet", "shape_checks.check")
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have yapf, which mmcv imports, cache its grammar once: several workers at once would spoil the file."""
+    if not hasattr(config, "workerinput"):
+        importlib.import_module("yapf.yapflib.yapf_api")
 
 
 @pytest.fixture(autouse=True)
