@@ -135,4 +135,5 @@ def write_json(content: dict[str, Any], settings: Settings) -> None:
     if settings.json == "-":
         sys.stdout.write(text)
     else:
+        Path(settings.json).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(Path(settings.json), text.encode())

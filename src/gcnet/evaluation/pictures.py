@@ -75,7 +75,8 @@ def picture_names(paths: Sequence[Path], folder: Path) -> dict[Path, str]:
     """
     parents = [os.path.abspath(path.parent) for path in paths]
     shared = os.path.commonpath(parents) if parents else ""
-    taken = {_key(path.name) for path in paths if os.path.realpath(path.parent) == os.path.realpath(folder)}
+    place = os.path.realpath(folder)
+    taken = {_key(one.name) for path in paths for one in _places_of(path) if str(one.parent) == place}
     names: dict[Path, str] = {}
     for path in paths:
         stem = _safe(os.path.relpath(os.path.abspath(path.with_suffix("")), shared)) + _SUFFIX
@@ -87,13 +88,18 @@ def picture_names(paths: Sequence[Path], folder: Path) -> dict[Path, str]:
     return names
 
 
+def _places_of(path: Path) -> tuple[Path, Path]:
+    """Where a file is, and where it leads to if it is a link, without links on the way there."""
+    return Path(os.path.realpath(path.parent), path.name), Path(os.path.realpath(path))
+
+
 def _key(name: str) -> str:
     return name.casefold()
 
 
 def _safe(name: str) -> str:
-    text = re.sub(r"[^\w.-]+", "_", name).lstrip(".-")
-    return text.encode(errors="replace")[-_STEM_BYTES:].decode(errors="ignore")
+    text = re.sub(r"[^\w.-]+", "_", name).encode(errors="replace")[-_STEM_BYTES:].decode(errors="ignore")
+    return text.lstrip(".-") or "image"
 
 
 def _fitted(image: Image.Image) -> Image.Image:
