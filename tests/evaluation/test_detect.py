@@ -4,14 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
+from torch import Tensor, nn
 
-from evaluation.things import CATEGORY_IDS, CLASSES, save_finder, waves, write_image
+from evaluation.things import CATEGORY_IDS, CLASSES, build_finder, save_finder, waves, write_image
 from gcnet.cli.predict import Settings, run
+from gcnet.data.coco.masks import runs_mask
 from gcnet.errors import UserError
-from gcnet.evaluation.pictures import picture_names
+from gcnet.evaluation import detect
+from gcnet.evaluation.detect import Detections, detect_images
+from gcnet.evaluation.network import Detector
+from gcnet.models.create import create_model
 from gcnet.models.files import load_model
 
 
@@ -46,17 +52,27 @@ def test_json_is_what_the_network_finds_as_coco_annotations(finder: Path, tmp_pa
         assert one["area"] == int((mask >= 0.5).sum())
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with numpy 2
 def test_pycocotools_reads_the_json(finder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pycocotools import mask as coco_mask
     from pycocotools.coco import COCO
 
-    image = write_image(waves(40, 50), tmp_path / "a.png")
-    predict(finder, image, json=str(tmp_path / "a.json"), threshold=0.0)
-    read = COCO(str(tmp_path / "a.json"))
-    (first, *_) = read.loadAnns(read.getAnnIds())
-    assert first["segmentation"]["size"] == [40, 50]
-    assert int(coco_mask.area(first["segmentation"])) == first["area"]
-    assert "searched for objects" in capsys.readouterr().err
+    write_image(waves(40, 50), tmp_path / "a.png")
+    write_image(waves(31, 53), tmp_path / "b.png")
+    predict(finder, tmp_path, json=str(tmp_path / "new" / "a.json"), threshold=0.7)
+    read = COCO(str(tmp_path / "new" / "a.json"))
+    assert sorted(category["name"] for category in read.loadCats(read.getCatIds())) == sorted(CLASSES)
+    for name, identity, size in (("a.png", 1, (40, 50)), ("b.png", 2, (31, 53))):
+        assert read.loadImgs([identity])[0]["file_name"] == str(tmp_path / name)
+        found = read.loadAnns(read.getAnnIds(imgIds=[identity], iscrowd=False))
+        assert len(found) > 1
+        for one in found:
+            mask = read.annToMask(one)
+            assert mask.shape == size
+            assert mask.sum() == one["area"] == coco_mask.area(one["segmentation"])
+            assert np.array_equal(mask, runs_mask(one["segmentation"]["counts"], *size))
+    assert len(read.loadRes(read.dataset["annotations"]).getAnnIds()) == len(read.getAnnIds())
+    assert "2 of 2 images searched for objects" in capsys.readouterr().err
 
 
 def test_only_the_classes_asked_for_are_given(finder: Path, tmp_path: Path) -> None:
@@ -69,7 +85,136 @@ def test_only_the_classes_asked_for_are_given(finder: Path, tmp_path: Path) -> N
     assert [{**one, "id": None} for one in some] == expected
 
 
-@pytest.mark.parametrize(("width", "height"), [(90, 1), (1, 1), (10_000, 40), (3, 2)])
+def detected(model: nn.Module, *paths: Path, **options: Any) -> Detections:
+    return detect_images(Detector(model, CLASSES, CATEGORY_IDS), paths, **options)
+
+
+def test_the_table_has_a_line_for_each_image(finder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [write_image(waves(40, 30), tmp_path / "found.png"), write_image(waves(71, 97), tmp_path / "none.png")]
+    assert predict(finder, *paths, threshold=0.85) == 0
+    heading, found, none = capsys.readouterr().out.splitlines()
+    with torch.no_grad():
+        by_hand = load_model(finder)([waves(40, 30)])[0]
+    kept = by_hand["scores"] > 0.85
+    counts = by_hand["labels"][kept].bincount(minlength=4).tolist()
+    (label,) = [label for label, count in enumerate(counts) if count]
+    best = f"{float(by_hand['scores'][0]):.3f}"
+    assert heading.split() == ["image", "objects", "best", "classes"]
+    assert found.split() == [str(paths[0]), str(int(kept.sum())), best, str(counts[label]), CLASSES[label - 1]]
+    assert none.split() == [str(paths[1]), "0", "-", "-"]
+
+
+def test_json_on_standard_output_is_all_there_is(
+    finder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(waves(40, 30), tmp_path / "a.png")
+    (tmp_path / "b.png").touch()
+    assert predict(finder, tmp_path, json="-", threshold=0.9) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["model"] == str(finder)
+    assert (content["left_out"], content["skipped"]) == (1, [{"name": str(tmp_path / "b.png"), "reason": "empty file"}])
+
+
+def test_a_threshold_below_the_networks_own_is_kept_to_and_its_own_put_back(tmp_path: Path) -> None:
+    image = write_image(waves(40, 30), tmp_path / "a.png")
+    model = build_finder().train()
+    model.roi_heads.score_thresh = 0.9
+    found = detected(model, image, threshold=0.8).images[0].results
+    assert min(one["score"] for one in found) < 0.9
+    assert model.roi_heads.score_thresh == 0.9
+    assert model.training and model.backbone.training
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("full")
+
+    with pytest.raises(RuntimeError, match="full"):
+        detected(model, image, threshold=0.8, show=fail)
+    assert model.roi_heads.score_thresh == 0.9
+    assert model.training
+
+
+def test_a_cascade_gives_what_it_finds_by_hand(tmp_path: Path) -> None:
+    image = write_image(waves(40, 30), tmp_path / "a.png")
+    model = create_model("cascade_mask_rcnn_scenes_resnet", num_classes=3).eval()
+    with torch.no_grad():
+        scores = model([waves(40, 30)])[0]["scores"]
+    threshold = float(scores[:9].mean())
+    found = detected(model, image, threshold=threshold).images[0].results
+    assert 0 < len(found) < 9
+    assert [one["score"] for one in found] == pytest.approx(scores[scores > threshold].tolist(), abs=1e-5)
+
+
+def test_images_of_one_size_give_the_same_alone_and_in_batches(tmp_path: Path) -> None:
+    for number in range(3):
+        write_image(waves(64, 64).roll(9 * number, 2), tmp_path / f"{number}.png")
+    (tmp_path / "1b.png").touch()
+    paths, model, done = sorted(tmp_path.iterdir()), build_finder(), []
+    alone = detected(model, *paths, threshold=0.8)
+    together = detected(model, *paths, threshold=0.8, batch_size=2, progress=done.append)
+    assert done == [2, 2]
+    assert [one.path for one in alone.images] == [path for path in paths if path.name != "1b.png"]
+    assert [one.name for one in together.skipped] == [str(tmp_path / "1b.png")]
+    assert sum(len(one.results) for one in alone.images) > 10
+    for one, other in zip(alone.images, together.images, strict=True):
+        assert (one.path, one.image_id) == (other.path, other.image_id)
+        for left, right in zip(one.results, other.results, strict=True):
+            assert left["category_id"] == right["category_id"]
+            assert [left["score"], *left["bbox"]] == pytest.approx([right["score"], *right["bbox"]], abs=1e-3)
+
+
+def test_masks_are_pasted_a_few_at_a_time_with_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, model = write_image(waves(71, 97), tmp_path / "a.png"), build_finder()
+    whole = detected(model, image)
+    counts: list[int] = []
+    paste = model.transform.postprocess
+
+    def counted(found: list[dict[str, Tensor]], *sizes: Any) -> list[dict[str, Tensor]]:
+        counts.append(len(found[0]["masks"]))
+        return paste(found, *sizes)
+
+    monkeypatch.setattr(model.transform, "postprocess", counted)
+    monkeypatch.setattr(detect, "_PASTED_PIXELS", 3 * 71 * 97 + 1)
+    assert detected(model, image) == whole
+    assert sum(counts) == len(whole.images[0].results) > 6
+    assert max(counts) == 3
+    monkeypatch.setattr(detect, "_PASTED_PIXELS", 1)
+    assert detected(model, image) == whole
+
+
+def test_grey_and_transparent_and_turned_images_are_what_they_look_like(tmp_path: Path) -> None:
+    values, model = waves(40, 30), build_finder()
+    plain = write_image(values, tmp_path / "plain.png")
+    grey = Image.open(plain).convert("L")
+    grey.save(tmp_path / "grey.png")
+    grey.convert("RGB").save(tmp_path / "grey_rgb.png")
+    Image.open(plain).convert("RGBA").save(tmp_path / "rgba.png")
+    turned = Image.open(plain).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    turned.save(tmp_path / "turned.png", exif=exif)
+    names = ("plain", "rgba", "turned", "grey", "grey_rgb")
+    found = detected(model, *(tmp_path / f"{name}.png" for name in names), threshold=0.8).images
+    by_name = {one.path.stem: one for one in found}
+    assert (by_name["turned"].height, by_name["turned"].width) == (40, 30)
+    for name, like in (("rgba", "plain"), ("turned", "plain"), ("grey", "grey_rgb")):
+        same = [{**one, "image_id": 0} for one in by_name[like].results]
+        assert [{**one, "image_id": 0} for one in by_name[name].results] == same
+    assert len(by_name["plain"].results) > 5
+
+
+def test_an_image_that_torchvisions_resizing_leaves_nothing_of_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    model = build_finder(numerics="torchvision")
+    sizes = ((1, 90), (40, 30), (90, 1))
+    paths = [write_image(waves(*size), tmp_path / f"{number}.png") for number, size in enumerate(sizes)]
+    found = detected(model, *paths, threshold=0.9)
+    assert [one.path for one in found.images] == [paths[1]]
+    assert [one.reason for one in found.skipped] == [
+        "90x1 pixels, too narrow to be resized to a side of 64",
+        "1x90 pixels, too narrow to be resized to a side of 64",
+    ]
+
+
+@pytest.mark.parametrize(("width", "height"), [(10_000, 1), (1, 300), (1, 1), (10_000, 40), (3, 2)])
 def test_images_of_odd_sizes_work(finder: Path, tmp_path: Path, width: int, height: int) -> None:
     image = write_image(waves(height, width), tmp_path / "odd.png")
     assert predict(finder, image, json=str(tmp_path / "a.json"), output=tmp_path / "drawn", threshold=0.1) == 0
@@ -102,6 +247,7 @@ def test_a_damaged_image_is_left_out_and_named(
         ({"top": 3}, "--top belongs to classifiers"),
         ({"image_size": 30}, "--image-size belongs to classifiers"),
         ({"classes": "bal"}, 'unknown class "bal"; did you mean "ball"'),
+        ({"classes": "cube,"}, 'unknown class "";'),
         ({"output": Path("sheet.png")}, "--output of a detector is a folder"),
     ],
 )
@@ -113,9 +259,3 @@ def test_what_cannot_work_is_refused(finder: Path, tmp_path: Path, changes: dict
 def test_a_threshold_beyond_1_is_refused() -> None:
     with pytest.raises(UserError, match="--threshold is a score, from 0 to 1; found 1.5"):
         Settings((Path("a.png"),), "model", threshold=1.5)
-
-
-def test_pictures_of_images_with_the_same_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    paths = [tmp_path / "x" / "a.png", tmp_path / "y" / "a.png", tmp_path / "x" / "A.jpg"]
-    names = picture_names(paths, tmp_path / "drawn")
-    assert len({name.casefold() for name in names.values()}) == 3

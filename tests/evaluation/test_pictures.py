@@ -53,7 +53,7 @@ def test_small_images_are_enlarged_by_whole_factors_and_large_ones_shrunk(
 @pytest.mark.parametrize(("size", "factor"), [((48, 96), 10), ((1000, 1400), 1), ((2048, 4096), 0.5)])
 def test_masks_and_boxes_are_drawn_where_they_are_in_the_image(size: tuple[int, int], factor: float) -> None:
     height, width = size
-    box = (width // 4, height // 2, width // 2, height // 4)
+    box = (width // 8, height // 2, width // 4, height // 4)
     found = drawn(size, result(box, size))
     left, top, right, bottom = (round(value * factor) for value in (box[0], box[1], box[0] + box[2], box[1] + box[3]))
     colour = np.array(category_colour(1))
