@@ -15,12 +15,14 @@ from gcnet.compare.experiment import compare
 from gcnet.compare.measured import MeasuredDetector
 from gcnet.compare.plan import check_names, create_variant, describe, plan
 from gcnet.compare.settings import CompareSettings, RecipeChoices
-from gcnet.compare.task import describe_images, filled, input_size, open_task, sample_pictures
+from gcnet.compare.task import describe_images, input_size, sample_pictures
 from gcnet.data.scenes import CATEGORIES, OBJECTS
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.insertion import context_parameters, insertion_records
 from gcnet.report.results import read_results
+from gcnet.training.distributed import Processes
+from gcnet.training.kinds import filled, open_task
 from gcnet.training.settings import DetectorSettings
 
 SETTINGS = small_detectors(Path("nowhere"))
@@ -101,12 +103,12 @@ def test_the_identity_of_a_comparison_has_options_of_detectors_only_for_detector
 def test_the_size_of_images_is_that_of_the_evaluation(
     model: str, detector: DetectorSettings, size: tuple[int, int]
 ) -> None:
-    task = open_task(filled(describe(replace(SETTINGS, model=model, detector=detector), "none", {})))
+    task = open_task(filled(describe(replace(SETTINGS, model=model, detector=detector), "none", {})), Processes())
     assert input_size(task) == size
 
 
 def test_detection_data_are_described_and_shown_with_their_objects() -> None:
-    task = open_task(filled(describe(SETTINGS, "none", {})))
+    task = open_task(filled(describe(SETTINGS, "none", {})), Processes())
     words = describe_images(task, input_size(task))
     assert (
         words == "6 training and 3 validation images, 3 classes of objects, resized to a long side of at most 32 pixels"
@@ -171,7 +173,7 @@ def test_a_comparison_of_detectors_leaves_mask_and_box_ap(tmp_path: Path, monkey
 
 @pytest.mark.slow
 def test_the_peak_memory_of_a_detector_is_measured_in_a_process_of_its_own() -> None:
-    task = open_task(filled(describe(SETTINGS, "none", {})))
+    task = open_task(filled(describe(SETTINGS, "none", {})), Processes())
     on = gcnet.compare.measure.Circumstances(3, (32, 32), 3, "cpu", 1, task.flops)
     numerics = gcnet.compare.measure.Numerics()
     peaks = gcnet.compare.measure._peak_memories(replace(SETTINGS, blocks="none"), {}, on, numerics)

@@ -14,7 +14,7 @@ from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.files import save_model
 from gcnet.models.insertion import context_parameters
-from gcnet.models.names import list_models, require_classifier
+from gcnet.models.names import list_models
 
 RESNET50 = 25_557_032
 
@@ -100,12 +100,6 @@ def test_other_classifiers_come_by_their_own_name_and_take_blocks() -> None:
 def test_wrong_use_gets_a_sentence(arguments: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         create_model(**arguments)
-
-
-def test_a_detector_is_refused_where_only_classifiers_work() -> None:
-    require_classifier("gc_resnet18")
-    with pytest.raises(UserError, match='"mask_rcnn_gc_resnet18" is a detector: .* takes classifiers only'):
-        require_classifier("mask_rcnn_gc_resnet18")
 
 
 def test_pretrained_without_a_network_fails_at_once_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

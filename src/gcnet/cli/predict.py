@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gcnet.data.loading import Skipped
 
-SUMMARY = "classify images or folders of images with a trained network"
+SUMMARY = "find the classes of images, or the objects in them, with a trained network"
 
 _OF_CLASSIFIERS = ("top", "image_size")
 _OF_DETECTORS = ("threshold", "classes")

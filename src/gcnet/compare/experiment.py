@@ -15,12 +15,13 @@ from gcnet.compare.measure import Circumstances, measure_costs
 from gcnet.compare.plan import Builders, check_names, describe, plan
 from gcnet.compare.runs import Workshop, carry_out
 from gcnet.compare.settings import CompareSettings
-from gcnet.compare.task import describe_images, filled, input_size, open_task, sample_pictures
+from gcnet.compare.task import describe_images, input_size, sample_pictures
 from gcnet.errors import UserError
 from gcnet.report.results import BASELINE, Comparison, Cost
 from gcnet.report.write import write_report
 from gcnet.storage import write_atomic
-from gcnet.training.distributed import choose_device
+from gcnet.training.distributed import Processes, choose_device
+from gcnet.training.kinds import filled, open_task
 from gcnet.training.reporter import Reporter, Silent
 
 _MOST_JOBS = 4
@@ -54,7 +55,7 @@ def compare(
     check_names(settings, builders)
     device = str(choose_device(settings.device))
     training = filled(describe(settings, BASELINE, builders))
-    task = open_task(training)
+    task = open_task(training, Processes())
     steps = training.recipe.length(task.steps_per_epoch)
     training = replace(training, recipe=training.recipe.resolved(task.steps_per_epoch))
     trainings = plan(settings, epochs=steps / task.steps_per_epoch, builders=builders)

@@ -23,11 +23,11 @@ from gcnet.analysis.timing import (
 from gcnet.compare.measured import MeasuredDetector
 from gcnet.compare.plan import Builders, create_variant, describe
 from gcnet.compare.settings import CompareSettings
-from gcnet.compare.task import filled
 from gcnet.models.insertion import insertion_records
 from gcnet.models.names import is_detector
 from gcnet.models.residual.position import Positioned
 from gcnet.report.results import BASELINE, Cost
+from gcnet.training.kinds import filled
 from gcnet.training.loop import AUTOCAST
 from gcnet.training.optimization import freeze
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from gcnet.blocks import BLOCKS, Builder, block_options
 from gcnet.compare.settings import DEMONSTRATION, DETECTORS_DEMONSTRATION, CompareSettings, Demonstration
-from gcnet.compare.task import build_network, filled
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, unknown
 from gcnet.models.insertion import insert
 from gcnet.models.names import is_detector, published_placement, split_name
 from gcnet.report.results import BASELINE, CONTROL, MAIN
+from gcnet.training.kinds import build_network, filled
 from gcnet.training.settings import (
     MachineSettings,
     NetworkSettings,

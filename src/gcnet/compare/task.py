@@ -1,4 +1,4 @@
-"""What of a comparison depends on whether its networks classify or detect: data, networks, words and pictures."""
+"""What of a comparison depends on whether its networks classify or detect: size, words and pictures."""
 
 import base64
 import io
@@ -10,47 +10,16 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from gcnet.data.decode import ImageError
 from gcnet.data.images import ImageSource
 from gcnet.evaluation.annotations import draw_annotations
-from gcnet.models.names import is_detector
 from gcnet.report.results import Picture
-from gcnet.training.classification import ClassificationTask, build_classifier, open_classification
-from gcnet.training.detection import DetectionTask, build_detector, filled_detection, open_detection
-from gcnet.training.distributed import Processes
-from gcnet.training.settings import TrainSettings
+from gcnet.training.classification import ClassificationTask
+from gcnet.training.detection import DetectionTask, build_detector
 
 _PICTURES, _SIDE = 12, 160
 _LISTED = 3  # classes named under a picture
-
-
-def filled(settings: TrainSettings) -> TrainSettings:
-    """The settings of a training with nothing left to the preset but the length."""
-    if is_detector(settings.network.model):
-        return filled_detection(settings)
-    return replace(settings, recipe=settings.recipe.filled())
-
-
-def open_task(settings: TrainSettings) -> ClassificationTask | DetectionTask:
-    """The images and what is done with them.
-
-    Raises:
-        UserError: the data are not there, or do not suit the settings.
-    """
-    open_it = open_detection if is_detector(settings.network.model) else open_classification
-    return open_it(settings, Processes())
-
-
-def build_network(settings: TrainSettings, num_classes: int) -> nn.Module:
-    """The network that filled settings describe, as a training builds it.
-
-    Raises:
-        UserError: an unknown name, or weights that do not fit.
-    """
-    build = build_detector if is_detector(settings.network.model) else build_classifier
-    return build(settings, num_classes)
 
 
 def input_size(task: ClassificationTask | DetectionTask) -> tuple[int, int]:

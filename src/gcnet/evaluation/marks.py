@@ -2,22 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 from jaxtyping import Bool
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from gcnet.data.coco.images import Entry
 from gcnet.data.coco.masks import segmentation_mask
 from gcnet.evaluation.matching import Verdict
+from gcnet.evaluation.plots import picture_font
 
 # Okabe & Ito's sky blue and vermillion, bright enough to be seen on photographs.
 _COLOURS = {"right": (86, 180, 233), "wrong": (240, 100, 10), "crowd": (170, 170, 170)}
 _ORDER = ("crowd", "right", "wrong")  # what is drawn later lies on top
-_LINE = 14  # pixels of a line of text
+_TEXT, _LINE = 11, 14  # pixels of letters, and of a line of them
 
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -71,7 +69,7 @@ def _write(draw: ImageDraw.ImageDraw, marks: Sequence[Mark], corners: Sequence[_
     """Each text on a patch of its mark's colour, above, in or below the box; where no place is free, not at all."""
     taken: list[_Box] = []
     for mark, (left, top, _, bottom) in reversed(list(zip(marks, corners, strict=True))):
-        width = draw.textlength(mark.text, font=_font()) + 4
+        width = draw.textlength(mark.text, font=picture_font(_TEXT)) + 4
         x = min(max(left, 0), max(size[0] - width, 0))
         tops = [min(max(y, 0), size[1] - _LINE) for y in (top - _LINE, top, bottom - _LINE, bottom)]
         places = [(x, y, x + width, y + _LINE) for y in tops]
@@ -79,13 +77,8 @@ def _write(draw: ImageDraw.ImageDraw, marks: Sequence[Mark], corners: Sequence[_
         if place is not None:
             taken.append(place)
             draw.rectangle(place, fill=_COLOURS[mark.kind])
-            draw.text((x + 2, place[1]), mark.text, fill="black", font=_font())
+            draw.text((x + 2, place[1]), mark.text, fill="black", font=picture_font(_TEXT))
 
 
 def _overlap(one: _Box, other: _Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 11)

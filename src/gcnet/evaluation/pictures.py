@@ -5,11 +5,9 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Bool
 from PIL import Image, ImageDraw, ImageFont
@@ -17,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from gcnet.data.coco.masks import segmentation_mask
 from gcnet.errors import printable
 from gcnet.evaluation.annotations import category_colour
+from gcnet.evaluation.plots import picture_font
 
 _SMALLEST, _LARGEST = 960, 2048
 """Pixels of a picture's longer side: from the one on it is not enlarged, beyond the other shrunk."""
@@ -40,7 +39,7 @@ def draw_detections(image: Image.Image, results: Sequence[Mapping[str, Any]], na
     """
     picture = _fitted(image)
     scale = picture.width / image.width, picture.height / image.height
-    font = _font(max(13, round(max(picture.size) / 90)))
+    font = picture_font(max(13, round(max(picture.size) / 90)))
     texts = [f"{_shortened(names[result['category_id']])} {result['score']:.2f}" for result in results]
     sizes = [_text_size(text, font) for text in texts]
     sheet, corner = _with_margins(_tinted(picture, image.size, results), sizes)
@@ -183,8 +182,3 @@ def _ink(colour: tuple[int, int, int]) -> str:
     """Black on bright colours, white on dark ones (luma of ITU-R BT.601)."""
     red, green, blue = colour
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else "white"
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)

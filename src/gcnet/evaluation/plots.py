@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,6 +191,12 @@ def _list_confusions(axes: "Axes", counts: np.ndarray, classes: Sequence[str]) -
     axes.text(0, 1, text, va="top", family="monospace", fontsize=10.5, color=INK, linespacing=1.5)
 
 
+@cache
+def picture_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of words on pictures, which comes with matplotlib; `size` in pixels."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
 def contact_sheet(
     images: Sequence[Any], titles: Sequence[str], path: Path | str, columns: int = 6, *, tile: int = 176
 ) -> None:
@@ -204,7 +211,7 @@ def contact_sheet(
             f"a contact sheet needs as many titles as images and at least one; {len(images)}, {len(titles)}"
         )
     columns = min(columns, len(images))
-    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 13)
+    font = picture_font(13)
     margin, line = 10, 17
     text = line * max(title.count("\n") + 1 for title in titles) + 6
     rows = -(-len(images) // columns)

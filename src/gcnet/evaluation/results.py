@@ -1,12 +1,12 @@
 """Results in COCO's format, read from a file that others have written."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gcnet.data.coco.geometry import check_segmentation
-from gcnet.errors import UserError, nearest_path
+from gcnet.data.coco.inspection import read_json
+from gcnet.errors import UserError
 
 _HUGE = 1e300
 _ACCEPTED = ("empty mask", "polygon over the edge")  # of masks that were found rather than drawn
@@ -19,14 +19,7 @@ def read_results(path: str | Path, annotations: Mapping[str, Any]) -> list[dict[
         UserError: the file is missing or no JSON list; a result lacks something, is of an image that the annotations
             do not have, or has a box, a score or a mask that is none.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise UserError(f"no results file at {path}{nearest_path(path)}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {str(error).splitlines()[0]}") from error
+    content = read_json(path, "results")
     if not isinstance(content, list):
         raise UserError(f"{path} is not in COCO's result format: expected a list of results, found {_kind(content)}")
     sizes = {image["id"]: (image["height"], image["width"]) for image in annotations["images"]}

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from gcnet.data.coco.images import CocoImages, folder_reader
-from gcnet.data.coco.inspection import inspect, read_annotations
-from gcnet.data.coco.source import CocoPart, find_part, open_coco_part
+from gcnet.data.coco.images import CocoImages
+from gcnet.data.coco.inspection import read_annotations
+from gcnet.data.coco.source import CocoPart, clean_part, find_part, open_coco_part
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, nearest_path
 
@@ -26,11 +26,10 @@ def open_truth(
     file = Path(settings.data)
     if file.suffix.lower() != ".json":
         return open_coco_part(settings, "val", seed)
-    inspection = inspect(read_annotations(file))
-    reader = folder_reader(_image_folder(file, folder, needs_images))
-    images = CocoImages(inspection.clean, reader).limited(settings.limit_val)
-    _check_masks(images, file)
-    return CocoPart(images, inspection.faults, str(file))
+    content = read_annotations(file)
+    part = clean_part(content, file, _image_folder(file, folder, needs_images), settings.limit_val)
+    _check_masks(part.images, file)
+    return part
 
 
 def _image_folder(file: Path, folder: Path | None, needs_images: bool) -> Path:

@@ -124,16 +124,6 @@ def is_detector(name: str) -> bool:
     return name.startswith(_DETECTOR_KINDS)
 
 
-def require_classifier(name: str) -> None:
-    """Refuse a detector where only classifiers work.
-
-    Raises:
-        UserError: the name is that of a detector.
-    """
-    if is_detector(name):
-        raise UserError(f'"{name}" is a detector: gcnet.create_model builds it, and the command takes classifiers only')
-
-
 def default_classes(host_name: str) -> int:
     """The number of classes that a network has unless told otherwise."""
     return 80 if is_detector(host_name) else _CLASSES.get(host_name, 1000)

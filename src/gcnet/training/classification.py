@@ -15,13 +15,13 @@ from gcnet.data.loading import Batch, Images, Skipped, build_loader
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
 from gcnet.data.source import DataSplits, open_data
-from gcnet.evaluation.classification import evaluate_classifier
+from gcnet.evaluation.classification import ClassificationResult, evaluate_classifier
 from gcnet.models.files import save_model
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.loop import AUTOCAST
 from gcnet.training.settings import TrainSettings
-from gcnet.training.task import Evaluation
+from gcnet.training.task import Evaluation, micro_batches, unless_stopped
 
 _SHOWN = 24
 _MIXING = 0x313  # keeps the seeds of mixing apart from those of samples
@@ -35,10 +35,6 @@ class Prepared:
     targets: Int[Tensor, " n"] | Float[Tensor, "n classes"]
     names: list[str]
     skipped: list[Skipped]
-
-
-class _Stopped(Exception):
-    """Carries the wish to stop out of an evaluation."""
 
 
 class ClassificationTask:
@@ -93,11 +89,9 @@ class ClassificationTask:
 
     def split(self, batch: Prepared, parts: int) -> list[Prepared]:
         """Micro-batches of nearly equal size."""
-        cuts = [len(batch.names) * part // parts for part in range(parts + 1)]
         pieces = [
-            Prepared(batch.images[begin:end], batch.targets[begin:end], batch.names[begin:end], [])
-            for begin, end in zip(cuts, cuts[1:], strict=False)
-            if begin < end
+            Prepared(batch.images[where], batch.targets[where], batch.names[where], [])
+            for where in micro_batches(len(batch.names), parts)
         ]
         return pieces or [batch]
 
@@ -123,12 +117,8 @@ class ClassificationTask:
     def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
         """Top-1, top-5 and loss over the validation images of all processes."""
 
-        def ask(_images: int) -> None:
-            if stop():
-                raise _Stopped
-
-        try:
-            result = evaluate_classifier(
+        def judged(ask: Callable[[int], None]) -> ClassificationResult:
+            return evaluate_classifier(
                 network,
                 self._validation,
                 num_classes=len(self.splits.classes),
@@ -136,7 +126,9 @@ class ClassificationTask:
                 autocast=AUTOCAST[self.settings.machine.precision],
                 progress=ask,
             )
-        except _Stopped:
+
+        result = unless_stopped(judged, stop)
+        if result is None:
             return None
         metrics = {"val_loss": result.loss, "top1": result.top1, "top5": result.top5}
         skipped = {one.name: one.reason for one in result.skipped}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gcnet.analysis.cost import count_detector_flops
 from gcnet.data.coco.augment import build_augment
 from gcnet.data.coco.loading import (
     DetectionBatch,
@@ -18,23 +19,19 @@ from gcnet.data.coco.loading import (
 from gcnet.data.coco.source import CocoPart, open_coco
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.errors import UserError
-from gcnet.evaluation.detector import evaluate_detector
+from gcnet.evaluation.detector import DetectorResult, evaluate_detector
 from gcnet.models.files import save_model
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.loop import AUTOCAST
 from gcnet.training.presets import DETECTOR_PRESET
 from gcnet.training.settings import DetectorSettings, TrainSettings
-from gcnet.training.task import Evaluation
+from gcnet.training.task import Evaluation, micro_batches, unless_stopped
 
 _SHOWN = 12
 _SHORT, _LONG = 800, 1333  # the sides of COCO's detectors, in pixels
 _CLASSIFIERS_AUGMENT = ("crop", "crop_scale", "pad", "rand_augment", "rand_magnitude", "erasing")
 _CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix")
-
-
-class _Stopped(Exception):
-    """Carries the wish to stop out of an evaluation."""
 
 
 class DetectionTask:
@@ -99,8 +96,7 @@ class DetectionTask:
 
     def split(self, batch: DetectionBatch, parts: int) -> list[DetectionBatch]:
         """Micro-batches of nearly equal size."""
-        cuts = [len(batch) * part // parts for part in range(parts + 1)]
-        return [batch.part(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b] or [batch]
+        return [batch.part(where) for where in micro_batches(len(batch), parts)] or [batch]
 
     def losses(self, network: nn.Module, batch: DetectionBatch) -> dict[str, Tensor]:
         """The detector's losses: of the proposals' objectness and boxes, of classes, boxes and masks of the heads."""
@@ -112,20 +108,14 @@ class DetectionTask:
 
     def flops(self, network: nn.Module) -> int:
         """Of one image of the size that images are resized to, a multiply-add counted as two."""
-        from gcnet.analysis.cost import count_detector_flops
-
         transform: Any = network.transform
         return count_detector_flops(network, size=(transform.min_size[-1], transform.max_size))
 
     def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
         """Box and mask AP over the validation images of all processes."""
 
-        def ask(_images: int) -> None:
-            if stop():
-                raise _Stopped
-
-        try:
-            result = evaluate_detector(
+        def judged(ask: Callable[[int], None]) -> DetectorResult:
+            return evaluate_detector(
                 network,
                 self._validation,
                 self.val.content,
@@ -135,7 +125,9 @@ class DetectionTask:
                 progress=ask,
                 gather=self.processes.gather,
             )
-        except _Stopped:
+
+        result = unless_stopped(judged, stop)
+        if result is None:
             return None
         metrics = {
             f"{kind}_{name.lower()}": found.numbers[name] or 0.0

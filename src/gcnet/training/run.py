@@ -13,12 +13,10 @@ from torch import nn
 
 from gcnet.errors import UserError
 from gcnet.models.insertion import context_parameters
-from gcnet.models.names import is_detector
 from gcnet.training.checkpoint import load_state
-from gcnet.training.classification import build_classifier, open_classification
-from gcnet.training.detection import build_detector, filled_detection, open_detection
 from gcnet.training.distributed import Processes, choose_device, processes_joined
 from gcnet.training.folder import RunFolder, check_free, create_folder, default_name, open_folder, versions
+from gcnet.training.kinds import build_network, filled, open_task
 from gcnet.training.loop import Trainer
 from gcnet.training.randomness import seed_everything
 from gcnet.training.reporter import Reporter, Silent, choose_reporter
@@ -88,13 +86,13 @@ def train(
     """
     if settings.output.output is not None:
         check_free(Path(settings.output.output))
-    filled = _filled(settings)
-    with assembled(filled, build_model) as (trainer, task):
-        recipe = filled.recipe.resolved(task.steps_per_epoch)
+    chosen = filled(settings)
+    with assembled(chosen, build_model) as (trainer, task):
+        recipe = chosen.recipe.resolved(task.steps_per_epoch)
         config = {
             "gcnet": versions(["gcnet"]).get("gcnet"),
             "own_network": build_model is not None,
-            "settings": replace(filled, recipe=recipe).anchored().to_dict(),
+            "settings": replace(chosen, recipe=recipe).anchored().to_dict(),
         }
         folder = _make_folder(settings, config, trainer.processes)
         return _drive(trainer, folder, settings, reporter, fresh=True)
@@ -148,12 +146,11 @@ def assembled(settings: TrainSettings, build_model: BuildModel | None) -> Genera
     """Data, network and trainer, ready for the first step, in all processes; GPU switches are set back afterwards."""
     device = choose_device(settings.machine.device)
     with processes_joined(device.type) as processes, _gpu_switches(settings.machine):
-        settings = _filled(settings)
-        detects = is_detector(settings.network.model)
-        task: Task = open_detection(settings, processes) if detects else open_classification(settings, processes)
+        settings = filled(settings)
+        task: Task = open_task(settings, processes)
         seed = settings.machine.seed
         seed_everything(seed)
-        build = build_model or partial(build_detector if detects else build_classifier, settings)
+        build = build_model or partial(build_network, settings)
         network = build(len(task.classes))
         if settings.detector.norm == "sync" and device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -169,13 +166,6 @@ def assembled(settings: TrainSettings, build_model: BuildModel | None) -> Genera
             block_parameters=[name for name, _ in context_parameters(network)],
         )
         yield trainer, task
-
-
-def _filled(settings: TrainSettings) -> TrainSettings:
-    """The settings with nothing left to the preset but the length, which depends on the data."""
-    if is_detector(settings.network.model):
-        return filled_detection(settings)
-    return replace(settings, recipe=settings.recipe.filled())
 
 
 def _drive(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -37,6 +38,7 @@ class Batch(Protocol):
 
 Loaded = TypeVar("Loaded", bound=Batch)
 Prepared = TypeVar("Prepared", bound=Batch)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,29 @@ class Evaluation:
     images: int = 0
     skipped: Mapping[str, str] = field(default_factory=dict)
     details: Any = None
+
+
+class _Stopped(Exception):
+    """Carries the wish to stop out of an evaluation."""
+
+
+def unless_stopped(evaluate: Callable[[Callable[[int], None]], Result], stop: Callable[[], bool]) -> Result | None:
+    """What `evaluate` gives, or None where `stop()` is true at one of its calls of the progress that it is given."""
+
+    def ask(_images: int) -> None:
+        if stop():
+            raise _Stopped
+
+    try:
+        return evaluate(ask)
+    except _Stopped:
+        return None
+
+
+def micro_batches(images: int, parts: int) -> list[slice]:
+    """Where a batch is cut into at most so many micro-batches of nearly equal size, none of them empty."""
+    cuts = [images * part // parts for part in range(parts + 1)]
+    return [slice(begin, end) for begin, end in pairwise(cuts) if begin < end]
 
 
 @runtime_checkable

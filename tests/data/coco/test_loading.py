@@ -75,7 +75,7 @@ def test_evaluation_draws_no_masks():
 
 def test_parts_of_a_batch_keep_images_and_names_together():
     batch = collate_detection(DetectionSamples(scenes()).load([(0, index) for index in range(5)]))
-    part = batch.part(1, 3)
+    part = batch.part(slice(1, 3))
     assert part.names == batch.names[1:3]
     assert part.image_ids == [2, 3]
     assert all(a is b for a, b in zip(part.images, batch.images[1:3], strict=True))

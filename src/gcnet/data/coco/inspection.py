@@ -41,18 +41,27 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, is no JSON, or lacks one of the lists images, annotations and categories.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise UserError(f"no annotation file at {path}{nearest_path(path)}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {str(error).splitlines()[0]}") from error
+    content = read_json(path, "annotation")
     for part in PARTS:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise UserError(f'{path} is not in COCO\'s format: expected a list "{part}" at its top level')
     return content
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """The content of a JSON file, of which `what` says what is in it.
+
+    Raises:
+        UserError: the file is missing, cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise UserError(f"no {what} file at {path}{nearest_path(path)}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {str(error).splitlines()[0]}") from error
 
 
 def inspect(

@@ -41,9 +41,8 @@ class DetectionBatch:
         """A copy in page-locked memory, for faster transfer to a GPU (the loader calls it)."""
         return self._each(Tensor.pin_memory)
 
-    def part(self, begin: int, end: int) -> "DetectionBatch":
+    def part(self, where: slice) -> "DetectionBatch":
         """Some of the images; those that could not be read stay behind."""
-        where = slice(begin, end)
         return DetectionBatch(self.images[where], self.targets[where], self.names[where], self.image_ids[where], [])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "DetectionBatch":

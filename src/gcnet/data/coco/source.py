@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -74,9 +75,15 @@ def open_coco_part(settings: DataSettings, split: str, seed: int = 0) -> CocoPar
         scenes = open_scenes(settings, seed, split)
         return CocoPart(CocoImages(scenes.coco_annotations(), SceneReader(scenes)), (), settings.data)
     file, folder = find_part(settings.data, split)
-    inspection = inspect(read_annotations(file))
+    part = clean_part(read_annotations(file), file, folder, limit)
+    _check_masks(part.images, file)
+    return part
+
+
+def clean_part(content: dict[str, Any], file: Path, folder: Path, limit: int | None) -> CocoPart:
+    """The content of an annotation file without its faults, and its images in a folder, at most `limit` of them."""
+    inspection = inspect(content)
     images = CocoImages(inspection.clean, folder_reader(folder)).limited(limit)
-    _check_masks(images, file)
     return CocoPart(images, inspection.faults, str(file))
 
 
