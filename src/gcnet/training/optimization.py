@@ -65,8 +65,8 @@ def build_optimizer(model: nn.Module, recipe: RecipeSettings, block_parameters: 
         for (factor, decay), parameters in groups.items()
     ]
     if recipe.optimizer == "adamw":
-        return AdamW(described)
-    return SGD(described, lr=recipe.peak_lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+        return AdamW(described, fused=True)
+    return SGD(described, lr=recipe.peak_lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
