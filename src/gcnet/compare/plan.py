@@ -62,8 +62,7 @@ def placement(settings: CompareSettings, block: str, builders: Builders) -> dict
         return {}
     chosen: dict[str, Any] = {"ratio": settings.ratio if "ratio" in block_options(builders.get(block, block)) else None}
     if settings.placement == "published":
-        prefix = "nl_" if block.startswith("nl_") else f"{block}_"
-        chosen |= published_placement(prefix, settings.model)
+        chosen |= published_placement(f"{block}_", settings.model)
     else:
         chosen |= {"stages": settings.stages, "position": settings.position}
     return {"block": block} | {name: value for name, value in chosen.items() if name != "block" and value is not None}

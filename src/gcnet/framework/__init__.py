@@ -1,6 +1,16 @@
 """The paper's framework: a block is a context model, then transforms and fusions, each a part that can be swapped."""
 
+from gcnet.framework.attending import Disentangled, MultiHeadPool, SlotPool, WhitenedAffinity
 from gcnet.framework.block import Branch, ContextBlock
+from gcnet.framework.channel import (
+    ChannelAffine,
+    ChannelConvolution,
+    GatedNorm,
+    Gaussian,
+    ResponseNorm,
+    Standardise,
+    StyleIntegration,
+)
 from gcnet.framework.context import (
     AttentionPool,
     AveragePool,
@@ -11,7 +21,10 @@ from gcnet.framework.context import (
     SubSample,
 )
 from gcnet.framework.fusion import Add, Scale
+from gcnet.framework.gate import Distribute, DoubledScale, HardScale, Multiply, ResidualScale, ShiftedScale
+from gcnet.framework.gather import GatherPool, HalvingConvolution, LocalAverage
 from gcnet.framework.pointwise import Pointwise
+from gcnet.framework.pooling import FrequencyPool, NormPool, StylePool
 from gcnet.framework.transform import BatchNorm, Bottleneck, ChannelLayerNorm
 
 __all__ = [
@@ -21,13 +34,36 @@ __all__ = [
     "BatchNorm",
     "Bottleneck",
     "Branch",
+    "ChannelAffine",
+    "ChannelConvolution",
     "ChannelLayerNorm",
     "ConcatenationAffinity",
     "ContextBlock",
+    "Disentangled",
+    "Distribute",
     "DotProductAffinity",
+    "DoubledScale",
+    "FrequencyPool",
+    "GatedNorm",
+    "GatherPool",
+    "Gaussian",
+    "HalvingConvolution",
+    "HardScale",
+    "LocalAverage",
+    "MultiHeadPool",
+    "Multiply",
     "NonLocal",
+    "NormPool",
     "Pointwise",
+    "ResidualScale",
+    "ResponseNorm",
     "Scale",
+    "ShiftedScale",
+    "SlotPool",
     "SoftmaxAffinity",
+    "Standardise",
+    "StyleIntegration",
+    "StylePool",
     "SubSample",
+    "WhitenedAffinity",
 ]

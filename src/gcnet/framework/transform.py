@@ -20,15 +20,19 @@ class ChannelLayerNorm(nn.LayerNorm):
 
 
 class BatchNorm(_BatchNorm):
-    """Batch normalisation with gamma and beta zero at the start, for maps of any number of spatial axes.
+    """Batch normalisation with gamma zero (or the one given) and beta zero at the start, for any number of axes.
 
     Not a `BatchNorm2d` to `isinstance`, so a host that sets all its gammas to one leaves this one alone;
     `convert_sync_batchnorm` does convert it.
     """
 
+    def __init__(self, channels: int, *, gamma: float = 0.0) -> None:
+        self._gamma = gamma
+        super().__init__(channels)
+
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        nn.init.zeros_(self.weight)
+        nn.init.constant_(self.weight, self._gamma)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 3, 4, 5):

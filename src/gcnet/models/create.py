@@ -41,9 +41,10 @@ def create_model(
     What a detector maps to what is said at `gcnet.models.detector.mask_rcnn.build_mask_rcnn`.
 
     Args:
-        name: one of `list_models()`, plain or with a prefix that puts blocks at their published places (`gc_resnet50`);
-            any classifier of timm or torchvision by its own name (timm first; `torchvision/NAME` and `timm/NAME` say
-            which); or a detector (`mask_rcnn_gc_resnet50`, `cascade_mask_rcnn_gc_resnext101_32x4d_dcn`).
+        name: one of `list_models()`, plain or with a prefix that puts blocks at their published places (`gc_resnet50`;
+            every block's name is one: `eca_resnet50`); any classifier of timm or torchvision by its own name (timm
+            first; `torchvision/NAME` and `timm/NAME` say which); or a detector (`mask_rcnn_gc_resnet50`,
+            `cascade_mask_rcnn_gc_resnext101_32x4d_dcn`).
         num_classes: length of the logits; by default 1000, for CIFAR ResNets 10, for the scenes network 6. Of a
             detector the classes of objects, without the background; by default COCO's 80.
         weights: a file (`.safetensors`, or a `torch.save` file of tensors), of the plain network or of the one with

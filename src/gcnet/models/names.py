@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from gcnet.blocks import BLOCKS
 from gcnet.errors import UserError, nearest, unknown
 
 
@@ -86,36 +87,43 @@ _DETECTORS: dict[str, tuple[str, str, str]] = {  # host, kind and suffix by name
     for suffix in suffixes
 }
 
-# The published places: GC and SNL in every residual block of c3 to c5 (`insert`'s default), SE in every block of every
-# stage (arXiv 1709.01507), one NL before the last residual block of c4 ends, on its output (arXiv 1711.07971).
-_PREFIXES: dict[str, dict[str, Any]] = {
-    "gc_": {"block": "gc"},
-    "snl_": {"block": "snl"},
-    "se_": {"block": "se", "stages": (2, 3, 4, 5)},
-    "nl_": {"block": "nl_embedded_gaussian", "stages": (4,), "blocks": (-2,), "position": "after_add"},
+# The published places: GC and SNL in every residual block of c3 to c5 (`insert`'s default), SE and the gates that came
+# after it in every block of every stage (arXiv 1709.01507), one NL before the last residual block of c4 ends, on its
+# output (arXiv 1711.07971). What was published inside a block or in other networks goes where GC does.
+_EVERY_STAGE: dict[str, Any] = {"stages": (2, 3, 4, 5)}
+_ONE: dict[str, Any] = {"stages": (4,), "blocks": (-2,), "position": "after_add"}
+_PLACES = dict.fromkeys(("se", "eca", "lct", "gct", "srm", "fca", "ge"), _EVERY_STAGE) | {
+    block: _ONE for block in BLOCKS if block.startswith(("nl_", "dnl"))
 }
+_PREFIXES: dict[str, dict[str, Any]] = {"nl_": {"block": "nl_embedded_gaussian"} | _ONE} | {
+    f"{block}_": {"block": block} | _PLACES.get(block, {}) for block in BLOCKS
+}
+_LISTED = ("gc_", "snl_", "se_", "nl_")
 # In our small networks: the stages that play the same part.
-_CIFAR_STAGES = {"se_": (1, 2, 3), "nl_": (2,)}
+_CIFAR_STAGES = {(2, 3, 4, 5): (1, 2, 3), (4,): (2,)}
 _SMALL_STAGES = {
     "cifar_resnet20": _CIFAR_STAGES,
     "cifar_resnet56": _CIFAR_STAGES,
-    "scenes_resnet": {"se_": (1,), "nl_": (1,)},
+    "scenes_resnet": {(2, 3, 4, 5): (1,), (4,): (1,)},
 }
 
 
 def list_models() -> list[str]:
-    """The classifiers with names of our own, plain and with each prefix; timm's and torchvision's come on top."""
-    return [prefix + host for host in HOSTS for prefix in ("", *_PREFIXES)]
+    """The classifiers with names of our own, plain and with the blocks of GCNet's paper.
+
+    The name of every other block is a prefix, too (`eca_resnet50`); timm's and torchvision's networks come on top.
+    """
+    return [prefix + host for host in HOSTS for prefix in ("", *_LISTED)]
 
 
 def list_detectors() -> list[str]:
-    """The detectors, plain and with each prefix."""
+    """The detectors, plain and with the blocks of GCNet's paper; every other block's name is a prefix, too."""
     return [
         kind + prefix + name.removeprefix(kind)
         for name in _DETECTORS
         for kind in _DETECTOR_KINDS
         if name.startswith(kind)
-        for prefix in ("", *_PREFIXES)
+        for prefix in ("", *_LISTED)
     ]
 
 
@@ -165,8 +173,10 @@ def detector_options(host_name: str, options: Mapping[str, Any]) -> dict[str, An
 def published_placement(prefix: str, host_name: str) -> dict[str, Any]:
     """Arguments of `insert` that a prefix stands for in a host."""
     placement = dict(_PREFIXES.get(prefix, {}))
-    stages = _SMALL_STAGES.get(backbone_name(host_name), {}).get(prefix)
-    return placement if stages is None else placement | {"stages": stages}
+    small = _SMALL_STAGES.get(backbone_name(host_name))
+    if small and "stages" in placement:
+        placement["stages"] = small[placement["stages"]]
+    return placement
 
 
 def build_host(name: str, num_classes: int | None, detector: Mapping[str, Any] | None = None) -> nn.Module:

@@ -1,0 +1,112 @@
+"""From a name to a block: the one dict of builders, the options of each, and `build_block`."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from gcnet.blocks.attention import build_dnl, build_gc_affine, build_gc_eca, build_gc_slots
+from gcnet.blocks.channel import build_eca, build_ese, build_gated_gct, build_gct, build_grn, build_lct, build_srm
+from gcnet.blocks.paper import (
+    build_gc,
+    build_nl_concatenation,
+    build_nl_dot_product,
+    build_nl_embedded_gaussian,
+    build_nl_gaussian,
+    build_se,
+    build_snl,
+)
+from gcnet.blocks.squeeze import build_fca, build_ge
+from gcnet.errors import UserError, nearest, unknown
+
+Builder = Callable[..., nn.Module]
+
+BLOCKS: dict[str, Builder] = {
+    "gc": build_gc,
+    "snl": build_snl,
+    "se": build_se,
+    "nl_gaussian": build_nl_gaussian,
+    "nl_embedded_gaussian": build_nl_embedded_gaussian,
+    "nl_dot_product": build_nl_dot_product,
+    "nl_concatenation": build_nl_concatenation,
+    "dnl": build_dnl,
+    "gc_slots": build_gc_slots,
+    "gc_eca": build_gc_eca,
+    "gc_affine": build_gc_affine,
+    "eca": build_eca,
+    "ese": build_ese,
+    "lct": build_lct,
+    "gct": build_gct,
+    "gated_gct": build_gated_gct,
+    "grn": build_grn,
+    "srm": build_srm,
+    "fca": build_fca,
+    "ge": build_ge,
+}
+
+
+def list_blocks() -> list[str]:
+    """The names that `build_block` knows."""
+    return list(BLOCKS)
+
+
+def find_builder(block: str | Builder) -> Builder:
+    """The builder of a named block; a builder of the user's own is returned as it is."""
+    if not isinstance(block, str):
+        return block
+    if block not in BLOCKS:
+        raise unknown("block", block, BLOCKS)
+    return BLOCKS[block]
+
+
+def block_options(block: str | Builder) -> tuple[str, ...]:
+    """The options that the builder of a block takes beyond `channels` and `dims`."""
+    parameters = list(inspect.signature(find_builder(block)).parameters.values())[1:]
+    return tuple(
+        parameter.name
+        for parameter in parameters
+        if parameter.name != "dims" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    )
+
+
+def check_options(block: str | Builder, options: dict[str, Any]) -> None:
+    """Raise UserError for an option that the block's builder does not take, listing those it does."""
+    parameters = inspect.signature(find_builder(block)).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return  # A builder of the user's own that takes any option.
+    valid = block_options(block)
+    name = block if isinstance(block, str) else getattr(block, "__name__", repr(block))
+    for option in options:
+        if option not in valid:
+            listing = ", ".join(valid) or "none"
+            proposal = nearest(option, valid) or ";"
+            raise UserError(f'block "{name}" takes no option "{option}"{proposal} its options: {listing}')
+
+
+def build_block(
+    name: str | Builder, *, channels: int, ratio: float | None = None, dims: int = 2, **options: Any
+) -> nn.Module:
+    """Build a block by name, or with a builder of your own, `channels -> module`.
+
+    Args:
+        name: one of `list_blocks()`, or a builder.
+        channels: C of the maps, `(N, C, *S)`.
+        ratio: the paper's r: the bottleneck has channels/r channels; None for the block's own default (16).
+        dims: spatial axes of the maps: 1, 2 or 3; a builder of your own is given it if it takes it.
+        options: the block's further options, as in its builder's docstring.
+
+    Raises:
+        UserError: unknown name or option, or a value that the block refuses.
+    """
+    if channels < 1:
+        raise UserError(f"channels must be at least 1, found {channels}")
+    if dims not in (1, 2, 3):
+        raise UserError(f"dims must be 1, 2 or 3 spatial axes, found {dims}")
+    if ratio is not None:
+        options["ratio"] = ratio
+    check_options(name, options)
+    builder = find_builder(name)
+    if "dims" in inspect.signature(builder).parameters:
+        options["dims"] = dims
+    return builder(channels, **options)

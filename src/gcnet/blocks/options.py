@@ -1,0 +1,55 @@
+"""From the options of a block to its sizes and parts, each checked and refused in one sentence."""
+
+import math
+from typing import Any
+
+from torch import nn
+
+from gcnet.errors import UserError, unknown
+from gcnet.framework.fusion import Scale
+from gcnet.framework.gate import DoubledScale
+
+
+def bottleneck_width(channels: int, ratio: float) -> int:
+    """Channels of the bottleneck: C/r, rounded down (the tolerance undoes the rounding of an inexact ratio)."""
+    if not ratio > 0:
+        raise UserError(f"ratio must be above 0, found {ratio:g}")
+    width = math.floor(channels / ratio + 1e-9)
+    if width < 1:
+        raise UserError(f"ratio must be at most the channels: {channels} channels / ratio {ratio:g} leave none")
+    return width
+
+
+def inner_channels(channels: int, reduction: int) -> int:
+    """C' of a non-local block: C/reduction rounded down, and at least 1."""
+    return max(channels // whole("reduction", reduction), 1)
+
+
+def whole(option: str, value: float, least: int = 1) -> int:
+    """The value as a whole number of at least `least`."""
+    if value < least or value != int(value):
+        raise UserError(f"{option} must be a whole number from {least} up, found {value}")
+    return int(value)
+
+
+def parts(option: str, value: float, channels: int, *, least: int = 1) -> int:
+    """Into how many equal parts the channels are cut, each of at least `least` channels."""
+    count = whole(option, value)
+    if channels % count or channels // count < least:
+        valid = [number for number in range(1, channels // least + 1) if channels % number == 0]
+        nearest = min(valid, key=lambda number: abs(number - count), default=1)
+        rule = f"{option} must divide the channels" + (f" into parts of at least {least}" if least > 1 else "")
+        raise UserError(f"{rule}: {channels} channels, {option} {count}; the nearest that does is {nearest}")
+    return count
+
+
+def choose(option: str, value: str, choices: dict[str, Any]) -> Any:
+    """What the name stands for."""
+    if value not in list(choices):
+        raise unknown(option, str(value), choices)
+    return choices[value]
+
+
+def sigmoid_scale(identity_init: bool) -> nn.Module:
+    """The gate of a block: published, a half at a term of zero; or twice that, with which it starts as the identity."""
+    return DoubledScale() if identity_init else Scale()

@@ -1,0 +1,200 @@
+"""The blocks of GCNet's paper: global context, and what it grew from: simplified non-local, SE, four non-local ones."""
+
+import warnings
+from functools import partial
+from typing import Literal
+
+from torch import nn
+
+from gcnet.blocks.options import bottleneck_width, choose, inner_channels, parts, sigmoid_scale
+from gcnet.errors import UserError
+from gcnet.framework.attending import MultiHeadPool
+from gcnet.framework.block import Branch, ContextBlock
+from gcnet.framework.context import (
+    Affinity,
+    AttentionPool,
+    AveragePool,
+    ConcatenationAffinity,
+    DotProductAffinity,
+    NonLocal,
+    SoftmaxAffinity,
+    SubSample,
+)
+from gcnet.framework.fusion import Add, Scale
+from gcnet.framework.pointwise import Pointwise, normal, zero
+from gcnet.framework.transform import BatchNorm, Bottleneck, ChannelLayerNorm
+
+_FUSIONS = {"scale": Scale, "add": Add}
+
+
+def build_gc(
+    channels: int,
+    *,
+    ratio: float = 16,
+    pooling: Literal["attention", "average"] = "attention",
+    fusion: Literal["add", "scale", "both"] = "add",
+    heads: int = 1,
+    norm_eps: float = 1e-5,
+    dims: int = 2,
+) -> ContextBlock:
+    """Global context (arXiv 1904.11492, section 4.3): attention pooling, bottleneck with LayerNorm, addition.
+
+    `y_i = x_i + W2 relu(LN(W1 sum_j a_j x_j))`, `a = softmax_j(w_k . x_j)`. With `fusion="both"` the scale acts first.
+    With `heads` h, each h-th part of the channels is pooled by attention of its own, with w_k shared (MASTER, arXiv
+    1910.02562). Parameters for attention and addition, with P = channels/ratio: `2CP + C + C/h + 3P + 1`.
+    """
+    width = bottleneck_width(channels, ratio)
+    if width == 1:
+        raise UserError(
+            f"ratio must leave at least 2 channels, since LayerNorm over one is constant: {channels} channels / ratio "
+            f"{ratio:g} leave 1; give a ratio of at most {channels / 2:g}"
+        )
+    if width < 4:
+        warnings.warn(
+            f"LayerNorm over {width} channels keeps little of the context ({channels} channels, ratio {ratio:g}); "
+            f"a ratio of {channels / 4:g} or less keeps at least 4",
+            stacklevel=3,
+        )
+    names = choose("fusion", fusion, {"add": ("add",), "scale": ("scale",), "both": ("scale", "add")})
+    context = _pooling(pooling, channels, heads)
+
+    def branch(name: str) -> Branch:
+        expand = Pointwise(width, channels, initialize=zero)
+        return Branch(
+            Bottleneck(Pointwise(channels, width), ChannelLayerNorm(width, norm_eps), expand), _FUSIONS[name]()
+        )
+
+    return ContextBlock(context, {name: branch(name) for name in names}, channels=channels, dims=dims)
+
+
+def _pooling(pooling: str, channels: int, heads: int) -> nn.Module:
+    build = choose("pooling", pooling, {"attention": partial(AttentionPool, channels), "average": AveragePool})
+    if parts("heads", heads, channels) == 1:
+        return build()
+    if pooling == "average":
+        raise UserError(f"heads are of attention pooling, and the average is the same for any: leave out heads={heads}")
+    return MultiHeadPool(channels, int(heads))
+
+
+def build_snl(channels: int, *, dims: int = 2) -> ContextBlock:
+    """Simplified non-local (arXiv 1904.11492, eq. 4): attention pooling, one linear layer, addition.
+
+    `y_i = x_i + W_v sum_j a_j x_j`, `a = softmax_j(w_k . x_j)`. Parameters: `C^2 + 2C + 1`.
+    """
+    transform = Pointwise(channels, channels, initialize=zero)
+    return ContextBlock(AttentionPool(channels), {"add": Branch(transform, Add())}, channels=channels, dims=dims)
+
+
+def build_se(channels: int, *, ratio: float = 16, identity_init: bool = False, dims: int = 2) -> ContextBlock:
+    """Squeeze-and-excitation (arXiv 1709.01507): average pooling, bottleneck without a norm, sigmoid scale.
+
+    `y_i = x_i * sigmoid(W2 relu(W1 mean_j x_j))`. With `identity_init` W2 starts at 0 and the gate is twice the
+    sigmoid, so that the new block is the identity. Parameters with P = channels/ratio: `2CP + P + C`.
+    """
+    branch = Branch(excitation(channels, ratio, identity_init), sigmoid_scale(identity_init))
+    return ContextBlock(AveragePool(), {"scale": branch}, channels=channels, dims=dims)
+
+
+def excitation(channels: int, ratio: float, identity_init: bool) -> Bottleneck:
+    """The bottleneck of SE, its last layer zero at the start if the block shall be the identity."""
+    width = bottleneck_width(channels, ratio)
+    expand = Pointwise(width, channels, initialize=zero if identity_init else None)
+    return Bottleneck(Pointwise(channels, width), nn.Identity(), expand)
+
+
+def build_nl_gaussian(
+    channels: int,
+    *,
+    reduction: int = 2,
+    sub_sample: bool = False,
+    normalisation: Literal["none", "batch"] = "none",
+    dims: int = 2,
+) -> ContextBlock:
+    """Non-local, Gaussian (arXiv 1711.07971, eq. 2): `y_i = x_i + W_z sum_j softmax_j(x_i . x_j) W_v x_j`.
+
+    Parameters with C' = channels/reduction: `2CC' + C' + C`.
+    """
+    inner = inner_channels(channels, reduction)
+    context = NonLocal(
+        nn.Identity(),
+        nn.Identity(),
+        Pointwise(channels, inner, initialize=normal),
+        affinity=SoftmaxAffinity(scaled=False),
+        sub_sample=SubSample() if sub_sample else nn.Identity(),
+    )
+    return add_non_local(context, inner, channels=channels, normalisation=normalisation, dims=dims)
+
+
+def build_nl_embedded_gaussian(
+    channels: int,
+    *,
+    reduction: int = 2,
+    sub_sample: bool = False,
+    use_scale: bool = True,
+    normalisation: Literal["none", "batch"] = "none",
+    dims: int = 2,
+) -> ContextBlock:
+    """Non-local, embedded Gaussian (arXiv 1711.07971, eq. 3): `y_i = x_i + W_z sum_j softmax_j(q_i . k_j) v_j`.
+
+    With `use_scale` the products are divided by sqrt(C'), C' = channels/reduction. Parameters: `4CC' + 3C' + C`.
+    """
+    affinity = SoftmaxAffinity(scaled=use_scale)
+    return _embedded_non_local(affinity, channels, reduction, sub_sample, normalisation, dims)
+
+
+def build_nl_dot_product(
+    channels: int,
+    *,
+    reduction: int = 2,
+    sub_sample: bool = False,
+    normalisation: Literal["none", "batch"] = "none",
+    dims: int = 2,
+) -> ContextBlock:
+    """Non-local, dot product (arXiv 1711.07971, eq. 4): `y_i = x_i + W_z sum_j (q_i . k_j / K) v_j` over K keys.
+
+    Parameters with C' = channels/reduction: `4CC' + 3C' + C`.
+    """
+    return _embedded_non_local(DotProductAffinity(), channels, reduction, sub_sample, normalisation, dims)
+
+
+def build_nl_concatenation(
+    channels: int,
+    *,
+    reduction: int = 2,
+    sub_sample: bool = False,
+    normalisation: Literal["none", "batch"] = "none",
+    dims: int = 2,
+) -> ContextBlock:
+    """Non-local, concatenation (arXiv 1711.07971, eq. 5): `y_i = x_i + W_z sum_j (relu(w . [q_i; k_j]) / K) v_j`.
+
+    Parameters with C' = channels/reduction: `4CC' + 5C' + C`.
+    """
+    affinity = ConcatenationAffinity(inner_channels(channels, reduction))
+    return _embedded_non_local(affinity, channels, reduction, sub_sample, normalisation, dims)
+
+
+def _embedded_non_local(
+    affinity: Affinity, channels: int, reduction: int, sub_sample: bool, normalisation: str, dims: int
+) -> ContextBlock:
+    inner = inner_channels(channels, reduction)
+    context = NonLocal(
+        Pointwise(channels, inner, initialize=normal),
+        Pointwise(channels, inner, initialize=normal),
+        Pointwise(channels, inner, initialize=normal),
+        affinity=affinity,
+        sub_sample=SubSample() if sub_sample else nn.Identity(),
+    )
+    return add_non_local(context, inner, channels=channels, normalisation=normalisation, dims=dims)
+
+
+def add_non_local(context: nn.Module, inner: int, *, channels: int, normalisation: str, dims: int) -> ContextBlock:
+    """Add W_z. The start is the identity: W_z is zero or, with batch normalisation, gamma is, and W_z is not."""
+
+    def plain() -> nn.Module:
+        return Pointwise(inner, channels, initialize=zero)
+
+    def normalised() -> nn.Module:
+        return nn.Sequential(Pointwise(inner, channels), BatchNorm(channels))
+
+    transform = choose("normalisation", normalisation, {"none": plain, "batch": normalised})()
+    return ContextBlock(context, {"add": Branch(transform, Add())}, channels=channels, dims=dims)

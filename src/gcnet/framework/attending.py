@@ -1,0 +1,123 @@
+"""Contexts that attend beyond one map for all channels and queries: per head, into slots, and disentangled."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gcnet.framework.context import Affinity, AttentionPool
+from gcnet.framework.pointwise import Pointwise, kaiming_normal
+from gcnet.ops.attention_pool import attention_pool, attention_weights
+from gcnet.ops.pairwise import attention_weights_rows, softmax_aggregate, softmax_weights
+
+
+class MultiHeadPool(nn.Module):
+    """Attention pooling of each head's channels by a map of its own, the key shared by the heads (MASTER).
+
+    arXiv 1910.02562, multi-aspect global context: `c = [c_1; ...; c_h]`,
+    `c_h = sum_j softmax_j(w . x_hj + b) x_hj`, with x_h the h-th part of the channels.
+
+    Args:
+        channels: C of the map.
+        heads: divides C.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.pool = AttentionPool(channels // heads)
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *one"]:
+        return self.pool(self._split(x)).view(*x.shape[:2], *[1] * (x.dim() - 2))
+
+    def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n h *s"]:
+        """The weight that each head gives to every position, summing to one over positions."""
+        return self.pool.attention(self._split(x)).view(x.shape[0], self.heads, *x.shape[2:])
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(N, C, *S) -> (N heads, C / heads, *S)."""
+        return x.reshape(x.shape[0] * self.heads, x.shape[1] // self.heads, *x.shape[2:])
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}"
+
+
+class SlotPool(nn.Module):
+    """`c_s = sum_j softmax_j(w_s . x_j + b_s) x_j`: one vector for each slot, (N, C, slots), by a map of its own.
+
+    The pooling half of efficient attention (arXiv 1812.01243, section 3) with the map itself as values; one slot is
+    `AttentionPool`. `Distribute` is the other half.
+    """
+
+    def __init__(self, channels: int, slots: int) -> None:
+        super().__init__()
+        self.key = Pointwise(channels, slots, initialize=kaiming_normal)
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c k"]:
+        weights = attention_weights_rows(self.key(x).flatten(2)).to(x.dtype)
+        return torch.bmm(x.flatten(2), weights.transpose(1, 2))
+
+    def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n k *s"]:
+        """The weight that each slot gives to every position, summing to one over positions."""
+        return attention_weights_rows(self.key(x).flatten(2)).view(x.shape[0], -1, *x.shape[2:])
+
+
+class WhitenedAffinity(nn.Module):
+    """`softmax_j((q_i - mean q) . (k_j - mean k) / (temperature sqrt(D)))`, means over positions (arXiv 2006.06668)."""
+
+    def __init__(self, *, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(
+        self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"], value: Float[Tensor, "n v k"]
+    ) -> Float[Tensor, "n v p"]:
+        return softmax_aggregate(_centred(query), _centred(key), value, self._scale(query))
+
+    def weights(self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]:
+        return softmax_weights(_centred(query), _centred(key), self._scale(query))
+
+    def _scale(self, query: Tensor) -> float:
+        return query.shape[1] ** -0.5 / self.temperature
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}"
+
+
+def _centred(tensor: Float[Tensor, "n d p"]) -> Float[Tensor, "n d p"]:
+    return tensor - tensor.mean(dim=2, keepdim=True)
+
+
+class Disentangled(nn.Module):
+    """`c_i = sum_j (pairwise_ij + softmax_j(m_j)) v_j`, `m_j = w . x_j + b` (arXiv 2006.06668, section 4).
+
+    A whitened pairwise term for what queries have of their own, and a unary term, one map for all of them.
+
+    Args:
+        query, key, value: `(N, C, *S) -> (N, C', *S)`.
+        unary: C -> 1.
+        pairwise: the weights of the pairwise term.
+    """
+
+    def __init__(
+        self, query: nn.Module, key: nn.Module, value: nn.Module, *, unary: Pointwise, pairwise: Affinity
+    ) -> None:
+        super().__init__()
+        self.query = query
+        self.key = key
+        self.value = value
+        self.unary = unary
+        self.pairwise = pairwise
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *s"]:
+        value = self.value(x).flatten(2)
+        shared = attention_pool(value, self.unary(x).flatten(1))
+        context = self.pairwise(*self._query_and_key(x), value) + shared.unsqueeze(-1)
+        return context.reshape(*context.shape[:2], *x.shape[2:])
+
+    def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n p p"]:
+        """Row i: the weights of both terms that query position i gives to all positions; they sum to two."""
+        unary = attention_weights(self.unary(x).flatten(1))
+        return self.pairwise.weights(*self._query_and_key(x)) + unary.unsqueeze(1)
+
+    def _query_and_key(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.query(x).flatten(2), self.key(x).flatten(2)

@@ -1,0 +1,194 @@
+"""Transforms without a matrix of channels: they normalise, weigh, convolve or gate the channels of a context.
+
+A context may come in more precision than the map (see `NormPool`); a term in the context's dtype is good enough, since
+the fusion brings it to the map's.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gcnet.framework.transform import BatchNorm
+
+
+def per_channel(parameter: Float[Tensor, " c"], like: Float[Tensor, "n c *t"]) -> Float[Tensor, "c *one"]:
+    """A view of the parameter that broadcasts over a map or a context, in its dtype."""
+    return parameter.view(-1, *[1] * (like.dim() - 2)).to(like.dtype)
+
+
+class ChannelConvolution(nn.Module):
+    """`y_c = sum_d w_d x_(c + d)`: one filter along the channel axis, zeros beyond its ends (ECA, arXiv 1910.03151).
+
+    Args:
+        kernel_size: an odd number of neighbouring channels.
+        initialize: sets the weight (kernel_size,) to its start; None for PyTorch's, uniform within 1/sqrt(kernel_size).
+    """
+
+    def __init__(self, kernel_size: int, *, initialize: Callable[[Tensor], object] | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(kernel_size))
+        self._initialize = initialize
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Return to the start given at construction."""
+        bound = self.weight.numel() ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound) if self._initialize is None else self._initialize(self.weight)
+
+    def forward(self, context: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
+        columns = context.movedim(1, -1)
+        flat = columns.reshape(columns[..., 0].numel(), 1, context.shape[1])
+        mixed = F.conv1d(flat, self.weight.view(1, 1, -1), padding=self.weight.numel() // 2)
+        return mixed.view(columns.shape).movedim(-1, 1)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.weight.numel()}"
+
+
+class Standardise(nn.Module):
+    """`z = (x - mean) / sqrt(var + eps)` over the channels of each group, position by position, in at least float32.
+
+    Args:
+        groups: the channels are cut into this many neighbouring groups.
+        eps: added to the variance.
+    """
+
+    def __init__(self, groups: int = 1, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.groups = groups
+        self.eps = eps
+
+    def forward(self, context: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
+        wide = context.to(torch.promote_types(context.dtype, torch.float32)).unflatten(1, (self.groups, -1))
+        variance, mean = torch.var_mean(wide, dim=2, correction=0, keepdim=True)
+        return ((wide - mean) * torch.rsqrt(variance + self.eps)).flatten(1, 2).to(context.dtype)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}, eps={self.eps}"
+
+
+class ChannelAffine(nn.Module):
+    """`y_c = w_c x_c + b_c`, with w and b at a given constant at the start.
+
+    It is no norm to `isinstance`, so a host network that sets all its norms to one and zero does not touch it.
+    """
+
+    def __init__(self, channels: int, *, weight: float, bias: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self._start = weight, bias
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Return to the start given at construction."""
+        nn.init.constant_(self.weight, self._start[0])
+        nn.init.constant_(self.bias, self._start[1])
+
+    def forward(self, context: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
+        return context * per_channel(self.weight, context) + per_channel(self.bias, context)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.numel()}"
+
+
+class Gaussian(nn.Module):
+    """`exp(-z^2 / (2 c^2))`, element by element: a context far from the mean is damped (Ruan et al., CVPR 2021).
+
+    Args:
+        learned: c is 1 + 3 sigmoid(theta), between 1 and 4, with theta learned and zero at the start; else c is 2.
+    """
+
+    theta: nn.Parameter | None
+
+    def __init__(self, *, learned: bool) -> None:
+        super().__init__()
+        self.register_parameter("theta", nn.Parameter(torch.zeros(())) if learned else None)
+
+    def reset_parameters(self) -> None:
+        """Return to theta = 0."""
+        if self.theta is not None:
+            nn.init.zeros_(self.theta)
+
+    def forward(self, context: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
+        deviation = 2.0 if self.theta is None else 1 + 3 * self.theta.sigmoid()
+        return torch.exp((context / deviation).square() / -2)
+
+
+class ResponseNorm(nn.Module):
+    """`y_c = w_c g_c / (mean_d g_d + eps)`: a channel's response against that of all (GRN, arXiv 2301.00808, eq. 2).
+
+    The paper divides by the sum over channels, its code by their mean. w is zero at the start.
+    """
+
+    def __init__(self, channels: int, *, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.eps = eps
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Return to w = 0."""
+        nn.init.zeros_(self.weight)
+
+    def forward(self, context: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
+        return per_channel(self.weight, context) * (context / (context.mean(dim=1, keepdim=True) + self.eps))
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.numel()}, eps={self.eps}"
+
+
+class GatedNorm(nn.Module):
+    """`tanh(gamma n + beta)`, `n_c = e_c / sqrt(mean_d e_d^2 + eps)`, `e = alpha x` (gated GCT, arXiv 1909.11519).
+
+    alpha is one and gamma and beta are zero at the start.
+    """
+
+    def __init__(self, channels: int, *, eps: float) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.empty(channels))
+        self.gamma = nn.Parameter(torch.empty(channels))
+        self.beta = nn.Parameter(torch.empty(channels))
+        self.eps = eps
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Return to alpha = 1, gamma = beta = 0."""
+        nn.init.ones_(self.alpha)
+        nn.init.zeros_(self.gamma)
+        nn.init.zeros_(self.beta)
+
+    def forward(self, context: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
+        embedding = context * per_channel(self.alpha, context)
+        normalised = embedding * torch.rsqrt(embedding.square().mean(dim=1, keepdim=True) + self.eps)
+        return torch.tanh(per_channel(self.gamma, context) * normalised + per_channel(self.beta, context))
+
+    def extra_repr(self) -> str:
+        return f"{self.alpha.numel()}, eps={self.eps}"
+
+
+class StyleIntegration(nn.Module):
+    """`BN(w1 m + w2 s)` channel by channel: the channel-wise fully connected layer of SRM (arXiv 1903.10829).
+
+    Args:
+        channels: C; the context holds the means m of C channels, then their deviations s. `weight` is (2, C), zero at
+            the start; gamma of the batch normalisation is one.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(2, channels))
+        self.norm = BatchNorm(channels, gamma=1.0)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Return to w = 0."""
+        nn.init.zeros_(self.weight)
+
+    def forward(self, context: Float[Tensor, "n c2 *t"]) -> Float[Tensor, "n c *t"]:
+        mean, deviation = context.chunk(2, dim=1)
+        style = mean * per_channel(self.weight[0], mean) + deviation * per_channel(self.weight[1], mean)
+        return self.norm(style).to(context.dtype)
