@@ -30,8 +30,25 @@ def test_every_block_is_listed_with_its_parts_and_parameters(capsys: pytest.Capt
 
 
 def test_channels_that_a_block_refuses_are_said_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["blocks", "--channels", "16", "--ratio", "16"]) == 2
-    assert capsys.readouterr().err.startswith("gcnet: gc: ratio must leave at least 2 channels")
+    assert main(["blocks", "--channels", "16", "--ratio", "16"]) == 0
+    output = capsys.readouterr().out
+    rows = _rows(output)
+    assert [name for name, row in rows.items() if row[3] == "-"] == ["gc"]
+    assert "\n  gc: ratio must leave at least 2 channels" in output
+
+
+@pytest.mark.parametrize("arguments", [("--channels", "0"), ("--dims", "4")], ids=" ".join)
+def test_what_every_block_refuses_is_a_mistake(arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["blocks", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"gcnet: {arguments[0][2:]} must be")
+
+
+def test_options_are_listed_with_their_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["blocks"]) == 0
+    output = capsys.readouterr().out
+    assert "\n  snl: none\n" in output
+    assert "\n  gc: ratio=16, pooling=attention, fusion=add, heads=1, norm_eps=1e-05\n" in output
+    assert max(map(len, output.splitlines())) <= 150
 
 
 def test_one_model_is_listed_with_published_numbers_and_their_source(capsys: pytest.CaptureFixture[str]) -> None:

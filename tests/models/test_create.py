@@ -10,10 +10,11 @@ import torch
 import torchvision
 from torch import nn
 
+from gcnet.blocks import list_blocks
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.files import save_model
-from gcnet.models.insertion import context_parameters
+from gcnet.models.insertion import context_parameters, insertion_records
 from gcnet.models.names import list_models
 
 RESNET50 = 25_557_032
@@ -38,6 +39,15 @@ PARAMETERS = {
     "cifar_resnet20": 269_722,
     "cifar_resnet56": 853_018,
     "gc_cifar_resnet20": 269_722 + 3 * sum(gc(channels, 4) for channels in (16, 32, 64)),
+    # Published: a filter of 5, 5, 5 and 7 channels in every block of c2 to c5 (arXiv 1910.03151, eq. 12).
+    "eca_resnet50": RESNET50 + 3 * 5 + 4 * 5 + 6 * 5 + 3 * 7,
+    "gct_resnet50": RESNET50,
+    "grn_resnet50": RESNET50 + sum(2 * channels for channels in C3_TO_C5),
+    "gc_eca_resnet50": RESNET50 + 14_420,
+    "gc_affine_resnet50": RESNET50 + 3 * sum(C3_TO_C5) + 13,
+    "dnl_resnet50": RESNET50 + 2_099_712 + 1024 + 1,
+    "nl_gaussian_resnet50": RESNET50 + 2 * 1024 * 512 + 512 + 1024,
+    "eca_cifar_resnet20": 269_722 + 9 * 3,
 }
 MILLIONS = {"resnet50": 25.56, "nl_resnet50": 27.66, "gc_resnet50": 28.08, "se_resnet50": 28.09}
 BEFORE_LAST_OF_C4 = {"stages": (4,), "blocks": (-2,), "position": "after_add"}
@@ -69,6 +79,16 @@ def test_every_listed_model_runs(name: str) -> None:
         model = create_model(name, num_classes=7)
         logits = model(torch.randn(2, 3, 64, 64))
     assert logits.shape == (2, 7)
+
+
+@pytest.mark.parametrize("block", list_blocks())
+def test_every_block_s_name_is_a_prefix_of_classifiers_and_detectors(block: str) -> None:
+    with torch.device("meta"):
+        model = create_model(f"{block}_scenes_resnet")
+        assert model(torch.randn(2, 3, 64, 64)).shape == (2, 6)
+        assert insertion_records(model)[0]["block"] == block
+        detector = create_model(f"mask_rcnn_{block}_resnet18", num_classes=3)
+        assert insertion_records(detector)[0]["block"] == block
 
 
 def test_resnext101_has_the_published_number_of_parameters() -> None:

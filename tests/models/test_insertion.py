@@ -10,7 +10,7 @@ import torchvision
 from timm.utils.model import freeze_batch_norm_2d
 from torch import nn
 
-from gcnet.blocks import build_block
+from gcnet.blocks import build_block, list_blocks
 from gcnet.errors import UserError
 from gcnet.models.cifar_resnet import CifarResNet
 from gcnet.models.insertion import context_parameters, insert, insertion_records
@@ -235,6 +235,18 @@ def test_a_published_block_gives_the_same_network_as_building_it_in_by_hand() ->
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("block", list_blocks())
+def test_every_block_goes_into_a_network_with_its_defaults(block: str) -> None:
+    model = torchvision.models.resnet18(num_classes=3).eval()
+    report = insert(model, block)
+    assert len(report.places) == 6
+    assert report.parameters == sum(parameter.numel() for _, parameter in context_parameters(model))
+    assert model(torch.randn(2, 3, 65, 67)).isfinite().all()
+    small = CifarResNet(20, 7)
+    insert(small, block)
+    small(torch.randn(2, 3, 11, 13)).sum().backward()
+
+
 @pytest.mark.parametrize("block", ["gc", "nl_embedded_gaussian"])
 def test_the_result_compiles_without_graph_breaks_and_exports_with_free_sizes(block: str) -> None:
     model = CifarResNet(20, 7).eval()

@@ -31,7 +31,7 @@ def build_dnl(
     """Disentangled non-local (arXiv 2006.06668, section 4): a whitened pairwise term and a unary term.
 
     `y_i = x_i + W_z sum_j (softmax_j((q_i - mean q) . (k_j - mean k) / (t sqrt(C'))) + softmax_j(m_j)) v_j`, C' =
-    channels/reduction, t the `temperature` (0.05 in the code for segmentation), `m_j = w . x_j + b` as the key of `gc`.
+    channels/reduction, t the `temperature` (0.05 as in the code for segmentation), `m_j = w . x_j + b`.
     Parameters: `4CC' + 3C' + 2C + 1`.
     """
     if not temperature > 0:

@@ -32,11 +32,14 @@ def whole(option: str, value: float, least: int = 1) -> int:
     return int(value)
 
 
-def parts(option: str, value: float, channels: int, *, least: int = 1) -> int:
-    """Into how many equal parts the channels are cut, each of at least `least` channels."""
+def parts(option: str, value: float, channels: int, *, least: int = 1, most: int | None = None) -> int:
+    """Into how many equal parts the channels are cut, each of at least `least` channels, `most` in all."""
     count = whole(option, value)
+    if most is not None and count > most:
+        raise UserError(f"{option} must be at most {most}, found {count}")
     if channels % count or channels // count < least:
-        valid = [number for number in range(1, channels // least + 1) if channels % number == 0]
+        highest = min(channels // least, most or channels)
+        valid = [number for number in range(1, highest + 1) if channels % number == 0]
         nearest = min(valid, key=lambda number: abs(number - count), default=1)
         rule = f"{option} must divide the channels" + (f" into parts of at least {least}" if least > 1 else "")
         raise UserError(f"{rule}: {channels} channels, {option} {count}; the nearest that does is {nearest}")

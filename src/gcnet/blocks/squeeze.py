@@ -31,11 +31,10 @@ def build_fca(
     all, the space in which they chose the frequencies. Their linear layers have no biases. With `identity_init` W2
     starts at 0 and the gate is twice the sigmoid. Parameters with P = channels/ratio: `2CP + P + C`.
     """
-    if whole("frequencies", frequencies) > len(TOP_FREQUENCIES):
-        raise UserError(f"frequencies must be at most {len(TOP_FREQUENCIES)}, found {frequencies}")
+    count = parts("frequencies", frequencies, channels, most=len(TOP_FREQUENCIES))
     if whole("grid", grid, 7) % 7:
         raise UserError(f"grid must be a multiple of 7, found {grid}; the nearest is {7 * round(grid / 7)}")
-    context = FrequencyPool(parts("frequencies", frequencies, channels), grid=int(grid), dims=dims)
+    context = FrequencyPool(count, grid=int(grid), dims=dims)
     branch = Branch(excitation(channels, ratio, identity_init), sigmoid_scale(identity_init))
     return ContextBlock(context, {"scale": branch}, channels=channels, dims=dims)
 

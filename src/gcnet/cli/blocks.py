@@ -2,12 +2,8 @@
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from gcnet.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 SUMMARY = "list the blocks with their parameters and options"
 
@@ -52,17 +48,16 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Print the table, then the options."""
-    from gcnet.analysis.cost import count_parameters
     from gcnet.blocks import list_blocks
     from gcnet.report.summary import markdown_table
 
-    rows = []
-    for name in list_blocks():
-        context, transform, fusion, source = _PARTS.get(name, ("-", "-", "-", "-"))
-        parameters = f"{count_parameters(_build(name, settings)):,}"
-        rows.append((name, context, transform, fusion, parameters, source))
+    counts, refusals = _parameters(settings)
+    rows = [(name, *_PARTS[name][:3], counts.get(name, "-"), _PARTS[name][3]) for name in list_blocks()]
     print(f"Parameters for {settings.channels} channels" + f", ratio {settings.ratio:g} where a block has one.\n")
     print(markdown_table(_COLUMNS, rows, right=("parameters",)))
+    if refusals:
+        print("\nWithout a number, since with these channels its defaults do not go:")
+        print("\n".join(f"  {name}: {refusal}" for name, refusal in refusals.items()))
     print("\nOptions, with their defaults:")
     print("\n".join(f"  {name}: {_options(name)}" for name in list_blocks()))
     return 0
@@ -75,11 +70,23 @@ def _options(name: str) -> str:
     return ", ".join(f"{option}={parameters[option].default}" for option in block_options(name)) or "none"
 
 
-def _build(name: str, settings: Settings) -> "nn.Module":
-    from gcnet.blocks import block_options, build_block
+def _parameters(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
+    """Of each block the number of parameters, or why there is none.
 
-    ratio = settings.ratio if "ratio" in block_options(name) else None
-    try:
-        return build_block(name, channels=settings.channels, ratio=ratio, dims=settings.dims)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+    Raises:
+        UserError: no block takes such channels, ratio and axes.
+    """
+    from gcnet.analysis.cost import count_parameters
+    from gcnet.blocks import block_options, build_block, list_blocks
+
+    counts, refusals = {}, {}
+    for name in list_blocks():
+        ratio = settings.ratio if "ratio" in block_options(name) else None
+        try:
+            block = build_block(name, channels=settings.channels, ratio=ratio, dims=settings.dims)
+            counts[name] = f"{count_parameters(block):,}"
+        except UserError as error:
+            refusals[name] = str(error)
+    if not counts:
+        raise UserError(next(iter(refusals.values())))
+    return counts, refusals
