@@ -326,7 +326,7 @@ def test_bottleneck_of_one_channel_without_a_norm_is_allowed() -> None:
         (dict(name="fca", frequencies=3), "frequencies must divide the channels: 64 channels, frequencies 3"),
         (dict(name="fca", frequencies=64), "frequencies must be at most 32, found 64"),
         (dict(name="fca", channels=34, frequencies=32), "34 channels, frequencies 32; the nearest that does is 17"),
-        (dict(name="lct", channels=1), "1 channels, groups 8; the nearest that does is 1"),
+        (dict(name="lct", channels=1), "1 channels, groups 8; the nearest that does is none"),
         (dict(name="fca", grid=8), "grid must be a multiple of 7, found 8; the nearest is 7"),
         (dict(name="ge", extent=-1), "extent must be a whole number from 0 up, found -1"),
         (dict(name="ge", gather="depthwise"), "extent must be a power of two from 2 up where the gather is depthwise"),

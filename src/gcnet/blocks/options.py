@@ -40,7 +40,7 @@ def parts(option: str, value: float, channels: int, *, least: int = 1, most: int
     if channels % count or channels // count < least:
         highest = min(channels // least, most or channels)
         valid = [number for number in range(1, highest + 1) if channels % number == 0]
-        nearest = min(valid, key=lambda number: abs(number - count), default=1)
+        nearest = min(valid, key=lambda number: abs(number - count), default="none")
         rule = f"{option} must divide the channels" + (f" into parts of at least {least}" if least > 1 else "")
         raise UserError(f"{rule}: {channels} channels, {option} {count}; the nearest that does is {nearest}")
     return count
