@@ -708,3 +708,12 @@ def check_compiled(block: nn.Module, backend: str) -> None:
     for ours, theirs in zip(gradients, wanted, strict=True):
         assert ours is not None and theirs is not None
         assert_equal_within(ours, theirs, torch.float32, "gradients", scale=largest)
+
+
+@pytest.mark.parametrize(("name", "options"), SETTINGS.values(), ids=SETTINGS)
+def test_every_block_can_write_over_its_map(name: str, options: dict[str, Any]) -> None:
+    block = randomise(build_block(name, channels=16, **options)).eval()
+    x = torch.randn(2, 16, 5, 7)
+    with torch.no_grad():
+        expected = block(x)
+        assert torch.equal(block(x, overwrite=True), expected) and torch.equal(x, expected)

@@ -75,3 +75,41 @@ def test_parts_of_one_s_own_make_a_block() -> None:
     block = ContextBlock(AveragePool(), {"add": Branch(Doubled(), Add())}, channels=3)
     x = torch.randn(2, 3, 5, 7)
     assert_equal_within(block(x), x + 2 * x.mean((2, 3), keepdim=True), torch.float32)
+
+
+def test_a_map_that_nobody_else_reads_is_written_over_only_where_gradients_are_off() -> None:
+    block, x = make_block(("scale", "add")), torch.randn(2, 3, 5, 7).double()
+    expected = block(x)
+    with torch.no_grad():
+        copy = x.clone()
+        assert torch.equal(block(copy), expected) and torch.equal(copy, x)
+        assert block(copy, overwrite=True).data_ptr() == copy.data_ptr() and torch.equal(copy, expected)
+    copy = x.clone()
+    assert torch.equal(block(copy, overwrite=True), expected) and torch.equal(copy, x)
+
+
+@pytest.mark.parametrize("part", ["", "context", "add.fusion"])
+def test_a_map_that_a_hook_has_seen_is_not_written_over(part: str) -> None:
+    block, x = make_block(("add",)), torch.randn(2, 3, 5, 7).double()
+    seen: list[Tensor] = []
+    block.get_submodule(part).register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    copy = x.clone()
+    with torch.no_grad():
+        block(copy, overwrite=True)
+    assert torch.equal(copy, x) and torch.equal(seen[0], x)
+
+
+class OwnFusion(nn.Module):
+    """A fusion of the user's own, which knows of no `out`."""
+
+    def forward(self, x: Tensor, term: Tensor) -> Tensor:
+        return torch.relu(x + term)
+
+
+def test_a_fusion_of_one_s_own_is_never_asked_to_write_over_its_map() -> None:
+    block = ContextBlock(AveragePool(), {"add": Branch(Doubled(), OwnFusion())}, channels=3)
+    x = torch.randn(2, 3, 5, 7)
+    with torch.no_grad():
+        copy = x.clone()
+        assert_equal_within(block(copy, overwrite=True), block(x), torch.float32)
+        assert torch.equal(copy, x) and not block.fuses_in_place

@@ -233,8 +233,6 @@ def test_a_published_block_gives_the_same_network_as_building_it_in_by_hand() ->
     assert model.layer1[0].context.state_dict().keys() == twin.state_dict().keys()
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("block", list_blocks())
 def test_every_block_goes_into_a_network_with_its_defaults(block: str) -> None:
     model = torchvision.models.resnet18(num_classes=3).eval()
@@ -247,6 +245,8 @@ def test_every_block_goes_into_a_network_with_its_defaults(block: str) -> None:
     small(torch.randn(2, 3, 11, 13)).sum().backward()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("block", ["gc", "nl_embedded_gaussian"])
 def test_the_result_compiles_without_graph_breaks_and_exports_with_free_sizes(block: str) -> None:
     model = CifarResNet(20, 7).eval()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from gcnet.framework.context import Affinity, AttentionPool
 from gcnet.framework.pointwise import Pointwise, kaiming_normal
-from gcnet.ops.attention_pool import attention_pool, attention_weights
+from gcnet.ops.attention_pool import attention_weights, weighted_sum
 from gcnet.ops.pairwise import attention_weights_rows, softmax_aggregate, softmax_weights
 
 
@@ -54,7 +54,7 @@ class SlotPool(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c k"]:
         weights = attention_weights_rows(self.key(x).flatten(2)).to(x.dtype)
-        return torch.bmm(x.flatten(2), weights.transpose(1, 2))
+        return torch.bmm(weights, x.flatten(2).transpose(1, 2)).transpose(1, 2)
 
     def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n k *s"]:
         """The weight that each slot gives to every position, summing to one over positions."""
@@ -110,7 +110,7 @@ class Disentangled(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *s"]:
         value = self.value(x).flatten(2)
-        shared = attention_pool(value, self.unary(x).flatten(1))
+        shared = weighted_sum(value, attention_weights(self.unary(x).flatten(1)))
         context = self.pairwise(*self._query_and_key(x), value) + shared.unsqueeze(-1)
         return context.reshape(*context.shape[:2], *x.shape[2:])
 

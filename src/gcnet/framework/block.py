@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from gcnet.framework.fusion import Fusion
 
 
 class Branch(nn.Module):
@@ -14,8 +17,11 @@ class Branch(nn.Module):
         self.transform = transform
         self.fusion = fusion
 
-    def forward(self, x: Float[Tensor, "n c *s"], context: Float[Tensor, "n d *t"]) -> Float[Tensor, "n c *s"]:
-        return self.fusion(x, self.transform(context))
+    def forward(
+        self, x: Float[Tensor, "n c *s"], context: Float[Tensor, "n d *t"], *, overwrite: bool = False
+    ) -> Float[Tensor, "n c *s"]:
+        into = {"out": x} if overwrite else {}
+        return self.fusion(x, self.transform(context), **into)
 
 
 class ContextBlock(nn.Module):
@@ -40,14 +46,31 @@ class ContextBlock(nn.Module):
         for name, branch in branches.items():
             self.add_module(name, branch)
 
-    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+    def forward(self, x: Float[Tensor, "n c *s"], *, overwrite: bool = False) -> Float[Tensor, "n c *s"]:
+        """Put the context into the map.
+
+        Args:
+            x: the map.
+            overwrite: nobody else reads `x`, so the result may be written over it. That is done where gradients are
+                off, and no hook on the block can see the map change.
+        """
         if x.dim() != self.dims + 2 or x.shape[1] != self.channels:
             axes = ", ".join(["N", str(self.channels), *"THW"[3 - self.dims :]])
             raise ValueError(f"this block takes maps of shape ({axes}), found {tuple(x.shape)}")
+        overwrite = overwrite and self.fuses_in_place and not (torch.is_grad_enabled() or self._is_watched)
         context = self.context(x)
         for name in self.branch_names:
-            x = getattr(self, name)(x, context)
+            x = getattr(self, name)(x, context, overwrite=overwrite)
         return x
+
+    @property
+    def fuses_in_place(self) -> bool:
+        """Whether all fusions can write over the map, and no gradient needs the block's result."""
+        return all(isinstance(getattr(self, name).fusion, Fusion) for name in self.branch_names)
+
+    @property
+    def _is_watched(self) -> bool:
+        return any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, dims={self.dims}"

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gcnet.framework.pointwise import Pointwise, kaiming_normal
-from gcnet.ops.attention_pool import attention_pool, attention_weights
+from gcnet.ops.attention_pool import attention_logits, attention_pool, attention_weights
 from gcnet.ops.pairwise import (
     concatenation_aggregate,
     concatenation_weights,
@@ -42,12 +42,13 @@ class AttentionPool(nn.Module):
         self.key = Pointwise(channels, 1, initialize=kaiming_normal)
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *one"]:
-        context = attention_pool(x.flatten(2), self.key(x).flatten(1))
+        context = attention_pool(x.flatten(2), self.key.weight[0], self.key.bias[0])
         return context.view(*context.shape, *[1] * (x.dim() - 2))
 
     def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n *s"]:
         """The weight of every position, summing to one over all."""
-        return attention_weights(self.key(x).flatten(1)).view(x.shape[0], *x.shape[2:])
+        logits = attention_logits(x.flatten(2), self.key.weight[0], self.key.bias[0])
+        return attention_weights(logits).view(x.shape[0], *x.shape[2:])
 
 
 @runtime_checkable

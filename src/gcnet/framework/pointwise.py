@@ -1,5 +1,6 @@
 """The one linear layer of the framework: the same map of channels at every position."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,6 +9,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+
+
+@torch.fx.wrap
+def pointwise(
+    x: Float[Tensor, "n c_in *s"], weight: Float[Tensor, "c_out c_in"], bias: Float[Tensor, "c_out"]
+) -> Float[Tensor, "n c_out *s"]:
+    """`weight x_j + bias` at every position j; of a single position, without the cost of calling a convolution."""
+    if math.prod(x.shape[2:]) == 1:
+        return F.linear(x.flatten(1), weight, bias).view(x.shape[0], -1, *x.shape[2:])
+    return _CONVOLUTIONS[x.dim()](x, weight.view(*weight.shape, *[1] * (x.dim() - 2)), bias)
 
 
 class Pointwise(nn.Module):
@@ -36,8 +47,7 @@ class Pointwise(nn.Module):
         self._initialize(self)
 
     def forward(self, x: Float[Tensor, "n c_in *s"]) -> Float[Tensor, "n c_out *s"]:
-        weight = self.weight.view(*self.weight.shape, *[1] * (x.dim() - 2))
-        return _CONVOLUTIONS[x.dim()](x, weight, self.bias)
+        return pointwise(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}"

@@ -1,8 +1,27 @@
-"""Attention pooling: one weighted mean of all positions (GCNet, arXiv 1904.11492, eq. 4, the sum over j)."""
+"""Attention pooling: one weighted mean of all positions (GCNet, arXiv 1904.11492, eq. 4, the sum over j).
+
+Shapes: map (N, C, P), weight (C,) and bias () of the key, logits and weights (N, P), context (N, C). Every product
+reads the map as it lies in memory, contiguous or channels-last, without a copy.
+"""
+
+from itertools import compress
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+def attention_logits(
+    x: Float[Tensor, "n c p"], weight: Float[Tensor, "c"], bias: Float[Tensor, ""]
+) -> Float[Tensor, "n p"]:
+    """`weight . x_j + bias`."""
+    rows = x.transpose(1, 2)
+    if rows.is_contiguous():
+        logits = torch.mm(weight.unsqueeze(0), rows.reshape(-1, weight.shape[0]).t()).view(rows.shape[:2])
+    else:
+        logits = torch.bmm(weight.expand(x.shape[0], 1, -1), x).squeeze(1)
+    return logits + bias
 
 
 def attention_weights(logits: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
@@ -10,7 +29,78 @@ def attention_weights(logits: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
     return torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
-def attention_pool(x: Float[Tensor, "n c p"], logits: Float[Tensor, "n p"]) -> Float[Tensor, "n c"]:
-    """`sum_j softmax(logits)_j x_j`, in the dtype of `x`."""
-    weights = attention_weights(logits).to(x.dtype)
-    return torch.bmm(x, weights.unsqueeze(-1)).squeeze(-1)
+def weighted_sum(x: Float[Tensor, "n c p"], weights: Float[Tensor, "n p"]) -> Float[Tensor, "n c"]:
+    """`sum_j weights_j x_j`, in the dtype of `x`."""
+    return torch.bmm(weights.to(x.dtype).unsqueeze(1), x.transpose(1, 2)).squeeze(1)
+
+
+def attention_pool_reference(
+    x: Float[Tensor, "n c p"], weight: Float[Tensor, "c"], bias: Float[Tensor, ""]
+) -> Float[Tensor, "n c"]:
+    """`attention_pool` with the gradient that autograd derives: what compiled and exported programs are made from."""
+    return weighted_sum(x, attention_weights(attention_logits(x, weight, bias)))
+
+
+def attention_pool(
+    x: Float[Tensor, "n c p"], weight: Float[Tensor, "c"], bias: Float[Tensor, ""]
+) -> Float[Tensor, "n c"]:
+    """`sum_j softmax_j(weight . x_j + bias) x_j`, in the dtype of `x`, under autocast too.
+
+    The gradient is its own: it reads the map twice, writes one map, and keeps of the forward pass only the map, the
+    attention and vectors.
+    """
+    if _autocasts(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return attention_pool(x, weight, bias)
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled():
+        return attention_pool_reference(x, weight, bias)
+    return _AttentionPool.apply(x, weight, bias)[0]
+
+
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+class _AttentionPool(torch.autograd.Function):
+    """With p the attention, c the context and g its gradient: `q_j = p_j (x_j . g - c . g)` is that of logit j, and
+    `dx_j = p_j g + q_j w`, `dw = sum_j q_j x_j`, `db = sum_j q_j`.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        attention = attention_weights(attention_logits(x, weight, bias))
+        return weighted_sum(x, attention), attention
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, *output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, context, attention = ctx.saved_tensors
+        grad, needed = gradients[0], ctx.needs_input_grad
+        if torch.is_grad_enabled():  # A gradient of this gradient is wanted: autograd's own has one.
+            wanted = list(compress((x, weight, bias), needed))
+            pooled = attention_pool_reference(x, weight, bias)
+            found = iter(torch.autograd.grad(pooled, wanted, grad, create_graph=True))
+            return tuple(next(found) if one else None for one in needed)
+        along = torch.bmm(grad.unsqueeze(1), x).squeeze(1)
+        logits = attention * (along - torch.linalg.vecdot(context, grad).unsqueeze(1))
+        logits_in_map = logits.to(x.dtype)
+        return (
+            _outer_products(x, grad, attention.to(x.dtype), weight, logits_in_map) if needed[0] else None,
+            weighted_sum(x, logits_in_map).sum(0) if needed[1] else None,
+            logits.sum().to(bias.dtype) if needed[2] else None,
+        )
+
+
+def _outer_products(x: Tensor, grad: Tensor, attention: Tensor, weight: Tensor, logits: Tensor) -> Tensor:
+    """`attention_j grad + logits_j weight` at every position j, in the memory format of `x`."""
+    if x.transpose(1, 2).is_contiguous():
+        rows = attention.unsqueeze(2) * grad.unsqueeze(1)
+        return rows.addcmul_(logits.unsqueeze(2), weight).transpose(1, 2)
+    return (grad.unsqueeze(2) * attention.unsqueeze(1)).addcmul_(weight.unsqueeze(1), logits.unsqueeze(1))

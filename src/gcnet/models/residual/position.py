@@ -2,7 +2,10 @@
 
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
+
+from gcnet.framework.block import ContextBlock
 
 Position = Literal["after_norm", "after_add", "after_conv2"]
 POSITIONS: tuple[str, ...] = get_args(Position)
@@ -19,5 +22,14 @@ class Positioned(nn.Module):
     context_position: Position
 
     def at(self, position: Position, x: Tensor) -> Tensor:
-        """`x`, with the context fused in if `position` is the block's own."""
-        return self.context(x) if position == self.context_position else x
+        """`x`, which nobody else reads, with the context fused in if `position` is the block's own."""
+        if position != self.context_position:
+            return x
+        if isinstance(self.context, ContextBlock) and not self.training:
+            return self.context(x, overwrite=True)
+        return self.context(x)
+
+    def join(self, out: Tensor, identity: Tensor) -> Tensor:
+        """The residual sum, over `out` as the hosts have it, unless the gradient of a block may need `out` as it is."""
+        in_place = isinstance(self.context, ContextBlock) and self.context.fuses_in_place
+        return out.add_(identity) if in_place or not torch.is_grad_enabled() else out + identity

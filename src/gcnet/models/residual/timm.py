@@ -25,7 +25,7 @@ class _TimmResidual(Positioned):
         if self.drop_path is not None:
             out = self.drop_path(out)
         identity = x if self.downsample is None else self.downsample(x)
-        return self.at("after_add", activation(out + identity))
+        return self.at("after_add", activation(self.join(out, identity)))
 
 
 class BasicBlockWithContext(_TimmResidual, BasicBlock):

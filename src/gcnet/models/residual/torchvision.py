@@ -13,7 +13,7 @@ class BasicBlockWithContext(Positioned, BasicBlock):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.at("after_norm", self.bn2(self.conv2(out)))
         identity = x if self.downsample is None else self.downsample(x)
-        return self.at("after_add", self.relu(out + identity))
+        return self.at("after_add", self.relu(self.join(out, identity)))
 
 
 class BottleneckWithContext(Positioned, Bottleneck):
@@ -24,4 +24,4 @@ class BottleneckWithContext(Positioned, Bottleneck):
         out = self.at("after_conv2", self.relu(self.bn2(self.conv2(out))))
         out = self.at("after_norm", self.bn3(self.conv3(out)))
         identity = x if self.downsample is None else self.downsample(x)
-        return self.at("after_add", self.relu(out + identity))
+        return self.at("after_add", self.relu(self.join(out, identity)))
