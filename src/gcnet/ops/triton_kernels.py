@@ -17,10 +17,10 @@ from torch.library import register_autograd, triton_op, wrap_triton
 from torch.utils.flop_counter import register_flop_formula
 
 # Chosen on paper, and so that what is compiled for sm_80 and sm_90 spills no registers up to 2048 channels; only the
-# gradient of contiguous maps from 1024 channels up spills a little, where positions are not a multiple of 16.
+# gradient spills some, for contiguous maps from 1024 channels up whose positions are not a multiple of 16.
 TILE = 8192  # numbers, 32 a thread
 WARPS = 8
-PROGRAMS = 512  # two to four for each multiprocessor of a large GPU
+PROGRAMS = 256  # about two for each multiprocessor of a large GPU: enough reads at once, few sums to merge
 jit: Any = triton.jit  # what it returns is not typed
 LOWEST = tl.constexpr(-3.4028234663852886e38)  # finite: infinity minus itself is not a number
 
@@ -183,13 +183,14 @@ def pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tenso
     splits, each, tile = plan(x, channels)
     sums = x.new_empty((samples, splits, channels), dtype=torch.float32)
     peaks, masses = (x.new_empty((samples, splits), dtype=torch.float32) for _ in range(2))
-    wrap_triton(_pool_kernel)[(samples, splits)](
-        x, weight, sums, peaks, masses, *x.stride(), channels, positions, each, **tile
-    )
     context, peak, mass = _results(x, weight, bias)
-    wrap_triton(_merge_kernel)[(samples, (channels + 31) // 32)](
-        sums, peaks, masses, context, peak, mass, channels, splits, BLOCK_SPLITS=64, BLOCK_CHANNELS=32
-    )
+    with torch.cuda.device_of(x):
+        wrap_triton(_pool_kernel)[(samples, splits)](
+            x, weight, sums, peaks, masses, *x.stride(), channels, positions, each, **tile
+        )
+        wrap_triton(_merge_kernel)[(samples, (channels + 31) // 32)](
+            sums, peaks, masses, context, peak, mass, channels, splits, BLOCK_SPLITS=64, BLOCK_CHANNELS=32
+        )
     return context, peak, mass
 
 
@@ -212,7 +213,8 @@ def _gradient(
     splits, each, tile = plan(x, channels)
     grad_weights = x.new_empty((samples, splits, channels), dtype=torch.float32)
     tensors = (x, weight, context, peak, mass, grad.contiguous(), grad_x, grad_weights)
-    wrap_triton(_gradient_kernel)[(samples, splits)](*tensors, *x.stride(), channels, positions, each, **tile)
+    with torch.cuda.device_of(x):
+        wrap_triton(_gradient_kernel)[(samples, splits)](*tensors, *x.stride(), channels, positions, each, **tile)
     return grad_x, grad_weights.sum((0, 1)).to(weight.dtype)
 
 
