@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gcnet.blocks import build_gc
 from gcnet.framework.block import ContextBlock
-from gcnet.ops.triton_pool import INSTALLED, attention_pool_triton
+from gcnet.ops.triton_pool import READY, attention_pool_triton
 
 STAGES = {"c2": (256, 4), "c3": (512, 8), "c4": (1024, 16), "c5": (2048, 32)}  # channels and stride in ResNet-50
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -40,8 +40,10 @@ POOLS: dict[str, Pool] = {"plain": pool_plain, "triton": attention_pool_triton}
 def main() -> None:
     """Print the table of bytes, or time and append."""
     options = parse_arguments()
-    if not INSTALLED:
-        sys.exit("the kernels need Triton, which is not installed; it comes with PyTorch for CUDA on Linux")
+    if not READY:
+        sys.exit(
+            "the kernels need Triton, which comes with PyTorch for CUDA on Linux, and a C compiler; one is missing"
+        )
     if options.paper:
         print(table_of_bytes(options.batch, options.size))
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gcnet.ops.triton_pool import INSTALLED
+from gcnet.ops.triton_pool import READY
 
 ROOT = Path(__file__).parent.parent
 
@@ -17,7 +17,7 @@ def benchmark(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-pytestmark = pytest.mark.skipif(not INSTALLED, reason="needs Triton")
+pytestmark = pytest.mark.skipif(not READY, reason="needs Triton")
 
 
 def test_the_table_of_bytes_is_the_one_in_the_documentation() -> None:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch._functorch.aot_autograd import aot_export_module
 from torch._subclasses import FakeTensorMode
 
-from gcnet.ops.triton_pool import INSTALLED, attention_pool_triton, can_pool
+from gcnet.ops.triton_pool import READY, attention_pool_triton, can_pool
 
 HERE = Path(__file__).parent
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
-needs_triton = pytest.mark.skipif(not INSTALLED, reason="needs Triton")
+needs_triton = pytest.mark.skipif(not READY, reason="needs Triton")
 
 
 def run(*arguments: str | Path, **variables: str) -> str:
@@ -31,6 +31,7 @@ def run(*arguments: str | Path, **variables: str) -> str:
 
 
 @needs_triton
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["interpreter", CUDA])
 def test_all_cases(device: str, tmp_path: Path) -> None:
     choice = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""} if device == "interpreter" else {}
@@ -99,8 +100,7 @@ def test_compilers_see_the_kernels_and_what_each_writes(monkeypatch: pytest.Monk
 
 
 @needs_triton
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(("dtype", "capability"), [("fp32", 80), ("bf16", 90)])
 @pytest.mark.parametrize(("channels", "contiguous"), [(256, True), (2048, True), (2048, False)])
 @pytest.mark.parametrize("name", ["_pool_kernel", "_merge_kernel", "_gradient_kernel"])
 def test_kernels_compile_for_gpus_and_keep_their_tile_in_registers(

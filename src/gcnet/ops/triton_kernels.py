@@ -17,7 +17,7 @@ from torch.library import register_autograd, triton_op, wrap_triton
 from torch.utils.flop_counter import register_flop_formula
 
 # Chosen on paper, and so that what is compiled for sm_80 and sm_90 spills no registers up to 2048 channels; only the
-# gradient spills some, for contiguous maps from 1024 channels up whose positions are not a multiple of 16.
+# gradient spills a few, for contiguous maps whose positions are not a multiple of 16.
 TILE = 8192  # numbers, 32 a thread
 WARPS = 8
 PROGRAMS = 256  # about two for each multiprocessor of a large GPU: enough reads at once, few sums to merge

@@ -1,6 +1,8 @@
 """Attention pooling on a GPU by Triton kernels that read the map once; Triton itself is imported by the first call."""
 
+import os
 from importlib.util import find_spec
+from shutil import which
 
 import torch
 from jaxtyping import Float
@@ -8,15 +10,16 @@ from torch import Tensor
 
 MOST_CHANNELS = 2048  # of a position, which a program holds in registers
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-INSTALLED = find_spec("triton") is not None
+# Triton compiles its link to the driver on the spot, with a C compiler of the machine.
+READY = find_spec("triton") is not None and any((os.environ.get("CC"), which("gcc"), which("clang")))
 
 
 def can_pool(x: Tensor) -> bool:
-    """Whether `attention_pool_triton` takes this map (N, C, *S): Triton is there, x on a GPU, its dtype and C fit.
+    """Whether `attention_pool_triton` takes this map (N, C, *S): Triton is ready, x on a GPU, its dtype and C fit.
 
     ONNX has no such operator, so not while exporting to it.
     """
-    return INSTALLED and x.is_cuda and _fits(x) and not torch.onnx.is_in_onnx_export()
+    return READY and x.is_cuda and _fits(x) and not torch.onnx.is_in_onnx_export()
 
 
 def attention_pool_triton(
@@ -27,7 +30,7 @@ def attention_pool_triton(
     Contiguous and channels-last maps are read where they lie; one whose spatial axes are not in line is copied first.
     Sums are in float32, the context is in the dtype of `x`. Kept for the gradient are the arguments, the context and
     two numbers a sample. The bias cancels: it is not read, and its gradient is exactly zero. A second derivative raises
-    RuntimeError.
+    RuntimeError. `FlopCounterMode` counts it if opened after the first call, which brings the formula.
 
     Raises:
         ValueError: the map has a dtype or a number of channels that the kernels or the weight are not made for.
