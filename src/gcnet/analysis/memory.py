@@ -15,6 +15,7 @@ from torch import nn
 from gcnet.analysis.timing import PLAIN, Numerics, training_step_call
 
 _PATIENCE = 300.0
+_MMAP_THRESHOLD = -3  # mallopt(3): larger blocks come from the system one by one
 
 
 def training_step_peak_memory(
@@ -71,6 +72,7 @@ def _measure(
     sender: Connection, prepare: Callable[[], Callable[[], object]], device: str, threads: int, warm_up: int
 ) -> None:
     torch.set_num_threads(threads)
+    _return_freed_memory()
     call = prepare()
     for _ in range(warm_up):
         call()
@@ -80,18 +82,17 @@ def _measure(
         call()
         sender.send(torch.cuda.max_memory_allocated(device) - before)
         return
-    _give_back_freed()
     _forget_peak()
     before = peak_resident_bytes()
     call()
     sender.send(peak_resident_bytes() - before)
 
 
-def _give_back_freed() -> None:
-    """Have the allocator give freed memory back (glibc), which the call would else take without a rise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+def _return_freed_memory() -> None:
+    """Have the allocator (glibc) hand every freed tensor back at once; what it kept would hide or feign a rise."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_MMAP_THRESHOLD, 65_536)
 
 
 def _forget_peak() -> None:
