@@ -97,7 +97,7 @@ def precision(sizes: Sizes) -> list[Case]:
 
 def positions(sizes: Sizes, blocks: Sequence[str]) -> list[Case]:
     """Every block in inference on more and more positions."""
-    return [Case("positions", "forward", tuple(_ours(name, shape) for name in blocks)) for shape in sizes.positions]
+    return [Case("positions", "forward", tuple(_ours(name, shape) for name in blocks)) for shape in sizes.doubling]
 
 
 BENCHMARKS: dict[str, Callable[[Sizes], list[Case]]] = {

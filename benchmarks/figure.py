@@ -21,11 +21,11 @@ def draw_positions(rows: Sequence[Row], where: Circumstances, path: Path) -> Non
     _draw(time, rows, lambda row: row.minimum_ms)
     _draw(memory, rows, lambda row: (row.peak_bytes or 0) / 1e6)
     inputs = sorted({(_positions(row), row.input_bytes / 1e6) for row in rows})
-    memory.plot(*zip(*inputs, strict=True), color=INK, linestyle="--", linewidth=1, label="the map itself")
+    (line,) = memory.plot(*zip(*inputs, strict=True), color=INK, linestyle="--", linewidth=1, label="the map itself")
     channels = rows[0].shape.split("x")[1]
-    style_axes(time, f"Inference, {channels} channels, batch 1, {where.threads} threads", "positions", "time (ms)")
-    style_axes(memory, "Memory beyond the map", "positions", "peak (MB)")
-    figure.legend(*memory.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    style_axes(time, f"Inference, {channels} channels, batch 1, threads: {where.threads}", "positions", "time (ms)")
+    style_axes(memory, "Peak memory beyond the map", "positions", "peak (MB)")
+    figure.legend(handles=[*time.get_lines(), line], loc="outside lower center", ncols=4, frameon=False)
     figure.text(1, 0, f"{where.date[:10]}, {where.device}", ha="right", va="top", fontsize=8, color=INK)
     save_figure(figure, path)
 
@@ -37,6 +37,9 @@ def _draw(axes: "Axes", rows: Sequence[Row], value: Callable[[Row], float]) -> N
             axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, linewidth=1.8, label=block)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    counts = sorted({_positions(row) for row in rows})
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.set_xticks([], minor=True)
 
 
 def _positions(row: Row) -> int:

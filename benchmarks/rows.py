@@ -93,9 +93,13 @@ def _text(value: object) -> object:
 
 
 def _commit() -> str:
-    """The commit that is measured, with `-dirty` if files differ from it; empty outside a clone."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """The commit that is measured, with `-dirty` if the code differs from it; empty outside a clone."""
     try:
-        return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+        commit, changes = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--", "../src", "*.py")
     except (OSError, subprocess.CalledProcessError):
         return ""
+    return f"{commit}-dirty" if changes else commit
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()

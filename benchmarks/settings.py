@@ -26,7 +26,7 @@ class BenchmarkSettings:
     """Threads of torch."""
     repetitions: int | None = None
     """Timed rounds of each comparison, at most (default: 200, with --quick 3)."""
-    seconds: float = 30.0
+    seconds: float = 60.0
     """Time for each comparison, after which no further round begins (but three are timed)."""
     memory: bool = True
     """Also measure the peak memory of each contestant, in a fresh process each."""

@@ -17,7 +17,6 @@ class Sizes:
     concatenation: Shape
     concatenation_gradients: Shape
     doubling: tuple[Shape, ...]
-    positions: tuple[Shape, ...]
     detector_pixels: int
     detector_regions: int
 
@@ -43,7 +42,6 @@ REAL = Sizes(
     concatenation=(1, 256, 28, 28),
     concatenation_gradients=(1, 256, 56, 56),
     doubling=doublings((1, 256, 28, 28), 5),
-    positions=doublings((1, 256, 14, 14), 7),
     detector_pixels=384,
     detector_regions=128,
 )
@@ -57,7 +55,6 @@ QUICK = Sizes(
     concatenation=(1, 64, 3, 5),
     concatenation_gradients=(1, 64, 5, 7),
     doubling=doublings((1, 64, 3, 5), 2),
-    positions=doublings((1, 64, 3, 5), 1),
     detector_pixels=64,
     detector_regions=8,
 )

@@ -15,6 +15,7 @@ from benchmarks.cases import BENCHMARKS
 from benchmarks.report import means_table
 from benchmarks.rows import COLUMNS, Circumstances, Row, append_rows
 from benchmarks.settings import RESULTS, BenchmarkSettings
+from benchmarks.shapes import QUICK
 from gcnet.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -73,7 +74,7 @@ def test_positions_are_written_as_rows_and_a_figure(tmp_path: Path) -> None:
     for _ in range(2):  # the second run replaces what the first has written
         assert main(["positions", *options, "--output", str(output)]) == 0
     rows = rows_of(output)
-    assert [row["contestant"] for row in rows] == ["gc", "nl_dot_product"] * 2
+    assert [row["contestant"] for row in rows] == ["gc", "nl_dot_product"] * len(QUICK.doubling)
     assert all(int(row["peak_bytes"]) >= 0 for row in rows)
     with Image.open(output.with_suffix(".png")) as picture:
         assert picture.width > picture.height > 400
