@@ -6,7 +6,7 @@ WORKERS ?= 2
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check
+.PHONY: help setup demo test check bench
 
 help: ## Say what each command does
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-12s %s\n", $$1, $$2 }'
@@ -24,6 +24,9 @@ check: $(STAMP) ## Set up, then lint, formatting, types and the floors of the im
 	$(BIN)/ruff format --check
 	$(BIN)/ty check
 	$(BIN)/lint-imports
+
+bench: $(STAMP) ## Set up, then measure time and memory against mmcv and timm (about an hour, on a quiet machine)
+	$(BIN)/python -m benchmarks
 
 # A candidate must start, be new enough, and be able to make an environment with pip in it.
 $(STAMP): pyproject.toml constraints.txt

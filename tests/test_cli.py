@@ -62,7 +62,7 @@ class NoSettings:
 
 
 def read(*arguments: str) -> Settings | None:
-    return parse(Settings, arguments, verb="train", epilogue="exit codes: none")
+    return parse(Settings, arguments, program="gcnet train", epilogue="exit codes: none")
 
 
 def use_verb(patch: pytest.MonkeyPatch, run: object) -> None:

@@ -1,6 +1,7 @@
 """Parameters, FLOPs, time and memory, judged by counts done by hand and by networks whose cost is published."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -15,7 +16,7 @@ from gcnet.analysis.cost import (
     count_parameters,
     submodule_input_shapes,
 )
-from gcnet.analysis.memory import training_step_peak_memory
+from gcnet.analysis.memory import peak_memory, training_step_peak_memory
 from gcnet.analysis.timing import Numerics, fill_zero_parameters, forward_call, interleaved_times, training_step_call
 from gcnet.blocks import block_options, build_block, list_blocks
 from gcnet.errors import UserError
@@ -170,7 +171,9 @@ def test_times_are_interleaved_and_every_variant_gets_the_same_repetitions() -> 
     order: list[str] = []
     calls = {name: partial(order.append, name) for name in ("a", "b", "c")}
     times = interleaved_times(calls, repetitions=3, warm_up=1)
-    assert order == ["a", "b", "c"] * 4
+    rounds = [order[start : start + 3] for start in range(0, 12, 3)]
+    assert len(order) == 12 and all(sorted(turn) == ["a", "b", "c"] for turn in rounds)
+    assert len({tuple(turn) for turn in rounds}) > 1, "no call always follows the same other one"
     assert all(timing.repetitions == 3 and 0 <= timing.minimum <= timing.median for timing in times.values())
 
 
@@ -221,6 +224,23 @@ def test_peak_memory_of_a_step_grows_with_the_activations_that_must_be_kept() ->
     assert small is not None and large is not None
     rise = (large - small) / (64 * activation)
     assert 1.5 < rise < 8, "the step keeps or makes between two and a few maps of 64 more channels"
+
+
+def _copy_twice(values: int) -> Callable[[], object]:
+    ones = torch.ones(values)
+
+    def call() -> torch.Tensor:
+        ones.clone()  # freed at once
+        return ones.clone()
+
+    return call
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", [3_000_000, 12_000_000])
+def test_peak_memory_of_a_copy_after_another_is_that_of_one(values: int) -> None:
+    found = peak_memory(partial(_copy_twice, values), warm_up=1)
+    assert found == pytest.approx(4 * values, rel=0.03)
 
 
 def test_peak_memory_of_a_builder_that_cannot_be_sent_is_not_claimed() -> None:

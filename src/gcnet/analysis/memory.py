@@ -1,9 +1,11 @@
-"""Peak memory of one training step, measured in a process of its own."""
+"""Peak memory of one call, such as a training step, measured in a process of its own."""
 
+import ctypes
 import multiprocessing
 import resource
 import sys
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from torch import nn
 from gcnet.analysis.timing import PLAIN, Numerics, training_step_call
 
 _PATIENCE = 300.0
+_MMAP_THRESHOLD = -3  # mallopt(3): larger blocks come from the system one by one
 
 
 def training_step_peak_memory(
@@ -25,16 +28,25 @@ def training_step_peak_memory(
 ) -> int | None:
     """Bytes that one training step of `build()` takes beyond the built model, at the worst moment of the step.
 
-    A fresh process builds the model and runs one step on random images of `input_shape` (N, 3, H, W): gradients,
-    activations, momentum and work space are in the number, weights and libraries are not. On the CPU it is the rise of
-    the process's resident set, on CUDA the rise of allocated memory. `build` must be picklable; None where the
-    process could not be started or died.
+    The step is on random images of `input_shape` (N, 3, H, W): gradients, activations, momentum and work space are in
+    the number, weights and libraries are not. For the rest as `peak_memory`.
+    """
+    prepare = partial(_training_step, build, input_shape, device, numerics)
+    return peak_memory(prepare, device=device, threads=threads)
+
+
+def peak_memory(
+    prepare: Callable[[], Callable[[], object]], *, device: str = "cpu", threads: int = 1, warm_up: int = 0
+) -> int | None:
+    """Bytes that the call which `prepare()` returns takes beyond what is there before it, at its worst moment.
+
+    A fresh process prepares, calls `warm_up` times, for what libraries keep from their first use, and then measures
+    one call: on the CPU the rise of the process's resident set, on CUDA that of allocated memory. `prepare` must be
+    picklable; None where the process could not be started or died.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        daemon=True, target=_measure, args=(sender, build, input_shape, device, threads, numerics)
-    )
+    process = context.Process(daemon=True, target=_measure, args=(sender, prepare, device, threads, warm_up))
     try:
         process.start()
     except (AttributeError, TypeError, ValueError, OSError):  # a builder that cannot be pickled, or no memory left
@@ -50,25 +62,37 @@ def training_step_peak_memory(
         receiver.close()
 
 
+def _training_step(
+    build: Callable[[], nn.Module], input_shape: tuple[int, ...], device: str, numerics: Numerics
+) -> Callable[[], object]:
+    return training_step_call(build().to(device), torch.randn(input_shape, device=device), numerics)
+
+
 def _measure(
-    sender: Connection,
-    build: Callable[[], nn.Module],
-    input_shape: tuple[int, ...],
-    device: str,
-    threads: int,
-    numerics: Numerics,
+    sender: Connection, prepare: Callable[[], Callable[[], object]], device: str, threads: int, warm_up: int
 ) -> None:
     torch.set_num_threads(threads)
-    step = training_step_call(build().to(device), torch.randn(input_shape, device=device), numerics)
+    _return_freed_memory()
+    call = prepare()
+    for _ in range(warm_up):
+        call()
     if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        step()
+        call()
         sender.send(torch.cuda.max_memory_allocated(device) - before)
         return
     _forget_peak()
     before = peak_resident_bytes()
-    step()
+    call()
     sender.send(peak_resident_bytes() - before)
+
+
+def _return_freed_memory() -> None:
+    """Have the allocator (glibc) hand every freed tensor back at once; what it kept would hide or feign a rise."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_MMAP_THRESHOLD, 65_536)
 
 
 def _forget_peak() -> None:

@@ -1,6 +1,7 @@
 """How long forward passes and training steps take, measured side by side in one process."""
 
 import math
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,20 +29,36 @@ def interleaved_times(
     seconds: float = math.inf,
     device: str = "cpu",
 ) -> dict[str, Timing]:
-    """Time every call once, then all again, so that a busy moment falls on all of them.
+    """The least and the median time of every call, measured by `interleaved_seconds`."""
+    found = interleaved_seconds(calls, repetitions=repetitions, warm_up=warm_up, seconds=seconds, device=device)
+    return {name: Timing(min(values), median(values), len(values)) for name, values in found.items()}
 
-    Goes on for `repetitions` rounds after `warm_up` ones, or until `seconds` have gone by and three rounds are timed.
+
+def interleaved_seconds(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    repetitions: int,
+    warm_up: int = 2,
+    seconds: float = math.inf,
+    device: str = "cpu",
+) -> dict[str, list[float]]:
+    """Time every call once, then all again, so that a busy moment falls on all of them; the seconds of each, by round.
+
+    A round has an order of its own, so that no call always follows the same other one. Goes on for `repetitions` rounds
+    after `warm_up` ones, or until `seconds` have gone by and three rounds are timed.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
+    order, shuffle = list(calls), random.Random(0).shuffle
     started = time.perf_counter()
     for turn in range(warm_up + repetitions):
         if turn >= warm_up + 3 and time.perf_counter() - started > seconds:
             break
-        for name, call in calls.items():
-            taken = _seconds(call, device)
+        shuffle(order)
+        for name in order:
+            taken = _seconds(calls[name], device)
             if turn >= warm_up:
                 found[name].append(taken)
-    return {name: Timing(min(values), median(values), len(values)) for name, values in found.items()}
+    return found
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,9 @@ class Numerics:
 
     def run(self, model: nn.Module, images: Tensor) -> Any:
         """`model(images)` under these numerics."""
-        with torch.autocast(images.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        if self.autocast is None:
+            return model(images)
+        with torch.autocast(images.device.type, dtype=self.autocast):
             return model(images)
 
     def arrange(self, thing: Any) -> Any:
@@ -65,11 +84,10 @@ PLAIN = Numerics()
 
 
 def forward_call(model: nn.Module, images: Tensor, numerics: Numerics = PLAIN) -> Callable[[], object]:
-    """A call that runs `model` in evaluation mode without gradients; images (N, 3, H, W)."""
-    model, images = numerics.arrange(model), numerics.arrange(images)
+    """A call that runs `model`, which is set to evaluation mode, without gradients; images (N, 3, H, W)."""
+    model, images = numerics.arrange(model.eval()), numerics.arrange(images)
 
     def call() -> object:
-        model.eval()
         with torch.inference_mode():
             return numerics.run(model, images)
 

@@ -80,7 +80,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     module = import_module(f"gcnet.cli.{verb.replace('-', '_')}")
     from gcnet.cli.arguments import parse
 
-    settings = parse(module.Settings, arguments, verb=verb, epilogue=_exit_codes())
+    settings = parse(module.Settings, arguments, program=f"gcnet {verb}", epilogue=_exit_codes())
     return EXIT_OK if settings is None else module.run(settings)
 
 

@@ -1,4 +1,4 @@
-"""Command-line arguments of one verb to its settings: flags from the dataclass, a mistake in one sentence."""
+"""Command-line arguments of one program to its settings: flags from the dataclass, a mistake in one sentence."""
 
 import io
 import re
@@ -33,13 +33,12 @@ _WORDS = (
 )
 
 
-def parse(kind: type[S], arguments: Sequence[str], *, verb: str, epilogue: str) -> S | None:
+def parse(kind: type[S], arguments: Sequence[str], *, program: str, epilogue: str) -> S | None:
     """The settings that `arguments` describe, or None where they ask for help, which is then printed with `epilogue`.
 
     Raises:
         UserError: a flag is unknown or missing, or a value is not acceptable.
     """
-    program = f"gcnet {verb}"
     if any(argument in ("-h", "--help") for argument in arguments):
         _print_help(kind, program)
         print(epilogue)
@@ -75,7 +74,7 @@ def _print_help(kind: type, program: str) -> None:
 
 
 def _flags(kind: type, program: str) -> dict[str, str]:
-    """Every flag of a verb, and what it takes, as its help has them."""
+    """Every flag of a program, and what it takes, as its help has them."""
     text = io.StringIO()
     with redirect_stdout(text):
         _print_help(kind, program)

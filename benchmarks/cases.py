@@ -1,0 +1,168 @@
+"""The benchmarks: which contestants meet on which shapes, each a list of cases that are measured one by one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from benchmarks.contestants import (
+    Contestant,
+    Copy,
+    build_mask_rcnn,
+    build_mmcv_context,
+    build_mmcv_non_local,
+    build_timm_context,
+)
+from benchmarks.shapes import Shape, Sizes
+from benchmarks.tasks import Task
+from gcnet.analysis.timing import PLAIN, Numerics
+from gcnet.blocks import build_block
+from gcnet.models.create import create_model
+
+LAYOUTS = (PLAIN, Numerics(channels_last=True))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Contestants that take turns."""
+
+    benchmark: str
+    task: Task
+    contestants: tuple[Contestant, ...]
+
+
+def gc_forward(sizes: Sizes) -> list[Case]:
+    """`gc` in inference, against mmcv's, timm's and a copy of the input."""
+    return [
+        Case("gc_forward", "forward", (*_global_context(shape, numerics, "copy"), _copy(shape, numerics)))
+        for numerics in LAYOUTS
+        for shape in sizes.maps
+    ]
+
+
+def gc_backward(sizes: Sizes) -> list[Case]:
+    """`gc`, forward and backward, against mmcv's and timm's."""
+    return [
+        Case("gc_backward", "forward_backward", _global_context(shape, numerics))
+        for numerics in LAYOUTS
+        for shape in sizes.maps
+    ]
+
+
+def networks(sizes: Sizes) -> list[Case]:
+    """A residual network with blocks in c3 to c5 (ratio 16), against the plain one and the one with mmcv's block."""
+    runs: list[tuple[Task, int]] = [("forward", batch) for batch in sizes.batches]
+    runs.append(("training_step", sizes.batches[-1]))
+    return [
+        Case("networks", task, _networks(sizes.host, (batch, 3, sizes.pixels, sizes.pixels), numerics))
+        for numerics in LAYOUTS
+        for task, batch in runs
+    ]
+
+
+def non_local(sizes: Sizes) -> list[Case]:
+    """The non-local blocks in inference, against mmcv's; `nl_concatenation` also with gradients.
+
+    mmcv's concatenation is measured on few positions, since it makes C values for each pair of them, and not with
+    gradients, since it divides in place what they need.
+    """
+    shapes = dict.fromkeys(("embedded_gaussian", "gaussian", "dot_product"), sizes.non_local)
+    shapes["concatenation"] = sizes.concatenation
+    gradients = _ours("nl_concatenation", sizes.concatenation_gradients)
+    return [
+        Case("non_local", "forward", _non_local(mode, shape, numerics))
+        for numerics in LAYOUTS
+        for mode, shape in shapes.items()
+    ] + [Case("non_local", "forward_backward", (gradients,))]
+
+
+def doubling(sizes: Sizes) -> list[Case]:
+    """The non-local blocks of linear cost, as the positions double: each size against the one before."""
+    return [
+        Case("doubling", "forward", _sizes(name, sizes.doubling)) for name in ("nl_dot_product", "nl_concatenation")
+    ]
+
+
+def precision(sizes: Sizes) -> list[Case]:
+    """Training steps under each numerics, against float32 in contiguous memory: a classifier and a detector."""
+    classifier = partial(create_model, sizes.host)
+    detector = partial(build_mask_rcnn, sizes.detector_pixels, sizes.detector_regions)
+    return [
+        Case("precision", "training_step", _numerics(sizes.host, classifier, (sizes.batches[-1], sizes.pixels))),
+        Case("precision", "training_step", _numerics("mask_rcnn_resnet18", detector, (2, sizes.detector_pixels))),
+    ]
+
+
+def positions(sizes: Sizes, blocks: Sequence[str]) -> list[Case]:
+    """Every block in inference on more and more positions."""
+    return [Case("positions", "forward", tuple(_ours(name, shape) for name in blocks)) for shape in sizes.doubling]
+
+
+BENCHMARKS: dict[str, Callable[[Sizes], list[Case]]] = {
+    function.__name__: function for function in (gc_forward, gc_backward, networks, non_local, doubling, precision)
+}
+
+
+def _ours(name: str, shape: Shape, numerics: Numerics = PLAIN, against: tuple[str, ...] = ()) -> Contestant:
+    return Contestant(name, partial(build_block, name, channels=shape[1]), shape, numerics, against)
+
+
+def _copy(shape: Shape, numerics: Numerics) -> Contestant:
+    return Contestant("copy", Copy, shape, numerics)
+
+
+def _global_context(shape: Shape, numerics: Numerics, *floor: str) -> tuple[Contestant, ...]:
+    mmcv, timm = (partial(build, shape[1]) for build in (build_mmcv_context, build_timm_context))
+    return (
+        _ours("gc", shape, numerics, ("mmcv", "timm", *floor)),
+        Contestant("mmcv", mmcv, shape, numerics, floor),
+        Contestant("timm", timm, shape, numerics, floor),
+    )
+
+
+def _networks(host: str, shape: Shape, numerics: Numerics) -> tuple[Contestant, ...]:
+    theirs = f"mmcv_gc_{host}"
+    blocks = {f"gc_{host}": "gc", f"se_{host}": "se", f"snl_{host}": "snl", theirs: build_mmcv_context}
+    return (
+        Contestant(host, partial(create_model, host), shape, numerics),
+        *(
+            Contestant(
+                name,
+                partial(create_model, host, block=block),
+                shape,
+                numerics,
+                (host, theirs) if block == "gc" else (host,),
+            )
+            for name, block in blocks.items()
+        ),
+    )
+
+
+def _non_local(mode: str, shape: Shape, numerics: Numerics) -> tuple[Contestant, ...]:
+    theirs = Contestant(f"mmcv_{mode}", partial(build_mmcv_non_local, shape[1], mode), shape, numerics)
+    return _ours(f"nl_{mode}", shape, numerics, (theirs.name,)), theirs
+
+
+def _sizes(name: str, shapes: Sequence[Shape]) -> tuple[Contestant, ...]:
+    names = [f"{name}_{shape[2] * shape[3]}" for shape in shapes]
+    before = [(), *((name,) for name in names)]
+    return tuple(
+        replace(_ours(name, shape, against=against), name=own)
+        for own, shape, against in zip(names, shapes, before, strict=False)
+    )
+
+
+def _numerics(name: str, build: Callable[[], nn.Module], images: tuple[int, int]) -> tuple[Contestant, ...]:
+    count, pixels = images
+    names = {
+        name: PLAIN,
+        f"{name}_channels_last": Numerics(channels_last=True),
+        f"{name}_bf16": Numerics(torch.bfloat16),
+        f"{name}_bf16_channels_last": Numerics(torch.bfloat16, channels_last=True),
+    }
+    return tuple(
+        Contestant(own, build, (count, 3, pixels, pixels), numerics, () if own == name else (name,))
+        for own, numerics in names.items()
+    )

@@ -1,0 +1,70 @@
+"""Who is measured: blocks and networks of ours, the same of mmcv and timm, and a copy of the input.
+
+Other libraries are imported where they are built, so that a fresh process reads only what it measures.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.shapes import Shape
+from gcnet.analysis.timing import PLAIN, Numerics, fill_zero_parameters
+from gcnet.compare.measured import MeasuredDetector
+from gcnet.models.create import create_model
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A module, the random map or images that it is given, and the other contestants that it is compared with.
+
+    `build` must be picklable: peak memory is measured in a process of its own.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    shape: Shape
+    numerics: Numerics = PLAIN
+    against: tuple[str, ...] = ()
+
+    def prepare(self) -> tuple[nn.Module, Tensor]:
+        """The module, with random weights where a new one has zeros, and its input."""
+        torch.manual_seed(0)
+        module = self.build()
+        fill_zero_parameters(module)
+        return module, torch.randn(self.shape)
+
+
+class Copy(nn.Module):
+    """`y = x`, in new memory: one read and one write, the least that a block can do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+
+def build_mmcv_context(channels: int, *, ratio: float = 16) -> nn.Module:
+    """The `gc` of mmcv: attention pooling and addition."""
+    from mmcv.cnn.bricks.context_block import ContextBlock
+
+    return ContextBlock(channels, 1 / ratio)
+
+
+def build_timm_context(channels: int, *, ratio: float = 16) -> nn.Module:
+    """The `gc` of timm, set to the paper's addition in place of its own sigmoid gate."""
+    from timm.layers import GlobalContext
+
+    return GlobalContext(channels, fuse_add=True, fuse_scale=False, rd_ratio=1 / ratio)
+
+
+def build_mmcv_non_local(channels: int, mode: str) -> nn.Module:
+    """The non-local block of mmcv; modes are our names without `nl_`."""
+    from mmcv.cnn.bricks.non_local import NonLocal2d
+
+    return NonLocal2d(channels, mode=mode)
+
+
+def build_mask_rcnn(pixels: int, regions: int) -> nn.Module:
+    """Mask R-CNN on ResNet-18 with made-up objects of one class: images to the sum of the losses."""
+    options = {"image_size": (pixels, pixels), "regions": regions}
+    return MeasuredDetector(create_model("mask_rcnn_resnet18", num_classes=1, detector=options), 1)

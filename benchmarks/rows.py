@@ -1,0 +1,105 @@
+"""A row of the results: one contestant against one other, with its times and memory, and the circumstances."""
+
+import csv
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.settings import HERE
+from gcnet.compare.circumstances import describe_machine
+from gcnet.errors import UserError
+from gcnet.training.folder import versions
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """When, where and with what a run was measured."""
+
+    date: str
+    commit: str
+    device: str
+    system: str
+    threads: int
+    versions: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found of a contestant; None where nothing was measured, `against` empty where it is compared with none.
+
+    Times are milliseconds over `rounds` rounds. `ratio_of_minima` is its least time by that of `against`, and
+    `median_of_ratios` the median of the ratios within each round.
+    """
+
+    benchmark: str
+    task: str
+    shape: str
+    layout: str
+    dtype: str
+    contestant: str
+    rounds: int
+    minimum_ms: float
+    lower_quartile_ms: float
+    median_ms: float
+    upper_quartile_ms: float
+    peak_bytes: int | None
+    saved_bytes: int | None
+    input_bytes: int
+    against: str
+    ratio_of_minima: float | None
+    median_of_ratios: float | None
+
+
+COLUMNS = tuple(field.name for kind in (Circumstances, Row) for field in fields(kind))
+
+
+def circumstances(threads: int) -> Circumstances:
+    """Those of this process."""
+    machine = describe_machine("cpu", 1, threads)
+    found = versions(("torch", "torchvision", "timm", "mmcv-lite"))
+    return Circumstances(
+        date=datetime.now(UTC).isoformat(timespec="minutes"),
+        commit=_commit(),
+        device=machine["device"],
+        system=machine["system"],
+        threads=threads,
+        versions=", ".join(f"{package} {version}" for package, version in found.items()),
+    )
+
+
+def append_rows(path: Path, rows: Sequence[Row], where: Circumstances) -> None:
+    """Add rows to a CSV, which begins with its columns.
+
+    Raises:
+        UserError: the file is there and has other columns.
+    """
+    is_new = not path.exists() or path.stat().st_size == 0
+    if not is_new:
+        with path.open(newline="") as file:
+            if tuple(next(csv.reader(file))) != COLUMNS:
+                raise UserError(f"{path} has other columns than these results; give another file as --output")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerows(asdict(where) | {name: _text(value) for name, value in asdict(row).items()} for row in rows)
+
+
+def _text(value: object) -> object:
+    return f"{value:.5g}" if isinstance(value, float) else value
+
+
+def _commit() -> str:
+    """The commit that is measured, with `-dirty` if the code differs from it; empty outside a clone."""
+    try:
+        commit, changes = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--", "../src", "*.py")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return f"{commit}-dirty" if changes else commit
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,60 @@
+"""The sizes that are measured: of maps (N, C, H, W), networks and detectors; real ones, and tiny ones for tests."""
+
+from dataclasses import dataclass
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Maps are (N, C, H, W); images are squares of so many pixels."""
+
+    maps: tuple[Shape, ...]
+    host: str
+    pixels: int
+    batches: tuple[int, ...]
+    non_local: Shape
+    concatenation: Shape
+    concatenation_gradients: Shape
+    doubling: tuple[Shape, ...]
+    detector_pixels: int
+    detector_regions: int
+
+
+def doublings(shape: Shape, count: int) -> tuple[Shape, ...]:
+    """A map (N, C, H, W), and `count` more with twice the positions of the one before, by turns wider and higher."""
+    images, channels, height, width = shape
+    return tuple(
+        (images, channels, height * 2 ** (turn // 2), width * 2 ** ((turn + 1) // 2)) for turn in range(count + 1)
+    )
+
+
+# The four stages of ResNet-50 at 224 pixels, and three of them at the 800 x 1344 of detectors (strides 4, 8 and 16).
+_STAGES = ((8, 256, 56, 56), (8, 512, 28, 28), (8, 1024, 14, 14), (8, 2048, 7, 7))
+_DETECTOR_STAGES = ((1, 256, 200, 336), (1, 512, 100, 168), (1, 1024, 50, 84))
+
+REAL = Sizes(
+    maps=_STAGES + _DETECTOR_STAGES,
+    host="resnet50",
+    pixels=224,
+    batches=(1, 8),
+    non_local=(1, 256, 100, 168),
+    concatenation=(1, 256, 28, 28),
+    concatenation_gradients=(1, 256, 56, 56),
+    doubling=doublings((1, 256, 28, 28), 5),
+    detector_pixels=384,
+    detector_regions=128,
+)
+
+QUICK = Sizes(
+    maps=((2, 64, 5, 7), (1, 128, 3, 5)),
+    host="resnet18",
+    pixels=32,
+    batches=(1, 2),
+    non_local=(1, 64, 5, 7),
+    concatenation=(1, 64, 3, 5),
+    concatenation_gradients=(1, 64, 5, 7),
+    doubling=doublings((1, 64, 3, 5), 2),
+    detector_pixels=64,
+    detector_regions=8,
+)
