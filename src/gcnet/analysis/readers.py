@@ -66,6 +66,11 @@ def find_reader(module: nn.Module, adapters: Mapping[type[nn.Module], Adapter]) 
     return _read_non_local if callable(_pairwise(module)) else None
 
 
+def is_block_on_maps(module: nn.Module) -> bool:
+    """Whether a module is a block on maps (N, C, *S) that adds its input, so that another could replace it."""
+    return find_reader(module, {}) in (_read_context_block, _read_pooling, _read_non_local, _read_observed_map)
+
+
 def observed_weights(module: nn.Module, *arguments: Any, **options: Any) -> Tensor:
     """The weights that a call of `module` applies: those of its last softmax or scaled_dot_product_attention.
 
