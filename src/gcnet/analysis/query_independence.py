@@ -1,6 +1,6 @@
 """Table 1 of the paper for any network: how far inputs, outputs and attention differ between positions, by layer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gcnet.analysis.attention import Attention
-from gcnet.analysis.capture import capture
+from gcnet.analysis.capture import Gate, capture
 from gcnet.analysis.distances import average_cosine_distance, estimate_jensen_shannon, is_distribution
 from gcnet.analysis.readers import Adapter
 
@@ -70,7 +70,11 @@ class Layer:
 
 
 def measure_layers(
-    model: nn.Module, batches: Iterable[Tensor], *, adapters: Mapping[type[nn.Module], Adapter] | None = None
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    *,
+    adapters: Mapping[type[nn.Module], Adapter] | None = None,
+    on_gates: Callable[[list[Gate]], None] | None = None,
 ) -> list[Layer]:
     """Average distances of every attending module of `model`, in its mode and without gradients.
 
@@ -78,6 +82,7 @@ def measure_layers(
         model: the network.
         batches: images (N, 3, H, W) of one size, on the device of the network.
         adapters: as for `gcnet.analysis.capture.capture`.
+        on_gates: called after each batch with its gates.
     """
     calls: dict[str, list[Distances]] = {}
     with torch.no_grad(), capture(model, adapters=adapters, keep=measure_distances) as found:
@@ -85,6 +90,8 @@ def measure_layers(
             model(images)
             for name, distances in found.attention:
                 calls.setdefault(name, []).append(distances)
+            if on_gates is not None:
+                on_gates(found.gates)
             found.attention.clear()
             found.gates.clear()
     return [_layer(name, type(model.get_submodule(name)).__name__, of_name) for name, of_name in calls.items()]

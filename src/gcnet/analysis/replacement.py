@@ -63,7 +63,7 @@ def reading(model: nn.Module, layers: Sequence[Layer]) -> str:
 def _of_dependent(model: nn.Module, layers: Sequence[Layer]) -> str:
     found = [layer for layer in layers if is_independent(layer)]
     new = [layer for layer in layers if layer.adds_nothing]
-    text = f"Attention does not depend on the query in {len(found)} of {_count(len(layers), 'layer')} that could"
+    text = f"Attention does not depend on the query in {len(found)} of {_count(len(layers), 'layer')} where it could"
     text += f" ({_names(found)}): maps, and what is added, differ by {INDEPENDENT:g} at most." if found else "."
     if new:
         text += f" {_count(len(new), 'layer')} add nothing, as new blocks do ({_names(new)})."
