@@ -101,7 +101,7 @@ def test_non_local_attention_that_looks_the_same_from_everywhere_could_be_a_gc_b
     assert saving.parameters == 4 * 64 * 32 + 3 * 32 + 64
     assert saving.gc_parameters == 2 * 64 * 4 + 2 * 64 + 3 * 4 + 1
     text = reading(model, [layer])
-    assert text.startswith("Attention does not depend on the query in 1 of 1 layer where it could (0): maps")
+    assert text.startswith("Attention does not depend on the query in 1 of 1 layer where it could (0): their maps")
     assert f"{saving.gc_parameters:,} parameters instead of {saving.parameters:,} (-92%)" in text
 
 
@@ -111,8 +111,8 @@ def test_new_blocks_and_shared_maps_are_said_apart() -> None:
     gcnet.insert(model, "gc", stages=(3,))
     layers = measure_layers(model.eval(), [torch.randn(2, 3, 16, 16)])
     text = reading(model, layers)
-    assert "in 0 of 3 layers where it could. 3 layers add nothing, as new blocks do (layer2.0.context" in text
-    assert text.endswith("3 layers with one map for all queries by construction.")
+    assert "in 0 of 3 layers where it could. Like new blocks, 3 layers so far add nothing (layer2.0.context" in text
+    assert text.endswith("3 layers have one map for all queries by construction.")
     assert reading(model, []) == "No module of this network attends to positions."
 
 

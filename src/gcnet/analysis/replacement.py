@@ -54,7 +54,8 @@ def reading(model: nn.Module, layers: Sequence[Layer]) -> str:
         return "No module of this network attends to positions."
     dependent = [layer for layer in layers if not layer.is_shared]
     shared = len(layers) - len(dependent)
-    said = [f"{_count(shared, 'layer')} with one map for all queries by construction."] if shared else []
+    verb = "has" if shared == 1 else "have"
+    said = [f"{_count(shared, 'layer')} {verb} one map for all queries by construction."] if shared else []
     if dependent:
         said.insert(0, _of_dependent(model, dependent))
     return " ".join(said)
@@ -64,9 +65,11 @@ def _of_dependent(model: nn.Module, layers: Sequence[Layer]) -> str:
     found = [layer for layer in layers if is_independent(layer)]
     new = [layer for layer in layers if layer.adds_nothing]
     text = f"Attention does not depend on the query in {len(found)} of {_count(len(layers), 'layer')} where it could"
-    text += f" ({_names(found)}): maps, and what is added, differ by {INDEPENDENT:g} at most." if found else "."
+    text += f" ({_names(found)}): their maps, and what they add, are {INDEPENDENT:g} apart at most." if found else "."
     if new:
-        text += f" {_count(len(new), 'layer')} add nothing, as new blocks do ({_names(new)})."
+        text += (
+            f" Like new blocks, {_count(len(new), 'layer')} so far add{'s' * (len(new) == 1)} nothing ({_names(new)})."
+        )
     savings = [saving for layer in found if (saving := gc_instead(model.get_submodule(layer.name), layer))]
     return f"{text} {_saved(savings)}" if savings else text
 

@@ -130,7 +130,7 @@ def _write_layers(layers: "list[Layer]", settings: "Settings") -> list[str]:
 
 def _numbers(interval: "Interval | None") -> list[str]:
     values = (None, None, None) if interval is None else (interval.mean, interval.low, interval.high)
-    return ["" if value is None else f"{value:.6f}" for value in values]
+    return ["" if value is None else f"{value:.6g}" for value in values]
 
 
 def _write_gates(gates: "GateMeans", classes: tuple[str, ...], images: int, settings: "Settings") -> list[str]:

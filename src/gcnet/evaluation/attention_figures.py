@@ -79,7 +79,7 @@ def plot_shared(maps: ImageMaps, path: Path) -> int:
 
 
 def plot_gates(
-    gates: Sequence[tuple[str, Float[np.ndarray, "k c"]]], classes: Sequence[str], path: Path, *, images: int
+    gates: Sequence[tuple[str, Float[np.ndarray, "k _"]]], classes: Sequence[str], path: Path, *, images: int
 ) -> None:
     """Draw what gates multiply their channels by: a panel each, a row for each class, channels sorted by their mean.
 

@@ -35,7 +35,7 @@ class GateMeans:
                 sums[label] = sums.get(label, torch.zeros(())) + weights
                 counts[label] = counts.get(label, 0) + 1
 
-    def rows(self) -> list[tuple[str, Float[np.ndarray, "k c"]]]:
+    def rows(self) -> list[tuple[str, Float[np.ndarray, "k _"]]]:
         """Each gate's name, and the mean weights of its channels, a row for each of `labels`."""
         return [
             (name, torch.stack([sums[label] / self._counts[name][label] for label in self.labels]).numpy())
