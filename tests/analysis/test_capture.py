@@ -204,6 +204,18 @@ def test_mmcvs_non_local_block_is_captured(mode: str, sub_sample: bool) -> None:
     assert mode not in vars(block)
 
 
+def test_a_module_that_only_looks_like_a_block_is_passed_over() -> None:
+    class Mask(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv_mask = nn.Conv2d(6, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv_mask(x)
+
+    assert captured(Mask(), torch.randn(2, 6, 5, 7)) == []
+
+
 def test_mmcvs_context_block_is_captured() -> None:
     from mmcv.cnn.bricks import ContextBlock
 

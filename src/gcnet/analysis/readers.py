@@ -147,9 +147,10 @@ def _read_context_block(module: ContextBlock, call: Call) -> Attention:
     return attention_over_map(attention(call.x), call.x, call.output - call.x)
 
 
-def _read_pooling(module: nn.Module, call: Call) -> Attention:
+def _read_pooling(module: nn.Module, call: Call) -> Attention | None:
     logits = _logits(module)
-    assert logits is not None
+    if logits is None or getattr(call.output, "shape", None) != call.x.shape:
+        return None  # known by one part only, and something else after all
     weights = logits(call.x).flatten(1).softmax(-1).view(len(call.x), *call.x.shape[2:])
     return attention_over_map(weights, call.x, call.output - call.x)
 
@@ -246,6 +247,7 @@ _BY_NAME: dict[str, Reader] = {
     "timm.layers.attention.AttentionRope": _read_observed_tokens,
     "timm.models.eva.EvaAttention": _read_observed_tokens,
     "timm.models.beit.Attention": _read_observed_tokens,
+    "timm.models.vision_transformer_relpos.RelPosAttention": _read_observed_tokens,
     "timm.layers.non_local_attn.NonLocalAttn": _read_observed_map,
     "timm.models.swin_transformer.SwinTransformerBlock": _read_swin_block,
 }

@@ -93,18 +93,18 @@ def _print_table(layers: "list[Layer]") -> None:
     print(f"average distance between positions, {layers[0].images:,} images; 95 % intervals over images")
     print("cosine from 0 (the same) over 0.5 (unrelated) to 1; js divergence in nats, up to 0.69\n")
     width = max(len("layer"), *(len(layer.name) for layer in layers))
-    print(f"{'layer':<{width}}  " + "  ".join(f"{title:<20}" for title, _ in _MEASURES).rstrip())
+    print(f"{'layer':<{width}}  " + "  ".join(f"{title:<23}" for title, _ in _MEASURES).rstrip())
     for layer in layers:
         cells = [_cell(getattr(layer, key)) for _, key in _MEASURES]
-        print(f"{layer.name:<{width}}  " + "  ".join(f"{cell:<20}" for cell in cells).rstrip())
+        print(f"{layer.name:<{width}}  " + "  ".join(f"{cell:<23}" for cell in cells).rstrip())
 
 
 def _cell(interval: "Interval | None") -> str:
     if interval is None:
         return "-"
     if interval.low is None or interval.high is None:
-        return f"{interval.mean:.3f}"
-    return f"{interval.mean:.3f} ({interval.low:.3f}-{interval.high:.3f})"
+        return f"{interval.mean:.4f}"
+    return f"{interval.mean:.4f} ({interval.low:.4f}-{interval.high:.4f})"
 
 
 def _write_layers(layers: "list[Layer]", settings: "Settings") -> list[str]:
