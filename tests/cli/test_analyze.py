@@ -52,8 +52,9 @@ def test_images_become_pictures_and_a_page(
     assert len(names) == 7 * 2 + 2
     assert {"index.html", "gates.png"} < names
     printed = capsys.readouterr()
-    assert "layer1.0.context    16 x 16  one for each query\n" in printed.out
-    assert "layer2.0.context      8 x 8  one for all queries\n" in printed.out
+    lines = [line.split(maxsplit=4) for line in printed.out.splitlines()]
+    assert ["layer1.0.context", "16", "x", "16", "one for each query"] in lines
+    assert ["layer2.0.context", "8", "x", "8", "one for all queries"] in lines
     assert "7 of 8 images analyzed, 1 left out" in printed.err
     assert f"left out {photos / 'broken.png'}: not an image" in printed.err
 

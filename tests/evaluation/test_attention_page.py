@@ -17,7 +17,7 @@ from PIL import Image
 from gcnet.analysis.attention import Attention
 from gcnet.evaluation import attention_page
 from gcnet.evaluation.attention_maps import ImageMaps, LayerMaps
-from gcnet.evaluation.attention_page import render_page
+from gcnet.evaluation.attention_page import Page
 
 # Just enough of a browser for the page's script: elements that remember, and canvases that keep what is put on them.
 BROWSER = """
@@ -78,6 +78,13 @@ def some_maps(*, side: int = 4, name: str = "a <b>.png") -> ImageMaps:
     return ImageMaps(Path(name), image, 0, "cat 73%", tuple(layers), ())
 
 
+def render(images: list[ImageMaps], title: str = "page") -> tuple[str, int]:
+    page = Page(title, len(images))
+    for maps in images:
+        page.add(maps)
+    return page.render(), len(page)
+
+
 def content_of(page: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="content">(.*?)</script>', page, re.DOTALL)
     assert found is not None
@@ -92,7 +99,7 @@ def decoded(layer: dict[str, Any]) -> np.ndarray:
 
 def test_the_page_holds_every_map_to_a_quarter_of_a_percent_of_its_highest_weight() -> None:
     maps = some_maps()
-    page, count = render_page([maps], title="What <model> attends to")
+    page, count = render([maps], "What <model> attends to")
     (image,) = content_of(page)["images"]
     assert (count, image["name"], image["answer"]) == (1, "a <b>.png", "cat 73%")
     for layer, stored in zip(maps.layers, image["layers"], strict=True):
@@ -107,23 +114,23 @@ def test_the_page_holds_every_map_to_a_quarter_of_a_percent_of_its_highest_weigh
 
 
 def test_the_page_asks_nothing_of_the_network() -> None:
-    page, _ = render_page([some_maps()], title="page")
+    page, _ = render([some_maps()])
     assert not re.search(r"https?:|//[a-z]|@import|url\(", page.replace("data:image", ""))
     assert "<b>" not in page
 
 
 def test_a_page_that_would_grow_too_large_has_coarser_maps_then_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
     images = [some_maps(side=15, name=f"{number}.png") for number in range(3)]
-    page, count = render_page(images, title="page")
+    page, count = render(images)
     assert (content_of(page)["side"], count) == (28, 3)
     assert "are shown in" not in page
     monkeypatch.setattr(attention_page, "PAGE_BYTES", 250_000)
-    page, count = render_page(images, title="page")
+    page, count = render(images)
     assert (content_of(page)["side"], count) == (10, 3)
     assert "Maps of more than 10 cells along an axis are shown in 10" in page
     assert len(page) < 250_000
     monkeypatch.setattr(attention_page, "PAGE_BYTES", 140_000)
-    page, count = render_page(images, title="page")
+    page, count = render(images)
     assert (content_of(page)["side"], count) == (7, 2)
     assert [image["name"] for image in content_of(page)["images"]] == ["0.png", "1.png"]
 
@@ -131,7 +138,7 @@ def test_a_page_that_would_grow_too_large_has_coarser_maps_then_fewer_images(mon
 def test_pooling_keeps_the_mean_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_page, "_SIDES", (5,))
     maps = some_maps(side=10)
-    layer = content_of(render_page([maps], title="page")[0])["images"][0]["layers"][0]
+    layer = content_of(render([maps])[0])["images"][0]["layers"][0]
     assert layer["keys"] == [5, 5]
     assert decoded(layer)[-1].mean() == pytest.approx(maps.layers[0].mean_map().mean(), rel=0.01)
 
@@ -139,7 +146,7 @@ def test_pooling_keeps_the_mean_weight(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_every_click_shows_the_row_of_its_query(tmp_path: Path) -> None:
     images = [some_maps(), some_maps(side=3, name="second.png")]
-    page, _ = render_page(images, title="page")
+    page, _ = render(images)
     (tmp_path / "page.html").write_text(page)
     done = subprocess.run(
         ["node", "-e", BROWSER, str(tmp_path / "page.html"), "#0.1,0.6"], capture_output=True, text=True, timeout=60
@@ -171,7 +178,7 @@ def test_every_click_shows_the_row_of_its_query(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_a_browser_draws_the_page(tmp_path: Path) -> None:
-    page, _ = render_page([some_maps()], title="page")
+    page, _ = render([some_maps()])
     (tmp_path / "page.html").write_text(page)
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     done = subprocess.run(

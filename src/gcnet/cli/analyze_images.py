@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gcnet.cli.analyze import Settings
-    from gcnet.evaluation.attention_maps import ImageMaps
+    from gcnet.evaluation.attention_maps import ImageMaps, LayerMaps
     from gcnet.evaluation.network import Network
 
 IMAGES = 12
@@ -20,6 +20,8 @@ IMAGES = 12
 
 def draw(network: "Network", settings: "Settings") -> int:
     """Draw the attention on each image, and write the page; 0 if at least one image worked, 1 if none did."""
+    from PIL import Image
+
     from gcnet.data.decode import ImageError
     from gcnet.data.loading import Skipped
     from gcnet.evaluation.attention_maps import choose_points, look_at
@@ -31,20 +33,20 @@ def draw(network: "Network", settings: "Settings") -> int:
             f"{settings.weights or settings.model} comes without preprocessing: give --image-size, the side of the "
             "images that it was trained on"
         )
-    paths, skipped, looked = _chosen(settings), [], []
+    choose_points(settings.points, Image.new("RGB", (1, 1)))  # a point that cannot be is said before all else
+    paths, skipped = _chosen(settings), []
+    drawn = _Drawn(network, settings, len(paths))
     with progress_bar("images", len(paths)) as progress:
         for path in paths:
             try:
-                looked.append(look_at(network, path, preprocessing))
+                drawn.add(look_at(network, path, preprocessing))
             except ImageError as error:
                 skipped.append(Skipped(str(path), error.reason))
             progress(1)
-    for maps in looked:
-        choose_points(settings.points, maps.image)  # a point that cannot be is said before anything is written
-    if looked:
-        _write(looked, network, settings)
-    report_skipped(skipped, len(looked), "analyzed")
-    return 0 if looked else 1
+    if drawn.count:
+        drawn.finish()
+    report_skipped(skipped, drawn.count, "analyzed")
+    return 0 if drawn.count else 1
 
 
 def _chosen(settings: "Settings") -> "list[Path]":
@@ -57,65 +59,74 @@ def _chosen(settings: "Settings") -> "list[Path]":
     return [paths[number * len(paths) // count] for number in range(count)]
 
 
-def _write(looked: "list[ImageMaps]", network: "Network", settings: "Settings") -> None:
-    from gcnet.evaluation.attention_figures import plot_queries, plot_shared
-    from gcnet.evaluation.attention_maps import choose_points
-    from gcnet.evaluation.attention_page import render_page
-    from gcnet.storage import write_atomic
+class _Drawn:
+    """What is written about images, one after the other, so that the attention of one only is in memory."""
 
-    first = looked[0]
-    if not first.layers and not first.gates:
-        raise UserError(f"{settings.model} has neither attention over positions nor gates of channels to show")
-    settings.output.mkdir(parents=True, exist_ok=True)
-    written = []
-    for number, maps in enumerate(looked):
-        stem = f"{number + 1:02}-{re.sub(r'[^A-Za-z0-9.-]+', '_', maps.path.stem)[:60]}"
-        points = choose_points(settings.points, maps.image)
-        for name, count in (
-            (f"{stem}-queries.png", plot_queries(maps, points, settings.output / f"{stem}-queries.png")),
-            (f"{stem}-shared.png", plot_shared(maps, settings.output / f"{stem}-shared.png")),
-        ):
-            written += [name] if count else []
-    written += _write_gates(looked, network, settings)
-    if first.layers:
-        page, shown = render_page(looked, title=f"What {settings.model} attends to")
-        write_atomic(settings.output / "index.html", page.encode())
-        written.insert(0, "index.html")
-        if shown < len(looked):
-            print(f"index.html has room for {shown} of {len(looked)} images", file=sys.stderr)
-    _print_layers(looked)
-    report_written(written, settings.output)
+    def __init__(self, network: "Network", settings: "Settings", total: int) -> None:
+        from gcnet.evaluation.attention_page import Page
+        from gcnet.evaluation.gates import GateMeans
+
+        self._network, self._settings = network, settings
+        self._page = Page(f"What {settings.model} attends to", total)
+        self._gates = GateMeans()
+        self._answers: list[str] = []
+        self._layers: list[str] = []
+        self._files: list[str] = []
+
+    @property
+    def count(self) -> int:
+        """Images so far."""
+        return len(self._answers)
+
+    def add(self, maps: "ImageMaps") -> None:
+        """Draw the pictures of an image."""
+        from gcnet.evaluation.attention_figures import plot_queries, plot_shared
+        from gcnet.evaluation.attention_maps import choose_points
+
+        if not maps.layers and not maps.gates:
+            raise UserError(
+                f"{self._settings.model} has neither attention over positions nor gates of channels to show"
+            )
+        folder = self._settings.output
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"{self.count + 1:02}-{re.sub(r'[^A-Za-z0-9.-]+', '_', maps.path.stem)[:60]}"
+        if plot_queries(maps, choose_points(self._settings.points, maps.image), folder / f"{stem}-queries.png"):
+            self._files.append(f"{stem}-queries.png")
+        if plot_shared(maps, folder / f"{stem}-shared.png"):
+            self._files.append(f"{stem}-shared.png")
+        if maps.layers:
+            self._page.add(maps)
+        self._gates.add(maps.gates, [maps.label])
+        self._answers.append(f"{printable(maps.path)}: {maps.answer}")
+        self._layers = [_line(layer) for layer in maps.layers]
+
+    def finish(self) -> None:
+        """Write the page and the picture of gates, and say what there is."""
+        from gcnet.evaluation.attention_figures import plot_gates
+        from gcnet.storage import write_atomic
+
+        folder, gates = self._settings.output, self._gates
+        if gates.names:
+            names = [f"taken for {self._network.names()[label]}" for label in gates.labels]
+            plot_gates(gates.rows(), names, folder / "gates.png", images=self.count)
+            self._files.insert(0, "gates.png")
+        if self._layers:
+            write_atomic(folder / "index.html", self._page.render().encode())
+            self._files.insert(0, "index.html")
+        if self._layers and len(self._page) < self.count:
+            print(f"index.html has room for {len(self._page)} of {self.count} images", file=sys.stderr)
+        print("\n".join(self._answers))
+        if self._layers:
+            print("\n".join(["", f"{'layer':<32}  {'positions':>9}  maps", *self._layers]))
+        report_written(self._files, folder)
 
 
-def _write_gates(looked: "list[ImageMaps]", network: "Network", settings: "Settings") -> list[str]:
-    from gcnet.evaluation.attention_figures import plot_gates
-    from gcnet.evaluation.gates import GateMeans
-
-    means = GateMeans()
-    for maps in looked:
-        means.add(maps.gates, [maps.label])
-    if not means.names:
-        return []
-    names = [f"taken for {network.names()[label]}" for label in means.labels]
-    plot_gates(means.rows(), names, settings.output / "gates.png", images=len(looked))
-    return ["gates.png"]
-
-
-def _print_layers(looked: "list[ImageMaps]") -> None:
-    """A line for each image, and for each layer what it is."""
-    for maps in looked:
-        print(f"{printable(maps.path)}: {maps.answer}")
-    if not looked[0].layers:
-        return
-    width = max(len(layer.name) for layer in looked[0].layers)
-    print(f"\n{'layer':<{width}}  {'positions':>9}  maps")
-    for layer in looked[0].layers:
-        height, across = layer.attention.grid
-        heads = layer.attention.weights.shape[-2 if layer.attention.is_shared else -3]
-        kinds = "one for all queries" if layer.attention.is_shared else "one for each query"
-        windows = "" if layer.attention.windows is None else ", in windows"
-        print(f"{layer.name:<{width}}  {f'{height} x {across}':>9}  {kinds}{windows}" + _heads(heads))
-
-
-def _heads(heads: int) -> str:
-    return f", mean of {heads} heads" if heads > 1 else ""
+def _line(layer: "LayerMaps") -> str:
+    """What a layer is: its name, its positions, and what maps it has."""
+    attention = layer.attention
+    height, width = attention.grid
+    heads = attention.weights.shape[-2 if attention.is_shared else -3]
+    kinds = "one for all queries" if attention.is_shared else "one for each query"
+    windows = "" if attention.windows is None else ", in windows"
+    several = f", mean of {heads} heads" if heads > 1 else ""
+    return f"{layer.name or layer.kind:<32}  {f'{height} x {width}':>9}  {kinds}{windows}{several}"

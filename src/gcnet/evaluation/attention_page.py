@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Sequence
+import math
 from html import escape
 from typing import Any
 
@@ -182,44 +182,63 @@ aria-label="image: click to choose a query"></canvas><div id="answer"></div><div
 <button id="mean" aria-pressed="false">Mean over all queries</button></div><div id="layers"></div></div>"""
 
 
-def render_page(images: Sequence[ImageMaps], *, title: str) -> tuple[str, int]:
-    """The page as HTML text of at most about `PAGE_BYTES`, and how many of the images it holds.
+class Page:
+    """A page of at most about `PAGE_BYTES`, to which images are added one by one.
 
     Maps are means over heads. They are cut into at most 28 x 28 cells of queries and of keys (fewer where the page
     would grow too large), and stored in 256 steps from 0 to their highest weight; weights below 0 count as 0.
+
+    Args:
+        title: of the page.
+        total: number of images that will be added, all of one network.
     """
-    side = next((side for side in _SIDES if _size(images, side) <= PAGE_BYTES), _SIDES[-1])
-    count = len(images)
-    while count > 1 and _size(images[:count], side) > PAGE_BYTES:
-        count -= 1
-    table = (matplotlib.colormaps[COLOURS](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-    content = {
-        "side": side,
-        "colours": _text(table.tobytes()),
-        "images": [_image(one, side) for one in images[:count]],
-    }
-    cut = any(max(*layer.attention.grid, *layer.attention.key_grid) > side for layer in images[0].layers)
-    gradient = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in table[::32].tolist())
-    note = f"Maps of more than {side} cells along an axis are shown in {side}." if cut else ""
-    body = _BODY.format(title=escape(title), note=note, gradient=gradient)
-    data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n{body}\n</main>\n"
-        f'<script type="application/json" id="content">{data}</script>\n<script>{_SCRIPT}</script></body></html>\n'
-    )
-    return page, count
+
+    def __init__(self, title: str, total: int) -> None:
+        self.title = title
+        self._total = total
+        self._side = _SIDES[-1]
+        self._size = 0
+        self._images: list[dict[str, Any]] = []
+        self._is_cut = False
+
+    def __len__(self) -> int:
+        """How many images the page holds."""
+        return len(self._images)
+
+    def add(self, maps: ImageMaps) -> None:
+        """Add an image, unless there is no room for it."""
+        if not self._images:
+            fits = (side for side in _SIDES if self._total * _size(maps, side) <= PAGE_BYTES)
+            self._side = next(fits, _SIDES[-1])
+            grids = [grid for layer in maps.layers for grid in (layer.attention.grid, layer.attention.key_grid)]
+            self._is_cut = any(max(grid) > self._side for grid in grids)
+        size = _size(maps, self._side)
+        if not self._images or self._size + size <= PAGE_BYTES:
+            self._images.append(_image(maps, self._side))
+            self._size += size
+
+    def render(self) -> str:
+        """The page as HTML text."""
+        table = (matplotlib.colormaps[COLOURS](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+        content = {"side": self._side, "colours": _text(table.tobytes()), "images": self._images}
+        gradient = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in table[::32].tolist())
+        note = f"Maps of more than {self._side} cells along an axis are shown in {self._side}." if self._is_cut else ""
+        body = _BODY.format(title=escape(self.title), note=note, gradient=gradient)
+        data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{escape(self.title)}</title><style>{_STYLE}</style></head>\n<body><main>\n{body}\n</main>\n"
+            f'<script type="application/json" id="content">{data}</script>\n<script>{_SCRIPT}</script></body></html>\n'
+        )
 
 
-def _size(images: Sequence[ImageMaps], side: int) -> int:
-    """About the bytes of a page: four letters for three bytes, and some for the picture and the peaks."""
-    total = 0
-    for image in images:
-        total += 60_000
-        for layer in image.layers:
-            rows = np.prod(_queries(layer, side)) + 1
-            total += int(rows * (np.prod(_cut(layer.attention.key_grid, side)) * 4 / 3 + 6))
+def _size(image: ImageMaps, side: int) -> int:
+    """About the bytes of an image: four letters for three bytes, and some for the picture and the peaks."""
+    total = 60_000
+    for layer in image.layers:
+        rows = math.prod(_queries(layer, side)) + 1
+        total += int(rows * (math.prod(_cut(layer.attention.key_grid, side)) * 4 / 3 + 6))
     return total
 
 
