@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from gcnet.evaluation.network import Network
 
 BATCH_SIZE = 8
-_MEASURES = (("input", "input"), ("output", "added"), ("attention", "attention"), ("js divergence", "divergence"))
+_TITLES = ("input", "output", "attention", "js divergence")
+_KEYS = ("input", "added", "attention", "divergence")  # of a layer's intervals
 
 
 def measure(network: "Network", settings: "Settings") -> int:
@@ -93,9 +94,10 @@ def _print_table(layers: "list[Layer]") -> None:
     print(f"average distance between positions, {layers[0].images:,} images; 95 % intervals over images")
     print("cosine from 0 (the same) over 0.5 (unrelated) to 1; js divergence in nats, up to 0.69\n")
     width = max(len("layer"), *(len(layer.name) for layer in layers))
-    print(f"{'layer':<{width}}  " + "  ".join(f"{title:<23}" for title, _ in _MEASURES).rstrip())
+    print(f"{'layer':<{width}}  " + "  ".join(f"{title:<23}" for title in _TITLES).rstrip())
     for layer in layers:
-        cells = [_cell(getattr(layer, key)) for _, key in _MEASURES]
+        rows = ["one map", "one map"] if layer.is_shared else [_cell(layer.attention), _cell(layer.divergence)]
+        cells = [_cell(layer.input), _cell(layer.added), *rows]
         print(f"{layer.name:<{width}}  " + "  ".join(f"{cell:<23}" for cell in cells).rstrip())
 
 
@@ -113,14 +115,13 @@ def _write_layers(layers: "list[Layer]", settings: "Settings") -> list[str]:
 
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    keys = [key for _, key in _MEASURES]
-    bounds = [f"{'output' if key == 'added' else key}{end}" for key in keys for end in ("", "_low", "_high")]
+    bounds = [f"{'output' if key == 'added' else key}{end}" for key in _KEYS for end in ("", "_low", "_high")]
     writer.writerow(["layer", "kind", "positions", "channels", "images", "shared", *bounds, "divergence_error"])
     for layer in layers:
         grid = "x".join(map(str, layer.grid))
         writer.writerow(
             [layer.name, layer.kind, grid, layer.channels, layer.images, layer.is_shared]
-            + [value for key in keys for value in _numbers(getattr(layer, key))]
+            + [value for key in _KEYS for value in _numbers(getattr(layer, key))]
             + [f"{layer.divergence_error:.2g}"]
         )
     write_atomic(settings.output / "statistics.csv", table.getvalue().encode())
