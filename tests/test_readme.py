@@ -1,4 +1,4 @@
-"""Every command and every example of the README runs as it stands there."""
+"""Every command and every example of the README runs as it stands there; examples of the analysis, too."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from gcnet.data.scenes import Scenes
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT + (ROOT / "docs" / "analysis.md").read_text(), re.DOTALL)
 COMMANDS = [
     line.replace("\\\n", " ")
     for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
@@ -27,7 +27,7 @@ COMMANDS = [
 
 def test_the_readme_has_examples_and_commands() -> None:
     assert len(EXAMPLES) > 1
-    assert {"train", "evaluate", "predict", "compare", "check-data", "models", "blocks"} <= {
+    assert {"train", "evaluate", "predict", "compare", "analyze", "check-data", "models", "blocks"} <= {
         line.split()[1] for line in COMMANDS if line.startswith("gcnet ")
     }
 

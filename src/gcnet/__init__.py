@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gcnet import analysis
     from gcnet.blocks import build_block, list_blocks
     from gcnet.models.create import create_model
     from gcnet.models.files import load_model, save_model
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "analysis",
     "build_block",
     "context_parameters",
     "create_model",
@@ -39,6 +41,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "analysis":
+        return import_module("gcnet.analysis")
     if name not in _HOMES:
         raise AttributeError(f"module 'gcnet' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)

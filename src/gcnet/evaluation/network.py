@@ -1,9 +1,11 @@
 """The network that `--model` and `--weights` name, with the preprocessing and class names that came with it."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -159,6 +161,21 @@ def _outputs(fresh: nn.Module, weights: str) -> int | None:
         if name in own and own[name].shape != tensor.shape and own[name].shape[1:] == tensor.shape[1:]
     }
     return unfit.pop() if len(unfit) == 1 else None
+
+
+def published_preprocessing(model: nn.Module) -> Preprocessing | None:
+    """What timm says of its own networks; None for others."""
+    published: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    if "input_size" not in published:
+        return None
+    size = published["input_size"][-1]
+    return Preprocessing(
+        size,
+        max(size, math.floor(size / published.get("crop_pct", 1))),
+        published.get("interpolation", "bicubic"),
+        tuple(published["mean"]),
+        tuple(published["std"]),
+    )
 
 
 def override_preprocessing(

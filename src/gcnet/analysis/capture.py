@@ -1,0 +1,147 @@
+"""Capture: a context in which every attending module of a network, and every gate, leaves what it did at each call."""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gcnet.analysis.attention import Attention
+from gcnet.analysis.readers import Adapter, Call, Reader, find_reader
+from gcnet.framework.block import Branch
+from gcnet.framework.fusion import Add
+
+# Of squeeze-and-excitation in other libraries, the part whose output multiplies the channels.
+_GATES = {
+    "timm.layers.squeeze_excite": "gate",
+    "timm.layers.eca": "gate",
+    "timm.layers.global_context": "gate",
+    "timm.models._efficientnet_blocks": "gate",
+    "torchvision.ops.misc": "scale_activation",
+}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The weights by which one call of a gate multiplied the channels; means over positions where it has any."""
+
+    name: str
+    weights: Float[Tensor, "n c"]
+
+
+@dataclass
+class Capture:
+    """What was captured, in the order of the calls: (name of the module, what was kept of its attention), and gates."""
+
+    attention: list[tuple[str, Any]] = field(default_factory=list)
+    gates: list[Gate] = field(default_factory=list)
+    _image: tuple[int, int] = (1, 1)
+    _is_reading: bool = False
+
+
+@contextmanager
+def capture(
+    model: nn.Module,
+    *,
+    adapters: Mapping[type[nn.Module], Adapter] | None = None,
+    keep: Callable[[Attention], Any] = lambda attention: attention,
+) -> Generator[Capture]:
+    """Within it, every forward pass of `model` adds its attention and gates to what is yielded; hooks are gone after.
+
+    Attention is read from our blocks whose context has `attention(x)`, `nn.MultiheadAttention` (torchvision's ViT),
+    timm's ViT, DeiT, EVA, BEiT, Swin, NonLocalAttn and GlobalContext (gcresnet), and mmcv's ContextBlock and non-local
+    blocks. Nothing about the forward pass changes, fused attention stays fused and random numbers stay as they are:
+    the weights are computed again from what the module was given, in evaluation mode. They are detached. A P x P
+    map of each call stays in memory, unless `keep` makes it into something smaller.
+
+        with capture(model) as found:
+            model(images)
+        for name, attention in found.attention: ...
+
+    Args:
+        model: the network.
+        adapters: for modules of other kinds, type of the module -> `(module, *arguments of its call) -> weights`: for
+            maps (N, C, *S) the weights (N, *S), or (N, P, K) with a row for each query position, or either with an axis
+            of heads after the first; for tokens (N, P, C) (N, P, K) or (N, heads, P, K). `observed_weights` is an
+            adapter for modules whose attention is one softmax.
+        keep: what to keep of each call's attention.
+    """
+    found = Capture()
+    known = dict(adapters or {})
+    extra = next(
+        (one for one in (getattr(part, "num_prefix_tokens", None) for part in model.modules()) if isinstance(one, int)),
+        None,
+    )
+    with ExitStack() as hooks:
+        hooks.callback(model.register_forward_pre_hook(_note_image(found), with_kwargs=True).remove)
+        for name, module in model.named_modules():
+            reader = find_reader(module, known)
+            if reader is not None:
+                hook = _reading(found, name, reader, keep, extra)
+                hooks.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+            for part, gate_hook in _gates(found, name, module):
+                hooks.callback(part.register_forward_hook(gate_hook).remove)
+        yield found
+
+
+def _note_image(found: Capture) -> Callable[..., None]:
+    def hook(_: nn.Module, arguments: Any, options: Any) -> None:
+        images = next((one for one in (*arguments, *options.values()) if isinstance(one, Tensor)), None)
+        found._image = (1, 1) if images is None or images.dim() < 4 else (images.shape[-2], images.shape[-1])
+
+    return hook
+
+
+def _reading(
+    found: Capture, name: str, reader: Reader, keep: Callable[[Attention], Any], extra: int | None
+) -> Callable[..., None]:
+    def hook(module: nn.Module, arguments: Any, options: Any, output: Any) -> None:
+        if found._is_reading:  # a part of a module that is being read
+            return
+        found._is_reading = True
+        try:
+            with _evaluating(module), torch.no_grad():
+                attention = reader(module, Call(arguments, options, output, extra, found._image))
+                if attention is not None:
+                    found.attention.append((name, keep(attention)))
+        finally:
+            found._is_reading = False
+
+    return hook
+
+
+def _gates(found: Capture, name: str, module: nn.Module) -> list[tuple[nn.Module, Callable[..., None]]]:
+    """The part of a module whose calls show its gate, with the hook that notes it."""
+    if isinstance(module, Branch) and not isinstance(module.fusion, Add):
+
+        def of_fusion(fusion: nn.Module, arguments: Any, _: Any) -> None:
+            x, term = arguments
+            with torch.no_grad():  # what it does to ones is what it multiplies by
+                _note_gate(found, name, fusion.forward(torch.ones_like(x), term))
+
+        return [(module.fusion, of_fusion)]
+    part = getattr(module, _GATES.get(type(module).__module__, ""), None)
+    if not isinstance(part, nn.Module):
+        return []
+    return [(part, lambda _, __, output: _note_gate(found, name, output.detach()))]
+
+
+def _note_gate(found: Capture, name: str, factors: Tensor) -> None:
+    if found._is_reading:
+        return
+    weights = factors.flatten(1) if factors.dim() == 3 and factors.shape[1] == 1 else factors.flatten(2).mean(-1)
+    found.gates.append(Gate(name, weights))
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Generator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

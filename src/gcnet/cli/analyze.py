@@ -1,0 +1,126 @@
+"""`gcnet analyze`: what a trained network attends to in images, and how much that depends on the query."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from gcnet.data.settings import DataSettings
+from gcnet.errors import UserError
+
+if TYPE_CHECKING:
+    from gcnet.data.settings import Preprocessing
+    from gcnet.evaluation.network import Network
+
+SUMMARY = "show what each query of a trained network attends to, and measure whether it matters which"
+
+_OF_IMAGES = ("points",)
+_OF_STATISTICS = ("data", "root", "batch_size", "scene_distance", "seed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Show what a trained classifier attends to in images, or measure over a data set how much that depends on where.
+
+    Images become PNG files, and one page on which a click shows the map of that query in every layer. --statistics
+    gives the average distances between positions of inputs, outputs and attention (Table 1 of the paper) for every
+    layer, and says where a gc block would do. Channel weights of gates are drawn by class.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Model file, or a network by name (then with --weights)."""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Image files, or folders that are searched for images."""
+    weights: str | None = None
+    """Weights for a network by name: a file, or "pretrained"."""
+    points: tuple[str, ...] = ("auto",)
+    """Query points: auto (four of different colours), grid (three by three), or X,Y from 0 to 1 each, such as
+    0.5,0.25 for half the width and a quarter of the height."""
+    statistics: bool = False
+    """Measure the distances over the images of --data instead."""
+    data: str | None = None
+    """Statistics: scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or
+    a CSV."""
+    root: str = "data"
+    """Statistics: folder of downloaded data sets (cifar10, cifar100)."""
+    scene_distance: int | None = None
+    """Statistics, scenes: pixels between the reference patch and the nearest shape (default: half of a 64 px image)."""
+    seed: int = 0
+    """Statistics: seed of generated scenes."""
+    batch_size: int | None = None
+    """Statistics: images at a time (default: 8)."""
+    limit: int | None = None
+    """Use only so many images, evenly spread over all (default: 12 for pictures, 100 for statistics)."""
+    image_size: int | None = None
+    """Side of the images that the network gets, in pixels (default: the model file's, or timm's)."""
+    device: str = "auto"
+    """auto (cuda if there is one), cpu, cuda or cuda:N."""
+    output: Path = Path("analysis")
+    """Folder for the pictures and the page, or for statistics.csv and statistics.png."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        for name in ("batch_size", "limit", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, found {value}")
+        if self.statistics and self.data is None:
+            raise UserError("--statistics are measured over a data set: give --data")
+        if self.statistics and self.images:
+            raise UserError(f"--statistics are measured over --data, not over images named; found {self.images[0]}")
+        if not self.statistics and not self.images:
+            raise UserError(
+                "gcnet analyze needs images, or --statistics with --data, as in: gcnet analyze FILE photo.jpg"
+            )
+        self._refuse(_OF_IMAGES if self.statistics else _OF_STATISTICS)
+
+    def _refuse(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            if getattr(self, name) != getattr(Settings, name):
+                where = "pictures of images, and --statistics are asked for" if self.statistics else "--statistics"
+                raise UserError(f"--{name.replace('_', '-')} belongs to {where}")
+
+    def data_settings(self) -> DataSettings:
+        """The settings of the images of --data."""
+        return DataSettings(
+            data=self.data or "",
+            root=self.root,
+            image_size=self.image_size,
+            limit_val=self.limit or 100,
+            scene_distance=self.scene_distance,
+        )
+
+
+def run(settings: Settings) -> int:
+    """Analyze, print and write what is asked for; 0 if at least one image worked, 1 if none did."""
+    from gcnet.evaluation.network import open_network
+    from gcnet.training.distributed import choose_device
+
+    device = choose_device(settings.device)
+    network = open_network(settings.model, settings.weights)
+    network.model.to(device)
+    if settings.statistics:
+        from gcnet.cli.analyze_data import measure
+
+        return measure(network, settings)
+    from gcnet.cli.analyze_images import draw
+
+    return draw(network, settings)
+
+
+def find_preprocessing(network: "Network", settings: Settings) -> "Preprocessing | None":
+    """How images are prepared: as the model file says, or timm, with --image-size changed; None if nobody says."""
+    from gcnet.data.settings import Preprocessing
+    from gcnet.evaluation.network import override_preprocessing, published_preprocessing
+
+    known = network.preprocessing or published_preprocessing(network.model)
+    if known is None:
+        return None if settings.image_size is None else Preprocessing(settings.image_size)
+    return override_preprocessing(known, image_size=settings.image_size)
+
+
+def report_written(files: list[str], folder: Path) -> None:
+    """Say what was written where."""
+    listed = files if len(files) <= 6 else [*files[:5], f"{len(files) - 5} more"]
+    print(f"\nwrote {', '.join(listed)} into {folder}")

@@ -1,0 +1,144 @@
+"""How much a classifier's inputs, outputs and attention depend on the position, over a data set."""
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gcnet.cli.analyze import find_preprocessing, report_written
+from gcnet.cli.predict import report_skipped
+from gcnet.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gcnet.analysis.query_independence import Interval, Layer
+    from gcnet.cli.analyze import Settings
+    from gcnet.data.images import ImageSource
+    from gcnet.data.loading import Batch, Loader, Skipped
+    from gcnet.data.settings import Preprocessing
+    from gcnet.evaluation.gates import GateMeans
+    from gcnet.evaluation.network import Network
+
+BATCH_SIZE = 8
+_TITLES = ("input", "output", "attention", "js divergence")
+_KEYS = ("input", "added", "attention", "divergence")  # of a layer's intervals
+
+
+def measure(network: "Network", settings: "Settings") -> int:
+    """Measure, print and write; 0 if at least one image worked, 1 if none did."""
+    from gcnet.analysis.query_independence import measure_layers
+    from gcnet.analysis.replacement import reading
+    from gcnet.data.coco.source import is_coco
+    from gcnet.data.source import open_evaluation
+    from gcnet.evaluation.gates import GateMeans
+    from gcnet.evaluation.inference import evaluating
+
+    if is_coco(settings.data or ""):
+        raise UserError(f"--data takes images of classes, and {settings.data} is in COCO's format, for detectors")
+    source, preprocessing = open_evaluation(
+        settings.data_settings(), settings.seed, preprocessing=find_preprocessing(network, settings)
+    )
+    run, gates = _Run(_loader(source, preprocessing, settings), network, len(source)), GateMeans()
+    with evaluating(network.model):
+        layers = measure_layers(network.model, run.images(), on_gates=lambda found: gates.add(found, run.labels))
+    report_skipped(run.skipped, run.worked, "measured")
+    if not run.worked:
+        return 1
+    if not layers and not gates.names:
+        raise UserError(f"{settings.model} has neither attention over positions nor gates of channels to measure")
+    settings.output.mkdir(parents=True, exist_ok=True)
+    if layers:
+        _print_table(layers)
+    print(f"\n{reading(network.model, layers)}")
+    written = _write_layers(layers, settings) if layers else []
+    report_written([*written, *_write_gates(gates, source.classes, run.worked, settings)], settings.output)
+    return 0
+
+
+class _Run:
+    """The images of a loader, batch by batch on the network's device, with the labels of the last batch at hand."""
+
+    def __init__(self, loader: "Loader[Batch]", network: "Network", total: int) -> None:
+        self._loader, self._total = loader, total
+        self._device = next(network.model.parameters()).device
+        self.labels: list[int] = []
+        self.skipped: list[Skipped] = []
+        self.worked = 0
+
+    def images(self) -> "Iterator[Tensor]":
+        """Images (N, 3, H, W) of each batch that holds any."""
+        from gcnet.evaluation.progress import progress_bar
+
+        with progress_bar("images", self._total) as progress:
+            for batch in self._loader:
+                self.labels = batch.labels.tolist()
+                self.skipped += batch.skipped
+                self.worked += len(batch)
+                if len(batch):
+                    yield batch.images.to(self._device)
+                progress(len(batch) + len(batch.skipped))
+
+
+def _loader(source: "ImageSource", preprocessing: "Preprocessing", settings: "Settings") -> "Loader[Batch]":
+    from gcnet.data.loading import Images, build_loader
+    from gcnet.data.sampling import EvaluationSampler
+    from gcnet.data.transforms import build_eval_transform
+
+    images = Images(source, build_eval_transform(preprocessing))
+    sampler = EvaluationSampler(len(source), batch_size=settings.batch_size or BATCH_SIZE)
+    return build_loader(images, sampler, image_size=preprocessing.image_size)
+
+
+def _print_table(layers: "list[Layer]") -> None:
+    print(f"average distance between positions, {layers[0].images:,} images; 95 % intervals over images")
+    print("cosine from 0 (the same) over 0.5 (unrelated) to 1; js divergence in nats, up to 0.69\n")
+    width = max(len("layer"), *(len(layer.name) for layer in layers))
+    print(f"{'layer':<{width}}  " + "  ".join(f"{title:<23}" for title in _TITLES).rstrip())
+    for layer in layers:
+        rows = ["one map", "one map"] if layer.is_shared else [_cell(layer.attention), _cell(layer.divergence)]
+        cells = [_cell(layer.input), _cell(layer.added), *rows]
+        print(f"{layer.name:<{width}}  " + "  ".join(f"{cell:<23}" for cell in cells).rstrip())
+
+
+def _cell(interval: "Interval | None") -> str:
+    if interval is None:
+        return "-"
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:.4f}"
+    return f"{interval.mean:.4f} ({interval.low:.4f}-{interval.high:.4f})"
+
+
+def _write_layers(layers: "list[Layer]", settings: "Settings") -> list[str]:
+    from gcnet.evaluation.attention_figures import plot_distances
+    from gcnet.storage import write_atomic
+
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    bounds = [f"{'output' if key == 'added' else key}{end}" for key in _KEYS for end in ("", "_low", "_high")]
+    writer.writerow(["layer", "kind", "positions", "channels", "images", "shared", *bounds, "divergence_error"])
+    for layer in layers:
+        grid = "x".join(map(str, layer.grid))
+        writer.writerow(
+            [layer.name, layer.kind, grid, layer.channels, layer.images, layer.is_shared]
+            + [value for key in _KEYS for value in _numbers(getattr(layer, key))]
+            + [f"{layer.divergence_error:.2g}"]
+        )
+    write_atomic(settings.output / "statistics.csv", table.getvalue().encode())
+    plot_distances(layers, settings.output / "statistics.png")
+    return ["statistics.csv", "statistics.png"]
+
+
+def _numbers(interval: "Interval | None") -> list[str]:
+    values = (None, None, None) if interval is None else (interval.mean, interval.low, interval.high)
+    return ["" if value is None else f"{value:.6g}" for value in values]
+
+
+def _write_gates(gates: "GateMeans", classes: tuple[str, ...], images: int, settings: "Settings") -> list[str]:
+    from gcnet.evaluation.attention_figures import plot_gates
+
+    if not gates.names:
+        return []
+    names = [classes[label] for label in gates.labels]
+    plot_gates(gates.rows(), names, settings.output / "gates.png", images=images)
+    return ["gates.png"]

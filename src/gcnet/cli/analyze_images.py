@@ -1,0 +1,132 @@
+"""What a classifier attends to in images: looked at one by one, drawn, and put on a page."""
+
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from gcnet.cli.analyze import find_preprocessing, report_written
+from gcnet.cli.predict import report_skipped
+from gcnet.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gcnet.cli.analyze import Settings
+    from gcnet.evaluation.attention_maps import ImageMaps, LayerMaps
+    from gcnet.evaluation.network import Network
+
+IMAGES = 12
+
+
+def draw(network: "Network", settings: "Settings") -> int:
+    """Draw the attention on each image, and write the page; 0 if at least one image worked, 1 if none did."""
+    from PIL import Image
+
+    from gcnet.data.decode import ImageError
+    from gcnet.data.loading import Skipped
+    from gcnet.evaluation.attention_maps import choose_points, look_at
+    from gcnet.evaluation.progress import progress_bar
+
+    preprocessing = find_preprocessing(network, settings)
+    if preprocessing is None:
+        raise UserError(
+            f"{settings.weights or settings.model} comes without preprocessing: give --image-size, the side of the "
+            "images that it was trained on"
+        )
+    choose_points(settings.points, Image.new("RGB", (1, 1)))  # a point that cannot be is said before all else
+    paths, skipped = _chosen(settings), []
+    drawn = _Drawn(network, settings, len(paths))
+    with progress_bar("images", len(paths)) as progress:
+        for path in paths:
+            try:
+                drawn.add(look_at(network, path, preprocessing))
+            except ImageError as error:
+                skipped.append(Skipped(str(path), error.reason))
+            progress(1)
+    if drawn.count:
+        drawn.finish()
+    report_skipped(skipped, drawn.count, "analyzed")
+    return 0 if drawn.count else 1
+
+
+def _chosen(settings: "Settings") -> "list[Path]":
+    from gcnet.evaluation.predict import find_images
+
+    paths = find_images(settings.images)
+    count = min(settings.limit or IMAGES, len(paths))
+    if count < len(paths):
+        print(f"{count} of {len(paths)} images, evenly spread; --limit takes another number", file=sys.stderr)
+    return [paths[number * len(paths) // count] for number in range(count)]
+
+
+class _Drawn:
+    """What is written about images, one after the other, so that the attention of one only is in memory."""
+
+    def __init__(self, network: "Network", settings: "Settings", total: int) -> None:
+        from gcnet.evaluation.attention_page import Page
+        from gcnet.evaluation.gates import GateMeans
+
+        self._network, self._settings = network, settings
+        self._page = Page(f"What {settings.model} attends to", total)
+        self._gates = GateMeans()
+        self._answers: list[str] = []
+        self._layers: list[str] = []
+        self._files: list[str] = []
+
+    @property
+    def count(self) -> int:
+        """Images so far."""
+        return len(self._answers)
+
+    def add(self, maps: "ImageMaps") -> None:
+        """Draw the pictures of an image."""
+        from gcnet.evaluation.attention_figures import plot_queries, plot_shared
+        from gcnet.evaluation.attention_maps import choose_points
+
+        if not maps.layers and not maps.gates:
+            raise UserError(
+                f"{self._settings.model} has neither attention over positions nor gates of channels to show"
+            )
+        folder = self._settings.output
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"{self.count + 1:02}-{re.sub(r'[^A-Za-z0-9.-]+', '_', maps.path.stem)[:60]}"
+        if plot_queries(maps, choose_points(self._settings.points, maps.image), folder / f"{stem}-queries.png"):
+            self._files.append(f"{stem}-queries.png")
+        if plot_shared(maps, folder / f"{stem}-shared.png"):
+            self._files.append(f"{stem}-shared.png")
+        if maps.layers:
+            self._page.add(maps)
+        self._gates.add(maps.gates, [maps.label])
+        self._answers.append(f"{printable(maps.path)}: {maps.answer}")
+        self._layers = [_line(layer) for layer in maps.layers]
+
+    def finish(self) -> None:
+        """Write the page and the picture of gates, and say what there is."""
+        from gcnet.evaluation.attention_figures import plot_gates
+        from gcnet.storage import write_atomic
+
+        folder, gates = self._settings.output, self._gates
+        if gates.names:
+            names = [f"taken for {self._network.names()[label]}" for label in gates.labels]
+            plot_gates(gates.rows(), names, folder / "gates.png", images=self.count)
+            self._files.insert(0, "gates.png")
+        if self._layers:
+            write_atomic(folder / "index.html", self._page.render().encode())
+            self._files.insert(0, "index.html")
+        if self._layers and len(self._page) < self.count:
+            print(f"index.html has room for {len(self._page)} of {self.count} images", file=sys.stderr)
+        print("\n".join(self._answers))
+        if self._layers:
+            print("\n".join(["", f"{'layer':<32}  {'positions':>9}  maps", *self._layers]))
+        report_written(self._files, folder)
+
+
+def _line(layer: "LayerMaps") -> str:
+    """What a layer is: its name, its positions, and what maps it has."""
+    attention = layer.attention
+    height, width = attention.grid
+    heads = attention.weights.shape[-2 if attention.is_shared else -3]
+    kinds = "one for all queries" if attention.is_shared else "one for each query"
+    windows = "" if attention.windows is None else ", in windows"
+    several = f", mean of {heads} heads" if heads > 1 else ""
+    return f"{layer.name or layer.kind:<32}  {f'{height} x {width}':>9}  {kinds}{windows}{several}"

@@ -1,0 +1,136 @@
+"""`gcnet analyze` from images and data sets to pictures, a page, tables and one sentence."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gcnet.cli import main
+from gcnet.cli.analyze import Settings, run
+from gcnet.errors import UserError
+from gcnet.models.create import create_model
+from gcnet.models.files import save_model
+from gcnet.models.insertion import insert
+
+CLASSES = ("ant", "bee", "cat")
+
+
+@pytest.fixture
+def photos(tmp_path: Path, seed: int) -> Path:
+    generator = np.random.default_rng(seed)
+    for number in range(7):
+        place = tmp_path / "photos" / CLASSES[number % 3] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (23, 19, 3), dtype=np.uint8)).save(place)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> str:
+    """A network with attention for each query in stage 1, one map in stage 2, and gates in stage 3."""
+    model = create_model("cifar_resnet20", num_classes=3)
+    insert(model, "nl_embedded_gaussian", stages=(1,), blocks=(0,))
+    insert(model, "gc", stages=(2,), blocks=(0,))
+    insert(model, "se", stages=(3,), blocks=(0,))
+    with torch.no_grad():
+        model.get_submodule("layer1.0.context.add.transform").weight.normal_()
+    path = tmp_path / "mixed.safetensors"
+    save_model(model, path, preprocessing={"image_size": 16}, class_names=CLASSES)
+    return str(path)
+
+
+def test_images_become_pictures_and_a_page(
+    photos: Path, mixed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "broken.png").write_text("no image")
+    output = tmp_path / "out"
+    assert run(Settings(mixed, (photos,), points=("0.5,0.5", "0,0"), output=output, device="cpu")) == 0
+    names = {path.name for path in output.iterdir()}
+    assert len(names) == 7 * 2 + 2
+    assert {"index.html", "gates.png"} < names
+    printed = capsys.readouterr()
+    lines = [line.split(maxsplit=4) for line in printed.out.splitlines()]
+    assert ["layer1.0.context", "16", "x", "16", "one for each query"] in lines
+    assert ["layer2.0.context", "8", "x", "8", "one for all queries"] in lines
+    assert "7 of 8 images analyzed, 1 left out" in printed.err
+    assert f"left out {photos / 'broken.png'}: not an image" in printed.err
+
+
+def test_a_limit_takes_images_evenly(photos: Path, mixed: str, tmp_path: Path) -> None:
+    assert run(Settings(mixed, (photos,), limit=2, output=tmp_path / "out", device="cpu")) == 0
+    assert len(list((tmp_path / "out").glob("*-queries.png"))) == 2
+
+
+def test_statistics_are_printed_written_and_drawn(
+    photos: Path, mixed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    settings = Settings(mixed, statistics=True, data=str(photos), batch_size=3, output=output, device="cpu")
+    assert run(settings) == 0
+    assert {path.name for path in output.iterdir()} == {"statistics.csv", "statistics.png", "gates.png"}
+    with open(output / "statistics.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["layer"], first["positions"], first["images"]) == ("layer1.0.context", "16x16", "7")
+    assert 0 < float(first["output_low"]) <= float(first["output"]) <= float(first["output_high"]) < 1
+    assert (second["shared"], float(second["attention"])) == ("True", 0)
+    text = capsys.readouterr().out
+    assert "layer1.0.context  0." in text
+    assert "Attention does not depend on the query in 1 of 1 layer where it could (layer1.0.context)" in text
+    assert "A gc block in its place would do:" in text
+
+
+def test_a_network_without_either_is_refused(photos: Path, tmp_path: Path) -> None:
+    save_model(create_model("cifar_resnet20"), tmp_path / "plain.safetensors", preprocessing={"image_size": 16})
+    model = str(tmp_path / "plain.safetensors")
+    with pytest.raises(UserError, match="neither attention over positions nor gates of channels to show"):
+        run(Settings(model, (photos,), output=tmp_path / "out", device="cpu"))
+    with pytest.raises(UserError, match="neither attention over positions nor gates of channels to measure"):
+        run(Settings(model, statistics=True, data=str(photos), output=tmp_path / "out", device="cpu"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_gates_alone_make_a_picture_and_no_page(photos: Path, tmp_path: Path) -> None:
+    save_model(create_model("se_cifar_resnet20"), tmp_path / "se.safetensors", preprocessing={"image_size": 16})
+    output = tmp_path / "out"
+    assert run(Settings(str(tmp_path / "se.safetensors"), (photos,), output=output, device="cpu")) == 0
+    assert [path.name for path in output.iterdir()] == ["gates.png"]
+
+
+def test_no_image_that_works_is_exit_code_one(mixed: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    assert run(Settings(mixed, (tmp_path / "empty.jpg",), output=tmp_path / "out", device="cpu")) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_without_preprocessing_need_a_size(photos: Path, tmp_path: Path) -> None:
+    torch.save(create_model("gc_cifar_resnet20").state_dict(), tmp_path / "weights.pth")
+    settings = {"weights": str(tmp_path / "weights.pth"), "output": tmp_path / "out", "device": "cpu"}
+    with pytest.raises(UserError, match="comes without preprocessing: give --image-size"):
+        run(Settings("gc_cifar_resnet20", (photos,), **settings))
+    assert run(Settings("gc_cifar_resnet20", (photos,), image_size=16, limit=1, **settings)) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("m.safetensors", "needs images, or --statistics with --data"),
+        ("m.safetensors --statistics", "--statistics are measured over a data set: give --data"),
+        ("m.safetensors a.png --statistics --data photos", "not over images named; found a.png"),
+        ("m.safetensors a.png --data photos", "--data belongs to --statistics"),
+        ("m.safetensors --statistics --data photos --points grid", "--points belongs to pictures of images"),
+        ("m.safetensors a.png --limit 0", "--limit must be at least 1, found 0"),
+        ("vit_tiny_patch16_224 a.png", "a network by name needs trained weights"),
+    ],
+)
+def test_what_cannot_work_gets_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", *arguments.split()]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_point_that_cannot_be_is_said_before_anything_is_written(photos: Path, mixed: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='found "centre"'):
+        run(Settings(mixed, (photos,), points=("centre",), output=tmp_path / "out", device="cpu"))
+    assert not (tmp_path / "out").exists()
