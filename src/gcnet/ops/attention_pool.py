@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gcnet.ops.triton_pool import attention_pool_triton, can_pool
+
 
 def attention_logits(
     x: Float[Tensor, "n c p"], weight: Float[Tensor, "c"], bias: Float[Tensor, ""]
@@ -47,12 +49,14 @@ def attention_pool(
     """`sum_j softmax_j(weight . x_j + bias) x_j`, in the dtype of `x`, under autocast too.
 
     The gradient is its own: it reads the map twice, writes one map, and keeps of the forward pass only the map, the
-    attention and vectors.
+    attention and vectors. On a GPU it runs in Triton kernels, where Triton is there.
     """
     if _autocasts(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             return attention_pool(x, weight, bias)
     weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    if can_pool(x):
+        return attention_pool_triton(x, weight, bias)
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled():
         return attention_pool_reference(x, weight, bias)
     return _AttentionPool.apply(x, weight, bias)[0]
