@@ -9,13 +9,13 @@ import datetime
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gcnet.blocks import build_gc
-from gcnet.framework.block import ContextBlock
+from gcnet.blocks import build_block
 from gcnet.ops.triton_pool import READY, attention_pool_triton
 
 STAGES = {"c2": (256, 4), "c3": (512, 8), "c4": (1024, 16), "c5": (2048, 32)}  # channels and stride in ResNet-50
@@ -78,7 +78,7 @@ def bytes_moved(x: Tensor) -> dict[str, dict[str, int]]:
     samples, channels, _ = x.shape
     splits, _, _ = plan(x, channels)
     one = x.numel() * x.element_size()
-    partial = 2 * samples * splits * channels * 4  # written, then read, in float32
+    partial = 2 * samples * int(splits) * channels * 4  # written, then read, in float32
     return {
         "forward": {"minimum": one, "triton": one + partial, "plain": 2 * one},
         "backward": {"minimum": 2 * one, "triton": 2 * one + partial, "plain": 7 * one},
@@ -109,7 +109,7 @@ def time_stage(stage: str, dtype: str, layout: str, options: argparse.Namespace)
     torch.manual_seed(0)
     x = torch.randn(options.batch, channels, side, side, device="cuda", dtype=DTYPES[dtype])
     x = x.contiguous(memory_format=LAYOUTS[layout]).requires_grad_()
-    block = build_gc(channels).to("cuda", DTYPES[dtype]).eval()
+    block = build_block("gc", channels=channels).to("cuda", DTYPES[dtype]).eval()
     check(x, block)
     moved = bytes_moved(x.detach().flatten(2))
     rows = []
@@ -131,7 +131,7 @@ def time_stage(stage: str, dtype: str, layout: str, options: argparse.Namespace)
     return rows
 
 
-def check(x: Tensor, block: ContextBlock) -> None:
+def check(x: Tensor, block: Any) -> None:
     """Stop if Triton's context or gradient is not that of float64: wrong results have no speed."""
     key = block.context.key
     results = []
@@ -147,13 +147,13 @@ def check(x: Tensor, block: ContextBlock) -> None:
             sys.exit(f"Triton differs from float64 by {error:.1e} for {tuple(x.shape)} in {x.dtype}; nothing was timed")
 
 
-def forwards(x: Tensor, block: ContextBlock) -> dict[str, Work]:
+def forwards(x: Tensor, block: Any) -> dict[str, Work]:
     """Pooling without gradients."""
     arguments = (x.detach(), block.context.key.weight.detach(), block.context.key.bias.detach())
     return {name: lambda pool=pool: pool(*arguments) for name, pool in POOLS.items()} | {"copy": copier(x)}
 
 
-def backwards(x: Tensor, block: ContextBlock) -> dict[str, Work]:
+def backwards(x: Tensor, block: Any) -> dict[str, Work]:
     """The gradients of pooling alone."""
     arguments = (x, block.context.key.weight, block.context.key.bias)
     works: dict[str, Work] = {}
@@ -166,7 +166,7 @@ def backwards(x: Tensor, block: ContextBlock) -> dict[str, Work]:
     return works | {"copy": copier(x)}
 
 
-def blocks(x: Tensor, block: ContextBlock) -> dict[str, Work]:
+def blocks(x: Tensor, block: Any) -> dict[str, Work]:
     """Pooling, bottleneck and addition in inference."""
     x, key, branch = x.detach(), block.context.key, block.get_submodule("add")
 
