@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from gcnet.blocks import build_block, list_blocks
     from gcnet.models.create import create_model
     from gcnet.models.files import load_model, save_model
-    from gcnet.models.insertion import context_parameters, insert
+    from gcnet.models.insertion import context_parameters, insert, inserted, remove
     from gcnet.models.names import list_detectors, list_models
 
 __version__ = "0.1.0"
@@ -17,10 +17,12 @@ __all__ = [
     "context_parameters",
     "create_model",
     "insert",
+    "inserted",
     "list_blocks",
     "list_detectors",
     "list_models",
     "load_model",
+    "remove",
     "save_model",
 ]
 
@@ -35,6 +37,8 @@ _HOMES = {
     "save_model": "gcnet.models.files",
     "context_parameters": "gcnet.models.insertion",
     "insert": "gcnet.models.insertion",
+    "inserted": "gcnet.models.insertion",
+    "remove": "gcnet.models.insertion",
 }
 
 

@@ -1,9 +1,11 @@
 """The block: one context of the map, then each branch's transform and fusion in turn (arXiv 1904.11492, eq. 3)."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 
 class Branch(nn.Module):
@@ -41,6 +43,9 @@ class ContextBlock(nn.Module):
             self.add_module(name, branch)
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+        if isinstance(x, Proxy):  # Symbolic tracing: the block is one node of the graph.
+            tracer: Any = x.tracer
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
         if x.dim() != self.dims + 2 or x.shape[1] != self.channels:
             axes = ", ".join(["N", str(self.channels), *"THW"[3 - self.dims :]])
             raise ValueError(f"this block takes maps of shape ({axes}), found {tuple(x.shape)}")
