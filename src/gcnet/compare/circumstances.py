@@ -78,6 +78,9 @@ def describe_machine(device: str, jobs: int, threads: int) -> dict[str, str]:
 def _placement(settings: CompareSettings) -> str:
     if settings.placement == "published":
         return "each block at its own published places"
+    if settings.at is not None:
+        position = "" if settings.position is None else f", {settings.position}"
+        return f"every block at the same places: {', '.join(settings.at)}{position}"
     stages = (
         "the network's usual stages" if settings.stages is None else f"stages {', '.join(map(str, settings.stages))}"
     )

@@ -65,7 +65,7 @@ def placement(settings: CompareSettings, block: str, builders: Builders) -> dict
         prefix = "nl_" if block.startswith("nl_") else f"{block}_"
         chosen |= published_placement(prefix, settings.model)
     else:
-        chosen |= {"stages": settings.stages, "position": settings.position}
+        chosen |= {"stages": settings.stages, "position": settings.position, "at": settings.at}
     return {"block": block} | {name: value for name, value in chosen.items() if name != "block" and value is not None}
 
 

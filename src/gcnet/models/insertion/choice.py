@@ -52,10 +52,11 @@ class Chooser:
         self._model = model
         self._example = example
         found = residual_candidates(model)
-        family = residual_family(model.get_submodule(found[0].name)) if found else None
-        usual = () if family is None else family.default_stages
+        self._family = residual_family(model.get_submodule(found[0].name)) if found else None
         # Some networks of another kind have residual blocks in their stem.
-        self._residual = found if any(candidate.stage in usual for candidate in found) else []
+        if self._family is None or all(place.stage not in self._family.default_stages for place in found):
+            found, self._family = [], None
+        self._residual = found
 
     def by_stage(self, stages: Sequence[int] | None, blocks: Sequence[int] | None, position: str | None) -> Choice:
         """The blocks of stages of a known family; without stages and blocks the default of any network."""
@@ -67,10 +68,9 @@ class Chooser:
                     f"{type(self._model).__name__} is none: give at="
                 )
             return self._choice(default_places(self._model, self._run, self._axes), position)
-        family = residual_family(self._model.get_submodule(candidates[0].name)) if self._residual else None
-        usual = default_stages(candidates) if family is None else family.default_stages
+        usual = default_stages(candidates) if self._family is None else self._family.default_stages
         chosen = choose(candidates, stages, blocks, usual)
-        if family is not None:
+        if self._family is not None:
             position = position or "after_norm"
         choice = [candidate.name for candidate in chosen]
         return self._choice(choice, position, sorted({candidate.stage for candidate in chosen}))
@@ -104,13 +104,13 @@ class Chooser:
         return self._residual or family_candidates(self._run, self._axes)
 
     def _choice(self, names: list[str], position: str | None, stages: list[int] | None = None) -> Choice:
+        usual = None if self._family is None else self._family.default_ratio
         if position is not None:
-            modules = {name: self._model.get_submodule(name) for name in names}
-            places = {name: Layout(residual_channels(name, module, position)) for name, module in modules.items()}
-            family = residual_family(modules[names[0]])
-            return Choice(places, position, stages, None if family is None else family.default_ratio, None)
+            modules = ((name, self._model.get_submodule(name)) for name in names)
+            places = {name: Layout(residual_channels(name, module, position)) for name, module in modules}
+            return Choice(places, position, stages, usual, None)
         places = {name: self._layout(name) for name in (resolve(self._model, name) for name in names)}
-        return Choice(places, None, stages, _ratio(places), self._run)
+        return Choice(places, None, stages, usual or _ratio(places), self._run)
 
     def _layout(self, name: str) -> Layout:
         calls = self._run.of(name)

@@ -11,8 +11,8 @@ from gcnet.models.insertion.axes import Axes
 from gcnet.models.insertion.observe import Call, DryRun
 from gcnet.models.insertion.resolve import unfit
 
-# A map of more positions is the stem's, and takes none by default where any other does (224 pixels at a stride of 2).
-_STEM_POSITIONS = 4096
+# Maps of a smaller stride are the stem's, and take no block where enough deeper ones do, as the paper's c3 to c5.
+_STEM_STRIDE, _ENOUGH = 4, 3
 
 
 # How much more than halving its sides (as 35 to 17 is) counts as one change of resolution.
@@ -33,7 +33,7 @@ def default_places(model: nn.Module, run: DryRun, axes: Axes) -> list[str]:
     if len(tokens) > 1 and axes.layout(tokens[-1]).prefix and _reads_class_token_alone(model):
         del tokens[-1]  # What a block did to the other tokens there would be read by nothing.
     in_maps, in_tokens = (_size({call.module for call in calls}) for calls in (trunk, tokens))
-    places = _last_of_resolutions(trunk, axes)
+    places = _last_of_resolutions(_without_logits(trunk, run, axes), axes, _input_spatial(run.calls[0])[-1:])
     if tokens and (in_tokens > in_maps or not places):
         places = [call.name for call in tokens]
     if not places:
@@ -65,16 +65,26 @@ def _token_blocks(run: DryRun, axes: Axes) -> list[Call]:
     return [call for call in blocks if not any(holder in blocks for holder in call.ancestors())]
 
 
-def _last_of_resolutions(trunk: list[Call], axes: Axes) -> list[str]:
-    """The last module of every resolution that has parameters; of a stem's only where there is no other."""
-    ends: list[tuple[str, int]] = []
+def _without_logits(trunk: list[Call], run: DryRun, axes: Axes) -> list[Call]:
+    """The trunk without maps of the logits at its end, which some classifiers make before they pool."""
+    logits = getattr(run.calls[0].output, "shape", ())[1:]
+    kept = list(trunk)
+    while kept and (axes.layout(kept[-1]).channels,) == tuple(logits):
+        kept.pop()
+    same = [call for call in kept if _spatial(call, axes) == _spatial(trunk[-1], axes)]
+    return kept if any(_size([call.module]) for call in same) else trunk
+
+
+def _last_of_resolutions(trunk: list[Call], axes: Axes, width: tuple[int, ...]) -> list[str]:
+    """The last module of every resolution that has parameters, without the stem's; `width` is the input's last side."""
+    ends: list[tuple[str, float]] = []
     for spatial, group in groupby(trunk, lambda call: _spatial(call, axes)):
         calls = list(group)
         fit = [name for name in (_end(call, axes) for call in calls) if name is not None]
-        if fit and _positions(spatial) > 1 and _size(call.module for call in calls):
-            ends.append((fit[-1], _positions(spatial)))
-    deep = [name for name, positions in ends if positions <= _STEM_POSITIONS]
-    return deep or [name for name, _ in ends]
+        if spatial and fit and _positions(spatial) > 1 and _size(call.module for call in calls):
+            ends.append((fit[-1], sum(width) / spatial[-1]))
+    deep = [name for name, stride in ends if round(stride) >= _STEM_STRIDE]
+    return deep if len(deep) >= _ENOUGH else [name for name, _ in ends]
 
 
 def _trunk(call: Call, axes: Axes) -> Iterator[Call]:
