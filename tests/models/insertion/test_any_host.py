@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from gcnet.models.files import load_model, save_model
 from gcnet.models.insertion import context_parameters, insert, inserted, insertion_records, remove
+from gcnet.models.insertion.observe import dry_run
 from models.insertion.hosts import HOSTS, create, images, randomise
 
 
@@ -26,19 +28,43 @@ def with_blocks(name: str, block: str = "gc") -> nn.Module:
     return randomise(model)
 
 
-def test_a_fresh_addition_block_leaves_output_names_random_state_and_modes_as_they_were(name: str) -> None:
+def test_a_fresh_addition_block_leaves_output_names_statistics_and_modes_as_they_were(name: str) -> None:
     host = create(name)
-    before, names, state = host(images(name)), list(host.state_dict()), torch.get_rng_state()
+    before, names = host(images(name)), list(host.state_dict())
     host.train()
     next(iter(host.children())).eval()
-    modes = [module.training for module in host.modules()]
+    modes = {key: module.training for key, module in host.named_modules()}
     statistics = copy.deepcopy(dict(host.named_buffers()))
-    insert(host, "nl_gaussian", example_input=HOSTS[name][1], ratio=None)
-    torch.set_rng_state(state)
-    assert [module.training for key, module in host.named_modules() if "context" not in key] == modes
+    insert(host, "nl_gaussian", example_input=HOSTS[name][1])
+    assert {key: host.get_submodule(key).training for key in modes} == modes
     assert all(torch.equal(host.get_buffer(key), value) for key, value in statistics.items())
     assert torch.equal(host.eval()(images(name)), before)
     assert [key for key in host.state_dict() if ".context." not in key] == names
+
+
+class Wild(nn.Module):
+    """Cannot run on the meta device, and draws random numbers, also in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x + torch.rand(()).item()))
+        return self.second(x if x.sum() > 0 else -x)
+
+
+def test_the_dry_run_of_a_network_that_needs_real_numbers_leaves_no_trace() -> None:
+    model, state = Wild(), torch.get_rng_state()
+    before = copy.deepcopy(model.state_dict())
+    run = dry_run(model, (3, 7, 9))
+    assert [call.name for call in run.calls] == ["", "first", "norm", "second"]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.training and not any(module._forward_hooks for module in model.modules())
+    assert [place.name for place in insert(model, "snl", at="second", example_input=(1, 3, 7, 9)).places] == ["second"]
 
 
 def test_the_block_sees_channels_and_positions_where_they_are(name: str) -> None:
@@ -53,7 +79,7 @@ def test_the_block_sees_channels_and_positions_where_they_are(name: str) -> None
     assert not torch.allclose(output, create(name)(images(name)), atol=1e-4)
 
 
-def _by_hand(name: str, context: nn.Module):  # noqa: ANN202
+def _by_hand(name: str, context: nn.Module) -> Callable[[nn.Module, object, Tensor], Tensor]:
     def on_map(_: nn.Module, __: object, x: Tensor) -> Tensor:
         return context(x)
 
@@ -79,7 +105,7 @@ def test_copies_pickles_and_files_carry_the_blocks(name: str, tmp_path: Path) ->
     model = with_blocks(name)
     output = model(images(name))
     assert torch.equal(copy.deepcopy(model)(images(name)), output)
-    assert torch.equal(pickle.loads(pickle.dumps(model))(images(name)), output)  # noqa: S301
+    assert torch.equal(pickle.loads(pickle.dumps(model))(images(name)), output)
     save_model(model, tmp_path / "model.safetensors")
     loaded = load_model(tmp_path / "model.safetensors", create(name))
     assert torch.equal(loaded(images(name)), output)
@@ -101,7 +127,9 @@ def test_remove_restores_the_host_exactly(name: str) -> None:
 
 
 @pytest.mark.parametrize("convert", [convert_sync_batchnorm, freeze_batch_norm_2d])
-def test_blocks_run_once_after_norms_were_converted_or_frozen(name: str, convert) -> None:  # noqa: ANN001
+def test_blocks_run_once_after_norms_were_converted_or_frozen(
+    name: str, convert: Callable[[nn.Module], nn.Module]
+) -> None:
     model = with_blocks(name)
     output, calls = model(images(name)), []
     model = convert(model).eval()

@@ -60,7 +60,7 @@ def _timm(name: str) -> Callable[[], nn.Module]:
 
 
 def _torchvision(name: str) -> Callable[[], nn.Module]:
-    more = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    more = {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
     return lambda: torchvision.models.get_model(name, weights=None, num_classes=3, **more)
 
 
@@ -106,7 +106,7 @@ def _settled(model: nn.Module, x: torch.Tensor) -> nn.Module:
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if key.endswith("weight") and not parameter.any():
-                parameter.fill_(0.5)
+                parameter.uniform_(0.5, 1)
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = None  # The statistics become the mean of those seen.

@@ -10,7 +10,7 @@ from gcnet.models.insertion.layout import Layout
 from gcnet.models.insertion.observe import Call, DryRun
 
 _FIRST, _LAST = 1, -1
-_TOKENS = ("cls_token", "class_token", "dist_token", "mask_token_prefix", "reg_token", "register_tokens")
+_TOKENS = ("cls_token", "class_token", "dist_token", "reg_token", "register_tokens")
 
 
 class Axes:
@@ -31,8 +31,9 @@ class Axes:
                 axis = _implied(call.module, tensor)
                 if axis is not None:
                     self._taken.setdefault(id(tensor), axis)
-        maps = (call.output for call in run.calls if isinstance(call.output, Tensor) and call.output.dim() >= 4)
-        self._positions = {tensor.shape[2:].numel() for tensor in maps}
+        outputs = [call.output for call in run.calls if isinstance(call.output, Tensor)]
+        self._of_maps = {output.shape[2:].numel() for output in outputs if output.dim() >= 4}
+        self._of_tokens = {output.shape[1] for output in outputs if output.dim() == 3}
 
     def layout(self, call: Call) -> Layout:
         """The layout of the call's output.
@@ -90,18 +91,16 @@ class Axes:
             )
 
     def _prefix(self, call: Call) -> int:
-        """Class tokens and registers at the start: those the network has, if without them the positions are a map's."""
+        """Class tokens and registers at the start: those the network has, where the others are as many as elsewhere."""
         positions = call.output.shape[1]
         for module in self._holders(call.name):
             number = getattr(module, "num_prefix_tokens", None)
             tokens = [value for name, value in module.named_parameters() if name.rpartition(".")[2] in _TOKENS]
             if isinstance(number, int) or tokens:
                 count = number if isinstance(number, int) else sum(token.shape[-2] for token in tokens)
-                return count if positions not in self._positions and self._fits(positions - count) else 0
+                without = positions not in self._of_maps and positions - count in self._of_maps | self._of_tokens
+                return count if without else 0
         return 0
-
-    def _fits(self, positions: int) -> bool:
-        return positions > 0 and (positions in self._positions or not self._positions)
 
     def _holders(self, name: str) -> Iterator[nn.Module]:
         while name:

@@ -13,8 +13,6 @@ from gcnet.models.insertion.resolve import unfit
 
 # Maps of a smaller stride are the stem's, and take no block where enough deeper ones do, as the paper's c3 to c5.
 _STEM_STRIDE, _ENOUGH = 4, 3
-
-
 # How much more than halving its sides (as 35 to 17 is) counts as one change of resolution.
 _SLACK = 1.5
 
@@ -71,8 +69,9 @@ def _without_logits(trunk: list[Call], run: DryRun, axes: Axes) -> list[Call]:
     kept = list(trunk)
     while kept and (axes.layout(kept[-1]).channels,) == tuple(logits):
         kept.pop()
-    same = [call for call in kept if _spatial(call, axes) == _spatial(trunk[-1], axes)]
-    return kept if any(_size([call.module]) for call in same) else trunk
+    lost = {_spatial(call, axes) for call in trunk[len(kept) :]}
+    left = {_spatial(call, axes) for call in kept if _size([call.module])}
+    return kept if all(spatial in left or _positions(spatial) == 1 for spatial in lost) else trunk
 
 
 def _last_of_resolutions(trunk: list[Call], axes: Axes, width: tuple[int, ...]) -> list[str]:

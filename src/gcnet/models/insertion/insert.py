@@ -45,7 +45,7 @@ def insert(
     Without `at`, blocks go into every residual block, or block of a RegNet, ConvNeXt, EfficientNet, MobileNet, Swin
     or video ResNet, of c3 to c5 (in CIFAR ResNets of all stages), and into every transition of a DenseNet; in any
     other network after the last module before each change of resolution (without the stem), or after every
-    transformer block. `str()` of the result says where that is.
+    transformer block (but the last, where only class tokens are read after it). `str()` of the result says where.
 
     Args:
         model: the host network.

@@ -48,13 +48,10 @@ class Layout:
         return torch.cat([x[:, : self.prefix], tokens], dim=1)
 
     def _check(self, x: Tensor) -> None:
-        if (
-            isinstance(x, Tensor)
-            and x.dim() == self.dims + 2
-            and x.shape[-1 if self.channels_last else 1] == (self.channels)
-        ):
+        axis = -1 if self.channels_last else 1
+        if isinstance(x, Tensor) and x.dim() == self.dims + 2 and x.shape[axis] == self.channels:
             return
-        sides = ["P"] if self.form == "tokens" else [*"THW"[3 - self.dims :]]
-        axes = ["N", *sides, str(self.channels)] if self.channels_last else ["N", str(self.channels), *sides]
+        sides = "P" if self.form == "tokens" else ", ".join("THW"[3 - self.dims :])
+        axes = f"{sides}, {self.channels}" if self.channels_last else f"{self.channels}, {sides}"
         found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise UserError(f"a context block was inserted for outputs of shape ({', '.join(axes)}), found {found}")
+        raise UserError(f"a context block was inserted for outputs of shape (N, {axes}), found {found}")

@@ -62,7 +62,7 @@ def dry_run(model: nn.Module, example: Any) -> DryRun:
 
     Args:
         model: left as it is, as is torch's random state.
-        example: a tensor, a tuple of arguments, a shape with or without the batch, or None for what suits the network.
+        example: as `example_input` of `insert`.
 
     Raises:
         UserError: no run came to its end.
@@ -74,7 +74,7 @@ def dry_run(model: nn.Module, example: Any) -> DryRun:
             try:
                 return DryRun(_watched(copy_of(model).eval(), move(arguments)), arguments)
             except Exception as error:  # A network of any kind may fail in any way.
-                failure = error
+                failure = error if arguments is attempts[0] else failure
     shapes = " and ".join(dict.fromkeys(_described(arguments) for arguments in attempts))
     reason = (str(failure).strip().splitlines() or [""])[0]
     raise UserError(
