@@ -234,3 +234,11 @@ def test_a_second_insertion_goes_elsewhere_and_both_are_listed() -> None:
         ("gc", ["blocks.1"]),
         ("se", ["blocks.0"]),
     ]
+
+
+def test_inserted_blocks_are_no_places() -> None:
+    model = create("2-D")
+    insert(model, "se", at="2", example_input=images("2-D"))
+    for at in ("2.context*", nn.Identity, "Branch"):
+        with pytest.raises(UserError, match="at: no module"):
+            insert(model, "gc", at=at, example_input=images("2-D"))

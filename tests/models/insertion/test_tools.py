@@ -41,6 +41,17 @@ def wanted(model: nn.Module, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
     return [found[name] for name in names]
 
 
+def test_hooks_that_were_there_before_see_what_comes_out_of_the_block() -> None:
+    model, x = create("2-D"), images("2-D")
+    found: list[Tensor] = []
+    handle = model[6].register_forward_hook(lambda *given: found.append(given[2]))
+    insert(model, "snl", at="6", example_input=x)
+    found.clear()
+    (expected,) = wanted(randomise(model), ("6",), x)
+    assert torch.equal(found[0], expected)
+    handle.remove()
+
+
 @pytest.mark.usefixtures("unchecked_shapes")  # A symbolic tensor is none.
 @pytest.mark.parametrize("name", ["1-D", "2-D", "3-D", "convnext", "efficientnet"])
 @pytest.mark.parametrize("block", ["gc", "nl_concatenation"])

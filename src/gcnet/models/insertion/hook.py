@@ -17,9 +17,12 @@ def run_context(module: Any, _: tuple[Any, ...], output: Any) -> Any:
 
 
 def attach(module: nn.Module, context: nn.Module) -> None:
-    """Make `context` a child that acts on every output of `module`."""
+    """Make `context` a child that acts on every output of `module`, before what other hooks do with it."""
     module.add_module("context", context)
+    others = dict(module._forward_hooks)
+    module._forward_hooks.clear()
     module._forward_hooks[_KEY] = run_context
+    module._forward_hooks.update(others)
 
 
 def detach(module: nn.Module) -> None:

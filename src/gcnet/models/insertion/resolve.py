@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gcnet.errors import UserError, nearest
+from gcnet.models.insertion.installed import installed_modules
 
 At = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
@@ -27,12 +28,15 @@ def as_list(at: At) -> list[str | type[nn.Module]]:
 def matches(model: nn.Module, item: str | type[nn.Module]) -> list[str]:
     """Names of the modules that a pattern (of names, else the name of a type) or a type means.
 
-    Where one match lies within another, the outer one counts: `layer3.*` means the blocks, not what is in them.
+    Where one match lies within another, the outer one counts: `layer3.*` means the blocks, not what is in them. What is
+    within inserted blocks does not count.
 
     Raises:
         UserError: nothing matches.
     """
+    inner = tuple(f"{name}.context." for name, _ in installed_modules(model))
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    names = [name for name in names if not f"{name}.".startswith(inner)]
     if isinstance(item, str):
         found = [name for name in names if fnmatchcase(name, item)]
         found = found or [name for name in names if type(model.get_submodule(name)).__name__ == item]
