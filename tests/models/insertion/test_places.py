@@ -215,6 +215,15 @@ def test_what_is_compiled_or_shared_already_is_refused() -> None:
             insert(wrapped, "gc", at="*2", example_input=(3, 16, 16))
 
 
+def test_positions_before_the_batch_and_modules_without_a_shape_are_refused() -> None:
+    layer = nn.TransformerEncoderLayer(32, 4, 64)
+    encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+    with pytest.raises(UserError, match="the first axis must be the batch"):
+        insert(encoder, "gc", example_input=torch.zeros(10, 2, 32))
+    with pytest.raises(UserError, match="0 has no shape yet"):
+        insert(nn.Sequential(nn.LazyConv2d(32, 3), nn.ReLU()), "gc")
+
+
 def test_a_shape_that_changes_between_calls_is_refused_when_it_does() -> None:
     model = nn.Sequential(nn.Identity(), nn.Identity())
     insert(model, "gc", at="0", example_input=torch.zeros(2, 8, 5, 5), ratio=2)

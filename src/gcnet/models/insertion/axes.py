@@ -83,12 +83,17 @@ class Axes:
         return _FIRST
 
     def _require_batch_first(self, call: Call) -> None:
+        """Refuse (P, N, C): told by the second axis, which is the batch's, or by attention over the first."""
+        shape = call.output.shape
         batch = next((leaf.shape[0] for leaf in self._run.calls[0].inputs if leaf.dim() > 0), 1)
-        first, second = call.output.shape[:2]
-        if second == batch and first != batch and batch > 1:
-            raise UserError(
-                f"the first axis must be the batch, and {call.name} gives (P, N, C) = {tuple(call.output.shape)}"
-            )
+        over_first = any(
+            isinstance(other.module, nn.MultiheadAttention)
+            and not other.module.batch_first
+            and any(tensor.shape == shape for tensor in other.inputs)
+            for other in self._run.calls
+        )
+        if over_first or (shape[1] == batch != shape[0] and batch > 1):
+            raise UserError(f"the first axis must be the batch, and {call.name} gives (P, N, C) = {tuple(shape)}")
 
     def _prefix(self, call: Call) -> int:
         """Class tokens and registers at the start: those the network has, where the others are as many as elsewhere."""

@@ -72,24 +72,30 @@ class Chooser:
         chosen = choose(candidates, stages, blocks, usual)
         if self._family is not None:
             position = position or "after_norm"
-        choice = [candidate.name for candidate in chosen]
-        return self._choice(choice, position, sorted({candidate.stage for candidate in chosen}))
+        names = [candidate.name for candidate in chosen]
+        return self._choice(names, position, sorted({candidate.stage for candidate in chosen}))
 
     def by_name(self, at: At, position: str | None) -> Choice:
         """The modules that `at` means."""
-        names: list[str] = []
         items = as_list(at)
-        for item in items:
-            stage = stage_of(item)
-            if stage is not None and self._candidates:
-                names += [candidate.name for candidate in choose(self._candidates, [stage], None, ())]
-            else:
+        stages = [self._stage(item) for item in items]
+        names: list[str] = []
+        for item, stage in zip(items, stages, strict=True):
+            if stage is None:
                 names += [resolve(self._model, name) for name in matches(self._model, item)]
-        if self._residual and all(stage_of(item) is not None for item in items):
+            else:
+                names += [candidate.name for candidate in choose(self._candidates, [stage], None, ())]
+        if self._residual and None not in stages:
             position = position or "after_norm"
         own = {id(module): name for name, module in self._model.named_modules()}  # the first of a module's names
         chosen = {own[id(self._model.get_submodule(name))] for name in names}
         return self._choice([name for name in own.values() if name in chosen], position)
+
+    def _stage(self, item: object) -> int | None:
+        """The stage that "c3" means in a network of a known family, unless a module has that name."""
+        stage = stage_of(item)
+        named = any(name == item for name, _ in self._model.named_modules())
+        return None if stage is None or named or not self._candidates else stage
 
     @cached_property
     def _run(self) -> DryRun:

@@ -127,7 +127,7 @@ def _require_all_run(model: nn.Module, names: Iterable[str], arguments: tuple[An
 
 
 def _require_plain(model: nn.Module) -> None:
-    """Raise UserError for a network that was wrapped or compiled, and so would not see its new parameters or hooks."""
+    """Raise UserError for a network that is not yet built, or was wrapped or compiled and would not see its blocks."""
     if isinstance(model, torch.jit.ScriptModule):
         raise UserError("TorchScript is compiled already: insert before torch.jit")
     for name, module in model.named_modules():
@@ -135,6 +135,8 @@ def _require_plain(model: nn.Module) -> None:
             raise UserError("DistributedDataParallel shares the parameters it began with: insert before wrapping")
         if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
             raise UserError(f"{name or 'the network'} is compiled already: insert before torch.compile")
+        if any(isinstance(value, nn.UninitializedParameter) for value in module.parameters(recurse=False)):
+            raise UserError(f"{name or 'the network'} has no shape yet: run the network once, then insert")
 
 
 def _own_name(block: Builder) -> str:
