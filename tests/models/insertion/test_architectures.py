@@ -28,7 +28,6 @@ hgnetv2_b0 mambaout_femto pvt_v2_b0 test_resnet test_byobnet test_nfnet
 TIMM = {
     **dict.fromkeys(TIMM_SMALL.split(), 96),
     "vgg11": 64,
-    "vgg11_bn": 64,
     "vit_tiny_patch16_224": 224,
     "vit_small_patch32_224": 224,
     "deit_tiny_patch16_224": 224,
@@ -36,21 +35,19 @@ TIMM = {
     "mixer_s32_224": 224,
     "pit_ti_224": 224,
     "xcit_nano_12_p16_224": 224,
-    "cait_xxs24_224": 224,
     "swin_tiny_patch4_window7_224": 224,
     "swinv2_cr_tiny_ns_224": 224,
     "test_vit": 160,
 }
 TORCHVISION_SMALL = """
-resnet18 resnet50 resnext50_32x4d wide_resnet50_2 densenet121 regnet_x_400mf regnet_y_400mf regnet_x_800mf
+resnet18 resnet50 resnext50_32x4d densenet121 regnet_x_400mf regnet_y_400mf regnet_x_800mf
 regnet_y_800mf efficientnet_b0 efficientnet_b1 efficientnet_v2_s mobilenet_v2 mobilenet_v3_small mobilenet_v3_large
 mnasnet0_5 mnasnet0_75 shufflenet_v2_x0_5 shufflenet_v2_x1_0 squeezenet1_0 squeezenet1_1 convnext_tiny swin_t
-swin_v2_t vgg11 vgg11_bn alexnet googlenet
+swin_v2_t vgg11 alexnet googlenet
 """
 TORCHVISION = {
     **dict.fromkeys(TORCHVISION_SMALL.split(), 96),
     "inception_v3": 128,
-    "vit_b_32": 224,
 }
 VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18")
 
@@ -67,7 +64,8 @@ def _torchvision(name: str) -> Callable[[], nn.Module]:
 ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     **{f"timm {name}": (_timm(name), (3, side, side)) for name, side in TIMM.items()},
     **{f"torchvision {name}": (_torchvision(name), (3, side, side)) for name, side in TORCHVISION.items()},
-    **{f"video {name}": (_torchvision(name), (3, 4, 48, 48)) for name in VIDEO},
+    "torchvision vit": (lambda: torchvision.models.VisionTransformer(64, 16, 3, 3, 48, 96, num_classes=3), (3, 64, 64)),
+    **{f"video {name}": (_torchvision(name), (3, 4, 32, 32)) for name in VIDEO},
 }
 
 
