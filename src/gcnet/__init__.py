@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gcnet import analysis
     from gcnet.blocks import build_block, list_blocks
+    from gcnet.models.context_files import load_context, save_context
     from gcnet.models.create import create_model
     from gcnet.models.files import load_model, save_model
-    from gcnet.models.insertion import context_parameters, insert
+    from gcnet.models.insertion import context_parameters, insert, inserted, remove
     from gcnet.models.names import list_detectors, list_models
 
 __version__ = "0.1.0"
@@ -19,10 +20,14 @@ __all__ = [
     "context_parameters",
     "create_model",
     "insert",
+    "inserted",
     "list_blocks",
     "list_detectors",
     "list_models",
+    "load_context",
     "load_model",
+    "remove",
+    "save_context",
     "save_model",
 ]
 
@@ -33,10 +38,14 @@ _HOMES = {
     "create_model": "gcnet.models.create",
     "list_detectors": "gcnet.models.names",
     "list_models": "gcnet.models.names",
+    "load_context": "gcnet.models.context_files",
+    "save_context": "gcnet.models.context_files",
     "load_model": "gcnet.models.files",
     "save_model": "gcnet.models.files",
     "context_parameters": "gcnet.models.insertion",
     "insert": "gcnet.models.insertion",
+    "inserted": "gcnet.models.insertion",
+    "remove": "gcnet.models.insertion",
 }
 
 

@@ -58,6 +58,15 @@ def test_published_placement_gives_each_block_its_own_places() -> None:
     assert records["nl_dot_product"]["block"] == "nl_dot_product"
 
 
+def test_named_places_are_the_same_for_every_block() -> None:
+    settings = replace(SAME, at=("layer1.*",), stages=None, position=None)
+    for block in ("se", "snl"):
+        places = {
+            name.partition(".context.")[0] for name, _ in context_parameters(create_variant(settings, block, {}, 3))
+        }
+        assert places == {"layer1.0", "layer1.1", "layer1.2"}
+
+
 def test_a_ratio_is_given_to_the_blocks_that_have_one() -> None:
     settings = replace(SAME, ratio=8)
     assert placement(settings, "gc", {}) == {"block": "gc", "ratio": 8}
@@ -116,6 +125,7 @@ def test_a_run_is_evaluated_ten_times_or_once_an_epoch() -> None:
         pytest.param({"jobs": 0}, "--jobs must be at least 1, found 0", id="no jobs"),
         pytest.param({"seed": -1}, "--seed must be 0 or more", id="negative seed"),
         pytest.param({"placement": "published", "stages": (3,)}, "--placement published decides", id="contradiction"),
+        pytest.param({"at": ("layer1",), "stages": (3,)}, "--at names the places", id="at and stages"),
     ],
 )
 def test_what_cannot_work_is_refused_in_a_sentence(changes: dict[str, object], sentence: str) -> None:

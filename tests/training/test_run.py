@@ -14,6 +14,7 @@ from gcnet.cli.train import Settings
 from gcnet.cli.train import run as run_verb
 from gcnet.errors import UserError
 from gcnet.models.files import load_model, read_model_file
+from gcnet.models.insertion import inserted
 from gcnet.storage import load_tensors
 from gcnet.training.classification import ClassificationTask
 from gcnet.training.dry_run import dry_run
@@ -240,6 +241,17 @@ def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(photos, tmp_pat
     assert run_verb(Settings(dry_run=True, **groups)) == 0
     assert "MiB" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_says_where_at_put_the_blocks_and_its_file_rebuilds_them(photos, tmp_path, capsys):
+    changes = {"model": "cifar_resnet20", "block": "gc", "at": ("layer2.*", "c3"), "epochs": None, "steps": 2}
+    settings = settings_for(photos, tmp_path / "run", **changes)
+    said = "gc with ratio 4 on the output of 6 modules: layer2: 0, 1, 2 (32 channels)"
+    result = train(settings)
+    assert said in capsys.readouterr().out
+    rebuilt = load_model(result.last_weights)
+    assert [place.name for place in inserted(rebuilt)[0].places] == [f"layer{n}.{i}" for n in (2, 3) for i in range(3)]
+    assert said in str(dry_run(settings))
 
 
 def command(photos, output, *more):

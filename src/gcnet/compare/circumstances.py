@@ -78,10 +78,11 @@ def describe_machine(device: str, jobs: int, threads: int) -> dict[str, str]:
 def _placement(settings: CompareSettings) -> str:
     if settings.placement == "published":
         return "each block at its own published places"
-    stages = (
-        "the network's usual stages" if settings.stages is None else f"stages {', '.join(map(str, settings.stages))}"
-    )
-    return f"every block at the same places: {stages}, {settings.position or 'after_norm'}"
+    places = "the network's usual ones"
+    if settings.at is not None or settings.stages is not None:
+        places = ", ".join(settings.at or [f"stage {stage}" for stage in settings.stages or ()])
+    position = "" if settings.position is None else f", {settings.position}"
+    return f"every block at the same places: {places}{position}"
 
 
 def _processor() -> str:

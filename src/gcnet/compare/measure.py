@@ -23,9 +23,8 @@ from gcnet.analysis.timing import (
 from gcnet.compare.measured import MeasuredDetector
 from gcnet.compare.plan import Builders, create_variant, describe
 from gcnet.compare.settings import CompareSettings
-from gcnet.models.insertion import insertion_records
+from gcnet.models.insertion import inserted, insertion_records
 from gcnet.models.names import is_detector
-from gcnet.models.residual.position import Positioned
 from gcnet.report.results import BASELINE, Cost
 from gcnet.training.kinds import filled
 from gcnet.training.loop import AUTOCAST
@@ -116,7 +115,7 @@ def _cost(
     forward, step = times
     flops, parameters = on.flops(network), count_parameters(network)
     body, shape = _body(network, on.image_size)
-    places = [f"{name}.context" for name, module in body.named_modules() if isinstance(module, Positioned)]
+    places = [f"{place.name}.context" for insertion in inserted(body) for place in insertion.places]
     ratio = next((record["ratio"] for record in insertion_records(network) if record["ratio"] is not None), 16)
     return Cost(
         places=len(places),

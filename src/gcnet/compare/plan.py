@@ -64,7 +64,7 @@ def placement(settings: CompareSettings, block: str, builders: Builders) -> dict
     if settings.placement == "published":
         chosen |= published_placement(f"{block}_", settings.model)
     else:
-        chosen |= {"stages": settings.stages, "position": settings.position}
+        chosen |= {"stages": settings.stages, "position": settings.position, "at": settings.at}
     return {"block": block} | {name: value for name, value in chosen.items() if name != "block" and value is not None}
 
 

@@ -108,6 +108,8 @@ class CompareSettings:
     """Stages that get the blocks, in the paper's numbers (placement same)."""
     position: str | None = None
     """Place within the residual block: after_norm, after_add or after_conv2 (placement same)."""
+    at: tuple[str, ...] | None = None
+    """Modules whose output gets the blocks, instead of stages, as in `gcnet train` (placement same)."""
     control: bool = True
     """On scenes, also train none and gc in the control setting, where no context is needed."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
@@ -135,10 +137,10 @@ class CompareSettings:
             raise UserError(f"--seed must be 0 or more, found {self.seed}")
         if self.placement not in ("same", "published"):
             raise unknown("placement", self.placement, ("same", "published"))
-        if self.placement == "published" and (self.stages is not None or self.position is not None):
-            raise UserError(
-                "--placement published decides stages and position, so --stages and --position go with same"
-            )
+        if self.placement == "published" and (self.stages, self.position, self.at) != (None, None, None):
+            raise UserError("--placement published decides the places, so --stages, --position and --at go with same")
+        if self.at is not None and self.stages is not None:
+            raise UserError("--at names the places, so --stages goes without it")
         names = self.block_names()
         repeated = next((name for name in names if names.count(name) > 1), None)
         if repeated is not None:

@@ -1,10 +1,12 @@
 """The block: one context of the map, then each branch's transform and fusion in turn (arXiv 1904.11492, eq. 3)."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from gcnet.framework.fusion import Fusion
 
@@ -54,6 +56,9 @@ class ContextBlock(nn.Module):
             overwrite: nobody else reads `x`, so the result may be written over it. That is done where gradients are
                 off, and no hook on the block can see the map change.
         """
+        if isinstance(x, Proxy):  # Symbolic tracing: the block is one node of the graph.
+            tracer: Any = x.tracer
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
         if x.dim() != self.dims + 2 or x.shape[1] != self.channels:
             axes = ", ".join(["N", str(self.channels), *"THW"[3 - self.dims :]])
             raise ValueError(f"this block takes maps of shape ({axes}), found {tuple(x.shape)}")

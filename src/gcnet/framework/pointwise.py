@@ -11,7 +11,6 @@ from torch import Tensor, nn
 _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 
 
-@torch.fx.wrap
 def pointwise(
     x: Float[Tensor, "n c_in *s"], weight: Float[Tensor, "c_out c_in"], bias: Float[Tensor, "c_out"]
 ) -> Float[Tensor, "n c_out *s"]:

@@ -10,6 +10,7 @@ from gcnet.blocks import Builder
 from gcnet.errors import UserError
 from gcnet.models.files import ModelCard, set_card
 from gcnet.models.insertion import insert
+from gcnet.models.insertion.resolve import At
 from gcnet.models.names import (
     backbone_name,
     build_host,
@@ -32,6 +33,7 @@ def create_model(
     stages: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
     position: str | None = None,
+    at: At | None = None,
     detector: Mapping[str, Any] | None = None,
     backbone_weights: str | Path | None = None,
     **options: Any,
@@ -50,7 +52,7 @@ def create_model(
         weights: a file (`.safetensors`, or a `torch.save` file of tensors), of the plain network or of the one with
             blocks; or "pretrained" for the published ones, from the network.
         block: a block to insert, where the name has no prefix; with the further arguments of `gcnet.insert`.
-        ratio, stages, blocks, position, options: as for `gcnet.insert`; they also override a prefix's own.
+        ratio, stages, blocks, position, at, options: as for `gcnet.insert`; they also override a prefix's own.
         detector: of a detector, options of `build_mask_rcnn`: numerics, norm, norm_eps, heads, image_size,
             anchor_sides, regions, width, hidden. Files of `save_model` keep them.
         backbone_weights: of a detector, instead of `weights`: a classifier's on the same host, for the backbone alone;
@@ -62,10 +64,11 @@ def create_model(
     prefix, host_name = split_name(name)
     if prefix and block is not None:
         raise UserError(f'"{name}" has its block in its name: give block= with "{host_name}" instead')
-    given = {"block": block, "ratio": ratio, "stages": stages, "blocks": blocks, "position": position}
-    placement: dict[str, Any] = published_placement(prefix, host_name) | {
-        key: value for key, value in given.items() if value is not None
-    }
+    given = {"block": block, "ratio": ratio, "stages": stages, "blocks": blocks, "position": position, "at": at}
+    published = published_placement(prefix, host_name)
+    if at is not None:  # The published stages, blocks and position give way to it.
+        published = {key: value for key, value in published.items() if key in ("block", "ratio")}
+    placement: dict[str, Any] = published | {key: value for key, value in given.items() if value is not None}
     if "block" not in placement and (placement or options):
         raise UserError(f"{', '.join([*placement, *options])} belong to a block: give block= or a name with a prefix")
     if backbone_weights is not None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gcnet.blocks import Builder
 from gcnet.errors import UserError
-from gcnet.models.insertion import insert, insertion_records
+from gcnet.models.insertion import insert_record, insertion_records
 from gcnet.models.names import build_host
 from gcnet.storage import StorageError, load_tensors, save_tensors
 
@@ -109,16 +109,6 @@ def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
 
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def insert_record(model: nn.Module, record: Mapping[str, Any], builders: Mapping[str, Builder]) -> None:
-    """Insert the blocks that one record of `insertion_records` describes."""
-    name: str = record["block"]
-    if record["custom"] and name not in builders:
-        raise UserError(f'the block "{name}" is your own: pass builders={{"{name}": builder}}')
-    block = builders[name] if record["custom"] else name
-    places: dict[str, Any] = {key: record[key] for key in ("ratio", "stages", "blocks", "position")}
-    insert(model, block, **places, **record["options"])
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

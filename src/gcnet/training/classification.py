@@ -185,6 +185,7 @@ def build_classifier(settings: TrainSettings, num_classes: int) -> nn.Module:
         stages=network.stages,
         blocks=network.blocks,
         position=network.position,
+        at=network.at,
         **network.block_options(),
     )
 

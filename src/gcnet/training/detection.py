@@ -184,6 +184,7 @@ def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
         stages=network.stages,
         blocks=network.blocks,
         position=network.position,
+        at=network.at,
         detector=detector_options(detector),
         **network.block_options(),
     )

@@ -8,6 +8,7 @@ import torch
 
 from gcnet.analysis.cost import count_parameters
 from gcnet.analysis.memory import peak_resident_bytes
+from gcnet.models.insertion import inserted
 from gcnet.training.loop import Trainer
 from gcnet.training.reporter import clock
 from gcnet.training.run import BuildModel, assembled
@@ -33,6 +34,7 @@ class Estimate:
         steps: of the whole run.
         evaluations: of the whole run.
         device: it was measured on.
+        insertions: what was inserted where, in words.
     """
 
     parameters: int
@@ -45,6 +47,7 @@ class Estimate:
     steps: int
     evaluations: int
     device: str
+    insertions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         memory = "of GPU memory" if self.device.startswith("cuda") else "of memory for the whole process"
@@ -53,7 +56,8 @@ class Estimate:
             f"one batch forward and backward: loss {self.loss:.4f}, {self.step_seconds:.3f} s a step on {self.device}\n"
             f"network: {self.parameters:,} parameters, {self.flops / 1e9:.3g} GFLOPs an image forward "
             f"(multiply-add = 2), about three times that in training\n"
-            f"peak: {self.memory / 2**20:,.0f} MiB {memory}\n"
+            + "".join(f"{insertion}\n" for insertion in self.insertions)
+            + f"peak: {self.memory / 2**20:,.0f} MiB {memory}\n"
             f"whole run: {self.steps} steps and {evaluations} ({self.evaluation_seconds:.1f} s each), "
             f"about {clock(self.total_seconds)}"
         )
@@ -85,6 +89,7 @@ def dry_run(settings: TrainSettings, *, build_model: BuildModel | None = None) -
             steps=steps,
             evaluations=evaluations,
             device=str(trainer.device),
+            insertions=tuple(str(insertion) for insertion in inserted(trainer.network)),
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from gcnet.errors import UserError
-from gcnet.models.insertion import context_parameters
+from gcnet.models.insertion import context_parameters, inserted
 from gcnet.training.checkpoint import load_state
 from gcnet.training.distributed import Processes, choose_device, processes_joined
 from gcnet.training.folder import RunFolder, check_free, create_folder, default_name, open_folder, versions
@@ -226,14 +226,17 @@ def _announce(session: Session, settings: TrainSettings, *, resumed: bool) -> No
         say(f"{session.folder.path}: {f'on from step {trainer.step}' if left else 'finished'} of {session.total}")
         return
     parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
-    inserted = sum(parameter.numel() for _, parameter in context_parameters(trainer.network))
-    blocks = f", {inserted:,} of them in inserted blocks" if inserted else ""
+    insertions = inserted(trainer.network)
+    added = sum(insertion.parameters for insertion in insertions)
+    blocks = f", {added:,} of them in inserted blocks" if added else ""
     names = len(list(trainer.network.parameters()))
     frozen = f", {len(trainer.frozen)} of {names} parameter tensors frozen" if trainer.frozen else ""
     recipe, processes = trainer.recipe, trainer.processes.world
     scaling = replace(settings.recipe, preset=recipe.preset).scaling()
     across = f" over {processes} processes" if processes > 1 else ""
     say(f"{settings.network.model}: {parameters:,} parameters{blocks}{frozen}; {trainer.device}")
+    for insertion in insertions:
+        say(str(insertion))
     say(
         f"{session.total} steps of {recipe.batch_size} images{across}, {session.task.steps_per_epoch} an epoch; "
         f"{recipe.optimizer}, lr {recipe.peak_lr:g} ({scaling}), {recipe.schedule}"

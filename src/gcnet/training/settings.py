@@ -36,12 +36,19 @@ class NetworkSettings:
     """Residual blocks of each stage that get it, by index; negative counts from the end."""
     position: str | None = None
     """Place within the residual block: after_norm, after_add or after_conv2."""
+    at: tuple[str, ...] | None = None
+    """Modules whose output gets the block, instead of stages: names or patterns of them such as layer3.*, names of
+    their types, or c3 for a stage (default: what suits the network, which is then said)."""
     options: tuple[str, ...] = ()
     """Options of the block as NAME=VALUE, such as pooling=average."""
 
     def __post_init__(self) -> None:
         """Check what needs no look at the network."""
         require(self.ratio is None or self.ratio > 0, f"--ratio must be positive, found {self.ratio}")
+        require(
+            self.at is None or (self.stages is None and self.blocks is None),
+            "--at names the places, so --stages and --blocks go without it",
+        )
         for option in self.options:
             require("=" in option, f'--options takes NAME=VALUE, such as pooling=average; found "{option}"')
 

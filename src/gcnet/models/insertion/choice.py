@@ -1,0 +1,135 @@
+"""Which modules get a block, and what it sees there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from gcnet.errors import UserError
+from gcnet.models.insertion.axes import Axes
+from gcnet.models.insertion.default import default_places
+from gcnet.models.insertion.families import default_stages, family_candidates
+from gcnet.models.insertion.layout import Layout
+from gcnet.models.insertion.observe import DryRun, dry_run
+from gcnet.models.insertion.residual import residual_candidates, residual_channels, residual_family
+from gcnet.models.insertion.resolve import At, as_list, matches, resolve
+from gcnet.models.insertion.stages import Candidate, choose, stage_of
+
+_RATIOS = (16, 8, 4, 2)
+_LEAST_WIDTH = 4  # channels of a bottleneck: LayerNorm over fewer leaves little
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Places that `insert` chose, in the order of the network.
+
+    Args:
+        places: names of modules, and what a block sees there.
+        position: within residual blocks; None for the modules' outputs.
+        stages: those of the places, where blocks were chosen by stage.
+        default_ratio: of blocks that are given none; None for the block's own.
+        run: the dry run, where one was needed.
+    """
+
+    places: dict[str, Layout]
+    position: str | None
+    stages: list[int] | None
+    default_ratio: float | None
+    run: DryRun | None
+
+
+class Chooser:
+    """Chooses places in one network; it is run only where its shapes are needed.
+
+    Args:
+        model: the host network.
+        example: as for `insert`.
+    """
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        self._model = model
+        self._example = example
+        found = residual_candidates(model)
+        self._family = residual_family(model.get_submodule(found[0].name)) if found else None
+        # Some networks of another kind have residual blocks in their stem.
+        if self._family is None or all(place.stage not in self._family.default_stages for place in found):
+            found, self._family = [], None
+        self._residual = found
+
+    def by_stage(self, stages: Sequence[int] | None, blocks: Sequence[int] | None, position: str | None) -> Choice:
+        """The blocks of stages of a known family; without stages and blocks the default of any network."""
+        candidates = self._candidates
+        if not candidates:
+            if stages is not None or blocks is not None:
+                raise UserError(
+                    f"stages and blocks are known of networks that are built of blocks in stages, and "
+                    f"{type(self._model).__name__} is none: give at="
+                )
+            return self._choice(default_places(self._model, self._run, self._axes), position)
+        usual = default_stages(candidates) if self._family is None else self._family.default_stages
+        chosen = choose(candidates, stages, blocks, usual)
+        if self._family is not None:
+            position = position or "after_norm"
+        names = [candidate.name for candidate in chosen]
+        return self._choice(names, position, sorted({candidate.stage for candidate in chosen}))
+
+    def by_name(self, at: At, position: str | None) -> Choice:
+        """The modules that `at` means."""
+        items = as_list(at)
+        stages = [self._stage(item) for item in items]
+        names: list[str] = []
+        for item, stage in zip(items, stages, strict=True):
+            if stage is None:
+                names += [resolve(self._model, name) for name in matches(self._model, item)]
+            else:
+                names += [candidate.name for candidate in choose(self._candidates, [stage], None, ())]
+        if self._residual and None not in stages:
+            position = position or "after_norm"
+        own = {id(module): name for name, module in self._model.named_modules()}  # the first of a module's names
+        chosen = {own[id(self._model.get_submodule(name))] for name in names}
+        return self._choice([name for name in own.values() if name in chosen], position)
+
+    def _stage(self, item: object) -> int | None:
+        """The stage that "c3" means in a network of a known family, unless a module has that name."""
+        stage = stage_of(item)
+        named = any(name == item for name, _ in self._model.named_modules())
+        return None if stage is None or named or not self._candidates else stage
+
+    @cached_property
+    def _run(self) -> DryRun:
+        return dry_run(self._model, self._example)
+
+    @cached_property
+    def _axes(self) -> Axes:
+        return Axes(self._run, self._model)
+
+    @cached_property
+    def _candidates(self) -> list[Candidate]:
+        return self._residual or family_candidates(self._run, self._axes)
+
+    def _choice(self, names: list[str], position: str | None, stages: list[int] | None = None) -> Choice:
+        usual = None if self._family is None else self._family.default_ratio
+        if position is not None:
+            modules = ((name, self._model.get_submodule(name)) for name in names)
+            places = {name: Layout(residual_channels(name, module, position)) for name, module in modules}
+            return Choice(places, position, stages, usual, None)
+        places = {name: self._layout(name) for name in (resolve(self._model, name) for name in names)}
+        return Choice(places, None, stages, usual or _ratio(places), self._run)
+
+    def _layout(self, name: str) -> Layout:
+        calls = self._run.of(name)
+        if not calls:
+            raise UserError(f"{name} is not called when the network runs, so a block there would not run")
+        layouts = {self._axes.layout(call) for call in calls}
+        if len(layouts) > 1:
+            found = ", ".join(sorted({str(tuple(call.output.shape)) for call in calls}))
+            raise UserError(f"a block takes one shape, and {name} gives several in one run: {found}")
+        return layouts.pop()
+
+
+def _ratio(places: dict[str, Layout]) -> float:
+    """16, or the largest below it that leaves each bottleneck enough channels."""
+    narrowest = min(layout.channels for layout in places.values())
+    return next((ratio for ratio in _RATIOS if narrowest >= _LEAST_WIDTH * ratio), _RATIOS[-1])

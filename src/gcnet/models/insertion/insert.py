@@ -1,0 +1,143 @@
+"""The door: `insert` chooses places, puts a block into each, and makes sure that all of them run."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from gcnet.blocks import Builder, block_options, build_block, check_options
+from gcnet.errors import UserError
+from gcnet.models.insertion.choice import Choice, Chooser
+from gcnet.models.insertion.installed import (
+    Installed,
+    Request,
+    describe,
+    install,
+    match_host,
+    next_order,
+    require_room,
+    uninstall,
+)
+from gcnet.models.insertion.observe import dry_run
+from gcnet.models.insertion.places import Insertion
+from gcnet.models.insertion.resolve import At
+
+
+def insert(
+    model: nn.Module,
+    block: str | Builder,
+    *,
+    ratio: float | None = None,
+    stages: Sequence[int] | None = None,
+    blocks: Sequence[int] | None = None,
+    position: str | None = None,
+    at: At | None = None,
+    example_input: Any = None,
+    **options: Any,
+) -> Insertion:
+    """Put a context block into each of several places of `model`, in place; the host's own weight names stay.
+
+    A block becomes the child `context` of a module, on its device and in its dtype, and acts on the module's output: a
+    map (N, C, *S) or (N, *S, C), or tokens (N, P, C), of which class tokens are left alone. In the residual blocks of
+    torchvision's and timm's ResNets and ResNeXts, of the CIFAR ResNets and the scenes network, it acts at `position`.
+
+    Without `at`, blocks go into every residual block, or block of a RegNet, ConvNeXt, EfficientNet, MobileNet, Swin
+    or video ResNet, of c3 to c5 (in CIFAR ResNets of all stages), and into every transition of a DenseNet; in any
+    other network after the last module before each change of resolution (without the stem), or after every
+    transformer block (but the last, where only class tokens are read after it). `str()` of the result says where.
+
+    Args:
+        model: the host network.
+        block: a name of `gcnet.list_blocks()`, or a builder of your own, `channels -> module`.
+        ratio: the paper's r; None for the default: 16, or the largest of 8, 4, 2 that leaves every place four channels.
+        stages: the paper's numbers, 2 to 5 for c2 to c5 (c4 is `layer3`, and a stride of 16), in CIFAR ResNets 1 to 3.
+        blocks: indices within each stage, negative from its end; by default all.
+        position: in residual blocks, "after_norm" (the paper's after1x1: after the last norm, before the addition; what
+            stages mean by default), "after_add" (the block's output) or "after_conv2" (after the second convolution's
+            norm and activation, bottlenecks only).
+        at: instead of stages: names of modules, patterns of them (`layer3.*`, of nested matches the outermost), module
+            types or their names, and "c3" for a whole stage; one or several. A plain Sequential means its last child.
+        example_input: what the network is run on once, to see its shapes: a tensor, a tuple of arguments, or a shape
+            with or without the batch; by default the size that the network names, else 224 pixels.
+        options: further options of the block.
+
+    Returns:
+        What went where.
+
+    Raises:
+        UserError: an unknown name, option, stage, index or position; a place that cannot take a block or does not run;
+            a network that cannot be run on `example_input`. The model is then unchanged.
+    """
+    check_options(block, options)
+    if at is not None and (stages is not None or blocks is not None):
+        raise UserError("at names the places, so stages and blocks go without it")
+    _require_plain(model)
+    chooser = Chooser(model, example_input)
+    choice = chooser.by_stage(stages, blocks, position) if at is None else chooser.by_name(at, position)
+    if ratio is None and "ratio" in block_options(block):
+        ratio = choice.default_ratio
+    request = Request(
+        order=next_order(model),
+        block=block if isinstance(block, str) else _own_name(block),
+        custom=not isinstance(block, str),
+        ratio=ratio,
+        stages=choice.stages,
+        blocks=None if blocks is None else list(blocks),
+        position=choice.position,
+        options=options,
+    )
+    return put(model, block, request, choice)
+
+
+def put(model: nn.Module, block: str | Builder, request: Request, choice: Choice) -> Insertion:
+    """Build the blocks of a request and put them into their places; where one then does not run, none stays.
+
+    Raises:
+        UserError: as for `insert`.
+    """
+    modules = [(name, model.get_submodule(name)) for name in choice.places]
+    built = []
+    for (name, module), layout in zip(modules, choice.places.values(), strict=True):
+        require_room(name, module)
+        context = build_block(block, channels=layout.channels, ratio=request.ratio, dims=layout.dims, **request.options)
+        built.append((module, match_host(context, model, name), Installed(request, layout)))
+    for module, context, installed in built:
+        install(module, context, installed)
+    try:
+        if choice.run is not None:
+            _require_all_run(model, choice.places, choice.run.arguments)
+    except BaseException:
+        for module, _, _ in built:
+            uninstall(module)
+        raise
+    return describe(request, modules)
+
+
+def _require_all_run(model: nn.Module, names: Iterable[str], arguments: tuple[Any, ...]) -> None:
+    """Run the network with its blocks, and raise UserError for a block that does not run once for every call."""
+    run = dry_run(model, arguments)
+    for name in names:
+        host, block = len(run.of(name)), len(run.of(f"{name}.context"))
+        if block != host:
+            raise UserError(
+                f"{name} cannot take a block: its network runs the children of {name} itself, so that a block there "
+                f"ran {block} times in {host} calls; name another module"
+            )
+
+
+def _require_plain(model: nn.Module) -> None:
+    """Raise UserError for a network that is not yet built, or was wrapped or compiled and would not see its blocks."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError("TorchScript is compiled already: insert before torch.jit")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            raise UserError("DistributedDataParallel shares the parameters it began with: insert before wrapping")
+        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            raise UserError(f"{name or 'the network'} is compiled already: insert before torch.compile")
+        if any(isinstance(value, nn.UninitializedParameter) for value in module.parameters(recurse=False)):
+            raise UserError(f"{name or 'the network'} has no shape yet: run the network once, then insert")
+
+
+def _own_name(block: Builder) -> str:
+    return f"{block.__module__}.{getattr(block, '__qualname__', repr(block))}"

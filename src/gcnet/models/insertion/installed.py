@@ -1,0 +1,161 @@
+"""What a network holds of inserted blocks, read from its modules: what was lost with a module is not counted."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from gcnet.errors import UserError
+from gcnet.models.insertion import hook
+from gcnet.models.insertion.layout import Layout
+from gcnet.models.insertion.places import Insertion, Place
+from gcnet.models.insertion.residual import into_residual, out_of_residual
+from gcnet.models.residual.position import Positioned
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one call of `insert` was told, in values that JSON can hold.
+
+    Args:
+        order: counts the calls on one network.
+        custom: `block` names a builder of the user's own.
+        stages, blocks: of residual blocks, which were chosen; else None.
+    """
+
+    order: int
+    block: str
+    custom: bool
+    ratio: float | None
+    stages: list[int] | None
+    blocks: list[int] | None
+    position: Any
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Installed:
+    """One inserted block; its module keeps this as `context_insertion`."""
+
+    request: Request
+    layout: Layout
+
+
+def install(module: nn.Module, context: nn.Module, installed: Installed) -> None:
+    """Put the block into the module, on its device, in its dtype and mode."""
+    if installed.request.position is None:
+        hook.attach(module, context)
+    else:
+        into_residual(module, context, installed.request.position)
+    vars(module)["context_insertion"] = installed
+
+
+def uninstall(module: nn.Module) -> None:
+    """Take the block out again; the module is then as it was."""
+    if isinstance(module, Positioned):
+        out_of_residual(module)
+    else:
+        hook.detach(module)
+    del vars(module)["context_insertion"]
+
+
+def require_room(name: str, module: nn.Module) -> None:
+    """Raise UserError where the name `context` is taken."""
+    if is_installed(module):
+        raise UserError(f"a module takes one context block, and {name} has one already")
+    if hasattr(module, "context"):
+        raise UserError(f"the block becomes the child `context` of its module, and {name} has a `context` of its own")
+
+
+def is_installed(module: nn.Module) -> bool:
+    """Whether the module runs an inserted block."""
+    return "context_insertion" in vars(module) and (isinstance(module, Positioned) or hook.is_attached(module))
+
+
+def installed_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Names and modules of the network that run an inserted block."""
+    return ((name, module) for name, module in model.named_modules() if is_installed(module))
+
+
+def match_host(context: nn.Module, model: nn.Module, name: str) -> nn.Module:
+    """The block in the device, dtype and mode of the module: its own parameters', or those of what holds it."""
+    while True:
+        holder = model.get_submodule(name)
+        floats = (tensor for tensor in [*holder.parameters(), *holder.buffers()] if tensor.is_floating_point())
+        example = next(floats, None)
+        if example is not None:
+            return context.to(device=example.device, dtype=example.dtype).train(holder.training)
+        if not name:
+            return context.to(dtype=torch.get_default_dtype()).train(holder.training)
+        name = name.rpartition(".")[0]
+
+
+def next_order(model: nn.Module) -> int:
+    """The number of the next call of `insert` on this network."""
+    return 1 + max((_installed(module).request.order for _, module in installed_modules(model)), default=-1)
+
+
+def inserted(model: nn.Module) -> tuple[Insertion, ...]:
+    """The blocks that the network runs: places and added parameters, one `Insertion` for each call of `insert`."""
+    return tuple(
+        describe(calls[0].request, [(name, model.get_submodule(name)) for name in names])
+        for calls, names in _by_call(model)
+    )
+
+
+def describe(request: Request, modules: Sequence[tuple[str, nn.Module]]) -> Insertion:
+    """One call's insertion, from the modules that run its blocks."""
+    places = []
+    for name, module in modules:
+        layout = _installed(module).layout
+        parameters = sum(parameter.numel() for parameter in _context(module).parameters())
+        places.append(Place(name, layout.channels, parameters, layout.form))
+    return Insertion(request.block, request.position, tuple(places), request.ratio)
+
+
+def insertion_records(model: nn.Module) -> list[dict[str, Any]]:
+    """What `insert` was told and where its blocks are, call by call, in JSON's values (for files that rebuild it)."""
+    records = []
+    for calls, names in _by_call(model):
+        record = asdict(calls[0].request)
+        del record["order"]
+        layouts = [asdict(call.layout) for call in calls]
+        record["places"] = [{"name": name, **layout} for name, layout in zip(names, layouts, strict=True)]
+        records.append(record)
+    return records
+
+
+def context_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters of all inserted blocks, for training them alone or at a learning rate of their own."""
+    return [
+        (f"{name}.context.{parameter_name}" if name else f"context.{parameter_name}", parameter)
+        for name, module in installed_modules(model)
+        for parameter_name, parameter in _context(module).named_parameters()
+    ]
+
+
+def remove(model: nn.Module) -> None:
+    """Take all inserted blocks out; the network is then what it was before the first `insert`."""
+    for _, module in list(installed_modules(model)):
+        uninstall(module)
+
+
+def _installed(module: nn.Module) -> Installed:
+    return vars(module)["context_insertion"]
+
+
+def _context(module: nn.Module) -> nn.Module:
+    return module.get_submodule("context")
+
+
+def _by_call(model: nn.Module) -> list[tuple[list[Installed], list[str]]]:
+    """Of every call of `insert`, in order, its blocks and the names of their modules."""
+    found: dict[int, tuple[list[Installed], list[str]]] = {}
+    for name, module in installed_modules(model):
+        installed = _installed(module)
+        calls, names = found.setdefault(installed.request.order, ([], []))
+        calls.append(installed)
+        names.append(name)
+    return [found[order] for order in sorted(found)]

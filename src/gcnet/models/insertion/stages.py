@@ -1,0 +1,52 @@
+"""Choosing among blocks of a network by stage and by index within the stage."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gcnet.errors import UserError
+
+_WORD = re.compile(r"c(\d+)")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A module that can take a context block: its stage (in the paper's numbers, 4 for c4), its index within it."""
+
+    name: str
+    stage: int
+    index: int
+
+
+def stage_of(word: object) -> int | None:
+    """4 of "c4"; None of what is no stage's word."""
+    match = _WORD.fullmatch(word) if isinstance(word, str) else None
+    return int(match[1]) if match else None
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    stages: Sequence[int] | None,
+    blocks: Sequence[int] | None,
+    default_stages: Sequence[int],
+) -> list[Candidate]:
+    """The candidates of `stages` (None: the default ones) with the indices `blocks` (None: all), in network order.
+
+    Raises:
+        UserError: a stage or an index that is not there, or nothing chosen.
+    """
+    there = sorted({candidate.stage for candidate in candidates})
+    chosen = []
+    for stage in dict.fromkeys(default_stages if stages is None else stages):
+        members = [candidate for candidate in candidates if candidate.stage == stage]
+        if not members:
+            raise UserError(f"stages must be among {', '.join(map(str, there))} for this network, found {stage}")
+        count = len(members)
+        for index in range(count) if blocks is None else blocks:
+            if not -count <= index < count:
+                raise UserError(f"stage {stage} has {count} residual blocks (0 to {count - 1}), found index {index}")
+        indices = range(count) if blocks is None else sorted({index % count for index in blocks})
+        chosen += [members[index] for index in indices]
+    if not chosen:
+        raise UserError("stages and blocks must name at least one residual block, found none")
+    return sorted(chosen, key=candidates.index)
