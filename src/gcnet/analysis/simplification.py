@@ -125,7 +125,7 @@ def shared_weights(block: ContextBlock, mean_input: Float[Tensor, " c"]) -> dict
 
 def simplify(
     model: nn.Module,
-    mean_inputs: Mapping[str, Float[Tensor, " c"]],
+    means: Mapping[str, Float[Tensor, " c"]],
     block: Literal["snl", "gc"],
     *,
     ratio: float | None = None,
@@ -134,7 +134,7 @@ def simplify(
 
     Args:
         model: a network of `create_model` or `load_model`; it stays as it is.
-        mean_inputs: of each block to replace, by its name, the mean of its inputs.
+        means: of each block to replace, by its name, the mean of its inputs, from `mean_inputs`.
         block: "snl" takes over attention and linear transform; "gc" the attention, and adds nothing until trained.
         ratio: of gc; None for the default of `gcnet.insert`.
 
@@ -142,9 +142,9 @@ def simplify(
         UserError: as `gcnet.models.substitution.substitute`.
     """
     blocks = find_non_local(model)
-    places = [name.removesuffix(".context") for name in mean_inputs]
+    places = [name.removesuffix(".context") for name in means]
     simplified = substitute(model, places, block, ratio=ratio)
-    for name, mean in mean_inputs.items():
+    for name, mean in means.items():
         weights = shared_weights(blocks[name], mean)
         for layer in _TAKEN_OVER[block]:
             simplified.get_submodule(f"{name}.{layer}").load_state_dict(weights[layer])

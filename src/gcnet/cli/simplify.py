@@ -67,7 +67,7 @@ class Settings:
         if self.output.suffix != _SUFFIX:
             raise UserError(f"--output is a new model file and ends in {_SUFFIX}, found {self.output}")
         if self.output.resolve() == Path(self.model).resolve():
-            raise UserError(f"--output must be a new file, and {self.output} is the model itself")
+            raise UserError(f"--output must be another file, and {self.output} is the model itself")
         if self.ratio is not None and self.block != "gc":
             raise UserError(f"--ratio belongs to --block gc, found --block {self.block}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
