@@ -27,7 +27,7 @@ COMMANDS = [
 
 def test_the_readme_has_examples_and_commands() -> None:
     assert len(EXAMPLES) > 1
-    assert {"train", "evaluate", "predict", "compare", "analyze", "check-data", "models", "blocks"} <= {
+    assert {"train", "evaluate", "predict", "compare", "analyze", "simplify", "check-data", "models", "blocks"} <= {
         line.split()[1] for line in COMMANDS if line.startswith("gcnet ")
     }
 

@@ -28,11 +28,15 @@ class Saving:
     gc_flops: int
 
 
-def is_independent(layer: Layer) -> bool:
-    """Whether a layer with a map for each query gives about the same one to all, and adds about the same vector."""
+def dependence(layer: Layer) -> float:
+    """How far apart a layer's maps, or what it adds, are at most: the higher of the upper ends of the two intervals."""
     parts = (layer.attention, layer.added)
-    highest = [part.mean if part.high is None else part.high for part in parts if part is not None]
-    return not layer.is_shared and not layer.adds_nothing and max(highest) <= INDEPENDENT
+    return max(part.mean if part.high is None else part.high for part in parts if part is not None)
+
+
+def is_independent(layer: Layer, threshold: float = INDEPENDENT) -> bool:
+    """Whether a layer with a map for each query gives about the same one to all, and adds about the same vector."""
+    return not layer.is_shared and not layer.adds_nothing and dependence(layer) <= threshold
 
 
 def gc_instead(module: nn.Module, layer: Layer) -> Saving | None:

@@ -15,6 +15,7 @@ VERBS = {
     "evaluate": "measure the accuracy of a trained network on labelled images",
     "predict": "find the classes of images, or the objects in them, with a trained network",
     "analyze": "show what each query of a trained network attends to, and measure whether it matters which",
+    "simplify": "replace non-local blocks that do not depend on the query by simpler ones, started from their weights",
     "compare": "train the same network with different blocks and report what each gains and costs",
     "check-data": "find the faults of COCO annotations before training, and write a copy without them",
     "models": "list the networks with their parameters and FLOPs",

@@ -29,17 +29,10 @@ def measure(network: "Network", settings: "Settings") -> int:
     """Measure, print and write; 0 if at least one image worked, 1 if none did."""
     from gcnet.analysis.query_independence import measure_layers
     from gcnet.analysis.replacement import reading
-    from gcnet.data.coco.source import is_coco
-    from gcnet.data.source import open_evaluation
     from gcnet.evaluation.gates import GateMeans
     from gcnet.evaluation.inference import evaluating
 
-    if is_coco(settings.data or ""):
-        raise UserError(f"--data takes images of classes, and {settings.data} is in COCO's format, for detectors")
-    source, preprocessing = open_evaluation(
-        settings.data_settings(), settings.seed, preprocessing=find_preprocessing(network, settings)
-    )
-    run, gates = _Run(_loader(source, preprocessing, settings), network, len(source)), GateMeans()
+    run, gates = open_run(network, settings), GateMeans()
     with evaluating(network.model):
         layers = measure_layers(network.model, run.images(), on_gates=lambda found: gates.add(found, run.labels))
     report_skipped(run.skipped, run.worked, "measured")
@@ -52,15 +45,29 @@ def measure(network: "Network", settings: "Settings") -> int:
         _print_table(layers)
     print(f"\n{reading(network.model, layers)}")
     written = _write_layers(layers, settings) if layers else []
-    report_written([*written, *_write_gates(gates, source.classes, run.worked, settings)], settings.output)
+    report_written([*written, *_write_gates(gates, run.classes, run.worked, settings)], settings.output)
     return 0
 
 
-class _Run:
+def open_run(network: "Network", settings: "Settings") -> "Run":
+    """The images of --data, prepared for the network."""
+    from gcnet.data.coco.source import is_coco
+    from gcnet.data.source import open_evaluation
+
+    if is_coco(settings.data or ""):
+        raise UserError(f"--data takes images of classes, and {settings.data} is in COCO's format, for detectors")
+    source, preprocessing = open_evaluation(
+        settings.data_settings(), settings.seed, preprocessing=find_preprocessing(network, settings)
+    )
+    return Run(_loader(source, preprocessing, settings), network, len(source), source.classes)
+
+
+class Run:
     """The images of a loader, batch by batch on the network's device, with the labels of the last batch at hand."""
 
-    def __init__(self, loader: "Loader[Batch]", network: "Network", total: int) -> None:
+    def __init__(self, loader: "Loader[Batch]", network: "Network", total: int, classes: tuple[str, ...]) -> None:
         self._loader, self._total = loader, total
+        self.classes = classes
         self._device = next(network.model.parameters()).device
         self.labels: list[int] = []
         self.skipped: list[Skipped] = []

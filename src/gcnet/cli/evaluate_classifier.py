@@ -24,6 +24,18 @@ BATCH_SIZE = 64
 
 def run_classifier(settings: "Settings", network: "Network", processes: "Processes") -> None:
     """Evaluate the classifier, print the result and write what --output asks for."""
+    source, preprocessing = open_images(settings, network, processes)
+    result = judge(network, source, preprocessing, settings, processes)
+    if processes.first:
+        _print_result(result, source.classes)
+        if settings.output is not None:
+            _write(result, source.classes, preprocessing, settings, settings.output)
+
+
+def open_images(
+    settings: "Settings", network: "Network", processes: "Processes"
+) -> "tuple[ImageSource, Preprocessing]":
+    """The images of --data in the order of the network's classes, and how they are prepared for it."""
     from gcnet.data.coco.source import is_coco
     from gcnet.data.source import open_evaluation
 
@@ -39,12 +51,7 @@ def run_classifier(settings: "Settings", network: "Network", processes: "Process
     _check_outputs(network, source, settings)
     if network.class_names is None and processes.first:
         _say_assumed_order(source.classes, settings)
-    preprocessing = _adjusted(preprocessing, settings)
-    result = _judge(network, source, preprocessing, settings, processes)
-    if processes.first:
-        _print_result(result, source.classes)
-        if settings.output is not None:
-            _write(result, source.classes, preprocessing, settings, settings.output)
+    return source, _adjusted(preprocessing, settings)
 
 
 def _check_outputs(network: "Network", source: "ImageSource", settings: "Settings") -> None:
@@ -76,13 +83,14 @@ def _adjusted(preprocessing: "Preprocessing", settings: "Settings") -> "Preproce
     )
 
 
-def _judge(
+def judge(
     network: "Network",
     source: "ImageSource",
     preprocessing: "Preprocessing",
     settings: "Settings",
     processes: "Processes",
 ) -> "ClassificationResult":
+    """The accuracy of the network on the images, in these processes together."""
     from gcnet.data.loading import Images, build_loader
     from gcnet.data.sampling import EvaluationSampler
     from gcnet.data.transforms import build_eval_transform

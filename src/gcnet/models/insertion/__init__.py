@@ -4,6 +4,7 @@ from gcnet.models.insertion.insert import insert
 from gcnet.models.insertion.installed import context_parameters, inserted, insertion_records, remove
 from gcnet.models.insertion.places import Insertion, Place
 from gcnet.models.insertion.rebuild import insert_record
+from gcnet.models.insertion.replace import replace
 
 __all__ = [
     "Insertion",
@@ -14,4 +15,5 @@ __all__ = [
     "inserted",
     "insertion_records",
     "remove",
+    "replace",
 ]

@@ -116,7 +116,7 @@ class Chooser:
             places = {name: Layout(residual_channels(name, module, position)) for name, module in modules}
             return Choice(places, position, stages, usual, None)
         places = {name: self._layout(name) for name in (resolve(self._model, name) for name in names)}
-        return Choice(places, None, stages, usual or _ratio(places), self._run)
+        return Choice(places, None, stages, usual or narrow_ratio(places), self._run)
 
     def _layout(self, name: str) -> Layout:
         calls = self._run.of(name)
@@ -129,7 +129,7 @@ class Chooser:
         return layouts.pop()
 
 
-def _ratio(places: dict[str, Layout]) -> float:
+def narrow_ratio(places: dict[str, Layout]) -> float:
     """16, or the largest below it that leaves each bottleneck enough channels."""
     narrowest = min(layout.channels for layout in places.values())
     return next((ratio for ratio in _RATIOS if narrowest >= _LEAST_WIDTH * ratio), _RATIOS[-1])

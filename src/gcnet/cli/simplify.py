@@ -1,0 +1,177 @@
+"""`gcnet simplify`: simpler blocks in place of non-local ones that turned out not to depend on the query."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from gcnet.cli import analyze, evaluate
+from gcnet.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gcnet.analysis.query_independence import Layer
+    from gcnet.evaluation.classification import ClassificationResult
+    from gcnet.evaluation.network import Network
+
+SUMMARY = "replace non-local blocks that do not depend on the query by simpler ones, started from their weights"
+
+_SUFFIX = ".safetensors"
+_SHARED = ("weights", "data", "root", "scene_distance", "seed", "limit", "image_size", "batch_size")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Replace non-local blocks whose attention does not depend on the query by simpler blocks, in a new model file.
+
+    Which those are is measured on your data, as by gcnet analyze --statistics. The new blocks start from the weights of
+    the old ones: snl takes over attention and output, gc the attention alone. Says the accuracy before and after.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Model file, or a network by name (then with --weights)."""
+    data: str
+    """scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or a CSV."""
+    output: Path
+    """The new model file (.safetensors)."""
+    block: Literal["snl", "gc"] = "snl"
+    """What to put there: snl, the same where all queries are the same, or gc, which is then to be trained."""
+    ratio: float | None = None
+    """gc: channels over those of its bottleneck (default: 16, in the small networks 4)."""
+    threshold: float | None = None
+    """Average cosine distance up to which maps, and what is added, count as the same for all queries (default: 0.1)."""
+    all: bool = False
+    """Replace every block that can be, whatever its distances."""
+    weights: str | None = None
+    """Weights for a network by name: a file, or "pretrained"."""
+    root: str = "data"
+    """Folder of downloaded data sets (cifar10, cifar100)."""
+    scene_distance: int | None = None
+    """Scenes: pixels between the reference patch and the nearest shape (default: half of a 64 px image)."""
+    seed: int = 0
+    """Seed of generated scenes."""
+    limit: int | None = None
+    """Use only so many images, evenly spread (default: 100 for the distances, all for the accuracy)."""
+    image_size: int | None = None
+    """Side of the images that the network gets, in pixels (default: the model file's)."""
+    batch_size: int | None = None
+    """Images at a time (default: 8 for the distances, 64 for the accuracy)."""
+    device: str = "auto"
+    """auto (cuda if there is one), cpu, cuda or cuda:N."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work, before anything is loaded."""
+        if self.output.suffix != _SUFFIX:
+            raise UserError(f"--output is a new model file and ends in {_SUFFIX}, found {self.output}")
+        if self.output.resolve() == Path(self.model).resolve():
+            raise UserError(f"--output must be another file, and {self.output} is the model itself")
+        if self.ratio is not None and self.block != "gc":
+            raise UserError(f"--ratio belongs to --block gc, found --block {self.block}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UserError(f"--threshold is a cosine distance from 0 to 1, found {self.threshold:g}")
+        if self.threshold is not None and self.all:
+            raise UserError("--all replaces blocks whatever their distances; give one of --all and --threshold")
+        self.for_statistics()
+        self.for_accuracy()
+
+    def for_statistics(self) -> analyze.Settings:
+        """The settings of `gcnet analyze --statistics` by which blocks are measured."""
+        return analyze.Settings(self.model, statistics=True, **self._shared())
+
+    def for_accuracy(self) -> evaluate.Settings:
+        """The settings of `gcnet evaluate` by which both networks are judged."""
+        return evaluate.Settings(self.model, **self._shared())
+
+    def _shared(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _SHARED}
+
+
+def run(settings: Settings) -> int:
+    """Measure, replace, judge and write; 0 if at least one block was replaced, 1 if none could be."""
+    from gcnet.analysis.simplification import find_non_local, simplify
+    from gcnet.evaluation.network import open_network
+    from gcnet.models.files import save_model
+    from gcnet.training.distributed import choose_device
+
+    device = choose_device(settings.device)
+    network = open_network(settings.model, settings.weights)
+    network.model.to(device)
+    if not find_non_local(network.model):
+        raise UserError(
+            f"{settings.model} has none of the non-local blocks (nl_...) that gcnet.insert puts into networks"
+        )
+    layers, means = _measure(network, settings)
+    if not layers:
+        return 1
+    chosen = _choose(network, layers, settings)
+    if not chosen:
+        print("gcnet: no block can be replaced, and nothing was written", file=sys.stderr)
+        return 1
+    model = simplify(network.model, {name: means[name] for name in chosen}, settings.block, ratio=settings.ratio)
+    simplified = replace(network, model=model)
+    _print_comparison(network, simplified, settings)
+    settings.output.parent.mkdir(parents=True, exist_ok=True)
+    save_model(model, settings.output)
+    print(f"\nwrote {settings.output}")
+    return 0
+
+
+def _measure(network: "Network", settings: Settings) -> "tuple[list[Layer], dict[str, Tensor]]":
+    """The distances of every non-local block, and the mean of its inputs; nothing if no image worked."""
+    from gcnet.analysis.query_independence import measure_layers
+    from gcnet.analysis.simplification import find_non_local, mean_inputs
+    from gcnet.cli.analyze_data import open_run
+    from gcnet.cli.predict import report_skipped
+    from gcnet.evaluation.inference import evaluating
+
+    run, blocks = open_run(network, settings.for_statistics()), find_non_local(network.model)
+    with evaluating(network.model), mean_inputs(blocks) as means:
+        layers = measure_layers(network.model, run.images())
+    report_skipped(run.skipped, run.worked, "measured")
+    return [layer for layer in layers if layer.name in blocks], means()
+
+
+def _choose(network: "Network", layers: "list[Layer]", settings: Settings) -> list[str]:
+    """Print what becomes of every block, and why; the names of those to replace."""
+    from gcnet.analysis.replacement import INDEPENDENT, dependence
+    from gcnet.analysis.simplification import find_non_local, why_kept
+
+    threshold = None if settings.all else INDEPENDENT if settings.threshold is None else settings.threshold
+    blocks = find_non_local(network.model)
+    reasons = {layer.name: why_kept(blocks[layer.name], layer, threshold) for layer in layers}
+    print("distance: average cosine distance of maps, and of what is added, between positions; the higher upper end of")
+    print(f"their 95 % intervals over {layers[0].images:,} images\n")
+    width = max(len("layer"), *(len(layer.name) for layer in layers))
+    print(f"{'layer':<{width}}  distance")
+    for layer in layers:
+        reason = reasons[layer.name]
+        fate = f"{settings.block} in its place" if reason is None else f"kept: {reason}"
+        print(f"{layer.name:<{width}}  {dependence(layer):<8.4f}  {fate}")
+    return [name for name, reason in reasons.items() if reason is None]
+
+
+def _print_comparison(before: "Network", after: "Network", settings: Settings) -> None:
+    from gcnet.analysis.cost import count_flops, count_parameters
+    from gcnet.cli.evaluate_classifier import judge, open_images
+    from gcnet.training.distributed import Processes
+
+    accuracy, alone = settings.for_accuracy(), Processes()
+    source, preprocessing = open_images(accuracy, before, alone)
+    size = preprocessing.image_size
+    print(f"\n{'':<6}  {'top-1':<26}  {'loss':<7}  {'parameters':>12}  {'MFLOPs an image':>15}")
+    for title, network in (("before", before), ("after", after)):
+        result = judge(network, source, preprocessing, accuracy, alone)
+        megaflops = count_flops(network.model, (1, 3, size, size)) / 1e6
+        parameters = count_parameters(network.model)
+        print(f"{title:<6}  {_top1(result):<26}  {result.loss:<7.4f}  {parameters:>12,}  {megaflops:>15,.4g}")
+    print(f"{result.images:,} images judged, {len(result.skipped):,} left out; 95 % intervals")
+    if settings.block == "gc":
+        print("gc attends as the blocks did, but its bottleneck starts anew and adds nothing yet: train it further.")
+
+
+def _top1(result: "ClassificationResult") -> str:
+    low, high = result.interval
+    return f"{result.top1:.2%} ({low:.2%}-{high:.2%})"

@@ -1,0 +1,44 @@
+"""Other blocks in place of inserted ones: the place, its position and all other weights stay."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from gcnet.errors import UserError
+from gcnet.models.create import create_model
+from gcnet.models.insertion import insert, inserted, insertion_records, replace
+
+
+@pytest.mark.parametrize("name", ["scenes_resnet", "timm/resnet10t"])
+def test_a_new_block_takes_the_place_and_position_and_other_weights_stay(name: str) -> None:
+    stage = 1 if name == "scenes_resnet" else 3
+    model = create_model(name, num_classes=3, block="se", ratio=2, stages=(stage,), position="after_add")
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    place = inserted(model)[0].places[0].name
+    replace(model, {place}, "gc", ratio=4)
+    new = [record for record in insertion_records(model) if record["block"] == "gc"]
+    assert [(record["position"], record["ratio"]) for record in new] == [("after_add", 4)]
+    assert [one["name"] for one in new[0]["places"]] == [place]
+    for key, tensor in model.state_dict().items():
+        if not key.startswith(f"{place}.context."):
+            assert torch.equal(before[key], tensor), key
+
+
+def test_blocks_on_tokens_are_replaced_where_they_are() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, depth=2, img_size=32).eval()
+    insert(model, "nl_embedded_gaussian", at="blocks.*", example_input=(3, 32, 32))
+    x = torch.randn(2, 3, 32, 32)
+    expected = model(x)
+    replace(model, {"blocks.0"}, "gc")
+    assert torch.equal(model(x), expected)
+    assert {one.block: [place.name for place in one.places] for one in inserted(model)} == {
+        "nl_embedded_gaussian": ["blocks.1"],
+        "gc": ["blocks.0"],
+    }
+
+
+def test_a_place_without_a_block_is_refused() -> None:
+    model: nn.Module = create_model("gc_cifar_resnet20")
+    with pytest.raises(UserError, match=r"an inserted block, found layer9\.0"):
+        replace(model, {"layer1.0", "layer9.0"}, "snl")
