@@ -27,9 +27,10 @@ COMMANDS = [
 
 def test_the_readme_has_examples_and_commands() -> None:
     assert len(EXAMPLES) > 1
-    assert {"train", "evaluate", "predict", "compare", "analyze", "check-data", "models", "blocks"} <= {
-        line.split()[1] for line in COMMANDS if line.startswith("gcnet ")
-    }
+    assert {"train", "evaluate", "predict", "compare", "analyze", "cost", "reproduce", "check-data"} | {
+        "models",
+        "blocks",
+    } <= {line.split()[1] for line in COMMANDS if line.startswith("gcnet ")}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))

@@ -16,6 +16,8 @@ VERBS = {
     "predict": "find the classes of images, or the objects in them, with a trained network",
     "analyze": "show what each query of a trained network attends to, and measure whether it matters which",
     "compare": "train the same network with different blocks and report what each gains and costs",
+    "cost": "count what networks cost by stage and block: parameters, FLOPs, memory, time",
+    "reproduce": "count parameters and FLOPs of the paper's tables, beside what was published",
     "check-data": "find the faults of COCO annotations before training, and write a copy without them",
     "models": "list the networks with their parameters and FLOPs",
     "blocks": "list the blocks with their parameters and options",
