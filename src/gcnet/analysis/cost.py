@@ -91,9 +91,7 @@ def run_detector(skeleton: Any, size: tuple[int, int], *, proposals: int, detect
         detections: regions of all images whose mask is found.
         images: how many.
     """
-    multiple = skeleton.transform.size_divisible
-    height, width = (math.ceil(side / multiple) * multiple for side in size)
-    maps = skeleton.backbone(torch.empty(images, 3, height, width, device="meta"))
+    maps = skeleton.backbone(torch.empty(images, 3, *padded_size(skeleton, size), device="meta"))
     skeleton.rpn.head(list(maps.values()))
     channels = skeleton.backbone.out_channels
     for stage in getattr(skeleton.roi_heads, "stages", [skeleton.roi_heads]):
@@ -101,6 +99,12 @@ def run_detector(skeleton: Any, size: tuple[int, int], *, proposals: int, detect
         stage.box_predictor(stage.box_head(boxes))
         masks = torch.empty(detections, channels, *stage.mask_roi_pool.output_size, device="meta")
         stage.mask_predictor(stage.mask_head(masks))
+
+
+def padded_size(detector: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image of this size once a detector has padded it."""
+    height, width = (math.ceil(side / detector.transform.size_divisible) for side in size)
+    return height * detector.transform.size_divisible, width * detector.transform.size_divisible
 
 
 def submodule_input_shapes(

@@ -1,6 +1,5 @@
 """Time and memory of the networks whose cost is asked for, measured side by side."""
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gcnet.analysis.cost import submodule_input_shapes
+from gcnet.analysis.cost import padded_size, submodule_input_shapes
 from gcnet.analysis.itemized import block_paths, stage_parts
 from gcnet.analysis.memory import peak_memory, training_step_peak_memory
 from gcnet.analysis.timing import fill_zero_parameters, forward_call, interleaved_times, training_step_call
@@ -68,9 +67,7 @@ def _parts(model: Any, size: tuple[int, int], batch: int) -> dict[str, tuple[str
     paths |= {path: path for path in block_paths(model)}
     body, prefix = model, ""
     if hasattr(model, "backbone"):
-        multiple = model.transform.size_divisible
-        body, prefix = model.backbone, "backbone."
-        size = math.ceil(size[0] / multiple) * multiple, math.ceil(size[1] / multiple) * multiple
+        body, prefix, size = model.backbone, "backbone.", padded_size(model, size)
     names = [path.removeprefix(prefix) for path in paths]
     shapes = submodule_input_shapes(body, (batch, 3, *size), names)
     return {path: (paths[path], shapes[path.removeprefix(prefix)]) for path in paths}

@@ -38,24 +38,25 @@ class Bill:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A column of the table: its heading, and what its values are divided by and how they are written."""
+    """A column of the table: its heading, and what its values are divided by."""
 
     heading: str
     unit: float
-    pattern: str = ",.4g"
 
-    def text(self, value: float) -> str:
-        """The value in the column's unit."""
-        return f"{value / self.unit:{self.pattern}}"
+    def text(self, value: float, sign: str = "") -> str:
+        """The value in the column's unit: whole from 1000 on, below with four digits."""
+        shown = value / self.unit
+        return f"{shown:{sign},.0f}" if abs(shown) >= 1000 or self.unit == 1 else f"{shown:{sign}.4g}"
 
     def difference(self, value: float, other: float) -> str:
         """How much more than the other this is, in the column's unit and in per cent."""
-        share = f" ({100 * (value - other) / other:+.3g} %)" if other else ""
-        return f"{(value - other) / self.unit:+{self.pattern}}{share}" if value != other else "0"
+        if value == other:
+            return "0"
+        return self.text(value - other, "+") + (f" ({100 * (value - other) / other:+.3g} %)" if other else "")
 
 
 QUANTITIES: Mapping[str, Quantity] = {
-    "parameters": Quantity("parameters", 1, ",.0f"),
+    "parameters": Quantity("parameters", 1),
     "flops": Quantity("GFLOPs", 1e9),
     "multiply_adds": Quantity("GMACs", 1e9),
     "kept_bytes": Quantity("kept (MB)", 1e6),

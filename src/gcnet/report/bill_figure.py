@@ -4,6 +4,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from matplotlib.ticker import EngFormatter
+
 from gcnet.evaluation.plots import plain, style_axes
 from gcnet.report.bill import QUANTITIES, Bill
 from gcnet.report.charts import COLOURS
@@ -49,6 +51,8 @@ def _draw(axes: "Axes", key: str, bills: Sequence[Bill], stages: Sequence[str]) 
         axes.text(end, row, f" {quantity.text(end * quantity.unit)}", va="center", fontsize=9)
     axes.set_xlim(0, 1.3 * max(starts))
     axes.locator_params(axis="x", nbins=4)
+    if key == "parameters":
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     style_axes(axes, quantity.heading, "", "")
 
 
