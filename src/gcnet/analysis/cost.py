@@ -41,7 +41,7 @@ def count_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
 
     Runs on a copy on the meta device: no arithmetic is done, and `scaled_dot_product_attention` is seen.
     """
-    return _count(_as_meta(model), input_shape)
+    return _count(as_meta(model), input_shape)
 
 
 def count_block_flops(model: nn.Module, input_shape: Sequence[int], names: Sequence[str]) -> dict[str, int]:
@@ -77,29 +77,41 @@ def count_detector_flops(
             f"size is at least 1 pixel and regions at least none, found {size}, {proposals} proposals and "
             f"{detections} detections"
         )
-    skeleton: Any = _as_meta(model)
-    multiple = skeleton.transform.size_divisible
-    height, width = (math.ceil(side / multiple) * multiple for side in size)
-    stages = list(getattr(skeleton.roi_heads, "stages", [skeleton.roi_heads]))
+    skeleton = as_meta(model)
+    return _total(lambda: run_detector(skeleton, size, proposals=proposals, detections=detections))
 
-    def run() -> None:
-        maps = skeleton.backbone(torch.empty(1, 3, height, width, device="meta"))
-        skeleton.rpn.head(list(maps.values()))
-        channels = skeleton.backbone.out_channels
-        for stage in stages:
-            boxes = torch.empty(proposals, channels, *stage.box_roi_pool.output_size, device="meta")
-            stage.box_predictor(stage.box_head(boxes))
-            masks = torch.empty(detections, channels, *stage.mask_roi_pool.output_size, device="meta")
-            stage.mask_predictor(stage.mask_head(masks))
 
-    return _total(run)
+def run_detector(skeleton: Any, size: tuple[int, int], *, proposals: int, detections: int, images: int = 1) -> None:
+    """Run the parts of a detector on the meta device, as far as their work does not depend on what is found.
+
+    Args:
+        skeleton: of `as_meta`, in training or in evaluation mode.
+        size: height and width of the images, which are padded to the multiple that the detector asks for.
+        proposals: regions of all images whose class and box are found.
+        detections: regions of all images whose mask is found.
+        images: how many.
+    """
+    maps = skeleton.backbone(torch.empty(images, 3, *padded_size(skeleton, size), device="meta"))
+    skeleton.rpn.head(list(maps.values()))
+    channels = skeleton.backbone.out_channels
+    for stage in getattr(skeleton.roi_heads, "stages", [skeleton.roi_heads]):
+        boxes = torch.empty(proposals, channels, *stage.box_roi_pool.output_size, device="meta")
+        stage.box_predictor(stage.box_head(boxes))
+        masks = torch.empty(detections, channels, *stage.mask_roi_pool.output_size, device="meta")
+        stage.mask_predictor(stage.mask_head(masks))
+
+
+def padded_size(detector: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image of this size once a detector has padded it."""
+    height, width = (math.ceil(side / detector.transform.size_divisible) for side in size)
+    return height * detector.transform.size_divisible, width * detector.transform.size_divisible
 
 
 def submodule_input_shapes(
     model: nn.Module, input_shape: Sequence[int], names: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
     """The shape of the first input that each named submodule sees in a forward pass of `model`."""
-    skeleton = _as_meta(model)
+    skeleton = as_meta(model)
     shapes: dict[str, tuple[int, ...]] = {}
     with _recording(skeleton, names, shapes):
         _count(skeleton, input_shape)
@@ -186,7 +198,8 @@ _FORMULAS: dict[str, Callable[[BlockShape], int]] = {
 }
 
 
-def _as_meta(model: nn.Module) -> nn.Module:
+def as_meta(model: nn.Module) -> nn.Module:
+    """A copy on the meta device, where nothing is computed but shapes, in evaluation mode."""
     return copy.deepcopy(model).to("meta").eval()
 
 
@@ -197,10 +210,15 @@ def _count(skeleton: nn.Module, input_shape: Sequence[int]) -> int:
 
 def _total(run: Callable[[], object]) -> int:
     """The FLOPs of what `run` does on the meta device."""
-    counter = FlopCounterMode(display=False, custom_mapping=_MATRIX_VECTOR | _deformable())
+    counter = flop_counter()
     with torch.no_grad(), counter:
         run()
     return counter.get_total_flops()
+
+
+def flop_counter() -> FlopCounterMode:
+    """The counter of torch, with the operations that it does not know."""
+    return FlopCounterMode(display=False, custom_mapping=_MATRIX_VECTOR | _deformable())
 
 
 @contextmanager

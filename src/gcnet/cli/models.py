@@ -94,24 +94,27 @@ def _row(name: str, settings: Settings) -> tuple[str, ...]:
 
     from gcnet.analysis.cost import count_detector_flops, count_flops, count_parameters
     from gcnet.models.create import create_model
-    from gcnet.models.names import is_detector, split_name
+    from gcnet.models.names import is_detector
 
     side = settings.image_size
     with torch.device("meta"):
         model = create_model(name, num_classes=settings.num_classes)
-    if is_detector(name):
-        size = _detector_size(model) if side is None else (side, side)
-        flops = count_detector_flops(model, size) / 1e9
-    else:
-        host = split_name(name)[1]
-        side = side or next((size for start, size in _SIZES.items() if host.startswith(start)), 224)
-        size = (side, side)
-        flops = count_flops(model, (1, 3, *size)) / 1e9
+    size = counted_size(name, model) if side is None else (side, side)
+    flops = (count_detector_flops(model, size) if is_detector(name) else count_flops(model, (1, 3, *size))) / 1e9
     counted = f"{flops:.3g}" if flops < 1 else f"{flops:.2f}"
     return name, f"{count_parameters(model):,}", counted, f"{size[0]} x {size[1]}"
 
 
-def _detector_size(model: Any) -> tuple[int, int]:
-    """An image with sides of 5 to 8, the 800 by 1280 at which detectors are usually counted, or as long as it may."""
+def counted_size(name: str, model: Any) -> tuple[int, int]:
+    """Height and width in pixels of the image that a network's FLOPs are counted for, unless told otherwise.
+
+    A detector's has sides of 5 to 8, as the 800 by 1280 at which they are usually counted, or is as long as it may be.
+    """
+    from gcnet.models.names import is_detector, split_name
+
+    if not is_detector(name):
+        host = split_name(name)[1]
+        side = next((size for start, size in _SIZES.items() if host.startswith(start)), 224)
+        return side, side
     short = model.transform.min_size[-1]
     return short, min(short * 8 // 5, model.transform.max_size)

@@ -1,6 +1,5 @@
 """What each network of a comparison costs: parameters, FLOPs, time side by side, memory in a process of its own."""
 
-import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gcnet.analysis.cost import analytic_flops, count_parameters, submodule_input_shapes
+from gcnet.analysis.cost import analytic_flops, count_parameters, padded_size, submodule_input_shapes
 from gcnet.analysis.memory import training_step_peak_memory
 from gcnet.analysis.timing import (
     Numerics,
@@ -137,9 +136,7 @@ def _body(network: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, tuple[i
     backbone: Any = getattr(network, "backbone", None)
     if backbone is None:
         return network, (1, 3, *size)
-    transform: Any = network.transform
-    multiple = transform.size_divisible
-    return backbone, (1, 3, *(math.ceil(side / multiple) * multiple for side in size))
+    return backbone, (1, 3, *padded_size(network, size))
 
 
 def _analytic(block: str, inputs: Mapping[str, tuple[int, ...]], ratio: float) -> int | None:

@@ -1,0 +1,187 @@
+"""What each stage and each context block of a network costs: parameters, FLOPs, and what a training forward keeps.
+
+Parameters and FLOPs as in `gcnet.analysis.cost`. Kept are the bytes that autograd saves in the forward pass of a
+training step for the backward one: each storage once, without parameters and buffers, counted where it is saved first,
+nothing checkpointed or frozen, all in the dtype of the weights. Both passes run on the meta device, where only shapes
+are computed; a convolution library may keep work space besides.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+
+from gcnet.analysis.cost import as_meta, count_parameters, flop_counter, run_detector
+from gcnet.models.residual.position import Positioned
+
+_STAGE = re.compile(r"layer\d+")
+_PROPOSALS, _DETECTIONS = 1000, 100  # of an image whose FLOPs are counted, as in `count_detector_flops`
+
+
+@dataclass(frozen=True)
+class Item:
+    """What one part costs: parameters, FLOPs of one image (multiply-add = 2), bytes kept of a training batch."""
+
+    name: str
+    parameters: int
+    flops: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """A network's cost: in all, by stage, which sums up to that, and of each context block, which is in its stage's."""
+
+    total: Item
+    stages: tuple[Item, ...]
+    blocks: tuple[Item, ...]
+
+
+def itemize(model: nn.Module, size: tuple[int, int], batch: int) -> Account:
+    """The cost of a classifier, or of a detector of `build_mask_rcnn`, by stage and by context block.
+
+    A detector's heads run for FLOPs on 1000 regions and 100 masks, as in `count_detector_flops`, and for what is kept
+    on the regions that training samples: 512 an image, and masks on a quarter of them, unless built otherwise. Its
+    losses are left out.
+
+    Args:
+        model: the network; it is not changed, and may be on any device.
+        size: height and width of the images in pixels.
+        batch: images of a training step.
+    """
+    skeleton = as_meta(model)
+    parts = stage_parts(skeleton)
+    blocks = block_paths(skeleton)
+    named = parts | {path: path for path in blocks}
+    counter = flop_counter()
+    with torch.no_grad(), counter, _metered(skeleton, named, counter.get_total_flops) as flops:
+        _run(skeleton, size, 1)
+    with _FusedAttention(), _keeping(skeleton.train()) as kept_bytes, _metered(skeleton, named, kept_bytes) as kept:
+        _run(skeleton, size, batch)
+    total = Item("total", count_parameters(skeleton), counter.get_total_flops(), kept_bytes())
+    items = {
+        name: Item(name, _parameters(skeleton, named, name), flops[name], kept[name])
+        for name in dict.fromkeys(named.values())
+    }
+    stages = [items[stage] for stage in dict.fromkeys(parts.values())]
+    return Account(total, (*stages, *_rest(total, stages)), tuple(items[path] for path in blocks))
+
+
+def block_paths(model: nn.Module) -> list[str]:
+    """Where the context blocks of a network are."""
+    return [f"{name}.context" for name, module in model.named_modules() if isinstance(module, Positioned)]
+
+
+def stage_parts(model: nn.Module) -> dict[str, str]:
+    """The stage that each part of a network belongs to, by the path of the part, in the order of the network.
+
+    Of a residual network the stages are `layer1` and so on, `stem` before and `head` after them; of another network its
+    children; of a detector those of its backbone, and `pyramid`, `proposals`, `boxes` and `masks`.
+    """
+    heads: Any = getattr(model, "roi_heads", None)
+    if heads is None:
+        return _body_parts(model, "")
+    detector: Any = model
+    parts = _body_parts(detector.backbone.body, "backbone.body.")
+    parts |= {"backbone.fpn": "pyramid", "rpn.head": "proposals"}
+    prefixes = [f"roi_heads.stages.{index}." for index in range(len(getattr(heads, "stages", ())))] or ["roi_heads."]
+    for stage, kind in (("boxes", "box"), ("masks", "mask")):
+        parts |= {f"{prefix}{kind}_{part}": stage for prefix in prefixes for part in ("head", "predictor")}
+    return parts
+
+
+def _body_parts(body: nn.Module, prefix: str) -> dict[str, str]:
+    names = [name for name, _ in body.named_children()]
+    stages = [index for index, name in enumerate(names) if _STAGE.fullmatch(name)]
+    parts = {}
+    for index, (name, child) in enumerate(body.named_children()):
+        place = "stem" if stages and index < stages[0] else "head" if stages and index > stages[-1] else name
+        if isinstance(child, nn.ModuleList):  # which is not called itself
+            parts |= {f"{prefix}{name}.{number}": place for number in range(len(child))}
+        else:
+            parts[prefix + name] = place
+    return parts
+
+
+def _run(skeleton: Any, size: tuple[int, int], images: int) -> None:
+    """A forward pass on the meta device; in training mode a detector's heads on the regions that are sampled."""
+    if not hasattr(skeleton, "roi_heads"):
+        skeleton(torch.empty(images, 3, *size, device="meta"))
+        return
+    proposals, detections = images * _PROPOSALS, images * _DETECTIONS
+    if skeleton.training:
+        sampler = getattr(skeleton.roi_heads, "stages", [skeleton.roi_heads])[0].fg_bg_sampler
+        proposals = images * sampler.batch_size_per_image
+        detections = int(proposals * sampler.positive_fraction)
+    run_detector(skeleton, size, proposals=proposals, detections=detections, images=images)
+
+
+def _parameters(model: nn.Module, named: Mapping[str, str], name: str) -> int:
+    """Parameters in the parts of that name; one that is in several of them counts once."""
+    return count_parameters(nn.ModuleList(model.get_submodule(path) for path in named if named[path] == name))
+
+
+def _rest(total: Item, stages: Sequence[Item]) -> list[Item]:
+    """What the network does and holds itself, outside its parts, if that is anything."""
+    left = [
+        getattr(total, key) - sum(getattr(stage, key) for stage in stages) for key in ("parameters", "flops", "kept")
+    ]
+    return [Item("other", *left)] if any(left) else []
+
+
+@contextmanager
+def _metered(model: nn.Module, named: Mapping[str, str], read: Callable[[], int]) -> Generator[Counter[str]]:
+    """By name, how much what `read` says rises while the modules at the paths in `named` run."""
+    found: Counter[str] = Counter()
+    starts: list[int] = []
+
+    def enter(*_: object) -> None:
+        starts.append(read())
+
+    def leave(name: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            found[name] += read() - starts.pop()
+
+        return hook
+
+    modules = {path: model.get_submodule(path) for path in named}
+    handles = [module.register_forward_pre_hook(enter) for module in modules.values()]
+    handles += [module.register_forward_hook(leave(named[path])) for path, module in modules.items()]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _keeping(model: nn.Module) -> Generator[Callable[[], int]]:
+    """Watch what autograd saves; the function that this gives says how many bytes that is up to now."""
+    own = {tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())}
+    kept: set[Any] = set()  # which holds the storages, so that none takes the place of another
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage not in own:
+            kept.add(storage)
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield lambda: sum(storage.nbytes() for storage in kept)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Keeps attention fused, as on the CPU; on the meta device torch takes it apart, and saves every pair's weight."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **(kwargs or {}))[0]
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,109 @@
+"""Time and memory of the networks whose cost is asked for, measured side by side."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gcnet.analysis.cost import padded_size, submodule_input_shapes
+from gcnet.analysis.itemized import block_paths, stage_parts
+from gcnet.analysis.memory import peak_memory, training_step_peak_memory
+from gcnet.analysis.timing import fill_zero_parameters, forward_call, interleaved_times, training_step_call
+from gcnet.cli.cost_networks import Choice
+from gcnet.compare.measured import MeasuredDetector
+from gcnet.report.bill import Bill
+
+REPETITIONS, SECONDS = 15, 20.0
+_STAGE = re.compile(r"layer\d+")
+
+
+def measure(choices: Sequence[Choice], bills: Sequence[Bill], device: str) -> list[Bill]:
+    """The bills of these networks, all of one image size and batch, with times and peak memory added.
+
+    Times are medians of interleaved calls; a step is forward, backward and update. The stages of residual networks and
+    the context blocks are timed alone, too, on random maps of the shape they meet: forward, and forward and backward.
+    """
+    size, batch = bills[0].size, bills[0].batch
+    timed = [_timed(choice, size, batch, device) for choice in choices]
+    values: list[dict[str, dict[str, float]]] = [{part: {} for part in parts} for parts in timed]
+    for key, make in (("forward_seconds", forward_call), ("step_seconds", _step_call)):
+        calls = {
+            f"{index} {part}": make(module, images)
+            for index, parts in enumerate(timed)
+            for part, (module, images) in parts.items()
+        }
+        for name, times in interleaved_times(calls, repetitions=REPETITIONS, seconds=SECONDS, device=device).items():
+            index, part = name.split(" ", 1)
+            values[int(index)][part][key] = times.median
+    for choice, found in zip(choices, values, strict=True):
+        found["total"] |= _peaks(choice, size, batch, device)
+    return [_added(bill, found) for bill, found in zip(bills, values, strict=True)]
+
+
+def _added(bill: Bill, values: Mapping[str, Mapping[str, float]]) -> Bill:
+    lines = (replace(line, values={**line.values, **values.get(line.part, {})}) for line in bill.lines)
+    return replace(bill, lines=tuple(lines))
+
+
+def _timed(choice: Choice, size: tuple[int, int], batch: int, device: str) -> dict[str, tuple[nn.Module, Tensor]]:
+    """By the name of its line each module that is timed, and what it is given: the whole network, stages, blocks."""
+    network = _runnable(choice, size).to(device)
+    model = network.detector if isinstance(network, MeasuredDetector) else network
+    inputs: dict[tuple[int, ...], Tensor] = {}  # maps of one shape are one tensor
+    timed = {"total": (network, torch.randn(batch, 3, *size, device=device))}
+    for path, (part, shape) in _parts(model, size, batch).items():
+        images = inputs.setdefault(shape, torch.randn(shape, device=device, requires_grad=True))
+        timed[part] = model.get_submodule(path), images
+    return timed
+
+
+def _parts(model: Any, size: tuple[int, int], batch: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """By the path of each stage and block the name of its line, and the shape of its input."""
+    paths = {path: stage for path, stage in stage_parts(model).items() if _STAGE.fullmatch(stage)}
+    paths |= {path: path for path in block_paths(model)}
+    body, prefix = model, ""
+    if hasattr(model, "backbone"):
+        body, prefix, size = model.backbone, "backbone.", padded_size(model, size)
+    names = [path.removeprefix(prefix) for path in paths]
+    shapes = submodule_input_shapes(body, (batch, 3, *size), names)
+    return {path: (paths[path], shapes[path.removeprefix(prefix)]) for path in paths}
+
+
+def _step_call(module: nn.Module, images: Tensor) -> Callable[[], object]:
+    """A training step of a network; of a part, which is given a map that needs a gradient, without the update."""
+    if not images.requires_grad:
+        return training_step_call(module, images)
+    wanted = [images, *(parameter for parameter in module.parameters() if parameter.requires_grad)]
+
+    def call() -> object:
+        module.train()
+        return torch.autograd.grad(module(images).float().square().mean(), wanted)
+
+    return call
+
+
+def _peaks(choice: Choice, size: tuple[int, int], batch: int, device: str) -> dict[str, float]:
+    shape = (batch, 3, *size)
+    found = {
+        "forward_peak_bytes": peak_memory(partial(_forward, choice, size, batch, device), device=device),
+        "step_peak_bytes": training_step_peak_memory(partial(_runnable, choice, size), shape, device=device),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _forward(choice: Choice, size: tuple[int, int], batch: int, device: str) -> Callable[[], object]:
+    return forward_call(_runnable(choice, size).to(device), torch.randn(batch, 3, *size, device=device))
+
+
+def _runnable(choice: Choice, size: tuple[int, int]) -> nn.Module:
+    """A network as it is measured: new blocks are no longer zero, a detector has objects and leaves images as large."""
+    model: Any = choice.build()
+    fill_zero_parameters(model)
+    if not choice.is_detector:
+        return model
+    model.transform.min_size, model.transform.max_size = (min(size),), max(size)
+    return MeasuredDetector(model, 1)

@@ -1,0 +1,1 @@
+"""The tables of GCNet's paper as rows, and what their networks cost."""

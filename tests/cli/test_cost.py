@@ -1,0 +1,140 @@
+"""`gcnet cost`: tables, differences, sizes, model files, CSV and figure; and, when asked for, time and memory."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gcnet.analysis.cost import analytic_flops
+from gcnet.cli import cost_measured, main
+from gcnet.models.create import create_model
+from gcnet.models.files import save_model
+
+GC_PARAMETERS = 3 * 173 + 3 * 601 + 3 * 2_225  # 2CP + 2C + 3P + 1 at 16, 32, 64 channels, ratio 4
+GC_FLOPS = sum(
+    3 * analytic_flops("gc", channels=channels, positions=side * side, ratio=4)
+    for channels, side in ((16, 32), (32, 16), (64, 8))
+)
+
+
+def cost(*arguments: str) -> int:
+    return main(["cost", *arguments])
+
+
+def table(output: str, start: str) -> dict[str, list[str]]:
+    """The rows of the table after the line that starts so, by their first cell."""
+    lines = output[output.index(start) :].split("\n\n")[1].splitlines()
+    cells = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
+    return {row[0]: row[1:] for row in (cells[0], *cells[2:])}
+
+
+def read_csv(folder: Path) -> list[dict[str, str]]:
+    with (folder / "cost.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_network_is_told_by_stage_in_all_and_by_block(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cost("gc_resnet50") == 0
+    rows = table(capsys.readouterr().out, "gc_resnet50, 224 x 224, batch 32")
+    assert rows["part"] == ["parameters", "GFLOPs", "GMACs", "kept (MB)"]
+    assert list(rows)[1:8] == ["stem", "layer1", "layer2", "layer3", "layer4", "head", "total"]
+    assert len(rows) == 8 + 13
+    assert rows["total"][:3] == ["28,078,773", "8.196", "4.098"]
+    assert rows["layer2.0.context"][0] == "33,889"
+
+
+def test_differences_to_the_plain_host_are_those_of_the_blocks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cost("gc_cifar_resnet20", "--against", "plain", "--batch-size", "7", "--output", str(tmp_path)) == 0
+    rows = table(capsys.readouterr().out, "gc_cifar_resnet20, 32 x 32, batch 7, against cifar_resnet20")
+    assert rows["part"] == ["parameters", "difference", "GFLOPs", "difference", "GMACs", "kept (MB)", "difference"]
+    assert rows["total"][:2] == ["278,719", f"+{GC_PARAMETERS:,} (+3.34 %)"]
+    assert rows["stem"][1] == rows["stem"][3] == "0"
+    total, *others = read_csv(tmp_path)
+    assert (total["model"], total["against"], total["kind"]) == ("gc_cifar_resnet20", "cifar_resnet20", "total")
+    assert int(total["parameters_difference"]) == GC_PARAMETERS
+    assert int(total["flops_difference"]) == GC_FLOPS
+    assert float(total["parameters_percent"]) == pytest.approx(100 * GC_PARAMETERS / 269_722)
+    assert float(total["multiply_adds"]) == int(total["flops"]) / 2
+    for key in ("parameters", "flops", "kept_bytes"):
+        stages = sum(int(row[key]) for row in others if row["kind"] == "stage")
+        assert stages == int(total[key])
+        assert sum(int(row[f"{key}_difference"] or 0) for row in others) == int(total[f"{key}_difference"])
+    with Image.open(tmp_path / "cost.png") as figure:
+        assert figure.format == "PNG" and figure.width > 1000
+
+
+def test_networks_and_sizes_are_set_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names, sizes = ("cifar_resnet20", "cifar_resnet56"), ("32", "64x48")
+    assert cost(*names, "--image-size", *sizes, "--block", "se", "--output", str(tmp_path)) == 0
+    output = capsys.readouterr().out
+    assert output.splitlines()[2].startswith("| cifar_resnet20 + se, 32 x 32")
+    found = {(row["model"], row["height"], row["width"]): row for row in read_csv(tmp_path) if row["kind"] == "total"}
+    assert len(found) == 4
+    small, large = (found["cifar_resnet20 + se", *size] for size in (("32", "32"), ("64", "48")))
+    assert small["parameters"] == large["parameters"]
+    assert int(large["flops"]) / int(small["flops"]) == pytest.approx(3, rel=0.01)
+
+
+def test_another_network_may_be_what_is_compared_with(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cost("gc_cifar_resnet20", "--against", "snl_cifar_resnet20", "--num-classes", "3") == 0
+    rows = table(capsys.readouterr().out, "gc_cifar_resnet20, 32 x 32, batch 32, against snl_cifar_resnet20")
+    snl = 3 * sum(channels**2 + 2 * channels + 1 for channels in (16, 32, 64))
+    assert rows["total"][1].startswith(f"{GC_PARAMETERS - snl:,} (-")
+    assert rows["layer1.0.context"][1].startswith(f"{173 - 17**2:,} (-"), "blocks in the same place are compared"
+    assert rows["head"][0] == "195"
+
+
+def test_a_model_file_says_what_it_is_and_its_plain_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "best.safetensors"
+    model = create_model("gc_cifar_resnet20", num_classes=7)
+    save_model(model, file, preprocessing={"image_size": 40})
+    assert cost(str(file), "--against", "plain") == 0
+    rows = table(capsys.readouterr().out, f"{file}, 40 x 40, batch 32, against cifar_resnet20")
+    assert rows["total"][1].startswith(f"+{GC_PARAMETERS:,} ")
+    assert cost(str(file), "--block", "gc") == 2
+    assert "--block belongs to a network by name" in capsys.readouterr().err
+
+
+def test_a_detector_is_told_with_its_regions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cost("mask_rcnn_gc_scenes_resnet") == 0
+    output = capsys.readouterr().out
+    rows = table(output, "mask_rcnn_gc_scenes_resnet, 64 x 64, batch 2")
+    assert list(rows)[1:8] == ["stem", "layer1", "pyramid", "proposals", "boxes", "masks", "total"]
+    assert "1000 regions and 100 masks" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gc_scenes_resnet", "mask_rcnn_gc_scenes_resnet"])
+def test_time_and_memory_are_measured_on_request(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost_measured, "REPETITIONS", 1)
+    arguments = ("--image-size", "32", "--batch-size", "2", "--device", "cpu", "--output", str(tmp_path))
+    assert cost(name, "--against", "plain", "--measure", *arguments) == 0
+    rows = {row["part"].removeprefix("backbone.body."): row for row in read_csv(tmp_path)}
+    for part in ("total", "layer1", "layer1.0.context"):
+        assert 0 < float(rows[part]["forward_seconds"]) < 10
+        assert 0 < float(rows[part]["step_seconds"]) < 10
+    assert float(rows["total"]["step_peak_bytes"]) > 0
+    assert rows["total"]["step_seconds_difference"] and rows["layer1"]["step_seconds_percent"]
+    assert rows["stem"]["forward_seconds"] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("", "needs at least one network"),
+        ("gc_resnet5O", 'did you mean "gc_resnet50"'),
+        ("resnet18 --image-size big", "--image-size takes sides such as 224"),
+        ("resnet18 --image-size 0", "--image-size takes sides such as 224"),
+        ("resnet18 --batch-size 0", "--batch-size must be at least 1, found 0"),
+        ("resnet18 --device cpu", "--device belongs to --measure"),
+        ("resnet18 --against resnet19", 'did you mean "resnet18"'),
+        ("gc_resnet18 --block se", "has its block in its name"),
+        ("nowhere.safetensors", "nowhere.safetensors"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cost(*arguments.split()) == 2
+    assert sentence in capsys.readouterr().err
