@@ -60,3 +60,10 @@ def test_a_line_of_precision_is_its_rows(label: str, network: str) -> None:
     for said, kind in zip(cells(label), ("channels_last", "bf16", "bf16_channels_last"), strict=True):
         (ratio,) = ratios(benchmark="precision", contestant=f"{network}_{kind}")
         assert float(said) == round(ratio, 2)
+
+
+def test_the_readme_says_what_the_page_says() -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    forward, both, one, eight, step = (cells(label)[1] for label in [*LINES][:1] + [*LINES][3:7])
+    assert f"takes {forward} times the time of mmcv's, forward and backward {both} times" in readme
+    assert f"takes {step} times ResNet-50's, inference of 8 images {eight} times, of one image {one} times" in readme
