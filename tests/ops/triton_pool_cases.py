@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gcnet.blocks import build_gc
+from gcnet.blocks.paper import build_gc
 from gcnet.ops import triton_kernels
 from gcnet.ops.triton_pool import attention_pool_triton
 from tolerances import assert_equal_within

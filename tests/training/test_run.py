@@ -170,7 +170,7 @@ def test_frozen_parameters_and_norms_stay_as_they_were(photos, tmp_path):
 
 MISTAKES = {
     "folder that is taken": ({"output": "taken"}, "must not exist yet"),
-    "unknown block": ({"block": "gd"}, 'unknown block "gd"; did you mean "gc"'),
+    "unknown block": ({"block": "gcc"}, 'unknown block "gcc"; did you mean "gc"'),
     "unknown model": ({"model": "cifar_resnet21"}, 'did you mean "cifar_resnet20"'),
     "freezing nothing": ({"freeze": ("layer9.*",)}, '"layer9.*" matches no parameter'),
     "batch larger than the set": ({"batch_size": 1000}, "batch"),

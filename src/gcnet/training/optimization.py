@@ -66,7 +66,8 @@ def build_optimizer(model: nn.Module, recipe: RecipeSettings, block_parameters: 
     ]
     if recipe.optimizer == "adamw":
         return AdamW(described, fused=True)
-    return SGD(described, lr=recipe.peak_lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+    # Not fused: PyTorch's fused SGD keeps an undefined momentum where a scaler of fp16 skips the first step.
+    return SGD(described, lr=recipe.peak_lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
