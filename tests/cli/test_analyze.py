@@ -3,29 +3,16 @@
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from cli.animals import CLASSES
 from gcnet.cli import main
 from gcnet.cli.analyze import Settings, run
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.files import save_model
 from gcnet.models.insertion import insert
-
-CLASSES = ("ant", "bee", "cat")
-
-
-@pytest.fixture
-def photos(tmp_path: Path, seed: int) -> Path:
-    generator = np.random.default_rng(seed)
-    for number in range(7):
-        place = tmp_path / "photos" / CLASSES[number % 3] / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (23, 19, 3), dtype=np.uint8)).save(place)
-    return tmp_path / "photos"
 
 
 @pytest.fixture

@@ -2,28 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from cli.animals import CLASSES
 from gcnet.cli import main
 from gcnet.evaluation.network import open_network
 from gcnet.models.create import create_model
 from gcnet.models.files import save_model
 from gcnet.models.insertion import context_parameters, insert
-
-CLASSES = ("ant", "bee", "cat")
-
-
-@pytest.fixture
-def photos(tmp_path: Path, seed: int) -> Path:
-    generator = np.random.default_rng(seed)
-    for number in range(7):
-        place = tmp_path / "photos" / CLASSES[number % 3] / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (23, 19, 3), dtype=np.uint8)).save(place)
-    return tmp_path / "photos"
 
 
 @pytest.fixture

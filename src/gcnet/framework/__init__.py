@@ -20,7 +20,7 @@ from gcnet.framework.context import (
     SoftmaxAffinity,
     SubSample,
 )
-from gcnet.framework.fusion import Add, Scale
+from gcnet.framework.fusion import Add, Fusion, Scale
 from gcnet.framework.gate import Distribute, DoubledScale, HardScale, Multiply, ResidualScale, ShiftedScale
 from gcnet.framework.gather import GatherPool, HalvingConvolution, LocalAverage
 from gcnet.framework.pointwise import Pointwise
@@ -44,6 +44,7 @@ __all__ = [
     "DotProductAffinity",
     "DoubledScale",
     "FrequencyPool",
+    "Fusion",
     "GatedNorm",
     "GatherPool",
     "Gaussian",

@@ -1,0 +1,3 @@
+"""The classes of the small images."""
+
+CLASSES = ("ant", "bee", "cat")
