@@ -1,7 +1,12 @@
 """`gcnet reproduce`: the tables are listed and printed, what is counted beside what is published."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+import gcnet.compare.measure
+from compare.small import write_images
 from gcnet.cli import main
 from gcnet.experiments.tables import TABLES
 
@@ -27,13 +32,44 @@ def test_a_table_has_what_is_counted_beside_what_is_published_with_its_source(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("", "takes --list, or --table NAME --cost-only"),
-        ("--list --table design --cost-only", "takes --list, or --table NAME --cost-only"),
-        ("--list --cost-only", "--cost-only belongs to --table"),
-        ("--table design", "add --cost-only"),
+        ("", "takes --list, or --table NAME with --cost-only or --scale full|small"),
+        ("--list --table design --cost-only", "takes --list, or --table NAME"),
+        ("--list --cost-only", "takes --list, or --table NAME"),
+        ("--table design", "takes --list, or --table NAME"),
+        ("--table design --scale small --cost-only", "takes --list, or --table NAME"),
         ("--table desing --cost-only", 'unknown table "desing"; did you mean "design"?'),
+        ("--table desing --scale small", 'unknown table "desing"; did you mean "design"?'),
+        ("--table design --scale full", "give --weights FILE"),
+        ("--table design --scale small --seeds 0", "--seeds must be at least 1, found 0"),
+        ("--table design --scale tiny", "tiny"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", *arguments.split()]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_rows_are_trained_at_small_scale_and_an_interrupted_table_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gcnet.compare.measure, "training_step_peak_memory", lambda *_, **__: 4_000_000)
+    monkeypatch.setattr(gcnet.compare.measure, "REPETITIONS", 2)
+    images, output = write_images(tmp_path / "images"), tmp_path / "out"
+    command = ["reproduce", "--table", "pooling-fusion", "--scale", "small", "--data", str(images), "--seeds", "2"]
+    command += ["--steps", "2", "--batch-size", "9", "--jobs", "1", "--device", "cpu", "--output", str(output)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in printed.splitlines() if "|" in line]
+    labels = ["baseline", "avg+scale", "avg+add", "att+scale", "att+add"]
+    assert [row[0] for row in rows[2:]] == labels
+    assert rows[0][-2:] == ["published box AP", "published mask AP"]
+    assert rows[-1][-2:] == ["39.4 [O]", "35.7 [O]"]
+    runs = output / "cifar_resnet20" / "runs"
+    assert len(list(runs.glob("main-*-seed?.json"))) == 10
+    assert (output / "tables.md").read_text().strip() in printed
+
+    (runs / "main-avg+add-seed1.json").unlink()
+    shutil.rmtree(runs / "main-avg+add-seed1")
+    assert main(command) == 0
+    again = capsys.readouterr().out
+    assert again[again.index("| network") :] == printed[printed.index("| network") :]

@@ -56,7 +56,7 @@ def test_published_placement_of_detectors_is_that_of_their_backbone() -> None:
 
 
 def test_what_is_set_for_detectors_reaches_every_training() -> None:
-    trainings = plan(replace(SETTINGS, control=True, seeds=2), epochs=1, builders={})
+    trainings = plan(replace(SETTINGS, control=True, seeds=2), epochs=1, variants={})
     assert len(trainings) == 8
     assert {training.settings.detector for training in trainings} == {SETTINGS.detector}
     assert {training.settings.data.data for training in trainings} == {"scenes", "scenes-control"}

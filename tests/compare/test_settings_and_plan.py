@@ -9,6 +9,7 @@ import torch
 from compare.small import small
 from gcnet.compare.plan import check_names, create_variant, data_settings, placement, plan, recipe_settings
 from gcnet.compare.settings import CompareSettings, RecipeChoices
+from gcnet.compare.variants import Variant
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
 from gcnet.models.insertion import context_parameters, insertion_records
@@ -17,7 +18,7 @@ SAME = CompareSettings(model="cifar_resnet20", data=DataSettings(data="somewhere
 
 
 def test_all_blocks_are_trained_with_the_same_recipe_data_and_seeds() -> None:
-    trainings = plan(replace(SAME, seeds=2, seed=5), epochs=10, builders={})
+    trainings = plan(replace(SAME, seeds=2, seed=5), epochs=10, variants={})
     assert [(training.seed, training.block) for training in trainings] == [
         (seed, block) for seed in (5, 6) for block in ("none", "se", "nl_embedded_gaussian", "snl", "gc")
     ]
@@ -76,10 +77,10 @@ def test_a_ratio_is_given_to_the_blocks_that_have_one() -> None:
 
 def test_scenes_have_a_control_setting_with_no_block_and_gc_alone() -> None:
     settings = CompareSettings(model="cifar_resnet20")
-    control = [training for training in plan(settings, epochs=2, builders={}) if training.setting == "control"]
+    control = [training for training in plan(settings, epochs=2, variants={}) if training.setting == "control"]
     assert [training.block for training in control] == ["none", "gc"]
     assert {training.settings.data.data for training in control} == {"scenes-control"}
-    main = plan(settings, epochs=2, builders={})[0].settings.data
+    main = plan(settings, epochs=2, variants={})[0].settings.data
     assert replace(control[0].settings.data, data="scenes") == main
 
 
@@ -110,8 +111,8 @@ def test_the_number_of_scenes_can_be_chosen() -> None:
 
 
 def test_a_run_is_evaluated_ten_times_or_once_an_epoch() -> None:
-    assert plan(SAME, epochs=2, builders={})[0].settings.output.evaluate_every == pytest.approx(0.2)
-    assert plan(SAME, epochs=40, builders={})[0].settings.output.evaluate_every == 1.0
+    assert plan(SAME, epochs=2, variants={})[0].settings.output.evaluate_every == pytest.approx(0.2)
+    assert plan(SAME, epochs=40, variants={})[0].settings.output.evaluate_every == 1.0
 
 
 @pytest.mark.parametrize(
@@ -145,3 +146,37 @@ def test_the_identity_of_a_comparison_leaves_out_where_and_how_many_at_a_time(tm
     other = small(tmp_path, tmp_path / "b", jobs=3)
     assert one.identity() == other.identity()
     assert one.identity() != small(tmp_path, tmp_path / "a", seeds=2).identity()
+
+
+def test_an_entry_may_have_options_and_a_ratio_of_its_own() -> None:
+    settings = CompareSettings(
+        model="cifar_resnet20", ratio=2, blocks="none,gc,gc:ratio=4,gc:pooling=average:fusion=scale"
+    )
+    check_names(settings, {})
+    assert placement(settings, "gc:ratio=4", {}) == {"block": "gc", "ratio": 4}
+    found = placement(settings, "gc:pooling=average:fusion=scale", {})
+    assert found == {"block": "gc", "ratio": 2, "options": ("pooling=average", "fusion=scale")}
+    network = create_variant(settings, "gc:pooling=average:fusion=scale", {}, 3)
+    assert insertion_records(network)[0]["options"] == {"pooling": "average", "fusion": "scale"}
+    assert plan(settings, epochs=2, variants={})[3].name == "main-gc-pooling=average-fusion=scale-seed0"
+
+
+def test_a_variant_decides_its_own_places() -> None:
+    variants = {"+1 GC": Variant("gc", placement={"stages": (2,), "blocks": (-2,), "position": "after_add"})}
+    network = create_variant(replace(SAME, stages=(1, 2, 3)), "+1 GC", variants, 3)
+    assert {name.partition(".context.")[0] for name, _ in context_parameters(network)} == {"layer2.1"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        pytest.param("gc:heads", 'NAME=VALUE, as in gc:fusion=scale; found "heads"', id="no value"),
+        pytest.param("gc:head=2", r'takes no option "head"; did you mean "heads"\?', id="unknown option"),
+        pytest.param("gc:ratio=much", 'ratio is a number, found "much"', id="not a number"),
+        pytest.param("snl:ratio=4", 'block "snl" takes no option "ratio"', id="no ratio"),
+        pytest.param("none:ratio=4", "takes no options", id="options of none"),
+    ],
+)
+def test_entries_that_cannot_be_built_are_refused(entry: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        check_names(replace(SAME, blocks=f"none,{entry}"), {})

@@ -18,7 +18,7 @@ VERBS = {
     "simplify": "replace non-local blocks that do not depend on the query by simpler ones, started from their weights",
     "compare": "train the same network with different blocks and report what each gains and costs",
     "cost": "count what networks cost by stage and block: parameters, FLOPs, memory, time",
-    "reproduce": "count parameters and FLOPs of the paper's tables, beside what was published",
+    "reproduce": "train the networks of the paper's tables, or count what they cost, beside what was published",
     "check-data": "find the faults of COCO annotations before training, and write a copy without them",
     "models": "list the networks with their parameters and FLOPs",
     "blocks": "list the blocks with their parameters and options",

@@ -12,10 +12,11 @@ import torch
 from gcnet.blocks import Builder
 from gcnet.compare.circumstances import describe_experiment, describe_machine
 from gcnet.compare.measure import Circumstances, measure_costs
-from gcnet.compare.plan import Builders, check_names, describe, plan
+from gcnet.compare.plan import Variants, check_names, describe, plan
 from gcnet.compare.runs import Workshop, carry_out
 from gcnet.compare.settings import CompareSettings
 from gcnet.compare.task import describe_images, input_size, sample_pictures
+from gcnet.compare.variants import Variant
 from gcnet.errors import UserError
 from gcnet.report.results import BASELINE, Comparison, Cost
 from gcnet.report.write import write_report
@@ -28,7 +29,7 @@ _MOST_JOBS = 4
 
 
 def compare(
-    blocks: Sequence[str | Builder] | None = None,
+    blocks: Sequence[str | Builder] | Mapping[str, Variant] | None = None,
     *,
     settings: CompareSettings | None = None,
     reporter: Reporter | None = None,
@@ -38,7 +39,8 @@ def compare(
     Interrupted, the same call goes on: finished trainings stand, the ones in progress are resumed.
 
     Args:
-        blocks: names, "none", or builders of your own (`channels -> module`); by default those of the settings.
+        blocks: names as in `--blocks`, or builders of your own (`channels -> module`); or variants by the name that
+            each has in the report, that without a block being "none"; by default those of the settings.
         settings: everything else; by default the demonstration on generated scenes.
         reporter: told of the progress; by default nobody.
 
@@ -50,23 +52,23 @@ def compare(
         Stopped: a signal ended it.
         NonFiniteLoss: a training met a loss that is not finite.
     """
-    settings, builders = _with_blocks(settings or CompareSettings(), blocks)
+    settings, variants = _with_blocks(settings or CompareSettings(), blocks)
     reporter = reporter or Silent()
-    check_names(settings, builders)
+    check_names(settings, variants)
     device = str(choose_device(settings.device))
-    training = filled(describe(settings, BASELINE, builders))
+    training = filled(describe(settings, BASELINE, variants))
     task = open_task(training, Processes())
     steps = training.recipe.length(task.steps_per_epoch)
     training = replace(training, recipe=training.recipe.resolved(task.steps_per_epoch))
-    trainings = plan(settings, epochs=steps / task.steps_per_epoch, builders=builders)
+    trainings = plan(settings, epochs=steps / task.steps_per_epoch, variants=variants)
     size = input_size(task)
-    folder = _open_folder(settings)
+    folder = _open_folder(settings, variants)
     jobs, threads = _share_cores(settings.jobs, device, len(trainings))
     for note in task.notes():
         reporter.say(note)
     on = Circumstances(len(task.classes), size, training.recipe.images_per_step, device, jobs, task.flops)
-    costs, timing = _costs(folder, settings, builders, on, reporter)
-    runs = carry_out(trainings, Workshop(settings, folder, jobs, threads, builders, steps), reporter)
+    costs, timing = _costs(folder, settings, variants, on, reporter)
+    runs = carry_out(trainings, Workshop(settings, folder, jobs, threads, variants, steps), reporter)
     reporter.close()
     comparison = Comparison(
         model=settings.model,
@@ -92,23 +94,28 @@ def output_folder(settings: CompareSettings) -> Path:
 
 
 def _with_blocks(
-    settings: CompareSettings, blocks: Sequence[str | Builder] | None
-) -> tuple[CompareSettings, dict[str, Builder]]:
-    """The settings with the names of `blocks`, and the builders among them by name."""
+    settings: CompareSettings, blocks: Sequence[str | Builder] | Mapping[str, Variant] | None
+) -> tuple[CompareSettings, dict[str, Variant]]:
+    """The settings with the names of `blocks`, and by name those that a name alone does not describe."""
     if blocks is None:
         return settings, {}
-    builders: dict[str, Builder] = {
-        getattr(block, "__name__", type(block).__name__): block for block in blocks if not isinstance(block, str)
-    }
-    names = [block if isinstance(block, str) else getattr(block, "__name__", type(block).__name__) for block in blocks]
-    return replace(settings, blocks=",".join(names)), builders
+    if isinstance(blocks, Mapping):
+        return replace(settings, blocks=",".join(blocks)), dict(blocks)
+    names = [block if isinstance(block, str) else _name(block) for block in blocks]
+    own = {_name(block): Variant(block) for block in blocks if not isinstance(block, str)}
+    return replace(settings, blocks=",".join(names)), own
 
 
-def _open_folder(settings: CompareSettings) -> Path:
+def _name(builder: Builder) -> str:
+    return getattr(builder, "__name__", type(builder).__name__)
+
+
+def _open_folder(settings: CompareSettings, variants: Variants) -> Path:
     """Make the output folder, or check that the comparison in it is this one."""
     folder = output_folder(settings)
     path = folder / "compare.json"
-    identity = json.loads(json.dumps(settings.identity()))
+    described = {name: variant.described() for name, variant in variants.items()}
+    identity = json.loads(json.dumps(settings.identity() | ({"variants": described} if described else {})))
     if path.exists():
         _refuse_changes(folder, json.loads(path.read_text(encoding="utf-8")), identity)
         return folder
@@ -151,7 +158,7 @@ def _share_cores(jobs: int | None, device: str, trainings: int) -> tuple[int, in
 
 
 def _costs(
-    folder: Path, settings: CompareSettings, builders: Builders, on: Circumstances, reporter: Reporter
+    folder: Path, settings: CompareSettings, variants: Variants, on: Circumstances, reporter: Reporter
 ) -> tuple[dict[str, Cost], dict[str, int]]:
     """What an earlier attempt measured, or a new measurement."""
     path = folder / "costs.json"
@@ -159,7 +166,7 @@ def _costs(
         stored = json.loads(path.read_text(encoding="utf-8"))
         return {block: Cost(**cost) for block, cost in stored["costs"].items()}, stored["timing"]
     reporter.say("measuring parameters, FLOPs, time and memory of each block")
-    costs, timing = measure_costs(settings, builders, on)
+    costs, timing = measure_costs(settings, variants, on)
     content = {"costs": {block: asdict(cost) for block, cost in costs.items()}, "timing": timing}
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
     return costs, timing

@@ -20,7 +20,7 @@ from gcnet.analysis.timing import (
     training_step_call,
 )
 from gcnet.compare.measured import MeasuredDetector
-from gcnet.compare.plan import Builders, create_variant, describe
+from gcnet.compare.plan import Variants, create_variant, describe
 from gcnet.compare.settings import CompareSettings
 from gcnet.models.insertion import inserted, insertion_records
 from gcnet.models.names import is_detector
@@ -45,14 +45,14 @@ class Circumstances:
 
 
 def measure_costs(
-    settings: CompareSettings, builders: Builders, on: Circumstances
+    settings: CompareSettings, variants: Variants, on: Circumstances
 ) -> tuple[dict[str, Cost], dict[str, int]]:
     """The cost of every block's network, and the batches and repetitions that times and memory were measured with."""
     blocks = settings.block_names()
     numerics = Numerics(AUTOCAST[settings.precision], settings.channels_last)
     with torch.random.fork_rng(devices=[]):
-        networks = {block: create_variant(settings, block, builders, on.num_classes) for block in blocks}
-        plain = create_variant(settings, BASELINE, builders, on.num_classes)
+        networks = {block: create_variant(settings, block, variants, on.num_classes) for block in blocks}
+        plain = create_variant(settings, BASELINE, variants, on.num_classes)
     models = {block: _runnable(settings, network, on.num_classes) for block, network in networks.items()}
     batch = min(DETECTORS_TIMED_BATCH if is_detector(settings.model) else TIMED_BATCH, on.batch_size)
     images = torch.randn(batch, 3, *on.image_size, device=on.device)
@@ -71,7 +71,7 @@ def measure_costs(
         seconds=SECONDS,
         device=on.device,
     )
-    peaks = _peak_memories(settings, builders, on, numerics)
+    peaks = _peak_memories(settings, variants, on, numerics)
     costs = {
         block: _cost(block, networks[block], plain, on, (forward[block], step[block]), peaks[block]) for block in blocks
     }
@@ -86,17 +86,17 @@ def _runnable(settings: CompareSettings, network: nn.Module, num_classes: int) -
     return MeasuredDetector(network, num_classes) if is_detector(settings.model) else network
 
 
-def _build_runnable(settings: CompareSettings, block: str, builders: Builders, num_classes: int) -> nn.Module:
-    return _runnable(settings, create_variant(settings, block, builders, num_classes), num_classes)
+def _build_runnable(settings: CompareSettings, block: str, variants: Variants, num_classes: int) -> nn.Module:
+    return _runnable(settings, create_variant(settings, block, variants, num_classes), num_classes)
 
 
 def _peak_memories(
-    settings: CompareSettings, builders: Builders, on: Circumstances, numerics: Numerics
+    settings: CompareSettings, variants: Variants, on: Circumstances, numerics: Numerics
 ) -> Mapping[str, int | None]:
     shape = (on.batch_size, 3, *on.image_size)
 
     def peak(block: str) -> int | None:
-        build = partial(_build_runnable, settings, block, builders, on.num_classes)
+        build = partial(_build_runnable, settings, block, variants, on.num_classes)
         return training_step_peak_memory(build, shape, device=on.device, numerics=numerics)
 
     with ThreadPoolExecutor(on.jobs) as pool:

@@ -1,13 +1,15 @@
 """From the settings of a comparison to its trainings: which block goes where, and the same recipe for all."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gcnet.blocks import BLOCKS, Builder, block_options
+from gcnet.blocks import block_options, check_options
 from gcnet.compare.settings import DEMONSTRATION, DETECTORS_DEMONSTRATION, CompareSettings, Demonstration
+from gcnet.compare.variants import Variant, read_variant
 from gcnet.data.settings import DataSettings
-from gcnet.errors import UserError, unknown
+from gcnet.errors import UserError
 from gcnet.models.insertion import insert
 from gcnet.models.names import is_detector, published_placement, split_name
 from gcnet.report.results import BASELINE, CONTROL, MAIN
@@ -23,7 +25,7 @@ from gcnet.training.settings import (
 if TYPE_CHECKING:
     from torch import nn
 
-Builders = Mapping[str, Builder]
+Variants = Mapping[str, Variant]
 
 _CURVE_POINTS = 10
 
@@ -40,15 +42,19 @@ class Training:
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return f"{self.setting}-{self.block}-seed{self.seed}"
+        block = re.sub(r"[^\w.+=-]+", "-", self.block)
+        return f"{self.setting}-{block}-seed{self.seed}"
 
 
-def check_names(settings: CompareSettings, builders: Builders) -> None:
-    """Raise UserError for an unknown block, and for a network that has a block in its name already."""
-    valid = (BASELINE, *BLOCKS, *builders)
+def check_names(settings: CompareSettings, variants: Variants) -> None:
+    """Raise UserError for an unknown block or option, and for a network that has a block in its name already."""
     for name in settings.block_names():
-        if name not in valid:
-            raise unknown("block", name, valid)
+        variant = variant_of(name, variants)
+        if variant.block is not None:
+            given = NetworkSettings(options=variant.options).block_options()
+            check_options(
+                variant.block, given | {name: value for name, value in variant.placement.items() if name == "ratio"}
+            )
     prefix, host = split_name(settings.model)
     if prefix:
         raise UserError(
@@ -56,25 +62,34 @@ def check_names(settings: CompareSettings, builders: Builders) -> None:
         )
 
 
-def placement(settings: CompareSettings, block: str, builders: Builders) -> dict[str, Any]:
-    """What `create_model` is told to put `block` in its place; empty for no block."""
-    if block == BASELINE:
+def variant_of(name: str, variants: Variants) -> Variant:
+    """What the name stands for: one of `variants`, or a block with its options as `--blocks` takes it."""
+    return variants[name] if name in variants else read_variant(name)
+
+
+def placement(settings: CompareSettings, name: str, variants: Variants) -> dict[str, Any]:
+    """What `NetworkSettings` is told to put a variant in its place; empty for no block."""
+    variant = variant_of(name, variants)
+    block = variant.block
+    if block is None:
         return {}
-    chosen: dict[str, Any] = {"ratio": settings.ratio if "ratio" in block_options(builders.get(block, block)) else None}
+    chosen: dict[str, Any] = {"ratio": settings.ratio if "ratio" in block_options(block) else None}
     if settings.placement == "published":
         chosen |= published_placement(f"{block}_", settings.model)
     else:
         chosen |= {"stages": settings.stages, "position": settings.position, "at": settings.at}
-    return {"block": block} | {name: value for name, value in chosen.items() if name != "block" and value is not None}
+    chosen |= {"block": block, "options": variant.options or None, **variant.placement}
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
-def create_variant(settings: CompareSettings, block: str, builders: Builders, num_classes: int) -> "nn.Module":
+def create_variant(settings: CompareSettings, name: str, variants: Variants, num_classes: int) -> "nn.Module":
     """The network with one block; the host is built first, so that a seed gives it the same weights for every block."""
-    own = builders.get(block)
-    network = build_network(filled(describe(settings, BASELINE if own else block, builders)), num_classes)
-    if own is not None:
-        chosen = placement(settings, block, builders)
-        insert(network, own, **{name: value for name, value in chosen.items() if name != "block"})
+    if not variant_of(name, variants).is_own:
+        return build_network(filled(describe(settings, name, variants)), num_classes)
+    network = build_network(filled(describe(settings, BASELINE, variants)), num_classes)
+    chosen = placement(settings, name, variants)
+    options = NetworkSettings(options=chosen.pop("options", ())).block_options()
+    insert(network, chosen.pop("block"), **chosen, **options)
     return network
 
 
@@ -109,7 +124,7 @@ def _demonstration(settings: CompareSettings) -> Demonstration:
     return DETECTORS_DEMONSTRATION if is_detector(settings.model) else DEMONSTRATION
 
 
-def plan(settings: CompareSettings, *, epochs: float, builders: Builders) -> list[Training]:
+def plan(settings: CompareSettings, *, epochs: float, variants: Variants) -> list[Training]:
     """All trainings, seed by seed; `epochs` is their length, over which ten evaluations or more are spread."""
     output = OutputSettings(
         save_every_epochs=None,
@@ -119,7 +134,7 @@ def plan(settings: CompareSettings, *, epochs: float, builders: Builders) -> lis
     )
     pairs = [(MAIN, block) for block in settings.block_names()] + [(CONTROL, b) for b in settings.control_blocks()]
     return [
-        Training(setting, block, seed, describe(settings, block, builders, setting=setting, seed=seed, output=output))
+        Training(setting, block, seed, describe(settings, block, variants, setting=setting, seed=seed, output=output))
         for seed in settings.seed_numbers()
         for setting, block in pairs
     ]
@@ -128,15 +143,18 @@ def plan(settings: CompareSettings, *, epochs: float, builders: Builders) -> lis
 def describe(
     settings: CompareSettings,
     block: str,
-    builders: Builders,
+    variants: Variants,
     *,
     setting: str = MAIN,
     seed: int = 0,
     output: OutputSettings | None = None,
 ) -> TrainSettings:
-    """The settings of one training, as `gcnet train` would take them (of a builder of the user's own without it)."""
+    """The settings of one training, as `gcnet train` would take them (a builder of the user's own is only named)."""
+    chosen = placement(settings, block, variants)
+    if callable(chosen.get("block")):
+        chosen["block"] = block
     return TrainSettings(
-        network=NetworkSettings(model=settings.model, weights=settings.weights, **placement(settings, block, builders)),
+        network=NetworkSettings(model=settings.model, weights=settings.weights, **chosen),
         detector=settings.detector,
         data=data_settings(settings, setting),
         augment=settings.augment,

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from gcnet.compare.plan import Builders, Training, create_variant
+from gcnet.compare.plan import Training, Variants, create_variant, variant_of
 from gcnet.compare.settings import CompareSettings
 from gcnet.errors import UserError
 from gcnet.report.results import CurvePoint, Run, run_from_dict, run_to_dict
@@ -46,7 +46,7 @@ class Workshop:
     folder: Path
     jobs: int
     threads: int
-    builders: Builders
+    variants: Variants
     steps: int
 
     def path(self, training: Training) -> Path:
@@ -86,8 +86,8 @@ def _train(training: Training, workshop: Workshop, reporter: Reporter) -> None:
     from gcnet.training.run import resume, train
 
     path = workshop.path(training)
-    is_own = training.block in workshop.builders
-    build = partial(create_variant, workshop.settings, training.block, workshop.builders) if is_own else None
+    is_own = variant_of(training.block, workshop.variants).is_own
+    build = partial(create_variant, workshop.settings, training.block, workshop.variants) if is_own else None
     with _only_here(path.with_suffix(".lock")):
         if workshop.result(training) is not None:
             return

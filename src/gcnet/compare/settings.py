@@ -91,7 +91,8 @@ class CompareSettings:
     """
 
     blocks: str = "none,se,nl_embedded_gaussian,snl,gc"
-    """Blocks to compare, separated by commas (`gcnet blocks` lists them); none is the network as it is."""
+    """Blocks to compare, separated by commas (`gcnet blocks` lists them), with options behind colons as in
+    gc:pooling=average:ratio=4; none is the network as it is."""
     seeds: int = 1
     """Number of seeds; 3 or more for a spread and an interval of the differences."""
     seed: int = 0

@@ -1,0 +1,88 @@
+"""Train the rows of tables: one comparison for each network."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gcnet.compare.experiment import compare
+from gcnet.compare.settings import CompareSettings
+from gcnet.errors import UserError, unknown
+from gcnet.experiments.rows import Table
+from gcnet.experiments.scales import SMALL_RATIO, Series, series_of
+from gcnet.experiments.settings import ReproduceSettings
+from gcnet.experiments.tables import TABLES
+from gcnet.models.names import is_detector
+from gcnet.report.results import Comparison
+from gcnet.training.reporter import Reporter
+from gcnet.training.settings import DetectorSettings
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row's place in what was trained: its comparison and its name there."""
+
+    comparison: Comparison
+    name: str
+
+
+def find_tables(names: tuple[str, ...]) -> dict[str, Table]:
+    """The tables by name, "all" being every one.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    for name in names:
+        if name not in TABLES and name != "all":
+            raise unknown("table", name, [*TABLES, "all"])
+    return dict(TABLES) if "all" in names else {name: TABLES[name] for name in names}
+
+
+def reproduce(settings: ReproduceSettings, *, reporter: Reporter | None = None) -> dict[tuple[str, str], Measured]:
+    """Train every row of the tables over the seeds, and return what came out by table and label.
+
+    Interrupted, the same call goes on. Rows without a counterpart in small networks are missing at small scale.
+
+    Raises:
+        UserError: an unknown table, or settings that do not fit its networks.
+        Stopped: a signal ended it.
+    """
+    small = settings.scale == "small"
+    series = series_of(find_tables(settings.table), small=small)
+    if settings.weights not in (None, "pretrained") and len(series) > 1:
+        models = ", ".join(one.model for one in series)
+        raise UserError(
+            f"--weights is one file, and these tables have several networks: {models}; take them one by one"
+        )
+    found = {}
+    for one in series:
+        comparison = compare(one.variants, settings=comparison_settings(settings, one), reporter=reporter)
+        found |= {row: Measured(comparison, name) for row, name in one.names.items()}
+    return found
+
+
+def output_folder(settings: ReproduceSettings) -> Path:
+    """Where the runs and the tables are."""
+    return Path(settings.output or f"runs/reproduce-{'-'.join(settings.table)}-{settings.scale}")
+
+
+def comparison_settings(settings: ReproduceSettings, series: Series) -> CompareSettings:
+    """The comparison that trains a series: the published protocol, or the fine-tuning of a small network."""
+    detects, small = is_detector(series.model), settings.scale == "small"
+    if detects and settings.data.data in ("cifar10", "cifar100"):
+        raise UserError("this table is of detectors: --data takes a COCO directory")
+    preset = "1x" if detects else "finetune" if settings.weights else "scratch"
+    recipe = settings.recipe if settings.recipe.preset else replace(settings.recipe, preset=preset)
+    return CompareSettings(
+        seeds=settings.seeds or (3 if small else 1),
+        seed=settings.seed,
+        model=series.model,
+        ratio=SMALL_RATIO if small else 16,
+        control=False,
+        data=settings.data,
+        recipe=recipe,
+        device=settings.device,
+        precision=settings.precision,
+        jobs=settings.jobs,
+        output=str(output_folder(settings) / series.model),
+        weights=None if detects else settings.weights,
+        detector=DetectorSettings(norm="sync", backbone_weights=settings.weights) if detects else DetectorSettings(),
+    )

@@ -1,0 +1,90 @@
+"""The rows of tables as comparisons: of the published networks, or of small ones in their place."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gcnet.compare.variants import Variant
+from gcnet.experiments.rows import Row, Table
+from gcnet.models.names import published_placement, split_name
+from gcnet.report.results import BASELINE
+
+_SMALL_HOSTS = {
+    "mask_rcnn_resnet50": "cifar_resnet20",
+    "mask_rcnn_resnet101": "cifar_resnet56",
+    "resnet50": "cifar_resnet20",
+}
+_SMALL_STAGES = {3: 1, 4: 2, 5: 3}
+_PLACEMENT = ("ratio", "stages", "blocks", "position", "at")
+# What a block has and where it goes unless a row says otherwise.
+_USUAL: Mapping[str, Any] = {
+    "ratio": 16,
+    "stages": (3, 4, 5),
+    "position": "after_norm",
+    "pooling": "attention",
+    "fusion": "add",
+}
+SMALL_RATIO = 4
+"""The ratio at small scale where the paper has 16, in blocks of 16 to 64 channels; other ratios are a quarter, too."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Rows on one network: what one comparison trains, and the name in it of each row.
+
+    Attributes:
+        model: the plain network.
+        variants: by the name in the comparison; that without a block is "none".
+        names: of a row, by its table's name and its label.
+    """
+
+    model: str
+    variants: Mapping[str, Variant]
+    names: Mapping[tuple[str, str], str]
+
+
+def series_of(tables: Mapping[str, Table], *, small: bool) -> list[Series]:
+    """The comparisons that train all rows of the tables; at small scale rows without a counterpart are left out."""
+    by_model: dict[str, list[tuple[str, Row]]] = {}
+    for name, table in tables.items():
+        for row in table.rows:
+            host = split_name(row.model)[1]
+            model = host if not small else _small_model(host, row)
+            if model is not None:
+                by_model.setdefault(model, []).append((name, row))
+    return [_series(model, rows, small=small) for model, rows in by_model.items()]
+
+
+def _small_model(host: str, row: Row) -> str | None:
+    """The small network in place of a host; None where there is none, or where it has not the place of the row's block.
+
+    After the second of three convolutions there is no place in blocks that have two.
+    """
+    return None if row.options.get("position") == "after_conv2" else _SMALL_HOSTS.get(host)
+
+
+def _series(model: str, rows: Sequence[tuple[str, Row]], *, small: bool) -> Series:
+    found: dict[str, Variant] = {BASELINE: Variant(None)}
+    names: dict[tuple[str, str], str] = {}
+    for table, row in rows:
+        variant = variant_of(row, small=small)
+        names[table, row.label] = next((name for name, other in found.items() if other == variant), row.label)
+        found.setdefault(names[table, row.label], variant)
+    return Series(model, found, names)
+
+
+def variant_of(row: Row, *, small: bool) -> Variant:
+    """The block of a row; equal for rows that say the same in different words."""
+    given: dict[str, Any] = {**published_placement(*split_name(row.model)), **row.options}
+    chosen = {name: value for name, value in given.items() if value != _USUAL.get(name, None)}
+    block = chosen.pop("block", None)
+    if block is None:
+        return Variant(None)
+    if small and "ratio" in chosen:
+        chosen["ratio"] *= SMALL_RATIO / _USUAL["ratio"]
+    if small and "stages" in chosen:
+        chosen["stages"] = tuple(_SMALL_STAGES[stage] for stage in chosen["stages"])
+    placement = {name: value for name, value in chosen.items() if name in _PLACEMENT}
+    return Variant(
+        block, tuple(f"{name}={value}" for name, value in chosen.items() if name not in placement), placement
+    )

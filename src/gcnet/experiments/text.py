@@ -1,0 +1,84 @@
+"""Tables as text: what was counted or measured beside what was published, each published value with its source."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from gcnet.experiments.costs import RowCost
+from gcnet.experiments.reproduce import Measured
+from gcnet.experiments.rows import SOURCES, Published, Table
+from gcnet.report.notes import notes
+from gcnet.report.summary import difference_text, markdown_table, score_text
+
+
+def cost_text(table: Table, costs: Sequence[RowCost]) -> str:
+    """Parameters and multiply-adds, with the published values of these and of the scores."""
+    headings = ("network", "parameters (M)", "published", "GMACs", "published", "GFLOPs", *table.scores)
+    rows = [
+        (
+            cost.row.label,
+            f"{cost.parameters / 1e6:.2f}",
+            _published(cost.row.parameters),
+            f"{cost.flops / 2e9:.2f}",
+            _published(cost.row.multiply_adds),
+            f"{cost.flops / 1e9:.2f}",
+            *map(_published, cost.row.scores or (None,) * len(table.scores)),
+        )
+        for cost in costs
+    ]
+    height, width = table.size
+    remarks = (
+        f"Counted for one image of {height} x {width}. GMACs are multiply-adds, which papers print as FLOPs; GFLOPs "
+        "count a multiply-add as two. Matrix products, convolutions and attention are counted.",
+        f"{', '.join(table.scores)}: published, in %, not measured here.",
+        *table.notes,
+    )
+    values = (v for cost in costs for v in (cost.row.parameters, cost.row.multiply_adds, *cost.row.scores))
+    return _text(table, markdown_table(headings, rows), remarks, values)
+
+
+def measured_text(name: str, table: Table, found: Mapping[tuple[str, str], Measured], *, small: bool) -> str:
+    """What was measured of each row of the table called `name`, and the published scores."""
+    rows = [row for row in table.rows if (name, row.label) in found]
+    measured = [found[name, row.label] for row in rows]
+    comparison = measured[0].comparison
+    score, *others = comparison.scores
+    headings = (
+        *("network", "parameters (M)", "GFLOPs", score.heading, f"against baseline ({score.points})"),
+        *(other.heading for other in others),
+        *(f"published {published}" for published in table.scores),
+    )
+    cells = [
+        (
+            row.label,
+            f"{one.comparison.costs[one.name].parameters / 1e6:.4g}",
+            f"{one.comparison.costs[one.name].flops / 1e9:.4g}",
+            score_text(one.comparison, one.name),
+            difference_text(one.comparison, one.name),
+            *(score_text(one.comparison, one.name, score=other) for other in others),
+            *map(_published, row.scores or (None,) * len(table.scores)),
+        )
+        for row, one in zip(rows, measured, strict=True)
+    ]
+    missing = [row.label for row in table.rows if row not in rows]
+    models = list(dict.fromkeys(one.comparison.model for one in measured))
+    remarks = [f"Measured: {', '.join(models)}; {'; '.join(_circumstances(measured[0]))}.", notes(comparison)[0]]
+    if small:
+        remarks.append("Published: the networks of the paper, so that no value here can be compared with one there.")
+    if missing:
+        remarks.append(f"Without a counterpart in small networks, and left out: {', '.join(missing)}.")
+    return _text(table, markdown_table(headings, cells), remarks, (value for row in rows for value in row.scores))
+
+
+def _circumstances(measured: Measured) -> Iterable[str]:
+    about = measured.comparison.about
+    return (f"{name}: {about[name]}" for name in ("data", "network", "recipe"))
+
+
+def _text(table: Table, body: str, remarks: Iterable[str], values: Iterable[Published | None]) -> str:
+    """Title, table and remarks, with the sources of the published values that stand in it."""
+    printed = {value.source for value in values if value is not None}
+    sources = (f"[{mark}] {source}" for mark, source in SOURCES.items() if mark in printed)
+    return "\n".join([f"{table.title}\n", body, "", *(f"* {remark}" for remark in (*remarks, *sources))])
+
+
+def _published(value: Published | None) -> str:
+    return "-" if value is None else f"{value.value} [{value.source}]"
