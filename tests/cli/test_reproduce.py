@@ -1,6 +1,10 @@
 """`gcnet reproduce`: the tables are listed and printed, what is counted beside what is published."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +77,20 @@ def test_rows_are_trained_at_small_scale_and_an_interrupted_table_goes_on(
     assert main(command) == 0
     again = capsys.readouterr().out
     assert again[again.index("| network") :] == printed[printed.index("| network") :]
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun_share_every_training_and_print_once(tmp_path: Path) -> None:
+    images, output = write_images(tmp_path / "images"), tmp_path / "out"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gcnet"]
+    command += ["reproduce", "--table", "design", "--scale", "small", "--data", str(images), "--seeds", "1"]
+    command += ["--steps", "2", "--batch-size", "8", "--device", "cpu", "--output", str(output)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Block design, COCO") == 1
+    runs = output / "cifar_resnet20" / "runs"
+    assert len(list(runs.glob("main-*-seed0.json"))) == 5
+    environment = json.loads((runs / "main-none-seed0" / "environment.json").read_text())
+    assert environment[0]["processes"] == 2

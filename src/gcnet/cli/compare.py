@@ -13,10 +13,14 @@ def run(settings: CompareSettings) -> int:
     from gcnet.compare.experiment import compare, output_folder
     from gcnet.report.summary import terminal_text
     from gcnet.report.write import FILES
+    from gcnet.training.distributed import choose_device, processes_joined
 
     compared = []
-    code = exit_code_of(lambda reporter: compared.append(compare(settings=settings, reporter=reporter)))
-    for comparison in compared:
-        print(f"\n{terminal_text(comparison)}\n")
+    with processes_joined(choose_device(settings.device).type) as processes:
+        code = exit_code_of(
+            lambda reporter: compared.append(compare(settings=settings, reporter=reporter)), speaks=processes.first
+        )
+    if processes.first and not code:
+        print(f"\n{terminal_text(compared[0])}\n")
         print(f"{', '.join(FILES)} in {output_folder(settings)}")
     return code

@@ -33,10 +33,14 @@ def _train(settings: ReproduceSettings) -> int:
     from gcnet.experiments.reproduce import find_tables, output_folder, reproduce
     from gcnet.experiments.text import measured_text
     from gcnet.storage import write_atomic
+    from gcnet.training.distributed import choose_device, processes_joined
 
     found = {}
-    code = exit_code_of(lambda reporter: found.update(reproduce(settings, reporter=reporter)))
-    if code:
+    with processes_joined(choose_device(settings.device).type) as processes:
+        code = exit_code_of(
+            lambda reporter: found.update(reproduce(settings, reporter=reporter)), speaks=processes.first
+        )
+    if code or not processes.first:
         return code
     trained = {name for name, _ in found}
     tables = {name: table for name, table in find_tables(settings.table).items() if name in trained}

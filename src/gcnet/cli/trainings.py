@@ -7,21 +7,26 @@ from gcnet.cli import EXIT_NON_FINITE, EXIT_OK
 from gcnet.training.reporter import Reporter
 
 
-def exit_code_of(trainings: Callable[[Reporter], object]) -> int:
-    """Carry out what takes a reporter: 0, or the code of a signal or of a loss that is not finite, which is said."""
+def exit_code_of(trainings: Callable[[Reporter], object], *, speaks: bool) -> int:
+    """Carry out what takes a reporter: 0, or the code of a signal or of a loss that is not finite.
+
+    Of several processes one `speaks`.
+    """
     from gcnet.compare.runs import Stopped
     from gcnet.training.nonfinite import NonFiniteLoss
-    from gcnet.training.reporter import choose_reporter
+    from gcnet.training.reporter import Silent, choose_reporter
 
-    reporter = choose_reporter()
+    reporter = choose_reporter() if speaks else Silent()
     try:
         trainings(reporter)
     except Stopped as stopped:
-        print(f"gcnet: {stopped}", file=sys.stderr)
-        return 128 + stopped.number
+        code, ended = 128 + stopped.number, f"gcnet: {stopped}"
     except NonFiniteLoss as error:
-        print(f"gcnet: {error}", file=sys.stderr)
-        return EXIT_NON_FINITE
+        code, ended = EXIT_NON_FINITE, f"gcnet: {error}"
+    else:
+        return EXIT_OK
     finally:
         reporter.close()
-    return EXIT_OK
+    if speaks:
+        print(ended, file=sys.stderr)
+    return code

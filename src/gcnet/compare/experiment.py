@@ -21,7 +21,7 @@ from gcnet.errors import UserError
 from gcnet.report.results import BASELINE, Comparison, Cost
 from gcnet.report.write import write_report
 from gcnet.storage import write_atomic
-from gcnet.training.distributed import Processes, choose_device
+from gcnet.training.distributed import Processes, choose_device, processes_joined
 from gcnet.training.kinds import filled, open_task
 from gcnet.training.reporter import Reporter, Silent
 
@@ -36,7 +36,8 @@ def compare(
 ) -> Comparison:
     """Train the same network with each block, measure accuracy (of detectors AP) and cost, and write the report.
 
-    Interrupted, the same call goes on: finished trainings stand, the ones in progress are resumed.
+    Interrupted, the same call goes on: finished trainings stand, the ones in progress are resumed. Under torchrun all
+    processes share each training, one training at a time.
 
     Args:
         blocks: names as in `--blocks`, or builders of your own (`channels -> module`); or variants by the name that
@@ -53,8 +54,13 @@ def compare(
         NonFiniteLoss: a training met a loss that is not finite.
     """
     settings, variants = _with_blocks(settings or CompareSettings(), blocks)
-    reporter = reporter or Silent()
     check_names(settings, variants)
+    with processes_joined(choose_device(settings.device).type) as processes:
+        listener = reporter if reporter and processes.first else Silent()
+        return _compare(settings, variants, processes, listener)
+
+
+def _compare(settings: CompareSettings, variants: Variants, processes: Processes, reporter: Reporter) -> Comparison:
     device = str(choose_device(settings.device))
     training = filled(describe(settings, BASELINE, variants))
     task = open_task(training, Processes())
@@ -62,13 +68,13 @@ def compare(
     training = replace(training, recipe=training.recipe.resolved(task.steps_per_epoch))
     trainings = plan(settings, epochs=steps / task.steps_per_epoch, variants=variants)
     size = input_size(task)
-    folder = _open_folder(settings, variants)
-    jobs, threads = _share_cores(settings.jobs, device, len(trainings))
+    folder = processes.by_first(lambda: _open_folder(settings, variants))
+    jobs, threads = _share_cores(settings.jobs, device, len(trainings)) if processes.world == 1 else (1, 1)
     for note in task.notes():
         reporter.say(note)
     on = Circumstances(len(task.classes), size, training.recipe.images_per_step, device, jobs, task.flops)
-    costs, timing = _costs(folder, settings, variants, on, reporter)
-    runs = carry_out(trainings, Workshop(settings, folder, jobs, threads, variants, steps), reporter)
+    costs, timing = processes.by_first(lambda: _costs(folder, settings, variants, on, reporter))
+    runs = carry_out(trainings, Workshop(settings, folder, jobs, threads, variants, steps, processes), reporter)
     reporter.close()
     comparison = Comparison(
         model=settings.model,
@@ -84,7 +90,7 @@ def compare(
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         pictures=sample_pictures(task),
     )
-    write_report(comparison, folder)
+    processes.by_first(lambda: write_report(comparison, folder))
     return comparison
 
 

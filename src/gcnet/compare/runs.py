@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -22,6 +22,7 @@ from gcnet.errors import UserError
 from gcnet.report.results import CurvePoint, Run, run_from_dict, run_to_dict
 from gcnet.report.score import scores_of
 from gcnet.storage import StorageError, write_atomic
+from gcnet.training.distributed import Processes
 from gcnet.training.folder import RunFolder
 from gcnet.training.nonfinite import NonFiniteLoss
 from gcnet.training.reporter import Reporter
@@ -40,7 +41,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where and how trainings are carried out: how many at a time, the threads and the steps of each."""
+    """Where and how trainings are carried out: how many at a time, the threads and the steps of each.
+
+    Of several `processes` all take part in every training, and the first alone writes.
+    """
 
     settings: CompareSettings
     folder: Path
@@ -48,6 +52,7 @@ class Workshop:
     threads: int
     variants: Variants
     steps: int
+    processes: Processes
 
     def path(self, training: Training) -> Path:
         """The run folder of a training."""
@@ -68,7 +73,9 @@ def carry_out(trainings: Sequence[Training], workshop: Workshop, reporter: Repor
         NonFiniteLoss: a training met a loss that is not finite.
     """
     (workshop.folder / "runs").mkdir(parents=True, exist_ok=True)
-    waiting = [training for training in trainings if workshop.result(training) is None]
+    processes = workshop.processes
+    done = processes.by_first(lambda: [workshop.result(training) is not None for training in trainings])
+    waiting = [training for training, is_done in zip(trainings, done, strict=True) if not is_done]
     if len(waiting) < len(trainings):
         reporter.say(f"{len(trainings) - len(waiting)} of {len(trainings)} trainings are done already")
     progress = _Progress(workshop, trainings, reporter)
@@ -78,7 +85,7 @@ def carry_out(trainings: Sequence[Training], workshop: Workshop, reporter: Repor
             progress.finished(training)
     else:
         _carry_out_in_processes(waiting, workshop, progress)
-    return [run for training in trainings if (run := workshop.result(training)) is not None]
+    return processes.by_first(lambda: [run for training in trainings if (run := workshop.result(training)) is not None])
 
 
 def _train(training: Training, workshop: Workshop, reporter: Reporter) -> None:
@@ -88,18 +95,23 @@ def _train(training: Training, workshop: Workshop, reporter: Reporter) -> None:
     path = workshop.path(training)
     is_own = variant_of(training.block, workshop.variants).is_own
     build = partial(create_variant, workshop.settings, training.block, workshop.variants) if is_own else None
-    with _only_here(path.with_suffix(".lock")):
-        if workshop.result(training) is not None:
+    processes = workshop.processes
+    with _only_here(path.with_suffix(".lock")) if processes.first else nullcontext():
+        if processes.by_first(lambda: workshop.result(training) is not None):
             return
-        if (path / "config.json").exists():
+        if processes.by_first((path / "config.json").exists):
             result = resume(path, build_model=build, reporter=reporter)
         else:
             output = replace(training.settings.output, output=str(path))
             result = train(replace(training.settings, output=output), build_model=build, reporter=reporter)
         if result.stopped:
             raise Stopped(result.stopped)
-        run = run_to_dict(_read_run(training, RunFolder(path)))
-        write_atomic(path.with_suffix(".json"), json.dumps(run, indent=2).encode())
+        processes.by_first(lambda: _put_down(training, path))
+
+
+def _put_down(training: Training, path: Path) -> None:
+    run = run_to_dict(_read_run(training, RunFolder(path)))
+    write_atomic(path.with_suffix(".json"), json.dumps(run, indent=2).encode())
 
 
 def _read_run(training: Training, folder: RunFolder) -> Run:

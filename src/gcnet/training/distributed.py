@@ -1,7 +1,7 @@
 """The processes that train together, as torchrun starts them, or the only one."""
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +47,19 @@ class Processes:
     def from_first(self, value: Any) -> Any:
         """The first process' value, in every process."""
         return self.gather(value)[0]
+
+    def by_first(self, work: Callable[[], Any]) -> Any:
+        """Have the first process alone do some work: what that gives, in every process, or the UserError it raised."""
+        made: Any = None
+        if self.first:
+            try:
+                made = work()
+            except UserError as error:
+                made = error
+        made = self.from_first(made)
+        if isinstance(made, UserError):
+            raise made
+        return made
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 from gcnet.errors import UserError
 from gcnet.models.insertion import context_parameters, inserted
 from gcnet.training.checkpoint import load_state
-from gcnet.training.distributed import Processes, choose_device, processes_joined
+from gcnet.training.distributed import choose_device, processes_joined
 from gcnet.training.folder import RunFolder, check_free, create_folder, default_name, open_folder, versions
 from gcnet.training.kinds import build_network, filled, open_task
 from gcnet.training.loop import Trainer
@@ -94,7 +94,8 @@ def train(
             "own_network": build_model is not None,
             "settings": replace(chosen, recipe=recipe).anchored().to_dict(),
         }
-        folder = _make_folder(settings, config, trainer.processes)
+        make = partial(create_folder, settings.output.output, default_name(settings), config)
+        folder = RunFolder(trainer.processes.by_first(lambda: make().path))
         return _drive(trainer, folder, settings, reporter, fresh=True)
 
 
@@ -252,20 +253,6 @@ def _norm_notes(settings: TrainSettings, trainer: Trainer) -> list[str]:
     if trainer.device.type == "cuda":
         return ["batch norms take their statistics over all processes (SyncBN)"]
     return [f"--norm sync works on CUDA only: on {trainer.device} each process takes the statistics of its own images"]
-
-
-def _make_folder(settings: TrainSettings, config: dict[str, Any], processes: Processes) -> RunFolder:
-    """The run folder, made by the first process and known to all."""
-    made: str | UserError = ""
-    if processes.first:
-        try:
-            made = str(create_folder(settings.output.output, default_name(settings), config).path)
-        except UserError as error:
-            made = error
-    made = processes.from_first(made)
-    if isinstance(made, UserError):
-        raise made
-    return RunFolder(Path(str(made)))
 
 
 @contextmanager
