@@ -75,17 +75,19 @@ def measure_layers(
     *,
     adapters: Mapping[type[nn.Module], Adapter] | None = None,
     on_gates: Callable[[list[Gate]], None] | None = None,
+    part: Callable[[Attention], Attention] = lambda attention: attention,
 ) -> list[Layer]:
     """Average distances of every attending module of `model`, in its mode and without gradients.
 
     Args:
         model: the network.
-        batches: images (N, 3, H, W) of one size, on the device of the network.
+        batches: images (N, 3, H, W), on the device of the network; the grid of a layer is that of the first.
         adapters: as for `gcnet.analysis.capture.capture`.
         on_gates: called after each batch with its gates.
+        part: the part of a call's attention to measure, such as `Padding.without_queries`.
     """
     calls: dict[str, list[Distances]] = {}
-    with torch.no_grad(), capture(model, adapters=adapters, keep=measure_distances) as found:
+    with torch.no_grad(), capture(model, adapters=adapters, keep=lambda one: measure_distances(part(one))) as found:
         for images in batches:
             model(images)
             for name, distances in found.attention:

@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 SUMMARY = "show what each query of a trained network attends to, and measure whether it matters which"
 
 _OF_IMAGES = ("points",)
+_OF_CLASSIFIERS = ("root", "batch_size")
 _OF_STATISTICS = ("data", "root", "batch_size", "scene_distance", "seed")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Show what a trained classifier attends to in images, or measure over a data set how much that depends on where.
+    """Show what a trained network attends to in images, or measure over a data set how much that depends on where.
 
     Images become PNG files, and one page on which a click shows the map of that query in every layer. --statistics
     gives the average distances between positions of inputs, outputs and attention (Table 1 of the paper) for every
-    layer, and says where a gc block would do. Channel weights of gates are drawn by class.
+    layer, and says where a gc block would do. Channel weights of gates are drawn by class. Of a detector, the backbone
+    is shown and measured.
     """
 
     model: Annotated[str, tyro.conf.Positional]
@@ -41,7 +43,7 @@ class Settings:
     """Measure the distances over the images of --data instead."""
     data: str | None = None
     """Statistics: scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or
-    a CSV."""
+    a CSV. For detectors scenes, scenes-control, a folder laid out as COCO publishes its own, or an annotation file."""
     root: str = "data"
     """Statistics: folder of downloaded data sets (cifar10, cifar100)."""
     scene_distance: int | None = None
@@ -49,11 +51,12 @@ class Settings:
     seed: int = 0
     """Statistics: seed of generated scenes."""
     batch_size: int | None = None
-    """Statistics: images at a time (default: 8)."""
+    """Statistics of classifiers: images at a time (default: 8); those of a detector go one by one."""
     limit: int | None = None
     """Use only so many images, evenly spread over all (default: 12 for pictures, 100 for statistics)."""
     image_size: int | None = None
-    """Side of the images that the network gets, in pixels (default: the model file's, or timm's)."""
+    """Side of the images that the network gets, in pixels (default: the model file's, or timm's); detectors: of
+    scenes."""
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda or cuda:N."""
     output: Path = Path("analysis")
@@ -81,6 +84,17 @@ class Settings:
                 where = "pictures of images, and --statistics are asked for" if self.statistics else "--statistics"
                 raise UserError(f"--{name.replace('_', '-')} belongs to {where}")
 
+    def require_detector(self) -> None:
+        """Refuse what is for classifiers only.
+
+        Raises:
+            UserError: for the first of it.
+        """
+        generates = self.statistics and self.data_settings().is_generated
+        for name in _OF_CLASSIFIERS if generates else (*_OF_CLASSIFIERS, "image_size"):
+            if getattr(self, name) != getattr(Settings, name):
+                raise UserError(f"--{name.replace('_', '-')} belongs to classifiers, and {self.model} is a detector")
+
     def data_settings(self) -> DataSettings:
         """The settings of the images of --data."""
         return DataSettings(
@@ -94,11 +108,13 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Analyze, print and write what is asked for; 0 if at least one image worked, 1 if none did."""
-    from gcnet.evaluation.network import open_network
+    from gcnet.evaluation.network import Detector, open_trained
     from gcnet.training.distributed import choose_device
 
     device = choose_device(settings.device)
-    network = open_network(settings.model, settings.weights)
+    network = open_trained(settings.model, settings.weights)
+    if isinstance(network, Detector):
+        settings.require_detector()
     network.model.to(device)
     if settings.statistics:
         from gcnet.cli.analyze_data import measure

@@ -1,4 +1,4 @@
-"""How much a classifier's inputs, outputs and attention depend on the position, over a data set."""
+"""How much a network's inputs, outputs and attention depend on the position, over a data set."""
 
 import csv
 import io
@@ -12,29 +12,35 @@ from gcnet.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gcnet.analysis.attention import Attention
     from gcnet.analysis.query_independence import Interval, Layer
     from gcnet.cli.analyze import Settings
     from gcnet.data.images import ImageSource
     from gcnet.data.loading import Batch, Loader, Skipped
     from gcnet.data.settings import Preprocessing
     from gcnet.evaluation.gates import GateMeans
-    from gcnet.evaluation.network import Network
+    from gcnet.evaluation.network import Detector, Network
 
 BATCH_SIZE = 8
 _TITLES = ("input", "output", "attention", "js divergence")
 _KEYS = ("input", "added", "attention", "divergence")  # of a layer's intervals
 
 
-def measure(network: "Network", settings: "Settings") -> int:
+def measure(network: "Network | Detector", settings: "Settings") -> int:
     """Measure, print and write; 0 if at least one image worked, 1 if none did."""
     from gcnet.analysis.query_independence import measure_layers
     from gcnet.analysis.replacement import reading
+    from gcnet.cli.analyze_detector import open_detector_run
     from gcnet.evaluation.gates import GateMeans
     from gcnet.evaluation.inference import evaluating
+    from gcnet.evaluation.network import Detector
 
-    run, gates = open_run(network, settings), GateMeans()
+    gates = GateMeans()
+    run = open_detector_run(network, settings) if isinstance(network, Detector) else open_run(network, settings)
     with evaluating(network.model):
-        layers = measure_layers(network.model, run.images(), on_gates=lambda found: gates.add(found, run.labels))
+        layers = measure_layers(
+            run.model, run.images(), on_gates=lambda found: gates.add(found, run.labels), part=run.part
+        )
     report_skipped(run.skipped, run.worked, "measured")
     if not run.worked:
         return 1
@@ -43,7 +49,7 @@ def measure(network: "Network", settings: "Settings") -> int:
     settings.output.mkdir(parents=True, exist_ok=True)
     if layers:
         _print_table(layers)
-    print(f"\n{reading(network.model, layers)}")
+    print(f"\n{reading(run.model, layers)}")
     written = _write_layers(layers, settings) if layers else []
     report_written([*written, *_write_gates(gates, run.classes, run.worked, settings)], settings.output)
     return 0
@@ -67,8 +73,8 @@ class Run:
 
     def __init__(self, loader: "Loader[Batch]", network: "Network", total: int, classes: tuple[str, ...]) -> None:
         self._loader, self._total = loader, total
-        self.classes = classes
-        self._device = next(network.model.parameters()).device
+        self.model, self.classes = network.model, classes
+        self._device = next(self.model.parameters()).device
         self.labels: list[int] = []
         self.skipped: list[Skipped] = []
         self.worked = 0
@@ -85,6 +91,11 @@ class Run:
                 if len(batch):
                     yield batch.images.to(self._device)
                 progress(len(batch) + len(batch.skipped))
+
+    @staticmethod
+    def part(attention: "Attention") -> "Attention":
+        """All of it is measured."""
+        return attention
 
 
 def _loader(source: "ImageSource", preprocessing: "Preprocessing", settings: "Settings") -> "Loader[Batch]":

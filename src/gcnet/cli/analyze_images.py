@@ -1,7 +1,9 @@
-"""What a classifier attends to in images: looked at one by one, drawn, and put on a page."""
+"""What a network attends to in images: looked at one by one, drawn, and put on a page."""
 
 import re
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gcnet.cli.analyze import find_preprocessing, report_written
@@ -13,33 +15,28 @@ if TYPE_CHECKING:
 
     from gcnet.cli.analyze import Settings
     from gcnet.evaluation.attention_maps import ImageMaps, LayerMaps
-    from gcnet.evaluation.network import Network
+    from gcnet.evaluation.network import Detector, Network
 
 IMAGES = 12
 
 
-def draw(network: "Network", settings: "Settings") -> int:
+def draw(network: "Network | Detector", settings: "Settings") -> int:
     """Draw the attention on each image, and write the page; 0 if at least one image worked, 1 if none did."""
     from PIL import Image
 
     from gcnet.data.decode import ImageError
     from gcnet.data.loading import Skipped
-    from gcnet.evaluation.attention_maps import choose_points, look_at
+    from gcnet.evaluation.attention_maps import choose_points
     from gcnet.evaluation.progress import progress_bar
 
-    preprocessing = find_preprocessing(network, settings)
-    if preprocessing is None:
-        raise UserError(
-            f"{settings.weights or settings.model} comes without preprocessing: give --image-size, the side of the "
-            "images that it was trained on"
-        )
+    look, rows = _way_to_look(network, settings)
     choose_points(settings.points, Image.new("RGB", (1, 1)))  # a point that cannot be is said before all else
     paths, skipped = _chosen(settings), []
-    drawn = _Drawn(network, settings, len(paths))
+    drawn = _Drawn(rows, settings, len(paths))
     with progress_bar("images", len(paths)) as progress:
         for path in paths:
             try:
-                drawn.add(look_at(network, path, preprocessing))
+                drawn.add(look(path))
             except ImageError as error:
                 skipped.append(Skipped(str(path), error.reason))
             progress(1)
@@ -47,6 +44,27 @@ def draw(network: "Network", settings: "Settings") -> int:
         drawn.finish()
     report_skipped(skipped, drawn.count, "analyzed")
     return 0 if drawn.count else 1
+
+
+def _way_to_look(
+    network: "Network | Detector", settings: "Settings"
+) -> "tuple[Callable[[Path], ImageMaps], Sequence[str]]":
+    """What looks at an image file, and the name of each label's row of gates."""
+    from gcnet.evaluation.attention_maps import look_at
+    from gcnet.evaluation.detector_maps import look_at_objects
+    from gcnet.evaluation.gates import ALL_IMAGES
+    from gcnet.evaluation.network import Detector
+
+    if isinstance(network, Detector):
+        return partial(look_at_objects, network), [ALL_IMAGES]
+    preprocessing = find_preprocessing(network, settings)
+    if preprocessing is None:
+        raise UserError(
+            f"{settings.weights or settings.model} comes without preprocessing: give --image-size, the side of the "
+            "images that it was trained on"
+        )
+    names = [f"taken for {name}" for name in network.names()]
+    return partial(look_at, network, preprocessing=preprocessing), names
 
 
 def _chosen(settings: "Settings") -> "list[Path]":
@@ -62,11 +80,11 @@ def _chosen(settings: "Settings") -> "list[Path]":
 class _Drawn:
     """What is written about images, one after the other, so that the attention of one only is in memory."""
 
-    def __init__(self, network: "Network", settings: "Settings", total: int) -> None:
+    def __init__(self, rows: "Sequence[str]", settings: "Settings", total: int) -> None:
         from gcnet.evaluation.attention_page import Page
         from gcnet.evaluation.gates import GateMeans
 
-        self._network, self._settings = network, settings
+        self._rows, self._settings = rows, settings
         self._page = Page(f"What {settings.model} attends to", total)
         self._gates = GateMeans()
         self._answers: list[str] = []
@@ -98,7 +116,7 @@ class _Drawn:
             self._page.add(maps)
         self._gates.add(maps.gates, [maps.label])
         self._answers.append(f"{printable(maps.path)}: {maps.answer}")
-        self._layers = [_line(layer) for layer in maps.layers]
+        self._layers = self._layers or [_line(layer) for layer in maps.layers]
 
     def finish(self) -> None:
         """Write the page and the picture of gates, and say what there is."""
@@ -107,7 +125,7 @@ class _Drawn:
 
         folder, gates = self._settings.output, self._gates
         if gates.names:
-            names = [f"taken for {self._network.names()[label]}" for label in gates.labels]
+            names = [self._rows[label] for label in gates.labels]
             plot_gates(gates.rows(), names, folder / "gates.png", images=self.count)
             self._files.insert(0, "gates.png")
         if self._layers:

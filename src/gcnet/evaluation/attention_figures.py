@@ -106,7 +106,7 @@ def plot_gates(
         figure.colorbar(drawn, ax=axes, pad=0.01).ax.tick_params(labelsize=8)
     panels[-1].set_xlabel("channels of the layer, sorted by their mean weight", fontsize=9)
     figure.suptitle(
-        f"Channel weights (factor) by class, mean over {images} image{'s' * (images != 1)}",
+        f"Channel weights (factor){' by class' * (len(classes) > 1)}, mean over {images} image{'s' * (images != 1)}",
         **{"x": 0.01, "ha": "left", "fontsize": 12, "color": INK},
     )
     save_figure(figure, path)

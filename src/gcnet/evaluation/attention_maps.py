@@ -1,4 +1,4 @@
-"""Where a classifier looks in an image: the maps of every attending layer, for chosen query points and on average."""
+"""Where a network looks in an image: the maps of every attending layer, for chosen query points and on average."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -67,8 +67,8 @@ class ImageMaps:
     Attributes:
         path: of its file.
         image: as the network saw it.
-        label: the most probable class, by its number.
-        answer: its name and probability.
+        label: the most probable class, by its number; of a detector 0.
+        answer: its name and probability; of a detector the objects.
         layers: those that attend over two axes, in the order of the calls.
         gates: of those that weigh channels; of one image each.
     """
@@ -88,7 +88,7 @@ def look_at(
     *,
     adapters: Mapping[type[nn.Module], Adapter] | None = None,
 ) -> ImageMaps:
-    """What the network attends to in an image file; its output must be one vector of logits.
+    """What a classifier attends to in an image file; its output must be one vector of logits.
 
     Raises:
         ImageError: the file cannot be read.
@@ -99,13 +99,18 @@ def look_at(
     with evaluating(network.model), capture(network.model, adapters=adapters) as found:
         scores = network.model(pixels[None].to(device))[0].float().softmax(0)
     label = int(scores.argmax())
-    layers = [
-        LayerMaps(name, type(network.model.get_submodule(name)).__name__, attention)
-        for name, attention in found.attention
-        if len(attention.grid) == len(attention.key_grid) == 2
-    ]
     answer = f"{network.names()[label]} {scores[label]:.0%}"
-    return ImageMaps(path, image, label, answer, tuple(layers), tuple(found.gates))
+    layers = layer_maps(network.model, found.attention)
+    return ImageMaps(path, image, label, answer, layers, tuple(found.gates))
+
+
+def layer_maps(model: nn.Module, attention: Sequence[tuple[str, Attention]]) -> tuple[LayerMaps, ...]:
+    """The captured attention of a model that is over two axes."""
+    return tuple(
+        LayerMaps(name, type(model.get_submodule(name)).__name__, one)
+        for name, one in attention
+        if len(one.grid) == len(one.key_grid) == 2
+    )
 
 
 def choose_points(words: Sequence[str], image: Image.Image) -> list[Point]:

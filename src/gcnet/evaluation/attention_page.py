@@ -129,12 +129,16 @@ function move(event) {
 }
 
 function show(number) {
+  const picture = content.images[number].picture;
+  const height = (width) => Math.round(width * picture.height / picture.width);
   state.shown = number;
+  find("query").height = height(find("query").width);
   find("layers").replaceChildren(...content.images[number].layers.map((layer) => {
     const figure = document.createElement("figure"), text = document.createElement("figcaption");
     layer.bytes = layer.bytes || bytes(layer.maps);
     layer.canvas = document.createElement("canvas");
-    layer.canvas.width = layer.canvas.height = 224;
+    layer.canvas.width = 224;
+    layer.canvas.height = height(224);
     layer.canvas.addEventListener("click", choose);
     layer.caption = document.createElement("span");
     text.textContent = layer.name;

@@ -161,19 +161,23 @@ def _read(paths: Iterable[Path], network: Any) -> tuple[dict[Path, Image.Image],
     skipped: list[Skipped] = []
     for path in paths:
         try:
-            image = open_image(path)
-            _require_pixels(image, path, network.transform)
-            images[path] = image
+            images[path] = read_image(path, network)
         except ImageError as error:
             skipped.append(Skipped(str(path), error.reason))
     return images, skipped
 
 
-def _require_pixels(image: Image.Image, path: Path, transform: nn.Module) -> None:
-    """Refuse what torchvision's resizing, which rounds down, leaves without a pixel; ours keeps one."""
-    long: Any = transform.max_size
-    if not isinstance(transform, RoundedTransform) and min(image.size) * long <= max(image.size):
+def read_image(path: Path, network: Any) -> Image.Image:
+    """The image in a file, RGB, for a detector.
+
+    Raises:
+        ImageError: the file cannot be read, or torchvision's resizing, which rounds down, would leave the image without
+            a pixel; ours keeps one.
+    """
+    image, long = open_image(path), network.transform.max_size
+    if not isinstance(network.transform, RoundedTransform) and min(image.size) * long <= max(image.size):
         raise ImageError(path, f"{image.width}x{image.height} pixels, too narrow to be resized to a side of {long}")
+    return image
 
 
 def _detect(network: Any, images: Iterable[Image.Image], labels: Int[Tensor, " classes"]) -> list[_Found]:

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from gcnet.analysis.capture import Gate
 
+ALL_IMAGES = "all images"
+"""The one row of images that have no class, such as a detector's."""
+
 
 class GateMeans:
     """Sums up gates call by call, and gives the mean weights of each class that was seen."""

@@ -1,0 +1,65 @@
+"""The images over which a detector's backbone is measured, one by one."""
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from gcnet.evaluation.gates import ALL_IMAGES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gcnet.analysis.attention import Attention
+    from gcnet.analysis.padding import Padding
+    from gcnet.cli.analyze import Settings
+    from gcnet.data.coco.images import CocoImages
+    from gcnet.data.loading import Skipped
+    from gcnet.evaluation.network import Detector
+
+
+def open_detector_run(detector: "Detector", settings: "Settings") -> "DetectorRun":
+    """The validation images of --data."""
+    from gcnet.data.coco.source import open_coco_part
+
+    part = open_coco_part(settings.data_settings(), "val", settings.seed)
+    if complaint := part.complaint():
+        print(f"gcnet: {complaint}", file=sys.stderr)
+    return DetectorRun(part.images, detector)
+
+
+class DetectorRun:
+    """Images as the detector resizes and pads them, each alone, so that its padding is small and known."""
+
+    classes, labels = (ALL_IMAGES,), (0,)
+
+    def __init__(self, images: "CocoImages", detector: "Detector") -> None:
+        network: Any = detector.model
+        self._images, self._transform, self.model = images, network.transform, network.backbone
+        self._padding: Padding | None = None
+        self.skipped: list[Skipped] = []
+        self.worked = 0
+
+    def images(self) -> "Iterator[Tensor]":
+        """Each image that can be read, (1, 3, H, W)."""
+        from gcnet.analysis.padding import Padding
+        from gcnet.data.coco.loading import DetectionSamples, build_detection_loader
+        from gcnet.data.sampling import EvaluationSampler
+        from gcnet.evaluation.progress import progress_bar
+
+        device = next(self.model.parameters()).device
+        samples = DetectionSamples(self._images, with_objects=False)
+        order = EvaluationSampler(len(self._images), batch_size=1)
+        with progress_bar("images", len(self._images)) as progress:
+            for batch in build_detection_loader(samples, order):
+                self.skipped += batch.skipped
+                for image in batch.images:
+                    padded, _ = self._transform([image.to(device)])
+                    self._padding = Padding(padded.image_sizes[0], tuple(padded.tensors.shape[-2:]))
+                    self.worked += 1
+                    yield padded.tensors
+                progress(1)
+
+    def part(self, attention: "Attention") -> "Attention":
+        """The attention of the positions inside the image that was given last."""
+        assert self._padding is not None
+        return self._padding.without_queries(attention)
