@@ -16,6 +16,7 @@ from gcnet.compare.measured import MeasuredDetector
 from gcnet.compare.plan import check_names, create_variant, describe, plan
 from gcnet.compare.settings import CompareSettings, RecipeChoices
 from gcnet.compare.task import describe_images, input_size, sample_pictures
+from gcnet.compare.variants import Variant
 from gcnet.data.scenes import CATEGORIES, OBJECTS
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
@@ -36,12 +37,14 @@ def test_detectors_start_from_the_same_weights_whatever_the_block() -> None:
     states = []
     for block in ("none", "se", "gc", "build_scale"):
         torch.manual_seed(3)
-        states.append(create_variant(SETTINGS, block, {"build_scale": build_scale}, 3).state_dict())
+        states.append(create_variant(SETTINGS, block, {"build_scale": Variant(build_scale)}, 3).state_dict())
     assert all(torch.equal(state[name], tensor) for name, tensor in states[0].items() for state in states[1:])
 
 
 def test_a_builder_of_the_users_own_goes_to_the_same_places_of_a_detector_as_a_named_block() -> None:
-    networks = [create_variant(SETTINGS, block, {"build_scale": build_scale}, 3) for block in ("gc", "build_scale")]
+    networks = [
+        create_variant(SETTINGS, block, {"build_scale": Variant(build_scale)}, 3) for block in ("gc", "build_scale")
+    ]
     places = [{name.partition(".context.")[0] for name, _ in context_parameters(network)} for network in networks]
     assert places[0] == places[1] == {f"backbone.body.layer1.{index}" for index in range(3)}
 

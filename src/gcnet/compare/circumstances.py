@@ -50,7 +50,11 @@ def _extras(training: TrainSettings) -> str:
     }
     if recipe.block_lr != 1:
         extras["block_lr"] = recipe.block_lr
+    if recipe.warmup_from is not None:
+        extras["warm-up from"] = recipe.warmup_from
     added = "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in extras.items())
+    if not recipe.decay_all:
+        added += ", no weight decay on norms and biases"
     if recipe.freeze:
         added += f", frozen {' '.join(recipe.freeze)}"
     if len(detector.short_side or ()) > 1:

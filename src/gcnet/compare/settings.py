@@ -55,10 +55,14 @@ class RecipeChoices:
     """Peak learning rate for the stated --batch-size."""
     weight_decay: float | None = None
     """Weight decay."""
+    decay_all: bool | None = None
+    """Weight decay on norms and biases too (default: as in `gcnet train`; of the demonstration not)."""
     schedule: Literal["cosine", "step", "constant"] | None = None
     """Course of the learning rate after the warm-up."""
     warmup_epochs: float | None = None
     """Linear warm-up, in epochs."""
+    warmup_from: float | None = None
+    """Share of the learning rate that the warm-up starts from."""
     block_lr: float | None = None
     """Factor on the learning rate of the inserted blocks."""
     label_smoothing: float | None = None
