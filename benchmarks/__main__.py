@@ -1,4 +1,4 @@
-"""`python -m benchmarks [table|positions]`: measure, print and write; see docs/benchmarks.md."""
+"""`python -m benchmarks [table|positions|blocks]`: measure, print and write; see docs/benchmarks.md."""
 
 import sys
 from collections.abc import Sequence

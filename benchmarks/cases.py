@@ -1,8 +1,9 @@
 """The benchmarks: which contestants meet on which shapes, each a list of cases that are measured one by one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +23,12 @@ from gcnet.blocks import build_block
 from gcnet.models.create import create_model
 
 LAYOUTS = (PLAIN, Numerics(channels_last=True))
+# Options with which a block also stands in the table of blocks.
+_OPTIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "gc": ({"heads": 4},),
+    "se": ({"identity_init": True},),
+    "ge": ({"extent": 4}, {"extent": 4, "gather": "depthwise", "excite": True}),
+}
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,17 @@ def positions(sizes: Sizes, blocks: Sequence[str]) -> list[Case]:
     return [Case("positions", "forward", tuple(_ours(name, shape) for name in blocks)) for shape in sizes.doubling]
 
 
+def blocks(sizes: Sizes, names: Sequence[str]) -> list[Case]:
+    """A residual network with each block in every residual block of c3 to c5, each time against the plain one."""
+    tasks: list[tuple[Task, int]] = [("forward", sizes.batches[-1]), ("training_step", sizes.step_batch)]
+    return [
+        Case("blocks", task, _with_block(sizes.host, (batch, 3, sizes.pixels, sizes.pixels), name, options))
+        for name in names
+        for options in ({}, *_OPTIONS.get(name, ()))
+        for task, batch in tasks
+    ]
+
+
 BENCHMARKS: dict[str, Callable[[Sizes], list[Case]]] = {
     function.__name__: function for function in (gc_forward, gc_backward, networks, non_local, doubling, precision)
 }
@@ -138,6 +156,12 @@ def _networks(host: str, shape: Shape, numerics: Numerics) -> tuple[Contestant, 
             for name, block in blocks.items()
         ),
     )
+
+
+def _with_block(host: str, shape: Shape, block: str, options: Mapping[str, Any]) -> tuple[Contestant, ...]:
+    name = ", ".join([block, *(f"{option}={value}" for option, value in options.items())])
+    build = partial(create_model, host, block=block, stages=(3, 4, 5), position="after_norm", **options)
+    return Contestant(host, partial(create_model, host), shape), Contestant(name, build, shape, against=(host,))
 
 
 def _non_local(mode: str, shape: Shape, numerics: Numerics) -> tuple[Contestant, ...]:

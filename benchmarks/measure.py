@@ -1,14 +1,20 @@
-"""Measuring a case: its contestants take turns in this process, and each has its peak memory in one of its own."""
+"""Measuring a case: its contestants take turns in this process, and each has its peak memory in one of its own.
+
+What networks have and compute is counted, beside it.
+"""
 
 import math
 from functools import partial
 from statistics import median, quantiles
+
+import torch
 
 from benchmarks.cases import Case
 from benchmarks.contestants import Contestant
 from benchmarks.rows import Row
 from benchmarks.settings import BenchmarkSettings
 from benchmarks.tasks import Task, prepare_call, saved_bytes
+from gcnet.analysis.cost import count_flops, count_parameters
 from gcnet.analysis.memory import peak_memory
 from gcnet.analysis.timing import interleaved_seconds
 
@@ -20,7 +26,7 @@ def measure(case: Case, settings: BenchmarkSettings) -> list[Row]:
     times = interleaved_seconds(
         {contestant.name: prepare_call(case.task, contestant) for contestant in case.contestants},
         repetitions=settings.rounds,
-        seconds=settings.seconds,
+        seconds=settings.limit,
     )
     rows = []
     for contestant in case.contestants:
@@ -28,6 +34,14 @@ def measure(case: Case, settings: BenchmarkSettings) -> list[Row]:
         saved = saved_bytes(*contestant.prepare(), contestant.numerics) if case.task == "forward_backward" else None
         rows += [_row(case, contestant, times, other, (peak, saved)) for other in contestant.against or ("",)]
     return rows
+
+
+def count_network(contestant: Contestant) -> dict[str, int]:
+    """Parameters of a network, and FLOPs for one of its images."""
+    with torch.device("meta"):
+        network = contestant.build()
+    flops = count_flops(network, (1, *contestant.shape[1:]))
+    return {"parameters": count_parameters(network), "flops": flops}
 
 
 def _peak(task: Task, contestant: Contestant, threads: int) -> int | None:

@@ -52,7 +52,17 @@ class Row:
     median_of_ratios: float | None
 
 
-COLUMNS = tuple(field.name for kind in (Circumstances, Row) for field in fields(kind))
+@dataclass(frozen=True)
+class NetworkRow(Row):
+    """What was found of a network, with its parameters, and its FLOPs for one image (a multiply-add as two)."""
+
+    parameters: int
+    flops: int
+
+
+COLUMNS, NETWORK_COLUMNS = (
+    tuple(field.name for part in (Circumstances, kind) for field in fields(part)) for kind in (Row, NetworkRow)
+)
 
 
 def circumstances(threads: int) -> Circumstances:
@@ -70,26 +80,32 @@ def circumstances(threads: int) -> Circumstances:
 
 
 def append_rows(path: Path, rows: Sequence[Row], where: Circumstances) -> None:
-    """Add rows to a CSV, which begins with its columns.
+    """Add rows of one kind to a CSV, which begins with its columns.
 
     Raises:
         UserError: the file is there and has other columns.
     """
+    columns = NETWORK_COLUMNS if isinstance(rows[0], NetworkRow) else COLUMNS
     is_new = not path.exists() or path.stat().st_size == 0
     if not is_new:
         with path.open(newline="") as file:
-            if tuple(next(csv.reader(file))) != COLUMNS:
+            if tuple(next(csv.reader(file))) != columns:
                 raise UserError(f"{path} has other columns than these results; give another file as --output")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerows(asdict(where) | {name: _text(value) for name, value in asdict(row).items()} for row in rows)
 
 
+def written(number: float) -> str:
+    """As it stands in a CSV."""
+    return f"{number:.5g}"
+
+
 def _text(value: object) -> object:
-    return f"{value:.5g}" if isinstance(value, float) else value
+    return written(value) if isinstance(value, float) else value
 
 
 def _commit() -> str:

@@ -1,16 +1,18 @@
-"""The two runs: the table of benchmarks, and the cost of every block against the number of positions."""
+"""The runs: the table of benchmarks, and the cost of every block against the number of positions, and in a network."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 
 import torch
 
-from benchmarks.cases import BENCHMARKS, Case, positions
+from benchmarks.blocks_page import blocks_table, replace_table
+from benchmarks.cases import BENCHMARKS, Case, blocks, positions
 from benchmarks.figure import draw_positions
-from benchmarks.measure import measure
+from benchmarks.measure import count_network, measure
 from benchmarks.report import circumstances_text, means_table, measurements_table
-from benchmarks.rows import Circumstances, Row, append_rows, circumstances
-from benchmarks.settings import BenchmarkSettings
+from benchmarks.rows import Circumstances, NetworkRow, Row, append_rows, circumstances
+from benchmarks.settings import BLOCKS, BLOCKS_PAGE, BenchmarkSettings
 from benchmarks.shapes import QUICK, REAL, Sizes
 from gcnet.blocks import list_blocks
 from gcnet.errors import unknown
@@ -43,7 +45,25 @@ def run_positions(settings: BenchmarkSettings) -> None:
         draw_positions(found, where, settings.csv.with_suffix(".png"))
 
 
-RUNS = {"table": run_table, "positions": run_positions}
+def run_blocks(settings: BenchmarkSettings) -> None:
+    """Measure a network with every block against the plain one, print the table, and write the rows and the page's."""
+    names = _chosen("block", settings.only, list_blocks())
+    where = _begin(settings)
+    cases = blocks(_sizes(settings), names)
+    contestants = {contestant.name: contestant for case in cases for contestant in case.contestants}
+    counts = {name: count_network(contestant) for name, contestant in contestants.items()}
+    timed = _measured(cases, replace(settings, memory=False))
+    found = [NetworkRow(**asdict(row), **counts[row.contestant]) for rows in timed for row in rows]
+    table = blocks_table(found, where)
+    print(f"\n{table}", flush=True)
+    if settings.csv is not None:
+        settings.csv.unlink(missing_ok=True)
+        append_rows(settings.csv, found, where)
+    if settings.csv == BLOCKS:
+        replace_table(BLOCKS_PAGE, table)
+
+
+RUNS = {"table": run_table, "positions": run_positions, "blocks": run_blocks}
 
 
 def _begin(settings: BenchmarkSettings) -> Circumstances:

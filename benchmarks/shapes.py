@@ -7,12 +7,13 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Maps are (N, C, H, W); images are squares of so many pixels."""
+    """Maps are (N, C, H, W); images are squares of so many pixels, `step_batch` of them in a step of every block."""
 
     maps: tuple[Shape, ...]
     host: str
     pixels: int
     batches: tuple[int, ...]
+    step_batch: int
     non_local: Shape
     concatenation: Shape
     concatenation_gradients: Shape
@@ -38,6 +39,7 @@ REAL = Sizes(
     host="resnet50",
     pixels=224,
     batches=(1, 8),
+    step_batch=4,
     non_local=(1, 256, 100, 168),
     concatenation=(1, 256, 28, 28),
     concatenation_gradients=(1, 256, 56, 56),
@@ -51,6 +53,7 @@ QUICK = Sizes(
     host="resnet18",
     pixels=32,
     batches=(1, 2),
+    step_batch=2,
     non_local=(1, 64, 5, 7),
     concatenation=(1, 64, 3, 5),
     concatenation_gradients=(1, 64, 5, 7),

@@ -1,4 +1,4 @@
-"""Every command and every example of the README runs as it stands there; examples of the analysis, too."""
+"""Every command and every example of the README runs as it stands there; of the other pages, too."""
 
 import os
 import re
@@ -17,12 +17,21 @@ from gcnet.data.scenes import Scenes
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT + (ROOT / "docs" / "analysis.md").read_text(), re.DOTALL)
-COMMANDS = [
-    line.replace("\\\n", " ")
-    for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
-    for line in re.findall(r"(?:[^\n\\]|\\\n)+", block)
-]
+
+
+def examples_of(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def commands_of(text: str) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [line.replace("\\\n", " ") for block in blocks for line in re.findall(r"(?:[^\n\\]|\\\n)+", block)]
+
+
+FINE_TUNING = (ROOT / "docs" / "fine-tuning.md").read_text()
+SHRINK, KEEP, OWN_LOOP = examples_of(FINE_TUNING)
+EXAMPLES = [*examples_of(TEXT + (ROOT / "docs" / "analysis.md").read_text()), OWN_LOOP]
+COMMANDS = commands_of(TEXT)
 
 
 def test_the_readme_has_examples_and_commands() -> None:
@@ -31,12 +40,16 @@ def test_the_readme_has_examples_and_commands() -> None:
     assert verbs | {"models", "blocks"} <= {line.split()[1] for line in COMMANDS if line.startswith("gcnet ")}
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_an_example_runs(example: str, tmp_path: Path) -> None:
+def run_example(example: str, folder: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", "-c", example], cwd=folder, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_an_example_runs(example: str, tmp_path: Path) -> None:
+    run_example(example, tmp_path)
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make ")])
@@ -80,14 +93,31 @@ def photos(tmp_path: Path, seed: int) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
-def test_the_commands_run_one_after_the_other(photos: Path) -> None:
+def run_command(command: str, folder: Path) -> None:
     programs = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+@pytest.mark.slow
+def test_the_commands_run_one_after_the_other(photos: Path) -> None:
     for command in COMMANDS:
-        if command.startswith("make "):
-            continue  # each is what started this test, or the same as a command that follows
-        done = subprocess.run(
-            shlex.split(command), cwd=photos, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        if not command.startswith("make "):  # each is what started this test, or the same as a command that follows
+            run_command(command, photos)
+
+
+@pytest.mark.slow
+def test_fine_tuning_runs_as_its_page_says(data_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "resnet20-12fca82f.th").symlink_to(data_root / "weights-resnet-cifar10" / "resnet20-12fca82f.th")
+    for folder in (data_root / "imagenette224").glob("*/*"):
+        here = tmp_path / "imagenette224" / folder.parent.name / folder.name
+        here.mkdir(parents=True)
+        for image in sorted(folder.glob("*.JPEG"))[:3]:
+            (here / image.name).symlink_to(image)
+    run_example(SHRINK, tmp_path)
+    for command in commands_of(FINE_TUNING):
+        run_command(command.replace("--epochs 4 --batch-size 64", "--steps 1 --batch-size 8 --no-pictures"), tmp_path)
+    run_example(KEEP, tmp_path)

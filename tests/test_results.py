@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gcnet.analysis.statistics import paired_difference, spread
+from gcnet.analysis.statistics import paired_difference, spread, wilson_interval
 from gcnet.report.results import Comparison, read_results
 from gcnet.report.summary import HEADINGS, control_rows, headings, markdown_table, reading, table_rows
 
@@ -68,3 +68,26 @@ def test_the_table_of_nuclei_is_that_of_its_runs() -> None:
     masks, boxes = (paired_difference(values["gc", column], values["none", column]) for column in ("mask_ap", "box_ap"))
     assert f"+{masks.difference:.1f} ± {masks.half_width:.1f} points of mask AP" in PAGE
     assert f"+{boxes.difference:.1f} ± {boxes.half_width:.1f} of box AP" in PAGE
+
+
+def test_the_table_of_fine_tuning_is_that_of_its_runs() -> None:
+    page = (ROOT / "docs" / "fine-tuning.md").read_text()
+    with (ROOT / "docs" / "results" / "fine-tuning.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["images"], row["steps"]) for row in rows} == {("800", "124")}
+    top1: dict[str, list[float]] = {}
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        assert float(row["top1"]) == int(row["correct"]) / int(row["images"])
+        top1.setdefault(row["run"], []).append(100 * float(row["top1"]))
+    assert set(top1) == {"before", "classifier", "blocks", "all"}
+    for run, values in top1.items():
+        assert len(values) == 3
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| {run} "))
+        *_, accuracy, difference = (cell.strip() for cell in line.strip("|").split("|"))
+        found = spread(values)
+        assert accuracy == f"{found.mean:.1f} ± {found.deviation:.1f}"
+        against = paired_difference(values, top1["classifier"])
+        wanted = f"{against.difference:+.1f} ± {against.half_width:.1f}" if run in ("blocks", "all") else ""
+        assert difference == wanted
+    low, high = wilson_interval(round(8 * spread(top1["classifier"]).mean), 800)
+    assert f"{100 * low:.1f} to {100 * high:.1f} % open" in page

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import BENCHMARKS, positions
+from benchmarks.cases import BENCHMARKS, blocks, positions
 from benchmarks.contestants import (
     Contestant,
     Copy,
@@ -17,6 +17,7 @@ from benchmarks.tasks import forward_backward_call, saved_bytes
 from gcnet.analysis.timing import Numerics
 from gcnet.blocks import build_block, list_blocks
 from gcnet.models.checkpoints import convert_block
+from gcnet.models.insertion import inserted
 from random_weights import randomise
 from tolerances import assert_equal_within
 
@@ -59,6 +60,18 @@ def test_every_block_is_measured_against_positions() -> None:
     for case in positions(QUICK, list_blocks()):
         assert [contestant.name for contestant in case.contestants] == list_blocks()
         assert len({contestant.shape for contestant in case.contestants}) == 1
+
+
+def test_every_block_is_measured_in_the_same_places_against_the_plain_network() -> None:
+    cases = blocks(QUICK, list_blocks())
+    assert {case.contestants[1].name.partition(",")[0] for case in cases} == set(list_blocks())
+    with torch.device("meta"):
+        found = [inserted(case.contestants[1].build())[0] for case in cases[::2]]
+    for insertion in found:
+        assert [place.name for place in insertion.places] == [
+            f"layer{stage}.{i}" for stage in (2, 3, 4) for i in (0, 1)
+        ]
+    assert all(case.contestants[1].against == (case.contestants[0].name,) == ("resnet18",) for case in cases)
 
 
 def test_positions_double() -> None:

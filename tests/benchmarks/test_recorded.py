@@ -1,10 +1,13 @@
-"""What docs/speed.md says was measured is what benchmarks/results.csv holds."""
+"""What docs/speed.md and docs/blocks.md say was measured is what the rows beside them hold."""
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import pytest
+
+from gcnet.blocks import list_blocks
 
 ROOT = Path(__file__).parents[2]
 GC, NETWORK = {"contestant": "gc"}, {"contestant": "gc_resnet50", "against": "resnet50"}
@@ -40,9 +43,10 @@ def ratios(**wanted: str) -> list[float]:
     return [float(row["ratio_of_minima"]) for row in rows if row["ratio_of_minima"]]
 
 
-def cells(label: str) -> list[str]:
+def cells(label: str, page: str = "speed") -> list[str]:
     """What the page's line of this label says, without the label."""
-    lines = [line for line in (ROOT / "docs" / "speed.md").read_text().splitlines() if line.startswith(f"| {label} |")]
+    lines = (ROOT / "docs" / f"{page}.md").read_text().splitlines()
+    lines = [line for line in lines if line.startswith("|") and line.strip("|").split("|")[0].strip() == label]
     assert len(lines) == 1
     return [cell.strip() for cell in lines[0].strip("|").split("|")[1:]]
 
@@ -67,3 +71,28 @@ def test_the_readme_says_what_the_page_says() -> None:
     forward, both, one, eight, step = (cells(label)[1] for label in [*LINES][:1] + [*LINES][3:7])
     assert f"takes {forward} times the time of mmcv's, forward and backward {both} times" in readme
     assert f"takes {step} times ResNet-50's, inference of 8 images {eight} times, of one image {one} times" in readme
+
+
+def test_the_table_of_blocks_is_that_of_its_rows() -> None:
+    with (ROOT / "docs" / "results" / "blocks-resnet50.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [row["contestant"] for row in rows if row["against"]]
+    assert {name.partition(",")[0] for name in names} == set(list_blocks())
+    plain = rows[0]
+    for name in names:
+        forward, step = (row for row in rows if row["contestant"] == name)
+        assert (plain["contestant"], forward["task"], step["task"]) == ("resnet50", "forward", "training_step")
+        parameters, flops = (int(forward[key]) - int(plain[key]) for key in ("parameters", "flops"))
+        assert cells(name, "blocks") == [
+            f"{parameters:,} ({parameters / int(plain['parameters']):.2%})".replace("%", " %"),
+            f"{flops / 1e6:,.2f} ({flops / int(plain['flops']):.2%})".replace("%", " %"),
+            *(f"{float(row['ratio_of_minima']):.2f}" for row in (forward, step)),
+        ]
+    page = (ROOT / "docs" / "blocks.md").read_text()
+    assert all(f"{plain[key]}" in page for key in ("date", "commit", "device", "versions", "shape"))
+
+
+def test_the_page_of_blocks_says_once_where_the_context_of_each_is_from() -> None:
+    table = (ROOT / "docs" / "blocks.md").read_text().partition("| context | blocks |")[2].partition("| transform |")[0]
+    named = " ".join(line.split("|")[2] for line in table.splitlines() if line.startswith(("| one", "| a few")))
+    assert sorted(re.findall("`(.*?)`", named)) == sorted(list_blocks())

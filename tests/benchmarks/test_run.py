@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from benchmarks.__main__ import main
+from benchmarks.blocks_page import BEGIN, END, replace_table
 from benchmarks.cases import BENCHMARKS
 from benchmarks.report import means_table
-from benchmarks.rows import COLUMNS, Circumstances, Row, append_rows
+from benchmarks.rows import COLUMNS, NETWORK_COLUMNS, Circumstances, Row, append_rows
 from benchmarks.settings import RESULTS, BenchmarkSettings
 from benchmarks.shapes import QUICK
 from gcnet.errors import UserError
@@ -80,6 +81,39 @@ def test_positions_are_written_as_rows_and_a_figure(tmp_path: Path) -> None:
         assert picture.width > picture.height > 400
 
 
+@pytest.mark.slow
+def test_blocks_are_counted_and_timed_against_the_plain_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "blocks.csv"
+    options = ["--only", "eca,gc", "--quick", "--threads", "1", "--seconds", "0"]
+    for _ in range(2):  # the second run replaces what the first has written
+        assert main(["blocks", *options, "--output", str(output)]) == 0
+    rows = rows_of(output)
+    assert [row["contestant"] for row in rows[1::2]] == ["eca", "eca", "gc", "gc", "gc, heads=4", "gc, heads=4"]
+    for plain, block in zip(rows[::2], rows[1::2], strict=True):
+        assert tuple(plain) == NETWORK_COLUMNS and plain["contestant"] == block["against"] == "resnet18"
+        ratio = float(block["minimum_ms"]) / float(plain["minimum_ms"])
+        assert float(block["ratio_of_minima"]) == pytest.approx(ratio, rel=1e-3)
+    added = {row["contestant"]: int(row["parameters"]) - int(rows[0]["parameters"]) for row in rows}
+    # Six residual blocks of 128, 256 and 512 channels. ECA's filter has 5 weights in each. With P = C / 16 channels in
+    # the bottleneck, gc has C + 1 for the logits, 2 C P + P + C for the two layers, and 2 P for the norm.
+    assert added["eca"] == 6 * 5
+    assert added["gc"] == 2 * sum(2 * c + 1 + 2 * c * c // 16 + 3 * c // 16 for c in (128, 256, 512))
+    assert "| gc, heads=4 |" in capsys.readouterr().out
+
+
+def test_a_table_goes_between_the_marks_of_its_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n\n{BEGIN}\n\nold\n\n{END}\n\nafter\n")
+    replace_table(page, "new")
+    assert page.read_text() == f"before\n\n{BEGIN}\n\nnew\n\n{END}\n\nafter\n"
+    page.write_text("before\nafter\n")
+    with pytest.raises(UserError, match="must have the lines"):
+        replace_table(page, "new")
+    assert page.read_text() == "before\nafter\n"
+
+
 def test_rows_are_appended_under_one_header(tmp_path: Path) -> None:
     path = tmp_path / "results" / "rows.csv"
     append_rows(path, [made_up("1", 0.5)], WHERE)
@@ -113,6 +147,7 @@ def test_means_over_shapes_are_geometric() -> None:
     [
         (["--only", "gc_foward"], 'unknown benchmark "gc_foward"; did you mean "gc_forward"?'),
         (["positions", "--only", "gcc"], 'unknown block "gcc"; did you mean "gc"?'),
+        (["blocks", "--only", "gcc"], 'unknown block "gcc"; did you mean "gc"?'),
         (["--threads", "0"], "--threads must be at least 1, found 0"),
         (["--repetitions", "2"], "--repetitions must be at least 3, found 2"),
         (["positions", "--no-memory"], "--no-memory goes with table"),
@@ -133,6 +168,7 @@ def test_quick_rows_never_go_to_the_results_unasked() -> None:
     assert BenchmarkSettings(quick=True).csv is None
     assert BenchmarkSettings().csv == RESULTS
     assert BenchmarkSettings(what="positions").csv == ROOT / "docs" / "results" / "cost-vs-positions.csv"
+    assert BenchmarkSettings(what="blocks").csv == ROOT / "docs" / "results" / "blocks-resnet50.csv"
 
 
 def test_help_answers_without_reading_torch_and_names_every_benchmark() -> None:
