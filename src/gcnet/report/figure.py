@@ -1,15 +1,18 @@
 """The figure of a comparison as a PNG: the score with its spread, learning curves, and the score against cost."""
 
 import io
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from gcnet.evaluation.plots import INK, style_axes
-from gcnet.report.charts import colours
+from gcnet.report.charts import COLOURS, colours
 from gcnet.report.results import BASELINE, CONTROL, MAIN, Comparison
 from gcnet.report.summary import relative_step_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_DASHES = ("-", "--", ":", "-.")
 
 
 def render_figure(comparison: Comparison) -> bytes:
@@ -17,15 +20,15 @@ def render_figure(comparison: Comparison) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 4.8), layout="constrained")
+    blocks = comparison.tested()
+    figure = Figure(figsize=(14, max(4.8, 0.3 * len(blocks) + 2)), layout="constrained")
     FigureCanvasAgg(figure)
     score, curves, cost = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
     _draw_score(score, comparison)
     _draw_curves(curves, comparison)
     _draw_cost(cost, comparison)
-    figure.legend(
-        *curves.get_legend_handles_labels(), loc="outside lower center", ncols=len(comparison.tested()), frameon=False
-    )
+    columns = min(len(blocks), len(COLOURS) + 1)
+    figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=130)
     return stream.getvalue()
@@ -66,13 +69,37 @@ def _draw_score(axes: "Axes", comparison: Comparison) -> None:
 
 
 def _draw_curves(axes: "Axes", comparison: Comparison) -> None:
+    """A line for each run; with more blocks than colours one for each block, dashed where its colour returns."""
     palette, score = colours(comparison.blocks), comparison.score
     for block in comparison.tested():
-        for index, run in enumerate(comparison.of(block)):
-            points = [(point.epoch, 100 * point.scores[score.column]) for point in run.curve]
-            label = block if index == 0 else None
-            axes.plot(*zip(*points, strict=True), color=palette[block], linewidth=1.6, alpha=0.9, label=label)
-    style_axes(axes, "Learning curves", "epoch", f"validation {score.heading}")
+        runs = [
+            ([point.epoch for point in run.curve], [100 * point.scores[score.column] for point in run.curve])
+            for run in comparison.of(block)
+        ]
+        if _has_many(comparison):
+            runs = [(runs[0][0], [fmean(values) for values in zip(*(values for _, values in runs), strict=True)])]
+        for index, (epochs, values) in enumerate(runs):
+            axes.plot(
+                epochs,
+                values,
+                color=palette[block],
+                linestyle=_dashes(comparison, block),
+                linewidth=1.6,
+                alpha=0.9,
+                label=block if index == 0 else None,
+            )
+    mean = ", mean over seeds" if _has_many(comparison) and len(comparison.seeds) > 1 else ""
+    style_axes(axes, f"Learning curves{mean}", "epoch", f"validation {score.heading}")
+
+
+def _has_many(comparison: Comparison) -> bool:
+    """Whether there are more blocks than colours."""
+    return len(comparison.tested()) > len(COLOURS) + 1
+
+
+def _dashes(comparison: Comparison, block: str) -> str:
+    others = [name for name in comparison.blocks if name != BASELINE]
+    return _DASHES[others.index(block) // len(COLOURS) % len(_DASHES)] if block in others else "-"
 
 
 def _draw_cost(axes: "Axes", comparison: Comparison) -> None:
@@ -84,6 +111,8 @@ def _draw_cost(axes: "Axes", comparison: Comparison) -> None:
         at, spread = (ratio, 100 * found.mean), 100 * (found.deviation or 0)
         axes.errorbar(*at, yerr=spread or None, color=palette[block], linewidth=5, alpha=0.3)
         axes.scatter(*at, color=palette[block], s=70, zorder=3)
+        if _has_many(comparison):
+            axes.annotate(block, at, xytext=(6, 5), textcoords="offset points", fontsize=8, color=INK, zorder=4)
     axes.margins(x=0.3, y=0.15)
     score = comparison.score
     style_axes(axes, f"{score.title} against cost", f"time of a training step ({BASELINE} = 1)", score.heading)
