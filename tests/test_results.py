@@ -6,50 +6,77 @@ from pathlib import Path
 import pytest
 
 from gcnet.analysis.statistics import paired_difference, spread, wilson_interval
-from gcnet.report.results import Comparison, read_results
+from gcnet.experiments.reproduce import Measured, find_tables
+from gcnet.experiments.scales import series_of
+from gcnet.experiments.text import measured_text
+from gcnet.report.results import read_results
 from gcnet.report.summary import HEADINGS, control_rows, headings, markdown_table, reading, table_rows
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted((ROOT / "docs" / "results").glob("*.json"))
-PAGE = (ROOT / "docs" / "results.md").read_text()
+DOCS = ROOT / "docs"
+FILES = sorted((DOCS / "results").glob("*.json"))
+PAGE = (DOCS / "results.md").read_text()
 README = (ROOT / "README.md").read_text()
+PAGES = {
+    "scenes": "results",
+    "scenes-detection": "results",
+    "cifar10-finetune": "results",
+    "cifar10-scratch": "results",
+    "imagenette": "results",
+    "cifar10-blocks": "blocks",
+    "imagenette-blocks": "blocks",
+    "gates": "blocks",
+    "paper-small": "reproduce",
+    "non-local-kinds": "reproduce",
+}
+"""The page of each comparison: docs/results.md has all columns, docs/blocks.md those of the scores."""
 
 
-@pytest.fixture(params=FILES, ids=[path.stem for path in FILES])
-def comparison(request: pytest.FixtureRequest) -> Comparison:
-    return read_results(request.param)
+def page_of(path: Path) -> str:
+    return (DOCS / f"{PAGES[path.stem]}.md").read_text()
 
 
-def test_there_are_results_of_generated_and_of_real_images() -> None:
-    assert {path.stem for path in FILES} == {
-        "scenes",
-        "scenes-detection",
-        "cifar10-finetune",
-        "cifar10-scratch",
-        "imagenette",
-    }
-
-
-def test_the_tables_are_those_of_the_results(comparison: Comparison) -> None:
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_the_tables_are_those_of_the_results(path: Path) -> None:
+    comparison, page = read_results(path), page_of(path)
     titles = headings(comparison.scores)
-    assert markdown_table(titles, table_rows(comparison)) in PAGE
-    if titles == HEADINGS:
-        assert markdown_table(titles[:3], [row[:3] for row in table_rows(comparison)]) in README
+    if PAGES[path.stem] == "results":
+        assert markdown_table(titles, table_rows(comparison)) in page
+        assert reading(comparison) in page
+        if titles == HEADINGS:
+            assert markdown_table(titles[:3], [row[:3] for row in table_rows(comparison)]) in README
+    elif PAGES[path.stem] == "blocks" or path.stem == "non-local-kinds":
+        assert markdown_table(titles[:4], [row[:4] for row in table_rows(comparison)]) in page
     if comparison.tested("control"):
-        assert markdown_table(titles[:3], control_rows(comparison)) in PAGE
-    assert reading(comparison) in PAGE
+        assert markdown_table(titles[:3], control_rows(comparison)) in page
 
 
-def test_real_results_are_of_three_seeds_and_hold_no_images(comparison: Comparison) -> None:
+def test_the_papers_tables_at_small_scale_are_those_of_the_runs() -> None:
+    comparison = read_results(DOCS / "results" / "paper-small.json")
+    tables = find_tables(("design", "pooling-fusion"))
+    (series,) = series_of(tables, small=True)
+    found = {row: Measured(comparison, name) for row, name in series.names.items()}
+    page = (DOCS / "reproduce.md").read_text()
+    for name, table in tables.items():
+        assert measured_text(name, table, found, small=True) in page
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_real_results_are_of_three_seeds_and_hold_no_images(path: Path) -> None:
+    comparison = read_results(path)
     assert len(comparison.seeds) == 3
     assert comparison.pictures == ()
     assert all(len(comparison.of(block)) == 3 for block in comparison.blocks)
 
 
+def test_there_are_no_results_without_a_page_and_no_page_without_results() -> None:
+    assert {path.stem for path in FILES} == set(PAGES)
+
+
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
-def test_every_result_has_its_figure_on_the_page(path: Path) -> None:
+def test_every_result_has_its_figure_on_its_page(path: Path) -> None:
     assert path.with_suffix(".png").exists()
-    assert f"(results/{path.stem}.png)" in PAGE
+    assert f"(results/{path.stem}.png)" in page_of(path)
 
 
 def test_the_table_of_nuclei_is_that_of_its_runs() -> None:

@@ -32,7 +32,7 @@ def cost_text(table: Table, costs: Sequence[RowCost]) -> str:
         *table.notes,
     )
     values = (v for cost in costs for v in (cost.row.parameters, cost.row.multiply_adds, *cost.row.scores))
-    return _text(table, markdown_table(headings, rows), remarks, values)
+    return _text(table.title, markdown_table(headings, rows), remarks, values)
 
 
 def measured_text(name: str, table: Table, found: Mapping[tuple[str, str], Measured], *, small: bool) -> str:
@@ -65,7 +65,8 @@ def measured_text(name: str, table: Table, found: Mapping[tuple[str, str], Measu
         remarks.append("Published: the networks of the paper, so that no value here can be compared with one there.")
     if missing:
         remarks.append(f"Without a counterpart in small networks, and left out: {', '.join(missing)}.")
-    return _text(table, markdown_table(headings, cells), remarks, (value for row in rows for value in row.scores))
+    title = f"{table.title}, and the same rows at small scale" if small else table.title
+    return _text(title, markdown_table(headings, cells), remarks, (value for row in rows for value in row.scores))
 
 
 def _circumstances(measured: Measured) -> Iterable[str]:
@@ -73,11 +74,11 @@ def _circumstances(measured: Measured) -> Iterable[str]:
     return (f"{name}: {about[name]}" for name in ("data", "network", "recipe"))
 
 
-def _text(table: Table, body: str, remarks: Iterable[str], values: Iterable[Published | None]) -> str:
+def _text(title: str, body: str, remarks: Iterable[str], values: Iterable[Published | None]) -> str:
     """Title, table and remarks, with the sources of the published values that stand in it."""
     printed = {value.source for value in values if value is not None}
     sources = (f"[{mark}] {source}" for mark, source in SOURCES.items() if mark in printed)
-    return "\n".join([f"{table.title}\n", body, "", *(f"* {remark}" for remark in (*remarks, *sources))])
+    return "\n".join([f"{title}\n", body, "", *(f"* {remark}" for remark in (*remarks, *sources))])
 
 
 def _published(value: Published | None) -> str:
