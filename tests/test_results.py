@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gcnet.analysis.statistics import paired_difference, spread, wilson_interval
+from gcnet.blocks import BLOCKS
 from gcnet.experiments.reproduce import Measured, find_tables
 from gcnet.experiments.scales import series_of
 from gcnet.experiments.text import measured_text
@@ -27,7 +28,6 @@ PAGES = {
     "imagenette-blocks": "blocks",
     "gates": "blocks",
     "paper-small": "reproduce",
-    "non-local-kinds": "reproduce",
 }
 """The page of each comparison: docs/results.md has all columns, docs/blocks.md those of the scores."""
 
@@ -45,7 +45,7 @@ def test_the_tables_are_those_of_the_results(path: Path) -> None:
         assert reading(comparison) in page
         if titles == HEADINGS:
             assert markdown_table(titles[:3], [row[:3] for row in table_rows(comparison)]) in README
-    elif PAGES[path.stem] == "blocks" or path.stem == "non-local-kinds":
+    elif PAGES[path.stem] == "blocks":
         assert markdown_table(titles[:4], [row[:4] for row in table_rows(comparison)]) in page
     if comparison.tested("control"):
         assert markdown_table(titles[:3], control_rows(comparison)) in page
@@ -118,3 +118,14 @@ def test_the_table_of_fine_tuning_is_that_of_its_runs() -> None:
         assert difference == wanted
     low, high = wilson_interval(round(8 * spread(top1["classifier"]).mean), 800)
     assert f"{100 * low:.1f} to {100 * high:.1f} % open" in page
+
+
+def test_the_query_independence_of_the_non_local_blocks_is_as_measured() -> None:
+    with (DOCS / "results" / "non-local-statistics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["block"] for row in rows] == [block for block in BLOCKS if block.startswith("nl_")]
+    page = (DOCS / "reproduce.md").read_text()
+    for row in rows:
+        distances = [row[name] for name in ("input", "output", "attention", "divergence")]
+        cells = [f"{float(value):.3f}" if value else "-" for value in distances]
+        assert f"| {row['block']:<20} | {100 * float(row['top1']):.1f} % | {' | '.join(cells)} |" in page
