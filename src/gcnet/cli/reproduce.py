@@ -1,6 +1,13 @@
 """`gcnet reproduce`: the networks of the paper's tables, counted or trained, beside what was published."""
 
+from typing import TYPE_CHECKING
+
 from gcnet.experiments.settings import ReproduceSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gcnet.experiments.reproduce import Measured
 
 SUMMARY = "train the networks of the paper's tables, or count what they cost, beside what was published"
 
@@ -29,19 +36,20 @@ def _count(settings: ReproduceSettings) -> int:
 
 
 def _train(settings: ReproduceSettings) -> int:
-    from gcnet.cli.trainings import exit_code_of
-    from gcnet.experiments.reproduce import find_tables, output_folder, reproduce
+    from gcnet.cli.trainings import carry_out
+    from gcnet.experiments.reproduce import reproduce
+
+    return carry_out(
+        settings.device, lambda reporter: reproduce(settings, reporter=reporter), lambda found: _tell(settings, found)
+    )
+
+
+def _tell(settings: ReproduceSettings, found: "Mapping[tuple[str, str], Measured]") -> None:
+    """Write the tables of what was trained, and print them."""
+    from gcnet.experiments.reproduce import find_tables, output_folder
     from gcnet.experiments.text import measured_text
     from gcnet.storage import write_atomic
-    from gcnet.training.distributed import choose_device, processes_joined
 
-    found = {}
-    with processes_joined(choose_device(settings.device).type) as processes:
-        code = exit_code_of(
-            lambda reporter: found.update(reproduce(settings, reporter=reporter)), speaks=processes.first
-        )
-    if code or not processes.first:
-        return code
     trained = {name for name, _ in found}
     tables = {name: table for name, table in find_tables(settings.table).items() if name in trained}
     small = settings.scale == "small"
@@ -50,4 +58,3 @@ def _train(settings: ReproduceSettings) -> int:
     print(
         f"\n{text}\n\ntables.md in {output_folder(settings)}, and a report for each network in the folder of its name"
     )
-    return 0

@@ -2,31 +2,38 @@
 
 import sys
 from collections.abc import Callable
+from typing import TypeVar
 
 from gcnet.cli import EXIT_NON_FINITE, EXIT_OK
 from gcnet.training.reporter import Reporter
 
+Result = TypeVar("Result")
 
-def exit_code_of(trainings: Callable[[Reporter], object], *, speaks: bool) -> int:
-    """Carry out what takes a reporter: 0, or the code of a signal or of a loss that is not finite.
 
-    Of several processes one `speaks`.
+def carry_out(device: str, trainings: Callable[[Reporter], Result], tell: Callable[[Result], None]) -> int:
+    """Carry out what takes a reporter and tell its result: 0, or the code of a signal or of a loss that is not finite.
+
+    Of the processes of torchrun all take part, and the first alone speaks.
     """
     from gcnet.compare.runs import Stopped
+    from gcnet.training.distributed import choose_device, processes_joined
     from gcnet.training.nonfinite import NonFiniteLoss
     from gcnet.training.reporter import Silent, choose_reporter
 
-    reporter = choose_reporter() if speaks else Silent()
-    try:
-        trainings(reporter)
-    except Stopped as stopped:
-        code, ended = 128 + stopped.number, f"gcnet: {stopped}"
-    except NonFiniteLoss as error:
-        code, ended = EXIT_NON_FINITE, f"gcnet: {error}"
-    else:
-        return EXIT_OK
-    finally:
-        reporter.close()
-    if speaks:
+    with processes_joined(choose_device(device).type) as processes:
+        reporter = choose_reporter() if processes.first else Silent()
+        try:
+            result = trainings(reporter)
+        except Stopped as stopped:
+            code, ended = 128 + stopped.number, f"gcnet: {stopped}"
+        except NonFiniteLoss as error:
+            code, ended = EXIT_NON_FINITE, f"gcnet: {error}"
+        else:
+            code, ended = EXIT_OK, ""
+        finally:
+            reporter.close()
+    if processes.first and code:
         print(ended, file=sys.stderr)
+    elif processes.first:
+        tell(result)
     return code

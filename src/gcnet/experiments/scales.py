@@ -76,7 +76,7 @@ def _series(model: str, rows: Sequence[tuple[str, Row]], *, small: bool) -> Seri
 def variant_of(row: Row, *, small: bool) -> Variant:
     """The block of a row; equal for rows that say the same in different words."""
     given: dict[str, Any] = {**published_placement(*split_name(row.model)), **row.options}
-    chosen = {name: value for name, value in given.items() if value != _USUAL.get(name, None)}
+    chosen = {name: value for name, value in given.items() if value != _USUAL.get(name)}
     block = chosen.pop("block", None)
     if block is None:
         return Variant(None)

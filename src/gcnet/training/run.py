@@ -94,8 +94,8 @@ def train(
             "own_network": build_model is not None,
             "settings": replace(chosen, recipe=recipe).anchored().to_dict(),
         }
-        make = partial(create_folder, settings.output.output, default_name(settings), config)
-        folder = RunFolder(trainer.processes.by_first(lambda: make().path))
+        output, name = settings.output.output, default_name(settings)
+        folder = RunFolder(trainer.processes.by_first(lambda: create_folder(output, name, config).path))
         return _drive(trainer, folder, settings, reporter, fresh=True)
 
 
