@@ -2,16 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
-
-if TYPE_CHECKING:
-    from gcnet.data.settings import Preprocessing
-    from gcnet.evaluation.network import Network
 
 SUMMARY = "show what each query of a trained network attends to, and measure whether it matters which"
 
@@ -123,20 +119,3 @@ def run(settings: Settings) -> int:
     from gcnet.cli.analyze_images import draw
 
     return draw(network, settings)
-
-
-def find_preprocessing(network: "Network", settings: Settings) -> "Preprocessing | None":
-    """How images are prepared: as the model file says, or timm, with --image-size changed; None if nobody says."""
-    from gcnet.data.settings import Preprocessing
-    from gcnet.evaluation.network import override_preprocessing, published_preprocessing
-
-    known = network.preprocessing or published_preprocessing(network.model)
-    if known is None:
-        return None if settings.image_size is None else Preprocessing(settings.image_size)
-    return override_preprocessing(known, image_size=settings.image_size)
-
-
-def report_written(files: list[str], folder: Path) -> None:
-    """Say what was written where."""
-    listed = files if len(files) <= 6 else [*files[:5], f"{len(files) - 5} more"]
-    print(f"\nwrote {', '.join(listed)} into {folder}")

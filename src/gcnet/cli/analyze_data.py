@@ -5,8 +5,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gcnet.cli.analyze import find_preprocessing, report_written
-from gcnet.cli.predict import report_skipped
+from gcnet.cli.files import report_skipped, report_written
 from gcnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,11 +58,12 @@ def open_run(network: "Network", settings: "Settings") -> "Run":
     """The images of --data, prepared for the network."""
     from gcnet.data.coco.source import is_coco
     from gcnet.data.source import open_evaluation
+    from gcnet.evaluation.network import find_preprocessing
 
     if is_coco(settings.data or ""):
         raise UserError(f"--data takes images of classes, and {settings.data} is in COCO's format, for detectors")
     source, preprocessing = open_evaluation(
-        settings.data_settings(), settings.seed, preprocessing=find_preprocessing(network, settings)
+        settings.data_settings(), settings.seed, preprocessing=find_preprocessing(network, settings.image_size)
     )
     return Run(_loader(source, preprocessing, settings), network, len(source), source.classes)
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gcnet.cli.analyze import find_preprocessing, report_written
-from gcnet.cli.predict import report_skipped
+from gcnet.cli.files import report_skipped, report_written
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -53,11 +52,11 @@ def _way_to_look(
     from gcnet.evaluation.attention_maps import look_at
     from gcnet.evaluation.detector_maps import look_at_objects
     from gcnet.evaluation.gates import ALL_IMAGES
-    from gcnet.evaluation.network import Detector
+    from gcnet.evaluation.network import Detector, find_preprocessing
 
     if isinstance(network, Detector):
         return partial(look_at_objects, network), [ALL_IMAGES]
-    preprocessing = find_preprocessing(network, settings)
+    preprocessing = find_preprocessing(network, settings.image_size)
     if preprocessing is None:
         raise UserError(
             f"{settings.weights or settings.model} comes without preprocessing: give --image-size, the side of the "

@@ -1,18 +1,12 @@
 """`gcnet predict`: what a trained network finds in images, as a table, JSON and pictures."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
-from gcnet.errors import UserError, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from gcnet.data.loading import Skipped
+from gcnet.errors import UserError
 
 SUMMARY = "find the classes of images, or the objects in them, with a trained network"
 
@@ -113,27 +107,3 @@ def run(settings: Settings) -> int:
 
     settings.require_classifier()
     return classify(opened, paths, settings)
-
-
-def report_skipped(skipped: "Sequence[Skipped]", worked: int, done: str) -> None:
-    """Name the files left out, and count them beside those that worked, for which something was `done`."""
-    for one in skipped:
-        print(f"left out {printable(one.name)}: {one.reason}", file=sys.stderr)
-    total = worked + len(skipped)
-    print(f"{worked} of {total} images {done}, {len(skipped)} left out", file=sys.stderr)
-
-
-def write_json(content: dict[str, Any], settings: Settings) -> None:
-    """Write what --json asks for, under the name of the model."""
-    import json
-
-    from gcnet.storage import write_atomic
-
-    if settings.json is None:
-        return
-    text = json.dumps({"model": settings.model, **content}, indent=2) + "\n"
-    if settings.json == "-":
-        sys.stdout.write(text)
-    else:
-        Path(settings.json).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(Path(settings.json), text.encode())

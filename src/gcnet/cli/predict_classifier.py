@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gcnet.cli.predict import report_skipped, write_json
+from gcnet.cli.files import report_skipped, write_json
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def classify(network: "Network", paths: Sequence[Path], settings: "Settings") ->
     if settings.json != "-":
         _print_table(predictions)
     report_skipped(predictions.skipped, len(predictions.images), "classified")
-    write_json(predictions.to_dict(), settings)
+    if settings.json is not None:
+        write_json({"model": settings.model, **predictions.to_dict()}, settings.json)
     if settings.output is not None and predictions.images:
         settings.output.parent.mkdir(parents=True, exist_ok=True)
         shown = draw_predictions(predictions.images, settings.output)

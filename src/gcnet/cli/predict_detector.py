@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gcnet.cli.predict import report_skipped, write_json
+from gcnet.cli.files import report_skipped, write_json
 from gcnet.errors import printable
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def detect(detector: "Detector", paths: Sequence[Path], settings: "Settings") ->
     if settings.json != "-":
         _print_table(detections)
     report_skipped(detections.skipped, len(detections.images), "searched for objects")
-    write_json(detections.to_dict(), settings)
+    if settings.json is not None:
+        write_json({"model": settings.model, **detections.to_dict()}, settings.json)
     if settings.output is not None and detections.images:
         print(f"pictures of the images with their objects: {settings.output}", file=sys.stderr)
     return 0 if detections.images else 1

@@ -124,7 +124,7 @@ def _measure(network: "Network", settings: Settings) -> "tuple[list[Layer], dict
     from gcnet.analysis.query_independence import measure_layers
     from gcnet.analysis.simplification import find_non_local, mean_inputs
     from gcnet.cli.analyze_data import open_run
-    from gcnet.cli.predict import report_skipped
+    from gcnet.cli.files import report_skipped
     from gcnet.evaluation.inference import evaluating
 
     run, blocks = open_run(network, settings.for_statistics()), find_non_local(network.model)

@@ -163,6 +163,14 @@ def _outputs(fresh: nn.Module, weights: str) -> int | None:
     return unfit.pop() if len(unfit) == 1 else None
 
 
+def find_preprocessing(network: Network, image_size: int | None) -> Preprocessing | None:
+    """How images are prepared: as the model file says, or timm, with the size changed if given; None if nobody says."""
+    known = network.preprocessing or published_preprocessing(network.model)
+    if known is None:
+        return None if image_size is None else Preprocessing(image_size)
+    return override_preprocessing(known, image_size=image_size)
+
+
 def published_preprocessing(model: nn.Module) -> Preprocessing | None:
     """What timm says of its own networks; None for others."""
     published: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}

@@ -1,0 +1,40 @@
+"""What commands say of the files that they left out or wrote, and the JSON that they write."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gcnet.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gcnet.data.loading import Skipped
+
+
+def report_skipped(skipped: "Sequence[Skipped]", worked: int, done: str) -> None:
+    """Name the files left out, and count them beside those that worked, for which something was `done`."""
+    for one in skipped:
+        print(f"left out {printable(one.name)}: {one.reason}", file=sys.stderr)
+    total = worked + len(skipped)
+    print(f"{worked} of {total} images {done}, {len(skipped)} left out", file=sys.stderr)
+
+
+def report_written(files: "Sequence[str]", folder: Path) -> None:
+    """Say what was written where."""
+    listed = files if len(files) <= 6 else [*files[:5], f"{len(files) - 5} more"]
+    print(f"\nwrote {', '.join(listed)} into {folder}")
+
+
+def write_json(content: dict[str, Any], where: str) -> None:
+    """Write the content into a file, whose folder is made where there is none, or print it where that is "-"."""
+    import json
+
+    from gcnet.storage import write_atomic
+
+    text = json.dumps(content, indent=2) + "\n"
+    if where == "-":
+        sys.stdout.write(text)
+    else:
+        Path(where).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(Path(where), text.encode())
