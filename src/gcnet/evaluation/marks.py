@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from gcnet.data.coco.images import Entry
 from gcnet.data.coco.masks import segmentation_mask
+from gcnet.evaluation.labels import Box, first_free, label_places
 from gcnet.evaluation.matching import Verdict
 from gcnet.evaluation.plots import picture_font
 
@@ -16,8 +17,6 @@ from gcnet.evaluation.plots import picture_font
 _COLOURS = {"right": (86, 180, 233), "wrong": (240, 100, 10), "crowd": (170, 170, 170)}
 _ORDER = ("crowd", "right", "wrong")  # what is drawn later lies on top
 _TEXT, _LINE = 11, 14  # pixels of letters, and of a line of them
-
-_Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def draw_marks(image: Image.Image, marks: Sequence[Mark], size: tuple[int, int])
     return drawn
 
 
-def _corners(mark: Mark, scales: tuple[float, float]) -> _Box:
+def _corners(mark: Mark, scales: tuple[float, float]) -> Box:
     left, top, width, height = mark.entry["bbox"]
     across, down = scales
     return left * across, top * down, (left + width) * across - 1, (top + height) * down - 1
@@ -65,20 +64,13 @@ def _resized(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.nd
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST), dtype=bool)
 
 
-def _write(draw: ImageDraw.ImageDraw, marks: Sequence[Mark], corners: Sequence[_Box], size: tuple[int, int]) -> None:
+def _write(draw: ImageDraw.ImageDraw, marks: Sequence[Mark], corners: Sequence[Box], size: tuple[int, int]) -> None:
     """Each text on a patch of its mark's colour, above, in or below the box; where no place is free, not at all."""
-    taken: list[_Box] = []
-    for mark, (left, top, _, bottom) in reversed(list(zip(marks, corners, strict=True))):
+    taken: list[Box] = []
+    for mark, box in reversed(list(zip(marks, corners, strict=True))):
         width = draw.textlength(mark.text, font=picture_font(_TEXT)) + 4
-        x = min(max(left, 0), max(size[0] - width, 0))
-        tops = [min(max(y, 0), size[1] - _LINE) for y in (top - _LINE, top, bottom - _LINE, bottom)]
-        places = [(x, y, x + width, y + _LINE) for y in tops]
-        place = next((place for place in places if not any(_overlap(place, other) for other in taken)), None)
+        place = first_free(label_places(box, (width, _LINE), size), taken)
         if place is not None:
             taken.append(place)
             draw.rectangle(place, fill=_COLOURS[mark.kind])
-            draw.text((x + 2, place[1]), mark.text, fill="black", font=picture_font(_TEXT))
-
-
-def _overlap(one: _Box, other: _Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+            draw.text((place[0] + 2, place[1]), mark.text, fill="black", font=picture_font(_TEXT))

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from gcnet.data.coco.masks import segmentation_mask
 from gcnet.errors import printable
 from gcnet.evaluation.annotations import category_colour
+from gcnet.evaluation.labels import Box, first_free, label_places
 from gcnet.evaluation.plots import picture_font
 
 _SMALLEST, _LARGEST = 960, 2048
@@ -22,8 +23,6 @@ _SMALLEST, _LARGEST = 960, 2048
 _NAME_LENGTH = 40
 _SUFFIX = "-detections"
 _STEM_BYTES = 150  # file systems take names of 255
-
-_Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def draw_detections(image: Image.Image, results: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> Image.Image:
@@ -146,26 +145,19 @@ def _with_margins(picture: Image.Image, texts: Sequence[tuple[float, float]]) ->
     return sheet, corner
 
 
-def _corners(box: Sequence[float], scale: tuple[float, float], corner: tuple[int, int]) -> _Box:
+def _corners(box: Sequence[float], scale: tuple[float, float], corner: tuple[int, int]) -> Box:
     """Left, top, right and bottom pixel of a box (left, top, width, height) on the sheet."""
     left, top = box[0] * scale[0] + corner[0], box[1] * scale[1] + corner[1]
     return left, top, left + max(box[2] * scale[0] - 1, 0), top + max(box[3] * scale[1] - 1, 0)
 
 
-def _places(boxes: Sequence[_Box], sizes: Sequence[tuple[float, float]], sheet: tuple[int, int]) -> list[_Box]:
+def _places(boxes: Sequence[Box], sizes: Sequence[tuple[float, float]], sheet: tuple[int, int]) -> list[Box]:
     """Where each text goes: above its box, else inside or below, the first place that no text before it takes."""
-    places: list[_Box] = []
-    for (left, top, _, bottom), (width, height) in zip(boxes, sizes, strict=True):
-        x = min(max(left, 0), max(sheet[0] - width, 0))
-        tops = [min(max(y, 0), sheet[1] - height) for y in (top - height, top, bottom - height, bottom)]
-        candidates = [(x, y, x + width, y + height) for y in tops]
-        free = (place for place in candidates if not any(_overlap(place, other) for other in places))
-        places.append(next(free, candidates[0]))
+    places: list[Box] = []
+    for box, size in zip(boxes, sizes, strict=True):
+        possible = label_places(box, size, sheet)
+        places.append(first_free(possible, places) or possible[0])
     return places
-
-
-def _overlap(one: _Box, other: _Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[float, float]:
