@@ -224,6 +224,12 @@ def test_masks_are_pasted_at_pixel_centres_without_rounding_the_box() -> None:
         np.testing.assert_allclose(found[0], pasted_by_loop(mask[0].numpy(), box.tolist(), 17, 23), atol=1e-5)
 
 
+def test_masks_of_half_precision_are_pasted_to_the_pixel_in_a_large_image() -> None:
+    masks = torch.tensor([0.0, 1, 1, 0]).expand(1, 1, 4, 4).bfloat16()  # exact in both
+    boxes = torch.tensor([[1201.3, 3.0, 1214.9, 9.0]])
+    assert torch.equal(paste_masks(masks, boxes, 11, 1300), paste_masks(masks.float(), boxes, 11, 1300))
+
+
 def test_a_mask_of_a_box_without_area_is_empty() -> None:
     assert not paste_masks(torch.ones(2, 1, 5, 5), torch.tensor([[3.0, 3, 3, 9], [5, 7, 9, 7]]), 11, 13).any()
     assert paste_masks(torch.ones(0, 1, 5, 5), torch.zeros(0, 4), 11, 13).shape == (0, 1, 11, 13)
