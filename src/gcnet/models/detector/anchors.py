@@ -47,7 +47,8 @@ class FixedStrideAnchors(AnchorGenerator):
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         first = feature_maps[0]
-        self.set_cell_anchors(first.dtype, first.device)
+        # In bfloat16 a corner at 800 pixels would be off by up to two.
+        self.set_cell_anchors(torch.promote_types(first.dtype, torch.float32), first.device)
         steps = [[torch.tensor(stride, device=first.device)] * 2 for stride in self.strides]
         levels = self.grid_anchors([list(feature_map.shape[-2:]) for feature_map in feature_maps], steps)
         return [torch.cat(levels)] * len(image_list.image_sizes)

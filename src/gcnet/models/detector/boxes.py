@@ -26,6 +26,7 @@ class UnfilteredRoIHeads(RoIHeads):
     """torchvision's heads, but for detections smaller than a hundredth of a pixel, which are kept.
 
     mmdet suppresses boxes after it has scaled them back to the original image; their overlaps are the same before.
+    Scores are float32 at least: in bfloat16 every one from 0.998 on would be 1.
     """
 
     def postprocess_detections(
@@ -36,12 +37,11 @@ class UnfilteredRoIHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         counts = [len(boxes) for boxes in proposals]
+        likelihoods = class_logits.softmax(-1, dtype=torch.promote_types(class_logits.dtype, torch.float32))
         decoded = self.box_coder.decode(box_regression, proposals).reshape(sum(counts), class_logits.shape[1], 4)
         found = [
             self._keep(clip_boxes_to_image(boxes, shape), scores)
-            for boxes, scores, shape in zip(
-                decoded.split(counts), class_logits.softmax(-1).split(counts), image_shapes, strict=True
-            )
+            for boxes, scores, shape in zip(decoded.split(counts), likelihoods.split(counts), image_shapes, strict=True)
         ]
         boxes, scores, labels = zip(*found, strict=True)
         return list(boxes), list(scores), list(labels)
