@@ -56,6 +56,19 @@ def test_moved_samples_give_what_a_loop_gives() -> None:
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-10)
 
 
+def test_under_autocast_it_is_near_float32() -> None:
+    torch.manual_seed(0)
+    layer, x = DeformableConv2d(nn.Conv2d(6, 6, 3, padding=1)), torch.randn(2, 6, 9, 11)
+    nn.init.normal_(layer.conv_offset.weight, std=0.1)
+    expected = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
+    found.sum().backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+
+
 def test_they_go_into_every_bottleneck_of_c3_to_c5_and_leave_a_network_as_it_was() -> None:
     model = build_host("resnet50", 3).eval()
     images = torch.rand(1, 3, 64, 64)

@@ -140,6 +140,18 @@ def test_it_trains_every_parameter_and_finds_things_in_images_of_any_size(numeri
 GATES = ("se", "eca", "ese", "lct", "gct", "srm", "fca", "ge")  # they do not start as the identity
 
 
+@pytest.mark.parametrize("numerics", ["mmdet", "torchvision"])
+@pytest.mark.parametrize("cascade", [False, True])
+def test_under_autocast_it_finds_boxes_scores_and_masks_in_float32(numerics: str, cascade: bool) -> None:
+    model = calibrated(detector(numerics=numerics, cascade=cascade))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for found in model(photographs()):
+            assert len(found["boxes"])
+            assert {name: found[name].dtype for name in ("boxes", "scores", "masks")} == dict.fromkeys(
+                ("boxes", "scores", "masks"), torch.float32
+            )
+
+
 @pytest.mark.parametrize("block", [name for name in BLOCKS if name not in GATES])
 def test_fresh_blocks_of_addition_leave_a_detector_as_it_was(block: str) -> None:
     model = calibrated(detector())

@@ -5,14 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 from torchvision.ops.poolers import LevelMapper
 
 from gcnet.models.detector.anchors import FixedStrideAnchors
-from gcnet.models.detector.boxes import ClampedBoxCoder, UnfilteredRoIHeads
+from gcnet.models.detector.boxes import ClampedBoxCoder
 from gcnet.models.detector.numerics import NUMERICS
 from gcnet.models.detector.pooling import AlignedRoIPool, region_levels
 from gcnet.models.detector.transform import RoundedTransform, paste_masks, rescaled
@@ -36,13 +35,16 @@ def test_anchors_are_not_rounded_and_lie_at_the_configured_stride() -> None:
     )
 
 
-def test_anchors_are_float32_on_features_of_half_precision() -> None:
-    anchors = FixedStrideAnchors(((8.0,),), ((0.5, 1.0, 2.0),), (4,))
-    images = ImageList(torch.zeros(1, 3, 8, 1332), [(8, 1332)])
-    expected, found = (
-        anchors(images, [torch.zeros(1, 1, 2, 333, dtype=dtype)])[0] for dtype in (torch.float32, torch.bfloat16)
+@pytest.mark.parametrize("name", NUMERICS)
+def test_anchors_are_float32_on_features_of_half_precision(name: str) -> None:
+    anchors = NUMERICS[name].anchors((8.0, 16.0), (4, 8))
+    images, sides = ImageList(torch.zeros(1, 3, 8, 1336), [(8, 1336)]), ((2, 334), (1, 167))
+    single, half = (
+        anchors(images, [torch.zeros(1, 1, *side, dtype=dtype) for side in sides])[0]
+        for dtype in (torch.float32, torch.bfloat16)
     )
-    assert torch.equal(found, expected)
+    assert single.dtype == torch.float32
+    assert torch.equal(half, single)
 
 
 def test_torchvisions_anchors_are_rounded() -> None:
@@ -64,13 +66,6 @@ def test_a_box_shrinks_no_more_than_it_may_grow() -> None:
         expected = torch.tensor([42 - width / 2, 36 - height / 2, 42 + width / 2, 36 + height / 2])
         torch.testing.assert_close(found, expected)
         assert BoxCoder(weights).decode(deltas, box)[0, 0, 2] - 42 < 0.01, "torchvision has no lower bound"
-
-
-def test_deltas_in_half_precision_are_decoded_in_float32() -> None:
-    box = [torch.tensor([[800.0, 400.0, 801.0, 403.0]])]
-    found = ClampedBoxCoder((1.0, 1.0, 1.0, 1.0)).decode(torch.zeros(1, 4, dtype=torch.bfloat16), box)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found[0], box[0])
 
 
 def test_within_the_bounds_the_coder_is_torchvisions() -> None:
@@ -234,24 +229,9 @@ def test_masks_are_pasted_at_pixel_centres_without_rounding_the_box() -> None:
         np.testing.assert_allclose(found[0], pasted_by_loop(mask[0].numpy(), box.tolist(), 17, 23), atol=1e-5)
 
 
-def test_masks_of_half_precision_are_pasted_to_the_pixel_in_a_large_image() -> None:
-    masks = torch.tensor([0.0, 1, 1, 0]).expand(1, 1, 4, 4).bfloat16()  # exact in both
-    boxes = torch.tensor([[1201.3, 3.0, 1214.9, 9.0]])
-    assert torch.equal(paste_masks(masks, boxes, 11, 1300), paste_masks(masks.float(), boxes, 11, 1300))
-
-
 def test_a_mask_of_a_box_without_area_is_empty() -> None:
     assert not paste_masks(torch.ones(2, 1, 5, 5), torch.tensor([[3.0, 3, 3, 9], [5, 7, 9, 7]]), 11, 13).any()
     assert paste_masks(torch.ones(0, 1, 5, 5), torch.zeros(0, 4), 11, 13).shape == (0, 1, 11, 13)
-
-
-def test_logits_of_half_precision_have_scores_of_float32_that_tell_them_apart() -> None:
-    heads = UnfilteredRoIHeads(nn.Identity(), nn.Identity(), nn.Identity(), 0.5, 0.5, 8, 0.25, None, 0.05, 0.5, 100)
-    logits = torch.tensor([[0.0, 7.0], [0.0, 8.0]], dtype=torch.bfloat16)
-    proposals = [torch.tensor([[0.0, 0, 9, 9], [20, 20, 29, 29]])]
-    boxes, (scores,), _ = heads.postprocess_detections(logits, torch.zeros(2, 8), proposals, [(30, 30)])
-    torch.testing.assert_close(scores, torch.tensor([8.0, 7.0]).sigmoid())
-    torch.testing.assert_close(boxes[0], proposals[0].flip(0))
 
 
 def test_boxes_scaled_back_first_are_suppressed_alike() -> None:

@@ -1,4 +1,4 @@
-"""Anchors at fixed strides, with sides that are not rounded."""
+"""Anchors: torchvision's, and those at fixed strides with sides that are not rounded; float32 at least."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,15 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 _CPU = torch.device("cpu")
+
+
+class RoundedAnchors(AnchorGenerator):
+    """torchvision's, which are float32 at least: in bfloat16 a corner at 800 pixels would be off by up to two."""
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        precise = [feature_map.new_zeros((), dtype=_precise(feature_map)) for feature_map in feature_maps]
+        shaped = [zero.expand(like.shape) for zero, like in zip(precise, feature_maps, strict=True)]
+        return super().forward(image_list, shaped)
 
 
 class FixedStrideAnchors(AnchorGenerator):
@@ -47,8 +56,11 @@ class FixedStrideAnchors(AnchorGenerator):
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         first = feature_maps[0]
-        # In bfloat16 a corner at 800 pixels would be off by up to two.
-        self.set_cell_anchors(torch.promote_types(first.dtype, torch.float32), first.device)
+        self.set_cell_anchors(_precise(first), first.device)
         steps = [[torch.tensor(stride, device=first.device)] * 2 for stride in self.strides]
         levels = self.grid_anchors([list(feature_map.shape[-2:]) for feature_map in feature_maps], steps)
         return [torch.cat(levels)] * len(image_list.image_sizes)
+
+
+def _precise(feature_map: Tensor) -> torch.dtype:
+    return torch.promote_types(feature_map.dtype, torch.float32)

@@ -9,14 +9,10 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 
 class ClampedBoxCoder(BoxCoder):
-    """torchvision's coder with the change of width and height bounded on both sides, to 16/1000 and 1000/16.
-
-    It decodes in float32 at least: in bfloat16 a corner at 800 pixels would be off by up to two.
-    """
+    """torchvision's coder with the change of width and height bounded on both sides, to 16/1000 and 1000/16."""
 
     def decode_single(self, rel_codes: Float[Tensor, "n deltas"], boxes: Float[Tensor, "n 4"]) -> Tensor:
-        precise = torch.promote_types(rel_codes.dtype, torch.float32)
-        deltas = rel_codes.to(precise, copy=True).unflatten(1, (-1, 4))  # (N, K, 4)
+        deltas = rel_codes.clone().unflatten(1, (-1, 4))  # (N, K, 4)
         for place in (2, 3):
             deltas[..., place].clamp_(min=-self.bbox_xform_clip * self.weights[place])
         return super().decode_single(deltas.flatten(1), boxes)
@@ -26,7 +22,6 @@ class UnfilteredRoIHeads(RoIHeads):
     """torchvision's heads, but for detections smaller than a hundredth of a pixel, which are kept.
 
     mmdet suppresses boxes after it has scaled them back to the original image; their overlaps are the same before.
-    Scores are float32 at least: in bfloat16 every one from 0.998 on would be 1.
     """
 
     def postprocess_detections(
@@ -37,11 +32,12 @@ class UnfilteredRoIHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         counts = [len(boxes) for boxes in proposals]
-        likelihoods = class_logits.softmax(-1, dtype=torch.promote_types(class_logits.dtype, torch.float32))
         decoded = self.box_coder.decode(box_regression, proposals).reshape(sum(counts), class_logits.shape[1], 4)
         found = [
             self._keep(clip_boxes_to_image(boxes, shape), scores)
-            for boxes, scores, shape in zip(decoded.split(counts), likelihoods.split(counts), image_shapes, strict=True)
+            for boxes, scores, shape in zip(
+                decoded.split(counts), class_logits.softmax(-1).split(counts), image_shapes, strict=True
+            )
         ]
         boxes, scores, labels = zip(*found, strict=True)
         return list(boxes), list(scores), list(labels)

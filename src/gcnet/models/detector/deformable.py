@@ -32,7 +32,11 @@ class DeformableConv2d(nn.Conv2d):
     def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c_out h_out w_out"]:
         offsets = self.conv_offset(input)  # (N, 2 K, H', W'): down and across of each of K samples
         geometry: Any = (self.stride, self.padding, self.dilation)
-        return deform_conv2d(input, offsets, self.weight, self.bias, *geometry)
+        # torchvision has no kernel for bfloat16, nor casts under autocast.
+        precise = torch.promote_types(offsets.dtype, torch.float32)
+        bias = None if self.bias is None else self.bias.to(precise)
+        sampled = deform_conv2d(input.to(precise), offsets.to(precise), self.weight.to(precise), bias, *geometry)
+        return sampled.to(offsets.dtype)
 
 
 @torch.no_grad()

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from torch import nn
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from gcnet.models.detector.cascade import CascadeRoIHeads
 from gcnet.models.detector.numerics import Numerics
+from gcnet.models.detector.predictors import BoxPredictor, MaskPredictor
 
 _BOX_SIDE, _MASK_SIDE = 7, 14  # cells of what is pooled
 _BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -59,7 +60,7 @@ def build_heads(
     heads = parts.roi_heads(
         box_roi_pool=parts.roi_pool(_BOX_SIDE, plan.strides),
         box_head=box_head,
-        box_predictor=FastRCNNPredictor(plan.hidden, plan.classes),
+        box_predictor=BoxPredictor(plan.hidden, plan.classes),
         fg_iou_thresh=overlap,
         bg_iou_thresh=overlap,
         batch_size_per_image=plan.regions,
@@ -70,7 +71,7 @@ def build_heads(
         detections_per_img=100,
         mask_roi_pool=parts.roi_pool(_MASK_SIDE, plan.strides),
         mask_head=MaskRCNNHeads(width, [width] * 4, 1, norm_layer=nn.BatchNorm2d if plan.normalised else None),
-        mask_predictor=MaskRCNNPredictor(width, width, plan.classes),
+        mask_predictor=MaskPredictor(width, width, plan.classes),
     )
     heads.box_coder = parts.box_coder(weights)
     return heads

@@ -2,13 +2,14 @@
 
 from torch import nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from gcnet.errors import UserError
 from gcnet.models.detector.heads import HeadPlan, build_cascade, build_heads
 from gcnet.models.detector.norms import set_norms
 from gcnet.models.detector.numerics import NUMERICS, Numerics
 from gcnet.models.detector.options import check_options
+from gcnet.models.detector.predictors import ProposalHead
 from gcnet.models.detector.pyramid import build_pyramid
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels, as for the hosts' weights
@@ -78,7 +79,7 @@ def _build_proposals(
     anchors = parts.anchors(anchor_sides, strides)
     proposals = RegionProposalNetwork(
         anchors,
-        RPNHead(width, anchors.num_anchors_per_location()[0]),
+        ProposalHead(width, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=256,

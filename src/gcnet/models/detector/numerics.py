@@ -15,7 +15,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
-from gcnet.models.detector.anchors import FixedStrideAnchors
+from gcnet.models.detector.anchors import FixedStrideAnchors, RoundedAnchors
 from gcnet.models.detector.boxes import ClampedBoxCoder, UnfilteredRoIHeads
 from gcnet.models.detector.pooling import AlignedRoIPool
 from gcnet.models.detector.transform import RoundedTransform
@@ -50,7 +50,7 @@ def level_names(count: int) -> tuple[str, ...]:
 
 
 def _rounded_anchors(sides: tuple[float, ...], strides: tuple[int, ...]) -> AnchorGenerator:
-    return AnchorGenerator(tuple((side,) for side in sides), (ASPECT_RATIOS,) * len(strides))
+    return RoundedAnchors(tuple((side,) for side in sides), (ASPECT_RATIOS,) * len(strides))
 
 
 def _exact_anchors(sides: tuple[float, ...], strides: tuple[int, ...]) -> AnchorGenerator:

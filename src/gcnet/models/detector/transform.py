@@ -75,11 +75,7 @@ def rescaled(height: int, width: int, short: int, long: int) -> tuple[int, int]:
 def paste_masks(
     masks: Float[Tensor, "n 1 side side"], boxes: Float[Tensor, "n 4"], height: int, width: int
 ) -> Float[Tensor, "n 1 height width"]:
-    """Each mask stretched over its box and sampled at the centres of the image's pixels, bilinear, zero outside.
-
-    Probabilities of half precision come back as float32: in bfloat16 a pixel beyond the 256th has no place of its own.
-    """
-    masks = masks.to(torch.promote_types(masks.dtype, torch.float32))
+    """Each mask stretched over its box and sampled at the centres of the image's pixels, bilinear, zero outside."""
     side = masks.shape[-1]
     pasted = masks.new_zeros(len(masks), 1, height, width)
     for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
