@@ -7,6 +7,10 @@ import pytest
 
 from gcnet.analysis.statistics import paired_difference, spread, wilson_interval
 from gcnet.blocks import BLOCKS
+from gcnet.data.coco.source import open_coco
+from gcnet.data.settings import DataSettings
+from gcnet.evaluation.detection import evaluate_detections
+from gcnet.evaluation.oracle import mask_oracle
 from gcnet.experiments.reproduce import Measured, find_tables
 from gcnet.experiments.scales import series_of
 from gcnet.experiments.text import measured_text
@@ -30,6 +34,7 @@ PAGES = {
     "paper-small": "reproduce",
 }
 """The page of each comparison: docs/results.md has all columns, docs/blocks.md those of the scores."""
+EIGHT = (25, 30, 34, 36, 42, 64, 72, 73)  # images of COCO
 
 
 def page_of(path: Path) -> str:
@@ -93,8 +98,26 @@ def test_the_table_of_nuclei_is_that_of_its_runs() -> None:
         cells = [f"{one.mean:.1f} ± {one.deviation:.1f}" for one in found]
         assert f"| {block:<5} | {' | '.join(cells)} |" in PAGE
     masks, boxes = (paired_difference(values["gc", column], values["none", column]) for column in ("mask_ap", "box_ap"))
-    assert f"+{masks.difference:.1f} ± {masks.half_width:.1f} points of mask AP" in PAGE
-    assert f"+{boxes.difference:.1f} ± {boxes.half_width:.1f} of box AP" in PAGE
+    assert f"{masks.difference:+.1f} ± {masks.half_width:.1f} points of mask AP" in PAGE
+    assert f"{boxes.difference:+.1f} ± {boxes.half_width:.1f} of box AP" in PAGE
+
+
+def test_eight_images_of_coco_are_learned_by_heart(data_root: Path) -> None:
+    with (DOCS / "results" / "coco-eight.csv").open(newline="") as file:
+        *_, last = csv.DictReader(file)
+    images = open_coco(DataSettings(str(data_root / "coco-mini")))[0].images
+    eight = [index for index in range(len(images)) if images.image_id(index) in EIGHT]
+    results = mask_oracle(images.subset(eight))
+    oracle = evaluate_detections(images.content, results, kind="segm", image_ids=EIGHT).numbers
+    section = PAGE.partition("## Eight images of COCO")[2]
+    for name, ap, ap50 in (
+        ("boxes", float(last["box_ap"]), float(last["box_ap50"])),
+        ("masks", float(last["mask_ap"]), float(last["mask_ap50"])),
+        ("masks of a perfect detector with 28 x 28 cells (`gcnet.evaluation.oracle`)", oracle["AP"], oracle["AP50"]),
+    ):
+        assert f"| {name} | {100 * ap:.1f} | {100 * ap50:.1f} |" in section
+    assert float(last["box_ap"]) > 0.9
+    assert float(last["mask_ap"]) > 0.9 * oracle["AP"]
 
 
 def test_the_table_of_fine_tuning_is_that_of_its_runs() -> None:
