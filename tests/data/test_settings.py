@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -51,3 +52,18 @@ def test_settings_and_source_import_neither_torch_nor_numpy_alone() -> None:
     program = "import sys, gcnet.data.source; print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"val_fraction": 0.0}, "--val-fraction is a share between 0 and 1, such as 0.2; found 0.0"),
+        ({"val_fraction": 1.0}, "--val-fraction is a share between 0 and 1, such as 0.2; found 1.0"),
+        ({"val_fraction": 0.2, "val": "val"}, "give one of them"),
+        ({"data": "scenes", "val": "val"}, "--data scenes has its own splits"),
+        ({"data": "cifar10", "val_fraction": 0.1}, "--val-fraction belongs to data of your own"),
+    ],
+)
+def test_validation_data_that_contradict_each_other_are_refused(values: dict[str, object], message: str):
+    with pytest.raises(UserError, match=re.escape(message)):
+        DataSettings(**({"data": "photos"} | values))

@@ -10,6 +10,8 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_BUILT_IN = ("scenes", "scenes-control", "cifar10", "cifar100")
+
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
@@ -23,7 +25,14 @@ class DataSettings:
     """The images, and how they are loaded."""
 
     data: str = "scenes"
-    """scenes or scenes-control (generated), cifar10, cifar100, a folder with train/ and val/, or a CSV table."""
+    """scenes or scenes-control (generated), cifar10, cifar100, a folder with train/ and val/, or a CSV table; for
+    detectors scenes, scenes-control, a folder of images with COCO annotations, or an annotation file (JSON)."""
+    val: str | None = None
+    """Validation data, where --data holds training data only: a folder, a CSV or an annotation file (JSON)."""
+    images: str | None = None
+    """Folder of the images of a CSV or an annotation file (default: found beside it)."""
+    val_fraction: float | None = None
+    """Share of --data that is held out for validation, such as 0.2, chosen by --seed (classifiers: of every class)."""
     root: str = "data"
     """Folder of downloaded data sets (cifar10, cifar100)."""
     download: bool = False
@@ -46,6 +55,7 @@ class DataSettings:
     def __post_init__(self) -> None:
         """Check what needs no look at the images."""
         _require(bool(self.data), "--data must name the images, found an empty string")
+        self._check_validation()
         for name in ("image_size", "resize", "limit_train", "limit_val"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"--{name.replace('_', '-')} must be positive, found {value}")
@@ -60,6 +70,22 @@ class DataSettings:
             not self.download or self.data in ("cifar10", "cifar100"),
             f'--download belongs to --data cifar10 or cifar100, found --data "{self.data}"',
         )
+
+    def _check_validation(self) -> None:
+        fraction = self.val_fraction
+        _require(
+            fraction is None or 0 < fraction < 1,
+            f"--val-fraction is a share between 0 and 1, such as 0.2; found {fraction}",
+        )
+        _require(
+            self.val is None or fraction is None,
+            "--val names validation data and --val-fraction splits it off --data; give one of them",
+        )
+        for name in ("val", "images", "val_fraction"):
+            _require(
+                getattr(self, name) is None or self.data not in _BUILT_IN,
+                f"--{name.replace('_', '-')} belongs to data of your own, and --data {self.data} has its own splits",
+            )
 
     @property
     def is_generated(self) -> bool:

@@ -169,7 +169,7 @@ class TrainSettings:
     def anchored(self) -> "TrainSettings":
         """The same settings with absolute paths, so that a run can be resumed from any folder."""
         data, network, detector = self.data, self.network, self.detector
-        places = {"root": os.path.abspath(data.root)}
+        places = {"root": os.path.abspath(data.root), "val": _anchored(data.val), "images": _anchored(data.images)}
         if os.path.exists(data.data) and not data.is_generated:
             places["data"] = os.path.abspath(data.data)
         return replace(
