@@ -9,13 +9,16 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+import tyro
 
 import gcnet
 from gcnet import cli
-from gcnet.cli.arguments import parse
+from gcnet.cli.arguments import _flags, parse
+from gcnet.cli.synonyms import COMMANDS as SYNONYMS
+from gcnet.cli.synonyms import FLAGS
 from gcnet.errors import UserError
 from gcnet.storage import StorageError, load_tensors
 
@@ -25,8 +28,8 @@ QUICK = [
     (["--version"], 0),
     (["trian"], 2),
     (["--hepl"], 2),
-    *(([verb, "--help"], 0) for verb in cli.VERBS),
-    *(([verb, "--sede", "3"], 2) for verb in cli.VERBS),
+    *(([verb, "--help"], 0) for verb in cli.COMMANDS),
+    *(([verb, "--sede", "3"], 2) for verb in cli.COMMANDS),
 ]
 
 
@@ -61,6 +64,14 @@ class NoSettings:
     """A verb without flags."""
 
 
+@dataclass(frozen=True)
+class Positionals:
+    """Settings that take the model and the images without a flag."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    images: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+
+
 def read(*arguments: str) -> Settings | None:
     return parse(Settings, arguments, program="gcnet train", epilogue="exit codes: none")
 
@@ -87,28 +98,30 @@ def test_help_and_usage_errors_take_less_than_half_a_second(arguments: list[str]
     assert any(seconds() < 0.5 for _ in range(8))
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", cli.COMMANDS)
 def test_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
     code = f"import sys; from gcnet.cli import main; main([{verb!r}, '--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert not HEAVY & set(done.stderr.split())
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", cli.COMMANDS)
 def test_every_verb_has_the_summary_that_the_list_gives(verb: str) -> None:
-    assert cli.VERBS[verb] == importlib.import_module(f"gcnet.cli.{verb.replace('-', '_')}").SUMMARY
+    assert cli.COMMANDS[verb] == importlib.import_module(f"gcnet.cli.{verb.replace('-', '_')}").SUMMARY
 
 
 def test_every_module_of_the_command_that_can_run_is_a_verb() -> None:
     names = [path.stem for path in Path(cli.__file__).parent.glob("*.py") if path.stem != "__init__"]
     modules = {name: importlib.import_module(f"gcnet.cli.{name}") for name in names}
-    assert {name.replace("_", "-") for name, module in modules.items() if hasattr(module, "Settings")} == set(cli.VERBS)
+    assert {name.replace("_", "-") for name, module in modules.items() if hasattr(module, "Settings")} == set(
+        cli.COMMANDS
+    )
 
 
 def test_help_lists_the_verbs_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(verb in text and summary in text for verb, summary in cli.VERBS.items())
+    assert all(verb in text and summary in text for verb, summary in cli.COMMANDS.items())
     assert [int(line.split()[0]) for line in text.split("exit codes:")[1].splitlines() if line] == [
         0,
         1,
@@ -134,10 +147,10 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["trian"], f'unknown verb "trian"; did you mean "train"? valid: {", ".join(cli.VERBS)}'),
-        (["qqq"], f'unknown verb "qqq"; valid: {", ".join(cli.VERBS)}'),
+        (["trian"], f'unknown command "trian"; did you mean "train"? valid: {", ".join(cli.COMMANDS)}'),
+        (["qqq"], f'unknown command "qqq"; valid: {", ".join(cli.COMMANDS)}'),
         (["--versoin"], 'unknown flag "--versoin"; did you mean "--version"?'),
-        (["-q", "train"], 'unknown flag "-q"; a verb comes first'),
+        (["-q", "train"], 'unknown flag "-q"; a command comes first'),
     ],
 )
 def test_a_mistyped_verb_gets_the_nearest_one(
@@ -153,7 +166,7 @@ def test_a_mistyped_verb_gets_the_nearest_one(
         ("--modle gc", 'unknown flag "--modle"; did you mean "--model"?'),
         ("--model gc --outptu=runs", 'unknown flag "--outptu"; did you mean "--output"?'),
         ("--model gc -x", 'unknown flag "-x"; gcnet train --help lists the valid ones'),
-        ("--model gc extra", 'unexpected argument "extra"; gcnet train --help says what it takes'),
+        ("--model gc extra", 'unexpected argument "extra"; gcnet train --help lists the valid ones'),
         ("", "gcnet train needs --model, which takes a value"),
         ("--model", "--model takes a value, found nothing"),
         ("--model gc --epochs many", '--epochs takes a whole number, found "many"'),
@@ -169,6 +182,65 @@ def test_a_mistaken_argument_gets_one_sentence(arguments: str, sentence: str) ->
     with pytest.raises(UserError) as caught:
         read(*arguments.split())
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["val"], 'unknown command "val"; did you mean "gcnet evaluate"?'),
+        (["export"], 'unknown command "export"; did you mean "torch.onnx.export(gcnet.load_model(FILE), ...)"?'),
+        (["train", "--pretrained"], 'unknown flag "--pretrained"; did you mean "--weights pretrained"?'),
+        (["train", "--amp"], 'unknown flag "--amp"; did you mean "--precision bf16"?'),
+        (["train", "-b", "8"], 'unknown flag "-b"; did you mean "--batch-size"?'),
+        (["train", "--imgsz=224"], 'unknown flag "--imgsz"; did you mean "--image-size"?'),
+        (["train", "--learning_rate", "1"], 'unknown flag "--learning_rate"; did you mean "--lr"?'),
+        (["train", "--num-classes", "10"], 'unknown flag "--num-classes"; the number of classes comes from the data'),
+        (["blocks", "--amp"], 'unknown flag "--amp"; gcnet blocks --help lists the valid ones'),
+        (["train", "--zzz"], 'unknown flag "--zzz"; gcnet train --help lists the valid ones'),
+    ],
+    ids=" ".join,
+)
+def test_names_of_other_tools_are_answered_with_ours(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err == f"gcnet: {sentence}\n"
+
+
+def test_every_suggested_flag_and_command_exists() -> None:
+    def flags_of(command: str) -> set[str]:
+        settings = importlib.import_module(f"gcnet.cli.{command.replace('-', '_')}").Settings
+        return set(_flags(settings, f"gcnet {command}"))
+
+    valid = set().union(*map(flags_of, cli.COMMANDS)) | {"--model"}
+    assert {flag for flag in FLAGS.values() if flag.split()[0] not in valid} == set()
+    commands = [same.split() for same in SYNONYMS.values() if not same.startswith(("torch", "--"))]
+    assert all(words[0] in cli.COMMANDS and set(words[1:2]) <= flags_of(words[0]) for words in commands)
+
+
+@pytest.mark.parametrize("arguments", [["help", "blocks"], ["--help", "blocks"]], ids=" ".join)
+def test_help_before_a_command_is_the_help_of_the_command(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 0
+    assert "usage: gcnet blocks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", ["a --model b", "--model b a", "a --model=b"])
+def test_the_model_may_have_its_flag_where_it_needs_none(arguments: str) -> None:
+    settings = parse(Positionals, arguments.split(), program="gcnet analyze", epilogue="")
+    assert settings == Positionals("b", ("a",))
+
+
+def test_control_characters_never_reach_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: NoSettings) -> int:
+        raise UserError("no class \x1b[31mred\n\udce9")
+
+    use_verb(monkeypatch, run)
+    assert cli.main(["blocks"]) == 2
+    assert capsys.readouterr().err == "gcnet: no class \\x1b[31mred\\n\\udce9\n"
 
 
 def test_flags_of_a_group_have_no_prefix_and_take_underscores_too() -> None:

@@ -23,6 +23,7 @@ def test_an_unknown_name_is_said_with_the_nearest_and_the_valid_ones() -> None:
 def test_a_long_list_of_valid_names_is_cut_and_counted() -> None:
     names = [f"net{index}" for index in range(23)]
     assert str(unknown("model", "qqq", names, listed=2)) == 'unknown model "qqq"; valid: net0, net1, ... (23 in all)'
+    assert str(unknown("model", "met7", names, listed=2)) == 'unknown model "met7"; did you mean "net7"?'
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,10 @@ def test_a_path_like_nothing_beside_it_gets_no_proposal(tmp_path: Path) -> None:
     assert nearest_path(tmp_path / "xyz") == ""
     (tmp_path / "runs").mkdir()
     assert nearest_path(tmp_path / "qqq" / "xyz") == ""
+
+
+def test_only_paths_that_exist_are_suggested(tmp_path: Path) -> None:
+    (tmp_path / "run.sh").touch()
+    assert nearest_path(tmp_path / "runs" / "nothing") == ""
+    (tmp_path / "run").mkdir()
+    assert nearest_path(tmp_path / "runs" / "nothing") == ""

@@ -1,4 +1,4 @@
-"""The `gcnet` command: finds the verb, runs it, and says a mistake in one sentence with a documented exit code."""
+"""The `gcnet` command line: dispatches to a command; errors are one sentence, with a documented exit code."""
 
 import os
 import sys
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, cast
 
-from gcnet.errors import UserError, nearest, unknown
+from gcnet.cli.synonyms import COMMANDS as SYNONYMS
+from gcnet.errors import UserError, nearest, printable, unknown
 
-# The words stand here as well as in each module's SUMMARY, so that the list can be printed without reading the modules.
-VERBS = {
+# The summaries are repeated from each module's SUMMARY, so that the list is printed without importing the modules.
+COMMANDS = {
     "train": "train a network, or go on with an interrupted run",
     "evaluate": "measure the accuracy of a trained network on labelled images",
     "predict": "find the classes of images, or the objects in them, with a trained network",
@@ -32,9 +33,9 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 EXIT_CODES = {
-    EXIT_OK: "done",
-    EXIT_FAILURE: "could not be done, such as on a full disk; or check-data found faults",
-    EXIT_USAGE: "wrong use, said in one sentence",
+    EXIT_OK: "success",
+    EXIT_FAILURE: "failure, such as a full disk; or check-data found issues",
+    EXIT_USAGE: "usage error",
     EXIT_NON_FINITE: "training stopped at a loss that is not finite",
     EXIT_INTERRUPTED: "interrupted by Ctrl-C (training saved its state)",
     EXIT_TERMINATED: "terminated by SIGTERM (training saved its state)",
@@ -64,37 +65,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if arguments[:1] == ["help"] or (arguments[:1] in (["-h"], ["--help"]) and arguments[1:2]):
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return EXIT_OK
     first, rest = arguments[0], arguments[1:]
-    if first == "--version":
+    if first in ("-V", "--version"):
         from importlib.metadata import version
 
         print(f"gcnet {version('gcnet')}")
         return EXIT_OK
     if first.startswith("-"):
-        raise UserError(f'unknown flag "{first}"' + (nearest(first, ("--help", "--version")) or "; a verb comes first"))
-    if first not in VERBS:
-        raise unknown("verb", first, VERBS)
+        raise UserError(
+            f'unknown flag "{first}"' + (nearest(first, ("--help", "--version")) or "; a command comes first")
+        )
+    if first not in COMMANDS:
+        raise _unknown_command(first)
     return _run(first, rest)
 
 
-def _run(verb: str, arguments: list[str]) -> int:
-    module = import_module(f"gcnet.cli.{verb.replace('-', '_')}")
+def _unknown_command(name: str) -> UserError:
+    if name in SYNONYMS:
+        same = SYNONYMS[name]
+        shown = f"gcnet {same}" if same.split()[0] in COMMANDS or same.startswith("--") else same
+        return UserError(f'unknown command "{name}"; did you mean "{shown}"?')
+    return unknown("command", name, COMMANDS)
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    module = import_module(f"gcnet.cli.{command.replace('-', '_')}")
     from gcnet.cli.arguments import parse
 
-    settings = parse(module.Settings, arguments, program=f"gcnet {verb}", epilogue=_exit_codes())
+    settings = parse(module.Settings, arguments, program=f"gcnet {command}", epilogue=_exit_codes())
     return EXIT_OK if settings is None else module.run(settings)
 
 
 def _help() -> str:
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:{width}}  {summary}" for verb, summary in VERBS.items())
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {command:{width}}  {summary}" for command, summary in COMMANDS.items())
     return (
-        "usage: gcnet VERB [OPTIONS]\n\nGlobal context for vision networks.\n\n"
-        f"verbs (gcnet VERB --help says more):\n{verbs}\n\n"
-        f"options:\n  -h, --help  say this\n  --version   say the version\n\n{_exit_codes()}"
+        "usage: gcnet COMMAND [OPTIONS]\n\nGlobal context for vision networks.\n\n"
+        f"commands (gcnet COMMAND --help shows the options):\n{commands}\n\n"
+        f"options:\n  -h, --help  show this help\n  --version   show the version\n\n{_exit_codes()}"
     )
 
 
@@ -110,9 +123,9 @@ def _exit_code(error: UserError) -> int:
 
 
 def _report(sentence: str, code: int) -> int:
-    print(f"gcnet: {sentence}", file=sys.stderr)
+    print(f"gcnet: {printable(sentence)}", file=sys.stderr)
     return code
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"gcnet: warning: {message}", file=sys.stderr)
+    print(f"gcnet: warning: {printable(str(message))}", file=sys.stderr)

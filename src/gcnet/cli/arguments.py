@@ -1,13 +1,14 @@
-"""Command-line arguments of one program to its settings: flags from the dataclass, a mistake in one sentence."""
+"""Parses the arguments of a command into its settings; a usage error is one sentence."""
 
 import io
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from typing import TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
+from gcnet.cli.synonyms import similar_flag
 from gcnet.errors import UserError, nearest, unknown
 
 S = TypeVar("S")
@@ -34,11 +35,21 @@ _WORDS = (
 
 
 def parse(kind: type[S], arguments: Sequence[str], *, program: str, epilogue: str) -> S | None:
-    """The settings that `arguments` describe, or None where they ask for help, which is then printed with `epilogue`.
+    """Parse the arguments of a command.
+
+    Args:
+        kind: the dataclass of the command's settings.
+        arguments: what follows the command on the command line.
+        program: the command as typed, such as "gcnet train".
+        epilogue: text after the help.
+
+    Returns:
+        The settings, or None where `arguments` ask for help, which is then printed.
 
     Raises:
-        UserError: a flag is unknown or missing, or a value is not acceptable.
+        UserError: a flag is unknown or missing, or a value is invalid.
     """
+    arguments = _model_first(kind, arguments)
     if any(argument in ("-h", "--help") for argument in arguments):
         _print_help(kind, program)
         print(epilogue)
@@ -54,14 +65,34 @@ def parse(kind: type[S], arguments: Sequence[str], *, program: str, epilogue: st
             raise refused from None
         raise _mistake(complaint.getvalue(), arguments, _flags(kind, program), program) from None
     if extra:
-        raise _unknown_flag(extra, _flags(kind, program), program) or UserError(
-            f'unexpected argument "{extra[0]}"; {program} --help says what it takes'
-        )
+        flags = _flags(kind, program)
+        raise _unknown_flag(extra, flags, program) or _unexpected(extra[0], flags, arguments, program)
     return settings
 
 
+def _model_first(kind: type, arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--model FILE` moved to the front, where the command takes the model without a flag."""
+    hints: dict[str, Any] = get_type_hints(kind, include_extras=True)
+    first = next(iter(hints), "")
+    if first != "model" or tyro.conf.Positional not in getattr(hints[first], "__metadata__", ()):
+        return list(arguments)
+    for index, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag != "--model":
+            continue
+        values, after = ([value], index + 1) if equals else (list(arguments[index + 1 : index + 2]), index + 2)
+        return [*values, *arguments[:index], *arguments[after:]]
+    return list(arguments)
+
+
+def _unexpected(argument: str, flags: dict[str, str], arguments: Sequence[str], program: str) -> UserError:
+    if "--model" in flags and "--model" not in arguments:
+        return UserError(f'unexpected argument "{argument}"; {program} takes the model as --model {argument}')
+    return UserError(f'unexpected argument "{argument}"; {program} --help lists the valid ones')
+
+
 def _refusal(end: BaseException) -> UserError | None:
-    """What a settings class said on construction; for a group within a class, tyro's own error stands in between."""
+    """The error that a settings class raised; for a nested class, tyro's own error stands in between."""
     cause: BaseException | None = end
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__context__
@@ -74,7 +105,7 @@ def _print_help(kind: type, program: str) -> None:
 
 
 def _flags(kind: type, program: str) -> dict[str, str]:
-    """Every flag of a program, and what it takes, as its help has them."""
+    """Every flag of a command and the values it takes, read from its help."""
     text = io.StringIO()
     with redirect_stdout(text):
         _print_help(kind, program)
@@ -84,30 +115,34 @@ def _flags(kind: type, program: str) -> dict[str, str]:
 
 
 def _unknown_flag(arguments: Sequence[str], flags: dict[str, str], program: str) -> UserError | None:
-    """The error for the first of `arguments` that looks like a flag and is none; underscores may stand for hyphens."""
+    """Error for the first unknown flag among the arguments; underscores count as hyphens."""
     for argument in arguments:
         name = argument.split("=")[0]
         if re.match(r"--?[A-Za-z]", name) and name.replace("_", "-") not in flags:
-            long_flags = [flag for flag in flags if flag.startswith("--")]
-            proposal = nearest(name, long_flags) or f"; {program} --help lists the valid ones"
-            return UserError(f'unknown flag "{name}"{proposal}')
+            bare = name.lstrip("-").replace("_", "-").lower()
+            suggestion = similar_flag(bare, flags) or _nearest_flag(bare, flags)
+            return UserError(f'unknown flag "{name}"{suggestion or f"; {program} --help lists the valid ones"}')
     return None
 
 
+def _nearest_flag(bare: str, flags: dict[str, str]) -> str:
+    """Suggestion of the flag most similar to `bare`, which has no dashes: those would make all flags similar."""
+    suggestion = nearest(bare, [flag.removeprefix("--") for flag in flags if flag.startswith("--")])
+    return suggestion.replace('"', '"--', 1)
+
+
 def _mistake(complaint: str, arguments: Sequence[str], flags: dict[str, str], program: str) -> UserError:
-    """One sentence for what tyro says in a box of several lines."""
+    """One sentence for tyro's error message, a box of several lines."""
     if error := _unknown_flag(arguments, flags, program):
         return error
     text = " ".join(_FRAME.sub(" ", complaint).split())
     if choice := _CHOICE.search(text):
         return unknown(choice["flag"], choice["value"], sorted(re.findall(r"'([^']*)'", choice["valid"])))
     if missing := _MISSING.search(text):
-        return UserError(
-            f"{program} needs {missing['what'][0].lower()}{missing['what'][1:]} ({program} --help says more)"
-        )
+        return UserError(f"{program} needs {missing['what'][0].lower()}{missing['what'][1:]} (see {program} --help)")
     named = re.search(r"--[a-z][\w.-]*\w", text)
     if named is None or named[0] not in flags:
-        return UserError(f"{text} ({program} --help says more)")
+        return UserError(f"{text} (see {program} --help)")
     flag, takes = named[0], flags[named[0]]
     for pattern, words in _WORDS:
         takes = pattern.sub(words, takes)
@@ -117,7 +152,7 @@ def _mistake(complaint: str, arguments: Sequence[str], flags: dict[str, str], pr
 
 
 def _given(flag: str, arguments: Sequence[str]) -> str:
-    """What stands after `flag` on the command line, in quotes."""
+    """The quoted values after `flag` on the command line."""
     words = [word for argument in arguments for word in argument.split("=", 1 if argument.startswith("--") else 0)]
     names = [word.replace("_", "-") for word in words]
     values = words[names.index(flag) + 1 :] if flag in names else []
