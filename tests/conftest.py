@@ -1,11 +1,16 @@
-"""What every test stands on: one thread, fixed seeds, checked shapes, no network, and the real images if any."""
+"""What every test shares: one thread, fixed seeds, checked shapes, no network, and the real images if any.
+
+Only pytest and jaxtyping are needed besides the libraries of gcnet: `pytest -m cuda` must run in a fresh clone on any
+machine with a GPU. What else is missing there (`OPTIONAL`) switches off what needs it.
+"""
 
 import importlib
 import ipaddress
 import os
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +18,56 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
 
-# For the processes that tests start, too.
+OPTIONAL = {"beartype", "faster_coco_eval", "hypothesis", "matplotlib", "mmcv", "pycocotools", "tyro", "yapf"}
+MISSING = {name for name in OPTIONAL if find_spec(name) is None}
+
+# For the processes that tests start, too. An option of pytest-timeout in pyproject.toml would be an error without it.
+os.environ.setdefault("PYTEST_TIMEOUT", "600")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)
 
-# Before anything imports gcnet: from here on every annotated shape and type is checked at each call.
-jaxtyping.install_import_hook("gcnet", "shape_checks.check")
+if "beartype" not in MISSING:
+    # Before anything imports gcnet: from here on every annotated shape and type is checked at each call.
+    jaxtyping.install_import_hook("gcnet", "shape_checks.check")
 
-settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
-settings.load_profile("repeatable")
+if "hypothesis" not in MISSING:
+    from hypothesis import settings
+
+    settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+    settings.load_profile("repeatable")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Have yapf, which mmcv imports, cache its grammar once: several workers at once would spoil the file."""
-    if not hasattr(config, "workerinput"):
+    if not hasattr(config, "workerinput") and "yapf" not in MISSING:
         importlib.import_module("yapf.yapflib.yapf_api")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """Skip a file or folder of tests that imports an optional library that is missing; never so in CI."""
+    report = yield
+    if report.failed and not os.environ.get("GCNET_REQUIRE_DATA"):
+        error: BaseException | None = report.call.excinfo.value
+        while error is not None and getattr(error, "name", None) not in MISSING:
+            error = error.__cause__ or error.__context__
+        if isinstance(error, ImportError):
+            report.outcome = "skipped"
+            report.longrepr = (str(collector.path), 0, f"Skipped: needs {error.name}")
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Skip, in the same way, a test that meets the missing library only while it runs."""
+    report = yield
+    error = call.excinfo.value if call.excinfo else None
+    if isinstance(error, ImportError) and error.name in MISSING and not os.environ.get("GCNET_REQUIRE_DATA"):
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), 0, f"Skipped: needs {error.name}")
+    return report
 
 
 @pytest.fixture(autouse=True)
