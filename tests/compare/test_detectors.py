@@ -15,7 +15,7 @@ from gcnet.compare.experiment import compare
 from gcnet.compare.measured import MeasuredDetector
 from gcnet.compare.plan import check_names, create_variant, describe, plan
 from gcnet.compare.settings import CompareSettings, RecipeChoices
-from gcnet.compare.task import describe_images, input_size, sample_pictures
+from gcnet.compare.task import input_size, sample_pictures
 from gcnet.compare.variants import Variant
 from gcnet.data.scenes import CATEGORIES, OBJECTS
 from gcnet.errors import UserError
@@ -112,11 +112,11 @@ def test_the_size_of_images_is_that_of_the_evaluation(
 
 def test_detection_data_are_described_and_shown_with_their_objects() -> None:
     task = open_task(filled(describe(SETTINGS, "none", {})), Processes())
-    words = describe_images(task, input_size(task))
+    words = task.describe_data(input_size(task))
     assert (
         words == "6 training and 3 validation images, 3 classes of objects, resized to a long side of at most 32 pixels"
     )
-    assert describe_images(task, (800, 1333)).endswith(
+    assert task.describe_data((800, 1333)).endswith(
         "resized to a short side of 800 and a long side of at most 1,333 pixels"
     )
     pictures = sample_pictures(task)

@@ -71,6 +71,15 @@ class ToyTask:
     def notes(self) -> list[str]:
         return []
 
+    def input_size(self, network: nn.Module) -> tuple[int, int]:  # noqa: ARG002
+        return 1, 3
+
+    def describe_data(self, size: tuple[int, int]) -> str:
+        return f"points of {size[1]} numbers"
+
+    def describe_augmentation(self) -> str:
+        return "none"
+
     def answers(self, network: nn.Module, batch: Points) -> object:
         return network(batch.inputs)
 

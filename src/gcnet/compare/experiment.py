@@ -15,7 +15,7 @@ from gcnet.compare.measure import Circumstances, measure_costs
 from gcnet.compare.plan import Variants, check_names, describe, plan
 from gcnet.compare.runs import Workshop, carry_out
 from gcnet.compare.settings import CompareSettings
-from gcnet.compare.task import describe_images, input_size, sample_pictures
+from gcnet.compare.task import input_size, sample_pictures
 from gcnet.compare.variants import Variant
 from gcnet.errors import UserError
 from gcnet.report.results import BASELINE, Comparison, Cost
@@ -84,7 +84,7 @@ def _compare(settings: CompareSettings, variants: Variants, processes: Processes
         seeds=settings.seed_numbers(),
         runs=tuple(runs),
         costs=costs,
-        about=describe_experiment(settings, describe_images(task, size), training, steps),
+        about=describe_experiment(settings, task.describe_data(size), training, steps),
         environment=describe_machine(device, jobs, threads),
         timing=timing,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

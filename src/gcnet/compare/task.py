@@ -35,18 +35,6 @@ def input_size(task: ClassificationTask | DetectionTask) -> tuple[int, int]:
     return transform.min_size[-1], transform.max_size
 
 
-def describe_images(task: ClassificationTask | DetectionTask, size: tuple[int, int]) -> str:
-    """How many images and classes there are, and the size that the network sees, in words."""
-    classes, height, width = len(task.classes), *size
-    if isinstance(task, ClassificationTask):
-        train, told, pixels = len(task.splits.train), "classes", f"{height} x {width} pixels"
-    else:
-        train, told = len(task.train), "classes of objects"
-        short = f"a short side of {height} and " if height < width else ""
-        pixels = f"resized to {short}a long side of at most {width:,} pixels"
-    return f"{train:,} training and {task.evaluation_images:,} validation images, {classes} {told}, {pixels}"
-
-
 def sample_pictures(task: ClassificationTask | DetectionTask) -> tuple[Picture, ...]:
     """Some validation images as small PNGs, with boxes and masks if there are any; unreadable ones are passed over."""
     if isinstance(task, ClassificationTask):

@@ -79,6 +79,14 @@ class TrainTransform:
         image = resize_and_crop(image, self.preprocessing)
         return shift_randomly(image, self.augment.pad) if self.crop == "pad" and self.augment.pad else image
 
+    def describe(self) -> str:
+        """What is drawn at random, such as "crop pad, flip 0.5"."""
+        augment = self.augment
+        found = [] if self.crop == "none" else [f"crop {self.crop}"]
+        found += [augment.rand_augment] if augment.rand_augment != "none" else []
+        numbers = {"flip": augment.flip, "color jitter": augment.colour_jitter, "erasing": augment.erasing}
+        return ", ".join(found + [f"{name} {value:g}" for name, value in numbers.items() if value]) or "none"
+
     def __repr__(self) -> str:
         return f"TrainTransform({self.preprocessing}, {self.augment})"
 

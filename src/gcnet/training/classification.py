@@ -99,14 +99,31 @@ class ClassificationTask:
         """Nothing."""
         return []
 
+    def input_size(self, network: nn.Module) -> tuple[int, int]:  # noqa: ARG002
+        """Height and width in pixels."""
+        size = self.splits.preprocessing.image_size
+        return size, size
+
+    def describe_data(self, size: tuple[int, int]) -> str:
+        """Number of images and classes, and the input size."""
+        return (
+            f"{len(self.splits.train):,} training and {self.evaluation_images:,} validation images, "
+            f"{len(self.classes)} classes, {size[0]} x {size[1]} pixels"
+        )
+
+    def describe_augmentation(self) -> str:
+        """The transform of training images, and mixing."""
+        recipe = self.settings.recipe
+        mixing = [f"{name} {value:g}" for name in ("mixup", "cutmix") if (value := getattr(recipe, name))]
+        return ", ".join([self.splits.train_transform(self.settings.augment).describe(), *mixing])
+
     def answers(self, network: nn.Module, batch: Prepared) -> object:
         """Logits (N, K)."""
         return network(batch.images)
 
     def flops(self, network: nn.Module) -> int:
         """Of one image, a multiply-add counted as two."""
-        size = self.splits.preprocessing.image_size
-        return count_flops(network, (1, 3, size, size))
+        return count_flops(network, (1, 3, *self.input_size(network)))
 
     def losses(self, network: nn.Module, batch: Prepared) -> dict[str, Tensor]:
         """Mean cross-entropy in nats."""

@@ -106,10 +106,33 @@ class DetectionTask:
         """What the network, in evaluation mode, finds."""
         return network(batch.images)
 
+    def input_size(self, network: nn.Module) -> tuple[int, int]:
+        """Short and long side in pixels that images are resized to."""
+        transform: Any = network.transform
+        return transform.min_size[-1], transform.max_size
+
+    def describe_data(self, size: tuple[int, int]) -> str:
+        """Number of images and classes, and what images are resized to."""
+        short, long = size
+        sides = f"a short side of {short} and " if short < long else ""
+        return (
+            f"{len(self.train):,} training and {self.evaluation_images:,} validation images, {len(self.classes)} "
+            f"classes of objects, resized to {sides}a long side of at most {long:,} pixels"
+        )
+
+    def describe_augmentation(self) -> str:
+        """How images are varied with their objects."""
+        augment, detector = self.settings.augment, self.settings.detector
+        scales = detector.short_side or ()
+        parts = [f"flip {augment.flip:g}"] if augment.flip else []
+        parts += [f"color jitter {augment.colour_jitter:g}"] if augment.colour_jitter else []
+        parts += [f"scale jitter {detector.jitter[0]:g} to {detector.jitter[1]:g}"] if detector.jitter else []
+        parts += [f"short sides {' '.join(map(str, scales))}"] if len(scales) > 1 else []
+        return ", ".join(parts) or "none"
+
     def flops(self, network: nn.Module) -> int:
         """Of one image of the size that images are resized to, a multiply-add counted as two."""
-        transform: Any = network.transform
-        return count_detector_flops(network, size=(transform.min_size[-1], transform.max_size))
+        return count_detector_flops(network, size=self.input_size(network))
 
     def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
         """Box and mask AP over the validation images of all processes."""

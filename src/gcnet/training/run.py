@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from gcnet.errors import UserError
-from gcnet.models.insertion import context_parameters, inserted
+from gcnet.errors import UserError, printable
+from gcnet.models.insertion import context_parameters
 from gcnet.training.checkpoint import load_state
 from gcnet.training.distributed import choose_device, processes_joined
 from gcnet.training.folder import RunFolder, check_free, create_folder, default_name, open_folder, versions
+from gcnet.training.header import data_lines, print_header
 from gcnet.training.kinds import build_network, filled, open_task
 from gcnet.training.loop import Trainer
 from gcnet.training.randomness import seed_everything
@@ -222,37 +223,16 @@ def _conclude(result: RunResult, reporter: Reporter) -> None:
 
 def _announce(session: Session, settings: TrainSettings, *, resumed: bool) -> None:
     trainer, say = session.trainer, session.reporter.say
-    if resumed:
-        left = session.total - trainer.step
-        say(f"{session.folder.path}: {f'on from step {trainer.step}' if left else 'finished'} of {session.total}")
+    if not resumed:
+        print_header(trainer, settings, session.folder.path, say)
         return
-    parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
-    insertions = inserted(trainer.network)
-    added = sum(insertion.parameters for insertion in insertions)
-    blocks = f", {added:,} of them in inserted blocks" if added else ""
-    names = len(list(trainer.network.parameters()))
-    frozen = f", {len(trainer.frozen)} of {names} parameter tensors frozen" if trainer.frozen else ""
-    recipe, processes = trainer.recipe, trainer.processes.world
-    scaling = replace(settings.recipe, preset=recipe.preset).scaling()
-    across = f" over {processes} processes" if processes > 1 else ""
-    say(f"{settings.network.model}: {parameters:,} parameters{blocks}{frozen}; {trainer.device}")
-    for insertion in insertions:
-        say(str(insertion))
-    say(
-        f"{session.total} steps of {recipe.batch_size} images{across}, {session.task.steps_per_epoch} an epoch; "
-        f"{recipe.optimizer}, lr {recipe.peak_lr:g} ({scaling}), {recipe.schedule}"
-    )
-    for note in [*session.task.notes(), *_norm_notes(settings, trainer)]:
-        say(note)
-    say(f"results in {session.folder.path}")
-
-
-def _norm_notes(settings: TrainSettings, trainer: Trainer) -> list[str]:
-    if settings.detector.norm != "sync":
-        return []
-    if trainer.device.type == "cuda":
-        return ["batch norms take their statistics over all processes (SyncBN)"]
-    return [f"--norm sync works on CUDA only: on {trainer.device} each process takes the statistics of its own images"]
+    place = printable(session.folder.path)
+    if trainer.step >= session.total:
+        say(f"{place}: finished at step {trainer.step}")
+        return
+    say(f"{place}: on from step {trainer.step} of {session.total}")
+    for line in data_lines(trainer, settings):
+        say(line)
 
 
 @contextmanager

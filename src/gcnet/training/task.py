@@ -93,6 +93,15 @@ class Task(Protocol[Loaded, Prepared]):
     def notes(self) -> list[str]:
         """What the user should know of the data before the run begins, a sentence each."""
 
+    def input_size(self, network: nn.Module) -> tuple[int, int]:
+        """Height and width in pixels of what the network sees; of a detector the short and the long side."""
+
+    def describe_data(self, size: tuple[int, int]) -> str:
+        """Number of images and classes, and the input size, for the header of a run; `size` as `input_size`."""
+
+    def describe_augmentation(self) -> str:
+        """How training images are varied, for the header of a run."""
+
     def batches(self, first_step: int) -> Iterator[Loaded]:
         """This process' share of the global batch of `first_step`, of the next step, and so on for ever.
 

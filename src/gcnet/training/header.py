@@ -1,0 +1,88 @@
+"""The header of a run: network, weights, data, augmentation, recipe and machine, a line each."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from gcnet.errors import printable
+from gcnet.models.insertion import inserted
+from gcnet.models.names import is_detector
+from gcnet.training.loop import Trainer
+from gcnet.training.settings import TrainSettings
+
+
+def print_header(trainer: Trainer, settings: TrainSettings, folder: Path, say: Callable[[str], None]) -> None:
+    """Print what is about to be trained, on what and how.
+
+    Args:
+        trainer: ready for its first step.
+        settings: of the run.
+        folder: of the run.
+        say: prints a line.
+    """
+    say(_network(trainer, settings))
+    for insertion in inserted(trainer.network):
+        say(str(insertion))
+    say(f"weights: {_weights(settings)}")
+    if settings.recipe.preset == "finetune" and settings.network.weights is None:
+        say("note: --preset finetune without --weights trains a randomly initialized network with a fine-tuning recipe")
+    for line in data_lines(trainer, settings):
+        say(line)
+    say(f"augmentation: {trainer.task.describe_augmentation()}")
+    say(_recipe(trainer, settings))
+    say(_machine(trainer, settings))
+    say(f"results in {printable(folder)}")
+
+
+def data_lines(trainer: Trainer, settings: TrainSettings) -> list[str]:
+    """Number of images, classes and input size, then what the user should know of the data."""
+    task = trainer.task
+    data = printable(f"data: {settings.data.data}: {task.describe_data(task.input_size(trainer.network))}")
+    return [data, *(printable(note) for note in [*task.notes(), *_norm_notes(trainer, settings)])]
+
+
+def _network(trainer: Trainer, settings: TrainSettings) -> str:
+    parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
+    added = sum(insertion.parameters for insertion in inserted(trainer.network))
+    blocks = f", {added:,} of them in inserted blocks" if added else ""
+    names = len(list(trainer.network.parameters()))
+    frozen = f", {len(trainer.frozen)} of {names} parameter tensors frozen" if trainer.frozen else ""
+    return f"{settings.network.model}: {parameters:,} parameters{blocks}{frozen}"
+
+
+def _weights(settings: TrainSettings) -> str:
+    network, detector = settings.network, settings.detector
+    if network.weights is not None:
+        return printable(network.weights)
+    if is_detector(network.model) and detector.backbone_weights is not None:
+        return f"backbone from {printable(detector.backbone_weights)}, the rest randomly initialized"
+    return "random initialization"
+
+
+def _recipe(trainer: Trainer, settings: TrainSettings) -> str:
+    recipe, processes = trainer.recipe, trainer.processes.world
+    scaling = replace(settings.recipe, preset=recipe.preset).scaling()
+    across = f" over {processes} processes" if processes > 1 else ""
+    accumulated = f" in {recipe.accumulate} micro-batches" if recipe.accumulate > 1 else ""
+    return (
+        f"preset {recipe.preset}: {trainer.schedule.total} steps of {recipe.batch_size} images{accumulated}{across}, "
+        f"{trainer.task.steps_per_epoch} per epoch; {recipe.optimizer}, lr {recipe.peak_lr:g} ({scaling}), "
+        f"{recipe.schedule}"
+    )
+
+
+def _machine(trainer: Trainer, settings: TrainSettings) -> str:
+    machine, threads = settings.machine, torch.get_num_threads()
+    extras = [name for name in ("channels_last", "deterministic") if getattr(machine, name)]
+    found = [machine.precision, *extras, f"{threads} thread{'s' * (threads != 1)}", f"seed {machine.seed}"]
+    return f"device: {trainer.device}, {', '.join(found).replace('_', ' ')}"
+
+
+def _norm_notes(trainer: Trainer, settings: TrainSettings) -> list[str]:
+    if settings.detector.norm != "sync":
+        return []
+    if trainer.device.type == "cuda":
+        return ["batch norms take their statistics over all processes (SyncBN)"]
+    return [f"--norm sync works on CUDA only: on {trainer.device} each process takes the statistics of its own images"]
