@@ -7,13 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from gcnet.cli import EXIT_CODES
+from gcnet import cli
 from gcnet.data.coco.faults import KINDS
-from gcnet.data.scenes import Scenes
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -37,7 +34,9 @@ COMMANDS = commands_of(TEXT)
 def test_the_readme_has_examples_and_commands() -> None:
     assert len(EXAMPLES) > 1
     verbs = {"train", "evaluate", "predict", "compare", "analyze", "simplify", "cost", "reproduce", "check-data"}
-    assert verbs | {"models", "blocks"} <= {line.split()[1] for line in COMMANDS if line.startswith("gcnet ")}
+    assert verbs | {"models", "blocks", "sample-data"} <= {
+        line.split()[1] for line in COMMANDS if line.startswith("gcnet ")
+    }
 
 
 def run_example(example: str, folder: Path) -> None:
@@ -67,7 +66,7 @@ def test_every_file_the_readme_points_to_is_there() -> None:
 def test_the_exit_codes_are_those_of_the_command() -> None:
     table = re.search(r"\| exit code.*?\n\n", TEXT, re.DOTALL)
     assert table is not None
-    assert table[0].rstrip().splitlines()[2:] == [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
+    assert table[0].rstrip().splitlines()[2:] == [f"| {code} | {meaning} |" for code, meaning in cli.EXIT_CODES.items()]
 
 
 def test_the_number_of_faults_is_that_of_the_check() -> None:
@@ -80,19 +79,6 @@ def test_the_folder_map_names_every_part_of_the_package() -> None:
     assert [part for part in parts if f"`{part}`" not in folders and part != "py.typed"] == []
 
 
-@pytest.fixture
-def photos(tmp_path: Path, seed: int) -> Path:
-    """The user's own images that the README's commands speak of: class folders, and a set in COCO's format."""
-    generator = np.random.default_rng(seed)
-    for index in range(48):
-        image = Image.fromarray(generator.integers(0, 256, (53, 47, 3), dtype=np.uint8))
-        place = tmp_path / "photos" / ("train", "val")[index // 24] / ("cat", "dog")[index % 2] / f"{index}.jpg"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        image.save(place)
-    Scenes(5).write_coco(tmp_path / "coco" / "images", tmp_path / "coco" / "annotations.json")
-    return tmp_path
-
-
 def run_command(command: str, folder: Path) -> None:
     programs = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
@@ -103,10 +89,10 @@ def run_command(command: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_run_one_after_the_other(photos: Path) -> None:
+def test_the_commands_run_one_after_the_other_in_an_empty_folder(tmp_path: Path) -> None:
     for command in COMMANDS:
-        if not command.startswith("make "):  # each is what started this test, or the same as a command that follows
-            run_command(command, photos)
+        if not command.startswith("make "):  # make starts this test, or what a later command does
+            run_command(command, tmp_path)
 
 
 @pytest.mark.slow

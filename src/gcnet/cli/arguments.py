@@ -17,7 +17,9 @@ S = TypeVar("S")
 _ROW = re.compile(r"^\W*?(?P<flags>(?:-\w, )?--[a-z][\w.-]*(?:, --[a-z][\w.-]*)*)(?: (?P<takes>\S+(?: \S+)*))?", re.M)
 _FRAME = re.compile(r"[│╭╮╰╯─]|-{3,}")
 _CHOICE = re.compile(r"invalid choice '(?P<value>.*)' for argument '(?P<flag>.*)'\. Expected one of \((?P<valid>.*?)\)")
-_MISSING = re.compile(r"Missing from [^:]*: [A-Z]+ (?P<what>.*?)\.? \(required\)")  # an argument without a flag
+_MISSING = re.compile(
+    r"Missing from [^:]*: (?:[A-Z]+|\{[^}]*\}) (?P<what>.*?)\.? \(required\)"
+)  # an argument without a flag
 # What tyro writes for the values of a flag, in words.
 _WORDS = (
     (re.compile(r"\{None\}\||[{}]"), ""),

@@ -1,0 +1,38 @@
+"""`gcnet sample-data`: writes a small generated data set to try the commands on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+SUMMARY = "write a small generated data set to try the commands on"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Write a small generated data set: photos in class folders, or detection data in COCO's format.
+
+    For example:
+
+      gcnet sample-data photos --output photos
+      gcnet sample-data coco --output coco
+    """
+
+    kind: Annotated[Literal["photos", "coco"], tyro.conf.Positional]
+    """photos (classification, 128 images of 4 classes) or coco (detection, 32 images with boxes and masks)."""
+    output: Path | None = None
+    """Folder to write, new or empty (default: photos or coco)."""
+    seed: int = 0
+    """Seed of the generated images."""
+
+
+def run(settings: Settings) -> int:
+    """Write the data set."""
+    from gcnet.data.samples import SAMPLES
+    from gcnet.errors import printable
+
+    folder = settings.output or Path(settings.kind)
+    count = SAMPLES[settings.kind](folder, seed=settings.seed)
+    print(f"wrote {count} generated images to {printable(folder)}")
+    return 0
