@@ -77,7 +77,10 @@ def test_without_images_only_the_annotations_are_checked_and_that_is_said(
         (("good.json", "--images", "image"), 'did you mean "images"?'),
         (("good.json", "--fix", "bad.json"), "--fix must not exist yet, found bad.json"),
         (("good.json", "--workers", "0"), "--workers must be at least 1"),
-        ((), "gcnet check-data needs the annotation file (JSON) (gcnet check-data --help"),
+        (
+            (),
+            "gcnet check-data needs an annotation file (JSON), a folder of class folders, or a CSV",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(

@@ -20,7 +20,7 @@ COMMANDS = {
     "compare": "train the same network with different blocks and report what each gains and costs",
     "cost": "count what networks cost by stage and block: parameters, FLOPs, memory, time",
     "reproduce": "train the networks of the paper's tables, or count what they cost, beside what was published",
-    "check-data": "find the faults of COCO annotations before training, and write a copy without them",
+    "check-data": "find the problems of a data set before training: COCO annotations, class folders or a CSV",
     "sample-data": "write a small generated data set to try the commands on",
     "models": "list the networks with their parameters and FLOPs",
     "blocks": "list the blocks with their parameters and options",

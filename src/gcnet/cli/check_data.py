@@ -1,40 +1,39 @@
-"""`gcnet check-data`: the faults of COCO annotations, found before training."""
+"""`gcnet check-data`: problems of a data set, found before training."""
 
-import json
 import os
-import sys
-from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from gcnet.errors import UserError, nearest_path
 
-if TYPE_CHECKING:
-    from gcnet.data.coco.inspection import Inspection
+SUMMARY = "find the problems of a data set before training: COCO annotations, class folders or a CSV"
 
-SUMMARY = "find the faults of COCO annotations before training, and write a copy without them"
+_OF_ANNOTATIONS = ("fix",)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Find the faults of annotations in COCO's format before training.
+    """Find the problems of a data set before training.
 
-    Exit code 0 for clean data, 1 where faults were found.
+    Annotations in COCO's format: invalid entries, and a copy without them. Class folders or a CSV: unreadable and
+    skipped files, duplicates, images in both training and validation, sizes, class balance.
+
+    Exit code 0 for clean data, 1 where problems were found.
     """
 
-    annotations: Annotated[Path, tyro.conf.Positional]
-    """The annotation file (JSON)."""
+    data: Annotated[Path, tyro.conf.Positional]
+    """An annotation file (JSON), a folder of class folders, or a CSV."""
     images: Path | None = None
-    """Folder of the images, each of which is then read; without it only the annotations are checked."""
+    """Folder of the images of an annotation file, each of which is then read, or of a CSV."""
     fix: Path | None = None
-    """Write a copy without the faults to this file, which must not exist yet."""
+    """Annotations: write a copy without the problems to this file, which must not exist yet."""
     output: Path | None = None
-    """Folder for faults.json, labels.png and, with --images, images.png (images with their boxes and masks)."""
+    """Folder for the report (JSON) and pictures: of annotations labels.png and, with --images, images.png."""
     listed: int = 5
-    """Faults of each kind that are printed; faults.json has them all."""
+    """Problems of each kind that are printed; the report has them all."""
     workers: int = min(8, os.cpu_count() or 1)
     """Images read at a time."""
 
@@ -48,69 +47,19 @@ class Settings:
             if getattr(self, name) < least:
                 raise UserError(f"--{name} must be at least {least}, found {getattr(self, name)}")
 
+    def require_images(self) -> None:
+        """Refuse what belongs to annotations.
+
+        Raises:
+            UserError: for the first such flag.
+        """
+        for name in _OF_ANNOTATIONS:
+            if getattr(self, name) is not None:
+                raise UserError(f"--{name} belongs to annotations, and {self.data} holds labeled images")
+
 
 def run(settings: Settings) -> int:
-    """Inspect, print what was found, and write what --fix and --output ask for; 1 where there are faults."""
-    from gcnet.cli import EXIT_FAILURE, EXIT_OK
-    from gcnet.data.coco.inspection import inspect, read_annotations
-    from gcnet.evaluation.progress import progress_bar
-    from gcnet.storage import write_atomic
+    """Check, print what was found, and write what is asked for; 1 where there are problems."""
+    from gcnet.cli.check_annotations import check_annotations
 
-    content = read_annotations(settings.annotations)
-    with progress_bar("images", len(content["images"]), shown=settings.images is not None) as progress:
-        inspection = inspect(content, settings.images, workers=settings.workers, progress=progress)
-    _print(content, inspection, settings)
-    if settings.output is not None:
-        _write(content, inspection, settings, settings.output)
-    if settings.fix is not None:
-        settings.fix.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(settings.fix, json.dumps(inspection.clean).encode())
-        kept = ", ".join(f"{len(inspection.clean[part]):,} {part}" for part in ("annotations", "images", "categories"))
-        print(f"\nwrote {settings.fix}, without the faults: {kept}")
-    return EXIT_FAILURE if inspection.faults else EXIT_OK
-
-
-def _print(content: dict[str, Any], inspection: "Inspection", settings: Settings) -> None:
-    from gcnet.data.coco.faults import KINDS
-
-    clean = inspection.clean
-    with_objects = {annotation["image_id"] for annotation in clean["annotations"]}
-    crowds = sum(annotation.get("iscrowd", 0) for annotation in clean["annotations"])
-    masks = sum(bool(annotation.get("segmentation")) for annotation in clean["annotations"])
-    print(f"images       {len(content['images']):,}, {len(clean['images']) - len(with_objects):,} without an object")
-    print(f"annotations  {len(content['annotations']):,}, {masks:,} with a mask, {crowds:,} crowds")
-    print(f"categories   {len(content['categories']):,}")
-    found = Counter(fault.kind for fault in inspection.faults)
-    print(f"faults       {len(inspection.faults):,}" + (f" of {len(found)} kinds" if found else ""))
-    for kind, mend in KINDS.items():
-        of_kind = [fault for fault in inspection.faults if fault.kind == kind]
-        if not of_kind:
-            continue
-        print(f"\n{kind}: {len(of_kind):,} (--fix: {mend})")
-        for fault in of_kind[: settings.listed]:
-            print(f"  {fault}")
-        if len(of_kind) > settings.listed > 0:
-            print(f"  and {len(of_kind) - settings.listed:,} more")
-    if inspection.left_out:
-        print(f"\n{inspection.left_out:,} annotations would go with their image or category")
-    if settings.images is None:
-        print("gcnet: the images were not looked at: give --images to check them too", file=sys.stderr)
-
-
-def _write(content: dict[str, Any], inspection: "Inspection", settings: Settings, folder: Path) -> None:
-    from gcnet.evaluation.annotations import draw_annotated_sheet, plot_label_statistics
-    from gcnet.storage import write_atomic
-
-    folder.mkdir(parents=True, exist_ok=True)
-    faults = {
-        "annotations": str(settings.annotations),
-        "counts": {part: len(content[part]) for part in ("images", "annotations", "categories")},
-        "left_out_with_their_image_or_category": inspection.left_out,
-        "faults": [asdict(fault) for fault in inspection.faults],
-    }
-    write_atomic(folder / "faults.json", (json.dumps(faults, indent=2) + "\n").encode())
-    written = ["faults.json", "labels.png"]
-    plot_label_statistics(inspection.clean, folder / "labels.png")
-    if settings.images is not None and draw_annotated_sheet(inspection.clean, settings.images, folder / "images.png"):
-        written.append("images.png")
-    print(f"\nwrote {', '.join(written)} into {folder}")
+    return check_annotations(settings)

@@ -1,5 +1,7 @@
 """Settings of the data: which images, how they are prepared, how they are varied; light enough for `--help`."""
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -11,6 +13,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _BUILT_IN = ("scenes", "scenes-control", "cifar10", "cifar100")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -53,8 +56,11 @@ class DataSettings:
     """Loading processes; 0 loads in the main process. The images are the same bits for any number."""
 
     def __post_init__(self) -> None:
-        """Check what needs no look at the images."""
-        _require(bool(self.data), "--data must name the images, found an empty string")
+        """Check what needs no look at the images; `~` becomes the home folder."""
+        for name in ("data", "val", "images"):
+            if (path := getattr(self, name)) is not None:
+                _check_path(f"--{name}", path)
+                object.__setattr__(self, name, os.path.expanduser(path))
         self._check_validation()
         for name in ("image_size", "resize", "limit_train", "limit_val"):
             value = getattr(self, name)
@@ -176,6 +182,14 @@ class Preprocessing:
         _require("image_size" in stored, "preprocessing: the entry image_size is missing")
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
         return cls(**values)
+
+
+def _check_path(flag: str, path: str) -> None:
+    _require(bool(path), f"{flag} must name the images, found an empty string")
+    _require(
+        not _URL.match(path),
+        f"{flag} takes a path on this machine; URLs are not supported, so copy the data here first, found {path}",
+    )
 
 
 def _check_interpolation(name: str) -> None:
