@@ -77,7 +77,7 @@ class DetectionTask:
 
     def notes(self) -> list[str]:
         """What of the data is left out or mended, a sentence each."""
-        notes = [complaint for part in self.parts if (complaint := part.complaint())]
+        notes = [report for part in self.parts for report in part.reports()]
         empty = len(self.parts[0].images) - len(self.train)
         if empty:
             notes.append(f"{empty} training images without objects are left out; --empty-images keeps them")
@@ -189,7 +189,7 @@ def open_detection(settings: TrainSettings, processes: Processes) -> DetectionTa
     Raises:
         UserError: where the data are not there or do not suit the recipe.
     """
-    return DetectionTask(*open_coco(settings.data), settings, processes)
+    return DetectionTask(*open_coco(settings.data, split_seed=settings.machine.seed), settings, processes)
 
 
 def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
