@@ -21,6 +21,7 @@ from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.errors import UserError
 from gcnet.evaluation.detector import DetectorResult, evaluate_detector
 from gcnet.models.files import save_model
+from gcnet.models.names import backbone_name, split_name
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.loop import AUTOCAST
@@ -232,8 +233,14 @@ def filled_detection(settings: TrainSettings) -> TrainSettings:
     has_weights = detector.backbone_weights is not None or settings.network.weights is not None
     if recipe.freeze is None and not has_weights:
         recipe = replace(recipe, freeze=())
+    elif recipe.freeze is None and _backbone(settings) == "scenes_resnet":
+        recipe = replace(recipe, freeze=("backbone.body.stem.*",))  # c2 is all the rest of this network
     norm = detector.norm or ("fixed" if has_weights else "batch")
     return replace(settings, recipe=recipe.filled(DETECTOR_PRESET), detector=replace(detector, norm=norm))
+
+
+def _backbone(settings: TrainSettings) -> str:
+    return backbone_name(split_name(settings.network.model)[1])
 
 
 def _refuse_classifiers(settings: TrainSettings) -> None:
