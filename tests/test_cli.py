@@ -127,6 +127,7 @@ def test_help_lists_the_verbs_and_the_exit_codes(capsys: pytest.CaptureFixture[s
         1,
         2,
         3,
+        129,
         130,
         143,
     ]

@@ -1,17 +1,19 @@
-"""Files that survive crashes and show damage: atomic writing, and safetensors with a checksum over the whole file."""
+"""Files that survive crashes and show damage: atomic writing, checksummed safetensors, locks, checks before work."""
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcnet.errors import UserError, nearest_path
+from gcnet.errors import UserError, nearest_path, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,10 +23,20 @@ _NO_DIGEST = "0" * 64
 _OUR_FIELD = b'"gcnet":"'
 _DIGEST_KEY = b'\\"sha256\\": \\"'
 _LONGEST_HEADER = 100_000_000  # as safetensors has it
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without locks
 
 
 class StorageError(UserError):
     """A file cannot be written, or what was read is not what was written."""
+
+
+class LockedError(UserError):
+    """Another process holds a lock; `owner` is its process id, or None where it is not known."""
+
+    def __init__(self, path: Path, owner: int | None) -> None:
+        self.owner = owner
+        who = "another process" if owner is None else f"another process (process id {owner})"
+        super().__init__(f"{printable(path)} is locked by {who}")
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -32,7 +44,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     Raises StorageError, with the space needed and the space free, when the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(path)
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -42,9 +54,142 @@ def write_atomic(path: Path, data: bytes) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         _remove(temporary)  # Before the free space is measured.
-        raise _writing_failed(path, len(data), error) from error
+        raise _writing_failed(path, len(data), error, kept=path.exists()) from error
     finally:
         _remove(temporary)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file; where the disk is full, the file stays as it was.
+
+    Raises:
+        StorageError: the line cannot be written.
+    """
+    data = (line + "\n").encode(errors="surrogateescape")
+    try:
+        with open(path, "ab", buffering=0) as file:
+            length = file.tell()
+            if file.write(data) != len(data):  # a full disk takes a part of the line first, and then fails
+                file.truncate(length)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise _writing_failed(path, len(data), error) from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        StorageError: the file cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StorageError(f"cannot read {printable(path)}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{printable(path)} is damaged: it is not JSON ({error})") from error
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = False) -> Generator[None]:
+    """Hold a lock on a file, which is created where it is missing and stays; the lock ends with the process.
+
+    Processes forked meanwhile, such as data-loader workers, do not hold it. On a file system without locks nothing is
+    locked.
+
+    Args:
+        path: the lock file; it holds the process id of its last owner.
+        wait: wait for another owner instead of raising.
+
+    Raises:
+        LockedError: another process holds the lock (or this one, elsewhere).
+        StorageError: the file cannot be created.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise _writing_failed(path, 0, error) from error
+    _locks.add(descriptor)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except BlockingIOError:
+            raise LockedError(path, _owner(descriptor)) from None
+        except OSError as error:  # the process id is only a courtesy: a full disk does not matter here
+            if error.errno not in (*_NO_LOCKS, errno.ENOSPC, errno.EDQUOT):
+                raise _writing_failed(path, 0, error) from error
+        yield
+    finally:
+        _locks.discard(descriptor)
+        os.close(descriptor)
+
+
+_locks: set[int] = set()
+
+
+def _close_locks_in_child() -> None:
+    for descriptor in _locks:
+        os.close(descriptor)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_close_locks_in_child)
+
+
+def _owner(descriptor: int) -> int | None:
+    text = os.pread(descriptor, 32, 0).strip()
+    return int(text) if text.isdigit() else None
+
+
+def discard_standard_output() -> None:
+    """Send what is still written to a failing standard output to nowhere, also what Python flushes at its end."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed, or no file
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+def check_output_folder(path: Path) -> None:
+    """Check that files can be written into a folder, which need not exist yet; nothing is left behind.
+
+    Raises:
+        UserError: a file is in the way.
+        StorageError: the folder cannot be created or written into.
+    """
+    _check_output(path, path / ".gcnet")
+
+
+def check_output_file(path: Path) -> None:
+    """Check that a file can be written, whose folders need not exist yet; nothing is left behind or changed.
+
+    Raises:
+        UserError: the path is a folder, or a file is in the way.
+        StorageError: the file cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(f"the output must be a file, and {printable(path)} is a folder")
+    _check_output(path.parent, path)
+
+
+def _check_output(folder: Path, file: Path) -> None:
+    created: list[Path] = []
+    trial = _temporary(file)
+    try:
+        for missing in reversed([place for place in (folder, *folder.parents) if not place.exists()]):
+            missing.mkdir()
+            created.append(missing)
+        trial.touch(exist_ok=False)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"cannot write {printable(file.parent)}: a file is in the way") from error
+    except OSError as error:
+        raise StorageError(f"cannot write into {printable(folder)}: {error.strerror}") from error
+    finally:
+        _remove(trial)
+        for place in reversed(created):
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, Any]) -> None:
@@ -107,13 +252,18 @@ def _digest_place(data: bytes) -> int | None:
     return None if place < 0 else place + len(_DIGEST_KEY)
 
 
-def _writing_failed(path: Path, needed: int, error: OSError) -> StorageError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(path.parent).free
-        return StorageError(
-            f"cannot write {path}: the disk is full (needed {needed:,} bytes, free {free:,}); the old file is untouched"
-        )
-    return StorageError(f"cannot write {path}: {error.strerror}")
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _writing_failed(path: Path, needed: int, error: OSError, *, kept: bool = False) -> StorageError:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(f"cannot write {printable(path)}: {error.strerror}")
+    free = shutil.disk_usage(path.parent).free
+    old = "; the old file is untouched" if kept else ""
+    return StorageError(
+        f"cannot write {printable(path)}: the disk is full (needed {needed:,} bytes, free {free:,}){old}"
+    )
 
 
 def _remove(path: Path) -> None:

@@ -130,6 +130,9 @@ class Counted:
     def label(self, index: int) -> int:
         return 0 * index
 
+    def file_size(self, index: int) -> None:
+        pass
+
     def read(self, index: int) -> Image.Image:
         self.reads[index] += 1
         width, height = self.sizes[index]

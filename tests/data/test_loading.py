@@ -42,6 +42,9 @@ class Noise:
     def label(self, index: int) -> int:
         return index % 3
 
+    def file_size(self, index: int) -> None:
+        pass
+
     def read(self, index: int) -> Image.Image:
         if self.act is not None:
             self.act(index)

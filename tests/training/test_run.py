@@ -100,6 +100,7 @@ def test_a_run_leaves_all_that_its_folder_promises(pictured):
     names = {str(path.relative_to(pictured.folder)) for path in pictured.folder.rglob("*") if path.is_file()}
     assert names == {
         *("config.json", "environment.json", "metrics.jsonl", "results.csv", "checkpoint.safetensors"),
+        *("data.csv.gz", ".lock"),
         *("curves.png", "confusion.png", "train_images.png", "weights/best.safetensors", "weights/last.safetensors"),
     }
     for name in ("curves.png", "confusion.png", "train_images.png"):
@@ -212,7 +213,7 @@ def test_an_existing_run_is_never_overwritten(photos, whole):
         (lambda _path: None, "is not there"),
         (lambda path: path.write_text(""), "is a file"),
         (lambda path: path.mkdir(), "has no config.json"),
-        (lambda path: (path.mkdir(), (path / "config.json").write_text("{")), "cannot be read as settings"),
+        (lambda path: (path.mkdir(), (path / "config.json").write_text("{")), "is damaged: it is not JSON"),
     ],
     ids=["nothing", "file", "empty folder", "damaged config"],
 )
@@ -223,7 +224,7 @@ def test_resuming_what_is_no_run_is_refused(tmp_path, make, sentence):
 
 
 def test_nothing_but_workers_and_device_may_stand_beside_resume():
-    with pytest.raises(UserError, match="found --lr 0.3"):
+    with pytest.raises(UserError, match="found --lr"):
         Settings(resume="run", recipe=override(TrainSettings(), lr=0.3).recipe)
     Settings(resume="run", data=override(TrainSettings(), workers=2).data)
 

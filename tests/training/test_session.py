@@ -272,7 +272,7 @@ def test_an_unreadable_image_is_named_once_and_counted(fresh):
 
     folder, lines = fresh(), Lines()
     session = run(folder, task=Unlucky(), reporter=lines)
-    assert [line for line in lines.said if "broken" in line] == ["left out a/broken.png: truncated"]
+    assert [line for line in lines.said if "broken" in line] == ["skipped a/broken.png: truncated"]
     assert session.record.last["skipped_in_all"] == 1
     assert folder.skipped.read_text() == "name,reason\na/broken.png,truncated\n"
 

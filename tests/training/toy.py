@@ -77,6 +77,9 @@ class ToyTask:
     def describe_data(self, size: tuple[int, int]) -> str:
         return f"points of {size[1]} numbers"
 
+    def files(self) -> Iterator[tuple[str, str]]:
+        yield "points", "0"
+
     def describe_augmentation(self) -> str:
         return "none"
 
@@ -89,10 +92,18 @@ class ToyTask:
     def losses(self, network: nn.Module, batch: Points) -> dict[str, Tensor]:
         return {"squares": functional.mse_loss(network(batch.inputs), batch.targets)}
 
-    def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
+    def evaluate(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        *,
+        stop: Callable[[], bool],
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Evaluation | None:
         if stop():
             return None
         self.evaluated += 1
+        progress(self.evaluation_images)
         network.eval()
         batch = self.prepare(self.whole_batch(10**6), 0, device)
         with torch.no_grad():
@@ -106,8 +117,11 @@ class ToyTask:
     def draw_inputs(self, batch: Points, path: Path) -> None:
         path.write_text("\n".join(batch.names))
 
-    def draw_evaluation(self, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        (folder / "curves.png").write_text(f"{len(rows)} {evaluation.metrics}")
+    def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        (folder / "curves.png").write_text(f"{len(rows)}")
+
+    def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
+        (folder / "best.png").write_text(f"{title} {evaluation.metrics}")
 
 
 def tiny_network(*, dropout: float = 0.0, batch_norm: bool = False, seed: int = 3) -> nn.Module:

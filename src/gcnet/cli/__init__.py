@@ -1,9 +1,12 @@
 """The `gcnet` command line: dispatches to a command; errors are one sentence, with a documented exit code."""
 
+import errno
+import io
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, cast
 
@@ -30,6 +33,7 @@ EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_NON_FINITE = 3
+EXIT_HANGUP = 129
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -38,31 +42,64 @@ EXIT_CODES = {
     EXIT_FAILURE: "failure, such as a full disk; or check-data found issues",
     EXIT_USAGE: "usage error",
     EXIT_NON_FINITE: "training stopped at a loss that is not finite",
+    EXIT_HANGUP: "ended by SIGHUP, such as a closed terminal (training saved its state)",
     EXIT_INTERRUPTED: "interrupted by Ctrl-C (training saved its state)",
     EXIT_TERMINATED: "terminated by SIGTERM (training saved its state)",
 }
 
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (by default the process's own) and return the exit code."""
+    _prepare_standard_output()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = cast(Any, _show_warning)
             code = _dispatch(sys.argv[1:] if arguments is None else list(arguments))
-        sys.stdout.flush()
     except UserError as error:
-        return _report(str(error), _exit_code(error))
-    except BrokenPipeError:
-        # The reader, such as `head`, has gone; nothing more can be said to it, also not when Python flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILURE
+        code = _report(str(error), _exit_code(error))
     except OSError as error:
-        if error.filename is None:
+        failure = _output_failure()
+        if failure is None and error.filename is None and error.errno not in _NO_SPACE:
             raise
-        return _report(f"{error.filename}: {error.strerror}", EXIT_FAILURE)
+        if failure is None:
+            place = "" if error.filename is None else f"{error.filename}: "
+            code = _report(f"{place}{error.strerror}", EXIT_FAILURE)
+        else:
+            code = _report_output(failure)
     except KeyboardInterrupt:
-        return _report("interrupted", EXIT_INTERRUPTED)
-    return code
+        code = _report("interrupted", EXIT_INTERRUPTED)
+    failure = _output_failure()
+    return code if failure is None or code != EXIT_OK else _report_output(failure)
+
+
+def _prepare_standard_output() -> None:
+    """Replace a closed standard output by nothing, and escape what its encoding cannot express."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it lives as long as the process)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _output_failure() -> OSError | None:
+    """Why standard output cannot be written, or None; what it still holds is then discarded."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        from gcnet.storage import discard_standard_output
+
+        discard_standard_output()
+        return error
+    return None
+
+
+def _report_output(error: OSError) -> int:
+    """Report a failing standard output; nothing where its reader, such as `head`, has gone."""
+    if isinstance(error, BrokenPipeError):
+        return EXIT_FAILURE
+    return _report(f"cannot write to standard output: {error.strerror}", EXIT_FAILURE)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -124,9 +161,11 @@ def _exit_code(error: UserError) -> int:
 
 
 def _report(sentence: str, code: int) -> int:
-    print(f"gcnet: {printable(sentence)}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"gcnet: {printable(sentence)}", file=sys.stderr)
     return code
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"gcnet: warning: {printable(str(message))}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"gcnet: warning: {printable(str(message))}", file=sys.stderr)

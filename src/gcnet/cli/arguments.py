@@ -4,7 +4,8 @@ import io
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import fields, replace
+from typing import Any, TypeVar, cast, get_type_hints
 
 import tyro
 
@@ -69,7 +70,15 @@ def parse(kind: type[S], arguments: Sequence[str], *, program: str, epilogue: st
     if extra:
         flags = _flags(kind, program)
         raise _unknown_flag(extra, flags, program) or _unexpected(extra[0], flags, arguments, program)
+    if any(setting.name == "given" for setting in fields(cast(Any, kind))):
+        settings = replace(cast(Any, settings), given=_given_names(arguments))
     return settings
+
+
+def _given_names(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The settings whose flags are among the arguments, by name."""
+    flags = [argument.split("=")[0][2:] for argument in arguments if argument.startswith("--")]
+    return tuple(flag.removeprefix("no-").replace("-", "_") for flag in flags)
 
 
 def _model_first(kind: type, arguments: Sequence[str]) -> list[str]:

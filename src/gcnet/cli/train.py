@@ -1,7 +1,11 @@
 """`gcnet train`: train a network, or go on with an interrupted run."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
+
+import tyro
 
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError
@@ -16,15 +20,18 @@ from gcnet.training.settings import (
 
 SUMMARY = "train a network, or go on with an interrupted run"
 
-_WITH_RESUME = ("workers", "device")
+_MOVED = ("data", "val", "images", "root")
+_WITH_RESUME = ("workers", "device", "epochs", "steps", *_MOVED)
 
 
 @dataclass(frozen=True)
 class Settings:
     """Train a network on images, or go on with an interrupted run.
 
-    Without arguments: a small residual network with global context on generated scenes. Ctrl-C and SIGTERM save and
-    stop, SIGUSR1 saves and goes on; a second Ctrl-C ends at once. Under torchrun the processes share every batch.
+    Without arguments: a small residual network with global context on generated scenes. Ctrl-C, SIGTERM and SIGHUP (a
+    closed terminal) save and stop, SIGUSR1 saves and goes on; a second Ctrl-C ends at once. A failing standard output
+    (a closed pipe, a full disk) does not end the training: its lines go to output.log in the run folder. Under torchrun
+    the processes share every batch.
 
     For example:
 
@@ -32,11 +39,13 @@ class Settings:
       gcnet train --preset finetune --model resnet50 --weights resnet50.pth --block gc --data photos
       gcnet train --model mask_rcnn_gc_resnet50 --backbone-weights resnet50.pth --data coco
       gcnet train --resume runs/first
+      gcnet train --resume runs/first --epochs 200
     """
 
     resume: str | None = None
-    """Go on with the run in this folder, to the same bits as if it had not stopped; only --workers and --device may
-    stand beside it."""
+    """Resume the run in this folder, to the same bits as if it had not stopped. Accepted beside it: --workers and
+    --device; --data, --val, --images and --root where the data moved; --epochs or --steps for another length (the
+    learning rate then follows the schedule of the new length from here on)."""
     dry_run: bool = False
     """Only train on a few batches, and say FLOPs, memory and how long the whole run would take."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
@@ -46,6 +55,7 @@ class Settings:
     recipe: RecipeSettings = field(default_factory=RecipeSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
+    given: tyro.conf.Suppress[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """Refuse what would have no effect beside --resume."""
@@ -53,11 +63,12 @@ class Settings:
             return
         if self.dry_run:
             raise UserError("--dry-run is for a run that has not begun, not for --resume")
-        for group, setting, value in _changed(self.run_settings()):
-            if setting not in _WITH_RESUME:
+        for setting in [*_changed(self.run_settings()), *self.given]:
+            if setting not in (*_WITH_RESUME, "resume"):
                 raise UserError(
-                    f"--resume takes all settings from the run; only --workers and --device may stand beside it, "
-                    f"found --{setting.replace('_', '-')} {value} ({group})"
+                    f"--resume takes all settings from the run; only {_flags(_WITH_RESUME)} are accepted beside it, "
+                    f"found --{setting.replace('_', '-')}; to train with other settings, start from the weights of the "
+                    f"run: --weights {self.resume}/weights/last.safetensors"
                 )
 
     def run_settings(self) -> TrainSettings:
@@ -66,7 +77,10 @@ class Settings:
 
 
 def run(settings: Settings) -> int:
-    """Train, resume or estimate; the exit code says how it ended."""
+    """Train, resume or estimate; the exit code says how it ended.
+
+    `settings.given` holds the names of the flags on the command line, since `--workers 0` is also a default.
+    """
     from gcnet.training.nonfinite import EXIT_NON_FINITE, NonFiniteLoss
 
     try:
@@ -86,19 +100,30 @@ def _run(settings: Settings) -> int:
     from gcnet.training.run import resume, train
 
     if settings.resume is not None:
-        device = None if chosen.machine.device == "auto" else chosen.machine.device
-        result = resume(settings.resume, workers=chosen.data.workers or None, device=device)
+        given = {name: _value_of(chosen, name) for name in {*_changed(chosen), *settings.given} - {"resume"}}
+        moved = {name: given.pop(name) for name in _MOVED if name in given}
+        result = resume(settings.resume, moved=moved, **given)
     else:
         result = train(chosen)
     return result.exit_code
 
 
-def _changed(settings: TrainSettings) -> list[tuple[str, str, object]]:
-    """Group, name and value of every setting that is not the default."""
+def _changed(settings: TrainSettings) -> list[str]:
+    """The name of every setting that is not the default."""
     return [
-        (group.name, setting.name, getattr(chosen, setting.name))
+        setting.name
         for group in fields(settings)
         for chosen, default in [(getattr(settings, group.name), getattr(TrainSettings(), group.name))]
         for setting in fields(chosen)
         if getattr(chosen, setting.name) != getattr(default, setting.name)
     ]
+
+
+def _value_of(settings: TrainSettings, name: str) -> Any:
+    groups = [getattr(settings, group.name) for group in fields(settings)]
+    return next(getattr(group, name) for group in groups if name in {setting.name for setting in fields(group)})
+
+
+def _flags(names: Sequence[str]) -> str:
+    *first, last = [f"--{name.replace('_', '-')}" for name in names]
+    return f"{', '.join(first)} and {last}"

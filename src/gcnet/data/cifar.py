@@ -48,6 +48,9 @@ class CifarImages:
         """The image, 32 x 32."""
         return Image.fromarray(self._pixels[index])
 
+    def file_size(self, index: int) -> None:
+        """None: the images are packed together."""
+
 
 def _open_cifar(root: Path, name: str, train: bool, download: bool) -> Any:
     from torchvision.datasets import CIFAR10, CIFAR100

@@ -47,6 +47,10 @@ class ImageSource(Protocol):
         """The image, RGB; raises ImageError where there is none to be had."""
         ...
 
+    def file_size(self, index: int) -> int | None:
+        """Bytes of the image's file; None where the file is missing, or the image has no file of its own."""
+        ...
+
 
 def read_sample(source: ImageSource, index: int) -> Sample:
     """Image, label and name of one index; raises ImageError."""
@@ -115,6 +119,18 @@ class FolderImages:
         """Decode the file; raises ImageError."""
         return open_image(self.root / self._files[index])
 
+    def file_size(self, index: int) -> int | None:
+        """Bytes of the file; None where it is missing."""
+        return size_on_disk(f"{self.root}/{self._files[index]}")
+
+
+def size_on_disk(path: str) -> int | None:
+    """Bytes of a file; None where there is none."""
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return None
+
 
 def _class_folders(root: Path) -> list[str]:
     if not root.is_dir():
@@ -165,6 +181,10 @@ class SubsetImages:
         """As the source reads it."""
         return self.source.read(self.indices[index])
 
+    def file_size(self, index: int) -> int | None:
+        """As the source says."""
+        return self.source.file_size(self.indices[index])
+
 
 def limit_images(source: ImageSource, limit: int | None) -> ImageSource:
     """At most `limit` images, evenly spread over the source, so that sorted classes keep their shares."""
@@ -207,3 +227,7 @@ class CachedImages:
             self.budget -= needed
             self._kept[index] = (image.size, image.tobytes())
         return image
+
+    def file_size(self, index: int) -> int | None:
+        """As the source says."""
+        return self.source.file_size(index)

@@ -194,8 +194,8 @@ def build_loader(
 class Loader(Generic[B]):
     """Batches in the sampler's order; a worker that dies or hangs becomes one sentence that names the image.
 
-    Workers stay alive from one iteration to the next. They ignore Ctrl-C and SIGTERM, which the main process answers:
-    it stops them once it has saved. The main process's random state is not touched.
+    Workers stay alive from one iteration to the next. They ignore Ctrl-C, SIGTERM and SIGHUP, which the main process
+    answers: it stops them once it has saved. The main process's random state is not touched.
 
     Raises:
         LoadingError: while iterating.
@@ -231,7 +231,7 @@ class Loader(Generic[B]):
 
     def __iter__(self) -> Iterator[B]:
         try:
-            with _sigterm_held():
+            with _signals_held():
                 iterator = iter(self._loader)
             _end_workers_at_exit(self._watch)
             self._children = {child.pid: child for child in multiprocessing.active_children()}
@@ -264,12 +264,12 @@ class Loader(Generic[B]):
 
 
 @contextmanager
-def _sigterm_held() -> Generator[None]:
-    """Start workers with SIGTERM blocked: a thread that one starts before `_Watch.begin` would otherwise obey it."""
+def _signals_held() -> Generator[None]:
+    """Start workers with these signals blocked: until `_Watch.begin` runs, one would otherwise obey them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:
@@ -297,7 +297,7 @@ class _Watch(Dataset[Item]):
         """Called once in each worker."""
         self._worker = worker
         self._pids[worker] = os.getpid()
-        for name in ("SIGINT", "SIGUSR1"):
+        for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
         if hasattr(signal, "sigwaitinfo"):

@@ -112,6 +112,9 @@ class Scenes:
             _draw(canvas, thing, random)
         return Image.fromarray((canvas.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
+    def file_size(self, index: int) -> None:
+        """None: scenes are generated."""
+
     def things(self, index: int) -> list[Thing]:
         """What is in the scene: the reference patch, then the shapes."""
         return self._things(self._random(index), self.label(index))

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from gcnet.data.decode import open_image
-from gcnet.data.images import check_known
+from gcnet.data.images import check_known, size_on_disk
 from gcnet.errors import UserError, nearest
 
 COLUMNS = ("path", "label", "split")
@@ -61,6 +61,10 @@ class CsvImages:
     def read(self, index: int) -> Image.Image:
         """Decode the file; raises ImageError."""
         return open_image(self.root / self._files[index])
+
+    def file_size(self, index: int) -> int | None:
+        """Bytes of the file; None where it is missing."""
+        return size_on_disk(f"{self.root}/{self._files[index]}")
 
 
 def has_split_column(table: str | os.PathLike[str]) -> bool:

@@ -107,11 +107,12 @@ def _finish(axes: "Axes", title: str, label: str) -> None:
         axes.legend(frameon=False, fontsize=10)
 
 
-def plot_confusion(matrix: Any, classes: Sequence[str], path: Path | str) -> None:
+def plot_confusion(matrix: Any, classes: Sequence[str], path: Path | str, *, title: str = "") -> None:
     """Draw a confusion matrix (counts, rows = true class, columns = predicted) of 2 to 1000 classes into a PNG.
 
     A cell's colour is its share of the row; few classes also get the counts and many classes a list of the most
-    frequent confusions, since single cells can then no longer be told apart. Rows without any image are grey.
+    frequent confusions, since single cells can then no longer be told apart. Rows without any image are grey. `title`
+    says which weights it is of.
     """
     counts = np.asarray(matrix, dtype=np.int64)
     total = counts.sum(axis=1, keepdims=True)
@@ -138,8 +139,9 @@ def plot_confusion(matrix: Any, classes: Sequence[str], path: Path | str) -> Non
         _write_counts(axes, counts, shares)
     images = int(counts.sum())
     correct = int(np.trace(counts))
-    share = f", {correct / images:.1%} correct" if images else ""
-    axes.set_title(f"Confusion matrix ({images:,} images{share})", loc="left", fontsize=12, color=INK)
+    share = f", {correct / images:.2%} correct" if images else ""
+    which = f"{title}, " if title else ""
+    axes.set_title(f"Confusion matrix ({which}{images:,} images{share})", loc="left", fontsize=12, color=INK)
     save_figure(figure, path)
 
 

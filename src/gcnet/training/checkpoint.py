@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gcnet.errors import UserError
@@ -38,6 +38,22 @@ def load_state(path: Path) -> dict[str, Any]:
     if metadata.get("format") != FORMAT or "state" not in metadata:
         raise UserError(f"{path} is not a training checkpoint of format {FORMAT}, found {metadata.get('format')}")
     return _unpack(metadata["state"], tensors)
+
+
+def check_fits(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Check that a checkpoint is of this network.
+
+    Raises:
+        UserError: for the first weight that is missing, unknown or of another shape.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    for name in own | found:
+        if own.get(name) != found.get(name):
+            raise UserError(
+                f"the checkpoint does not fit the network: {name} has the shape {found.get(name, 'none')} in the one "
+                f"and {own.get(name, 'none')} in the other; did the classes of the data change?"
+            )
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:

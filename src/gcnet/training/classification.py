@@ -111,6 +111,14 @@ class ClassificationTask:
             f"{len(self.classes)} classes, {size[0]} x {size[1]} pixels"
         )
 
+    def files(self) -> Iterator[tuple[str, str]]:
+        """Class and bytes of every image; nothing of generated ones."""
+        if self.splits.generated:
+            return
+        for part, source in (("train", self.splits.train), ("val", self.splits.val)):
+            for index in range(len(source)):
+                yield f"{part}/{source.name(index)}", f"{self.classes[source.label(index)]} {source.file_size(index)}"
+
     def describe_augmentation(self) -> str:
         """The transform of training images, and mixing."""
         recipe = self.settings.recipe
@@ -131,7 +139,14 @@ class ClassificationTask:
         logits = network(batch.images).float()
         return {"loss": functional.cross_entropy(logits, batch.targets, label_smoothing=smoothing)}
 
-    def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
+    def evaluate(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        *,
+        stop: Callable[[], bool],
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Evaluation | None:
         """Top-1, top-5 and loss over the validation images of all processes."""
 
         def judged(ask: Callable[[int], None]) -> ClassificationResult:
@@ -144,7 +159,8 @@ class ClassificationTask:
                 progress=ask,
             )
 
-        result = unless_stopped(judged, stop)
+        world = self.processes.world
+        result = unless_stopped(judged, stop, lambda done: progress(min(done * world, self.evaluation_images)))
         if result is None:
             return None
         metrics = {"val_loss": result.loss, "top1": result.top1, "top5": result.top5}
@@ -168,12 +184,17 @@ class ClassificationTask:
         titles = [_title(label, self.splits.classes) for label in batch.targets[:_SHOWN].cpu()]
         contact_sheet(list(pixels), titles, path)
 
-    def draw_evaluation(self, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Learning curves and the confusion matrix."""
-        from gcnet.evaluation.plots import plot_confusion, plot_learning_curves
+    def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """Learning curves."""
+        from gcnet.evaluation.plots import plot_learning_curves
 
         plot_learning_curves(rows, folder / "curves.png")
-        plot_confusion(evaluation.details.confusion, self.splits.classes, folder / "confusion.png")
+
+    def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
+        """The confusion matrix."""
+        from gcnet.evaluation.plots import plot_confusion
+
+        plot_confusion(evaluation.details.confusion, self.splits.classes, folder / "confusion.png", title=title)
 
 
 def open_classification(settings: TrainSettings, processes: Processes) -> ClassificationTask:

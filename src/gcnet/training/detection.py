@@ -21,7 +21,6 @@ from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.errors import UserError
 from gcnet.evaluation.detector import DetectorResult, evaluate_detector
 from gcnet.models.files import save_model
-from gcnet.models.names import backbone_name, split_name
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.loop import AUTOCAST
@@ -78,7 +77,7 @@ class DetectionTask:
 
     def notes(self) -> list[str]:
         """What of the data is left out or mended, a sentence each."""
-        notes = [report for part in self.parts for report in part.reports()]
+        notes = [complaint for part in self.parts if (complaint := part.complaint())]
         empty = len(self.parts[0].images) - len(self.train)
         if empty:
             notes.append(f"{empty} training images without objects are left out; --empty-images keeps them")
@@ -121,6 +120,12 @@ class DetectionTask:
             f"classes of objects, resized to {sides}a long side of at most {long:,} pixels"
         )
 
+    def files(self) -> Iterator[tuple[str, str]]:
+        """A digest of each annotation file, and the bytes of every image."""
+        for split, part in zip(("train", "val"), self.parts, strict=True):
+            for name, content in part.files():
+                yield f"{split}/{name}", content
+
     def describe_augmentation(self) -> str:
         """How images are varied with their objects."""
         augment, detector = self.settings.augment, self.settings.detector
@@ -135,7 +140,14 @@ class DetectionTask:
         """Of one image of the size that images are resized to, a multiply-add counted as two."""
         return count_detector_flops(network, size=self.input_size(network))
 
-    def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
+    def evaluate(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        *,
+        stop: Callable[[], bool],
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Evaluation | None:
         """Box and mask AP over the validation images of all processes."""
 
         def judged(ask: Callable[[int], None]) -> DetectorResult:
@@ -150,7 +162,8 @@ class DetectionTask:
                 gather=self.processes.gather,
             )
 
-        result = unless_stopped(judged, stop)
+        world = self.processes.world
+        result = unless_stopped(judged, stop, lambda done: progress(min(done * world, self.evaluation_images)))
         if result is None:
             return None
         metrics = {
@@ -175,13 +188,16 @@ class DetectionTask:
         titles = [_title(batch.targets[index]["labels"], self.classes) for index in range(count)]
         contact_sheet(pictures, titles, path, columns=4, tile=320)
 
-    def draw_evaluation(self, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:  # noqa: ARG002
+    def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
         """Learning curves."""
         from gcnet.evaluation.plots import plot_learning_curves
 
         scores = {"mask_ap": "mask AP", "mask_ap50": "mask AP50", "box_ap": "box AP", "box_ap50": "box AP50"}
         words = {"quantity": "average precision on validation images", "loss": "sum of the detector's losses"}
         plot_learning_curves(rows, folder / "curves.png", scores=scores, **words)
+
+    def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
+        """Nothing: `gcnet evaluate` draws the pictures of a detector."""
 
 
 def open_detection(settings: TrainSettings, processes: Processes) -> DetectionTask:
@@ -190,7 +206,7 @@ def open_detection(settings: TrainSettings, processes: Processes) -> DetectionTa
     Raises:
         UserError: where the data are not there or do not suit the recipe.
     """
-    return DetectionTask(*open_coco(settings.data, split_seed=settings.machine.seed), settings, processes)
+    return DetectionTask(*open_coco(settings.data), settings, processes)
 
 
 def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
@@ -233,14 +249,8 @@ def filled_detection(settings: TrainSettings) -> TrainSettings:
     has_weights = detector.backbone_weights is not None or settings.network.weights is not None
     if recipe.freeze is None and not has_weights:
         recipe = replace(recipe, freeze=())
-    elif recipe.freeze is None and _backbone(settings) == "scenes_resnet":
-        recipe = replace(recipe, freeze=("backbone.body.stem.*",))  # c2 is all the rest of this network
     norm = detector.norm or ("fixed" if has_weights else "batch")
     return replace(settings, recipe=recipe.filled(DETECTOR_PRESET), detector=replace(detector, norm=norm))
-
-
-def _backbone(settings: TrainSettings) -> str:
-    return backbone_name(split_name(settings.network.model)[1])
 
 
 def _refuse_classifiers(settings: TrainSettings) -> None:

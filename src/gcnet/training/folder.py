@@ -2,6 +2,7 @@
 
 config.json              all settings, with nothing left to presets
 environment.json         versions, machine and command line of the start and of each resumption
+data.csv.gz              name and content (class and bytes) of every image, which a resumed run compares
 metrics.jsonl            a row every --log-every steps ("train") and for each evaluation ("evaluation")
 results.csv              a row for each evaluation, one an epoch unless --evaluate-every says otherwise
 checkpoint.safetensors   everything that `gcnet train --resume` needs; checksummed, replaced as a whole
@@ -9,7 +10,9 @@ weights/best.safetensors the weights of the best evaluation, with preprocessing 
 average where --ema is given)
 weights/last.safetensors those of the last one
 skipped.csv              images that could not be read, with the reason (only where there are any)
+output.log               lines that could not be printed, because standard output failed (only where there are any)
 curves.png, confusion.png, train_images.png
+.lock                    held by the process that trains in the folder
 """
 
 import csv
@@ -21,16 +24,19 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from gcnet.errors import UserError, nearest_path
-from gcnet.storage import write_atomic
+from gcnet.errors import UserError, nearest_path, printable
+from gcnet.storage import LockedError, StorageError, append_line, locked, read_json, write_atomic
 from gcnet.training.settings import TrainSettings
 
+LISTING = "data.csv.gz"
 RESULT_COLUMNS = (
     "epoch",
     "step",
@@ -56,6 +62,8 @@ class RunFolder:
         self.path = path
         self.config = path / "config.json"
         self.environment = path / "environment.json"
+        self.data = path / LISTING
+        self.log = path / "output.log"
         self.metrics = path / "metrics.jsonl"
         self.results = path / "results.csv"
         self.checkpoint = path / "checkpoint.safetensors"
@@ -65,24 +73,47 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.train_images = path / "train_images.png"
 
+    @contextmanager
+    def writing(self) -> Generator[None]:
+        """Be the only process that trains in the folder.
+
+        Raises:
+            UserError: another process does.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / ".lock"))
+            except LockedError as error:
+                owner = "" if error.owner is None else f" (process id {error.owner})"
+                raise UserError(
+                    f"{printable(self.path)} is in use: another process{owner} is training in it; "
+                    "wait for its end, or stop it first"
+                ) from error
+            yield
+
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row to metrics.jsonl."""
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.metrics, json.dumps(row))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; a last line that was cut off by a crash is left out."""
+        """The rows of metrics.jsonl; damaged ones, and a last line that was cut off by a crash, are skipped."""
+        return [row for row in map(_row, self._lines()) if row is not None]
+
+    def _lines(self) -> list[str]:
         if not self.metrics.exists():
             return []
-        lines = self.metrics.read_text().split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        return self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
 
-    def rewind(self, step: int, evaluated: int) -> None:
-        """Drop the rows from after a checkpoint, which the resumed run writes again."""
+    def rewind(self, step: int, evaluated: int) -> list[str]:
+        """Drop the rows from after a checkpoint, which the resumed run writes again; returns what was damaged."""
+        rows, lines = self.rows(), len(self._lines())
+        notes = [f"{lines - len(rows)} of its {lines} rows"] if len(rows) < lines else []
+        notes = [_set_aside(self.metrics, note) for note in notes]
         limits = {"train": step, "evaluation": evaluated}
-        kept = [row for row in self.rows() if row["step"] <= limits[row["kind"]]]
+        kept = [row for row in rows if row["step"] <= limits[row["kind"]]]
         write_atomic(self.metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self.write_results()
+        return notes
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The rows of the evaluations."""
@@ -105,12 +136,20 @@ class RunFolder:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("name", "reason"))
         writer.writerows(sorted(skipped.items()))
-        write_atomic(self.skipped, text.getvalue().encode())
+        write_atomic(self.skipped, text.getvalue().encode("utf-8", "surrogateescape"))
 
-    def note_environment(self, device: str, processes: int) -> None:
-        """Add this start or resumption to environment.json."""
-        starts = json.loads(self.environment.read_text()) if self.environment.exists() else []
+    def note_environment(self, device: str, processes: int) -> list[str]:
+        """Add this start or resumption to environment.json; returns what was damaged."""
+        notes, starts = [], []
+        if self.environment.exists():
+            try:
+                starts = read_json(self.environment)
+            except StorageError:
+                starts = None
+            if not isinstance(starts, list):
+                notes, starts = [_set_aside(self.environment, "it")], []
         write_json(self.environment, [*starts, describe_environment(device, processes)])
+        return notes
 
     def clean(self) -> None:
         """Remove temporary files that a killed process left behind."""
@@ -118,22 +157,36 @@ class RunFolder:
             leftover.unlink(missing_ok=True)
 
 
-def create_folder(output: str | None, name: str, config: Mapping[str, Any]) -> RunFolder:
-    """Make a run folder that holds its config.json from its first moment on.
+def create_folder(
+    output: str | None, name: str, config: Mapping[str, Any], files: Mapping[str, bytes] = MappingProxyType({})
+) -> RunFolder:
+    """Make a run folder that holds its config.json, and further files by name, from its first moment on.
 
     Raises:
         UserError: where `output` exists already; without `output` it is runs/NAME, runs/NAME-2 and so on.
     """
     parent = Path(output).parent if output else Path("runs")
+    wanted = Path(output) if output else parent / name
     try:
         parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".gcnet-run-", dir=parent))
+    except OSError as error:
+        raise _not_made(wanted, error) from error
+    try:
         draft.chmod(0o777 & ~_umask())
         (draft / "weights").mkdir()
+        for file, content in files.items():
+            write_atomic(draft / file, content)
         write_json(draft / "config.json", config)
-        return RunFolder(_put(draft, Path(output) if output else parent / name, may_number=output is None))
+        return RunFolder(_put(draft, wanted, may_number=output is None))
     except OSError as error:
-        raise UserError(f"cannot make the run folder {output or parent / name}: {error.strerror}") from error
+        raise _not_made(wanted, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)  # nothing is there any more where it was put in its place
+
+
+def _not_made(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot make the run folder {printable(path)}: {error.strerror}")
 
 
 def _put(draft: Path, wanted: Path, *, may_number: bool) -> Path:
@@ -146,10 +199,8 @@ def _put(draft: Path, wanted: Path, *, may_number: bool) -> Path:
                 return path
             except OSError:
                 if not path.exists():
-                    shutil.rmtree(draft)
                     raise
         if not may_number:
-            shutil.rmtree(draft)
             raise _taken(path)
         number += 1
         path = wanted.with_name(f"{wanted.name}-{number}")
@@ -173,13 +224,13 @@ def default_name(settings: TrainSettings) -> str:
 
 
 def _taken(path: Path) -> UserError:
+    place = printable(path)
     if (path / "config.json").exists():
         return UserError(
-            f"{path} holds a run already, which is never overwritten; "
-            f"go on with --resume {path}, or take another --output"
+            f"{place} holds a run already, which is never overwritten; "
+            f"go on with --resume {place}, or take another --output"
         )
-
-    return UserError(f"--output must not exist yet, found {path}; take another name")
+    return UserError(f"--output must not exist yet, found {place}; take another name")
 
 
 def open_folder(path: str | Path) -> tuple[RunFolder, TrainSettings, dict[str, Any]]:
@@ -187,19 +238,50 @@ def open_folder(path: str | Path) -> tuple[RunFolder, TrainSettings, dict[str, A
 
     Raises:
         UserError: where there is no run.
+        StorageError: for a damaged config.json.
     """
-    folder = RunFolder(Path(path))
+    folder, place = RunFolder(Path(path)), printable(path)
+    if folder.path.is_file() and folder.path.suffix == ".safetensors":
+        raise UserError(
+            f"--resume takes a run folder, and {place} is a file of weights; give --weights {place} to start from them"
+        )
     if not folder.path.is_dir():
         found = "a file" if folder.path.exists() else f"not there{nearest_path(path)}"
-        raise UserError(f"--resume takes a run folder, and {path} is {found}")
+        raise UserError(f"--resume takes a run folder, and {place} is {found}")
     if not folder.config.exists():
-        raise UserError(f"{path} is not a run folder: it has no config.json")
+        raise UserError(f"{place} is not a run folder: it has no config.json")
+    config = read_json(folder.config)
     try:
-        config = json.loads(folder.config.read_text())
-        settings = TrainSettings.from_dict(config["settings"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{folder.config} cannot be read as settings of a run: {error}") from error
-    return folder, settings, config
+        return folder, TrainSettings.from_dict(config["settings"]), config
+    except (LookupError, TypeError, AttributeError, ArithmeticError, UserError) as error:
+        reason = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise StorageError(f"{printable(folder.config)} cannot be read as settings of a run: {reason}") from error
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A row of metrics.jsonl, or None where the line is damaged."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or row.get("kind") not in ("train", "evaluation") or not _is_number(row.get("step")):
+        return None
+    if row["kind"] == "evaluation":
+        needed = {"epoch", "train_loss", *(name for name in RESULT_COLUMNS if name in row)}
+        if not all(_is_number(row.get(name)) for name in needed):
+            return None
+    return row
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _set_aside(path: Path, what: str) -> str:
+    """Keep a copy of a damaged file beside it; returns the sentence about it."""
+    copy = path.with_name(f"{path.name}.damaged")
+    shutil.copyfile(path, copy)
+    return f"{printable(path)} is damaged: {what} cannot be read; the file is kept as {printable(copy.name)}"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,11 +1,13 @@
 """A run from its settings to its folder and its result: `train`, `resume` and what both share."""
 
 import os
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,13 +16,32 @@ from torch import nn
 from gcnet.errors import UserError, printable
 from gcnet.models.insertion import context_parameters
 from gcnet.training.checkpoint import load_state
-from gcnet.training.distributed import choose_device, processes_joined
-from gcnet.training.folder import RunFolder, check_free, create_folder, default_name, open_folder, versions
+from gcnet.training.data_record import compare_data, record_data
+from gcnet.training.distributed import Processes, choose_device, processes_joined
+from gcnet.training.folder import (
+    LISTING,
+    RunFolder,
+    check_free,
+    create_folder,
+    default_name,
+    open_folder,
+    versions,
+    write_json,
+)
 from gcnet.training.header import data_lines, print_header
 from gcnet.training.kinds import build_network, filled, open_task
 from gcnet.training.loop import Trainer
+from gcnet.training.nonfinite import NonFiniteLoss
 from gcnet.training.randomness import seed_everything
-from gcnet.training.reporter import Reporter, Silent, choose_reporter
+from gcnet.training.reporter import (
+    Lines,
+    LiveBar,
+    Reporter,
+    Silent,
+    choose_reporter,
+    epoch_text,
+    score_text,
+)
 from gcnet.training.session import Session
 from gcnet.training.settings import MachineSettings, TrainSettings
 from gcnet.training.task import Task
@@ -55,7 +76,7 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """Of a process that does nothing else: 0, 143 after SIGTERM, 130 after SIGINT."""
+        """Of a process that does nothing else: 0, 143 after SIGTERM, 130 after SIGINT, 129 after SIGHUP."""
         return 128 + self.stopped if self.stopped else 0
 
     @property
@@ -90,14 +111,22 @@ def train(
     chosen = filled(settings)
     with assembled(chosen, build_model) as (trainer, task):
         recipe = chosen.recipe.resolved(task.steps_per_epoch)
+        processes = trainer.processes
         config = {
             "gcnet": versions(["gcnet"]).get("gcnet"),
             "own_network": build_model is not None,
             "settings": replace(chosen, recipe=recipe).anchored().to_dict(),
         }
         output, name = settings.output.output, default_name(settings)
-        folder = RunFolder(trainer.processes.by_first(lambda: create_folder(output, name, config).path))
-        return _drive(trainer, folder, settings, reporter, fresh=True)
+
+        def create() -> Path:
+            data = record_data(task.classes, task.files())
+            files = {LISTING: data.listing}
+            return create_folder(output, name, config | {"data": data.to_dict()}, files).path
+
+        folder = RunFolder(processes.by_first(create))
+        with _only_writer(folder, processes), _removed_unless_begun(folder, trainer):
+            return _drive(trainer, folder, settings, reporter)
 
 
 def resume(
@@ -105,6 +134,9 @@ def resume(
     *,
     workers: int | None = None,
     device: str | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    moved: Mapping[str, str] = MappingProxyType({}),
     build_model: BuildModel | None = None,
     reporter: Reporter | None = None,
 ) -> RunResult:
@@ -116,11 +148,14 @@ def resume(
         folder: of the run.
         workers: another number of loading processes; it changes no bit.
         device: another device; it may change bits.
+        epochs, steps: another length, at least what is done already; the learning rate then follows the schedule of
+            the new length from here on, so that the bits are not those of a run of that length from the start.
+        moved: where the data are now, by setting: data, val, images, root. They must be the same data.
         build_model: as given to `train`.
         reporter: as in `train`.
 
     Raises:
-        UserError: where there is no run, or it needs `build_model`.
+        UserError: where there is no run, another process trains in it, it needs `build_model`, or its classes changed.
         StorageError: for a damaged checkpoint.
     """
     found, settings, config = open_folder(folder)
@@ -130,17 +165,74 @@ def resume(
         settings = replace(settings, data=replace(settings.data, workers=workers))
     if device is not None:
         settings = replace(settings, machine=replace(settings.machine, device=device))
-    state = load_state(found.checkpoint) if found.checkpoint.exists() else None
-    if state is not None:
-        # The checkpoint holds all weights; the file that the run started from may be gone by now.
-        network, detector = settings.network, settings.detector
-        settings = replace(
-            settings, network=replace(network, weights=None), detector=replace(detector, backbone_weights=None)
+    if moved:
+        settings = replace(settings, data=replace(settings.data, **moved)).anchored()
+    if epochs is not None or steps is not None:
+        settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs, steps=steps))
+    with processes_joined(choose_device(settings.machine.device).type) as processes, _only_writer(found, processes):
+        state = load_state(found.checkpoint) if found.checkpoint.exists() else None
+        with assembled(_without_files(settings) if state else settings, build_model) as (trainer, task):
+            _check_length(trainer, state)
+            recipe = settings.recipe.resolved(task.steps_per_epoch)
+            changed = replace(settings, recipe=recipe)
+            note = processes.by_first(lambda: _check_data(found, config, task, moved))
+            if processes.first:
+                found.clean()
+                if moved or epochs is not None or steps is not None:
+                    write_json(found.config, config | {"settings": changed.to_dict()})
+            return _drive(trainer, found, changed, reporter, state=state, resumed=True, notes=[note] if note else [])
+
+
+def _without_files(settings: TrainSettings) -> TrainSettings:
+    """The settings without the weights that the run started from: the checkpoint holds all; the files may be gone."""
+    network, detector = settings.network, settings.detector
+    return replace(settings, network=replace(network, weights=None), detector=replace(detector, backbone_weights=None))
+
+
+def _check_length(trainer: Trainer, state: Mapping[str, Any] | None) -> None:
+    done, total = state["trainer"]["step"] if state else 0, trainer.schedule.total
+    if total < done:
+        raise UserError(f"the run has done {done} steps already, so it cannot be shortened to {total}")
+
+
+def _check_data(folder: RunFolder, config: Mapping[str, Any], task: Task, moved: Mapping[str, str]) -> str | None:
+    """What to tell of data that changed since the run started.
+
+    Raises:
+        UserError: the classes changed, or the data that `moved` names are others.
+    """
+    if "data" not in config:  # a run of an earlier version
+        return "the run has no record of its data, so they cannot be compared" if moved else None
+    difference = compare_data(config["data"], folder.data, record_data(task.classes, task.files()))
+    if difference is None:
+        return None
+    if moved:
+        flags = " ".join(f"--{name} {printable(value)}" for name, value in moved.items())
+        raise UserError(
+            f"{flags} beside --resume is for data that moved, and these are not those of the run: {difference}"
         )
-    with assembled(settings, build_model) as (trainer, _task):
-        if trainer.processes.first:
-            found.clean()
-        return _drive(trainer, found, settings, reporter, state=state, fresh=False)
+    return f"the data changed since the run started: {difference}; the run goes on, with another result than without it"
+
+
+@contextmanager
+def _only_writer(folder: RunFolder, processes: Processes) -> Generator[None]:
+    """Have the first process hold the lock of the folder, and all fail where it cannot."""
+    with ExitStack() as stack:
+        processes.by_first(lambda: stack.enter_context(folder.writing()))
+        yield
+
+
+@contextmanager
+def _removed_unless_begun(folder: RunFolder, trainer: Trainer) -> Generator[None]:
+    """Remove the folder of a run that fails in its first step, for whatever reason: nothing is in it to go on with."""
+    try:
+        yield
+    except NonFiniteLoss:  # its folder says which images
+        raise
+    except BaseException:
+        if trainer.processes.first and trainer.step == 0 and not folder.checkpoint.exists():
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
 
 
 @contextmanager
@@ -176,26 +268,25 @@ def _drive(
     settings: TrainSettings,
     reporter: Reporter | None,
     *,
-    fresh: bool,
     state: dict[str, Any] | None = None,
+    resumed: bool = False,
+    notes: Sequence[str] = (),
 ) -> RunResult:
     processes = trainer.processes
-    if not processes.first:
-        reporter = Silent()
-    session = Session(
-        trainer,
-        folder,
-        output=settings.output,
-        reporter=reporter or choose_reporter(),
-        seed=settings.machine.seed,
-    )
+    reporter = (reporter or choose_reporter()) if processes.first else Silent()
+    if isinstance(reporter, Lines | LiveBar):
+        reporter.output.log = folder.log
+    session = Session(trainer, folder, output=settings.output, reporter=reporter, seed=settings.machine.seed)
+    found = list(notes)
     if state is not None:
-        session.restore(state)
-    elif not fresh and processes.first:
-        folder.rewind(0, 0)
+        found += session.restore(state)
+    elif resumed and processes.first:
+        found += folder.rewind(0, 0)
     if processes.first and trainer.step < session.total:
-        folder.note_environment(str(trainer.device), processes.world)
-    _announce(session, settings, resumed=not fresh)
+        found += folder.note_environment(str(trainer.device), processes.world)
+    _announce(session, settings, resumed=resumed)
+    for note in found:
+        reporter.say(f"note: {note}")
     session.go()
     record = session.record
     result = RunResult(
@@ -215,10 +306,11 @@ def _drive(
 
 def _conclude(result: RunResult, reporter: Reporter) -> None:
     if result.skipped:
-        reporter.say(f"{len(result.skipped)} images were left out; see {result.folder / 'skipped.csv'}")
+        reporter.say(f"{len(result.skipped)} images were skipped; see {printable(result.folder / 'skipped.csv')}")
     if result.finished and result.best is not None:
-        best, metric = result.best, result.metric
-        reporter.say(f"best {metric} {best[metric]:.4f} in epoch {best['epoch']:g}: {result.best_weights}")
+        best, place = result.best, printable(result.best_weights)
+        score = score_text(result.metric, best[result.metric])
+        reporter.say(f"finished; best {score} in epoch {epoch_text(best['epoch'])}: {place}")
 
 
 def _announce(session: Session, settings: TrainSettings, *, resumed: bool) -> None:
@@ -228,7 +320,7 @@ def _announce(session: Session, settings: TrainSettings, *, resumed: bool) -> No
         return
     place = printable(session.folder.path)
     if trainer.step >= session.total:
-        say(f"{place}: finished at step {trainer.step}")
+        say(f"{place}: finished at step {trainer.step}; --resume {place} --epochs N trains on, to N epochs in all")
         return
     say(f"{place}: on from step {trainer.step} of {session.total}")
     for line in data_lines(trainer, settings):

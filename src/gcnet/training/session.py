@@ -8,18 +8,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gcnet.data.seeding import preserved_random_state
-from gcnet.errors import UserError
-from gcnet.training.checkpoint import save_state
+from gcnet.errors import UserError, printable
+from gcnet.training.checkpoint import check_fits, save_state
 from gcnet.training.folder import RunFolder, write_json
 from gcnet.training.loop import StepOutcome, Trainer
 from gcnet.training.nonfinite import NonFiniteLoss
 from gcnet.training.randomness import random_states, restore_random_states, seed_everything
-from gcnet.training.reporter import Reporter, clock
+from gcnet.training.reporter import Reporter, clock, epoch_text, score_text
 from gcnet.training.settings import OutputSettings
-from gcnet.training.signals import Wishes, signals_heard
+from gcnet.training.signals import STOPPING, Wishes, signals_heard
 from gcnet.training.task import Batch, Evaluation
 
 _SECONDS_BETWEEN_CURVES = 60.0
+_SECONDS_BETWEEN_SKIPPED = 10.0
 
 
 @dataclass
@@ -72,7 +73,10 @@ class Session:
         self._saved = -1
         self._began = self._saved_at = time.monotonic()
         self._drew_at = -math.inf
-        self._row_at = self._began
+        self._row_at = self._stepped_at = self._began
+        self._pace = 0.0
+        self._skipped_written = self._began
+        self._best_found: Evaluation | None = None
 
     @property
     def total(self) -> int:
@@ -107,10 +111,13 @@ class Session:
             if done or self.stopped:
                 break
             self._step(batches)
+        self._write_skipped()
         if self.stopped:
             self._write_weights()
+            self._draw_best()
             name = signal.Signals(self.stopped).name
-            self.reporter.say(f"{name}: saved at step {self.trainer.step}; go on with --resume {self.folder.path}")
+            place = printable(self.folder.path)
+            self.reporter.say(f"{name}: saved at step {self.trainer.step}; go on with --resume {place}")
 
     def _step(self, batches: Iterator[Batch]) -> None:
         batch = next(batches)
@@ -127,7 +134,19 @@ class Session:
         if step % self.output.log_every == 0 or step == self.total:
             self._write_row(outcome)
         loss = sum(outcome.loss_sums.values()) / max(outcome.own_images, 1)
-        self.reporter.advance(step, self.total, f"epoch {self._epoch():.2f}  loss {loss:.4f}  lr {outcome.rate:.2e}")
+        pace = self._images_per_second(outcome.images)
+        self._advance(f"loss {loss:.4f}  lr {outcome.rate:.2e}  {pace:.3g} images/s")
+
+    def _advance(self, text: str) -> None:
+        shown = f"epoch {self._epoch():.2f}  {text}  {clock(self.seconds())}"
+        self.reporter.advance(self.trainer.step, self.total, shown)
+
+    def _images_per_second(self, images: int) -> float:
+        """The pace of the last steps, a moving average."""
+        now = time.monotonic()
+        pace, self._stepped_at = images / max(now - self._stepped_at, 1e-9), now
+        self._pace = 0.9 * self._pace + 0.1 * pace if self._pace else pace
+        return self._pace
 
     def _epoch(self) -> float:
         return self.trainer.step / self.task.steps_per_epoch
@@ -155,12 +174,19 @@ class Session:
         return {name: math.fsum(sums.get(name, 0.0) for sums, _ in gathered) / images for name in names}
 
     def _name_skipped(self, skipped: Mapping[str, str]) -> None:
-        for name, reason in skipped.items():
-            if name not in self.record.skipped:
-                self.record.skipped[name] = reason
-                self.reporter.say(f"left out {name}: {reason}")
-                if self.processes.first:
-                    self.folder.write_skipped(self.record.skipped)
+        new = {name: reason for name, reason in skipped.items() if name not in self.record.skipped}
+        if not new:
+            return
+        self.record.skipped |= new
+        for name, reason in new.items():
+            self.reporter.say(f"skipped {printable(name)}: {printable(reason)}")
+        if time.monotonic() - self._skipped_written > _SECONDS_BETWEEN_SKIPPED:
+            self._write_skipped()
+
+    def _write_skipped(self) -> None:
+        self._skipped_written = time.monotonic()
+        if self.processes.first and self.record.skipped:
+            self.folder.write_skipped(self.record.skipped)
 
     def _evaluate_if_due(self, wishes: Wishes) -> None:
         step = self.trainer.step
@@ -173,10 +199,14 @@ class Session:
         alone = self.processes.world == 1
         with preserved_random_state():
             found = self.task.evaluate(
-                self.trainer.trained, self.trainer.device, stop=lambda: alone and bool(wishes.stop)
+                self.trainer.trained,
+                self.trainer.device,
+                stop=lambda: alone and bool(wishes.stop),
+                progress=lambda done: self._advance(f"validating {done:,}/{self.task.evaluation_images:,}"),
             )
         if found is not None:
             self._row_at += time.monotonic() - began
+            self._stepped_at += time.monotonic() - began
             self._note_evaluation(found)
 
     def _note_evaluation(self, found: Evaluation) -> None:
@@ -199,11 +229,13 @@ class Session:
         if self.processes.first:
             self.folder.append(row)
             self.folder.write_results()
-            self._draw(found)
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in found.metrics.items())
+            self._write_skipped()
+            self._best_found = found if is_best else self._best_found
+            self._draw()
+        shown = "  ".join(score_text(name, value) for name, value in found.metrics.items())
         star = "  (best)" if is_best else ""
         self.reporter.say(
-            f"epoch {self._epoch():g}  step {step}/{self.total}  train_loss {_total(means):.4f}  {shown}"
+            f"epoch {epoch_text(self._epoch())}  step {step}/{self.total}  train_loss {_total(means):.4f}  {shown}"
             f"  lr {row['learning_rate']:.2e}  {clock(row['seconds'])}{star}"
         )
 
@@ -219,21 +251,29 @@ class Session:
             if best:
                 self.task.save(self.trainer.trained, self.folder.best)
 
-    def _draw(self, found: Evaluation) -> None:
+    def _draw(self) -> None:
         finished = self.trainer.step >= self.total
         if not self.output.pictures or not (finished or time.monotonic() - self._drew_at > _SECONDS_BETWEEN_CURVES):
             return
         self._drew_at = time.monotonic()
-        self.task.draw_evaluation(found, self.folder.evaluations(), self.folder.path)
+        self.task.draw_curves(self.folder.evaluations(), self.folder.path)
+        self._draw_best()
+
+    def _draw_best(self) -> None:
+        """Pictures of the best evaluation, unless they are drawn already."""
+        if self._best_found is not None and self.record.best is not None and self.output.pictures:
+            title = f"best weights, epoch {epoch_text(self.record.best['epoch'])}"
+            self.task.draw_evaluation(self._best_found, self.folder.path, title=title)
+        self._best_found = None
 
     def _agree(self, wishes: Wishes) -> bool:
         """Take notice of signals, in all processes alike; returns whether a checkpoint was asked for."""
         save = wishes.save
         wishes.save = False
-        term, interrupt, saves = self.processes.sums(
-            [wishes.stop == signal.SIGTERM, wishes.stop == signal.SIGINT, save or self._minutes_over()]
-        )
-        self.stopped = signal.SIGTERM if term else signal.SIGINT if interrupt else 0
+        wishes.look_for_launcher()
+        asked = [wishes.stop == number for number in STOPPING]
+        *stops, saves = self.processes.sums([*asked, save or self._minutes_over()])
+        self.stopped = next((number for number, votes in zip(STOPPING, stops, strict=True) if votes), 0)
         return bool(saves)
 
     def _minutes_over(self) -> bool:
@@ -259,8 +299,16 @@ class Session:
             save_state(self.folder.checkpoint, state)
         self._saved, self._saved_at = self.trainer.step, time.monotonic()
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a checkpoint's state; the rows written after it are dropped."""
+    def restore(self, state: Mapping[str, Any]) -> list[str]:
+        """Go back to a checkpoint's state; the rows written after it are dropped.
+
+        Returns:
+            What of the run's files was damaged, a sentence each.
+
+        Raises:
+            UserError: the checkpoint does not fit the network.
+        """
+        check_fits(self.trainer.network, state["trainer"]["network"])
         self.trainer.load_state(state["trainer"])
         self.record = Record(**state["record"])
         self._saved = self.trainer.step
@@ -275,8 +323,9 @@ class Session:
             self.window, self.epoch = Mean(**saved[rank]["window"]), Mean(**saved[rank]["epoch"])
         else:
             seed_everything(self.seed, rank, self.trainer.step)
-        if self.processes.first:
-            self.folder.rewind(self.trainer.step, self.record.evaluated)
+        if not self.processes.first:
+            return []
+        return self.folder.rewind(self.trainer.step, self.record.evaluated)
 
 
 def _total(means: Mapping[str, float]) -> float:

@@ -55,12 +55,26 @@ class _Stopped(Exception):
     """Carries the wish to stop out of an evaluation."""
 
 
-def unless_stopped(evaluate: Callable[[Callable[[int], None]], Result], stop: Callable[[], bool]) -> Result | None:
-    """What `evaluate` gives, or None where `stop()` is true at one of its calls of the progress that it is given."""
+def unless_stopped(
+    evaluate: Callable[[Callable[[int], None]], Result],
+    stop: Callable[[], bool],
+    progress: Callable[[int], None] = lambda _: None,
+) -> Result | None:
+    """What `evaluate` gives, or None where `stop()` is true at one of its calls of the progress that it is given.
 
-    def ask(_images: int) -> None:
+    Args:
+        evaluate: calls its argument with the number of images of each batch.
+        stop: whether to give up.
+        progress: called with the number of images so far.
+    """
+    done = 0
+
+    def ask(images: int) -> None:
+        nonlocal done
         if stop():
             raise _Stopped
+        done += images
+        progress(done)
 
     try:
         return evaluate(ask)
@@ -99,6 +113,9 @@ class Task(Protocol[Loaded, Prepared]):
     def describe_data(self, size: tuple[int, int]) -> str:
         """Number of images and classes, and the input size, for the header of a run; `size` as `input_size`."""
 
+    def files(self) -> Iterator[tuple[str, str]]:
+        """Name and content of every file of the data, which a resumed run compares: bytes and label, or a digest."""
+
     def describe_augmentation(self) -> str:
         """How training images are varied, for the header of a run."""
 
@@ -123,8 +140,18 @@ class Task(Protocol[Loaded, Prepared]):
     def flops(self, network: nn.Module) -> int:
         """Arithmetic of one image in evaluation mode, a multiply-add counted as two."""
 
-    def evaluate(self, network: nn.Module, device: torch.device, *, stop: Callable[[], bool]) -> Evaluation | None:
-        """Evaluate over all processes; None if `stop()` became true in between."""
+    def evaluate(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        *,
+        stop: Callable[[], bool],
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Evaluation | None:
+        """Evaluate over all processes; None if `stop()` became true in between.
+
+        `progress` is called with the number of images done so far over all processes, as far as this one knows.
+        """
 
     def save(self, network: nn.Module, path: Path) -> None:
         """Write weights that can be used without the run: the network's description and its preprocessing inside."""
@@ -132,5 +159,8 @@ class Task(Protocol[Loaded, Prepared]):
     def draw_inputs(self, batch: Prepared, path: Path) -> None:
         """A picture of training images as the network sees them."""
 
-    def draw_evaluation(self, evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Pictures of the course of the run (`rows` of all evaluations so far) and of this evaluation."""
+    def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """A picture of the course of the run, from the rows of all evaluations so far."""
+
+    def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
+        """Pictures of an evaluation; the title says which."""
