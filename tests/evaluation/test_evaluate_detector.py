@@ -17,7 +17,7 @@ from gcnet.cli import main
 from gcnet.cli.evaluate import Settings, run
 from gcnet.data.coco.inspection import read_annotations
 from gcnet.data.coco.loading import pixels
-from gcnet.data.coco.source import open_coco_part
+from gcnet.data.coco.source import open_validation
 from gcnet.data.scenes import CATEGORIES, Scenes
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
@@ -92,7 +92,7 @@ def test_what_is_found_exactly_scores_a_hundred(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Scenes(7, split="val").read(2).save(coco / "val" / "000002.png")
-    images = open_coco_part(DataSettings(str(coco)), "val").images
+    images = open_validation(DataSettings(str(coco))).images
     knowing = network.Detector(Knowing(images), CATEGORIES, (1, 2, 3))
     knowing.model.register_parameter("anchor", torch.nn.Parameter(torch.zeros(1)))
     monkeypatch.setattr(network, "open_trained", lambda *_: knowing)
@@ -115,7 +115,7 @@ def test_results_are_judged_without_a_model(coco: Path, tmp_path: Path, capsys: 
         assert rows["AP"] == rows["AR100"] == rows[CATEGORIES[1]] == ["100.0", "100.0"]
     results.write_text(json.dumps(shaken(read_annotations(file))))
     out = tmp_path / "out"
-    assert run(Settings(results=results, data=str(file), images=coco / "val", limit=4, output=out)) == 0
+    assert run(Settings(results=results, data=str(file), images=str(coco / "val"), limit=4, output=out)) == 0
     written = json.loads((out / "results.json").read_text())
     assert (written["images"], written["results"], written["model"]) == (4, str(results), None)
     assert not (out / "detections.json").exists()
@@ -180,7 +180,7 @@ def test_weights_by_name_say_in_which_order_their_labels_are_read(
         ({"interpolation": "bicubic"}, "--interpolation bicubic belongs to classifiers"),
         ({"root": "elsewhere"}, "--root elsewhere belongs to classifiers"),
         ({"data": "nowhere", "image_size": 70}, "--image-size belongs to classifiers and to generated scenes"),
-        ({"data": "nowhere"}, r"detection data is a folder with annotations/instances_train\*\.json"),
+        ({"data": "nowhere"}, "nothing at .nowhere. .--data.; a detector takes scenes"),
     ],
 )
 def test_flags_of_classifiers_are_refused(detector_file: Path, changed: dict, sentence: str) -> None:

@@ -1,6 +1,7 @@
 """The annotated images to judge against: of a folder, of an annotation file, or generated."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,17 +39,18 @@ def test_the_images_of_a_file_may_lie_elsewhere(coco: Path, tmp_path: Path) -> N
     file = tmp_path / "elsewhere" / "objects.json"
     file.parent.mkdir()
     (coco / "annotations" / "instances_val.json").rename(file)
-    with pytest.raises(UserError, match="there is no such folder; --images names another"):
+    with pytest.raises(UserError, match="none of the images is found in .*; --images names their folder"):
         open_truth(DataSettings(str(file)))
-    part = open_truth(DataSettings(str(file), limit_val=4), folder=coco / "val")
+    part = open_truth(DataSettings(str(file), limit_val=4, images=str(coco / "val")))
     assert (len(part.images), part.images.read(0).size) == (4, (64, 64))
     with pytest.raises(UserError, match=r"--images takes a folder, and there is none at .*vla; did you mean \".*val\""):
-        open_truth(DataSettings(str(file)), folder=coco / "vla")
+        open_truth(DataSettings(str(file), images=str(coco / "vla")))
 
 
 def test_results_can_be_judged_without_the_images(coco: Path) -> None:
     file = coco / "alone.json"
     (coco / "annotations" / "instances_val.json").rename(file)
+    shutil.rmtree(coco / "val")
     images = open_truth(DataSettings(str(file)), needs_images=False).images
     assert len(images.content["annotations"]) == 30
     with pytest.raises(ImageError):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from evaluation.shaken import as_results, shaken
-from gcnet.data.coco.images import CocoImages, folder_reader
+from gcnet.data.coco.images import CocoImages, FolderReader
 from gcnet.data.coco.masks import compressed_runs
 from gcnet.data.coco.source import SceneReader
 from gcnet.data.scenes import Scenes
@@ -66,7 +66,7 @@ def test_names_are_text_and_images_that_cannot_be_read_are_passed_over(tmp_path:
         image["file_name"] = f"<b>{image['id']}\n$x_1$</b>.png"
     (tmp_path / "<b>2\n$x_1$<").mkdir()
     Scenes(3).read(1).save(tmp_path / content["images"][1]["file_name"])
-    images = CocoImages(content, folder_reader(tmp_path))
+    images = CocoImages(content, FolderReader(tmp_path, content["images"]))
     write_worst(images, match_images(content, [], [1, 2, 3]), tmp_path, about="")
     assert headings((tmp_path / "worst.html").read_text()) == [
         (r"&lt;b&gt;2\n$x_1$&lt;/b&gt;.png", "F1 0.00: 0 found, 6 missed, 0 false")

@@ -13,10 +13,12 @@ from PIL import Image
 
 from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
+from gcnet.models.create import create_model
 from gcnet.models.files import load_model, read_model_file
 from gcnet.training.detection import DetectionTask, detector_options, filled_detection
 from gcnet.training.dry_run import dry_run
 from gcnet.training.folder import RunFolder, open_folder
+from gcnet.training.optimization import freeze
 from gcnet.training.reporter import Silent
 from gcnet.training.run import RunResult, resume, train
 from gcnet.training.schedule import build_schedule
@@ -129,22 +131,36 @@ def test_the_stem_is_frozen_and_statistics_kept_only_where_there_are_weights_to_
 
 
 def test_a_frozen_stem_is_the_first_convolution_and_c2_without_the_blocks_put_into_it():
-    from gcnet.models.create import create_model
-    from gcnet.training.optimization import freeze
-
-    patterns = filled_detection(
-        override(TrainSettings(), model="mask_rcnn_resnet50", backbone_weights="a")
-    ).recipe.freeze
+    recipe = filled_detection(override(TrainSettings(), model="mask_rcnn_resnet50", backbone_weights="a")).recipe
     for name in ("mask_rcnn_resnet18", "mask_rcnn_se_resnet50"):
         with torch.device("meta"):
             model = create_model(name, num_classes=1)
-        frozen = freeze(model, patterns or ())
+        frozen = freeze(model, recipe.freeze or (), optional=recipe.preset_freeze)
         stem = [
             key for key, _ in model.named_parameters() if key.startswith(("backbone.body.conv1", "backbone.body.bn1"))
         ]
         first = [key for key, _ in model.named_parameters() if key.startswith("backbone.body.layer1")]
         assert set(frozen) == {*stem, *(key for key in first if ".context." not in key)}
     assert any(".context." in key for key in first)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "stems"),
+    [
+        ("mask_rcnn_resnet18", {"norm": "frozen"}, {"conv1", "layer1"}),
+        ("mask_rcnn_gc_cifar_resnet20", {}, {"conv1", "bn1", "layer1"}),
+        ("mask_rcnn_gc_scenes_resnet", {}, {"stem"}),
+        ("mask_rcnn_scenes_resnet", {"norm": "frozen"}, {"stem"}),
+    ],
+)
+def test_presets_freeze_what_a_network_has(model: str, changes: dict[str, Any], stems: set[str]):
+    chosen = filled_detection(override(TrainSettings(), model=model, backbone_weights="a", **changes))
+    with torch.device("meta"):
+        network = create_model(model, num_classes=1, detector={"norm": chosen.detector.norm})
+    frozen = freeze(network, chosen.recipe.freeze or (), optional=chosen.recipe.preset_freeze)
+    assert {name.split(".")[2] for name in frozen} == stems
+    with pytest.raises(UserError, match="matches no parameter"):
+        freeze(network, ["backbone.body.none.*"], optional=chosen.recipe.preset_freeze)
 
 
 def test_short_and_long_side_travel_with_the_weights_in_the_proportion_of_800_to_1333():

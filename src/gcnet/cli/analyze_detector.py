@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 def open_detector_run(detector: "Detector", settings: "Settings") -> "DetectorRun":
     """The validation images of --data."""
-    from gcnet.data.coco.source import open_coco_part
+    from gcnet.data.coco.source import open_validation
 
-    part = open_coco_part(settings.data_settings(), "val", settings.seed)
-    if complaint := part.complaint():
-        print(f"gcnet: {complaint}", file=sys.stderr)
+    part = open_validation(settings.data_settings(), settings.seed)
+    for report in part.reports():
+        print(f"gcnet: {report}", file=sys.stderr)
     return DetectorRun(part.images, detector)
 
 

@@ -9,7 +9,6 @@ from gcnet.errors import UserError
 SUMMARY = "measure the accuracy of a trained network on labelled images"
 
 _OF_CLASSIFIERS = ("resize", "crop", "interpolation", "root", "download")
-_OF_DETECTORS = ("images",)
 _OF_NETWORKS = ("weights", "batch_size", "workers", "device")
 
 
@@ -27,9 +26,13 @@ class Settings:
     """Weights for a network by name: a file, or "pretrained"."""
     data: str = "scenes"
     """scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or a CSV. For
-    detectors scenes, scenes-control, a folder laid out as COCO publishes its own, or an annotation file (JSON)."""
-    images: Path | None = None
-    """Detectors: folder of the images of an annotation file (default: the folder of its name beside it)."""
+    detectors scenes, scenes-control, a folder of images with COCO annotations, or an annotation file (JSON)."""
+    val: str | None = None
+    """Validation data, where --data are the training data of `gcnet train`."""
+    images: str | None = None
+    """Folder of the images of a CSV or an annotation file (default: found beside it)."""
+    val_fraction: float | None = None
+    """Evaluate the share of --data that `gcnet train` held out with the same --val-fraction and --seed."""
     results: Path | None = None
     """Judge the detections in this file (JSON, COCO's result format) instead of a model's."""
     root: str = "data"
@@ -55,7 +58,7 @@ class Settings:
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda or cuda:N; under torchrun each process takes its own GPU."""
     seed: int = 0
-    """Seed of generated scenes."""
+    """Seed of generated scenes, and of the choice of images with --val-fraction."""
     output: Path | None = None
     """Folder for results.json, per_class.csv and pictures; of detectors also for detections.json and worst.html."""
 
@@ -67,8 +70,6 @@ class Settings:
             raise UserError(f"--crop is a share of the short side, above 0 and up to 1; found {self.crop}")
         if self.crop is not None and self.resize is not None:
             raise UserError("--crop and --resize both set the short side before the crop; give one of them")
-        if self.images is not None and Path(self.data).suffix.lower() != ".json":
-            raise UserError(f"--images belongs to --data with an annotation file (.json), found --data {self.data}")
         if self.results is not None:
             self._check_results()
         elif self.model is None:
@@ -85,6 +86,9 @@ class Settings:
         """The settings of the images; `size` is the side that the network was trained on, if known."""
         return DataSettings(
             data=self.data,
+            val=self.val,
+            images=self.images,
+            val_fraction=self.val_fraction,
             root=self.root,
             download=self.download,
             image_size=size if self.image_size is None else self.image_size,
@@ -93,15 +97,6 @@ class Settings:
             scene_distance=self.scene_distance,
             workers=self.workers,
         )
-
-    def require_classifier(self) -> None:
-        """Refuse what is for detectors only.
-
-        Raises:
-            UserError: for the first of it.
-        """
-        if flag := self._given(_OF_DETECTORS):
-            raise UserError(f"{flag} belongs to detectors, and {self.model} is a classifier")
 
     def require_detector(self) -> None:
         """Refuse what is for classifiers only.
@@ -132,7 +127,6 @@ def run(settings: Settings) -> int:
         if isinstance(found, Network):
             from gcnet.cli.evaluate_classifier import run_classifier
 
-            settings.require_classifier()
             found.model.to(device)
             run_classifier(settings, found, processes)
         else:

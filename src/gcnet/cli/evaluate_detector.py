@@ -26,9 +26,9 @@ def run_detector(settings: "Settings", detector: "Detector | None", processes: "
 
     images = settings.data_settings(None)
     needs_images = detector is not None
-    part = open_truth(images, settings.seed, folder=settings.images, needs_images=needs_images)
-    if processes.first and (complaint := part.complaint()):
-        print(f"gcnet: {complaint}", file=sys.stderr)
+    part = open_truth(images, settings.seed, needs_images=needs_images)
+    for report in part.reports() if processes.first else ():
+        print(f"gcnet: {report}", file=sys.stderr)
     if detector is None:
         result = _judge_results(part.images, settings)
     else:

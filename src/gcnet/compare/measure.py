@@ -82,7 +82,7 @@ def measure_costs(
 def _runnable(settings: CompareSettings, network: nn.Module, num_classes: int) -> nn.Module:
     """The network as time and memory are measured: what the recipe freezes is frozen, and a detector has objects."""
     recipe = filled(describe(settings, BASELINE, {})).recipe
-    freeze(network, recipe.freeze or ())
+    freeze(network, recipe.freeze or (), optional=recipe.preset_freeze)
     return MeasuredDetector(network, num_classes) if is_detector(settings.model) else network
 
 

@@ -43,7 +43,9 @@ def has_image_suffix(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def open_image(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
+def open_image(
+    path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGAPIXELS, upright: bool = True
+) -> Image.Image:
     """Decode a file to an RGB image of 8 bits, upright as its EXIF orientation says.
 
     Grey, palette and CMYK become RGB; 16-bit grey keeps its upper 8 bits; transparency is laid on white; of an
@@ -53,6 +55,7 @@ def open_image(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGA
         path: a JPEG, PNG, GIF, BMP, WebP, TIFF or PPM file.
         max_megapixels: the size in the header may not exceed this (nor Pillow's own limit of 179); it is read
             before anything is decoded.
+        upright: whether the image is turned as its EXIF orientation says; else it stays as it is stored.
 
     Raises:
         ImageError: for anything else, with a short reason.
@@ -62,7 +65,7 @@ def open_image(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGA
         # Pillow warns of what is either decoded well enough (odd EXIF) or refused below (size).
         warnings.simplefilter("ignore")
         try:
-            return _decode(path, max_megapixels)
+            return _decode(path, max_megapixels, upright)
         except ImageError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly every built-in error on damaged bytes
@@ -81,20 +84,43 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         raise ImageError(path, "empty file")
 
 
-def _decode(path: str | os.PathLike[str], max_megapixels: float) -> Image.Image:
+def _decode(path: str | os.PathLike[str], max_megapixels: float, upright: bool) -> Image.Image:
     with Image.open(Path(path), formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_megapixels * 1e6:
             raise ImageError(path, f"{width}x{height} pixels, over the limit of {max_megapixels:g} megapixels")
         image.load()
-        return _to_rgb(_upright(image), path)
+        return _to_rgb(_upright(image) if upright else image, path)
+
+
+def read_header(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """Width and height in pixels as stored, and the EXIF orientation (1 to 8, 1 is upright), without decoding.
+
+    Raises:
+        ImageError: the file is missing, or its header is not that of an image.
+    """
+    _check_file(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(Path(path), formats=FORMATS) as image:
+                return *image.size, _orientation(image)
+        except Exception as error:  # Pillow's readers raise nearly every built-in error on damaged bytes
+            raise ImageError(path, _reason(error, MAX_MEGAPIXELS)) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # the pixels are whole; only the note on how they are turned cannot be read
+        return 1
+    return value if value in range(1, 9) else 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return ImageOps.exif_transpose(image) if is_turned else image
-    except Exception:  # the pixels are whole; only the note on how they are turned cannot be read
+        return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+    except Exception:  # the pixels are whole; the tags that are to be rewritten are damaged
         return image
 
 

@@ -21,6 +21,7 @@ from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.errors import UserError
 from gcnet.evaluation.detector import DetectorResult, evaluate_detector
 from gcnet.models.files import save_model
+from gcnet.models.names import backbone_name, split_name
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.loop import AUTOCAST
@@ -77,7 +78,7 @@ class DetectionTask:
 
     def notes(self) -> list[str]:
         """What of the data is left out or mended, a sentence each."""
-        notes = [complaint for part in self.parts if (complaint := part.complaint())]
+        notes = [report for part in self.parts for report in part.reports()]
         empty = len(self.parts[0].images) - len(self.train)
         if empty:
             notes.append(f"{empty} training images without objects are left out; --empty-images keeps them")
@@ -123,7 +124,7 @@ class DetectionTask:
     def files(self) -> Iterator[tuple[str, str]]:
         """A digest of each annotation file, and the bytes of every image."""
         for split, part in zip(("train", "val"), self.parts, strict=True):
-            for name, content in part.files():
+            for name, content in part.contents():
                 yield f"{split}/{name}", content
 
     def describe_augmentation(self) -> str:
@@ -206,7 +207,7 @@ def open_detection(settings: TrainSettings, processes: Processes) -> DetectionTa
     Raises:
         UserError: where the data are not there or do not suit the recipe.
     """
-    return DetectionTask(*open_coco(settings.data), settings, processes)
+    return DetectionTask(*open_coco(settings.data, split_seed=settings.machine.seed), settings, processes)
 
 
 def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
@@ -249,8 +250,14 @@ def filled_detection(settings: TrainSettings) -> TrainSettings:
     has_weights = detector.backbone_weights is not None or settings.network.weights is not None
     if recipe.freeze is None and not has_weights:
         recipe = replace(recipe, freeze=())
+    elif recipe.freeze is None and _backbone(settings) == "scenes_resnet":
+        recipe = replace(recipe, freeze=("backbone.body.stem.*",))  # c2 is all the rest of this network
     norm = detector.norm or ("fixed" if has_weights else "batch")
     return replace(settings, recipe=recipe.filled(DETECTOR_PRESET), detector=replace(detector, norm=norm))
+
+
+def _backbone(settings: TrainSettings) -> str:
+    return backbone_name(split_name(settings.network.model)[1])
 
 
 def _refuse_classifiers(settings: TrainSettings) -> None:

@@ -61,7 +61,7 @@ class Trainer:
         self.network = network.to(device)
         if machine.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
-        self.frozen = freeze(self.network, recipe.freeze or ())
+        self.frozen = freeze(self.network, recipe.freeze or (), optional=recipe.preset_freeze)
         self.schedule = build_schedule(recipe, task.steps_per_epoch)
         self.optimizer = build_optimizer(self.network, recipe, block_parameters)
         self.average = build_average(self.network, recipe.ema) if recipe.ema else None

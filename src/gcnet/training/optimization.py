@@ -12,15 +12,20 @@ from gcnet.errors import UserError, nearest
 from gcnet.training.settings import RecipeSettings
 
 
-def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+def freeze(model: nn.Module, patterns: Sequence[str], *, optional: Collection[str] = ()) -> list[str]:
     """Switch off the gradient of every parameter whose name matches a pattern; returns their names.
 
+    Args:
+        model: the network.
+        patterns: of parameter names, such as "layer1.*".
+        optional: those of the patterns that may match nothing, as a preset's may: frozen norms have no parameters.
+
     Raises:
-        UserError: for a pattern that matches no parameter, or when none is left to train.
+        UserError: for another pattern that matches no parameter, or when none is left to train.
     """
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if pattern not in optional and not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(f'--freeze "{pattern}" matches no parameter{nearest(pattern, names) or ""}')
     frozen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if len(frozen) == len(names):

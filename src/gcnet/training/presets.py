@@ -21,7 +21,7 @@ class Preset:
         warmup_epochs: linear warm-up, in epochs; in steps where there are `warmup_steps`.
         warmup_from: share of the learning rate at the first step of warm-up; None is one step's share.
         clip_norm: L2 norm that gradients are clipped to; 0 is off.
-        freeze: patterns of parameters that stay as they are.
+        freeze: patterns of parameters that stay as they are, where a network has them.
     """
 
     epochs: float
@@ -40,6 +40,7 @@ class Preset:
 
 # The stem and c2 without blocks that were put into it ("context" has no v).
 _STEM = (
+    "backbone.body.stem.*",
     "backbone.body.conv1.*",
     "backbone.body.bn1.*",
     "backbone.body.layer1.?.conv*",

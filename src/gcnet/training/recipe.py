@@ -106,6 +106,11 @@ class RecipeSettings:
         """The weight decay, the preset's where none is given."""
         return self._preset.weight_decay[self.optimizer] if self.weight_decay is None else self.weight_decay
 
+    @property
+    def preset_freeze(self) -> tuple[str, ...]:
+        """The preset's patterns of frozen parameters, which a network need not have."""
+        return self._preset.freeze
+
     def scaling(self) -> str:
         """Where the learning rate comes from, in a few words."""
         preset = self._preset

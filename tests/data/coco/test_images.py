@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from gcnet.data.coco.images import CocoImages, folder_reader
+from gcnet.data.coco.images import CocoImages, FolderReader
 from gcnet.data.coco.inspection import read_annotations
-from gcnet.data.coco.source import find_part, is_coco, open_coco, open_coco_part
+from gcnet.data.coco.source import is_coco, open_coco, open_validation
 from gcnet.data.decode import ImageError
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import DataSettings
@@ -69,23 +69,7 @@ def test_images_without_objects_can_be_left_out_and_parts_be_taken():
 def test_an_image_of_another_size_than_stated_is_refused(tmp_path: Path):
     Image.new("RGB", (10, 8)).save(tmp_path / "full.png")
     with pytest.raises(ImageError, match="it has 10 x 8 pixels, its annotations are of 8 x 10"):
-        CocoImages(content(), folder_reader(tmp_path)).read(1)
-
-
-def test_exif_turns_an_image_upright_before_its_size_is_looked_at(tmp_path: Path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    Image.new("RGB", (10, 8), "red").save(tmp_path / "full.jpg", exif=exif)
-    entry = {"id": 7, "file_name": "full.jpg", "width": 8, "height": 10}
-    assert CocoImages(content(images=[entry]), folder_reader(tmp_path)).read(0).size == (8, 10)
-
-
-def test_no_path_leaves_the_image_folder(tmp_path: Path):
-    (tmp_path / "in").mkdir()
-    Image.new("RGB", (8, 10)).save(tmp_path / "out.png")
-    entry = {"id": 7, "file_name": "../out.png", "width": 8, "height": 10}
-    with pytest.raises(ImageError, match="leaves the image folder"):
-        CocoImages(content(images=[entry]), folder_reader(tmp_path / "in")).read(0)
+        CocoImages(content(), FolderReader(tmp_path, content()["images"])).read(1)
 
 
 def write(root: Path, *, suffix: str = "2017", places: tuple[str, str] = ("", "")) -> None:
@@ -100,28 +84,30 @@ def test_a_folder_laid_out_as_coco_publishes_its_own_is_found(tmp_path: Path):
     train, val = open_coco(DataSettings(data=str(tmp_path), limit_train=2))
     assert (len(train.images), len(val.images)) == (2, 3)
     assert train.complaint() is None
-    assert find_part(tmp_path, "val") == (
-        tmp_path / "annotations" / "instances_val2017.json",
-        tmp_path / "images" / "val2017",
-    )
+    assert val.place == str(tmp_path / "annotations" / "instances_val2017.json")
+    assert val.images.files() == {
+        str(tmp_path / "images" / "val2017" / name) for name in map(val.images.name, range(3))
+    }
 
 
 def test_an_annotation_file_alone_is_a_part(tmp_path: Path):
     write(tmp_path)
-    part = open_coco_part(DataSettings(data=str(tmp_path / "annotations" / "instances_train2017.json")), "val")
+    part = open_validation(DataSettings(data=str(tmp_path / "annotations" / "instances_train2017.json")))
     assert part.images.read(0).size == (64, 64)
 
 
-def test_what_is_missing_is_said(tmp_path: Path):
-    with pytest.raises(UserError, match="found none"):
+def test_missing_and_ambiguous_files_are_named(tmp_path: Path):
+    with pytest.raises(UserError, match="no COCO annotation file for train: looked for .*; found nothing"):
         open_coco(DataSettings(data=str(tmp_path)))
     write(tmp_path)
     (tmp_path / "annotations" / "instances_train2014.json").write_text("{}")
-    with pytest.raises(UserError, match="instances_train2014.json, instances_train2017.json"):
+    with pytest.raises(
+        UserError, match=r"found 2: .*instances_train2014.json, .*instances_train2017.json; name one by"
+    ):
         open_coco(DataSettings(data=str(tmp_path)))
     (tmp_path / "annotations" / "instances_train2014.json").unlink()
-    (tmp_path / "val2017").rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"should lie in .*val2017, and there is no such folder"):
+    (tmp_path / "val2017").rename(tmp_path.parent / "elsewhere")
+    with pytest.raises(UserError, match=r"instances_val2017.json: none of the images is found in .*; the first is"):
         open_coco(DataSettings(data=str(tmp_path)))
 
 

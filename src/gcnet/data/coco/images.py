@@ -3,8 +3,6 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from gcnet.data.coco.masks import segmentation_mask
-from gcnet.data.decode import ImageError, open_image
+from gcnet.data.coco.paths import MISSING, resolve_paths
+from gcnet.data.decode import ImageError, open_image, read_header
+from gcnet.data.images import size_on_disk
 
 Entry = Mapping[str, Any]  # an entry of the list "images" or "annotations"
+
+_SAMPLE = 100  # images whose headers are read to learn in which orientation the images are annotated
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,10 @@ class CocoImages:
         image = self._read(self.images[index])
         if image.size[::-1] != self.size(index):
             height, width = self.size(index)
+            swapped = ", as if an EXIF orientation had been lost" if image.size == (height, width) else ""
             raise ImageError(
                 self.name(index),
-                f"it has {image.width} x {image.height} pixels, its annotations are of {width} x {height}",
+                f"it has {image.width} x {image.height} pixels, its annotations are of {width} x {height}{swapped}",
             )
         return image
 
@@ -104,6 +107,18 @@ class CocoImages:
         boxes[:, 2:] += boxes[:, :2]
         labels = torch.tensor([self._labels[annotation["category_id"]] for annotation in found], dtype=torch.int64)
         return Objects(boxes, labels, torch.from_numpy(masks))
+
+    def files(self) -> set[str]:
+        """The paths of the image files; empty for images that are not read from files."""
+        if not isinstance(self._read, FolderReader):
+            return set()
+        paths = (self._read.paths.path(image["file_name"]) for image in self.images)
+        return {path for path in paths if path is not None}
+
+    def file_size(self, index: int) -> int | None:
+        """Bytes of the image's file; None where the file is missing, or the image has no file of its own."""
+        path = self._read.paths.path(self.name(index)) if isinstance(self._read, FolderReader) else None
+        return None if path is None else size_on_disk(path)
 
     def subset(self, indices: Sequence[int]) -> "CocoImages":
         """Some of the images, in this order."""
@@ -121,13 +136,61 @@ class CocoImages:
         return self.subset([index for index in range(len(self)) if self.annotations(index)])
 
 
-def folder_reader(folder: str | os.PathLike[str]) -> Callable[[Entry], Image.Image]:
-    """Reads images below a folder, which none may leave."""
-    return partial(_read_below, os.path.realpath(folder))
+class FolderReader:
+    """Reads the images of a folder in the orientation that their annotations are of.
+
+    Sizes tell it for an image that its EXIF orientation turns by a quarter, unless it is square. Others are turned as
+    the EXIF orientation says, or stay as stored if the annotations of a sample of the images are of stored sizes.
+
+    Args:
+        folder: of the images.
+        entries: of all images, which decide together what an unclear path means.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], entries: Sequence[Entry]) -> None:
+        self.paths = resolve_paths(folder, [entry["file_name"] for entry in entries])
+        turned = [fits for entry in _spread(entries) if (fits := self._fits(entry)) is not None]
+        self._stored = turned.count("stored")
+        self._upright = turned.count("upright") >= self._stored
+
+    def __call__(self, entry: Entry) -> Image.Image:
+        """The image, RGB; raises ImageError."""
+        path = self._path(entry)
+        return open_image(path, upright=(self._fits(entry) or self._usual) == "upright")
+
+    @property
+    def _usual(self) -> str:
+        return "upright" if self._upright else "stored"
+
+    def notes(self) -> list[str]:
+        """What was repaired, a sentence each."""
+        notes = [note] if (note := self.paths.note()) else []
+        if self._stored:
+            notes.append(
+                "images with an EXIF orientation are not rotated where their annotations are of the stored size"
+            )
+        return notes
+
+    def _path(self, entry: Entry) -> str:
+        name = entry["file_name"]
+        path = self.paths.path(name)
+        if path is None:
+            raise ImageError(name, self.paths.missing.get(name, MISSING))
+        return path
+
+    def _fits(self, entry: Entry) -> str | None:
+        """Whether the stated size is that of the image "upright" or "stored"; None for either, or neither."""
+        try:
+            width, height, orientation = read_header(self._path(entry))
+        except ImageError:
+            return None
+        if orientation < 5 or width == height:  # the sizes are the same: nothing, a half turn or a reflection
+            return None
+        stated = entry["width"], entry["height"]
+        return {(height, width): "upright", (width, height): "stored"}.get(stated)
 
 
-def _read_below(base: str, entry: Entry) -> Image.Image:
-    path = os.path.realpath(os.path.join(base, entry["file_name"]))
-    if os.path.commonpath([path, base]) != base:
-        raise ImageError(entry["file_name"], "its path leaves the image folder")
-    return open_image(Path(path))
+def _spread(entries: Sequence[Entry]) -> list[Entry]:
+    """At most `_SAMPLE` of the entries, evenly spread."""
+    count = min(len(entries), _SAMPLE)
+    return [entries[number * len(entries) // count] for number in range(count)]

@@ -1,54 +1,42 @@
-"""From settings to detection data: a folder laid out as COCO publishes its own, or generated scenes."""
+"""From settings to detection data: images with COCO annotations, or generated scenes."""
 
 import hashlib
 import os
-import re
+import random
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from gcnet.data.coco.faults import Fault
-from gcnet.data.coco.images import CocoImages, Entry, folder_reader
+from gcnet.data.coco.images import CocoImages, Entry, FolderReader
 from gcnet.data.coco.inspection import inspect, read_annotations
-from gcnet.data.images import size_on_disk
+from gcnet.data.coco.layouts import find_layout, image_folder, unrecognized
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import DataSettings
 from gcnet.data.source import open_scenes
-from gcnet.errors import UserError, nearest_path
+from gcnet.errors import UserError, printable
 
-_NAMED = re.compile(r"instances_(?P<suffix>(?P<split>train|val).*)\.json")
 _LISTED_FAULTS = 3
 
 
 @dataclass(frozen=True)
 class CocoPart:
-    """The images of one part of a set, and what was amiss in its annotations.
+    """The images of one part of a data set, and what was repaired or skipped in its annotations.
 
     Attributes:
-        images: what is left without the faults, all images, with and without objects.
-        faults: what was mended or left out.
+        images: the images without the faults, with and without objects.
+        faults: what was repaired or skipped.
         place: the annotation file, or what the images were generated from.
-        folder: of the images; None where they are generated.
+        notes: what else the user should know, a sentence each.
     """
 
     images: CocoImages
     faults: tuple[Fault, ...]
     place: str
-    folder: Path | None = None
-
-    def files(self) -> Iterator[tuple[str, str]]:
-        """Name and content of the annotation file and of every image: a digest of the one, the bytes of the other."""
-        if self.folder is None:
-            return
-        with open(self.place, "rb") as file:
-            yield "annotations", hashlib.file_digest(file, "sha256").hexdigest()
-        for index in range(len(self.images)):
-            name = self.images.name(index)
-            yield name, str(size_on_disk(f"{self.folder}/{name}"))
+    notes: tuple[str, ...] = ()
 
     def complaint(self) -> str | None:
         """The faults in one sentence; None where there are none."""
@@ -61,45 +49,162 @@ class CocoPart:
             f"gcnet check-data {self.place} lists them"
         )
 
+    def reports(self) -> list[str]:
+        """The faults and the notes, a sentence each."""
+        complaint = self.complaint()
+        return [*([complaint] if complaint else []), *self.notes]
 
-def open_coco(settings: DataSettings, seed: int = 0) -> tuple[CocoPart, CocoPart]:
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """Name and content of the annotation file and of every image: a digest of the one, the bytes of the other."""
+        if not self.images.files():  # generated
+            return
+        with open(self.place, "rb") as file:
+            yield "annotations", hashlib.file_digest(file, "sha256").hexdigest()
+        for index in range(len(self.images)):
+            yield self.images.name(index), str(self.images.file_size(index))
+
+    def subset(self, indices: Sequence[int], *notes: str) -> "CocoPart":
+        """Some of the images, in this order, with further notes."""
+        return replace(self, images=self.images.subset(indices), notes=(*self.notes, *notes))
+
+    def limited(self, limit: int | None) -> "CocoPart":
+        """At most so many images, evenly spread."""
+        return replace(self, images=self.images.limited(limit))
+
+
+def open_coco(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> tuple[CocoPart, CocoPart]:
     """Training and validation images, of the same categories.
 
-    Arguments:
-        settings: `data` is a folder with annotations/instances_{train,val}*.json and a folder of images named as what
-            stands behind instances_ (such as train2017), or scenes or scenes-control; `limit_train` and `limit_val`
-            take some images only.
+    Args:
+        settings: `data` is a folder in a layout of `gcnet.data.coco.layouts`, an annotation file (then with `val` or
+            `val_fraction`), or scenes or scenes-control; `limit_train` and `limit_val` take some images only.
         seed: of generated images.
+        split_seed: of the choice of validation images with `val_fraction`.
 
     Raises:
-        UserError: nothing of that shape is there, an object has no mask, or the parts have other categories.
+        UserError: there are no such data, no validation images, an object has no mask, or the parts have other
+            categories.
     """
-    train, val = (open_coco_part(settings, split, seed) for split in ("train", "val"))
-    _check_same(train, val)
-    return train, val
-
-
-def open_coco_part(settings: DataSettings, split: str, seed: int = 0) -> CocoPart:
-    """One part of a set, "train" or "val", as `open_coco`; or of an annotation file (JSON) all of it.
-
-    Raises:
-        UserError: as `open_coco`.
-    """
-    limit = settings.limit_train if split == "train" else settings.limit_val
     if settings.is_generated:
-        scenes = open_scenes(settings, seed, split)
-        return CocoPart(CocoImages(scenes.coco_annotations(), SceneReader(scenes)), (), settings.data)
-    file, folder = find_part(settings.data, split)
-    part = clean_part(read_annotations(file), file, folder, limit)
-    _check_masks(part.images, file)
-    return part
+        return _open_scenes(settings, "train", seed), _open_scenes(settings, "val", seed)
+    train_file, val_file = _files(settings)
+    train = _open_file(train_file, settings, "train")
+    if val_file is None:
+        train, val = held_out(train, settings.val_fraction or 0.0, split_seed)
+    else:
+        val = _open_file(val_file, settings, "val")
+    train, val = train.limited(settings.limit_train), val.limited(settings.limit_val)
+    _check_same(train, val)
+    for part in (train, val):
+        _check_masks(part.images, part.place)
+    return train, _with_shared(train, val)
 
 
-def clean_part(content: dict[str, Any], file: Path, folder: Path, limit: int | None) -> CocoPart:
-    """The content of an annotation file without its faults, and its images in a folder, at most `limit` of them."""
-    inspection = inspect(content)
-    images = CocoImages(inspection.clean, folder_reader(folder)).limited(limit)
-    return CocoPart(images, inspection.faults, str(file), folder)
+def open_validation(
+    settings: DataSettings, seed: int = 0, *, split_seed: int = 0, needs_images: bool = True
+) -> CocoPart:
+    """The validation images alone, as `open_coco` chooses them; without `val_fraction`, all of an annotation file.
+
+    Args:
+        settings: as for `open_coco`.
+        seed: of generated images.
+        split_seed: as for `open_coco`.
+        needs_images: whether the image files must be there.
+
+    Raises:
+        UserError: there are no such data.
+    """
+    if settings.is_generated:
+        return _open_scenes(settings, "val", seed)
+    if settings.val is None and settings.val_fraction is not None:
+        part = _open_file(_files(settings)[0], settings, "train", needs_images=needs_images)
+        part = held_out(part, settings.val_fraction, split_seed)[1]
+    else:
+        file = _given(settings.val, "--val", "val") if settings.val else _given(settings.data, "--data", "val")
+        part = _open_file(file, settings, "val", needs_images=needs_images)
+    return part.limited(settings.limit_val)
+
+
+def held_out(part: CocoPart, fraction: float, seed: int) -> tuple[CocoPart, CocoPart]:
+    """The images without a random share, and that share, both in their order.
+
+    Raises:
+        UserError: there are fewer than two images.
+    """
+    count = len(part.images)
+    if count < 2:
+        raise UserError(f"--val-fraction needs two images or more to split, found {count} in {part.place}")
+    taken = min(max(1, round(fraction * count)), count - 1)
+    chosen = set(random.Random(seed).sample(range(count), taken))
+    note = f"{taken:,} of {count:,} images of {part.place} are held out for validation (--val-fraction {fraction:g})"
+    rest = part.subset([index for index in range(count) if index not in chosen], note)
+    return rest, CocoPart(part.images.subset(sorted(chosen)), (), part.place)
+
+
+def _files(settings: DataSettings) -> tuple[Path, Path | None]:
+    """The annotation files of training and validation; None for validation that is split off."""
+    train = _given(settings.data, "--data", "train")
+    if settings.val is not None:
+        val = _given(settings.val, "--val", "val")
+        if val.exists() and train.exists() and os.path.samefile(val, train):
+            raise UserError(f"--val must be other images than --data, found {printable(val)} for both")
+        return train, val
+    layout = find_layout(Path(settings.data))
+    own = layout.val or layout.test
+    if settings.val_fraction is not None:
+        if own:
+            raise UserError(
+                f"{printable(settings.data)} has validation data of its own, {printable(own[0])}: leave out "
+                f"--val-fraction, or name the file of the training images by --data"
+            )
+        return train, None
+    if not own:
+        raise UserError(
+            f"{printable(train)} has training images only: name a file of validation images by --val FILE, or hold "
+            f"out a share of the images by --val-fraction 0.2"
+        )
+    return train, _single(own, "--val")
+
+
+def _given(data: str, flag: str, split: str) -> Path:
+    """The annotation file of a split that a flag names: a file, or a folder that holds it."""
+    path = Path(data)
+    if path.suffix.lower() == ".json" or path.is_file():
+        return path
+    layout = find_layout(path)
+    found = {"train": layout.train, "val": layout.val or layout.test}[split] or layout.unsplit
+    if not found and flag == "--val":
+        found = layout.files()
+    if not found:
+        raise unrecognized(layout, split)
+    return _single(found, flag)
+
+
+def _single(files: Sequence[Path], flag: str) -> Path:
+    if len(files) > 1:
+        listed = ", ".join(printable(path) for path in files[:4]) + (", ..." if len(files) > 4 else "")
+        raise UserError(f"{flag} needs one annotation file, found {len(files)}: {listed}; name one by {flag} FILE")
+    return files[0]
+
+
+def _open_scenes(settings: DataSettings, split: str, seed: int) -> CocoPart:
+    scenes = open_scenes(settings, seed, split)
+    return CocoPart(CocoImages(scenes.coco_annotations(), SceneReader(scenes)), (), settings.data)
+
+
+def _open_file(file: Path, settings: DataSettings, split: str, *, needs_images: bool = True) -> CocoPart:
+    """All images of an annotation file."""
+    inspection = inspect(read_annotations(file))
+    entries = inspection.clean["images"]
+    images = None if settings.images is None else Path(settings.images)
+    try:
+        folder = image_folder(file, [entry["file_name"] for entry in entries], images=images, split=split)
+    except UserError:
+        if needs_images or images is not None:
+            raise
+        folder = file.parent
+    reader = FolderReader(folder, entries)
+    return CocoPart(CocoImages(inspection.clean, reader), inspection.faults, str(file), tuple(reader.notes()))
 
 
 class SceneReader:
@@ -113,53 +218,17 @@ class SceneReader:
 
 
 def is_coco(data: str | os.PathLike[str]) -> bool:
-    """Whether a folder is laid out as COCO publishes its own, or a file is one of annotations."""
+    """Whether a folder holds COCO annotations, or a file is one of annotations."""
     path = Path(data)
-    return path.suffix.lower() == ".json" or any(map(_NAMED.fullmatch, _annotation_names(path)))
+    return path.suffix.lower() == ".json" or bool(find_layout(path).files())
 
 
-def find_part(data: str | os.PathLike[str], split: str) -> tuple[Path, Path]:
-    """The annotation file and the image folder of one part of a set.
-
-    Raises:
-        UserError: where the one or the other is missing, or there are several.
-    """
-    path = Path(data)
-    if path.is_file():
-        return path, _folder_of(path.parent, path.stem.removeprefix("instances_"))
-    names = [name for name in _annotation_names(path) if (found := _NAMED.fullmatch(name)) and found["split"] == split]
-    if len(names) != 1:
-        found = f"found {', '.join(names)}" if names else f"found none{nearest_path(path) if not path.exists() else ''}"
-        raise UserError(
-            f"detection data is a folder with annotations/instances_train*.json and instances_val*.json beside folders "
-            f"of images of the same name; expected one for {split} in {path / 'annotations'}, {found}"
-        )
-    return path / "annotations" / names[0], _folder_of(
-        path / "annotations", names[0][len("instances_") : -len(".json")]
-    )
-
-
-def _annotation_names(path: Path) -> list[str]:
-    folder = path / "annotations"
-    return sorted(os.listdir(folder)) if folder.is_dir() else []
-
-
-def _folder_of(annotations: Path, name: str) -> Path:
-    """The folder of the images whose annotations `name` are in the folder `annotations`."""
-    beside = annotations.parent
-    places = (beside / name, beside / "images" / name, annotations / name, annotations / "images")
-    for place in places:
-        if place.is_dir():
-            return place
-    raise UserError(f"the images of {annotations / name} should lie in {places[0]}, and there is no such folder")
-
-
-def _check_masks(images: CocoImages, file: Path) -> None:
+def _check_masks(images: CocoImages, place: str) -> None:
     for index in range(len(images)):
         for annotation in images.annotations(index):
             if not annotation.get("segmentation"):
                 raise UserError(
-                    f"{file}: a detector of masks learns from masks, and annotation {annotation['id']} of image "
+                    f"{place}: a detector of masks learns from masks, and annotation {annotation['id']} of image "
                     f"{annotation['image_id']} has no segmentation"
                 )
 
@@ -171,3 +240,12 @@ def _check_same(train: CocoPart, val: CocoPart) -> None:
             f"{train.place} and {val.place} must have the same categories, in names and ids; "
             f"{'they differ in ' + ', '.join(others[:5]) if others else 'their ids differ'}"
         )
+
+
+def _with_shared(train: CocoPart, val: CocoPart) -> CocoPart:
+    """The validation part, with a note of the image files that training has too."""
+    both = train.images.files() & val.images.files()
+    if not both:
+        return val
+    note = f"{len(both):,} of {len(val.images):,} validation images are training images too, such as {min(both)}"
+    return replace(val, notes=(*val.notes, printable(note)))

@@ -1,0 +1,186 @@
+"""Annotation files and image folders, found in the layouts that annotation tools write."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gcnet.data.coco.paths import resolve_paths
+from gcnet.errors import UserError, nearest_path, printable
+
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training", "trainval"),
+    "val": ("val", "valid", "validation", "minival"),
+    "test": ("test", "testing"),
+}
+"""Words for the parts of a data set, in file and folder names, in any case, also with digits behind them."""
+
+_WORDS = {word: split for split, words in SPLITS.items() for word in words}
+_OTHER_TASKS = ("captions", "panoptic", "stuff", "image_info", "person_keypoints")  # of COCO's own annotations
+_ANNOTATION_FOLDERS = ("annotations", "annotation", "labels")
+_IMAGE_FOLDERS = ("images", "data", "imgs", "img", "jpegimages")
+_HEAD = 65_536  # bytes of a JSON file that are looked at
+_COCO_KEY = re.compile(rb'"(images|annotations|categories|licenses|info)"\s*:\s*[\[{]')
+_SAMPLE = 20  # images whose files decide which folder holds them
+_OTHERS = 20  # folders of any name that are searched for them
+_INSTANCES = re.compile(r"instances[_-](train|val|test)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The annotation files of a folder: of each split, and of no split that their names tell."""
+
+    folder: Path
+    train: tuple[Path, ...] = ()
+    val: tuple[Path, ...] = ()
+    test: tuple[Path, ...] = ()
+    unsplit: tuple[Path, ...] = ()
+
+    def files(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (*self.train, *self.val, *self.test, *self.unsplit)
+
+
+def split_of(name: str) -> str | None:
+    """The split that the name of a file or folder tells: "train", "val" or "test"; None for none, or several."""
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    found = {_WORDS[word] for word in words if word in _WORDS}
+    as_coco = _INSTANCES.match(name)  # such as instances_valminusminival2014.json
+    if not found and as_coco:
+        return as_coco[1].lower()
+    return found.pop() if len(found) == 1 else None
+
+
+def find_layout(folder: Path) -> Layout:
+    """The annotation files in a folder, in its folders of annotations, and in those of its splits."""
+    found: dict[str, list[Path]] = {"train": [], "val": [], "test": [], "unsplit": []}
+    for place in _annotation_places(folder):
+        for path in _annotation_files(place):
+            named = map(split_of, (path.stem, *reversed(path.relative_to(folder).parts[:-1])))
+            found[next((split for split in named if split), "unsplit")].append(path)
+    return Layout(folder, *(_preferred(found[name]) for name in ("train", "val", "test", "unsplit")))
+
+
+def image_folder(file: Path, names: Sequence[str], *, images: Path | None = None, split: str | None = None) -> Path:
+    """The folder of the images of an annotation file: the one in which most of a sample of them are.
+
+    Args:
+        file: the annotation file.
+        names: `file_name` of each of its images.
+        images: the folder that the user names; it may hold one folder for each split.
+        split: of the file, where neither its name nor its folder's tells.
+
+    Raises:
+        UserError: no folder has any image of the sample.
+    """
+    if images is not None and not images.is_dir():
+        raise UserError(f"--images takes a folder, and there is none at {printable(images)}{nearest_path(images)}")
+    sample = [names[number * len(names) // _SAMPLE] for number in range(_SAMPLE)] if len(names) > _SAMPLE else names
+    places = _image_places(file, images, split_of(file.stem) or split_of(file.parent.name) or split)
+    best, most = places[0], (0, 0)
+    for place in places:
+        score = _score(place, sample)
+        if score > most:
+            best, most = place, score
+        if most[0] == len(sample):
+            break
+    if sample and most == (0, 0):
+        looked = ", ".join(map(printable, places[:4])) + (", ..." if len(places) > 4 else "")
+        tried = f"the first {len(sample)}" if len(sample) < len(names) else "the"
+        raise UserError(
+            f"{printable(file)}: none of {tried} images is found in {looked}; the first is "
+            f'"{printable(sample[0])}"{"" if images else "; --images names their folder"}'
+        )
+    return best
+
+
+def unrecognized(layout: Layout, split: str) -> UserError:
+    """The error for a folder without an annotation file of a split."""
+    folder = layout.folder
+    if not folder.is_dir():
+        return UserError(
+            f'nothing at "{printable(folder)}" (--data){nearest_path(folder) or ";"} a detector takes scenes, '
+            f"scenes-control, a folder of images with COCO annotations, or an annotation file (JSON)"
+        )
+    found = [os.fspath(path.relative_to(folder)) for path in layout.files()] or _names(folder)
+    listed = ", ".join(map(printable, found[:6])) + (f", ... ({len(found)} in all)" if len(found) > 6 else "")
+    return UserError(
+        f"{printable(folder)} has no COCO annotation file for {split}: looked for annotations/instances_{split}*.json, "
+        f"annotations/{split}.json, {split}.json and {split}/*.json; found {listed or 'nothing'}"
+    )
+
+
+def _annotation_places(folder: Path) -> list[Path]:
+    """The folders that may hold annotation files."""
+    inner = [place for place in _folders(folder) if _is_annotation_place(place)]
+    return [folder, *inner, *(other for place in inner for other in _folders(place) if _is_annotation_place(other))]
+
+
+def _is_annotation_place(folder: Path) -> bool:
+    return folder.name.lower() in _ANNOTATION_FOLDERS or split_of(folder.name) is not None
+
+
+def _annotation_files(folder: Path) -> list[Path]:
+    """The JSON files of a folder that hold COCO annotations by their first bytes."""
+    paths = [folder / name for name in _names(folder) if name.lower().endswith(".json")]
+    return [path for path in paths if not path.name.startswith(_OTHER_TASKS) and _is_annotation_file(path)]
+
+
+def _is_annotation_file(path: Path) -> bool:
+    """Whether a file is named as COCO's, or begins as one; labelme's, one for each image, do not."""
+    if path.name.lower().startswith("instances"):
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except OSError:
+        return False
+    return head.startswith(b"{") and _COCO_KEY.search(head) is not None
+
+
+def _preferred(files: Sequence[Path]) -> tuple[Path, ...]:
+    """The files named as COCO's, if there are any; else all."""
+    return tuple(path for path in files if path.name.lower().startswith("instances")) or tuple(files)
+
+
+def _image_places(file: Path, images: Path | None, split: str | None) -> list[Path]:
+    """Folders that may hold the images of an annotation file, the likeliest first, without those of other splits."""
+    beside = file.parent
+    if images is not None:
+        roots = [images]
+    elif beside.name.lower() in _ANNOTATION_FOLDERS:
+        roots = [beside.parent, beside]
+    else:
+        roots = [beside, beside.parent] if split_of(beside.name) else [beside]
+    inner = [place for root in roots for place in _folders(root)]
+    inner = [place for place in inner if split is None or split_of(place.name) in (None, split)]
+    usual = [place for place in inner if place.name.lower() in _IMAGE_FOLDERS]
+    below = [place for root in (*roots, *usual) for place in _folders(root)]
+    named = [place for place in below if place.name == file.stem.removeprefix("instances_")]
+    of_split = [place for place in below if split is not None and split_of(place.name) == split]
+    first = [images] if images is not None else []
+    return list(dict.fromkeys([*first, *named, *of_split, *usual, *roots, *inner[:_OTHERS]]))
+
+
+def _score(folder: Path, names: Sequence[str]) -> tuple[int, int]:
+    """How many of the names are files of a folder as they are written, and how many are once they are repaired."""
+    resolved = resolve_paths(folder, names)
+    return len(resolved.found) - len(resolved.repaired()), len(resolved.found)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder without hidden ones, sorted; none if it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(folder / one.name for one in entries if not one.name.startswith(".") and one.is_dir())
+    except OSError:
+        return []
+
+
+def _names(folder: Path) -> list[str]:
+    """The names in a folder without hidden ones, sorted; none if it cannot be listed."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError:
+        return []

@@ -1,0 +1,150 @@
+"""Image paths of annotation files, as tools write them, resolved to files of a folder."""
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from gcnet.errors import printable
+
+OUTSIDE, MISSING, AMBIGUOUS = "its path leaves the image folder", "no such file", "its path fits more than one image"
+
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+@dataclass(frozen=True)
+class ResolvedPaths:
+    """Files of the image names of an annotation file.
+
+    Attributes:
+        folder: the image folder.
+        found: by name, the path of its file relative to the folder.
+        missing: by name, the reason why it has no file.
+    """
+
+    folder: str
+    found: Mapping[str, str]
+    missing: Mapping[str, str]
+
+    def path(self, name: str) -> str | None:
+        """The path of an image's file; None if it is missing."""
+        return os.path.join(self.folder, self.found[name]) if name in self.found else None
+
+    def repaired(self) -> dict[str, str]:
+        """The names that stand for another path than they say, with that path."""
+        return {name: path for name, path in self.found.items() if _inside(name, self.folder) != path}
+
+    def note(self) -> str | None:
+        """How many paths were repaired, in one sentence; None if all are as written."""
+        repaired = self.repaired()
+        if not repaired:
+            return None
+        name, path = next(iter(repaired.items()))
+        were = "path was" if len(repaired) == 1 else "paths were"
+        return printable(f'{len(repaired):,} image {were} repaired, such as "{name}" to "{path}"')
+
+
+def resolve_paths(folder: str | os.PathLike[str], names: Iterable[str]) -> ResolvedPaths:
+    """Find the files of image names in a folder, also of names that tools of another system or machine wrote.
+
+    A name is taken as written if such a file exists. Otherwise backslashes, URL encoding, leading folders, URLs, and
+    upper and lower case are repaired if that leads to a file that no other name has. A name may lead out of the folder
+    through symbolic links only.
+
+    Args:
+        folder: of the images.
+        names: `file_name` of each image.
+    """
+    listing = _Listing(os.path.abspath(folder))
+    found: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        path = next((path for guess in _guesses(name, listing.folder) if (path := listing.find(guess))), None)
+        if path is not None:
+            found[name] = path
+        else:
+            missing[name] = MISSING if _inside(name, listing.folder) else OUTSIDE
+    owners = Counter(found.values())
+    for name in ResolvedPaths(listing.folder, found, missing).repaired():
+        if owners[found[name]] > 1:
+            missing[name] = AMBIGUOUS
+            del found[name]
+    return ResolvedPaths(listing.folder, found, missing)
+
+
+class _Listing:
+    """The files of a folder, each of its subfolders listed at most once."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._names: dict[str, set[str]] = {}
+        self._folded: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, path: str) -> str | None:
+        """The path of a file below the folder, in its own spelling; None if there is none, or several."""
+        parent, name = os.path.split(path)
+        names = self._names.get(parent)
+        if names is None:
+            names = self._names[parent] = self._list(parent)
+        if name in names:
+            return path
+        if parent not in self._folded:
+            self._folded[parent] = {}
+            for one in names:
+                self._folded[parent].setdefault(_fold(one), []).append(one)
+        same = self._folded[parent].get(_fold(name), [])
+        return os.path.join(parent, same[0]) if len(same) == 1 else None
+
+    def _list(self, parent: str) -> set[str]:
+        try:
+            return set(os.listdir(os.path.join(self.folder, parent)))
+        except (OSError, ValueError):
+            return set()
+
+
+def _fold(name: str) -> str:
+    """A name in lower case and in one Unicode form."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _guesses(name: str, folder: str) -> Iterator[str]:
+    """Relative paths that a name may stand for, the most literal first; none leads out of the folder."""
+    readings = list(dict.fromkeys(_readings(name)))
+    for text in readings:
+        if relative := _inside(text, folder):
+            yield relative
+    for text in readings:
+        parts = [part for part in text.split("/") if part not in ("", ".", "..")]
+        for start in range(1, len(parts)):
+            yield "/".join(parts[start:])
+        if text.startswith(("/", "..")) and parts:
+            yield "/".join(parts)
+
+
+def _readings(name: str) -> Iterator[str]:
+    """The name, and what it may be an encoding of."""
+    yield name
+    slashed = _DRIVE.sub("/", name, count=1).replace("\\", "/")
+    yield slashed
+    yield unquote(slashed)
+    if "?" in slashed or _URL.match(slashed):
+        try:
+            url = urlsplit(slashed)
+        except ValueError:  # such as an unclosed bracket in the host's place
+            return
+        for value in parse_qs(url.query).get("d", []):  # Label Studio: /data/local-files/?d=folder/image.png
+            yield value.replace("\\", "/")
+        yield unquote(url.path)
+
+
+def _inside(text: str, folder: str) -> str | None:
+    """A path, as it is written, relative to the folder; None if it leads out of the folder."""
+    if "\0" in text:
+        return None
+    path = os.path.normpath(os.path.join(folder, text))
+    base = os.path.join(folder, "")
+    return path[len(base) :] if path.startswith(base) else None
