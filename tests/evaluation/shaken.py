@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gcnet.data.coco.images import CocoImages
 from gcnet.data.coco.loading import pixels
 from gcnet.data.coco.masks import segmentation_mask
+from gcnet.data.coco.objects import Objects
 
 Content = dict[str, Any]
 
@@ -58,16 +59,19 @@ class Knowing(nn.Module):
     def __init__(self, images: CocoImages, score: float = 1.0) -> None:
         super().__init__()
         self.score = score
-        self.known = {
-            _digest(pixels(images.read(index))): images.objects(index).to_dict() for index in range(len(images))
-        }
+        self.known = {_digest(pixels(images.read(index))): images.objects(index) for index in range(len(images))}
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         return [self._found(self.known[_digest(image)]) for image in images]
 
-    def _found(self, objects: dict[str, Tensor]) -> dict[str, Tensor]:
-        scores = torch.full((len(objects["labels"]),), self.score)
-        return {**objects, "scores": scores, "masks": objects["masks"][:, None].float()}
+    def _found(self, objects: Objects) -> dict[str, Tensor]:
+        scores = torch.full((len(objects.labels),), self.score)
+        return {
+            "boxes": objects.boxes,
+            "labels": objects.labels,
+            "scores": scores,
+            "masks": objects.masks.dense()[:, None].float(),
+        }
 
 
 def _digest(image: Tensor) -> bytes:

@@ -20,6 +20,7 @@ from gcnet.errors import UserError
 from gcnet.evaluation.detection import coco_results, evaluate_detections
 from gcnet.evaluation.detector import evaluate_detector, judge
 from gcnet.models.create import create_model
+from gcnet.ops.bits import unpack_bits
 
 Content = dict[str, Any]
 
@@ -140,8 +141,9 @@ def test_genuine_images_with_their_objects_score_one_when_these_are_fed_back(dat
     for batch in build_detection_loader(DetectionSamples(images), order, workers=2):
         assert not batch.skipped
         for image, target in zip(batch.images, batch.targets, strict=True):
-            assert image.shape == (3, *target["masks"].shape[1:])
-        results += coco_results([as_detected(target) for target in batch.targets], batch.image_ids, images.category_ids)
+            assert image.shape == (3, *masks_of(target, image).shape[1:])
+        detected = [as_detected(target, image) for target, image in zip(batch.targets, batch.images, strict=True)]
+        results += coco_results(detected, batch.image_ids, images.category_ids)
         image_ids += batch.image_ids
     assert image_ids == [images.image_id(index) for index in range((294, 188)[part])]
     result = judge(images.content, results, image_ids)
@@ -152,5 +154,10 @@ def test_genuine_images_with_their_objects_score_one_when_these_are_fed_back(dat
     assert result.is_coco_subset
 
 
-def as_detected(target: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {**target, "scores": torch.ones(len(target["labels"])), "masks": target["masks"][:, None].float()}
+def as_detected(target: dict[str, Tensor], image: Tensor) -> dict[str, Tensor]:
+    masks = masks_of(target, image)[:, None].float()
+    return {**target, "scores": torch.ones(len(target["labels"])), "masks": masks}
+
+
+def masks_of(target: dict[str, Tensor], image: Tensor) -> Tensor:
+    return unpack_bits(target["mask_bits"], image.shape[-1])

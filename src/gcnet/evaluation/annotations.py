@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from gcnet.data.coco.masks import compressed_runs, segmentation_mask
+from gcnet.data.coco.objects import BitMasks
 from gcnet.data.decode import ImageError, open_image
 from gcnet.evaluation.plots import BLUE, INK, VERMILLION, contact_sheet, plain, save_figure, style_axes
 
@@ -43,13 +44,13 @@ def draw_annotations(image: Image.Image, annotations: Sequence[Mapping[str, Any]
 
 
 def draw_targets(image: Float[Tensor, "3 h w"], target: Mapping[str, Tensor]) -> Image.Image:
-    """An image in [0, 1] with the boxes and masks that a detector is to find in it."""
+    """An image in [0, 1] with the boxes and masks of a target as `gcnet.data.coco.objects.Objects.to_dict` gives it."""
     values = (image.float().cpu() * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     corners = target["boxes"].cpu()
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
-    masks = target["masks"].cpu().numpy().astype(bool)
+    masks = BitMasks(target["mask_bits"].cpu(), image.shape[-1])
     annotations = [
-        {"category_id": label, "bbox": box, "segmentation": compressed_runs(mask)}
+        {"category_id": label, "bbox": box, "segmentation": compressed_runs(mask.bool().numpy())}
         for label, box, mask in zip(target["labels"].tolist(), boxes, masks, strict=True)
     ]
     return draw_annotations(Image.fromarray(values), annotations)

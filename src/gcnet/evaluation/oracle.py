@@ -21,7 +21,7 @@ def mask_oracle(images: CocoImages, side: int = 28) -> list[dict[str, Any]]:
     for index in range(len(images)):
         objects, size = images.objects(index), images.size(index)
         rows = torch.arange(len(objects.boxes), dtype=objects.boxes.dtype)[:, None]  # (n, 1)
-        masks = objects.masks[:, None].to(objects.boxes.dtype)  # (n, 1, H, W)
+        masks = objects.masks.dense()[:, None].to(objects.boxes.dtype)  # (n, 1, H, W)
         pooled = roi_align(masks, torch.cat([rows, objects.boxes], dim=1), side, 1.0, 0, aligned=True)
         found = {
             "boxes": objects.boxes,

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from gcnet.data.coco.augment import LargeScaleJitter, Mirror, build_augment
-from gcnet.data.coco.images import Objects
+from gcnet.data.coco.objects import BitMasks, Objects
 from gcnet.data.settings import AugmentSettings
 
 
@@ -15,7 +15,8 @@ def sample(height: int = 20, width: int = 30) -> tuple[Image.Image, Objects]:
     masks[1, 12:18, 20:29] = 1
     image = Image.fromarray(np.repeat(masks.max(0)[:, :, None] * np.uint8(255), 3, axis=2))
     boxes = torch.tensor([[4.0, 3.0, 14.0, 9.0], [20.0, 12.0, 29.0, 18.0]])
-    return image, Objects(boxes, torch.tensor([1, 2]), torch.from_numpy(masks))
+    packed = BitMasks.pack(masks.astype(bool), height, width)
+    return image, Objects(boxes, torch.tensor([1, 2]), packed, torch.tensor([True, True]))
 
 
 def box_of(mask: torch.Tensor) -> list[float]:
@@ -27,7 +28,7 @@ def test_a_mirrored_box_is_still_that_of_its_mask_and_of_the_pixels():
     image, objects = Mirror(1.0)(*sample())
     white = torch.from_numpy(np.asarray(image)[:, :, 0] > 0)
     assert [box_of(mask) for mask in objects.masks] == objects.boxes.tolist()
-    assert torch.equal(objects.masks.amax(0).bool(), white)
+    assert torch.equal(objects.masks.dense().amax(0).bool(), white)
     assert objects.boxes[0].tolist() == [16, 3, 26, 9]
 
 
@@ -43,9 +44,9 @@ def test_jitter_keeps_pixels_masks_and_boxes_together(seed: int):
     torch.manual_seed(seed)
     image, objects = LargeScaleJitter(48, (0.5, 2.0))(*sample())
     assert image.size == (48, 48)
-    assert objects.masks.shape[1:] == (48, 48)
+    assert objects.masks.dense().shape[1:] == (48, 48)
     white = torch.from_numpy(np.asarray(image)[:, :, 0] > 127)
-    apart = (objects.masks.amax(0).bool() != white) if len(objects.masks) else white
+    apart = (objects.masks.dense().amax(0).bool() != white) if len(objects.masks) else white
     assert float(apart.float().mean()) < 0.06
     for mask, box in zip(objects.masks, objects.boxes.tolist(), strict=True):
         assert box_of(mask) == pytest.approx(box, abs=1.01)
@@ -56,7 +57,7 @@ def test_jitter_leaves_out_what_its_crop_cuts_away():
     for seed in range(30):
         torch.manual_seed(seed)
         _, objects = LargeScaleJitter(24, (1.9, 2.0))(*sample())
-        assert bool(objects.masks.flatten(1).any(1).all())
+        assert bool(objects.masks.dense().flatten(1).any(1).all())
         assert bool((objects.boxes[:, 2:] - objects.boxes[:, :2] >= 1).all())
         kept.add(len(objects.labels))
     assert 0 in kept or 1 in kept

@@ -48,14 +48,14 @@ def test_labels_count_from_1_in_the_order_of_the_category_ids_and_crowds_are_no_
     assert objects.boxes.tolist() == [[1, 2, 5, 6]] * 2
     expected = np.zeros((10, 8), dtype=np.uint8)
     expected[2:6, 1:5] = 1
-    assert objects.masks.tolist() == [expected.tolist()] * 2
+    assert objects.masks.dense().tolist() == [expected.tolist()] * 2
 
 
 def test_an_image_without_objects_has_empty_tensors_of_the_right_shape():
     objects = CocoImages(content(), nothing).objects(0)
     assert objects.boxes.shape == (0, 4)
     assert objects.labels.shape == (0,)
-    assert objects.masks.shape == (0, 10, 8)
+    assert objects.masks.dense().shape == (0, 10, 8)
 
 
 def test_images_without_objects_can_be_left_out_and_parts_be_taken():
@@ -157,7 +157,7 @@ def test_generated_scenes_are_detection_data_whose_classes_hang_on_the_reference
         bright = scenes.things(index)[0].brightness > 0.605
         assert (reference, set(shapes)) == (1, {3 if bright else 2})
         found.add(bright)
-        assert torch.equal(train.images.objects(index).masks.bool(), torch.from_numpy(scenes.masks(index)))
+        assert torch.equal(train.images.objects(index).masks.dense().bool(), torch.from_numpy(scenes.masks(index)))
         assert np.array_equal(np.asarray(train.images.read(index)), np.asarray(scenes.read(index)))
     assert found == {False, True}
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from gcnet.data.coco.images import Objects
 from gcnet.data.coco.loading import Augment
+from gcnet.data.coco.objects import Objects
 from gcnet.data.settings import AugmentSettings
 
 _LEAST_SIDE = 1.0  # pixels of a box that a crop leaves
@@ -61,7 +62,8 @@ class Mirror:
         boxes = objects.boxes.clone()
         boxes[:, [0, 2]] = image.width - objects.boxes[:, [2, 0]]
         mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return mirrored, Objects(boxes, objects.labels, objects.masks.flip(-1))
+        masks = objects.masks.mapped(lambda mask: mask.flip(-1), image.height, image.width)
+        return mirrored, Objects(boxes, objects.labels, masks, objects.has_mask)
 
 
 class Colours:
@@ -85,11 +87,18 @@ class LargeScaleJitter:
     def __call__(self, image: Image.Image, objects: Objects) -> tuple[Image.Image, Objects]:
         size = image.height, image.width
         as_boxes: Any = tv_tensors.BoundingBoxes
-        boxes = as_boxes(objects.boxes, format="XYXY", canvas_size=size)
-        image, boxes, masks = self.resize(image, boxes, tv_tensors.Mask(objects.masks))
-        right, below = max(0, self.side - image.width), max(0, self.side - image.height)
-        padded = v2.Pad([0, 0, right, below])(image, boxes, masks)
-        image, boxes, masks = self.crop(*padded)
-        found = Objects(boxes.as_subclass(torch.Tensor), objects.labels, masks.as_subclass(torch.Tensor))
+        resize = self.resize.make_params([image])
+        resized = self.resize.transform(image, resize)
+        pad = v2.Pad([0, 0, max(0, self.side - resized.width), max(0, self.side - resized.height)])
+        padded = pad(resized)
+        crop = self.crop.make_params([padded])
+
+        def changed(value: Tensor) -> Tensor:
+            return self.crop.transform(pad(self.resize.transform(value, resize)), crop).as_subclass(Tensor)
+
+        boxes = changed(as_boxes(objects.boxes, format="XYXY", canvas_size=size))
+        masks = objects.masks.mapped(lambda mask: changed(tv_tensors.Mask(mask)), self.side, self.side)
+        found = Objects(boxes, objects.labels, masks, objects.has_mask)
         sides = found.boxes[:, 2:] - found.boxes[:, :2]
-        return image, found.chosen((sides >= _LEAST_SIDE).all(dim=1) & (found.masks.flatten(1) > 0).any(dim=1))
+        is_seen = ~found.masks.is_empty() | ~found.has_mask
+        return self.crop.transform(padded, crop), found.chosen((sides >= _LEAST_SIDE).all(dim=1) & is_seen)

@@ -2,16 +2,14 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
 from PIL import Image
-from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
-from gcnet.data.coco.masks import segmentation_mask
+from gcnet.data.coco.masks import annotation_mask
+from gcnet.data.coco.objects import BitMasks, Objects
 from gcnet.data.coco.paths import MISSING, resolve_paths
 from gcnet.data.decode import ImageError, open_image, read_header
 from gcnet.data.images import size_on_disk
@@ -19,23 +17,6 @@ from gcnet.data.images import size_on_disk
 Entry = Mapping[str, Any]  # an entry of the list "images" or "annotations"
 
 _SAMPLE = 100  # images whose headers are read to learn in which orientation the images are annotated
-
-
-@dataclass(frozen=True)
-class Objects:
-    """What is to be found in an image: boxes as left, top, right, bottom in pixels, labels from 1, masks of 0 and 1."""
-
-    boxes: Float[Tensor, "n 4"]
-    labels: Int[Tensor, " n"]
-    masks: UInt8[Tensor, "n height width"]
-
-    def chosen(self, keep: Tensor) -> "Objects":
-        """Those where `keep` (n,) holds."""
-        return Objects(self.boxes[keep], self.labels[keep], self.masks[keep])
-
-    def to_dict(self) -> dict[str, Tensor]:
-        """As a detector takes them."""
-        return {"boxes": self.boxes, "labels": self.labels, "masks": self.masks}
 
 
 class CocoImages:
@@ -97,16 +78,14 @@ class CocoImages:
         return image
 
     def objects(self, index: int) -> Objects:
-        """What is to be found in the image."""
+        """The image's objects as training targets, without crowds; boxes end at the edge of the image."""
         height, width = self.size(index)
         found = self.annotations(index)
-        masks = np.zeros((len(found), height, width), dtype=np.uint8)
-        for mask, annotation in zip(masks, found, strict=True):
-            mask[...] = segmentation_mask(annotation["segmentation"], height, width)
         boxes = torch.tensor([annotation["bbox"] for annotation in found], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = torch.tensor([self._labels[annotation["category_id"]] for annotation in found], dtype=torch.int64)
-        return Objects(boxes, labels, torch.from_numpy(masks))
+        masks = BitMasks.pack((annotation_mask(annotation, height, width) for annotation in found), height, width)
+        return Objects(clip_boxes_to_image(boxes, (height, width)), labels, masks, ~masks.is_empty())
 
     def files(self) -> set[str]:
         """The paths of the image files; empty for images that are not read from files."""

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from gcnet.data.coco.images import CocoImages, Objects
+from gcnet.data.coco.images import CocoImages
+from gcnet.data.coco.objects import Objects
 from gcnet.data.loading import Item, Loader, Samples, Skipped
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
 

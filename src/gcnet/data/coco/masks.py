@@ -1,6 +1,6 @@
 """Masks of COCO annotations: polygons, and run lengths as a list or in COCO's compressed text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -84,6 +84,13 @@ def segmentation_mask(segmentation: Any, height: int, width: int) -> Mask:
     if isinstance(segmentation, dict):
         return runs_mask(segmentation["counts"], height, width)
     return polygons_mask(segmentation, height, width)
+
+
+def annotation_mask(annotation: Mapping[str, Any], height: int, width: int) -> Mask:
+    """The mask of an annotation without issues; nothing where it has a box only."""
+    if not annotation.get("segmentation"):
+        return np.zeros((height, width), dtype=bool)
+    return segmentation_mask(annotation["segmentation"], height, width)
 
 
 def _polygons_runs(polygons: Sequence[Sequence[float]], height: int, width: int) -> Any:

@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
-from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from gcnet.models.detector.mask_loss import MaskSkippingRoIHeads
 
 
 class ClampedBoxCoder(BoxCoder):
@@ -18,7 +19,7 @@ class ClampedBoxCoder(BoxCoder):
         return super().decode_single(deltas.flatten(1), boxes)
 
 
-class UnfilteredRoIHeads(RoIHeads):
+class UnfilteredRoIHeads(MaskSkippingRoIHeads):
     """torchvision's heads, but for detections smaller than a hundredth of a pixel, which are kept.
 
     mmdet suppresses boxes after it has scaled them back to the original image; their overlaps are the same before.

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
 from torchvision.ops import clip_boxes_to_image
+
+from gcnet.models.detector.mask_loss import mask_loss
 
 
 class CascadeRoIHeads(nn.Module):
@@ -75,7 +77,7 @@ class CascadeRoIHeads(nn.Module):
             sampled, matched, labels, wanted = stage.select_training_samples(proposals, targets)
             logits, deltas = _predict(stage, features, sampled, image_shapes)
             found = _box_losses(logits, deltas, torch.cat(labels), torch.cat(wanted))
-            found["loss_mask"] = _mask_loss(stage, features, sampled, matched, labels, image_shapes, targets)
+            found["loss_mask"] = mask_loss(stage, features, sampled, matched, labels, image_shapes, targets)
             losses |= {f"stage{number}.{name}": weight * loss for name, loss in found.items()}
             refined = _refined(stage, deltas.detach(), sampled, image_shapes)
             proposals = [
@@ -105,24 +107,6 @@ def _box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) 
     objects = labels > 0
     distance = F.smooth_l1_loss(deltas[objects], wanted[objects], beta=1.0, reduction="sum")
     return {"loss_classifier": F.cross_entropy(logits, labels), "loss_box_reg": distance / labels.numel()}
-
-
-def _mask_loss(
-    stage: Any,  # RoIHeads with its mask parts
-    features: dict[str, Tensor],
-    sampled: list[Tensor],
-    matched: list[Tensor],
-    labels: list[Tensor],
-    image_shapes: list[tuple[int, int]],
-    targets: list[dict[str, Tensor]],
-) -> Tensor:
-    """The loss of a stage's masks over the regions of objects."""
-    objects = [found > 0 for found in labels]
-    regions = [boxes[chosen] for boxes, chosen in zip(sampled, objects, strict=True)]
-    indices = [found[chosen] for found, chosen in zip(matched, objects, strict=True)]
-    logits = stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(features, regions, image_shapes)))
-    masks, classes = [target["masks"] for target in targets], [target["labels"] for target in targets]
-    return maskrcnn_loss(logits, regions, masks, classes, indices)
 
 
 def _is_kept(boxes: Tensor) -> Tensor:

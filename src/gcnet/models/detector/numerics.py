@@ -17,8 +17,9 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from gcnet.models.detector.anchors import FixedStrideAnchors, RoundedAnchors
 from gcnet.models.detector.boxes import ClampedBoxCoder, UnfilteredRoIHeads
+from gcnet.models.detector.mask_loss import MaskSkippingRoIHeads
 from gcnet.models.detector.pooling import AlignedRoIPool
-from gcnet.models.detector.transform import RoundedTransform
+from gcnet.models.detector.transform import PackedMasksTransform, RoundedTransform
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
@@ -70,8 +71,8 @@ NUMERICS: Mapping[str, Numerics] = {
         anchors=_rounded_anchors,
         box_coder=BoxCoder,
         roi_pool=_half_pixel_off_pool,
-        roi_heads=RoIHeads,
-        transform=GeneralizedRCNNTransform,
+        roi_heads=MaskSkippingRoIHeads,
+        transform=PackedMasksTransform,
         smallest_proposal=1e-3,
     ),
     # mmdet 2 and 3: anchor_generator.py, delta_xywh_bbox_coder.py, roi_align.py, rpn_head.py, bbox_nms.py,

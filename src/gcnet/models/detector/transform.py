@@ -1,14 +1,33 @@
 """Images in and results out: sizes and pixels rounded as mmdet has them, masks pasted at pixel centres."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+
+from gcnet.ops.bits import take_bits
+
+_MASKS = ("masks", "mask_bits")
+
+
+class PackedMasksTransform(GeneralizedRCNNTransform):
+    """torchvision's resizing, whose targets may hold masks packed into bits; the numbers are torchvision's."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """The image at its new size, and its boxes and masks with it."""
+        old = image.shape[-2:]
+        masks = {} if target is None else {name: target.pop(name) for name in _MASKS if name in target}
+        image, target = super().resize(image, target)
+        if target is not None:
+            target |= masks
+            resize_masks(target, old, image.shape[-2:])
+        return image, target
 
 
 class RoundedTransform(GeneralizedRCNNTransform):
@@ -46,8 +65,7 @@ class RoundedTransform(GeneralizedRCNNTransform):
         image = super().normalize(image)
         if target is not None:
             target["boxes"] = resize_boxes(target["boxes"], list(old), list(new))
-            if "masks" in target:
-                target["masks"] = F.interpolate(target["masks"][:, None].float(), new)[:, 0].byte()
+            resize_masks(target, old, new)
         return image, target
 
     def postprocess(
@@ -64,6 +82,29 @@ class RoundedTransform(GeneralizedRCNNTransform):
             if "masks" in found:
                 found["masks"] = paste_masks(found["masks"], found["boxes"], *original)
         return result
+
+
+def resize_masks(target: dict[str, Tensor], old: Sequence[int], new: Sequence[int]) -> None:
+    """Resize the masks of a target in place, to the nearest pixel as `interpolate` does, without floating-point copies.
+
+    Args:
+        target: with `masks` uint8 (n, H, W) of 0 and 1, or `mask_bits`, the same packed by `gcnet.ops.bits.pack_bits`,
+            which become `masks`; or without either.
+        old: height and width of the masks.
+        new: height and width to resize to.
+    """
+    device = target["boxes"].device
+    rows, columns = (_nearest(*sides, device=device) for sides in zip(old, new, strict=True))
+    if "mask_bits" in target:
+        target["masks"] = take_bits(target.pop("mask_bits")[:, rows], columns)
+    elif "masks" in target:
+        target["masks"] = target["masks"][:, rows][:, :, columns]
+
+
+def _nearest(old: int, new: int, *, device: torch.device) -> Int[Tensor, " new"]:
+    """The index of the pixel that each new pixel of an axis is taken from."""
+    places = torch.arange(old, dtype=torch.float32, device=device)
+    return F.interpolate(places[None, None], new)[0, 0].long()
 
 
 def rescaled(height: int, width: int, short: int, long: int) -> tuple[int, int]:

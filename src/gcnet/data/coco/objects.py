@@ -1,0 +1,88 @@
+"""The objects of an image as training targets: boxes, labels and masks, these with one bit per pixel."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from gcnet.data.coco.masks import Mask
+from gcnet.ops.bits import pack_bits, unpack_bits
+
+
+@dataclass(frozen=True)
+class BitMasks:
+    """Binary masks of one size, packed into bits: hundreds of full-size masks fit into memory.
+
+    Attributes:
+        bits: as `gcnet.ops.bits.pack_bits` packs them, uint8 (n, height, ceil(width / 8)).
+        width: of the masks, in pixels.
+    """
+
+    bits: UInt8[Tensor, "n height bytes"]
+    width: int
+
+    @classmethod
+    def pack(cls, masks: Iterable[Mask], height: int, width: int) -> "BitMasks":
+        """Pack masks one at a time, so that only one is in memory unpacked."""
+        packed = [np.packbits(mask, axis=1) for mask in masks]
+        empty = np.zeros((0, height, -(-width // 8)), dtype=np.uint8)
+        return cls(torch.from_numpy(np.stack(packed) if packed else empty), width)
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+    def __iter__(self) -> Iterator[UInt8[Tensor, "height width"]]:
+        """The masks of 0 and 1, one after the other."""
+        return (unpack_bits(bits, self.width) for bits in self.bits)
+
+    def chosen(self, keep: Tensor) -> "BitMasks":
+        """Those where `keep` (n,) holds."""
+        return BitMasks(self.bits[keep], self.width)
+
+    def mapped(self, change: Callable[[Tensor], Tensor], height: int, width: int) -> "BitMasks":
+        """Each mask (H, W) of 0 and 1 changed to one of a new size, one at a time."""
+        bits = self.bits.new_zeros(len(self), height, -(-width // 8))
+        for number, mask in enumerate(self):
+            bits[number] = pack_bits(change(mask).contiguous())
+        return BitMasks(bits, width)
+
+    def dense(self) -> UInt8[Tensor, "n height width"]:
+        """All masks of 0 and 1 at once."""
+        return unpack_bits(self.bits, self.width)
+
+    def is_empty(self) -> Bool[Tensor, " n"]:
+        """Whether a mask has no pixel."""
+        return self.bits.flatten(1).amax(dim=1) == 0
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of an image.
+
+    Attributes:
+        boxes: left, top, right, bottom in pixels, float32 (n, 4).
+        labels: from 1, int64 (n,).
+        masks: of the image's size; empty for objects that have a box only.
+        has_mask: bool (n,); mask losses skip objects without a mask.
+    """
+
+    boxes: Float[Tensor, "n 4"]
+    labels: Int[Tensor, " n"]
+    masks: BitMasks
+    has_mask: Bool[Tensor, " n"]
+
+    def chosen(self, keep: Tensor) -> "Objects":
+        """Those where `keep` (n,) holds."""
+        return Objects(self.boxes[keep], self.labels[keep], self.masks.chosen(keep), self.has_mask[keep])
+
+    def to_dict(self) -> dict[str, Tensor]:
+        """A target for our detectors: `boxes`, `labels`, `mask_bits` (`BitMasks.bits`) and `has_mask`."""
+        return {
+            "boxes": self.boxes,
+            "labels": self.labels,
+            "mask_bits": self.masks.bits,
+            "has_mask": self.has_mask,
+        }
