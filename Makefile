@@ -6,10 +6,10 @@ WORKERS ?= 2
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench
+.PHONY: help setup demo test test-scale check bench
 
 help: ## Say what each command does
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
 
 setup: $(STAMP) ## Install gcnet and what it needs into .venv (once; about 6 GB with a CUDA build of torch)
 
@@ -18,6 +18,9 @@ demo: $(STAMP) ## Set up, then train the same network with each block on generat
 
 test: $(STAMP) ## Set up, then run the tests (real images: set GCNET_DATA)
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-scale: $(STAMP) ## Set up, then run the tests that take minutes (marked scale), which make test leaves out
+	$(BIN)/python -m pytest -n $(WORKERS) -m scale
 
 check: $(STAMP) ## Set up, then lint, formatting, types and the floors of the imports
 	$(BIN)/ruff check

@@ -45,6 +45,14 @@ def pytest_configure(config: pytest.Config) -> None:
         importlib.import_module("yapf.yapflib.yapf_api")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the tests marked scale unless the marker is asked for."""
+    if "scale" not in config.getoption("markexpr"):
+        for item in items:
+            if item.get_closest_marker("scale"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: run it with make test-scale"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
     """Skip a file or folder of tests that imports an optional library that is missing; never so in CI."""

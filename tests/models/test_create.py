@@ -107,9 +107,9 @@ def test_other_classifiers_come_by_their_own_name_and_take_blocks() -> None:
     ("arguments", "sentence"),
     [
         ({"name": "resnt50"}, 'unknown model "resnt50"; did you mean "resnet50"'),
-        ({"name": "gc_resnet50", "block": "se"}, "has its block in its name"),
-        ({"name": "resnet18", "stages": (3,)}, "stages belong to a block"),
-        ({"name": "resnet18", "fusion": "add"}, "fusion belong to a block"),
+        ({"name": "gc_resnet50", "block": "se"}, "has a block in its name already"),
+        ({"name": "resnet18", "stages": (3,)}, "stages: no effect without a block"),
+        ({"name": "resnet18", "fusion": "add"}, "fusion: no effect without a block"),
         ({"name": "resnet18", "weights": "nowhere.pth"}, "there is none at nowhere.pth"),
         ({"name": "gc_resnet18", "detector": {}}, '"resnet18" is a classifier; did you mean "mask_rcnn_resnet18"'),
         ({"name": "mask_rcnn_resnet18", "detector": {"region": 3}}, 'a detector "region"; did you mean "regions"'),

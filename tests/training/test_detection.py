@@ -172,10 +172,10 @@ def test_short_and_long_side_travel_with_the_weights_in_the_proportion_of_800_to
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"mixup": 0.2}, "--mixup belongs to classifiers"),
-        ({"erasing": 0.2}, "--erasing belongs to classifiers"),
+        ({"mixup": 0.2}, "--mixup 0.2 belongs to classifiers"),
+        ({"erasing": 0.2}, "--erasing 0.2 belongs to classifiers"),
         ({"long_side": 64}, "--long-side goes with --short-side"),
-        ({"model": "scenes_resnet", "regions": 4}, "--regions belongs to detectors"),
+        ({"model": "scenes_resnet", "regions": 4}, "--regions [0-9]+ belongs to detectors"),
         ({"resize": 70}, "--image-size and --resize belong to classifiers"),
     ],
 )

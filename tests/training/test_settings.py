@@ -84,7 +84,11 @@ UNKNOWN = {
     "unknown preset": (RecipeSettings, {"preset": "scrach"}, 'unknown preset "scrach"; did you mean "scratch"'),
     "unknown optimizer": (RecipeSettings, {"optimizer": "adam"}, 'did you mean "adamw"'),
     "unknown schedule": (RecipeSettings, {"schedule": "cos"}, 'did you mean "cosine"'),
-    "unknown precision": (MachineSettings, {"precision": "fp32"}, 'unknown precision "fp32"; did you mean "float32"'),
+    "unknown precision": (
+        MachineSettings,
+        {"precision": "fp32"},
+        'unknown precision "fp32"; valid: float32, bf16, fp16',
+    ),
 }
 
 

@@ -63,14 +63,17 @@ def create_model(
     """
     prefix, host_name = split_name(name)
     if prefix and block is not None:
-        raise UserError(f'"{name}" has its block in its name: give block= with "{host_name}" instead')
+        raise UserError(f'"{name}" has a block in its name already: for the block "{block}" take "{host_name}"')
     given = {"block": block, "ratio": ratio, "stages": stages, "blocks": blocks, "position": position, "at": at}
     published = published_placement(prefix, host_name)
     if at is not None:  # The published stages, blocks and position give way to it.
         published = {key: value for key, value in published.items() if key in ("block", "ratio")}
     placement: dict[str, Any] = published | {key: value for key, value in given.items() if value is not None}
     if "block" not in placement and (placement or options):
-        raise UserError(f"{', '.join([*placement, *options])} belong to a block: give block= or a name with a prefix")
+        raise UserError(
+            f"{', '.join([*placement, *options])}: no effect without a block; "
+            f'name a block, such as "gc", or a model with one, such as "gc_{host_name}"'
+        )
     if backbone_weights is not None:
         _require_backbone_alone(host_name, weights)
     classes = num_classes or default_classes(host_name)

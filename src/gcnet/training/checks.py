@@ -16,18 +16,23 @@ def require(condition: bool, sentence: str) -> None:
         raise UserError(sentence)
 
 
-def refuse_changed(group: Any, names: Sequence[str], owner: str) -> None:
-    """Refuse settings of a group that would have no effect.
+def refuse_changed(group: Any, names: Sequence[str], owner: str, network: str) -> None:
+    """Refuse settings that have no effect on this kind of network.
+
+    Args:
+        group: a dataclass of settings.
+        names: fields of it that must have their default.
+        owner: kind of network that the fields are for, such as "detectors".
+        network: which network this is, such as "resnet18 is a classifier".
 
     Raises:
-        UserError: for the first of `names` that is not the default; `owner` says what it belongs to.
+        UserError: for the first of `names` that is not the default.
     """
-    usual = type(group)()
+    default = type(group)()
     for name in names:
         value = getattr(group, name)
-        require(
-            value == getattr(usual, name), f"{flag(name)} belongs to {owner}, and --model names none; found {value}"
-        )
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        require(value == getattr(default, name), f"{flag(name)} {shown} belongs to {owner}, and {network}")
 
 
 def flag(name: str) -> str:

@@ -205,7 +205,8 @@ def open_classification(settings: TrainSettings, processes: Processes) -> Classi
     Raises:
         UserError: where the data are not there or do not suit the recipe.
     """
-    refuse_changed(settings.detector, [item.name for item in fields(settings.detector)], "detectors")
+    names = [field.name for field in fields(settings.detector)]
+    refuse_changed(settings.detector, names, "detectors", f"{settings.network.model} is a classifier")
     return ClassificationTask(open_data(settings.data), settings, processes)
 
 

@@ -265,10 +265,13 @@ def _refuse_classifiers(settings: TrainSettings) -> None:
     detector = settings.detector
     if detector.long_side is not None and detector.short_side is None:
         raise UserError("--long-side goes with --short-side")
-    refuse_changed(settings.augment, _CLASSIFIERS_AUGMENT, "classifiers")
-    refuse_changed(settings.recipe, _CLASSIFIERS_RECIPE, "classifiers")
+    network = f"{settings.network.model} is a detector"
+    refuse_changed(settings.augment, _CLASSIFIERS_AUGMENT, "classifiers", network)
+    refuse_changed(settings.recipe, _CLASSIFIERS_RECIPE, "classifiers", network)
     if settings.data.resize is not None or (settings.data.image_size is not None and not settings.data.is_generated):
-        raise UserError("--image-size and --resize belong to classifiers; a detector has --short-side and --long-side")
+        raise UserError(
+            f"--image-size and --resize belong to classifiers, and {network}: give --short-side and --long-side"
+        )
 
 
 def _title(labels: Tensor, classes: Sequence[str]) -> str:

@@ -100,9 +100,9 @@ def _instead(model: nn.Module, name: str) -> str:
 def _nothing(model: nn.Module, item: str | type, names: Sequence[str]) -> UserError:
     if isinstance(item, type):
         kinds = sorted({type(module).__name__ for module in model.modules()})
-        return UserError(f"at: no module is a {item.__name__}; this network has {_first(kinds)}")
+        return UserError(f"no module is a {item.__name__} (at); this network has {_first(kinds)}")
     proposal = nearest(item, names) or f"; there are {_first(names)}"
-    return UserError(f'at: no module\'s name matches "{item}"{proposal}')
+    return UserError(f'no module name matches "{item}" (at){proposal}')
 
 
 def _first(names: Iterable[str], count: int = 8) -> str:
