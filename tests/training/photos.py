@@ -66,11 +66,11 @@ def run_alone(settings: TrainSettings, build: Callable[[int], nn.Module] | None)
     raise SystemExit(run(settings, build).exit_code)
 
 
-def run_as_rank(settings: TrainSettings, build: Callable[[int], nn.Module] | None, rank: int, port: int) -> None:
+def call_as_rank(work: Callable[..., None], arguments: tuple[Any, ...], rank: int, port: int) -> None:
     """The target of one of two processes, with the environment that torchrun gives it."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in place.items()}
-    run_alone(settings, build)
+    work(*arguments)
 
 
 def fast_start() -> Any:
@@ -82,11 +82,16 @@ def fast_start() -> Any:
 
 def run_as_two(settings: TrainSettings, build: Callable[[int], nn.Module] | None) -> list[Any]:
     """Start two processes that train together; the caller joins them."""
+    return call_as_two(run_alone, settings, build)
+
+
+def call_as_two(work: Callable[..., None], *arguments: Any) -> list[Any]:
+    """Start two processes that find each other as torchrun's do, and call `work` in both; the caller joins them."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     context = fast_start()
-    processes = [context.Process(target=run_as_rank, args=(settings, build, rank, port)) for rank in range(2)]
+    processes = [context.Process(target=call_as_rank, args=(work, arguments, rank, port)) for rank in range(2)]
     for process in processes:
         process.start()
     return processes

@@ -29,6 +29,9 @@ COMMANDS = {
     "blocks": "list the blocks with their parameters and options",
 }
 
+# What the processes of torchrun do together; of every other command the first one does all.
+PARALLEL = ("train", "evaluate", "compare", "reproduce")
+
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -120,6 +123,8 @@ def _dispatch(arguments: list[str]) -> int:
         )
     if first not in COMMANDS:
         raise _unknown_command(first)
+    if first not in PARALLEL and os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
+        return EXIT_OK
     return _run(first, rest)
 
 

@@ -123,7 +123,7 @@ def run(settings: Settings) -> int:
 
     device = choose_device(settings.device)
     found = None if settings.model is None else open_trained(settings.model, settings.weights)
-    with processes_joined(device.type) as processes:
+    with processes_joined(device) as processes:
         if isinstance(found, Network):
             from gcnet.cli.evaluate_classifier import run_classifier
 

@@ -93,9 +93,12 @@ def run(settings: Settings) -> int:
 def _run(settings: Settings) -> int:
     chosen = settings.run_settings()
     if settings.dry_run:
+        from gcnet.training.distributed import is_first_process
         from gcnet.training.dry_run import dry_run
 
-        print(dry_run(chosen))
+        estimate = dry_run(chosen)
+        if is_first_process():
+            print(estimate)
         return 0
     from gcnet.training.run import resume, train
 

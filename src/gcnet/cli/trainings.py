@@ -20,7 +20,7 @@ def carry_out(device: str, trainings: Callable[[Reporter], Result], tell: Callab
     from gcnet.training.nonfinite import NonFiniteLoss
     from gcnet.training.reporter import Silent, choose_reporter
 
-    with processes_joined(choose_device(device).type) as processes:
+    with processes_joined(choose_device(device)) as processes:
         reporter = choose_reporter() if processes.first else Silent()
         try:
             result = trainings(reporter)

@@ -55,7 +55,7 @@ def compare(
     """
     settings, variants = _with_blocks(settings or CompareSettings(), blocks)
     check_names(settings, variants)
-    with processes_joined(choose_device(settings.device).type) as processes:
+    with processes_joined(choose_device(settings.device)) as processes:
         listener = reporter if reporter and processes.first else Silent()
         return _compare(settings, variants, processes, listener)
 

@@ -4,19 +4,30 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from itertools import count
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from gcnet.errors import UserError
+from gcnet.storage import StorageError
+
+# The first process writes checkpoints and reports, and measures costs, while the others wait for it.
+_TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all: its rank, how many there are, and a group for small messages between their CPUs.
+    """This process among all that train together. With one process every method returns its argument at once.
 
-    With one process every method returns its argument and nothing waits.
+    Attributes:
+        rank: of this process, from 0.
+        world: number of processes.
+        group: for small messages between the CPUs of the processes; None is the default group.
     """
 
     rank: int = 0
@@ -36,6 +47,10 @@ class Processes:
         dist.all_reduce(summed, group=self.group)
         return summed.tolist()
 
+    def counts(self, value: int) -> list[int]:
+        """The whole number of every process, by rank, in every process."""
+        return [round(count) for count in self.sums([value * (rank == self.rank) for rank in range(self.world)])]
+
     def gather(self, value: object) -> list:
         """The value of every process, by rank, in every process."""
         if self.world == 1:
@@ -46,48 +61,152 @@ class Processes:
 
     def from_first(self, value: Any) -> Any:
         """The first process' value, in every process."""
-        return self.gather(value)[0]
+        return self.gather(value if self.first else None)[0]
 
     def by_first(self, work: Callable[[], Any]) -> Any:
-        """Have the first process alone do some work: what that gives, in every process, or the UserError it raised."""
-        made: Any = None
-        if self.first:
-            try:
-                made = work()
-            except UserError as error:
-                made = error
-        made = self.from_first(made)
-        if isinstance(made, UserError):
-            raise made
-        return made
+        """Let the first process alone do some work while the others wait for it.
+
+        Returns:
+            What the work returned, in every process.
+
+        Raises:
+            UserError: in every process, where the work raised one. Whatever else it raises is raised in the first
+                process, and reported by a UserError in the others, so that none waits for ever.
+        """
+        if self.world == 1:
+            return work()
+        if not self.first:
+            outcome = self.from_first(None)
+            if outcome.error is not None:
+                raise outcome.error
+            return outcome.value
+        try:
+            value = work()
+        except BaseException as error:
+            self.from_first(_Outcome(None, _reported(error)))
+            raise
+        return self.from_first(_Outcome(value)).value
+
+    def copy_from_first(self, network: nn.Module) -> None:
+        """Overwrite the parameters and buffers of a network by those of the first process, to the bit."""
+        if self.world == 1:
+            return
+        with torch.no_grad():
+            for tensor in network.state_dict().values():
+                values = tensor.contiguous()
+                dist.broadcast(values, src=0)
+                tensor.copy_(values)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What the first process sends to the others: the value of its work, or the error that it failed with."""
+
+    value: Any
+    error: UserError | None = None
+
+
+def _reported(error: BaseException) -> UserError:
+    """The error as the other processes raise it; of a class that can be pickled."""
+    if isinstance(error, UserError):
+        return (StorageError if isinstance(error, StorageError) else UserError)(str(error))
+    return UserError(f"the first process failed: {type(error).__name__}: {error}")
 
 
 @contextmanager
-def processes_joined(device_type: str) -> Generator[Processes, None, None]:
+def processes_joined(device: torch.device) -> Generator[Processes, None, None]:
     """The processes of this run: those that torchrun announces in the environment (nccl on GPUs, else gloo), or one.
 
-    A process group that exists already is used and left standing.
+    A process group that exists already is used and left as it is.
+
+    Args:
+        device: of this process, as `choose_device` returned it.
     """
-    started = False
-    if not dist.is_initialized():
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            yield Processes()
-            return
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
-        started = True
+    exists = dist.is_initialized()
+    if not exists and not _several():
+        yield Processes()
+        return
+    store = None if exists else _join(device)
+    gloo = dist.get_backend() == "gloo"
+    processes = Processes(dist.get_rank(), dist.get_world_size(), None if gloo else _cpu_group())
     try:
-        group: Any = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")  # None: that of all
-        yield Processes(dist.get_rank(), dist.get_world_size(), group)
-    finally:
-        if started:
+        yield processes
+    except BaseException:
+        # After an error, nccl would wait for what the GPU still exchanges with the others, perhaps for ever.
+        if store is not None and gloo:
             dist.destroy_process_group()
+        raise
+    if store is not None:
+        _leave_together(store, processes)
+
+
+def _join(device: torch.device) -> dist.Store:
+    """Start the process group; returns the store through which the processes of this group find each other."""
+    nccl = device.type == "cuda"
+    store = dist.PrefixStore(f"gcnet group {next(_groups)}", _shared_store())
+    dist.init_process_group(
+        "nccl" if nccl else "gloo",
+        store=store,
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=_TIMEOUT,
+        device_id=device if nccl else None,
+    )
+    return store
+
+
+@cache
+def _shared_store() -> dist.Store:
+    """The store that torchrun announces, for all groups of this process one after the other.
+
+    Where the first process holds it, another process that opened one for each group could meet that of the last.
+    """
+    store, _, _ = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+    return store
+
+
+def _cpu_group() -> Any:
+    """The gloo group beside one of nccl; the same one as long as that exists."""
+    everyone = dist.group.WORLD
+    if everyone not in _cpu_groups:
+        _cpu_groups.clear()
+        _cpu_groups[everyone] = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+    return _cpu_groups[everyone]
+
+
+def _leave_together(store: dist.Store, processes: Processes) -> None:
+    """End the group once no process needs it, and in the first process, which may hold the store, last of all."""
+    ranks = range(processes.world)
+    try:
+        store.set(f"done {processes.rank}", "")
+        store.wait([f"done {rank}" for rank in ranks], _TIMEOUT)
+        if processes.first:
+            store.wait([f"left {rank}" for rank in ranks[1:]], _TIMEOUT)
+        else:
+            store.set(f"left {processes.rank}", "")
+    except dist.DistError:
+        pass  # another process has failed, which it reports itself
+    dist.destroy_process_group()
+
+
+_groups = count()
+_cpu_groups: dict[Any, Any] = {}
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one or the first of those that torchrun started, joined or not."""
+    return not _several() or os.environ.get("RANK", "0") == "0"
+
+
+def _several() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def choose_device(name: str) -> torch.device:
     """The device called "auto", "cpu", "cuda" or "cuda:N"; under torchrun a GPU of this process' own.
 
     Raises:
-        UserError: for a name or a GPU that is not there.
+        UserError: for a name or a GPU that is not there, and for one GPU for several processes.
     """
     available = torch.cuda.is_available()
     if name == "auto":
@@ -96,14 +215,28 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f'--device takes auto, cpu, cuda or cuda:N, found "{name}"') from None
-    if device.type == "cuda":
-        if not available:
-            raise UserError(f"--device {name}: PyTorch finds no CUDA GPU here; use --device cpu or auto")
-        index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
-        if index >= torch.cuda.device_count():
-            raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
-        device = torch.device("cuda", index)
-        torch.cuda.set_device(device)
-    elif device.type != "cpu":
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
         raise UserError(f'--device takes auto, cpu, cuda or cuda:N, found "{name}"')
+    if device.index is not None and _several():
+        raise UserError(
+            f"--device {name}: under torchrun every process needs a GPU of its own; use --device cuda, and choose "
+            "GPUs by CUDA_VISIBLE_DEVICES"
+        )
+    if not available:
+        raise UserError(f"--device {name}: PyTorch finds no CUDA GPU here; use --device cpu or auto")
+    device = torch.device("cuda", _gpu_index(name, device))
+    torch.cuda.set_device(device)
     return device
+
+
+def _gpu_index(name: str, device: torch.device) -> int:
+    """The number of the GPU: the one that is named, or this process' own under torchrun."""
+    gpus = torch.cuda.device_count()
+    index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+    if index < gpus:
+        return index
+    if device.index is None:
+        raise UserError(f"--device {name}: torchrun started more processes than there are GPUs here, {gpus}")
+    raise UserError(f"--device {name}: there are {gpus} GPUs, numbered from 0")

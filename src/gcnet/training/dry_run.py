@@ -75,6 +75,7 @@ def dry_run(settings: TrainSettings, *, build_model: BuildModel | None = None) -
         loss = _first_loss(trainer, batches)
         step = _time_steps(trainer, batches)
         share = _time_forward(trainer, next(batches)) * task.evaluation_images
+        memory = _peak_memory(trainer.device)  # before anything else is built on the device
         steps = trainer.schedule.total
         every = max(1, round(settings.output.evaluate_every * task.steps_per_epoch))
         evaluations = -(-steps // every)
@@ -85,7 +86,7 @@ def dry_run(settings: TrainSettings, *, build_model: BuildModel | None = None) -
             step_seconds=step,
             evaluation_seconds=share / trainer.processes.world,
             total_seconds=steps * step + evaluations * share / trainer.processes.world,
-            memory=_peak_memory(trainer.device),
+            memory=memory,
             steps=steps,
             evaluations=evaluations,
             device=str(trainer.device),
@@ -100,24 +101,29 @@ def _first_loss(trainer: Trainer, batches: Iterator[Batch]) -> float:
 
 
 def _time_steps(trainer: Trainer, batches: Iterator[Batch]) -> float:
-    began, steps = time.perf_counter(), 0
-    while steps < _TIMED_STEPS and (steps == 0 or time.perf_counter() - began < _PATIENCE):
+    began, steps, late = time.perf_counter(), 0, False
+    while steps < _TIMED_STEPS and not late:
         trainer.train_step(next(batches))
         steps += 1
+        # All processes must take equally many steps.
+        late = any(trainer.processes.sums([time.perf_counter() - began > _PATIENCE]))
     _wait(trainer.device)
     return (time.perf_counter() - began) / steps
 
 
 def _time_forward(trainer: Trainer, batch: Batch) -> float:
-    """Seconds of the forward pass, an image."""
+    """Seconds of the forward pass in the precision of the run, an image; 0 where the batch has none."""
     batch = trainer.task.prepare(batch, trainer.step, trainer.device)
+    if not batch.names:
+        return 0.0
     trainer.network.eval()
     _wait(trainer.device)
     began = time.perf_counter()
-    with torch.no_grad():
+    precision, half = trainer.autocast, trainer.autocast is not None
+    with torch.no_grad(), torch.autocast(trainer.device.type, dtype=precision, enabled=half):
         trainer.task.answers(trainer.network, batch)
     _wait(trainer.device)
-    return (time.perf_counter() - began) / max(len(batch.names), 1)
+    return (time.perf_counter() - began) / len(batch.names)
 
 
 def _wait(device: torch.device) -> None:

@@ -35,6 +35,8 @@ class StepOutcome:
 class Trainer:
     """Network, optimizer, schedule, average and loss scaling of one run, and `step`, the number of steps done.
 
+    `synchronized` is whether the forward passes of several processes wait for each other, as SyncBatchNorm makes them.
+
     Arguments:
         task: what is trained.
         network: on its device; its parameters are frozen here as the recipe says.
@@ -69,6 +71,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "fp16")
         self._losses = _Losses(self.network, task)
         self._wrapped = self._distribute()
+        self.synchronized = processes.world > 1 and any(map(_is_synchronized, self.network.modules()))
         self.step = 0
 
     @property
@@ -79,24 +82,37 @@ class Trainer:
     def train_step(self, batch: Batch) -> StepOutcome:
         """Train on this process' share of one global batch, and count the step.
 
-        A batch without any readable image changes nothing but the count.
+        A batch without any readable image changes nothing but the count. Nor does one with synchronized batch norms
+        (SyncBatchNorm) of which one process can read no image; the outcome then counts no images.
 
         Raises:
             NonFiniteLoss: in every process, before the optimizer has changed a weight.
         """
         batch = self.task.prepare(batch, self.step, self.device)
-        images = round(self.processes.sums([len(batch.names)])[0])
+        counts = self.processes.counts(len(batch.names))
+        parts = self._micro_batches(batch, counts)
         rate = self.schedule.at(self.step)
-        sums = self._learn(batch, images, rate) if images else {}
+        images, own = (sum(counts), len(batch.names)) if parts else (0, 0)
+        sums = self._learn(parts, images, rate) if parts else {}
         self.step += 1
-        return StepOutcome(images, len(batch.names), sums, rate)
+        return StepOutcome(images, own, sums, rate)
 
-    def _learn(self, batch: Batch, images: int, rate: float) -> dict[str, float]:
+    def _micro_batches(self, batch: Batch, counts: Sequence[int]) -> list[Batch]:
+        """The micro-batches of this process; none where the step must be left out in all processes.
+
+        Synchronized batch norms exchange statistics in every forward pass: each process must make equally many, and
+        one without any readable image can make none.
+        """
+        if not sum(counts) or (self.synchronized and not min(counts)):
+            return []
+        most = min(self.recipe.accumulate, *counts) if self.synchronized else self.recipe.accumulate
+        return self.task.split(batch, most)
+
+    def _learn(self, parts: Sequence[Batch], images: int, rate: float) -> dict[str, float]:
         set_learning_rate(self.optimizer, rate)
         self.network.train()
         freeze_norms(self.network, all_of_them=self.recipe.freeze_norms)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = self.task.split(batch, self.recipe.accumulate)
         sums = self._backward(parts, images)
         self.scaler.unscale_(self.optimizer)
         if self.recipe.clip_norm:
@@ -141,12 +157,20 @@ class Trainer:
         """Refuse to go on with, evaluate or save weights that are not finite, as a finite loss can leave them.
 
         Raises:
-            NonFiniteLoss: without names of images, for these are no longer known.
+            NonFiniteLoss: in every process; without names of images, for these are no longer known.
         """
         tensors = [tensor for tensor in self.network.state_dict().values() if tensor.is_floating_point()]
         norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors, math.inf)])
-        if not bool(norms.isfinite().all()):
+        if any(self.processes.sums([not bool(norms.isfinite().all())])):
             raise NonFiniteLoss(self.step, float("nan"), [], what="a weight")
+
+    def share_trained(self) -> None:
+        """Give every process the weights that the first one saves.
+
+        Batch norms of other processes have seen other images: an evaluation by their own statistics would not be
+        that of the saved weights.
+        """
+        self.processes.copy_from_first(self.trained)
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, but for the global random states."""
@@ -174,6 +198,10 @@ class Trainer:
 
     def _unsynchronised(self) -> Any:
         return self._wrapped.no_sync() if isinstance(self._wrapped, DistributedDataParallel) else nullcontext()
+
+
+def _is_synchronized(module: nn.Module) -> bool:
+    return isinstance(module, nn.SyncBatchNorm)
 
 
 class _Losses(nn.Module):

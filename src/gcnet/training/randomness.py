@@ -18,12 +18,12 @@ def seed_everything(*numbers: int) -> None:
 
 
 def random_states() -> dict[str, Any]:
-    """The states of all global generators as tensors and plain values."""
+    """The states of all global generators, of GPUs that of this process' own, as tensors and plain values."""
     version, words, gaussian = random.getstate()
     algorithm, keys, position, has_gaussian, cached = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
         "numpy": [
             algorithm,
             torch.from_numpy(np.asarray(keys, np.int64)),
@@ -36,10 +36,10 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Set all global generators to what `random_states` returned; GPUs beyond those that are there are passed over."""
+    """Set all global generators to what `random_states` returned; that of a GPU only where this process uses one."""
     torch.set_rng_state(states["torch"].cpu())
-    for index, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(state.cpu(), index)
+    if states["cuda"] and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(states["cuda"][0].cpu())
     algorithm, keys, position, has_gaussian, cached = states["numpy"]
     np.random.set_state((algorithm, keys.numpy().astype(np.uint32), position, has_gaussian, cached))
     version, words, gaussian = states["python"]

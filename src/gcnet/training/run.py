@@ -47,6 +47,7 @@ from gcnet.training.settings import MachineSettings, TrainSettings
 from gcnet.training.task import Task
 
 BuildModel = Callable[[int], nn.Module]
+_CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def resume(
         settings = replace(settings, data=replace(settings.data, **moved)).anchored()
     if epochs is not None or steps is not None:
         settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs, steps=steps))
-    with processes_joined(choose_device(settings.machine.device).type) as processes, _only_writer(found, processes):
+    with processes_joined(choose_device(settings.machine.device)) as processes, _only_writer(found, processes):
         state = load_state(found.checkpoint) if found.checkpoint.exists() else None
         with assembled(_without_files(settings) if state else settings, build_model) as (trainer, task):
             _check_length(trainer, state)
@@ -239,7 +240,7 @@ def _removed_unless_begun(folder: RunFolder, trainer: Trainer) -> Generator[None
 def assembled(settings: TrainSettings, build_model: BuildModel | None) -> Generator[tuple[Trainer, Task], None, None]:
     """Data, network and trainer, ready for the first step, in all processes; GPU switches are set back afterwards."""
     device = choose_device(settings.machine.device)
-    with processes_joined(device.type) as processes, _gpu_switches(settings.machine):
+    with processes_joined(device) as processes, _gpu_switches(settings.machine):
         settings = filled(settings)
         task: Task = open_task(settings, processes)
         seed = settings.machine.seed
@@ -334,7 +335,9 @@ def _gpu_switches(machine: MachineSettings) -> Generator[None, None, None]:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    workspace = os.environ.get(_CUBLAS_WORKSPACE)
+    if machine.deterministic and workspace is None:
+        os.environ[_CUBLAS_WORKSPACE] = ":4096:8"  # cuBLAS refuses deterministic work without it
     torch.use_deterministic_algorithms(machine.deterministic)
     torch.backends.cudnn.benchmark = not machine.deterministic
     try:
@@ -342,3 +345,5 @@ def _gpu_switches(machine: MachineSettings) -> Generator[None, None, None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
+        if workspace is None:
+            os.environ.pop(_CUBLAS_WORKSPACE, None)

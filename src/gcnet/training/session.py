@@ -126,6 +126,9 @@ class Session:
                 self.task.draw_inputs(self.task.prepare(batch, 0, self.trainer.device), self.folder.train_images)
         self._name_skipped({skipped.name: skipped.reason for skipped in batch.skipped})
         outcome = self.trainer.train_step(batch)
+        if not outcome.images:
+            where = " in one of the processes" if self.processes.world > 1 else ""
+            self.reporter.say(f"step {self.trainer.step} skipped: no image could be read{where}")
         self.window.add(outcome)
         self.epoch.add(outcome)
         step = self.trainer.step
@@ -193,6 +196,7 @@ class Session:
         every = max(1, round(self.output.evaluate_every * self.task.steps_per_epoch))
         if step == self.record.evaluated or (step % every and step != self.total):
             return
+        self.trainer.share_trained()
         self.trainer.check_weights()
         began = time.monotonic()
         # Processes could see a signal at different batches, and would then wait for each other for ever.

@@ -1,0 +1,162 @@
+"""What processes do together: two of gloo on the CPU, and the rules about devices and launchers without any."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from gcnet.errors import UserError
+from gcnet.training.distributed import Processes, choose_device, is_first_process
+from gcnet.training.folder import RunFolder
+from gcnet.training.randomness import random_states, restore_random_states
+from gcnet.training.run import _gpu_switches
+from gcnet.training.settings import MachineSettings, override
+from training import together
+from training.photos import call_as_two, settings_for, write_photos
+
+PATIENCE = 60
+
+
+def by_two(work, folder, *arguments):
+    """What two processes wrote, by rank; both must have ended well."""
+    folder.mkdir(exist_ok=True)
+    processes = call_as_two(work, *arguments)
+    for process in processes:
+        process.join(PATIENCE)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0, 0]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_reported_numbers_are_those_of_the_saved_weights_to_the_bit(tmp_path):
+    photos = write_photos(tmp_path / "photos", train_images=9, val_images=7)
+    settings = settings_for(photos, tmp_path, mixup=0.0, cutmix=0.0, epochs=2.0, batch_size=6)
+    for recomputed in by_two(together.train_and_evaluate, tmp_path, settings, tmp_path):
+        for name, metrics in recomputed.items():
+            reported = RunFolder(tmp_path / name).evaluations()[-1]
+            assert {metric: reported[metric] for metric in metrics} == metrics
+    for name in ("weights", "average"):
+        alone = together.metrics_of_saved(override(settings, output=str(tmp_path / name)), Processes())
+        reported = RunFolder(tmp_path / name).evaluations()[-1]
+        assert reported["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [
+        ("user", ["UserError", "the folder is not empty"], ["UserError", "the folder is not empty"]),
+        ("other", ["KeyError", "'a'"], ["UserError", "the first process failed: KeyError: 'a'"]),
+        ("stop", ["KeyboardInterrupt", ""], ["UserError", "the first process failed: KeyboardInterrupt: "]),
+    ],
+)
+def test_an_error_in_the_work_of_the_first_process_ends_the_wait_of_the_others(kind, first, second, tmp_path):
+    assert by_two(together.fail_in_the_first, tmp_path, tmp_path, kind) == [first, second]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_with_synchronized_norms_unreadable_images_make_no_process_wait(accumulate, tmp_path):
+    # Of 12 images a step, even ones belong to the first process. Step 1: the second one has none. Step 2: it has one.
+    dropped = {1: list(range(1, 12, 2)), 2: list(range(3, 12, 2)), 3: [0]}
+    one, other = by_two(together.train_synchronized, tmp_path, tmp_path, dropped, accumulate)
+    assert one["images"] == other["images"] == [12, 0, 7, 11]
+    assert one["bits"] == other["bits"]
+
+
+def test_a_weight_that_is_not_finite_in_one_process_stops_all(tmp_path):
+    first, second = by_two(together.check_weights_of_one, tmp_path, tmp_path)
+    assert first == second
+    assert "a weight" in first
+
+
+def test_processes_join_within_a_group_and_anew_after_it(tmp_path):
+    assert by_two(together.join_twice, tmp_path, tmp_path) == ["2", "2"]
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "cuda:3"])
+def test_one_gpu_for_several_processes_is_refused(name, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=f"--device {name}: under torchrun every process needs a GPU of its own"):
+        choose_device(name)
+
+
+def test_the_first_process_is_known_before_any_has_joined(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert is_first_process()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not is_first_process()
+
+
+@pytest.mark.parametrize("before", [None, ":16:8"])
+def test_the_workspace_of_cublas_is_as_before_after_a_deterministic_run(before, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if before:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
+    with _gpu_switches(MachineSettings(deterministic=True)):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (before or ":4096:8")
+        assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == before
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_random_state_saved_on_a_gpu_is_restored_without_one():
+    states = random_states() | {"cuda": [torch.zeros(16, dtype=torch.uint8)] * 2}
+    expected = torch.rand(3)
+    restore_random_states(states)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def torchrun(arguments, **options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gcnet"]
+    return subprocess.Popen([*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+@pytest.mark.slow
+def test_under_torchrun_a_command_that_is_not_parallel_works_and_prints_once():
+    output, errors = torchrun(["blocks"], text=True).communicate(timeout=PATIENCE)
+    alone = subprocess.run([sys.executable, "-m", "gcnet", "blocks"], capture_output=True, text=True, timeout=PATIENCE)
+    assert output == alone.stdout, errors
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the process table of Linux")
+def test_processes_whose_torchrun_was_killed_save_and_stop(tmp_path):
+    photos = write_photos(tmp_path / "photos")
+    options = ["--model", "cifar_resnet20", "--data", photos, "--epochs", 10000, "--batch-size", 4]
+    launcher = torchrun(["train", *options, "--output", tmp_path / "run"])
+    folder = RunFolder(tmp_path / "run")
+    deadline = time.monotonic() + 2 * PATIENCE
+    while not folder.evaluations() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    children = _children(launcher.pid)
+    assert len(children) == 2
+    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.wait()
+    deadline = time.monotonic() + PATIENCE
+    while any(map(_is_running, children)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    left = [child for child in children if _is_running(child)]
+    for child in left:
+        os.kill(child, signal.SIGKILL)
+    launcher.stdout.close()
+    launcher.stderr.close()
+    assert not left
+    assert folder.checkpoint.exists()
+
+
+def _children(parent: int) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def _is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,118 @@
+"""What tests call in two gloo processes: each writes what it found into a file of its own, named by its rank."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gcnet.errors import UserError
+from gcnet.models.files import read_model_file
+from gcnet.training.distributed import Processes, processes_joined
+from gcnet.training.folder import RunFolder
+from gcnet.training.kinds import open_task
+from gcnet.training.settings import TrainSettings, override
+from training.photos import run
+from training.toy import ToyTask, bits, toy_trainer
+
+CPU = torch.device("cpu")
+
+
+def normed_network(classes: int) -> nn.Module:
+    """With batch norm, whose statistics differ between processes."""
+    features = [nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*features, nn.Linear(5, classes))
+
+
+class Exchanging(nn.Module):
+    """As SyncBatchNorm, which only works on GPUs: every forward pass in training waits for the other process."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            mean = x.detach().mean()
+            dist.all_reduce(mean)
+        return x
+
+
+def write(folder: Path, processes: Processes, value: Any) -> None:
+    (folder / f"{processes.rank}.json").write_text(json.dumps(value))
+
+
+def train_and_evaluate(settings: TrainSettings, folder: Path) -> None:
+    """Train with and without an average of the weights, then evaluate the files of both."""
+    torch.set_num_threads(1)
+    runs = {}
+    for name, ema in (("weights", None), ("average", 0.9)):
+        runs[name] = override(settings, output=str(folder / name), ema=ema)
+        run(runs[name], normed_network)
+    with processes_joined(CPU) as processes:
+        write(folder, processes, {name: metrics_of_saved(runs[name], processes) for name in runs})
+
+
+def metrics_of_saved(settings: TrainSettings, processes: Processes) -> dict[str, float]:
+    """The metrics of a run's last weights, by the evaluation that the training makes."""
+    task = open_task(settings, processes)
+    network = normed_network(len(task.classes))
+    network.load_state_dict(read_model_file(RunFolder(Path(str(settings.output.output))).last)[0])
+    found = task.evaluate(network, CPU, stop=lambda: False)
+    assert found is not None
+    return dict(found.metrics)
+
+
+def fail_in_the_first(folder: Path, kind: str) -> None:
+    """What each process catches where the first one's work raises."""
+    errors = {"user": UserError("the folder is not empty"), "other": KeyError("a"), "stop": KeyboardInterrupt()}
+
+    def work() -> None:
+        raise errors[kind]
+
+    with processes_joined(CPU) as processes:
+        try:
+            processes.by_first(work)
+        except BaseException as error:
+            write(folder, processes, [type(error).__name__, str(error)])
+        assert processes.by_first(lambda: processes.rank) == 0
+
+
+def train_synchronized(folder: Path, dropped: dict[int, list[int]], accumulate: int) -> None:
+    """Four steps, some images of which cannot be read, by a network whose forward passes wait for each other."""
+    torch.set_num_threads(1)
+    with processes_joined(CPU) as processes:
+        task = ToyTask(processes=processes)
+        task.dropped = dropped
+        torch.manual_seed(3)
+        network = nn.Sequential(nn.Linear(3, 7), Exchanging(), nn.ReLU(), nn.Linear(7, 1))
+        trainer = toy_trainer(task, network, accumulate=accumulate)
+        trainer.synchronized = True
+        batches = task.batches(0)
+        images = [trainer.train_step(next(batches)).images for _ in range(4)]
+        write(folder, processes, {"images": images, "bits": bits(trainer.network)})
+
+
+def check_weights_of_one(folder: Path) -> None:
+    """What each process raises where a weight of the second alone is not finite."""
+    with processes_joined(CPU) as processes:
+        trainer = toy_trainer(ToyTask(processes=processes))
+        if not processes.first:
+            with torch.no_grad():
+                trainer.network[0].weight[0, 0] = float("nan")
+        try:
+            trainer.check_weights()
+        except UserError as error:
+            write(folder, processes, str(error))
+
+
+def join_twice(folder: Path) -> None:
+    """Join, join again inside and fail there; then join anew, after leaving."""
+    with processes_joined(CPU) as outer:
+        try:
+            with processes_joined(CPU) as inner:
+                assert inner.sums([1]) == [2]
+                raise KeyError
+        except KeyError:
+            assert outer.counts(outer.rank + 5) == [5, 6]
+    assert not dist.is_initialized()
+    write(folder, outer, os.environ["WORLD_SIZE"])
