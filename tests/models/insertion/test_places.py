@@ -186,7 +186,10 @@ class Runner(nn.Module):
         ({"at": "runner"}, "runs the children of runner itself"),
         ({"at": "scripted"}, "TorchScript is compiled already"),
         ({"at": "first", "position": "after_norm"}, "position is for residual blocks"),
-        ({"at": "first", "example_input": (7, 9, 9)}, r"failed on \(2, 7, 9, 9\) and \(7, 9, 9\).*give example_input="),
+        (
+            {"at": "first", "example_input": (7, 9, 9)},
+            r"failed on \(2, 7, 9, 9\) and \(7, 9, 9\).*give another example_input=",
+        ),
         ({"stages": (3,)}, "known of networks that are built of blocks in stages"),
         ({"at": "narrow", "block": "nope"}, 'unknown block "nope"'),
         ({"at": "narrow", "ratio": 1000}, "ratio must be at most the channels"),

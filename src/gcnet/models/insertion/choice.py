@@ -13,7 +13,7 @@ from gcnet.models.insertion.default import default_places
 from gcnet.models.insertion.families import default_stages, family_candidates
 from gcnet.models.insertion.layout import Layout
 from gcnet.models.insertion.observe import DryRun, dry_run
-from gcnet.models.insertion.residual import residual_candidates, residual_channels, residual_family
+from gcnet.models.insertion.residual import position_child, require_position, residual_candidates, residual_family
 from gcnet.models.insertion.resolve import At, as_list, matches, resolve
 from gcnet.models.insertion.stages import Candidate, choose, stage_of
 
@@ -30,7 +30,7 @@ class Choice:
         position: within residual blocks; None for the modules' outputs.
         stages: those of the places, where blocks were chosen by stage.
         default_ratio: of blocks that are given none; None for the block's own.
-        run: the dry run, where one was needed.
+        run: the dry run; None where the places come from a file or from other blocks.
     """
 
     places: dict[str, Layout]
@@ -41,7 +41,7 @@ class Choice:
 
 
 class Chooser:
-    """Chooses places in one network; it is run only where its shapes are needed.
+    """Chooses places in one network.
 
     Args:
         model: the host network.
@@ -68,10 +68,16 @@ class Chooser:
                     f"{type(self._model).__name__} is none: give at="
                 )
             return self._choice(default_places(self._model, self._run, self._axes), position)
-        usual = default_stages(candidates) if self._family is None else self._family.default_stages
-        chosen = choose(candidates, stages, blocks, usual)
+        if stages is None:
+            usual = default_stages(candidates) if self._family is None else self._family.default_stages
+            there = {candidate.stage for candidate in candidates}
+            chosen = choose(candidates, [stage for stage in usual if stage in there], blocks)
+        else:
+            chosen = choose(candidates, stages, blocks)
         if self._family is not None:
             position = position or "after_norm"
+            if stages is None and blocks is None:
+                chosen = self._called(chosen)
         names = [candidate.name for candidate in chosen]
         return self._choice(names, position, sorted({candidate.stage for candidate in chosen}))
 
@@ -84,7 +90,7 @@ class Chooser:
             if stage is None:
                 names += [resolve(self._model, name) for name in matches(self._model, item)]
             else:
-                names += [candidate.name for candidate in choose(self._candidates, [stage], None, ())]
+                names += [candidate.name for candidate in choose(self._candidates, [stage], None)]
         if self._residual and None not in stages:
             position = position or "after_norm"
         own = {id(module): name for name, module in self._model.named_modules()}  # the first of a module's names
@@ -102,6 +108,12 @@ class Chooser:
         return dry_run(self._model, self._example)
 
     @cached_property
+    def _residual_run(self) -> DryRun:
+        """A run in which every residual block returned, or a whole one."""
+        names = [candidate.name for candidate in self._residual]
+        return dry_run(self._model, self._example, names=names, partial=True)
+
+    @cached_property
     def _axes(self) -> Axes:
         return Axes(self._run, self._model)
 
@@ -109,24 +121,48 @@ class Chooser:
     def _candidates(self) -> list[Candidate]:
         return self._residual or family_candidates(self._run, self._axes)
 
+    def _called(self, chosen: list[Candidate]) -> list[Candidate]:
+        """Those that the network calls: it may keep a stage that it does not use."""
+        called = [candidate for candidate in chosen if self._residual_run.of(candidate.name)]
+        if not called:
+            raise UserError(
+                f"no residual block is called as a whole when {type(self._model).__name__} runs, so blocks within "
+                f"them would not run: give at= with modules that are called, such as {chosen[-1].name}.conv2"
+            )
+        return called
+
     def _choice(self, names: list[str], position: str | None, stages: list[int] | None = None) -> Choice:
         usual = None if self._family is None else self._family.default_ratio
         if position is not None:
-            modules = ((name, self._model.get_submodule(name)) for name in names)
-            places = {name: Layout(residual_channels(name, module, position)) for name, module in modules}
-            return Choice(places, position, stages, usual, None)
-        places = {name: self._layout(name) for name in (resolve(self._model, name) for name in names)}
+            places = {name: self._residual_layout(name, position) for name in names}
+            return Choice(places, position, stages, usual, self._residual_run)
+        names = [resolve(self._model, name) for name in names]
+        if any(not self._run.of(name) for name in names):
+            self._run = dry_run(self._model, self._example, names=names)
+        places = {name: self._layout(name) for name in names}
         return Choice(places, None, stages, usual or narrow_ratio(places), self._run)
+
+    def _residual_layout(self, name: str, position: str) -> Layout:
+        require_position(name, self._model.get_submodule(name), position)
+        child = position_child(position)
+        calls = self._residual_run.of(f"{name}.{child}" if child else name)
+        if not calls:
+            raise _not_called(name)
+        return Layout(calls[0].output.shape[1])
 
     def _layout(self, name: str) -> Layout:
         calls = self._run.of(name)
         if not calls:
-            raise UserError(f"{name} is not called when the network runs, so a block there would not run")
+            raise _not_called(name)
         layouts = {self._axes.layout(call) for call in calls}
         if len(layouts) > 1:
             found = ", ".join(sorted({str(tuple(call.output.shape)) for call in calls}))
             raise UserError(f"a block takes one shape, and {name} gives several in one run: {found}")
         return layouts.pop()
+
+
+def _not_called(name: str) -> UserError:
+    return UserError(f"{name} is not called when the network runs, so a block there would not run")
 
 
 def narrow_ratio(places: dict[str, Layout]) -> float:

@@ -27,8 +27,8 @@ def attach(module: nn.Module, context: nn.Module) -> None:
 
 def detach(module: nn.Module) -> None:
     """Undo `attach`."""
-    del module._forward_hooks[_KEY]
-    del module._modules["context"]
+    module._forward_hooks.pop(_KEY, None)  # The user may have cleared them.
+    module._modules.pop("context", None)
 
 
 def is_attached(module: nn.Module) -> bool:

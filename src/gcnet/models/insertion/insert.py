@@ -1,6 +1,6 @@
 """The door: `insert` chooses places, puts a block into each, and makes sure that all of them run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -9,9 +9,11 @@ from torch import nn
 from gcnet.blocks import Builder, block_options, build_block, check_options
 from gcnet.errors import UserError
 from gcnet.models.insertion.choice import Choice, Chooser
+from gcnet.models.insertion.examples import Example
 from gcnet.models.insertion.installed import (
     Installed,
     Request,
+    build_device,
     describe,
     install,
     match_host,
@@ -21,7 +23,10 @@ from gcnet.models.insertion.installed import (
 )
 from gcnet.models.insertion.observe import dry_run
 from gcnet.models.insertion.places import Insertion
+from gcnet.models.insertion.residual import require_position
 from gcnet.models.insertion.resolve import At
+
+_FULLY_SHARDED = {"FSDPModule", "FullyShardedDataParallel"}  # by name: their module takes long to import
 
 
 def insert(
@@ -97,16 +102,22 @@ def put(model: nn.Module, block: str | Builder, request: Request, choice: Choice
         UserError: as for `insert`.
     """
     modules = [(name, model.get_submodule(name)) for name in choice.places]
+    for name, module in modules:
+        require_room(name, module)
+        if request.position is not None:
+            require_position(name, module, request.position)
     built = []
     for (name, module), layout in zip(modules, choice.places.values(), strict=True):
-        require_room(name, module)
-        context = build_block(block, channels=layout.channels, ratio=request.ratio, dims=layout.dims, **request.options)
-        built.append((module, match_host(context, model, name), Installed(request, layout)))
+        with torch.inference_mode(False), build_device(model, name):
+            context = build_block(
+                block, channels=layout.channels, ratio=request.ratio, dims=layout.dims, **request.options
+            )
+            built.append((module, match_host(context, model, name), Installed(request, layout)))
     for module, context, installed in built:
         install(module, context, installed)
     try:
         if choice.run is not None:
-            _require_all_run(model, choice.places, choice.run.arguments)
+            _require_all_run(model, choice.places, choice.run.example)
     except BaseException:
         for module, _, _ in built:
             uninstall(module)
@@ -114,9 +125,9 @@ def put(model: nn.Module, block: str | Builder, request: Request, choice: Choice
     return describe(request, modules)
 
 
-def _require_all_run(model: nn.Module, names: Iterable[str], arguments: tuple[Any, ...]) -> None:
+def _require_all_run(model: nn.Module, names: Collection[str], example: Example) -> None:
     """Run the network with its blocks, and raise UserError for a block that does not run once for every call."""
-    run = dry_run(model, arguments)
+    run = dry_run(model, example, names=[f"{name}.context" for name in names], partial=True)
     for name in names:
         host, block = len(run.of(name)), len(run.of(f"{name}.context"))
         if block != host:
@@ -133,6 +144,8 @@ def _require_plain(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.parallel.DistributedDataParallel):
             raise UserError("DistributedDataParallel shares the parameters it began with: insert before wrapping")
+        if _FULLY_SHARDED.intersection(kind.__name__ for kind in type(module).__mro__):
+            raise UserError(f"{name or 'the network'} is fully sharded (FSDP) already: insert before sharding it")
         if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
             raise UserError(f"{name or 'the network'} is compiled already: insert before torch.compile")
         if any(isinstance(value, nn.UninitializedParameter) for value in module.parameters(recurse=False)):

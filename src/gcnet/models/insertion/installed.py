@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gcnet.errors import UserError
 from gcnet.models.insertion import hook
@@ -65,6 +67,8 @@ def require_room(name: str, module: nn.Module) -> None:
     """Raise UserError where the name `context` is taken."""
     if is_installed(module):
         raise UserError(f"a module takes one context block, and {name} has one already")
+    if "context_insertion" in vars(module):
+        raise UserError(f"{name} has a block whose forward hook was cleared, so it does not run: gcnet.remove it first")
     if hasattr(module, "context"):
         raise UserError(f"the block becomes the child `context` of its module, and {name} has a `context` of its own")
 
@@ -79,16 +83,30 @@ def installed_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if is_installed(module))
 
 
+def build_device(model: nn.Module, name: str) -> torch.device:
+    """Where to build a block for this module: on the CPU, or without values where its parameters have none."""
+    example = _nearest_float(model, name)
+    return torch.device("cpu" if example is None or not example[0].is_meta else "meta")
+
+
 def match_host(context: nn.Module, model: nn.Module, name: str) -> nn.Module:
     """The block in the device, dtype and mode of the module: its own parameters', or those of what holds it."""
+    found = _nearest_float(model, name)
+    if found is None:
+        return context.to(dtype=torch.get_default_dtype()).train(model.training)
+    example, training = found
+    return context.to(device=example.device, dtype=example.dtype).train(training)
+
+
+def _nearest_float(model: nn.Module, name: str) -> tuple[Tensor, bool] | None:
+    """A floating-point tensor of the module, else of the nearest module that holds it and has one, and its mode."""
     while True:
         holder = model.get_submodule(name)
-        floats = (tensor for tensor in [*holder.parameters(), *holder.buffers()] if tensor.is_floating_point())
-        example = next(floats, None)
-        if example is not None:
-            return context.to(device=example.device, dtype=example.dtype).train(holder.training)
+        for tensor in chain(holder.parameters(), holder.buffers()):
+            if tensor.is_floating_point():
+                return tensor, holder.training
         if not name:
-            return context.to(dtype=torch.get_default_dtype()).train(holder.training)
+            return None
         name = name.rpartition(".")[0]
 
 
@@ -136,10 +154,30 @@ def context_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     ]
 
 
-def remove(model: nn.Module) -> None:
-    """Take all inserted blocks out; the network is then what it was before the first `insert`."""
-    for _, module in list(installed_modules(model)):
-        uninstall(module)
+def remove(model: nn.Module, what: Insertion | str | Sequence[str] | None = None) -> None:
+    """Take inserted blocks out.
+
+    Args:
+        model: the network; without any blocks it is what it was before the first `insert`, exactly.
+        what: one of `inserted(model)`, or names of places or patterns of them ("layer3.*"); None for all blocks, also
+            those whose forward hook was cleared.
+
+    Raises:
+        UserError: no inserted block has such a name. Nothing is removed then.
+    """
+    there = {name: module for name, module in model.named_modules() if "context_insertion" in vars(module)}
+    if what is None:
+        chosen = set(there)
+    else:
+        wanted = [place.name for place in what.places] if isinstance(what, Insertion) else what
+        chosen = set()
+        for pattern in [wanted] if isinstance(wanted, str) else wanted:
+            found = {pattern} & set(there) or {name for name in there if fnmatchcase(name, pattern)}
+            if not found:
+                raise UserError(f'no inserted block is at "{pattern}"; there are {", ".join(there) or "none"}')
+            chosen |= found
+    for name in chosen:
+        uninstall(there[name])
 
 
 def _installed(module: nn.Module) -> Installed:

@@ -1,6 +1,8 @@
-"""Residual blocks of known networks: how the paper counts their stages, and how they get and lose a context block."""
+"""Residual blocks of known networks: their stages in the paper's numbers, adding and removing a context block."""
 
+import inspect
 import re
+import sys
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -58,14 +60,10 @@ def residual_candidates(model: nn.Module) -> list[Candidate]:
     return found
 
 
-def residual_channels(name: str, module: nn.Module, position: str) -> int:
-    """Channels of the map at `position` of the residual block `name`.
-
-    Raises:
-        UserError: an unknown position, or one that this block does not have.
-    """
+def require_position(name: str, module: nn.Module, position: object) -> None:
+    """Raise UserError unless the residual block `name` has this position and the forward of its library."""
     if position not in POSITIONS:
-        raise unknown("position", position, POSITIONS)
+        raise unknown("position", str(position), POSITIONS)
     family = residual_family(module)
     if family is None:
         raise UserError(
@@ -74,15 +72,23 @@ def residual_channels(name: str, module: nn.Module, position: str) -> int:
         )
     if position == "after_conv2" and not family.bottleneck:
         raise UserError(f"position after_conv2 is for bottlenecks, and {name} is a basic block")
-    last: Any = module.conv3 if family.bottleneck and position != "after_conv2" else module.conv2
-    return last.out_channels
+    replaced = _replaced_forward(module)
+    if replaced:
+        raise UserError(
+            f"a block within a residual block needs the forward of its library, and {replaced} was replaced: "
+            f'insert before that, or give at="{name}" for a block on its output'
+        )
+
+
+def position_child(position: str) -> str:
+    """The child of a residual block whose output has the channels of `position`; empty for the block's own output."""
+    return "bn2" if position == "after_conv2" else ""
 
 
 def into_residual(module: nn.Module, context: nn.Module, position: Any) -> None:
-    """Turn the residual block into one whose forward runs `context` at `position`."""
+    """Turn a residual block that passed `require_position` into one whose forward runs `context` at `position`."""
     family = residual_family(module)
-    if family is None:
-        raise AssertionError("checked by residual_channels")
+    assert family is not None
     module.__class__ = getattr(import_module(family.home), family.name)
     module.context = context
     module.context_position = position
@@ -91,11 +97,24 @@ def into_residual(module: nn.Module, context: nn.Module, position: Any) -> None:
 def out_of_residual(module: nn.Module) -> None:
     """Undo `into_residual`."""
     host = _host_class(module)
-    if host is None:
-        raise AssertionError("only residual blocks of known families are Positioned")
-    del module._modules["context"]
-    del vars(module)["context_position"]
+    assert host is not None
+    module._modules.pop("context", None)
+    vars(module).pop("context_position", None)
     module.__class__ = host
+
+
+def _replaced_forward(module: nn.Module) -> str | None:
+    """Whose forward is not the one in the source of its class: the instance's or the class's; None where it is."""
+    kind: Any = _host_class(module)
+    assert kind is not None
+    if "forward" in vars(module):
+        return f"the forward of this {kind.__name__}"
+    definer: Any = next(base for base in kind.__mro__ if "forward" in vars(base))
+    # Our own may be wrapped by a checker of types.
+    forward = inspect.unwrap(definer.forward) if definer.__module__.startswith("gcnet.") else definer.forward
+    code = getattr(forward, "__code__", None)
+    own = code is not None and code.co_filename == sys.modules[definer.__module__].__file__
+    return None if own and code.co_qualname == f"{definer.__qualname__}.forward" else f"the forward of {kind.__name__}"
 
 
 def _host_class(module: nn.Module) -> type | None:

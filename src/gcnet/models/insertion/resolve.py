@@ -38,7 +38,7 @@ def matches(model: nn.Module, item: str | type[nn.Module]) -> list[str]:
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     names = [name for name in names if not f"{name}.".startswith(inner)]
     if isinstance(item, str):
-        found = [name for name in names if fnmatchcase(name, item)]
+        found = [item] if item in names else [name for name in names if fnmatchcase(name, item)]
         found = found or [name for name in names if type(model.get_submodule(name)).__name__ == item]
     else:
         found = [name for name in names if isinstance(model.get_submodule(name), item)]

@@ -26,18 +26,17 @@ def stage_of(word: object) -> int | None:
 
 def choose(
     candidates: Sequence[Candidate],
-    stages: Sequence[int] | None,
+    stages: Sequence[int],
     blocks: Sequence[int] | None,
-    default_stages: Sequence[int],
 ) -> list[Candidate]:
-    """The candidates of `stages` (None: the default ones) with the indices `blocks` (None: all), in network order.
+    """The candidates of `stages` with the indices `blocks` (None: all), in network order.
 
     Raises:
         UserError: a stage or an index that is not there, or nothing chosen.
     """
     there = sorted({candidate.stage for candidate in candidates})
     chosen = []
-    for stage in dict.fromkeys(default_stages if stages is None else stages):
+    for stage in dict.fromkeys(stages):
         members = [candidate for candidate in candidates if candidate.stage == stage]
         if not members:
             raise UserError(f"stages must be among {', '.join(map(str, there))} for this network, found {stage}")
