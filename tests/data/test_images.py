@@ -5,15 +5,9 @@ import pytest
 from PIL import Image
 
 from gcnet.data.decode import ImageError
-from gcnet.data.images import (
-    CachedImages,
-    FolderImages,
-    ImageSource,
-    SubsetImages,
-    image_files,
-    limit_images,
-    read_sample,
-)
+from gcnet.data.folders import FolderImages
+from gcnet.data.images import CachedImages, ImageSource, SubsetImages, limit_images, read_sample
+from gcnet.data.listing import image_files
 from gcnet.errors import UserError
 
 
@@ -117,6 +111,7 @@ class Counted:
     """Images of noise that count how often they are read."""
 
     classes = ("one",)
+    notes = ()
 
     def __init__(self, *sizes: tuple[int, int]) -> None:
         self.sizes, self.reads = sizes, [0] * len(sizes)
@@ -130,8 +125,8 @@ class Counted:
     def label(self, index: int) -> int:
         return 0 * index
 
-    def file_size(self, index: int) -> None:
-        pass
+    def file(self, index: int) -> None:
+        """None."""
 
     def read(self, index: int) -> Image.Image:
         self.reads[index] += 1

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from gcnet.data.decode import ImageError
-from gcnet.data.images import FolderImages
+from gcnet.data.folders import FolderImages
 from gcnet.data.loading import Batch, Images, Loader, LoadingError, Skipped, build_loader, collate
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.data.settings import AugmentSettings, Preprocessing
@@ -27,6 +27,8 @@ class Noise:
     """Random images; the indices in `damaged` cannot be read; `act` is called before each is read."""
 
     classes = ("a", "b", "c")
+
+    notes = ()
 
     def __init__(
         self, length: int, *, damaged: tuple[int, ...] = (), act: Callable[[int], object] | None = None
@@ -42,8 +44,8 @@ class Noise:
     def label(self, index: int) -> int:
         return index % 3
 
-    def file_size(self, index: int) -> None:
-        pass
+    def file(self, index: int) -> None:
+        """None."""
 
     def read(self, index: int) -> Image.Image:
         if self.act is not None:
@@ -242,7 +244,7 @@ def test_a_program_with_live_workers_ends_at_once(tmp_path: Path) -> None:
             Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / "images" / name / f"{number}.png")
     program.write_text(
         "import sys\n"
-        "from gcnet.data.images import FolderImages\n"
+        "from gcnet.data.folders import FolderImages\n"
         "from gcnet.data.loading import Images, build_loader\n"
         "from gcnet.data.sampling import EvaluationSampler\n"
         "from gcnet.data.settings import Preprocessing\n"

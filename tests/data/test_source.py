@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gcnet.data.images import FolderImages, ImageSource
+from gcnet.data.folders import FolderImages
+from gcnet.data.images import ImageSource
 from gcnet.data.loading import Images, build_loader
 from gcnet.data.sampling import EvaluationSampler
 from gcnet.data.settings import AugmentSettings, DataSettings, Preprocessing
@@ -36,7 +37,7 @@ def make_folder(root: Path, size: tuple[int, int] = (32, 32), splits: tuple[str,
         ((32, 32), {"image_size": 32, "resize": 40}, (32, 40, "resized")),
     ],
 )
-def test_the_first_images_size_decides_what_the_settings_leave_open(
+def test_the_usual_size_of_the_images_decides_what_the_settings_leave_open(
     size: tuple[int, int], given: dict[str, int], expected: tuple[int, int | None, str], tmp_path: Path
 ) -> None:
     splits = open_data(DataSettings(data=make_folder(tmp_path, size), interpolation="bicubic", **given))
@@ -53,7 +54,7 @@ def test_damaged_images_in_front_do_not_hide_the_size(tmp_path: Path) -> None:
     assert open_data(DataSettings(data=data)).preprocessing == Preprocessing(32)
     for path in (tmp_path / "train").glob("*/*.png"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="none of the first 12 images can be read; .*empty file"):
+    with pytest.raises(UserError, match="none of the 12 images can be read; .*empty file"):
         open_data(DataSettings(data=data))
 
 
@@ -114,7 +115,7 @@ def test_a_file_that_is_no_csv_and_a_folder_without_parts_are_refused(tmp_path: 
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(UserError, match=r"a folder or a .csv file, found the file"):
         open_data(DataSettings(data=str(tmp_path / "a.txt")))
-    with pytest.raises(UserError, match='no folder of images at ".*/train"; expected .*/train/CLASS'):
+    with pytest.raises(UserError, match='no class folders in ".*"; expected .*/train/CLASS'):
         open_data(DataSettings(data=str(tmp_path)))
 
 

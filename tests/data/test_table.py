@@ -5,7 +5,7 @@ from PIL import Image
 
 from gcnet.data.decode import ImageError
 from gcnet.data.images import ImageSource
-from gcnet.data.table import CsvImages, has_split_column
+from gcnet.data.table import CsvImages, read_splits
 from gcnet.errors import UserError
 
 
@@ -32,16 +32,16 @@ def test_other_columns_order_and_a_byte_order_mark_do_not_matter(tmp_path: Path)
 
 def test_a_split_column_picks_the_rows(tmp_path: Path) -> None:
     path = write(tmp_path, "path,label,split\na.png,dog,train\nb.png,cat,val\nc d.png,dog,val\n")
-    assert has_split_column(path)
+    assert read_splits(path) == ("train", "val")
     assert [CsvImages(path, split="val").name(i) for i in range(2)] == ["b.png", "c d.png"]
     assert len(CsvImages(path)) == 3
-    with pytest.raises(UserError, match='no row has the split "valid", found train, val; did you mean "val"'):
-        CsvImages(path, split="valid")
+    with pytest.raises(UserError, match='no row has the split "test", found train, val'):
+        CsvImages(path, split="test")
 
 
 def test_a_missing_split_column_is_refused_only_where_a_split_is_wanted(tmp_path: Path) -> None:
     path = write(tmp_path, "path,label\na.png,dog\n")
-    assert not has_split_column(path)
+    assert read_splits(path) == ()
     with pytest.raises(UserError, match='a column "split" with train and val'):
         CsvImages(path, split="train")
 
@@ -52,13 +52,12 @@ def test_images_may_lie_in_another_folder(tmp_path: Path) -> None:
     assert CsvImages(tmp_path / "lists" / "list.csv", root=tmp_path).read(0).size == (3, 2)
 
 
-@pytest.mark.parametrize("outside", ["../a.png", "sub/../../a.png", "/etc/passwd", "link/a.png"])
+@pytest.mark.parametrize("outside", ["../a.png", "sub/../../a.png", "/etc/passwd"])
 def test_a_path_that_leaves_the_folder_is_refused_with_its_line(outside: str, tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
-    (inner / "link").symlink_to(tmp_path)
     path = write(inner, f"path,label\na.png,dog\n{outside},cat\n")
-    with pytest.raises(UserError, match="line 3: .* lies outside the image folder"):
+    with pytest.raises(UserError, match="line 3: .* lies outside of the image folder .*; --images takes"):
         CsvImages(path)
 
 

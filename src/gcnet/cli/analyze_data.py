@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gcnet.cli.files import report_skipped, report_written
+from gcnet.cli.files import report_notes, report_skipped, report_written
 from gcnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def open_run(network: "Network", settings: "Settings") -> "Run":
     source, preprocessing = open_evaluation(
         settings.data_settings(), settings.seed, preprocessing=find_preprocessing(network, settings.image_size)
     )
+    report_notes(source.notes)
     return Run(_loader(source, preprocessing, settings), network, len(source), source.classes)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gcnet.cli.files import report_skipped, report_written
+from gcnet.cli.files import report_note, report_skipped, report_written
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _way_to_look(
 def _chosen(settings: "Settings") -> "list[Path]":
     from gcnet.evaluation.predict import find_images
 
-    paths = find_images(settings.images)
+    paths = find_images(settings.images, note=report_note)
     count = min(settings.limit or IMAGES, len(paths))
     if count < len(paths):
         print(f"{count} of {len(paths)} images, evenly spread; --limit takes another number", file=sys.stderr)

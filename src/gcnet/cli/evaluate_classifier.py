@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gcnet.cli.files import report_notes
 from gcnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,9 +46,12 @@ def open_images(
     source, preprocessing = open_evaluation(
         settings.data_settings(size),
         settings.seed,
+        split_seed=settings.seed,
         classes=network.class_names,
         preprocessing=network.preprocessing,
     )
+    if processes.first:
+        report_notes(source.notes)
     _check_outputs(network, source, settings)
     if network.class_names is None and processes.first:
         _say_assumed_order(source.classes, settings)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gcnet.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from gcnet.data.loading import Skipped
 
@@ -18,6 +18,17 @@ def report_skipped(skipped: "Sequence[Skipped]", worked: int, done: str) -> None
         print(f"left out {printable(one.name)}: {one.reason}", file=sys.stderr)
     total = worked + len(skipped)
     print(f"{worked} of {total} images {done}, {len(skipped)} left out", file=sys.stderr)
+
+
+def report_notes(notes: "Iterable[str]") -> None:
+    """Print what was skipped, repaired or assumed in the data, a line each."""
+    for note in notes:
+        report_note(note)
+
+
+def report_note(note: str) -> None:
+    """Print one such line."""
+    print(f"gcnet: note: {printable(note)}", file=sys.stderr)
 
 
 def report_written(files: "Sequence[str]", folder: Path) -> None:

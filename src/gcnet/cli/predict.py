@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from gcnet.cli.files import report_note
 from gcnet.errors import UserError
 
 SUMMARY = "find the classes of images, or the objects in them, with a trained network"
@@ -95,7 +96,7 @@ def run(settings: Settings) -> int:
     from gcnet.training.distributed import choose_device
 
     device = choose_device(settings.device)
-    paths = find_images(settings.paths)
+    paths = find_images(settings.paths, note=report_note)
     opened = open_trained(settings.model, settings.weights)
     opened.model.to(device)
     if isinstance(opened, Detector):

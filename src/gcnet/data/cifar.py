@@ -33,6 +33,8 @@ class CifarImages:
         self._labels: list[int] = [int(label) for label in stored.targets]
         self._split = "train" if train else "val"
 
+    notes = ()
+
     def __len__(self) -> int:
         return len(self._labels)
 
@@ -44,12 +46,12 @@ class CifarImages:
         """Index into `classes`."""
         return self._labels[index]
 
+    def file(self, index: int) -> None:
+        """None: the archive holds many images in one file."""
+
     def read(self, index: int) -> Image.Image:
         """The image, 32 x 32."""
         return Image.fromarray(self._pixels[index])
-
-    def file_size(self, index: int) -> None:
-        """None: the images are packed together."""
 
 
 def _open_cifar(root: Path, name: str, train: bool, download: bool) -> Any:

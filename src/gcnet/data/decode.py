@@ -6,21 +6,30 @@ Decoding is Pillow's: it raises on damaged files where other decoders end the pr
 import os
 import stat
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
+from gcnet.data.file_kinds import explain_content
 from gcnet.errors import UserError
 
 MAX_MEGAPIXELS = 100.0
 
+_OPTIONAL = (("avif", "AVIF", (".avif",)), ("jpg_2000", "JPEG2000", (".jp2", ".j2k", ".jpx")))
+_BUILT = [(kind, suffixes) for feature, kind, suffixes in _OPTIONAL if features.check(feature)]
+
 # Raster formats only: Pillow would hand others, such as EPS, to an outside program.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", *(kind for kind, _ in _BUILT))
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-)
+) | {suffix for _, suffixes in _BUILT for suffix in suffixes}
+FULL_DEPTH = 16
 
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _BACKGROUND = (255, 255, 255, 255)
 _PILLOW_MEGAPIXELS = 2 * 1024**3 / 4 / 3 / 1e6  # Pillow itself refuses twice its `MAX_IMAGE_PIXELS`
 
@@ -43,16 +52,43 @@ def has_image_suffix(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its image before anything is decoded.
+
+    Attributes:
+        width: in pixels, as stored.
+        height: in pixels, as stored.
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
+        is_deep: whether its values have 16 bits.
+    """
+
+    width: int
+    height: int
+    orientation: int = 1
+    is_deep: bool = False
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height in pixels of the upright image."""
+        return (self.height, self.width) if self.orientation in _TURNED else (self.width, self.height)
+
+
 def open_image(
-    path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGAPIXELS, upright: bool = True
+    path: str | os.PathLike[str],
+    *,
+    bit_depth: int = FULL_DEPTH,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    upright: bool = True,
 ) -> Image.Image:
     """Decode a file to an RGB image of 8 bits, upright as its EXIF orientation says.
 
-    Grey, palette and CMYK become RGB; 16-bit grey keeps its upper 8 bits; transparency is laid on white; of an
-    animation the first frame counts.
+    Gray, palette and CMYK become RGB; of 16-bit gray the upper 8 of the `bit_depth` bits in use are kept; transparency
+    is blended with white; of an animation the first frame is taken.
 
-    Arguments:
-        path: a JPEG, PNG, GIF, BMP, WebP, TIFF or PPM file.
+    Args:
+        path: a JPEG, PNG, GIF, BMP, WebP, TIFF or PPM file, and AVIF or JPEG 2000 where Pillow reads them.
+        bit_depth: bits in use of 16-bit images, 8 to 16; larger values become white.
         max_megapixels: the size in the header may not exceed this (nor Pillow's own limit of 179); it is read
             before anything is decoded.
         upright: whether the image is turned as its EXIF orientation says; else it stays as it is stored.
@@ -60,53 +96,68 @@ def open_image(
     Raises:
         ImageError: for anything else, with a short reason.
     """
+    with _opened(path, max_megapixels) as image:
+        image.load()
+        return _to_rgb(_upright(image) if upright else image, path, bit_depth)
+
+
+def read_header(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGAPIXELS) -> Header:
+    """Size, orientation and depth of an image without decoding it.
+
+    Raises:
+        ImageError: as `open_image`, for what the header shows.
+    """
+    with _opened(path, max_megapixels) as image:
+        return Header(*image.size, _orientation(image), _is_deep(image))
+
+
+def largest_value(path: str | os.PathLike[str]) -> int | None:
+    """The largest value of a 16-bit image; None for other images.
+
+    Raises:
+        ImageError: as `open_image`.
+    """
+    with _opened(path, MAX_MEGAPIXELS) as image:
+        image.load()
+        return int(np.asarray(image).max()) if _is_deep(image) else None
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str], max_megapixels: float) -> Generator[Image.Image]:
+    """The image, not yet decoded; whatever goes wrong with it becomes an ImageError."""
     _check_file(path)
     with warnings.catch_warnings():
         # Pillow warns of what is either decoded well enough (odd EXIF) or refused below (size).
         warnings.simplefilter("ignore")
         try:
-            return _decode(path, max_megapixels, upright)
+            with Image.open(Path(path), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > max_megapixels * 1e6:
+                    reason = f"{width}x{height} pixels, over the limit of {max_megapixels:g} megapixels"
+                    raise ImageError(path, reason)
+                yield image
         except ImageError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly every built-in error on damaged bytes
-            raise ImageError(path, _reason(error, max_megapixels)) from error
+            raise ImageError(path, _reason(error, path, max_megapixels)) from error
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise ImageError(path, "no such file" if missing else _first_line(error)) from error
+        raise ImageError(path, _missing(path, error)) from error
     if not stat.S_ISREG(status.st_mode):  # reading a pipe could wait for ever
         raise ImageError(path, "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
     if status.st_size == 0:
         raise ImageError(path, "empty file")
 
 
-def _decode(path: str | os.PathLike[str], max_megapixels: float, upright: bool) -> Image.Image:
-    with Image.open(Path(path), formats=FORMATS) as image:
-        width, height = image.size
-        if width * height > max_megapixels * 1e6:
-            raise ImageError(path, f"{width}x{height} pixels, over the limit of {max_megapixels:g} megapixels")
-        image.load()
-        return _to_rgb(_upright(image) if upright else image, path)
-
-
-def read_header(path: str | os.PathLike[str]) -> tuple[int, int, int]:
-    """Width and height in pixels as stored, and the EXIF orientation (1 to 8, 1 is upright), without decoding.
-
-    Raises:
-        ImageError: the file is missing, or its header is not that of an image.
-    """
-    _check_file(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(Path(path), formats=FORMATS) as image:
-                return *image.size, _orientation(image)
-        except Exception as error:  # Pillow's readers raise nearly every built-in error on damaged bytes
-            raise ImageError(path, _reason(error, MAX_MEGAPIXELS)) from error
+def _missing(path: str | os.PathLike[str], error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "a symbolic link to a missing file" if os.path.islink(path) else "no such file"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
+    return text[0].lower() + text[1:]
 
 
 def _orientation(image: Image.Image) -> int:
@@ -124,11 +175,15 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _to_rgb(image: Image.Image, path: str | os.PathLike[str], bit_depth: int) -> Image.Image:
     if image.mode == "F":
         raise ImageError(path, "floating-point pixels have no agreed range")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_16_bits(image, path)
+    if _is_deep(image):
+        return _from_16_bits(image, path, bit_depth)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, _BACKGROUND), image).convert("RGB")
@@ -136,19 +191,20 @@ def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
 
 
-def _from_16_bits(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
+def _from_16_bits(image: Image.Image, path: str | os.PathLike[str], bit_depth: int) -> Image.Image:
     values = np.asarray(image)
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise ImageError(path, "32-bit pixels have no agreed range")
-    return Image.fromarray((values.astype(np.int64) >> 8).astype(np.uint8)).convert("RGB")
+    upper = values.astype(np.int64) >> (bit_depth - 8)
+    return Image.fromarray(upper.clip(max=255).astype(np.uint8)).convert("RGB")
 
 
-def _reason(error: Exception, max_megapixels: float) -> str:
+def _reason(error: Exception, path: str | os.PathLike[str], max_megapixels: float) -> str:
     text = _first_line(error)
     if isinstance(error, Image.DecompressionBombError):
         return f"more pixels than the limit of {min(max_megapixels, _PILLOW_MEGAPIXELS):.0f} megapixels"
     if isinstance(error, UnidentifiedImageError):
-        return "not an image of a known format"
+        return explain_content(path) or "not an image of a known format"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
     if isinstance(error, PermissionError):

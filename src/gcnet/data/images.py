@@ -1,14 +1,15 @@
-"""What a source of labelled images is; folders of class folders; a part of a source; a copy in memory."""
+"""What a source of labeled images is; image files; a part of a source; a copy in memory."""
 
+import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from gcnet.data.decode import has_image_suffix, open_image
+from gcnet.data.decode import FULL_DEPTH, open_image
 from gcnet.errors import UserError, nearest
 
 CACHE_BYTES = 256 * 1024**2
@@ -33,6 +34,11 @@ class ImageSource(Protocol):
         """Names of the classes, in the order of the labels."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was skipped or repaired when the source was opened, a sentence each."""
+        ...
+
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
@@ -43,12 +49,12 @@ class ImageSource(Protocol):
         """Index into `classes`."""
         ...
 
-    def read(self, index: int) -> Image.Image:
-        """The image, RGB; raises ImageError where there is none to be had."""
+    def file(self, index: int) -> Path | None:
+        """The image's file; None for an image that has none of its own."""
         ...
 
-    def file_size(self, index: int) -> int | None:
-        """Bytes of the image's file; None where the file is missing, or the image has no file of its own."""
+    def read(self, index: int) -> Image.Image:
+        """The image, RGB; raises ImageError for one that cannot be read."""
         ...
 
 
@@ -57,91 +63,63 @@ def read_sample(source: ImageSource, index: int) -> Sample:
     return Sample(source.read(index), source.label(index), source.name(index))
 
 
-def expected_tree(root: str | os.PathLike[str]) -> str:
-    """How a folder of images has to look, for messages."""
-    top = str(root).rstrip("/")
-    return f"{top}/train/CLASS/*.jpg and {top}/val/CLASS/*.jpg (one folder a class, in both the same)"
+class FileImages:
+    """Images in files below one folder.
 
-
-def image_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """All image files below a folder, by suffix and in a fixed order; hidden files and folders do not count."""
-    return [Path(folder, name) for name in _walk(str(folder))]
-
-
-def _walk(folder: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from (f"{entry.name}/{name}" for name in _walk(entry.path))
-        elif has_image_suffix(entry.name):
-            yield entry.name
-
-
-class FolderImages:
-    """Images in class folders: `root/CLASS/**/*.png`; labels follow the sorted class names, or `classes` where given.
-
-    Raises:
-        UserError: where the folder is missing or empty, has no class folders, or has a class that `classes` lacks.
+    Args:
+        root: the folder.
+        files: paths below it.
+        labels: of each file, indices into `classes`.
+        classes: names of the classes.
+        notes: what was skipped or repaired, a sentence each.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> None:
-        self.root = Path(root)
-        found = _class_folders(self.root)
-        check_known(found, classes, self.root)
-        self.classes = tuple(found if classes is None else classes)
-        labels = {name: label for label, name in enumerate(self.classes)}
-        self._files: list[str] = []
-        self._labels: list[int] = []
-        for folder in found:
-            files = [f"{folder}/{file}" for file in _walk(str(self.root / folder))]
-            if not files and classes is None:
-                raise UserError(f"every class folder needs images, found none in {self.root / folder}")
-            self._files += files
-            self._labels += [labels[folder]] * len(files)
-        if not self._files:
-            raise UserError(f"found no images in the class folders of {self.root}")
+    bit_depth = FULL_DEPTH
+
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[str],
+        labels: Sequence[int],
+        classes: Sequence[str],
+        *,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.root, self.classes, self.notes = root, tuple(classes), tuple(notes)
+        self._files, self._labels = files, labels
 
     def __len__(self) -> int:
         return len(self._files)
 
     def name(self, index: int) -> str:
-        """Path below the root."""
+        """The path below the root."""
         return self._files[index]
 
     def label(self, index: int) -> int:
         """Index into `classes`."""
         return self._labels[index]
 
+    def file(self, index: int) -> Path:
+        """The path."""
+        return self.root / self._files[index]
+
     def read(self, index: int) -> Image.Image:
         """Decode the file; raises ImageError."""
-        return open_image(self.root / self._files[index])
+        return open_image(self.root / self._files[index], bit_depth=self.bit_depth)
 
-    def file_size(self, index: int) -> int | None:
-        """Bytes of the file; None where it is missing."""
-        return size_on_disk(f"{self.root}/{self._files[index]}")
+    def with_bit_depth(self, bit_depth: int) -> "FileImages":
+        """The same images, of which those with 16 bits use only `bit_depth` of them."""
+        other = copy.copy(self)
+        other.bit_depth = bit_depth
+        return other
 
 
-def size_on_disk(path: str) -> int | None:
+def size_on_disk(path: str | os.PathLike[str] | None) -> int | None:
     """Bytes of a file; None where there is none."""
     try:
-        return os.stat(path).st_size
+        return None if path is None else os.stat(path).st_size
     except (OSError, ValueError):
         return None
-
-
-def _class_folders(root: Path) -> list[str]:
-    if not root.is_dir():
-        beside = sorted(entry.name for entry in root.parent.iterdir() if entry.is_dir()) if root.parent.is_dir() else []
-        raise UserError(
-            f'no folder of images at "{root}"{nearest(root.name, beside)}; expected {expected_tree(root.parent)}'
-        )
-    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not names:
-        raise UserError(f'no class folders in "{root}"; expected {expected_tree(root.parent)}')
-    return names
 
 
 def check_known(found: Sequence[str], classes: Sequence[str] | None, place: object) -> None:
@@ -164,7 +142,7 @@ class SubsetImages:
 
     def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
         self.source, self.indices = source, indices
-        self.classes = source.classes
+        self.classes, self.notes = source.classes, source.notes
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -177,13 +155,13 @@ class SubsetImages:
         """As the source says."""
         return self.source.label(self.indices[index])
 
+    def file(self, index: int) -> Path | None:
+        """As the source says."""
+        return self.source.file(self.indices[index])
+
     def read(self, index: int) -> Image.Image:
         """As the source reads it."""
         return self.source.read(self.indices[index])
-
-    def file_size(self, index: int) -> int | None:
-        """As the source says."""
-        return self.source.file_size(self.indices[index])
 
 
 def limit_images(source: ImageSource, limit: int | None) -> ImageSource:
@@ -202,7 +180,7 @@ class CachedImages:
 
     def __init__(self, source: ImageSource, *, budget: int = CACHE_BYTES) -> None:
         self.source, self.budget = source, budget
-        self.classes = source.classes
+        self.classes, self.notes = source.classes, source.notes
         self._kept: dict[int, tuple[tuple[int, int], bytes]] = {}
 
     def __len__(self) -> int:
@@ -216,6 +194,10 @@ class CachedImages:
         """As the source says."""
         return self.source.label(index)
 
+    def file(self, index: int) -> Path | None:
+        """As the source says."""
+        return self.source.file(index)
+
     def read(self, index: int) -> Image.Image:
         """The image, decoded or from memory; raises ImageError as the source does."""
         if index in self._kept:
@@ -227,7 +209,3 @@ class CachedImages:
             self.budget -= needed
             self._kept[index] = (image.size, image.tobytes())
         return image
-
-    def file_size(self, index: int) -> int | None:
-        """As the source says."""
-        return self.source.file_size(index)

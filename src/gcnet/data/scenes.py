@@ -71,6 +71,7 @@ class Scenes:
     """
 
     classes = tuple(f"{count} brighter" for count in range(OBJECTS + 1))
+    notes = ()
 
     def __init__(
         self,
@@ -103,6 +104,9 @@ class Scenes:
         """How many shapes are brighter than the reference patch."""
         return index % (OBJECTS + 1)
 
+    def file(self, index: int) -> None:
+        """None: scenes are generated."""
+
     def read(self, index: int) -> Image.Image:
         """The image, RGB, `size` x `size`."""
         random = self._random(index)
@@ -111,9 +115,6 @@ class Scenes:
         for thing in things:
             _draw(canvas, thing, random)
         return Image.fromarray((canvas.clip(0, 1) * 255 + 0.5).astype(np.uint8))
-
-    def file_size(self, index: int) -> None:
-        """None: scenes are generated."""
 
     def things(self, index: int) -> list[Thing]:
         """What is in the scene: the reference patch, then the shapes."""

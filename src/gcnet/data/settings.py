@@ -12,7 +12,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_BUILT_IN = ("scenes", "scenes-control", "cifar10", "cifar100")
+BUILT_IN = ("scenes", "scenes-control", "cifar10", "cifar100")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -46,6 +46,8 @@ class DataSettings:
     """Evaluation: short side in pixels before the center crop (default: 256/224 of the image size; none if it fits)."""
     interpolation: Interpolation = "bilinear"
     """Interpolation of resizing, always antialiased."""
+    bit_depth: Literal["auto", "8", "10", "12", "14", "16"] = "auto"
+    """Classifiers: bits in use of 16-bit images (auto: from the largest value of a sample, the same for all images)."""
     limit_train: int | None = None
     """Use only so many training images, evenly spread over the set (scenes: generate so many)."""
     limit_val: int | None = None
@@ -68,6 +70,8 @@ class DataSettings:
         _require(self.workers >= 0, f"--workers must be 0 or more, found {self.workers}")
         _check_interpolation(self.interpolation)
         _check_resize(self.resize, self.image_size)
+        if self.bit_depth not in ("auto", "8", "10", "12", "14", "16"):
+            raise unknown("--bit-depth", self.bit_depth, ("auto", "8", "10", "12", "14", "16"))
         _require(
             self.scene_distance is None or self.is_generated,
             f'--scene-distance belongs to --data scenes or scenes-control, found --data "{self.data}"',
@@ -89,7 +93,7 @@ class DataSettings:
         )
         for name in ("val", "images", "val_fraction"):
             _require(
-                getattr(self, name) is None or self.data not in _BUILT_IN,
+                getattr(self, name) is None or self.data not in BUILT_IN,
                 f"--{name.replace('_', '-')} belongs to data of your own, and --data {self.data} has its own splits",
             )
 
@@ -149,6 +153,7 @@ class Preprocessing:
         interpolation: one of `INTERPOLATIONS`, antialiased.
         mean: of each channel, subtracted after scaling to [0, 1].
         std: of each channel, divided by after that.
+        bit_depth: bits in use of 16-bit images, of which the upper 8 are kept.
     """
 
     image_size: int
@@ -156,10 +161,12 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    bit_depth: int = 16
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         _require(self.image_size > 0, f"image_size must be positive, found {self.image_size}")
+        _require(8 <= self.bit_depth <= 16, f"bit_depth must be 8 to 16, found {self.bit_depth}")
         _check_interpolation(self.interpolation)
         _check_resize(self.resize, self.image_size)
         _require(all(value > 0 for value in self.std), f"std must be positive, found {self.std}")

@@ -1,29 +1,26 @@
 """From settings to images: what `--data` names, opened for training or for evaluation."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcnet.data.cifar import CIFAR_NAMES, CifarImages
-from gcnet.data.decode import ImageError
-from gcnet.data.images import CachedImages, FolderImages, ImageSource, expected_tree, limit_images
+from gcnet.data.decode import FULL_DEPTH
+from gcnet.data.images import CachedImages, FileImages, ImageSource, SubsetImages, limit_images
+from gcnet.data.labeled import open_labeled, open_labeled_validation
+from gcnet.data.probe import find_bit_depth, require_readable, usual_size
 from gcnet.data.settings import AugmentSettings, DataSettings, Preprocessing
-from gcnet.data.table import CsvImages, has_split_column
-from gcnet.errors import UserError, nearest, nearest_path
+from gcnet.errors import UserError
 
 if TYPE_CHECKING:
     import gcnet.data.scenes
     import gcnet.data.transforms
 
-DATA_NAMES = ("scenes", "scenes-control", *CIFAR_NAMES)
 SCENE_SIZE = 64
 SCENES_TRAIN, SCENES_VAL = 20_000, 2_000
 
 _SMALL, _LARGE = 64, 224
 _LARGE_RESIZE = 256
-_TRIED_FOR_SIZE = 20
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,7 @@ class DataSplits:
         classes: names of the classes, in the order of the labels.
         generated: whether the images are generated scenes, which are cropped only where `--crop` says so: a crop
             could cut the reference patch off.
+        notes: what was skipped, repaired or assumed, a sentence each.
     """
 
     train: ImageSource
@@ -44,6 +42,7 @@ class DataSplits:
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     generated: bool = False
+    notes: tuple[str, ...] = ()
 
     def train_transform(self, augment: AugmentSettings) -> "gcnet.data.transforms.TrainTransform":
         """The transform of training images."""
@@ -59,83 +58,124 @@ class DataSplits:
         return build_eval_transform(self.preprocessing)
 
 
-def open_data(settings: DataSettings, seed: int = 0) -> DataSplits:
+def open_data(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> DataSplits:
     """Open the training and the validation images.
 
-    Arguments:
-        settings: what to open; `data` is one of `DATA_NAMES`, a folder with train/ and val/, or a CSV.
+    Args:
+        settings: what to open; `data` is one of `gcnet.data.labeled.DATA_NAMES`, a folder of class folders, or a CSV.
         seed: of generated images; the same seed gives the same images.
+        split_seed: of the choice of validation images with `val_fraction`.
 
     Raises:
-        UserError: where nothing of that name or shape is there, or the parts do not fit together.
+        UserError: nothing of that name or shape is there, the parts do not fit together, there is one class only, or
+            no validation image can be read.
     """
-    if settings.is_generated:
-        train, val = (open_scenes(settings, seed, split) for split in ("train", "val"))
-    else:
-        train = _open_split(settings, "train", None)
-        val = _open_split(settings, "val", train.classes)
+    train, val = _open_both(settings, seed, split_seed)
+    _require_classes(settings, train)
+    notes = dict.fromkeys((*train.notes, *val.notes))
     train, val = limit_images(train, settings.limit_train), limit_images(val, settings.limit_val)
     preprocessing = choose_preprocessing(settings, train)
-    return DataSplits(CachedImages(train), CachedImages(val), preprocessing, train.classes, settings.is_generated)
+    if preprocessing.bit_depth != FULL_DEPTH:
+        notes[_depth_note(settings, preprocessing.bit_depth)] = None
+    train, val = (CachedImages(_with_depth(source, preprocessing)) for source in (train, val))
+    if not settings.is_generated:
+        require_readable(val, "validation")
+    return DataSplits(train, val, preprocessing, train.classes, settings.is_generated, tuple(notes))
 
 
 def open_evaluation(
     settings: DataSettings,
     seed: int = 0,
     *,
+    split_seed: int = 0,
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> tuple[ImageSource, Preprocessing]:
     """Open only the images to evaluate: the validation part, or all of a CSV or a folder that has no such parts.
 
-    Arguments:
+    Args:
         settings: what to open.
         seed: of generated images.
+        split_seed: as for `open_data`.
         classes: the class names that a network was trained with, in its order; labels then follow them. By default
             the order is the one that `open_data` gives.
-        preprocessing: what the network was trained with; by default chosen from the settings and the first images.
+        preprocessing: what the network was trained with; by default chosen from the settings and the images.
 
     Raises:
         UserError: as `open_data`, and for a class that `classes` lacks.
     """
     if settings.is_generated:
         source: ImageSource = open_scenes(settings, seed, "val")
+    elif settings.data in CIFAR_NAMES:
+        source = _open_cifar(settings, "val")
     else:
-        source = _open_split(settings, "val", classes or _training_classes(settings))
+        source = open_labeled_validation(settings, split_seed, classes)
     if classes is not None and tuple(source.classes) != tuple(classes):
         raise UserError(
             f"{settings.data}: expected the classes {_shown(classes)} in this order, found {_shown(source.classes)}"
         )
     source = limit_images(source, settings.limit_val)
-    return source, preprocessing or choose_preprocessing(settings, source)
+    preprocessing = preprocessing or choose_preprocessing(settings, source)
+    return _with_depth(source, preprocessing), preprocessing
 
 
 def choose_preprocessing(settings: DataSettings, source: ImageSource) -> Preprocessing:
     """What the settings say, and where they say nothing: small square images as they are, others 224 from 256.
 
+    The medians of the images' sides decide, see `gcnet.data.probe.usual_size`; where both sizes are given, no image is
+    looked at for them.
+
     Raises:
-        UserError: where a look at the images is needed and none of the first can be read.
+        UserError: a look at the images is needed and none can be read.
     """
     if settings.is_generated:
         size, resize = settings.image_size or SCENE_SIZE, settings.resize
         return Preprocessing(size, resize, settings.interpolation)
-    width, height = _first_size(source)
-    is_small = width == height <= _SMALL
-    size = settings.image_size or (width if is_small else _LARGE)
-    resize = settings.resize
-    if resize is None and (width, height) != (size, size):
-        resize = round(size * _LARGE_RESIZE / _LARGE)
-    return Preprocessing(size, resize, settings.interpolation)
+    depth = find_bit_depth(source) if settings.bit_depth == "auto" else int(settings.bit_depth)
+    size, resize = settings.image_size, settings.resize
+    if size is None or resize is None:
+        short, long = usual_size(source)
+        size = size or (short if short == long <= _SMALL else _LARGE)
+        if resize is None and (short, long) != (size, size):
+            resize = round(size * _LARGE_RESIZE / _LARGE)
+    return Preprocessing(size, resize, settings.interpolation, bit_depth=depth or FULL_DEPTH)
 
 
-def _first_size(source: ImageSource) -> tuple[int, int]:
-    tried = min(len(source), _TRIED_FOR_SIZE)
-    for index in range(tried):
-        try:
-            return source.read(index).size
-        except ImageError as error:
-            last = error
-    raise UserError(f"none of the first {tried} images can be read; {last}")
+def _open_both(settings: DataSettings, seed: int, split_seed: int) -> tuple[ImageSource, ImageSource]:
+    if settings.is_generated:
+        return open_scenes(settings, seed, "train"), open_scenes(settings, seed, "val")
+    if settings.data in CIFAR_NAMES:
+        return _open_cifar(settings, "train"), _open_cifar(settings, "val")
+    return open_labeled(settings, split_seed)
+
+
+def _open_cifar(settings: DataSettings, split: str) -> CifarImages:
+    return CifarImages(settings.root, settings.data, train=split == "train", download=settings.download)
+
+
+def _require_classes(settings: DataSettings, train: ImageSource) -> None:
+    if len(train.classes) < 2:
+        raise UserError(
+            f'a classifier needs at least two classes, and {settings.data} has one, "{train.classes[0]}"; in a folder '
+            "of images each class is a folder of its own"
+        )
+
+
+def _with_depth(source: ImageSource, preprocessing: Preprocessing) -> ImageSource:
+    if preprocessing.bit_depth == FULL_DEPTH:
+        return source
+    if isinstance(source, SubsetImages):
+        return SubsetImages(_with_depth(source.source, preprocessing), source.indices)
+    return source.with_bit_depth(preprocessing.bit_depth) if isinstance(source, FileImages) else source
+
+
+def _depth_note(settings: DataSettings, depth: int) -> str:
+    how = (
+        "by the largest value of a sample; --bit-depth 16 keeps the full range"
+        if settings.bit_depth == "auto"
+        else "as given"
+    )
+    return f"16-bit images are read as {depth}-bit: values from 0 to {(1 << depth) - 1:,} ({how})"
 
 
 def open_scenes(settings: DataSettings, seed: int, split: str) -> "gcnet.data.scenes.Scenes":
@@ -151,46 +191,6 @@ def open_scenes(settings: DataSettings, seed: int, split: str) -> "gcnet.data.sc
         context=settings.data == "scenes",
         split=split,
         seed=seed,
-    )
-
-
-def _open_split(settings: DataSettings, split: str, classes: Sequence[str] | None) -> ImageSource:
-    if settings.data in CIFAR_NAMES:
-        return CifarImages(settings.root, settings.data, train=split == "train", download=settings.download)
-    path = _existing(settings.data)
-    if path.is_file():
-        part = split if split == "train" or has_split_column(path) else None
-        return CsvImages(path, split=part, classes=classes)
-    if split == "val" and not (path / "val").is_dir() and not (path / "train").is_dir():
-        return FolderImages(path, classes=classes)
-    return FolderImages(path / split, classes=classes)
-
-
-def _training_classes(settings: DataSettings) -> tuple[str, ...] | None:
-    path = Path(settings.data)
-    if (path / "train").is_dir():
-        return FolderImages(path / "train").classes
-    if path.is_file() and has_split_column(path):
-        return CsvImages(path, split="train").classes
-    return None
-
-
-def _existing(data: str) -> Path:
-    path = Path(data)
-    if path.is_dir():
-        return path
-    if path.is_file():
-        if path.suffix.lower() != ".csv":
-            raise UserError(f"--data takes a folder or a .csv file, found the file {path}")
-        return path
-    if os.sep in data or path.suffix:
-        raise UserError(
-            f'nothing at "{data}" (tried {path.resolve()}){nearest_path(path) or ";"} expected {expected_tree(data)}'
-        )
-    proposal = nearest(data, DATA_NAMES) or nearest_path(path) or ";"
-    raise UserError(
-        f'unknown data "{data}"{proposal} valid: {", ".join(DATA_NAMES)}, '
-        "a folder with train/ and val/, or a CSV of path, label and split"
     )
 
 

@@ -1,32 +1,42 @@
 """Images listed in a CSV of path, label and split."""
 
 import csv
+import io
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image
+from gcnet.data.folders import SPLITS, split_named
+from gcnet.data.images import FileImages, check_known
+from gcnet.data.paths import ImageRoot
+from gcnet.errors import UserError, printable
 
-from gcnet.data.decode import open_image
-from gcnet.data.images import check_known, size_on_disk
-from gcnet.errors import UserError, nearest
-
-COLUMNS = ("path", "label", "split")
-
-Row = tuple[str, dict[str, str]]  # place ("FILE, line N") and the row by column name
+_REQUIRED = ("path", "label")
+_LISTED = 5
 
 
-class CsvImages:
+class Row(NamedTuple):
+    """A line of the table: its number in the file, and the values of path, label and split (None without a column)."""
+
+    line: int
+    path: str
+    label: str
+    split: str | None
+
+
+class CsvImages(FileImages):
     """Images listed in a CSV with the columns path, label and, where it has several parts, split.
 
-    Arguments:
+    Args:
         table: the CSV; its first line names the columns.
-        root: folder that the paths are relative to and may not leave (default: the CSV's own).
-        split: take the rows of this split; None takes all rows.
+        root: folder of the images, which the paths are relative to and may not leave (default: the CSV's own).
+        split: take the rows of this split, a key of `SPLITS`; None takes all rows.
         classes: known class names, in the order of the labels (default: the sorted labels of the rows taken).
 
     Raises:
-        UserError: for missing columns or rows, a path listed twice or outside `root`, or a label that `classes` lacks.
+        UserError: missing columns or rows, a path listed twice or outside of `root`, or a label that `classes` lacks.
     """
 
     def __init__(
@@ -37,93 +47,114 @@ class CsvImages:
         split: str | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
-        self.root = Path(root) if root is not None else Path(table).parent
-        rows = _rows_of_split(table, split)
-        self._files = _checked_paths(rows, os.path.realpath(self.root))
-        labels = [row["label"] for _, row in rows]
-        found = sorted(set(labels))
+        rows, unused = _rows_of_split(table, split)
+        images = ImageRoot(Path(table).parent if root is None else Path(root), Path(table).parent)
+        files = _files(table, rows, images)
+        found = sorted({row.label for row in rows})
         check_known(found, classes, table)
-        self.classes = tuple(found if classes is None else classes)
-        numbers = {name: number for number, name in enumerate(self.classes)}
-        self._labels = [numbers[label] for label in labels]
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def name(self, index: int) -> str:
-        """The path below the root."""
-        return self._files[index]
-
-    def label(self, index: int) -> int:
-        """Index into `classes`."""
-        return self._labels[index]
-
-    def read(self, index: int) -> Image.Image:
-        """Decode the file; raises ImageError."""
-        return open_image(self.root / self._files[index])
-
-    def file_size(self, index: int) -> int | None:
-        """Bytes of the file; None where it is missing."""
-        return size_on_disk(f"{self.root}/{self._files[index]}")
+        names = tuple(found if classes is None else classes)
+        numbers = {name: number for number, name in enumerate(names)}
+        notes = [note for note in (_unused_note(table, unused), images.note(table)) if note]
+        super().__init__(images.root, files, [numbers[row.label] for row in rows], names, notes=notes)
 
 
-def has_split_column(table: str | os.PathLike[str]) -> bool:
-    """Whether a CSV says which rows are for training and which for validation."""
-    return "split" in _read_rows(table)[0][1]
+def read_splits(table: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The splits that a CSV has rows for, keys of `SPLITS`; none where it has no column split.
+
+    Raises:
+        UserError: the column names other splits only.
+    """
+    rows = read_rows(table)
+    if rows[0].split is None:
+        return ()
+    named = {split_named(row.split or "") for row in rows}
+    if named == {None}:
+        raise UserError(f'{table}: the column "split" must say train, val or test, found {_shown(rows)}')
+    return tuple(split for split in SPLITS if split in named)
 
 
-def _rows_of_split(table: str | os.PathLike[str], split: str | None) -> list[Row]:
-    rows = _read_rows(table)
-    if split is None:
-        return rows
-    if "split" not in rows[0][1]:
-        raise UserError(f'{table}: expected a column "split" with train and val, found none')
-    taken = [(place, row) for place, row in rows if row["split"] == split]
-    if not taken:
-        names = sorted({row["split"] for _, row in rows})
-        raise UserError(f'{table}: no row has the split "{split}", found {", ".join(names)}{nearest(split, names)}')
-    return taken
+def read_classes(table: str | os.PathLike[str], split: str) -> tuple[str, ...]:
+    """The sorted labels of the rows of a split."""
+    return tuple(sorted({row.label for row in _rows_of_split(table, split)[0]}))
 
 
-def _read_rows(table: str | os.PathLike[str]) -> list[Row]:
+def read_rows(table: str | os.PathLike[str]) -> list[Row]:
+    """All rows of a CSV.
+
+    Raises:
+        UserError: it is not a CSV in UTF-8, lacks the columns path and label, or has an empty value or no rows.
+    """
     try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            _check_columns(table, columns)
-            rows = [_row(table, reader.line_num, columns, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        # Names of files need not be text: bytes that are not UTF-8 pass through, as in the file system.
+        with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            content = file.read()
+        if "\0" in content:
+            raise UserError(f"{table}: cannot be read as a CSV in UTF-8: it holds zero bytes, as UTF-16 does")
+        reader = csv.DictReader(io.StringIO(content, newline=""), skipinitialspace=True)
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        _check_columns(table, columns)
+        rows = [_row(table, reader.line_num, columns, row) for row in reader]
+    except (OSError, csv.Error) as error:
         raise UserError(f"{table}: cannot be read as a CSV in UTF-8 ({error})") from error
     if not rows:
         raise UserError(f"{table}: expected a row for each image, found only the names of the columns")
     return rows
 
 
+def _rows_of_split(table: str | os.PathLike[str], split: str | None) -> tuple[list[Row], Counter[str]]:
+    """The rows of a split, or of None all, and the number of rows by the name of a split that is unknown."""
+    rows = read_rows(table)
+    if split is None:
+        return rows, Counter()
+    if rows[0].split is None:
+        raise UserError(f'{table}: expected a column "split" with train and val, found none')
+    taken = [row for row in rows if split_named(row.split or "") == split]
+    if not taken:
+        raise UserError(f'{table}: no row has the split "{split}", found {_shown(rows)}')
+    return taken, Counter(row.split for row in rows if row.split and split_named(row.split) is None)
+
+
+def _shown(rows: Sequence[Row]) -> str:
+    names = sorted({printable(row.split or "") for row in rows})
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+
+
+def _unused_note(table: object, others: Counter[str]) -> str | None:
+    if not others:
+        return None
+    counts = ", ".join(f'{count:,} "{printable(name)}"' for name, count in others.most_common(_LISTED))
+    return f"{table}: rows of unknown splits are not used: {counts}"
+
+
 def _check_columns(table: str | os.PathLike[str], columns: list[str]) -> None:
-    for name in ("path", "label"):
+    for name in _REQUIRED:
         if name not in columns:
-            found = ", ".join(columns) or "an empty file"
+            found = printable(", ".join(columns)) or "an empty file"
             raise UserError(f"{table}: the first line must name the columns path, label (and split), found {found}")
 
 
 def _row(table: object, line: int, columns: list[str], row: dict[str, str | None]) -> Row:
-    place = f"{table}, line {line}"
-    values = {name: (row[name] or "").strip() for name in COLUMNS if name in columns}
+    values = {name: (row[name] or "").strip() for name in (*_REQUIRED, "split") if name in columns}
     for name, value in values.items():
         if not value:
-            raise UserError(f"{place}: {name} is empty")
-    return place, values
+            raise UserError(f"{table}, line {line}: {name} is empty")
+    return Row(line, values["path"], values["label"], values.get("split"))
 
 
-def _checked_paths(rows: list[Row], base: str) -> list[str]:
-    first_places: dict[str, str] = {}
-    for place, row in rows:
-        path = os.path.realpath(os.path.join(base, row["path"]))
-        name = os.path.relpath(path, base)
-        if name.split(os.sep)[0] == os.pardir:
-            raise UserError(f'{place}: "{row["path"]}" lies outside the image folder {base}')
-        if name in first_places:
-            raise UserError(f'{place}: "{row["path"]}" is listed already, see {first_places[name]}')
-        first_places[name] = place
-    return list(first_places)
+def _files(table: object, rows: Sequence[Row], images: ImageRoot) -> list[str]:
+    first_lines: dict[str, int] = {}
+    for row in rows:
+        place = f"{table}, line {row.line}"
+        name = images.below(row.path)
+        if name is None:
+            raise UserError(
+                f'{place}: "{printable(row.path)}" lies outside of the image folder {images.root}; --images takes the '
+                "folder of the images"
+            )
+        if name in first_lines:
+            raise UserError(
+                f'{place}: "{printable(row.path)}" is listed already, see {table}, line {first_lines[name]}'
+            )
+        first_lines[name] = row.line
+    return list(first_lines)

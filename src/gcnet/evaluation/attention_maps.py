@@ -93,7 +93,7 @@ def look_at(
     Raises:
         ImageError: the file cannot be read.
     """
-    image = resize_and_crop(open_image(path), preprocessing)
+    image = resize_and_crop(open_image(path, bit_depth=preprocessing.bit_depth), preprocessing)
     pixels = Normalise(preprocessing.mean, preprocessing.std)(image)
     device = next(network.model.parameters()).device
     with evaluating(network.model), capture(network.model, adapters=adapters) as found:

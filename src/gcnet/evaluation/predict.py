@@ -1,6 +1,8 @@
 """Predictions for image files: the most probable classes of each, and which files were left out and why."""
 
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from gcnet.data.decode import SUFFIXES, ImageError, open_image
-from gcnet.data.images import image_files
+from gcnet.data.listing import Listing, describe_skipped, list_images
 from gcnet.data.loading import Skipped
 from gcnet.data.settings import Preprocessing
 from gcnet.data.transforms import build_eval_transform
@@ -21,6 +23,7 @@ from gcnet.evaluation.network import Network
 from gcnet.evaluation.plots import contact_sheet
 
 SHEET_IMAGES = 60
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a path has lost the second slash
 
 
 @dataclass(frozen=True)
@@ -52,29 +55,41 @@ class Predictions:
         }
 
 
-def find_images(paths: Iterable[Path | str]) -> list[Path]:
+def find_images(paths: Iterable[Path | str], *, note: Callable[[str], None] = lambda _: None) -> list[Path]:
     """The files named, and the image files in the folders named (recursive, by suffix, sorted), each once.
 
-    Raises UserError for a path that does not exist and when no image file is found at all.
+    Args:
+        paths: files and folders.
+        note: called with a sentence on the files of other formats in the folders, where there are any.
+
+    Raises:
+        UserError: a path does not exist, or no image file is found at all.
     """
     named = [Path(path) for path in paths]
     found: dict[str, Path] = {}
+    skipped: Counter[str] = Counter()
     for path in named:
         if not os.path.lexists(path):
-            raise UserError(f"there is no file or folder {path}{nearest_path(path)}")
-        for file in _images_below(path) if path.is_dir() else [path]:
-            found.setdefault(os.path.realpath(file), file)
+            raise _missing(path)
+        listing = list_images(path) if path.is_dir() else Listing([""])
+        skipped += listing.skipped
+        for file in listing.files:
+            found.setdefault(os.path.realpath(path / file), path / file)
+    others = f"{skipped.total():,} files of unsupported formats ({describe_skipped(skipped)})"
+    if found and skipped:
+        note(f"skipped {others}")
+    if not found and skipped:
+        raise UserError(f"no image files in {', '.join(map(str, named))}, only {others}")
     if not found:
         suffixes = " ".join(sorted(SUFFIXES))
         raise UserError(f"no image files in {', '.join(map(str, named))}; their names must end in one of {suffixes}")
     return list(found.values())
 
 
-def _images_below(folder: Path) -> list[Path]:
-    try:
-        return image_files(folder)
-    except OSError as error:
-        raise UserError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+def _missing(path: Path) -> UserError:
+    if _URL.match(str(path)):
+        return UserError(f"URLs are not supported, found {path}: download the images first")
+    return UserError(f"there is no file or folder {path}{nearest_path(path)}")
 
 
 def predict_images(
@@ -100,7 +115,7 @@ def predict_images(
             tensors: dict[Path, Tensor] = {}
             for path in batch:
                 try:
-                    tensors[path] = transform(open_image(path))
+                    tensors[path] = transform(open_image(path, bit_depth=preprocessing.bit_depth))
                 except ImageError as error:
                     skipped.append(Skipped(str(path), error.reason))
             if tensors:

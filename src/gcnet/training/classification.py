@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gcnet.analysis.cost import count_flops
+from gcnet.data.balance import class_counts, class_notes, describe_counts
+from gcnet.data.duplicates import shared_notes
+from gcnet.data.images import size_on_disk
 from gcnet.data.loading import Batch, Images, Skipped, build_loader
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
@@ -96,8 +99,8 @@ class ClassificationTask:
         return pieces or [batch]
 
     def notes(self) -> list[str]:
-        """Nothing."""
-        return []
+        """What was skipped, repaired or assumed in the data, and what may spoil the training, a sentence each."""
+        return [*self.splits.notes, *class_notes(self.splits.train), *shared_notes(self.splits.train, self.splits.val)]
 
     def input_size(self, network: nn.Module) -> tuple[int, int]:  # noqa: ARG002
         """Height and width in pixels."""
@@ -106,9 +109,10 @@ class ClassificationTask:
 
     def describe_data(self, size: tuple[int, int]) -> str:
         """Number of images and classes, and the input size."""
+        counts = describe_counts(class_counts(self.splits.train))
         return (
-            f"{len(self.splits.train):,} training and {self.evaluation_images:,} validation images, "
-            f"{len(self.classes)} classes, {size[0]} x {size[1]} pixels"
+            f"{len(self.splits.train):,} training images ({counts}), "
+            f"{self.evaluation_images:,} validation images, {len(self.classes)} classes, {size[0]} x {size[1]} pixels"
         )
 
     def files(self) -> Iterator[tuple[str, str]]:
@@ -117,7 +121,8 @@ class ClassificationTask:
             return
         for part, source in (("train", self.splits.train), ("val", self.splits.val)):
             for index in range(len(source)):
-                yield f"{part}/{source.name(index)}", f"{self.classes[source.label(index)]} {source.file_size(index)}"
+                size = size_on_disk(source.file(index))
+                yield f"{part}/{source.name(index)}", f"{self.classes[source.label(index)]} {size}"
 
     def describe_augmentation(self) -> str:
         """The transform of training images, and mixing."""
@@ -207,7 +212,7 @@ def open_classification(settings: TrainSettings, processes: Processes) -> Classi
     """
     names = [field.name for field in fields(settings.detector)]
     refuse_changed(settings.detector, names, "detectors", f"{settings.network.model} is a classifier")
-    return ClassificationTask(open_data(settings.data), settings, processes)
+    return ClassificationTask(open_data(settings.data, split_seed=settings.machine.seed), settings, processes)
 
 
 def build_classifier(settings: TrainSettings, num_classes: int) -> nn.Module:

@@ -160,10 +160,11 @@ class FolderReader:
     def _fits(self, entry: Entry) -> str | None:
         """Whether the stated size is that of the image "upright" or "stored"; None for either, or neither."""
         try:
-            width, height, orientation = read_header(self._path(entry))
+            header = read_header(self._path(entry))
         except ImageError:
             return None
-        if orientation < 5 or width == height:  # the sizes are the same: nothing, a half turn or a reflection
+        width, height = header.width, header.height
+        if header.orientation < 5 or width == height:  # the sizes are the same: nothing, a half turn or a reflection
             return None
         stated = entry["width"], entry["height"]
         return {(height, width): "upright", (width, height): "stored"}.get(stated)

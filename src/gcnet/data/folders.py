@@ -1,0 +1,142 @@
+"""Images in class folders, and the folders of training and validation images."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from gcnet.data.decode import has_image_suffix
+from gcnet.data.images import FileImages, check_known
+from gcnet.data.listing import Listing, describe_skipped, list_images, loose_files, subfolders
+from gcnet.errors import UserError, nearest
+
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+"""Names of splits, in any case, by what they stand for."""
+
+
+def expected_tree(root: str | os.PathLike[str]) -> str:
+    """How a folder of images has to look, for messages."""
+    top = str(root).rstrip("/")
+    return f"{top}/train/CLASS/*.jpg and {top}/val/CLASS/*.jpg (one folder per class, in both the same)"
+
+
+def split_named(name: str) -> str | None:
+    """The split that a name stands for, a key of `SPLITS`; None for other names."""
+    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
+
+
+class FolderImages(FileImages):
+    """Images in class folders: `root/CLASS/**/*.png`; labels follow the sorted class names, or `classes` where given.
+
+    Raises:
+        UserError: the folder is missing or empty, has no class folders, or has a class that `classes` lacks.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> None:
+        root = Path(root)
+        found = class_folders(root)
+        check_known(found, classes, root)
+        names = tuple(found if classes is None else classes)
+        numbers = {name: label for label, name in enumerate(names)}
+        files: list[str] = []
+        labels: list[int] = []
+        skipped: Counter[str] = Counter()
+        for folder in found:
+            listing = list_images(root / folder)
+            if not listing.files and classes is None:
+                raise UserError(_without_images(root / folder, listing))
+            files += [f"{folder}/{file}" for file in listing.files]
+            labels += [numbers[folder]] * len(listing.files)
+            skipped += listing.skipped
+        if not files:
+            raise UserError(f"found no images in the class folders of {root}{_beside(skipped)}")
+        super().__init__(root, files, labels, names, notes=_skipped_notes(root, skipped, loose_files(root)))
+
+
+def class_folders(root: Path) -> list[str]:
+    """Sorted names of the class folders.
+
+    Raises:
+        UserError: there is no such folder, or none in it.
+    """
+    if not root.is_dir():
+        beside = subfolders(root.parent) if root.parent.is_dir() else []
+        raise UserError(
+            f'no folder of images at "{root}"{nearest(root.name, beside)}; expected {expected_tree(root.parent)}'
+        )
+    names = subfolders(root)
+    if not names:
+        raise UserError(_without_classes(root))
+    return names
+
+
+def find_splits(root: Path) -> dict[str, Path]:
+    """The folders of training and validation images in a folder: some of the keys of `SPLITS`, or none.
+
+    A folder called train that holds no folders, beside others, is a class.
+
+    Raises:
+        UserError: two folders stand for the same split.
+    """
+    folders = subfolders(root)
+    splits: dict[str, list[str]] = {}
+    for name in folders:
+        if (split := split_named(name)) is not None:
+            splits.setdefault(split, []).append(name)
+    has_others = sum(map(len, splits.values())) < len(folders)
+    for split, names in splits.items():
+        if has_others or split == "test":  # test images often come without labels
+            splits[split] = [name for name in names if subfolders(root / name)]
+    for split, names in splits.items():
+        if len(names) > 1:
+            raise UserError(
+                f"{root} has several folders of {'training' if split == 'train' else 'validation'} images, "
+                f"{' and '.join(names)}; name them with --data and --val"
+            )
+    return {split: root / names[0] for split, names in splits.items() if names}
+
+
+def require_outermost(root: Path) -> None:
+    """Refuse a folder that holds nothing but another folder with the splits, as some archives unpack.
+
+    Raises:
+        UserError: that names the inner folder.
+    """
+    folders = subfolders(root)
+    if len(folders) == 1 and (inner := find_splits(root / folders[0])):
+        held = " and ".join(path.name for path in inner.values())
+        raise UserError(f"{root} holds only the folder {folders[0]}, with {held} in it: --data {root / folders[0]}")
+
+
+def _without_images(folder: Path, listing: Listing) -> str:
+    return f"every class folder needs images, found none in {folder}{_beside(listing.skipped)}"
+
+
+def _beside(skipped: Counter[str]) -> str:
+    return f"; its files are not of a supported format: {describe_skipped(skipped)}" if skipped else ""
+
+
+def _without_classes(root: Path) -> str:
+    images = sum(map(has_image_suffix, loose_files(root)))
+    if images:
+        return (
+            f"{root} holds {images:,} images but no class folders: put the images of each class into a folder of its "
+            "own, or list them in a CSV with the columns path and label"
+        )
+    top = root.parent if split_named(root.name) else root
+    return f'no class folders in "{root}"; expected {expected_tree(top)}'
+
+
+def _skipped_notes(root: Path, skipped: Counter[str], loose: Sequence[str]) -> list[str]:
+    images = sum(map(has_image_suffix, loose))
+    others = len(loose) - images
+    parts = [f"{_count(images, 'image')} outside of the class folders"] if images else []
+    if skipped:
+        parts.append(f"{_count(skipped.total(), 'file')} of unsupported formats ({describe_skipped(skipped)})")
+    if others:
+        parts.append(f"{_count(others, 'other file')} beside the class folders")
+    return [f"{root}: skipped {' and '.join(parts)}"] if parts else []
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -1,0 +1,148 @@
+"""Labeled images of one's own, in class folders or a CSV: which are for training and which for validation."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from gcnet.data.folders import (
+    FolderImages,
+    class_folders,
+    expected_tree,
+    find_splits,
+    require_outermost,
+)
+from gcnet.data.holdout import hold_out
+from gcnet.data.images import ImageSource
+from gcnet.data.settings import BUILT_IN, DataSettings
+from gcnet.data.table import CsvImages, read_classes, read_splits
+from gcnet.errors import UserError, nearest, nearest_path
+
+_VALIDATION = ("val", "test")  # in this order: test images stand in where there are no others
+
+
+def open_labeled(settings: DataSettings, split_seed: int) -> tuple[ImageSource, ImageSource]:
+    """Training and validation images, of the same classes.
+
+    Args:
+        settings: `data` is a folder or a CSV, with splits or with `val` or `val_fraction`.
+        split_seed: of the choice of validation images with `val_fraction`.
+
+    Raises:
+        UserError: there are no such data, no validation images, or the validation images have further classes.
+    """
+    path = existing(settings.data, "--data")
+    splits = _splits(path)
+    if splits and "train" not in splits:
+        raise UserError(f"{path} has {' and '.join(splits)} images but none for training: a split train or training")
+    train = _open(path, settings, "train" if splits else None)
+    if settings.val is not None:
+        return train, _open_whole(settings.val, "--val", settings, train.classes)
+    if settings.val_fraction is not None:
+        if "val" in splits:
+            raise UserError(
+                f"{path} has validation images already, and --val-fraction is for data without: leave it out"
+            )
+        return hold_out(train, settings.val_fraction, split_seed)
+    return train, _open_validation(path, splits, settings, train.classes)
+
+
+def open_labeled_validation(settings: DataSettings, split_seed: int, classes: Sequence[str] | None) -> ImageSource:
+    """The validation images alone, as `open_labeled` chooses them; all images of data without splits.
+
+    Args:
+        settings: as for `open_labeled`.
+        split_seed: as for `open_labeled`.
+        classes: names of the classes in the order of the labels (default: as in training).
+
+    Raises:
+        UserError: there are no such data, or they have a class that `classes` lacks.
+    """
+    path = existing(settings.data, "--data")
+    splits = _splits(path)
+    classes = classes or _training_classes(path, splits)
+    if settings.val is not None:
+        return _open_whole(settings.val, "--val", settings, classes)
+    if settings.val_fraction is not None:
+        whole = _open(path, settings, "train" if "train" in splits else None, classes)
+        return hold_out(whole, settings.val_fraction, split_seed)[1]
+    if not splits:
+        return _open(path, settings, None, classes)
+    return _open_validation(path, splits, settings, classes)
+
+
+def existing(data: str, flag: str) -> Path:
+    """The path of a folder or CSV.
+
+    Raises:
+        UserError: there is nothing, or a file of another kind.
+    """
+    path = Path(data)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        if path.suffix.lower() != ".csv":
+            raise UserError(f"{flag} takes a folder or a .csv file, found the file {path}")
+        return path
+    if os.sep in data or path.suffix or flag != "--data":
+        raise UserError(
+            f'nothing at "{data}" (tried {path.resolve()}){nearest_path(path) or ";"} expected {expected_tree(data)}'
+        )
+    proposal = nearest(data, BUILT_IN) or nearest_path(path) or ";"
+    raise UserError(
+        f'unknown data "{data}"{proposal} valid: {", ".join(BUILT_IN)}, '
+        "a folder with train/ and val/, or a CSV of path, label and split"
+    )
+
+
+def _splits(path: Path) -> Sequence[str]:
+    return read_splits(path) if path.is_file() else tuple(find_splits(path))
+
+
+def _open(
+    path: Path, settings: DataSettings, split: str | None, classes: Sequence[str] | None = None
+) -> FolderImages | CsvImages:
+    """The images of a split, or of None all."""
+    if path.is_file():
+        return CsvImages(path, root=settings.images, split=split, classes=classes)
+    _refuse_images(settings)
+    if split is None:
+        require_outermost(path)
+    return FolderImages(path if split is None else find_splits(path)[split], classes=classes)
+
+
+def _open_whole(data: str, flag: str, settings: DataSettings, classes: Sequence[str] | None) -> ImageSource:
+    """Validation data of their own: all of them, or where they have splits their validation part."""
+    path = existing(data, flag)
+    found = next((split for split in _VALIDATION if split in _splits(path)), None)
+    if path.is_dir():
+        return FolderImages(path if found is None else find_splits(path)[found], classes=classes)
+    return CsvImages(path, root=settings.images, split=found, classes=classes)
+
+
+def _open_validation(
+    path: Path, splits: Sequence[str], settings: DataSettings, classes: Sequence[str] | None
+) -> ImageSource:
+    split = next((name for name in _VALIDATION if name in splits), None)
+    if split is None:
+        raise UserError(
+            f"{path} has no validation images: --val-fraction 0.2 holds out a part of every class, --val takes their "
+            "folder or CSV" + ("" if path.is_file() else f"; or lay it out as {expected_tree(path)}")
+        )
+    source = _open(path, settings, split, classes)
+    if split == "test":
+        note = f"{path} has no validation images apart from its test images, which are used for validation"
+        source.notes = (*source.notes, note)
+    return source
+
+
+def _training_classes(path: Path, splits: Sequence[str]) -> tuple[str, ...] | None:
+    if "train" not in splits:
+        return None
+    if path.is_file():
+        return read_classes(path, "train")
+    return tuple(class_folders(find_splits(path)["train"]))
+
+
+def _refuse_images(settings: DataSettings) -> None:
+    if settings.images is not None and not (settings.val or "").lower().endswith(".csv"):
+        raise UserError(f"--images belongs to a CSV or an annotation file, found the folder --data {settings.data}")

@@ -1,0 +1,109 @@
+"""Image files below a folder, and how many other files were passed over there."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gcnet.data.decode import has_image_suffix
+from gcnet.errors import UserError
+
+# What operating systems, NAS boxes and notebooks leave beside images.
+_TOOL_FOLDERS = frozenset(
+    ("__macosx", "@eadir", "#recycle", "lost+found", "$recycle.bin", "system volume information", "__pycache__")
+)
+_TOOL_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini"))
+_LISTED_SUFFIXES = 6
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files below a folder.
+
+    Attributes:
+        files: paths below the folder, in a fixed order.
+        skipped: number of files without an image suffix by kind, such as ".heic".
+    """
+
+    files: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def is_tool_file(name: str) -> bool:
+    """Whether a file or folder belongs to a tool rather than to the data: hidden, thumbnails, recycle bins."""
+    return name.startswith(".") or name.lower() in _TOOL_FOLDERS or name.lower() in _TOOL_FILES
+
+
+def list_images(folder: str | os.PathLike[str]) -> Listing:
+    """Image files below a folder, by suffix; files and folders of tools do not count. Symbolic links are followed.
+
+    Raises:
+        UserError: a folder cannot be read, or a symbolic link leads back to a folder around it.
+    """
+    listing = Listing()
+    for name in _walk(str(folder), ()):
+        base = os.path.basename(name)
+        if has_image_suffix(base):
+            listing.files.append(name)
+        else:
+            listing.skipped[_kind(os.path.join(folder, name))] += 1
+    return listing
+
+
+def image_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The paths of `list_images`."""
+    return [Path(folder, name) for name in list_images(folder).files]
+
+
+def subfolders(folder: str | os.PathLike[str]) -> list[str]:
+    """Sorted names of the folders in a folder, without those of tools."""
+    return [entry.name for entry in _entries(str(folder)) if _is_folder(entry)]
+
+
+def loose_files(folder: str | os.PathLike[str]) -> list[str]:
+    """Sorted names of the files directly in a folder, without those of tools."""
+    return [entry.name for entry in _entries(str(folder)) if not _is_folder(entry)]
+
+
+def describe_skipped(skipped: Mapping[str, int]) -> str:
+    """Counts by kind, most frequent first, such as "12 .heic, 3 without a suffix"."""
+    ordered = sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = [f"{count:,} {kind}" for kind, count in ordered[:_LISTED_SUFFIXES]]
+    rest = sum(count for _, count in ordered[_LISTED_SUFFIXES:])
+    return ", ".join([*shown, *([f"{rest:,} others"] if rest else [])])
+
+
+def _walk(folder: str, around: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Paths below the folder of all files; `around` identifies the folders that it is in."""
+    status = os.stat(folder)
+    identity = status.st_dev, status.st_ino
+    if identity in around:
+        raise UserError(f"{folder} is a symbolic link to a folder that contains it: remove the link")
+    for entry in _entries(folder):
+        if _is_folder(entry):
+            yield from (f"{entry.name}/{name}" for name in _walk(entry.path, (*around, identity)))
+        else:
+            yield entry.name
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not is_tool_file(entry.name)]
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symbolic link to itself
+        return False
+
+
+def _kind(path: str) -> str:
+    if os.path.islink(path) and not os.path.exists(path):
+        return "broken symbolic links"
+    return os.path.splitext(path)[1].lower() or "without a suffix"
