@@ -39,10 +39,11 @@ class ChannelConvolution(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound) if self._initialize is None else self._initialize(self.weight)
 
     def forward(self, context: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
-        columns = context.movedim(1, -1)
+        last = context.dim() - 1  # The older ONNX exporter needs axes counted from the front.
+        columns = context.movedim(1, last)
         flat = columns.reshape(columns[..., 0].numel(), 1, context.shape[1])
         mixed = F.conv1d(flat, self.weight.view(1, 1, -1), padding=self.weight.numel() // 2)
-        return mixed.view(columns.shape).movedim(-1, 1)
+        return mixed.view(columns.shape).movedim(last, 1)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.weight.numel()}"
@@ -63,8 +64,9 @@ class Standardise(nn.Module):
 
     def forward(self, context: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
         wide = context.to(torch.promote_types(context.dtype, torch.float32)).unflatten(1, (self.groups, -1))
-        variance, mean = torch.var_mean(wide, dim=2, correction=0, keepdim=True)
-        return ((wide - mean) * torch.rsqrt(variance + self.eps)).flatten(1, 2).to(context.dtype)
+        centered = wide - wide.mean(dim=2, keepdim=True)
+        variance = centered.square().mean(dim=2, keepdim=True)
+        return (centered * torch.rsqrt(variance + self.eps)).flatten(1, 2).to(context.dtype)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}, eps={self.eps}"

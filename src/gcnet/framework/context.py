@@ -42,13 +42,20 @@ class AttentionPool(nn.Module):
         self.key = Pointwise(channels, 1, initialize=kaiming_normal)
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *one"]:
-        context = attention_pool(x.flatten(2), self.key.weight[0], self.key.bias[0])
+        context = self.key(x, _pooled)
         return context.view(*context.shape, *[1] * (x.dim() - 2))
 
     def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n *s"]:
         """The weight of every position, summing to one over all."""
-        logits = attention_logits(x.flatten(2), self.key.weight[0], self.key.bias[0])
-        return attention_weights(logits).view(x.shape[0], *x.shape[2:])
+        return attention_weights(self.key(x, _logits)).view(x.shape[0], *x.shape[2:])
+
+
+def _pooled(x: Tensor, weight: Float[Tensor, "1 c"], bias: Float[Tensor, "1"]) -> Float[Tensor, "n c"]:
+    return attention_pool(x.flatten(2), weight[0], bias[0])
+
+
+def _logits(x: Tensor, weight: Float[Tensor, "1 c"], bias: Float[Tensor, "1"]) -> Float[Tensor, "n p"]:
+    return attention_logits(x.flatten(2), weight[0], bias[0])
 
 
 @runtime_checkable

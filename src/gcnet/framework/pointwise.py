@@ -16,8 +16,11 @@ def pointwise(
 ) -> Float[Tensor, "n c_out *s"]:
     """`weight x_j + bias` at every position j; of a single position, without the cost of calling a convolution."""
     if math.prod(x.shape[2:]) == 1:
-        return F.linear(x.flatten(1), weight, bias).view(x.shape[0], -1, *x.shape[2:])
+        return F.linear(x.flatten(1), weight, bias).view(x.shape[0], weight.shape[0], *x.shape[2:])
     return _CONVOLUTIONS[x.dim()](x, weight.view(*weight.shape, *[1] * (x.dim() - 2)), bias)
+
+
+Operation = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Pointwise(nn.Module):
@@ -45,8 +48,13 @@ class Pointwise(nn.Module):
         """Return to the start given at construction."""
         self._initialize(self)
 
-    def forward(self, x: Float[Tensor, "n c_in *s"]) -> Float[Tensor, "n c_out *s"]:
-        return pointwise(x, self.weight, self.bias)
+    def forward(self, x: Float[Tensor, "n c_in *s"], operation: Operation = pointwise) -> Float[Tensor, "n ..."]:
+        """Run `operation(x, weight, bias)`, by default the linear layer itself.
+
+        An operation that is fused with the layer runs in here, so that whatever prepares the weights when a layer is
+        called (hooks of pruning, offloading and sharding) prepares them for it, too.
+        """
+        return operation(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}"

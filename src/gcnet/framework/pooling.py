@@ -32,8 +32,11 @@ class StylePool(nn.Module):
     """
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c2 *one"]:
-        correction = 1 if x[0:1, 0:1].numel() > 1 else 0
-        deviation, mean = torch.std_mean(x, dim=tuple(range(2, x.dim())), correction=correction, keepdim=True)
+        positions = tuple(range(2, x.dim()))
+        if x.shape[0] == 0:  # PyTorch warns of the deviation of an empty batch.
+            return x.mean(dim=positions, keepdim=True).repeat(1, 2, *[1] * len(positions))
+        correction = 1 if math.prod(x.shape[2:]) > 1 else 0
+        deviation, mean = torch.std_mean(x, dim=positions, correction=correction, keepdim=True)
         return torch.cat([mean, deviation], dim=1)
 
 
@@ -70,13 +73,31 @@ class FrequencyPool(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *one"]:
         plane = x.mean(dim=2) if x.dim() == 5 else x
-        pool = F.adaptive_avg_pool1d if x.dim() == 3 else F.adaptive_avg_pool2d
-        groups = pool(plane, self.grid).flatten(2).unflatten(1, (self.basis.shape[0], -1))
+        groups = _averaged(plane, self.grid).flatten(2).unflatten(1, (self.basis.shape[0], -1))
         context = torch.einsum("nfcg,fg->nfc", groups, self.basis)
         return context.reshape(*x.shape[:2], *[1] * (x.dim() - 2))
 
     def extra_repr(self) -> str:
         return f"frequencies={self.basis.shape[0]}, grid={self.grid}"
+
+
+def _averaged(x: Float[Tensor, "n c *s"], grid: int) -> Float[Tensor, "n c *g"]:
+    """Adaptive average pooling to `grid` positions along each of one or two axes; for ONNX as matrix products.
+
+    ONNX has no adaptive pooling: its exporters write one for the size that they see, or refuse.
+    """
+    if not torch.onnx.is_in_onnx_export():
+        return (F.adaptive_avg_pool1d if x.dim() == 3 else F.adaptive_avg_pool2d)(x, grid)
+    x = torch.matmul(x, _averaging(x.shape[-1], grid, x).t())
+    return x if x.dim() == 3 else torch.matmul(_averaging(x.shape[-2], grid, x), x)
+
+
+def _averaging(size: int, grid: int, like: Tensor) -> Float[Tensor, "g s"]:
+    """The matrix of adaptive average pooling along one axis; cell i averages from i s / g to (i + 1) s / g."""
+    cells = torch.arange(grid, device=like.device).unsqueeze(1)
+    positions = torch.arange(size, device=like.device).unsqueeze(0)
+    start, end = cells * size // grid, ((cells + 1) * size + grid - 1) // grid
+    return ((positions >= start) & (positions < end)).to(like.dtype) / (end - start).to(like.dtype)
 
 
 def _wave(frequency: int, size: int) -> Tensor:

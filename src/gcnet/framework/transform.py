@@ -15,8 +15,9 @@ class ChannelLayerNorm(nn.LayerNorm):
         super().__init__(channels, eps=eps)
 
     def forward(self, input: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
-        channels_last = input.movedim(1, -1)
-        return F.layer_norm(channels_last, self.normalized_shape, self.weight, self.bias, self.eps).movedim(-1, 1)
+        last = input.dim() - 1  # The older ONNX exporter needs axes counted from the front.
+        channels_last = input.movedim(1, last)
+        return F.layer_norm(channels_last, self.normalized_shape, self.weight, self.bias, self.eps).movedim(last, 1)
 
 
 class BatchNorm(_BatchNorm):

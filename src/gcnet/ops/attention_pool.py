@@ -59,6 +59,8 @@ def attention_pool(
         return attention_pool_triton(x, weight, bias)
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled():
         return attention_pool_reference(x, weight, bias)
+    if torch._C._are_functorch_transforms_active():  # torch.func derives the gradient of a gradient by itself.
+        return attention_pool_reference(x, weight, bias)
     return _AttentionPool.apply(x, weight, bias)[0]
 
 
@@ -71,8 +73,6 @@ class _AttentionPool(torch.autograd.Function):
     `dx_j = p_j g + q_j w`, `dw = sum_j q_j x_j`, `db = sum_j q_j`.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         attention = attention_weights(attention_logits(x, weight, bias))
@@ -82,6 +82,18 @@ class _AttentionPool(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(*inputs, *output)
+        ctx.save_for_forward(*inputs, *output)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, None]:
+        x, weight, bias, context, attention = ctx.saved_for_forward
+        dx, dweight, dbias = (
+            torch.zeros_like(value) if tangent is None else tangent
+            for tangent, value in zip(tangents, (x, weight, bias), strict=True)
+        )
+        logits = attention_logits(x, dweight, dbias) + attention_logits(dx, weight, torch.zeros_like(bias))
+        centered = logits - (attention * logits).sum(1, keepdim=True)
+        return weighted_sum(x, attention * centered) + weighted_sum(dx, attention), None
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

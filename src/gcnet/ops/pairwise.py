@@ -68,8 +68,10 @@ def concatenation_aggregate(
 
     With the keys sorted by falling b, those that query i listens to, b_j > -a_i, come first. So with the running sums
     of v and of b v, each taken up to there, the result is `a_i (sum v) + (sum b v)`. These sums are of both signs and
-    large where the result may be small, hence float64.
+    large where the result may be small, hence float64. ONNX has no `searchsorted`: there the weights are made whole.
     """
+    if torch.onnx.is_in_onnx_export():
+        return torch.bmm(value, concatenation_weights(query_score, key_score).transpose(1, 2))
     scores, order = key_score.double().sort(dim=-1, descending=True)
     ranked = value.double().gather(-1, order.unsqueeze(1).expand_as(value))  # (N, V, K)
     heard = torch.searchsorted(-scores, query_score.double().contiguous())  # (N, P): how many keys query i listens to

@@ -4,7 +4,9 @@ The blocks are not zero, and each is counted as it runs.
 """
 
 import copy
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -165,6 +167,49 @@ def test_distributed_training_reaches_every_block(tmp_path: Path) -> None:
         torch.distributed.destroy_process_group()
     for (_, parameter), gradient in zip(context_parameters(model), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("position", ["after_norm", "after_add"])
+def test_a_traced_residual_network_is_the_same_at_another_size(position: str, gradients: bool) -> None:
+    model = CifarResNet(20).eval()
+    insert(model, "gc", position=position)
+    randomise(model)
+    with torch.set_grad_enabled(gradients):
+        program = torch.jit.trace(model, torch.randn(2, 3, 17, 19))
+        x = torch.randn(3, 3, 29, 23)
+        torch.testing.assert_close(program(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("build", "position", "layer"),
+    [
+        (torchvision.models.resnet18, "after_norm", "bn2"),
+        (torchvision.models.resnet18, "after_add", "relu"),
+        (torchvision.models.resnet50, "after_conv2", "relu"),
+        (partial(timm.create_model, "resnet18"), "after_norm", "bn2"),
+        (partial(timm.create_model, "resnet18"), "after_add", "act2"),
+    ],
+)
+def test_a_map_that_a_hook_keeps_is_not_changed_by_the_block(build: Any, position: str, layer: str) -> None:
+    model = build(num_classes=3).eval()
+    insert(model, "gc", position=position, at="layer4.0")
+    host = randomise(model).layer4[0]
+    kept: list[tuple[Tensor, Tensor]] = []
+    handle = host.get_submodule(layer).register_forward_hook(lambda *given: kept.append((given[2], given[2].clone())))
+    with torch.no_grad():
+        watched = model(x := torch.randn(2, 3, 64, 64))
+        handle.remove()
+        torch.testing.assert_close(model(x), watched)
+    context: list[Tensor] = []
+    host.context.register_forward_hook(lambda *given: context.append(given[1][0].clone()))
+    with torch.no_grad():
+        model(x)
+    assert any(torch.equal(seen, context[0]) for _, seen in kept)
+    if position == "after_norm":
+        assert torch.equal(kept[-1][0], kept[-1][1])
 
 
 @pytest.mark.slow

@@ -42,9 +42,10 @@ class Layout:
             self._check(x)
         if not self.channels_last:
             return block(x)
+        last = self.dims + 1  # The older ONNX exporter needs axes counted from the front.
         if not self.prefix:
-            return block(x.movedim(-1, 1)).movedim(1, -1)
-        tokens = block(x[:, self.prefix :].movedim(-1, 1)).movedim(1, -1)
+            return block(x.movedim(last, 1)).movedim(1, last)
+        tokens = block(x[:, self.prefix :].movedim(last, 1)).movedim(1, last)
         return torch.cat([x[:, : self.prefix], tokens], dim=1)
 
     def _check(self, x: Tensor) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gcnet.framework.block import ContextBlock
+from gcnet.framework.observed import is_observed
 
 Position = Literal["after_norm", "after_add", "after_conv2"]
 POSITIONS: tuple[str, ...] = get_args(Position)
@@ -22,12 +23,16 @@ class Positioned(nn.Module):
     context_position: Position
 
     def at(self, position: Position, x: Tensor) -> Tensor:
-        """`x`, which nobody else reads, with the context fused in if `position` is the block's own."""
+        """`x` with the context fused in if `position` is the block's own.
+
+        Only the residual block itself reads `x`, so the result may be written over it, unless a hook on one of its
+        modules could keep the map.
+        """
         if position != self.context_position:
             return x
-        if isinstance(self.context, ContextBlock) and not self.training:
-            return self.context(x, overwrite=True)
-        return self.context(x)
+        if self.training or not isinstance(self.context, ContextBlock) or is_observed(self):
+            return self.context(x)
+        return self.context.forward_in_place(x)
 
     def join(self, out: Tensor, identity: Tensor) -> Tensor:
         """The residual sum, over `out` as the hosts have it, unless the gradient of a block may need `out` as it is."""
