@@ -64,14 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         code = _report(str(error), _exit_code(error))
     except OSError as error:
-        failure = _output_failure()
-        if failure is None and error.filename is None and error.errno not in _NO_SPACE:
-            raise
-        if failure is None:
-            place = "" if error.filename is None else f"{error.filename}: "
-            code = _report(f"{place}{error.strerror}", EXIT_FAILURE)
-        else:
-            code = _report_output(failure)
+        code = _report_os_error(error)
     except KeyboardInterrupt:
         code = _report("interrupted", EXIT_INTERRUPTED)
     failure = _output_failure()
@@ -86,9 +79,23 @@ def _prepare_standard_output() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _output_failure() -> OSError | None:
+def _report_os_error(error: OSError) -> int:
+    """Report a file that cannot be used, standard output included; any other error is raised again."""
+    if error.filename is not None:
+        return _report(f"{error.filename}: {error.strerror}", EXIT_FAILURE)
+    # The error does not name its stream, and what could not be written may be gone: a line break shows which it is.
+    failure = _output_failure("\n")
+    if failure is not None:
+        return _report_output(failure)
+    if error.errno not in _NO_SPACE:
+        raise error
+    return _report(error.strerror, EXIT_FAILURE)
+
+
+def _output_failure(text: str = "") -> OSError | None:
     """Why standard output cannot be written, or None; what it still holds is then discarded."""
     try:
+        sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
         from gcnet.storage import discard_standard_output
