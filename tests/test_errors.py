@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from gcnet.errors import UserError, nearest, nearest_path, unknown
+from gcnet.errors import UserError, nearest, nearest_path, out_of_memory, unknown
 
 
 def test_the_nearest_name_is_proposed_whatever_its_case() -> None:
@@ -56,3 +58,36 @@ def test_only_paths_that_exist_are_suggested(tmp_path: Path) -> None:
     assert nearest_path(tmp_path / "runs" / "nothing") == ""
     (tmp_path / "run").mkdir()
     assert nearest_path(tmp_path / "runs" / "nothing") == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MemoryError(), "out of memory"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
+                "to allocate 805306368 bytes. Error code 12 (Cannot allocate memory)"
+            ),
+            "out of memory: could not allocate 768 MiB",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of ..."),
+            "the GPU is out of memory: could not allocate 2.50 GiB",
+        ),
+        (RuntimeError("CUDA error: out of memory"), "the GPU is out of memory"),
+        (OSError(12, "Cannot allocate memory"), "out of memory"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+        (ValueError("Cannot allocate memory"), None),
+        (KeyError("memory"), None),
+    ],
+)
+def test_missing_memory_is_recognized_and_nothing_else_is(error: Exception, sentence: str | None) -> None:
+    assert out_of_memory(error) == sentence
+
+
+def test_the_real_errors_of_numpy_and_pytorch_are_recognized() -> None:
+    for allocate in (lambda: np.empty(2**58), lambda: torch.empty(2**58)):
+        with pytest.raises((MemoryError, RuntimeError)) as raised:
+            allocate()
+        assert (out_of_memory(raised.value) or "").startswith("out of memory")

@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcnet.errors import UserError, nearest_path, printable
+from gcnet.errors import Failure, UserError, nearest_path, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +26,11 @@ _LONGEST_HEADER = 100_000_000  # as safetensors has it
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without locks
 
 
-class StorageError(UserError):
+class StorageError(Failure):
     """A file cannot be written, or what was read is not what was written."""
 
 
-class LockedError(UserError):
+class LockedError(Failure):
     """Another process holds a lock; `owner` is its process id, or None where it is not known."""
 
     def __init__(self, path: Path, owner: int | None) -> None:
@@ -168,7 +168,7 @@ def check_output_file(path: Path) -> None:
         UserError: the path is a folder, or a file is in the way.
         StorageError: the file cannot be written.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"the output must be a file, and {printable(path)} is a folder")
     _check_output(path.parent, path)
 
@@ -176,6 +176,8 @@ def check_output_file(path: Path) -> None:
 def _check_output(folder: Path, file: Path) -> None:
     created: list[Path] = []
     trial = _temporary(file)
+    if os.path.isfile(folder):
+        raise UserError(f"{printable(folder)} must be a folder, and it is a file")
     try:
         for missing in reversed([place for place in (folder, *folder.parents) if not place.exists()]):
             missing.mkdir()

@@ -83,6 +83,9 @@ class ToyTask:
     def describe_augmentation(self) -> str:
         return "none"
 
+    def sample(self, device: torch.device) -> Points:
+        return self.prepare(self.whole_batch(0), 0, device)
+
     def answers(self, network: nn.Module, batch: Points) -> object:
         return network(batch.inputs)
 

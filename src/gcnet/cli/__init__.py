@@ -7,11 +7,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any, cast
 
 from gcnet.cli.synonyms import COMMANDS as SYNONYMS
-from gcnet.errors import UserError, nearest, printable, unknown
+from gcnet.errors import Failure, UserError, nearest, out_of_memory, printable, unknown
 
 # The summaries are repeated from each module's SUMMARY, so that the list is printed without importing the modules.
 COMMANDS = {
@@ -52,19 +53,21 @@ EXIT_CODES = {
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_SAVING_MEMORY = ("batch_size", "accumulate", "image_size", "short_side", "precision", "jobs", "workers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (by default the process's own) and return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     _prepare_standard_output()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = cast(Any, _show_warning)
-            code = _dispatch(sys.argv[1:] if arguments is None else list(arguments))
+            code = _dispatch(arguments)
     except UserError as error:
         code = _report(str(error), _exit_code(error))
-    except OSError as error:
-        code = _report_os_error(error)
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+        code = _report_failure(error, arguments)
     except KeyboardInterrupt:
         code = _report("interrupted", EXIT_INTERRUPTED)
     failure = _output_failure()
@@ -79,6 +82,26 @@ def _prepare_standard_output() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def _report_failure(error: Exception, arguments: Sequence[str]) -> int:
+    """Report missing memory, or a file that cannot be used; any other error is raised again."""
+    missing = out_of_memory(error)
+    if missing is not None:
+        flags = ", ".join(_flags_that_save_memory(arguments[0]))
+        return _report(missing + (f"; less is needed with other {flags}" if flags else ""), EXIT_FAILURE)
+    if isinstance(error, OSError):
+        return _report_os_error(error)
+    raise error
+
+
+def _flags_that_save_memory(command: str) -> list[str]:
+    """Those of the flags of a command with which it needs less memory."""
+    module = import_module(f"gcnet.cli.{command.replace('-', '_')}")
+    settings = [item.name for item in fields(module.Settings)]
+    groups = [item.default_factory for item in fields(module.Settings) if is_dataclass(item.default_factory)]
+    names = {*settings, *(item.name for group in groups for item in fields(cast(Any, group)))}
+    return [f"--{name.replace('_', '-')}" for name in _SAVING_MEMORY if name in names]
+
+
 def _report_os_error(error: OSError) -> int:
     """Report a file that cannot be used, standard output included; any other error is raised again."""
     if error.filename is not None:
@@ -89,7 +112,7 @@ def _report_os_error(error: OSError) -> int:
         return _report_output(failure)
     if error.errno not in _NO_SPACE:
         raise error
-    return _report(error.strerror, EXIT_FAILURE)
+    return _report(error.strerror or str(error), EXIT_FAILURE)
 
 
 def _output_failure(text: str = "") -> OSError | None:
@@ -146,9 +169,13 @@ def _unknown_command(name: str) -> UserError:
 def _run(command: str, arguments: list[str]) -> int:
     module = import_module(f"gcnet.cli.{command.replace('-', '_')}")
     from gcnet.cli.arguments import parse
+    from gcnet.cli.files import check_outputs
 
     settings = parse(module.Settings, arguments, program=f"gcnet {command}", epilogue=_exit_codes())
-    return EXIT_OK if settings is None else module.run(settings)
+    if settings is None:
+        return EXIT_OK
+    check_outputs(settings, command)
+    return module.run(settings)
 
 
 def _help() -> str:
@@ -166,10 +193,8 @@ def _exit_codes() -> str:
 
 
 def _exit_code(error: UserError) -> int:
-    from gcnet.storage import StorageError
-
     mistyped = isinstance(error.__cause__, FileNotFoundError)
-    return EXIT_FAILURE if isinstance(error, StorageError) and not mistyped else EXIT_USAGE
+    return EXIT_FAILURE if isinstance(error, Failure) and not mistyped else EXIT_USAGE
 
 
 def _report(sentence: str, code: int) -> int:

@@ -1,15 +1,46 @@
 """What commands say of the files that they left out or wrote, and the JSON that they write."""
 
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcnet.errors import printable
+from gcnet.errors import UserError, printable
+from gcnet.storage import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from gcnet.data.loading import Skipped
+
+
+_OUTPUTS = ("output", "json", "fix")
+_OUTPUT_IS_FILE = ("predict", "simplify")
+_FILE_SUFFIXES = (".png", ".json", ".safetensors")
+
+
+def check_outputs(settings: object, command: str) -> None:
+    """Check before the work that what a command is to write can be written; nothing is left behind.
+
+    Args:
+        settings: of the command, with `output` (also within a group of that name), `json` or `fix`, where given.
+        command: such as "predict".
+
+    Raises:
+        UserError: a folder is in the place of a file, or a file in that of a folder.
+        StorageError: the file or folder cannot be written.
+    """
+    for name in _OUTPUTS:
+        value = getattr(settings, name, None)
+        value = getattr(value, name, None) if is_dataclass(value) else value
+        if value is None or str(value) == "-":
+            continue
+        path = Path(value)
+        is_file = name != "output" or (command in _OUTPUT_IS_FILE and path.suffix.lower() in _FILE_SUFFIXES)
+        try:
+            check_output_file(path) if is_file else check_output_folder(path)
+        except UserError as error:
+            raise type(error)(f"--{name}: {error}") from error
 
 
 def report_skipped(skipped: "Sequence[Skipped]", worked: int, done: str) -> None:

@@ -26,7 +26,7 @@ from gcnet.data.decode import ImageError
 from gcnet.data.images import ImageSource
 from gcnet.data.sampling import EpochSampler, EvaluationSampler, Key
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
-from gcnet.errors import UserError
+from gcnet.errors import Failure
 
 TIMEOUT = 300.0
 
@@ -34,7 +34,7 @@ _DEAD_WORKERS = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 _SILENT_WORKERS = "DataLoader timed out"
 
 
-class LoadingError(UserError):
+class LoadingError(Failure):
     """A loading process died or fell silent."""
 
 
@@ -248,8 +248,11 @@ class Loader(Generic[B]):
         if found := _DEAD_WORKERS.match(text):
             pids = [int(pid) for pid in found[1].split(",")]
             how = self._end_of(pids)
-            is_short_of_memory = "SIGBUS" in how or "Bus error" in text
-            advice = _shared_memory() if is_short_of_memory else "--workers 0 loads in the main process and shows more"
+            advice = "--workers 0 loads in the main process and shows more"
+            if "SIGBUS" in how or "Bus error" in text:
+                advice = _shared_memory()
+            elif "SIGKILL" in how:
+                advice = "the system may be out of memory: try a smaller --workers or --batch-size"
             return f"a loading process {how} {self._watch.describe(pids)}; {advice}"
         if text.startswith(_SILENT_WORKERS):
             return f"no loading process answered for {self._loader.timeout:g} s, {self._watch.describe()}"

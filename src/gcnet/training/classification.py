@@ -14,7 +14,7 @@ from gcnet.analysis.cost import count_flops
 from gcnet.data.balance import class_counts, class_notes, describe_counts
 from gcnet.data.duplicates import shared_notes
 from gcnet.data.images import size_on_disk
-from gcnet.data.loading import Batch, Images, Skipped, build_loader
+from gcnet.data.loading import Batch, Images, Skipped, build_loader, collate
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
 from gcnet.data.source import DataSplits, open_data
@@ -24,7 +24,7 @@ from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.loop import AUTOCAST
 from gcnet.training.settings import TrainSettings
-from gcnet.training.task import Evaluation, micro_batches, unless_stopped
+from gcnet.training.task import Evaluation, first_readable, micro_batches, unless_stopped
 
 _SHOWN = 24
 _MIXING = 0x313  # keeps the seeds of mixing apart from those of samples
@@ -129,6 +129,12 @@ class ClassificationTask:
         recipe = self.settings.recipe
         mixing = [f"{name} {value:g}" for name in ("mixup", "cutmix") if (value := getattr(recipe, name))]
         return ", ".join([self.splits.train_transform(self.settings.augment).describe(), *mixing])
+
+    def sample(self, device: torch.device) -> Prepared:
+        """A batch of one validation image."""
+        batch = collate([first_readable(Images(self.splits.val, self.splits.eval_transform()))])
+        images = batch.images.to(device, memory_format=self._memory)
+        return Prepared(images, batch.labels.to(device), batch.names, [])
 
     def answers(self, network: nn.Module, batch: Prepared) -> object:
         """Logits (N, K)."""

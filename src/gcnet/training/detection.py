@@ -15,6 +15,7 @@ from gcnet.data.coco.loading import (
     DetectionSamples,
     aspect_groups,
     build_detection_loader,
+    collate_detection,
 )
 from gcnet.data.coco.source import CocoPart, open_coco
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
@@ -27,7 +28,7 @@ from gcnet.training.distributed import Processes
 from gcnet.training.loop import AUTOCAST
 from gcnet.training.presets import DETECTOR_PRESET
 from gcnet.training.settings import DetectorSettings, TrainSettings
-from gcnet.training.task import Evaluation, micro_batches, unless_stopped
+from gcnet.training.task import Evaluation, first_readable, micro_batches, unless_stopped
 
 _SHOWN = 12
 _SHORT, _LONG = 800, 1333  # the sides of COCO's detectors, in pixels
@@ -102,6 +103,10 @@ class DetectionTask:
     def losses(self, network: nn.Module, batch: DetectionBatch) -> dict[str, Tensor]:
         """The detector's losses: of the proposals' objectness and boxes, of classes, boxes and masks of the heads."""
         return network(batch.images, batch.targets)
+
+    def sample(self, device: torch.device) -> DetectionBatch:
+        """A batch of one validation image, without its objects."""
+        return collate_detection([first_readable(DetectionSamples(self.val, with_objects=False))]).to(device)
 
     def answers(self, network: nn.Module, batch: DetectionBatch) -> object:
         """What the network, in evaluation mode, finds."""

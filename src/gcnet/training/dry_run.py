@@ -14,6 +14,7 @@ from gcnet.training.reporter import clock
 from gcnet.training.run import BuildModel, assembled
 from gcnet.training.settings import TrainSettings
 from gcnet.training.task import Batch
+from gcnet.training.trial import try_network
 
 _TIMED_STEPS = 3
 _PATIENCE = 10.0
@@ -71,6 +72,7 @@ def dry_run(settings: TrainSettings, *, build_model: BuildModel | None = None) -
         NonFiniteLoss: where the first steps already diverge.
     """
     with assembled(settings, build_model) as (trainer, task):
+        try_network(trainer)
         batches = task.batches(0)
         loss = _first_loss(trainer, batches)
         step = _time_steps(trainer, batches)

@@ -17,6 +17,7 @@ from gcnet.training.nonfinite import NonFiniteLoss
 from gcnet.training.optimization import build_optimizer, clip_gradients, freeze, freeze_norms, set_learning_rate
 from gcnet.training.schedule import build_schedule
 from gcnet.training.settings import MachineSettings, RecipeSettings
+from gcnet.training.single_values import running_statistics_for_single_values
 from gcnet.training.task import Batch, Task
 
 AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -153,6 +154,11 @@ class Trainer:
         everyone = [name for names, _ in found for name in names]
         raise NonFiniteLoss(self.step, next(value for _, value in found if value is not None), everyone)
 
+    @property
+    def single_valued(self) -> int:
+        """Micro-batches of one image so far, of which batch norms got single values and used running statistics."""
+        return self._losses.single_valued
+
     def check_weights(self) -> None:
         """Refuse to go on with, evaluate or save weights that are not finite, as a finite loss can leave them.
 
@@ -212,6 +218,7 @@ class _Losses(nn.Module):
         self.network = network
         self.task = task
         self.names: tuple[str, ...] = ("loss",)
+        self.single_valued = 0
 
     def forward(self, batch: Batch) -> Tensor:
         """The task's losses, shape (number of losses,); zero, with zero gradients, for an empty batch."""
@@ -219,7 +226,13 @@ class _Losses(nn.Module):
             # This process has to take its part in the exchange of gradients all the same.
             nothing = sum(parameter.sum() * 0 for parameter in self.network.parameters() if parameter.requires_grad)
             return torch.stack([torch.as_tensor(nothing)] * len(self.names))
-        losses = self.task.losses(self.network, batch)
+        if len(batch.names) == 1:
+            # What is left of a batch whose other images could not be read.
+            with running_statistics_for_single_values(self.network) as norms:
+                losses = self.task.losses(self.network, batch)
+            self.single_valued += bool(norms)
+        else:
+            losses = self.task.losses(self.network, batch)
         self.names = tuple(losses)
         return torch.stack([loss.float() for loss in losses.values()])
 

@@ -45,6 +45,7 @@ from gcnet.training.reporter import (
 from gcnet.training.session import Session
 from gcnet.training.settings import MachineSettings, TrainSettings
 from gcnet.training.task import Task
+from gcnet.training.trial import try_network
 
 BuildModel = Callable[[int], nn.Module]
 _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -111,6 +112,7 @@ def train(
         check_free(Path(settings.output.output))
     chosen = filled(settings)
     with assembled(chosen, build_model) as (trainer, task):
+        try_network(trainer)
         recipe = chosen.recipe.resolved(task.steps_per_epoch)
         processes = trainer.processes
         config = {

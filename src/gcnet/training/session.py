@@ -75,6 +75,7 @@ class Session:
         self._drew_at = -math.inf
         self._row_at = self._stepped_at = self._began
         self._pace = 0.0
+        self._single_noted = False
         self._skipped_written = self._began
         self._best_found: Evaluation | None = None
 
@@ -126,6 +127,7 @@ class Session:
                 self.task.draw_inputs(self.task.prepare(batch, 0, self.trainer.device), self.folder.train_images)
         self._name_skipped({skipped.name: skipped.reason for skipped in batch.skipped})
         outcome = self.trainer.train_step(batch)
+        self._note_single_values()
         if not outcome.images:
             where = " in one of the processes" if self.processes.world > 1 else ""
             self.reporter.say(f"step {self.trainer.step} skipped: no image could be read{where}")
@@ -139,6 +141,14 @@ class Session:
         loss = sum(outcome.loss_sums.values()) / max(outcome.own_images, 1)
         pace = self._images_per_second(outcome.images)
         self._advance(f"loss {loss:.4f}  lr {outcome.rate:.2e}  {pace:.3g} images/s")
+
+    def _note_single_values(self) -> None:
+        if self.trainer.single_valued == 1 and not self._single_noted:
+            self._single_noted = True
+            self.reporter.say(
+                f"note: one image was left of the batch of step {self.trainer.step}, too few for its batch norms: they "
+                "normalize by their running statistics wherever that happens"
+            )
 
     def _advance(self, text: str) -> None:
         shown = f"epoch {self._epoch():.2f}  {text}  {clock(self.seconds())}"

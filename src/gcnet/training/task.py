@@ -9,6 +9,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from gcnet.data.loading import Samples
+from gcnet.errors import UserError, printable
+
 
 @runtime_checkable
 class Skipped(Protocol):
@@ -82,6 +85,21 @@ def unless_stopped(
         return None
 
 
+def first_readable(samples: Samples) -> dict[str, Any]:
+    """The first sample of the validation images that can be read.
+
+    Raises:
+        UserError: none can be read.
+    """
+    reasons: list[str] = []
+    for index in range(len(samples)):
+        item = samples.load([(0, index)])[0]
+        if isinstance(item, dict):
+            return item
+        reasons.append(f"{printable(item.name)}: {item.reason}")
+    raise UserError(f"none of the {len(samples):,} validation images can be read; {'; '.join(reasons[:2])}")
+
+
 def micro_batches(images: int, parts: int) -> list[slice]:
     """Where a batch is cut into at most so many micro-batches of nearly equal size, none of them empty."""
     cuts = [images * part // parts for part in range(parts + 1)]
@@ -133,6 +151,13 @@ class Task(Protocol[Loaded, Prepared]):
 
     def losses(self, network: nn.Module, batch: Prepared) -> dict[str, Tensor]:
         """The losses to be added, each a mean over the images of a non-empty batch, shape ()."""
+
+    def sample(self, device: torch.device) -> Prepared:
+        """A batch of one validation image, the first that can be read, on the device.
+
+        Raises:
+            UserError: none can be read.
+        """
 
     def answers(self, network: nn.Module, batch: Prepared) -> object:
         """What the network, in evaluation mode, says of a non-empty batch."""

@@ -1,0 +1,53 @@
+"""One image through the network before a run begins, so that what cannot work fails while nothing is written yet."""
+
+from collections.abc import Sequence
+
+import torch
+
+from gcnet.data.seeding import preserved_random_state
+from gcnet.errors import UserError
+from gcnet.training.loop import Trainer
+from gcnet.training.optimization import freeze_norms
+from gcnet.training.single_values import single_values_seen, training_norms
+from gcnet.training.task import micro_batches
+
+_LISTED = 3
+
+
+def try_network(trainer: Trainer) -> None:
+    """Run the first readable validation image through the network in evaluation mode; nothing changes.
+
+    Raises:
+        UserError: no validation image can be read, or micro-batches have one image and a batch norm would see a single
+            value per channel.
+    """
+    network, device = trainer.network, trainer.device
+    network.train()
+    freeze_norms(network, all_of_them=trainer.recipe.freeze_norms)
+    norms = training_norms(network)
+    network.eval()
+    with preserved_random_state(), torch.no_grad(), single_values_seen(norms) as names:
+        batch = trainer.task.sample(device)
+        with torch.autocast(device.type, dtype=trainer.autocast, enabled=trainer.autocast is not None):
+            trainer.task.answers(network, batch)
+    if names and _smallest_batch(trainer) == 1:
+        raise _refused(trainer, names)
+
+
+def _smallest_batch(trainer: Trainer) -> int:
+    """Images of the smallest micro-batch of a process."""
+    own = trainer.recipe.images_per_step // trainer.processes.world
+    return min(where.stop - where.start for where in micro_batches(own, trainer.recipe.accumulate))
+
+
+def _refused(trainer: Trainer, names: Sequence[str]) -> UserError:
+    processes = f" over {trainer.processes.world} processes" if trainer.processes.world > 1 else ""
+    accumulate = trainer.recipe.accumulate
+    batch = f"--batch-size {trainer.recipe.images_per_step}{processes}"
+    batch += f" with --accumulate {accumulate}" if accumulate > 1 else ""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return UserError(
+        f"{batch} gives micro-batches of 1 image, of which batch norms ({', '.join(names[:_LISTED])}{more}) would get "
+        "a single value per channel and have no variance to normalize by: use a larger --batch-size, a smaller "
+        "--accumulate, larger images, or --freeze-norms"
+    )
