@@ -89,6 +89,6 @@ def test_validation_images_that_cannot_be_read_are_found_before_the_run(tmp_path
     photos = write_photos(tmp_path / "photos", val_images=1)
     for path in (photos / "val").rglob("*.png"):
         path.write_bytes(b"no image")
-    with pytest.raises(UserError, match="none of the 3 validation images can be read; blue/0.png: not an image"):
+    with pytest.raises(UserError, match="none of the 3 .*images can be read; .*blue/0.png: not an image"):
         train(run_settings(photos, tmp_path / "run"), build_model=normed_network, reporter=Lines())
     assert not (tmp_path / "run").exists()
