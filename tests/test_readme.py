@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gcnet import cli
-from gcnet.data.coco.faults import KINDS
+from gcnet.data.coco.issues import KINDS
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -69,8 +69,8 @@ def test_the_exit_codes_are_those_of_the_command() -> None:
     assert table[0].rstrip().splitlines()[2:] == [f"| {code} | {meaning} |" for code, meaning in cli.EXIT_CODES.items()]
 
 
-def test_the_number_of_faults_is_that_of_the_check() -> None:
-    assert f": {len(KINDS)} kinds of faults" in TEXT
+def test_the_number_of_kinds_of_issues_is_that_of_the_check() -> None:
+    assert f": {len(KINDS)} kinds of issues" in TEXT
 
 
 def test_the_folder_map_names_every_part_of_the_package() -> None:

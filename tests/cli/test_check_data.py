@@ -1,6 +1,7 @@
 """`gcnet check-data`: what it says, writes and answers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def place(tmp_path: Path) -> Path:
     Scenes(4).write_coco(tmp_path / "images", tmp_path / "good.json")
     content = json.loads((tmp_path / "good.json").read_text())
     for annotation in content["annotations"][:7]:
-        annotation["bbox"] = [1, 2, 0, 4]
+        annotation |= {"bbox": [1, 2, 0, 4], "segmentation": []}
     content["annotations"][9]["category_id"] = 99
     (tmp_path / "bad.json").write_text(json.dumps(content))
     return tmp_path
@@ -29,17 +30,17 @@ def check(place: Path, *arguments: str) -> int:
 def test_clean_data_end_with_0(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(place, str(place / "good.json")) == 0
     said = capsys.readouterr().out
-    assert "images       4, 0 without an object" in said
-    assert "annotations  24, 24 with a mask, 0 crowds" in said
-    assert "faults       0\n" in said
+    assert "images       4, 4 usable, 0 of these without an object" in said
+    assert "annotations  24, 24 usable, 24 of these with a mask, 0 crowds" in said
+    assert "issues       0\n" in said
 
 
-def test_faults_end_with_1_and_are_listed_by_kind(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_issues_end_with_1_and_are_listed_by_kind(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(place, str(place / "bad.json"), "--listed", "2") == 1
     said = capsys.readouterr().out
-    assert "faults       8 of 2 kinds" in said
-    assert "box without area: 7 (--fix: leave it out)" in said
-    assert "  image 1 (000000.png), annotation 2: bbox [1, 2, 0, 4]\n  and 5 more\n" in said
+    assert "issues       8 of 2 kinds" in said
+    assert "neither bbox nor mask: 7 (skipped: skip the annotation)" in said
+    assert "  image 1 (000000.png), annotation 2: bbox [1, 2, 0, 4] in 64 x 64 pixels\n  and 5 more\n" in said
     assert "image 2 (000001.png), annotation 10: category_id 99" in said
 
 
@@ -51,23 +52,56 @@ def test_the_cleaned_copy_is_clean_and_the_original_untouched(place: Path) -> No
     assert len(json.loads((place / "new" / "fixed.json").read_text())["annotations"]) == 24 - 8
 
 
-def test_the_output_holds_all_faults_and_two_pictures(place: Path) -> None:
+def test_the_output_holds_all_issues_and_two_pictures(place: Path) -> None:
     assert check(place, str(place / "bad.json"), "--output", str(place / "out")) == 1
-    assert sorted(path.name for path in (place / "out").iterdir()) == ["faults.json", "images.png", "labels.png"]
-    found = json.loads((place / "out" / "faults.json").read_text())
+    assert sorted(path.name for path in (place / "out").iterdir()) == ["images.png", "issues.json", "labels.png"]
+    found = json.loads((place / "out" / "issues.json").read_text())
     assert found["counts"] == {"images": 4, "annotations": 24, "categories": 3}
-    assert [fault["annotation_id"] for fault in found["faults"]] == [1, 2, 3, 4, 5, 6, 7, 10]
+    assert sorted(issue["annotation_id"] for issue in found["issues"]) == [1, 2, 3, 4, 5, 6, 7, 10]
     for name in ("images.png", "labels.png"):
         with Image.open(place / "out" / name) as picture:
             assert min(picture.size) > 200
 
 
-def test_without_images_only_the_annotations_are_checked_and_that_is_said(
+def test_without_images_only_the_annotations_are_checked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-data", str(place / "good.json"), "--output", str(place / "out")]) == 0
+    assert "image files not checked; pass --images" in capsys.readouterr().err
+    assert not (place / "out" / "images.png").exists()
+
+
+def test_of_a_folder_all_annotation_files_are_checked_with_their_images(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["check-data", str(place / "good.json"), "--output", str(place / "out")]) == 0
-    assert "the images were not looked at" in capsys.readouterr().err
-    assert not (place / "out" / "images.png").exists()
+    folder = place / "coco"
+    for split, name in (("train", "good.json"), ("val", "bad.json")):
+        (folder / "annotations").mkdir(parents=True, exist_ok=True)
+        (place / name).rename(folder / "annotations" / f"instances_{split}.json")
+        shutil.copytree(place / "images", folder / split)
+    (folder / "train" / "000001.png").write_bytes(b"")
+    assert main(["check-data", str(folder), "--output", str(place / "out")]) == 1
+    printed = capsys.readouterr()
+    assert "unreadable image: 1" in printed.out
+    assert "neither bbox nor mask: 7" in printed.out
+    assert printed.err == ""
+    assert sorted(path.name for path in (place / "out").iterdir()) == [
+        "annotations-instances_train",
+        "annotations-instances_val",
+    ]
+    assert main(["check-data", str(folder), "--fix", str(place / "fixed.json")]) == 2
+    assert "--fix takes one annotation file" in capsys.readouterr().err
+
+
+def test_a_copy_of_nothing_is_not_written_and_the_reason_comes_first(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((place / "good.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 77
+    (place / "bad.json").write_text(json.dumps(content))
+    assert check(place, str(place / "bad.json"), "--fix", str(place / "fixed.json")) == 2
+    sentence = "none of the 24 annotations can be used (skipped: 24 x unknown category)"
+    assert sentence in capsys.readouterr().err
+    assert not (place / "fixed.json").exists()
 
 
 @pytest.mark.parametrize(

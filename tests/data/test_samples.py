@@ -38,7 +38,7 @@ def test_coco_data_opens_without_an_issue(tmp_path: Path) -> None:
     write_coco(tmp_path / "coco")
     train, val = open_coco(DataSettings(data=str(tmp_path / "coco")))
     assert (len(train.images), len(val.images)) == (24, 8)
-    assert train.complaint() is None
+    assert train.issue_report() is None
     content = json.loads((tmp_path / "coco" / "annotations" / "instances_val.json").read_text())
     for image in content["images"]:
         with Image.open(tmp_path / "coco" / "val" / image["file_name"]) as file:

@@ -135,7 +135,7 @@ def test_a_set_of_which_nothing_can_be_read_is_refused(scenes: CocoImages) -> No
 @pytest.mark.parametrize("part", [0, 1], ids=["train", "val"])
 def test_genuine_images_with_their_objects_score_one_when_these_are_fed_back(data_root: Path, part: int) -> None:
     found = open_coco(DataSettings(str(data_root / "coco-mini"), workers=2))[part]
-    assert found.complaint() is None
+    assert found.issue_report() is None
     images, results, image_ids = found.images, [], []
     order = EvaluationSampler(len(images), batch_size=4)
     for batch in build_detection_loader(DetectionSamples(images), order, workers=2):

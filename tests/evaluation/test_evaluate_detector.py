@@ -133,16 +133,16 @@ def test_so_few_images_of_coco_give_no_coco_result(
     assert table(printed)["AP"] == ["0.0", "0.0"]
 
 
-def test_faults_of_the_annotations_are_told(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_issues_of_the_annotations_are_reported(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = coco / "annotations" / "instances_val.json"
     content = json.loads(file.read_text())
-    content["annotations"][3]["bbox"] = [1, 2, 0, 0]
+    content["annotations"][3] |= {"bbox": [1, 2, 0, 0], "segmentation": []}
     file.write_text(json.dumps(content))
     results = tmp_path / "nothing.json"
     results.write_text("[]")
     assert main(["evaluate", "--results", str(results), "--data", str(coco)]) == 0
     printed = capsys.readouterr()
-    assert "1 x box without area" in printed.err
+    assert "skipped: 1 x neither bbox nor mask" in printed.err
     assert "objects  41 of 3 classes" in printed.out
 
 

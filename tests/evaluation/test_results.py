@@ -36,9 +36,9 @@ def test_masks_may_be_polygons_or_empty_and_boxes_of_no_size(tmp_path: Path) -> 
     assert evaluate_detections(CONTENT, read, kind="segm").numbers["AP"] == 0.0
 
 
-def test_polygons_over_the_edge_are_cut_off(tmp_path: Path) -> None:
+def test_polygons_over_the_edge_stay_as_they_are(tmp_path: Path) -> None:
     over = {**RESULT, "segmentation": [[3, 3, 90, 3, 90, 9]]}
-    assert read_results(written(tmp_path, [over]), CONTENT)[0]["segmentation"] == [[3, 3, 64, 3, 64, 9]]
+    assert read_results(written(tmp_path, [over]), CONTENT)[0]["segmentation"] == [[3, 3, 90, 3, 90, 9]]
 
 
 def without(key: str) -> dict[str, Any]:
@@ -59,14 +59,14 @@ MISTAKES = {
     "an unknown image": ([{**RESULT, "image_id": 9}], "result 1 is of image 9, which the annotations do not have"),
     "a mask of another image": (
         [{**RESULT, "segmentation": {"size": [9, 9], "counts": [81]}}],
-        r"has a mask that cannot be judged \(run lengths of another size\): size \[9, 9\] in an image of \[64, 64\]",
+        r"has a mask that cannot be judged \(RLE size mismatch\): size \[9, 9\] in an image of \[64, 64\]",
     ),
     "a mask that ends early": (
         [{**RESULT, "segmentation": {"size": [64, 64], "counts": "11"}}],
-        r"\(broken run lengths\): its runs cover 2 of 4,096 pixels",
+        r"\(invalid RLE\): its runs cover 2 of 4,096 pixels",
     ),
-    "a mask that is none": ([{**RESULT, "segmentation": 3}], r"\(segmentation of no known form\)"),
-    "a line": ([{**RESULT, "segmentation": [[1, 2, 3, 4]]}], r"\(polygon of fewer than three points\): 2 points"),
+    "a mask that is none": ([{**RESULT, "segmentation": 3}], r"\(unknown segmentation\)"),
+    "a line": ([{**RESULT, "segmentation": [[1, 2, 3, 4]]}], r"\(polygon of fewer than three points\): 4 coordinates"),
 }
 
 

@@ -62,14 +62,14 @@ def test_scenes_are_generated() -> None:
     assert images.read(1).tobytes() == Scenes(3, split="val", seed=5).read(1).tobytes()
 
 
-def test_faults_are_left_out_and_told(coco: Path) -> None:
+def test_issues_are_reported(coco: Path) -> None:
     file = coco / "annotations" / "instances_val.json"
     content = json.loads(file.read_text())
-    content["annotations"][4]["bbox"] = [0, 0, 0, 0]
+    content["annotations"][4] |= {"bbox": [0, 0, 0, 0], "segmentation": []}
     file.write_text(json.dumps(content))
     part = open_truth(DataSettings(str(file)))
     assert len(part.images.content["annotations"]) == 29
-    assert "1 x box without area" in (part.complaint() or "")
+    assert "skipped: 1 x neither bbox nor mask" in (part.issue_report() or "")
 
 
 def test_objects_without_a_mask_and_files_that_are_not_there_are_refused(coco: Path) -> None:

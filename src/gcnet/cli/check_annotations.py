@@ -3,77 +3,150 @@
 import json
 import sys
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
     from gcnet.cli.check_data import Settings
     from gcnet.data.coco.inspection import Inspection
+    from gcnet.data.coco.issues import Issue
 
 
 def check_annotations(settings: "Settings") -> int:
-    """Inspect, print what was found, and write what --fix and --output ask for; 1 where there are faults."""
+    """Check an annotation file, or all of a folder; 1 where there are issues."""
+    from gcnet.data.coco.layouts import find_layout, unrecognized
+
+    if not settings.data.is_dir():
+        return _check_file(settings)
+    layout = find_layout(settings.data)
+    files = layout.files()
+    if not files:
+        raise unrecognized(layout, "train")
+    if settings.fix is not None and len(files) > 1:
+        listed = ", ".join(printable(file) for file in files)
+        raise UserError(f"--fix takes one annotation file, and {printable(settings.data)} has {len(files)}: {listed}")
+    codes = []
+    for number, file in enumerate(files):
+        print(f"{'' if number == 0 else chr(10)}{printable(file)}")
+        name = "-".join(file.relative_to(settings.data).with_suffix("").parts)
+        output = None if settings.output is None else settings.output / name if len(files) > 1 else settings.output
+        codes.append(_check_file(replace(settings, data=file, output=output), checks_images=True))
+    return max(codes)
+
+
+def _check_file(settings: "Settings", *, checks_images: bool = False) -> int:
+    """Inspect, print what was found, and write what --fix and --output ask for; 1 where there are issues."""
     from gcnet.cli import EXIT_FAILURE, EXIT_OK
     from gcnet.data.coco.inspection import inspect, read_annotations
     from gcnet.evaluation.progress import progress_bar
-    from gcnet.storage import write_atomic
 
     content = read_annotations(settings.data)
-    with progress_bar("images", len(content["images"]), shown=settings.images is not None) as progress:
-        inspection = inspect(content, settings.images, workers=settings.workers, progress=progress)
+    folder = _image_folder(settings, content)
+    if settings.images is not None or (checks_images and folder is not None):
+        settings = replace(settings, images=folder)
+    checks_images = settings.images is not None
+    with progress_bar("images", len(content["images"]), shown=checks_images) as progress:
+        inspection = inspect(content, folder, decodes=checks_images, workers=settings.workers, progress=progress)
     _print(content, inspection, settings)
     if settings.output is not None:
         _write(content, inspection, settings, settings.output)
     if settings.fix is not None:
-        settings.fix.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(settings.fix, json.dumps(inspection.clean).encode())
-        kept = ", ".join(f"{len(inspection.clean[part]):,} {part}" for part in ("annotations", "images", "categories"))
-        print(f"\nwrote {settings.fix}, without the faults: {kept}")
-    return EXIT_FAILURE if inspection.faults else EXIT_OK
+        _fix(content, inspection, settings.fix)
+    return EXIT_FAILURE if inspection.issues else EXIT_OK
+
+
+def _image_folder(settings: "Settings", content: dict[str, Any]) -> Path | None:
+    """The folder of the images, in --images or beside the annotation file; None where no image is found."""
+    from gcnet.data.coco.inspection import image_names
+    from gcnet.data.coco.layouts import image_folder
+
+    try:
+        return image_folder(settings.data, image_names(content), images=settings.images)
+    except UserError:
+        return settings.images
 
 
 def _print(content: dict[str, Any], inspection: "Inspection", settings: "Settings") -> None:
-    from gcnet.data.coco.faults import KINDS
-
     clean = inspection.clean
     with_objects = {annotation["image_id"] for annotation in clean["annotations"]}
-    crowds = sum(annotation.get("iscrowd", 0) for annotation in clean["annotations"])
+    crowds = sum(annotation["iscrowd"] for annotation in clean["annotations"])
     masks = sum(bool(annotation.get("segmentation")) for annotation in clean["annotations"])
-    print(f"images       {len(content['images']):,}, {len(clean['images']) - len(with_objects):,} without an object")
-    print(f"annotations  {len(content['annotations']):,}, {masks:,} with a mask, {crowds:,} crowds")
-    print(f"categories   {len(content['categories']):,}")
-    found = Counter(fault.kind for fault in inspection.faults)
-    print(f"faults       {len(inspection.faults):,}" + (f" of {len(found)} kinds" if found else ""))
-    for kind, mend in KINDS.items():
-        of_kind = [fault for fault in inspection.faults if fault.kind == kind]
+    kept = {part: f"{len(content[part]):,}, {len(clean[part]):,} usable" for part in ("images", "annotations")}
+    print(f"images       {kept['images']}, {len(clean['images']) - len(with_objects):,} of these without an object")
+    print(f"annotations  {kept['annotations']}, {masks:,} of these with a mask, {crowds:,} crowds")
+    print(f"categories   {len(content['categories']):,}, {len(clean['categories']):,} usable")
+    kinds = len({issue.kind for issue in inspection.issues})
+    print(f"issues       {len(inspection.issues):,}" + (f" of {kinds} kinds" if kinds else ""))
+    _print_kinds([*inspection.issues, *inspection.notes], settings.listed)
+    if inspection.dropped:
+        print(f"\n{inspection.dropped:,} annotations are skipped together with their image or category")
+    if settings.images is None:
+        print("gcnet: image files not checked; pass --images", file=sys.stderr)
+
+
+def _print_kinds(issues: "list[Issue]", listed: int) -> None:
+    """The issues by kind, of each kind the first few."""
+    from gcnet.data.coco.issues import KINDS
+
+    for kind, what in KINDS.items():
+        of_kind = [issue for issue in issues if issue.kind == kind]
         if not of_kind:
             continue
-        print(f"\n{kind}: {len(of_kind):,} (--fix: {mend})")
-        for fault in of_kind[: settings.listed]:
-            print(f"  {fault}")
-        if len(of_kind) > settings.listed > 0:
-            print(f"  and {len(of_kind) - settings.listed:,} more")
-    if inspection.left_out:
-        print(f"\n{inspection.left_out:,} annotations would go with their image or category")
-    if settings.images is None:
-        print("gcnet: the images were not looked at: give --images to check them too", file=sys.stderr)
+        print(f"\n{kind}: {len(of_kind):,} ({what.action}: {what.remedy})")
+        for issue in of_kind[:listed]:
+            print(f"  {issue}")
+        if len(of_kind) > listed > 0:
+            print(f"  and {len(of_kind) - listed:,} more")
 
 
 def _write(content: dict[str, Any], inspection: "Inspection", settings: "Settings", folder: Path) -> None:
+    from gcnet.data.coco.inspection import PARTS
     from gcnet.evaluation.annotations import draw_annotated_sheet, plot_label_statistics
     from gcnet.storage import write_atomic
 
     folder.mkdir(parents=True, exist_ok=True)
-    faults = {
+    clean = inspection.clean
+    report = {
         "annotations": str(settings.data),
-        "counts": {part: len(content[part]) for part in ("images", "annotations", "categories")},
-        "left_out_with_their_image_or_category": inspection.left_out,
-        "faults": [asdict(fault) for fault in inspection.faults],
+        "counts": {part: len(content[part]) for part in PARTS},
+        "usable": {part: len(clean[part]) for part in PARTS},
+        "skipped_with_their_image_or_category": inspection.dropped,
+        "kinds": dict(Counter(issue.kind for issue in inspection.issues)),
+        "issues": [asdict(issue) | {"action": issue.action} for issue in inspection.issues],
+        "notes": [asdict(issue) for issue in inspection.notes],
     }
-    write_atomic(folder / "faults.json", (json.dumps(faults, indent=2) + "\n").encode())
-    written = ["faults.json", "labels.png"]
-    plot_label_statistics(inspection.clean, folder / "labels.png")
-    if settings.images is not None and draw_annotated_sheet(inspection.clean, settings.images, folder / "images.png"):
+    write_atomic(folder / "issues.json", (json.dumps(report, indent=2, default=str) + "\n").encode())
+    written = ["issues.json"]
+    if clean["annotations"]:
+        plot_label_statistics(clean, folder / "labels.png")
+        written.append("labels.png")
+    if settings.images is not None and draw_annotated_sheet(clean, settings.images, folder / "images.png"):
         written.append("images.png")
     print(f"\nwrote {', '.join(written)} into {folder}")
+
+
+def _fix(content: dict[str, Any], inspection: "Inspection", path: Path) -> None:
+    """Write a copy without the issues.
+
+    Raises:
+        UserError: nothing would be left, or the format of the boxes is not certain.
+    """
+    from gcnet.data.coco.issues import summary
+    from gcnet.storage import write_atomic
+
+    clean = inspection.clean
+    if not inspection.box_format.is_certain:
+        raise UserError(f"--fix wrote nothing: boxes may be {inspection.box_format}; convert them")
+    for part in ("images", "annotations"):
+        if content[part] and not clean[part]:
+            raise UserError(
+                f"--fix wrote nothing: none of the {len(content[part]):,} {part} can be used "
+                f"({summary(inspection.issues)})"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(clean).encode())
+    kept = ", ".join(f"{len(clean[part]):,} of {len(content[part]):,} {part}" for part in ("images", "annotations"))
+    print(f"\nwrote {path}, without the issues: {kept}")

@@ -13,9 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from gcnet.data.coco.images import FolderReader
 from gcnet.data.coco.masks import compressed_runs, segmentation_mask
 from gcnet.data.coco.objects import BitMasks
-from gcnet.data.decode import ImageError, open_image
+from gcnet.data.decode import ImageError
 from gcnet.evaluation.plots import BLUE, INK, VERMILLION, contact_sheet, plain, save_figure, style_axes
 
 SMALL, MEDIUM = 32, 96
@@ -27,7 +28,7 @@ _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 11
 
 
 def draw_annotations(image: Image.Image, annotations: Sequence[Mapping[str, Any]]) -> Image.Image:
-    """The image (RGB) with the boxes and masks of its annotations (without faults), a colour for each category."""
+    """The image (RGB) with the boxes and masks of its annotations (without issues), a colour for each category."""
     pixels = np.array(image, dtype=np.float32)  # (H, W, 3)
     for annotation in annotations:
         if annotation.get("segmentation"):
@@ -57,7 +58,7 @@ def draw_targets(image: Float[Tensor, "3 h w"], target: Mapping[str, Tensor]) ->
 
 
 def draw_annotated_sheet(content: Mapping[str, Any], folder: Path, path: Path, *, count: int = 24) -> int:
-    """Write some images spread over a COCO set (without faults) with their annotations into a PNG; returns how many."""
+    """Write some images spread over a COCO set (without issues) with their annotations into a PNG; returns how many."""
     images = content["images"]
     chosen = [images[number * len(images) // count] for number in range(count)] if len(images) > count else images
     names = {category["id"]: category["name"] for category in content["categories"]}
@@ -65,10 +66,10 @@ def draw_annotated_sheet(content: Mapping[str, Any], folder: Path, path: Path, *
     for annotation in content["annotations"]:
         if annotation["image_id"] in of_image:
             of_image[annotation["image_id"]].append(annotation)
-    pictures, titles = [], []
+    reader, pictures, titles = FolderReader(folder, images), [], []
     for image in chosen:
         try:
-            picture = open_image(folder / image["file_name"])
+            picture = reader(image)
         except ImageError:
             continue
         found = of_image[image["id"]]
@@ -82,7 +83,7 @@ def draw_annotated_sheet(content: Mapping[str, Any], folder: Path, path: Path, *
 
 
 def plot_label_statistics(content: Mapping[str, Any], path: Path) -> None:
-    """Draw a COCO set (without faults) into a PNG: objects by class, by size and by image, and where they lie."""
+    """Draw a COCO set (without issues) into a PNG: objects by class, by size and by image, and where they lie."""
     annotations = content["annotations"]
     sides = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     figure = Figure(figsize=(14, 9), layout="constrained")

@@ -77,7 +77,7 @@ def evaluate_detections(
     """Judge results against annotations as the COCO API does, with at most 100 detections an image and class.
 
     Args:
-        annotations: the content of a COCO file without faults.
+        annotations: the content of a COCO file without issues.
         results: of `coco_results`, or read from a file of that format.
         kind: "bbox" for boxes, "segm" for masks.
         image_ids: judge these images alone; by default all of the annotations.
@@ -117,7 +117,7 @@ def evaluate_detections(
 
 
 def compressed(segmentation: Any, height: int, width: int) -> Any:
-    """The segmentation of an annotation or a result, without faults, as compressed run lengths."""
+    """The segmentation of an annotation or a result, without issues, as compressed run lengths."""
     if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str | bytes):
         return segmentation
     return compressed_runs(segmentation_mask(segmentation, height, width))

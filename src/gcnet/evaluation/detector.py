@@ -75,7 +75,7 @@ def evaluate_detector(
     Args:
         model: in evaluation mode, a list of images -> dicts of boxes, labels, scores and masks.
         batches: this process' share of the images.
-        annotations: the content of a COCO file without faults, of these images and perhaps more.
+        annotations: the content of a COCO file without issues, of these images and perhaps more.
         category_ids: of each label, in the order of the labels.
         device: of the model.
         autocast: a half precision, or None.

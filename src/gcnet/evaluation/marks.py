@@ -21,7 +21,7 @@ _TEXT, _LINE = 11, 14  # pixels of letters, and of a line of them
 
 @dataclass(frozen=True)
 class Mark:
-    """An annotation or a result with a mask (without faults), how it counts, and its text."""
+    """An annotation or a result with a mask (without issues), how it counts, and its text."""
 
     entry: Entry
     kind: Verdict

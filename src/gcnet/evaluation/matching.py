@@ -68,7 +68,7 @@ def worst_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def match_images(annotations: Mapping[str, Any], results: Sequence[Entry], image_ids: Collection[int]) -> list[Outcome]:
-    """The outcomes of some images of a COCO file without faults, by results of COCO's format with masks."""
+    """The outcomes of some images of a COCO file without issues, by results of COCO's format with masks."""
     images = {image["id"]: image for image in annotations["images"]}
     truth: dict[int, list[Entry]] = {identity: [] for identity in image_ids}
     found: dict[int, list[Entry]] = {identity: [] for identity in image_ids}

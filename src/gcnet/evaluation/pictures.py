@@ -26,7 +26,7 @@ _STEM_BYTES = 150  # file systems take names of 255
 
 
 def draw_detections(image: Image.Image, results: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> Image.Image:
-    """The image (RGB) with results of COCO's format (without faults), a colour for each category.
+    """The image (RGB) with results of COCO's format (without issues), a colour for each category.
 
     Images of less than 960 pixels are enlarged by the least whole factor that reaches them, those of more than 2048
     shrunk; a side that is too short for a class name and its score gets a white margin.

@@ -9,7 +9,7 @@ from gcnet.data.coco.inspection import read_json
 from gcnet.errors import UserError
 
 _HUGE = 1e300
-_ACCEPTED = ("empty mask", "polygon over the edge")  # of masks that were found rather than drawn
+_ACCEPTED = ("mask without pixels", "RLE counts not integers")
 
 
 def read_results(path: str | Path, annotations: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -50,8 +50,8 @@ def _checked(result: Any, number: int, path: str, sizes: Mapping[int, tuple[int,
         if kind not in _ACCEPTED:
             raise refuse(f"has a mask that cannot be judged ({kind}): {found}")
 
-    mended = check_segmentation(result["segmentation"], False, *sizes[result["image_id"]], say)
-    return result if mended is None else {**result, "segmentation": mended[0]}
+    checked = check_segmentation(result["segmentation"], *sizes[result["image_id"]], say)
+    return result if checked is None else {**result, "segmentation": checked.value}
 
 
 def _is_finite(value: Any) -> bool:

@@ -83,7 +83,7 @@ def test_a_folder_laid_out_as_coco_publishes_its_own_is_found(tmp_path: Path):
     assert is_coco(tmp_path)
     train, val = open_coco(DataSettings(data=str(tmp_path), limit_train=2))
     assert (len(train.images), len(val.images)) == (2, 3)
-    assert train.complaint() is None
+    assert train.issue_report() is None
     assert val.place == str(tmp_path / "annotations" / "instances_val2017.json")
     assert val.images.files() == {
         str(tmp_path / "images" / "val2017" / name) for name in map(val.images.name, range(3))
@@ -115,16 +115,16 @@ def change(path: Path, **more: Any) -> None:
     path.write_text(json.dumps(read_annotations(path) | more))
 
 
-def test_faults_are_left_out_and_told_with_their_ids(tmp_path: Path):
+def test_issues_are_reported_with_their_ids(tmp_path: Path):
     write(tmp_path)
     path = tmp_path / "annotations" / "instances_train2017.json"
     annotations = read_annotations(path)["annotations"]
-    annotations[0]["bbox"] = [3.0, 3.0, 0.0, 5.0]
+    annotations[0] |= {"bbox": [3.0, 3.0, 0.0, 5.0], "segmentation": []}
     change(path, annotations=annotations)
     train, _ = open_coco(DataSettings(data=str(tmp_path)))
     assert len(train.images.annotations(0)) == len(annotations) // 3 - 1
-    assert "1 x box without area" in (train.complaint() or "")
-    assert "annotation 1" in (train.complaint() or "")
+    assert "skipped: 1 x neither bbox nor mask" in (train.issue_report() or "")
+    assert "annotation 1" in (train.issue_report() or "")
 
 
 def test_an_object_without_a_mask_is_refused(tmp_path: Path):

@@ -1,1 +1,1 @@
-"""Detection and instance segmentation data in COCO's JSON format: masks, faults, cleaned copies."""
+"""Detection and instance segmentation data in COCO's JSON format: masks, issues, repaired copies."""

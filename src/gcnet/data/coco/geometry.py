@@ -1,102 +1,122 @@
-"""Boxes and segmentations of COCO annotations: their faults, and what is left of them when these are mended."""
+"""Boxes and segmentations of COCO annotations, checked one by one."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from gcnet.data.coco.ids import as_integer
+from gcnet.data.coco.masks import can_draw, extent
 
-from gcnet.data.coco.masks import extent
-
-# Told of the kind of a fault (of `faults.KINDS`) and of what was found.
-Say = Callable[[str, str], None]
+# Called with the kind of an issue (of `issues.KINDS`) and what was found.
+Report = Callable[[str, str], None]
 
 _HUGE = 1e300
 
-ROUNDING = 0.5
-"""Pixels by which a coordinate may lie beyond the edge without being a fault."""
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmentation that COCO's tools can draw.
+
+    Attributes:
+        value: polygons or run lengths.
+        pixels: of its mask.
+        box: of its mask: left, top, width, height; None for a mask without pixels.
+    """
+
+    value: Any
+    pixels: int
+    box: list[float] | None
 
 
-def check_box(box: Any, height: int, width: int, say: Say) -> list[float] | None:
-    """The box (left, top, width, height in pixels) within an image of this size; None where it cannot be kept."""
-    if not _is_numbers(box) or len(box) != 4:
-        return say("box not of four numbers", f"bbox {_short(box)}")
-    if not _is_finite(box):
-        return say("box not finite", f"bbox {_short(box)}")
-    left, top, across, down = box
-    if across <= 0 or down <= 0:
-        return say("box without area", f"bbox {_short(box)}")
-    place = f"bbox {_short(box)} in {width} x {height} pixels"
-    if left >= width or top >= height or left + across <= 0 or top + down <= 0:
-        return say("box outside the image", place)
-    beyond = max(-left, -top, left + across - width, top + down - height)
-    if beyond <= ROUNDING:
-        return box
-    say("box over the edge", place)
-    kept = max(left, 0), max(top, 0), min(left + across, width), min(top + down, height)
-    return [kept[0], kept[1], kept[2] - kept[0], kept[3] - kept[1]]
+def read_box(box: Any, report: Report) -> list[float] | None:
+    """Four finite numbers; None for anything else. Numbers as text are converted and reported."""
+    if not isinstance(box, list) or len(box) != 4:
+        return None
+    values = [_number(value) for value in box]
+    if not all(value is not None and abs(value) < _HUGE for value in values):
+        return None
+    if any(isinstance(value, str) for value in box):
+        report("bbox numbers as text", f"bbox {short(box)}")
+        return [value for value in values if value is not None]
+    return box
 
 
-def check_segmentation(
-    segmentation: Any, is_crowd: bool, height: int, width: int, say: Say
-) -> tuple[Any, int, list[float]] | None:
-    """The segmentation, mended, with the pixels and the box of its mask; None where it cannot be kept."""
-    drawn = segmentation
+def check_segmentation(segmentation: Any, height: int, width: int, report: Report) -> Segmentation | None:
+    """The segmentation without its issues, as COCO's tools draw it; None where nothing can be drawn.
+
+    Args:
+        segmentation: of an annotation or a result, not empty.
+        height: of the image, in pixels.
+        width: likewise.
+        report: called for each issue.
+    """
+    if isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(segmentation[0], dict):
+        report("segmentation nested unusually", "run lengths within a list")
+        segmentation = segmentation[0]
     if isinstance(segmentation, dict):
-        if segmentation.get("size") != [height, width]:
-            found = f"size {_short(segmentation.get('size'))} in an image of {[height, width]}"
-            return say("run lengths of another size", found)
-    elif is_crowd:
-        return say("crowd without run lengths", f"segmentation {_short(segmentation)}")
-    elif _is_polygons(segmentation):
-        segmentation = _checked_polygons(segmentation, height, width, say)
-        if not segmentation:
-            return None
-        drawn = _within(segmentation, height, width)
-    else:
-        return say("segmentation of no known form", f"segmentation {_short(segmentation)}")
+        return _check_runs(segmentation, height, width, report)
+    polygons = _nested(segmentation, report)
+    if polygons is None:
+        return report("unknown segmentation", f"segmentation {short(segmentation)}")
+    kept = [checked for polygon in polygons if (checked := _check_polygon(polygon, height, width, report))]
+    return _drawn(kept, height, width, report) if kept else None
+
+
+def short(value: Any) -> str:
+    """A value as it stands in the file, shortened."""
+    text = repr(value[:20] if isinstance(value, list | str) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _check_runs(runs: dict[str, Any], height: int, width: int, report: Report) -> Segmentation | None:
+    size, counts = runs.get("size"), runs.get("counts")
+    if size != [height, width]:
+        return report("RLE size mismatch", f"size {short(size)} in an image of {[height, width]}")
+    if isinstance(counts, list) and any(isinstance(count, float) for count in counts):
+        whole = [as_integer(count) for count in counts]
+        if None not in whole:
+            report("RLE counts not integers", f"counts {short(counts)}")
+            runs = {**runs, "counts": whole}
+    return _drawn(runs, height, width, report)
+
+
+def _drawn(segmentation: Any, height: int, width: int, report: Report) -> Segmentation | None:
     try:
-        pixels, box = extent(drawn, height, width)
+        pixels, box = extent(segmentation, height, width)
     except ValueError as error:
-        return say("broken run lengths", str(error))
-    return (segmentation, pixels, box) if pixels else say("empty mask", "a segmentation without a pixel")
+        return report("invalid RLE", str(error))
+    if not pixels:
+        report("mask without pixels", f"segmentation {short(segmentation)}")
+    return Segmentation(segmentation, pixels, box if pixels else None)
 
 
-def is_apart(box: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two boxes (left, top, width, height) have no point in common."""
-    left, top, across, down = other
-    return box[0] >= left + across or box[1] >= top + down or box[0] + box[2] <= left or box[1] + box[3] <= top
+def _nested(segmentation: Any, report: Report) -> list[list[float]] | None:
+    """A list of polygons, each a list of numbers; also from one polygon alone, and from one as a list of points."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return None
+    if all(map(_is_numbers, segmentation)):
+        if len(segmentation) < 3 or any(len(point) != 2 for point in segmentation):
+            return segmentation
+        report("segmentation nested unusually", "a list of points")
+        return [[value for point in segmentation for value in point]]
+    if _is_numbers(segmentation):
+        report("segmentation nested unusually", "one polygon that is not in a list")
+        return [segmentation]
+    return None
 
 
-def _checked_polygons(polygons: Sequence[Sequence[float]], height: int, width: int, say: Say) -> list[Any]:
-    """The polygons that can be kept, their points within the image."""
-    kept = []
-    for polygon in polygons:
-        if len(polygon) % 2:
-            say("odd number of polygon coordinates", f"{len(polygon)} coordinates")
-        elif len(polygon) < 6:
-            say("polygon of fewer than three points", f"{len(polygon) // 2} points")
-        elif not _is_finite(polygon):
-            say("polygon not finite", f"polygon {_short(polygon)}")
-        else:
-            kept.append(polygon)
-    limits = np.array([width, height])
-    for number, polygon in enumerate(kept):
-        points = np.reshape(np.asarray(polygon, dtype=float), (-1, 2))
-        beyond = float(np.maximum(-points, points - limits).max())
-        if beyond > ROUNDING:
-            say("polygon over the edge", f"a point lies {beyond:,.1f} pixels beyond {width} x {height}")
-            kept[number] = _within([polygon], height, width)[0]
-    return kept
-
-
-def _within(polygons: Sequence[Sequence[float]], height: int, width: int) -> list[list[float]]:
-    """The polygons with every point moved into the image."""
-    limits = np.array([width, height])
-    return [np.clip(np.reshape(polygon, (-1, 2)), 0, limits).ravel().tolist() for polygon in polygons]
-
-
-def _is_polygons(segmentation: Any) -> bool:
-    return isinstance(segmentation, list) and bool(segmentation) and all(map(_is_numbers, segmentation))
+def _check_polygon(polygon: list[float], height: int, width: int, report: Report) -> list[float] | None:
+    if len(polygon) < 6:
+        return report("polygon of fewer than three points", f"{len(polygon)} coordinates")
+    if not _is_finite(polygon):
+        return report("polygon not finite", f"polygon {short(polygon)}")
+    if len(polygon) % 2:
+        report("odd number of polygon coordinates", f"{len(polygon)} coordinates")
+        polygon = polygon[:-1]
+    if not can_draw(polygon, height, width):
+        far = max(map(abs, polygon))
+        return report("polygon far outside the image", f"a coordinate of {far:.6g} in {width} x {height} pixels")
+    return polygon
 
 
 def _is_numbers(values: Any) -> bool:
@@ -106,11 +126,14 @@ def _is_numbers(values: Any) -> bool:
 
 
 def _is_finite(values: Sequence[float]) -> bool:
-    """Whether no value is NaN, infinite or, as JSON's whole numbers may be, beyond what floating point holds."""
+    """Whether no value is NaN, infinite or, as JSON's integers may be, beyond what floating point holds."""
     return all(abs(value) < _HUGE for value in values)
 
 
-def _short(value: Any) -> str:
-    """A value as it stands in the file, shortened."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _number(value: Any) -> float | None:
+    if isinstance(value, str) and len(value) <= 30 and "_" not in value:
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -26,7 +26,7 @@ class CocoImages:
     objects: a region with an unknown number of them is nothing to learn from.
 
     Arguments:
-        content: of a COCO file, without faults.
+        content: of a COCO file, without issues.
         read: an entry of its images -> the image, RGB; raises ImageError.
         indices: of the images to take, in order (default: all).
     """

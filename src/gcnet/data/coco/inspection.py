@@ -1,38 +1,52 @@
-"""Every fault of a COCO file, found before training, and a copy without them."""
+"""All issues of a COCO file, found before training, and a copy without them."""
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gcnet.data.coco.faults import Fault
-from gcnet.data.coco.geometry import check_box, check_segmentation, is_apart
-from gcnet.data.decode import ImageError, open_image
+from gcnet.data.coco.annotations import Annotations
+from gcnet.data.coco.box_formats import BoxFormat
+from gcnet.data.coco.entries import Categories, Entry, Images
+from gcnet.data.coco.ids import Ids
+from gcnet.data.coco.images import FolderReader
+from gcnet.data.coco.issues import Issue
+from gcnet.data.coco.paths import AMBIGUOUS, MISSING, OUTSIDE, resolve_paths
+from gcnet.data.decode import ImageError, read_header
 from gcnet.errors import UserError, nearest_path
 
 PARTS = ("images", "annotations", "categories")
-_IMAGE_KEYS = {"id": int, "file_name": str, "width": int, "height": int}
-_CATEGORY_KEYS = {"id": int, "name": str}
-_ANNOTATION_KEYS = {"id": int, "image_id": int, "category_id": int, "bbox": object}
+_FILE_KINDS = {
+    OUTSIDE: "path outside the image folder",
+    MISSING: "missing image file",
+    AMBIGUOUS: "missing image file",
+}
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a COCO file.
+    """The issues of a COCO file, and its content without them.
 
     Attributes:
-        faults: in the order of the file: categories, images, annotations.
-        clean: the content with every fault mended as `faults.KINDS` says; an inspection of it finds none.
-        left_out: annotations that went with their image or category, and have no fault of their own.
+        issues: what was repaired or skipped, in the order of the file: categories, images, annotations.
+        notes: what is unusual and was kept.
+        clean: the content without the issues; an inspection of it finds none.
+        dropped: annotations that went with their image or category, without an issue of their own.
+        box_format: how the boxes of the file are written; `clean` has them in COCO's format if that is certain.
+        image_ids: integer ids of images by the ids in the file.
+        category_ids: integer ids of categories by the ids in the file.
     """
 
-    faults: tuple[Fault, ...]
+    issues: tuple[Issue, ...]
+    notes: tuple[Issue, ...]
     clean: dict[str, Any]
-    left_out: int
+    dropped: int
+    box_format: BoxFormat
+    image_ids: Ids
+    category_ids: Ids
 
 
 def read_annotations(path: str | Path) -> dict[str, Any]:
@@ -64,224 +78,96 @@ def read_json(path: str | Path, what: str) -> Any:
         raise UserError(f"{path} is not JSON: {str(error).splitlines()[0]}") from error
 
 
+def image_names(content: dict[str, Any]) -> list[str]:
+    """The `file_name` of each image of a COCO file, of those that have one."""
+    names = (entry.get("file_name") for entry in content["images"] if isinstance(entry, dict))
+    return [name for name in names if isinstance(name, str)]
+
+
 def inspect(
     content: dict[str, Any],
     folder: str | os.PathLike[str] | None = None,
     *,
+    decodes: bool = True,
     workers: int = 1,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Inspection:
-    """Look at every category, image and annotation.
+    """Check every category, image and annotation.
 
     Args:
         content: of a COCO file, as `read_annotations` gives it; it is not changed.
-        folder: of the images, each of which is then decoded; None checks the annotations alone.
+        folder: of the images; None checks the annotations alone.
+        decodes: whether the images of the folder are decoded; else only those without a size are opened.
         workers: images decoded at a time.
-        progress: told of the number of images looked at since it was told last.
+        progress: called with the number of images checked since the last call.
     """
-    inspector = _Inspector()
-    categories = inspector.categories(content["categories"])
-    images = inspector.images(content["images"])
-    if folder is not None:
-        images = inspector.files(images, Path(folder), workers, progress)
-    annotations = inspector.annotations(
-        content["annotations"], {image["id"]: image for image in images}, {one["id"] for one in categories}
+    issues: list[Issue] = []
+    categories = Categories(content["categories"], issues)
+    images = Images(content["images"], issues, _SizeReader(folder, image_names(content)))
+    if folder is not None and decodes:
+        _check_files(images, Path(folder), workers, progress)
+    annotations = Annotations(content["annotations"], images, categories, issues)
+    clean = {
+        **content,
+        "images": list(images.by_id.values()),
+        "annotations": annotations.kept,
+        "categories": categories.kept,
+    }
+    return Inspection(
+        issues=tuple(issue for issue in issues if issue.action != "noted"),
+        notes=tuple(issue for issue in issues if issue.action == "noted"),
+        clean=clean,
+        dropped=annotations.dropped,
+        box_format=annotations.box_format,
+        image_ids=images.ids,
+        category_ids=categories.ids,
     )
-    clean = {**content, "images": images, "annotations": annotations, "categories": categories}
-    return Inspection(tuple(inspector.faults), clean, inspector.left_out)
 
 
-class _Inspector:
-    """Collects faults; each method returns what is left of its part."""
+class _SizeReader:
+    """Reads the sizes of image files, upright, by their names in an annotation file."""
 
-    def __init__(self) -> None:
-        self.faults: list[Fault] = []
-        self.left_out = 0
-        self._dropped_images: set[int | None] = set()
-        self._dropped_categories: set[int | None] = set()
-        self._other_names: dict[int, int] = {}  # id of a category whose name came before -> the first one's id
+    def __init__(self, folder: str | os.PathLike[str] | None, names: list[str]) -> None:
+        self._folder, self._names = folder, names
+        self._paths: Any = None
 
-    def categories(self, found: Sequence[Any]) -> list[dict[str, Any]]:
-        """Categories with an id and a name of their own."""
-        kept: dict[int, dict[str, Any]] = {}
-        by_name: dict[str, int] = {}
-        for number, category in enumerate(found):
-            lack = _lack(category, _CATEGORY_KEYS)
-            if lack:
-                self._say("category without a key", f"{lack} in category {number + 1} of the list")
-                self._dropped_categories.add(_id(category))
-            elif category["id"] in kept or category["id"] in self._other_names:
-                self._say("repeated category id", f"{category['id']} again, for {category['name']!r}")
-            elif category["name"] in by_name:
-                first = by_name[category["name"]]
-                self._say("repeated category name", f"{category['name']!r} has the ids {first} and {category['id']}")
-                self._other_names[category["id"]] = first
-            else:
-                kept[category["id"]] = category
-                by_name[category["name"]] = category["id"]
-        self._dropped_categories -= kept.keys()
-        return list(kept.values())
-
-    def images(self, found: Sequence[Any]) -> list[dict[str, Any]]:
-        """Images with an id, a file and a size of their own."""
-        kept: dict[int, dict[str, Any]] = {}
-        names: dict[str, int] = {}
-        for number, image in enumerate(found):
-            lack = _lack(image, _IMAGE_KEYS)
-            if lack:
-                self._say("image without a key", f"{lack} in image {number + 1} of the list")
-                self._dropped_images.add(_id(image))
-            elif image["width"] < 1 or image["height"] < 1:
-                self._drop(image, "impossible image size", f"{image['width']} x {image['height']} pixels")
-            elif image["id"] in kept:
-                self._say("repeated image id", f"again, for {image['file_name']}", image)
-            elif image["file_name"] in names:
-                self._drop(image, "repeated file name", f"also image {names[image['file_name']]}")
-            else:
-                kept[image["id"]] = image
-                names[image["file_name"]] = image["id"]
-        self._dropped_images -= kept.keys()
-        return list(kept.values())
-
-    def files(
-        self, images: Sequence[dict[str, Any]], folder: Path, workers: int, progress: Callable[[int], None]
-    ) -> list[dict[str, Any]]:
-        """Images whose file lies in the folder, can be read and has the size that is stated."""
-        base = os.path.realpath(folder)
-        kept = []
-        with ThreadPoolExecutor(workers) as pool:
-            for image, fault in zip(images, pool.map(lambda one: _file_fault(one, base), images), strict=True):
-                progress(1)
-                if fault is None:
-                    kept.append(image)
-                else:
-                    self._drop(image, *fault)
-        return kept
-
-    def annotations(
-        self, found: Sequence[Any], images: dict[int, dict[str, Any]], categories: set[int]
-    ) -> list[dict[str, Any]]:
-        """Annotations of a known image and category, with an id, a box and, where they have one, a mask."""
-        kept: list[dict[str, Any]] = []
-        seen: set[bytes] = set()
-        ids: set[int] = set()
-        next_id = 1 + max((_id(annotation) or 0 for annotation in found), default=0)
-        for number, annotation in enumerate(found):
-            mended = self._annotation(annotation, number, images, categories)
-            if mended is None:
-                continue
-            content = _digest({**mended, "id": None})
-            image, identity = images[mended["image_id"]], mended["id"]
-            if content in seen:
-                self._say("repeated annotation", "the same again, but for its id", image, identity)
-                continue
-            seen.add(content)
-            if identity < 1 or identity in ids:
-                kind = "repeated annotation id" if identity in ids else "annotation id not above 0"
-                self._say(kind, f"id {identity}", image, identity)
-                mended = {**mended, "id": next_id}
-                next_id += 1
-            ids.add(mended["id"])
-            kept.append(mended)
-        return kept
-
-    def _annotation(
-        self, annotation: Any, number: int, images: dict[int, dict[str, Any]], categories: set[int]
-    ) -> dict[str, Any] | None:
-        """The annotation, mended but for its id; None where it is left out."""
-        lack = _lack(annotation, _ANNOTATION_KEYS)
-        if lack:
-            return self._say("annotation without a key", f"{lack} in annotation {number + 1} of the list")
-        image_id, category_id, identity = annotation["image_id"], annotation["category_id"], annotation["id"]
-        if image_id in self._dropped_images or category_id in self._dropped_categories:
-            self.left_out += 1
+    def __call__(self, name: str) -> tuple[int, int] | None:
+        """Height and width in pixels; None where they cannot be read."""
+        if self._folder is None:
             return None
-        category_id = self._other_names.get(category_id, category_id)
-        image = images.get(image_id)
-        if image is None:
-            return self._say("unknown image", f"image_id {image_id}", annotation_id=identity)
-        if category_id not in categories:
-            return self._say("unknown category", f"category_id {category_id}", image, identity)
-        return self._shape({**annotation, "category_id": category_id}, image)
-
-    def _shape(self, annotation: dict[str, Any], image: dict[str, Any]) -> dict[str, Any] | None:
-        """Box, crowd, segmentation and area of an annotation, mended; None where it is left out."""
-
-        def say(kind: str, found: str) -> None:
-            self._say(kind, found, image, annotation["id"])
-
-        height, width = image["height"], image["width"]
-        box = check_box(annotation["bbox"], height, width, say)
-        if box is None:
+        if self._paths is None:
+            self._paths = resolve_paths(self._folder, self._names)
+        path = self._paths.path(name)
+        if path is None:
             return None
-        if annotation.get("iscrowd", 0) not in (0, 1):
-            say("iscrowd neither 0 nor 1", f"iscrowd {annotation['iscrowd']!r}")
-            annotation = {**annotation, "iscrowd": 0}
-        mended, pixels = {**annotation, "bbox": box}, None
-        if annotation.get("segmentation") is not None:
-            checked = check_segmentation(annotation["segmentation"], annotation.get("iscrowd") == 1, height, width, say)
-            if checked is None:
-                return None
-            mended["segmentation"], pixels, around = checked
-            if is_apart(box, around):
-                return say("box apart from the mask", f"bbox {box} has no point in common with the mask")
-        area = annotation.get("area")
-        if not _is_area(area, box):
-            say("impossible area", f"area {area!r} in a box of {box[2]:g} x {box[3]:g}")
-            mended["area"] = box[2] * box[3] if pixels is None else pixels
-        return mended
-
-    def _drop(self, image: dict[str, Any], kind: str, found: str) -> None:
-        self._say(kind, found, image)
-        self._dropped_images.add(image["id"])
-
-    def _say(self, kind: str, found: str, image: dict[str, Any] | None = None, annotation_id: object = None) -> None:
-        image = image or {}
-        self.faults.append(Fault(kind, found, image.get("id"), annotation_id, image.get("file_name")))
+        try:
+            width, height = read_header(path).upright_size
+        except ImageError:
+            return None
+        return height, width
 
 
-def _lack(entry: Any, keys: Mapping[str, type]) -> str:
-    """What an entry of a list lacks of the keys it must have; empty where it lacks nothing."""
-    if not isinstance(entry, dict):
-        return "an object"
-    wrong = [
-        f'"{key}"' if key not in entry else f'"{key}" of another kind ({entry[key]!r:.40})'
-        for key, kind in keys.items()
-        if key not in entry or not isinstance(entry[key], kind) or isinstance(entry[key], bool) or entry[key] == ""
-    ]
-    return f"no {', no '.join(wrong)}" if wrong else ""
+def _check_files(images: Images, folder: Path, workers: int, progress: Callable[[int], None]) -> None:
+    """Drop the images whose file is missing, cannot be read, or has another size than is stated."""
+    entries = list(images.by_id.values())
+    reader = FolderReader(folder, entries)
+    with ThreadPoolExecutor(workers) as pool:
+        for image, issue in zip(entries, pool.map(lambda entry: _file_issue(entry, reader), entries), strict=True):
+            progress(1)
+            if issue is not None:
+                images.drop(image, *issue)
 
 
-def _id(entry: Any) -> int | None:
-    """The entry's id where it is a whole number."""
-    identity = entry.get("id") if isinstance(entry, dict) else None
-    return identity if isinstance(identity, int) else None
-
-
-def _digest(annotation: dict[str, Any]) -> bytes:
-    """A few bytes that stand for the content of an annotation, of which there may be a million."""
-    return hashlib.blake2b(json.dumps(annotation, sort_keys=True).encode(), digest_size=16).digest()
-
-
-def _is_area(area: Any, box: Sequence[float]) -> bool:
-    """Whether an area in pixels can be that of something in the box: what is drawn may stand over by half a pixel."""
-    is_number = isinstance(area, int | float) and not isinstance(area, bool)
-    return is_number and 0 < area <= (box[2] + 2) * (box[3] + 2)
-
-
-def _file_fault(image: dict[str, Any], base: str) -> tuple[str, str] | None:
+def _file_issue(image: Entry, reader: FolderReader) -> tuple[str, str] | None:
     """Kind and finding of what is wrong with an image's file, or None."""
-    path = os.path.realpath(os.path.join(base, image["file_name"]))
-    if os.path.commonpath([path, base]) != base:
-        return "path outside the image folder", f"file_name {image['file_name']!r}"
-    if not os.path.isfile(path):
-        return "missing image file", "no such file"
     try:
-        width, height = open_image(path).size
+        width, height = reader(image).size
     except ImageError as error:
-        return "unreadable image", error.reason
+        return _FILE_KINDS.get(
+            error.reason, "unreadable image"
+        ), f"file_name {image['file_name']!r:.80}: {error.reason}"
     if (width, height) != (image["width"], image["height"]):
-        return "image of another size", (
+        return "image size mismatch", (
             f"the file has {width} x {height} pixels, the annotations say {image['width']} x {image['height']}"
         )
     return None

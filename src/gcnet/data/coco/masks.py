@@ -7,17 +7,34 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+_LONGEST_OUTLINE = 1e6  # pixels; COCO's tools take about 100 bytes for each
+_FARTHEST = 1e8  # pixels; beyond, their integers overflow
+_LONGEST_NUMBER = 13  # characters of five bits each, enough for 64 bits
+
 Mask = Bool[np.ndarray, "height width"]
 
 
 def polygons_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -> Mask:
     """The union of polygons, each x0, y0, x1, y1, ... in pixels, drawn as COCO's own tools draw them.
 
-    The coordinates must be finite and lie within the image, three points or more.
+    Three points or more each, for which `can_draw` holds; what lies beyond the image is cut off.
     """
     from faster_coco_eval.core import mask as coco
 
     return coco.decode(_polygons_runs(polygons, height, width)).astype(bool)
+
+
+def can_draw(polygon: Sequence[float], height: int, width: int) -> bool:
+    """Whether a polygon can be drawn at a bounded cost: COCO's tools walk along its whole outline, also off the image.
+
+    Args:
+        polygon: x0, y0, x1, y1, ... in pixels, finite.
+        height: of the image, in pixels.
+        width: likewise.
+    """
+    points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+    outline = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+    return bool(outline <= max(_LONGEST_OUTLINE, 50 * (height + width)) and np.abs(points).max() <= _FARTHEST)
 
 
 def extent(segmentation: Any, height: int, width: int) -> tuple[int, list[float]]:
@@ -80,7 +97,7 @@ def compressed_runs(mask: Mask) -> dict[str, Any]:
 
 
 def segmentation_mask(segmentation: Any, height: int, width: int) -> Mask:
-    """The mask of an annotation's `segmentation` that has no fault."""
+    """The mask of an annotation's `segmentation` without issues."""
     if isinstance(segmentation, dict):
         return runs_mask(segmentation["counts"], height, width)
     return polygons_mask(segmentation, height, width)
@@ -114,6 +131,8 @@ def _numbers(text: str) -> list[int]:
     ends = [0] + [place + 1 for place, code in enumerate(codes) if not code & 0x20]
     if ends[-1] != len(codes):
         raise ValueError("its text ends within a number")
+    if any(end - start > _LONGEST_NUMBER for start, end in pairwise(ends)):
+        raise ValueError(f"its text holds a number of more than {_LONGEST_NUMBER} characters")
     return [_number(codes[start:end]) for start, end in pairwise(ends)]
 
 

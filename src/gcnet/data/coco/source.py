@@ -3,23 +3,23 @@
 import hashlib
 import os
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from gcnet.data.coco.faults import Fault
 from gcnet.data.coco.images import CocoImages, Entry, FolderReader
-from gcnet.data.coco.inspection import inspect, read_annotations
+from gcnet.data.coco.inspection import Inspection, image_names, inspect, read_annotations
+from gcnet.data.coco.issues import Issue, summary
 from gcnet.data.coco.layouts import find_layout, image_folder, unrecognized
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import DataSettings
 from gcnet.data.source import open_scenes
 from gcnet.errors import UserError, printable
 
-_LISTED_FAULTS = 3
+_LISTED_ISSUES = 3
 
 
 @dataclass(frozen=True)
@@ -27,32 +27,32 @@ class CocoPart:
     """The images of one part of a data set, and what was repaired or skipped in its annotations.
 
     Attributes:
-        images: the images without the faults, with and without objects.
-        faults: what was repaired or skipped.
+        images: the images without the issues, with and without objects.
+        issues: what was repaired or skipped.
         place: the annotation file, or what the images were generated from.
         notes: what else the user should know, a sentence each.
     """
 
     images: CocoImages
-    faults: tuple[Fault, ...]
+    issues: tuple[Issue, ...]
     place: str
     notes: tuple[str, ...] = ()
 
-    def complaint(self) -> str | None:
-        """The faults in one sentence; None where there are none."""
-        if not self.faults:
+    def issue_report(self) -> str | None:
+        """The issues in one sentence; None where there are none."""
+        if not self.issues:
             return None
-        kinds = ", ".join(f"{count} x {kind}" for kind, count in Counter(fault.kind for fault in self.faults).items())
-        first = "; ".join(str(fault) for fault in self.faults[:_LISTED_FAULTS])
+        first = "; ".join(str(issue) for issue in self.issues[:_LISTED_ISSUES])
+        place = printable(self.place)
         return (
-            f"{self.place} has faults, which are left out or mended: {kinds}; such as {first}; "
-            f"gcnet check-data {self.place} lists them"
+            f"{len(self.issues):,} issues in {place}: {summary(self.issues)}; such as {first}; gcnet check-data "
+            f"{place} lists them"
         )
 
     def reports(self) -> list[str]:
-        """The faults and the notes, a sentence each."""
-        complaint = self.complaint()
-        return [*([complaint] if complaint else []), *self.notes]
+        """The issues and the notes, a sentence each."""
+        report = self.issue_report()
+        return [*([report] if report else []), *self.notes]
 
     def contents(self) -> Iterator[tuple[str, str]]:
         """Name and content of the annotation file and of every image: a digest of the one, the bytes of the other."""
@@ -194,17 +194,35 @@ def _open_scenes(settings: DataSettings, split: str, seed: int) -> CocoPart:
 
 def _open_file(file: Path, settings: DataSettings, split: str, *, needs_images: bool = True) -> CocoPart:
     """All images of an annotation file."""
-    inspection = inspect(read_annotations(file))
-    entries = inspection.clean["images"]
+    content = read_annotations(file)
     images = None if settings.images is None else Path(settings.images)
     try:
-        folder = image_folder(file, [entry["file_name"] for entry in entries], images=images, split=split)
+        folder = image_folder(file, image_names(content), images=images, split=split)
     except UserError:
         if needs_images or images is not None:
             raise
         folder = file.parent
-    reader = FolderReader(folder, entries)
-    return CocoPart(CocoImages(inspection.clean, reader), inspection.faults, str(file), tuple(reader.notes()))
+    inspection = inspect(content, folder, decodes=False)
+    _check_usable(content, inspection, file)
+    reader = FolderReader(folder, inspection.clean["images"])
+    return CocoPart(CocoImages(inspection.clean, reader), inspection.issues, str(file), tuple(reader.notes()))
+
+
+def _check_usable(content: dict[str, Any], inspection: Inspection, file: Path) -> None:
+    """Refuse annotations of which nothing is left, and boxes in another format, which are easily taken for COCO's."""
+    place = printable(file)
+    if not inspection.box_format.is_coco:
+        raise UserError(
+            f"{place}: the boxes are {inspection.box_format} instead of left, top, width, height in pixels: gcnet "
+            f"check-data {place} --fix FIXED.json converts them"
+            if inspection.box_format.is_certain
+            else f"{place}: the boxes are {inspection.box_format} instead of left, top, width, height in pixels: "
+            f"convert them"
+        )
+    for part, word in (("images", "images"), ("annotations", "annotations")):
+        count = len(content[part])
+        if count and not inspection.clean[part]:
+            raise UserError(f"{place}: none of the {count:,} {word} can be used ({summary(inspection.issues)})")
 
 
 class SceneReader:

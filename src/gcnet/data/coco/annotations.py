@@ -1,0 +1,224 @@
+"""Annotations of a COCO file without their issues."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gcnet.data.coco.box_formats import COCO, BoxFormat, recognize_format
+from gcnet.data.coco.entries import Categories, Images
+from gcnet.data.coco.geometry import Report, Segmentation, check_segmentation, read_box, short
+from gcnet.data.coco.ids import as_integer
+from gcnet.data.coco.issues import Issue
+
+Entry = dict[str, Any]
+
+_EDGE = 0.5  # pixels by which a box may end beyond the image without being reported
+_ALIKE = 0.5  # IoU of a box and the box of its mask from which they agree
+_TRUTH: Mapping[str, int] = {"true": 1, "false": 0, "yes": 1, "no": 0}
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """An annotation of a kept image and category, whose box is not checked against its mask yet."""
+
+    entry: Entry
+    image: Entry
+    box: list[float] | None
+    mask: Segmentation | None
+
+
+class Annotations:
+    """The annotations that are kept.
+
+    Attributes:
+        kept: annotations of a kept image and category with an integer id, a box and, where they have one, a mask.
+        box_format: how the boxes of the file are written; they are converted if that is certain.
+        dropped: annotations dropped with their image or category, without an issue of their own.
+    """
+
+    def __init__(self, found: Sequence[Any], images: Images, categories: Categories, issues: list[Issue]) -> None:
+        self._images, self._categories, self._issues = images, categories, issues
+        self._names = {category["id"] for category in categories.kept}
+        self.dropped = 0
+        drafts = [draft for number, entry in enumerate(found, start=1) if (draft := self._draft(entry, number))]
+        self.box_format, drafts = self._converted(drafts)
+        shaped = [entry for draft in drafts if (entry := self._shaped(draft))]
+        self.kept = self._numbered(shaped, found)
+
+    def _draft(self, entry: Any, number: int) -> _Draft | None:
+        """The annotation with references resolved; None where it is dropped."""
+        if not isinstance(entry, dict):
+            kind = "annotation that is not an object"
+            return self._issues.append(Issue(kind, f"annotation {number} of the list: {short(entry)}"))
+        raw, raw_category, identity = entry.get("image_id"), entry.get("category_id"), entry.get("id")
+        image_id, category_id = self._images.ids(raw), self._categories.ids(raw_category)
+        category_id = self._categories.merged.get(category_id, category_id)
+        if image_id in self._images.dropped or category_id in self._categories.dropped:
+            self.dropped += 1
+            return None
+        image = self._images.by_id.get(image_id)
+        if image is None:
+            found = f"image_id {short(raw)}" if "image_id" in entry else f"annotation {number} has no image_id"
+            return self._issues.append(Issue("unknown image", found, None, identity))
+        if category_id not in self._names:
+            return self._report(image, entry, "unknown category", f"category_id {short(raw_category)}")
+        entry = {**entry, "image_id": image["id"], "category_id": category_id}
+        report = self._reporter(image, entry)
+        self._check_references(raw, raw_category, report)
+        box, mask = read_box(entry.get("bbox"), report), self._mask(entry, image, report)
+        return _Draft(entry, image, box, mask)
+
+    def _check_references(self, image_id: object, category_id: object, report: Report) -> None:
+        """Report ids that are written otherwise than those of the image and the category."""
+        if not self._images.ids.has(image_id) or not self._categories.ids.has(category_id):
+            found = f"image_id {short(image_id)}, category_id {short(category_id)}"
+            report("image_id or category_id not an integer", found)
+
+    def _mask(self, entry: Entry, image: Entry, report: Report) -> Segmentation | None:
+        segmentation = entry.get("segmentation")
+        if not segmentation:  # missing, null, [] and {}: an object with a box only
+            return None
+        return check_segmentation(segmentation, image["height"], image["width"], report)
+
+    def _converted(self, drafts: list[_Draft]) -> tuple[BoxFormat, list[_Draft]]:
+        """The format of the boxes, and the drafts with boxes in COCO's own."""
+        with_box = [number for number, draft in enumerate(drafts) if draft.box is not None]
+        boxes = np.array([drafts[number].box for number in with_box], dtype=np.float64).reshape(-1, 4)
+        images = [drafts[number].image for number in with_box]
+        sizes = np.array([[image["width"], image["height"]] for image in images], dtype=np.float64).reshape(-1, 2)
+        masks = [drafts[number].mask for number in with_box]
+        around = [mask.box if mask and mask.box else [np.nan] * 4 for mask in masks]
+        box_format = recognize_format(boxes, sizes, np.array(around, dtype=np.float64).reshape(-1, 4))
+        if box_format.is_coco:
+            return COCO, drafts
+        found = f"{len(boxes):,} boxes are {box_format}, instead of left, top, width, height in pixels"
+        self._issues.append(Issue("boxes in another format", found))
+        if box_format.is_certain:
+            for number, box in zip(with_box, box_format.convert(boxes, sizes).tolist(), strict=True):
+                drafts[number] = replace(drafts[number], box=box)
+        return box_format, drafts
+
+    def _shaped(self, draft: _Draft) -> Entry | None:
+        """The annotation with its box, crowd, segmentation and area; None where it is dropped."""
+        entry, mask = dict(draft.entry), draft.mask
+        report = self._reporter(draft.image, entry)
+        box = self._box(draft, report)
+        if box is None:
+            return None
+        entry["bbox"] = box
+        if mask is not None:
+            entry["segmentation"] = mask.value
+        elif entry.get("segmentation"):
+            entry["segmentation"] = []
+        entry["iscrowd"] = _crowd(entry, report)
+        entry["area"] = _area(entry.get("area"), box, mask, report)
+        return entry
+
+    def _box(self, draft: _Draft, report: Report) -> list[float] | None:
+        """The box, or that of the mask where the box is of no use; None where there is neither."""
+        raw, box, around = draft.entry.get("bbox"), draft.box, draft.mask.box if draft.mask else None
+        found = f"bbox {short(raw)} in {draft.image['width']} x {draft.image['height']} pixels"
+        if box is None or box[2] <= 0 or box[3] <= 0 or (around is None and _is_outside(box, draft.image)):
+            if around is None:
+                return report("neither bbox nor mask", found)
+            report("missing bbox" if raw is None else "invalid bbox", found)
+            return around
+        if around is not None:
+            overlap = _overlap(_clipped(box, draft.image), around)
+            if overlap == 0:
+                report("bbox apart from the mask", f"{found}, the mask's is {around}")
+                return around
+            if overlap < _ALIKE:
+                report("bbox unlike the mask", f"bbox {short(box)}, the mask's is {around} (IoU {overlap:.2f})")
+        beyond = max(-box[0], -box[1], box[0] + box[2] - draft.image["width"], box[1] + box[3] - draft.image["height"])
+        if beyond > _EDGE:
+            report("bbox over the edge", found)
+        return box
+
+    def _numbered(self, entries: list[Entry], found: Sequence[Any]) -> list[Entry]:
+        """The annotations, each once, with integer ids of their own."""
+        kept: list[Entry] = []
+        seen: set[bytes] = set()
+        ids: set[int] = set()
+        own = [as_integer(entry.get("id")) or 0 for entry in found if isinstance(entry, dict)]
+        next_id = 1 + max(own, default=0)
+        for entry in entries:
+            image = self._images.by_id[entry["image_id"]]
+            content = _digest(entry)
+            if content in seen:
+                self._report(image, entry, "repeated annotation", "the same again, but for its id")
+                continue
+            seen.add(content)
+            raw, identity = entry.get("id"), as_integer(entry.get("id"))
+            if raw is None:
+                self._report(image, entry, "annotation id missing", "no id")
+            elif identity is not None and identity in ids:
+                self._report(image, entry, "repeated annotation id", f"id {raw!r:.60}")
+            elif type(raw) is not int or identity is None or identity < 1:
+                self._report(image, entry, "annotation id not an integer above 0", f"id {raw!r:.60}")
+            if identity is None or identity < 1 or identity in ids:
+                identity, next_id = next_id, next_id + 1
+            ids.add(identity)
+            kept.append({**entry, "id": identity})
+        return kept
+
+    def _reporter(self, image: Entry, entry: Entry) -> Report:
+        return lambda kind, found: self._report(image, entry, kind, found)
+
+    def _report(self, image: Entry, entry: Entry, kind: str, found: str) -> None:
+        self._issues.append(Issue(kind, found, image["id"], entry.get("id"), image["file_name"]))
+
+
+def _crowd(entry: Entry, report: Report) -> int:
+    raw = entry.get("iscrowd")
+    if type(raw) is int and raw in (0, 1):
+        return raw
+    if raw is None:
+        report("missing iscrowd", "iscrowd null" if "iscrowd" in entry else "no iscrowd")
+        return 0
+    value = int(raw) if isinstance(raw, bool) else as_integer(raw)
+    if isinstance(raw, str):
+        value = _TRUTH.get(raw.strip().lower(), value)
+    if value in (0, 1):
+        report("iscrowd not an integer", f"iscrowd {raw!r:.60}")
+        return value
+    report("invalid iscrowd", f"iscrowd {raw!r:.60}")
+    return 0
+
+
+def _area(area: Any, box: Sequence[float], mask: Segmentation | None, report: Report) -> float:
+    is_number = isinstance(area, int | float) and not isinstance(area, bool) and abs(area) < 1e300
+    if is_number and (area > 0 or (area == 0 and mask is not None and mask.pixels == 0)):
+        if area > (box[2] + 2) * (box[3] + 2):  # what is drawn may stand over by half a pixel
+            report("area larger than the bbox", f"area {area:g} in a box of {box[2]:g} x {box[3]:g}")
+        return area
+    report("invalid area", f"area {area!r:.60} in a box of {box[2]:g} x {box[3]:g}")
+    return box[2] * box[3] if mask is None else mask.pixels
+
+
+def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
+    """The IoU of two boxes, the second with an area."""
+    across = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
+    down = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
+    shared = max(across, 0) * max(down, 0)
+    return shared / (first[2] * first[3] + second[2] * second[3] - shared)
+
+
+def _clipped(box: Sequence[float], image: Entry) -> list[float]:
+    left, top = max(box[0], 0), max(box[1], 0)
+    right, bottom = min(box[0] + box[2], image["width"]), min(box[1] + box[3], image["height"])
+    return [left, top, max(right - left, 0), max(bottom - top, 0)]
+
+
+def _is_outside(box: Sequence[float], image: Entry) -> bool:
+    return min(_clipped(box, image)[2:]) <= 0
+
+
+def _digest(entry: Entry) -> bytes:
+    """A few bytes that stand for the content of an annotation without its id."""
+    content = json.dumps({**entry, "id": None}, sort_keys=True, default=str)
+    return hashlib.blake2b(content.encode(), digest_size=16).digest()

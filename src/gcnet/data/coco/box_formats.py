@@ -1,0 +1,132 @@
+"""Recognizing boxes that are not left, top, width, height in pixels, from all boxes of a file."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+Boxes = Float[np.ndarray, "n 4"]
+Sizes = Float[np.ndarray, "n 2"]  # width and height of each box's image, in pixels
+
+XYWH = "left, top, width, height"
+
+_MASKS_NEEDED, _BOXES_NEEDED = 3, 5  # objects, fewer of which may look like another format by chance
+_FITS, _BETTER = 0.8, 0.15  # mean IoU with the masks, and how much better than that of COCO's own format
+_BEYOND = 0.25  # share of boxes that must end beyond the image as left, top, width, height
+_TOLERANCE = 0.5  # pixels that a box may end beyond the image
+
+
+def _from_corners(boxes: Boxes) -> Boxes:
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def _from_centers(boxes: Boxes) -> Boxes:
+    return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], axis=1)
+
+
+FORMATS: Mapping[str, Callable[[Boxes], Boxes]] = {
+    XYWH: lambda boxes: boxes,
+    "left, top, right, bottom (xyxy)": _from_corners,
+    "center x, center y, width, height (cxcywh)": _from_centers,
+}
+
+
+@dataclass(frozen=True)
+class BoxFormat:
+    """How the boxes of a file are written.
+
+    Attributes:
+        names: formats of `FORMATS` that fit; several if the boxes do not tell them apart.
+        is_normalized: whether they are fractions of the image's sides.
+    """
+
+    names: tuple[str, ...]
+    is_normalized: bool
+
+    def __str__(self) -> str:
+        name = " or ".join(self.names)
+        return f"{name}, normalized to 0..1" if self.is_normalized else f"{name}"
+
+    @property
+    def is_coco(self) -> bool:
+        """Whether it is COCO's own."""
+        return self.names == (XYWH,) and not self.is_normalized
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether boxes can be converted."""
+        return len(self.names) == 1
+
+    def convert(self, boxes: Boxes, sizes: Sizes) -> Boxes:
+        """The boxes as left, top, width, height in pixels."""
+        scaled = boxes * np.tile(sizes, 2) if self.is_normalized else boxes
+        return FORMATS[self.names[0]](scaled)
+
+
+COCO = BoxFormat((XYWH,), is_normalized=False)
+
+
+def recognize_format(boxes: Boxes, sizes: Sizes, mask_boxes: Boxes) -> BoxFormat:
+    """The format of the boxes of a file: COCO's own unless another one clearly fits better.
+
+    Args:
+        boxes: as the file has them, finite.
+        sizes: of their images.
+        mask_boxes: the boxes of their masks (left, top, width, height), NaN where there is none.
+    """
+    with_mask = ~np.isnan(mask_boxes[:, 0])
+    if with_mask.sum() >= _MASKS_NEEDED:
+        return _by_masks(boxes[with_mask], sizes[with_mask], mask_boxes[with_mask])
+    if len(boxes) >= _BOXES_NEEDED:
+        return _by_edges(boxes, sizes)
+    return COCO
+
+
+def _by_masks(boxes: Boxes, sizes: Sizes, mask_boxes: Boxes) -> BoxFormat:
+    """The format whose boxes overlap those of the masks."""
+    formats = [BoxFormat((name,), is_normalized) for is_normalized in (False, True) for name in FORMATS]
+    overlaps = [float(_overlaps(_clipped(one.convert(boxes, sizes), sizes), mask_boxes).mean()) for one in formats]
+    best = int(np.argmax(overlaps))
+    is_better = overlaps[best] >= _FITS and overlaps[best] >= overlaps[0] + _BETTER
+    return formats[best] if is_better else COCO
+
+
+def _by_edges(boxes: Boxes, sizes: Sizes) -> BoxFormat:
+    """The formats that keep all boxes within their images, if COCO's own does not."""
+    is_normalized = bool((boxes <= 1).all() and (boxes >= 0).all() and (sizes >= 8).all())
+    candidates = {name: BoxFormat((name,), is_normalized) for name in FORMATS}
+    fitting = [name for name, one in candidates.items() if _are_inside(one.convert(boxes, sizes), sizes).all()]
+    if is_normalized:
+        return BoxFormat(tuple(fitting or FORMATS), is_normalized=True)
+    is_beyond = (boxes[:, :2] + boxes[:, 2:] > sizes + _TOLERANCE).any(axis=1)
+    if not fitting or is_beyond.mean() < _BEYOND:
+        return COCO
+    # Corners in order happen by chance far less often than centers within the image.
+    corners, centers = list(FORMATS)[1:]
+    if corners in fitting:
+        return candidates[corners]
+    return candidates[centers] if centers in fitting and len(boxes) >= 2 * _BOXES_NEEDED else COCO
+
+
+def _overlaps(first: Boxes, second: Boxes) -> Float[np.ndarray, " n"]:
+    """The IoU of each box with the other of its row; 0 where a box has no area."""
+    starts = np.maximum(first[:, :2], second[:, :2])
+    ends = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
+    shared = np.clip(ends - starts, 0, None).prod(axis=1)
+    areas = [np.clip(boxes[:, 2:], 0, None).prod(axis=1) for boxes in (first, second)]
+    union = areas[0] + areas[1] - shared
+    return np.divide(shared, union, out=np.zeros_like(union), where=union > 0)
+
+
+def _clipped(boxes: Boxes, sizes: Sizes) -> Boxes:
+    """The part of each box that lies within its image."""
+    starts = np.clip(boxes[:, :2], 0, sizes)
+    ends = np.clip(boxes[:, :2] + boxes[:, 2:], 0, sizes)
+    return np.concatenate([starts, ends - starts], axis=1)
+
+
+def _are_inside(boxes: Boxes, sizes: Sizes) -> Bool[np.ndarray, " n"]:
+    ends = boxes[:, :2] + boxes[:, 2:]
+    is_inside = (boxes[:, :2] >= -_TOLERANCE) & (ends <= sizes + _TOLERANCE) & (boxes[:, 2:] > 0)
+    return np.asarray(is_inside.all(axis=1))

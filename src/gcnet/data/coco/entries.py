@@ -1,0 +1,142 @@
+"""Categories and images of a COCO file without their issues."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gcnet.data.coco.geometry import short
+from gcnet.data.coco.ids import Ids, as_integer
+from gcnet.data.coco.issues import Issue
+
+Entry = dict[str, Any]
+# Height and width in pixels of an image file by the image's `file_name`; None where they cannot be read.
+ReadSize = Callable[[str], tuple[int, int] | None]
+
+_MOST_PIXELS = 2**31  # run lengths hold no more
+
+
+class Categories:
+    """The categories that are kept.
+
+    Attributes:
+        kept: categories with an integer id and a name of their own.
+        ids: integer ids by the ids in the file.
+        dropped: integer ids whose annotations are dropped with the category.
+        merged: integer id of a category whose name came before -> the first one's id.
+    """
+
+    def __init__(self, found: Sequence[Any], issues: list[Issue]) -> None:
+        self._issues = issues
+        self.ids = Ids(_raw_id(category) for category in found)
+        self.dropped: set[int | None] = set()
+        self.merged: dict[int, int] = {}
+        by_id: dict[int, Entry] = {}
+        by_name: dict[str, int] = {}
+        for number, category in enumerate(found, start=1):
+            identity, name = self.ids(_raw_id(category)), _name(category, "name")
+            if identity is None or name is None:
+                self._report("category without id or name", f"category {number} of the list: {short(category)}")
+                self.dropped.add(identity)
+            elif identity in by_id or identity in self.merged:
+                self._report("repeated category id", f"id {category['id']} again, for {name!r:.60}")
+            elif name in by_name:
+                self._report("repeated category name", f"{name!r:.60} has the ids {by_name[name]} and {category['id']}")
+                self.merged[identity] = by_name[name]
+            else:
+                if type(category["id"]) is not int or category["id"] != identity:
+                    self._report("category id not an integer", f"id {category['id']!r:.60} of {name!r:.60}")
+                by_id[identity], by_name[name] = {**category, "id": identity, "name": name}, identity
+        self.kept = list(by_id.values())
+        self.dropped -= by_id.keys() | {None}
+
+    def _report(self, kind: str, found: str) -> None:
+        self._issues.append(Issue(kind, found))
+
+
+class Images:
+    """The images that are kept.
+
+    Attributes:
+        by_id: images with an integer id, a file and a size of their own.
+        ids: integer ids by the ids in the file.
+        dropped: integer ids whose annotations are dropped with the image.
+    """
+
+    def __init__(self, found: Sequence[Any], issues: list[Issue], read_size: ReadSize) -> None:
+        self._issues, self._read_size = issues, read_size
+        self.ids = Ids(_raw_id(image) for image in found)
+        self.dropped: set[int | None] = set()
+        self.by_id: dict[int, Entry] = {}
+        self._names: dict[str, int] = {}
+        ambiguous = self._ambiguous(found)
+        for number, image in enumerate(found, start=1):
+            identity, name = self.ids(_raw_id(image)), _name(image, "file_name")
+            if identity is None or name is None:
+                self._issues.append(Issue("image without id or file name", f"image {number}: {short(image)}"))
+                self.dropped.add(identity)
+            elif identity in ambiguous:
+                self.drop({**image, "id": identity}, "image id of several files", f"id {image['id']!r:.60}, again")
+            else:
+                self._add({**image, "file_name": name}, identity)
+        self.dropped -= self.by_id.keys() | {None}
+
+    def drop(self, image: Entry, kind: str, found: str) -> None:
+        """Drop an image, and its annotations with it."""
+        self._report(image, kind, found)
+        self.by_id.pop(image["id"], None)
+        self.dropped.add(image["id"])
+
+    def _ambiguous(self, found: Sequence[Any]) -> set[int]:
+        """The ids that stand for several files, so that nobody knows whose their annotations are."""
+        names: dict[int, set[str | None]] = {}
+        for image in found:
+            if (identity := self.ids(_raw_id(image))) is not None:
+                names.setdefault(identity, set()).add(_name(image, "file_name"))
+        return {identity for identity, files in names.items() if len(files) > 1}
+
+    def _add(self, image: Entry, identity: int) -> None:
+        name = image["file_name"]
+        if identity in self.by_id:
+            return self._report(image, "repeated image", f"also earlier in the list, with the same id and {name!r:.60}")
+        if name in self._names:
+            return self.drop({**image, "id": identity}, "repeated file name", f"also image {self._names[name]}")
+        size = self._size(image)
+        if size is None:
+            return self.drop({**image, "id": identity}, "invalid image size", _stated(image))
+        if type(image["id"]) is not int or image["id"] != identity:
+            self._report(image, "image id not an integer", f"id {image['id']!r:.60}")
+        self.by_id[identity] = {**image, "id": identity, "height": size[0], "width": size[1]}
+        self._names[name] = identity
+        return None
+
+    def _size(self, image: Entry) -> tuple[int, int] | None:
+        """Height and width as the entry states them, or as the file has them."""
+        height, width = as_integer(image.get("height")), as_integer(image.get("width"))
+        if height is not None and width is not None and height > 0 and width > 0 and height * width < _MOST_PIXELS:
+            if type(image["height"]) is not int or type(image["width"]) is not int:
+                self._report(image, "image size not an integer", _stated(image))
+            return height, width
+        if height is None or width is None:
+            size = self._read_size(image["file_name"])
+            if size is not None:
+                self._report(image, "missing image size", f"{_stated(image)}; the file has {size[1]} x {size[0]}")
+            return size
+        return None
+
+    def _report(self, image: Entry, kind: str, found: str) -> None:
+        self._issues.append(Issue(kind, found, image["id"], None, image["file_name"]))
+
+
+def _stated(image: Entry) -> str:
+    return f"width {image.get('width')!r:.30}, height {image.get('height')!r:.30}"
+
+
+def _raw_id(entry: Any) -> object:
+    return entry.get("id") if isinstance(entry, dict) else None
+
+
+def _name(entry: Any, key: str) -> str | None:
+    """A name that is not empty; numbers are names as well."""
+    name = entry.get(key) if isinstance(entry, dict) else None
+    if isinstance(name, int | float) and not isinstance(name, bool):
+        name = f"{name}"[:60]
+    return name if isinstance(name, str) and name else None

@@ -1,0 +1,128 @@
+"""Issues of COCO annotations: what can be wrong, and what is done about it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gcnet.errors import printable
+
+Action = Literal["repaired", "skipped", "noted"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is done about issues of a kind.
+
+    Attributes:
+        action: "repaired" keeps the entry with a corrected value, "skipped" removes it or a part of it, "noted" changes
+            nothing.
+        remedy: what exactly is done.
+    """
+
+    action: Action
+    remedy: str
+
+
+def _repaired(remedy: str) -> Kind:
+    return Kind("repaired", remedy)
+
+
+def _skipped(remedy: str) -> Kind:
+    return Kind("skipped", remedy)
+
+
+_WITH_IMAGE = _skipped("skip the image and its annotations")
+_ANNOTATION = _skipped("skip the annotation")
+_MASK = _skipped("skip the mask; take the box alone")
+
+KINDS: Mapping[str, Kind] = {
+    "category without id or name": _skipped("skip the category and its annotations"),
+    "category id not an integer": _repaired("convert it, or give a new id if it is not a number"),
+    "repeated category id": _skipped("keep the first"),
+    "repeated category name": _repaired("keep the first, and give it the annotations of the others"),
+    "image without id or file name": _WITH_IMAGE,
+    "image id not an integer": _repaired("convert it, or give a new id if it is not a number"),
+    "missing image size": _repaired("read it from the image file"),
+    "image size not an integer": _repaired("convert it"),
+    "invalid image size": _WITH_IMAGE,
+    "repeated image": _skipped("keep the first entry"),
+    "image id of several files": _skipped("skip all images of this id, and their annotations"),
+    "repeated file name": _skipped("keep the first, and skip the annotations of the others"),
+    "path outside the image folder": _WITH_IMAGE,
+    "missing image file": _WITH_IMAGE,
+    "unreadable image": _WITH_IMAGE,
+    "image size mismatch": _WITH_IMAGE,
+    "annotation that is not an object": _ANNOTATION,
+    "annotation id missing": _repaired("give it a new id"),
+    "annotation id not an integer above 0": _repaired("convert it, or give it a new id"),
+    "repeated annotation id": _repaired("give it a new id"),
+    "unknown image": _ANNOTATION,
+    "unknown category": _ANNOTATION,
+    "image_id or category_id not an integer": _repaired("convert it"),
+    "repeated annotation": _skipped("keep the first"),
+    "boxes in another format": _repaired("convert them to left, top, width, height in pixels"),
+    "bbox numbers as text": _repaired("convert them"),
+    "missing bbox": _repaired("take the box of the mask"),
+    "invalid bbox": _repaired("take the box of the mask"),
+    "bbox apart from the mask": _repaired("take the box of the mask"),
+    "neither bbox nor mask": _ANNOTATION,
+    "bbox over the edge": Kind("noted", "evaluation takes it as it is; training clips it"),
+    "bbox unlike the mask": Kind("noted", "both are kept"),
+    "missing iscrowd": _repaired("set it to 0"),
+    "iscrowd not an integer": _repaired("convert it"),
+    "invalid iscrowd": _repaired("set it to 0"),
+    "unknown segmentation": _MASK,
+    "segmentation nested unusually": _repaired("nest it as a list of polygons, or as run lengths alone"),
+    "polygon of fewer than three points": _skipped("skip the polygon"),
+    "odd number of polygon coordinates": _repaired("drop the last coordinate, as COCO's tools do"),
+    "polygon not finite": _skipped("skip the polygon"),
+    "polygon far outside the image": _skipped("skip the polygon"),
+    "RLE size mismatch": _MASK,
+    "invalid RLE": _MASK,
+    "RLE counts not integers": _repaired("convert them"),
+    "mask without pixels": Kind("noted", "evaluation takes it as it is; training takes the box alone"),
+    "invalid area": _repaired("take the pixels of the mask, or the area of the box"),
+    "area larger than the bbox": Kind("noted", "it is kept"),
+}
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One issue: a kind of `KINDS`, where it is, and what the file has there.
+
+    `image_id` and `annotation_id` are as the file has them, None where the issue has none.
+    """
+
+    kind: str
+    found: str
+    image_id: object = None
+    annotation_id: object = None
+    file_name: str | None = None
+
+    @property
+    def action(self) -> Action:
+        """What is done about it."""
+        return KINDS[self.kind].action
+
+    def __str__(self) -> str:
+        image = None if self.image_id is None else f"image {self.image_id!s:.60}"
+        named = f"{image} ({self.file_name})" if image and self.file_name else image or self.file_name
+        annotation = None if self.annotation_id is None else f"annotation {self.annotation_id!s:.60}"
+        place = ", ".join(part for part in (named, annotation) if part)
+        return printable(f"{place}: {self.found}" if place else self.found)
+
+
+def count_kinds(issues: Sequence[Issue], action: Action | None = None) -> dict[str, int]:
+    """How many issues there are of each kind, the most frequent first; of one action, or of all but noted ones."""
+    wanted = ("repaired", "skipped") if action is None else (action,)
+    return dict(Counter(issue.kind for issue in issues if issue.action in wanted).most_common())
+
+
+def summary(issues: Sequence[Issue]) -> str:
+    """Kinds and counts, such as "repaired: 3 x missing iscrowd; skipped: 1 x unknown image"."""
+    parts = []
+    for action in ("repaired", "skipped"):
+        if counts := count_kinds(issues, action):
+            parts.append(f"{action}: " + ", ".join(f"{count:,} x {kind}" for kind, count in counts.items()))
+    return "; ".join(parts)
