@@ -1,51 +1,70 @@
-"""Files of inserted blocks alone: their weights, and what was inserted where, for a host that is had elsewhere."""
+"""Files of inserted blocks alone: their weights, and where they were inserted, for a network that is kept elsewhere."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from gcnet.blocks import Builder
-from gcnet.errors import UserError
-from gcnet.models.files import load_strictly
+from gcnet.blocks import Builder, build_block, find_builder
+from gcnet.errors import UserError, nearest, printable
+from gcnet.models.block_weights import block_weights, plain_name, unwrapped
 from gcnet.models.insertion import insert_record, inserted, insertion_records, remove
+from gcnet.models.insertion.records import check_record
 from gcnet.storage import StorageError, load_tensors, save_tensors
+
+Record = dict[str, Any]
 
 
 def save_context(model: nn.Module, path: str | Path) -> None:
     """Write the inserted blocks' weights and places to one small `.safetensors` file, atomically and checksummed.
 
+    Names are those of the network itself, without the wrappers of compiling, parallel training or peft. Of pruned and
+    weight-normalized layers the weights that they compute with are written.
+
+    Args:
+        model: a network with blocks, plain or wrapped.
+        path: the file.
+
     Raises:
-        UserError: nothing is inserted.
+        UserError: nothing is inserted, or weights are sharded (FSDP) or offloaded.
         StorageError: the file cannot be written; an old one at `path` is then untouched.
     """
-    if not inserted(model):
+    blocks = _blocks(model)
+    if not blocks:
         raise UserError(f"nothing is inserted in this {type(model).__name__}, so there is no block to save")
-    metadata = {"kind": "context", "insertions": insertion_records(model)}
-    save_tensors(Path(path), _context_state(model), metadata)
+    tensors = {
+        f"{_context_name(place)}.{key}": tensor
+        for place, host in blocks.items()
+        for key, tensor in block_weights(host.get_submodule("context"), _context_name(place)).items()
+    }
+    widths = {place: _widths(host) for place, host in blocks.items()}
+    save_tensors(Path(path), tensors, {"kind": "context", "insertions": _records(model), "widths": widths})
 
 
 def load_context(model: nn.Module, path: str | Path, *, builders: Mapping[str, Builder] | None = None) -> None:
     """Load a file of `save_context` into the network that the blocks were trained in; insert them if none are.
 
     Args:
-        model: the host, plain or with the same blocks at the same places; it is changed in place.
+        model: the host, plain or with the same blocks at the same places, however these were asked for; it is changed
+            in place.
         path: the file.
         builders: for blocks of the user's own, the builder by the name that the file gives it.
 
     Raises:
         StorageError: the file is missing, damaged or of another origin.
-        UserError: the host lacks a place, holds other blocks, or a builder is missing. The model is then unchanged.
+        UserError: the host lacks a place, has other channels there, holds other blocks, or a builder is missing. The
+            model is then unchanged.
     """
     tensors, metadata = load_tensors(Path(path))
-    if metadata.get("kind") != "context":
-        raise StorageError(f"{path} is not a file of blocks alone but a {metadata.get('kind', 'file of unknown kind')}")
-    records: list[dict[str, Any]] = metadata["insertions"]
+    records = _checked_records(metadata, path)
+    _require_weights_of(records, tensors, path)
+    _require_widths(model, records, metadata.get("widths"), path)
     if inserted(model):
-        if json.loads(json.dumps(insertion_records(model))) != records:
-            raise UserError(f"the blocks of {path} are others than this network's, or elsewhere: remove these first")
+        _require_same(_records(model), records, path)
         _load(model, tensors, path)
         return
     try:
@@ -57,15 +76,162 @@ def load_context(model: nn.Module, path: str | Path, *, builders: Mapping[str, B
         raise
 
 
+def _checked_records(metadata: Mapping[str, Any], path: str | Path) -> list[Record]:
+    if metadata.get("kind") != "context":
+        kind = printable(str(metadata.get("kind", "file of unknown kind")))
+        raise StorageError(f"{path} is not a file of blocks alone but a {kind}")
+    records = metadata.get("insertions")
+    if not isinstance(records, list) or not records:
+        raise StorageError(f"{path} is damaged or was edited: it does not list the insertions of its blocks")
+    for record in records:
+        try:
+            check_record(record)
+        except UserError as error:
+            raise StorageError(f"{path}: {error}") from error
+    return records
+
+
+def _blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that run a block, by their names in the plain network."""
+    names = [place.name for insertion in inserted(model) for place in insertion.places]
+    return {plain_name(model, name): model.get_submodule(name) for name in names}
+
+
+def _records(model: nn.Module) -> list[Record]:
+    """`insertion_records` with names of the plain network, as JSON gives them back."""
+    records = insertion_records(model)
+    for record in records:
+        record["places"] = [place | {"name": plain_name(model, place["name"])} for place in record["places"]]
+    return json.loads(json.dumps(records))
+
+
+def _context_name(place: str) -> str:
+    return f"{place}.context" if place else "context"
+
+
+def _widths(host: nn.Module) -> dict[str, int]:
+    """The lengths of the host's own vectors, which tell one width of a network from another."""
+    return {
+        name: parameter.shape[0]
+        for name, parameter in host.named_parameters()
+        if parameter.dim() == 1 and not name.startswith("context.") and ".context." not in name
+    }
+
+
+def _require_widths(model: nn.Module, records: Sequence[Record], widths: object, path: str | Path) -> None:
+    """Raise UserError where a place has vectors of the same names and of other lengths than when the file was made."""
+    known = dict(widths) if isinstance(widths, Mapping) else {}  # Older files have none.
+    for record in records:
+        if record["position"] is not None:
+            norm = "bn2" if record["position"] == "after_conv2" else "bn3"
+            for place in record.get("places", ()):
+                known.setdefault(place["name"], {f"{norm}.weight": place["channels"]})
+    modules = {plain_name(model, name): module for name, module in model.named_modules()}
+    for place, lengths in known.items():
+        if not isinstance(lengths, Mapping) or place not in modules:
+            continue
+        own = _widths(modules[place])
+        for name in lengths.keys() & own.keys():
+            if lengths[name] != own[name]:
+                raise UserError(
+                    f"{path} is of a network of another width: {printable(place)}.{name} had {lengths[name]} channels "
+                    f"there and has {own[name]} here"
+                )
+
+
+def _require_weights_of(records: Sequence[Record], tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise StorageError unless the file's tensors are those of its named blocks, before any memory is taken."""
+    for record in records:
+        if record["custom"] or "places" not in record:
+            continue
+        for place in record["places"]:
+            with torch.device("meta"):
+                block = build_block(
+                    record["block"],
+                    channels=place["channels"],
+                    dims=place.get("dims", 2),
+                    ratio=record["ratio"],
+                    **record["options"],
+                )
+            for key, tensor in block.state_dict().items():
+                name = f"{_context_name(place['name'])}.{key}"
+                if name not in tensors or tensors[name].shape != tensor.shape:
+                    found = tuple(tensors[name].shape) if name in tensors else "none"
+                    raise StorageError(
+                        f"{path} does not hold the weights of its own blocks: {printable(name)} must have shape "
+                        f"{tuple(tensor.shape)}, found {found}"
+                    )
+
+
+def _require_same(own: Sequence[Record], given: Sequence[Record], path: str | Path) -> None:
+    """Raise UserError unless both describe the same blocks at the same places."""
+    here, there = _described(own), _described(given)
+    for place in there:
+        if place not in here:
+            raise UserError(
+                f"{path} has a block at {place}, where this network has none{nearest(place, here) or ';'} "
+                "gcnet.remove(model) takes out the blocks that are there"
+            )
+        if here[place] != there[place]:
+            raise UserError(
+                f"the block of {path} at {place} is another than this network's: {_difference(there, here, place)}; "
+                "gcnet.remove(model) takes out the blocks that are there"
+            )
+    extra = sorted(set(here) - set(there))
+    if extra:
+        raise UserError(
+            f"this network has a block at {', '.join(extra[:3])}, for which {path} has no weights; "
+            "gcnet.remove(model) takes out the blocks that are there"
+        )
+
+
+def _described(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """Of every place its block in full: defaults of options filled in; the ratio is in the shapes of the weights."""
+    found = {}
+    for record in records:
+        options = dict(record["options"])
+        if not record["custom"]:
+            parameters = signature(find_builder(record["block"])).parameters.values()
+            defaults = {one.name: one.default for one in parameters if one.default is not Parameter.empty}
+            options = {key: value for key, value in (defaults | options).items() if key not in ("ratio", "dims")}
+        for place in record.get("places", ()):
+            layout = {key: value for key, value in place.items() if key != "name"}
+            found[place["name"]] = {"block": record["block"], "position": record["position"], **layout, **options}
+    return found
+
+
+def _difference(there: Mapping[str, Mapping[str, Any]], here: Mapping[str, Mapping[str, Any]], place: str) -> str:
+    keys = [*there[place], *here[place]]
+    key = next(key for key in keys if there[place].get(key) != here[place].get(key))
+    return f"{key} {there[place].get(key)} instead of {here[place].get(key)}"
+
+
 def _load(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load the blocks' weights, which must fit name by name; the host's stay."""
-    blocks = _context_state(model)
-    host = {name: tensor for name, tensor in model.state_dict().items() if name not in blocks}
-    load_strictly(model, {**tensors, **host}, str(path))
+    """Load the blocks' weights, which must fit name by name; nothing is changed where one does not."""
+    loads = []
+    known = set()
+    for place, host in _blocks(model).items():
+        block, prefix = unwrapped(host.get_submodule("context")), f"{_context_name(place)}."
+        weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        own = block.state_dict()
+        _require_fit(own, weights, prefix, path)
+        known |= {prefix + key for key in weights}
+        loads.append((block, weights))
+    foreign = sorted(set(tensors) - known)
+    if foreign:
+        raise StorageError(f"{path} holds weights of no block of its own: {printable(foreign[0])}")
+    for block, weights in loads:
+        block.load_state_dict(weights, strict=False)
 
 
-def _context_state(model: nn.Module) -> dict[str, Tensor]:
-    """The part of the state dict that belongs to inserted blocks."""
-    places = [place for insertion in inserted(model) for place in insertion.places]
-    prefixes = tuple(f"{place.name}.context." for place in places)
-    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(prefixes)}
+def _require_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], prefix: str, path: str | Path) -> None:
+    for key in sorted(own.keys() | weights.keys()):
+        if key.rpartition(".")[2] in ("total_ops", "total_params"):
+            continue
+        if key in own and key in weights and own[key].shape == weights[key].shape:
+            continue
+        shapes = [tuple(one[key].shape) if key in one else "none" for one in (own, weights)]
+        raise UserError(
+            f"the weights of {path} do not fit this network's blocks: {printable(prefix + key)} has shape {shapes[0]} "
+            f"here and {shapes[1]} in the file"
+        )

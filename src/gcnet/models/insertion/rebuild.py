@@ -11,14 +11,16 @@ from gcnet.models.insertion.choice import Choice
 from gcnet.models.insertion.insert import insert, put
 from gcnet.models.insertion.installed import Request, next_order
 from gcnet.models.insertion.layout import Layout
+from gcnet.models.insertion.records import check_record
 
 
 def insert_record(model: nn.Module, record: Mapping[str, Any], builders: Mapping[str, Builder]) -> None:
     """Insert the blocks that one record of `insertion_records` describes; the network is not run for it.
 
     Raises:
-        UserError: the network lacks a place, or `builders` a builder of the user's own.
+        UserError: the record is invalid, the network lacks a place, or `builders` a builder of the user's own.
     """
+    check_record(record)
     name: str = record["block"]
     if record["custom"] and name not in builders:
         raise UserError(f'the block "{name}" is your own: pass builders={{"{name}": builder}}')
