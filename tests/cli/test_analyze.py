@@ -9,6 +9,7 @@ import torch
 from cli.animals import CLASSES
 from gcnet.cli import main
 from gcnet.cli.analyze import Settings, run
+from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.files import save_model
@@ -92,12 +93,16 @@ def test_no_image_that_works_is_exit_code_one(mixed: str, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_without_preprocessing_need_a_size(photos: Path, tmp_path: Path) -> None:
+def test_weights_by_name_have_the_preprocessing_of_their_network(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.save(create_model("gc_cifar_resnet20").state_dict(), tmp_path / "weights.pth")
-    settings = {"weights": str(tmp_path / "weights.pth"), "output": tmp_path / "out", "device": "cpu"}
-    with pytest.raises(UserError, match="comes without preprocessing: give --image-size"):
-        run(Settings("gc_cifar_resnet20", (photos,), **settings))
-    assert run(Settings("gc_cifar_resnet20", (photos,), image_size=16, limit=1, **settings)) == 0
+    settings = {"weights": str(tmp_path / "weights.pth"), "output": tmp_path / "out", "device": "cpu", "limit": 1}
+    assert run(Settings("gc_cifar_resnet20", (photos,), **settings)) == 0
+    assert "preprocessing: 32 x 32 pixels, mean 0.485 0.456 0.406" in capsys.readouterr().err
+    size = PreprocessingSettings(image_size=16)
+    assert run(Settings("gc_cifar_resnet20", (photos,), preprocessing=size, **settings)) == 0
+    assert "preprocessing: 16 x 16 pixels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.data.settings import AugmentSettings, Preprocessing
 from gcnet.data.transforms import build_eval_transform, build_train_transform
 
-STRONG = AugmentSettings(crop="resized", rand_augment="randaugment", colour_jitter=0.3, erasing=0.5)
+STRONG = AugmentSettings(random_crop="resized", rand_augment="randaugment", colour_jitter=0.3, erasing=0.5)
 
 
 class Noise:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from gcnet.data.settings import AugmentSettings, DataSettings, Preprocessing
+from gcnet.data.settings import AugmentSettings, DataSettings, Preprocessing, PreprocessingSettings
 from gcnet.errors import UserError
 
 REFUSED = {
@@ -17,14 +17,21 @@ REFUSED = {
     "resize": (lambda: DataSettings(image_size=64, resize=50), "at least the image size of 64, found 50"),
     "distance": (lambda: DataSettings(data="cifar10", scene_distance=9), "--scene-distance belongs to --data scenes"),
     "download": (lambda: DataSettings(data="scenes", download=True), "--download belongs to --data cifar10"),
-    "crop": (lambda: AugmentSettings(crop="padd"), 'did you mean "pad"'),
+    "crop": (lambda: AugmentSettings(random_crop="padd"), 'did you mean "pad"'),
     "crop scale": (lambda: AugmentSettings(crop_scale=(0.9, 0.1)), "--crop-scale"),
     "pad": (lambda: AugmentSettings(pad=-1), "--pad"),
-    "augment": (lambda: AugmentSettings(rand_augment="rand"), 'did you mean "randaugment"'),
+    "augment": (lambda: AugmentSettings(rand_augment="randaugmnt"), 'did you mean "randaugment"'),
     "magnitude": (lambda: AugmentSettings(rand_magnitude=31), "--rand-magnitude must be 0 to 30, found 31"),
     "flip": (lambda: AugmentSettings(flip=1.5), "--flip is a probability from 0 to 1, found 1.5"),
     "colour": (lambda: AugmentSettings(colour_jitter=-0.1), "--colour-jitter"),
-    "std": (lambda: Preprocessing(32, std=(1.0, 0.0, 1.0)), "std must be positive"),
+    "share of the crop": (
+        lambda: PreprocessingSettings(crop=1.5),
+        r"--crop is a share of the short side, above 0 and up to 1; found 1\.5",
+    ),
+    "crop and resize": (lambda: DataSettings(crop=0.5, resize=100), "--crop and --resize both set"),
+    "mean": (lambda: DataSettings(mean=(0.5, float("nan"), 0.5)), "--mean must be three numbers, found 0.5 nan 0.5"),
+    "crop mode": (lambda: PreprocessingSettings(crop_mode="squish"), 'did you mean "squash"'),
+    "std": (lambda: Preprocessing(32, std=(1.0, 0.0, 1.0)), "std must be three positive numbers, found 1.0 0.0 1.0"),
     "preprocessing size": (lambda: Preprocessing(0), "image_size must be positive, found 0"),
     "unknown entry": (lambda: Preprocessing.from_dict({"image_sise": 3}), 'did you mean "image_size"'),
     "missing entry": (lambda: Preprocessing.from_dict({"resize": 3}), "the entry image_size is missing"),

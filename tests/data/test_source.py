@@ -172,7 +172,7 @@ def test_scenes_are_generated_by_seed_and_not_cropped_of_their_own_accord(data: 
     assert not np.array_equal(np.asarray(first.train.read(3)), np.asarray(first.val.read(3)))
     assert isinstance(first.train, ImageSource)
     assert first.train_transform(AugmentSettings()).crop == "none"
-    assert first.train_transform(AugmentSettings(crop="pad")).crop == "pad"
+    assert first.train_transform(AugmentSettings(random_crop="pad")).crop == "pad"
     source, _ = open_evaluation(settings, seed=1, classes=first.classes)
     assert np.array_equal(np.asarray(source.read(3)), np.asarray(first.val.read(3)))
     with pytest.raises(UserError, match="expected the classes a, b in this order"):

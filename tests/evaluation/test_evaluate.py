@@ -13,9 +13,8 @@ from PIL import Image
 
 from evaluation.fruit import CLASSES, COUNTS, SIZE, random_pixels, write_fruit
 from gcnet.cli.evaluate import Settings, run
-from gcnet.data.settings import Preprocessing
+from gcnet.data.settings import Preprocessing, PreprocessingSettings
 from gcnet.errors import UserError
-from gcnet.evaluation.network import override_preprocessing
 from gcnet.models.create import create_model
 from gcnet.models.files import load_model, save_model
 
@@ -118,29 +117,31 @@ def test_weights_without_class_names_say_in_which_order_they_are_read(
 def test_size_resize_crop_and_interpolation_reach_the_preprocessing(
     model_file: Path, val: Path, tmp_path: Path
 ) -> None:
-    changed = {"image_size": 24, "resize": 29, "interpolation": "bicubic"}
-    assert run(Settings(str(model_file), data=str(val), device="cpu", output=tmp_path / "out", **changed)) == 0
+    changed = {"image_size": 24, "resize": 29, "interpolation": "bicubic", "mean": (0.5, 0.25, 0.75)}
+    given = PreprocessingSettings(**changed)
+    settings = Settings(str(model_file), data=str(val), device="cpu", output=tmp_path / "out", preprocessing=given)
+    assert run(settings) == 0
     preprocessing = json.loads((tmp_path / "out" / "results.json").read_text())["preprocessing"]
-    assert {name: preprocessing[name] for name in changed} == changed
+    assert {name: preprocessing[name] for name in changed} == changed | {"mean": [0.5, 0.25, 0.75]}
 
 
 def test_a_new_image_size_keeps_the_share_that_the_crop_takes() -> None:
     usual = Preprocessing(224, 256)
-    assert override_preprocessing(usual) == usual
-    assert override_preprocessing(usual, image_size=112) == Preprocessing(112, 128)
-    assert override_preprocessing(usual, crop=1.0) == Preprocessing(224, 224)
-    assert override_preprocessing(usual, image_size=300, resize=311) == Preprocessing(300, 311)
-    assert override_preprocessing(Preprocessing(32), image_size=64) == Preprocessing(64)
-    assert override_preprocessing(Preprocessing(32), crop=0.8) == Preprocessing(32, 40)
+    for changed, expected in (
+        ({}, usual),
+        ({"image_size": 112}, Preprocessing(112, 128)),
+        ({"crop": 1.0}, Preprocessing(224)),
+        ({"image_size": 300, "resize": 311}, Preprocessing(300, 311)),
+    ):
+        assert PreprocessingSettings(**changed).applied(usual) == expected
+    assert PreprocessingSettings(image_size=64).applied(Preprocessing(32)) == Preprocessing(64)
+    assert PreprocessingSettings(crop=0.8).applied(Preprocessing(32)) == Preprocessing(32, 40)
 
 
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
         ({"batch_size": 0}, "--batch-size must be at least 1, found 0"),
-        ({"crop": 1.5}, r"--crop is a share of the short side, above 0 and up to 1; found 1\.5"),
-        ({"crop": 0.5, "resize": 100}, "--crop and --resize both set"),
-        ({"image_size": 0}, "--image-size must be positive"),
         ({"model": None}, "gcnet evaluate needs --model, a model file or a name, or --results"),
         ({"results": Path("r.json")}, "give one of --model and --results"),
         ({"model": None, "results": Path("r.json"), "workers": 2}, "--workers 2 belongs to a network"),

@@ -19,7 +19,7 @@ from gcnet.data.coco.inspection import read_annotations
 from gcnet.data.coco.loading import pixels
 from gcnet.data.coco.source import open_validation
 from gcnet.data.scenes import CATEGORIES, Scenes
-from gcnet.data.settings import DataSettings
+from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.evaluation import network
 from gcnet.evaluation.detection import NUMBERS, coco_results, evaluate_detections
@@ -95,7 +95,7 @@ def test_what_is_found_exactly_scores_a_hundred(
     images = open_validation(DataSettings(str(coco))).images
     knowing = network.Detector(Knowing(images), CATEGORIES, (1, 2, 3))
     knowing.model.register_parameter("anchor", torch.nn.Parameter(torch.zeros(1)))
-    monkeypatch.setattr(network, "open_trained", lambda *_: knowing)
+    monkeypatch.setattr(network, "open_trained", lambda *_, **__: knowing)
     assert run(Settings("known", data=str(coco), batch_size=3, device="cpu", output=tmp_path)) == 0
     rows = table(printed := capsys.readouterr().out)
     assert [rows[name] for name in ("AP", "AP50", "AP75", "APs", "AR100", "ARs")] == [["100.0", "100.0"]] * 6
@@ -175,11 +175,20 @@ def test_weights_by_name_say_in_which_order_their_labels_are_read(
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"crop": 0.5}, r"--crop 0\.5 belongs to classifiers, and .*scenes\.safetensors is a detector"),
-        ({"resize": 70}, "--resize 70 belongs to classifiers"),
-        ({"interpolation": "bicubic"}, "--interpolation bicubic belongs to classifiers"),
+        (
+            {"preprocessing": PreprocessingSettings(crop=0.5)},
+            r"--crop 0\.5 belongs to classifiers, and .*scenes\.safetensors is a detector",
+        ),
+        ({"preprocessing": PreprocessingSettings(resize=70)}, "--resize 70 belongs to classifiers"),
+        (
+            {"preprocessing": PreprocessingSettings(interpolation="bicubic")},
+            "--interpolation bicubic belongs to classifiers",
+        ),
         ({"root": "elsewhere"}, "--root elsewhere belongs to classifiers"),
-        ({"data": "nowhere", "image_size": 70}, "--image-size belongs to classifiers and to generated scenes"),
+        (
+            {"data": "nowhere", "preprocessing": PreprocessingSettings(image_size=70)},
+            "--image-size 70 belongs to classif",
+        ),
         ({"data": "nowhere"}, "nothing at .nowhere. .--data.; a detector takes scenes"),
     ],
 )
@@ -190,11 +199,18 @@ def test_flags_of_classifiers_are_refused(detector_file: Path, changed: dict, se
 
 def test_flags_of_classifiers_are_refused_beside_results_too() -> None:
     with pytest.raises(UserError, match=r"--crop 0\.5 belongs to classifiers, and --results are those of a detector"):
-        run(Settings(results=Path("r.json"), crop=0.5))
+        run(Settings(results=Path("r.json"), preprocessing=PreprocessingSettings(crop=0.5)))
 
 
 def test_scenes_may_be_of_another_size(detector_file: Path, tmp_path: Path) -> None:
-    settings = Settings(str(detector_file), image_size=96, scene_distance=20, limit=2, device="cpu", output=tmp_path)
+    settings = Settings(
+        str(detector_file),
+        preprocessing=PreprocessingSettings(image_size=96),
+        scene_distance=20,
+        limit=2,
+        device="cpu",
+        output=tmp_path,
+    )
     assert run(settings) == 0
     detections = json.loads((tmp_path / "detections.json").read_text())
     assert {tuple(one["segmentation"]["size"]) for one in detections} == {(96, 96)}

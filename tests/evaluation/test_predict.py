@@ -9,6 +9,7 @@ from PIL import Image
 
 from evaluation.fruit import CLASSES, random_pixels, write_fruit
 from gcnet.cli.predict import Settings, run
+from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.evaluation.predict import find_images
 from gcnet.models.create import create_model
@@ -128,7 +129,6 @@ def test_paths_that_lead_nowhere_get_a_sentence(tmp_path: Path) -> None:
         ({"paths": ()}, "at least one image or folder"),
         ({"top": 0}, "--top must be at least 1, found 0"),
         ({"batch_size": -1}, "--batch-size must be at least 1, found -1"),
-        ({"image_size": 0}, "--image-size must be at least 1, found 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changed: dict, sentence: str) -> None:
@@ -155,7 +155,9 @@ def test_networks_that_cannot_be_opened_get_a_sentence(
 
 def test_a_folder_in_place_of_a_model_file_names_the_files_inside(model_file: Path, tmp_path: Path) -> None:
     write_fruit(tmp_path)
-    with pytest.raises(UserError, match=r"is a folder; it holds .*fruit\.safetensors"):
+    with pytest.raises(
+        UserError, match=r"is a folder without weights/best\.safetensors; it holds .*fruit\.safetensors"
+    ):
         run(Settings((tmp_path,), str(model_file.parent), device="cpu"))
     with pytest.raises(UserError, match="--weights belongs to a network by name"):
         run(Settings((tmp_path,), str(model_file), str(model_file), device="cpu"))
@@ -165,9 +167,17 @@ def test_weights_by_name_keep_their_own_number_of_classes(tmp_path: Path, capsys
     write_fruit(tmp_path / "images")
     torch.save(create_model("cifar_resnet20", num_classes=7).state_dict(), tmp_path / "seven.pth")
     settings = Settings((tmp_path / "images",), "cifar_resnet20", str(tmp_path / "seven.pth"), device="cpu")
-    with pytest.raises(UserError, match="give --image-size"):
-        run(settings)
-    settings = Settings(settings.paths, settings.model, settings.weights, top=9, json="-", image_size=16, device="cpu")
+    assert run(settings) == 0
+    assert "preprocessing: 32 x 32 pixels" in capsys.readouterr().err
+    settings = Settings(
+        settings.paths,
+        settings.model,
+        settings.weights,
+        top=9,
+        json="-",
+        preprocessing=PreprocessingSettings(image_size=16),
+        device="cpu",
+    )
     assert run(settings) == 0
     classes = json.loads(capsys.readouterr().out)["images"][0]["classes"]
     assert sorted(one["class"] for one in classes) == [f"class {number}" for number in range(7)]

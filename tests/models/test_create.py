@@ -171,7 +171,7 @@ def test_a_classifier_for_other_classes_starts_anew_and_this_is_said(
     save_model(host, tmp_path / "ten.safetensors")
     with caplog.at_level(logging.WARNING):
         model = create_model("gc_cifar_resnet20", num_classes=3, weights=tmp_path / "ten.safetensors")
-    assert "has 10 classes and the network 3: its classifier (linear) starts anew" in caplog.text
+    assert "classifier initialized anew (linear): 10 outputs in the weights, 3 in the network" in caplog.text
     assert torch.equal(model.conv1.weight, host.conv1.weight)
 
 

@@ -183,7 +183,7 @@ def test_published_weights_for_a_backbone_are_those_of_its_host(monkeypatch: pyt
         asked.append(weights)
         return published
 
-    monkeypatch.setattr("gcnet.models.weights._require_network", lambda *_: None)
+    monkeypatch.setattr("gcnet.models.published._require_network", lambda *_: None)
     monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", answer)
     model = create_model("mask_rcnn_gc_resnet50_dcn", backbone_weights="pretrained")
     assert asked == [torchvision.models.ResNet50_Weights.DEFAULT]
@@ -197,5 +197,7 @@ def test_without_a_network_published_weights_for_a_backbone_fail_at_once(monkeyp
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("socket.create_connection", unreachable)
-    with pytest.raises(UserError, match='backbone_weights="pretrained" for "resnet18" come from download.pytorch.org'):
+    with pytest.raises(
+        UserError, match="resnet18 IMAGENET1K_V1 is not in the cache, and download.pytorch.org cannot be reached"
+    ):
         create_model("mask_rcnn_resnet18", backbone_weights="pretrained")

@@ -59,7 +59,7 @@ def test_mixup_is_the_stated_blend_of_an_image_with_its_neighbour(photos):
 
 
 def test_both_kinds_of_mixing_are_drawn_in_turn(photos):
-    task = task_with(photos, mixup=1.0, cutmix=1.0, crop="none")
+    task = task_with(photos, mixup=1.0, cutmix=1.0, random_crop="none")
     batch = next(task.batches(0))
     kept = [bool((task.prepare(batch, step, CPU).images == batch.images).float().mean() > 0.05) for step in range(20)]
     assert 3 < sum(kept) < 17  # cutmix leaves some pixels as they are, mixup none
@@ -100,7 +100,7 @@ def test_training_images_are_drawn_with_normalisation_undone(photos, tmp_path, m
     monkeypatch.setattr(
         plots, "contact_sheet", lambda images, titles, _path: drawn.update(images=images, titles=titles)
     )
-    task = task_with(photos, crop="none", flip=0.0)
+    task = task_with(photos, random_crop="none", flip=0.0)
     batch = next(task.batches(0))
     task.draw_inputs(task.prepare(batch, 0, CPU), tmp_path / "sheet.png")
     names = [task.splits.train.name(index) for index in range(len(task.splits.train))]

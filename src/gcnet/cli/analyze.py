@@ -1,12 +1,12 @@
 """`gcnet analyze`: what a trained network attends to in images, and how much that depends on the query."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from gcnet.data.settings import DataSettings
+from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.errors import UserError
 
 SUMMARY = "show what each query of a trained network attends to, and measure whether it matters which"
@@ -27,11 +27,11 @@ class Settings:
     """
 
     model: Annotated[str, tyro.conf.Positional]
-    """Model file, or a network by name (then with --weights)."""
+    """Model file, run folder (its best weights), or a network by name (then with --weights)."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Image files, or folders that are searched for images."""
     weights: str | None = None
-    """Weights for a network by name: a file, or "pretrained"."""
+    """Weights for a network by name: a file, "pretrained", or the name of published ones such as IMAGENET1K_V1."""
     points: tuple[str, ...] = ("auto",)
     """Query points: auto (four of different colours), grid (three by three), or X,Y from 0 to 1 each, such as
     0.5,0.25 for half the width and a quarter of the height."""
@@ -50,9 +50,7 @@ class Settings:
     """Statistics of classifiers: images at a time (default: 8); those of a detector go one by one."""
     limit: int | None = None
     """Use only so many images, evenly spread over all (default: 12 for pictures, 100 for statistics)."""
-    image_size: int | None = None
-    """Side of the images that the network gets, in pixels (default: the model file's, or timm's); detectors: of
-    scenes."""
+    preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda or cuda:N."""
     output: Path = Path("analysis")
@@ -60,7 +58,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
-        for name in ("batch_size", "limit", "image_size"):
+        for name in ("batch_size", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, found {value}")
@@ -87,16 +85,21 @@ class Settings:
             UserError: for the first of it.
         """
         generates = self.statistics and self.data_settings().is_generated
-        for name in _OF_CLASSIFIERS if generates else (*_OF_CLASSIFIERS, "image_size"):
+        for name in _OF_CLASSIFIERS:
             if getattr(self, name) != getattr(Settings, name):
                 raise UserError(f"--{name.replace('_', '-')} belongs to classifiers, and {self.model} is a detector")
+        given = self.preprocessing.given()
+        if generates:
+            given = [flag for flag in given if not flag.startswith("--image-size")]
+        if given:
+            raise UserError(f"{given[0]} belongs to classifiers, and {self.model} is a detector")
 
-    def data_settings(self) -> DataSettings:
-        """The settings of the images of --data."""
+    def data_settings(self, size: int | None = None) -> DataSettings:
+        """The settings of the images of --data; `size` is the side of the images that the network is for, if known."""
         return DataSettings(
             data=self.data or "",
             root=self.root,
-            image_size=self.image_size,
+            **self.preprocessing.for_data(size),
             limit_val=self.limit or 100,
             scene_distance=self.scene_distance,
         )
@@ -108,7 +111,7 @@ def run(settings: Settings) -> int:
     from gcnet.training.distributed import choose_device
 
     device = choose_device(settings.device)
-    network = open_trained(settings.model, settings.weights)
+    network = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
     if isinstance(network, Detector):
         settings.require_detector()
     network.model.to(device)

@@ -58,13 +58,11 @@ def open_run(network: "Network", settings: "Settings") -> "Run":
     """The images of --data, prepared for the network."""
     from gcnet.data.coco.source import is_coco
     from gcnet.data.source import open_evaluation
-    from gcnet.evaluation.network import find_preprocessing
 
     if is_coco(settings.data or ""):
         raise UserError(f"--data takes images of classes, and {settings.data} is in COCO's format, for detectors")
-    source, preprocessing = open_evaluation(
-        settings.data_settings(), settings.seed, preprocessing=find_preprocessing(network, settings.image_size)
-    )
+    given = settings.data_settings(network.preprocessing.image_size if network.preprocessing else None)
+    source, preprocessing = open_evaluation(given, settings.seed, preprocessing=network.preprocessing)
     report_notes(source.notes)
     return Run(_loader(source, preprocessing, settings), network, len(source), source.classes)
 

@@ -53,15 +53,13 @@ def _way_to_look(
     from gcnet.evaluation.detector_maps import look_at_objects
     from gcnet.evaluation.gates import ALL_IMAGES
     from gcnet.evaluation.network import Detector, find_preprocessing
+    from gcnet.models.outputs import check_classifier
 
     if isinstance(network, Detector):
         return partial(look_at_objects, network), [ALL_IMAGES]
-    preprocessing = find_preprocessing(network, settings.image_size)
-    if preprocessing is None:
-        raise UserError(
-            f"{settings.weights or settings.model} comes without preprocessing: give --image-size, the side of the "
-            "images that it was trained on"
-        )
+    preprocessing = find_preprocessing(network, settings.preprocessing, settings.weights or settings.model)
+    check_classifier(network.model, preprocessing.image_size, network.num_classes)
+    print(f"preprocessing: {preprocessing}", file=sys.stderr)
     names = [f"taken for {name}" for name in network.names()]
     return partial(look_at, network, preprocessing=preprocessing), names
 

@@ -1,14 +1,14 @@
 """`gcnet evaluate`: how well a trained network does on labelled images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from gcnet.data.settings import DataSettings, Interpolation
+from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.errors import UserError
 
 SUMMARY = "measure the accuracy of a trained network on labelled images"
 
-_OF_CLASSIFIERS = ("resize", "crop", "interpolation", "root", "download")
+_OF_CLASSIFIERS = ("root", "download")
 _OF_NETWORKS = ("weights", "batch_size", "workers", "device")
 
 
@@ -21,9 +21,9 @@ class Settings:
     """
 
     model: str | None = None
-    """Model file, or a network by name (then with --weights)."""
+    """Model file, run folder (its best weights), or a network by name (then with --weights)."""
     weights: str | None = None
-    """Weights for a network by name: a file, or "pretrained"."""
+    """Weights for a network by name: a file, "pretrained", or the name of published ones such as IMAGENET1K_V1."""
     data: str = "scenes"
     """scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or a CSV. For
     detectors scenes, scenes-control, a folder of images with COCO annotations, or an annotation file (JSON)."""
@@ -39,14 +39,6 @@ class Settings:
     """Folder of downloaded data sets (cifar10, cifar100)."""
     download: bool = False
     """Fetch cifar10 or cifar100 where they are missing; without it the network is never used."""
-    image_size: int | None = None
-    """Side of the center crop that the network gets, in pixels (default: the model file's); detectors: of scenes."""
-    resize: int | None = None
-    """Short side in pixels to which images are resized before the center crop (default: the model file's)."""
-    crop: float | None = None
-    """Share of the short side that the center crop keeps, such as 0.875; instead of --resize."""
-    interpolation: Interpolation | None = None
-    """Interpolation of resizing, always antialiased (default: the model file's)."""
     limit: int | None = None
     """Use only so many images, evenly spread over the set (scenes: generate so many)."""
     scene_distance: int | None = None
@@ -59,6 +51,7 @@ class Settings:
     """auto (cuda if there is one), cpu, cuda or cuda:N; under torchrun each process takes its own GPU."""
     seed: int = 0
     """Seed of generated scenes, and of the choice of images with --val-fraction."""
+    preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
     output: Path | None = None
     """Folder for results.json, per_class.csv and pictures; of detectors also for detections.json and worst.html."""
 
@@ -66,10 +59,6 @@ class Settings:
         """Refuse settings that cannot work, before anything is loaded."""
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"--batch-size must be at least 1, found {self.batch_size}")
-        if self.crop is not None and not 0 < self.crop <= 1:
-            raise UserError(f"--crop is a share of the short side, above 0 and up to 1; found {self.crop}")
-        if self.crop is not None and self.resize is not None:
-            raise UserError("--crop and --resize both set the short side before the crop; give one of them")
         if self.results is not None:
             self._check_results()
         elif self.model is None:
@@ -91,8 +80,7 @@ class Settings:
             val_fraction=self.val_fraction,
             root=self.root,
             download=self.download,
-            image_size=size if self.image_size is None else self.image_size,
-            resize=self.resize,
+            **self.preprocessing.for_data(size),
             limit_val=self.limit,
             scene_distance=self.scene_distance,
             workers=self.workers,
@@ -107,8 +95,11 @@ class Settings:
         found = f"{self.model} is a detector" if self.results is None else "--results are those of a detector"
         if flag := self._given(_OF_CLASSIFIERS):
             raise UserError(f"{flag} belongs to classifiers, and {found}")
-        if self.image_size is not None and not self.data_settings(None).is_generated:
-            raise UserError(f"--image-size belongs to classifiers and to generated scenes, and {found}")
+        given = self.preprocessing.given()
+        if self.data_settings(None).is_generated:
+            given = [flag for flag in given if not flag.startswith("--image-size")]
+        if given:
+            raise UserError(f"{given[0]} belongs to classifiers, and {found}")
 
     def _given(self, names: tuple[str, ...]) -> str | None:
         """The first flag among these that is not at its default."""
@@ -122,7 +113,8 @@ def run(settings: Settings) -> int:
     from gcnet.training.distributed import choose_device, processes_joined
 
     device = choose_device(settings.device)
-    found = None if settings.model is None else open_trained(settings.model, settings.weights)
+    size = settings.preprocessing.image_size
+    found = None if settings.model is None else open_trained(settings.model, settings.weights, image_size=size)
     with processes_joined(device) as processes:
         if isinstance(found, Network):
             from gcnet.cli.evaluate_classifier import run_classifier

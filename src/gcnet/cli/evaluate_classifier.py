@@ -39,6 +39,7 @@ def open_images(
     """The images of --data in the order of the network's classes, and how they are prepared for it."""
     from gcnet.data.coco.source import is_coco
     from gcnet.data.source import open_evaluation
+    from gcnet.models.outputs import check_classifier
 
     if is_coco(settings.data):
         raise UserError(f"{settings.data} is for detectors, in COCO's format, and {settings.model} is a classifier")
@@ -53,9 +54,12 @@ def open_images(
     if processes.first:
         report_notes(source.notes)
     _check_outputs(network, source, settings)
+    check_classifier(network.model, preprocessing.image_size, network.num_classes)
     if network.class_names is None and processes.first:
         _say_assumed_order(source.classes, settings)
-    return source, _adjusted(preprocessing, settings)
+    if processes.first:
+        print(f"preprocessing: {preprocessing}", file=sys.stderr)
+    return source, preprocessing
 
 
 def _check_outputs(network: "Network", source: "ImageSource", settings: "Settings") -> None:
@@ -72,18 +76,6 @@ def _say_assumed_order(classes: tuple[str, ...], settings: "Settings") -> None:
         f"gcnet: {settings.weights or settings.model} names no classes; its outputs are taken to mean, in this order, "
         f"{order}",
         file=sys.stderr,
-    )
-
-
-def _adjusted(preprocessing: "Preprocessing", settings: "Settings") -> "Preprocessing":
-    from gcnet.evaluation.network import override_preprocessing
-
-    return override_preprocessing(
-        preprocessing,
-        image_size=settings.image_size,
-        resize=settings.resize,
-        crop=settings.crop,
-        interpolation=settings.interpolation,
     )
 
 

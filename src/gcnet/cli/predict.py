@@ -1,17 +1,18 @@
 """`gcnet predict`: what a trained network finds in images, as a table, JSON and pictures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from gcnet.cli.files import report_note
+from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 
 SUMMARY = "find the classes of images, or the objects in them, with a trained network"
 
-_OF_CLASSIFIERS = ("top", "image_size")
+_OF_CLASSIFIERS = ("top",)
 _OF_DETECTORS = ("threshold", "classes")
 
 
@@ -26,9 +27,9 @@ class Settings:
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Image files, or folders that are searched for images."""
     model: str
-    """Model file, or a network by name (then with --weights)."""
+    """Model file, run folder (its best weights), or a network by name (then with --weights)."""
     weights: str | None = None
-    """Weights for a network by name: a file, or "pretrained"."""
+    """Weights for a network by name: a file, "pretrained", or the name of published ones such as IMAGENET1K_V1."""
     top: int | None = None
     """Classifiers: how many classes to give for each image (default: 5)."""
     threshold: float | None = None
@@ -41,8 +42,7 @@ class Settings:
     output: Path | None = None
     """Classifiers: write a contact sheet of the images with their classes to this PNG file. Detectors: write a picture
     of each image with its objects into this folder."""
-    image_size: int | None = None
-    """Classifiers: side of the images that the network gets, in pixels (default: the model file's)."""
+    preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
     batch_size: int | None = None
     """Images at a time (default: 32; of detectors 1)."""
     device: str = "auto"
@@ -54,7 +54,7 @@ class Settings:
             raise UserError(
                 "gcnet predict needs at least one image or folder, as in: gcnet predict --model FILE photo.jpg"
             )
-        for name, value in (("top", self.top), ("batch-size", self.batch_size), ("image-size", self.image_size)):
+        for name, value in (("top", self.top), ("batch-size", self.batch_size)):
             if value is not None and value < 1:
                 raise UserError(f"--{name} must be at least 1, found {value}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
@@ -77,6 +77,8 @@ class Settings:
             UserError: for the first of it.
         """
         self._refuse(_OF_CLASSIFIERS, "classifiers", "detector")
+        if given := self.preprocessing.given():
+            raise UserError(f"{given[0]} belongs to classifiers, and {self.model} is a detector")
         if self.output is None or self.output.is_dir():
             return
         if self.output.exists() or self.output.suffix.lower() in (".png", ".jpg", ".jpeg"):
@@ -97,7 +99,7 @@ def run(settings: Settings) -> int:
 
     device = choose_device(settings.device)
     paths = find_images(settings.paths, note=report_note)
-    opened = open_trained(settings.model, settings.weights)
+    opened = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
     opened.model.to(device)
     if isinstance(opened, Detector):
         from gcnet.cli.predict_detector import detect

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcnet.cli.files import report_skipped, write_json
-from gcnet.errors import UserError, printable
+from gcnet.errors import printable
 
 if TYPE_CHECKING:
     from gcnet.cli.predict import Settings
-    from gcnet.data.settings import Preprocessing
     from gcnet.evaluation.network import Network
     from gcnet.evaluation.predict import Predictions
 
@@ -20,12 +19,14 @@ BATCH_SIZE = 32
 
 def classify(network: "Network", paths: Sequence[Path], settings: "Settings") -> int:
     """Classify the images; 0 if at least one worked, 1 if none did."""
-    from gcnet.evaluation.network import override_preprocessing
+    from gcnet.evaluation.network import find_preprocessing
     from gcnet.evaluation.predict import draw_predictions, predict_images
     from gcnet.evaluation.progress import progress_bar
+    from gcnet.models.outputs import check_classifier
 
-    preprocessing = network.preprocessing or _usual_preprocessing(settings)
-    preprocessing = override_preprocessing(preprocessing, image_size=settings.image_size)
+    preprocessing = find_preprocessing(network, settings.preprocessing, settings.weights or settings.model)
+    check_classifier(network.model, preprocessing.image_size, network.num_classes)
+    print(f"preprocessing: {preprocessing}", file=sys.stderr)
     with progress_bar("images", len(paths)) as progress:
         predictions = predict_images(
             network,
@@ -46,17 +47,6 @@ def classify(network: "Network", paths: Sequence[Path], settings: "Settings") ->
         shown = draw_predictions(predictions.images, settings.output)
         print(f"contact sheet of {shown} of {len(predictions.images)} images: {settings.output}", file=sys.stderr)
     return 0 if predictions.images else 1
-
-
-def _usual_preprocessing(settings: "Settings") -> "Preprocessing":
-    from gcnet.data.settings import Preprocessing
-
-    if settings.image_size is None:
-        raise UserError(
-            f"{settings.weights or settings.model} comes without preprocessing: give --image-size, the side of the "
-            "images that it was trained on"
-        )
-    return Preprocessing(settings.image_size)
 
 
 def _print_table(predictions: "Predictions") -> None:

@@ -1,13 +1,14 @@
 """`gcnet simplify`: simpler blocks in place of non-local ones that turned out not to depend on the query."""
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from gcnet.cli import analyze, evaluate
+from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SUMMARY = "replace non-local blocks that do not depend on the query by simpler ones, started from their weights"
 
 _SUFFIX = ".safetensors"
-_SHARED = ("weights", "data", "root", "scene_distance", "seed", "limit", "image_size", "batch_size")
+_SHARED = ("weights", "data", "root", "scene_distance", "seed", "limit", "preprocessing", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Settings:
     """
 
     model: Annotated[str, tyro.conf.Positional]
-    """Model file, or a network by name (then with --weights)."""
+    """Model file, run folder (its best weights), or a network by name (then with --weights)."""
     data: str
     """scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or a CSV."""
     output: Path
@@ -46,7 +47,7 @@ class Settings:
     all: bool = False
     """Replace every block that can be, whatever its distances."""
     weights: str | None = None
-    """Weights for a network by name: a file, or "pretrained"."""
+    """Weights for a network by name: a file, "pretrained", or the name of published ones such as IMAGENET1K_V1."""
     root: str = "data"
     """Folder of downloaded data sets (cifar10, cifar100)."""
     scene_distance: int | None = None
@@ -55,8 +56,7 @@ class Settings:
     """Seed of generated scenes."""
     limit: int | None = None
     """Use only so many images, evenly spread (default: 100 for the distances, all for the accuracy)."""
-    image_size: int | None = None
-    """Side of the images that the network gets, in pixels (default: the model file's)."""
+    preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
     batch_size: int | None = None
     """Images at a time (default: 8 for the distances, 64 for the accuracy)."""
     device: str = "auto"
@@ -97,7 +97,7 @@ def run(settings: Settings) -> int:
     from gcnet.training.distributed import choose_device
 
     device = choose_device(settings.device)
-    network = open_network(settings.model, settings.weights)
+    network = open_network(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
     network.model.to(device)
     if not find_non_local(network.model):
         raise UserError(

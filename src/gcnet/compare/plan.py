@@ -85,8 +85,12 @@ def placement(settings: CompareSettings, name: str, variants: Variants) -> dict[
 def create_variant(settings: CompareSettings, name: str, variants: Variants, num_classes: int) -> "nn.Module":
     """The network with one block; the host is built first, so that a seed gives it the same weights for every block."""
     if not variant_of(name, variants).is_own:
-        return build_network(filled(describe(settings, name, variants)), num_classes)
-    network = build_network(filled(describe(settings, BASELINE, variants)), num_classes)
+        return build_network(
+            filled(describe(settings, name, variants)), num_classes, image_size=settings.data.image_size
+        )
+    network = build_network(
+        filled(describe(settings, BASELINE, variants)), num_classes, image_size=settings.data.image_size
+    )
     chosen = placement(settings, name, variants)
     options = NetworkSettings(options=chosen.pop("options", ())).block_options()
     insert(network, chosen.pop("block"), **chosen, **options)

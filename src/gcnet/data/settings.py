@@ -1,9 +1,10 @@
 """Settings of the data: which images, how they are prepared, how they are varied; light enough for `--help`."""
 
+import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from gcnet.errors import UserError, nearest, unknown
@@ -16,11 +17,91 @@ BUILT_IN = ("scenes", "scenes-control", "cifar10", "cifar100")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+CropMode = Literal["center", "squash"]
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {"interpolation": INTERPOLATIONS, "crop_mode": ("center", "squash")}
 
 
 def _require(condition: bool, sentence: str) -> None:
     if not condition:
         raise UserError(sentence)
+
+
+@dataclass(frozen=True)
+class PreprocessingSettings:
+    """How images are prepared, where it is to differ from the network's own preprocessing."""
+
+    image_size: int | None = None
+    """Side in pixels of the square that the network gets (default: the model file's or the network's own)."""
+    resize: int | None = None
+    """Short side in pixels to which images are resized before the center crop (default: as for --image-size)."""
+    crop: float | None = None
+    """Share of the short side that the center crop keeps, such as 0.875; instead of --resize."""
+    interpolation: Interpolation | None = None
+    """Interpolation of resizing, always antialiased (default: as for --image-size)."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of red, green and blue, of values from 0 to 1, that is subtracted (default: as for --image-size)."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of red, green and blue that is divided by (default: as for --image-size)."""
+    crop_mode: CropMode | None = None
+    """center resizes the short side, squash both sides, before the center crop (default: as for --image-size)."""
+
+    def __post_init__(self) -> None:
+        """Check what needs no look at the network."""
+        for name in ("image_size", "resize"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"--{name.replace('_', '-')} must be positive, found {value}")
+        _require(
+            self.crop is None or 0 < self.crop <= 1,
+            f"--crop is a share of the short side, above 0 and up to 1; found {self.crop}",
+        )
+        _require(
+            self.crop is None or self.resize is None,
+            "--crop and --resize both set the short side before the crop; give one of them",
+        )
+        for name, valid in _CHOICES.items():
+            if getattr(self, name) not in (None, *valid):
+                raise unknown(name.replace("_", "-"), getattr(self, name), valid)
+        _check_resize(self.resize, self.image_size)
+        for name in ("mean", "std"):
+            _check_channels(f"--{name}", getattr(self, name))
+
+    def given(self) -> list[str]:
+        """The flags that are not at their default, each with its value."""
+        values = ((item.name, getattr(self, item.name)) for item in fields(self))
+        return [f"--{name.replace('_', '-')} {_flag_value(value)}" for name, value in values if value is not None]
+
+    def for_data(self, size: int | None) -> dict[str, Any]:
+        """The same as arguments of `DataSettings`, with `size` where no image size is given."""
+        return asdict(self) | {"image_size": self.image_size or size}
+
+    def applied(self, usual: "Preprocessing") -> "Preprocessing":
+        """`usual` with what is given changed; --image-size alone keeps the share that the center crop takes.
+
+        Raises:
+            UserError: the short side before the crop is then below the image size.
+        """
+        size, resize = self.image_size or usual.image_size, self.resize
+        if self.crop is not None:
+            resize = math.floor(size / self.crop)  # as timm's crop_pct
+        elif resize is None and usual.resize is not None:
+            resize = round(size * usual.resize / usual.image_size)
+        return replace(
+            usual,
+            image_size=size,
+            resize=None if resize == size else resize,
+            interpolation=self.interpolation or usual.interpolation,
+            mean=self.mean or usual.mean,
+            std=self.std or usual.std,
+            crop_mode=self.crop_mode or usual.crop_mode,
+        )
+
+    @classmethod
+    def like(cls, found: "Preprocessing") -> "PreprocessingSettings":
+        """The settings that give `found`, whatever the network's own preprocessing is."""
+        values: dict[str, Any] = {item.name: getattr(found, item.name) for item in fields(cls) if item.name != "crop"}
+        values["resize"] = found.resize or found.image_size
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -41,11 +122,23 @@ class DataSettings:
     download: bool = False
     """Fetch cifar10 or cifar100 where they are missing; without it the network is never used."""
     image_size: int | None = None
-    """Side in pixels of what the network sees (default: as generated; the images' own side up to 64; else 224)."""
+    """Side in pixels of what the network sees (default: with --weights the network's own; else as generated, the
+    images' own side up to 64, or 224)."""
     resize: int | None = None
-    """Evaluation: short side in pixels before the center crop (default: 256/224 of the image size; none if it fits)."""
-    interpolation: Interpolation = "bilinear"
-    """Interpolation of resizing, always antialiased."""
+    """Evaluation: short side in pixels before the center crop (default: with --weights the network's own; else 256/224
+    of the image size, none if it fits)."""
+    crop: float | None = None
+    """Evaluation: share of the short side that the center crop keeps, such as 0.875; instead of --resize."""
+    interpolation: Interpolation | None = None
+    """Interpolation of resizing, always antialiased (default: with --weights the network's own, else bilinear)."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of red, green and blue, of values from 0 to 1, that is subtracted (default: with --weights the network's
+    own, else ImageNet's)."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of red, green and blue that is divided by (default: as for --mean)."""
+    crop_mode: CropMode | None = None
+    """Evaluation: center resizes the short side, squash both sides, before the center crop (default: with --weights the
+    network's own, else center)."""
     bit_depth: Literal["auto", "8", "10", "12", "14", "16"] = "auto"
     """Classifiers: bits in use of 16-bit images (auto: from the largest value of a sample, the same for all images)."""
     limit_train: int | None = None
@@ -64,12 +157,11 @@ class DataSettings:
                 _check_path(f"--{name}", path)
                 object.__setattr__(self, name, os.path.expanduser(path))
         self._check_validation()
-        for name in ("image_size", "resize", "limit_train", "limit_val"):
+        _ = self.preprocessing  # which checks its part
+        for name in ("limit_train", "limit_val"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"--{name.replace('_', '-')} must be positive, found {value}")
         _require(self.workers >= 0, f"--workers must be 0 or more, found {self.workers}")
-        _check_interpolation(self.interpolation)
-        _check_resize(self.resize, self.image_size)
         if self.bit_depth not in ("auto", "8", "10", "12", "14", "16"):
             raise unknown("--bit-depth", self.bit_depth, ("auto", "8", "10", "12", "14", "16"))
         _require(
@@ -98,6 +190,11 @@ class DataSettings:
             )
 
     @property
+    def preprocessing(self) -> PreprocessingSettings:
+        """How the images are to be prepared, where it differs from the network's own preprocessing."""
+        return PreprocessingSettings(**{item.name: getattr(self, item.name) for item in fields(PreprocessingSettings)})
+
+    @property
     def is_generated(self) -> bool:
         """Whether the images are generated rather than read."""
         return self.data in ("scenes", "scenes-control")
@@ -107,12 +204,12 @@ class DataSettings:
 class AugmentSettings:
     """How each training image is varied."""
 
-    crop: Literal["auto", "resized", "pad", "none"] = "auto"
+    random_crop: Literal["auto", "resized", "pad", "none"] = "auto"
     """resized: a random part; pad: shifted by up to --pad pixels; auto: pad for small images, none for scenes."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Share of the image's area that a resized crop takes, from and to."""
     pad: int = 4
-    """Pixels of black border around the image before a crop of its own size (crop pad)."""
+    """Pixels of black border around the image before a crop of its own size (--random-crop pad)."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     rand_augment: Literal["none", "randaugment", "trivial"] = "none"
@@ -127,7 +224,7 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         """Check the ranges."""
         for name, valid in (
-            ("crop", ("auto", "resized", "pad", "none")),
+            ("random_crop", ("auto", "resized", "pad", "none")),
             ("rand_augment", ("none", "randaugment", "trivial")),
         ):
             if getattr(self, name) not in valid:
@@ -144,9 +241,9 @@ class AugmentSettings:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes what the network sees: short side resized, center crop, scaled to [0, 1], normalised.
+    """How an image becomes what the network sees: short side resized, center crop, scaled to [0, 1], normalized.
 
-    Arguments:
+    Args:
         image_size: side of the square crop, in pixels.
         resize: length of the short side before the crop; None stands for `image_size`, and then a square image of
             exactly that size is not resampled.
@@ -154,6 +251,7 @@ class Preprocessing:
         mean: of each channel, subtracted after scaling to [0, 1].
         std: of each channel, divided by after that.
         bit_depth: bits in use of 16-bit images, of which the upper 8 are kept.
+        crop_mode: "squash" resizes both sides to `resize`, without keeping the aspect ratio, as timm's of that name.
     """
 
     image_size: int
@@ -162,14 +260,27 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     bit_depth: int = 16
+    crop_mode: CropMode = "center"
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        _require(self.image_size > 0, f"image_size must be positive, found {self.image_size}")
+        """Check types and ranges."""
+        for name in ("image_size", "resize"):
+            value = getattr(self, name)
+            is_size = isinstance(value, int) and not isinstance(value, bool) and value > 0
+            _require(is_size or (name == "resize" and value is None), f"{name} must be positive, found {value!r}")
         _require(8 <= self.bit_depth <= 16, f"bit_depth must be 8 to 16, found {self.bit_depth}")
-        _check_interpolation(self.interpolation)
+        for name, valid in _CHOICES.items():
+            if getattr(self, name) not in valid:
+                raise unknown(name, str(getattr(self, name)), valid)
         _check_resize(self.resize, self.image_size)
-        _require(all(value > 0 for value in self.std), f"std must be positive, found {self.std}")
+        for name in ("mean", "std"):
+            _check_channels(name, getattr(self, name))
+
+    def __str__(self) -> str:
+        sides = "both sides" if self.crop_mode == "squash" else "short side"
+        resized = f"{sides} resized to {self.resize or self.image_size} ({self.interpolation}), " if self.resize else ""
+        mean, std = (" ".join(f"{value:g}" for value in channels) for channels in (self.mean, self.std))
+        return f"{resized}{self.image_size} x {self.image_size} pixels, mean {mean}, std {std}"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -199,9 +310,21 @@ def _check_path(flag: str, path: str) -> None:
     )
 
 
-def _check_interpolation(name: str) -> None:
-    if name not in INTERPOLATIONS:
-        raise unknown("interpolation", name, INTERPOLATIONS)
+def _check_channels(name: str, values: tuple[float, ...] | None) -> None:
+    """Check that mean or standard deviation are three finite numbers, those of a deviation above zero."""
+    if values is None:
+        return
+    lowest = 0.0 if name.endswith("std") else -math.inf
+    numbers = isinstance(values, tuple) and len(values) == 3 and all(type(value) in (int, float) for value in values)
+    _require(
+        numbers and all(lowest < value < math.inf for value in values),
+        f"{name} must be three {'positive ' if lowest == 0 else ''}numbers, found {_flag_value(values)}",
+    )
+
+
+def _flag_value(value: object) -> str:
+    """A value as the command line has it."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _check_resize(resize: int | None, image_size: int | None) -> None:

@@ -48,8 +48,9 @@ class DataSplits:
         """The transform of training images."""
         from gcnet.data.transforms import build_train_transform
 
-        crops_by_choice = self.generated and augment.crop == "auto"
-        return build_train_transform(self.preprocessing, replace(augment, crop="none") if crops_by_choice else augment)
+        if self.generated and augment.random_crop == "auto":
+            augment = replace(augment, random_crop="none")
+        return build_train_transform(self.preprocessing, augment)
 
     def eval_transform(self) -> "gcnet.data.transforms.EvalTransform":
         """The transform of validation images."""
@@ -58,13 +59,17 @@ class DataSplits:
         return build_eval_transform(self.preprocessing)
 
 
-def open_data(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> DataSplits:
+def open_data(
+    settings: DataSettings, seed: int = 0, *, split_seed: int = 0, preprocessing: Preprocessing | None = None
+) -> DataSplits:
     """Open the training and the validation images.
 
     Args:
         settings: what to open; `data` is one of `gcnet.data.labeled.DATA_NAMES`, a folder of class folders, or a CSV.
         seed: of generated images; the same seed gives the same images.
         split_seed: of the choice of validation images with `val_fraction`.
+        preprocessing: of the network's weights, but for the bit depth; by default chosen from the images. The settings
+            override it.
 
     Raises:
         UserError: nothing of that name or shape is there, the parts do not fit together, there is one class only, or
@@ -74,7 +79,9 @@ def open_data(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> 
     _require_classes(settings, train)
     notes = dict.fromkeys((*train.notes, *val.notes))
     train, val = limit_images(train, settings.limit_train), limit_images(val, settings.limit_val)
-    preprocessing = choose_preprocessing(settings, train)
+    if preprocessing is not None and not settings.is_generated:
+        preprocessing = replace(preprocessing, bit_depth=_bit_depth(settings, train))
+    preprocessing = choose_preprocessing(settings, train, preprocessing)
     if preprocessing.bit_depth != FULL_DEPTH:
         notes[_depth_note(settings, preprocessing.bit_depth)] = None
     train, val = (CachedImages(_with_depth(source, preprocessing)) for source in (train, val))
@@ -99,7 +106,7 @@ def open_evaluation(
         split_seed: as for `open_data`.
         classes: the class names that a network was trained with, in its order; labels then follow them. By default
             the order is the one that `open_data` gives.
-        preprocessing: what the network was trained with; by default chosen from the settings and the images.
+        preprocessing: of the network; by default chosen from the images. The settings override it.
 
     Raises:
         UserError: as `open_data`, and for a class that `classes` lacks.
@@ -115,12 +122,17 @@ def open_evaluation(
             f"{settings.data}: expected the classes {_shown(classes)} in this order, found {_shown(source.classes)}"
         )
     source = limit_images(source, settings.limit_val)
-    preprocessing = preprocessing or choose_preprocessing(settings, source)
+    preprocessing = choose_preprocessing(settings, source, preprocessing)
     return _with_depth(source, preprocessing), preprocessing
 
 
-def choose_preprocessing(settings: DataSettings, source: ImageSource) -> Preprocessing:
-    """What the settings say, and where they say nothing: small square images as they are, others 224 from 256.
+def choose_preprocessing(
+    settings: DataSettings, source: ImageSource, usual: Preprocessing | None = None
+) -> Preprocessing:
+    """The network's own preprocessing with what the settings override; without one, what suits the images.
+
+    That is small square images as they are, and others 224 from 256, with ImageNet's mean and standard deviation.
+    Generated images keep the size that they are generated in.
 
     The medians of the images' sides decide, see `gcnet.data.probe.usual_size`; where both sizes are given, no image is
     looked at for them.
@@ -129,16 +141,35 @@ def choose_preprocessing(settings: DataSettings, source: ImageSource) -> Preproc
         UserError: a look at the images is needed and none can be read.
     """
     if settings.is_generated:
-        size, resize = settings.image_size or SCENE_SIZE, settings.resize
-        return Preprocessing(size, resize, settings.interpolation)
-    depth = find_bit_depth(source) if settings.bit_depth == "auto" else int(settings.bit_depth)
+        size = settings.image_size or SCENE_SIZE
+        if usual is None:
+            usual = Preprocessing(size)
+        elif usual.image_size != size:
+            usual = replace(usual, image_size=size, resize=None, crop_mode="center")
+    elif usual is None:
+        usual = _suited(settings, source)
+    elif settings.bit_depth != "auto":
+        usual = replace(usual, bit_depth=int(settings.bit_depth))
+    return settings.preprocessing.applied(usual)
+
+
+def _suited(settings: DataSettings, source: ImageSource) -> Preprocessing:
+    """What suits the images, in the size of the settings where there is one."""
+    depth = _bit_depth(settings, source)
     size, resize = settings.image_size, settings.resize
-    if size is None or resize is None:
+    if size is None or (resize is None and settings.crop is None):
         short, long = usual_size(source)
         size = size or (short if short == long <= _SMALL else _LARGE)
         if resize is None and (short, long) != (size, size):
             resize = round(size * _LARGE_RESIZE / _LARGE)
-    return Preprocessing(size, resize, settings.interpolation, bit_depth=depth or FULL_DEPTH)
+    return Preprocessing(size, resize, bit_depth=depth)
+
+
+def _bit_depth(settings: DataSettings, source: ImageSource) -> int:
+    """Bits in use of 16-bit images, as given or as a sample shows."""
+    if settings.bit_depth != "auto":
+        return int(settings.bit_depth)
+    return find_bit_depth(source) or FULL_DEPTH
 
 
 def _open_both(settings: DataSettings, seed: int, split_seed: int) -> tuple[ImageSource, ImageSource]:

@@ -47,7 +47,7 @@ class EvalTransform:
         return self.normalise(resize_and_crop(image, self.preprocessing))
 
     def __repr__(self) -> str:
-        return f"EvalTransform({self.preprocessing})"
+        return f"EvalTransform({self.preprocessing!r})"
 
 
 class TrainTransform:
@@ -88,7 +88,7 @@ class TrainTransform:
         return ", ".join(found + [f"{name} {value:g}" for name, value in numbers.items() if value]) or "none"
 
     def __repr__(self) -> str:
-        return f"TrainTransform({self.preprocessing}, {self.augment})"
+        return f"TrainTransform({self.preprocessing!r}, {self.augment})"
 
 
 class Normalise:
@@ -105,14 +105,18 @@ class Normalise:
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Short side to `preprocessing.resize` (by default `image_size`), then the central square of `image_size`."""
+    """Short side (or both sides) to `resize`, by default `image_size`, then the central square of `image_size`."""
     size = preprocessing.image_size
     short = preprocessing.resize or size
-    image = _without_far_ends(image)
-    width, height = image.size
-    if min(width, height) != short:
-        ratio = short / min(width, height)
-        width, height = (short, int(ratio * height)) if width <= height else (int(ratio * width), short)
+    if preprocessing.crop_mode == "squash":
+        width = height = short
+    else:
+        image = _without_far_ends(image)
+        width, height = image.size
+        lower = min(width, height)
+        # As in torchvision: the product first, so that no rounding of the ratio can cost a pixel.
+        width, height = (short, int(short * height / lower)) if width <= height else (int(short * width / lower), short)
+    if image.size != (width, height):
         image = image.resize((width, height), _RESAMPLING[preprocessing.interpolation])
     if (width, height) == (size, size):
         return image
@@ -137,9 +141,13 @@ def shift_randomly(image: Image.Image, pad: int) -> Image.Image:
 
 
 def _crop_kind(preprocessing: Preprocessing, augment: AugmentSettings) -> str:
-    if augment.crop != "auto":
-        return augment.crop
-    return "pad" if preprocessing.image_size <= _SMALL and preprocessing.resize is None else "resized"
+    if augment.random_crop != "auto":
+        return augment.random_crop
+    return (
+        "pad"
+        if preprocessing.image_size <= _SMALL and preprocessing.resize in (None, preprocessing.image_size)
+        else "resized"
+    )
 
 
 def _colour_steps(augment: AugmentSettings) -> list[v2.Transform]:

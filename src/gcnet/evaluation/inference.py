@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gcnet.models.outputs import class_outputs
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Generator[nn.Module]:
@@ -34,5 +36,5 @@ def class_scores(
     """The network's outputs (logits) for a batch, float32 on the CPU; `autocast` names a half precision or None."""
     place = torch.device(device)
     with torch.autocast(place.type, dtype=autocast, enabled=autocast is not None):
-        scores = model(images.to(place, non_blocking=True))
+        scores = class_outputs(model(images.to(place, non_blocking=True))).logits
     return scores.float().cpu()

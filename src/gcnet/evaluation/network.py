@@ -1,23 +1,25 @@
 """The network that `--model` and `--weights` name, with the preprocessing and class names that came with it."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from gcnet.data.settings import Interpolation, Preprocessing
-from gcnet.errors import UserError
+from gcnet.data.settings import Preprocessing, PreprocessingSettings
+from gcnet.errors import UserError, printable
+from gcnet.evaluation.preprocessing import own_preprocessing, published_preprocessing
 from gcnet.models.checkpoints.source import read_state_dict
 from gcnet.models.create import create_model
 from gcnet.models.files import card_of, load_model
-from gcnet.models.names import is_detector
+from gcnet.models.matching import AUXILIARY, class_layers, matched_names
+from gcnet.models.names import is_detector, split_name
+from gcnet.models.weights import loaded_weights, read_weights
 from gcnet.storage import has_checksum
 
 MODEL_SUFFIX = ".safetensors"
+_OF_RUN = ("best.safetensors", "last.safetensors")
 _DETECTOR_LOGITS = re.compile(r"roi_heads\.(stages\.\d+\.)?box_predictor\.cls_score\.bias")
 
 
@@ -54,9 +56,9 @@ class Detector:
         return self.class_names or tuple(f"class {identity}" for identity in self.category_ids)
 
 
-def open_network(model: str, weights: str | None = None) -> Network:
+def open_network(model: str, weights: str | None = None, *, image_size: int | None = None) -> Network:
     """Open a classifier as `open_trained` does; also raises UserError for a detector."""
-    found = open_trained(model, weights)
+    found = open_trained(model, weights, image_size=image_size)
     if isinstance(found, Detector):
         raise UserError(f"{model} is a detector, and a classifier is expected")
     return found
@@ -70,31 +72,50 @@ def open_detector(model: str, weights: str | None = None) -> Detector:
     return found
 
 
-def open_trained(model: str, weights: str | None = None) -> Network | Detector:
-    """Open a model file, or a network by name with its weights (a file, or "pretrained"), in eval mode on the CPU.
+def open_trained(model: str, weights: str | None = None, *, image_size: int | None = None) -> Network | Detector:
+    """Open a model file, a run folder, or a network by name with its weights, in eval mode on the CPU.
+
+    Args:
+        model: a model file; a run folder, which stands for its best weights; or a name.
+        weights: of a network by name: a file, "pretrained", or the name of published weights.
+        image_size: side of the images in pixels, where it is not the network's own; a ViT by name is built for it.
 
     Raises:
         UserError: there is no such file, a name comes without weights, the weights do not fit, those of a detector are
             not finite, or a file's class names or category ids are not one for each class.
     """
-    path = Path(model)
-    if path.is_file() or path.suffix == MODEL_SUFFIX:
+    path = model_path(model)
+    if path is not None:
         if weights is not None:
             raise UserError(f"--weights belongs to a network by name, and --model is a file that has its own: {model}")
         return _from_file(path)
-    if path.is_dir():
-        files = sorted(path.rglob("*" + MODEL_SUFFIX), key=lambda file: (file.stem != "best", file))
-        found = ", ".join(map(str, files[:3]))
-        raise UserError(
-            f"--model must be a file or a name, and {model} is a folder" + (f"; it holds {found}" if found else "")
-        )
     if weights is None:
         create_model(model)  # an unknown name deserves its own sentence
         raise UserError(
             f"a network by name needs trained weights: give --weights FILE with --model {model}, or a model file to "
             f"--model"
         )
-    return _detector_from_name(model, weights) if is_detector(model) else _from_name(model, weights)
+    return _detector_from_name(model, weights) if is_detector(model) else _from_name(model, weights, image_size)
+
+
+def model_path(model: str) -> Path | None:
+    """The model file that `--model` means, None where it is the name of a network; of a run folder its best weights.
+
+    Raises:
+        UserError: for a folder without model files.
+    """
+    path = Path(model)
+    if path.is_dir():
+        files = [file for name in _OF_RUN for file in (path / "weights" / name, path / name) if file.is_file()]
+        if files:
+            return files[0]
+        found = sorted(map(str, path.rglob("*" + MODEL_SUFFIX)))[:3]
+        holds = f"; it holds {', '.join(map(printable, found))}" if found else ""
+        raise UserError(
+            f"--model must be a model file, a run folder or a name, and {printable(model)} is a folder without "
+            f"weights/best.safetensors{holds}"
+        )
+    return path if path.exists() or path.suffix == MODEL_SUFFIX else None
 
 
 def _from_file(path: Path) -> Network | Detector:
@@ -109,6 +130,8 @@ def _from_file(path: Path) -> Network | Detector:
         _require_finite(model, str(path))
         return Detector(model, card.class_names, card.category_ids or tuple(range(1, classes + 1)))
     preprocessing = None if card.preprocessing is None else Preprocessing.from_dict(card.preprocessing)
+    if preprocessing is None and card.architecture is not None:
+        preprocessing = published_preprocessing(card.architecture, str(path))
     return Network(model, classes, preprocessing, card.class_names)
 
 
@@ -141,67 +164,56 @@ def _detector_classes(weights: Path) -> int | None:
     return rows and rows - 1  # one is the background
 
 
-def _from_name(name: str, weights: str) -> Network:
-    classes = None
-    if weights != "pretrained":
-        classes = _outputs(create_model(name), weights)
-    model = create_model(name, num_classes=classes, weights=weights)
-    return Network(model.eval(), card_of(model).num_classes or 0)
+def _from_name(name: str, weights: str, image_size: int | None) -> Network:
+    host = split_name(name)[1]
+    own = own_preprocessing(host, weights)
+    size = image_size or (own.image_size if own else None)
+    found = read_weights(weights, host, argument="--weights").tensors
+    classes = _outputs(create_model(name), found, class_layers(host))
+    model = create_model(name, num_classes=classes, weights=weights, image_size=size)
+    loaded = loaded_weights(model)
+    if loaded is not None and loaded.new_layers and not set(loaded.new_layers) <= AUXILIARY:
+        raise UserError(f"{weights} has no trained classifier for {name}: {loaded.head}")
+    return Network(model.eval(), card_of(model).num_classes or 0, own)
 
 
-def _outputs(fresh: nn.Module, weights: str) -> int | None:
+def _outputs(fresh: nn.Module, found: Mapping[str, Tensor], layers: set[str]) -> int | None:
     """The number of classes that weights are for, where it is not the network's usual one.
 
-    Loading for fine-tuning starts a classifier of another size anew; judging one must instead keep it.
+    Loading for fine-tuning initializes a classifier of another size anew; an evaluation must instead keep it.
     """
     own = fresh.state_dict()
+    matched, _ = matched_names(found, own, "--weights")
     unfit = {
         len(tensor)
-        for name, tensor in read_state_dict(Path(weights)).items()
-        if name in own and own[name].shape != tensor.shape and own[name].shape[1:] == tensor.shape[1:]
+        for name, tensor in matched.items()
+        if name.rpartition(".")[0] in layers
+        and tensor.shape != own[name].shape
+        and tensor.shape[1:] == own[name].shape[1:]
     }
     return unfit.pop() if len(unfit) == 1 else None
 
 
-def find_preprocessing(network: Network, image_size: int | None) -> Preprocessing | None:
-    """How images are prepared: as the model file says, or timm, with the size changed if given; None if nobody says."""
-    known = network.preprocessing or published_preprocessing(network.model)
-    if known is None:
-        return None if image_size is None else Preprocessing(image_size)
-    return override_preprocessing(known, image_size=image_size)
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
-def published_preprocessing(model: nn.Module) -> Preprocessing | None:
-    """What timm says of its own networks; None for others."""
-    published: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    if "input_size" not in published:
-        return None
-    size = published["input_size"][-1]
-    return Preprocessing(
-        size,
-        max(size, math.floor(size / published.get("crop_pct", 1))),
-        published.get("interpolation", "bicubic"),
-        tuple(published["mean"]),
-        tuple(published["std"]),
-    )
+def find_preprocessing(network: Network, given: PreprocessingSettings, model: str) -> Preprocessing:
+    """How images are prepared: the network's own preprocessing, with what is given changed.
 
+    Args:
+        network: the classifier.
+        given: what the user wants otherwise.
+        model: what the user gave as the network, for errors.
 
-def override_preprocessing(
-    preprocessing: Preprocessing,
-    *,
-    image_size: int | None = None,
-    resize: int | None = None,
-    crop: float | None = None,
-    interpolation: Interpolation | None = None,
-) -> Preprocessing:
-    """The preprocessing with some steps changed.
-
-    `image_size` alone keeps the share of the image that the centre crop takes; `resize` (the short side before the
-    crop, in pixels) or `crop` (that share, up to 1) set it.
+    Raises:
+        UserError: the network has no preprocessing of its own, and no image size is given.
     """
-    size = image_size or preprocessing.image_size
-    share = crop or preprocessing.image_size / (preprocessing.resize or preprocessing.image_size)
-    short = resize or (round(size / share) if crop or preprocessing.resize else None)
-    return replace(
-        preprocessing, image_size=size, resize=short, interpolation=interpolation or preprocessing.interpolation
-    )
+    if network.preprocessing is not None:
+        return given.applied(network.preprocessing)
+    if given.image_size is None:
+        raise UserError(
+            f"{printable(model)} comes without preprocessing: give --image-size, the side of the images that it was "
+            "trained on"
+        )
+    return given.applied(Preprocessing(given.image_size))

@@ -36,6 +36,7 @@ def create_model(
     at: At | None = None,
     detector: Mapping[str, Any] | None = None,
     backbone_weights: str | Path | None = None,
+    image_size: int | None = None,
     **options: Any,
 ) -> nn.Module:
     """Build a classifier, images (N, 3, H, W) float -> logits (N, num_classes), or a detector.
@@ -56,7 +57,9 @@ def create_model(
         detector: of a detector, options of `build_mask_rcnn`: numerics, norm, norm_eps, heads, image_size,
             anchor_sides, regions, width, hidden. Files of `save_model` keep them.
         backbone_weights: of a detector, instead of `weights`: a classifier's on the same host, for the backbone alone;
-            a file of ours, torchvision's or timm's, or "pretrained". Blocks that the file lacks stay new.
+            a file of ours, torchvision's or timm's, or published ones. Blocks that the file lacks stay new.
+        image_size: side in pixels of the images. ViT, Swin and other networks that are made for one size are built for
+            it, and position embeddings of weights are resized; other networks take any size.
 
     Raises:
         UserError: an unknown name or option, weights that do not fit, or what `gcnet.insert` refuses.
@@ -78,15 +81,15 @@ def create_model(
         _require_backbone_alone(host_name, weights)
     classes = num_classes or default_classes(host_name)
     chosen = None if detector is None else detector_options(host_name, detector)
-    model = build_host(host_name, classes, chosen)
+    model = build_host(host_name, classes, chosen, image_size)
     host_names = set(model.state_dict())
     if "block" in placement:
         insert(model, placement.pop("block"), **placement, **options)
     if weights is not None:
-        load_weights(model, weights, host_name, host_names)
+        load_weights(model, weights, host_name, host_names, host_options={"detector": chosen, "image_size": image_size})
     if backbone_weights is not None:
         load_backbone(model, backbone_weights, backbone_name(host_name))
-    set_card(model, ModelCard(architecture=host_name, num_classes=classes, detector=chosen))
+    set_card(model, ModelCard(host_name, classes, detector=chosen, image_size=image_size))
     return model
 
 

@@ -8,10 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from gcnet.blocks import Builder
-from gcnet.errors import UserError
+from gcnet.errors import UserError, nearest, printable
 from gcnet.models.insertion import insert_record, insertion_records
 from gcnet.models.names import build_host
 from gcnet.storage import StorageError, load_tensors, save_tensors
+
+_PROFILES = ("total_ops", "total_params")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class ModelCard:
         class_names: in the order of the logits, of a detector in that of the labels from 1; or None.
         detector: what `create_model` was given as `detector`, or None.
         category_ids: of a detector's labels from 1 in order, the ids in COCO's annotations; or None.
+        image_size: that `create_model` was given, or None.
     """
 
     architecture: str | None = None
@@ -35,6 +38,7 @@ class ModelCard:
     class_names: tuple[str, ...] | None = None
     detector: dict[str, Any] | None = None
     category_ids: tuple[int, ...] | None = None
+    image_size: int | None = None
 
 
 def save_model(
@@ -61,8 +65,9 @@ def save_model(
         class_names=known.class_names if class_names is None else tuple(class_names),
         detector=known.detector,
         category_ids=known.category_ids if category_ids is None else tuple(category_ids),
+        image_size=known.image_size,
     )
-    save_tensors(Path(path), model.state_dict(), {"kind": "model", **asdict(card)})
+    save_tensors(Path(path), without_profiles(model.state_dict()), {"kind": "model", **asdict(card)})
 
 
 def load_model(
@@ -85,7 +90,7 @@ def load_model(
             raise UserError(
                 f"{path} holds the weights of a network of your own: pass that network, load_model(path, model)"
             )
-        model = build_host(card.architecture, card.num_classes, card.detector)
+        model = build_host(card.architecture, card.num_classes, card.detector, card.image_size)
     for record in card.insertions:
         insert_record(model, record, builders or {})
     load_strictly(model, tensors, str(path))
@@ -111,19 +116,46 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def without_profiles(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the counts that thop leaves in a network that it profiled."""
+    return {name: value for name, value in tensors.items() if name.rpartition(".")[2] not in _PROFILES}
+
+
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Load weights that must fit name by name and shape by shape; `origin` names them in the error."""
-    own = model.state_dict()
-    missing = [name for name in own if name not in tensors]
-    foreign = [name for name in tensors if name not in own]
-    unfit = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
-    for problem, names in (("lack", missing), ("hold the unknown", foreign), ("have another shape of", unfit)):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(
-                f"the weights of {origin} do not fit this network: they {problem} {', '.join(names[:3])}{more}"
-            )
-    model.load_state_dict(dict(tensors))
+    """Load weights that must fit name by name and shape by shape; counts of thop do not matter.
+
+    Args:
+        model: the network.
+        tensors: the weights by name.
+        origin: of the weights, for errors.
+
+    Raises:
+        UserError: they do not fit; the sentence names what is missing, unknown or of another shape. The model is then
+            unchanged.
+    """
+    whole = model.state_dict()
+    own, given = without_profiles(whole), without_profiles(tensors)
+    missing = [name for name in own if name not in given]
+    unknown = [name for name in given if name not in own]
+    unfit = [name for name in own if name in given and own[name].shape != given[name].shape]
+    problems = []
+    if missing:
+        problems.append(f"they lack {_listed(missing)}")
+    if unknown:
+        proposal = nearest(unknown[0], missing) if missing else ""
+        problems.append(f"they hold the unknown {_listed(unknown)}{proposal.rstrip('?')}")
+    if unfit:
+        name = unfit[0]
+        shapes = f"{tuple(given[name].shape)}, expected {tuple(own[name].shape)}"
+        problems.append(f"they have another shape of {_listed(unfit)} (found {shapes})")
+    if problems:
+        raise UserError(f"the weights of {printable(origin)} do not fit this network: {'; '.join(problems)}")
+    model.load_state_dict(whole | given)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(printable, names[:3])) + more
 
 
 def card_of(model: nn.Module) -> ModelCard:

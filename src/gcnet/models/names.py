@@ -179,8 +179,20 @@ def published_placement(prefix: str, host_name: str) -> dict[str, Any]:
     return placement
 
 
-def build_host(name: str, num_classes: int | None, detector: Mapping[str, Any] | None = None) -> nn.Module:
-    """A plain network by name, with fresh weights; `detector` holds options of `build_mask_rcnn`."""
+def build_host(
+    name: str, num_classes: int | None, detector: Mapping[str, Any] | None = None, image_size: int | None = None
+) -> nn.Module:
+    """A plain network by name, with fresh weights.
+
+    Args:
+        name: of the network without blocks.
+        num_classes: length of the logits; None for the usual one.
+        detector: options of `build_mask_rcnn`.
+        image_size: side in pixels that networks which are made for one size (ViT, Swin, ...) are built for.
+
+    Raises:
+        UserError: the name is unknown, or the network cannot be built for this size.
+    """
     classes = num_classes or default_classes(name)
     options = {} if detector is None else detector_options(name, detector)
     if name in HOSTS:
@@ -192,13 +204,43 @@ def build_host(name: str, num_classes: int | None, detector: Mapping[str, Any] |
         import timm
 
         if timm.is_model(plain) or timm.is_model(plain.partition(".")[0]):
-            return timm.create_model(plain, pretrained=False, num_classes=classes)
+            return _from_timm(plain, classes, image_size)
     if library in ("", "torchvision"):
         import torchvision.models
 
         if plain in torchvision.models.list_models(module=torchvision.models):
-            return torchvision.models.get_model(plain, weights=None, num_classes=classes)
+            return _from_torchvision(plain, classes, image_size)
     raise _unknown_model(name)
+
+
+def _from_timm(name: str, classes: int, image_size: int | None) -> nn.Module:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    has_size = image_size is not None and config is not None and config.fixed_input_size
+    size: dict[str, Any] = {"img_size": image_size} if has_size else {}
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=classes, **size)
+    except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        if not size:
+            raise UserError(f"timm cannot build {name}: {error}") from error
+        raise UserError(
+            f"{name} cannot be built for images of {image_size} pixels: give another --image-size"
+        ) from error
+
+
+def _from_torchvision(name: str, classes: int, image_size: int | None) -> nn.Module:
+    import torchvision.models
+
+    # The rest of torchvision's classifiers takes images of any size, or none but 224 (MaxViT).
+    size: dict[str, Any] = {"image_size": image_size} if image_size and name.startswith("vit_") else {}
+    arguments: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    try:
+        return torchvision.models.get_model(name, weights=None, num_classes=classes, **size, **arguments)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{name} cannot be built for images of {image_size} pixels: give another --image-size"
+        ) from error
 
 
 def _unknown_model(name: str) -> UserError:

@@ -1,118 +1,177 @@
-"""Weights of a host for a network with blocks, of a classifier for a detector's backbone, and published ones."""
+"""Weights of a host for a network with blocks, and of a classifier for a detector's backbone."""
 
 import logging
-import os
-import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gcnet.errors import UserError
-from gcnet.models.checkpoints.source import read_state_dict
-from gcnet.models.files import load_strictly
-from gcnet.models.names import HOSTS, build_host, is_detector
+from gcnet.errors import UserError, printable
+from gcnet.models.checkpoints.source import WeightFile, read_weight_file
+from gcnet.models.files import load_strictly, without_profiles
+from gcnet.models.matching import listed, looks_like_mmdet, matched_names, new_head, resized
+from gcnet.models.names import build_host
+from gcnet.models.published import find_published, read_published
 
 _LOG = logging.getLogger("gcnet")
 _COUNTER = ".num_batches_tracked"
 _OFFSETS = ".conv_offset."
 
 
-def load_weights(model: nn.Module, source: str | Path, host_name: str, host_names: set[str]) -> None:
-    """Load weights of the host or of the whole; a head for another number of classes stays new, which is said.
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What was loaded into a network.
+
+    Attributes:
+        origin: the file, or the published weights ("torchvision resnet50 IMAGENET1K_V2").
+        tensors: how many were loaded.
+        head: in words, why layers of the classifier are initialized anew; empty where they were loaded.
+        new_layers: names of the layers that are initialized anew.
+        new_blocks: how many tensors of inserted blocks the weights do not have.
+        notes: what was taken off the weights' names or left out, in words.
+    """
+
+    origin: str
+    tensors: int
+    head: str = ""
+    new_layers: tuple[str, ...] = ()
+    new_blocks: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{self.tensors} tensors from {printable(self.origin)}", *self.notes]
+        if self.head:
+            parts.append(self.head)
+        if self.new_blocks:
+            parts.append(f"{self.new_blocks} tensors of blocks initialized anew")
+        return "; ".join(parts)
+
+
+def loaded_weights(model: nn.Module) -> LoadedWeights | None:
+    """What `create_model` loaded into a network, None for one without weights."""
+    return vars(model).get("loaded_weights")
+
+
+def load_weights(
+    model: nn.Module,
+    source: str | Path,
+    host_name: str,
+    host_names: set[str],
+    *,
+    host_options: Mapping[str, Any] | None = None,
+) -> LoadedWeights:
+    """Load weights of the host or of the whole network.
+
+    Layers whose shape depends on the number of classes are initialized anew, all of them, where the weights are for
+    another number or lack them; so are blocks where the weights have none.
 
     Args:
         model: the network, with its blocks.
-        source: a file, or "pretrained".
+        source: a file, "pretrained", or the name of published weights.
         host_name: of the network without its blocks.
         host_names: names of the weights of the network without its blocks.
+        host_options: of `build_host`, beside name and classes.
 
     Raises:
-        UserError: the weights cannot be had, or do not fit.
+        UserError: the weights cannot be had, or do not fit. The model is then unchanged.
     """
-    found = read_weights(source, host_name, argument="weights")
-    own = model.state_dict()
-    found = _counters(own) | found
+    options = dict(host_options or {})
+    weights = read_weights(source, host_name, argument="weights", image_size=options.get("image_size"))
+    own = without_profiles(model.state_dict())
+    matched, notes = matched_names(weights.tensors, own, str(source))
+    given = resized(matched, own, model)
+    found = _counters(own) | given
     fresh = _fresh(own, found, host_names)
-    unfit = [name for name in found if name in own and own[name].shape != found[name].shape]
-    head = {name.rpartition(".")[0] for name in unfit}
-    if unfit and len(head) == 1 and all(own[name].shape[1:] == found[name].shape[1:] for name in unfit):
-        _LOG.warning(
-            "%s has %d classes and the network %d: its classifier (%s) starts anew",
-            *(source, len(found[unfit[0]]), len(own[unfit[0]]), head.pop()),
-        )
-        fresh |= set(unfit)
-    load_strictly(model, found | {name: own[name] for name in fresh}, str(source))
+    head = new_head(own, found, fresh, host_name, options)
+    loaded = {name: value for name, value in found.items() if name not in head.names}
+    _load(model, loaded | {name: own[name] for name in fresh | head.names}, weights, str(source))
+    if head.reason:
+        _LOG.warning("%s: %s", printable(str(source)), head.reason)
+    report = LoadedWeights(
+        origin=_origin(source, host_name),
+        tensors=sum(name not in head.names for name in given),
+        head=head.reason,
+        new_layers=head.layers,
+        new_blocks=len(fresh),
+        notes=(*weights.notes, *notes),
+    )
+    vars(model)["loaded_weights"] = report
+    return report
 
 
-def load_backbone(model: nn.Module, source: str | Path, classifier: str) -> None:
+def load_backbone(model: nn.Module, source: str | Path, classifier: str) -> LoadedWeights:
     """Load a classifier's weights, but for its head, into the layers that a detector took over.
 
     Offsets of deformable convolutions stay as they are; so do blocks, where the file has none.
 
     Args:
         model: a detector.
-        source: a file of ours, torchvision's or timm's, or "pretrained".
+        source: a file of ours, torchvision's or timm's, "pretrained", or the name of published weights.
         classifier: name of the plain classifier.
 
     Raises:
-        UserError: the weights cannot be had, or do not fit.
+        UserError: the weights cannot be had, or do not fit. The model is then unchanged.
     """
-    found = read_weights(source, classifier, argument="backbone_weights")
+    weights = read_weights(source, classifier, argument="backbone_weights")
     body = model.get_submodule("backbone.body")
-    own = body.state_dict()
+    own = without_profiles(body.state_dict())
     with torch.device("meta"):
         plain = build_host(classifier, 1).state_dict()
+    found, notes = matched_names(weights.tensors, plain | own, str(source))
     head = {name for name in plain if not hasattr(body, name.partition(".")[0])}
     unread = {name for name in found if name in head or (name.endswith(_COUNTER) and name not in own)}
-    found = _counters(own) | {name: value for name, value in found.items() if name not in unread}
-    fresh = _fresh(own, found, set(plain))
-    load_strictly(body, found | {name: own[name] for name in fresh}, str(source))
+    kept = {name: value for name, value in found.items() if name not in unread}
+    loaded = _counters(own) | kept
+    fresh = _fresh(own, loaded, set(plain))
+    _load(body, loaded | {name: own[name] for name in fresh}, weights, str(source))
+    report = LoadedWeights(
+        _origin(source, classifier), len(kept), new_blocks=len(fresh), notes=(*weights.notes, *notes)
+    )
+    vars(model)["loaded_weights"] = report
+    return report
 
 
-def read_weights(source: str | Path, host_name: str, *, argument: str) -> dict[str, Tensor]:
-    """Weights by name, of a file or published; `argument` is what the user gave them as."""
-    return _published_weights(host_name, argument) if str(source) == "pretrained" else read_state_dict(Path(source))
+def read_weights(source: str | Path, host_name: str, *, argument: str, image_size: int | None = None) -> WeightFile:
+    """Weights by name, of a file or published; `argument` is what the user gave them as.
+
+    Raises:
+        UserError: the file cannot be read, or the weights cannot be had.
+    """
+    published = find_published(host_name, source, argument)
+    if published is None:
+        return read_weight_file(Path(source))
+    return WeightFile(read_published(published, argument, image_size))
 
 
-def _counters(own: dict[str, Tensor]) -> dict[str, Tensor]:
+def _load(model: nn.Module, tensors: Mapping[str, Tensor], weights: WeightFile, origin: str) -> None:
+    """Load weights that must fit; of an mmdet checkpoint the error says that it is one."""
+    try:
+        load_strictly(model, tensors, origin)
+    except UserError as error:
+        if not looks_like_mmdet(weights.tensors):
+            raise
+        raise UserError(
+            f"{printable(origin)} looks like a checkpoint of mmdet ({listed(list(weights.tensors))}); converting whole "
+            "networks of mmdet is not supported yet"
+        ) from error
+
+
+def _origin(source: str | Path, host_name: str) -> str:
+    published = find_published(host_name, source)
+    return str(source if published is None else published)
+
+
+def _counters(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The batch counters, which files older than PyTorch 0.4.1 lack and no network here reads."""
     return {name: value for name, value in own.items() if name.endswith(_COUNTER)}
 
 
-def _fresh(own: dict[str, Tensor], found: Iterable[str], host_names: set[str]) -> set[str]:
+def _fresh(own: Mapping[str, Tensor], found: Iterable[str], host_names: set[str]) -> set[str]:
     """The names of what stays new: offsets, and blocks of which nothing is found."""
     added = {name for name in own if name not in host_names}
     offsets = {name for name in added if _OFFSETS in name}
     blocks = added - offsets
     return (offsets | blocks if blocks.isdisjoint(found) else offsets).difference(found)
-
-
-def _published_weights(name: str, argument: str) -> dict[str, Tensor]:
-    """The weights that torchvision (for its own and our names) or timm publish, from their cache or the network."""
-    import torchvision.models
-
-    library, _, plain = name.rpartition("/")
-    if library == "torchvision" or plain in HOSTS or is_detector(plain):
-        if plain not in torchvision.models.list_models(module=torchvision.models):
-            raise UserError(f'no pretrained weights are published for "{name}": give {argument}=FILE')
-        _require_network("download.pytorch.org", name, argument)
-        return torchvision.models.get_model_weights(plain)["DEFAULT"].get_state_dict(check_hash=True)
-    import timm
-
-    _require_network("huggingface.co", name, argument)
-    return timm.create_model(plain, pretrained=True).state_dict()
-
-
-def _require_network(host: str, name: str, argument: str) -> None:
-    """Fail at once without a network, where the libraries would try for most of a minute."""
-    if any(os.environ.get(proxy) for proxy in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")):
-        return
-    try:
-        socket.create_connection((host, 443), timeout=0.7).close()
-    except OSError as error:
-        raise UserError(
-            f'{argument}="pretrained" for "{name}" come from {host}, which cannot be reached ({error}): '
-            f"give {argument}=FILE"
-        ) from error

@@ -1,7 +1,7 @@
 """Classification as a task: labelled images, cross-entropy with smoothing and mixing, accuracy."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,13 @@ from gcnet.data.images import size_on_disk
 from gcnet.data.loading import Batch, Images, Skipped, build_loader, collate
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
+from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.data.source import DataSplits, open_data
 from gcnet.evaluation.classification import ClassificationResult, evaluate_classifier
+from gcnet.evaluation.preprocessing import own_preprocessing
 from gcnet.models.files import save_model
+from gcnet.models.names import split_name
+from gcnet.models.outputs import check_classifier, class_outputs
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.loop import AUTOCAST
@@ -99,8 +103,26 @@ class ClassificationTask:
         return pieces or [batch]
 
     def notes(self) -> list[str]:
-        """What was skipped, repaired or assumed in the data, and what may spoil the training, a sentence each."""
-        return [*self.splits.notes, *class_notes(self.splits.train), *shared_notes(self.splits.train, self.splits.val)]
+        """How images are prepared, what was skipped, repaired or assumed, and what may spoil the training."""
+        found = [*self.splits.notes, *class_notes(self.splits.train), *shared_notes(self.splits.train, self.splits.val)]
+        return [f"preprocessing: {self.splits.preprocessing}", *found]
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square images that the network gets."""
+        return self.splits.preprocessing.image_size
+
+    def check(self, network: nn.Module) -> None:
+        """Check that the network runs on images of this size and returns logits, one for each class.
+
+        Raises:
+            UserError: it does not.
+        """
+        check_classifier(network, self.image_size, len(self.classes))
+
+    def settled(self, data: DataSettings) -> DataSettings:
+        """The settings with the preprocessing written out, so that a resumed run needs no look at the weights."""
+        return replace(data, **asdict(PreprocessingSettings.like(self.splits.preprocessing)))
 
     def input_size(self, network: nn.Module) -> tuple[int, int]:  # noqa: ARG002
         """Height and width in pixels."""
@@ -145,10 +167,14 @@ class ClassificationTask:
         return count_flops(network, (1, 3, *self.input_size(network)))
 
     def losses(self, network: nn.Module, batch: Prepared) -> dict[str, Tensor]:
-        """Mean cross-entropy in nats."""
+        """Mean cross-entropy in nats; that of auxiliary heads (GoogLeNet, Inception v3) is added with its weight."""
         smoothing = self.settings.recipe.label_smoothing
-        logits = network(batch.images).float()
-        return {"loss": functional.cross_entropy(logits, batch.targets, label_smoothing=smoothing)}
+        outputs = class_outputs(network(batch.images))
+        loss = functional.cross_entropy(outputs.logits.float(), batch.targets, label_smoothing=smoothing)
+        for weight, logits in outputs.auxiliary:
+            auxiliary = functional.cross_entropy(logits.float(), batch.targets, label_smoothing=smoothing)
+            loss = loss + weight * auxiliary
+        return {"loss": loss}
 
     def evaluate(
         self,
@@ -218,11 +244,14 @@ def open_classification(settings: TrainSettings, processes: Processes) -> Classi
     """
     names = [field.name for field in fields(settings.detector)]
     refuse_changed(settings.detector, names, "detectors", f"{settings.network.model} is a classifier")
-    return ClassificationTask(open_data(settings.data, split_seed=settings.machine.seed), settings, processes)
+    name, weights = split_name(settings.network.model)[1], settings.network.weights
+    own = None if weights is None else own_preprocessing(name, weights, training=True)
+    splits = open_data(settings.data, split_seed=settings.machine.seed, preprocessing=own)
+    return ClassificationTask(splits, settings, processes)
 
 
-def build_classifier(settings: TrainSettings, num_classes: int) -> nn.Module:
-    """The network that the settings describe, with its blocks."""
+def build_classifier(settings: TrainSettings, num_classes: int, *, image_size: int | None = None) -> nn.Module:
+    """The network that the settings describe, with its blocks, for images of this side in pixels."""
     from gcnet.models.create import create_model
 
     network = settings.network
@@ -236,6 +265,7 @@ def build_classifier(settings: TrainSettings, num_classes: int) -> nn.Module:
         blocks=network.blocks,
         position=network.position,
         at=network.at,
+        image_size=image_size,
         **network.block_options(),
     )
 

@@ -19,6 +19,7 @@ from gcnet.data.coco.loading import (
 )
 from gcnet.data.coco.source import CocoPart, open_coco
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
+from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
 from gcnet.evaluation.detector import DetectorResult, evaluate_detector
 from gcnet.models.files import save_model
@@ -32,7 +33,7 @@ from gcnet.training.task import Evaluation, first_readable, micro_batches, unles
 
 _SHOWN = 12
 _SHORT, _LONG = 800, 1333  # the sides of COCO's detectors, in pixels
-_CLASSIFIERS_AUGMENT = ("crop", "crop_scale", "pad", "rand_augment", "rand_magnitude", "erasing")
+_CLASSIFIERS_AUGMENT = ("random_crop", "crop_scale", "pad", "rand_augment", "rand_magnitude", "erasing")
 _CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix")
 
 
@@ -76,6 +77,17 @@ class DetectionTask:
     def _loader(self, samples: DetectionSamples, order: EpochSampler | EvaluationSampler) -> Any:
         pin = torch.cuda.is_initialized()
         return build_detection_loader(samples, order, self.settings.data.workers, pin_memory=pin)
+
+    @property
+    def image_size(self) -> None:
+        """None: images have many sizes."""
+
+    def check(self, network: nn.Module) -> None:
+        """Nothing: a detector by name takes images of any size."""
+
+    def settled(self, data: DataSettings) -> DataSettings:
+        """The settings as they are: a detector prepares images itself."""
+        return data
 
     def notes(self) -> list[str]:
         """What of the data is left out or mended, a sentence each."""
@@ -273,10 +285,11 @@ def _refuse_classifiers(settings: TrainSettings) -> None:
     network = f"{settings.network.model} is a detector"
     refuse_changed(settings.augment, _CLASSIFIERS_AUGMENT, "classifiers", network)
     refuse_changed(settings.recipe, _CLASSIFIERS_RECIPE, "classifiers", network)
-    if settings.data.resize is not None or (settings.data.image_size is not None and not settings.data.is_generated):
-        raise UserError(
-            f"--image-size and --resize belong to classifiers, and {network}: give --short-side and --long-side"
-        )
+    given = settings.data.preprocessing.given()
+    if settings.data.is_generated:
+        given = [flag for flag in given if not flag.startswith("--image-size")]
+    if given:
+        raise UserError(f"{given[0]} belongs to classifiers, and {network}: give --short-side and --long-side")
 
 
 def _title(labels: Tensor, classes: Sequence[str]) -> str:

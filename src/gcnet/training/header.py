@@ -9,6 +9,7 @@ import torch
 from gcnet.errors import printable
 from gcnet.models.insertion import inserted
 from gcnet.models.names import is_detector
+from gcnet.models.weights import loaded_weights
 from gcnet.training.loop import Trainer
 from gcnet.training.settings import TrainSettings
 
@@ -25,7 +26,7 @@ def print_header(trainer: Trainer, settings: TrainSettings, folder: Path, say: C
     say(_network(trainer, settings))
     for insertion in inserted(trainer.network):
         say(str(insertion))
-    say(f"weights: {_weights(settings)}")
+    say(f"weights: {_weights(trainer, settings)}")
     if settings.recipe.preset == "finetune" and settings.network.weights is None:
         say("note: --preset finetune without --weights trains a randomly initialized network with a fine-tuning recipe")
     for line in data_lines(trainer, settings):
@@ -52,13 +53,13 @@ def _network(trainer: Trainer, settings: TrainSettings) -> str:
     return f"{settings.network.model}: {parameters:,} parameters{blocks}{frozen}"
 
 
-def _weights(settings: TrainSettings) -> str:
-    network, detector = settings.network, settings.detector
-    if network.weights is not None:
-        return printable(network.weights)
-    if is_detector(network.model) and detector.backbone_weights is not None:
-        return f"backbone from {printable(detector.backbone_weights)}, the rest randomly initialized"
-    return "random initialization"
+def _weights(trainer: Trainer, settings: TrainSettings) -> str:
+    loaded = loaded_weights(trainer.network)
+    if loaded is None:
+        return "random initialization"
+    if is_detector(settings.network.model) and settings.detector.backbone_weights is not None:
+        return f"backbone: {loaded}; the rest randomly initialized"
+    return str(loaded)
 
 
 def _recipe(trainer: Trainer, settings: TrainSettings) -> str:

@@ -28,11 +28,12 @@ def open_task(settings: TrainSettings, processes: Processes) -> ClassificationTa
     return open_it(settings, processes)
 
 
-def build_network(settings: TrainSettings, num_classes: int) -> nn.Module:
-    """The network that filled settings describe.
+def build_network(settings: TrainSettings, num_classes: int, *, image_size: int | None = None) -> nn.Module:
+    """The network that filled settings describe; a classifier that is made for one size is built for `image_size`.
 
     Raises:
         UserError: an unknown name, or weights that do not fit.
     """
-    build = build_detector if is_detector(settings.network.model) else build_classifier
-    return build(settings, num_classes)
+    if is_detector(settings.network.model):
+        return build_detector(settings, num_classes)
+    return build_classifier(settings, num_classes, image_size=image_size)

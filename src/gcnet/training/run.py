@@ -118,7 +118,7 @@ def train(
         config = {
             "gcnet": versions(["gcnet"]).get("gcnet"),
             "own_network": build_model is not None,
-            "settings": replace(chosen, recipe=recipe).anchored().to_dict(),
+            "settings": replace(chosen, recipe=recipe, data=task.settled(chosen.data)).anchored().to_dict(),
         }
         output, name = settings.output.output, default_name(settings)
 
@@ -174,7 +174,7 @@ def resume(
         settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs, steps=steps))
     with processes_joined(choose_device(settings.machine.device)) as processes, _only_writer(found, processes):
         state = load_state(found.checkpoint) if found.checkpoint.exists() else None
-        with assembled(_without_files(settings) if state else settings, build_model) as (trainer, task):
+        with assembled(settings, build_model, resumed=state is not None) as (trainer, task):
             _check_length(trainer, state)
             recipe = settings.recipe.resolved(task.steps_per_epoch)
             changed = replace(settings, recipe=recipe)
@@ -239,16 +239,26 @@ def _removed_unless_begun(folder: RunFolder, trainer: Trainer) -> Generator[None
 
 
 @contextmanager
-def assembled(settings: TrainSettings, build_model: BuildModel | None) -> Generator[tuple[Trainer, Task], None, None]:
-    """Data, network and trainer, ready for the first step, in all processes; GPU switches are set back afterwards."""
+def assembled(
+    settings: TrainSettings, build_model: BuildModel | None, *, resumed: bool = False
+) -> Generator[tuple[Trainer, Task], None, None]:
+    """Data, network and trainer, ready for the first step, in all processes; GPU switches are set back afterwards.
+
+    Args:
+        settings: of the run.
+        build_model: as in `train`.
+        resumed: a checkpoint holds all weights, so that those the run started from are not looked for.
+    """
     device = choose_device(settings.machine.device)
     with processes_joined(device) as processes, _gpu_switches(settings.machine):
         settings = filled(settings)
         task: Task = open_task(settings, processes)
         seed = settings.machine.seed
         seed_everything(seed)
-        build = build_model or partial(build_network, settings)
+        described = _without_files(settings) if resumed else settings
+        build = build_model or partial(build_network, described, image_size=task.image_size)
         network = build(len(task.classes))
+        task.check(network)
         if settings.detector.norm == "sync" and device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         # Dropout must differ between processes, and must not depend on how many numbers the network's making drew.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gcnet.data.loading import Samples
+from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
 
 
@@ -121,6 +122,20 @@ class Task(Protocol[Loaded, Prepared]):
     steps_per_epoch: int
     classes: tuple[str, ...]
     evaluation_images: int
+
+    @property
+    def image_size(self) -> int | None:
+        """Side in pixels of square images, which some networks are built for; None where images have many sizes."""
+
+    def check(self, network: nn.Module) -> None:
+        """Check that the network suits the data, before anything is written.
+
+        Raises:
+            UserError: it does not.
+        """
+
+    def settled(self, data: DataSettings) -> DataSettings:
+        """The settings of the data with nothing left to be chosen, as config.json keeps them."""
 
     def notes(self) -> list[str]:
         """What the user should know of the data before the run begins, a sentence each."""

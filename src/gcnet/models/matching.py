@@ -1,0 +1,196 @@
+"""The names and shapes of weights, matched to those of a network: prefixes, heads for other classes, other sizes."""
+
+import sys
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gcnet.errors import UserError, printable
+from gcnet.models.names import build_host, is_detector
+
+# Layers of auxiliary classifiers, which count in training only.
+AUXILIARY = frozenset({"AuxLogits.fc", "aux1.fc2", "aux2.fc2"})
+
+_LEAST_SHARE = 0.5  # of a network's names that a prefix must account for
+_SHOWN = 3
+_MMDET = ("roi_head.", "rpn_head.", "bbox_head.", "neck.")
+# What a timm filter raises for weights that are not of its network.
+_FILTER_FAILURES = (KeyError, RuntimeError, ValueError, AttributeError, IndexError, TypeError, AssertionError)
+
+
+@dataclass(frozen=True)
+class NewHead:
+    """The part of a classifier that stays new: names of its weights and layers, and the reason in words."""
+
+    names: frozenset[str] = frozenset()
+    layers: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def matched_names(
+    found: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights by the network's own names: without the prefix that a larger model around the network gave them.
+
+    Of such a model (`backbone.` beside `head.fc.`) the layers outside the prefix that the network lacks are left out.
+
+    Args:
+        found: the weights by their names in the file.
+        own: the network's.
+        origin: of the weights, for errors.
+
+    Returns:
+        The weights by name, and in words what was done.
+
+    Raises:
+        UserError: several prefixes fit equally well, so that the file holds several networks.
+    """
+    if sum(name in own for name in found) >= _LEAST_SHARE * len(own):
+        return dict(found), []
+    ends = {name.rpartition(".")[2] for name in own}
+    prefixes = Counter(
+        prefix
+        for name in found
+        if name.rpartition(".")[2] in ends
+        for prefix in _prefixes(name)
+        if name.removeprefix(prefix) in own
+    )
+    fitting = [(count, prefix) for prefix, count in prefixes.items() if count >= _LEAST_SHARE * len(own)]
+    if not fitting:
+        return dict(found), []
+    best = max(fitting)[0]
+    chosen = sorted(prefix for count, prefix in fitting if count == best)
+    if len(chosen) > 1:
+        names = " and ".join(f'"{printable(prefix)}"' for prefix in chosen)
+        raise UserError(f"the weights of {printable(origin)} are of several networks, {names}: save one of them alone")
+    return _without_prefix(found, own, chosen[0])
+
+
+def _prefixes(name: str) -> list[str]:
+    """`a.b.c` -> `a.`, `a.b.`."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) + "." for count in range(1, len(parts))]
+
+
+def _without_prefix(
+    found: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    matched = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+    notes, left_out = [f'prefix "{printable(prefix)}" removed'], []
+    for name, value in found.items():
+        if name.startswith(prefix):
+            continue
+        # A classifier beside the prefix: head.fc.weight, or fc.weight.
+        short = next((one for one in (name, *map(name.removeprefix, _prefixes(name))) if one in own), None)
+        if short is not None and short not in matched and own[short].shape[1:] == value.shape[1:]:
+            matched[short] = value
+        else:
+            left_out.append(name)
+    if left_out:
+        notes.append(f"{len(left_out)} tensors outside it left out ({listed(left_out)})")
+    return matched, notes
+
+
+def listed(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(printable, names[:_SHOWN])) + more
+
+
+def resized(found: dict[str, Tensor], own: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights in the names and shapes of timm's or torchvision's network: position embeddings of another grid resized.
+
+    Weights that fit, and those of other networks, stay as they are.
+    """
+    fits = all(name in own and own[name].shape[1:] == value.shape[1:] for name, value in found.items())
+    if fits and len(found) >= len(own):
+        return found
+    module = sys.modules[type(model).__module__]
+    convert = getattr(module, "checkpoint_filter_fn", None)
+    if module.__name__.startswith("timm.") and convert is not None:
+        blocks = {name: value for name, value in found.items() if ".context." in name}
+        host = {name: value for name, value in found.items() if name not in blocks}
+        try:
+            converted = {name: value for name, value in convert(host, model).items() if isinstance(value, Tensor)}
+        except _FILTER_FAILURES:
+            return found
+        better = sum(name in own for name in converted) >= sum(name in own for name in host)
+        return converted | blocks if better else found
+    embedding = "encoder.pos_embedding"
+    if module.__name__.startswith("torchvision.") and found.get(embedding) is not None and embedding in own:
+        found[embedding] = _resized_embedding(found[embedding], own[embedding], model)
+    return found
+
+
+def _resized_embedding(embedding: Tensor, own: Tensor, model: Any) -> Tensor:
+    """The position embedding (1, P + 1, C) of torchvision's ViT for the model's grid."""
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    name = "encoder.pos_embedding"
+    if embedding.shape == own.shape or embedding.dim() != 3 or embedding.shape[-1] != own.shape[-1]:
+        return embedding
+    try:
+        return interpolate_embeddings(model.image_size, model.patch_size, OrderedDict({name: embedding}))[name]
+    except ValueError:  # not a square grid
+        return embedding
+
+
+def new_head(
+    own: Mapping[str, Tensor], found: Mapping[str, Tensor], fresh: set[str], host_name: str, options: Mapping[str, Any]
+) -> NewHead:
+    """The layers of a head that weights for other classes, or without a classifier, leave new.
+
+    Args:
+        own: the network's tensors.
+        found: the weights, by the same names.
+        fresh: names of tensors that stay new anyway.
+        host_name: of the network without its blocks.
+        options: of `build_host`, beside name and classes.
+    """
+    unfit = {name for name, value in found.items() if name in own and own[name].shape != value.shape}
+    missing = {name for name in own if name not in found and name not in fresh}
+    if not unfit and not missing:
+        return NewHead()
+    layers = class_layers(host_name, options)
+    dependent = {name for name in own if name.rpartition(".")[0] in layers}
+    if unfit and unfit <= dependent and all(own[name].shape[1:] == found[name].shape[1:] for name in unfit):
+        names = dependent
+        first = min(unfit, key=lambda name: (own[name].dim(), len(name), name))
+        counts = f"{len(found[first])} outputs in the weights, {len(own[first])} in the network"
+    else:
+        names, counts = set(), ""
+    absent = _absent(found, missing - names, layers, host_name)
+    new = frozenset(names | absent)
+    if not new:
+        return NewHead()
+    shown = tuple(sorted({name.rpartition(".")[0] for name in new if name.rpartition(".")[0] in layers}))
+    reason = ", ".join(filter(None, [counts, f"{_roots(absent)} not in the weights" if absent else ""]))
+    return NewHead(new, shown, f"classifier initialized anew ({', '.join(shown)}): {reason}")
+
+
+def _absent(found: Mapping[str, Tensor], missing: set[str], layers: set[str], host_name: str) -> set[str]:
+    """The missing names, where all lie in heads of which nothing is found."""
+    depth = None if is_detector(host_name) else 1
+    roots = {".".join(layer.split(".")[:depth]) + "." for layer in layers}
+    heads = tuple(root for root in roots if not any(name.startswith(root) for name in found))
+    return missing if heads and all(name.startswith(heads) for name in missing) else set()
+
+
+def _roots(names: set[str]) -> str:
+    return ", ".join(sorted({name.partition(".")[0] for name in names}))
+
+
+def class_layers(host_name: str, options: Mapping[str, Any] | None = None) -> set[str]:
+    """The layers whose shape depends on the number of classes."""
+    with torch.device("meta"):
+        two, three = (build_host(host_name, classes, **(options or {})).state_dict() for classes in (2, 3))
+    return {name.rpartition(".")[0] for name in two if two[name].shape != three[name].shape}
+
+
+def looks_like_mmdet(names: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of a detector of mmdet or mmpretrain."""
+    return any(name.startswith("backbone.") for name in names) and any(name.startswith(_MMDET) for name in names)

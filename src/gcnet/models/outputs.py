@@ -1,0 +1,136 @@
+"""What classifiers return: logits alone, or with the logits of auxiliary heads beside them, in several forms."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gcnet.errors import UserError
+from gcnet.models.insertion.copies import in_place, on_meta
+
+# The weight of each auxiliary loss, by the type that torchvision's networks return in training: 0.3 as in section 5 of
+# GoogLeNet (arXiv 1409.4842), 0.4 as in PyTorch's fine-tuning tutorial for Inception v3.
+_AUXILIARY = {
+    "GoogLeNetOutputs": (("aux_logits1", 0.3), ("aux_logits2", 0.3)),
+    "InceptionOutputs": (("aux_logits", 0.4),),
+}
+_KEYS = ("logits", "out", "output")
+# What networks raise for images of a size that they are not made for.
+_RUN_FAILURES = (AssertionError, RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError)
+
+
+@dataclass(frozen=True)
+class ClassOutputs:
+    """Logits (N, K), and those of auxiliary heads, each with the weight of its loss."""
+
+    logits: Tensor
+    auxiliary: tuple[tuple[float, Tensor], ...] = ()
+
+
+def class_outputs(output: object) -> ClassOutputs:
+    """The logits in the output of a classifier.
+
+    Args:
+        output: logits (N, K); a named tuple of torchvision's GoogLeNet or Inception v3, whose auxiliary logits count in
+            training; a mapping or an object with an entry `logits` (or `out`, `output`), such as those of Hugging Face;
+            or a tuple or list that starts with the logits.
+
+    Raises:
+        UserError: there are no logits in it.
+    """
+    kind = type(output).__name__
+    logits = _logits(output)
+    if logits is None or logits.dim() != 2 or not logits.is_floating_point():
+        found = f"a tensor of shape {tuple(logits.shape)}" if logits is not None else f"a {kind}"
+        forms = "alone, first in a tuple or under the key logits"
+        raise UserError(f"a classifier must return logits (N, classes), {forms}; found {found}")
+    pairs = ((weight, getattr(output, name, None)) for name, weight in _AUXILIARY.get(kind, ()))
+    return ClassOutputs(logits, tuple((weight, value) for weight, value in pairs if isinstance(value, Tensor)))
+
+
+def _logits(output: object) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
+    for key in _KEYS:
+        value = output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
+        if isinstance(value, Tensor):
+            return value
+    is_sequence = isinstance(output, Sequence) and not isinstance(output, str)
+    return output[0] if is_sequence and output and isinstance(output[0], Tensor) else None
+
+
+def check_classifier(network: nn.Module, image_size: int, num_classes: int) -> None:
+    """Run a copy of the network once, in evaluation and in training mode, to see that it takes and gives what it must.
+
+    The copy is on the meta device, so that it costs neither memory nor arithmetic; a network that cannot run there is
+    run itself, in evaluation mode.
+
+    Args:
+        network: the classifier; left as it is, as is torch's random state.
+        image_size: side of the square images in pixels.
+        num_classes: expected length of the logits.
+
+    Raises:
+        UserError: it does not run on images of this size, or does not return logits of this length.
+    """
+    logits = class_outputs(_answer(network, image_size)).logits
+    if logits.shape[1] != num_classes:
+        raise UserError(
+            f"the network has {logits.shape[1]} outputs and the data {num_classes} classes; they must be equal"
+        )
+
+
+def _answer(network: nn.Module, image_size: int) -> object:
+    """The output in evaluation mode, after which training mode was tried too."""
+    try:
+        with on_meta(network) as copy:
+            output = _run(copy, image_size, torch.device("meta"))
+    except Exception:  # A network of any kind may fail in any way on the meta device; the real run decides.
+        device = next((value.device for value in network.parameters()), torch.device("cpu"))
+        try:
+            with in_place(network):
+                return _run(network, image_size, device)
+        except _RUN_FAILURES as error:
+            raise _unsuited(network, image_size, error) from error
+    try:
+        with on_meta(network) as copy:
+            class_outputs(_run(copy.train(), image_size, torch.device("meta")))
+    except (NotImplementedError, UserError) as error:
+        if isinstance(error, UserError):
+            raise
+        # Some step of training alone cannot run on the meta device.
+    except _RUN_FAILURES as error:
+        raise _unsuited(network, image_size, error) from error
+    return output
+
+
+def _run(network: nn.Module, image_size: int, device: torch.device) -> object:
+    dtype = next((value.dtype for value in network.parameters() if value.is_floating_point()), torch.float32)
+    images = torch.zeros(2, 3, image_size, image_size, dtype=dtype, device=device)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return network(images)
+
+
+def _unsuited(network: nn.Module, image_size: int, error: Exception) -> UserError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    size = usual_size(network)
+    remedy = f"--image-size {size}" if size and size != image_size else "another --image-size"
+    takes = f"; it is made for {size} x {size}" if size and size != image_size else ""
+    return UserError(
+        f"{type(network).__name__} cannot run on images of {image_size} x {image_size} pixels{takes}: give {remedy} "
+        f"({reason})"
+    )
+
+
+def usual_size(network: nn.Module) -> int | None:
+    """Side in pixels of the images that a network says it is made for, None where it does not say."""
+    for owner in (getattr(network, "patch_embed", None), network):
+        for name in ("img_size", "image_size"):
+            size = getattr(owner, name, None)
+            size = size[0] if isinstance(size, Sequence) and size and not isinstance(size, str) else size
+            if isinstance(size, int):
+                return size
+    config = getattr(network, "pretrained_cfg", None)
+    size = config.get("input_size") if isinstance(config, Mapping) else None
+    return size[-1] if size else None
