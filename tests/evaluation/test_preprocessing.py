@@ -96,7 +96,7 @@ def test_networks_of_our_own_have_the_size_of_their_images_and_detectors_none() 
 
 
 def test_a_model_files_own_preprocessing_comes_before_that_of_the_name(tmp_path: Path) -> None:
-    stored = Preprocessing(48, 55, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "squash")
+    stored = Preprocessing(48, 55, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), crop_mode="squash")
     save_model(create_model("cifar_resnet20"), tmp_path / "own.safetensors", preprocessing=stored.to_dict())
     assert own_preprocessing("cifar_resnet20", str(tmp_path / "own.safetensors")) == stored
     save_model(create_model("cifar_resnet20"), tmp_path / "none.safetensors")
