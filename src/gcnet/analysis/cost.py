@@ -63,7 +63,7 @@ def count_detector_flops(
         model: the detector.
         size: height and width in pixels of the image once resized; it is padded to multiples of 32, as ever.
         proposals: regions whose class and box are found.
-        detections: regions whose mask is found.
+        detections: regions whose mask is found, if the detector predicts masks.
 
     Raises:
         UserError: the network is no such detector, or a number is out of range.
@@ -97,8 +97,9 @@ def run_detector(skeleton: Any, size: tuple[int, int], *, proposals: int, detect
     for stage in getattr(skeleton.roi_heads, "stages", [skeleton.roi_heads]):
         boxes = torch.empty(proposals, channels, *stage.box_roi_pool.output_size, device="meta")
         stage.box_predictor(stage.box_head(boxes))
-        masks = torch.empty(detections, channels, *stage.mask_roi_pool.output_size, device="meta")
-        stage.mask_predictor(stage.mask_head(masks))
+        if stage.has_mask():
+            masks = torch.empty(detections, channels, *stage.mask_roi_pool.output_size, device="meta")
+            stage.mask_predictor(stage.mask_head(masks))
 
 
 def padded_size(detector: Any, size: tuple[int, int]) -> tuple[int, int]:

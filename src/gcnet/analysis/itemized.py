@@ -84,7 +84,7 @@ def stage_parts(model: nn.Module) -> dict[str, str]:
     """The stage that each part of a network belongs to, by the path of the part, in the order of the network.
 
     Of a residual network the stages are `layer1` and so on, `stem` before and `head` after them; of another network its
-    children; of a detector those of its backbone, and `pyramid`, `proposals`, `boxes` and `masks`.
+    children; of a detector those of its backbone, and `pyramid`, `proposals`, `boxes` and, with a mask head, `masks`.
     """
     heads: Any = getattr(model, "roi_heads", None)
     if heads is None:
@@ -93,9 +93,14 @@ def stage_parts(model: nn.Module) -> dict[str, str]:
     parts = _body_parts(detector.backbone.body, "backbone.body.")
     parts |= {"backbone.fpn": "pyramid", "rpn.head": "proposals"}
     prefixes = [f"roi_heads.stages.{index}." for index in range(len(getattr(heads, "stages", ())))] or ["roi_heads."]
-    for stage, kind in (("boxes", "box"), ("masks", "mask")):
+    kinds = (("boxes", "box"), ("masks", "mask")) if _has_mask_head(heads) else (("boxes", "box"),)
+    for stage, kind in kinds:
         parts |= {f"{prefix}{kind}_{part}": stage for prefix in prefixes for part in ("head", "predictor")}
     return parts
+
+
+def _has_mask_head(heads: Any) -> bool:
+    return getattr(heads, "stages", [heads])[0].has_mask()
 
 
 def _body_parts(body: nn.Module, prefix: str) -> dict[str, str]:

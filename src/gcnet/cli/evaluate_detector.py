@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gcnet.training.distributed import Processes
 
 LISTED_CLASSES = 100
+_PLURALS = {"box": "boxes", "mask": "masks"}
 BATCH_SIZE = 1
 
 
@@ -105,20 +106,24 @@ def _print_result(result: "DetectorResult") -> None:
     if result.is_coco_subset:
         print("\nSo few of COCO's images give no COCO result: that takes all 5,000 of its validation set.")
     width = max(map(len, DEFINITIONS))
-    print(f"\n{'':<5}  {'times 100, mean over the classes':<{width}}  {'boxes':>5}  {'masks':>5}")
+    kinds = result.kinds()
+    heads = "".join(f"  {_PLURALS[kind]:>5}" for kind in kinds)
+    print(f"\n{'':<5}  {'times 100, mean over the classes':<{width}}{heads}")
     for name, definition in zip(NUMBERS, DEFINITIONS, strict=True):
-        boxes, masks = (_hundredths(found.numbers[name]) for found in (result.boxes, result.masks))
-        print(f"{name:<5}  {definition:<{width}}  {boxes:>5}  {masks:>5}")
+        values = "".join(f"  {_hundredths(found.numbers[name]):>5}" for found in kinds.values())
+        print(f"{name:<5}  {definition:<{width}}{values}")
     _print_classes(result)
 
 
 def _print_classes(result: "DetectorResult") -> None:
     listed = list(result.objects.items())[:LISTED_CLASSES]
     width = max(len("class"), *(len(printable(name)) for name, _ in listed))
-    print(f"\n{'class':<{width}}  {'objects':>7}  {'AP box':>6}  {'AP mask':>7}")
+    kinds = result.kinds()
+    heads = "".join(f"  {'AP ' + kind:>7}" for kind in kinds)
+    print(f"\n{'class':<{width}}  {'objects':>7}{heads}")
     for name, count in listed:
-        box, mask = (_hundredths(found.per_class[name]) for found in (result.boxes, result.masks))
-        print(f"{printable(name):<{width}}  {count:>7,}  {box:>6}  {mask:>7}")
+        values = "".join(f"  {_hundredths(found.per_class[name]):>7}" for found in kinds.values())
+        print(f"{printable(name):<{width}}  {count:>7,}{values}")
     if len(result.objects) > len(listed):
         print(f"and {len(result.objects) - len(listed):,} more, which --output writes down")
 
@@ -156,8 +161,9 @@ def _write(result: "DetectorResult", images: "CocoImages", settings: "Settings",
 def _table(result: "DetectorResult") -> str:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["class", "objects", "box_AP", "mask_AP"])
+    kinds = result.kinds()
+    writer.writerow(["class", "objects", *(f"{kind}_AP" for kind in kinds)])
     for name, count in result.objects.items():
-        values = (found.per_class[name] for found in (result.boxes, result.masks))
+        values = (found.per_class[name] for found in kinds.values())
         writer.writerow([name, count, *("" if value is None else f"{value:.6f}" for value in values)])
     return table.getvalue()

@@ -79,8 +79,9 @@ def _explain_detectors(name: str | None) -> None:
 
     if name is None:
         print(
-            "\nDetectors are mask_rcnn_NAME and cascade_mask_rcnn_NAME, such as mask_rcnn_gc_resnet50; with _dcn behind"
-            "\nresnet50, resnet101 or a ResNeXt, c3 to c5 have deformable convolutions."
+            "\nDetectors are mask_rcnn_NAME, cascade_mask_rcnn_NAME and, of boxes only, faster_rcnn_NAME, such as"
+            "\nmask_rcnn_gc_resnet50; with _dcn behind resnet50, resnet101 or a ResNeXt, c3 to c5 have deformable"
+            "\nconvolutions."
         )
     elif is_detector(name):
         print(

@@ -18,7 +18,9 @@ from gcnet.compare.settings import CompareSettings
 from gcnet.compare.task import input_size, sample_pictures
 from gcnet.compare.variants import Variant
 from gcnet.errors import UserError
+from gcnet.models.names import without_masks
 from gcnet.report.results import BASELINE, Comparison, Cost
+from gcnet.report.score import scores_of
 from gcnet.report.write import write_report
 from gcnet.storage import write_atomic
 from gcnet.training.distributed import Processes, choose_device, processes_joined
@@ -60,10 +62,20 @@ def compare(
         return _compare(settings, variants, processes, listener)
 
 
+def _check_score(metric: str, settings: CompareSettings) -> None:
+    score = scores_of(settings.model)[0]
+    if metric != score.column:
+        raise UserError(
+            f"{settings.model} is compared by {score.name}, and not every validation object of --data has a mask: take "
+            f"{without_masks(settings.model)}, a detector of boxes"
+        )
+
+
 def _compare(settings: CompareSettings, variants: Variants, processes: Processes, reporter: Reporter) -> Comparison:
     device = str(choose_device(settings.device))
     training = filled(describe(settings, BASELINE, variants))
     task = open_task(training, Processes())
+    _check_score(task.metric, settings)
     steps = training.recipe.length(task.steps_per_epoch)
     training = replace(training, recipe=training.recipe.resolved(task.steps_per_epoch))
     trainings = plan(settings, epochs=steps / task.steps_per_epoch, variants=variants)

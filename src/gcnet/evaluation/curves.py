@@ -19,15 +19,16 @@ _RECALL = np.linspace(0, 1, 101)
 _IOU_50, _IOU_75 = 0, 5  # rows of `DetectionResult.precision`
 
 
-def plot_precision_recall(boxes: DetectionResult, masks: DetectionResult, path: Path | str) -> None:
-    """Draw precision over recall, of boxes and of masks, into a PNG.
+def plot_precision_recall(boxes: DetectionResult, masks: DetectionResult | None, path: Path | str) -> None:
+    """Draw precision over recall, of boxes and, if there are any, of masks, into a PNG.
 
     Thick lines are means over the classes that have objects: at IoU 0.50, at 0.75, and over 0.50 to 0.95. Up to
     `NAMED_CLASSES` classes also have a thin line each, at IoU 0.50. The area under a line is the average precision,
     which the legend has times 100.
     """
-    figure = Figure(figsize=(14, 5.6), layout="constrained")
-    for axes, result, title in zip(figure.subplots(1, 2), (boxes, masks), ("Boxes", "Masks"), strict=True):
+    panels = [(boxes, "Boxes")] if masks is None else [(boxes, "Boxes"), (masks, "Masks")]
+    figure = Figure(figsize=(7 * len(panels), 5.6), layout="constrained")
+    for axes, (result, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw(axes, result)
         style_axes(axes, title, "recall", "precision")
         axes.set_xlim(0, 1.01)

@@ -36,7 +36,7 @@ class Detected:
         height: pixels of the image, upright.
         width: likewise.
         results: in COCO's result format (`gcnet.evaluation.detection.coco_results`), the best first, each also with the
-            `area` of its mask in pixels.
+            `area` of its mask in pixels, or of its box if the detector predicts no masks.
     """
 
     path: Path
@@ -67,8 +67,9 @@ class Detections:
         `images` holds `id`, `file_name` (the path), `width` and `height` of each image; `categories` the `id` and
         `name` of each class; `annotations` the detections: `id` (from 1), `image_id`, `category_id`, `bbox` (left, top,
         width and height in pixels), `score` (0 to 1), `segmentation` (`size`, height and width, and `counts`, COCO's
-        compressed run lengths as text), `area` (pixels of the mask) and `iscrowd` (0). The annotations alone are a
-        list in COCO's result format. `left_out` counts and `skipped` names the files that could not be used.
+        compressed run lengths as text; absent if the detector predicts no masks), `area` (pixels of the mask, or of
+        the box) and `iscrowd` (0). The annotations alone are a list in COCO's result format. `left_out` counts and
+        `skipped` names the files that could not be used.
         """
         images = [
             {"id": one.image_id, "file_name": str(one.path), "width": one.width, "height": one.height}
@@ -207,4 +208,11 @@ def _results(
         part = {name: value[start : start + step] for name, value in found.values.items()}
         pasted = network.transform.postprocess([part], [found.size], [(height, width)])
         results += coco_results(pasted, [image_id], category_ids)
-    return tuple({**one, "area": extent(one["segmentation"], height, width)[0]} for one in results)
+    return tuple({**one, "area": _area(one, height, width)} for one in results)
+
+
+def _area(result: dict[str, Any], height: int, width: int) -> float:
+    """Pixels of a result's mask; of its box if it has no mask."""
+    if "segmentation" in result:
+        return extent(result["segmentation"], height, width)[0]
+    return result["bbox"][2] * result["bbox"][3]

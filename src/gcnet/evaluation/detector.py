@@ -11,7 +11,7 @@ from torch import nn
 from gcnet.data.coco.loading import DetectionBatch
 from gcnet.data.loading import Skipped
 from gcnet.errors import UserError
-from gcnet.evaluation.detection import KINDS, DetectionResult, coco_results, evaluate_detections
+from gcnet.evaluation.detection import DetectionResult, coco_results, evaluate_detections
 from gcnet.evaluation.inference import evaluating
 
 _COCO_IMAGES = 5000
@@ -23,7 +23,7 @@ class DetectorResult:
 
     Attributes:
         boxes: judged by the overlap of boxes.
-        masks: judged by the overlap of masks.
+        masks: judged by the overlap of masks; None where detections or annotations have boxes only.
         image_ids: of the images judged.
         objects: how many of each category, by its name, are in these images; crowds do not count.
         skipped: images that could not be read, and were not judged.
@@ -31,7 +31,7 @@ class DetectorResult:
     """
 
     boxes: DetectionResult
-    masks: DetectionResult
+    masks: DetectionResult | None
     image_ids: tuple[int, ...] = field(repr=False)
     objects: Mapping[str, int]
     skipped: tuple[Skipped, ...]
@@ -39,7 +39,7 @@ class DetectorResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers as plain JSON values, fractions from 0 to 1; None where there is nothing to find."""
-        kinds = {"box": self.boxes, "mask": self.masks}
+        kinds = self.kinds()
         return {
             "images": len(self.image_ids),
             "left_out": len(self.skipped),
@@ -52,6 +52,10 @@ class DetectorResult:
                 for name, count in self.objects.items()
             },
         }
+
+    def kinds(self) -> dict[str, DetectionResult]:
+        """The results by "box" and, if there are masks, "mask"."""
+        return {"box": self.boxes} | ({} if self.masks is None else {"mask": self.masks})
 
     @property
     def is_coco_subset(self) -> bool:
@@ -73,7 +77,7 @@ def evaluate_detector(
     """Judge a detector, whose training mode is put back; the images that could be read are those that count.
 
     Args:
-        model: in evaluation mode, a list of images -> dicts of boxes, labels, scores and masks.
+        model: in evaluation mode, a list of images -> dicts of boxes, labels, scores and, of some, masks.
         batches: this process' share of the images.
         annotations: the content of a COCO file without issues, of these images and perhaps more.
         category_ids: of each label, in the order of the labels.
@@ -89,17 +93,21 @@ def evaluate_detector(
     results: list[dict[str, Any]] = []
     image_ids: list[int] = []
     skipped: list[Skipped] = []
+    has_masks = True
     with evaluating(model) as network:
         for batch in batches:
             with torch.autocast(place.type, dtype=autocast, enabled=autocast is not None):
                 found = network([image.to(place, non_blocking=True) for image in batch.images]) if batch.images else []
+            has_masks = has_masks and all("masks" in one for one in found)
             results += coco_results(found, batch.image_ids, category_ids)
             image_ids += batch.image_ids
             skipped += batch.skipped
             progress(len(batch.names) + len(batch.skipped))
-    everyone = gather((results, image_ids, skipped))
-    results, image_ids, skipped = ([one for part in parts for one in part] for parts in zip(*everyone, strict=True))
-    return judge(annotations, results, sorted(image_ids), skipped)
+    everyone = gather((results, image_ids, skipped, [has_masks]))
+    results, image_ids, skipped, masks = (
+        [one for part in parts for one in part] for parts in zip(*everyone, strict=True)
+    )
+    return judge(annotations, results, sorted(image_ids), skipped, has_masks=all(masks))
 
 
 def judge(
@@ -107,8 +115,17 @@ def judge(
     results: Sequence[Mapping[str, Any]],
     image_ids: Sequence[int],
     skipped: Sequence[Skipped] = (),
+    *,
+    has_masks: bool = True,
 ) -> DetectorResult:
-    """Boxes and masks of these images judged.
+    """Evaluate the boxes of these images and, if all results and all annotations have masks, the masks.
+
+    Args:
+        annotations: the content of a COCO file without faults.
+        results: in COCO's result format.
+        image_ids: of the images that count.
+        skipped: images that could not be read.
+        has_masks: whether the results are of a detector that predicts masks.
 
     Raises:
         UserError: there is no image, or a score that is not finite.
@@ -119,7 +136,10 @@ def judge(
     for result in results:
         if not abs(result["score"]) <= 1:
             raise UserError(f"scores must be from 0 to 1; image {result['image_id']} has one of {result['score']}")
-    boxes, masks = (evaluate_detections(annotations, results, kind=kind, image_ids=image_ids) for kind in KINDS)
+    boxes = evaluate_detections(annotations, results, kind="bbox", image_ids=image_ids)
+    masks = None
+    if has_masks and all(one.get("segmentation") for one in (*annotations["annotations"], *results)):
+        masks = evaluate_detections(annotations, results, kind="segm", image_ids=image_ids)
     objects = _count_objects(annotations, set(image_ids))
     return DetectorResult(boxes, masks, tuple(image_ids), objects, tuple(skipped), results)
 

@@ -1,4 +1,4 @@
-"""Objects and detections marked on an image: masks tinted, boxes framed, and what they are written above."""
+"""Objects and detections marked on an image: masks, if any, tinted, boxes framed, and what they are written above."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _TEXT, _LINE = 11, 14  # pixels of letters, and of a line of them
 
 @dataclass(frozen=True)
 class Mark:
-    """An annotation or a result with a mask (without issues), how it counts, and its text."""
+    """An annotation or a result (without issues), how it counts, and its text."""
 
     entry: Entry
     kind: Verdict
@@ -42,6 +42,8 @@ def draw_marks(image: Image.Image, marks: Sequence[Mark], size: tuple[int, int])
     ordered = sorted(marks, key=lambda mark: _ORDER.index(mark.kind))
     pixels = np.array(image, dtype=np.float32)  # (H, W, 3)
     for mark in ordered:
+        if not mark.entry.get("segmentation"):
+            continue
         area = _resized(segmentation_mask(mark.entry["segmentation"], *size), image.size)
         pixels[area] = 0.6 * pixels[area] + 0.4 * np.array(_COLOURS[mark.kind])
     drawn = Image.fromarray(pixels.astype(np.uint8))

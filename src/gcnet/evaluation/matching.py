@@ -10,7 +10,7 @@ from gcnet.data.coco.images import Entry
 from gcnet.evaluation.detection import compressed
 
 SCORE, OVERLAP = 0.5, 0.5
-"""Detections count from this score on, and find an object whose mask they overlap by this much (IoU)."""
+"""Detections count from this score on, and find an object whose mask (or box) they overlap by this much (IoU)."""
 
 Verdict = Literal["right", "wrong", "crowd"]
 
@@ -20,8 +20,8 @@ class Outcome:
     """What came of the objects and the detections of one image.
 
     A detection with a score of at least `SCORE` finds the object of its class, not yet found by one of a higher score,
-    that its mask overlaps most, by at least `OVERLAP`. Others are false, but for those that lie in a crowd of their
-    class, which count neither way.
+    that its mask overlaps most, by at least `OVERLAP`; boxes count where there are no masks. Others are false, but for
+    those that lie in a crowd of their class, which count neither way.
 
     Attributes:
         image: entry of the image in the COCO file.
@@ -68,7 +68,7 @@ def worst_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def match_images(annotations: Mapping[str, Any], results: Sequence[Entry], image_ids: Collection[int]) -> list[Outcome]:
-    """The outcomes of some images of a COCO file without issues, by results of COCO's format with masks."""
+    """The outcomes of some images of a COCO file without issues, by results of COCO's format."""
     images = {image["id"]: image for image in annotations["images"]}
     truth: dict[int, list[Entry]] = {identity: [] for identity in image_ids}
     found: dict[int, list[Entry]] = {identity: [] for identity in image_ids}
@@ -110,7 +110,10 @@ def _overlaps(detections: Sequence[Entry], truth: Sequence[Entry], image: Entry,
     if not detections or not truth:
         return np.zeros((len(detections), len(truth)))
     size = image["height"], image["width"]
-    masks: Any = [[compressed(one["segmentation"], *size) for one in part] for part in (detections, truth)]
+    if all(one.get("segmentation") for one in (*detections, *truth)):
+        shapes: Any = [[compressed(one["segmentation"], *size) for one in part] for part in (detections, truth)]
+    else:
+        shapes = [np.array([one["bbox"] for one in part], dtype=float) for part in (detections, truth)]
     classes = [np.array([one["category_id"] for one in part]) for part in (detections, truth)]
-    overlaps = np.asarray(coco.iou(*masks, [int(crowd)] * len(truth))).reshape(len(detections), len(truth))
+    overlaps = np.asarray(coco.iou(*shapes, [int(crowd)] * len(truth))).reshape(len(detections), len(truth))
     return np.where(classes[0][:, None] == classes[1], overlaps, 0.0)

@@ -1,6 +1,6 @@
 """Results in COCO's format, read from a file that others have written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ _ACCEPTED = ("mask without pixels", "RLE counts not integers")
 
 
 def read_results(path: str | Path, annotations: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The results of a file, each with a box and a mask that can be judged against the annotations.
+    """The results of a file, each with a box and, if all have one, a mask that can be judged.
 
     Raises:
         UserError: the file is missing or no JSON list; a result lacks something, is of an image that the annotations
@@ -22,17 +22,19 @@ def read_results(path: str | Path, annotations: Mapping[str, Any]) -> list[dict[
     content = read_json(path, "results")
     if not isinstance(content, list):
         raise UserError(f"{path} is not in COCO's result format: expected a list of results, found {_kind(content)}")
+    has_masks = any(isinstance(result, dict) and "segmentation" in result for result in content)
+    keys = ("image_id", "category_id", "score", "bbox", *(("segmentation",) if has_masks else ()))
     sizes = {image["id"]: (image["height"], image["width"]) for image in annotations["images"]}
-    return [_checked(result, number, str(path), sizes) for number, result in enumerate(content, start=1)]
+    return [_checked(result, keys, f"{path}: result {number}", sizes) for number, result in enumerate(content, start=1)]
 
 
-def _checked(result: Any, number: int, path: str, sizes: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
+def _checked(result: Any, keys: Sequence[str], place: str, sizes: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
     def refuse(sentence: str) -> UserError:
-        return UserError(f"{path}: result {number} {sentence}")
+        return UserError(f"{place} {sentence}")
 
     if not isinstance(result, dict):
         raise refuse(f"should be an object, found {_kind(result)}")
-    for key in ("image_id", "category_id", "score", "bbox", "segmentation"):
+    for key in keys:
         if key not in result:
             raise refuse(f'has no "{key}"')
     for key in ("image_id", "category_id"):
@@ -50,6 +52,8 @@ def _checked(result: Any, number: int, path: str, sizes: Mapping[int, tuple[int,
         if kind not in _ACCEPTED:
             raise refuse(f"has a mask that cannot be judged ({kind}): {found}")
 
+    if "segmentation" not in keys:
+        return result
     checked = check_segmentation(result["segmentation"], *sizes[result["image_id"]], say)
     return result if checked is None else {**result, "segmentation": checked.value}
 

@@ -2,11 +2,10 @@
 
 from gcnet.data.coco.source import CocoPart, open_validation
 from gcnet.data.settings import DataSettings
-from gcnet.errors import UserError
 
 
 def open_truth(settings: DataSettings, seed: int = 0, *, needs_images: bool = True) -> CocoPart:
-    """The images of `open_validation`, all of whose objects have masks.
+    """The images of `open_validation`.
 
     Args:
         settings: which images.
@@ -14,16 +13,6 @@ def open_truth(settings: DataSettings, seed: int = 0, *, needs_images: bool = Tr
         needs_images: whether the image files must be there.
 
     Raises:
-        UserError: there are no such data, or an object has no mask.
+        UserError: there are no such data.
     """
-    part = open_validation(settings, seed, split_seed=seed, needs_images=needs_images)
-    _check_masks(part)
-    return part
-
-
-def _check_masks(part: CocoPart) -> None:
-    for annotation in part.images.content["annotations"]:
-        if not annotation.get("segmentation"):
-            raise UserError(
-                f"{part.place}: masks are judged against masks, and annotation {annotation['id']} has no segmentation"
-            )
+    return open_validation(settings, seed, split_seed=seed, needs_images=needs_images)

@@ -21,8 +21,9 @@ from gcnet.storage import write_atomic
 
 SHOWN_IN_PICTURE, SHOWN_ON_PAGE = 12, 48
 CAPTION = (
-    f"A detection of score {SCORE:g} or more finds an object of its class if their masks overlap by IoU {OVERLAP:g} or "
-    "more, each object once. Other detections are false, but for those in a crowd (grey), which do not count. "
+    f"A detection of score {SCORE:g} or more finds an object of its class if their masks (without masks, their boxes) "
+    f"overlap by IoU {OVERLAP:g} or more, each object once. Other detections are false, but for those in a crowd "
+    "(grey), which do not count. "
     "F1 = 2 x found / (2 x found + missed + false); the lowest come first, of equal ones that with the most errors. "
     "Blue is found; orange is missed (left) or false (right)."
 )

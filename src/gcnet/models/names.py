@@ -71,12 +71,12 @@ def _detector(host: str, kind: str, suffix: str, num_classes: int, options: Mapp
     if suffix == _DEFORMABLE:
         make_deformable(backbone)
     chosen = _DETECTOR_DEFAULTS.get(host, {}) | dict(options)
-    return build_mask_rcnn(backbone, num_classes=num_classes, cascade=kind == _CASCADE, **chosen)
+    return build_mask_rcnn(backbone, num_classes=num_classes, cascade=kind == _CASCADE, masks=kind != _FASTER, **chosen)
 
 
 # A detector's name: what it is, then (with a block) a prefix, its host, and _dcn for deformable convolutions in c3-c5.
-_CASCADE, _DEFORMABLE = "cascade_mask_rcnn_", "_dcn"
-_DETECTOR_KINDS = ("mask_rcnn_", _CASCADE)
+_MASK, _CASCADE, _FASTER, _DEFORMABLE = "mask_rcnn_", "cascade_mask_rcnn_", "faster_rcnn_", "_dcn"
+_DETECTOR_KINDS = (_MASK, _CASCADE, _FASTER)
 _PLAIN_HOSTS = ("resnet18", "resnet34", "cifar_resnet20", "cifar_resnet56", "scenes_resnet")
 _BOTTLENECK_HOSTS = ("resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x4d")
 _DETECTORS: dict[str, tuple[str, str, str]] = {  # host, kind and suffix by name
@@ -130,6 +130,17 @@ def list_detectors() -> list[str]:
 def is_detector(name: str) -> bool:
     """Whether a network's name is that of a detector."""
     return name.startswith(_DETECTOR_KINDS)
+
+
+def has_masks(name: str) -> bool:
+    """Whether a detector, by its name, predicts masks beside boxes."""
+    return is_detector(name) and not name.startswith(_FASTER)
+
+
+def without_masks(name: str) -> str:
+    """The detector of boxes only on the same network: `mask_rcnn_resnet50` -> `faster_rcnn_resnet50`."""
+    kind = next(kind for kind in (_CASCADE, _MASK, _FASTER) if name.startswith(kind))
+    return _FASTER + name.removeprefix(kind)
 
 
 def default_classes(host_name: str) -> int:

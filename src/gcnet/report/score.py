@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gcnet.models.names import is_detector
+from gcnet.models.names import has_masks, is_detector
 
 
 @dataclass(frozen=True)
@@ -47,4 +47,6 @@ DETECTOR_SCORES = (MASK_AP, BOX_AP)
 
 def scores_of(model: str) -> tuple[Score, ...]:
     """The scores of a network by its name: the first is what it is judged by, the others are shown beside it."""
-    return DETECTOR_SCORES if is_detector(model) else CLASSIFIER_SCORES
+    if not is_detector(model):
+        return CLASSIFIER_SCORES
+    return DETECTOR_SCORES if has_masks(model) else (BOX_AP,)

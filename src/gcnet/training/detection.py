@@ -20,10 +20,10 @@ from gcnet.data.coco.loading import (
 from gcnet.data.coco.source import CocoPart, open_coco
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.data.settings import DataSettings
-from gcnet.errors import UserError
+from gcnet.errors import UserError, printable
 from gcnet.evaluation.detector import DetectorResult, evaluate_detector
 from gcnet.models.files import save_model
-from gcnet.models.names import backbone_name, split_name
+from gcnet.models.names import backbone_name, has_masks, split_name, without_masks
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.loop import AUTOCAST
@@ -47,10 +47,9 @@ class DetectionTask:
         processes: which share of every batch is this process' own.
 
     Raises:
-        UserError: no image of a part has an object, or a setting belongs to classifiers.
+        UserError: no image of a part has an object, no object has a mask for a detector of masks, or a setting belongs
+            to classifiers.
     """
-
-    metric = "mask_ap"
 
     def __init__(self, train: CocoPart, val: CocoPart, settings: TrainSettings, processes: Processes) -> None:
         _refuse_classifiers(settings)
@@ -61,6 +60,11 @@ class DetectionTask:
         for part, images in ((train, self.train), (val, self.val.with_objects())):
             if not len(images):
                 raise UserError(f"{part.place}: no image has an object, so there is nothing to learn or to judge")
+        self._finds_masks = has_masks(settings.network.model)
+        if self._finds_masks:
+            _require_masks(train, settings.network.model)
+        judges_masks = self._finds_masks and _all_have_masks(val)
+        self.metric = "mask_ap" if judges_masks else "box_ap"
         self.classes, self.evaluation_images = train.images.classes, len(self.val)
         seed, detector = settings.machine.seed, settings.detector
         side = max(detector.short_side or (_SHORT,))
@@ -95,6 +99,11 @@ class DetectionTask:
         empty = len(self.parts[0].images) - len(self.train)
         if empty:
             notes.append(f"{empty} training images without objects are left out; --empty-images keeps them")
+        with_mask, objects = self.parts[0].mask_counts()
+        if self._finds_masks and with_mask < objects:
+            notes.append(f"{objects - with_mask:,} of {objects:,} training objects have no mask: no mask loss for them")
+        if self._finds_masks and self.metric == "box_ap":
+            notes.append("validation objects without masks: boxes alone are evaluated")
         return notes
 
     def batches(self, first_step: int) -> Iterator[DetectionBatch]:
@@ -186,11 +195,11 @@ class DetectionTask:
             return None
         metrics = {
             f"{kind}_{name.lower()}": found.numbers[name] or 0.0
-            for kind, found in (("box", result.boxes), ("mask", result.masks))
+            for kind, found in result.kinds().items()
             for name in ("AP", "AP50")
         }
         skipped = {one.name: one.reason for one in result.skipped}
-        return Evaluation(metrics, result.masks.images, skipped, result)
+        return Evaluation(metrics, result.boxes.images, skipped, result)
 
     def save(self, network: nn.Module, path: Path) -> None:
         """A model file with class names and category ids inside."""
@@ -210,7 +219,8 @@ class DetectionTask:
         """Learning curves."""
         from gcnet.evaluation.plots import plot_learning_curves
 
-        scores = {"mask_ap": "mask AP", "mask_ap50": "mask AP50", "box_ap": "box AP", "box_ap50": "box AP50"}
+        scores = {"mask_ap": "mask AP", "mask_ap50": "mask AP50"} if self.metric == "mask_ap" else {}
+        scores |= {"box_ap": "box AP", "box_ap50": "box AP50"}
         words = {"quantity": "average precision on validation images", "loss": "sum of the detector's losses"}
         plot_learning_curves(rows, folder / "curves.png", scores=scores, **words)
 
@@ -271,6 +281,19 @@ def filled_detection(settings: TrainSettings) -> TrainSettings:
         recipe = replace(recipe, freeze=("backbone.body.stem.*",))  # c2 is all the rest of this network
     norm = detector.norm or ("fixed" if has_weights else "batch")
     return replace(settings, recipe=recipe.filled(DETECTOR_PRESET), detector=replace(detector, norm=norm))
+
+
+def _require_masks(part: CocoPart, model: str) -> None:
+    if not part.mask_counts()[0]:
+        raise UserError(
+            f"{printable(part.place)} has boxes and no masks, and {model} learns masks: take {without_masks(model)}, a "
+            f"detector of boxes"
+        )
+
+
+def _all_have_masks(part: CocoPart) -> bool:
+    """Whether masks can be evaluated: crowds need them too."""
+    return all(one.get("segmentation") for one in part.images.content["annotations"])
 
 
 def _backbone(settings: TrainSettings) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops import FrozenBatchNorm2d
@@ -59,13 +59,13 @@ def calibrated(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("eps", [1e-5, 0.0])
-def test_with_torchvisions_parts_and_weights_the_outputs_are_torchvisions(eps: float) -> None:
+@pytest.mark.parametrize(("kind", "eps"), [(MaskRCNN, 1e-5), (MaskRCNN, 0.0), (FasterRCNN, 1e-5)])
+def test_with_torchvisions_parts_and_weights_the_outputs_are_torchvisions(kind: type[FasterRCNN], eps: float) -> None:
     backbone = resnet_fpn_backbone(
         backbone_name="resnet18", weights=None, norm_layer=lambda width: FrozenBatchNorm2d(width, eps=eps)
     )
-    theirs = calibrated(MaskRCNN(backbone, 7, min_size=SMALL[0], max_size=SMALL[1]))
-    ours = detector(numerics="torchvision", norm="frozen", norm_eps=eps).eval()
+    theirs = calibrated(kind(backbone, 7, min_size=SMALL[0], max_size=SMALL[1]))
+    ours = detector(numerics="torchvision", norm="frozen", norm_eps=eps, masks=kind is MaskRCNN).eval()
     ours.load_state_dict(theirs.state_dict())
     with torch.no_grad():
         expected, found = theirs(photographs()), ours(photographs())
@@ -74,6 +74,33 @@ def test_with_torchvisions_parts_and_weights_the_outputs_are_torchvisions(eps: f
         assert one.keys() == other.keys()
         for name in one:
             torch.testing.assert_close(other[name], one[name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("numerics", ["mmdet", "torchvision"])
+def test_faster_rcnn_is_mask_rcnn_without_its_mask_head(numerics: str) -> None:
+    boxes, masks = (detector(numerics=numerics, masks=found) for found in (False, True))
+    assert set(masks.state_dict()) - set(boxes.state_dict()) == {key for key in masks.state_dict() if ".mask_" in key}
+    boxes.load_state_dict({key: value for key, value in masks.state_dict().items() if ".mask_" not in key})
+    both = [calibrated(model) for model in (boxes, masks)]
+    with torch.no_grad():
+        found, expected = (model(photographs()) for model in both)
+    for one, other in zip(found, expected, strict=True):
+        assert set(one) == {"boxes", "labels", "scores"}
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    without = [{key: value for key, value in target.items() if key != "masks"} for target in targets()]
+    losses = []
+    for model, told in ((boxes, without), (masks, targets())):
+        torch.manual_seed(3)
+        losses.append(model.train()(photographs(), told))
+    assert set(losses[1]) - set(losses[0]) == {"loss_mask"}
+    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
+
+
+def test_the_detector_of_boxes_has_the_blocks_of_its_name() -> None:
+    with torch.device("meta"):
+        model = create_model("faster_rcnn_gc_resnet50_dcn", num_classes=3)
+    assert context_parameters(model)
+    assert not model.roi_heads.has_mask()
 
 
 COUNTS = {

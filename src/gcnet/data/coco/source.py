@@ -49,6 +49,11 @@ class CocoPart:
             f"{place} lists them"
         )
 
+    def mask_counts(self) -> tuple[int, int]:
+        """The number of objects that have a mask, and of all objects; crowds do not count."""
+        objects = [one for index in range(len(self.images)) for one in self.images.annotations(index)]
+        return sum(bool(one.get("segmentation")) for one in objects), len(objects)
+
     def reports(self) -> list[str]:
         """The issues and the notes, a sentence each."""
         report = self.issue_report()
@@ -82,8 +87,7 @@ def open_coco(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> 
         split_seed: of the choice of validation images with `val_fraction`.
 
     Raises:
-        UserError: there are no such data, no validation images, an object has no mask, or the parts have other
-            categories.
+        UserError: there are no such data, no validation images, or the parts have other categories.
     """
     if settings.is_generated:
         return _open_scenes(settings, "train", seed), _open_scenes(settings, "val", seed)
@@ -95,8 +99,6 @@ def open_coco(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> 
         val = _open_file(val_file, settings, "val")
     train, val = train.limited(settings.limit_train), val.limited(settings.limit_val)
     _check_same(train, val)
-    for part in (train, val):
-        _check_masks(part.images, part.place)
     return train, _with_shared(train, val)
 
 
@@ -239,16 +241,6 @@ def is_coco(data: str | os.PathLike[str]) -> bool:
     """Whether a folder holds COCO annotations, or a file is one of annotations."""
     path = Path(data)
     return path.suffix.lower() == ".json" or bool(find_layout(path).files())
-
-
-def _check_masks(images: CocoImages, place: str) -> None:
-    for index in range(len(images)):
-        for annotation in images.annotations(index):
-            if not annotation.get("segmentation"):
-                raise UserError(
-                    f"{place}: a detector of masks learns from masks, and annotation {annotation['id']} of image "
-                    f"{annotation['image_id']} has no segmentation"
-                )
 
 
 def _check_same(train: CocoPart, val: CocoPart) -> None:

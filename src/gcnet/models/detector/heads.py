@@ -1,4 +1,4 @@
-"""The heads of Mask R-CNN (arXiv 1703.06870): boxes, classes and masks of regions, one stage or a cascade of three."""
+"""The heads of a detector: classes, boxes and, in Mask R-CNN (arXiv 1703.06870), masks of regions; also a cascade."""
 
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ class HeadPlan:
         regions: of an image, sampled in training.
         strides: of the maps that regions are pooled from.
         normalised: four convolutions and one linear layer for the boxes, and batch norms; else two linear layers.
+        masks: whether there is a mask head.
     """
 
     classes: int
@@ -34,6 +35,7 @@ class HeadPlan:
     regions: int
     strides: tuple[int, ...]
     normalised: bool
+    masks: bool = True
 
 
 def build_cascade(parts: Numerics, plan: HeadPlan) -> CascadeRoIHeads:
@@ -55,7 +57,6 @@ def build_heads(
     weights: tuple[float, float, float, float] = _BOX_WEIGHTS,
 ) -> RoIHeads:
     """One stage: regions with this overlap are objects, and these are the weights of a box's deltas."""
-    width = plan.width
     box_head = _build_box_head(plan)
     heads = parts.roi_heads(
         box_roi_pool=parts.roi_pool(_BOX_SIDE, plan.strides),
@@ -69,12 +70,19 @@ def build_heads(
         score_thresh=0.05,
         nms_thresh=0.5,
         detections_per_img=100,
-        mask_roi_pool=parts.roi_pool(_MASK_SIDE, plan.strides),
-        mask_head=MaskRCNNHeads(width, [width] * 4, 1, norm_layer=nn.BatchNorm2d if plan.normalised else None),
-        mask_predictor=MaskPredictor(width, width, plan.classes),
+        **(_build_mask_parts(parts, plan) if plan.masks else {}),
     )
     heads.box_coder = parts.box_coder(weights)
     return heads
+
+
+def _build_mask_parts(parts: Numerics, plan: HeadPlan) -> dict[str, nn.Module]:
+    width, norm = plan.width, nn.BatchNorm2d if plan.normalised else None
+    return {
+        "mask_roi_pool": parts.roi_pool(_MASK_SIDE, plan.strides),
+        "mask_head": MaskRCNNHeads(width, [width] * 4, 1, norm_layer=norm),
+        "mask_predictor": MaskPredictor(width, width, plan.classes),
+    }
 
 
 def _build_box_head(plan: HeadPlan) -> nn.Module:

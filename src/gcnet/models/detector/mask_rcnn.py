@@ -1,4 +1,4 @@
-"""Mask R-CNN (arXiv 1703.06870) and its cascade, with a feature pyramid (arXiv 1612.03144) on a residual network."""
+"""Faster R-CNN, Mask R-CNN (arXiv 1703.06870) and its cascade, with a feature pyramid (arXiv 1612.03144)."""
 
 from torch import nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -20,6 +20,7 @@ def build_mask_rcnn(
     *,
     num_classes: int = 80,
     cascade: bool = False,
+    masks: bool = True,
     numerics: str = "mmdet",
     norm: str = "fixed",
     norm_eps: float = 1e-5,
@@ -41,6 +42,8 @@ def build_mask_rcnn(
         host: a residual network of torchvision or of ours, without or with blocks; its stages are the pyramid's levels.
         num_classes: classes of objects, without the background.
         cascade: three stages of heads (Cascade Mask R-CNN), each refining the boxes of the one before.
+        masks: whether masks are predicted (Mask R-CNN); else boxes only (Faster R-CNN, arXiv 1506.01497), and neither
+            output nor targets have `masks`.
         numerics: a name of `NUMERICS`: whose arithmetic anchors, boxes, pooling, resizing and pasting follow.
         norm: of the backbone: "fixed", "frozen", "batch", or "sync" (batch norms, which training on GPUs synchronises).
         norm_eps: epsilon of these norms.
@@ -62,7 +65,7 @@ def build_mask_rcnn(
     parts, normalised = NUMERICS[numerics], heads == "4conv1fc"
     backbone, strides = build_pyramid(host, width=width, normalised=normalised)
     pooled = strides[: len(backbone.fpn.layer_blocks)]
-    plan = HeadPlan(num_classes + 1, width, hidden, regions, strides=pooled, normalised=normalised)
+    plan = HeadPlan(num_classes + 1, width, hidden, regions, strides=pooled, normalised=normalised, masks=masks)
     return GeneralizedRCNN(
         backbone,
         _build_proposals(parts, width, anchor_sides or tuple(8.0 * stride for stride in strides), strides),
