@@ -93,9 +93,7 @@ def test_a_detector_of_masks_refuses_data_without_any_and_names_the_one_of_boxes
     assert not (tmp_path / "run").exists()
 
 
-def test_a_detector_of_masks_learns_boxes_of_objects_without_a_mask(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_detector_of_masks_learns_boxes_of_objects_without_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = write_boxes(tmp_path / "data", without="some")
     arguments = ["--data", str(data), "--output", str(tmp_path / "run"), "--device", "cpu"]
     assert main(["train", "--model", "mask_rcnn_gc_scenes_resnet", *SHORT, *arguments]) == 0

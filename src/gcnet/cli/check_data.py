@@ -30,6 +30,9 @@ class Settings:
     """Folder of the images of an annotation file, each of which is then read, or of a CSV."""
     fix: Path | None = None
     """Annotations: write a copy without the problems to this file, which must not exist yet."""
+    convert: Path | None = None
+    """Convert YOLO labels (a data.yaml, or a folder) or Pascal VOC annotations (a folder) to COCO annotations in this
+    JSON file; with splits, one file for each: NAME_train.json, NAME_val.json."""
     output: Path | None = None
     """Folder for the report (JSON) and pictures: of annotations labels.png and, with --images, images.png."""
     listed: int = 5
@@ -43,6 +46,10 @@ class Settings:
             raise UserError(f"--images takes a folder, and there is none at {self.images}{nearest_path(self.images)}")
         if self.fix is not None and self.fix.exists():
             raise UserError(f"--fix must not exist yet, found {self.fix}; take another name")
+        if self.convert is not None and (self.convert.suffix.lower() != ".json" or self.convert.exists()):
+            raise UserError(f"--convert takes the name of a new .json file, found {self.convert}")
+        if self.convert is not None and (self.fix is not None or self.output is not None):
+            raise UserError("--convert only converts: check its result with another gcnet check-data")
         for name, least in (("listed", 0), ("workers", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name} must be at least {least}, found {getattr(self, name)}")
@@ -60,6 +67,18 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Check, print what was found, and write what is asked for; 1 where there are problems."""
+    if settings.convert is not None:
+        from gcnet.cli.convert_labels import convert_labels
+
+        return convert_labels(settings, settings.convert)
+    _refuse_other_labels(settings.data)
     from gcnet.cli.check_annotations import check_annotations
 
     return check_annotations(settings)
+
+
+def _refuse_other_labels(data: Path) -> None:
+    from gcnet.cli.convert_labels import labels_format
+
+    if (found := labels_format(data)) is not None:
+        raise UserError(f"{data} holds {found}: convert them to COCO annotations by --convert FILE.json first")

@@ -1,0 +1,92 @@
+"""YOLO labels and Pascal VOC annotations written as COCO annotations, for `gcnet check-data --convert`."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcnet.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from gcnet.cli.check_data import Settings
+    from gcnet.data.coco.conversion.builder import Converted
+    from gcnet.data.coco.faults import Fault
+
+
+def convert_labels(settings: "Settings", output: Path) -> int:
+    """Convert, print what was found, and write a file for each split; 1 where there are problems."""
+    from gcnet.cli import EXIT_FAILURE, EXIT_OK
+    from gcnet.data.coco.inspection import inspect
+    from gcnet.storage import write_atomic
+
+    converted = _read(settings.data)
+    files = {split: _file(output, split) for split in converted.splits}
+    for file in files.values():
+        if file.exists():
+            raise UserError(f"--convert must not exist yet, found {printable(file)}; take another name")
+    problems = list(converted.problems)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    for split, content in converted.splits.items():
+        inspection = inspect(content)
+        problems += inspection.faults
+        clean = inspection.clean
+        write_atomic(files[split], json.dumps(clean).encode())
+        written.append(
+            f"{printable(files[split])}: {len(clean['images']):,} images, {len(clean['annotations']):,} objects, "
+            f"{len(clean['categories']):,} classes"
+        )
+    _print(problems, settings.listed)
+    print("\n".join(["", *(f"wrote {line}" for line in written), f"train with: {_command(converted, files)}"]))
+    return EXIT_FAILURE if problems else EXIT_OK
+
+
+def labels_format(path: Path) -> str | None:
+    """The format of labels that can be converted, in words; None for other data."""
+    from gcnet.data.coco.conversion.voc import is_voc
+    from gcnet.data.coco.conversion.yolo import is_yolo
+
+    if is_yolo(path):
+        return "YOLO labels"
+    return "Pascal VOC annotations" if is_voc(path) else None
+
+
+def _read(path: Path) -> "Converted":
+    from gcnet.data.coco.conversion.voc import is_voc, read_voc
+    from gcnet.data.coco.conversion.yolo import is_yolo, read_yolo
+
+    if is_yolo(path):
+        return read_yolo(path)
+    if is_voc(path):
+        return read_voc(path)
+    raise UserError(
+        f"--convert takes a YOLO data.yaml, a folder of YOLO labels (labels/*.txt beside images/, or classes.txt), or "
+        f"one of Pascal VOC annotations (Annotations/*.xml); found neither in {printable(path)}"
+    )
+
+
+def _file(output: Path, split: str) -> Path:
+    return output.with_name(f"{output.stem}_{split}{output.suffix}") if split else output
+
+
+def _print(problems: "Sequence[Fault]", listed: int) -> None:
+    counts = Counter(problem.kind for problem in problems)
+    print(f"problems     {len(problems):,}" + (f" of {len(counts)} kinds" if counts else ""))
+    for kind, count in counts.items():
+        print(f"\n{kind}: {count:,}")
+        for problem in [one for one in problems if one.kind == kind][:listed]:
+            print(f"  {problem}")
+        if count > listed > 0:
+            print(f"  and {count - listed:,} more")
+
+
+def _command(converted: "Converted", files: dict[str, Path]) -> str:
+    """A training that uses what was written."""
+    train = files.get("train") or next(iter(files.values()))
+    val = files.get("val") or files.get("test")
+    validation = f"--val {printable(val)}" if val is not None and val != train else "--val-fraction 0.2"
+    return (
+        f"gcnet train --model faster_rcnn_gc_resnet50 --data {printable(train)} {validation} --images "
+        f"{printable(converted.root)}"
+    )

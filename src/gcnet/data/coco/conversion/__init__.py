@@ -1,0 +1,1 @@
+"""Labels of other formats converted to COCO annotations: YOLO and Pascal VOC."""

@@ -1,0 +1,101 @@
+"""COCO annotations built object by object, with the problems found on the way."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gcnet.data.coco.faults import Fault
+from gcnet.data.decode import ImageError, has_image_suffix, read_header
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A data set in COCO's format.
+
+    Attributes:
+        root: the folder that the images' `file_name` are relative to.
+        splits: COCO content by split: "train", "val", "test", or "" for a data set without splits.
+        problems: what was skipped, or should be known, in the order of the files.
+    """
+
+    root: Path
+    splits: Mapping[str, dict[str, Any]]
+    problems: tuple[Fault, ...]
+
+
+class CocoBuilder:
+    """Collects the images and objects of one split.
+
+    Args:
+        root: the folder that file names are relative to.
+        classes: names, whose category ids count from 1.
+    """
+
+    def __init__(self, root: Path, classes: Sequence[str]) -> None:
+        self.root, self.classes = root, tuple(classes)
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+
+    def add_image(self, path: Path, width: int, height: int) -> None:
+        """Add an image, to which the next objects belong."""
+        name = os.path.relpath(path, self.root)
+        self.images.append({"id": len(self.images) + 1, "file_name": name, "width": width, "height": height})
+
+    def add_object(self, label: int, box: Sequence[float], polygon: Sequence[float] | None = None, **more: Any) -> None:
+        """Add an object to the last image.
+
+        Args:
+            label: index of the class, from 0.
+            box: left, top, width and height in pixels.
+            polygon: x0, y0, x1, y1, ... in pixels.
+            more: further entries of the annotation.
+        """
+        annotation = {
+            "id": len(self.annotations) + 1,
+            "image_id": len(self.images),
+            "category_id": label + 1,
+            "bbox": [round(value, 3) for value in box],
+            "area": round(_area(polygon) if polygon else box[2] * box[3], 3),
+            "iscrowd": 0,
+        }
+        if polygon:
+            annotation["segmentation"] = [[round(value, 3) for value in polygon]]
+        self.annotations.append(annotation | more)
+
+    def content(self) -> dict[str, Any]:
+        """The content of the COCO file."""
+        categories = [{"id": number, "name": name} for number, name in enumerate(self.classes, start=1)]
+        return {"images": self.images, "annotations": self.annotations, "categories": categories}
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image, turned as its EXIF orientation says, as annotation tools show it.
+
+    Raises:
+        ImageError: the file is no image.
+    """
+    width, height, orientation = read_header(path)
+    return (height, width) if orientation >= 5 else (width, height)
+
+
+def image_fault(error: ImageError, root: Path) -> Fault:
+    """The problem of an image that cannot be read."""
+    return Fault("unreadable image, skipped", error.reason, file_name=os.path.relpath(error.path, root))
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, sorted, without hidden ones."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place, name) for name in sorted(names) if has_image_suffix(name)]
+    return found
+
+
+def _area(polygon: Sequence[float]) -> float:
+    """The area of a polygon by the shoelace formula."""
+    points = list(zip(polygon[::2], polygon[1::2], strict=True))
+    turned = [*points[1:], points[0]]
+    return abs(sum(x * v - u * y for (x, y), (u, v) in zip(points, turned, strict=True))) / 2

@@ -1,0 +1,214 @@
+"""Pascal VOC annotations, an XML file for each image, with boxes in pixels."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+from gcnet.data.coco.conversion.builder import CocoBuilder, Converted, image_fault, images_below
+from gcnet.data.coco.faults import Fault
+from gcnet.data.coco.layouts import split_of
+from gcnet.data.decode import ImageError, read_header
+from gcnet.errors import UserError, printable
+
+_XML_BYTES = 10_000_000
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_FIRST_PIXEL = 1  # VOC counts pixels from 1, and the last pixel belongs to the box (VOC2012 development kit, 3.3)
+
+
+@dataclass(frozen=True)
+class _Object:
+    name: str
+    corners: tuple[float, float, float, float]
+    is_difficult: bool
+
+
+@dataclass
+class _Image:
+    """What an XML file says of its image."""
+
+    file: Path
+    file_name: str = ""
+    size: tuple[int, int] | None = None
+    objects: list[_Object] = field(default_factory=list)
+
+
+def is_voc(path: Path) -> bool:
+    """Whether a folder holds XML files, in Annotations/ or in itself or its splits."""
+    return path.is_dir() and bool(_xml_files(path))
+
+
+def read_voc(path: Path) -> Converted:
+    """Convert a Pascal VOC data set.
+
+    Boxes count pixels from 1, as VOC's do, and include the last one; from 0 where any coordinate of the data set is 0
+    or a fraction. Splits are those of ImageSets/Main, or of folders called train, valid and so on.
+
+    Raises:
+        UserError: no file holds an annotation of VOC's format.
+    """
+    root = path.resolve()
+    problems: list[Fault] = []
+    files = _xml_files(root)
+    read = [one for file in files if (one := _read(file, root, problems)) is not None]
+    if not read:
+        reason = f"; {problems[0]}" if problems else ""
+        raise UserError(f"{printable(path)}: none of {len(files)} XML files is a Pascal VOC annotation{reason}")
+    corners = [value for image in read for one in image.objects for value in one.corners]
+    first = 0 if any(value < 1 or value != int(value) for value in corners) else _FIRST_PIXEL
+    classes = sorted({one.name for image in read for one in image.objects})
+    pictures = {image.stem: image for image in reversed(images_below(root))}
+    builders: dict[str, CocoBuilder] = {}
+    for split, images in _splits(root, read, problems).items():
+        builder = builders[split] = CocoBuilder(root, classes)
+        for image in images:
+            _convert(builder, image, first, pictures, problems)
+    return Converted(root, {split: one.content() for split, one in builders.items()}, tuple(problems))
+
+
+def _convert(
+    builder: CocoBuilder, image: _Image, first: int, pictures: Mapping[str, Path], problems: list[Fault]
+) -> None:
+    """Add an image and its objects."""
+    name = os.path.relpath(image.file, builder.root)
+    beside = [image.file.with_name(os.path.basename(image.file_name.replace("\\", "/"))), pictures.get(image.file.stem)]
+    path = next((one for one in beside if one is not None and one.is_file()), None)
+    if path is None:
+        problems.append(Fault("annotation without an image, skipped", f"no {image.file_name}", file_name=name))
+        return
+    try:
+        width, height, orientation = read_header(path)
+    except ImageError as error:
+        problems.append(image_fault(error, builder.root))
+        return
+    upright = (height, width) if orientation >= 5 else (width, height)
+    if image.size not in (None, upright, (width, height)):
+        found = f"{image.size[0]} x {image.size[1]} in the annotation, {width} x {height} in the file"
+        problems.append(Fault("image of another size, skipped", found, file_name=name))
+        return
+    builder.add_image(path, *(image.size or upright))
+    for one in image.objects:
+        left, top, right, bottom = one.corners
+        box = [left - first, top - first, right - left + first, bottom - top + first]
+        if box[2] <= 0 or box[3] <= 0:
+            problems.append(Fault("invalid box, skipped", f"{one.name} at {list(one.corners)}", file_name=name))
+            continue
+        builder.add_object(builder.classes.index(one.name), box, **({"difficult": 1} if one.is_difficult else {}))
+
+
+def _read(file: Path, root: Path, problems: list[Fault]) -> _Image | None:
+    """What an XML file says; None, with a problem, if it is no annotation."""
+    name = os.path.relpath(file, root)
+    try:
+        tree = read_xml(file)
+    except UserError as error:
+        problems.append(Fault("unreadable annotation, skipped", str(error), file_name=name))
+        return None
+    if tree.tag != "annotation":
+        found = f"its root is <{tree.tag}>, expected <annotation>"
+        problems.append(Fault("unreadable annotation, skipped", found, file_name=name))
+        return None
+    image = _Image(file, _text(tree, "filename") or f"{file.stem}.jpg", _size(tree.find("size")))
+    for one in tree.findall("object"):
+        box = one.find("bndbox")
+        corners = [] if box is None else [_number(_text(box, corner)) for corner in _CORNERS]
+        label = _text(one, "name")
+        if not label or len(corners) != 4 or not all(map(math.isfinite, corners)):
+            problems.append(Fault("object without name or box, skipped", f"name {label!r}", file_name=name))
+            continue
+        left, top, right, bottom = corners
+        difficult = _text(one, "difficult") == "1"
+        image.objects.append(_Object(label, (left, top, right, bottom), difficult))
+    return image
+
+
+def read_xml(file: Path) -> Element:
+    """The root of an XML file without a document type, whose entities could grow without bounds.
+
+    Raises:
+        UserError: the file is too large, has a document type, or is no XML.
+    """
+    builder = TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = _refuse
+    try:
+        if file.stat().st_size > _XML_BYTES:
+            raise UserError(f"larger than {_XML_BYTES:,} bytes")
+        parser.Parse(file.read_bytes(), True)
+        return builder.close()
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}") from error
+    except (expat.ExpatError, LookupError, ValueError, AssertionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"not XML: {error}") from error
+
+
+def _refuse(*_: object) -> None:
+    raise UserError("it has a document type (<!DOCTYPE>), which VOC annotations have not")
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    """The XML files of a data set: in Annotations/, or in the folder and the folders of its splits."""
+    places = [one for one in sorted(folder.iterdir()) if one.is_dir() and one.name.lower() in ("annotations", "xml")]
+    if not places:
+        places = [folder, *(one for one in sorted(folder.iterdir()) if one.is_dir() and split_of(one.name))]
+    return [file for place in places for file in _listed(place)]
+
+
+def _listed(place: Path) -> list[Path]:
+    pattern = "*.xml"
+    found = place.rglob(pattern) if place.name.lower() in ("annotations", "xml") else place.glob(pattern)
+    return sorted(file for file in found if not file.name.startswith("."))
+
+
+def _splits(root: Path, images: Sequence[_Image], problems: list[Fault]) -> dict[str, list[_Image]]:
+    """The images of each split."""
+    by_stem = {image.file.stem: image for image in images}
+    lists = root / "ImageSets" / "Main"
+    found: dict[str, list[_Image]] = {}
+    for split, names in (("train", ("train", "trainval")), ("val", ("val",)), ("test", ("test",))):
+        file = next((lists / f"{name}.txt" for name in names if (lists / f"{name}.txt").is_file()), None)
+        if file is None:
+            continue
+        stems = [line.split()[0] for line in file.read_text(errors="replace").splitlines() if line.split()]
+        found[split] = [by_stem[stem] for stem in stems if stem in by_stem]
+        if lacking := [stem for stem in stems if stem not in by_stem]:
+            problems.append(
+                Fault(
+                    "listed without an annotation",
+                    f"{len(lacking):,} names, such as {lacking[0]}",
+                    file_name=os.path.relpath(file, root),
+                )
+            )
+    if found:
+        return found
+    for image in images:
+        folders = image.file.relative_to(root).parts[:-1]
+        split = next((split for name in reversed(folders) if (split := split_of(name))), "")
+        found.setdefault(split, []).append(image)
+    return found
+
+
+def _text(element: Element, tag: str) -> str:
+    return (element.findtext(tag) or "").strip()
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _size(element: Element | None) -> tuple[int, int] | None:
+    """Width and height; None where they are missing or 0, as some tools write."""
+    if element is None:
+        return None
+    width, height = (_number(_text(element, side)) for side in ("width", "height"))
+    return (int(width), int(height)) if width >= 1 and height >= 1 and math.isfinite(width * height) else None

@@ -1,0 +1,254 @@
+"""YOLO labels, a text file for each image: boxes and polygons in shares of the image's sides."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gcnet.data.coco.conversion.builder import CocoBuilder, Converted, image_fault, images_below, upright_size
+from gcnet.data.coco.faults import Fault
+from gcnet.data.coco.layouts import SPLITS, split_of
+from gcnet.data.coco.paths import resolve_paths
+from gcnet.data.decode import ImageError, has_image_suffix
+from gcnet.errors import UserError, printable
+
+_YAML_BYTES = 1_000_000
+_CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
+_TOLERANCE = 0.01  # share of a side by which a coordinate may lie beyond the image, as in Ultralytics' check
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The image folders or lists of each split, the class names (None if no file has them), and whether of poses."""
+
+    root: Path
+    splits: Mapping[str, tuple[Path, ...]]
+    classes: tuple[str, ...] | None
+    has_keypoints: bool = False
+
+
+def is_yolo(path: Path) -> bool:
+    """Whether a path is a YOLO data.yaml, or a folder with one, or with labels beside images."""
+    if path.is_file():
+        return path.suffix.lower() in (".yaml", ".yml")
+    if not path.is_dir():
+        return False
+    return _yaml_of(path) is not None or any(_label_folders(path)) or _has_labels_beside(path)
+
+
+def read_yolo(path: Path) -> Converted:
+    """Convert a YOLO data set for detection (class, center, size) or segmentation (class, polygon).
+
+    Args:
+        path: a data.yaml, or a folder with one, with classes.txt, or with images/ and labels/.
+
+    Raises:
+        UserError: the files are not those of a YOLO data set.
+    """
+    file = path if path.is_file() else _yaml_of(path)
+    layout = _from_yaml(file) if file is not None else _from_folder(path)
+    problems: list[Fault] = []
+    found = {split: list(_images(places, layout.root, problems)) for split, places in layout.splits.items()}
+    if not any(found.values()):
+        raise UserError(f"{printable(path)}: no images of a YOLO data set found in {printable(layout.root)}")
+    labels = {image: _lines(_label_file(image, layout.root)) for images in found.values() for image in images}
+    classes = layout.classes or _numbered(labels.values(), problems)
+    builders = {split: CocoBuilder(layout.root, classes) for split in found}
+    for split, images in found.items():
+        for image in images:
+            _convert(builders[split], image, labels[image], layout.has_keypoints, problems)
+    return Converted(layout.root, {split: one.content() for split, one in builders.items()}, tuple(problems))
+
+
+def _convert(
+    builder: CocoBuilder, image: Path, lines: list[str] | None, has_keypoints: bool, problems: list[Fault]
+) -> None:
+    """Add an image and its objects."""
+    try:
+        size = upright_size(image)
+    except ImageError as error:
+        problems.append(image_fault(error, builder.root))
+        return
+    builder.add_image(image, *size)
+    name = os.path.relpath(image, builder.root)
+    if lines is None:
+        problems.append(Fault("image without a label file, kept without objects", "no .txt file", file_name=name))
+    for number, line in enumerate(lines or [], start=1):
+        try:
+            label, box, polygon = _parse(line, len(builder.classes), size, has_keypoints)
+        except ValueError as error:
+            kind = "invalid label, skipped"
+            problems.append(Fault(kind, f"line {number}: {error}: {line[:60]!r}", file_name=name))
+        else:
+            builder.add_object(label, box, polygon)
+
+
+def _parse(
+    line: str, classes: int, size: tuple[int, int], has_keypoints: bool
+) -> tuple[int, list[float], list[float] | None]:
+    """Label, box and polygon in pixels of a line; raises ValueError with the reason."""
+    try:
+        values = [float(text) for text in line.split()]
+    except ValueError:
+        raise ValueError("not numbers") from None
+    if not all(map(math.isfinite, values)):
+        raise ValueError("not finite")
+    label, shares = values[0], values[1:]
+    if label != int(label) or not 0 <= label < classes:
+        raise ValueError(f"class {label:g} of {classes} classes")
+    if has_keypoints:
+        shares = shares[:4]
+    if len(shares) == 5:  # a prediction, with its confidence
+        shares = shares[:4]
+    if len(shares) != 4 and (len(shares) < 6 or len(shares) % 2):
+        raise ValueError(f"{len(values)} values, expected 5 of a box or an odd number of a polygon")
+    if min(shares) < -_TOLERANCE or max(shares) > 1 + _TOLERANCE:
+        raise ValueError("not in shares of the image's sides, from 0 to 1")
+    pixels = [min(max(share, 0.0), 1.0) * size[place % 2] for place, share in enumerate(shares)]
+    if len(pixels) > 4:
+        left, top, right, bottom = (f(pixels[axis::2]) for f in (min, max) for axis in (0, 1))
+        return int(label), [left, top, right - left, bottom - top], pixels
+    across, down, width, height = pixels
+    left, top = max(across - width / 2, 0.0), max(down - height / 2, 0.0)
+    right, bottom = min(across + width / 2, float(size[0])), min(down + height / 2, float(size[1]))
+    if right <= left or bottom <= top:
+        raise ValueError("a box without area")
+    return int(label), [left, top, right - left, bottom - top], None
+
+
+def _from_yaml(file: Path) -> _Layout:
+    content = _read_yaml(file)
+    root = file.resolve().parent
+    base = content.get("path")
+    starts = [f"{base}/", ""] if isinstance(base, str) and base not in (".", "") else [""]
+    splits: dict[str, tuple[Path, ...]] = {}
+    for split in SPLITS:
+        entry = content.get(split) or content.get({"val": "valid"}.get(split, split))
+        texts = entry if isinstance(entry, list) else [entry]
+        places = tuple(_place(root, [start + text for start in starts]) for text in texts if isinstance(text, str))
+        if places:
+            splits[split] = places
+    if not splits:
+        raise UserError(f"{printable(file)} is no YOLO data set: expected the keys train, val and names")
+    return _Layout(root, splits, _names(content, file), "kpt_shape" in content)
+
+
+def _place(root: Path, texts: Sequence[str]) -> Path:
+    """The folder or list that an entry of a data.yaml names, below the folder of the data.yaml."""
+    for text in texts:
+        if (path := resolve_paths(root, [text.rstrip("/\\")]).path(text.rstrip("/\\"))) is not None:
+            return Path(path)
+    raise UserError(f'{printable(root)} has no "{printable(texts[-1])}", which its data.yaml names')
+
+
+def _from_folder(folder: Path) -> _Layout:
+    root = folder.resolve()
+    images = root / "images"
+    places = [images] if images.is_dir() else []
+    parts = [place for start in (*places, root) for place in sorted(start.iterdir()) if place.is_dir()]
+    splits: dict[str, tuple[Path, ...]] = {}
+    for place in parts:
+        if split := split_of(place.name):
+            splits.setdefault(split, (place,))
+    file = _class_file(root) or _class_file(root / "labels")
+    classes = None if file is None else tuple(line.strip() for line in _lines(file) or [])
+    return _Layout(root, splits or {"": (images if places else root,)}, classes)
+
+
+def _label_folders(folder: Path) -> Iterator[Path]:
+    """Folders called labels that hold text files."""
+    for place in (folder, *(one for one in sorted(folder.iterdir()) if one.is_dir())):
+        labels = place / "labels"
+        if labels.is_dir() and any(labels.rglob("*.txt")):
+            yield labels
+
+
+def _has_labels_beside(folder: Path) -> bool:
+    """Whether a folder holds classes.txt, images, and labels of the same names."""
+    names = set(os.listdir(folder))
+    stems = {os.path.splitext(name)[0] for name in names if has_image_suffix(name)}
+    return _class_file(folder) is not None and any(f"{stem}.txt" in names for stem in stems)
+
+
+def _yaml_of(folder: Path) -> Path | None:
+    files = [folder / name for name in ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _class_file(folder: Path) -> Path | None:
+    return next((folder / name for name in _CLASS_FILES if (folder / name).is_file()), None)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    import yaml
+
+    if file.stat().st_size > _YAML_BYTES:
+        raise UserError(f"{printable(file)} is larger than {_YAML_BYTES:,} bytes, which no data.yaml is")
+    try:
+        content = yaml.safe_load(file.read_bytes())
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"{printable(file)} is not YAML: {printable(str(error).splitlines()[0])}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{printable(file)} is no YOLO data set: expected the keys train, val and names")
+    return content
+
+
+def _names(content: Mapping[str, Any], file: Path) -> tuple[str, ...] | None:
+    names = content.get("names")
+    if isinstance(names, dict):
+        if set(names) != set(range(len(names))):
+            found = ", ".join(str(key) for key in list(names)[:5])
+            raise UserError(f"{printable(file)}: names must count from 0 without gaps, found {printable(found)}")
+        names = [names[index] for index in range(len(names))]
+    if names is not None and not (isinstance(names, list) and names):
+        raise UserError(f"{printable(file)}: names must list the classes, found {names!r:.60}")
+    return None if names is None else tuple(map(str, names))
+
+
+def _numbered(labels: Any, problems: list[Fault]) -> tuple[str, ...]:
+    """Names for classes of which no file tells the names."""
+    firsts = {line.split()[0] for lines in labels for line in lines or []}
+    highest = max((int(first) for first in firsts if first.isascii() and first.isdigit() and len(first) < 5), default=0)
+    problems.append(Fault("no class names", f"the classes are called 0 to {highest}; classes.txt would name them"))
+    return tuple(map(str, range(highest + 1)))
+
+
+def _images(places: Sequence[Path], root: Path, problems: list[Fault]) -> Iterator[Path]:
+    """The images of a split: of folders, or of text files that list them."""
+    for place in places:
+        if place.is_dir():
+            yield from images_below(place)
+            continue
+        names = [line.strip() for line in _lines(place) or []]
+        resolved = resolve_paths(root, names)
+        for name in names:
+            path = resolved.path(name)
+            if path is not None:
+                yield Path(path)
+            else:
+                problems.append(Fault("missing image, skipped", resolved.missing[name], file_name=name))
+
+
+def _label_file(image: Path, root: Path) -> Path:
+    """The labels of an image: in labels/ where it is in images/, or beside it."""
+    parts = list(image.relative_to(root).parts)
+    for place in range(len(parts) - 2, -1, -1):
+        if parts[place].lower() == "images":
+            other = root.joinpath(*parts[:place], "labels", *parts[place + 1 :]).with_suffix(".txt")
+            return other if other.is_file() else image.with_suffix(".txt")
+    beside = image.with_suffix(".txt")
+    inner = image.parent / "labels" / beside.name
+    return beside if beside.is_file() or not inner.is_file() else inner
+
+
+def _lines(file: Path) -> list[str] | None:
+    """The lines of a text file that are not blank; None if there is no such file."""
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {printable(file)}: {error.strerror}") from error
+    return [line for line in text.splitlines() if line.strip()]
