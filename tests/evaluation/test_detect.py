@@ -18,7 +18,8 @@ from gcnet.evaluation import detect
 from gcnet.evaluation.detect import Detections, detect_images
 from gcnet.evaluation.network import Detector
 from gcnet.models.create import create_model
-from gcnet.models.files import load_model
+from gcnet.models.detector.heads import limit_detections
+from gcnet.models.files import card_of, load_model
 
 
 @pytest.fixture(scope="module")
@@ -259,3 +260,17 @@ def test_what_cannot_work_is_refused(finder: Path, tmp_path: Path, changes: dict
 def test_a_threshold_beyond_1_is_refused() -> None:
     with pytest.raises(UserError, match="--threshold is a score, from 0 to 1; found 1.5"):
         Settings((Path("a.png"),), "model", threshold=1.5)
+
+
+def test_the_number_of_detections_per_image_is_an_option(tmp_path: Path) -> None:
+    few = build_finder(detections_per_image=3)
+    path = write_image(waves(71, 97), tmp_path / "waves.png")
+    assert card_of(few).detector == {"detections_per_image": 3}
+    counts = []
+    for limit in (None, 1, 500):
+        if limit is not None:
+            limit_detections(few, limit)
+        detector = Detector(few, CLASSES, CATEGORY_IDS)
+        counts.append(len(detect_images(detector, [path], threshold=0.0).images[0].results))
+    assert counts[:2] == [3, 1]
+    assert counts[2] > 100

@@ -10,6 +10,7 @@ from evaluation.shaken import as_results, shaken
 from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
 from gcnet.evaluation.detection import evaluate_detections
+from gcnet.evaluation.detector import judge
 from gcnet.evaluation.results import read_results
 
 CONTENT = Scenes(3).coco_annotations()
@@ -41,6 +42,38 @@ def test_polygons_over_the_edge_stay_as_they_are(tmp_path: Path) -> None:
     assert read_results(written(tmp_path, [over]), CONTENT)[0]["segmentation"] == [[3, 3, 90, 3, 90, 9]]
 
 
+def test_results_may_be_boxes_only(tmp_path: Path) -> None:
+    results = [{name: value for name, value in one.items() if name != "segmentation"} for one in shaken(CONTENT)]
+    read = read_results(written(tmp_path, results), CONTENT)
+    assert read == results
+    judged = judge(CONTENT, read, [1, 2, 3])
+    expected = evaluate_detections(CONTENT, shaken(CONTENT), kind="bbox")
+    assert (judged.masks, judged.boxes.numbers) == (None, expected.numbers)
+
+
+def test_predictions_are_matched_by_file_and_class_name(tmp_path: Path) -> None:
+    names = {image["id"]: image["file_name"] for image in CONTENT["images"]}
+    images = [{"id": 9 - number, "file_name": f"/photos/val/{name}"} for number, name in names.items()]
+    others = [{"id": 70 + one["id"], "name": one["name"]} for one in CONTENT["categories"]]
+    found = [
+        {**one, "image_id": 9 - one["image_id"], "category_id": 70 + one["category_id"]} for one in shaken(CONTENT)
+    ]
+    stray = {"id": 1, "file_name": "/photos/val/other.png"}, {**RESULT, "image_id": 1, "category_id": 71}
+    content = {"images": [*images, stray[0]], "categories": others, "annotations": [*found, stray[1]]}
+    read = read_results(written(tmp_path, content), CONTENT)
+    assert read == shaken(CONTENT)
+    twice = {**content, "images": [*images, {"id": 4, "file_name": f"b/{names[1]}"}]}
+    strange = {**content, "categories": [{"id": 71, "name": "drak"}]}
+    for wrong, sentence in (
+        (twice, "has two images of the file name"),
+        (strange, 'unknown class of the predictions "drak"'),
+        ({**content, "images": [stray[0]]}, "none of its images is an annotated one, such as /photos/val/other.png"),
+        ({**content, "categories": [{}]}, "is not a file of gcnet predict --json: .*'id'.* is missing"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            read_results(written(tmp_path, wrong), CONTENT)
+
+
 def without(key: str) -> dict[str, Any]:
     return {name: value for name, value in RESULT.items() if name != key}
 
@@ -50,7 +83,7 @@ MISTAKES = {
     "annotations": ({"images": [], "info": {}}, "expected a list of results, found an object with images, info"),
     "no object": ([RESULT, 3], "result 2 should be an object, found 3"),
     "no score": ([without("score")], 'result 1 has no "score"'),
-    "no mask": ([without("segmentation")], 'result 1 has no "segmentation"'),
+    "a mask of some only": ([RESULT, without("segmentation")], 'result 2 has no "segmentation"'),
     "an id that is no number": ([{**RESULT, "image_id": "1"}], "should have a whole number as \"image_id\", found '1'"),
     "a score that is no number": ([{**RESULT, "score": None}], "should have a number as its score, found None"),
     "a score that is NaN": ("[" + json.dumps(RESULT).replace("0.5", "NaN") + "]", "its score, found nan"),

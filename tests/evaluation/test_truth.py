@@ -72,12 +72,7 @@ def test_issues_are_reported(coco: Path) -> None:
     assert "skipped: 1 x neither bbox nor mask" in (part.issue_report() or "")
 
 
-def test_objects_without_a_mask_and_files_that_are_not_there_are_refused(coco: Path) -> None:
-    file = coco / "annotations" / "instances_val.json"
-    content = json.loads(file.read_text())
-    del content["annotations"][4]["segmentation"]
-    file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="and annotation 5 has no segmentation"):
-        open_truth(DataSettings(str(file)))
+def test_files_that_are_not_there_are_named(coco: Path) -> None:
+    file = coco / "annotations" / "instances_vol.json"
     with pytest.raises(UserError, match=r"no annotation file at .*instances_vol\.json; did you mean"):
-        open_truth(DataSettings(str(file.with_name("instances_vol.json"))))
+        open_truth(DataSettings(str(file)))

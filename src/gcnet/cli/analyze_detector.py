@@ -1,9 +1,9 @@
 """The images over which a detector's backbone is measured, one by one."""
 
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from gcnet.cli.files import report_notes
 from gcnet.evaluation.gates import ALL_IMAGES
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ def open_detector_run(detector: "Detector", settings: "Settings") -> "DetectorRu
     from gcnet.data.coco.source import open_validation
 
     part = open_validation(settings.data_settings(), settings.seed)
-    for report in part.reports():
-        print(f"gcnet: {report}", file=sys.stderr)
+    report_notes(part.reports())
     return DetectorRun(part.images, detector)
 
 

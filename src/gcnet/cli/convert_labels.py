@@ -10,8 +10,8 @@ from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
     from gcnet.cli.check_data import Settings
-    from gcnet.data.coco.conversion.builder import Converted
-    from gcnet.data.coco.faults import Fault
+    from gcnet.data.coco.conversion.builder import Converted, Problem
+    from gcnet.data.coco.issues import Issue
 
 
 def convert_labels(settings: "Settings", output: Path) -> int:
@@ -25,12 +25,12 @@ def convert_labels(settings: "Settings", output: Path) -> int:
     for file in files.values():
         if file.exists():
             raise UserError(f"--convert must not exist yet, found {printable(file)}; take another name")
-    problems = list(converted.problems)
+    problems: list[Problem | Issue] = list(converted.problems)
     output.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for split, content in converted.splits.items():
         inspection = inspect(content)
-        problems += inspection.faults
+        problems += inspection.issues
         clean = inspection.clean
         write_atomic(files[split], json.dumps(clean).encode())
         written.append(
@@ -70,7 +70,7 @@ def _file(output: Path, split: str) -> Path:
     return output.with_name(f"{output.stem}_{split}{output.suffix}") if split else output
 
 
-def _print(problems: "Sequence[Fault]", listed: int) -> None:
+def _print(problems: "Sequence[Problem | Issue]", listed: int) -> None:
     counts = Counter(problem.kind for problem in problems)
     print(f"problems     {len(problems):,}" + (f" of {len(counts)} kinds" if counts else ""))
     for kind, count in counts.items():

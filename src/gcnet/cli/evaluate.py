@@ -45,6 +45,8 @@ class Settings:
     """Scenes: pixels between the reference patch and the nearest shape (default: half of a 64 px image)."""
     batch_size: int | None = None
     """Images per batch, in each process (default: 64; of detectors 1)."""
+    detections_per_image: int | None = None
+    """Detectors: detections of an image at most (default: as trained, 100; COCO's AP counts 100 of each class)."""
     workers: int = 0
     """Loading processes; 0 loads in the main process."""
     device: str = "auto"
@@ -59,6 +61,8 @@ class Settings:
         """Refuse settings that cannot work, before anything is loaded."""
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"--batch-size must be at least 1, found {self.batch_size}")
+        if self.detections_per_image is not None and self.detections_per_image < 1:
+            raise UserError(f"--detections-per-image must be at least 1, found {self.detections_per_image}")
         if self.results is not None:
             self._check_results()
         elif self.model is None:
@@ -123,9 +127,12 @@ def run(settings: Settings) -> int:
             run_classifier(settings, found, processes)
         else:
             from gcnet.cli.evaluate_detector import run_detector
+            from gcnet.models.detector.heads import limit_detections
 
             settings.require_detector()
             if found is not None:
                 found.model.to(device)
+                if settings.detections_per_image is not None:
+                    limit_detections(found.model, settings.detections_per_image)
             run_detector(settings, found, processes)
     return 0

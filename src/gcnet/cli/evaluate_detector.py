@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gcnet.cli.files import report_notes
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def run_detector(settings: "Settings", detector: "Detector | None", processes: "
     images = settings.data_settings(None)
     needs_images = detector is not None
     part = open_truth(images, settings.seed, needs_images=needs_images)
-    for report in part.reports() if processes.first else ():
-        print(f"gcnet: {report}", file=sys.stderr)
+    if processes.first:
+        report_notes(part.reports())
     if detector is None:
         result = _judge_results(part.images, settings)
     else:

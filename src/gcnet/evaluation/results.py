@@ -7,6 +7,7 @@ from typing import Any
 from gcnet.data.coco.geometry import check_segmentation
 from gcnet.data.coco.inspection import read_json
 from gcnet.errors import UserError
+from gcnet.evaluation.predictions import is_predictions, match_predictions
 
 _HUGE = 1e300
 _ACCEPTED = ("mask without pixels", "RLE counts not integers")
@@ -15,11 +16,15 @@ _ACCEPTED = ("mask without pixels", "RLE counts not integers")
 def read_results(path: str | Path, annotations: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The results of a file, each with a box and, if all have one, a mask that can be judged.
 
+    The file is a list in COCO's result format, or what `gcnet predict --json` writes for the images of the annotations.
+
     Raises:
         UserError: the file is missing or no JSON list; a result lacks something, is of an image that the annotations
             do not have, or has a box, a score or a mask that is none.
     """
     content = read_json(path, "results")
+    if is_predictions(content):
+        content = match_predictions(content, annotations, str(path))
     if not isinstance(content, list):
         raise UserError(f"{path} is not in COCO's result format: expected a list of results, found {_kind(content)}")
     has_masks = any(isinstance(result, dict) and "segmentation" in result for result in content)

@@ -123,7 +123,9 @@ class DetectionTask:
 
     def losses(self, network: nn.Module, batch: DetectionBatch) -> dict[str, Tensor]:
         """The detector's losses: of the proposals' objectness and boxes, of classes, boxes and masks of the heads."""
-        return network(batch.images, batch.targets)
+        if self._finds_masks:
+            return network(batch.images, batch.targets)
+        return network(batch.images, [{name: target[name] for name in ("boxes", "labels")} for target in batch.targets])
 
     def sample(self, device: torch.device) -> DetectionBatch:
         """A batch of one validation image, without its objects."""

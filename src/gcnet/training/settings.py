@@ -82,6 +82,8 @@ class DetectorSettings:
     """Sides in pixels of the square anchors, one a level of the pyramid (default: 32 64 128 256 512)."""
     regions: int | None = None
     """Regions of an image that the heads are trained on, a quarter of them objects (default: 512)."""
+    detections_per_image: int | None = None
+    """Detections of an image that the detector gives at most (default: 100; COCO's AP counts 100 of each class)."""
     jitter: tuple[float, float] | None = None
     """Large-scale jitter: resize by a random factor from and to, such as 0.1 2.0, and cut or pad to a square of the
     short side."""
@@ -94,7 +96,7 @@ class DetectorSettings:
             value = getattr(self, name)
             if value is not None and value not in valid:
                 raise unknown(name, value, valid)
-        for name in ("short_side", "long_side", "anchor_sides", "regions"):
+        for name in ("short_side", "long_side", "anchor_sides", "regions", "detections_per_image"):
             value = getattr(self, name)
             sizes = value if isinstance(value, tuple) else () if value is None else (value,)
             require(all(size > 0 for size in sizes), f"{flag(name)} must be positive, found {value}")
@@ -103,7 +105,7 @@ class DetectorSettings:
 
     def options(self) -> dict[str, Any]:
         """What was given of the options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`."""
-        names = ("numerics", "norm", "heads", "anchor_sides", "regions")
+        names = ("numerics", "norm", "heads", "anchor_sides", "regions", "detections_per_image")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

@@ -127,14 +127,14 @@ def test_issues_are_reported_with_their_ids(tmp_path: Path):
     assert "annotation 1" in (train.issue_report() or "")
 
 
-def test_an_object_without_a_mask_is_refused(tmp_path: Path):
+def test_objects_with_and_without_a_mask_are_counted(tmp_path: Path):
     write(tmp_path)
     path = tmp_path / "annotations" / "instances_val2017.json"
     annotations = read_annotations(path)["annotations"]
     del annotations[4]["segmentation"]
     change(path, annotations=annotations)
-    with pytest.raises(UserError, match="annotation 5 of image 1 has no segmentation"):
-        open_coco(DataSettings(data=str(tmp_path)))
+    train, val = open_coco(DataSettings(data=str(tmp_path)))
+    assert (train.mask_counts(), val.mask_counts()) == ((18, 18), (17, 18))
 
 
 def test_other_categories_in_validation_are_refused(tmp_path: Path):

@@ -78,7 +78,7 @@ def test_with_torchvisions_parts_and_weights_the_outputs_are_torchvisions(kind: 
 
 @pytest.mark.parametrize("numerics", ["mmdet", "torchvision"])
 def test_faster_rcnn_is_mask_rcnn_without_its_mask_head(numerics: str) -> None:
-    boxes, masks = (detector(numerics=numerics, masks=found) for found in (False, True))
+    boxes, masks = (detector(numerics=numerics, masks=found, width=16, hidden=32) for found in (False, True))
     assert set(masks.state_dict()) - set(boxes.state_dict()) == {key for key in masks.state_dict() if ".mask_" in key}
     boxes.load_state_dict({key: value for key, value in masks.state_dict().items() if ".mask_" not in key})
     both = [calibrated(model) for model in (boxes, masks)]

@@ -24,7 +24,7 @@ MISTAKES = {
 
 
 def test_the_builders_defaults_are_options_and_all_there_are() -> None:
-    given_otherwise = ("host", "num_classes", "cascade")
+    given_otherwise = ("host", "num_classes", "cascade", "masks")
     parameters = inspect.signature(build_mask_rcnn).parameters.items()
     defaults = {name: parameter.default for name, parameter in parameters if name not in given_otherwise}
     check_options(defaults)

@@ -27,6 +27,7 @@ class HeadPlan:
         strides: of the maps that regions are pooled from.
         normalised: four convolutions and one linear layer for the boxes, and batch norms; else two linear layers.
         masks: whether there is a mask head.
+        detections: of an image, given at most.
     """
 
     classes: int
@@ -36,6 +37,7 @@ class HeadPlan:
     strides: tuple[int, ...]
     normalised: bool
     masks: bool = True
+    detections: int = 100
 
 
 def build_cascade(parts: Numerics, plan: HeadPlan) -> CascadeRoIHeads:
@@ -69,11 +71,18 @@ def build_heads(
         bbox_reg_weights=weights,
         score_thresh=0.05,
         nms_thresh=0.5,
-        detections_per_img=100,
+        detections_per_img=plan.detections,
         **(_build_mask_parts(parts, plan) if plan.masks else {}),
     )
     heads.box_coder = parts.box_coder(weights)
     return heads
+
+
+def limit_detections(detector: nn.Module, count: int) -> None:
+    """Have a detector give at most so many detections of an image."""
+    for module in detector.modules():
+        if isinstance(module, RoIHeads):
+            module.detections_per_img = count
 
 
 def _build_mask_parts(parts: Numerics, plan: HeadPlan) -> dict[str, nn.Module]:

@@ -28,6 +28,7 @@ def build_mask_rcnn(
     image_size: tuple[int, int] = (800, 1333),
     anchor_sides: tuple[float, ...] | None = None,
     regions: int = 512,
+    detections_per_image: int = 100,
     width: int = 256,
     hidden: int = 1024,
 ) -> GeneralizedRCNN:
@@ -51,6 +52,7 @@ def build_mask_rcnn(
         image_size: short and long side in pixels that images are resized to.
         anchor_sides: sides in pixels of the square anchors, one a level; by default eight times each level's stride.
         regions: regions of an image that the heads are trained on, a quarter of them objects.
+        detections_per_image: detections of an image, the best ones, that are given at most.
         width: channels of the pyramid's maps and of the heads' convolutions.
         hidden: width of the linear layers of the box head.
 
@@ -60,12 +62,21 @@ def build_mask_rcnn(
     if num_classes < 1:
         raise UserError(f"num_classes counts the classes of objects, at least 1; found {num_classes}")
     check_options({"numerics": numerics, "norm": norm, "norm_eps": norm_eps, "heads": heads, "image_size": image_size})
-    check_options({"anchor_sides": anchor_sides, "regions": regions, "width": width, "hidden": hidden})
+    check_options({"anchor_sides": anchor_sides, "regions": regions, "detections_per_image": detections_per_image})
+    check_options({"width": width, "hidden": hidden})
     set_norms(host, norm, eps=norm_eps)
     parts, normalised = NUMERICS[numerics], heads == "4conv1fc"
     backbone, strides = build_pyramid(host, width=width, normalised=normalised)
-    pooled = strides[: len(backbone.fpn.layer_blocks)]
-    plan = HeadPlan(num_classes + 1, width, hidden, regions, strides=pooled, normalised=normalised, masks=masks)
+    plan = HeadPlan(
+        num_classes + 1,
+        width,
+        hidden,
+        regions,
+        strides=strides[: len(backbone.fpn.layer_blocks)],
+        normalised=normalised,
+        masks=masks,
+        detections=detections_per_image,
+    )
     return GeneralizedRCNN(
         backbone,
         _build_proposals(parts, width, anchor_sides or tuple(8.0 * stride for stride in strides), strides),

@@ -66,6 +66,7 @@ _CHECKS: Mapping[str, Callable[[str, object], None]] = {
     "image_size": _check_size,
     "anchor_sides": _check_sides,
     "regions": _check_whole,
+    "detections_per_image": _check_whole,
     "width": _check_whole,
     "hidden": _check_whole,
 }

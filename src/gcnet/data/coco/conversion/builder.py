@@ -6,8 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gcnet.data.coco.faults import Fault
 from gcnet.data.decode import ImageError, has_image_suffix, read_header
+from gcnet.errors import printable
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a file, or should be known of it: a kind, and what was found in which file."""
+
+    kind: str
+    found: str
+    file_name: str = ""
+
+    def __str__(self) -> str:
+        return printable(f"{self.file_name}: {self.found}" if self.file_name else self.found)
 
 
 @dataclass(frozen=True)
@@ -22,7 +34,7 @@ class Converted:
 
     root: Path
     splits: Mapping[str, dict[str, Any]]
-    problems: tuple[Fault, ...]
+    problems: tuple[Problem, ...]
 
 
 class CocoBuilder:
@@ -43,16 +55,18 @@ class CocoBuilder:
         name = os.path.relpath(path, self.root)
         self.images.append({"id": len(self.images) + 1, "file_name": name, "width": width, "height": height})
 
-    def add_object(self, label: int, box: Sequence[float], polygon: Sequence[float] | None = None, **more: Any) -> None:
+    def add_object(
+        self, label: int, box: Sequence[float], polygon: Sequence[float] | None = None, *, is_difficult: bool = False
+    ) -> None:
         """Add an object to the last image.
 
         Args:
             label: index of the class, from 0.
             box: left, top, width and height in pixels.
             polygon: x0, y0, x1, y1, ... in pixels.
-            more: further entries of the annotation.
+            is_difficult: whether VOC marks it as difficult, which is kept as an entry of its own.
         """
-        annotation = {
+        annotation: dict[str, Any] = {
             "id": len(self.annotations) + 1,
             "image_id": len(self.images),
             "category_id": label + 1,
@@ -62,7 +76,9 @@ class CocoBuilder:
         }
         if polygon:
             annotation["segmentation"] = [[round(value, 3) for value in polygon]]
-        self.annotations.append(annotation | more)
+        if is_difficult:
+            annotation["difficult"] = 1
+        self.annotations.append(annotation)
 
     def content(self) -> dict[str, Any]:
         """The content of the COCO file."""
@@ -76,13 +92,12 @@ def upright_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: the file is no image.
     """
-    width, height, orientation = read_header(path)
-    return (height, width) if orientation >= 5 else (width, height)
+    return read_header(path).upright_size
 
 
-def image_fault(error: ImageError, root: Path) -> Fault:
+def image_problem(error: ImageError, root: Path) -> Problem:
     """The problem of an image that cannot be read."""
-    return Fault("unreadable image, skipped", error.reason, file_name=os.path.relpath(error.path, root))
+    return Problem("unreadable image, skipped", error.reason, file_name=os.path.relpath(error.path, root))
 
 
 def images_below(folder: Path) -> list[Path]:

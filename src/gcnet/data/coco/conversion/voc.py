@@ -8,8 +8,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from gcnet.data.coco.conversion.builder import CocoBuilder, Converted, image_fault, images_below
-from gcnet.data.coco.faults import Fault
+from gcnet.data.coco.conversion.builder import CocoBuilder, Converted, Problem, image_problem, images_below
 from gcnet.data.coco.layouts import split_of
 from gcnet.data.decode import ImageError, read_header
 from gcnet.errors import UserError, printable
@@ -51,7 +50,7 @@ def read_voc(path: Path) -> Converted:
         UserError: no file holds an annotation of VOC's format.
     """
     root = path.resolve()
-    problems: list[Fault] = []
+    problems: list[Problem] = []
     files = _xml_files(root)
     read = [one for file in files if (one := _read(file, root, problems)) is not None]
     if not read:
@@ -70,46 +69,47 @@ def read_voc(path: Path) -> Converted:
 
 
 def _convert(
-    builder: CocoBuilder, image: _Image, first: int, pictures: Mapping[str, Path], problems: list[Fault]
+    builder: CocoBuilder, image: _Image, first: int, pictures: Mapping[str, Path], problems: list[Problem]
 ) -> None:
     """Add an image and its objects."""
     name = os.path.relpath(image.file, builder.root)
     beside = [image.file.with_name(os.path.basename(image.file_name.replace("\\", "/"))), pictures.get(image.file.stem)]
     path = next((one for one in beside if one is not None and one.is_file()), None)
     if path is None:
-        problems.append(Fault("annotation without an image, skipped", f"no {image.file_name}", file_name=name))
+        problems.append(Problem("annotation without an image, skipped", f"no {image.file_name}", file_name=name))
         return
     try:
-        width, height, orientation = read_header(path)
+        header = read_header(path)
     except ImageError as error:
-        problems.append(image_fault(error, builder.root))
+        problems.append(image_problem(error, builder.root))
         return
-    upright = (height, width) if orientation >= 5 else (width, height)
-    if image.size not in (None, upright, (width, height)):
-        found = f"{image.size[0]} x {image.size[1]} in the annotation, {width} x {height} in the file"
-        problems.append(Fault("image of another size, skipped", found, file_name=name))
+    stored = header.width, header.height
+    upright = header.upright_size
+    if image.size is not None and image.size not in (upright, stored):
+        found = f"{image.size[0]} x {image.size[1]} in the annotation, {stored[0]} x {stored[1]} in the file"
+        problems.append(Problem("image of another size, skipped", found, file_name=name))
         return
     builder.add_image(path, *(image.size or upright))
     for one in image.objects:
         left, top, right, bottom = one.corners
         box = [left - first, top - first, right - left + first, bottom - top + first]
         if box[2] <= 0 or box[3] <= 0:
-            problems.append(Fault("invalid box, skipped", f"{one.name} at {list(one.corners)}", file_name=name))
+            problems.append(Problem("invalid box, skipped", f"{one.name} at {list(one.corners)}", file_name=name))
             continue
-        builder.add_object(builder.classes.index(one.name), box, **({"difficult": 1} if one.is_difficult else {}))
+        builder.add_object(builder.classes.index(one.name), box, is_difficult=one.is_difficult)
 
 
-def _read(file: Path, root: Path, problems: list[Fault]) -> _Image | None:
+def _read(file: Path, root: Path, problems: list[Problem]) -> _Image | None:
     """What an XML file says; None, with a problem, if it is no annotation."""
     name = os.path.relpath(file, root)
     try:
         tree = read_xml(file)
     except UserError as error:
-        problems.append(Fault("unreadable annotation, skipped", str(error), file_name=name))
+        problems.append(Problem("unreadable annotation, skipped", str(error), file_name=name))
         return None
     if tree.tag != "annotation":
         found = f"its root is <{tree.tag}>, expected <annotation>"
-        problems.append(Fault("unreadable annotation, skipped", found, file_name=name))
+        problems.append(Problem("unreadable annotation, skipped", found, file_name=name))
         return None
     image = _Image(file, _text(tree, "filename") or f"{file.stem}.jpg", _size(tree.find("size")))
     for one in tree.findall("object"):
@@ -117,7 +117,7 @@ def _read(file: Path, root: Path, problems: list[Fault]) -> _Image | None:
         corners = [] if box is None else [_number(_text(box, corner)) for corner in _CORNERS]
         label = _text(one, "name")
         if not label or len(corners) != 4 or not all(map(math.isfinite, corners)):
-            problems.append(Fault("object without name or box, skipped", f"name {label!r}", file_name=name))
+            problems.append(Problem("object without name or box, skipped", f"name {label!r}", file_name=name))
             continue
         left, top, right, bottom = corners
         difficult = _text(one, "difficult") == "1"
@@ -167,7 +167,7 @@ def _listed(place: Path) -> list[Path]:
     return sorted(file for file in found if not file.name.startswith("."))
 
 
-def _splits(root: Path, images: Sequence[_Image], problems: list[Fault]) -> dict[str, list[_Image]]:
+def _splits(root: Path, images: Sequence[_Image], problems: list[Problem]) -> dict[str, list[_Image]]:
     """The images of each split."""
     by_stem = {image.file.stem: image for image in images}
     lists = root / "ImageSets" / "Main"
@@ -180,7 +180,7 @@ def _splits(root: Path, images: Sequence[_Image], problems: list[Fault]) -> dict
         found[split] = [by_stem[stem] for stem in stems if stem in by_stem]
         if lacking := [stem for stem in stems if stem not in by_stem]:
             problems.append(
-                Fault(
+                Problem(
                     "listed without an annotation",
                     f"{len(lacking):,} names, such as {lacking[0]}",
                     file_name=os.path.relpath(file, root),

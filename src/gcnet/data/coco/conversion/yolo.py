@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gcnet.data.coco.conversion.builder import CocoBuilder, Converted, image_fault, images_below, upright_size
-from gcnet.data.coco.faults import Fault
+from gcnet.data.coco.conversion.builder import CocoBuilder, Converted, Problem, image_problem, images_below, upright_size
 from gcnet.data.coco.layouts import SPLITS, split_of
 from gcnet.data.coco.paths import resolve_paths
 from gcnet.data.decode import ImageError, has_image_suffix
@@ -49,7 +48,7 @@ def read_yolo(path: Path) -> Converted:
     """
     file = path if path.is_file() else _yaml_of(path)
     layout = _from_yaml(file) if file is not None else _from_folder(path)
-    problems: list[Fault] = []
+    problems: list[Problem] = []
     found = {split: list(_images(places, layout.root, problems)) for split, places in layout.splits.items()}
     if not any(found.values()):
         raise UserError(f"{printable(path)}: no images of a YOLO data set found in {printable(layout.root)}")
@@ -63,24 +62,24 @@ def read_yolo(path: Path) -> Converted:
 
 
 def _convert(
-    builder: CocoBuilder, image: Path, lines: list[str] | None, has_keypoints: bool, problems: list[Fault]
+    builder: CocoBuilder, image: Path, lines: list[str] | None, has_keypoints: bool, problems: list[Problem]
 ) -> None:
     """Add an image and its objects."""
     try:
         size = upright_size(image)
     except ImageError as error:
-        problems.append(image_fault(error, builder.root))
+        problems.append(image_problem(error, builder.root))
         return
     builder.add_image(image, *size)
     name = os.path.relpath(image, builder.root)
     if lines is None:
-        problems.append(Fault("image without a label file, kept without objects", "no .txt file", file_name=name))
+        problems.append(Problem("image without a label file, kept without objects", "no .txt file", file_name=name))
     for number, line in enumerate(lines or [], start=1):
         try:
             label, box, polygon = _parse(line, len(builder.classes), size, has_keypoints)
         except ValueError as error:
             kind = "invalid label, skipped"
-            problems.append(Fault(kind, f"line {number}: {error}: {line[:60]!r}", file_name=name))
+            problems.append(Problem(kind, f"line {number}: {error}: {line[:60]!r}", file_name=name))
         else:
             builder.add_object(label, box, polygon)
 
@@ -207,15 +206,15 @@ def _names(content: Mapping[str, Any], file: Path) -> tuple[str, ...] | None:
     return None if names is None else tuple(map(str, names))
 
 
-def _numbered(labels: Any, problems: list[Fault]) -> tuple[str, ...]:
+def _numbered(labels: Any, problems: list[Problem]) -> tuple[str, ...]:
     """Names for classes of which no file tells the names."""
     firsts = {line.split()[0] for lines in labels for line in lines or []}
     highest = max((int(first) for first in firsts if first.isascii() and first.isdigit() and len(first) < 5), default=0)
-    problems.append(Fault("no class names", f"the classes are called 0 to {highest}; classes.txt would name them"))
+    problems.append(Problem("no class names", f"the classes are called 0 to {highest}; classes.txt would name them"))
     return tuple(map(str, range(highest + 1)))
 
 
-def _images(places: Sequence[Path], root: Path, problems: list[Fault]) -> Iterator[Path]:
+def _images(places: Sequence[Path], root: Path, problems: list[Problem]) -> Iterator[Path]:
     """The images of a split: of folders, or of text files that list them."""
     for place in places:
         if place.is_dir():
@@ -228,7 +227,7 @@ def _images(places: Sequence[Path], root: Path, problems: list[Fault]) -> Iterat
             if path is not None:
                 yield Path(path)
             else:
-                problems.append(Fault("missing image, skipped", resolved.missing[name], file_name=name))
+                problems.append(Problem("missing image, skipped", resolved.missing[name], file_name=name))
 
 
 def _label_file(image: Path, root: Path) -> Path:
