@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gcnet.data.coco.conversion.builder import CocoBuilder, Converted, Problem, image_problem, images_below, upright_size
+from gcnet.data.coco.conversion.builder import (
+    CocoBuilder,
+    Converted,
+    Problem,
+    image_problem,
+    images_below,
+    upright_size,
+)
 from gcnet.data.coco.layouts import SPLITS, split_of
 from gcnet.data.coco.paths import resolve_paths
 from gcnet.data.decode import ImageError, has_image_suffix
