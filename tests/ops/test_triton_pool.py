@@ -16,7 +16,9 @@ from torch._subclasses import FakeTensorMode
 from gcnet.ops.triton_pool import READY, attention_pool_triton, can_pool
 
 HERE = Path(__file__).parent
-CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+CUDA = pytest.param(
+    "cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+)
 
 needs_triton = pytest.mark.skipif(not READY, reason="needs Triton")
 
@@ -35,7 +37,7 @@ def run(*arguments: str | Path, **variables: str) -> str:
 @pytest.mark.parametrize("device", ["interpreter", CUDA])
 def test_all_cases(device: str, tmp_path: Path) -> None:
     choice = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""} if device == "interpreter" else {}
-    options = ["--noconftest", "-q", "-p", "no:cacheprovider", "-n", "0", f"--basetemp={tmp_path / 'cases'}"]
+    options = ["--noconftest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'cases'}"]
     said = run("-m", "pytest", *options, HERE / "triton_pool_cases.py", **choice)
     assert "skipped" not in said and int(re.findall(r"(\d+) passed", said)[0]) > 70
 

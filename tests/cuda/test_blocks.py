@@ -1,0 +1,40 @@
+"""Every block, forward and backward, in each dtype and memory format, against float64 on the CPU."""
+
+import pytest
+import torch
+
+from cuda.closeness import assert_near_float64, results
+from named_blocks import SETTINGS, every, make
+from random_weights import randomise
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+# PyTorch has no deterministic kernel on a GPU for these: concatenation sums over sorted positions (cumsum), and the
+# backward pass of adaptive pooling adds atomically.
+REFUSED = ("nl_concatenation", "fca", "ge", "gc average")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bf16", "fp16"])
+@every
+def test_forward_and_backward_are_near_float64(
+    name: str, dtype: torch.dtype, layout: str, device: torch.device
+) -> None:
+    block = randomise(make(name)).eval()
+    assert_near_float64(block, (torch.randn(2, 22, 5, 7) + 1).to(dtype), device, LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if not name.startswith(REFUSED)])
+def test_with_deterministic_algorithms_two_passes_give_the_same_bits(
+    name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    block = randomise(make(name)).eval().to(device)
+    x, direction = torch.randn(2, 22, 5, 7, device=device), torch.randn(2, 22, 5, 7, device=device)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (results(block, x, direction) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(first[0], second[0])
+    assert all(torch.equal(one, other) for one, other in zip(first[1], second[1], strict=True))
