@@ -101,7 +101,7 @@ def test_the_demonstrations_recipe_is_for_scenes_without_a_preset() -> None:
     assert recipe_settings(CompareSettings(recipe=RecipeChoices(preset="scratch"))).steps is None
     assert recipe_settings(SAME).steps is None
     changed = recipe_settings(CompareSettings(recipe=RecipeChoices(epochs=3.0, optimizer="sgd")))
-    assert (changed.steps, changed.epochs, changed.peak_lr) == (None, 3.0, 0.1)
+    assert (changed.steps, changed.epochs, changed.peak_lr) == (None, 3.0, 0.05)
 
 
 def test_the_number_of_scenes_can_be_chosen() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcnet.data.decode import ImageError, has_image_suffix, open_image
+from gcnet.data.decode import SUFFIXES, ImageError, has_image_suffix, open_image
 
 
 def photo(width: int = 23, height: int = 17) -> Image.Image:
@@ -253,3 +253,43 @@ def test_a_suffix_says_what_is_an_image_and_hidden_files_are_none() -> None:
         "b.png",
         "d.tiff",
     ]
+
+
+CONTENT = {
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n", "a Git LFS pointer, .*git lfs pull"),
+    "html": (b"\n<!DOCTYPE html><html></html>", "an HTML page"),
+    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC image"),
+    "video": (b"\0\0\0\x18ftypisom\0\0\0\0", "a video"),
+    "zip": (b"PK\x03\x04abc", "a ZIP archive"),
+    "zeros": (bytes(700), "only zero bytes"),
+}
+
+
+@pytest.mark.parametrize("case", CONTENT)
+def test_files_that_are_no_images_are_called_what_they_are(case: str, tmp_path: Path) -> None:
+    content, reason = CONTENT[case]
+    with pytest.raises(ImageError, match=reason):
+        open_image(saved(tmp_path, "a.jpg", content))
+
+
+def test_a_broken_link_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(ImageError, match="a symbolic link to a missing file"):
+        open_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("AVIF", ".avif"), ("JPEG2000", ".jp2")])
+def test_formats_that_pillow_may_lack_are_read_where_it_has_them(kind: str, suffix: str, tmp_path: Path) -> None:
+    if suffix not in SUFFIXES:
+        pytest.skip(f"this Pillow does not read {kind}")
+    path = tmp_path / f"a{suffix}"
+    photo().save(path, kind)
+    assert open_image(path).size == photo().size
+
+
+def test_16_bit_images_with_fewer_bits_in_use_keep_the_upper_8_of_these(tmp_path: Path) -> None:
+    values = np.array([[0, 15, 16, 4095, 4096, 65535]], dtype=np.uint16)
+    path = saved(tmp_path, "a.png", encoded(Image.fromarray(values), "PNG"))
+    assert np.asarray(open_image(path, bit_depth=12))[0, :, 0].tolist() == [0, 0, 1, 255, 255, 255]
+    assert np.asarray(open_image(path))[0, :, 0].tolist() == [0, 0, 0, 15, 16, 255]

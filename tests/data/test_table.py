@@ -95,3 +95,54 @@ def test_a_listed_file_that_is_missing_is_an_image_error(tmp_path: Path) -> None
     images = CsvImages(write(tmp_path, "path,label\na.png,dog\nz.png,dog\n"))
     with pytest.raises(ImageError, match="no such file"):
         images.read(1)
+
+
+def test_images_may_lie_in_the_folder_that_is_named_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    table = tmp_path / "lists" / "list.csv"
+    write(tmp_path, "").unlink()
+    rows = [f"{tmp_path}/a.png,dog", "../b.png,dog", "c d.png,cat"]
+    table.write_text("path,label\n" + "\n".join(rows))
+    images = CsvImages(table, root=tmp_path)
+    assert [images.name(index) for index in range(3)] == ["a.png", "b.png", "c d.png"]
+    assert images.read(1).size == (3, 2)
+    with pytest.raises(UserError, match="line 2: .* lies outside of the image folder .*--images"):
+        CsvImages(table)
+    with pytest.raises(UserError, match="--images takes a folder, and there is none at"):
+        CsvImages(table, root=tmp_path / "nowhere")
+
+
+def test_links_to_images_elsewhere_are_read(tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    write(tmp_path / "pool", "")
+    (tmp_path / "linked.png").symlink_to(tmp_path / "pool" / "a.png")
+    (tmp_path / "list.csv").write_text("path,label\nlinked.png,dog\n")
+    assert CsvImages(tmp_path / "list.csv").read(0).size == (3, 2)
+
+
+def test_backslashes_are_read_as_slashes_and_reported(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub", "")
+    (tmp_path / "list.csv").write_text("path,label\nsub\\a.png,dog\nsub\\c d.png,cat\n")
+    images = CsvImages(tmp_path / "list.csv")
+    assert [images.name(index) for index in range(2)] == ["sub/a.png", "sub/c d.png"]
+    assert images.notes == (f"{tmp_path}/list.csv: 2 paths with backslashes are read with slashes",)
+
+
+def test_splits_go_by_their_usual_names_and_others_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,label,split\na.png,dog,TRAIN\nb.png,cat,valid\nc d.png,dog,extra\n")
+    assert read_splits(path) == ("train", "val")
+    images = CsvImages(path, split="val")
+    assert (images.name(0), len(images.notes)) == ("b.png", 1)
+    assert '1 "extra"' in images.notes[0]
+    path.write_text("path,label,split\na.png,dog,fold1\n")
+    with pytest.raises(UserError, match='the column "split" must say train, val or test, found fold1'):
+        read_splits(path)
+
+
+def test_a_file_name_that_is_not_utf_8_is_found(tmp_path: Path) -> None:
+    name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / name)
+    (tmp_path / "list.csv").write_bytes(b"path,label\ncaf\xe9.png,dog\n")
+    assert CsvImages(tmp_path / "list.csv").read(0).size == (3, 2)

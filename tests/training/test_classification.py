@@ -77,6 +77,25 @@ def test_the_loss_is_the_smoothed_cross_entropy(photos):
     torch.testing.assert_close(found, expected)
 
 
+def test_class_weights_scale_the_loss_of_each_image_by_hand(photos):
+    task = task_with(photos, class_weights="balanced", label_smoothing=0.1)
+    task._weights = torch.tensor([0.5, 2.0, 3.0])
+    batch = task.prepare(next(task.batches(0)), 0, CPU)
+    logits = torch.randn(10, 3)
+    network = nn.Identity()
+    network.register_forward_hook(lambda *_: logits)
+    each = [
+        functional.cross_entropy(row[None], target[None], label_smoothing=0.1) * task._weights[target]
+        for row, target in zip(logits, batch.targets, strict=True)
+    ]
+    torch.testing.assert_close(task.losses(network, batch)["loss"], sum(each) / 10)
+
+
+def test_class_weights_follow_the_training_images_and_leave_the_default_loss_alone(photos):
+    assert task_with(photos)._weights is None
+    assert task_with(photos, class_weights="balanced")._weights.tolist() == pytest.approx([1, 1, 1])
+
+
 def test_micro_batches_hold_every_image_once(photos):
     task = task_with(photos)
     batch = task.prepare(next(task.batches(0)), 0, CPU)

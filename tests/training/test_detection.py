@@ -215,7 +215,7 @@ def test_the_command_says_what_it_scales_leaves_out_and_cannot_do(tmp_path: Path
         *("--norm", "sync", "--device", "cpu", "--output", tmp_path / "run"),
     )
     assert "lr 0.0025 (0.02 for 16 images, scaled to 2), step" in said
-    assert "1 training images without objects are left out" in said
+    assert "1 training images without objects are skipped" in said
     assert "1 x box without area" in said
     assert "--norm sync works on CUDA only" in said
     chosen = open_folder(tmp_path / "run")[1]

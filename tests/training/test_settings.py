@@ -170,3 +170,27 @@ def test_the_verbs_settings_import_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_learning_rate_of_a_preset_is_scaled_with_the_batch() -> None:
+    assert RecipeSettings().peak_lr == 0.1
+    assert RecipeSettings(batch_size=32).peak_lr == pytest.approx(0.025)
+    assert RecipeSettings(batch_size=32).scaling() == "0.1 for 128 images, scaled to 32"
+    assert RecipeSettings(batch_size=32, lr=0.3).peak_lr == 0.3
+    assert RecipeSettings(preset="1x", batch_size=2).peak_lr == pytest.approx(0.0025)
+
+
+@pytest.mark.parametrize(
+    ("given", "images", "processes", "expected"),
+    [
+        ({}, 24, 1, 24),
+        ({}, 25, 2, 24),
+        ({"accumulate": 4}, 27, 2, 24),
+        ({}, 128, 1, None),
+        ({"batch_size": 64}, 24, 1, 64),
+    ],
+)
+def test_only_a_default_batch_shrinks_to_the_number_of_images(
+    given: dict[str, int], images: int, processes: int, expected: int | None
+) -> None:
+    assert RecipeSettings(**given).fitted(images, processes).batch_size == expected  # type: ignore[arg-type]

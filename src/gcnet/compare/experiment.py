@@ -73,8 +73,8 @@ def _check_score(metric: str, settings: CompareSettings) -> None:
 
 def _compare(settings: CompareSettings, variants: Variants, processes: Processes, reporter: Reporter) -> Comparison:
     device = str(choose_device(settings.device))
-    training = filled(describe(settings, BASELINE, variants))
-    task = open_task(training, Processes())
+    task = open_task(describe(settings, BASELINE, variants), Processes())
+    training = filled(task.settings)
     _check_score(task.metric, settings)
     steps = training.recipe.length(task.steps_per_epoch)
     training = replace(training, recipe=training.recipe.resolved(task.steps_per_epoch))

@@ -67,6 +67,10 @@ class RecipeChoices:
     """Factor on the learning rate of the inserted blocks."""
     label_smoothing: float | None = None
     """Label smoothing."""
+    class_weights: Literal["none", "balanced"] | None = None
+    """balanced: rare classes count more in the training loss, n / (k * n_c) for n_c of n images in k classes."""
+    sampling: Literal["uniform", "balanced"] | None = None
+    """balanced: every class is drawn equally often, so that images of rare classes come several times in an epoch."""
     mixup: float | None = None
     """Mixup with Beta(alpha, alpha); 0 is off."""
     cutmix: float | None = None

@@ -1,14 +1,16 @@
 """Which images make up which batch: decided by seed, epoch and step alone, the same for any number of processes."""
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 import torch
 
 from gcnet.data.seeding import mix_seed
 from gcnet.errors import UserError
 
-Key = tuple[int, int]  # epoch and index of one sample
+Key = tuple[int, int]  # epoch (with the repetition within it) and index of one sample
 
+_REPETITION = 1 << 32  # an image that comes again within an epoch is varied anew: its epoch counts as another
 _ORDER = 0x0DE  # keeps the seeds of permutations apart from those of samples
 
 
@@ -28,6 +30,8 @@ class EpochSampler:
         accumulation: micro-batches a step.
         groups: of each image, such as 0 for landscape and 1 for portrait; as many batches as can be are then of one
             group, and the batches come in a random order.
+        labels: of each image; every class is then drawn equally often, its images in turn, those of rare classes
+            several times in an epoch.
 
     Raises:
         UserError: for a batch that cannot be shared out evenly, or that is larger than the set.
@@ -43,20 +47,19 @@ class EpochSampler:
         world: int = 1,
         accumulation: int = 1,
         groups: Sequence[int] | None = None,
+        labels: Sequence[int] | None = None,
     ) -> None:
         _check_positive(batch_size)
         if batch_size > length:
-            raise UserError(
-                f"the batch size must be at most the number of training images, {length}, found {batch_size}"
-            )
+            raise UserError(f"--batch-size must be at most the number of training images, {length}, found {batch_size}")
         if batch_size % (world * accumulation):
             raise UserError(
-                f"the batch size must be a multiple of {world} processes x {accumulation} micro-batches, "
+                f"--batch-size must be a multiple of {world} processes x {accumulation} micro-batches, "
                 f"found {batch_size}"
             )
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world, self.accumulation = rank, world, accumulation
-        self.groups = groups
+        self.groups, self.labels = groups, labels
         self._step = 0
 
     @property
@@ -67,6 +70,15 @@ class EpochSampler:
     def start(self, step: int) -> None:
         """Go on after `step` optimizer steps since the beginning of the training: epoch and place in it follow."""
         self._step = step
+
+    def keys(self, epoch: int) -> list[Key]:
+        """The samples of an epoch in their order."""
+        if self.labels is None:
+            return [(epoch, index) for index in self.permutation(epoch)]
+        generator = torch.Generator().manual_seed(mix_seed(_ORDER, self.seed, epoch))
+        drawn = _draw_balanced(self.labels, generator)
+        order = torch.randperm(len(drawn), generator=generator).tolist()
+        return [(epoch + _REPETITION * drawn[number][0], drawn[number][1]) for number in order]
 
     def permutation(self, epoch: int) -> list[int]:
         """The order of the images in an epoch."""
@@ -96,10 +108,32 @@ class EpochSampler:
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, done = divmod(self._step, self.steps_per_epoch)
         self._step = (epoch + 1) * self.steps_per_epoch
-        order = self.permutation(epoch)
+        order = self.keys(epoch)
         micro = self.batch_size // self.accumulation
         for first in range(done * self.batch_size, self.steps_per_epoch * self.batch_size, micro):
-            yield [(epoch, index) for index in order[first : first + micro][self.rank :: self.world]]
+            yield order[first : first + micro][self.rank :: self.world]
+
+
+def _draw_balanced(labels: Sequence[int], generator: torch.Generator) -> list[tuple[int, int]]:
+    """As many draws as images, the same number of each class up to one, each as repetition and index.
+
+    Within a class every image comes once before one comes again.
+    """
+    members: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        members.setdefault(label, []).append(index)
+    share, extra = divmod(len(labels), len(members))
+    chosen = torch.randperm(len(members), generator=generator).tolist()[:extra]
+    drawn: list[tuple[int, int]] = []
+    for number, label in enumerate(sorted(members)):
+        missing = share + (number in chosen)
+        for repetition in count():
+            if not missing:
+                break
+            turn = torch.randperm(len(members[label]), generator=generator).tolist()[:missing]
+            drawn += [(repetition, members[label][place]) for place in turn]
+            missing -= len(turn)
+    return drawn
 
 
 class EvaluationSampler:

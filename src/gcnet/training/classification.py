@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gcnet.analysis.cost import count_flops
-from gcnet.data.balance import class_counts, class_notes, describe_counts
+from gcnet.data.balance import balanced_weights, class_counts, class_notes, describe_counts
 from gcnet.data.duplicates import shared_notes
 from gcnet.data.images import size_on_disk
 from gcnet.data.loading import Batch, Images, Skipped, build_loader, collate
@@ -56,13 +56,23 @@ class ClassificationTask:
     metric = "top1"
 
     def __init__(self, splits: DataSplits, settings: TrainSettings, processes: Processes) -> None:
-        self.splits, self.settings, self.processes = splits, settings, processes
-        recipe = settings.recipe
+        recipe = settings.recipe.fitted(len(splits.train), processes.world)
+        self._reduced = recipe is not settings.recipe
+        self.splits, self.settings, self.processes = splits, replace(settings, recipe=recipe), processes
+        counts = class_counts(splits.train)
+        self._weights = torch.tensor(balanced_weights(counts)) if recipe.class_weights == "balanced" else None
         self._seed = settings.machine.seed
         self._memory = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
         self._mixers = _build_mixers(recipe.mixup, recipe.cutmix, len(splits.classes))
         share: Any = {"rank": processes.rank, "world": processes.world}
-        self._order = EpochSampler(len(splits.train), batch_size=recipe.images_per_step, seed=self._seed, **share)
+        labels = [splits.train.label(index) for index in range(len(splits.train))]
+        self._order = EpochSampler(
+            len(labels),
+            batch_size=recipe.images_per_step,
+            seed=self._seed,
+            labels=labels if recipe.sampling == "balanced" else None,
+            **share,
+        )
         self._train = Images(splits.train, splits.train_transform(settings.augment), seed=self._seed)
         in_order = EvaluationSampler(
             len(splits.val), batch_size=max(1, recipe.images_per_step // processes.world), **share
@@ -104,7 +114,11 @@ class ClassificationTask:
 
     def notes(self) -> list[str]:
         """How images are prepared, what was skipped, repaired or assumed, and what may spoil the training."""
-        found = [*self.splits.notes, *class_notes(self.splits.train), *shared_notes(self.splits.train, self.splits.val)]
+        train, val, recipe = self.splits.train, self.splits.val, self.settings.recipe
+        balanced = "balanced" in (recipe.class_weights, recipe.sampling)
+        found = [*self.splits.notes, *class_notes(train, balanced=balanced), *shared_notes(train, val)]
+        if self._reduced:
+            found.append(f"the default batch size is reduced to {recipe.batch_size} for {len(train):,} training images")
         return [f"preprocessing: {self.splits.preprocessing}", *found]
 
     @property
@@ -168,13 +182,21 @@ class ClassificationTask:
 
     def losses(self, network: nn.Module, batch: Prepared) -> dict[str, Tensor]:
         """Mean cross-entropy in nats; that of auxiliary heads (GoogLeNet, Inception v3) is added with its weight."""
-        smoothing = self.settings.recipe.label_smoothing
         outputs = class_outputs(network(batch.images))
-        loss = functional.cross_entropy(outputs.logits.float(), batch.targets, label_smoothing=smoothing)
+        loss = self._mean_loss(outputs.logits, batch.targets)
         for weight, logits in outputs.auxiliary:
-            auxiliary = functional.cross_entropy(logits.float(), batch.targets, label_smoothing=smoothing)
-            loss = loss + weight * auxiliary
+            loss = loss + weight * self._mean_loss(logits, batch.targets)
         return {"loss": loss}
+
+    def _mean_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean over the images, shape (); with class weights each image's loss times the weight of its class."""
+        smoothing = self.settings.recipe.label_smoothing
+        if self._weights is None:
+            return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        losses = functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
+        weights = self._weights.to(losses.device)
+        of_images = weights[targets] if targets.ndim == 1 else targets @ weights
+        return (losses * of_images).mean()
 
     def evaluate(
         self,

@@ -34,7 +34,7 @@ from gcnet.training.task import Evaluation, first_readable, micro_batches, unles
 _SHOWN = 12
 _SHORT, _LONG = 800, 1333  # the sides of COCO's detectors, in pixels
 _CLASSIFIERS_AUGMENT = ("random_crop", "crop_scale", "pad", "rand_augment", "rand_magnitude", "erasing")
-_CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix")
+_CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix", "class_weights", "sampling")
 
 
 class DetectionTask:
@@ -53,7 +53,6 @@ class DetectionTask:
 
     def __init__(self, train: CocoPart, val: CocoPart, settings: TrainSettings, processes: Processes) -> None:
         _refuse_classifiers(settings)
-        self.settings, self.processes = settings, processes
         self.parts = train, val
         self.val = val.images
         self.train = train.images if settings.detector.empty_images else train.images.with_objects()
@@ -65,12 +64,16 @@ class DetectionTask:
             _require_masks(train, settings.network.model)
         judges_masks = self._finds_masks and _all_have_masks(val)
         self.metric = "mask_ap" if judges_masks else "box_ap"
+        recipe = replace(settings.recipe, preset=settings.recipe.preset or DETECTOR_PRESET)
+        fitted = recipe.fitted(len(self.train), processes.world)
+        self._reduced = fitted is not recipe
+        self.settings, self.processes = replace(settings, recipe=fitted), processes
         self.classes, self.evaluation_images = train.images.classes, len(self.val)
         seed, detector = settings.machine.seed, settings.detector
         side = max(detector.short_side or (_SHORT,))
         augment = build_augment(settings.augment, jitter=detector.jitter, side=side)
         share: Any = {"rank": processes.rank, "world": processes.world}
-        images = settings.recipe.images_per_step
+        images = fitted.images_per_step
         groups = None if detector.jitter else aspect_groups(self.train)
         self._order = EpochSampler(len(self.train), batch_size=images, seed=seed, groups=groups, **share)
         self._samples = DetectionSamples(self.train, augment, seed=seed)
@@ -98,12 +101,15 @@ class DetectionTask:
         notes = [report for part in self.parts for report in part.reports()]
         empty = len(self.parts[0].images) - len(self.train)
         if empty:
-            notes.append(f"{empty} training images without objects are left out; --empty-images keeps them")
+            notes.append(f"{empty} training images without objects are skipped; --empty-images keeps them")
         with_mask, objects = self.parts[0].mask_counts()
         if self._finds_masks and with_mask < objects:
             notes.append(f"{objects - with_mask:,} of {objects:,} training objects have no mask: no mask loss for them")
         if self._finds_masks and self.metric == "box_ap":
             notes.append("validation objects without masks: boxes alone are evaluated")
+        if self._reduced:
+            size = self.settings.recipe.batch_size
+            notes.append(f"the default batch size is reduced to {size} for {len(self.train):,} training images")
         return notes
 
     def batches(self, first_step: int) -> Iterator[DetectionBatch]:

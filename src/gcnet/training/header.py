@@ -64,7 +64,7 @@ def _weights(trainer: Trainer, settings: TrainSettings) -> str:
 
 def _recipe(trainer: Trainer, settings: TrainSettings) -> str:
     recipe, processes = trainer.recipe, trainer.processes.world
-    scaling = replace(settings.recipe, preset=recipe.preset).scaling()
+    scaling = replace(settings.recipe, preset=recipe.preset, batch_size=recipe.batch_size).scaling()
     across = f" over {processes} processes" if processes > 1 else ""
     accumulated = f" in {recipe.accumulate} micro-batches" if recipe.accumulate > 1 else ""
     return (

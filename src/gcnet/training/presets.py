@@ -12,8 +12,7 @@ class Preset:
 
     Attributes:
         epochs: length.
-        lr: peak learning rate by optimizer, for the batch that is used; or where there are `lr_images`, for so many
-            images a step, in proportion to which it is scaled.
+        lr: peak learning rate by optimizer for `batch_size` images; scaled in proportion to the batch that is used.
         weight_decay: by optimizer.
         batch_size: images of one optimizer step.
         schedule: course of the learning rate after the warm-up.
@@ -26,7 +25,6 @@ class Preset:
 
     epochs: float
     lr: Mapping[str, float]
-    lr_images: int | None = None
     weight_decay: Mapping[str, float] = field(default_factory=lambda: _DECAY)
     batch_size: int = 128
     schedule: str = "cosine"
@@ -53,7 +51,6 @@ def _coco(epochs: int, first: int, second: int) -> Preset:
     return Preset(
         epochs=epochs,
         lr={"sgd": 0.02, "adamw": 2e-4},
-        lr_images=16,
         batch_size=16,
         schedule="step",
         milestones=(first / epochs, second / epochs),

@@ -13,6 +13,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "preset": tuple(PRESETS),
     "optimizer": ("sgd", "adamw"),
     "schedule": ("cosine", "step", "constant"),
+    "class_weights": ("none", "balanced"),
+    "sampling": ("uniform", "balanced"),
 }
 
 
@@ -21,21 +23,21 @@ class RecipeSettings:
     """How it is trained; what is not given comes from the preset."""
 
     preset: Literal["scratch", "finetune", "1x", "2x"] | None = None
-    """scratch (120 epochs, lr 0.1), or finetune: new blocks in a trained classifier, as in the paper (40, lr 0.02);
+    """scratch (120 epochs, lr 0.1 for 128 images), or finetune: new blocks in a trained classifier (40, lr 0.02);
     detectors: 1x (12 epochs, lr 0.02 for 16 images) or 2x (24), as in the paper (default: scratch; of detectors 1x)."""
     epochs: float | None = None
     """Passes over the training images (default: the preset's)."""
     steps: int | None = None
     """Length in optimizer steps, instead of --epochs."""
     batch_size: int | None = None
-    """Images of one optimizer step, over all processes and micro-batches (default: 128; of 1x and 2x 16)."""
+    """Images of one optimizer step, over all processes and micro-batches (default: 128; of 1x and 2x 16; fewer where
+    there are fewer training images)."""
     accumulate: int = 1
     """Micro-batches that make up one step: less memory, the same gradient (but for batch statistics)."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimizer."""
     lr: float | None = None
-    """Peak learning rate for the batch as it is (default: the preset's; that of 1x and 2x, 0.02 for 16 images, is
-    scaled in proportion to the batch)."""
+    """Peak learning rate for the batch as it is (default: the preset's, scaled in proportion to the batch size)."""
     momentum: float = 0.9
     """Momentum of SGD."""
     nesterov: bool = False
@@ -62,6 +64,10 @@ class RecipeSettings:
     """Clip the gradient to this L2 norm; 0 is off (default: off; of 1x and 2x 35)."""
     label_smoothing: float = 0.0
     """Label smoothing."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: rare classes count more in the training loss, n / (k * n_c) for n_c of n images in k classes."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """balanced: every class is drawn equally often, so that images of rare classes come several times in an epoch."""
     mixup: float = 0.0
     """Mixup with Beta(alpha, alpha); 0 is off; with --cutmix one of the two is drawn for every step."""
     cutmix: float = 0.0
@@ -98,8 +104,7 @@ class RecipeSettings:
         if self.lr is not None:
             return self.lr
         preset = self._preset
-        scale = self.images_per_step / preset.lr_images if preset.lr_images else 1.0
-        return preset.lr[self.optimizer] * scale
+        return preset.lr[self.optimizer] * self.images_per_step / preset.batch_size
 
     @property
     def decay(self) -> float:
@@ -114,9 +119,23 @@ class RecipeSettings:
     def scaling(self) -> str:
         """Where the learning rate comes from, in a few words."""
         preset = self._preset
-        if self.lr is None and preset.lr_images:
-            return f"{preset.lr[self.optimizer]:g} for {preset.lr_images} images, scaled to {self.images_per_step}"
-        return "for this batch size"
+        if self.lr is not None:
+            return "as given"
+        if self.images_per_step == preset.batch_size:
+            return "of the preset"
+        return f"{preset.lr[self.optimizer]:g} for {preset.batch_size} images, scaled to {self.images_per_step}"
+
+    def fitted(self, images: int, processes: int) -> "RecipeSettings":
+        """The recipe with the default batch size reduced to the number of training images; a given one stays.
+
+        Args:
+            images: number of training images.
+            processes: that share each batch evenly, as micro-batches do.
+        """
+        parts = processes * self.accumulate
+        if self.batch_size is not None or self.images_per_step <= images or images < parts:
+            return self
+        return replace(self, batch_size=images - images % parts)
 
     def length(self, steps_per_epoch: int) -> int:
         """Optimizer steps in all, at least one."""

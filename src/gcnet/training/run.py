@@ -110,9 +110,9 @@ def train(
     """
     if settings.output.output is not None:
         check_free(Path(settings.output.output))
-    chosen = filled(settings)
-    with assembled(chosen, build_model) as (trainer, task):
+    with assembled(settings, build_model) as (trainer, task):
         try_network(trainer)
+        chosen = replace(filled(settings), recipe=trainer.recipe)
         recipe = chosen.recipe.resolved(task.steps_per_epoch)
         processes = trainer.processes
         config = {
@@ -251,8 +251,8 @@ def assembled(
     """
     device = choose_device(settings.machine.device)
     with processes_joined(device) as processes, _gpu_switches(settings.machine):
-        settings = filled(settings)
-        task: Task = open_task(settings, processes)
+        task = open_task(settings, processes)
+        settings = filled(task.settings)  # the default batch size depends on the number of images
         seed = settings.machine.seed
         seed_everything(seed)
         described = _without_files(settings) if resumed else settings
