@@ -131,8 +131,7 @@ PLANTED: dict[str, tuple[str, Callable[[Content], None], object, object]] = {
     "negative box": ("invalid bbox", change(bbox=[9, 9, -3, -2]), 3, 500),
     "flat box alone": ("neither bbox nor mask", change(bbox=[1, 2, 3, 0], segmentation=[]), 3, 500),
     "no box and no mask": ("neither bbox nor mask", change(bbox=None, segmentation=None), 3, 500),
-    "box outside alone": ("neither bbox nor mask", change(bbox=[SIZE, 2, 3, 4], segmentation={}), 3, 500),
-    "box outside the image": ("bbox apart from the mask", change(bbox=[SIZE, 2, 3, 4]), 3, 500),
+    "box outside the image": ("bbox apart from the mask", change(bbox=[SIZE + 2, 2, 3, 4]), 3, 500),
     "no iscrowd": ("missing iscrowd", without("annotations", "iscrowd"), 3, 500),
     "iscrowd null": ("missing iscrowd", change(iscrowd=None), 3, 500),
     "iscrowd false": ("iscrowd not an integer", change(iscrowd=False), 3, 500),
@@ -168,6 +167,7 @@ PLANTED: dict[str, tuple[str, Callable[[Content], None], object, object]] = {
 # As above, but nothing is changed.
 NOTED: dict[str, tuple[str, Callable[[Content], None]]] = {
     "box half out": ("bbox over the edge", change(bbox=[-7, 13, 40, 19])),
+    "box outside alone": ("bbox outside the image", change(bbox=[SIZE, 2, 3, 4], segmentation={})),
     "loose box": ("bbox unlike the mask", change(bbox=[1, 2, 60, 60])),
     "mask without a pixel": ("mask without pixels", runs(counts=[SIZE * SIZE])),
     "area larger than the box": ("area larger than the bbox", change(area=5000)),

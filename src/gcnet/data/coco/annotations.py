@@ -12,6 +12,7 @@ from gcnet.data.coco.box_formats import COCO, BoxFormat, recognize_format
 from gcnet.data.coco.entries import Categories, Images
 from gcnet.data.coco.geometry import Report, Segmentation, check_segmentation, read_box, short
 from gcnet.data.coco.ids import as_integer
+from gcnet.data.coco.images import lies_within
 from gcnet.data.coco.issues import Issue
 
 Entry = dict[str, Any]
@@ -122,18 +123,21 @@ class Annotations:
         """The box, or that of the mask where the box is of no use; None where there is neither."""
         raw, box, around = draft.entry.get("bbox"), draft.box, draft.mask.box if draft.mask else None
         found = f"bbox {short(raw)} in {draft.image['width']} x {draft.image['height']} pixels"
-        if box is None or box[2] <= 0 or box[3] <= 0 or (around is None and _is_outside(box, draft.image)):
+        if box is None or box[2] <= 0 or box[3] <= 0:
             if around is None:
                 return report("neither bbox nor mask", found)
             report("missing bbox" if raw is None else "invalid bbox", found)
             return around
         if around is not None:
-            overlap = _overlap(_clipped(box, draft.image), around)
-            if overlap == 0:
+            if _are_apart(box, around):
                 report("bbox apart from the mask", f"{found}, the mask's is {around}")
                 return around
+            overlap = _overlap(_clipped(box, draft.image), around)
             if overlap < _ALIKE:
                 report("bbox unlike the mask", f"bbox {short(box)}, the mask's is {around} (IoU {overlap:.2f})")
+        if not lies_within(box, draft.image):
+            report("bbox outside the image", found)
+            return box
         beyond = max(-box[0], -box[1], box[0] + box[2] - draft.image["width"], box[1] + box[3] - draft.image["height"])
         if beyond > _EDGE:
             report("bbox over the edge", found)
@@ -208,14 +212,19 @@ def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
     return shared / (first[2] * first[3] + second[2] * second[3] - shared)
 
 
+def _are_apart(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether two boxes are more than a pixel, by which masks are rounded, away from each other."""
+    return any(
+        first[axis] > second[axis] + second[axis + 2] + 1 or second[axis] > first[axis] + first[axis + 2] + 1
+        for axis in (0, 1)
+    )
+
+
 def _clipped(box: Sequence[float], image: Entry) -> list[float]:
+    """The part of a box that lies within its image."""
     left, top = max(box[0], 0), max(box[1], 0)
     right, bottom = min(box[0] + box[2], image["width"]), min(box[1] + box[3], image["height"])
     return [left, top, max(right - left, 0), max(bottom - top, 0)]
-
-
-def _is_outside(box: Sequence[float], image: Entry) -> bool:
-    return min(_clipped(box, image)[2:]) <= 0
 
 
 def _digest(entry: Entry) -> bytes:

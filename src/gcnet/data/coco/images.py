@@ -42,9 +42,11 @@ class CocoImages:
         self.category_ids = tuple(category["id"] for category in categories)
         self._labels = {identity: label for label, identity in enumerate(self.category_ids, start=1)}
         self._of_image: dict[int, list[Entry]] = {image["id"]: [] for image in self.images}
+        by_id = {image["id"]: image for image in self.images}
         for annotation in content["annotations"]:
-            if annotation["image_id"] in self._of_image and annotation.get("iscrowd", 0) == 0:
-                self._of_image[annotation["image_id"]].append(annotation)
+            image = by_id.get(annotation["image_id"])
+            if image is not None and not annotation.get("iscrowd", 0) and lies_within(annotation["bbox"], image):
+                self._of_image[image["id"]].append(annotation)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,7 +64,7 @@ class CocoImages:
         return self.images[index]["height"], self.images[index]["width"]
 
     def annotations(self, index: int) -> list[Entry]:
-        """The annotations of the image's objects."""
+        """The annotations of the image's objects: without crowds, and without objects outside the image."""
         return self._of_image[self.image_id(index)]
 
     def read(self, index: int) -> Image.Image:
@@ -113,6 +115,12 @@ class CocoImages:
     def with_objects(self) -> "CocoImages":
         """Only the images with an object."""
         return self.subset([index for index in range(len(self)) if self.annotations(index)])
+
+
+def lies_within(box: Sequence[float], image: Entry) -> bool:
+    """Whether a part of a box (left, top, width, height) lies within its image."""
+    left, top, width, height = box
+    return left + width > 0 and left < image["width"] and top + height > 0 and top < image["height"]
 
 
 class FolderReader:

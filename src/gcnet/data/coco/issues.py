@@ -67,6 +67,7 @@ KINDS: Mapping[str, Kind] = {
     "invalid bbox": _repaired("take the box of the mask"),
     "bbox apart from the mask": _repaired("take the box of the mask"),
     "neither bbox nor mask": _ANNOTATION,
+    "bbox outside the image": Kind("noted", "evaluation takes it as it is; training skips it"),
     "bbox over the edge": Kind("noted", "evaluation takes it as it is; training clips it"),
     "bbox unlike the mask": Kind("noted", "both are kept"),
     "missing iscrowd": _repaired("set it to 0"),
