@@ -46,6 +46,11 @@ def test_importing_the_package_imports_no_triton() -> None:
     run("-c", "import sys, gcnet.blocks, gcnet.ops.triton_pool; assert 'triton' not in sys.modules")
 
 
+@pytest.mark.parametrize("value", ["0", "off"])
+def test_an_environment_variable_switches_the_kernels_off(value: str) -> None:
+    run("-c", "from gcnet.ops.triton_pool import READY; assert not READY", GCNET_TRITON=value)
+
+
 def test_maps_on_the_cpu_are_left_to_the_plain_layers() -> None:
     assert not can_pool(torch.zeros(1, 3, 5))
 

@@ -1,13 +1,17 @@
 """What `test_triton_pool.py` runs in a process of its own: on the CPU by Triton's interpreter, or on a GPU."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+import triton
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gcnet.blocks.paper import build_gc
-from gcnet.ops import triton_kernels
+from gcnet.ops import triton_check, triton_kernels, triton_pool
+from gcnet.ops.attention_pool import attention_pool
 from gcnet.ops.triton_pool import attention_pool_triton
 from tolerances import assert_equal_within
 
@@ -232,6 +236,45 @@ def test_the_whole_block_in_inference(fusion: str, layout: str, monkeypatch: pyt
         found = block(x)
     assert_equal_within(found, expected, torch.float32)
     assert found.stride() == x.stride()
+
+
+@pytest.mark.parametrize("dtype", triton_check.TOLERANCE, ids=str)
+def test_the_check_before_first_use_passes_under_tracing_too(dtype: torch.dtype, monkeypatch: Any) -> None:
+    monkeypatch.setattr(triton_check, "_results", {})
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        assert triton_check.is_right(torch.device(DEVICE), dtype)
+    assert counter.get_total_flops() == 0
+
+
+def too_large(context: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    return 1.001 * context, *others
+
+
+def not_a_number(context: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    return context * float("nan"), *others
+
+
+def not_compiled(*_: Tensor) -> tuple[Tensor, ...]:
+    raise triton.CompilationError("", None, "no such instruction")
+
+
+@pytest.mark.parametrize("kernel", ["pool", "gradient"])
+@pytest.mark.parametrize("fault", [too_large, not_a_number, not_compiled])
+def test_kernels_with_a_wrong_result_are_switched_off_with_one_warning(
+    fault: Any, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = getattr(triton_kernels, kernel)
+    monkeypatch.setattr(triton_check, "_results", {})
+    monkeypatch.setattr(triton_kernels, kernel, lambda *given: fault(*right(*given)))
+    monkeypatch.setattr(triton_pool, "_suits", lambda _: True)
+    x, weight, bias = arguments(3, 17, 31)
+    given = x.flatten(2), weight[0], bias[0]
+    with pytest.warns(RuntimeWarning, match="the Triton kernels of attention pooling .* are switched off") as warned:
+        found = attention_pool(*given)
+    assert len(warned) == 1
+    assert torch.equal(found, attention_pool(*given))
+    assert not triton_check.is_right(torch.device(DEVICE), torch.bfloat16)
+    assert_equal_within(found, reference(*(one.double() for one in (x, weight, bias))), torch.float32)
 
 
 @pytest.mark.parametrize(

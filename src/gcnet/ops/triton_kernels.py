@@ -202,7 +202,7 @@ def _results(x: Tensor, weight: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 @triton_op("gcnet::attention_pool_backward", mutates_args=())
-def _gradient(
+def gradient(
     grad: Tensor, x: Tensor, weight: Tensor, context: Tensor, peak: Tensor, mass: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the weight."""
@@ -224,7 +224,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor,
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     x, weight, bias, *output = ctx.saved_tensors
-    return *_gradient(grad, x, weight, *output), torch.zeros_like(bias)
+    return *gradient(grad, x, weight, *output), torch.zeros_like(bias)
 
 
 register_autograd("gcnet::attention_pool", _backward, setup_context=_save)

@@ -1,4 +1,7 @@
-"""Attention pooling on a GPU by Triton kernels that read the map once; Triton itself is imported by the first call."""
+"""Attention pooling on a GPU by Triton kernels that read the map once; Triton itself is imported by the first call.
+
+The environment variable GCNET_TRITON=0 switches them off.
+"""
 
 import os
 from importlib.util import find_spec
@@ -8,18 +11,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gcnet.ops.triton_check import is_right
+
 MOST_CHANNELS = 2048  # of a position, which a program holds in registers
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ALLOWED = os.environ.get("GCNET_TRITON", "1").lower() not in ("0", "false", "no", "off")
 # Triton compiles its link to the driver on the spot, with a C compiler of the machine.
-READY = find_spec("triton") is not None and any((os.environ.get("CC"), which("gcc"), which("clang")))
+READY = ALLOWED and find_spec("triton") is not None and any((os.environ.get("CC"), which("gcc"), which("clang")))
 
 
 def can_pool(x: Tensor) -> bool:
-    """Whether `attention_pool_triton` takes this map (N, C, *S): Triton is ready, x on a GPU, its dtype and C fit.
+    """Whether `attention_pool_triton` is to be used for this map (N, C, *S).
 
-    ONNX has no such operator, so not while exporting to it.
+    Triton must be ready and right (see `is_right`), the map on a GPU, its dtype and C such as the kernels take. ONNX
+    has no such operator, so the answer is no while exporting to it.
     """
-    return READY and x.is_cuda and _fits(x) and not torch.onnx.is_in_onnx_export()
+    return READY and _suits(x) and is_right(x.device, x.dtype)
 
 
 def attention_pool_triton(
@@ -44,6 +51,10 @@ def attention_pool_triton(
 
     context, _, _ = pool(x.flatten(2), weight.flatten().contiguous(), bias)
     return context.to(x.dtype)
+
+
+def _suits(x: Tensor) -> bool:
+    return x.is_cuda and _fits(x) and not torch.onnx.is_in_onnx_export()
 
 
 def _fits(x: Tensor) -> bool:
