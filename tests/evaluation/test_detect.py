@@ -1,5 +1,6 @@
 """`gcnet predict` with a detector, judged by running it by hand on the same pixels."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -274,3 +275,19 @@ def test_the_number_of_detections_per_image_is_an_option(tmp_path: Path) -> None
         counts.append(len(detect_images(detector, [path], threshold=0.0).images[0].results))
     assert counts[:2] == [3, 1]
     assert counts[2] > 100
+
+
+def test_objects_are_written_as_a_table_and_pictures_are_not_replaced(finder: Path, tmp_path: Path) -> None:
+    path = write_image(waves(71, 97), tmp_path / "waves.png")
+    file, pictures, answer = tmp_path / "found.csv", tmp_path / "pictures", tmp_path / "found.json"
+    settings: dict[str, Any] = {"threshold": 0.0, "output": pictures}
+    assert predict(finder, path, csv=file, json=str(answer), **settings) == 0
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    found = json.loads(answer.read_text())["annotations"]
+    names = dict(zip(CATEGORY_IDS, CLASSES, strict=True))
+    assert [row["class"] for row in rows] == [names[one["category_id"]] for one in found]
+    assert [float(row["width"]) for row in rows] == pytest.approx([one["bbox"][2] for one in found], abs=0.01)
+    with pytest.raises(UserError, match=r"--output: .*waves.*jpg exists already; --overwrite replaces it"):
+        predict(finder, path, **settings)
+    assert predict(finder, path, overwrite=True, **settings) == 0

@@ -1,5 +1,6 @@
 """`gcnet predict`, judged by running the network by hand on the same pixels."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -202,3 +203,27 @@ def test_a_contact_sheet_is_a_png() -> None:
 def test_flags_of_detectors_are_refused_for_a_classifier() -> None:
     with pytest.raises(UserError, match="--threshold belongs to detectors, and resnet18 is a classifier"):
         Settings((Path("a.png"),), "resnet18", threshold=0.3).require_classifier()
+
+
+def test_a_table_has_a_row_for_each_image_and_class(model_file: Path, tmp_path: Path) -> None:
+    write_fruit(tmp_path / "images")
+    file = tmp_path / "new" / "found.csv"
+    assert run(Settings((tmp_path / "images",), str(model_file), csv=file, top=2, device="cpu")) == 0
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert (len(rows), list(rows[0])) == (30, ["image", "class", "probability"])
+    found = {row["class"]: float(row["probability"]) for row in rows[:2]}
+    assert found == {name: pytest.approx(probabilities_by_hand(model_file, 0)[name], abs=1e-5) for name in found}
+
+
+@pytest.mark.parametrize("flag", ["json", "csv", "output"])
+def test_files_are_replaced_with_overwrite_only(model_file: Path, tmp_path: Path, flag: str) -> None:
+    write_fruit(tmp_path / "images")
+    file = tmp_path / "taken.png"
+    file.write_text("mine")
+    output = {flag: str(file) if flag == "json" else file}
+    with pytest.raises(UserError, match=f"--{flag}: .*taken.png exists already; --overwrite replaces it"):
+        Settings((tmp_path / "images",), str(model_file), **output)
+    assert file.read_text() == "mine"
+    assert run(Settings((tmp_path / "images",), str(model_file), overwrite=True, device="cpu", **output)) == 0
+    assert file.read_bytes() != b"mine"

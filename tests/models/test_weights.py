@@ -201,3 +201,22 @@ def test_without_a_network_published_weights_for_a_backbone_fail_at_once(monkeyp
         UserError, match="resnet18 IMAGENET1K_V1 is not in the cache, and download.pytorch.org cannot be reached"
     ):
         create_model("mask_rcnn_resnet18", backbone_weights="pretrained")
+
+
+@pytest.mark.parametrize(
+    "name", ["mask_rcnn_gc_scenes_resnet", "cascade_mask_rcnn_scenes_resnet", "faster_rcnn_scenes_resnet"]
+)
+def test_a_detector_starts_from_weights_with_other_classes(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = create_model(name, num_classes=5)
+    save_model(source, tmp_path / "five.safetensors")
+    model = create_model(name, num_classes=2, weights=tmp_path / "five.safetensors")
+    own, found = model.state_dict(), source.state_dict()
+    new = {key.rpartition(".")[0] for key in own if own[key].shape != found[key].shape}
+    assert {layer.rpartition(".")[2] for layer in new} <= {"cls_score", "bbox_pred", "mask_fcn_logits"}
+    assert all(torch.equal(own[key], found[key]) for key in own if key.rpartition(".")[0] not in new)
+    assert "6 outputs in the weights, 3 in the network" in caplog.text
+    assert all(layer in caplog.text for layer in new)
+    with pytest.raises(UserError, match="do not fit"):
+        create_model(name, num_classes=2, weights=tmp_path / "five.safetensors", detector={"width": 32})

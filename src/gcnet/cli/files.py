@@ -68,6 +68,19 @@ def report_written(files: "Sequence[str]", folder: Path) -> None:
     print(f"\nwrote {', '.join(listed)} into {folder}")
 
 
+def write_csv(rows: "Iterable[Sequence[object]]", file: Path) -> None:
+    """Write rows, the first of which names the columns, into a CSV file, whose folder is made where there is none."""
+    import csv
+    import io
+
+    from gcnet.storage import write_atomic
+
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, table.getvalue().encode("utf-8", "surrogateescape"))
+
+
 def write_json(content: dict[str, Any], where: str) -> None:
     """Write the content into a file, whose folder is made where there is none, or print it where that is "-"."""
     import json

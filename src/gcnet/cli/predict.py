@@ -8,12 +8,12 @@ import tyro
 
 from gcnet.cli.files import report_note
 from gcnet.data.settings import PreprocessingSettings
-from gcnet.errors import UserError
+from gcnet.errors import UserError, printable
 
 SUMMARY = "find the classes of images, or the objects in them, with a trained network"
 
 _OF_CLASSIFIERS = ("top",)
-_OF_DETECTORS = ("threshold", "classes")
+_OF_DETECTORS = ("threshold", "classes", "detections_per_image")
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,18 @@ class Settings:
     """Detectors: give objects with a score above this, from 0 to 1 (default: 0.5)."""
     classes: str | None = None
     """Detectors: give objects of these classes only, their names separated by commas."""
+    detections_per_image: int | None = None
+    """Detectors: objects of an image at most, the best ones (default: as trained, 100)."""
     json: str | None = None
     """Write the predictions as JSON to this file; - for standard output. Those of detectors are laid out as COCO's
     annotations: images, categories and annotations, the latter with scores and compressed masks."""
     output: Path | None = None
     """Classifiers: write a contact sheet of the images with their classes to this PNG file. Detectors: write a picture
     of each image with its objects into this folder."""
+    csv: Path | None = None
+    """Write the predictions as a table to this CSV file: a row for each image and class, or for each object."""
+    overwrite: bool = False
+    """Replace files of --json, --csv and --output that exist already."""
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
     batch_size: int | None = None
     """Images at a time (default: 32; of detectors 1)."""
@@ -54,11 +60,25 @@ class Settings:
             raise UserError(
                 "gcnet predict needs at least one image or folder, as in: gcnet predict --model FILE photo.jpg"
             )
-        for name, value in (("top", self.top), ("batch-size", self.batch_size)):
+        for name in ("top", "batch_size", "detections_per_image"):
+            value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"--{name} must be at least 1, found {value}")
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, found {value}")
+        files = {"json": None if self.json in (None, "-") else Path(self.json), "csv": self.csv, "output": self.output}
+        for name, file in files.items():
+            if file is not None and file.is_file():
+                self.refuse_existing(name, file)
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(f"--threshold is a score, from 0 to 1; found {self.threshold}")
+
+    def refuse_existing(self, flag: str, file: Path) -> None:
+        """Refuse to replace a file without --overwrite.
+
+        Raises:
+            UserError: naming the file.
+        """
+        if not self.overwrite:
+            raise UserError(f"--{flag}: {printable(file)} exists already; --overwrite replaces it")
 
     def require_classifier(self) -> None:
         """Refuse what is for detectors only, and a contact sheet that is no PNG file.
@@ -103,8 +123,11 @@ def run(settings: Settings) -> int:
     opened.model.to(device)
     if isinstance(opened, Detector):
         from gcnet.cli.predict_detector import detect
+        from gcnet.models.detector.heads import limit_detections
 
         settings.require_detector()
+        if settings.detections_per_image is not None:
+            limit_detections(opened.model, settings.detections_per_image)
         return detect(opened, paths, settings)
     from gcnet.cli.predict_classifier import classify
 

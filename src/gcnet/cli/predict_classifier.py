@@ -1,11 +1,11 @@
 """The classes of images by a classifier: predicted, printed and written."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gcnet.cli.files import report_skipped, write_json
+from gcnet.cli.files import report_skipped, write_csv, write_json
 from gcnet.errors import printable
 
 if TYPE_CHECKING:
@@ -42,11 +42,21 @@ def classify(network: "Network", paths: Sequence[Path], settings: "Settings") ->
     report_skipped(predictions.skipped, len(predictions.images), "classified")
     if settings.json is not None:
         write_json({"model": settings.model, **predictions.to_dict()}, settings.json)
+    if settings.csv is not None:
+        write_csv(_table(predictions), settings.csv)
     if settings.output is not None and predictions.images:
         settings.output.parent.mkdir(parents=True, exist_ok=True)
         shown = draw_predictions(predictions.images, settings.output)
         print(f"contact sheet of {shown} of {len(predictions.images)} images: {settings.output}", file=sys.stderr)
     return 0 if predictions.images else 1
+
+
+def _table(predictions: "Predictions") -> "Iterator[Sequence[object]]":
+    """A row for each image and class, the likeliest first."""
+    yield "image", "class", "probability"
+    for one in predictions.images:
+        for name, probability in one.classes:
+            yield one.path, name, f"{probability:.6f}"
 
 
 def _print_table(predictions: "Predictions") -> None:

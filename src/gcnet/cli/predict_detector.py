@@ -2,11 +2,11 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gcnet.cli.files import report_skipped, write_json
+from gcnet.cli.files import report_skipped, write_csv, write_json
 from gcnet.errors import printable
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ def detect(detector: "Detector", paths: Sequence[Path], settings: "Settings") ->
     from gcnet.evaluation.detect import detect_images
     from gcnet.evaluation.progress import progress_bar
 
+    pictures = _Pictures(detector, paths, settings.output)
+    for file in pictures.files():
+        if file.exists():
+            settings.refuse_existing("output", file)
     with progress_bar("images", len(paths)) as progress:
         detections = detect_images(
             detector,
@@ -32,7 +36,7 @@ def detect(detector: "Detector", paths: Sequence[Path], settings: "Settings") ->
             threshold=THRESHOLD if settings.threshold is None else settings.threshold,
             classes=None if settings.classes is None else [name.strip() for name in settings.classes.split(",")],
             batch_size=settings.batch_size or BATCH_SIZE,
-            show=_Pictures(detector, paths, settings.output),
+            show=pictures,
             progress=progress,
         )
     if settings.json != "-":
@@ -40,9 +44,20 @@ def detect(detector: "Detector", paths: Sequence[Path], settings: "Settings") ->
     report_skipped(detections.skipped, len(detections.images), "searched for objects")
     if settings.json is not None:
         write_json({"model": settings.model, **detections.to_dict()}, settings.json)
+    if settings.csv is not None:
+        write_csv(_table(detections), settings.csv)
     if settings.output is not None and detections.images:
         print(f"pictures of the images with their objects: {settings.output}", file=sys.stderr)
     return 0 if detections.images else 1
+
+
+def _table(detections: "Detections") -> "Iterator[Sequence[object]]":
+    """A row for each object: its image, class, score and box in pixels."""
+    yield "image", "class", "score", "left", "top", "width", "height"
+    for one in detections.images:
+        for result in one.results:
+            box = (f"{value:.2f}" for value in result["bbox"])
+            yield one.path, detections.categories[result["category_id"]], f"{result['score']:.6f}", *box
 
 
 class _Pictures:
@@ -54,6 +69,10 @@ class _Pictures:
         self.folder = folder
         self.classes = dict(zip(detector.category_ids, detector.names(), strict=True))
         self.names = {} if folder is None else picture_names(paths, folder)
+
+    def files(self) -> list[Path]:
+        """Where the pictures go."""
+        return [] if self.folder is None else [self.folder / name for name in self.names.values()]
 
     def __call__(self, image: "Image.Image", found: "Detected") -> None:
         from gcnet.evaluation.pictures import draw_detections, encode_picture

@@ -159,7 +159,7 @@ def new_head(
     dependent = {name for name in own if name.rpartition(".")[0] in layers}
     if unfit and unfit <= dependent and all(own[name].shape[1:] == found[name].shape[1:] for name in unfit):
         names = dependent
-        first = min(unfit, key=lambda name: (own[name].dim(), len(name), name))
+        first = min(unfit, key=lambda name: (own[name].dim(), len(own[name]), len(name), name))
         counts = f"{len(found[first])} outputs in the weights, {len(own[first])} in the network"
     else:
         names, counts = set(), ""
