@@ -1,8 +1,17 @@
-"""The `gcnet` command as a module: `python -m gcnet`, and `torchrun -m gcnet` for several processes."""
+"""The `gcnet` command: `gcnet`, `python -m gcnet`, and `torchrun -m gcnet` for several processes."""
 
 import sys
 
-from gcnet.cli import main
+
+def main() -> int:
+    """Run the command line of this process; Ctrl-C while the command itself is imported is one line too."""
+    try:
+        from gcnet.cli import main as run
+    except KeyboardInterrupt:
+        print("gcnet: interrupted", file=sys.stderr)
+        return 130
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -33,10 +33,9 @@ class StorageError(Failure):
 class LockedError(Failure):
     """Another process holds a lock; `owner` is its process id, or None where it is not known."""
 
-    def __init__(self, path: Path, owner: int | None) -> None:
+    def __init__(self, sentence: str, owner: int | None = None) -> None:
+        super().__init__(sentence)
         self.owner = owner
-        who = "another process" if owner is None else f"another process (process id {owner})"
-        super().__init__(f"{printable(path)} is locked by {who}")
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -116,7 +115,7 @@ def locked(path: Path, *, wait: bool = False) -> Generator[None]:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError:
-            raise LockedError(path, _owner(descriptor)) from None
+            raise LockedError(f"{printable(path)} is locked by another process", _owner(descriptor)) from None
         except OSError as error:  # the process id is only a courtesy: a full disk does not matter here
             if error.errno not in (*_NO_LOCKS, errno.ENOSPC, errno.EDQUOT):
                 raise _writing_failed(path, 0, error) from error

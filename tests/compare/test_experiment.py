@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from gcnet.compare.experiment import compare
 from gcnet.compare.settings import RecipeChoices
 from gcnet.errors import UserError
 from gcnet.report.results import Comparison, read_results
+from gcnet.storage import locked
 
 LONG = 30
 
@@ -210,3 +212,51 @@ def test_ctrl_c_ends_with_code_130_and_leaves_no_process_behind(images: Path, tm
     assert process.returncode == 130
     assert complaint.decode().strip() == "gcnet: stopped by SIGINT; the same command goes on"
     assert _is_group_gone(process.pid, seconds=30)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["costs.json", "compare.json", "runs/main-gc-seed0.json"])
+@pytest.mark.parametrize("damage", ["{", "[]", '{"costs": 3}'])
+def test_a_damaged_file_of_an_earlier_attempt_is_named_in_one_sentence(
+    images: Path, tmp_path: Path, finished: Path, name: str, damage: str
+) -> None:
+    shutil.copytree(finished, tmp_path / "out")
+    (tmp_path / "out" / name).write_text(damage)
+    with pytest.raises(UserError, match=name if damage != '{"costs": 3}' or "compare" not in name else "holds a comp"):
+        compare(settings=small(images, tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished comparison."""
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gcnet.compare.measure, "training_step_peak_memory", lambda *_, **__: 4_000_000)
+        patch.setattr(gcnet.compare.measure, "REPETITIONS", 2)
+        compare(settings=small(images, folder))
+    return folder
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_second_comparison_in_the_same_folder_is_refused(images: Path, finished: Path) -> None:
+    with locked(finished / ".lock"), pytest.raises(UserError, match="is in use by another gcnet compare"):
+        compare(settings=small(images, finished))
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_measured_is_shown_while_it_is_measured(images: Path, tmp_path: Path) -> None:
+    shown: list[str] = []
+
+    class Watching(Listener):
+        def advance(self, step: int, total: int, text: str) -> None:
+            super().advance(step, total, text)
+            shown.append(f"{step}/{total} {text}")
+
+    compare(settings=small(images, tmp_path / "out"), reporter=Watching())
+    assert shown[:4] == [
+        "0/4 measuring forward passes",
+        "1/4 measuring training steps",
+        "2/4 measuring the memory of none",
+        "3/4 measuring the memory of gc",
+    ]
+    assert any("training gc, seed 0 " in text for text in shown)

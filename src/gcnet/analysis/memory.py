@@ -3,18 +3,22 @@
 import ctypes
 import multiprocessing
 import resource
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from gcnet.analysis.timing import PLAIN, Numerics, training_step_call
+from gcnet.children import FROM_TERMINAL, end_with_parent, signals_blocked
 
 _PATIENCE = 300.0
+_running: set[BaseProcess] = set()
 _MMAP_THRESHOLD = -3  # mallopt(3): larger blocks come from the system one by one
 
 
@@ -48,18 +52,27 @@ def peak_memory(
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(daemon=True, target=_measure, args=(sender, prepare, device, threads, warm_up))
     try:
-        process.start()
+        with signals_blocked(*FROM_TERMINAL):
+            process.start()
     except (AttributeError, TypeError, ValueError, OSError):  # a builder that cannot be pickled, or no memory left
         return None
     sender.close()
+    _running.add(process)
     try:
         return receiver.recv() if receiver.poll(_PATIENCE) else None
     except EOFError:
         return None
     finally:
+        _running.discard(process)
         process.kill()
         process.join()
         receiver.close()
+
+
+def end_measurements() -> None:
+    """End the processes that measure for other threads, whose calls of `peak_memory` then return None."""
+    for process in list(_running):
+        process.kill()
 
 
 def _training_step(
@@ -71,6 +84,7 @@ def _training_step(
 def _measure(
     sender: Connection, prepare: Callable[[], Callable[[], object]], device: str, threads: int, warm_up: int
 ) -> None:
+    end_with_parent(signal.SIGKILL)
     torch.set_num_threads(threads)
     _return_freed_memory()
     call = prepare()

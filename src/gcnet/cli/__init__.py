@@ -3,11 +3,11 @@
 import errno
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any, cast
 
@@ -58,8 +58,11 @@ _SAVING_MEMORY = ("batch_size", "accumulate", "image_size", "short_side", "preci
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (by default the process's own) and return the exit code."""
+    is_process = arguments is None
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _prepare_standard_output()
+    if is_process:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = cast(Any, _show_warning)
@@ -70,8 +73,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _report_failure(error, arguments)
     except KeyboardInterrupt:
         code = _report("interrupted", EXIT_INTERRUPTED)
+    if is_process:
+        signal.signal(signal.SIGINT, _end_at_once)  # what is left is Python's own end, which prints a traceback
     failure = _output_failure()
     return code if failure is None or code != EXIT_OK else _report_output(failure)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """The first Ctrl-C: end the command in order, and at the next one at once."""
+    signal.signal(signal.SIGINT, _end_at_once)
+    raise KeyboardInterrupt
+
+
+def _end_at_once(_number: int, _frame: object) -> None:
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _prepare_standard_output() -> None:
@@ -95,6 +110,8 @@ def _report_failure(error: Exception, arguments: Sequence[str]) -> int:
 
 def _flags_that_save_memory(command: str) -> list[str]:
     """Those of the flags of a command with which it needs less memory."""
+    from dataclasses import fields, is_dataclass
+
     module = import_module(f"gcnet.cli.{command.replace('-', '_')}")
     settings = [item.name for item in fields(module.Settings)]
     groups = [item.default_factory for item in fields(module.Settings) if is_dataclass(item.default_factory)]

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from gcnet.cli import EXIT_NON_FINITE, EXIT_OK
@@ -33,7 +34,8 @@ def carry_out(device: str, trainings: Callable[[Reporter], Result], tell: Callab
         finally:
             reporter.close()
     if processes.first and code:
-        print(ended, file=sys.stderr)
+        with suppress(OSError):  # the terminal may be gone
+            print(ended, file=sys.stderr)
     elif processes.first:
         tell(result)
     return code

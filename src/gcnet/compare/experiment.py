@@ -1,7 +1,8 @@
 """The comparison: measure what each block costs, train each over the same seeds and data, and report."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +18,12 @@ from gcnet.compare.runs import Workshop, carry_out
 from gcnet.compare.settings import CompareSettings
 from gcnet.compare.task import input_size, sample_pictures
 from gcnet.compare.variants import Variant
-from gcnet.errors import UserError
+from gcnet.errors import UserError, printable
 from gcnet.models.names import without_masks
 from gcnet.report.results import BASELINE, Comparison, Cost
 from gcnet.report.score import scores_of
 from gcnet.report.write import write_report
-from gcnet.storage import write_atomic
+from gcnet.storage import LockedError, StorageError, locked, read_json, write_atomic
 from gcnet.training.distributed import Processes, choose_device, processes_joined
 from gcnet.training.kinds import filled, open_task
 from gcnet.training.reporter import Reporter, Silent
@@ -82,28 +83,40 @@ def _compare(settings: CompareSettings, variants: Variants, processes: Processes
     size = input_size(task)
     folder = processes.by_first(lambda: _open_folder(settings, variants))
     jobs, threads = _share_cores(settings.jobs, device, len(trainings)) if processes.world == 1 else (1, 1)
-    for note in task.notes():
-        reporter.say(note)
-    on = Circumstances(len(task.classes), size, training.recipe.images_per_step, device, jobs, task.flops)
-    costs, timing = processes.by_first(lambda: _costs(folder, settings, variants, on, reporter))
-    runs = carry_out(trainings, Workshop(settings, folder, jobs, threads, variants, steps, processes), reporter)
-    reporter.close()
-    comparison = Comparison(
-        model=settings.model,
-        data=Path(settings.data.data).name,
-        control_data=settings.control_data if settings.control_blocks() else None,
-        blocks=settings.block_names(),
-        seeds=settings.seed_numbers(),
-        runs=tuple(runs),
-        costs=costs,
-        about=describe_experiment(settings, task.describe_data(size), training, steps),
-        environment=describe_machine(device, jobs, threads),
-        timing=timing,
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        pictures=sample_pictures(task),
-    )
-    processes.by_first(lambda: write_report(comparison, folder))
-    return comparison
+    with _only_writer(folder, processes):
+        for note in task.notes():
+            reporter.say(printable(note))
+        on = Circumstances(len(task.classes), size, training.recipe.images_per_step, device, jobs, task.flops)
+        costs, timing = processes.by_first(lambda: _costs(folder, settings, variants, on, reporter))
+        runs = carry_out(trainings, Workshop(settings, folder, jobs, threads, variants, steps, processes), reporter)
+        reporter.close()
+        comparison = Comparison(
+            model=settings.model,
+            data=Path(settings.data.data).name,
+            control_data=settings.control_data if settings.control_blocks() else None,
+            blocks=settings.block_names(),
+            seeds=settings.seed_numbers(),
+            runs=tuple(runs),
+            costs=costs,
+            about=describe_experiment(settings, task.describe_data(size), training, steps),
+            environment=describe_machine(device, jobs, threads),
+            timing=timing,
+            created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            pictures=sample_pictures(task),
+        )
+        processes.by_first(lambda: write_report(comparison, folder))
+        return comparison
+
+
+@contextmanager
+def _only_writer(folder: Path, processes: Processes) -> Generator[None]:
+    """Have the first process hold the lock of the folder, and all fail where it cannot."""
+    with ExitStack() as stack:
+        try:
+            processes.by_first(lambda: stack.enter_context(locked(folder / ".lock")))
+        except LockedError as error:
+            raise UserError(f"{printable(folder)} is in use by another gcnet compare; wait for its end") from error
+        yield
 
 
 def output_folder(settings: CompareSettings) -> Path:
@@ -135,7 +148,10 @@ def _open_folder(settings: CompareSettings, variants: Variants) -> Path:
     described = {name: variant.described() for name, variant in variants.items()}
     identity = json.loads(json.dumps(settings.identity() | ({"variants": described} if described else {})))
     if path.exists():
-        _refuse_changes(folder, json.loads(path.read_text(encoding="utf-8")), identity)
+        stored = read_json(path)
+        if not isinstance(stored, Mapping):
+            raise StorageError(f"{printable(path)} is damaged: it holds no settings")
+        _refuse_changes(folder, stored, identity)
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
@@ -181,10 +197,13 @@ def _costs(
     """What an earlier attempt measured, or a new measurement."""
     path = folder / "costs.json"
     if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return {block: Cost(**cost) for block, cost in stored["costs"].items()}, stored["timing"]
+        stored = read_json(path)
+        try:
+            return {block: Cost(**cost) for block, cost in stored["costs"].items()}, stored["timing"]
+        except (LookupError, TypeError, AttributeError) as error:
+            raise StorageError(f"{printable(path)} is damaged; delete it to measure again") from error
     reporter.say("measuring parameters, FLOPs, time and memory of each block")
-    costs, timing = measure_costs(settings, variants, on)
+    costs, timing = measure_costs(settings, variants, on, progress=reporter.advance)
     content = {"costs": {block: asdict(cost) for block, cost in costs.items()}, "timing": timing}
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
     return costs, timing

@@ -1,6 +1,6 @@
 """What each network of a comparison costs: parameters, FLOPs, time side by side, memory in a process of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gcnet.analysis.cost import analytic_flops, count_parameters, padded_size, submodule_input_shapes
-from gcnet.analysis.memory import training_step_peak_memory
+from gcnet.analysis.memory import end_measurements, training_step_peak_memory
 from gcnet.analysis.timing import (
     Numerics,
     Timing,
@@ -45,10 +45,19 @@ class Circumstances:
 
 
 def measure_costs(
-    settings: CompareSettings, variants: Variants, on: Circumstances
+    settings: CompareSettings,
+    variants: Variants,
+    on: Circumstances,
+    *,
+    progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> tuple[dict[str, Cost], dict[str, int]]:
-    """The cost of every block's network, and the batches and repetitions that times and memory were measured with."""
+    """The cost of every block's network, and the batches and repetitions that times and memory were measured with.
+
+    `progress` is called with the number of measurements done, that of all, and what is measured next.
+    """
     blocks = settings.block_names()
+    total = len(blocks) + 2
+    progress(0, total, "measuring forward passes")
     numerics = Numerics(AUTOCAST[settings.precision], settings.channels_last)
     with torch.random.fork_rng(devices=[]):
         networks = {block: create_variant(settings, block, variants, on.num_classes) for block in blocks}
@@ -65,13 +74,17 @@ def measure_costs(
         seconds=SECONDS,
         device=on.device,
     )
+    progress(1, total, "measuring training steps")
     step = interleaved_times(
         {block: training_step_call(model, images, numerics) for block, model in models.items()},
         repetitions=REPETITIONS,
         seconds=SECONDS,
         device=on.device,
     )
-    peaks = _peak_memories(settings, variants, on, numerics)
+    peaks = {}
+    for block, peak in zip(blocks, _peak_memories(settings, variants, on, numerics), strict=True):
+        progress(len(peaks) + 2, total, f"measuring the memory of {block}")
+        peaks[block] = peak
     costs = {
         block: _cost(block, networks[block], plain, on, (forward[block], step[block]), peaks[block]) for block in blocks
     }
@@ -92,15 +105,21 @@ def _build_runnable(settings: CompareSettings, block: str, variants: Variants, n
 
 def _peak_memories(
     settings: CompareSettings, variants: Variants, on: Circumstances, numerics: Numerics
-) -> Mapping[str, int | None]:
+) -> Iterator[int | None]:
+    """The peak memory of each block's network, in order; several are measured at a time."""
     shape = (on.batch_size, 3, *on.image_size)
 
     def peak(block: str) -> int | None:
         build = partial(_build_runnable, settings, block, variants, on.num_classes)
         return training_step_peak_memory(build, shape, device=on.device, numerics=numerics)
 
-    with ThreadPoolExecutor(on.jobs) as pool:
-        return dict(zip(settings.block_names(), pool.map(peak, settings.block_names()), strict=True))
+    pool = ThreadPoolExecutor(on.jobs)
+    try:
+        yield from pool.map(peak, settings.block_names())
+    finally:  # also after Ctrl-C, which the processes that measure do not hear
+        pool.shutdown(wait=False, cancel_futures=True)
+        end_measurements()
+        pool.shutdown()
 
 
 def _cost(

@@ -1,31 +1,31 @@
 """Carry out the trainings of a comparison, some at a time, going on where an earlier attempt stopped."""
 
-import fcntl
 import json
 import math
 import multiprocessing
 import os
 import signal
 import sys
-import threading
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, nullcontext
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from gcnet.children import FROM_TERMINAL, end_with_parent, signals_blocked
 from gcnet.compare.plan import Training, Variants, create_variant, variant_of
 from gcnet.compare.settings import CompareSettings
-from gcnet.errors import UserError
+from gcnet.errors import Failure, UserError, out_of_memory, printable
 from gcnet.report.results import CurvePoint, Run, run_from_dict, run_to_dict
 from gcnet.report.score import scores_of
-from gcnet.storage import StorageError, write_atomic
+from gcnet.storage import StorageError, locked, read_json, write_atomic
 from gcnet.training.distributed import Processes
 from gcnet.training.folder import RunFolder
 from gcnet.training.nonfinite import NonFiniteLoss
-from gcnet.training.reporter import Reporter
+from gcnet.training.reporter import Reporter, clock
 from gcnet.training.signals import signals_heard
 
 _GLANCE = 1.0
@@ -59,9 +59,18 @@ class Workshop:
         return self.folder / "runs" / training.name
 
     def result(self, training: Training) -> Run | None:
-        """What a finished training came to, or None."""
+        """What a finished training came to, or None.
+
+        Raises:
+            StorageError: its file is damaged.
+        """
         path = self.path(training).with_suffix(".json")
-        return run_from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return run_from_dict(read_json(path))
+        except (LookupError, TypeError, AttributeError) as error:
+            raise StorageError(f"{printable(path)} is damaged; delete it to read the training again") from error
 
 
 def carry_out(trainings: Sequence[Training], workshop: Workshop, reporter: Reporter) -> list[Run]:
@@ -96,7 +105,8 @@ def _train(training: Training, workshop: Workshop, reporter: Reporter) -> None:
     is_own = variant_of(training.block, workshop.variants).is_own
     build = partial(create_variant, workshop.settings, training.block, workshop.variants) if is_own else None
     processes = workshop.processes
-    with _only_here(path.with_suffix(".lock")) if processes.first else nullcontext():
+    # Waits for a process whose parent was killed, and which is saving its state.
+    with locked(path.with_suffix(".lock"), wait=True) if processes.first else nullcontext():
         if processes.by_first(lambda: workshop.result(training) is not None):
             return
         if processes.by_first((path / "config.json").exists):
@@ -116,7 +126,9 @@ def _put_down(training: Training, path: Path) -> None:
 
 def _read_run(training: Training, folder: RunFolder) -> Run:
     columns = [score.column for score in scores_of(training.settings.network.model)]
-    rows = folder.evaluations()
+    rows = [row for row in folder.evaluations() if all(name in row for name in (*columns, "images", "seconds"))]
+    if not rows:
+        raise StorageError(f"{printable(folder.metrics)} is damaged: it has no evaluation")
     curve = [
         CurvePoint(row["epoch"], row["train_loss"], {column: row[column] for column in columns[:1]}) for row in rows
     ]
@@ -168,13 +180,13 @@ class _Failure:
     def of(cls, error: UserError) -> "_Failure":
         if isinstance(error, NonFiniteLoss):
             return cls(NonFiniteLoss.__name__, str(error), error.step, tuple(error.names))
-        return cls(type(error).__name__, str(error))
+        return cls((Failure if isinstance(error, Failure) else UserError).__name__, str(error))
 
     def error(self, name: str) -> UserError:
         if self.kind == NonFiniteLoss.__name__:
             value = math.inf if " is infinite " in self.sentence else math.nan
             return NonFiniteLoss(self.step, value, self.images, what=f"the loss of {name}")
-        return (StorageError if self.kind == StorageError.__name__ else UserError)(f"{name}: {self.sentence}")
+        return (UserError if self.kind == UserError.__name__ else Failure)(f"{name}: {self.sentence}")
 
 
 class _Child:
@@ -185,7 +197,8 @@ class _Child:
         self.training, self.log = training, workshop.path(training).with_suffix(".log")
         self.receiver, sender = context.Pipe(duplex=False)
         self.process: SpawnProcess = context.Process(target=_work, args=(sender, training, workshop, self.log))
-        self.process.start()
+        with signals_blocked(*FROM_TERMINAL):
+            self.process.start()
         sender.close()
 
     def check(self, *, stopping: bool) -> None:
@@ -198,9 +211,12 @@ class _Child:
         self.receiver.close()
         if failure is not None:
             raise failure.error(self.training.name)
-        if self.process.exitcode and not stopping:
-            raise RuntimeError(
-                f"the training {self.training.name} ended with code {self.process.exitcode}: see {self.log}"
+        code = self.process.exitcode
+        if code and not stopping:
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            advice = "; the system may be out of memory: try a smaller --jobs" if code == -signal.SIGKILL else ""
+            raise Failure(
+                f"the training {self.training.name} {how}{advice}; what it printed is in {printable(self.log)}"
             )
 
 
@@ -209,7 +225,7 @@ def _work(sender: Connection, training: Training, workshop: Workshop, log: Path)
     with log.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    end_with_parent(signal.SIGTERM)
     import torch
 
     from gcnet.training.reporter import Lines
@@ -221,21 +237,11 @@ def _work(sender: Connection, training: Training, workshop: Workshop, log: Path)
         sys.exit(128 + stopped.number)
     except UserError as error:
         sender.send(_Failure.of(error))
-
-
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-@contextmanager
-def _only_here(path: Path) -> Generator[None]:
-    """Hold a lock file, waiting for a process that still has it (one whose parent was killed, saving its state)."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        missing = out_of_memory(error)
+        if missing is None:
+            raise
+        sender.send(_Failure.of(Failure(f"{missing}; less is needed with another --jobs or --batch-size")))
 
 
 class _Progress:
@@ -243,6 +249,7 @@ class _Progress:
 
     def __init__(self, workshop: Workshop, trainings: Sequence[Training], reporter: Reporter) -> None:
         self.workshop, self.trainings, self.reporter = workshop, trainings, reporter
+        self._began = time.monotonic()
         self.done = sum(workshop.result(training) is not None for training in trainings)
 
     def finished(self, training: Training) -> None:
@@ -251,7 +258,7 @@ class _Progress:
         if run is None:
             return
         self.done += 1
-        what = f"{training.block}, seed {training.seed}" + (", control" if training.setting == "control" else "")
+        what = _title(training)
         score = scores_of(training.settings.network.model)[0]
         reached = f"{score.name} {100 * run.scores[score.column]:.1f}{score.unit}"
         self.reporter.say(f"[{self.done}/{len(self.trainings)}] {what}: {reached} in {run.seconds:.0f} s")
@@ -263,8 +270,12 @@ class _Progress:
     def tell(self, steps: int, running: Sequence[Training]) -> None:
         """Tell the reporter how far all trainings are, with `steps` steps done in the running ones."""
         total = self.workshop.steps * len(self.trainings)
-        names = ", ".join(f"{training.block} {training.seed}" for training in running)
-        self.reporter.advance(min(self.done * self.workshop.steps + steps, total), total, f"training {names}")
+        names = ", ".join(map(_title, running))
+        self.reporter.advance(
+            min(self.done * self.workshop.steps + steps, total),
+            total,
+            f"training {names}  {clock(time.monotonic() - self._began)}",
+        )
 
     def reporter_of(self, training: Training) -> Reporter:
         """A reporter for a training in this process, that passes on how far it is."""
@@ -286,6 +297,10 @@ class _Quiet:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _title(training: Training) -> str:
+    return f"{training.block}, seed {training.seed}" + (", control" if training.setting == "control" else "")
 
 
 def _steps_written(path: Path) -> int:

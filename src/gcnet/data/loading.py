@@ -9,8 +9,8 @@ import shutil
 import signal
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from gcnet.children import FROM_TERMINAL, signals_blocked
 from gcnet.data.decode import ImageError
 from gcnet.data.images import ImageSource
 from gcnet.data.sampling import EpochSampler, EvaluationSampler, Key
@@ -231,7 +232,8 @@ class Loader(Generic[B]):
 
     def __iter__(self) -> Iterator[B]:
         try:
-            with _signals_held():
+            # Until `_Watch.begin` runs, a worker would otherwise obey them.
+            with signals_blocked("SIGTERM", *FROM_TERMINAL):
                 iterator = iter(self._loader)
             _end_workers_at_exit(self._watch)
             self._children = {child.pid: child for child in multiprocessing.active_children()}
@@ -264,19 +266,6 @@ class Loader(Generic[B]):
             f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended ({code})" for code in codes if code
         ]
         return " or ".join(ends) or "ended unexpectedly"
-
-
-@contextmanager
-def _signals_held() -> Generator[None]:
-    """Start workers with these signals blocked: until `_Watch.begin` runs, one would otherwise obey them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Watch(Dataset[Item]):
