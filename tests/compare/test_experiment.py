@@ -216,13 +216,13 @@ def test_ctrl_c_ends_with_code_130_and_leaves_no_process_behind(images: Path, tm
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ["costs.json", "compare.json", "runs/main-gc-seed0.json"])
-@pytest.mark.parametrize("damage", ["{", "[]", '{"costs": 3}'])
+@pytest.mark.parametrize("damage", ["{", "[]"])
 def test_a_damaged_file_of_an_earlier_attempt_is_named_in_one_sentence(
     images: Path, tmp_path: Path, finished: Path, name: str, damage: str
 ) -> None:
     shutil.copytree(finished, tmp_path / "out")
     (tmp_path / "out" / name).write_text(damage)
-    with pytest.raises(UserError, match=name if damage != '{"costs": 3}' or "compare" not in name else "holds a comp"):
+    with pytest.raises(UserError, match=name):
         compare(settings=small(images, tmp_path / "out"))
 
 
