@@ -1,0 +1,148 @@
+"""Attention pooling and the GC block on a GPU: plain layers, Triton kernels and a copy of the map."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.gpu_case import Case, Numerics
+from benchmarks.turns import Work
+from gcnet.blocks import build_block
+from gcnet.errors import UserError
+from gcnet.ops.triton_check import TOLERANCE
+from gcnet.ops.triton_pool import attention_pool_triton, can_pool
+
+STAGES = {"c2": (256, 4), "c3": (512, 8), "c4": (1024, 16), "c5": (2048, 32)}  # channels and stride in ResNet-50
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+Pool = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def pool_plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The layers that other implementations use: a 1x1 convolution, a softmax, a matrix product."""
+    logits = F.conv1d(x.flatten(2), weight.unsqueeze(-1), bias)
+    attention = torch.softmax(logits, dim=-1, dtype=torch.float32).to(x.dtype)
+    return torch.bmm(x.flatten(2), attention.transpose(1, 2)).squeeze(-1)
+
+
+def pooling_cases(batch: int, size: int, device: torch.device, *, quick: bool) -> Iterator[Case]:
+    """Forward, backward and the whole block in inference, for the maps at the ends of ResNet-50's stages."""
+    for dtype in DTYPES:
+        for layout in ("contiguous", "channels_last"):
+            for stage in ("c4",) if quick else STAGES:
+                yield from _stage(_map_shape(stage, batch, size), Numerics(dtype, layout), device)
+
+
+def _stage(shape: tuple[int, ...], numerics: Numerics, device: torch.device) -> Iterator[Case]:
+    torch.manual_seed(0)
+    dtype = DTYPES[numerics.dtype]
+    x = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=numerics.memory_format).requires_grad_()
+    block: Any = build_block("gc", channels=shape[1]).to(device, dtype).eval()
+    pools: dict[str, Pool] = {"plain": pool_plain} | ({"triton": attention_pool_triton} if can_pool(x) else {})
+    if "triton" in pools:
+        _check(attention_pool_triton, x, block.context.key)
+    moved = bytes_moved(x) if "triton" in pools else {}
+    copied = {"copy": 2 * x.numel() * x.element_size()}
+    for task, works in (
+        ("pooling_forward", _forwards(pools, x, block.context.key)),
+        ("pooling_backward", _backwards(pools, x, block.context.key)),
+        ("gc_block", _blocks(pools, x, block)),
+    ):
+        least = dict.fromkeys(pools, moved[task]["minimum"]) if moved else {}
+        yield Case(task, numerics, shape, works | {"copy": _copy(x)}, "plain", least | copied)
+
+
+def _map_shape(stage: str, batch: int, size: int) -> tuple[int, ...]:
+    channels, stride = STAGES[stage]
+    return (batch, channels, size // stride, size // stride)
+
+
+def _check(pool: Pool, x: Tensor, key: Any) -> None:
+    """Refuse to time pooling whose context or gradient is not that of float64: wrong results have no speed."""
+    exact = [tensor.detach().double().requires_grad_() for tensor in (x, key.weight, key.bias)]
+    expected = _context_and_gradients(pool_plain, *exact)
+    for found, other in zip(_context_and_gradients(pool, x, key.weight, key.bias), expected, strict=True):
+        error = float((found.double() - other).abs().max() / other.abs().max())
+        if not error <= TOLERANCE[x.dtype]:
+            raise UserError(
+                f"Triton differs from float64 by {error:.1e} for {tuple(x.shape)} in {x.dtype}; wrong results are not "
+                "timed"
+            )
+
+
+def _context_and_gradients(pool: Pool, x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
+    context = pool(x, weight, bias)
+    return [context, *torch.autograd.grad(context.square().sum(), (x, weight))]
+
+
+def _forwards(pools: dict[str, Pool], x: Tensor, key: Any) -> dict[str, Work]:
+    """Pooling without gradients."""
+    arguments = (x.detach(), key.weight.detach(), key.bias.detach())
+    return {name: lambda pool=pool: pool(*arguments) for name, pool in pools.items()}
+
+
+def _backwards(pools: dict[str, Pool], x: Tensor, key: Any) -> dict[str, Work]:
+    """The gradients of pooling alone."""
+    arguments = (x, key.weight, key.bias)
+    works: dict[str, Work] = {}
+    for name, pool in pools.items():
+        context = pool(*arguments)
+        grad = torch.randn_like(context)
+        works[name] = lambda context=context, grad=grad: torch.autograd.grad(
+            context, arguments, grad, retain_graph=True
+        )
+    return works
+
+
+def _blocks(pools: dict[str, Pool], x: Tensor, block: Any) -> dict[str, Work]:
+    """Pooling, bottleneck and addition in inference."""
+    x, key, branch = x.detach(), block.context.key, block.get_submodule("add")
+
+    def run(pool: Pool) -> Tensor:
+        with torch.inference_mode():
+            return branch(x, pool(x, key.weight, key.bias)[..., None, None])
+
+    return {name: lambda pool=pool: run(pool) for name, pool in pools.items()}
+
+
+def _copy(x: Tensor) -> Work:
+    """One read and one write of the map."""
+    source, target = x.detach(), torch.empty_like(x.detach())
+    return lambda: target.copy_(source)
+
+
+def bytes_moved(x: Tensor) -> dict[str, dict[str, int]]:
+    """Bytes read and written for one map (N, C, *S), by task and variant: whole maps, and the kernels' partial sums.
+
+    Plain layers read the map for logits and for the sum. Backward they read it for the gradients of attention and key,
+    write a gradient of the map for each of the two uses, and add these up: 4 reads and 3 writes.
+    """
+    from gcnet.ops.triton_kernels import plan
+
+    samples, channels = x.shape[:2]
+    splits, _, _ = plan(x.flatten(2), channels)
+    one = x.numel() * x.element_size()
+    partial = 2 * samples * int(splits) * channels * 4  # written, then read, in float32
+    return {
+        "pooling_forward": {"minimum": one, "triton": one + partial, "plain": 2 * one},
+        "pooling_backward": {"minimum": 2 * one, "triton": 2 * one + partial, "plain": 7 * one},
+        "gc_block": {"minimum": 3 * one, "triton": 3 * one + partial, "plain": 4 * one},
+    }
+
+
+def table_of_bytes(batch: int, size: int) -> str:
+    """Megabytes for the four stages in float32, as Markdown."""
+    tasks = {"forward": "pooling_forward", "backward": "pooling_backward", "block": "gc_block"}
+    variants = ("minimum", "triton", "plain")
+    lines = [
+        "| map, MB | " + " | ".join(f"{name}: {variant}" for name in tasks for variant in variants) + " |",
+        "| --- |" + " ---: |" * 9,
+    ]
+    for stage in STAGES:
+        shape = _map_shape(stage, batch, size)
+        moved = bytes_moved(torch.empty(shape, device="meta"))
+        cells = [f"{moved[task][variant] / 1e6:.1f}" for task in tasks.values() for variant in variants]
+        lines.append(f"| {stage}, {' x '.join(map(str, shape))} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
