@@ -129,3 +129,24 @@ def test_a_mistake_is_one_sentence(
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
+
+
+def test_class_folders_are_checked_with_a_report_and_a_contact_sheet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val"):
+        for name, value in (("cat", 10), ("dog", 200)):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            Image.new("RGB", (9, 7), (value, len(split), 0)).save(tmp_path / "photos" / split / name / "a.png")
+    assert main(["check-data", str(tmp_path / "photos"), "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "train  2 images, 2 classes (1 each)\n       all 9 x 7 pixels; 2 RGB\n" in said
+    assert "problems  0\n" in said
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["splits"]["val"]["sizes"] == {"9x7": 2}
+    with Image.open(tmp_path / "out" / "images.png") as picture:
+        assert min(picture.size) > 170
+    (tmp_path / "photos" / "val" / "cat" / "a.png").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    assert main(["check-data", str(tmp_path / "photos")]) == 1
+    assert "val/cat/a.png: a Git LFS pointer" in capsys.readouterr().out
+    assert main(["check-data", str(tmp_path / "photos"), "--fix", str(tmp_path / "x.json")]) == 2
+    assert "--fix belongs to annotations" in capsys.readouterr().err

@@ -34,7 +34,8 @@ class Settings:
     """Convert YOLO labels (a data.yaml, or a folder) or Pascal VOC annotations (a folder) to COCO annotations in this
     JSON file; with splits, one file for each: NAME_train.json, NAME_val.json."""
     output: Path | None = None
-    """Folder for the report (JSON) and pictures: of annotations labels.png and, with --images, images.png."""
+    """Folder for the report (JSON) and pictures: images.png (of annotations with --images), of annotations also
+    labels.png."""
     listed: int = 5
     """Problems of each kind that are printed; the report has them all."""
     workers: int = min(8, os.cpu_count() or 1)
@@ -72,9 +73,16 @@ def run(settings: Settings) -> int:
 
         return convert_labels(settings, settings.convert)
     _refuse_other_labels(settings.data)
-    from gcnet.cli.check_annotations import check_annotations
+    from gcnet.data.coco.source import is_coco
 
-    return check_annotations(settings)
+    if is_coco(settings.data):
+        from gcnet.cli.check_annotations import check_annotations
+
+        return check_annotations(settings)
+    from gcnet.cli.check_images import check_labeled
+
+    settings.require_images()
+    return check_labeled(settings)
 
 
 def _refuse_other_labels(data: Path) -> None:

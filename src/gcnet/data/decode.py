@@ -60,18 +60,23 @@ class Header:
         width: in pixels, as stored.
         height: in pixels, as stored.
         orientation: EXIF orientation, 1 to 8; 1 is upright.
-        is_deep: whether its values have 16 bits.
+        mode: Pillow's name of its pixels, such as RGB, L or I;16.
     """
 
     width: int
     height: int
     orientation: int = 1
-    is_deep: bool = False
+    mode: str = "RGB"
 
     @property
     def upright_size(self) -> tuple[int, int]:
         """Width and height in pixels of the upright image."""
         return (self.height, self.width) if self.orientation in _TURNED else (self.width, self.height)
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether its values have 16 bits."""
+        return _is_deep(self.mode)
 
 
 def open_image(
@@ -108,7 +113,7 @@ def read_header(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEG
         ImageError: as `open_image`, for what the header shows.
     """
     with _opened(path, max_megapixels) as image:
-        return Header(*image.size, _orientation(image), _is_deep(image))
+        return Header(*image.size, _orientation(image), image.mode)
 
 
 def largest_value(path: str | os.PathLike[str]) -> int | None:
@@ -119,7 +124,7 @@ def largest_value(path: str | os.PathLike[str]) -> int | None:
     """
     with _opened(path, MAX_MEGAPIXELS) as image:
         image.load()
-        return int(np.asarray(image).max()) if _is_deep(image) else None
+        return int(np.asarray(image).max()) if _is_deep(image.mode) else None
 
 
 @contextmanager
@@ -175,14 +180,14 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _is_deep(image: Image.Image) -> bool:
-    return image.mode == "I" or image.mode.startswith("I;16")
+def _is_deep(mode: str) -> bool:
+    return mode == "I" or mode.startswith("I;16")
 
 
 def _to_rgb(image: Image.Image, path: str | os.PathLike[str], bit_depth: int) -> Image.Image:
     if image.mode == "F":
         raise ImageError(path, "floating-point pixels have no agreed range")
-    if _is_deep(image):
+    if _is_deep(image.mode):
         return _from_16_bits(image, path, bit_depth)
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -12,7 +12,7 @@ from gcnet.data.folders import (
     require_outermost,
 )
 from gcnet.data.holdout import hold_out
-from gcnet.data.images import ImageSource
+from gcnet.data.images import FileImages, ImageSource
 from gcnet.data.settings import BUILT_IN, DataSettings
 from gcnet.data.table import CsvImages, read_classes, read_splits
 from gcnet.errors import UserError, nearest, nearest_path
@@ -68,6 +68,26 @@ def open_labeled_validation(settings: DataSettings, split_seed: int, classes: Se
     if not splits:
         return _open(path, settings, None, classes)
     return _open_validation(path, splits, settings, classes)
+
+
+def open_splits(data: str, images: str | None = None) -> dict[str, FileImages]:
+    """All images of a folder or CSV by split, "all" where there are none, in the same classes for all splits.
+
+    Args:
+        data: a folder of class folders, with or without splits, or a CSV.
+        images: folder of the images of a CSV.
+
+    Raises:
+        UserError: there are no such data.
+    """
+    path, settings = existing(data, "check-data"), DataSettings(data=data, images=images)
+    splits = _splits(path) or (None,)
+    if path.is_file():
+        classes = sorted({name for split in splits for name in read_classes(path, split)})
+    else:
+        folders = find_splits(path)
+        classes = sorted({name for split in splits for name in class_folders(folders[split] if split else path)})
+    return {split or "all": _open(path, settings, split, classes) for split in splits}
 
 
 def existing(data: str, flag: str) -> Path:

@@ -73,8 +73,8 @@ def read_splits(table: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple(split for split in SPLITS if split in named)
 
 
-def read_classes(table: str | os.PathLike[str], split: str) -> tuple[str, ...]:
-    """The sorted labels of the rows of a split."""
+def read_classes(table: str | os.PathLike[str], split: str | None) -> tuple[str, ...]:
+    """The sorted labels of the rows of a split; of None those of all rows."""
     return tuple(sorted({row.label for row in _rows_of_split(table, split)[0]}))
 
 
