@@ -121,7 +121,7 @@ def test_file_of_another_origin_is_refused(tmp_path: Path) -> None:
 def test_missing_file_and_folder_are_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot read .*nowhere: No such file or directory"):
         load_tensors(tmp_path / "nowhere")
-    with pytest.raises(StorageError, match="cannot read .*: Is a directory"):
+    with pytest.raises(StorageError, match="cannot read .*: it is a folder and not a file"):
         load_tensors(tmp_path)
     with pytest.raises(StorageError, match="cannot write .*file: No such file or directory"):
         write_atomic(tmp_path / "no" / "file", b"")

@@ -218,13 +218,10 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
 
     Raises StorageError for a missing file, a file of another origin, and a file whose bytes differ from those written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        proposal = nearest_path(path) if isinstance(error, FileNotFoundError) else ""
-        raise StorageError(f"cannot read {path}: {error.strerror}{proposal}") from error
+    data = _read_file(path)
     place = _digest_place(data)
     if place is None:
         raise StorageError(f"{path} is not a file written by gcnet: its header holds no checksum")
@@ -234,9 +231,37 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     blank.update(memoryview(data)[place + 64 :])
     if blank.hexdigest().encode() != found:
         raise StorageError(f"{path} is damaged: its checksum does not match its bytes; use another copy")
-    header_length = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + header_length])["__metadata__"]
-    return dict(sorted(load(data).items())), json.loads(metadata["gcnet"])["content"]
+    content = _metadata(data)
+    if content is None:
+        raise StorageError(f"{printable(path)} is damaged or was edited: its metadata are not those of gcnet")
+    try:
+        return dict(sorted(load(data).items())), content
+    except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise StorageError(f"{printable(path)} is damaged or was edited: {printable(str(error))}") from error
+
+
+def _read_file(path: Path) -> bytes:
+    """The bytes of an ordinary file; reading a pipe would wait for ever."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "a pipe, socket or device"
+        raise StorageError(f"cannot read {printable(path)}: it is {kind} and not a file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        proposal = nearest_path(path) if isinstance(error, FileNotFoundError) else ""
+        raise StorageError(f"cannot read {printable(path)}: {error.strerror}{proposal}") from error
+    except ValueError as error:  # a NUL in the name
+        raise StorageError(f"cannot read {printable(path)}: {error}") from error
+
+
+def _metadata(data: bytes) -> dict[str, Any] | None:
+    """The JSON metadata in the header, None where they are not as `save_tensors` writes them."""
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        content = json.loads(header["__metadata__"]["gcnet"])["content"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def has_checksum(path: Path) -> bool:

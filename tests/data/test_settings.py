@@ -74,3 +74,16 @@ def test_settings_and_source_import_neither_torch_nor_numpy_alone() -> None:
 def test_validation_data_that_contradict_each_other_are_refused(values: dict[str, object], message: str):
     with pytest.raises(UserError, match=re.escape(message)):
         DataSettings(**({"data": "photos"} | values))
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_an_odd_stored_preprocessing_is_refused_in_one_sentence() -> None:
+    sound = Preprocessing(32).to_dict()
+    odd = [None, -1, 0, True, "x", [], [1, 2], [None] * 3, ["a"] * 3, {}, 1e300]
+    for name in sound:
+        for value in odd:
+            try:
+                Preprocessing.from_dict({**sound, name: value})
+            except UserError:
+                continue
+            assert (name, value) == ("resize", None)

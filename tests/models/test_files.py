@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from gcnet.errors import UserError
+from gcnet.models.card import ModelCard
 from gcnet.models.create import create_model
-from gcnet.models.files import ModelCard, load_model, read_model_file, save_model
+from gcnet.models.files import load_model, read_model_file, save_model
 from gcnet.models.insertion import context_parameters, insert
-from gcnet.storage import StorageError, save_tensors
+from gcnet.storage import save_tensors
 
 
 def images() -> torch.Tensor:
@@ -73,7 +74,7 @@ def test_other_files_are_refused_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.safetensors").write_text("hello")
     save_tensors(tmp_path / "state.safetensors", {"x": torch.ones(2)}, {"kind": "checkpoint"})
     for name in ("text", "state", "missing"):
-        with pytest.raises(StorageError, match=name):
+        with pytest.raises(UserError, match=name):
             load_model(tmp_path / f"{name}.safetensors")
 
 

@@ -13,8 +13,9 @@ from gcnet.analysis.itemized import Item, itemize
 from gcnet.cli.models import counted_size
 from gcnet.errors import UserError
 from gcnet.evaluation.network import MODEL_SUFFIX
+from gcnet.models.card import ModelCard, card_of
 from gcnet.models.create import create_model
-from gcnet.models.files import ModelCard, card_of, load_model
+from gcnet.models.files import load_model
 from gcnet.models.names import is_detector, split_name
 from gcnet.report.bill import Bill, Line
 

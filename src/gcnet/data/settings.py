@@ -268,12 +268,14 @@ class Preprocessing:
             value = getattr(self, name)
             is_size = isinstance(value, int) and not isinstance(value, bool) and value > 0
             _require(is_size or (name == "resize" and value is None), f"{name} must be positive, found {value!r}")
-        _require(8 <= self.bit_depth <= 16, f"bit_depth must be 8 to 16, found {self.bit_depth}")
+        is_depth = type(self.bit_depth) is int and 8 <= self.bit_depth <= 16
+        _require(is_depth, f"bit_depth must be 8 to 16, found {self.bit_depth!r}")
         for name, valid in _CHOICES.items():
             if getattr(self, name) not in valid:
                 raise unknown(name, str(getattr(self, name)), valid)
         _check_resize(self.resize, self.image_size)
         for name in ("mean", "std"):
+            _require(getattr(self, name) is not None, f"{name} must be three numbers, found None")
             _check_channels(name, getattr(self, name))
 
     def __str__(self) -> str:

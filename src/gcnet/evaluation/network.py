@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from gcnet.data.settings import Preprocessing, PreprocessingSettings
 from gcnet.errors import UserError, printable
 from gcnet.evaluation.preprocessing import own_preprocessing, published_preprocessing
+from gcnet.models.card import card_of
 from gcnet.models.checkpoints.source import read_state_dict
 from gcnet.models.create import create_model
-from gcnet.models.files import card_of, load_model
+from gcnet.models.files import load_model
 from gcnet.models.matching import AUXILIARY, class_layers, matched_names
 from gcnet.models.names import is_detector, split_name
 from gcnet.models.weights import loaded_weights, read_weights

@@ -6,12 +6,12 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from gcnet.blocks import Builder, build_block, find_builder
+from gcnet.blocks import Builder, find_builder
 from gcnet.errors import UserError, nearest, printable
 from gcnet.models.block_weights import block_weights, plain_name, unwrapped
+from gcnet.models.declared import require_weights_of_blocks
 from gcnet.models.insertion import insert_record, inserted, insertion_records, remove
 from gcnet.models.insertion.records import check_record
 from gcnet.storage import StorageError, load_tensors, save_tensors
@@ -61,7 +61,7 @@ def load_context(model: nn.Module, path: str | Path, *, builders: Mapping[str, B
     """
     tensors, metadata = load_tensors(Path(path))
     records = _checked_records(metadata, path)
-    _require_weights_of(records, tensors, path)
+    require_weights_of_blocks(records, tensors, printable(path))
     _require_widths(model, records, metadata.get("widths"), path)
     if inserted(model):
         _require_same(_records(model), records, path)
@@ -137,30 +137,6 @@ def _require_widths(model: nn.Module, records: Sequence[Record], widths: object,
                     f"{path} is of a network of another width: {printable(place)}.{name} had {lengths[name]} channels "
                     f"there and has {own[name]} here"
                 )
-
-
-def _require_weights_of(records: Sequence[Record], tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raise StorageError unless the file's tensors are those of its named blocks, before any memory is taken."""
-    for record in records:
-        if record["custom"] or "places" not in record:
-            continue
-        for place in record["places"]:
-            with torch.device("meta"):
-                block = build_block(
-                    record["block"],
-                    channels=place["channels"],
-                    dims=place.get("dims", 2),
-                    ratio=record["ratio"],
-                    **record["options"],
-                )
-            for key, tensor in block.state_dict().items():
-                name = f"{_context_name(place['name'])}.{key}"
-                if name not in tensors or tensors[name].shape != tensor.shape:
-                    found = tuple(tensors[name].shape) if name in tensors else "none"
-                    raise StorageError(
-                        f"{path} does not hold the weights of its own blocks: {printable(name)} must have shape "
-                        f"{tuple(tensor.shape)}, found {found}"
-                    )
 
 
 def _require_same(own: Sequence[Record], given: Sequence[Record], path: str | Path) -> None:

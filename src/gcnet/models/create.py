@@ -8,7 +8,7 @@ from torch import nn
 
 from gcnet.blocks import Builder
 from gcnet.errors import UserError
-from gcnet.models.files import ModelCard, set_card
+from gcnet.models.card import ModelCard, set_card
 from gcnet.models.insertion import insert
 from gcnet.models.insertion.resolve import At
 from gcnet.models.names import (

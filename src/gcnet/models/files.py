@@ -1,7 +1,7 @@
 """Model files: weights, and beside them all that rebuilds and uses the network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,36 +9,15 @@ from torch import Tensor, nn
 
 from gcnet.blocks import Builder
 from gcnet.errors import UserError, nearest, printable
+from gcnet.models.card import ModelCard, card_of, read_card, set_card
+from gcnet.models.checkpoints.file_kinds import weight_format
+from gcnet.models.declared import require_weights_of_blocks, require_weights_of_host
 from gcnet.models.insertion import insert_record, insertion_records
+from gcnet.models.insertion.installed import installed_modules, uninstall
 from gcnet.models.names import build_host
-from gcnet.storage import StorageError, load_tensors, save_tensors
+from gcnet.storage import StorageError, has_checksum, load_tensors, save_tensors
 
 _PROFILES = ("total_ops", "total_params")
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a model file says beside its weights.
-
-    Args:
-        architecture: name of the host network for `create_model`, None for a network of the user's own.
-        num_classes: length of the logits, None for a network of the user's own.
-        insertions: what `insert` was told, call by call.
-        preprocessing: how images are prepared (`gcnet.data.transforms.Preprocessing` as a dict), or None.
-        class_names: in the order of the logits, of a detector in that of the labels from 1; or None.
-        detector: what `create_model` was given as `detector`, or None.
-        category_ids: of a detector's labels from 1 in order, the ids in COCO's annotations; or None.
-        image_size: that `create_model` was given, or None.
-    """
-
-    architecture: str | None = None
-    num_classes: int | None = None
-    insertions: tuple[dict[str, Any], ...] = ()
-    preprocessing: dict[str, Any] | None = None
-    class_names: tuple[str, ...] | None = None
-    detector: dict[str, Any] | None = None
-    category_ids: tuple[int, ...] | None = None
-    image_size: int | None = None
 
 
 def save_model(
@@ -81,39 +60,51 @@ def load_model(
         builders: for blocks of the user's own, the builder by the name that the file gives it.
 
     Raises:
-        StorageError: the file is missing, damaged or of another origin.
-        UserError: the host or a builder is needed and not given, or the weights do not fit.
+        StorageError: the file is damaged, was edited, or is of another kind.
+        UserError: there is no file of ours at `path`, the host or a builder is needed and not given, or the weights do not fit. `model` is then unchanged.
     """
     tensors, card = read_model_file(path)
+    require_weights_of_blocks(card.insertions, tensors, printable(path))
     if model is None:
         if card.architecture is None:
             raise UserError(
-                f"{path} holds the weights of a network of your own: pass that network, load_model(path, model)"
+                f"{printable(path)} holds the weights of a network of your own: pass that network, "
+                "load_model(path, model)"
             )
+        require_weights_of_host(card, tensors, printable(path))
         model = build_host(card.architecture, card.num_classes, card.detector, card.image_size)
-    for record in card.insertions:
-        insert_record(model, record, builders or {})
-    load_strictly(model, tensors, str(path))
+    before = {id(module) for _, module in installed_modules(model)}
+    try:
+        for record in card.insertions:
+            insert_record(model, record, builders or {})
+        load_strictly(model, tensors, str(path))
+    except BaseException:
+        for _, module in list(installed_modules(model)):
+            if id(module) not in before:
+                uninstall(module)
+        raise
     set_card(model, card)
     return model.eval()
 
 
 def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
-    """Weights by name, and the card, of a file of `save_model`."""
-    tensors, metadata = load_tensors(Path(path))
+    """Weights by name, and the card, of a file of `save_model`.
+
+    Raises:
+        StorageError: the file is missing, damaged or of another kind.
+        UserError: it is no file of ours, which the sentence names.
+    """
+    path = Path(path)
+    if weight_format(path) != "safetensors" or not has_checksum(path):
+        raise UserError(
+            f"{printable(path)} holds weights alone, and not which network they are of: give them as --weights with "
+            "--model NAME (in Python: create_model(NAME, weights=...))"
+        )
+    tensors, metadata = load_tensors(path)
     if metadata.get("kind") != "model":
-        raise StorageError(f"{path} is not a model file but a {metadata.get('kind', 'file of unknown kind')}")
-    # Files of classifiers from before there were detectors lack what only these have.
-    values: dict[str, Any] = {field.name: metadata.get(field.name, field.default) for field in fields(ModelCard)}
-    for name in ("insertions", "class_names", "category_ids"):
-        values[name] = values[name] if values[name] is None else tuple(values[name])
-    if values["detector"] is not None:
-        values["detector"] = {key: _as_tuple(value) for key, value in values["detector"].items()}
-    return tensors, ModelCard(**values)
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+        kind = printable(str(metadata.get("kind", "file of unknown kind")))
+        raise StorageError(f"{printable(path)} is not a model file but a {kind}")
+    return tensors, read_card(metadata, path)
 
 
 def without_profiles(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -156,13 +147,3 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(map(printable, names[:3])) + more
-
-
-def card_of(model: nn.Module) -> ModelCard:
-    """The card that a model of ours carries (empty for a network of the user's own)."""
-    return getattr(model, "model_card", ModelCard())
-
-
-def set_card(model: nn.Module, card: ModelCard) -> None:
-    """Give a model the card that `save_model` will write."""
-    vars(model)["model_card"] = card

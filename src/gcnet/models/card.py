@@ -1,0 +1,110 @@
+"""The model card: what a model file says beside its weights, checked when it is read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gcnet.errors import UserError, printable
+from gcnet.models.insertion.records import check_record
+from gcnet.storage import StorageError
+
+_LONGEST = 80  # letters of a value in an error
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model file says beside its weights.
+
+    Args:
+        architecture: name of the host network for `create_model`, None for a network of the user's own.
+        num_classes: length of the logits, None for a network of the user's own.
+        insertions: what `insert` was told, call by call.
+        preprocessing: how images are prepared (`gcnet.data.transforms.Preprocessing` as a dict), or None.
+        class_names: in the order of the logits, of a detector in that of the labels from 1; or None.
+        detector: what `create_model` was given as `detector`, or None.
+        category_ids: of a detector's labels from 1 in order, the ids in COCO's annotations; or None.
+        image_size: that `create_model` was given, or None.
+    """
+
+    architecture: str | None = None
+    num_classes: int | None = None
+    insertions: tuple[dict[str, Any], ...] = ()
+    preprocessing: dict[str, Any] | None = None
+    class_names: tuple[str, ...] | None = None
+    detector: dict[str, Any] | None = None
+    category_ids: tuple[int, ...] | None = None
+    image_size: int | None = None
+
+
+def card_of(model: nn.Module) -> ModelCard:
+    """The card that a model of ours carries (empty for a network of the user's own)."""
+    return getattr(model, "model_card", ModelCard())
+
+
+def set_card(model: nn.Module, card: ModelCard) -> None:
+    """Give a model the card that `save_model` will write."""
+    vars(model)["model_card"] = card
+
+
+def read_card(metadata: Mapping[str, Any], path: Path) -> ModelCard:
+    """The card in the metadata of a model file.
+
+    Args:
+        metadata: as JSON gives it.
+        path: of the file, for errors.
+
+    Raises:
+        StorageError: an entry is not what `save_model` writes.
+    """
+    # Older files lack entries that came later.
+    values: dict[str, Any] = {field.name: metadata.get(field.name, field.default) for field in fields(ModelCard)}
+    for name, (fits, expected) in _ENTRIES.items():
+        if values[name] is not None and not fits(values[name]):
+            shown = printable(repr(values[name])[:_LONGEST])
+            raise StorageError(f"{printable(path)} is damaged or was edited: {name} must be {expected}, found {shown}")
+    values["insertions"] = tuple(values["insertions"] or ())
+    for name in ("class_names", "category_ids"):
+        values[name] = values[name] if values[name] is None else tuple(values[name])
+    if values["detector"] is not None:
+        values["detector"] = {key: tuple(v) if isinstance(v, list) else v for key, v in values["detector"].items()}
+    card = ModelCard(**values)
+    for record in card.insertions:
+        try:
+            check_record(record)
+        except UserError as error:
+            raise StorageError(f"{printable(path)} is damaged or was edited: {error}") from error
+    return card
+
+
+def _is_list_of(kind: type) -> Callable[[object], bool]:
+    def fits(value: object) -> bool:
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(type(item) is kind for item in value)
+
+    return fits
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+_ENTRIES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "architecture": (_is_text, "the name of a network"),
+    "num_classes": (_is_count, "a positive whole number"),
+    "insertions": (_is_list_of(dict), "a list of insertions"),
+    "preprocessing": (_is_object, "an object"),
+    "class_names": (_is_list_of(str), "a list of names"),
+    "detector": (_is_object, "an object"),
+    "category_ids": (_is_list_of(int), "a list of whole numbers"),
+    "image_size": (_is_count, "a positive whole number"),
+}
