@@ -61,7 +61,8 @@ def load_model(
 
     Raises:
         StorageError: the file is damaged, was edited, or is of another kind.
-        UserError: there is no file of ours at `path`, the host or a builder is needed and not given, or the weights do not fit. `model` is then unchanged.
+        UserError: there is no file of ours at `path`, the host or a builder is needed and not given, or the weights do
+            not fit. `model` is then unchanged.
     """
     tensors, card = read_model_file(path)
     require_weights_of_blocks(card.insertions, tensors, printable(path))
