@@ -64,7 +64,7 @@ def _check(pool: Pool, x: Tensor, key: Any) -> None:
     exact = [tensor.detach().double().requires_grad_() for tensor in (x, key.weight, key.bias)]
     expected = _context_and_gradients(pool_plain, *exact)
     for found, other in zip(_context_and_gradients(pool, x, key.weight, key.bias), expected, strict=True):
-        error = float((found.double() - other).abs().max() / other.abs().max())
+        error = float((found.double() - other).detach().abs().max() / other.detach().abs().max())
         if not error <= TOLERANCE[x.dtype]:
             raise UserError(
                 f"Triton differs from float64 by {error:.1e} for {tuple(x.shape)} in {x.dtype}; wrong results are not "

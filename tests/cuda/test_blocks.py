@@ -4,14 +4,11 @@ import pytest
 import torch
 
 from cuda.closeness import assert_near_float64, results
-from named_blocks import SETTINGS, every, make
+from named_blocks import every, make
 from random_weights import randomise
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-# PyTorch has no deterministic kernel on a GPU for these: concatenation sums over sorted positions (cumsum), and the
-# backward pass of adaptive pooling adds atomically.
-REFUSED = ("nl_concatenation", "fca", "ge", "gc average")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -24,7 +21,7 @@ def test_forward_and_backward_are_near_float64(
     assert_near_float64(block, (torch.randn(2, 22, 5, 7) + 1).to(dtype), device, LAYOUTS[layout])
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS if not name.startswith(REFUSED)])
+@every
 def test_with_deterministic_algorithms_two_passes_give_the_same_bits(
     name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -34,6 +31,10 @@ def test_with_deterministic_algorithms_two_passes_give_the_same_bits(
     torch.use_deterministic_algorithms(True)
     try:
         first, second = (results(block, x, direction) for _ in range(2))
+    except RuntimeError as error:
+        if "does not have a deterministic implementation" not in str(error):
+            raise
+        pytest.skip(f"PyTorch has no deterministic kernel here: {error}")
     finally:
         torch.use_deterministic_algorithms(False)
     assert torch.equal(first[0], second[0])

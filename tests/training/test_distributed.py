@@ -80,6 +80,11 @@ def test_processes_join_within_a_group_and_anew_after_it(tmp_path):
     assert by_two(together.join_twice, tmp_path, tmp_path) == ["2", "2"]
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_no_process_waits_for_one_that_failed(rank, tmp_path):
+    assert by_two(together.fail_at_the_end, tmp_path, tmp_path, rank) == [0, 1]
+
+
 @pytest.mark.parametrize("name", ["cuda:0", "cuda:3"])
 def test_one_gpu_for_several_processes_is_refused(name, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -116,3 +116,14 @@ def join_twice(folder: Path) -> None:
             assert outer.counts(outer.rank + 5) == [5, 6]
     assert not dist.is_initialized()
     write(folder, outer, os.environ["WORLD_SIZE"])
+
+
+def fail_at_the_end(folder: Path, rank: int) -> None:
+    """One process fails after the last exchange with the other."""
+    try:
+        with processes_joined(CPU) as processes:
+            if processes.rank == rank:
+                raise KeyError
+    except KeyError:
+        pass
+    write(folder, processes, processes.rank)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -132,12 +132,11 @@ def processes_joined(device: torch.device) -> Generator[Processes, None, None]:
     try:
         yield processes
     except BaseException:
-        # After an error, nccl would wait for what the GPU still exchanges with the others, perhaps for ever.
-        if store is not None and gloo:
-            dist.destroy_process_group()
+        if store is not None:
+            _leave(store, processes, failed=True)
         raise
     if store is not None:
-        _leave_together(store, processes)
+        _leave(store, processes, failed=False)
 
 
 def _join(device: torch.device) -> dist.Store:
@@ -174,19 +173,23 @@ def _cpu_group() -> Any:
     return _cpu_groups[everyone]
 
 
-def _leave_together(store: dist.Store, processes: Processes) -> None:
-    """End the group once no process needs it, and in the first process, which may hold the store, last of all."""
+def _leave(store: dist.Store, processes: Processes, *, failed: bool) -> None:
+    """End the group once no process needs it, and in the first process, which may hold the store, last of all.
+
+    A process that failed waits for none, and none waits for it.
+    """
     ranks = range(processes.world)
-    try:
+    with suppress(dist.DistError):  # where another process has failed, which it reports itself
         store.set(f"done {processes.rank}", "")
-        store.wait([f"done {rank}" for rank in ranks], _TIMEOUT)
-        if processes.first:
-            store.wait([f"left {rank}" for rank in ranks[1:]], _TIMEOUT)
-        else:
+        if not failed:
+            store.wait([f"done {rank}" for rank in ranks], _TIMEOUT)
+        if failed or not processes.first:
             store.set(f"left {processes.rank}", "")
-    except dist.DistError:
-        pass  # another process has failed, which it reports itself
-    dist.destroy_process_group()
+        else:
+            store.wait([f"left {rank}" for rank in ranks[1:]], _TIMEOUT)
+    # After an error, nccl would wait for what the GPU still exchanges with the others, perhaps for ever.
+    if not failed or dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 _groups = count()
