@@ -1,6 +1,7 @@
 """The names and shapes of weights, matched to those of a network: prefixes, heads for other classes, other sizes."""
 
 import sys
+import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def resized(found: dict[str, Tensor], own: Mapping[str, Tensor], model: nn.Modul
 
     Weights that fit, and those of other networks, stay as they are.
     """
-    fits = all(name in own and own[name].shape[1:] == value.shape[1:] for name, value in found.items())
+    fits = all(name in own and own[name].shape == value.shape for name, value in found.items())
     if fits and len(found) >= len(own):
         return found
     module = sys.modules[type(model).__module__]
@@ -115,7 +116,9 @@ def resized(found: dict[str, Tensor], own: Mapping[str, Tensor], model: nn.Modul
         blocks = {name: value for name, value in found.items() if ".context." in name}
         host = {name: value for name, value in found.items() if name not in blocks}
         try:
-            converted = {name: value for name, value in convert(host, model).items() if isinstance(value, Tensor)}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # on the memory layout of what timm interpolates
+                converted = {name: value for name, value in convert(host, model).items() if isinstance(value, Tensor)}
         except _FILTER_FAILURES:
             return found
         better = sum(name in own for name in converted) >= sum(name in own for name in host)

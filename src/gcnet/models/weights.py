@@ -85,7 +85,7 @@ def load_weights(
     given = resized(matched, own, model)
     found = _counters(own) | given
     fresh = _fresh(own, found, host_names)
-    head = new_head(own, found, fresh, host_name, options)
+    head = new_head(own, given, fresh | set(_counters(own)), host_name, options)
     loaded = {name: value for name, value in found.items() if name not in head.names}
     _load(model, loaded | {name: own[name] for name in fresh | head.names}, weights, str(source))
     if head.reason:
