@@ -162,6 +162,7 @@ def test_inception_without_its_auxiliary_head_loads_and_can_be_evaluated(tmp_pat
     assert network.preprocessing.image_size == 299
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of timm itself, in the reference
 def test_position_embeddings_of_timm_are_resized_as_timm_resizes_them(tmp_path: Path) -> None:
     for name in ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"):
         large = timm.create_model(name, num_classes=3)
