@@ -147,12 +147,12 @@ class Strange(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.taken(self.parts[0](self.norm(self.shared(self.first(x)))))
-        return self.shared(self.narrow(self.scripted(self.runner(self.pair(x)[0])))).mean((2, 3))
+        return self.shared(self.narrow(self.scripted(self.runner(self.pair(x)["map"])))).mean((2, 3))
 
 
 class Pair(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"map": x, "mask": x}
 
 
 class Runner(nn.Module):
@@ -181,7 +181,7 @@ class Runner(nn.Module):
         ({"at": "parts"}, 'parts cannot take a block: it is a ModuleList.*such as "parts.0"'),
         ({"at": "idle"}, "idle is not called"),
         ({"at": "taken"}, "taken has a `context` of its own"),
-        ({"at": "pair"}, "pair gives a tuple"),
+        ({"at": "pair"}, "pair gives a dict: name a module that gives one"),
         ({"at": "shared"}, "shared gives several in one run"),
         ({"at": "runner"}, "runs the children of runner itself"),
         ({"at": "scripted"}, "TorchScript is compiled already"),

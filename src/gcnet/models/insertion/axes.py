@@ -1,116 +1,180 @@
-"""Which axis of a tensor holds the channels: told by the layers that make it and take it in a dry run."""
+"""The layout of a module's output: which axis holds the channels."""
 
-from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from gcnet.errors import UserError
+from gcnet.errors import UserError, unknown
+from gcnet.models.insertion.extra_tokens import ExtraTokens
 from gcnet.models.insertion.layout import Layout
 from gcnet.models.insertion.observe import Call, DryRun
+from gcnet.models.insertion.variation import Variation
 
 _FIRST, _LAST = 1, -1
-_TOKENS = ("cls_token", "class_token", "dist_token", "reg_token", "register_tokens")
+LAYOUTS = ("channels_first", "channels_last", "tokens")
 
 
 class Axes:
-    """The layouts of a dry run's tensors.
+    """The layouts of a dry run's outputs.
+
+    The axes that change with the size of the input hold positions. Where a network takes one size only, the layers that
+    take or make a tensor say where its channels are.
 
     Args:
         run: the dry run.
-        model: the network that was run, for the number of its class tokens.
+        model: the network that was run.
+        layout: one of `LAYOUTS` for all outputs; None to find out.
+        extra_tokens: numbers of class tokens and registers at the start and at the end; None to find out.
+
+    Raises:
+        UserError: an unknown layout.
     """
 
-    def __init__(self, run: DryRun, model: nn.Module) -> None:
+    def __init__(
+        self,
+        run: DryRun,
+        model: nn.Module,
+        *,
+        layout: str | None = None,
+        extra_tokens: tuple[int, int] | None = None,
+    ) -> None:
+        if layout is not None and layout not in LAYOUTS:
+            raise unknown("layout", layout, LAYOUTS)
         self._run = run
         self._model = model
+        self._layout = layout
+        self._extra_tokens = extra_tokens
+        self._variation = Variation(model, run)
         self._taken: dict[int, int] = {}  # the axis that the layers taking a tensor imply, by the tensor's id
-        self._found: dict[Call, int] = {}
+        self._found: dict[Call, int | None] = {}
         for call in run.calls:
             for tensor in call.inputs:
                 axis = _implied(call.module, tensor)
                 if axis is not None:
                     self._taken.setdefault(id(tensor), axis)
-        outputs = [call.output for call in run.calls if isinstance(call.output, Tensor)]
-        self._of_maps = {output.shape[2:].numel() for output in outputs if output.dim() >= 4}
-        self._of_tokens = {output.shape[1] for output in outputs if output.dim() == 3}
 
     def layout(self, call: Call) -> Layout:
         """The layout of the call's output.
 
         Raises:
-            UserError: the output is no tensor of floats with channels and 1 to 3 axes of positions.
+            UserError: the output is no tensor of floats with channels and 1 to 3 axes of positions, or where its
+                channels or its class tokens are is unknown.
         """
-        output = call.output
-        if not isinstance(output, Tensor):
-            found = type(output).__name__
-            raise UserError(f"a block acts on a tensor, and {call.name} gives a {found}: name a module that gives one")
-        if not 3 <= output.dim() <= 5 or not output.is_floating_point():
+        output = call.tensor
+        if output is None:
+            found = type(call.output).__name__
+            raise UserError(
+                f"a block acts on a tensor, or on the first item of a tuple or list, and {call.name} gives a {found}: "
+                "name a module that gives one"
+            )
+        if not 3 <= output.dim() <= 5 or not (output.is_floating_point() or output.is_quantized):
             raise UserError(
                 f"a block acts on floats of shape (N, C, *S), (N, *S, C) or (N, P, C), and {call.name} gives "
                 f"{output.dtype} of shape {tuple(output.shape)}"
             )
-        channels_last = self.channels_last(call)
-        channels = output.shape[-1 if channels_last else 1]
-        if not channels_last or output.dim() > 3:
-            return Layout(channels, output.dim() - 2, channels_last)
+        axis = self._axis(call)
+        if axis is None:
+            raise UserError(
+                f"the axis of the channels is unknown in {call.name}, which gives {tuple(output.shape)}: give layout=, "
+                f"one of {', '.join(LAYOUTS)}"
+            )
         self._require_batch_first(call)
-        return Layout(channels, 1, channels_last=True, prefix=self._prefix(call))
+        channels_last = axis == _LAST
+        if not channels_last or output.dim() > 3:
+            return Layout(output.shape[axis], output.dim() - 2, channels_last)
+        prefix, suffix = self._extra_tokens or self._tokens.of(call)
+        if prefix + suffix >= output.shape[1]:
+            raise UserError(f"prefix_tokens must be fewer than the {output.shape[1]} tokens of {call.name}")
+        return Layout(output.shape[-1], 1, channels_last=True, prefix=prefix, suffix=suffix)
 
     def taken_last(self, tensor: Tensor) -> bool:
         """Whether a layer takes this tensor, with its channels on the last axis."""
         return self._taken.get(id(tensor)) == _LAST
 
     def channels_last(self, call: Call) -> bool:
-        """Whether the output's channels are on the last axis."""
-        if call not in self._found:
-            self._found[call] = self._channel_axis(call)
-        return self._found[call] == _LAST
+        """Whether the output's channels are known to be on the last axis."""
+        return self._axis(call) == _LAST
 
-    def _channel_axis(self, call: Call) -> int:
-        """Told by the layer that takes this very tensor; else by the last that made, or takes, one of its shape."""
-        axis = self._taken.get(id(call.output))
+    @cached_property
+    def _tokens(self) -> ExtraTokens:
+        return ExtraTokens(self._model, self._run)
+
+    def _axis(self, call: Call) -> int | None:
+        if self._layout is not None:
+            dims = 0 if call.tensor is None else call.tensor.dim()
+            if self._layout == "tokens" and dims > 3:
+                return None
+            return _FIRST if self._layout == "channels_first" else _LAST
+        if call not in self._found:
+            self._found[call] = self._find(call)
+        return self._found[call]
+
+    def _find(self, call: Call) -> int | None:
+        output = call.tensor
+        if output is None or output.dim() < 3:
+            return None
+        last, changing = output.dim() - 1, self._variation.position_axes(call) - {0}
+        if last in changing and 1 not in changing:
+            return _FIRST
+        if 1 in changing and last not in changing:
+            return _LAST
+        return self._by_layers(call, output) or self._by_sides(output) or self._by_likeness(call, output)
+
+    def _by_layers(self, call: Call, output: Tensor) -> int | None:
+        """From the layer that takes or makes this tensor; else the nearest that makes or takes one of its shape."""
+        axis = self._taken.get(id(output))
         if axis is not None:
             return axis
-        shape = call.output.shape
         end = self._run.calls.index(call) + sum(1 for _ in call.subtree())
         before, after = self._run.calls[:end], self._run.calls[end:]
-        makers = ((_implied(made.module, made.output), made.output) for made in reversed(before) if not made.children)
+        makers = ((_implied(made.module, made.tensor), made.tensor) for made in reversed(before) if not made.children)
         takers = ((_implied(taker.module, taken), taken) for taker in after for taken in taker.inputs)
+        ambiguous = output.shape[1] == output.shape[-1]
         for axis, tensor in (*makers, *takers):
-            if axis is not None and tensor.shape == shape:
+            same = tensor is not None and tensor.shape == output.shape
+            if axis is not None and (tensor is output if ambiguous else same):
                 return axis
-        return _FIRST
+        return None
+
+    def _by_sides(self, output: Tensor) -> int | None:
+        """From square maps of square images: the axis of another length holds the channels."""
+        image = next((tensor for tensor in self._run.calls[0].inputs if tensor.dim() == output.dim()), None)
+        if output.dim() < 4 or image is None or len(set(image.shape[2:])) > 1 or output.shape[1] == output.shape[-1]:
+            return None
+        if len(set(output.shape[2:])) == 1:
+            return _FIRST
+        return _LAST if len(set(output.shape[1:-1])) == 1 else None
+
+    def _by_likeness(self, call: Call, output: Tensor) -> int | None:
+        """From an input of the same shape; else from other modules of this class, whose axes have other lengths."""
+        for tensor in call.inputs:
+            if tensor.shape == output.shape and id(tensor) in self._taken:
+                return self._taken[id(tensor)]
+        kind = type(call.module)
+        alike = [other for other in self._run.calls if type(other.module) is kind] if call.children else []
+        axes = {
+            self._by_layers(other, other.tensor)
+            for other in alike
+            if other.tensor is not None
+            and other.tensor.dim() == output.dim()
+            and other.tensor.shape[1] != other.tensor.shape[-1]
+        } - {None}
+        return axes.pop() if len(axes) == 1 else None
 
     def _require_batch_first(self, call: Call) -> None:
-        """Refuse (P, N, C): told by the second axis, which is the batch's, or by attention over the first."""
-        shape = call.output.shape
-        batch = next((leaf.shape[0] for leaf in self._run.calls[0].inputs if leaf.dim() > 0), 1)
+        """Refuse outputs whose first axis is not the batch: it changes with the batch, and attention is not over it."""
+        shape = tuple(call.tensor.shape) if call.tensor is not None else ()
+        axes = self._variation.batch_axes(call)
         over_first = any(
             isinstance(other.module, nn.MultiheadAttention)
             and not other.module.batch_first
-            and any(tensor.shape == shape for tensor in other.inputs)
+            and any(tuple(tensor.shape) == shape for tensor in other.inputs)
             for other in self._run.calls
         )
-        if over_first or (shape[1] == batch != shape[0] and batch > 1):
-            raise UserError(f"the first axis must be the batch, and {call.name} gives (P, N, C) = {tuple(shape)}")
-
-    def _prefix(self, call: Call) -> int:
-        """Class tokens and registers at the start: those the network has, where the others are as many as elsewhere."""
-        positions = call.output.shape[1]
-        for module in self._holders(call.name):
-            number = getattr(module, "num_prefix_tokens", None)
-            tokens = [value for name, value in module.named_parameters() if name.rpartition(".")[2] in _TOKENS]
-            if isinstance(number, int) or tokens:
-                count = number if isinstance(number, int) else sum(token.shape[-2] for token in tokens)
-                without = positions not in self._of_maps and positions - count in self._of_maps | self._of_tokens
-                return count if without else 0
-        return 0
-
-    def _holders(self, name: str) -> Iterator[nn.Module]:
-        while name:
-            name = name.rpartition(".")[0]
-            yield self._model.get_submodule(name)
+        if over_first or (axes and 0 not in axes):
+            letters = "(P, N, C)" if len(shape) == 3 else "another order"
+            raise UserError(f"the first axis must be the batch, and {call.name} gives {letters} = {shape}")
 
 
 def _implied(module: nn.Module, tensor: object) -> int | None:
@@ -123,7 +187,7 @@ def _implied(module: nn.Module, tensor: object) -> int | None:
         return _FIRST
     if isinstance(module, nn.Linear | nn.MultiheadAttention) or type(module) in (nn.LayerNorm, nn.RMSNorm):
         return _LAST
-    if isinstance(module, nn.LayerNorm):  # Subclasses may normalise channels-first maps.
+    if isinstance(module, nn.LayerNorm):  # Subclasses may normalize channels-first maps.
         (features,) = module.normalized_shape[-1:]
         first, last = tensor.shape[1] == features, tensor.shape[-1] == features
         return None if first == last else _FIRST if first else _LAST

@@ -45,12 +45,14 @@ class Chooser:
 
     Args:
         model: the host network.
-        example: as for `insert`.
+        example, layout, prefix_tokens: as for `insert`.
     """
 
-    def __init__(self, model: nn.Module, example: Any) -> None:
+    def __init__(self, model: nn.Module, example: Any, *, layout: str | None = None, prefix_tokens: Any = None) -> None:
         self._model = model
         self._example = example
+        self._layout_name = layout
+        self._extra_tokens = None if prefix_tokens is None else _at_both_ends(prefix_tokens)
         found = residual_candidates(model)
         self._family = residual_family(model.get_submodule(found[0].name)) if found else None
         # Some networks of another kind have residual blocks in their stem.
@@ -115,7 +117,7 @@ class Chooser:
 
     @cached_property
     def _axes(self) -> Axes:
-        return Axes(self._run, self._model)
+        return Axes(self._run, self._model, layout=self._layout_name, extra_tokens=self._extra_tokens)
 
     @cached_property
     def _candidates(self) -> list[Candidate]:
@@ -156,9 +158,22 @@ class Chooser:
             raise _not_called(name)
         layouts = {self._axes.layout(call) for call in calls}
         if len(layouts) > 1:
-            found = ", ".join(sorted({str(tuple(call.output.shape)) for call in calls}))
+            found = ", ".join(sorted({str(tuple(call.tensor.shape)) for call in calls if call.tensor is not None}))
             raise UserError(f"a block takes one shape, and {name} gives several in one run: {found}")
+        if len(calls) > 1 and not list(self._model.get_submodule(name).parameters()):
+            raise UserError(
+                f"{name} has no parameters and is called {len(calls)} times in one run (a shared activation), so a "
+                "block there would act each time: name another module"
+            )
         return layouts.pop()
+
+
+def _at_both_ends(tokens: Any) -> tuple[int, int]:
+    """The numbers of extra tokens at the start and at the end, from one number or both."""
+    both = (tokens, 0) if isinstance(tokens, int) else tuple(tokens) if isinstance(tokens, Sequence) else ()
+    if len(both) != 2 or not all(isinstance(count, int) and count >= 0 for count in both):
+        raise UserError(f"prefix_tokens is a number of tokens from 0, or two (start, end); found {tokens!r}")
+    return both[0], both[1]
 
 
 def _not_called(name: str) -> UserError:

@@ -4,15 +4,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from torch import Tensor, nn
+from torch import nn
 
 from gcnet.errors import UserError
+from gcnet.models.insertion.answers import answer_modules
 from gcnet.models.insertion.axes import Axes
 from gcnet.models.insertion.observe import Call, DryRun
+from gcnet.models.insertion.reading import reads_all_tokens
 from gcnet.models.insertion.resolve import unfit
 
 # Maps of a smaller stride are the stem's, and take no block where enough deeper ones do, as the paper's c3 to c5.
 _STEM_STRIDE, _ENOUGH = 4, 3
+_LEAST_CHANNELS = 4  # The bottleneck of narrower maps would have one channel.
 # How much more than halving its sides (as 35 to 17 is) counts as one change of resolution.
 _SLACK = 1.5
 
@@ -23,13 +26,13 @@ def default_places(model: nn.Module, run: DryRun, axes: Axes) -> list[str]:
     Raises:
         UserError: there is neither.
     """
-    shapes: dict[str, set[object]] = {}
-    for call in run.calls:
-        shapes.setdefault(call.name, set()).add(getattr(call.output, "shape", None))
-    trunk = [call for call in _trunk(run.calls[0], axes) if len(shapes[call.name]) == 1]
+    answers = answer_modules(model, run)
+    trunk = [call for call in _trunk(run.calls[0], axes) if call.name not in answers and _fits(call, run)]
     tokens = _token_blocks(run, axes)
-    if len(tokens) > 1 and axes.layout(tokens[-1]).prefix and _reads_class_token_alone(model):
-        del tokens[-1]  # What a block did to the other tokens there would be read by nothing.
+    if len(tokens) > 1:
+        layout = axes.layout(tokens[-1])
+        if layout.prefix + layout.suffix and not reads_all_tokens(model, run, tokens[-1].name, layout):
+            del tokens[-1]  # What a block did to the other tokens there would be read by nothing.
     in_maps, in_tokens = (_size({call.module for call in calls}) for calls in (trunk, tokens))
     places = _last_of_resolutions(_without_logits(trunk, run, axes), axes, _input_spatial(run.calls[0])[-1:])
     if tokens and (in_tokens > in_maps or not places):
@@ -42,9 +45,13 @@ def default_places(model: nn.Module, run: DryRun, axes: Axes) -> list[str]:
     return list(dict.fromkeys(places))
 
 
-def _reads_class_token_alone(model: nn.Module) -> bool:
-    """Whether the head takes the class token; timm's networks say how they pool, and others have no choice."""
-    return getattr(model, "global_pool", "token") in ("token", "")
+def _fits(call: Call, run: DryRun) -> bool:
+    """Whether a block can go there: one shape, wide enough, and no activation that is used elsewhere too."""
+    calls = run.of(call.name)
+    shapes = {getattr(other.tensor, "shape", None) for other in calls}
+    width = 0 if call.tensor is None else max(call.tensor.shape[1], call.tensor.shape[-1])
+    shared = len(calls) > 1 and not _size([call.module])
+    return len(shapes) == 1 and width >= _LEAST_CHANNELS and not shared
 
 
 def _size(modules: Iterable[nn.Module]) -> int:
@@ -56,8 +63,9 @@ def _token_blocks(run: DryRun, axes: Axes) -> list[Call]:
     kinds: dict[Call, tuple[type, tuple[int, ...]]] = {}
     for call in run.calls:
         fit = unfit(call.module) is None and not isinstance(call.module, nn.Sequential)
-        if call.children and fit and _is_tokens(call, axes) and call.output.shape[1] > 1:
-            kinds[call] = (type(call.module), tuple(call.output.shape))
+        output = call.tensor
+        if call.children and fit and output is not None and _is_tokens(call, axes) and output.shape[1] > 1:
+            kinds[call] = (type(call.module), tuple(output.shape))
     repeated = Counter(kind for _, kind in {(call.name, kind) for call, kind in kinds.items()})
     blocks = {call: kind for call, kind in kinds.items() if repeated[kind] > 1}
     return [call for call in blocks if not any(holder in blocks for holder in call.ancestors())]
@@ -67,11 +75,15 @@ def _without_logits(trunk: list[Call], run: DryRun, axes: Axes) -> list[Call]:
     """The trunk without maps of the logits at its end, which some classifiers make before they pool."""
     logits = getattr(run.calls[0].output, "shape", ())[1:]
     kept = list(trunk)
-    while kept and (axes.layout(kept[-1]).channels,) == tuple(logits):
+    while kept and _channels(kept[-1], axes) == tuple(logits):
         kept.pop()
     lost = {_spatial(call, axes) for call in trunk[len(kept) :]}
     left = {_spatial(call, axes) for call in kept if _size([call.module])}
     return kept if all(spatial in left or _positions(spatial) == 1 for spatial in lost) else trunk
+
+
+def _channels(call: Call, axes: Axes) -> tuple[int, ...]:
+    return () if call.tensor is None else (call.tensor.shape[-1 if axes.channels_last(call) else 1],)
 
 
 def _last_of_resolutions(trunk: list[Call], axes: Axes, width: tuple[int, ...]) -> list[str]:
@@ -107,9 +119,10 @@ def _trunk(call: Call, axes: Axes) -> Iterator[Call]:
 
 def _spatial(call: Call, axes: Axes) -> tuple[int, ...] | None:
     """The axes of positions of a call that gives a map, else None."""
-    if not isinstance(call.output, Tensor) or not 3 <= call.output.dim() <= 5 or _is_tokens(call, axes):
+    output = call.tensor
+    if output is None or not 3 <= output.dim() <= 5 or _is_tokens(call, axes):
         return None
-    return tuple(call.output.shape[1:-1] if axes.channels_last(call) else call.output.shape[2:])
+    return tuple(output.shape[1:-1] if axes.channels_last(call) else output.shape[2:])
 
 
 def _input_spatial(call: Call) -> tuple[int, ...]:
@@ -119,7 +132,7 @@ def _input_spatial(call: Call) -> tuple[int, ...]:
 def _is_tokens(call: Call, axes: Axes, *, of_input: bool = False) -> bool:
     if of_input:
         return any(tensor.dim() == 3 and axes.taken_last(tensor) for tensor in call.inputs)
-    return isinstance(call.output, Tensor) and call.output.dim() == 3 and axes.channels_last(call)
+    return call.tensor is not None and call.tensor.dim() == 3 and axes.channels_last(call)
 
 
 def _positions(spatial: tuple[int, ...] | None) -> int:

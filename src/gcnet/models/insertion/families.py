@@ -3,7 +3,7 @@
 import math
 import re
 
-from torch import Tensor, nn
+from torch import nn
 
 from gcnet.models.insertion.axes import Axes
 from gcnet.models.insertion.observe import Call, DryRun
@@ -67,10 +67,10 @@ def _child(module: nn.Module) -> str | None:
 
 
 def _stage(call: Call, axes: Axes, side: int) -> int | None:
-    if not isinstance(call.output, Tensor) or call.output.dim() < 4:
+    if call.tensor is None or call.tensor.dim() < 4:
         return None
     layer = _LAYER.search(call.name)
     if layer is not None:
         return int(layer[1]) + 1
-    own = call.output.shape[-2 if axes.layout(call).channels_last else -1]
+    own = call.tensor.shape[-2 if axes.channels_last(call) else -1]
     return round(math.log2(side / own))

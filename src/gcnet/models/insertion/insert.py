@@ -39,21 +39,28 @@ def insert(
     position: str | None = None,
     at: At | None = None,
     example_input: Any = None,
+    layout: str | None = None,
+    prefix_tokens: int | tuple[int, int] | None = None,
     **options: Any,
 ) -> Insertion:
-    """Put a context block into each of several places of `model`, in place; the host's own weight names stay.
+    """Put a context block into each of several places of `model`, in place; the model's own weight names stay.
 
-    A block becomes the child `context` of a module, on its device and in its dtype, and acts on the module's output: a
-    map (N, C, *S) or (N, *S, C), or tokens (N, P, C), of which class tokens are left alone. In the residual blocks of
-    torchvision's and timm's ResNets and ResNeXts, of the CIFAR ResNets and the scenes network, it acts at `position`.
+    A block becomes the child `context` of a module, on its device and in its dtype, and acts on the module's output (of
+    a tuple or list on the first item): a map (N, C, *S) or (N, *S, C), or tokens (N, P, C), without class tokens and
+    registers. In the residual blocks of torchvision's and timm's ResNets and ResNeXts, of the CIFAR ResNets and the
+    scenes network, it acts at `position`.
 
     Without `at`, blocks go into every residual block, or block of a RegNet, ConvNeXt, EfficientNet, MobileNet, Swin
-    or video ResNet, of c3 to c5 (in CIFAR ResNets of all stages), and into every transition of a DenseNet; in any
-    other network after the last module before each change of resolution (without the stem), or after every
-    transformer block (but the last, where only class tokens are read after it). `str()` of the result says where.
+    or video ResNet, of those of c3 to c5 that the network has and calls (in CIFAR ResNets of all stages), and into
+    every transition of a DenseNet; in any other network after the last module before each change of resolution (without
+    the stem and without what only makes the answer: logits of pixels, images, boxes), or after every transformer block
+    (but the last, where only class tokens are read after it). `str()` of the result says where.
+
+    The model is run a few times: on the meta device where it can run there, else a copy of it; only a model that cannot
+    be copied is run itself, and its buffers, attributes, modes and random states are restored.
 
     Args:
-        model: the host network.
+        model: the network.
         block: a name of `gcnet.list_blocks()`, or a builder of your own, `channels -> module`.
         ratio: the paper's r; None for the default: 16, or the largest of 8, 4, 2 that leaves every place four channels.
         stages: the paper's numbers, 2 to 5 for c2 to c5 (c4 is `layer3`, and a stride of 16), in CIFAR ResNets 1 to 3.
@@ -63,22 +70,27 @@ def insert(
             norm and activation, bottlenecks only).
         at: instead of stages: names of modules, patterns of them (`layer3.*`, of nested matches the outermost), module
             types or their names, and "c3" for a whole stage; one or several. A plain Sequential means its last child.
-        example_input: what the network is run on once, to see its shapes: a tensor, a tuple of arguments, or a shape
-            with or without the batch; by default the size that the network names, else 224 pixels.
+        example_input: what the network is run on, to see its shapes: a tensor, a tuple of arguments, a dict of keyword
+            arguments, or a shape with or without the batch; by default the size that the network names, else 224
+            pixels.
+        layout: "channels_first", "channels_last" or "tokens", (N, P, C), for all places; by default measured by running
+            the network on a second size, else inferred from its layers.
+        prefix_tokens: number of class tokens and registers at the start of tokens, or (start, end); by default measured
+            by running the network on two images: they are the same in both.
         options: further options of the block.
 
     Returns:
         What went where.
 
     Raises:
-        UserError: an unknown name, option, stage, index or position; a place that cannot take a block or does not run;
-            a network that cannot be run on `example_input`. The model is then unchanged.
+        UserError: an unknown name, option, stage, index or position; a place that cannot take a block or does not run,
+            or whose layout is unknown; a network that cannot be run on `example_input`. The model is then unchanged.
     """
     check_options(block, options)
     if at is not None and (stages is not None or blocks is not None):
         raise UserError("at names the places, so stages and blocks go without it")
     _require_plain(model)
-    chooser = Chooser(model, example_input)
+    chooser = Chooser(model, example_input, layout=layout, prefix_tokens=prefix_tokens)
     choice = chooser.by_stage(stages, blocks, position) if at is None else chooser.by_name(at, position)
     if ratio is None and "ratio" in block_options(block):
         ratio = choice.default_ratio

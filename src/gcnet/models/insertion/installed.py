@@ -140,6 +140,9 @@ def insertion_records(model: nn.Module) -> list[dict[str, Any]]:
         record = asdict(calls[0].request)
         del record["order"]
         layouts = [asdict(call.layout) for call in calls]
+        for layout in layouts:
+            if not layout["suffix"]:  # Files of networks without such tokens stay readable by older versions.
+                del layout["suffix"]
         record["places"] = [{"name": name, **layout} for name, layout in zip(names, layouts, strict=True)]
         records.append(record)
     return records

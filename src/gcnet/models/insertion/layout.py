@@ -1,6 +1,7 @@
 """How a module's output is laid out, and a block that takes (N, C, *S) run on it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,14 @@ class Layout:
         dims: axes of positions: 1 for tokens.
         channels_last: (N, *S, C) instead of (N, C, *S).
         prefix: tokens at the start (class tokens, registers) that a block does not see and does not change.
+        suffix: such tokens at the end.
     """
 
     channels: int
     dims: int = 2
     channels_last: bool = False
     prefix: int = 0
+    suffix: int = 0
 
     @property
     def form(self) -> str:
@@ -32,23 +35,34 @@ class Layout:
             return "map"
         return "tokens" if self.dims == 1 else "channels-last map"
 
-    def run(self, block: nn.Module, x: Tensor) -> Tensor:
-        """`block` on `x`, in the layout of `x`; torch.fx's stand-in for a tensor passes unchecked.
+    def run(self, block: nn.Module, output: Any) -> Any:
+        """`block` on a module's output, or on the first item where that is a tuple or a list.
+
+        torch.fx's stand-in for a tensor passes unchecked.
 
         Raises:
-            UserError: `x` is not laid out as it was when the block was inserted.
+            UserError: the output is not laid out as it was when the block was inserted.
         """
+        if isinstance(output, tuple | list) and output:
+            items = [self._on_tensor(block, output[0]), *output[1:]]
+            if isinstance(output, tuple) and hasattr(output, "_fields"):
+                return type(output)(*items)
+            return type(output)(items)
+        return self._on_tensor(block, output)
+
+    def _on_tensor(self, block: nn.Module, x: Any) -> Any:
         if not isinstance(x, Proxy):
             self._check(x)
         if not self.channels_last:
             return block(x)
         last = self.dims + 1  # The older ONNX exporter needs axes counted from the front.
-        if not self.prefix:
+        if not self.prefix and not self.suffix:
             return block(x.movedim(last, 1)).movedim(1, last)
-        tokens = block(x[:, self.prefix :].movedim(last, 1)).movedim(1, last)
-        return torch.cat([x[:, : self.prefix], tokens], dim=1)
+        end = x.shape[1] - self.suffix
+        tokens = block(x[:, self.prefix : end].movedim(last, 1)).movedim(1, last)
+        return torch.cat([x[:, : self.prefix], tokens, x[:, end:]], dim=1)
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Any) -> None:
         axis = -1 if self.channels_last else 1
         if isinstance(x, Tensor) and x.dim() == self.dims + 2 and x.shape[axis] == self.channels:
             return

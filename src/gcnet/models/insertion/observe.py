@@ -27,6 +27,12 @@ class Call:
     children: list["Call"] = field(default_factory=list)
     returned: bool = False
 
+    @property
+    def tensor(self) -> Tensor | None:
+        """The output, or its first item where it is a tuple or a list; None where that is no tensor."""
+        first = self.output[0] if isinstance(self.output, tuple | list) and self.output else self.output
+        return first if isinstance(first, Tensor) else None
+
     def subtree(self) -> Iterator["Call"]:
         """This call and all within it, in the order in which they began."""
         yield self
@@ -48,10 +54,14 @@ class DryRun:
     Args:
         calls: all of them, or those before the pass failed where these were enough.
         example: the input.
+        runnable: how the network was run, one of `gcnet.models.insertion.copies`.
+        device: of the tensors.
     """
 
     calls: list[Call]
     example: Example
+    runnable: Any = in_place
+    device: torch.device = torch.device("cpu")
 
     def of(self, name: str) -> list[Call]:
         """The calls of one module that returned."""
@@ -82,7 +92,7 @@ def dry_run(model: nn.Module, example: Any, *, names: Collection[str] = (), part
         if lacking is not None and runnable is not in_place:
             continue
         for inputs in examples if lacking is None else [lacking.example]:
-            run, error = _attempt(model, runnable, inputs, device)
+            run, error = attempt(model, DryRun([], inputs, runnable, device))
             if (error is None or partial) and all(run.of(name) for name in names):
                 return run
             if error is None:
@@ -100,20 +110,18 @@ def dry_run(model: nn.Module, example: Any, *, names: Collection[str] = (), part
     ) from failure
 
 
-def _attempt(
-    model: nn.Module, runnable: Any, example: Example, device: torch.device
-) -> tuple[DryRun, Exception | None]:
-    run = DryRun([], example)
+def attempt(model: nn.Module, run: DryRun) -> tuple[DryRun, Exception | None]:
+    """Make an empty run: the calls until the end, or until the error that is returned with them."""
     try:
-        with runnable(model) as host:
-            watch(host, example.to(device), run.calls)
+        with run.runnable(model) as host:
+            _watch(host, run.example.to(run.device), run.calls)
     except Exception as error:  # A network of any kind may fail in any way; the error is reported.
         return run, error
     return run, None
 
 
-def watch(model: nn.Module, example: Example, calls: list[Call]) -> Any:
-    """Run `model`, a copy or restored afterwards, with hooks on every module, and append its calls; its output."""
+def _watch(model: nn.Module, example: Example, calls: list[Call]) -> None:
+    """Run `model`, a copy or restored afterwards, with hooks on every module, and append its calls."""
     stack: list[Call] = []
 
     def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -135,4 +143,4 @@ def watch(model: nn.Module, example: Example, calls: list[Call]) -> Any:
             module.register_forward_pre_hook(functools.partial(enter, name), with_kwargs=True)
             module.register_forward_hook(leave)
     with torch.no_grad(), same_random_state(model):
-        return model(*example.args, **example.kwargs)
+        model(*example.args, **example.kwargs)
