@@ -4,12 +4,16 @@ import csv
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from gcnet.analysis.cost import analytic_flops
 from gcnet.cli import cost_measured, main
 from gcnet.models.create import create_model
 from gcnet.models.files import save_model
+from gcnet.models.insertion import inserted
+from gcnet.report.bill import Bill, Line, parts_table
+from gcnet.report.bill_figure import render_bills
 
 GC_PARAMETERS = 3 * 173 + 3 * 601 + 3 * 2_225  # 2CP + 2C + 3P + 1 at 16, 32, 64 channels, ratio 4
 GC_FLOPS = sum(
@@ -34,13 +38,13 @@ def read_csv(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_network_is_told_by_stage_in_all_and_by_block(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_is_counted_by_stage_in_all_and_by_block(capsys: pytest.CaptureFixture[str]) -> None:
     assert cost("gc_resnet50") == 0
     rows = table(capsys.readouterr().out, "gc_resnet50, 224 x 224, batch 32")
-    assert rows["part"] == ["parameters", "GFLOPs", "GMACs", "kept (MB)"]
+    assert rows["part"] == ["parameters", "MFLOPs", "MMACs", "kept (MB)"]
     assert list(rows)[1:8] == ["stem", "layer1", "layer2", "layer3", "layer4", "head", "total"]
     assert len(rows) == 8 + 13
-    assert rows["total"][:3] == ["28,078,773", "8.196", "4.098"]
+    assert rows["total"][:3] == ["28,078,773", "8,196", "4,098"]
     assert rows["layer2.0.context"][0] == "33,889"
 
 
@@ -48,8 +52,10 @@ def test_differences_to_the_plain_host_are_those_of_the_blocks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cost("gc_cifar_resnet20", "--against", "plain", "--batch-size", "7", "--output", str(tmp_path)) == 0
-    rows = table(capsys.readouterr().out, "gc_cifar_resnet20, 32 x 32, batch 7, against cifar_resnet20")
-    assert rows["part"] == ["parameters", "difference", "GFLOPs", "difference", "GMACs", "kept (MB)", "difference"]
+    output = capsys.readouterr().out
+    rows = table(output, "gc_cifar_resnet20, 32 x 32, batch 7, against cifar_resnet20")
+    assert rows["part"] == ["parameters", "difference", "KFLOPs", "difference", "KMACs"]
+    assert "| kept (MB) |" in output and all(len(line) <= 100 for line in output.splitlines() if "|" in line)
     assert rows["total"][:2] == ["278,719", f"+{GC_PARAMETERS:,} (+3.34 %)"]
     assert rows["stem"][1] == rows["stem"][3] == "0"
     total, *others = read_csv(tmp_path)
@@ -104,6 +110,93 @@ def test_a_detector_is_told_with_its_regions(capsys: pytest.CaptureFixture[str])
     rows = table(output, "mask_rcnn_gc_scenes_resnet, 64 x 64, batch 2")
     assert list(rows)[1:8] == ["stem", "layer1", "pyramid", "proposals", "boxes", "masks", "total"]
     assert "1000 regions and 100 masks" in output
+
+
+@pytest.mark.parametrize("name", ["timm/test_convnext", "timm/test_efficientnet", "timm/test_vit"])
+def test_blocks_behind_other_modules_are_rows_and_their_stages_sum_up(name: str, tmp_path: Path) -> None:
+    assert cost(name, "--block", "gc", "--ratio", "4", "--against", "plain", "--output", str(tmp_path)) == 0
+    total, *rows = read_csv(tmp_path)
+    blocks = [row for row in rows if row["kind"] == "block"]
+    places = inserted(create_model(name, block="gc", ratio=4))[0].places
+    assert [row["part"] for row in blocks] == [f"{place.name}.context" for place in places]
+    assert [int(row["parameters"]) for row in blocks] == [place.parameters for place in places]
+    for key in ("parameters", "flops", "kept_bytes"):
+        assert sum(int(row[key]) for row in rows if row["kind"] == "stage") == int(total[key])
+    assert int(total["parameters_difference"]) == sum(place.parameters for place in places)
+    assert sum(int(row["flops"]) for row in blocks) == int(total["flops_difference"]) > 0
+    stages = {row["part"]: int(row["parameters_difference"]) for row in rows if row["kind"] == "stage"}
+    for stage, added in stages.items():  # A block counts in the stage that holds its module.
+        assert added == sum(place.parameters for place in places if f"{place.name}.".startswith(f"{stage}."))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("regnet_x_400mf", "224 x 224"),  # computes its widths with tensors, which the meta device cannot
+        ("timm/test_vit3", "160 x 160"),
+        ("torchvision/squeezenet1_1", "224 x 224"),
+    ],
+)
+def test_networks_of_every_library_are_counted_at_their_own_size(
+    name: str, size: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cost(name) == 0
+    assert f"{name}, {size}, batch 32" in capsys.readouterr().out
+
+
+def test_a_size_that_a_network_does_not_take_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cost("timm/test_vit", "--image-size", "100") == 2
+    error = capsys.readouterr().err
+    assert "timm/test_vit cannot be counted on images of 100 x 100 pixels (AssertionError: Input height" in error
+    assert "--image-size takes another size" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20", "timm/test_resnet"])
+def test_a_network_without_our_blocks_is_not_compared_with_itself(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cost(name, "--against", "plain") == 2
+    assert f"--against plain compares with the same network without gcnet's blocks, and {name} has none" in (
+        capsys.readouterr().err
+    )
+
+
+def test_measured_times_show_their_quartiles_in_tables_that_fit_a_terminal() -> None:
+    measured = {"forward_seconds": 0.0058, "forward_seconds_q1": 0.00185, "forward_seconds_q3": 0.0123}
+    counted = {"parameters": 173.0, "flops": 65792.0, "multiply_adds": 32896.0, "kept_bytes": 2232e3}
+    peaks = {"step_seconds": 1.5, "forward_peak_bytes": 5e6, "step_peak_bytes": 7e7}
+    lines = [Line(name, kind, counted | measured | peaks) for name, kind in (("total", "total"), ("layer1", "stage"))]
+    bill = Bill("network", (32, 32), 2, tuple(lines))
+    text = parts_table(bill, bill)
+    assert "5.8 (1.85-12.3)" in text and " MFLOPs |" in text and " 0.06579 " in text
+    assert max(map(len, text.splitlines())) <= 100
+    headings = [cell.strip() for line in text.splitlines() if line.startswith("| part") for cell in line.split("|")]
+    assert {"kept (MB)", "forward (ms)", "step (ms)", "forward peak (MB)", "step peak (MB)"} <= set(headings)
+
+
+def test_bars_of_the_figure_have_the_colors_of_its_legend(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    stages = {"stem": 3.0, "layer1": 4.0, "head": 1.0}
+    lines = [Line("total", "total", {"parameters": 8.0, "flops": 8.0, "kept_bytes": 8.0, "step_seconds": 8.0})]
+    lines += [
+        Line(name, "stage", dict.fromkeys(("parameters", "flops", "kept_bytes"), size)) for name, size in stages.items()
+    ]
+    render_bills([Bill("folder/of/network", (32, 32), 2, tuple(lines))])
+    (figure,) = figures
+    (legend,) = figure.legends
+    colors = {
+        text.get_text(): patch.get_facecolor()
+        for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
+    }
+    *counted, timed = [axes for axes in figure.axes if axes.patches]
+    for axes in counted:
+        widths = {patch.get_facecolor(): patch.get_width() for patch in axes.patches}
+        scale = sum(widths.values()) / 8
+        assert widths == {colors[name]: pytest.approx(size * scale) for name, size in stages.items()}
+    assert [patch.get_facecolor() for patch in timed.patches] == [colors["whole network"]]
+    width, height = figure.get_size_inches()
+    assert width / height < 6
 
 
 @pytest.mark.slow

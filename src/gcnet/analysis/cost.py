@@ -205,6 +205,7 @@ def as_meta(model: nn.Module) -> nn.Module:
 
 
 def _count(skeleton: nn.Module, input_shape: Sequence[int]) -> int:
+    skeleton.requires_grad_(False)  # The counter's own hooks fail on views of parameters.
     example = torch.empty(tuple(input_shape), device="meta")
     return _total(lambda: skeleton(example)) // input_shape[0]
 

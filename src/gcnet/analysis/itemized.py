@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from gcnet.analysis.cost import as_meta, count_parameters, flop_counter, run_detector
-from gcnet.models.residual.position import Positioned
+from gcnet.models.insertion.installed import installed_modules
 
 _STAGE = re.compile(r"layer\d+")
 _PROPOSALS, _DETECTIONS = 1000, 100  # of an image whose FLOPs are counted, as in `count_detector_flops`
@@ -62,8 +62,12 @@ def itemize(model: nn.Module, size: tuple[int, int], batch: int) -> Account:
     blocks = block_paths(skeleton)
     named = parts | {path: path for path in blocks}
     counter = flop_counter()
+    trained = [parameter for parameter in skeleton.parameters() if parameter.requires_grad]
+    skeleton.requires_grad_(False)  # The counter's own hooks fail on views of parameters.
     with torch.no_grad(), counter, _metered(skeleton, named, counter.get_total_flops) as flops:
         _run(skeleton, size, 1)
+    for parameter in trained:
+        parameter.requires_grad_()
     with _FusedAttention(), _keeping(skeleton.train()) as kept_bytes, _metered(skeleton, named, kept_bytes) as kept:
         _run(skeleton, size, batch)
     total = Item("total", count_parameters(skeleton), counter.get_total_flops(), kept_bytes())
@@ -72,19 +76,22 @@ def itemize(model: nn.Module, size: tuple[int, int], batch: int) -> Account:
         for name in dict.fromkeys(named.values())
     }
     stages = [items[stage] for stage in dict.fromkeys(parts.values())]
+    stages = [stage for stage in stages if stage.parameters or stage.flops or stage.kept]
     return Account(total, (*stages, *_rest(total, stages)), tuple(items[path] for path in blocks))
 
 
 def block_paths(model: nn.Module) -> list[str]:
-    """Where the context blocks of a network are."""
-    return [f"{name}.context" for name, module in model.named_modules() if isinstance(module, Positioned)]
+    """Names of the inserted context blocks of a network, in its order."""
+    return [f"{name}.context" if name else "context" for name, _ in installed_modules(model)]
 
 
 def stage_parts(model: nn.Module) -> dict[str, str]:
     """The stage that each part of a network belongs to, by the path of the part, in the order of the network.
 
     Of a residual network the stages are `layer1` and so on, `stem` before and `head` after them; of another network its
-    children; of a detector those of its backbone, and `pyramid`, `proposals`, `boxes` and, with a mask head, `masks`.
+    children, and of a sequence that holds most of its parameters (`stages` of a ConvNeXt, `blocks` of a ViT, `features`
+    of a MobileNet) the parts of that; of a detector those of its backbone, and `pyramid`, `proposals`, `boxes` and,
+    with a mask head, `masks`.
     """
     heads: Any = getattr(model, "roi_heads", None)
     if heads is None:
@@ -109,11 +116,20 @@ def _body_parts(body: nn.Module, prefix: str) -> dict[str, str]:
     parts = {}
     for index, (name, child) in enumerate(body.named_children()):
         place = "stem" if stages and index < stages[0] else "head" if stages and index > stages[-1] else name
-        if isinstance(child, nn.ModuleList):  # which is not called itself
+        listed = isinstance(child, nn.ModuleList)  # which is not called itself
+        if not stages and _is_body(child, body):
+            parts |= {f"{prefix}{name}.{part}": f"{name}.{part}" for part in child._modules}
+        elif listed:
             parts |= {f"{prefix}{name}.{number}": place for number in range(len(child))}
         else:
             parts[prefix + name] = place
     return parts
+
+
+def _is_body(child: nn.Module, network: nn.Module) -> bool:
+    """Whether the child is a plain sequence of several modules with most of the network's parameters."""
+    sequence = isinstance(child, nn.ModuleList) or type(child).forward is nn.Sequential.forward
+    return sequence and len(child._modules) > 1 and 2 * count_parameters(child) > count_parameters(network)
 
 
 def _run(skeleton: Any, size: tuple[int, int], images: int) -> None:
@@ -187,6 +203,8 @@ class _FusedAttention(TorchFunctionMode):
     """Keeps attention fused, as on the CPU; on the meta device torch takes it apart, and saves every pair's weight."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
+        # With a mask that needs a gradient the CPU has no fused attention either.
+        mask = args[3] if len(args) > 3 else (kwargs or {}).get("attn_mask")
+        if func is F.scaled_dot_product_attention and (mask is None or not mask.requires_grad):
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **(kwargs or {}))[0]
         return func(*args, **(kwargs or {}))

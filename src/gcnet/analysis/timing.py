@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import median
+from statistics import quantiles
 from typing import Any
 
 import torch
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call over some repetitions: the least disturbed one, and the middle one."""
+    """Seconds of one call over some repetitions: minimum, median and quartiles."""
 
     minimum: float
     median: float
     repetitions: int
+    lower: float
+    upper: float
 
 
 def interleaved_times(
@@ -29,9 +31,14 @@ def interleaved_times(
     seconds: float = math.inf,
     device: str = "cpu",
 ) -> dict[str, Timing]:
-    """The least and the median time of every call, measured by `interleaved_seconds`."""
+    """The times of every call, measured by `interleaved_seconds`."""
     found = interleaved_seconds(calls, repetitions=repetitions, warm_up=warm_up, seconds=seconds, device=device)
-    return {name: Timing(min(values), median(values), len(values)) for name, values in found.items()}
+    return {name: _timing(values) for name, values in found.items()}
+
+
+def _timing(seconds: list[float]) -> Timing:
+    lower, middle, upper = quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
+    return Timing(min(seconds), middle, len(seconds), lower, upper)
 
 
 def interleaved_seconds(

@@ -20,14 +20,14 @@ SUMMARY = "count what networks cost by stage and block: parameters, FLOPs, memor
 _SIZE = re.compile(r"(\d+)(?:x(\d+))?")
 _BATCH, _DETECTORS_BATCH = 32, 2
 _NOTES = """
-GFLOPs are of one image and count a multiply-add as two; GMACs are the multiply-adds, which papers print as FLOPs.
+FLOPs are of one image and count a multiply-add as two; MACs are the multiply-adds, which papers print as FLOPs.
 Kept is what autograd saves in the forward pass of a training step, at this batch, without parameters."""
 _OF_DETECTORS = (
     """A detector's FLOPs are with heads on 1000 regions and 100 masks; kept is with those sampled in training."""
 )
 _OF_TIMES = (
-    "Times are medians; those of stages and blocks are of the part alone, its step without the update. Peaks are\n"
-    "what is taken beyond the weights."
+    "Times are medians, with quartiles in parentheses: where they are far apart, the machine was busy. Those of\n"
+    "stages and blocks are of the part alone, its step without the update. Peaks are memory beyond the weights."
 )
 
 

@@ -38,7 +38,7 @@ def measure(choices: Sequence[Choice], bills: Sequence[Bill], device: str) -> li
         }
         for name, times in interleaved_times(calls, repetitions=REPETITIONS, seconds=SECONDS, device=device).items():
             index, part = name.split(" ", 1)
-            values[int(index)][part][key] = times.median
+            values[int(index)][part] |= {key: times.median, f"{key}_q1": times.lower, f"{key}_q3": times.upper}
     for choice, found in zip(choices, values, strict=True):
         found["total"] |= _peaks(choice, size, batch, device)
     return [_added(bill, found) for bill, found in zip(bills, values, strict=True)]
@@ -64,10 +64,10 @@ def _timed(choice: Choice, size: tuple[int, int], batch: int, device: str) -> di
 def _parts(model: Any, size: tuple[int, int], batch: int) -> dict[str, tuple[str, tuple[int, ...]]]:
     """By the path of each stage and block the name of its line, and the shape of its input."""
     paths = {path: stage for path, stage in stage_parts(model).items() if _STAGE.fullmatch(stage)}
-    paths |= {path: path for path in block_paths(model)}
     body, prefix = model, ""
-    if hasattr(model, "backbone"):
+    if hasattr(model, "roi_heads"):
         body, prefix, size = model.backbone, "backbone.", padded_size(model, size)
+    paths |= {path: path for path in block_paths(model) if path.startswith(prefix)}
     names = [path.removeprefix(prefix) for path in paths]
     shapes = submodule_input_shapes(body, (batch, 3, *size), names)
     return {path: (paths[path], shapes[path.removeprefix(prefix)]) for path in paths}

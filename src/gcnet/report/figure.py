@@ -4,6 +4,9 @@ import io
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 from gcnet.evaluation.plots import INK, style_axes
 from gcnet.report.charts import COLOURS, colours
 from gcnet.report.results import BASELINE, CONTROL, MAIN, Comparison
@@ -17,9 +20,6 @@ _DASHES = ("-", "--", ":", "-.")
 
 def render_figure(comparison: Comparison) -> bytes:
     """The figure as PNG bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     blocks = comparison.tested()
     figure = Figure(figsize=(14, max(4.8, 0.3 * len(blocks) + 2)), layout="constrained")
     FigureCanvasAgg(figure)
