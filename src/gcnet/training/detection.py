@@ -98,7 +98,7 @@ class DetectionTask:
 
     def notes(self) -> list[str]:
         """What of the data is left out or mended, a sentence each."""
-        notes = [report for part in self.parts for report in part.reports()]
+        notes = list(dict.fromkeys(report for part in self.parts for report in part.reports()))
         empty = len(self.parts[0].images) - len(self.train)
         if empty:
             notes.append(f"{empty} training images without objects are skipped; --empty-images keeps them")

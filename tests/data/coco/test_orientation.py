@@ -1,14 +1,18 @@
 """Images with an EXIF orientation are read as their annotations see them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data.coco.annotated import HEIGHT, WIDTH, content
+from data.coco.annotated import HEIGHT, WIDTH, content, write_json, write_layout
 from gcnet.data.coco.images import CocoImages, FolderReader
+from gcnet.data.coco.source import open_coco
 from gcnet.data.decode import ImageError
+from gcnet.data.settings import DataSettings
+from gcnet.errors import UserError
 
 
 def write(path: Path, orientation: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> np.ndarray:
@@ -61,3 +65,16 @@ def test_swapped_sizes_without_an_orientation_are_refused_with_the_likely_reason
     Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match="its annotations are of 23 x 17, as if an EXIF orientation had been lost"):
         open_images(tmp_path, ("a.png", WIDTH, HEIGHT)).read(0)
+
+
+def test_images_of_which_none_has_its_size_are_refused_at_the_start(tmp_path: Path):
+    write_layout(tmp_path, {"train.json": ("images", ""), "val.json": ("images", "")})
+    val = json.loads((tmp_path / "val.json").read_text())
+    for image in val["images"]:
+        image["height"] = HEIGHT + 1
+    write_json(tmp_path / "val.json", val)
+    with pytest.raises(UserError, match=r"val\.json: no image has the size .*: 1_0\.png has 23 x 17 pixels"):
+        open_coco(DataSettings(str(tmp_path)))
+    val["images"][0]["height"] = HEIGHT
+    write_json(tmp_path / "val.json", val)
+    assert len(open_coco(DataSettings(str(tmp_path)))[1].images) == 2

@@ -13,6 +13,7 @@ from gcnet.data.coco.objects import BitMasks, Objects
 from gcnet.data.coco.paths import MISSING, resolve_paths
 from gcnet.data.decode import ImageError, open_image, read_header
 from gcnet.data.images import size_on_disk
+from gcnet.errors import UserError, printable
 
 Entry = Mapping[str, Any]  # an entry of the list "images" or "annotations"
 
@@ -72,11 +73,7 @@ class CocoImages:
         image = self._read(self.images[index])
         if image.size[::-1] != self.size(index):
             height, width = self.size(index)
-            swapped = ", as if an EXIF orientation had been lost" if image.size == (height, width) else ""
-            raise ImageError(
-                self.name(index),
-                f"it has {image.width} x {image.height} pixels, its annotations are of {width} x {height}{swapped}",
-            )
+            raise ImageError(self.name(index), f"it {_size_problem(image.size, (width, height))}")
         return image
 
     def objects(self, index: int) -> Objects:
@@ -158,6 +155,25 @@ class FolderReader:
             )
         return notes
 
+    def check_sizes(self, entries: Sequence[Entry]) -> None:
+        """Refuse annotations whose sizes fit none of a sample of the images.
+
+        Raises:
+            UserError: naming the first image; none if no image can be read, which its reading tells.
+        """
+        first = ""
+        for entry in _spread(entries):
+            try:
+                header = read_header(self._path(entry))
+            except ImageError:
+                continue
+            stored, stated = (header.width, header.height), (entry["width"], entry["height"])
+            if stated in (stored, header.upright_size):
+                return
+            first = first or f"{printable(entry['file_name'])} {_size_problem(stored, stated)}"
+        if first:
+            raise UserError(f"no image has the size that its annotations state: {first}")
+
     def _path(self, entry: Entry) -> str:
         name = entry["file_name"]
         path = self.paths.path(name)
@@ -176,6 +192,12 @@ class FolderReader:
             return None
         stated = entry["width"], entry["height"]
         return {(height, width): "upright", (width, height): "stored"}.get(stated)
+
+
+def _size_problem(found: tuple[int, int], stated: tuple[int, int]) -> str:
+    """How the size (width, height) of an image differs from the stated one."""
+    swapped = ", as if an EXIF orientation had been lost" if found == stated[::-1] else ""
+    return f"has {found[0]} x {found[1]} pixels, its annotations are of {stated[0]} x {stated[1]}{swapped}"
 
 
 def _spread(entries: Sequence[Entry]) -> list[Entry]:

@@ -207,7 +207,15 @@ def _open_file(file: Path, settings: DataSettings, split: str, *, needs_images: 
     inspection = inspect(content, folder, decodes=False)
     _check_usable(content, inspection, file)
     reader = FolderReader(folder, inspection.clean["images"])
+    _check_sizes(reader, inspection.clean["images"], file)
     return CocoPart(CocoImages(inspection.clean, reader), inspection.issues, str(file), tuple(reader.notes()))
+
+
+def _check_sizes(reader: FolderReader, entries: Sequence[Entry], file: Path) -> None:
+    try:
+        reader.check_sizes(entries)
+    except UserError as error:
+        raise UserError(f"{printable(file)}: {error}; are these its images?") from error
 
 
 def _check_usable(content: dict[str, Any], inspection: Inspection, file: Path) -> None:
