@@ -148,7 +148,8 @@ def _mistake(complaint: str, arguments: Sequence[str], flags: dict[str, str], pr
         return error
     text = " ".join(_FRAME.sub(" ", complaint).split())
     if choice := _CHOICE.search(text):
-        return unknown(choice["flag"], choice["value"], sorted(re.findall(r"'([^']*)'", choice["valid"])))
+        valid = set(re.findall(r"'([^']*)'", choice["valid"])) - {"None"}
+        return unknown(choice["flag"], choice["value"], sorted(valid))
     if missing := _MISSING.search(text):
         return UserError(f"{program} needs {missing['what'][0].lower()}{missing['what'][1:]} (see {program} --help)")
     named = re.search(r"--[a-z][\w.-]*\w", text)
@@ -166,6 +167,6 @@ def _given(flag: str, arguments: Sequence[str]) -> str:
     """The quoted values after `flag` on the command line."""
     words = [word for argument in arguments for word in argument.split("=", 1 if argument.startswith("--") else 0)]
     names = [word.replace("_", "-") for word in words]
-    values = words[names.index(flag) + 1 :] if flag in names else []
+    values = words[len(names) - names[::-1].index(flag) :] if flag in names else []
     end = next((index for index, word in enumerate(values) if word.startswith("--")), len(values))
     return f'"{" ".join(values[:end])}"' if end else "nothing"

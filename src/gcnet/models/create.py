@@ -75,7 +75,7 @@ def create_model(
     if "block" not in placement and (placement or options):
         raise UserError(
             f"{', '.join([*placement, *options])}: no effect without a block; "
-            f'name a block, such as "gc", or a model with one, such as "gc_{host_name}"'
+            'name a block, such as "gc", or a model with one, such as "gc_resnet50"'
         )
     if backbone_weights is not None:
         _require_backbone_alone(host_name, weights)
