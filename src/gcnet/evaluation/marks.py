@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw
 
 from gcnet.data.coco.images import Entry
 from gcnet.data.coco.masks import segmentation_mask
+from gcnet.evaluation.fonts import legible, picture_font
 from gcnet.evaluation.labels import Box, first_free, label_places
 from gcnet.evaluation.matching import Verdict
-from gcnet.evaluation.plots import picture_font
 
 # Okabe & Ito's sky blue and vermillion, bright enough to be seen on photographs.
 _COLOURS = {"right": (86, 180, 233), "wrong": (240, 100, 10), "crowd": (170, 170, 170)}
@@ -70,9 +70,11 @@ def _write(draw: ImageDraw.ImageDraw, marks: Sequence[Mark], corners: Sequence[B
     """Each text on a patch of its mark's colour, above, in or below the box; where no place is free, not at all."""
     taken: list[Box] = []
     for mark, box in reversed(list(zip(marks, corners, strict=True))):
-        width = draw.textlength(mark.text, font=picture_font(_TEXT)) + 4
+        text = legible(mark.text)
+        font = picture_font(_TEXT, text)
+        width = draw.textlength(text, font=font) + 4
         place = first_free(label_places(box, (width, _LINE), size), taken)
         if place is not None:
             taken.append(place)
             draw.rectangle(place, fill=_COLOURS[mark.kind])
-            draw.text((place[0] + 2, place[1]), mark.text, fill="black", font=picture_font(_TEXT))
+            draw.text((place[0] + 2, place[1]), text, fill="black", font=font)

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from gcnet.data.coco.masks import segmentation_mask
 from gcnet.errors import printable
 from gcnet.evaluation.annotations import category_colour
+from gcnet.evaluation.fonts import legible, picture_font
 from gcnet.evaluation.labels import Box, first_free, label_places
-from gcnet.evaluation.plots import picture_font
 
 _SMALLEST, _LARGEST = 960, 2048
 """Pixels of a picture's longer side: from the one on it is not enlarged, beyond the other shrunk."""
@@ -38,9 +38,9 @@ def draw_detections(image: Image.Image, results: Sequence[Mapping[str, Any]], na
     """
     picture = _fitted(image)
     scale = picture.width / image.width, picture.height / image.height
-    font = picture_font(max(13, round(max(picture.size) / 90)))
     texts = [f"{_shortened(names[result['category_id']])} {result['score']:.2f}" for result in results]
-    sizes = [_text_size(text, font) for text in texts]
+    fonts = [picture_font(max(13, round(max(picture.size) / 90)), text) for text in texts]
+    sizes = [_text_size(text, font) for text, font in zip(texts, fonts, strict=True)]
     sheet, corner = _with_margins(_tinted(picture, image.size, results), sizes)
     colours = [category_colour(result["category_id"]) for result in results]
     boxes = [_corners(result["bbox"], scale, corner) for result in results]
@@ -48,7 +48,7 @@ def draw_detections(image: Image.Image, results: Sequence[Mapping[str, Any]], na
     draw = ImageDraw.Draw(sheet)
     for box, colour in reversed(list(zip(boxes, colours, strict=True))):  # the best lie on top
         draw.rectangle(box, outline=colour, width=max(2, round(max(picture.size) / 400)))
-    for place, text, colour in reversed(list(zip(places, texts, colours, strict=True))):
+    for place, text, font, colour in reversed(list(zip(places, texts, fonts, colours, strict=True))):
         draw.rectangle(place, fill=colour)
         draw.text((place[0] + 3, place[1] + 1), text, fill=_ink(colour), font=font)
     return sheet
@@ -166,7 +166,7 @@ def _text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[float, float]:
 
 
 def _shortened(name: str) -> str:
-    text = printable(name)
+    text = legible(printable(name))
     return text if len(text) <= _NAME_LENGTH else text[: _NAME_LENGTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 

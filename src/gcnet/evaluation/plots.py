@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image, ImageDraw, ImageFont
 
+from gcnet.evaluation.fonts import legible, picture_font, use_fallback_fonts
 from gcnet.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -193,12 +193,6 @@ def _list_confusions(axes: "Axes", counts: np.ndarray, classes: Sequence[str]) -
     axes.text(0, 1, text, va="top", family="monospace", fontsize=10.5, color=INK, linespacing=1.5)
 
 
-@cache
-def picture_font(size: int) -> ImageFont.FreeTypeFont:
-    """The font of words on pictures, which comes with matplotlib; `size` in pixels."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
-
-
 def contact_sheet(
     images: Sequence[Any], titles: Sequence[str], path: Path | str, columns: int = 6, *, tile: int = 176
 ) -> None:
@@ -213,7 +207,6 @@ def contact_sheet(
             f"a contact sheet needs as many titles as images and at least one; {len(images)}, {len(titles)}"
         )
     columns = min(columns, len(images))
-    font = picture_font(13)
     margin, line = 10, 17
     text = line * max(title.count("\n") + 1 for title in titles) + 6
     rows = -(-len(images) // columns)
@@ -227,7 +220,9 @@ def contact_sheet(
         draw.rectangle((left, top, left + tile - 1, top + tile - 1), fill="#F2F2F2")
         sheet.paste(fitted, (left + (tile - fitted.width) // 2, top + (tile - fitted.height) // 2))
         for row, words in enumerate(title.split("\n")):
-            draw.text((left, top + tile + 3 + row * line), _fit_text(words, font, tile), fill=INK, font=font)
+            font = picture_font(13, legible(words))
+            words = _fit_text(legible(words), font, tile)
+            draw.text((left, top + tile + 3 + row * line), words, fill=INK, font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
     write_atomic(Path(path), buffer.getvalue())
@@ -261,13 +256,14 @@ def _shorten(text: str, length: int) -> str:
 
 
 def plain(text: str, length: int) -> str:
-    """The shortened text with its dollar signs escaped, which matplotlib would read as formulas."""
-    return _shorten(text, length).replace("$", r"\$")
+    """The text for matplotlib: shortened, and without dollar signs, which it would read as formulas."""
+    return _shorten(legible(text), length).replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: Path | str) -> None:
     """Write a figure as PNG, atomically."""
     FigureCanvasAgg(figure)
+    use_fallback_fonts(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.15)
     write_atomic(Path(path), buffer.getvalue())
