@@ -177,6 +177,7 @@ def test_a_mistyped_verb_gets_the_nearest_one(
         ("--model gc --scale 1 --dry-run", '--scale takes two numbers, found "1"'),
         ("--model gc --optimizer sdg", 'unknown --optimizer "sdg"; did you mean "sgd"? valid: adamw, sgd'),
         ("--model gc --epochs 0", "--epochs must be at least 1, found 0"),
+        ("--model= --epochs 3", "--model is empty: give a value"),
     ],
 )
 def test_a_mistaken_argument_gets_one_sentence(arguments: str, sentence: str) -> None:
@@ -323,3 +324,10 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     finally:
         os.close(write_end)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_an_empty_value_is_refused() -> None:
+    with pytest.raises(UserError, match="--output is empty: give a value"):
+        read("--model", "gc", "--output", "")
+    with pytest.raises(UserError, match="an argument of gcnet train is empty"):
+        read("")

@@ -57,6 +57,7 @@ def parse(kind: type[S], arguments: Sequence[str], *, program: str, epilogue: st
         _print_help(kind, program)
         print(epilogue)
         return None
+    _refuse_empty(arguments, program)
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
@@ -94,6 +95,15 @@ def _model_first(kind: type, arguments: Sequence[str]) -> list[str]:
         values, after = ([value], index + 1) if equals else (list(arguments[index + 1 : index + 2]), index + 2)
         return [*values, *arguments[:index], *arguments[after:]]
     return list(arguments)
+
+
+def _refuse_empty(arguments: Sequence[str], program: str) -> None:
+    """Refuse empty values, such as of an unset shell variable: as a path they would mean this folder."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        flag, equals, value = argument.partition("=")
+        if argument == "" or (equals and not value and flag.startswith("--")):
+            name = flag or (before if before.startswith("--") else f"an argument of {program}")
+            raise UserError(f"{name} is empty: give a value")
 
 
 def _unexpected(argument: str, flags: dict[str, str], arguments: Sequence[str], program: str) -> UserError:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gcnet.data.loading import Skipped
 
 
-_OUTPUTS = ("output", "json", "fix")
+_OUTPUTS = ("output", "json", "csv", "fix", "convert")
 _OUTPUT_IS_FILE = ("predict", "simplify")
 _FILE_SUFFIXES = (".png", ".json", ".safetensors")
 
@@ -23,7 +23,7 @@ def check_outputs(settings: object, command: str) -> None:
     """Check before the work that what a command is to write can be written; nothing is left behind.
 
     Args:
-        settings: of the command, with `output` (also within a group of that name), `json` or `fix`, where given.
+        settings: of the command, with the fields of `_OUTPUTS` that it has; `output` also within a group of that name.
         command: such as "predict".
 
     Raises:
