@@ -1,7 +1,5 @@
 """How much a network's inputs, outputs and attention depend on the position, over a data set."""
 
-import csv
-import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -129,19 +127,19 @@ def _cell(interval: "Interval | None") -> str:
 def _write_layers(layers: "list[Layer]", settings: "Settings") -> list[str]:
     from gcnet.evaluation.attention_figures import plot_distances
     from gcnet.storage import write_atomic
+    from gcnet.text_files import csv_bytes
 
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
     bounds = [f"{'output' if key == 'added' else key}{end}" for key in _KEYS for end in ("", "_low", "_high")]
-    writer.writerow(["layer", "kind", "positions", "channels", "images", "shared", *bounds, "divergence_error"])
+    rows: list[list[object]] = []
+    rows.append(["layer", "kind", "positions", "channels", "images", "shared", *bounds, "divergence_error"])
     for layer in layers:
         grid = "x".join(map(str, layer.grid))
-        writer.writerow(
+        rows.append(
             [layer.name, layer.kind, grid, layer.channels, layer.images, layer.is_shared]
             + [value for key in _KEYS for value in _numbers(getattr(layer, key))]
             + [f"{layer.divergence_error:.2g}"]
         )
-    write_atomic(settings.output / "statistics.csv", table.getvalue().encode())
+    write_atomic(settings.output / "statistics.csv", csv_bytes(rows))
     plot_distances(layers, settings.output / "statistics.png")
     return ["statistics.csv", "statistics.png"]
 

@@ -1,6 +1,5 @@
 """Labeled images checked for `gcnet check-data`: printed and written."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -97,6 +96,7 @@ def _print_problems(problems: "Sequence[Problem]", listed: int) -> None:
 def _write(report: "ImagesReport", splits: "Mapping[str, FileImages]", folder: Path) -> None:
     from gcnet.cli.files import report_written
     from gcnet.storage import write_atomic
+    from gcnet.text_files import json_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
     content = {
@@ -112,7 +112,7 @@ def _write(report: "ImagesReport", splits: "Mapping[str, FileImages]", folder: P
         },
         "problems": [asdict(problem) for problem in report.problems],
     }
-    write_atomic(folder / "report.json", (json.dumps(content, indent=2) + "\n").encode())
+    write_atomic(folder / "report.json", json_bytes(content))
     written = ["report.json"]
     if _draw(next(iter(splits.values())), folder / "images.png"):
         written.append("images.png")

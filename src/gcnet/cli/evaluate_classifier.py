@@ -1,14 +1,11 @@
 """The accuracy of a classifier on labelled images: judged, printed and written."""
 
-import csv
-import io
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcnet.cli.files import report_notes
-from gcnet.errors import UserError
+from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
     from gcnet.cli.evaluate import Settings
@@ -114,10 +111,11 @@ def _print_result(result: "ClassificationResult", classes: tuple[str, ...]) -> N
     if len(classes) > 5:
         print(f"top-5    {result.top5:.2%}")
     print(f"loss     {result.loss:.4f} (mean cross-entropy, nats)")
-    width = max(map(len, classes))
+    names = [printable(name) for name in classes]
+    width = max(map(len, names))
     if len(classes) <= LISTED_CLASSES:
         print(f"\n{'class':<{width}}  {'images':>7}  {'correct':>7}  {'top-1':>7}")
-    for label, name in enumerate(classes if len(classes) <= LISTED_CLASSES else ()):
+    for label, name in enumerate(names if len(classes) <= LISTED_CLASSES else ()):
         images, correct = sum(result.confusion[label]), result.confusion[label][label]
         share = f"{correct / images:.2%}" if images else "-"
         print(f"{name:<{width}}  {images:>7,}  {correct:>7,}  {share:>7}")
@@ -125,7 +123,7 @@ def _print_result(result: "ClassificationResult", classes: tuple[str, ...]) -> N
     if worst:
         print("\nmost frequent confusions (true class, taken for, images)")
     for true, predicted, count in worst:
-        print(f"{classes[true]:<{width}}  {classes[predicted]:<{width}}  {count:>5,}")
+        print(f"{names[true]:<{width}}  {names[predicted]:<{width}}  {count:>5,}")
 
 
 def _write(
@@ -137,16 +135,15 @@ def _write(
 ) -> None:
     from gcnet.evaluation.plots import plot_confusion
     from gcnet.storage import write_atomic
+    from gcnet.text_files import csv_bytes, json_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
     origin = {"model": settings.model, "weights": settings.weights, "data": settings.data}
     content = origin | {"preprocessing": preprocessing.to_dict()} | result.to_dict(classes)
-    write_atomic(folder / "results.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["class", "images", "correct", "top1"])
+    write_atomic(folder / "results.json", json_bytes(content))
+    rows: list[list[object]] = [["class", "images", "correct", "top1"]]
     for name, row, share, label in zip(classes, result.confusion, result.per_class, range(len(classes)), strict=True):
-        writer.writerow([name, sum(row), row[label], "" if share is None else f"{share:.6f}"])
-    write_atomic(folder / "per_class.csv", table.getvalue().encode())
+        rows.append([name, sum(row), row[label], "" if share is None else f"{share:.6f}"])
+    write_atomic(folder / "per_class.csv", csv_bytes(rows))
     plot_confusion(result.confusion, classes, folder / "confusion.png")
     print(f"\nwrote results.json, per_class.csv and confusion.png into {folder}")

@@ -1,7 +1,5 @@
 """The average precision of a detector, or of a file of detections, on annotated images: judged, printed and written."""
 
-import csv
-import io
 import json
 import sys
 from pathlib import Path
@@ -138,13 +136,13 @@ def _write(result: "DetectorResult", images: "CocoImages", settings: "Settings",
     from gcnet.evaluation.matching import match_images
     from gcnet.evaluation.worst import write_worst
     from gcnet.storage import write_atomic
+    from gcnet.text_files import csv_bytes, json_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
     judged = None if settings.results is None else str(settings.results)
     origin = {"model": settings.model, "weights": settings.weights, "results": judged, "data": settings.data}
-    content = json.dumps(origin | result.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    write_atomic(folder / "results.json", content.encode())
-    write_atomic(folder / "per_class.csv", _table(result).encode())
+    write_atomic(folder / "results.json", json_bytes(origin | result.to_dict()))
+    write_atomic(folder / "per_class.csv", csv_bytes(_table(result)))
     written = ["results.json", "per_class.csv"]
     if judged is None:
         write_atomic(folder / "detections.json", json.dumps(result.results).encode())
@@ -159,12 +157,10 @@ def _write(result: "DetectorResult", images: "CocoImages", settings: "Settings",
     print(f"\nwrote {', '.join(written[:-1])} and {written[-1]} into {folder}")
 
 
-def _table(result: "DetectorResult") -> str:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
+def _table(result: "DetectorResult") -> list[list[object]]:
     kinds = result.kinds()
-    writer.writerow(["class", "objects", *(f"{kind}_AP" for kind in kinds)])
+    rows: list[list[object]] = [["class", "objects", *(f"{kind}_AP" for kind in kinds)]]
     for name, count in result.objects.items():
         values = (found.per_class[name] for found in kinds.values())
-        writer.writerow([name, count, *("" if value is None else f"{value:.6f}" for value in values)])
-    return table.getvalue()
+        rows.append([name, count, *("" if value is None else f"{value:.6f}" for value in values)])
+    return rows

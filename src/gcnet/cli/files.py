@@ -70,15 +70,11 @@ def report_written(files: "Sequence[str]", folder: Path) -> None:
 
 def write_csv(rows: "Iterable[Sequence[object]]", file: Path) -> None:
     """Write rows, the first of which names the columns, into a CSV file, whose folder is made where there is none."""
-    import csv
-    import io
-
     from gcnet.storage import write_atomic
+    from gcnet.text_files import csv_bytes
 
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(rows)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, table.getvalue().encode("utf-8", "surrogateescape"))
+    write_atomic(file, csv_bytes(rows))
 
 
 def write_json(content: dict[str, Any], where: str) -> None:

@@ -64,10 +64,10 @@ def _print_table(predictions: "Predictions") -> None:
         return
     names = [printable(one.path) for one in predictions.images]
     width = max(map(len, names))
-    classes = max(5, *(len(name) for one in predictions.images for name, _ in one.classes))
+    classes = max(5, *(len(printable(name)) for one in predictions.images for name, _ in one.classes))
     places = len(predictions.images[0].classes)
     ranks = "".join(f"  {f'top {place + 1}':<{classes}}  {'prob.':>6}" for place in range(places))
     print(f"{'image':<{width}}{ranks}")
     for name, one in zip(names, predictions.images, strict=True):
-        best = "".join(f"  {label:<{classes}}  {probability:>6.1%}" for label, probability in one.classes)
+        best = "".join(f"  {printable(label):<{classes}}  {probability:>6.1%}" for label, probability in one.classes)
         print(f"{name:<{width}}{best}")

@@ -15,8 +15,6 @@ curves.png, confusion.png, train_images.png
 .lock                    held by the process that trains in the folder
 """
 
-import csv
-import io
 import json
 import os
 import platform
@@ -34,6 +32,7 @@ from typing import Any
 
 from gcnet.errors import UserError, nearest_path, printable
 from gcnet.storage import LockedError, StorageError, append_line, locked, read_json, write_atomic
+from gcnet.text_files import csv_bytes
 from gcnet.training.settings import TrainSettings
 
 LISTING = "data.csv.gz"
@@ -124,19 +123,11 @@ class RunFolder:
         rows = self.evaluations()
         others = sorted({name for row in rows for name in row} - {"kind", *RESULT_COLUMNS})
         columns = [name for name in RESULT_COLUMNS if any(name in row for row in rows)] + others
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(self.results, text.getvalue().encode())
+        write_atomic(self.results, csv_bytes([columns, *([row.get(name, "") for name in columns] for row in rows)]))
 
     def write_skipped(self, skipped: Mapping[str, str]) -> None:
         """Write skipped.csv: each image that was left out, once."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("name", "reason"))
-        writer.writerows(sorted(skipped.items()))
-        write_atomic(self.skipped, text.getvalue().encode("utf-8", "surrogateescape"))
+        write_atomic(self.skipped, csv_bytes([("name", "reason"), *sorted(skipped.items())]))
 
     def note_environment(self, device: str, processes: int) -> list[str]:
         """Add this start or resumption to environment.json; returns what was damaged."""

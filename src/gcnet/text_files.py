@@ -1,0 +1,36 @@
+"""Rows as CSV and values as JSON, whatever the names in them hold: formulas, or bytes that are not UTF-8."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
+    """Rows as CSV in UTF-8.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front; bytes of file names that are not
+    UTF-8 stay as they are.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_safe(cell) for cell in row] for row in rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def json_bytes(content: Any) -> bytes:
+    """A value as indented JSON in UTF-8, with escapes for what is not UTF-8, which a reader gets back as it was."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _safe(cell: object) -> object:
+    if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell

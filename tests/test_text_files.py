@@ -1,0 +1,26 @@
+"""CSV and JSON of names that are formulas or not UTF-8."""
+
+import csv
+import json
+from pathlib import Path
+
+from gcnet.text_files import csv_bytes, json_bytes
+
+LATIN = b"caf\xe9".decode("utf-8", "surrogateescape")
+
+
+def test_formulas_are_text_and_numbers_stay_numbers(tmp_path: Path) -> None:
+    rows = [["=1+2", "+a", "@x", "-cmd"], ["-0.5", -3, "1e5", "a=b"], [LATIN, "a,b", "", 'say "x"']]
+    (tmp_path / "a.csv").write_bytes(csv_bytes(rows))
+    with open(tmp_path / "a.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        found = list(csv.reader(file))
+    assert found[0] == ["'=1+2", "'+a", "'@x", "'-cmd"]
+    assert found[1] == ["-0.5", "-3", "1e5", "a=b"]
+    assert found[2] == [LATIN, "a,b", "", 'say "x"']
+
+
+def test_json_is_utf_8_and_gives_every_name_back() -> None:
+    names = {"é": LATIN, "quote": 'a"\\'}
+    written = json_bytes(names)
+    assert "é".encode() in written
+    assert json.loads(written.decode("utf-8")) == names
