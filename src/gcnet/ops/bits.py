@@ -1,22 +1,12 @@
-"""Binary masks with eight pixels per byte, along the width; the first pixel is the highest bit, as `numpy.packbits`."""
+"""Binary masks with eight pixels per byte along the width, as `numpy.packbits` packs them."""
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
 
-def pack_bits(masks: UInt8[Tensor, "*rest width"]) -> UInt8[Tensor, "*rest bytes"]:
-    """Pack masks of 0 and 1; the last byte of a row is filled up with zeros."""
-    width = masks.shape[-1]
-    bytes_per_row = -(-width // 8)
-    padded = masks.new_zeros(*masks.shape[:-1], bytes_per_row * 8)
-    padded[..., :width] = masks
-    values = 1 << torch.arange(7, -1, -1, dtype=torch.uint8, device=masks.device)  # (8,)
-    return (padded.unflatten(-1, (bytes_per_row, 8)) * values).sum(-1, dtype=torch.uint8)
-
-
 def unpack_bits(bits: UInt8[Tensor, "*rest bytes"], width: int) -> UInt8[Tensor, "*rest width"]:
-    """The masks of 0 and 1 that `pack_bits` packed, of this width in pixels."""
+    """The masks of 0 and 1, of this width in pixels."""
     return take_bits(bits, torch.arange(width, device=bits.device))
 
 

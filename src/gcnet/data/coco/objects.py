@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from gcnet.data.coco.masks import Mask
-from gcnet.ops.bits import pack_bits, unpack_bits
+from gcnet.ops.bits import unpack_bits
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class BitMasks:
     """Binary masks of one size, packed into bits: hundreds of full-size masks fit into memory.
 
     Attributes:
-        bits: as `gcnet.ops.bits.pack_bits` packs them, uint8 (n, height, ceil(width / 8)).
+        bits: as `numpy.packbits` packs them along the width, uint8 (n, height, ceil(width / 8)).
         width: of the masks, in pixels.
     """
 
@@ -25,18 +24,20 @@ class BitMasks:
     width: int
 
     @classmethod
-    def pack(cls, masks: Iterable[Mask], height: int, width: int) -> "BitMasks":
-        """Pack masks one at a time, so that only one is in memory unpacked."""
-        packed = [np.packbits(mask, axis=1) for mask in masks]
-        empty = np.zeros((0, height, -(-width // 8)), dtype=np.uint8)
-        return cls(torch.from_numpy(np.stack(packed) if packed else empty), width)
+    def pack(cls, masks: Iterable[np.ndarray], height: int, width: int) -> "BitMasks":
+        """Pack masks (H, W) of 0 and 1 one at a time, so that only one is in memory unpacked."""
+        packed = [_packed(mask) for mask in masks]
+        bits = np.zeros((len(packed), height, -(-width // 8)), dtype=np.uint8)
+        while packed:  # frees each, so that there are never two copies
+            bits[len(packed) - 1] = packed.pop()
+        return cls(torch.from_numpy(bits), width)
 
     def __len__(self) -> int:
         return len(self.bits)
 
     def __iter__(self) -> Iterator[UInt8[Tensor, "height width"]]:
         """The masks of 0 and 1, one after the other."""
-        return (unpack_bits(bits, self.width) for bits in self.bits)
+        return (torch.from_numpy(np.unpackbits(bits, axis=1, count=self.width)) for bits in self.bits.numpy())
 
     def chosen(self, keep: Tensor) -> "BitMasks":
         """Those where `keep` (n,) holds."""
@@ -44,10 +45,7 @@ class BitMasks:
 
     def mapped(self, change: Callable[[Tensor], Tensor], height: int, width: int) -> "BitMasks":
         """Each mask (H, W) of 0 and 1 changed to one of a new size, one at a time."""
-        bits = self.bits.new_zeros(len(self), height, -(-width // 8))
-        for number, mask in enumerate(self):
-            bits[number] = pack_bits(change(mask).contiguous())
-        return BitMasks(bits, width)
+        return BitMasks.pack((change(mask).numpy() for mask in self), height, width)
 
     def dense(self) -> UInt8[Tensor, "n height width"]:
         """All masks of 0 and 1 at once."""
@@ -56,6 +54,11 @@ class BitMasks:
     def is_empty(self) -> Bool[Tensor, " n"]:
         """Whether a mask has no pixel."""
         return self.bits.flatten(1).amax(dim=1) == 0
+
+
+def _packed(mask: np.ndarray) -> UInt8[np.ndarray, "height bytes"]:
+    # Rows must lie together, or packing takes much longer.
+    return np.packbits(np.ascontiguousarray(mask), axis=1)
 
 
 @dataclass(frozen=True)

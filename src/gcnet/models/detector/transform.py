@@ -88,7 +88,7 @@ def resize_masks(target: dict[str, Tensor], old: Sequence[int], new: Sequence[in
     """Resize the masks of a target in place, to the nearest pixel as `interpolate` does, without floating-point copies.
 
     Args:
-        target: with `masks` uint8 (n, H, W) of 0 and 1, or `mask_bits`, the same packed by `gcnet.ops.bits.pack_bits`,
+        target: with `masks` uint8 (n, H, W) of 0 and 1, or `mask_bits`, the same packed as `gcnet.ops.bits` says,
             which become `masks`; or without either.
         old: height and width of the masks.
         new: height and width to resize to.
