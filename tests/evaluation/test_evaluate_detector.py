@@ -146,6 +146,32 @@ def test_issues_of_the_annotations_are_reported(coco: Path, tmp_path: Path, caps
     assert "objects  41 of 3 classes" in printed.out
 
 
+def test_without_repairs_the_ground_truth_is_the_file_unchanged(
+    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = coco / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    content["annotations"][3] |= {"id": 0, "bbox": [1, 2, 0, 0], "segmentation": []}
+    file.write_text(json.dumps(content))
+    results = tmp_path / "nothing.json"
+    results.write_text("[]")
+    command = ["evaluate", "--results", str(results), "--data", str(coco)]
+    assert main([*command, "--no-repair", "--output", str(tmp_path / "as_is")]) == 0
+    printed = capsys.readouterr()
+    assert "issues" not in printed.err
+    assert "objects  42 of 3 classes" in printed.out
+    written = json.loads((tmp_path / "as_is" / "results.json").read_text())
+    assert (written["repair"], written["issues"]) == (False, [])
+    assert main([*command, "--output", str(tmp_path / "repaired")]) == 0
+    written = json.loads((tmp_path / "repaired" / "results.json").read_text())
+    assert (written["repair"], written["skipped_annotations"]) == (True, {"neither bbox nor mask": 1})
+    assert [issue["action"] for issue in written["issues"]] == ["skipped"]
+    del content["images"][0]["width"]
+    file.write_text(json.dumps(content))
+    assert main([*command, "--no-repair"]) == 2
+    assert "cannot be evaluated with --no-repair: image 1 has width None" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [

@@ -54,6 +54,9 @@ class Settings:
     seed: int = 0
     """Seed of generated scenes, and of the choice of images with --val-fraction."""
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
+    repair: bool = True
+    """Detectors: repair or skip invalid annotations, and report them; --no-repair evaluates on the annotations as
+    pycocotools loads them."""
     output: Path | None = None
     """Folder for results.json, per_class.csv and pictures; of detectors also for detections.json and worst.html."""
 
@@ -108,7 +111,12 @@ class Settings:
     def _given(self, names: tuple[str, ...]) -> str | None:
         """The first flag among these that is not at its default."""
         changed = (name for name in names if getattr(self, name) != getattr(Settings, name))
-        return next((f"--{name.replace('_', '-')} {getattr(self, name)}" for name in changed), None)
+        return next((_flag(name, getattr(self, name)) for name in changed), None)
+
+
+def _flag(name: str, value: object) -> str:
+    flag = name.replace("_", "-")
+    return f"--no-{flag}" if value is False else f"--{flag}" if value is True else f"--{flag} {value}"
 
 
 def run(settings: Settings) -> int:

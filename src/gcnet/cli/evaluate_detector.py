@@ -2,8 +2,9 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gcnet.cli.files import report_notes
 from gcnet.errors import UserError, printable
@@ -11,6 +12,7 @@ from gcnet.errors import UserError, printable
 if TYPE_CHECKING:
     from gcnet.cli.evaluate import Settings
     from gcnet.data.coco.images import CocoImages
+    from gcnet.data.coco.source import CocoPart
     from gcnet.evaluation.detector import DetectorResult
     from gcnet.evaluation.network import Detector
     from gcnet.training.distributed import Processes
@@ -26,18 +28,18 @@ def run_detector(settings: "Settings", detector: "Detector | None", processes: "
 
     images = settings.data_settings(None)
     needs_images = detector is not None
-    part = open_truth(images, settings.seed, needs_images=needs_images)
+    part = open_truth(images, settings.seed, needs_images=needs_images, repairs=settings.repair)
     if processes.first:
         report_notes(part.reports())
     if detector is None:
-        result = _judge_results(part.images, settings)
+        result = _judge_results(part, settings)
     else:
         _check_classes(detector, part.images, settings, processes)
         result = _judge_model(detector, part.images, settings, processes)
     if processes.first:
         _print_result(result)
         if settings.output is not None:
-            _write(result, part.images, settings, settings.output)
+            _write(result, part, settings, settings.output)
 
 
 def _check_classes(detector: "Detector", images: "CocoImages", settings: "Settings", processes: "Processes") -> None:
@@ -64,11 +66,14 @@ def _check_classes(detector: "Detector", images: "CocoImages", settings: "Settin
             )
 
 
-def _judge_results(images: "CocoImages", settings: "Settings") -> "DetectorResult":
+def _judge_results(part: "CocoPart", settings: "Settings") -> "DetectorResult":
     from gcnet.evaluation.detector import judge
     from gcnet.evaluation.results import read_results
 
-    results = read_results(str(settings.results), images.content)
+    images = part.images
+    results, skipped = read_results(str(settings.results), images.content, part.image_ids, part.category_ids)
+    if skipped:
+        report_notes([f"{skipped:,} results are of skipped images, and do not count"])
     return judge(images.content, results, [images.image_id(index) for index in range(len(images))])
 
 
@@ -131,7 +136,7 @@ def _hundredths(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _write(result: "DetectorResult", images: "CocoImages", settings: "Settings", folder: Path) -> None:
+def _write(result: "DetectorResult", part: "CocoPart", settings: "Settings", folder: Path) -> None:
     from gcnet.evaluation.curves import plot_precision_recall
     from gcnet.evaluation.matching import match_images
     from gcnet.evaluation.worst import write_worst
@@ -139,9 +144,10 @@ def _write(result: "DetectorResult", images: "CocoImages", settings: "Settings",
     from gcnet.text_files import csv_bytes, json_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
+    images = part.images
     judged = None if settings.results is None else str(settings.results)
     origin = {"model": settings.model, "weights": settings.weights, "results": judged, "data": settings.data}
-    write_atomic(folder / "results.json", json_bytes(origin | result.to_dict()))
+    write_atomic(folder / "results.json", json_bytes(origin | result.to_dict() | _ground_truth(part, settings)))
     write_atomic(folder / "per_class.csv", csv_bytes(_table(result)))
     written = ["results.json", "per_class.csv"]
     if judged is None:
@@ -155,6 +161,18 @@ def _write(result: "DetectorResult", images: "CocoImages", settings: "Settings",
         print("gcnet: no worst.html, since no image has an error, or none of these can be read", file=sys.stderr)
     written += ["precision_recall.png", *worst]
     print(f"\nwrote {', '.join(written[:-1])} and {written[-1]} into {folder}")
+
+
+def _ground_truth(part: "CocoPart", settings: "Settings") -> dict[str, Any]:
+    """What was repaired or skipped in the annotations: counts by kind, and each issue."""
+    from gcnet.data.coco.issues import count_kinds
+
+    return {
+        "repair": settings.repair,
+        "repaired": count_kinds(part.issues, "repaired"),
+        "skipped_annotations": count_kinds(part.issues, "skipped"),
+        "issues": [asdict(issue) | {"action": issue.action} for issue in part.issues],
+    }
 
 
 def _table(result: "DetectorResult") -> list[list[object]]:

@@ -1,6 +1,7 @@
 """Detection and instance segmentation in COCO's numbers: from a detector's output to results, and to precision."""
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,7 +93,11 @@ def evaluate_detections(
     # Imported here: the library takes a tenth of a second, and neither training nor drawing needs it.
     from faster_coco_eval import COCO, COCOeval_faster
 
-    truth = COCO(copy.deepcopy(dict(annotations)))
+    with warnings.catch_warnings():
+        # An object of id 0 counts as missed even where it is found, in pycocotools and here; only files evaluated
+        # without repairs have one.
+        warnings.filterwarnings("ignore", "Found annotation id 0", UserWarning)
+        truth = COCO(copy.deepcopy(dict(annotations)))
     judged = _masks_of(results, annotations) if kind == "segm" else [dict(result) for result in results]
     evaluation = COCOeval_faster(truth, truth.loadRes(judged), kind, print_function=lambda *_: None)
     if image_ids is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gcnet.data.coco.geometry import check_segmentation
+from gcnet.data.coco.ids import Ids
 from gcnet.data.coco.inspection import read_json
 from gcnet.errors import UserError
 from gcnet.evaluation.predictions import is_predictions, match_predictions
@@ -13,10 +14,21 @@ _HUGE = 1e300
 _ACCEPTED = ("mask without pixels", "RLE counts not integers")
 
 
-def read_results(path: str | Path, annotations: Mapping[str, Any]) -> list[dict[str, Any]]:
+def read_results(
+    path: str | Path, annotations: Mapping[str, Any], image_ids: Ids | None = None, category_ids: Ids | None = None
+) -> tuple[list[dict[str, Any]], int]:
     """The results of a file, each with a box and, if all have one, a mask that can be judged.
 
     The file is a list in COCO's result format, or what `gcnet predict --json` writes for the images of the annotations.
+
+    Args:
+        path: of the file.
+        annotations: the content of a COCO file without issues.
+        image_ids: integer ids of the images of the original file, by which results name them.
+        category_ids: likewise of the categories.
+
+    Returns:
+        The results, and the number of others, which are of images that were skipped.
 
     Raises:
         UserError: the file is missing or no JSON list; a result lacks something, is of an image that the annotations
@@ -30,7 +42,22 @@ def read_results(path: str | Path, annotations: Mapping[str, Any]) -> list[dict[
     has_masks = any(isinstance(result, dict) and "segmentation" in result for result in content)
     keys = ("image_id", "category_id", "score", "bbox", *(("segmentation",) if has_masks else ()))
     sizes = {image["id"]: (image["height"], image["width"]) for image in annotations["images"]}
-    return [_checked(result, keys, f"{path}: result {number}", sizes) for number, result in enumerate(content, start=1)]
+    results = []
+    for number, raw in enumerate(content, start=1):
+        image_id = image_ids(raw.get("image_id")) if image_ids is not None and isinstance(raw, dict) else None
+        if image_id is None or image_id in sizes:
+            result = _with_integers(raw, image_ids, category_ids)
+            results.append(_checked(result, keys, f"{path}: result {number}", sizes))
+    return results, len(content) - len(results)
+
+
+def _with_integers(result: Any, image_ids: Ids | None, category_ids: Ids | None) -> Any:
+    """A result with the integer ids of its image and its category, where the ids in the file are known."""
+    if not isinstance(result, dict):
+        return result
+    known = {"image_id": image_ids, "category_id": category_ids}
+    found = {key: ids(result.get(key)) for key, ids in known.items() if ids is not None}
+    return result | {key: value for key, value in found.items() if value is not None}
 
 
 def _checked(result: Any, keys: Sequence[str], place: str, sizes: Mapping[int, tuple[int, int]]) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class BitMasks:
         packed = [_packed(mask) for mask in masks]
         bits = np.zeros((len(packed), height, -(-width // 8)), dtype=np.uint8)
         while packed:  # frees each, so that there are never two copies
-            bits[len(packed) - 1] = packed.pop()
+            last = packed.pop()
+            bits[len(packed)] = last
         return cls(torch.from_numpy(bits), width)
 
     def __len__(self) -> int:

@@ -10,10 +10,12 @@ from typing import Any
 
 from PIL import Image
 
+from gcnet.data.coco.ids import Ids
 from gcnet.data.coco.images import CocoImages, Entry, FolderReader
 from gcnet.data.coco.inspection import Inspection, image_names, inspect, read_annotations
 from gcnet.data.coco.issues import Issue, summary
 from gcnet.data.coco.layouts import find_layout, image_folder, unrecognized
+from gcnet.data.coco.unrepaired import as_loaded
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import DataSettings
 from gcnet.data.source import open_scenes
@@ -31,12 +33,16 @@ class CocoPart:
         issues: what was repaired or skipped.
         place: the annotation file, or what the images were generated from.
         notes: what else the user should know, a sentence each.
+        image_ids: integer ids of images by the ids in the file; None where these are integers.
+        category_ids: integer ids of categories likewise.
     """
 
     images: CocoImages
     issues: tuple[Issue, ...]
     place: str
     notes: tuple[str, ...] = ()
+    image_ids: Ids | None = None
+    category_ids: Ids | None = None
 
     def issue_report(self) -> str | None:
         """The issues in one sentence; None where there are none."""
@@ -103,7 +109,12 @@ def open_coco(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> 
 
 
 def open_validation(
-    settings: DataSettings, seed: int = 0, *, split_seed: int = 0, needs_images: bool = True
+    settings: DataSettings,
+    seed: int = 0,
+    *,
+    split_seed: int = 0,
+    needs_images: bool = True,
+    repairs: bool = True,
 ) -> CocoPart:
     """The validation images alone, as `open_coco` chooses them; without `val_fraction`, all of an annotation file.
 
@@ -112,6 +123,7 @@ def open_validation(
         seed: of generated images.
         split_seed: as for `open_coco`.
         needs_images: whether the image files must be there.
+        repairs: whether issues are repaired or skipped; else the annotations are taken as pycocotools loads them.
 
     Raises:
         UserError: there are no such data.
@@ -119,11 +131,11 @@ def open_validation(
     if settings.is_generated:
         return _open_scenes(settings, "val", seed)
     if settings.val is None and settings.val_fraction is not None:
-        part = _open_file(_files(settings)[0], settings, "train", needs_images=needs_images)
+        part = _open_file(_files(settings)[0], settings, "train", needs_images=needs_images, repairs=repairs)
         part = held_out(part, settings.val_fraction, split_seed)[1]
     else:
         file = _given(settings.val, "--val", "val") if settings.val else _given(settings.data, "--data", "val")
-        part = _open_file(file, settings, "val", needs_images=needs_images)
+        part = _open_file(file, settings, "val", needs_images=needs_images, repairs=repairs)
     return part.limited(settings.limit_val)
 
 
@@ -194,7 +206,9 @@ def _open_scenes(settings: DataSettings, split: str, seed: int) -> CocoPart:
     return CocoPart(CocoImages(scenes.coco_annotations(), SceneReader(scenes)), (), settings.data)
 
 
-def _open_file(file: Path, settings: DataSettings, split: str, *, needs_images: bool = True) -> CocoPart:
+def _open_file(
+    file: Path, settings: DataSettings, split: str, *, needs_images: bool = True, repairs: bool = True
+) -> CocoPart:
     """All images of an annotation file."""
     content = read_annotations(file)
     images = None if settings.images is None else Path(settings.images)
@@ -204,11 +218,21 @@ def _open_file(file: Path, settings: DataSettings, split: str, *, needs_images: 
         if needs_images or images is not None:
             raise
         folder = file.parent
+    if not repairs:
+        loaded, *ids = as_loaded(content, str(file))
+        return CocoPart(CocoImages(loaded, FolderReader(folder, loaded["images"])), (), str(file), (), *ids)
     inspection = inspect(content, folder, decodes=False)
     _check_usable(content, inspection, file)
     reader = FolderReader(folder, inspection.clean["images"])
     _check_sizes(reader, inspection.clean["images"], file)
-    return CocoPart(CocoImages(inspection.clean, reader), inspection.issues, str(file), tuple(reader.notes()))
+    return CocoPart(
+        CocoImages(inspection.clean, reader),
+        inspection.issues,
+        str(file),
+        tuple(reader.notes()),
+        inspection.image_ids,
+        inspection.category_ids,
+    )
 
 
 def _check_sizes(reader: FolderReader, entries: Sequence[Entry], file: Path) -> None:

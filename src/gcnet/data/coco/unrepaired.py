@@ -64,7 +64,9 @@ def _by_id(entries: Sequence[Any], kind: str, place: str) -> tuple[dict[int, Ent
 
 def _annotation(entry: Entry, image: Entry, category: Entry, place: str) -> Entry:
     name = f"annotation {short(entry.get('id'))}"
-    for key in ("id", "area", "iscrowd"):
+    if type(entry.get("id")) is not int:
+        raise _refusal(place, f"{name} has an id that is not an integer")
+    for key in ("area", "iscrowd"):
         if not _is_number(entry.get(key)):
             raise _refusal(place, f"{name} has {key} {short(entry.get(key))}")
     box = entry.get("bbox")

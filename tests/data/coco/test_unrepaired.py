@@ -1,0 +1,103 @@
+"""The annotations as pycocotools loads them, for evaluation on the file as it was published."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from evaluation.random_coco import Content, as_pycocotools, pycocotools_numbers, random_file
+from gcnet.data.coco.unrepaired import as_loaded
+from gcnet.errors import UserError
+from gcnet.evaluation.detection import NUMBERS, evaluate_detections
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def file_with_masks() -> tuple[Content, list[Content]]:
+    """A random file whose annotations have areas and masks."""
+    for seed in range(100):
+        content, results = random_file(seed)
+        annotations = content["annotations"]
+        if len(annotations) > 3 and len(results) > 3 and all(one["segmentation"] for one in annotations):
+            return as_pycocotools(content).dataset, results
+    raise AssertionError("no such file")
+
+
+def repeat_annotation(content: Content) -> None:
+    content["annotations"].append({**content["annotations"][0], "id": 999})
+
+
+def repeat_annotation_id(content: Content) -> None:
+    content["annotations"][0]["id"] = content["annotations"][1]["id"]
+
+
+def annotation_of_nothing(content: Content) -> None:
+    content["annotations"][0]["category_id"] = 77
+    content["annotations"][1]["image_id"] = 7777
+
+
+def box_of_no_size(content: Content) -> None:
+    content["annotations"][0]["bbox"] = [3, 3, 0, 0]
+
+
+def box_elsewhere(content: Content) -> None:
+    content["annotations"][0]["bbox"] = [900, 900, 5, 5]
+
+
+def corners(content: Content) -> None:
+    for one in content["annotations"]:
+        left, top, width, height = one["bbox"]
+        one["bbox"] = [left, top, left + width, top + height]
+
+
+def odd_areas(content: Content) -> None:
+    content["annotations"][0]["area"], content["annotations"][1]["area"] = 0, 1e6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        repeat_annotation,
+        repeat_annotation_id,
+        annotation_of_nothing,
+        box_of_no_size,
+        box_elsewhere,
+        corners,
+        odd_areas,
+    ],
+)
+def test_numbers_are_pycocotools_on_what_is_repaired_otherwise(change: Any) -> None:
+    content, results = file_with_masks()
+    change(content)
+    before = copy.deepcopy(content)
+    loaded, *_ = as_loaded(content, "a.json")
+    assert content == before
+    for kind in ("bbox", "segm"):
+        theirs = pycocotools_numbers(as_pycocotools(content), results, kind)
+        ours = evaluate_detections(loaded, results, kind=kind).numbers
+        for name, value in zip(NUMBERS, theirs, strict=True):
+            assert ours[name] == pytest.approx(None if value < 0 else value, abs=1e-12), (kind, name)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"area": None}, "has area None"),
+        ({"iscrowd": "0"}, "has iscrowd '0'"),
+        ({"id": "a"}, "annotation 'a' has an id that is not an integer"),
+        ({"bbox": [1, 2, 3]}, r"has bbox \[1, 2, 3\]"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "has an invalid mask"),
+    ],
+)
+def test_what_pycocotools_cannot_evaluate_is_refused_in_a_sentence(values: Content, sentence: str) -> None:
+    content, _ = file_with_masks()
+    content["annotations"][2].update(values)
+    with pytest.raises(UserError, match=rf"a\.json cannot be evaluated with --no-repair: .*{sentence}"):
+        as_loaded(content, "a.json")
+
+
+def test_images_without_a_size_are_refused() -> None:
+    content, _ = file_with_masks()
+    del content["images"][0]["width"]
+    with pytest.raises(UserError, match="has width None"):
+        as_loaded(content, "a.json")
