@@ -29,9 +29,10 @@ class SamePhotos(ClassificationTask):
     steps_per_epoch = STEPS
     classes = ("a", "b", "c")
     evaluation_images = 0
+    image_size = None
 
     def __init__(self) -> None:
-        self._memory, self._mixers, self.settings = torch.channels_last, [], TrainSettings()
+        self._memory, self._mixers, self._weights, self.settings = torch.channels_last, [], None, TrainSettings()
         self.batch = Batch(torch.randn(6, 3, 32, 32), torch.arange(6) % 3, [str(index) for index in range(6)], [])
 
 
@@ -41,6 +42,8 @@ class SameObjects(DetectionTask):
     steps_per_epoch = STEPS
     classes = ("a", "b", "c")
     evaluation_images = 0
+    image_size = None
+    metric = "mask_ap"
 
     def __init__(self) -> None:
         images = [torch.rand(3, 64, 64), torch.rand(3, 51, 64)]
@@ -56,6 +59,7 @@ class SameObjects(DetectionTask):
             }
             for image in images
         ]
+        self._finds_masks = True
         self.batch = DetectionBatch(images, targets, ["0", "1"], [0, 1], [])
 
 

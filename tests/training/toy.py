@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gcnet.data.settings import DataSettings
 from gcnet.training.distributed import Processes
 from gcnet.training.loop import Trainer
 from gcnet.training.settings import MachineSettings, RecipeSettings
@@ -31,6 +32,7 @@ class ToyTask:
     steps_per_epoch = 17
     classes = ("sum",)
     evaluation_images = 12
+    image_size = None
 
     def __init__(self, batch_size: int = 12, processes: Processes | None = None, poison: int | None = None) -> None:
         self.batch_size, self.processes, self.poison = batch_size, processes or Processes(), poison
@@ -70,6 +72,12 @@ class ToyTask:
 
     def notes(self) -> list[str]:
         return []
+
+    def check(self, network: nn.Module) -> None:
+        pass
+
+    def settled(self, data: DataSettings) -> DataSettings:
+        return data
 
     def input_size(self, network: nn.Module) -> tuple[int, int]:  # noqa: ARG002
         return 1, 3
