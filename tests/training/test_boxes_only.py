@@ -100,3 +100,17 @@ def test_a_detector_of_masks_learns_boxes_of_objects_without_a_mask(tmp_path: Pa
     printed = capsys.readouterr()
     assert "9 of 18 training objects have no mask" in printed.out + printed.err
     assert "boxes alone are evaluated" in printed.out + printed.err
+
+
+@pytest.mark.parametrize("data", [".", "train.json", "train"])
+def test_a_classifier_on_detection_data_is_told_of_detectors(
+    boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str
+):
+    place = boxes / data
+    if data == "train":
+        place = tmp_path / "data"
+        write_json(place / "train" / "_annotations.coco.json", read_annotations(boxes / "train.json"))
+    output = tmp_path / "run"
+    assert main(["train", "--model", "gc_scenes_resnet", "--data", str(place), "--output", str(output)]) == 2
+    told = capsys.readouterr().err
+    assert f"{place} holds COCO annotations, for detectors such as --model mask_rcnn_gc_scenes_resnet" in told

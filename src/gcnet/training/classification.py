@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from gcnet.analysis.cost import count_flops
 from gcnet.data.balance import balanced_weights, class_counts, class_notes, describe_counts
+from gcnet.data.coco.source import is_coco
 from gcnet.data.duplicates import shared_notes
 from gcnet.data.images import size_on_disk
 from gcnet.data.loading import Batch, Images, Skipped, build_loader, collate
@@ -19,10 +20,11 @@ from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
 from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.data.source import DataSplits, open_data
+from gcnet.errors import UserError, printable
 from gcnet.evaluation.classification import ClassificationResult, evaluate_classifier
 from gcnet.evaluation.preprocessing import own_preprocessing
 from gcnet.models.files import save_model
-from gcnet.models.names import split_name
+from gcnet.models.names import list_detectors, split_name
 from gcnet.models.outputs import check_classifier, class_outputs
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
@@ -268,8 +270,22 @@ def open_classification(settings: TrainSettings, processes: Processes) -> Classi
     refuse_changed(settings.detector, names, "detectors", f"{settings.network.model} is a classifier")
     name, weights = split_name(settings.network.model)[1], settings.network.weights
     own = None if weights is None else own_preprocessing(name, weights, training=True)
-    splits = open_data(settings.data, split_seed=settings.machine.seed, preprocessing=own)
+    try:
+        splits = open_data(settings.data, split_seed=settings.machine.seed, preprocessing=own)
+    except UserError as error:
+        if is_coco(settings.data.data):
+            raise _for_detectors(settings) from error
+        raise
     return ClassificationTask(splits, settings, processes)
+
+
+def _for_detectors(settings: TrainSettings) -> UserError:
+    model = settings.network.model
+    detector = f"mask_rcnn_{model}" if f"mask_rcnn_{model}" in list_detectors() else "mask_rcnn_gc_resnet50"
+    return UserError(
+        f"{printable(settings.data.data)} holds COCO annotations, for detectors such as --model {detector}, and "
+        f"{model} is a classifier"
+    )
 
 
 def build_classifier(settings: TrainSettings, num_classes: int, *, image_size: int | None = None) -> nn.Module:

@@ -149,7 +149,7 @@ def test_an_unrecognized_folder_lists_what_was_found(tmp_path: Path):
     expected = (
         "has no COCO annotation file for train: looked for annotations/instances_train*.json, annotations/train.json"
     )
-    with pytest.raises(UserError, match=re.escape(expected) + ".*; found more, photos"):
+    with pytest.raises(UserError, match=re.escape(expected) + ".*; found more, photos; folders of classes train cl"):
         open_coco(DataSettings(str(tmp_path)))
     assert not is_coco(tmp_path)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gcnet.data.coco.paths import resolve_paths
+from gcnet.data.decode import has_image_suffix
 from gcnet.errors import UserError, nearest_path, printable
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
@@ -105,10 +106,23 @@ def unrecognized(layout: Layout, split: str) -> UserError:
         )
     found = [os.fspath(path.relative_to(folder)) for path in layout.files()] or _names(folder)
     listed = ", ".join(map(printable, found[:6])) + (f", ... ({len(found)} in all)" if len(found) > 6 else "")
+    classes = "; folders of classes train classifiers, such as --model gc_resnet18" if _has_classes(folder) else ""
     return UserError(
         f"{printable(folder)} has no COCO annotation file for {split}: looked for annotations/instances_{split}*.json, "
-        f"annotations/{split}.json, {split}.json and {split}/*.json; found {listed or 'nothing'}"
+        f"annotations/{split}.json, {split}.json and {split}/*.json; found {listed or 'nothing'}{classes}"
     )
+
+
+def _has_classes(folder: Path) -> bool:
+    """Whether a folder, or a folder of a split in it, holds a folder of images for each class."""
+    places = [folder, *(place for place in _folders(folder) if split_of(place.name))]
+    classes = [one for place in places for one in _folders(place) if not _is_usual(one)]
+    return any(has_image_suffix(name) for one in classes[:_OTHERS] for name in _names(one)[:_SAMPLE])
+
+
+def _is_usual(folder: Path) -> bool:
+    """Whether a folder's name is that of a split or of all images, rather than of a class."""
+    return split_of(folder.name) is not None or folder.name.lower() in _IMAGE_FOLDERS
 
 
 def _annotation_places(folder: Path) -> list[Path]:
