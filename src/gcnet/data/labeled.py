@@ -42,7 +42,10 @@ def open_labeled(settings: DataSettings, split_seed: int) -> tuple[ImageSource, 
             raise UserError(
                 f"{path} has validation images already, and --val-fraction is for data without: leave it out"
             )
-        return hold_out(train, settings.val_fraction, split_seed)
+        rest, held = hold_out(train, settings.val_fraction, split_seed)
+        how = f"--val-fraction {settings.val_fraction:g} of every class, seed {split_seed}"
+        rest.notes = (*rest.notes, f"{len(held):,} of {len(train):,} images are held out for validation ({how})")
+        return rest, held
     return train, _open_validation(path, splits, settings, train.classes)
 
 

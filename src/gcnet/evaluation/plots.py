@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image, ImageDraw, ImageFont
 
+from gcnet.errors import printable
 from gcnet.evaluation.fonts import legible, picture_font, use_fallback_fonts
 from gcnet.storage import write_atomic
 
@@ -220,8 +221,8 @@ def contact_sheet(
         draw.rectangle((left, top, left + tile - 1, top + tile - 1), fill="#F2F2F2")
         sheet.paste(fitted, (left + (tile - fitted.width) // 2, top + (tile - fitted.height) // 2))
         for row, words in enumerate(title.split("\n")):
-            font = picture_font(13, legible(words))
-            words = _fit_text(legible(words), font, tile)
+            font = picture_font(13, legible(printable(words)))
+            words = _fit_text(legible(printable(words)), font, tile)
             draw.text((left, top + tile + 3 + row * line), words, fill=INK, font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
@@ -257,7 +258,7 @@ def _shorten(text: str, length: int) -> str:
 
 def plain(text: str, length: int) -> str:
     """The text for matplotlib: shortened, and without dollar signs, which it would read as formulas."""
-    return _shorten(legible(text), length).replace("$", r"\$")
+    return _shorten(legible(printable(text)), length).replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: Path | str) -> None:
