@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
@@ -15,6 +16,7 @@ import torch
 import tyro
 from PIL import Image
 
+from gcnet import cli
 from gcnet.data.scenes import Scenes
 from gcnet.models.create import create_model
 from gcnet.models.files import save_model
@@ -37,6 +39,7 @@ FIXED = {
     "regions",
     "seeds",
     "steps",
+    "measure",
 }
 
 
@@ -51,6 +54,7 @@ class Pool:
     classifiers: tuple[str, ...]
     detectors: tuple[str, ...]
     odd_models: tuple[str, ...]
+    run: str
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -102,6 +106,7 @@ def write_pool(folder: Path) -> Pool:
         (folder / "coco" / f"{name}.json").write_text(json.dumps(content | {"annotations": changed}))
     (folder / "list.json").write_text("[1, 2]")
     torch.manual_seed(0)
+    _train(folder / "photos", folder / "run")
     _save("cifar_resnet20", folder / "classifier.safetensors", classes=("cat", "dog"))
     _save("mask_rcnn_cifar_resnet20", folder / "detector.safetensors", classes=("reference", "dark", "bright"))
     (folder / "cut.safetensors").write_bytes((folder / "classifier.safetensors").read_bytes()[:5000])
@@ -129,7 +134,14 @@ def write_pool(folder: Path) -> Pool:
             "resnet18",
             "gc_resnet5",
         ),
+        run=str(folder / "run"),
     )
+
+
+def _train(data: Path, run: Path) -> None:
+    """Train two steps of a run that may go on for two more."""
+    words = f"train --model cifar_resnet20 --data {data} --image-size 16 --batch-size 4 --steps 2 --no-pictures"
+    assert cli.main([*shlex.split(words), "--output", str(run)]) == cli.EXIT_OK
 
 
 def _save(name: str, path: Path, *, classes: tuple[str, ...]) -> None:
@@ -253,6 +265,11 @@ class CommandLines:
 
     def _cost(self) -> list[str]:
         return ["cost", self._mostly(("cifar_resnet20", "gc_resnet18", *self.pool.classifiers), self.pool.odd)]
+
+    def _resume(self) -> list[str]:
+        data = self._mostly((self.pool.classification[0],), self.pool.data)
+        words = self.choose.choice(([], ["--steps", "3"], ["--epochs", "1"], ["--data", data], ["--workers", "0"]))
+        return ["train", "--resume", self._mostly(("run",), self.pool.odd), *words]
 
     def _list(self) -> list[str]:
         return self.choose.choice((["models", "--model", "cifar_resnet20"], ["blocks"]))
