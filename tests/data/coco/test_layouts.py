@@ -52,7 +52,8 @@ def test_layouts_of_tools_are_opened(tmp_path: Path, files: dict[str, tuple[str,
     train, val = open_coco(DataSettings(str(tmp_path)))
     assert (names(train.images), names(val.images)) == (["0_0.png", "0_1.png", "0_2.png"], ["1_0.png", "1_1.png"])
     assert [part.images.read(1).size for part in (train, val)] == [(23, 17), (23, 17)]
-    assert train.reports() == val.reports() == []
+    uses_test = any("test" in file.lower() for file in files)
+    assert (train.reports(), len(val.reports())) == ([], int(uses_test))
     assert is_coco(tmp_path)
     assert names(open_validation(DataSettings(str(tmp_path))).images) == names(val.images)
 
@@ -133,6 +134,15 @@ def test_a_fraction_beside_validation_data_is_refused(tmp_path: Path):
     write_layout(tmp_path, LAYOUTS["Roboflow"])
     with pytest.raises(UserError, match="has validation data of its own, .*valid.*: leave out --val-fraction"):
         open_coco(DataSettings(str(tmp_path), val_fraction=0.2))
+
+
+def test_a_test_split_is_used_for_validation_if_nothing_else_is_named(tmp_path: Path):
+    write_layout(tmp_path, {"train.json": ("images", ""), "test.json": ("images", "")})
+    val = open_coco(DataSettings(str(tmp_path)))[1]
+    assert len(val.images) == 2
+    assert val.reports()[0].endswith(f"has no validation split: {tmp_path / 'test.json'} is used for validation")
+    train, val = open_coco(DataSettings(str(tmp_path), val_fraction=0.3))
+    assert (names(val.images)[0][0], len(train.images) + len(val.images)) == ("0", 3)
 
 
 def test_other_files_of_coco_and_of_tools_are_passed_over(tmp_path: Path):

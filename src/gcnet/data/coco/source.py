@@ -102,7 +102,7 @@ def open_coco(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> 
     if val_file is None:
         train, val = held_out(train, settings.val_fraction or 0.0, split_seed)
     else:
-        val = _open_file(val_file, settings, "val")
+        val = _noted(_open_file(val_file, settings, "val"), settings)
     train, val = train.limited(settings.limit_train), val.limited(settings.limit_val)
     _check_same(train, val)
     return train, _with_shared(train, val)
@@ -135,8 +135,17 @@ def open_validation(
         part = held_out(part, settings.val_fraction, split_seed)[1]
     else:
         file = _given(settings.val, "--val", "val") if settings.val else _given(settings.data, "--data", "val")
-        part = _open_file(file, settings, "val", needs_images=needs_images, repairs=repairs)
+        part = _noted(_open_file(file, settings, "val", needs_images=needs_images, repairs=repairs), settings)
     return part.limited(settings.limit_val)
+
+
+def _noted(part: CocoPart, settings: DataSettings) -> CocoPart:
+    """The validation part, with a note if it is the test split."""
+    layout = find_layout(Path(settings.data))
+    if settings.val is not None or layout.val or not layout.test:
+        return part
+    note = f"{printable(settings.data)} has no validation split: {printable(part.place)} is used for validation"
+    return replace(part, notes=(*part.notes, note))
 
 
 def held_out(part: CocoPart, fraction: float, seed: int) -> tuple[CocoPart, CocoPart]:
@@ -166,9 +175,9 @@ def _files(settings: DataSettings) -> tuple[Path, Path | None]:
     layout = find_layout(Path(settings.data))
     own = layout.val or layout.test
     if settings.val_fraction is not None:
-        if own:
+        if layout.val:
             raise UserError(
-                f"{printable(settings.data)} has validation data of its own, {printable(own[0])}: leave out "
+                f"{printable(settings.data)} has validation data of its own, {printable(layout.val[0])}: leave out "
                 f"--val-fraction, or name the file of the training images by --data"
             )
         return train, None
