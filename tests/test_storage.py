@@ -1,6 +1,7 @@
 """Files survive a kill and a full disk, and any bit that changed is refused."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -228,3 +229,67 @@ def test_file_of_a_process_killed_while_saving_is_whole_and_no_older_than_its_la
     counts = json.loads(run_script(script, str(tmp_path)))
     assert counts["kills"] == 20
     assert counts["during"] > 0, "no kill came while a file was being written"
+
+
+def test_a_lock_excludes_other_processes_and_ends_with_its_own(tmp_path: Path) -> None:
+    script = """
+        import sys
+        from pathlib import Path
+        from gcnet.storage import LockedError, locked
+        try:
+            with locked(Path(sys.argv[1])):
+                print("free")
+        except LockedError as error:
+            print(error.owner)
+    """
+    with storage.locked(tmp_path / "lock"):
+        assert run_script(script, str(tmp_path / "lock")) == f"{os.getpid()}\n"
+        with pytest.raises(storage.LockedError):
+            storage.locked(tmp_path / "lock").__enter__()
+    assert run_script(script, str(tmp_path / "lock")) == "free\n"
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> None:
+    script = """
+        import os, sys, time
+        from pathlib import Path
+        from gcnet.storage import locked
+        with locked(Path(sys.argv[1])):
+            if os.fork() == 0:
+                os.close(1), os.close(2)
+                time.sleep(20)
+            print("held", flush=True)
+            os._exit(0)
+    """
+    assert run_script(script, str(tmp_path / "lock")) == "held\n"
+    with storage.locked(tmp_path / "lock"):
+        pass
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows"
+    storage.append_line(path, "one")
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(bytes(data)[:3])
+
+    monkeypatch.setattr(storage, "open", lambda path, mode, **_: Full(path, mode), raising=False)
+    with pytest.raises(StorageError, match="the disk is full"):
+        storage.append_line(path, "another line")
+    monkeypatch.undo()
+    assert path.read_text() == "one\n"
+
+
+def test_a_full_disk_speaks_of_an_old_file_only_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old").write_text("old")
+    monkeypatch.setattr(storage.os, "fsync", fails(errno.ENOSPC))
+    with pytest.raises(StorageError, match="the old file is untouched"):
+        write_atomic(tmp_path / "old", b"new")
+    with pytest.raises(StorageError) as raised:
+        write_atomic(tmp_path / "new", b"new")
+    assert "old file" not in str(raised.value)

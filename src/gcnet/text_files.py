@@ -17,7 +17,10 @@ def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([_safe(cell) for cell in row] for row in rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    try:
+        return text.getvalue().encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # lone surrogates, as JSON may hold, that stand for no byte
+        return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def json_bytes(content: Any) -> bytes:

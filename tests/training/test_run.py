@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -265,7 +266,7 @@ def lines_of(process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_the_command_ends_a_stopped_run_with_the_documented_code(photos, tmp_path, number, code):
     arguments = command(photos, tmp_path / "run", "--epochs", "500", "--workers", "2")
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -307,3 +308,43 @@ def test_a_full_disk_ends_the_command_with_1(photos, tmp_path, monkeypatch, caps
     monkeypatch.setattr(storage.os, "fsync", full)
     assert cli.main(command(photos, tmp_path / "run", "--epochs", "1")[3:]) == 1
     assert "the disk is full" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_full_disk_behind_standard_output_ends_no_training_and_its_lines_go_to_the_log(photos, tmp_path):
+    arguments = command(photos, tmp_path / "run", "--steps", "7", "--save-every-steps", "3")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    log = (tmp_path / "run" / "output.log").read_text()
+    assert "step 7/7" in log and "finished; best top-1" in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait", [0.15, 0.7, 1.5, 3.0])
+def test_ctrl_c_before_the_training_is_one_line_and_leaves_no_folder(photos, tmp_path, wait):
+    arguments = command(photos, tmp_path / "run", "--epochs", "900", "--workers", "2")
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err in ("gcnet: interrupted\n", "")
+    assert bool(err) != ("SIGINT: saved at step" in out)
+    assert bool(err) != (tmp_path / "run").exists()
+
+
+def test_names_that_are_not_utf_8_and_control_characters_end_no_training(tmp_path, capsys):
+    photos = write_photos(tmp_path / "photos", train_images=4, val_images=2)
+    for split in ("train", "val"):
+        os.rename(photos / split / "red", os.fsencode(photos / split) + b"/caf\xe9\x1b[31m")
+        os.rename(photos / split / "blue" / "0.png", os.fsencode(photos / split / "blue") + b"/\xff.png")
+    with open(os.fsencode(photos / "train" / "blue") + b"/broken\xfe\n.png", "wb") as file:
+        file.write(b"no image")
+    settings = override(settings_for(photos, tmp_path / "run", model="cifar_resnet20", epochs=1.0), pictures=True)
+    assert train(settings).finished
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert r"skipped blue/broken\udcfe\n.png: not an image" in printed
+    assert (tmp_path / "run" / "confusion.png").exists()
+    assert b"broken\xfe" in (tmp_path / "run" / "skipped.csv").read_bytes()

@@ -18,6 +18,7 @@ from gcnet.storage import StorageError
 from gcnet.training.checkpoint import load_state
 from gcnet.training.folder import create_folder
 from gcnet.training.nonfinite import NonFiniteLoss
+from gcnet.training.reporter import Lines as PlainLines
 from gcnet.training.reporter import Silent
 from gcnet.training.session import Session
 from gcnet.training.settings import OutputSettings
@@ -136,7 +137,7 @@ def test_saving_evaluating_and_logging_do_not_change_the_training(whole, fresh):
     assert bits(unbroken.trainer.network) == bits(busy.trainer.network)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_at_the_end_of_the_step_and_stops(whole, fresh, number):
     unbroken, _ = whole
     folder, before = fresh(), signal.getsignal(number)
@@ -171,6 +172,54 @@ def test_usr1_saves_and_goes_on(fresh):
     session = run(folder, at=(5, sent(signal.SIGUSR1)), task=task, save_every_steps=None)
     assert session.trainer.step == 50
     assert steps == [5]
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(fresh):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(fresh(), at=(12, sent(signal.SIGHUP))).trainer.step == 50
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_whose_launcher_has_gone_saves_and_stops(fresh, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    folder = fresh()
+    stopped = run(folder, at=(12, lambda: monkeypatch.setattr(os, "getppid", lambda: 1)))
+    assert (stopped.stopped, stopped.trainer.step) == (signal.SIGTERM, 12)
+    monkeypatch.undo()
+    assert run(folder).trainer.step == 50
+
+
+class Failing:
+    """A standard output that fails from the second line on."""
+
+    def __init__(self, error):
+        self.error, self.lines = error, []
+
+    def write(self, text):
+        if self.lines:
+            raise self.error
+        self.lines.append(text)
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return False
+
+
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space"), OSError(5, "I/O"), ValueError("closed file")]
+)
+def test_a_standard_output_that_fails_does_not_end_the_run(whole, fresh, monkeypatch, error):
+    folder, reporter, output = fresh(), PlainLines(), Failing(error)
+    reporter.output.log = folder.log
+    monkeypatch.setattr(sys, "stdout", output)
+    finished = run(folder, reporter=reporter)
+    assert bits(finished.trainer.network) == bits(whole[0].trainer.network)
+    assert len(output.lines) == 1
+    assert sum("step 50/50" in line for line in folder.log.read_text().splitlines()) == 1
 
 
 def test_a_second_interrupt_ends_the_process_at_once_with_130():

@@ -105,7 +105,7 @@ def judge(
 def _print_result(result: "ClassificationResult", classes: tuple[str, ...]) -> None:
     low, high = result.interval
     for skipped in result.skipped:
-        print(f"left out {skipped.name}: {skipped.reason}", file=sys.stderr)
+        print(f"left out {printable(skipped.name)}: {skipped.reason}", file=sys.stderr)
     print(f"images   {result.images:,} judged, {len(result.skipped):,} left out")
     print(f"top-1    {result.top1:.2%} ({result.correct:,} of {result.images:,}; 95% interval {low:.2%} to {high:.2%})")
     if len(classes) > 5:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcnet.errors import UserError, printable
-from gcnet.storage import check_output_file, check_output_folder
+from gcnet.storage import check_output_file, check_output_folder, write_atomic
+from gcnet.text_files import csv_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,9 +71,6 @@ def report_written(files: "Sequence[str]", folder: Path) -> None:
 
 def write_csv(rows: "Iterable[Sequence[object]]", file: Path) -> None:
     """Write rows, the first of which names the columns, into a CSV file, whose folder is made where there is none."""
-    from gcnet.storage import write_atomic
-    from gcnet.text_files import csv_bytes
-
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, csv_bytes(rows))
 
@@ -80,8 +78,6 @@ def write_csv(rows: "Iterable[Sequence[object]]", file: Path) -> None:
 def write_json(content: dict[str, Any], where: str) -> None:
     """Write the content into a file, whose folder is made where there is none, or print it where that is "-"."""
     import json
-
-    from gcnet.storage import write_atomic
 
     text = json.dumps(content, indent=2) + "\n"
     if where == "-":

@@ -76,7 +76,8 @@ def write_worst(images: CocoImages, outcomes: Sequence[Outcome], folder: Path, *
     if not pairs:
         return ()
     _draw(pairs[:SHOWN_IN_PICTURE], summary(outcomes), folder / "worst.png")
-    write_atomic(folder / "worst.html", render_page(pairs, summary(outcomes), about).encode())
+    page = render_page(pairs, summary(outcomes), about)
+    write_atomic(folder / "worst.html", page.encode("utf-8", "backslashreplace"))
     return "worst.png", "worst.html"
 
 

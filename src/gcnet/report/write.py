@@ -18,10 +18,10 @@ def write_report(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
         StorageError: one cannot be written, such as on a full disk.
     """
     contents = (
-        to_json(comparison).encode(),
-        markdown(comparison).encode(),
+        to_json(comparison).encode("utf-8", "backslashreplace"),
+        markdown(comparison).encode("utf-8", "backslashreplace"),
         render_figure(comparison),
-        render_page(comparison).encode(),
+        render_page(comparison).encode("utf-8", "backslashreplace"),
     )
     paths = tuple(folder / name for name in FILES)
     for path, content in zip(paths, contents, strict=True):

@@ -319,7 +319,7 @@ def _build_mixers(mixup: float, cutmix: float, classes: int) -> list[Any]:
 
 def _title(label: Tensor, classes: Sequence[str]) -> str:
     if label.ndim == 0:
-        return classes[int(label)]
+        return printable(classes[int(label)])
     shares, indices = label.topk(min(2, len(label)))
     pairs = zip(shares.tolist(), indices.tolist(), strict=True)
-    return "\n".join(f"{classes[index]} {share:.0%}" for share, index in pairs if share > 0.005)
+    return "\n".join(f"{printable(classes[index])} {share:.0%}" for share, index in pairs if share > 0.005)

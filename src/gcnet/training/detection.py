@@ -326,4 +326,4 @@ def _refuse_classifiers(settings: TrainSettings) -> None:
 def _title(labels: Tensor, classes: Sequence[str]) -> str:
     counts = torch.bincount(labels.cpu(), minlength=len(classes) + 1)[1:]
     top = counts.argsort(descending=True, stable=True)[:3].tolist()
-    return ", ".join(f"{int(counts[index])} {classes[index]}" for index in top if counts[index]) or "nothing"
+    return ", ".join(f"{int(counts[index])} {printable(classes[index])}" for index in top if counts[index]) or "nothing"

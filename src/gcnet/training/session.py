@@ -246,7 +246,9 @@ class Session:
             self._write_skipped()
             self._best_found = found if is_best else self._best_found
             self._draw()
-        shown = "  ".join(score_text(name, value) for name, value in found.metrics.items())
+        # One of five guesses among at most five classes is always right.
+        metrics = {name: value for name, value in found.metrics.items() if name != "top5" or len(self.task.classes) > 5}
+        shown = "  ".join(score_text(name, value) for name, value in metrics.items())
         star = "  (best)" if is_best else ""
         self.reporter.say(
             f"epoch {epoch_text(self._epoch())}  step {step}/{self.total}  train_loss {_total(means):.4f}  {shown}"
