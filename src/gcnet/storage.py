@@ -145,8 +145,9 @@ def _owner(descriptor: int) -> int | None:
 def discard_standard_output() -> None:
     """Send what is still written to a failing standard output to nowhere, also what Python flushes at its end."""
     with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed, or no file
+        output = sys.stdout.fileno()
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, output)
         os.close(null)
 
 

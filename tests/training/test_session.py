@@ -1,6 +1,7 @@
 """A run of a toy task: stopped, killed and resumed at any step, and what its folder says afterwards."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -204,6 +205,9 @@ class Failing:
 
     def flush(self):
         pass
+
+    def fileno(self):
+        raise io.UnsupportedOperation
 
     def isatty(self):
         return False
