@@ -70,16 +70,6 @@ class ToyTask:
         ]
         return pieces or [batch]
 
-    @property
-    def image_size(self) -> int | None:
-        return None
-
-    def check(self, network: nn.Module) -> None:
-        pass
-
-    def settled(self, data: DataSettings) -> DataSettings:
-        return data
-
     def notes(self) -> list[str]:
         return []
 
