@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gcnet.models.insertion.copies import in_place, same_random_state
+from gcnet.models.insertion.copies import in_place, like_training
 from gcnet.models.insertion.observe import Call, DryRun
 
 _WEIGHTED = re.compile(r"\w*(Convolution|Conv\dd|ConvTranspose\dd|Addmm|Linear|Mm|Bmm)\w*Backward")
@@ -34,7 +34,7 @@ def answer_modules(model: nn.Module, run: DryRun) -> set[str]:
     made: list[tuple[str, Any]] = []
     outputs: list[Any] = []
     try:
-        with run.runnable(model) as host, torch.enable_grad(), same_random_state(host):
+        with run.runnable(model) as host, torch.enable_grad(), like_training(host):
             for parameter in host.parameters():
                 parameter.requires_grad_(parameter.is_floating_point())
             for name, module in host.named_modules():

@@ -51,14 +51,17 @@ def in_place(model: nn.Module) -> Generator[nn.Module, None, None]:
 
 
 @contextmanager
-def same_random_state(model: nn.Module) -> Generator[None, None, None]:
-    """Restore the random states of torch, Python and NumPy afterwards."""
+def like_training(model: nn.Module) -> Generator[None, None, None]:
+    """Run attention as in training, not on its fast path with nested tensors; restore random states afterwards."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
     devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
     python, numpy = random.getstate(), np.random.get_state()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.random.fork_rng(devices=sorted(devices, key=str)):
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
         random.setstate(python)
         np.random.set_state(numpy)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gcnet.errors import UserError
-from gcnet.models.insertion.copies import in_place, on_meta, on_own_device, same_random_state
+from gcnet.models.insertion.copies import in_place, like_training, on_meta, on_own_device
 from gcnet.models.insertion.examples import Example
 from gcnet.models.insertion.observe import Call, DryRun
 
@@ -110,7 +110,7 @@ class ExtraTokens:
         for runnable in runnables:
             found: list[Tensor] = []
             try:
-                with runnable(self._model) as host, torch.no_grad(), same_random_state(host):
+                with runnable(self._model) as host, torch.no_grad(), like_training(host):
                     _capture(host, shape, found)
                     example = _random(self._run.example, changed).to(device)
                     host(*example.args, **example.kwargs)

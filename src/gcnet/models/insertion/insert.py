@@ -16,11 +16,13 @@ from gcnet.models.insertion.installed import (
     build_device,
     describe,
     install,
+    installed_modules,
     match_host,
     next_order,
     require_room,
     uninstall,
 )
+from gcnet.models.insertion.nested import keep_padding
 from gcnet.models.insertion.observe import dry_run
 from gcnet.models.insertion.places import Insertion
 from gcnet.models.insertion.residual import require_position
@@ -127,12 +129,14 @@ def put(model: nn.Module, block: str | Builder, request: Request, choice: Choice
             built.append((module, match_host(context, model, name), Installed(request, layout)))
     for module, context, installed in built:
         install(module, context, installed)
+    keep_padding(model, {module for _, module in installed_modules(model)})
     try:
         if choice.run is not None:
             _require_all_run(model, choice.places, choice.run.example)
     except BaseException:
         for module, _, _ in built:
             uninstall(module)
+        keep_padding(model, {module for _, module in installed_modules(model)})
         raise
     return describe(request, modules)
 

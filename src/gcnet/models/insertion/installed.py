@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gcnet.errors import UserError
 from gcnet.models.insertion import hook
 from gcnet.models.insertion.layout import Layout
+from gcnet.models.insertion.nested import keep_padding
 from gcnet.models.insertion.places import Insertion, Place
 from gcnet.models.insertion.residual import into_residual, out_of_residual
 from gcnet.models.residual.position import Positioned
@@ -48,7 +49,7 @@ class Installed:
 def install(module: nn.Module, context: nn.Module, installed: Installed) -> None:
     """Put the block into the module, on its device, in its dtype and mode."""
     if installed.request.position is None:
-        hook.attach(module, context)
+        hook.attach(module, context, installed)
     else:
         into_residual(module, context, installed.request.position)
     vars(module)["context_insertion"] = installed
@@ -75,7 +76,7 @@ def require_room(name: str, module: nn.Module) -> None:
 
 def is_installed(module: nn.Module) -> bool:
     """Whether the module runs an inserted block."""
-    return "context_insertion" in vars(module) and (isinstance(module, Positioned) or hook.is_attached(module))
+    return hook.is_attached(module) or ("context_insertion" in vars(module) and isinstance(module, Positioned))
 
 
 def installed_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -168,7 +169,7 @@ def remove(model: nn.Module, what: Insertion | str | Sequence[str] | None = None
     Raises:
         UserError: no inserted block has such a name. Nothing is removed then.
     """
-    there = {name: module for name, module in model.named_modules() if "context_insertion" in vars(module)}
+    there = {name: module for name, module in model.named_modules() if _holds_block(module)}
     if what is None:
         chosen = set(there)
     else:
@@ -179,8 +180,16 @@ def remove(model: nn.Module, what: Insertion | str | Sequence[str] | None = None
             if not found:
                 raise UserError(f'no inserted block is at "{pattern}"; there are {", ".join(there) or "none"}')
             chosen |= found
+    contexts = [there[name]._modules.get("context") for name in chosen]
     for name in chosen:
         uninstall(there[name])
+    for module in model.modules():  # Fused modules have hooks for the blocks of their parts.
+        hook.forget(module, contexts)
+    keep_padding(model, {module for _, module in installed_modules(model)})
+
+
+def _holds_block(module: nn.Module) -> bool:
+    return is_installed(module) or "context_insertion" in vars(module)
 
 
 def _installed(module: nn.Module) -> Installed:

@@ -51,6 +51,10 @@ class Layout:
         return self._on_tensor(block, output)
 
     def _on_tensor(self, block: nn.Module, x: Any) -> Any:
+        if isinstance(x, Tensor) and x.is_quantized:
+            result = self._on_tensor(block, x.dequantize())
+            # The scale of `x` does not fit: a block may leave its range, as a ReLU's.
+            return torch.quantize_per_tensor_dynamic(result, x.dtype, reduce_range=False)
         if not isinstance(x, Proxy):
             self._check(x)
         if not self.channels_last:
@@ -63,6 +67,8 @@ class Layout:
         return torch.cat([x[:, : self.prefix], tokens, x[:, end:]], dim=1)
 
     def _check(self, x: Any) -> None:
+        if isinstance(x, Tensor) and x.is_nested:
+            raise UserError("a context block takes no nested tensors: give the encoder enable_nested_tensor=False")
         axis = -1 if self.channels_last else 1
         if isinstance(x, Tensor) and x.dim() == self.dims + 2 and x.shape[axis] == self.channels:
             return

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gcnet.errors import UserError
-from gcnet.models.insertion.copies import in_place, on_meta, on_own_device, same_random_state
+from gcnet.models.insertion.copies import in_place, like_training, on_meta, on_own_device
 from gcnet.models.insertion.examples import Example, find_examples
 
 
@@ -142,5 +142,5 @@ def _watch(model: nn.Module, example: Example, calls: list[Call]) -> None:
         if not isinstance(module, torch.jit.ScriptModule):
             module.register_forward_pre_hook(functools.partial(enter, name), with_kwargs=True)
             module.register_forward_hook(leave)
-    with torch.no_grad(), same_random_state(model):
+    with torch.no_grad(), like_training(model):
         model(*example.args, **example.kwargs)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gcnet.models.insertion.copies import on_meta, on_own_device, same_random_state
+from gcnet.models.insertion.copies import like_training, on_meta, on_own_device
 from gcnet.models.insertion.layout import Layout
 from gcnet.models.insertion.observe import DryRun
 
@@ -30,7 +30,7 @@ def reads_all_tokens(model: nn.Module, run: DryRun, name: str, layout: Layout) -
     outputs = []
     for change in (0, 1):
         try:
-            with runnable(model) as host, torch.no_grad(), same_random_state(host):
+            with runnable(model) as host, torch.no_grad(), like_training(host):
                 shift = _Shift(change)
                 host.get_submodule(name).register_forward_hook(
                     lambda _, __, output, shift=shift: layout.run(shift, output)
