@@ -41,6 +41,17 @@ def loop_over_convolutions_and_linears_of_any_axes(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def class_names_as_in_dcgan(network: nn.Module) -> None:
+    for module in network.modules():
+        name = type(module).__name__
+        if "Conv" in name or "Linear" in name:
+            if hasattr(module, "weight"):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+        elif "BatchNorm" in name:
+            nn.init.normal_(module.weight, 1.0, 0.02)
+            nn.init.zeros_(module.bias)
+
+
 def timm_s_own(network: nn.Module) -> None:
     network.init_weights()  # ty: ignore[call-non-callable]
 
@@ -53,7 +64,13 @@ def reset_of_every_module(network: nn.Module) -> None:
 
 @pytest.mark.parametrize(
     "initialise",
-    [torchvision_s_loop, loop_over_convolutions_and_linears_of_any_axes, timm_s_own, reset_of_every_module],
+    [
+        torchvision_s_loop,
+        loop_over_convolutions_and_linears_of_any_axes,
+        class_names_as_in_dcgan,
+        timm_s_own,
+        reset_of_every_module,
+    ],
     ids=lambda function: function.__name__,
 )
 def test_blocks_are_still_the_identity_after_their_host_initialised_all_its_weights(

@@ -13,7 +13,7 @@ from gcnet.blocks.paper import add_non_local
 from gcnet.errors import UserError
 from gcnet.framework.attending import Disentangled, SlotPool, WhitenedAffinity
 from gcnet.framework.block import Branch, ContextBlock
-from gcnet.framework.channel import ChannelAffine, ChannelConvolution, Standardise
+from gcnet.framework.channel import ChannelAffine, ChannelFilter, Standardise
 from gcnet.framework.context import AttentionPool
 from gcnet.framework.fusion import Add
 from gcnet.framework.gate import Distribute
@@ -63,7 +63,7 @@ def build_gc_eca(channels: int, *, kernel_size: int | None = None, dims: int = 2
     of ECA (arXiv 1910.03151); a composition of ours, w zero at the start. `kernel_size` k is as in `eca`.
     Parameters: `C + k + 1`.
     """
-    transform = ChannelConvolution(channel_kernel_size(channels, kernel_size), initialize=nn.init.zeros_)
+    transform = ChannelFilter(channel_kernel_size(channels, kernel_size), initialize=nn.init.zeros_)
     return ContextBlock(AttentionPool(channels), {"add": Branch(transform, Add())}, channels=channels, dims=dims)
 
 

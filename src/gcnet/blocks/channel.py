@@ -13,7 +13,7 @@ from gcnet.errors import UserError
 from gcnet.framework.block import Branch, ContextBlock
 from gcnet.framework.channel import (
     ChannelAffine,
-    ChannelConvolution,
+    ChannelFilter,
     GatedNorm,
     Gaussian,
     ResponseNorm,
@@ -34,7 +34,7 @@ def build_eca(
     `y_i = x_i * sigmoid(w (*) mean_j x_j)`, zeros beyond the first and last channel, no bias. `kernel_size` k is odd;
     None for the odd number nearest to `(log2(C) + 1) / 2` (eq. 12). Parameters: `k`.
     """
-    transform = ChannelConvolution(
+    transform = ChannelFilter(
         channel_kernel_size(channels, kernel_size), initialize=nn.init.zeros_ if identity_init else None
     )
     return _scale_block(AveragePool(), transform, sigmoid_scale(identity_init), channels, dims)

@@ -22,7 +22,7 @@ from gcnet.framework.context import (
 )
 from gcnet.framework.fusion import Add, Scale
 from gcnet.framework.pointwise import Pointwise, normal, zero
-from gcnet.framework.transform import BatchNorm, Bottleneck, ChannelLayerNorm
+from gcnet.framework.transform import BatchStandardization, Bottleneck, ChannelLayerNorm
 
 _FUSIONS = {"scale": Scale, "add": Add}
 
@@ -194,7 +194,7 @@ def add_non_local(context: nn.Module, inner: int, *, channels: int, normalisatio
         return Pointwise(inner, channels, initialize=zero)
 
     def normalised() -> nn.Module:
-        return nn.Sequential(Pointwise(inner, channels), BatchNorm(channels))
+        return nn.Sequential(Pointwise(inner, channels), BatchStandardization(channels))
 
     transform = choose("normalisation", normalisation, {"none": plain, "batch": normalised})()
     return ContextBlock(context, {"add": Branch(transform, Add())}, channels=channels, dims=dims)

@@ -9,9 +9,9 @@ from gcnet.blocks.paper import excitation
 from gcnet.errors import UserError
 from gcnet.framework.block import Branch, ContextBlock
 from gcnet.framework.context import AveragePool
-from gcnet.framework.gather import GatherPool, HalvingConvolution, LocalAverage
+from gcnet.framework.gather import GatherPool, HalvingFilter, LocalAverage
 from gcnet.framework.pooling import TOP_FREQUENCIES, FrequencyPool
-from gcnet.framework.transform import BatchNorm
+from gcnet.framework.transform import BatchStandardization
 
 
 def build_fca(
@@ -84,7 +84,7 @@ def _depthwise(channels: int, extent: int, excite: bool, identity_init: bool, di
     for index in range(halvings):
         last = index == halvings - 1
         gamma = 0.0 if last and identity_init and not excite else 1.0
-        layers += [HalvingConvolution(channels, dims=dims), BatchNorm(channels, gamma=gamma)]
+        layers += [HalvingFilter(channels, dims=dims), BatchStandardization(channels, gamma=gamma)]
         if excite or not last:
             layers.append(nn.ReLU())
     return nn.Sequential(*layers)

@@ -4,7 +4,7 @@ from gcnet.framework.attending import Disentangled, MultiHeadPool, SlotPool, Whi
 from gcnet.framework.block import Branch, ContextBlock
 from gcnet.framework.channel import (
     ChannelAffine,
-    ChannelConvolution,
+    ChannelFilter,
     GatedNorm,
     Gaussian,
     ResponseNorm,
@@ -22,20 +22,20 @@ from gcnet.framework.context import (
 )
 from gcnet.framework.fusion import Add, Fusion, Scale
 from gcnet.framework.gate import Distribute, DoubledScale, HardScale, Multiply, ResidualScale, ShiftedScale
-from gcnet.framework.gather import GatherPool, HalvingConvolution, LocalAverage
+from gcnet.framework.gather import GatherPool, HalvingFilter, LocalAverage
 from gcnet.framework.pointwise import Pointwise
 from gcnet.framework.pooling import FrequencyPool, NormPool, StylePool
-from gcnet.framework.transform import BatchNorm, Bottleneck, ChannelLayerNorm
+from gcnet.framework.transform import BatchStandardization, Bottleneck, ChannelLayerNorm
 
 __all__ = [
     "Add",
     "AttentionPool",
     "AveragePool",
-    "BatchNorm",
+    "BatchStandardization",
     "Bottleneck",
     "Branch",
     "ChannelAffine",
-    "ChannelConvolution",
+    "ChannelFilter",
     "ChannelLayerNorm",
     "ConcatenationAffinity",
     "ContextBlock",
@@ -48,7 +48,7 @@ __all__ = [
     "GatedNorm",
     "GatherPool",
     "Gaussian",
-    "HalvingConvolution",
+    "HalvingFilter",
     "HardScale",
     "LocalAverage",
     "MultiHeadPool",

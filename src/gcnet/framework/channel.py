@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gcnet.framework.transform import BatchNorm
+from gcnet.framework.transform import BatchStandardization
 
 
 def per_channel(parameter: Float[Tensor, " c"], like: Float[Tensor, "n c *t"]) -> Float[Tensor, "c *one"]:
@@ -19,7 +19,7 @@ def per_channel(parameter: Float[Tensor, " c"], like: Float[Tensor, "n c *t"]) -
     return parameter.view(-1, *[1] * (like.dim() - 2)).to(like.dtype)
 
 
-class ChannelConvolution(nn.Module):
+class ChannelFilter(nn.Module):
     """`y_c = sum_d w_d x_(c + d)`: one filter along the channel axis, zeros beyond its ends (ECA, arXiv 1910.03151).
 
     Args:
@@ -183,7 +183,7 @@ class StyleIntegration(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(2, channels))
-        self.norm = BatchNorm(channels, gamma=1.0)
+        self.norm = BatchStandardization(channels, gamma=1.0)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

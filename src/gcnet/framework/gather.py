@@ -29,7 +29,7 @@ class LocalAverage(nn.Module):
         return f"extent={self.extent}"
 
 
-class HalvingConvolution(nn.Module):
+class HalvingFilter(nn.Module):
     """A convolution of each channel alone, of 3 positions along each axis with stride 2 and zeros around, no bias.
 
     No convolution to `isinstance`, as `Pointwise`. It starts uniform within 1/sqrt(3^dims), PyTorch's start.

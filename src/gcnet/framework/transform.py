@@ -20,11 +20,11 @@ class ChannelLayerNorm(nn.LayerNorm):
         return F.layer_norm(channels_last, self.normalized_shape, self.weight, self.bias, self.eps).movedim(last, 1)
 
 
-class BatchNorm(_BatchNorm):
-    """Batch normalisation with gamma zero (or the one given) and beta zero at the start, for any number of axes.
+class BatchStandardization(_BatchNorm):
+    """Batch normalization with gamma zero (or the one given) and beta zero at the start, for any number of axes.
 
-    Not a `BatchNorm2d` to `isinstance`, so a host that sets all its gammas to one leaves this one alone;
-    `convert_sync_batchnorm` does convert it.
+    Neither a `BatchNorm2d` to `isinstance` nor named like one, so a network that initializes its norms by type or by
+    class name leaves this one alone; `convert_sync_batchnorm` does convert it.
     """
 
     def __init__(self, channels: int, *, gamma: float = 0.0) -> None:
