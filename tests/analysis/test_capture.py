@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 import gcnet
 from gcnet.analysis.attention import Attention, token_grid
-from gcnet.analysis.capture import capture
+from gcnet.analysis.capture import capture, describe_unread
 from gcnet.analysis.readers import observed_weights
+from gcnet.blocks import build_block
 from gcnet.errors import UserError
 from random_weights import randomise
 from tolerances import assert_equal_within
@@ -363,3 +364,45 @@ def test_tokens_are_laid_out_as_the_image_is(
     tokens: int, extra: int | None, image: tuple[int, int], expected: tuple
 ) -> None:
     assert token_grid(tokens, extra, image) == expected
+
+
+def test_the_gate_of_a_block_with_a_bias_is_its_factor_alone() -> None:
+    block = build_block("grn", channels=8)
+    with torch.no_grad():
+        block.scale.fusion.bias.fill_(6.0)
+    with capture(block) as found:
+        block(torch.randn(2, 8, 5, 7))
+    (gate,) = found.gates
+    torch.testing.assert_close(gate.weights, torch.ones(2, 8))
+
+
+def test_a_block_that_adds_has_no_gate() -> None:
+    block = build_block("gc_slots", channels=8)
+    with capture(block) as found:
+        block(torch.randn(2, 8, 5, 7))
+    assert found.gates == [] and len(found.attention) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "unread", "kinds"),
+    [
+        ("swinv2_cr_tiny_ns_224", ["stages.0.blocks.0.attn"], "WindowMultiHeadAttention"),
+        ("pvt_v2_b0", ["stages.0.blocks.0.attn"], "Attention"),
+        ("xcit_nano_12_p16_224", ["blocks.0.attn"], "XCA"),
+    ],
+)
+def test_attention_that_cannot_be_read_is_named(name: str, unread: list[str], kinds: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    with capture(model.eval()) as found:
+        model(torch.empty(1, 3, 224, 224, device="meta"))
+    assert found.attention == [] and list(found.unread)[: len(unread)] == unread
+    sentence = describe_unread(model, found.unread)
+    assert f" {kinds}" in sentence and "adapters=" in sentence and "\n" not in sentence
+
+
+def test_attention_that_is_read_or_has_an_adapter_is_not_named() -> None:
+    model = timm.create_model("test_vit").eval()
+    with capture(model) as found:
+        model(torch.zeros(1, 3, 160, 160))
+    assert found.attention and not found.unread and describe_unread(model, found.unread) == ""

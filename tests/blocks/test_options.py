@@ -154,3 +154,9 @@ def test_builder_that_takes_any_option_is_given_any() -> None:
 
     check_options(builder, {"width": 3})
     assert build_block(builder, channels=16, width=3).weight.shape == (3, 16)
+
+
+@pytest.mark.parametrize("block", ["gc", "se", "fca"])
+def test_a_ratio_as_in_mmcv_is_refused_with_its_inverse(block: str) -> None:
+    with pytest.raises(UserError, match=r"ratio r gives channels / r .* found 0\.0625; mmcv's ratio=1/16 is ratio=16"):
+        build_block(block, channels=64, ratio=1 / 16)

@@ -70,6 +70,23 @@ def test_statistics_are_printed_written_and_drawn(
     assert "A gc block in its place would do:" in text
 
 
+def test_a_network_of_shared_maps_has_nothing_to_measure_but_its_inputs(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = create_model("cifar_resnet20", block="gc", at=["layer1.0", "layer2.0"])
+    save_model(model, tmp_path / "gc.safetensors", preprocessing={"image_size": 16})
+    output = tmp_path / "out"
+    settings = Settings(
+        str(tmp_path / "gc.safetensors"), statistics=True, data=str(photos), output=output, device="cpu"
+    )
+    assert run(settings) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("nothing to measure: every layer has one attention map for all positions by construction")
+    titles = next(line for line in text.splitlines() if line.startswith("layer "))
+    assert titles.split() == ["layer", "input"] and "one map " not in text.split("layer ", 1)[1].split("\n\n")[0]
+    assert (output / "statistics.png").exists()
+
+
 def test_a_network_without_either_is_refused(photos: Path, tmp_path: Path) -> None:
     save_model(create_model("cifar_resnet20"), tmp_path / "plain.safetensors", preprocessing={"image_size": 16})
     model = str(tmp_path / "plain.safetensors")

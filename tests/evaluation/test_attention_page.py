@@ -92,14 +92,14 @@ def content_of(page: str) -> dict[str, Any]:
 
 
 def decoded(layer: dict[str, Any]) -> np.ndarray:
-    """(rows, h, w) in multiples of an even map."""
+    """(rows, h, w) as multiples of uniform attention."""
     steps = np.frombuffer(base64.b64decode(layer["maps"]), dtype=np.uint8).reshape(-1, *layer["keys"])
-    return steps / 255 * np.array(layer["peaks"])[:, None, None]
+    return steps / 255 * np.array(layer["peaks"]).clip(min=2)[:, None, None]
 
 
 def test_the_page_holds_every_map_to_a_quarter_of_a_percent_of_its_highest_weight() -> None:
     maps = some_maps()
-    page, count = render([maps], "What <model> attends to")
+    page, count = render([maps], "Attention maps of <model>")
     (image,) = content_of(page)["images"]
     assert (count, image["name"], image["answer"]) == (1, "a <b>.png", "cat 73%")
     for layer, stored in zip(maps.layers, image["layers"], strict=True):
@@ -109,8 +109,22 @@ def test_the_page_holds_every_map_to_a_quarter_of_a_percent_of_its_highest_weigh
         expected = np.stack([*expected, layer.mean_map()]).clip(min=0)
         assert stored["shared"] is layer.attention.is_shared
         assert len(stored["peaks"]) == len(expected)
-        np.testing.assert_allclose(decoded(stored), expected, atol=0.0075 * expected.max())
-    assert "What &lt;model&gt; attends to" in page
+        np.testing.assert_allclose(decoded(stored), expected, atol=0.0075 * max(expected.max(), 2))
+    assert "Attention maps of &lt;model&gt;" in page
+
+
+def test_uniform_attention_has_the_middle_color_and_a_shared_map_no_query_to_choose() -> None:
+    uniform = Attention(torch.full((1, 1, 6), 1 / 6), (2, 3), (2, 3))
+    maps = ImageMaps(Path("a.png"), Image.new("RGB", (32, 32)), 0, "cat", (LayerMaps("layer", "Kind", uniform),), ())
+    page, _ = render([maps])
+    (layer,) = content_of(page)["images"][0]["layers"]
+    steps = np.frombuffer(base64.b64decode(layer["maps"]), dtype=np.uint8)
+    assert set(steps) == {128} and layer["peaks"] == [1.0]
+    assert content_of(page)["has_queries"] is False
+    assert "Every layer of this network has one attention map for all query positions." in page
+    assert 'id="mean" aria-pressed="false" hidden' in page and "Click on the image" not in page
+    mixed, _ = render([some_maps()])
+    assert content_of(mixed)["has_queries"] is True and "Click on the image" in mixed
 
 
 def test_the_page_asks_nothing_of_the_network() -> None:
@@ -161,7 +175,7 @@ def test_every_click_shows_the_row_of_its_query(tmp_path: Path) -> None:
             steps = np.frombuffer(base64.b64decode(layer["maps"]), dtype=np.uint8).reshape(len(layer["peaks"]), -1)
             assert np.array_equal(np.array(found["pixels"]).reshape(-1, 4)[:, :3], table[steps[row]])
             assert found["name"] == layer["name"]
-            assert found["caption"].endswith(f"up to {layer['peaks'][row]:g} x even")
+            assert found["caption"].endswith(f"up to {layer['peaks'][row]:g} x uniform")
 
     # Rows of 4 x 4, 3 x 5 and one shared map: column 0 of row 2 of four, of row 1 of three; the last cell; and so on.
     expect(start, [8, 5, 0], stored)
@@ -193,4 +207,4 @@ def test_a_browser_draws_the_page(tmp_path: Path) -> None:
     layers = content_of(page)["images"][0]["layers"]
     assert "query at 10 % of the width, 60 % of the height" in done.stdout
     for layer, row in zip(layers, (8, 5, 0), strict=True):
-        assert f"up to {layer['peaks'][row]:g} x even" in done.stdout
+        assert f"up to {layer['peaks'][row]:g} x uniform" in done.stdout

@@ -1,6 +1,8 @@
 """Capture: a context in which every attending module of a network, and every gate, leaves what it did at each call."""
 
-from collections.abc import Callable, Generator, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +15,9 @@ from gcnet.analysis.attention import Attention
 from gcnet.analysis.readers import Adapter, Call, Reader, find_reader
 from gcnet.framework.block import Branch
 from gcnet.framework.fusion import Add
+from gcnet.framework.gate import Distribute
 
+_ATTENTION = re.compile(r"attention|attn|^xca$", re.IGNORECASE)
 # Of squeeze-and-excitation in other libraries, the part whose output multiplies the channels.
 _GATES = {
     "timm.layers.squeeze_excite": "gate",
@@ -34,10 +38,17 @@ class Gate:
 
 @dataclass
 class Capture:
-    """What was captured, in the order of the calls: (name of the module, what was kept of its attention), and gates."""
+    """What was captured, in the order of the calls.
+
+    Attributes:
+        attention: name of the module, and what was kept of its attention.
+        gates: of modules that weigh channels.
+        unread: names of attention modules that ran and cannot be read: `adapters` takes readers for them.
+    """
 
     attention: list[tuple[str, Any]] = field(default_factory=list)
     gates: list[Gate] = field(default_factory=list)
+    unread: dict[str, None] = field(default_factory=dict)
     _image: tuple[int, int] = (1, 1)
     _is_reading: bool = False
 
@@ -84,7 +95,30 @@ def capture(
                 hooks.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
             for part, gate_hook in _gates(found, name, module):
                 hooks.callback(part.register_forward_hook(gate_hook).remove)
+        for name, module in _unread_attention(model, known).items():
+            hooks.callback(module.register_forward_hook(_noting_unread(found, name)).remove)
         yield found
+
+
+def _unread_attention(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter]) -> dict[str, nn.Module]:
+    """Modules that are attention by the name of their type, without a reader for them or for one around or in them."""
+    modules = dict(model.named_modules())
+    read = [
+        name for name, module in modules.items() if find_reader(module, adapters) or _gates(Capture(), name, module)
+    ]
+    unread: dict[str, nn.Module] = {}
+    for name, module in modules.items():
+        if not _ATTENTION.search(type(module).__name__):
+            continue
+        around = (f"{name}.".startswith(f"{other}.") for other in (*read, *unread))
+        within = (f"{other}.".startswith(f"{name}.") for other in read)
+        if not any(around) and not any(within):
+            unread[name] = module
+    return unread
+
+
+def _noting_unread(found: Capture, name: str) -> Callable[..., None]:
+    return lambda *_: found.unread.update({name: None})
 
 
 def _note_image(found: Capture) -> Callable[..., None]:
@@ -115,18 +149,31 @@ def _reading(
 
 def _gates(found: Capture, name: str, module: nn.Module) -> list[tuple[nn.Module, Callable[..., None]]]:
     """The part of a module whose calls show its gate, with the hook that notes it."""
-    if isinstance(module, Branch) and not isinstance(module.fusion, Add):
+    if isinstance(module, Branch) and not isinstance(module.fusion, Add | Distribute):
 
         def of_fusion(fusion: nn.Module, arguments: Any, _: Any) -> None:
             x, term = arguments
-            with torch.no_grad():  # what it does to ones is what it multiplies by
-                _note_gate(found, name, fusion.forward(torch.ones_like(x), term))
+            with torch.no_grad():  # `y = gate x + bias`
+                bias = fusion.forward(torch.zeros_like(x), term)
+                _note_gate(found, name, fusion.forward(torch.ones_like(x), term) - bias)
 
         return [(module.fusion, of_fusion)]
     part = getattr(module, _GATES.get(type(module).__module__, ""), None)
     if not isinstance(part, nn.Module):
         return []
     return [(part, lambda _, __, output: _note_gate(found, name, output.detach()))]
+
+
+def describe_unread(model: nn.Module, unread: Iterable[str]) -> str:
+    """A sentence about the attention modules that cannot be read; empty where there are none."""
+    kinds = Counter(type(model.get_submodule(name)).__name__ for name in unread)
+    if not kinds:
+        return ""
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return (
+        f"not shown: attention of a kind that cannot be read ({listed}); in Python, "
+        "gcnet.analysis.capture.capture(model, adapters={...}) takes a reader for it"
+    )
 
 
 def _note_gate(found: Capture, name: str, factors: Tensor) -> None:

@@ -75,6 +75,7 @@ def measure_layers(
     *,
     adapters: Mapping[type[nn.Module], Adapter] | None = None,
     on_gates: Callable[[list[Gate]], None] | None = None,
+    on_unread: Callable[[Iterable[str]], None] | None = None,
     part: Callable[[Attention], Attention] = lambda attention: attention,
 ) -> list[Layer]:
     """Average distances of every attending module of `model`, in its mode and without gradients.
@@ -84,6 +85,7 @@ def measure_layers(
         batches: images (N, 3, H, W), on the device of the network; the grid of a layer is that of the first.
         adapters: as for `gcnet.analysis.capture.capture`.
         on_gates: called after each batch with its gates.
+        on_unread: called at the end with the names of attention modules that cannot be read.
         part: the part of a call's attention to measure, such as `Padding.without_queries`.
     """
     calls: dict[str, list[Distances]] = {}
@@ -96,6 +98,8 @@ def measure_layers(
                 on_gates(found.gates)
             found.attention.clear()
             found.gates.clear()
+        if on_unread is not None:
+            on_unread(found.unread)
     return [_layer(name, type(model.get_submodule(name)).__name__, of_name) for name, of_name in calls.items()]
 
 

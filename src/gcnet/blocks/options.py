@@ -14,6 +14,11 @@ def bottleneck_width(channels: int, ratio: float) -> int:
     """Channels of the bottleneck: C/r, rounded down (the tolerance undoes the rounding of an inexact ratio)."""
     if not ratio > 0:
         raise UserError(f"ratio must be above 0, found {ratio:g}")
+    if ratio < 1:  # mmcv's argument is the inverse.
+        raise UserError(
+            f"ratio r gives channels / r in the bottleneck, so it is at least 1, found {ratio:g}; mmcv's ratio=1/16 is "
+            "ratio=16 here"
+        )
     width = math.floor(channels / ratio + 1e-9)
     if width < 1:
         raise UserError(f"ratio must be at most the channels: {channels} channels / ratio {ratio:g} leave none")

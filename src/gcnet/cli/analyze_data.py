@@ -1,5 +1,6 @@
 """How much a network's inputs, outputs and attention depend on the position, over a data set."""
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ _KEYS = ("input", "added", "attention", "divergence")  # of a layer's intervals
 
 def measure(network: "Network | Detector", settings: "Settings") -> int:
     """Measure, print and write; 0 if at least one image worked, 1 if none did."""
+    from gcnet.analysis.capture import describe_unread
     from gcnet.analysis.query_independence import measure_layers
     from gcnet.analysis.replacement import reading
     from gcnet.cli.analyze_detector import open_detector_run
@@ -34,16 +36,32 @@ def measure(network: "Network | Detector", settings: "Settings") -> int:
 
     gates = GateMeans()
     run = open_detector_run(network, settings) if isinstance(network, Detector) else open_run(network, settings)
+    unread: list[str] = []
     with evaluating(network.model):
         layers = measure_layers(
-            run.model, run.images(), on_gates=lambda found: gates.add(found, run.labels), part=run.part
+            run.model,
+            run.images(),
+            on_gates=lambda found: gates.add(found, run.labels),
+            on_unread=unread.extend,
+            part=run.part,
         )
     report_skipped(run.skipped, run.worked, "measured")
     if not run.worked:
         return 1
+    missed = describe_unread(run.model, unread)
     if not layers and not gates.names:
-        raise UserError(f"{settings.model} has neither attention over positions nor gates of channels to measure")
+        raise UserError(
+            f"{settings.model} has neither attention over positions nor gates of channels to measure"
+            + (f"; {missed}" if missed else "")
+        )
+    if missed:
+        print(missed, file=sys.stderr)
     settings.output.mkdir(parents=True, exist_ok=True)
+    if layers and all(layer.is_shared for layer in layers):
+        print(
+            "nothing to measure: every layer has one attention map for all positions by construction, so that maps and"
+        )
+        print("outputs do not differ between positions; only the inputs are shown\n")
     if layers:
         _print_table(layers)
     print(f"\n{reading(run.model, layers)}")
@@ -109,10 +127,11 @@ def _print_table(layers: "list[Layer]") -> None:
     print(f"average distance between positions, {layers[0].images:,} images; 95 % intervals over images")
     print("cosine from 0 (the same) over 0.5 (unrelated) to 1; js divergence in nats, up to 0.69\n")
     width = max(len("layer"), *(len(layer.name) for layer in layers))
-    print(f"{'layer':<{width}}  " + "  ".join(f"{title:<23}" for title in _TITLES).rstrip())
+    titles = _TITLES[:1] if all(layer.is_shared for layer in layers) else _TITLES
+    print(f"{'layer':<{width}}  " + "  ".join(f"{title:<23}" for title in titles).rstrip())
     for layer in layers:
         rows = ["one map", "one map"] if layer.is_shared else [_cell(layer.attention), _cell(layer.divergence)]
-        cells = [_cell(layer.input), _cell(layer.added), *rows]
+        cells = [_cell(layer.input), _cell(layer.added), *rows][: len(titles)]
         print(f"{layer.name:<{width}}  " + "  ".join(f"{cell:<23}" for cell in cells).rstrip())
 
 

@@ -82,7 +82,7 @@ class _Drawn:
         from gcnet.evaluation.gates import GateMeans
 
         self._rows, self._settings = rows, settings
-        self._page = Page(f"What {settings.model} attends to", total)
+        self._page = Page(f"Attention maps of {settings.model}", total)
         self._gates = GateMeans()
         self._answers: list[str] = []
         self._layers: list[str] = []
@@ -101,7 +101,10 @@ class _Drawn:
         if not maps.layers and not maps.gates:
             raise UserError(
                 f"{self._settings.model} has neither attention over positions nor gates of channels to show"
+                + (f"; {maps.unread}" if maps.unread else "")
             )
+        if maps.unread and not self.count:
+            print(maps.unread, file=sys.stderr)
         folder = self._settings.output
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{self.count + 1:02}-{re.sub(r'[^A-Za-z0-9.-]+', '_', maps.path.stem)[:60]}"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = "inferno"
+UNIFORM_MIDDLE = 2.0
+"""Scales reach at least this multiple of uniform attention, so that an even map has the middle color."""
 MOST_ROWS = 16
 _TILE = 1.75  # inches
 _POINT = "#00E5FF"  # seen on photographs and on the colours of the maps
@@ -115,19 +117,23 @@ def plot_gates(
 def plot_distances(layers: Sequence[Layer], path: Path) -> None:
     """Draw the average distances of `measure_layers`, a row for each layer, with their intervals."""
     rows = list(range(len(layers)))[::-1]
-    figure = Figure(figsize=(11, 0.42 * len(layers) + 1.8), layout="constrained")
-    cosine, divergence = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    for offset, key, name, colour in (
+    only_inputs = all(layer.is_shared for layer in layers)  # The other distances are 0 by construction.
+    figure = Figure(figsize=(7 if only_inputs else 11, 0.42 * len(layers) + 1.8), layout="constrained")
+    panels = figure.subplots(1, 1 if only_inputs else 2, sharey=True, squeeze=False)[0]
+    cosine = panels[0]
+    quantities = [
         (0.2, "input", "input $x_i$", INK),
         (0.0, "added", "output $z_i - x_i$", BLUE),
         (-0.2, "attention", "attention", VERMILLION),
-    ):
+    ]
+    for offset, key, name, colour in quantities[: 1 if only_inputs else 3]:
         _dots(cosine, [getattr(layer, key) for layer in layers], [row + offset for row in rows], name, colour)
-    _dots(divergence, [layer.divergence for layer in layers], [float(row) for row in rows], "attention", GREEN)
     style_axes(cosine, "Between positions, on average", "cosine distance (0 same, 0.5 unrelated)", "")
-    style_axes(divergence, "Of attention maps", "Jensen-Shannon divergence (nats, at most 0.69)", "")
+    if not only_inputs:
+        _dots(panels[1], [layer.divergence for layer in layers], [float(row) for row in rows], "attention", GREEN)
+        style_axes(panels[1], "Of attention maps", "Jensen-Shannon divergence (nats, at most 0.69)", "")
     cosine.set_yticks(rows, [plain(layer.name or layer.kind, 36) for layer in layers], fontsize=9)
-    for axes, least in ((cosine, 0.2), (divergence, 0.05)):  # so that next to nothing looks like next to nothing
+    for axes, least in zip(panels, (0.2, 0.05), strict=False):  # so that next to nothing looks like next to nothing
         right = max(axes.get_xlim()[1], least)
         axes.set_xlim(-0.02 * right, right)
         axes.set_ylim(-0.6, len(layers) - 0.4)
@@ -165,7 +171,13 @@ def _draw_map(axes: "Axes", values: Float[np.ndarray, "h w"], image: Image.Image
     axes.imshow(np.asarray(image.convert("L")), cmap="gray", vmin=0, vmax=255)
     extent = (-0.5, image.width - 0.5, image.height - 0.5, -0.5)
     drawn = axes.imshow(
-        values, cmap=COLOURS, vmin=0, vmax=highest or 1, alpha=0.72, extent=extent, interpolation="nearest"
+        values,
+        cmap=COLOURS,
+        vmin=0,
+        vmax=max(highest, UNIFORM_MIDDLE),
+        alpha=0.72,
+        extent=extent,
+        interpolation="nearest",
     )
     axes.set_xticks([])
     axes.set_yticks([])
@@ -184,5 +196,6 @@ def _style_scale(bar: Any) -> None:
 
 def _head(figure: Figure, maps: ImageMaps) -> None:
     """The figure's first lines: which image, what it was taken for, and what the colours are."""
-    text = f"{plain(maps.path.name, 40)}: {plain(maps.answer, 40)}\ncolours: weight of a position, 1 in an even map"
+    scale = "color: attention weight, as a multiple of uniform attention (uniform = 1)"
+    text = f"{plain(maps.path.name, 40)}: {plain(maps.answer, 40)}\n{scale}"
     figure.suptitle(text, x=0.01, ha="left", fontsize=11, color=INK)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from gcnet.analysis.attention import Attention
-from gcnet.analysis.capture import Gate, capture
+from gcnet.analysis.capture import Gate, capture, describe_unread
 from gcnet.analysis.readers import Adapter
 from gcnet.data.decode import open_image
 from gcnet.data.settings import Preprocessing
@@ -49,7 +49,7 @@ class LayerMaps:
         return row * width + column
 
     def map_of(self, point: Point) -> Float[np.ndarray, "h w"]:
-        """The map of the query at a point, in multiples of the weight that each position would have in an even map."""
+        """The map of the query at a point, as multiples of the uniform weight."""
         return self._relative(self.attention.map_of(self.position(point)))
 
     def mean_map(self) -> Float[np.ndarray, "h w"]:
@@ -71,6 +71,7 @@ class ImageMaps:
         answer: its name and probability; of a detector the objects.
         layers: those that attend over two axes, in the order of the calls.
         gates: of those that weigh channels; of one image each.
+        unread: a sentence about attention that cannot be read, or empty.
     """
 
     path: Path
@@ -79,6 +80,7 @@ class ImageMaps:
     answer: str
     layers: tuple[LayerMaps, ...]
     gates: tuple[Gate, ...]
+    unread: str = ""
 
 
 def look_at(
@@ -101,7 +103,8 @@ def look_at(
     label = int(scores.argmax())
     answer = f"{network.names()[label]} {scores[label]:.0%}"
     layers = layer_maps(network.model, found.attention)
-    return ImageMaps(path, image, label, answer, layers, tuple(found.gates))
+    unread = describe_unread(network.model, found.unread)
+    return ImageMaps(path, image, label, answer, layers, tuple(found.gates), unread)
 
 
 def layer_maps(model: nn.Module, attention: Sequence[tuple[str, Attention]]) -> tuple[LayerMaps, ...]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 
-from gcnet.evaluation.attention_figures import COLOURS
+from gcnet.evaluation.attention_figures import COLOURS, UNIFORM_MIDDLE
 from gcnet.evaluation.attention_maps import ImageMaps, LayerMaps
 
 PAGE_BYTES = 12_000_000
@@ -89,7 +89,7 @@ function drawLayer(canvas, caption, layer, picture) {
   side.imageSmoothingEnabled = false;
   side.drawImage(small, 0, 0, canvas.width, canvas.height);
   if (!state.mean && !layer.shared) mark(side, canvas, 4);
-  caption.textContent = (layer.shared ? "one map for all; " : "") + "up to " + layer.peaks[row] + " x even";
+  caption.textContent = (layer.shared ? "one map for all; " : "") + "up to " + layer.peaks[row] + " x uniform";
 }
 
 function mark(side, canvas, radius) {
@@ -102,11 +102,11 @@ function mark(side, canvas, radius) {
 function draw() {
   const image = content.images[state.shown], canvas = find("query"), side = canvas.getContext("2d");
   side.drawImage(image.picture, 0, 0, canvas.width, canvas.height);
-  if (!state.mean) mark(side, canvas, 7);
+  if (!state.mean && content.has_queries) mark(side, canvas, 7);
   image.layers.forEach((layer) => drawLayer(layer.canvas, layer.caption, layer, image.picture));
   find("answer").textContent = image.name + ": " + image.answer;
   const [across, down] = state.point.map((share) => Math.round(100 * share));
-  find("place").textContent = state.mean ? "mean over all queries"
+  find("place").textContent = !content.has_queries ? "" : state.mean ? "mean over all queries"
     : "query at " + across + " % of the width, " + down + " % of the height";
   find("mean").setAttribute("aria-pressed", String(state.mean));
 }
@@ -139,7 +139,7 @@ function show(number) {
     layer.canvas = document.createElement("canvas");
     layer.canvas.width = 224;
     layer.canvas.height = height(224);
-    layer.canvas.addEventListener("click", choose);
+    if (content.has_queries) layer.canvas.addEventListener("click", choose);
     layer.caption = document.createElement("span");
     text.textContent = layer.name;
     text.append(layer.caption);
@@ -154,8 +154,10 @@ function show(number) {
 function begin() {
   const asked = location.hash.slice(1).split(",").map(Number);
   if (asked.length === 2 && asked.every((share) => share >= 0 && share < 1)) state.point = asked;
-  find("query").addEventListener("click", choose);
-  find("query").addEventListener("keydown", move);
+  if (content.has_queries) {
+    find("query").addEventListener("click", choose);
+    find("query").addEventListener("keydown", move);
+  } else find("query").style.cursor = "default";
   find("mean").addEventListener("click", () => { state.mean = !state.mean; draw(); });
   if (content.images.length > 1) content.images.forEach((image, number) => {
     const button = document.createElement("button"), thumb = document.createElement("img");
@@ -175,22 +177,23 @@ Promise.all(content.images.map((image) => new Promise((done) => {
 """
 
 _BODY = """<h1>{title}</h1>
-<p>Click on the image (or focus it and use the arrow keys) to choose a query position: every layer shows what that
-position attends to. Colours go from none to the highest weight of each map, said below it in multiples of an even map,
-where every position has the same weight. {note}</p>
+<p>{how} Colors run from zero to the highest weight of each map, or to twice the uniform weight where that is higher.
+Below each map is its highest weight, as a multiple of uniform attention, in which all positions have weight 1.
+{note}</p>
 <div id="thumbs"></div>
 <div class="columns"><div class="side"><canvas id="query" width="448" height="448" tabindex="0"
-aria-label="image: click to choose a query"></canvas><div id="answer"></div><div id="place"></div>
+aria-label="{label}"></canvas><div id="answer"></div><div id="place"></div>
 <div class="scale" style="background: linear-gradient(to right, {gradient})"></div>
-<div class="ends"><span>0</span><span>highest weight of the map</span></div>
-<button id="mean" aria-pressed="false">Mean over all queries</button></div><div id="layers"></div></div>"""
+<div class="ends"><span>0</span><span>end of the scale</span></div>
+<button id="mean" aria-pressed="false"{hidden}>Mean over all queries</button></div><div id="layers"></div></div>"""
 
 
 class Page:
     """A page of at most about `PAGE_BYTES`, to which images are added one by one.
 
     Maps are means over heads. They are cut into at most 28 x 28 cells of queries and of keys (fewer where the page
-    would grow too large), and stored in 256 steps from 0 to their highest weight; weights below 0 count as 0.
+    would grow too large), and stored in 256 steps from 0 to their highest weight, at least twice the uniform one;
+    weights below 0 count as 0.
 
     Args:
         title: of the page.
@@ -221,13 +224,19 @@ class Page:
             self._images.append(_image(maps, self._side))
             self._size += size
 
+    @property
+    def _has_queries(self) -> bool:
+        """Whether any layer has a map for each query."""
+        return any(not layer["shared"] for image in self._images for layer in image["layers"])
+
     def render(self) -> str:
         """The page as HTML text."""
         table = (matplotlib.colormaps[COLOURS](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
         content = {"side": self._side, "colours": _text(table.tobytes()), "images": self._images}
         gradient = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in table[::32].tolist())
         note = f"Maps of more than {self._side} cells along an axis are shown in {self._side}." if self._is_cut else ""
-        body = _BODY.format(title=escape(self.title), note=note, gradient=gradient)
+        body = _BODY.format(title=escape(self.title), note=note, gradient=gradient, **_words(self._has_queries))
+        content["has_queries"] = self._has_queries
         data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -235,6 +244,18 @@ class Page:
             f"<title>{escape(self.title)}</title><style>{_STYLE}</style></head>\n<body><main>\n{body}\n</main>\n"
             f'<script type="application/json" id="content">{data}</script>\n<script>{_SCRIPT}</script></body></html>\n'
         )
+
+
+def _words(has_queries: bool) -> dict[str, str]:
+    """The parts of the page that depend on whether there is a query to choose."""
+    if has_queries:
+        how = (
+            "Click on the image (or focus it and use the arrow keys) to choose a query position: every layer shows the "
+            "attention map of that query."
+        )
+        return {"how": how, "label": "image: click to choose a query", "hidden": ""}
+    how = "Every layer of this network has one attention map for all query positions."
+    return {"how": how, "label": "image", "hidden": " hidden"}
 
 
 def _size(image: ImageMaps, side: int) -> int:
@@ -275,7 +296,7 @@ def _layer(layer: LayerMaps, side: int) -> dict[str, Any]:
     shown = [] if layer.attention.is_shared else [layer.map_of(point) for point in points]
     maps = np.stack([_pooled(one, keys) for one in [*shown, layer.mean_map()]]).clip(min=0)  # (queries + 1, h, w)
     peaks = maps.max((1, 2))
-    steps = (maps / np.where(peaks > 0, peaks, 1)[:, None, None] * 255).round().astype(np.uint8)
+    steps = (maps / np.maximum(peaks, UNIFORM_MIDDLE)[:, None, None] * 255).round().astype(np.uint8)
     return {
         "name": layer.name or layer.kind,
         "shared": layer.attention.is_shared,

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from gcnet.analysis.attention import Attention
-from gcnet.analysis.capture import capture
+from gcnet.analysis.capture import capture, describe_unread
 from gcnet.analysis.padding import Padding
 from gcnet.data.coco.loading import pixels
 from gcnet.evaluation.attention_maps import ImageMaps, layer_maps
@@ -19,10 +19,10 @@ _THRESHOLD = 0.5
 
 
 def look_at_objects(detector: Detector, path: Path) -> ImageMaps:
-    """What the backbone attends to in an image file that the detector gets alone.
+    """Attention maps of the backbone for an image file that the detector gets alone.
 
-    The network pads what it has resized on the right and below. Queries and keys there are left out; in an even map all
-    keys have weight 1, those there as well. The answer counts the objects with a score above 0.5.
+    The network pads what it has resized on the right and below. Queries and keys there are left out; in uniform
+    attention all keys have weight 1, those there as well. The answer counts the objects with a score above 0.5.
 
     Raises:
         ImageError: the file cannot be read, or is too narrow to be resized.
@@ -42,7 +42,8 @@ def look_at_objects(detector: Detector, path: Path) -> ImageMaps:
             features = network.backbone(batch.tensors)
         answer = _answer(detector, batch, features)
     layers = layer_maps(network.backbone, found.attention)
-    return ImageMaps(path, image.resize((width, height)), 0, answer, layers, tuple(found.gates))
+    unread = describe_unread(network.backbone, found.unread)
+    return ImageMaps(path, image.resize((width, height)), 0, answer, layers, tuple(found.gates), unread)
 
 
 def _answer(detector: Detector, batch: Any, features: dict[str, Tensor]) -> str:

@@ -306,3 +306,34 @@ def test_conversion_leaves_the_source_s_weights_as_they_are() -> None:
             parameter.add_(1)
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        (SEModule(32, rd_channels=8), "timm_se"),
+        (SqueezeExcitation(32, 8), "torchvision_se"),
+        (GlobalContext(32, rd_channels=8), "timm_global_context"),
+        (MmcvContextBlock(32, 0.25), "mmcv_context"),
+    ],
+)
+def test_a_block_itself_is_converted_where_it_computes_the_same(module: nn.Module, source: str) -> None:
+    x = torch.randn(2, 32, 5, 7)
+    block = infer_block(randomise(module).eval(), source, 32).eval()
+    assert_equal_within(block(x), module(x), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "found"),
+    [
+        (SEModule(32, gate_layer="hard_sigmoid"), "timm_se", "gate of this SEModule is Hardsigmoid"),
+        (SEModule(32, act_layer=nn.SiLU), "timm_se", "act of this SEModule is SiLU"),
+        (SEModule(32, add_maxpool=True), "timm_se", "adds max pooling"),
+        (GlobalContext(32, act_layer=nn.GELU), "timm_global_context", "mlp_scale.act of this GlobalContext is GELU"),
+        (GlobalContext(32, gate_layer="hard_sigmoid"), "timm_global_context", "gate of this GlobalContext is Hards"),
+        (SqueezeExcitation(32, 8, scale_activation=nn.Hardsigmoid), "torchvision_se", "scale_activation of this"),
+    ],
+)
+def test_a_block_with_another_gate_or_activation_is_refused(module: nn.Module, source: str, found: str) -> None:
+    with pytest.raises(UserError, match=found):
+        convert_block(module, source)

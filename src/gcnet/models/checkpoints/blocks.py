@@ -7,7 +7,7 @@ from itertools import product
 from operator import or_
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gcnet.blocks import build_block
 from gcnet.errors import UserError, unknown
@@ -159,21 +159,32 @@ SOURCES: dict[str, tuple[tuple[Table, ...], ...]] = {
     "torchvision_se": ((_SQUEEZE_EXCITATION,),),
 }
 
+_PARTS = {
+    "gate": ("Sigmoid",),
+    "scale_activation": ("Sigmoid",),
+    "act": ("ReLU",),
+    "activation": ("ReLU",),
+}
+"""Names of parts in the blocks of timm and torchvision, and what our blocks have there."""
+
 _LAYER_NORM_EPSILON = {"mmcv_context": 1e-5, "timm_global_context": 1e-6}
 _MODES = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 
 
-def convert_block(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def convert_block(state_dict: Mapping[str, Tensor] | nn.Module, source: str) -> dict[str, Tensor]:
     """The weights of one block of another library, with our keys and shapes; dtype, device and memory are the source's.
 
     Args:
-        state_dict: of one block, its keys without a prefix, kernels of 1, 2 or 3 axes.
+        state_dict: of one block, its keys without a prefix, kernels of 1, 2 or 3 axes; or the block itself, whose gate,
+            activation and pooling, which keys do not show, are then checked.
         source: `mmcv_context` (ContextBlock), `mmcv_non_local` (NonLocal1d, 2d, 3d), `timm_global_context`
             (GlobalContext), `timm_se` (SEModule) or `torchvision_se` (SqueezeExcitation).
 
     Raises:
-        UserError: an unknown source; a key that the source's block does not have; a missing key; a wrong shape.
+        UserError: an unknown source; a key that the source's block does not have; a missing key; a wrong shape; a block
+            with another gate or activation than ours.
     """
+    state_dict = _weights_of(state_dict)
     table = _table(state_dict, source)
     converted = {}
     for key, tensor in state_dict.items():
@@ -192,7 +203,7 @@ def convert_block(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Te
 
 
 def infer_block(
-    state_dict: Mapping[str, Tensor],
+    state_dict: Mapping[str, Tensor] | nn.Module,
     source: str,
     channels: int,
     *,
@@ -201,7 +212,8 @@ def infer_block(
 ) -> ContextBlock:
     """Build the block that such weights belong to and load them; dtype and spatial axes are those of the weights.
 
-    Activations and gates are the source's defaults (ReLU, sigmoid): keys do not show them.
+    Activations and gates are the source's defaults (ReLU, sigmoid): keys do not show them. Pass the block itself to
+    have them checked.
 
     Args:
         state_dict, source: as for `convert_block`.
@@ -214,6 +226,7 @@ def infer_block(
         UserError: as `convert_block`; a mode that is needed and missing or contradicts the keys; weights that do not
             fit `channels`; sizes that our builder refuses.
     """
+    state_dict = _weights_of(state_dict)
     converted = convert_block(state_dict, source)
     if source == "mmcv_non_local":
         name, options = _non_local(state_dict, channels, mode, use_scale)
@@ -237,6 +250,26 @@ def infer_block(
             )
     block.to(dtype=kernel.dtype).load_state_dict(converted)
     return block
+
+
+def _weights_of(block: Mapping[str, Tensor] | nn.Module) -> Mapping[str, Tensor]:
+    """The state dict; of a block itself only if it computes what our block does."""
+    if not isinstance(block, nn.Module):
+        return block
+    for name, module in block.named_modules():
+        for attribute, valid in _PARTS.items():
+            part = getattr(module, attribute, None)
+            kind = type(part).__name__ if isinstance(part, nn.Module) else getattr(part, "__name__", None)
+            if kind is not None and kind not in valid:
+                raise UserError(
+                    f"{name and name + '.'}{attribute} of this {type(block).__name__} is {kind}, and our block has "
+                    f"{valid[0]} there: its weights would give other outputs"
+                )
+        if getattr(module, "add_maxpool", False):
+            raise UserError(
+                f"this {type(block).__name__} adds max pooling (add_maxpool), which our block does not have"
+            )
+    return block.state_dict()
 
 
 def _table(state_dict: Mapping[str, Tensor], source: str) -> Table:
