@@ -1,5 +1,6 @@
 """A detector is judged on the images that can be read: what it knows scores one, the others are named."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,17 @@ def test_objects_are_counted_without_crowds(scenes: CocoImages) -> None:
     first, *others = scenes.content["annotations"]
     content = {**scenes.content, "annotations": [{**first, "iscrowd": 1}, *others]}
     assert sum(judge(content, [], [1, 2]).objects.values()) == 11
+
+
+def test_masks_are_evaluated_on_the_images_whose_objects_all_have_one(scenes: CocoImages) -> None:
+    results = shaken(scenes.content)
+    content = copy.deepcopy(scenes.content)
+    next(one for one in content["annotations"] if one["image_id"] == 2)["segmentation"] = []
+    mixed, others = judge(content, results, [1, 2, 3]), judge(scenes.content, results, [1, 3])
+    assert mixed.masks is not None and others.masks is not None
+    assert (mixed.boxes.images, mixed.masks.images) == (3, 2)
+    assert mixed.masks.numbers == others.masks.numbers
+    assert judge(content, results, [2]).masks is None
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 1.5])

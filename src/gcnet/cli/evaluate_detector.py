@@ -107,6 +107,9 @@ def _print_result(result: "DetectorResult") -> None:
         print(f"left out {printable(skipped.name)}: {skipped.reason}", file=sys.stderr)
     print(f"images   {len(result.image_ids):,} judged, {len(result.skipped):,} left out")
     print(f"objects  {sum(result.objects.values()):,} of {len(result.objects):,} classes")
+    with_masks = len(result.image_ids) if result.masks is None else result.masks.images
+    if with_masks < len(result.image_ids):
+        print(f"masks    evaluated on {with_masks:,} images; in the others some objects have no mask")
     if result.is_coco_subset:
         print("\nSo few of COCO's images give no COCO result: that takes all 5,000 of its validation set.")
     width = max(map(len, DEFINITIONS))

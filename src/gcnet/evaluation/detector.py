@@ -23,7 +23,8 @@ class DetectorResult:
 
     Attributes:
         boxes: judged by the overlap of boxes.
-        masks: judged by the overlap of masks; None where detections or annotations have boxes only.
+        masks: judged by the overlap of masks; on the images whose objects all have masks; None where
+            there are none, or detections have boxes only.
         image_ids: of the images judged.
         objects: how many of each category, by its name, are in these images; crowds do not count.
         skipped: images that could not be read, and were not judged.
@@ -137,11 +138,23 @@ def judge(
         if not abs(result["score"]) <= 1:
             raise UserError(f"scores must be from 0 to 1; image {result['image_id']} has one of {result['score']}")
     boxes = evaluate_detections(annotations, results, kind="bbox", image_ids=image_ids)
-    masks = None
-    if has_masks and all(one.get("segmentation") for one in (*annotations["annotations"], *results)):
-        masks = evaluate_detections(annotations, results, kind="segm", image_ids=image_ids)
+    masks = _evaluate_masks(annotations, results, image_ids) if has_masks else None
     objects = _count_objects(annotations, set(image_ids))
     return DetectorResult(boxes, masks, tuple(image_ids), objects, tuple(skipped), results)
+
+
+def _evaluate_masks(
+    annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]], image_ids: Sequence[int]
+) -> DetectionResult | None:
+    """The masks evaluated on the images whose objects all have one; None where there is no such image with objects."""
+    boxes_only = {one["image_id"] for one in annotations["annotations"] if not one.get("segmentation")}
+    kept = [identity for identity in image_ids if identity not in boxes_only]
+    chosen = set(kept)
+    objects = [one for one in annotations["annotations"] if one["image_id"] in chosen]
+    found = [one for one in results if one["image_id"] in chosen]
+    if (boxes_only and not objects) or not all(one.get("segmentation") for one in found):
+        return None
+    return evaluate_detections({**annotations, "annotations": objects}, found, kind="segm", image_ids=kept)
 
 
 def _count_objects(annotations: Mapping[str, Any], image_ids: set[int]) -> dict[str, int]:

@@ -58,7 +58,7 @@ class DetectionTask:
         self.train = train.images if settings.detector.empty_images else train.images.with_objects()
         for part, images in ((train, self.train), (val, self.val.with_objects())):
             if not len(images):
-                raise UserError(f"{part.place}: no image has an object, so there is nothing to learn or to judge")
+                raise _nothing_to_learn(part)
         self._finds_masks = has_masks(settings.network.model)
         if self._finds_masks:
             _require_masks(train, settings.network.model)
@@ -234,6 +234,13 @@ class DetectionTask:
 
     def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
         """Nothing: `gcnet evaluate` draws the pictures of a detector."""
+
+
+def _nothing_to_learn(part: CocoPart) -> UserError:
+    annotations = part.images.content["annotations"]
+    crowds = sum(annotation.get("iscrowd", 0) for annotation in annotations)
+    reason = f": all {crowds:,} annotations are crowds (iscrowd 1)" if crowds and crowds == len(annotations) else ""
+    return UserError(f"{printable(part.place)}: no image has an object to train on or to evaluate{reason}")
 
 
 def open_detection(settings: TrainSettings, processes: Processes) -> DetectionTask:

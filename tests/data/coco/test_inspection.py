@@ -81,6 +81,12 @@ PLANTED: dict[str, tuple[str, Callable[[Content], None], object, object]] = {
     "category that is a text": ("category without id or name", lambda c: c["categories"].append("cat"), None, None),
     "category id as text": ("category id not an integer", change_category(id="3"), None, None),
     "category id that is a name": ("category id not an integer", change_category(id="c"), None, None),
+    "category named by half a character": (
+        "category name not valid Unicode",
+        lambda c: c["categories"][2].update(name="a\ud800"),
+        None,
+        None,
+    ),
     "category id twice": ("repeated category id", copied("categories", name="other"), None, None),
     "category name twice": ("repeated category name", copied("categories", id=77), None, None),
     "image without a file": ("image without id or file name", lambda c: c["images"][-1].pop("file_name"), None, None),

@@ -32,7 +32,7 @@ class Categories:
         by_id: dict[int, Entry] = {}
         by_name: dict[str, int] = {}
         for number, category in enumerate(found, start=1):
-            identity, name = self.ids(_raw_id(category)), _name(category, "name")
+            identity, name = self.ids(_raw_id(category)), self._valid_name(category)
             if identity is None or name is None:
                 self._report("category without id or name", f"category {number} of the list: {short(category)}")
                 self.dropped.add(identity)
@@ -47,6 +47,14 @@ class Categories:
                 by_id[identity], by_name[name] = {**category, "id": identity, "name": name}, identity
         self.kept = list(by_id.values())
         self.dropped -= by_id.keys() | {None}
+
+    def _valid_name(self, category: Any) -> str | None:
+        """The name, without halves of surrogate pairs, which no file can hold."""
+        name = _name(category, "name")
+        if name is None or not any("\ud800" <= letter <= "\udfff" for letter in name):
+            return name
+        self._report("category name not valid Unicode", f"{name!r:.60}")
+        return name.encode("utf-8", "backslashreplace").decode()
 
     def _report(self, kind: str, found: str) -> None:
         self._issues.append(Issue(kind, found))

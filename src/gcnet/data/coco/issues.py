@@ -39,6 +39,7 @@ _MASK = _skipped("skip the mask; take the box alone")
 KINDS: Mapping[str, Kind] = {
     "category without id or name": _skipped("skip the category and its annotations"),
     "category id not an integer": _repaired("convert it, or give a new id if it is not a number"),
+    "category name not valid Unicode": _repaired("escape its half characters"),
     "repeated category id": _skipped("keep the first"),
     "repeated category name": _repaired("keep the first, and give it the annotations of the others"),
     "image without id or file name": _WITH_IMAGE,

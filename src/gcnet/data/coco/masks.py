@@ -118,6 +118,8 @@ def _polygons_runs(polygons: Sequence[Sequence[float]], height: int, width: int)
 
 
 def _checked_lengths(counts: object, height: int, width: int) -> list[int]:
+    if isinstance(counts, str | list) and len(counts) > 1000 + _LONGEST_NUMBER * height * width:
+        raise ValueError(f"it has {len(counts):,} characters or runs for {height * width:,} pixels")
     lengths = run_lengths(counts)
     if sum(lengths) != height * width:
         raise ValueError(f"its runs cover {sum(lengths):,} of {height * width:,} pixels")

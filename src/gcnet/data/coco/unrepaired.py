@@ -35,7 +35,7 @@ def as_loaded(content: Mapping[str, Any], place: str) -> tuple[dict[str, Any], I
             if type(image.get(side)) is not int or image[side] < 1:
                 raise _refusal(place, f"image {identity} has {side} {short(image.get(side))}")
     for identity, category in categories.items():
-        category["name"] = str(category.get("name", identity))
+        category["name"] = str(category.get("name", identity)).encode("utf-8", "backslashreplace").decode()
     annotations = []
     for number, entry in enumerate(content["annotations"], start=1):
         if not isinstance(entry, dict):
