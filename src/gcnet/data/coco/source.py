@@ -14,7 +14,8 @@ from gcnet.data.coco.ids import Ids
 from gcnet.data.coco.images import CocoImages, Entry, FolderReader
 from gcnet.data.coco.inspection import Inspection, image_names, inspect, read_annotations
 from gcnet.data.coco.issues import Issue, summary
-from gcnet.data.coco.layouts import find_layout, image_folder, unrecognized
+from gcnet.data.coco.layouts import find_layout, image_folder
+from gcnet.data.coco.splits import annotation_file, split_files, validates_on_test
 from gcnet.data.coco.unrepaired import as_loaded
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import DataSettings
@@ -97,7 +98,7 @@ def open_coco(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> 
     """
     if settings.is_generated:
         return _open_scenes(settings, "train", seed), _open_scenes(settings, "val", seed)
-    train_file, val_file = _files(settings)
+    train_file, val_file = split_files(settings)
     train = _open_file(train_file, settings, "train")
     if val_file is None:
         train, val = held_out(train, settings.val_fraction or 0.0, split_seed)
@@ -131,18 +132,21 @@ def open_validation(
     if settings.is_generated:
         return _open_scenes(settings, "val", seed)
     if settings.val is None and settings.val_fraction is not None:
-        part = _open_file(_files(settings)[0], settings, "train", needs_images=needs_images, repairs=repairs)
+        part = _open_file(split_files(settings)[0], settings, "train", needs_images=needs_images, repairs=repairs)
         part = held_out(part, settings.val_fraction, split_seed)[1]
     else:
-        file = _given(settings.val, "--val", "val") if settings.val else _given(settings.data, "--data", "val")
+        file = (
+            annotation_file(settings.val, "--val", "val")
+            if settings.val
+            else annotation_file(settings.data, "--data", "val")
+        )
         part = _noted(_open_file(file, settings, "val", needs_images=needs_images, repairs=repairs), settings)
     return part.limited(settings.limit_val)
 
 
 def _noted(part: CocoPart, settings: DataSettings) -> CocoPart:
     """The validation part, with a note if it is the test split."""
-    layout = find_layout(Path(settings.data))
-    if settings.val is not None or layout.val or not layout.test:
+    if not validates_on_test(settings):
         return part
     note = f"{printable(settings.data)} has no validation split: {printable(part.place)} is used for validation"
     return replace(part, notes=(*part.notes, note))
@@ -162,52 +166,6 @@ def held_out(part: CocoPart, fraction: float, seed: int) -> tuple[CocoPart, Coco
     note = f"{taken:,} of {count:,} images of {part.place} are held out for validation (--val-fraction {fraction:g})"
     rest = part.subset([index for index in range(count) if index not in chosen], note)
     return rest, CocoPart(part.images.subset(sorted(chosen)), (), part.place)
-
-
-def _files(settings: DataSettings) -> tuple[Path, Path | None]:
-    """The annotation files of training and validation; None for validation that is split off."""
-    train = _given(settings.data, "--data", "train")
-    if settings.val is not None:
-        val = _given(settings.val, "--val", "val")
-        if val.exists() and train.exists() and os.path.samefile(val, train):
-            raise UserError(f"--val must be other images than --data, found {printable(val)} for both")
-        return train, val
-    layout = find_layout(Path(settings.data))
-    own = layout.val or layout.test
-    if settings.val_fraction is not None:
-        if layout.val:
-            raise UserError(
-                f"{printable(settings.data)} has validation data of its own, {printable(layout.val[0])}: leave out "
-                f"--val-fraction, or name the file of the training images by --data"
-            )
-        return train, None
-    if not own:
-        raise UserError(
-            f"{printable(train)} has training images only: name a file of validation images by --val FILE, or hold "
-            f"out a share of the images by --val-fraction 0.2"
-        )
-    return train, _single(own, "--val")
-
-
-def _given(data: str, flag: str, split: str) -> Path:
-    """The annotation file of a split that a flag names: a file, or a folder that holds it."""
-    path = Path(data)
-    if path.suffix.lower() == ".json" or path.is_file():
-        return path
-    layout = find_layout(path)
-    found = {"train": layout.train, "val": layout.val or layout.test}[split] or layout.unsplit
-    if not found and flag == "--val":
-        found = layout.files()
-    if not found:
-        raise unrecognized(layout, split)
-    return _single(found, flag)
-
-
-def _single(files: Sequence[Path], flag: str) -> Path:
-    if len(files) > 1:
-        listed = ", ".join(printable(path) for path in files[:4]) + (", ..." if len(files) > 4 else "")
-        raise UserError(f"{flag} needs one annotation file, found {len(files)}: {listed}; name one by {flag} FILE")
-    return files[0]
 
 
 def _open_scenes(settings: DataSettings, split: str, seed: int) -> CocoPart:

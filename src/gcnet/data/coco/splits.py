@@ -1,0 +1,69 @@
+"""The annotation files of training and validation data, as `--data`, `--val` and `--val-fraction` name them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from gcnet.data.coco.layouts import find_layout, unrecognized
+from gcnet.data.settings import DataSettings
+from gcnet.errors import UserError, printable
+
+
+def split_files(settings: DataSettings) -> tuple[Path, Path | None]:
+    """The annotation files of training and validation; None for validation that is held out of training.
+
+    Raises:
+        UserError: there is no such file, or no validation data.
+    """
+    train = annotation_file(settings.data, "--data", "train")
+    if settings.val is not None:
+        val = annotation_file(settings.val, "--val", "val")
+        if val.exists() and train.exists() and os.path.samefile(val, train):
+            raise UserError(f"--val must be other images than --data, found {printable(val)} for both")
+        return train, val
+    layout = find_layout(Path(settings.data))
+    own = layout.val or layout.test
+    if settings.val_fraction is not None:
+        if layout.val:
+            raise UserError(
+                f"{printable(settings.data)} has validation data of its own, {printable(layout.val[0])}: leave out "
+                f"--val-fraction, or name the file of the training images by --data"
+            )
+        return train, None
+    if not own:
+        raise UserError(
+            f"{printable(train)} has training images only: name a file of validation images by --val FILE, or hold "
+            f"out a share of the images by --val-fraction 0.2"
+        )
+    return train, _single(own, "--val")
+
+
+def annotation_file(data: str, flag: str, split: str) -> Path:
+    """The annotation file of a split, "train" or "val", that a flag names: a file, or a folder that holds it.
+
+    Raises:
+        UserError: the folder has no such file, or several.
+    """
+    path = Path(data)
+    if path.suffix.lower() == ".json" or path.is_file():
+        return path
+    layout = find_layout(path)
+    found = {"train": layout.train, "val": layout.val or layout.test}[split] or layout.unsplit
+    if not found and flag == "--val":
+        found = layout.files()
+    if not found:
+        raise unrecognized(layout, split)
+    return _single(found, flag)
+
+
+def validates_on_test(settings: DataSettings) -> bool:
+    """Whether the data have a test split and no other for validation."""
+    layout = find_layout(Path(settings.data))
+    return settings.val is None and not layout.val and bool(layout.test)
+
+
+def _single(files: Sequence[Path], flag: str) -> Path:
+    if len(files) > 1:
+        listed = ", ".join(printable(path) for path in files[:4]) + (", ..." if len(files) > 4 else "")
+        raise UserError(f"{flag} needs one annotation file, found {len(files)}: {listed}; name one by {flag} FILE")
+    return files[0]
