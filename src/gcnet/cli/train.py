@@ -47,7 +47,7 @@ class Settings:
     --device; --data, --val, --images and --root where the data moved; --epochs or --steps for another length (the
     learning rate then follows the schedule of the new length from here on)."""
     dry_run: bool = False
-    """Only train on a few batches, and say FLOPs, memory and how long the whole run would take."""
+    """Only train for up to four steps and try a validation image: shows FLOPs, memory and the time of the whole run."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     data: DataSettings = field(default_factory=DataSettings)

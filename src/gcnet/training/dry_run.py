@@ -54,7 +54,8 @@ class Estimate:
         memory = "of GPU memory" if self.device.startswith("cuda") else "of memory for the whole process"
         evaluations = f"{self.evaluations} evaluation{'s' * (self.evaluations != 1)}"
         return (
-            f"one batch forward and backward: loss {self.loss:.4f}, {self.step_seconds:.3f} s a step on {self.device}\n"
+            f"{_TIMED_STEPS + 1} training steps at most and one validation image, nothing written: "
+            f"first loss {self.loss:.4f}, {self.step_seconds:.3f} s a step on {self.device}\n"
             f"network: {self.parameters:,} parameters, {self.flops / 1e9:.3g} GFLOPs an image forward "
             f"(multiply-add = 2), about three times that in training\n"
             + "".join(f"{insertion}\n" for insertion in self.insertions)
@@ -65,7 +66,7 @@ class Estimate:
 
 
 def dry_run(settings: TrainSettings, *, build_model: BuildModel | None = None) -> Estimate:
-    """Train on a few batches and say what the whole run would cost.
+    """Train for a few steps, try a validation image, and estimate the cost of the whole run; nothing is written.
 
     Raises:
         UserError: as `train` would.
