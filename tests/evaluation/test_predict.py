@@ -113,6 +113,17 @@ def test_an_image_named_twice_counts_once(tmp_path: Path) -> None:
     assert sorted(path.resolve() for path in found) == sorted(files)
 
 
+def test_files_of_other_formats_in_folders_are_counted_by_suffix(tmp_path: Path) -> None:
+    write_fruit(tmp_path)
+    for name in ("a.heic", "b.heic", "c"):
+        (tmp_path / "apple" / name).write_bytes(b"x")
+    notes: list[str] = []
+    find_images([tmp_path], note=notes.append)
+    assert notes == ["skipped 3 files of unsupported formats (2 .heic, 1 without a suffix)"]
+    with pytest.raises(UserError, match="URLs are not supported, found https://a.b/c.jpg"):
+        find_images(["https://a.b/c.jpg"])
+
+
 def test_paths_that_lead_nowhere_get_a_sentence(tmp_path: Path) -> None:
     write_fruit(tmp_path)
     with pytest.raises(UserError, match=r'no file or folder .*aple; did you mean ".*apple"\?'):

@@ -88,7 +88,8 @@ def find_images(paths: Iterable[Path | str], *, note: Callable[[str], None] = la
 
 def _missing(path: Path) -> UserError:
     if _URL.match(str(path)):
-        return UserError(f"URLs are not supported, found {path}: download the images first")
+        url = str(path).replace(":/", "://", 1)
+        return UserError(f"URLs are not supported, found {url}: download the images first")
     return UserError(f"there is no file or folder {path}{nearest_path(path)}")
 
 
