@@ -167,6 +167,27 @@ def test_class_tokens_of_any_name_and_at_both_ends_are_left_alone(start: int, en
     torch.testing.assert_close(found[:, start : start + 48], middle)
 
 
+class OneQuery(Tokens):
+    """Gives the attention of its class token to a module, (N, heads, 1, P)."""
+
+    def __init__(self) -> None:
+        super().__init__(start=1)
+        self.dropout = nn.Dropout(0.1)
+        self.blocks[2].register_forward_hook(lambda _, __, output: self.attend(output))
+
+    def attend(self, tokens: Tensor) -> Tensor:
+        weights = self.dropout((tokens[:, None, :1] @ tokens[:, None].transpose(2, 3)).softmax(-1))
+        return tokens + weights[:, 0].transpose(1, 2)
+
+
+def test_the_attention_of_one_query_is_no_map_of_positions() -> None:
+    model = OneQuery().eval()
+    insert(model, "se", at="blocks.0", ratio=4, example_input=(3, 48, 64), layout="tokens")
+    randomise(model)
+    tokens = torch.randn(2, 49, 20)
+    assert torch.equal(model.blocks[0](tokens)[:, 0], model.blocks[0].forward(tokens)[:, 0])
+
+
 class Pooled(nn.Module):
     """A class token that is made of the image, so that it cannot be measured, after a convolution."""
 

@@ -71,7 +71,9 @@ class ExtraTokens:
     @cached_property
     def _positions_of_maps(self) -> set[int]:
         outputs = (call.tensor for call in self._run.calls)
-        return {math.prod(output.shape[2:]) for output in outputs if output is not None and output.dim() >= 4}
+        sides = (output.shape[2:] for output in outputs if output is not None and output.dim() >= 4)
+        # Attention of one query (N, heads, 1, P) is no map.
+        return {math.prod(shape) for shape in sides if min(shape) > 1}
 
     @cached_property
     def _numbers_of_tokens(self) -> set[int]:
