@@ -231,3 +231,26 @@ def test_time_and_memory_are_measured_on_request(name: str, tmp_path: Path, monk
 def test_a_mistake_is_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cost(*arguments.split()) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["timm/gcresnet33ts", "timm/seresnet18", "torchvision/mobilenet_v3_small"])
+def test_against_plain_takes_the_blocks_of_timm_and_torchvision_out(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gcnet.cli.cost_networks import Choice
+
+    whole, plain = Choice(name, {}), Choice(name, {}).plain()
+    less = sum(parameter.numel() for parameter in plain.skeleton().parameters())
+    assert less < sum(parameter.numel() for parameter in whole.skeleton().parameters())
+    assert cost(name, "--against", "plain", "--batch-size", "2") == 0
+    assert f"against {name} without its blocks" in capsys.readouterr().out
+
+
+def test_against_plain_of_a_network_without_blocks_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cost("resnet18", "--against", "plain") == 2
+    assert "the same network without blocks, and resnet18 has none" in capsys.readouterr().err
+
+
+def test_a_network_by_name_is_counted_at_its_own_size(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cost("torchvision/inception_v3", "--batch-size", "2") == 0
+    assert "299" in capsys.readouterr().out

@@ -45,7 +45,7 @@ class Settings:
     """
 
     model: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Networks by name, or model files."""
+    """Networks by name, model files, or run folders (their best weights)."""
     block: str | None = None
     """Block to insert into networks whose name has none."""
     ratio: float | None = None
@@ -53,7 +53,8 @@ class Settings:
     num_classes: int | None = None
     """Classes of networks by name (default: 1000, for CIFAR networks 10, of detectors 80)."""
     against: str | None = None
-    """Give differences to this network, or to "plain", the same one without blocks."""
+    """Give differences to this network, or to "plain", the same one without blocks (inserted ones, or else timm's and
+    torchvision's own)."""
     image_size: tuple[str, ...] = ()
     """Image sizes, each a side such as 224 or HEIGHTxWIDTH (default: what the network is for)."""
     batch_size: int | None = None

@@ -13,20 +13,33 @@ from torch import nn
 from gcnet.analysis.itemized import Item, itemize
 from gcnet.cli.models import counted_size
 from gcnet.errors import UserError
-from gcnet.evaluation.network import MODEL_SUFFIX
+from gcnet.evaluation.network import model_path
 from gcnet.models.card import ModelCard, card_of
 from gcnet.models.create import create_model
 from gcnet.models.files import load_model
 from gcnet.models.names import is_detector, split_name
 from gcnet.report.bill import Bill, Line
 
+# Modules whose output is their input, scaled or with something added, so that the identity can stand for them.
+_OWN_BLOCKS = (
+    *("GlobalContext", "SEModule", "SqueezeExcite", "SqueezeExciteCl", "EffectiveSEModule", "SqueezeExcitation"),
+    *("EcaModule", "CecaModule", "CbamModule", "LightCbamModule", "GatherExcite", "NonLocalAttn", "BatNonLocalAttn"),
+)
+
 
 @dataclass(frozen=True)
 class Choice:
-    """A network by name with arguments of `create_model`, or a model file, which says itself what it is."""
+    """A network by name with arguments of `create_model`, or a model file or run folder, which says what it is.
+
+    Attributes:
+        name: of the network, or path of the file.
+        arguments: of `create_model`; none for a file.
+        without_own_blocks: timm's or torchvision's own attention blocks are taken out of the network.
+    """
 
     name: str
     arguments: Mapping[str, Any]
+    without_own_blocks: bool = False
 
     def __post_init__(self) -> None:
         """Refuse arguments beside a file."""
@@ -37,7 +50,12 @@ class Choice:
 
     def build(self) -> nn.Module:
         """The network, with fresh weights or those of its file."""
-        return load_model(self.name) if self._is_file else create_model(self.name, **self.arguments)
+        if self._path is not None:
+            return load_model(self._path)
+        model = create_model(self.name, **self.arguments)
+        if self.without_own_blocks:
+            take_out_own_blocks(model)
+        return model
 
     def skeleton(self) -> nn.Module:
         """The network for counting, without weights where that is possible."""
@@ -50,27 +68,33 @@ class Choice:
             return self.build()
 
     def plain(self) -> "Choice":
-        """The same network without blocks.
+        """The same network without blocks: without inserted ones, or else without those of timm or torchvision.
 
         Raises:
-            UserError: it has none of ours.
+            UserError: there are no blocks in it.
         """
-        has_block = bool(self._card.insertions) if self._is_file else bool(split_name(self.name)[0])
-        if not has_block and "block" not in self.arguments:
-            raise UserError(
-                f"--against plain compares with the same network without gcnet's blocks, and {self.name} has none: "
-                "give --block or a network with blocks, or name the other network, as in --against resnet50"
-            )
-        return self._without_blocks()
+        if self._has_blocks:
+            return self._host_choice()
+        host = self._host_choice(without_own_blocks=True)
+        with torch.device("meta"):
+            if take_out_own_blocks(create_model(host.name, **host.arguments)):
+                return host
+        raise UserError(
+            f"--against plain compares with the same network without blocks, and {self.name} has none: "
+            "give --block or a network with blocks, or name the other network, as in --against resnet50"
+        )
 
-    def _without_blocks(self) -> "Choice":
+    def _host_choice(self, *, without_own_blocks: bool = False) -> "Choice":
         own = {"num_classes": self._card.num_classes, "detector": self._card.detector}
-        return Choice(self._host, {name: value for name, value in own.items() if value is not None})
+        arguments = {name: value for name, value in own.items() if value is not None}
+        return Choice(self._host, arguments, without_own_blocks)
 
     @property
     def label(self) -> str:
         """The name, and the block where that is not in it."""
         block = self.arguments.get("block")
+        if self.without_own_blocks:
+            return f"{self.name} without its blocks"
         return f"{self.name} + {block}" if block else self.name
 
     @property
@@ -83,7 +107,7 @@ class Choice:
         preprocessing = self._card.preprocessing
         if preprocessing is not None and not self.is_detector:
             return preprocessing["image_size"], preprocessing["image_size"]
-        skeleton = self._without_blocks().skeleton()
+        skeleton = self._host_choice().skeleton()
         name = self._host.removeprefix("torchvision/")
         return _named_size(name, skeleton) or counted_size(self._host, skeleton)
 
@@ -99,7 +123,30 @@ class Choice:
 
     @property
     def _is_file(self) -> bool:
-        return Path(self.name).suffix == MODEL_SUFFIX or Path(self.name).is_file()
+        return self._path is not None
+
+    @cached_property
+    def _path(self) -> Path | None:
+        return model_path(self.name)
+
+    @property
+    def _has_blocks(self) -> bool:
+        if self._is_file:
+            return bool(self._card.insertions)
+        return bool(split_name(self.name)[0]) or "block" in self.arguments
+
+
+def take_out_own_blocks(model: nn.Module) -> int:
+    """Put nn.Identity in the place of timm's and torchvision's attention blocks; returns how many there were."""
+    found = [
+        (parent, name)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child).__name__ in _OWN_BLOCKS and type(child).__module__.startswith(("timm.", "torchvision."))
+    ]
+    for parent, name in found:
+        setattr(parent, name, nn.Identity())
+    return len(found)
 
 
 def _named_size(name: str, model: Any) -> tuple[int, int] | None:

@@ -62,9 +62,17 @@ def open_images(
 def _check_outputs(network: "Network", source: "ImageSource", settings: "Settings") -> None:
     if network.num_classes != len(source.classes):
         raise UserError(
-            f"{settings.weights or settings.model} has {network.num_classes} classes and {settings.data} "
-            f"{len(source.classes)}; an evaluation needs the same classes in both"
+            f"{settings.weights or settings.model} has {network.num_classes} classes{_listed(network.class_names)} and "
+            f"{settings.data} {len(source.classes)}{_listed(source.classes)}; an evaluation needs the same classes in "
+            "both"
         )
+
+
+def _listed(classes: tuple[str, ...] | None) -> str:
+    """The first class names, in parentheses; nothing where none are known."""
+    if not classes:
+        return ""
+    return f" ({printable(', '.join(classes[:5]))}{', ...' if len(classes) > 5 else ''})"
 
 
 def _say_assumed_order(classes: tuple[str, ...], settings: "Settings") -> None:

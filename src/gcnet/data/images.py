@@ -132,9 +132,13 @@ def check_known(found: Sequence[str], classes: Sequence[str] | None, place: obje
         return
     for name in found:
         if name not in classes:
-            raise UserError(
-                f'{place}: class "{name}" is not among the {len(classes)} known ones{nearest(name, classes)}'
-            )
+            proposal = nearest(name, classes)
+            lists = "" if proposal else f"; known: {_some(classes)}; found: {_some(found)}"
+            raise UserError(f'{place}: class "{name}" is not among the {len(classes)} known ones{proposal}{lists}')
+
+
+def _some(classes: Sequence[str]) -> str:
+    return printable(", ".join(classes[:5])) + (", ..." if len(classes) > 5 else "")
 
 
 class SubsetImages:

@@ -59,9 +59,8 @@ def find_published(name: str, weights: str | Path | None, argument: str = "weigh
         return None
     library, versions = published_versions(name)
     if not versions:
-        if text == PRETRAINED:
-            raise UserError(f'no pretrained weights are published for "{name}": give {argument}=FILE')
-        return None
+        missing = "" if text == PRETRAINED else f', and there is no file "{printable(text)}"'
+        raise UserError(f'no pretrained weights are published for "{name}"{missing}: give {argument}=FILE')
     chosen = versions[0] if text in (PRETRAINED, "DEFAULT") else text
     version = next((version for version in versions if version.lower() == chosen.lower()), None)
     if version is None:

@@ -26,7 +26,8 @@ class NetworkSettings:
     model: str = "gc_cifar_resnet20"
     """Network by name (`gcnet models` lists them); gc_, snl_, se_ or nl_ in front puts that block into it."""
     weights: str | None = None
-    """Start from these weights of the plain network or the one with blocks: a file, or "pretrained" (published)."""
+    """Start from these weights of the plain network or the one with blocks: a file, "pretrained" (torchvision's DEFAULT
+    or timm's first), or the name of published ones, such as IMAGENET1K_V1 or a1_in1k."""
     block: str | None = None
     """Block to insert (`gcnet blocks` lists them)."""
     ratio: float | None = None

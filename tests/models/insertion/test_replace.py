@@ -38,6 +38,29 @@ def test_blocks_on_tokens_are_replaced_where_they_are() -> None:
     }
 
 
+def test_a_block_that_does_not_take_the_channels_of_one_place_changes_nothing() -> None:
+    model: nn.Module = create_model("nl_cifar_resnet20", stages=(1, 3), blocks=(0,))
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    records = insertion_records(model)
+    with pytest.raises(UserError, match="ratio"):
+        replace(model, {"layer1.0", "layer3.0"}, "gc", ratio=32)  # 16 channels leave less than one, 64 leave two
+    assert insertion_records(model) == records
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_every_place_has_the_ratio_of_its_own_kind() -> None:
+    model: nn.Module = create_model("cifar_resnet20", num_classes=3)
+    insert(model, "se", at="layer1.0", position="after_add", ratio=2)
+    insert(model, "se", at="conv1", ratio=2)
+    replace(model, {"layer1.0", "conv1"}, "gc")
+    ratios = {record["places"][0]["name"]: record["ratio"] for record in insertion_records(model)}
+    alone = create_model("cifar_resnet20", num_classes=3)
+    insert(alone, "gc", at="conv1")
+    assert ratios == {"layer1.0": 4, "conv1": insertion_records(alone)[0]["ratio"]}
+
+
 def test_a_place_without_a_block_is_refused() -> None:
     model: nn.Module = create_model("gc_cifar_resnet20")
     with pytest.raises(UserError, match=r"an inserted block, found layer9\.0"):

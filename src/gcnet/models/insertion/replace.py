@@ -4,11 +4,18 @@ from collections.abc import Collection
 
 from torch import nn
 
-from gcnet.blocks import block_options
+from gcnet.blocks import block_options, build_block
 from gcnet.errors import UserError
-from gcnet.models.insertion.choice import Choice, narrow_ratio
-from gcnet.models.insertion.insert import put
-from gcnet.models.insertion.installed import Request, installed_modules, next_order, uninstall
+from gcnet.models.insertion.choice import narrow_ratio
+from gcnet.models.insertion.installed import (
+    Installed,
+    Request,
+    install,
+    installed_modules,
+    match_host,
+    next_order,
+    uninstall,
+)
 from gcnet.models.insertion.layout import Layout
 from gcnet.models.insertion.residual import residual_family
 
@@ -20,25 +27,44 @@ def replace(model: nn.Module, places: Collection[str], block: str, *, ratio: flo
         model: the network.
         places: names of modules that have a block (`layer3.4`).
         block: a name of `gcnet.list_blocks()`.
-        ratio: the paper's r; None for the default of `gcnet.insert`.
+        ratio: the paper's r; None for the default of `gcnet.insert`, by the kind of each place.
 
     Raises:
-        UserError: a place has no block, or the new block refuses the channels; the old ones may then be gone.
+        UserError: a place has no block, or the new block does not take the channels of a place. The model is then
+            unchanged.
     """
     found = dict(installed_modules(model))
     missing = sorted(set(places) - set(found))
     if missing:
         raise UserError(f"places must be modules with an inserted block, found {', '.join(missing)}")
-    by_position: dict[str | None, dict[str, Layout]] = {}
-    for name, module in found.items():
-        if name in places:
-            installed = vars(module)["context_insertion"]
-            by_position.setdefault(installed.request.position, {})[name] = installed.layout
-            family = residual_family(module)
-            if ratio is None and family is not None:
-                ratio = family.default_ratio
-            uninstall(module)
-    for position, layouts in by_position.items():
-        width = (ratio or narrow_ratio(layouts)) if "ratio" in block_options(block) else None
-        request = Request(next_order(model), block, False, width, None, None, position, {})
-        put(model, block, request, Choice(layouts, position, None, None, None))
+    modules = {name: module for name, module in found.items() if name in places}
+    ratios = _ratios(modules, ratio) if "ratio" in block_options(block) else dict.fromkeys(modules)
+    requests: dict[tuple[str | None, float | None], Request] = {}
+    built = []
+    for name, module in modules.items():
+        layout, position, width = _layout(module), _position(module), ratios[name]
+        order = next_order(model) + len(requests)
+        new = Request(order, block, False, width, None, None, position, {})
+        request = requests.setdefault((position, width), new)
+        context = build_block(block, channels=layout.channels, ratio=width, dims=layout.dims)
+        built.append((module, match_host(context, model, name), Installed(request, layout)))
+    for module, context, installed in built:
+        uninstall(module)
+        install(module, context, installed)
+
+
+def _ratios(modules: dict[str, nn.Module], ratio: float | None) -> dict[str, float | None]:
+    """The ratio of each place: as given, or the default of its residual family, or of the other places together."""
+    families = {name: residual_family(module) for name, module in modules.items()}
+    usual = {name: family.default_ratio if family else None for name, family in families.items()}
+    others = {name: _layout(module) for name, module in modules.items() if usual[name] is None}
+    narrow = narrow_ratio(others) if others else None
+    return {name: ratio or usual[name] or narrow for name in modules}
+
+
+def _layout(module: nn.Module) -> Layout:
+    return vars(module)["context_insertion"].layout
+
+
+def _position(module: nn.Module) -> str | None:
+    return vars(module)["context_insertion"].request.position
