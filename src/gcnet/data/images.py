@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image
 
 from gcnet.data.decode import FULL_DEPTH, open_image
-from gcnet.errors import UserError, nearest
+from gcnet.errors import UserError, nearest, printable
 
 CACHE_BYTES = 256 * 1024**2
 _CACHED_PIXELS = 96 * 96

@@ -15,7 +15,7 @@ from gcnet.report.results import Comparison
 from gcnet.training.reporter import Reporter
 from gcnet.training.settings import DetectorSettings
 
-# The paper and mmdet start from the weights that torchvision published first; its later ones are better by 2 to 5 points.
+# The paper and mmdet start from the weights that torchvision published first; its later ones are more accurate.
 _FIRST_WEIGHTS = "IMAGENET1K_V1"
 
 

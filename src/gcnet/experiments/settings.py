@@ -36,9 +36,9 @@ class ReproduceSettings:
     scale: Literal["full", "small"] | None = None
     """Train the rows: full or small."""
     weights: str | None = None
-    """With --scale: trained weights of the plain network that all start from, a file or "pretrained" (torchvision's IMAGENET1K_V1, as
-    in the paper); on
-    COCO of the backbone. Without it small networks train from random weights, with the preset scratch."""
+    """With --scale: trained weights of the plain network that all start from, of COCO's detectors of the backbone: a
+    file or "pretrained" (torchvision's IMAGENET1K_V1, as in the paper). Without it small networks train from random
+    weights, with the preset scratch."""
     seeds: int | None = None
     """With --scale: number of seeds (default: 3 of small, 1 of full)."""
     seed: int = 0
