@@ -233,6 +233,8 @@ def _from_timm(name: str, classes: int, image_size: int | None) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=False, num_classes=classes, **size)
     except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        if not size and _on_meta_device():
+            raise  # some networks compute with tensors while they are built; callers then build them for real
         if not size:
             raise UserError(f"timm cannot build {name}: {error}") from error
         raise UserError(
