@@ -189,9 +189,17 @@ def _roots(names: set[str]) -> str:
 
 def class_layers(host_name: str, options: Mapping[str, Any] | None = None) -> set[str]:
     """The layers whose shape depends on the number of classes."""
-    with torch.device("meta"):
-        two, three = (build_host(host_name, classes, **(options or {})).state_dict() for classes in (2, 3))
-    return {name.rpartition(".")[0] for name in two if two[name].shape != three[name].shape}
+    two, three = (_shapes(host_name, classes, options or {}) for classes in (2, 3))
+    return {name.rpartition(".")[0] for name in two if two[name] != three[name]}
+
+
+def _shapes(host_name: str, classes: int, options: Mapping[str, Any]) -> dict[str, torch.Size]:
+    try:
+        with torch.device("meta"):
+            host = build_host(host_name, classes, **options)
+    except (RuntimeError, NotImplementedError):  # RegNets compute their widths with tensors
+        host = build_host(host_name, classes, **options)
+    return {name: tensor.shape for name, tensor in host.state_dict().items()}
 
 
 def looks_like_mmdet(names: Mapping[str, Tensor]) -> bool:

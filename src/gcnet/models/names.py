@@ -251,9 +251,15 @@ def _from_torchvision(name: str, classes: int, image_size: int | None) -> nn.Mod
     try:
         return torchvision.models.get_model(name, weights=None, num_classes=classes, **size, **arguments)
     except (AssertionError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{name} cannot be built for images of {image_size} pixels: give another --image-size"
-        ) from error
+        if not size:
+            raise
+        raise UserError(f"{name} cannot be built for images of {image_size} pixels") from error
+
+
+def _on_meta_device() -> bool:
+    import torch
+
+    return torch.empty(0).is_meta
 
 
 def _unknown_model(name: str) -> UserError:
