@@ -15,7 +15,7 @@ def sample(height: int = 20, width: int = 30) -> tuple[Image.Image, Objects]:
     masks[1, 12:18, 20:29] = 1
     image = Image.fromarray(np.repeat(masks.max(0)[:, :, None] * np.uint8(255), 3, axis=2))
     boxes = torch.tensor([[4.0, 3.0, 14.0, 9.0], [20.0, 12.0, 29.0, 18.0]])
-    packed = BitMasks.pack(masks.astype(bool), height, width)
+    packed = BitMasks.pack(masks.astype(bool), 2, height, width)
     return image, Objects(boxes, torch.tensor([1, 2]), packed, torch.tensor([True, True]))
 
 

@@ -24,13 +24,13 @@ def one_image(*annotations: dict[str, object]) -> CocoImages:
 
 def test_packed_masks_unpack_to_the_same() -> None:
     masks = np.random.default_rng(0).integers(0, 2, (4, 5, 13)).astype(bool)
-    packed = BitMasks.pack(masks, 5, 13)
+    packed = BitMasks.pack(masks, 4, 5, 13)
     assert np.array_equal(packed.dense().numpy(), masks)
     assert [mask.tolist() for mask in packed] == masks.astype(int).tolist()
     assert packed.bits.shape == (4, 5, 2)
     flipped = packed.mapped(lambda mask: mask.flip(-1), 5, 13)
     assert np.array_equal(flipped.dense().numpy(), masks[:, :, ::-1])
-    assert BitMasks.pack([], 5, 13).dense().shape == (0, 5, 13)
+    assert BitMasks.pack([], 0, 5, 13).dense().shape == (0, 5, 13)
 
 
 def test_objects_without_a_mask_have_an_empty_one_and_are_marked() -> None:

@@ -83,7 +83,8 @@ class CocoImages:
         boxes = torch.tensor([annotation["bbox"] for annotation in found], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = torch.tensor([self._labels[annotation["category_id"]] for annotation in found], dtype=torch.int64)
-        masks = BitMasks.pack((annotation_mask(annotation, height, width) for annotation in found), height, width)
+        drawn = (annotation_mask(annotation, height, width) for annotation in found)
+        masks = BitMasks.pack(drawn, len(found), height, width)
         return Objects(clip_boxes_to_image(boxes, (height, width)), labels, masks, ~masks.is_empty())
 
     def files(self) -> set[str]:

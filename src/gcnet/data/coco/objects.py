@@ -24,13 +24,12 @@ class BitMasks:
     width: int
 
     @classmethod
-    def pack(cls, masks: Iterable[np.ndarray], height: int, width: int) -> "BitMasks":
-        """Pack masks (H, W) of 0 and 1 one at a time, so that only one is in memory unpacked."""
-        packed = [_packed(mask) for mask in masks]
-        bits = np.zeros((len(packed), height, -(-width // 8)), dtype=np.uint8)
-        while packed:  # frees each, so that there are never two copies
-            last = packed.pop()
-            bits[len(packed)] = last
+    def pack(cls, masks: Iterable[np.ndarray], count: int, height: int, width: int) -> "BitMasks":
+        """Pack `count` masks (H, W) of 0 and 1 one at a time, so that only one is in memory unpacked."""
+        bits = np.zeros((count, height, -(-width // 8)), dtype=np.uint8)
+        for number, mask in enumerate(masks):
+            # Rows must lie together, or packing takes much longer.
+            bits[number] = np.packbits(np.ascontiguousarray(mask), axis=1)
         return cls(torch.from_numpy(bits), width)
 
     def __len__(self) -> int:
@@ -46,7 +45,7 @@ class BitMasks:
 
     def mapped(self, change: Callable[[Tensor], Tensor], height: int, width: int) -> "BitMasks":
         """Each mask (H, W) of 0 and 1 changed to one of a new size, one at a time."""
-        return BitMasks.pack((change(mask).numpy() for mask in self), height, width)
+        return BitMasks.pack((change(mask).numpy() for mask in self), len(self), height, width)
 
     def dense(self) -> UInt8[Tensor, "n height width"]:
         """All masks of 0 and 1 at once."""
@@ -55,11 +54,6 @@ class BitMasks:
     def is_empty(self) -> Bool[Tensor, " n"]:
         """Whether a mask has no pixel."""
         return self.bits.flatten(1).amax(dim=1) == 0
-
-
-def _packed(mask: np.ndarray) -> UInt8[np.ndarray, "height bytes"]:
-    # Rows must lie together, or packing takes much longer.
-    return np.packbits(np.ascontiguousarray(mask), axis=1)
 
 
 @dataclass(frozen=True)
