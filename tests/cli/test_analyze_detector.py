@@ -15,6 +15,7 @@ from gcnet.cli.analyze import Settings, run
 from gcnet.data.coco.loading import pixels
 from gcnet.data.decode import open_image
 from gcnet.data.scenes import Scenes
+from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.evaluation import attention_figures
 from gcnet.evaluation.detector_maps import look_at_objects
@@ -24,6 +25,7 @@ from gcnet.models.files import save_model
 
 CLASSES = ("ball", "cube", "cone")
 NL = "layer1.1.context"
+AT_64 = PreprocessingSettings(image_size=64)
 
 
 def build(name: str) -> nn.Module:
@@ -170,9 +172,12 @@ def test_a_cascade_by_name_is_analyzed_on_scenes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"images": (Path("a.png"),), "image_size": 64}, "--image-size belongs to classifiers, and .* is a detector"),
+        (
+            {"images": (Path("a.png"),), "preprocessing": AT_64},
+            "--image-size 64 belongs to classifiers, and .* is a detector",
+        ),
         ({"statistics": True, "data": "scenes", "batch_size": 4}, "--batch-size belongs to classifiers"),
-        ({"statistics": True, "data": "photos", "image_size": 64}, "--image-size belongs to classifiers"),
+        ({"statistics": True, "data": "photos", "preprocessing": AT_64}, "--image-size 64 belongs to classifiers"),
         ({"statistics": True, "data": "cifar10", "root": "x"}, "--root belongs to classifiers"),
         ({"statistics": True, "data": "cifar10"}, "nothing at .cifar10. .--data.; a detector takes scenes"),
         ({"images": (Path("a.png"),)}, "neither attention over positions nor gates of channels to show"),

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
-from torch import nn
 
 from gcnet.analysis.attention import Attention
 from gcnet.analysis.capture import Gate
@@ -17,7 +15,7 @@ from gcnet.errors import UserError
 from gcnet.evaluation.attention_figures import plot_distances, plot_gates, plot_queries, plot_shared
 from gcnet.evaluation.attention_maps import ImageMaps, LayerMaps, choose_points, look_at
 from gcnet.evaluation.gates import GateMeans
-from gcnet.evaluation.network import Network, published_preprocessing
+from gcnet.evaluation.network import Network
 from gcnet.models.create import create_model
 
 
@@ -123,9 +121,3 @@ def test_distances_are_drawn_for_layers_with_and_without_intervals(tmp_path: Pat
     pixels = _pixels(tmp_path / "distances.png")
     for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)):
         assert (np.abs(pixels - np.array(colour)).max(-1) <= 3).any()
-
-
-def test_timms_networks_say_how_their_images_are_prepared() -> None:
-    found = published_preprocessing(timm.create_model("vit_tiny_patch16_224"))
-    assert found == Preprocessing(224, 248, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    assert published_preprocessing(nn.Identity()) is None
