@@ -13,6 +13,7 @@ REFUSED = {
     "image size": (lambda: DataSettings(image_size=0), "--image-size must be positive, found 0"),
     "limit": (lambda: DataSettings(limit_train=-1), "--limit-train must be positive, found -1"),
     "workers": (lambda: DataSettings(workers=-1), "--workers must be 0 or more, found -1"),
+    "thousands of workers": (lambda: DataSettings(workers=100_000), "--workers must be at most 256, found 100000"),
     "interpolation": (lambda: DataSettings(interpolation="bicubik"), 'did you mean "bicubic"'),
     "resize": (lambda: DataSettings(image_size=64, resize=50), "at least the image size of 64, found 50"),
     "distance": (lambda: DataSettings(data="cifar10", scene_distance=9), "--scene-distance belongs to --data scenes"),

@@ -13,6 +13,8 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+MOST_WORKERS = 256  # each is a process with a copy of the program: thousands take all memory of a machine
+
 BUILT_IN = ("scenes", "scenes-control", "cifar10", "cifar100")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -162,6 +164,7 @@ class DataSettings:
             value = getattr(self, name)
             _require(value is None or value > 0, f"--{name.replace('_', '-')} must be positive, found {value}")
         _require(self.workers >= 0, f"--workers must be 0 or more, found {self.workers}")
+        _require(self.workers <= MOST_WORKERS, f"--workers must be at most {MOST_WORKERS}, found {self.workers}")
         if self.bit_depth not in ("auto", "8", "10", "12", "14", "16"):
             raise unknown("--bit-depth", self.bit_depth, ("auto", "8", "10", "12", "14", "16"))
         _require(
