@@ -55,7 +55,7 @@ def test_a_resolved_recipe_leaves_nothing_open_and_means_the_same():
 
 REFUSED = {
     "epochs and steps": (RecipeSettings, {"epochs": 1.0, "steps": 1}, "--epochs or --steps, not both"),
-    "no epochs": (RecipeSettings, {"epochs": 0.0}, "--epochs must be positive, found 0.0"),
+    "no epochs": (RecipeSettings, {"epochs": 0.0}, "--epochs must be positive and at most 10.9, found 0.0"),
     "no steps": (RecipeSettings, {"steps": 0}, "--steps must be positive"),
     "negative rate": (RecipeSettings, {"lr": -0.1}, "--lr must be positive, found -0.1"),
     "rate that is no number": (RecipeSettings, {"lr": float("nan")}, "--lr must be positive"),
@@ -68,6 +68,8 @@ REFUSED = {
     "final of a constant": (RecipeSettings, {"schedule": "constant", "final_lr": 0.01}, "belongs to --schedule cosine"),
     "milestone beyond": (RecipeSettings, {"milestones": (1.5,)}, "fractions of the run"),
     "negative seed": (MachineSettings, {"seed": -1}, "--seed must be 0 or more"),
+    "huge seed": (MachineSettings, {"seed": 2**63}, "--seed must be 0 or more, and below"),
+    "endless": (RecipeSettings, {"epochs": 1e300}, "--epochs must be positive and at most 10"),
     "save every 0 steps": (OutputSettings, {"save_every_steps": 0}, "--save-every-steps must be positive"),
     "ratio of zero": (NetworkSettings, {"ratio": 0.0}, "--ratio must be positive"),
     "option without a value": (NetworkSettings, {"options": ("pooling",)}, 'takes NAME=VALUE.*found "pooling"'),

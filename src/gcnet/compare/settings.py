@@ -142,8 +142,8 @@ class CompareSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} must be at least 1, found {value}")
-        if self.seed < 0:
-            raise UserError(f"--seed must be 0 or more, found {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed must be 0 or more, and below 2^63; found {self.seed}")
         if self.placement not in ("same", "published"):
             raise unknown("placement", self.placement, ("same", "published"))
         if self.placement == "published" and (self.stages, self.position, self.at) != (None, None, None):

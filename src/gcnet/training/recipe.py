@@ -9,6 +9,7 @@ from gcnet.errors import unknown
 from gcnet.training.checks import flag, require
 from gcnet.training.presets import CLASSIFIER_PRESET, PRESETS, Preset
 
+_LONGEST = 10**9
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "preset": tuple(PRESETS),
     "optimizer": ("sgd", "adamw"),
@@ -165,7 +166,12 @@ class RecipeSettings:
         return replace(filled, epochs=None, steps=filled.length(steps_per_epoch), warmup_epochs=warmup)
 
     def _check_ranges(self) -> None:
-        for name in ("epochs", "steps", "batch_size", "accumulate", "lr", "block_lr"):
+        for name in ("epochs", "steps"):
+            value = getattr(self, name)
+            require(
+                value is None or 0 < value <= _LONGEST, f"{flag(name)} must be positive and at most 10^9, found {value}"
+            )
+        for name in ("batch_size", "accumulate", "lr", "block_lr"):
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf, f"{flag(name)} must be positive, found {value}")
         for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "final_lr", "clip_norm"):

@@ -102,7 +102,7 @@ class DetectorSettings:
             sizes = value if isinstance(value, tuple) else () if value is None else (value,)
             require(all(size > 0 for size in sizes), f"{flag(name)} must be positive, found {value}")
         low, high = self.jitter or (1.0, 1.0)
-        require(0 < low <= high, f"--jitter takes two factors with 0 < from <= to, found {low} {high}")
+        require(0 < low <= high <= 10, f"--jitter takes two factors with 0 < from <= to <= 10, found {low:g} {high:g}")
 
     def options(self) -> dict[str, Any]:
         """What was given of the options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`."""
@@ -127,7 +127,7 @@ class MachineSettings:
 
     def __post_init__(self) -> None:
         """Check the names."""
-        require(self.seed >= 0, f"--seed must be 0 or more, found {self.seed}")
+        require(0 <= self.seed < 2**63, f"--seed must be 0 or more, and below 2^63; found {self.seed}")
         if self.precision not in ("float32", "bf16", "fp16"):
             raise unknown("precision", self.precision, ("float32", "bf16", "fp16"))
 
