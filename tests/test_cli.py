@@ -259,6 +259,18 @@ def test_help_of_a_verb_says_its_flags_and_the_exit_codes(capsys: pytest.Capture
     assert text.endswith("exit codes: none\n")
 
 
+def test_help_shows_no_none_and_wraps_each_description_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["predict", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "None" not in text
+    rows = " ".join(line.strip("│| ") for line in text.splitlines()).split()
+    description = "Detectors: objects of an image at most, the best ones (default: as trained, 100)."
+    assert f"--detections-per-image INT {description}" in " ".join(rows)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "sentence"),
     [

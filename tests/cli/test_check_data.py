@@ -110,7 +110,7 @@ def test_a_copy_of_nothing_is_not_written_and_the_reason_comes_first(
         (("goood.json",), "good.json"),
         (("good.json", "--images", "image"), 'did you mean "images"?'),
         (("good.json", "--fix", "bad.json"), "--fix must not exist yet, found bad.json"),
-        (("good.json", "--workers", "0"), "--workers must be at least 1"),
+        (("good.json", "--workers", "0"), "--workers must be 1 or more"),
         (
             (),
             "gcnet check-data needs an annotation file (JSON), a folder of class folders, or a CSV",

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 import tyro
 
+from gcnet.cli.help_text import tidy
 from gcnet.cli.synonyms import similar_flag
 from gcnet.errors import UserError, nearest, unknown
 
@@ -121,8 +122,10 @@ def _refusal(end: BaseException) -> UserError | None:
 
 
 def _print_help(kind: type, program: str) -> None:
-    with suppress(SystemExit):
+    text = io.StringIO()
+    with suppress(SystemExit), redirect_stdout(text):
         tyro.cli(kind, prog=program, args=["--help"], config=(tyro.conf.OmitArgPrefixes,))
+    print(tidy(text.getvalue()), end="")
 
 
 def _flags(kind: type, program: str) -> dict[str, str]:

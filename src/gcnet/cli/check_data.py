@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from gcnet.data.settings import check_workers
 from gcnet.errors import UserError, nearest_path
 
 SUMMARY = "find the problems of a data set before training: COCO annotations, class folders or a CSV"
@@ -51,9 +52,9 @@ class Settings:
             raise UserError(f"--convert takes the name of a new .json file, found {self.convert}")
         if self.convert is not None and (self.fix is not None or self.output is not None):
             raise UserError("--convert only converts: check its result with another gcnet check-data")
-        for name, least in (("listed", 0), ("workers", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name} must be at least {least}, found {getattr(self, name)}")
+        if self.listed < 0:
+            raise UserError(f"--listed must be 0 or more, found {self.listed}")
+        check_workers(self.workers, least=1)
 
     def require_images(self) -> None:
         """Refuse what belongs to annotations.

@@ -29,6 +29,17 @@ def _require(condition: bool, sentence: str) -> None:
         raise UserError(sentence)
 
 
+def check_workers(workers: int, least: int = 0) -> None:
+    """Check a number of data-loader workers.
+
+    Raises:
+        UserError: it is below `least` or above 256.
+    """
+    found = f"found {workers}"
+    _require(workers >= least, f"--workers must be {least} or more, {found}")
+    _require(workers <= MOST_WORKERS, f"--workers must be at most {MOST_WORKERS}, {found}")
+
+
 @dataclass(frozen=True)
 class PreprocessingSettings:
     """How images are prepared, where it is to differ from the network's own preprocessing."""
@@ -163,8 +174,7 @@ class DataSettings:
         for name in ("limit_train", "limit_val"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"--{name.replace('_', '-')} must be positive, found {value}")
-        _require(self.workers >= 0, f"--workers must be 0 or more, found {self.workers}")
-        _require(self.workers <= MOST_WORKERS, f"--workers must be at most {MOST_WORKERS}, found {self.workers}")
+        check_workers(self.workers)
         if self.bit_depth not in ("auto", "8", "10", "12", "14", "16"):
             raise unknown("--bit-depth", self.bit_depth, ("auto", "8", "10", "12", "14", "16"))
         _require(
