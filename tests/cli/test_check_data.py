@@ -91,6 +91,16 @@ def test_of_a_folder_all_annotation_files_are_checked_with_their_images(
     assert "--fix takes one annotation file" in capsys.readouterr().err
 
 
+def test_a_folder_whose_images_are_missing_is_not_clean(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "coco").mkdir()
+    (place / "good.json").rename(place / "coco" / "train.json")
+    assert main(["check-data", str(place / "coco")]) == 1
+    printed = capsys.readouterr()
+    assert "issues       0" in printed.out
+    assert "image files not checked: " in printed.err
+    assert 'the first is "000000.png"; --images names their folder' in printed.err
+
+
 def test_a_copy_of_nothing_is_not_written_and_the_reason_comes_first(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

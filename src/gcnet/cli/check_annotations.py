@@ -44,29 +44,34 @@ def _check_file(settings: "Settings", *, checks_images: bool = False) -> int:
     from gcnet.evaluation.progress import progress_bar
 
     content = read_annotations(settings.data)
-    folder = _image_folder(settings, content)
+    folder, problem = _image_folder(settings, content)
     if settings.images is not None or (checks_images and folder is not None):
         settings = replace(settings, images=folder)
+    lacks_images = checks_images and folder is None
     checks_images = settings.images is not None
     with progress_bar("images", len(content["images"]), shown=checks_images) as progress:
         inspection = inspect(content, folder, decodes=checks_images, workers=settings.workers, progress=progress)
     _print(content, inspection, settings)
+    if lacks_images:
+        print(f"gcnet: image files not checked: {problem}", file=sys.stderr)
+    elif not checks_images:
+        print("gcnet: image files not checked; pass --images", file=sys.stderr)
     if settings.output is not None:
         _write(content, inspection, settings, settings.output)
     if settings.fix is not None:
         _fix(content, inspection, settings.fix)
-    return EXIT_FAILURE if inspection.issues else EXIT_OK
+    return EXIT_FAILURE if inspection.issues or lacks_images else EXIT_OK
 
 
-def _image_folder(settings: "Settings", content: dict[str, Any]) -> Path | None:
-    """The folder of the images, in --images or beside the annotation file; None where no image is found."""
+def _image_folder(settings: "Settings", content: dict[str, Any]) -> tuple[Path | None, str]:
+    """The folder of the images, in --images or beside the annotation file; None, and the reason, if it has none."""
     from gcnet.data.coco.inspection import image_names
     from gcnet.data.coco.layouts import image_folder
 
     try:
-        return image_folder(settings.data, image_names(content), images=settings.images)
-    except UserError:
-        return settings.images
+        return image_folder(settings.data, image_names(content), images=settings.images), ""
+    except UserError as error:
+        return settings.images, str(error)
 
 
 def _print(content: dict[str, Any], inspection: "Inspection", settings: "Settings") -> None:
@@ -83,8 +88,6 @@ def _print(content: dict[str, Any], inspection: "Inspection", settings: "Setting
     _print_kinds([*inspection.issues, *inspection.notes], settings.listed)
     if inspection.dropped:
         print(f"\n{inspection.dropped:,} annotations are skipped together with their image or category")
-    if settings.images is None:
-        print("gcnet: image files not checked; pass --images", file=sys.stderr)
 
 
 def _print_kinds(issues: "list[Issue]", listed: int) -> None:

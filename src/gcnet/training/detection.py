@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gcnet.analysis.cost import count_detector_flops
 from gcnet.data.coco.augment import build_augment
+from gcnet.data.coco.issues import MASK_KINDS, summary
 from gcnet.data.coco.loading import (
     DetectionBatch,
     DetectionSamples,
@@ -62,7 +63,7 @@ class DetectionTask:
         self._finds_masks = has_masks(settings.network.model)
         if self._finds_masks:
             _require_masks(train, settings.network.model)
-        judges_masks = self._finds_masks and _all_have_masks(val)
+        judges_masks = self._finds_masks and not _without_mask(val)
         self.metric = "mask_ap" if judges_masks else "box_ap"
         recipe = replace(settings.recipe, preset=settings.recipe.preset or DETECTOR_PRESET)
         fitted = recipe.fitted(len(self.train), processes.world)
@@ -106,7 +107,11 @@ class DetectionTask:
         if self._finds_masks and with_mask < objects:
             notes.append(f"{objects - with_mask:,} of {objects:,} training objects have no mask: no mask loss for them")
         if self._finds_masks and self.metric == "box_ap":
-            notes.append("validation objects without masks: boxes alone are evaluated")
+            val = self.parts[1]
+            boxes_only, total = _without_mask(val), len(val.images.content["annotations"])
+            notes.append(
+                f"{boxes_only:,} of {total:,} validation objects have no mask: box AP chooses the best weights"
+            )
         if self._reduced:
             size = self.settings.recipe.batch_size
             notes.append(f"the default batch size is reduced to {size} for {len(self.train):,} training images")
@@ -300,15 +305,17 @@ def filled_detection(settings: TrainSettings) -> TrainSettings:
 
 def _require_masks(part: CocoPart, model: str) -> None:
     if not part.mask_counts()[0]:
+        skipped = [issue for issue in part.issues if issue.kind in MASK_KINDS]
+        reason = f"no mask that can be used ({summary(skipped)})" if skipped else "boxes and no masks"
         raise UserError(
-            f"{printable(part.place)} has boxes and no masks, and {model} learns masks: take {without_masks(model)}, a "
-            f"detector of boxes"
+            f"{printable(part.place)} has {reason}, and {model} learns masks: take {without_masks(model)}, a detector "
+            f"of boxes"
         )
 
 
-def _all_have_masks(part: CocoPart) -> bool:
-    """Whether masks can be evaluated: crowds need them too."""
-    return all(one.get("segmentation") for one in part.images.content["annotations"])
+def _without_mask(part: CocoPart) -> int:
+    """The number of annotations without a mask, of crowds too: masks can be evaluated where there are none."""
+    return sum(not one.get("segmentation") for one in part.images.content["annotations"])
 
 
 def _backbone(settings: TrainSettings) -> str:

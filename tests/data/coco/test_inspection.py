@@ -98,7 +98,8 @@ PLANTED: dict[str, tuple[str, Callable[[Content], None], object, object]] = {
     "image with a height of null": ("missing image size", change_image(height=None), 3, None),
     "width as float": ("image size not an integer", change_image(width=float(SIZE)), 3, None),
     "width as text": ("image size not an integer", change_image(width=str(SIZE)), 3, None),
-    "image without pixels": ("invalid image size", change_image(width=0), 3, None),
+    "width of 0": ("missing image size", change_image(width=0), 3, None),
+    "height of -1": ("missing image size", change_image(height=-1), 3, None),
     "image of 10^15 pixels": ("invalid image size", change_image(width=30_000_000, height=30_000_000), 3, None),
     "image twice": ("repeated image", copied("images", id=9), 9, None),
     "file twice": ("repeated file name", copied("images", id=78), 78, None),
@@ -178,7 +179,7 @@ NOTED: dict[str, tuple[str, Callable[[Content], None]]] = {
     "mask without a pixel": ("mask without pixels", runs(counts=[SIZE * SIZE])),
     "area larger than the box": ("area larger than the bbox", change(area=5000)),
 }
-WHOLE_FILE = {"boxes in another format", "image id of several files"}
+WHOLE_FILE = {"boxes in another format", "polygons in another format", "image id of several files"}
 
 
 def test_every_kind_of_issue_is_planted() -> None:

@@ -36,6 +36,17 @@ def annotation_of_nothing(content: Content) -> None:
     content["annotations"][1]["image_id"] = 7777
 
 
+def annotation_of_nothing_beside_an_image_0(content: Content) -> None:
+    """No image and no category of an unknown id must stand for those of id 0."""
+    image, category = content["images"][0]["id"], content["categories"][0]["id"]
+    for one in content["annotations"]:
+        one["image_id"] = 0 if one["image_id"] == image else one["image_id"]
+        one["category_id"] = 0 if one["category_id"] == category else one["category_id"]
+    content["images"][0]["id"] = content["categories"][0]["id"] = 0
+    content["annotations"].append({**content["annotations"][0], "id": 998, "image_id": 7777})
+    content["annotations"].append({**content["annotations"][0], "id": 999, "category_id": 7777})
+
+
 def box_of_no_size(content: Content) -> None:
     content["annotations"][0]["bbox"] = [3, 3, 0, 0]
 
@@ -60,6 +71,7 @@ def odd_areas(content: Content) -> None:
         repeat_annotation,
         repeat_annotation_id,
         annotation_of_nothing,
+        annotation_of_nothing_beside_an_image_0,
         box_of_no_size,
         box_elsewhere,
         corners,
@@ -68,7 +80,12 @@ def odd_areas(content: Content) -> None:
 )
 def test_numbers_are_pycocotools_on_what_is_repaired_otherwise(change: Any) -> None:
     content, results = file_with_masks()
+    first = content["images"][0]["id"], content["categories"][0]["id"]
     change(content)
+    image_id, category_id = content["images"][0]["id"], content["categories"][0]["id"]
+    for result in results:
+        result["image_id"] = image_id if result["image_id"] == first[0] else result["image_id"]
+        result["category_id"] = category_id if result["category_id"] == first[1] else result["category_id"]
     before = copy.deepcopy(content)
     loaded, *_ = as_loaded(content, "a.json")
     assert content == before

@@ -10,6 +10,7 @@ import numpy as np
 
 from gcnet.data.coco.box_formats import COCO, BoxFormat, recognize_format
 from gcnet.data.coco.entries import Categories, Images
+from gcnet.data.coco.fractions import are_fractions, to_pixels
 from gcnet.data.coco.geometry import Report, Segmentation, check_segmentation, read_box, short
 from gcnet.data.coco.ids import as_integer
 from gcnet.data.coco.images import lies_within
@@ -45,6 +46,7 @@ class Annotations:
         self._images, self._categories, self._issues = images, categories, issues
         self._names = {category["id"] for category in categories.kept}
         self.dropped = 0
+        self._polygons_scaled = self._are_polygons_fractions(found)
         drafts = [draft for number, entry in enumerate(found, start=1) if (draft := self._draft(entry, number))]
         self.box_format, drafts = self._converted(drafts)
         shaped = [entry for draft in drafts if (entry := self._shaped(draft))]
@@ -83,7 +85,27 @@ class Annotations:
         segmentation = entry.get("segmentation")
         if not segmentation:  # missing, null, [] and {}: an object with a box only
             return None
-        return check_segmentation(segmentation, image["height"], image["width"], report)
+        height, width = image["height"], image["width"]
+        if self._polygons_scaled:
+            segmentation = to_pixels(segmentation, height, width)
+        return check_segmentation(segmentation, height, width, report)
+
+    def _are_polygons_fractions(self, found: Sequence[Any]) -> bool:
+        """Whether the polygons of the file are fractions of the images' sides, which is reported once."""
+        polygons = []
+        for entry in found:
+            image = self._images.by_id.get(self._images.ids(entry.get("image_id"))) if isinstance(entry, dict) else None
+            if image is not None and isinstance(entry.get("segmentation"), list):
+                polygons.append((entry["segmentation"], image["height"], image["width"]))
+        if not are_fractions(polygons):
+            return False
+        self._issues.append(
+            Issue(
+                "polygons in another format",
+                f"polygons of {len(polygons):,} objects are fractions of the image's sides",
+            )
+        )
+        return True
 
     def _converted(self, drafts: list[_Draft]) -> tuple[BoxFormat, list[_Draft]]:
         """The format of the boxes, and the drafts with boxes in COCO's own."""
@@ -116,7 +138,8 @@ class Annotations:
         elif entry.get("segmentation"):
             entry["segmentation"] = []
         entry["iscrowd"] = _crowd(entry, report)
-        entry["area"] = _area(entry.get("area"), box, mask, report)
+        least = 1.0 if self._polygons_scaled or self.box_format.is_normalized else 0.0  # the area is a fraction as well
+        entry["area"] = _area(entry.get("area"), box, mask, report, least)
         return entry
 
     def _box(self, draft: _Draft, report: Report) -> list[float] | None:
@@ -194,9 +217,10 @@ def _crowd(entry: Entry, report: Report) -> int:
     return 0
 
 
-def _area(area: Any, box: Sequence[float], mask: Segmentation | None, report: Report) -> float:
+def _area(area: Any, box: Sequence[float], mask: Segmentation | None, report: Report, least: float) -> float:
+    """The area in the file if it is above `least`; else that of the mask or the box."""
     is_number = isinstance(area, int | float) and not isinstance(area, bool) and abs(area) < 1e300
-    if is_number and (area > 0 or (area == 0 and mask is not None and mask.pixels == 0)):
+    if is_number and (area > least or (area == 0 and mask is not None and mask.pixels == 0)):
         if area > (box[2] + 2) * (box[3] + 2):  # what is drawn may stand over by half a pixel
             report("area larger than the bbox", f"area {area:g} in a box of {box[2]:g} x {box[3]:g}")
         return area

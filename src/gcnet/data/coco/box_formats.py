@@ -15,6 +15,7 @@ _MASKS_NEEDED, _BOXES_NEEDED = 3, 5  # objects, fewer of which may look like ano
 _FITS, _BETTER = 0.8, 0.15  # mean IoU with the masks, and how much better than that of COCO's own format
 _BEYOND = 0.25  # share of boxes that must end beyond the image as left, top, width, height
 _TOLERANCE = 0.5  # pixels that a box may end beyond the image
+_MOST = 0.95  # share of boxes that a format must keep within their images: a few of a file may be faulty
 
 
 def _from_corners(boxes: Boxes) -> Boxes:
@@ -93,10 +94,11 @@ def _by_masks(boxes: Boxes, sizes: Sizes, mask_boxes: Boxes) -> BoxFormat:
 
 
 def _by_edges(boxes: Boxes, sizes: Sizes) -> BoxFormat:
-    """The formats that keep all boxes within their images, if COCO's own does not."""
-    is_normalized = bool((boxes <= 1).all() and (boxes >= 0).all() and (sizes >= 8).all())
+    """The formats that keep the boxes within their images, if COCO's own does not."""
+    is_normalized = bool((np.abs(boxes) <= 1 + _TOLERANCE).all() and (sizes >= 8).all())
     candidates = {name: BoxFormat((name,), is_normalized) for name in FORMATS}
-    fitting = [name for name, one in candidates.items() if _are_inside(one.convert(boxes, sizes), sizes).all()]
+    shares = {name: _are_inside(one.convert(boxes, sizes), sizes).mean() for name, one in candidates.items()}
+    fitting = [name for name, share in shares.items() if share >= _MOST]
     if is_normalized:
         return BoxFormat(tuple(fitting or FORMATS), is_normalized=True)
     is_beyond = (boxes[:, :2] + boxes[:, 2:] > sizes + _TOLERANCE).any(axis=1)

@@ -119,16 +119,16 @@ class Images:
     def _size(self, image: Entry) -> tuple[int, int] | None:
         """Height and width as the entry states them, or as the file has them."""
         height, width = as_integer(image.get("height")), as_integer(image.get("width"))
-        if height is not None and width is not None and height > 0 and width > 0 and height * width < _MOST_PIXELS:
-            if type(image["height"]) is not int or type(image["width"]) is not int:
-                self._report(image, "image size not an integer", _stated(image))
-            return height, width
-        if height is None or width is None:
+        if height is None or width is None or height < 1 or width < 1:
             size = self._read_size(image["file_name"])
             if size is not None:
                 self._report(image, "missing image size", f"{_stated(image)}; the file has {size[1]} x {size[0]}")
             return size
-        return None
+        if height * width >= _MOST_PIXELS:
+            return None
+        if type(image["height"]) is not int or type(image["width"]) is not int:
+            self._report(image, "image size not an integer", _stated(image))
+        return height, width
 
     def _report(self, image: Entry, kind: str, found: str) -> None:
         self._issues.append(Issue(kind, found, image["id"], None, image["file_name"]))

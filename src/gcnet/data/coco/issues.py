@@ -62,6 +62,7 @@ KINDS: Mapping[str, Kind] = {
     "unknown category": _ANNOTATION,
     "image_id or category_id not an integer": _repaired("convert it"),
     "repeated annotation": _skipped("keep the first"),
+    "polygons in another format": _repaired("convert them from fractions to pixels"),
     "boxes in another format": _repaired("convert them to left, top, width, height in pixels"),
     "bbox numbers as text": _repaired("convert them"),
     "missing bbox": _repaired("take the box of the mask"),
@@ -87,6 +88,11 @@ KINDS: Mapping[str, Kind] = {
     "invalid area": _repaired("take the pixels of the mask, or the area of the box"),
     "area larger than the bbox": Kind("noted", "it is kept"),
 }
+MASK_KINDS = frozenset(
+    {kind for kind, what in KINDS.items() if what is _MASK}
+    | {"polygon of fewer than three points", "polygon not finite", "polygon far outside the image"}
+)
+"""Kinds that take a mask, or a part of it, from an object."""
 
 
 @dataclass(frozen=True)

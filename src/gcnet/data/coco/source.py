@@ -51,10 +51,8 @@ class CocoPart:
             return None
         first = "; ".join(str(issue) for issue in self.issues[:_LISTED_ISSUES])
         place = printable(self.place)
-        return (
-            f"{len(self.issues):,} issues in {place}: {summary(self.issues)}; such as {first}; gcnet check-data "
-            f"{place} lists them"
-        )
+        count = f"{len(self.issues):,} issue{'' if len(self.issues) == 1 else 's'}"
+        return f"{count} in {place}: {summary(self.issues)}; such as {first}; gcnet check-data {place} lists them"
 
     def mask_counts(self) -> tuple[int, int]:
         """The number of objects that have a mask, and of all objects; crowds do not count."""
@@ -196,7 +194,7 @@ def _open_file(
         CocoImages(inspection.clean, reader),
         inspection.issues,
         str(file),
-        tuple(reader.notes()),
+        (*reader.notes(), *_box_notes(inspection, file)),
         inspection.image_ids,
         inspection.category_ids,
     )
@@ -207,6 +205,19 @@ def _check_sizes(reader: FolderReader, entries: Sequence[Entry], file: Path) -> 
         reader.check_sizes(entries)
     except UserError as error:
         raise UserError(f"{printable(file)}: {error}; are these its images?") from error
+
+
+def _box_notes(inspection: Inspection, file: Path) -> list[str]:
+    """How many boxes do not fit their masks, in a sentence; none if all do."""
+    unlike = sum(note.kind == "bbox unlike the mask" for note in inspection.notes)
+    if not unlike:
+        return []
+    place = printable(file)
+    total = len(inspection.clean["annotations"])
+    return [
+        f"{unlike:,} of {total:,} objects in {place} have a box unlike the mask's (IoU below 0.5), both kept; gcnet "
+        f"check-data {place} lists them"
+    ]
 
 
 def _check_usable(content: dict[str, Any], inspection: Inspection, file: Path) -> None:

@@ -40,8 +40,8 @@ def as_loaded(content: Mapping[str, Any], place: str) -> tuple[dict[str, Any], I
     for number, entry in enumerate(content["annotations"], start=1):
         if not isinstance(entry, dict):
             raise _refusal(place, f"annotation {number} of the list is {short(entry)}")
-        image = images.get(image_ids(entry.get("image_id")) or 0)
-        category = categories.get(category_ids(entry.get("category_id")) or 0)
+        image = images.get(image_ids(entry.get("image_id")))
+        category = categories.get(category_ids(entry.get("category_id")))
         if image is not None and category is not None:
             annotations.append(_annotation(entry, image, category, place))
     loaded = {"images": list(images.values()), "annotations": annotations, "categories": list(categories.values())}
