@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from gcnet.data.folders import FolderImages, find_splits
+from gcnet.data.labeled import open_splits
 from gcnet.data.settings import DataSettings
 from gcnet.data.source import open_data, open_evaluation
 from gcnet.errors import UserError
@@ -97,7 +98,15 @@ def test_images_without_class_folders_and_a_single_class_are_one_sentence(tmp_pa
 @pytest.mark.parametrize(
     "junk",
     ["__MACOSX/a.png", "@eaDir/cat/a.jpg", "cat/@eaDir/0.png/THUMB.jpg", ".ipynb_checkpoints/a.png", "lost+found/a.png"]
-    + ["$RECYCLE.BIN/a.png", "System Volume Information/a.png", "#recycle/a.png", "cat/Thumbs.db", "desktop.ini"],
+    + [
+        "$RECYCLE.BIN/a.png",
+        "System Volume Information/a.png",
+        "#recycle/a.png",
+        "#snapshot/a.png",
+        "@Recycle/a.png",
+        "cat/Thumbs.db",
+        "desktop.ini",
+    ],
 )
 def test_files_of_tools_are_neither_images_nor_classes_nor_mentioned(junk: str, tmp_path: Path) -> None:
     add_classes(tmp_path)
@@ -115,8 +124,49 @@ def test_files_of_other_formats_and_loose_files_are_counted_in_one_line(tmp_path
     (tmp_path / "dog" / "gone").symlink_to(tmp_path / "nowhere")
     assert FolderImages(tmp_path).notes == (
         f"{tmp_path}: skipped 1 image outside of the class folders and 5 files of unsupported formats (2 .heic, 1 "
-        ".jpg_large, 1 broken symbolic links, 1 without a suffix) and 1 other file beside the class folders",
+        ".jpg_large, 1 broken symbolic links, 1 without a suffix) and 1 other file beside the class "
+        "folders (1 .txt)",
     )
+
+
+def test_a_class_folder_behind_a_broken_link_is_reported(tmp_path: Path) -> None:
+    add_classes(tmp_path)
+    (tmp_path / "fox").symlink_to(tmp_path / "nowhere")
+    assert "1 other file beside the class folders (1 broken symbolic links)" in FolderImages(tmp_path).notes[0]
+
+
+@pytest.mark.parametrize(("train", "val"), [("images_train", "images_val"), ("train2017", "val2017")])
+@pytest.mark.parametrize("given", [{}, {"val_fraction": 0.5}])
+def test_splits_in_other_words_are_not_taken_for_classes(
+    train: str, val: str, given: dict[str, float], tmp_path: Path
+) -> None:
+    add_classes(tmp_path / train)
+    add_classes(tmp_path / val)
+    with pytest.raises(UserError, match=f"same class folders in both: --data .*{train} --val .*{val}"):
+        opened(tmp_path, **given)
+    assert opened(tmp_path / train, val=str(tmp_path / val))[:2] == (8, 8)
+
+
+def test_classes_with_words_of_splits_in_their_names_stay_classes(tmp_path: Path) -> None:
+    add_classes(tmp_path, classes=("freight_train", "train_station", "test_tube"))
+    assert opened(tmp_path, val_fraction=0.25)[:2] == (9, 3)
+
+
+def test_a_folder_that_no_split_takes_is_named_where_validation_images_are_missing(tmp_path: Path) -> None:
+    add_classes(tmp_path / "train")
+    add_classes(tmp_path / "dev")
+    with pytest.raises(UserError, match="--val takes their folder or CSV; other folders there: dev;"):
+        opened(tmp_path)
+
+
+def test_a_class_name_in_another_unicode_form_is_the_same_class(tmp_path: Path) -> None:
+    add_classes(tmp_path / "train", classes=("dog", "caf\u00e9"))
+    add_classes(tmp_path / "val", 2, classes=("dog", "cafe\u0301"))
+    splits = open_data(DataSettings(data=str(tmp_path)))
+    assert splits.classes == ("caf\u00e9", "dog")
+    assert [splits.val.label(index) for index in range(4)] == [0, 0, 1, 1]
+    assert "another Unicode form" in " ".join(splits.notes)
+    assert [images.classes for images in open_splits(str(tmp_path)).values()] == [("cafe\u0301", "dog")] * 2
 
 
 def test_a_class_of_other_formats_only_says_which(tmp_path: Path) -> None:

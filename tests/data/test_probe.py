@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from gcnet.data.folders import FolderImages
-from gcnet.data.probe import find_bit_depth, unreadable_classes, usual_size
-from gcnet.data.settings import DataSettings, Preprocessing
+from gcnet.data.probe import find_bit_depth, unreadable_classes, unused_depth_note, usual_size
+from gcnet.data.settings import DataSettings, Preprocessing, PreprocessingSettings
 from gcnet.data.source import open_data, open_evaluation
 from gcnet.errors import UserError
 
@@ -89,3 +89,12 @@ def test_classes_and_validation_sets_that_cannot_be_read_are_named(tmp_path: Pat
         path.write_bytes(b"<html>")
     with pytest.raises(UserError, match="validation: none of the 8 images can be read; .*an HTML page"):
         open_data(DataSettings(data=str(tmp_path)))
+
+
+def test_images_that_would_be_dark_are_reported_with_the_flag_that_reads_their_full_range(tmp_path: Path) -> None:
+    images = make(tmp_path, largest=3000)
+    assert "--bit-depth 12" in (unused_depth_note(images, 16) or "")
+    assert unused_depth_note(images, 12) is None
+    assert unused_depth_note(make(tmp_path / "8-bit"), 16) is None
+    assert PreprocessingSettings(bit_depth="12").applied(Preprocessing(32)).bit_depth == 12
+    assert PreprocessingSettings().applied(Preprocessing(32, bit_depth=10)).bit_depth == 10

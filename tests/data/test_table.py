@@ -5,6 +5,8 @@ from PIL import Image
 
 from gcnet.data.decode import ImageError
 from gcnet.data.images import ImageSource
+from gcnet.data.settings import DataSettings
+from gcnet.data.source import open_data
 from gcnet.data.table import CsvImages, read_splits
 from gcnet.errors import UserError
 
@@ -95,6 +97,26 @@ def test_a_listed_file_that_is_missing_is_an_image_error(tmp_path: Path) -> None
     images = CsvImages(write(tmp_path, "path,label\na.png,dog\nz.png,dog\n"))
     with pytest.raises(ImageError, match="no such file"):
         images.read(1)
+
+
+def test_a_table_of_which_no_image_is_there_says_how_to_name_their_folder(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    path = tmp_path / "lists" / "list.csv"
+    path.write_text(write(tmp_path, "path,label\na.png,dog\nb.png,cat\n").read_text())
+    with pytest.raises(UserError, match="none of its 2 images is in the folder .*lists, such as a.png; --images"):
+        CsvImages(path)
+    assert len(CsvImages(path, root=tmp_path)) == 2
+
+
+def test_a_column_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='each column once, found "label" 2 times'):
+        CsvImages(write(tmp_path, "path,label,label\na.png,dog,cat\n"))
+
+
+def test_unknown_splits_are_named_where_validation_images_are_missing(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,label,split\na.png,dog,train\nb.png,cat,train\nc d.png,dog,holdout\n")
+    with pytest.raises(UserError, match='no validation images.*rows of unknown splits are not used: 1 "holdout"'):
+        open_data(DataSettings(data=str(path)))
 
 
 def test_images_may_lie_in_the_folder_that_is_named_and_nowhere_else(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def _print_problems(problems: "Sequence[Problem]", listed: int) -> None:
     from gcnet.data.image_check import KINDS
 
     found = Counter(problem.kind for problem in problems)
-    print(f"\nproblems  {len(problems):,}" + (f" of {len(found)} kinds" if found else ""))
+    print(f"\nproblems  {len(problems):,}" + (f" of {len(found)} kinds" if len(found) > 1 else ""))
     for kind, consequence in KINDS.items():
         of_kind = [problem for problem in problems if problem.kind == kind]
         if not of_kind:

@@ -35,6 +35,7 @@ def open_images(
 ) -> "tuple[ImageSource, Preprocessing]":
     """The images of --data in the order of the network's classes, and how they are prepared for it."""
     from gcnet.data.coco.source import is_coco
+    from gcnet.data.probe import unused_depth_note
     from gcnet.data.source import open_evaluation
     from gcnet.models.outputs import check_classifier
 
@@ -49,7 +50,8 @@ def open_images(
         preprocessing=network.preprocessing,
     )
     if processes.first:
-        report_notes(source.notes)
+        depth_note = unused_depth_note(source, preprocessing.bit_depth)
+        report_notes(source.notes if depth_note is None else (*source.notes, depth_note))
     _check_outputs(network, source, settings)
     check_classifier(network.model, preprocessing.image_size, network.num_classes)
     if network.class_names is None and processes.first:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gcnet.cli.files import report_skipped, write_csv, write_json
+from gcnet.cli.files import report_note, report_skipped, write_csv, write_json
 from gcnet.errors import printable
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ BATCH_SIZE = 32
 
 def classify(network: "Network", paths: Sequence[Path], settings: "Settings") -> int:
     """Classify the images; 0 if at least one worked, 1 if none did."""
+    from gcnet.data.images import FileImages
+    from gcnet.data.probe import unused_depth_note
     from gcnet.evaluation.network import find_preprocessing
     from gcnet.evaluation.predict import draw_predictions, predict_images
     from gcnet.evaluation.progress import progress_bar
@@ -26,6 +28,9 @@ def classify(network: "Network", paths: Sequence[Path], settings: "Settings") ->
 
     preprocessing = find_preprocessing(network, settings.preprocessing, settings.weights or settings.model)
     check_classifier(network.model, preprocessing.image_size, network.num_classes)
+    images = FileImages(Path(), [str(path) for path in paths], [0] * len(paths), ["unknown"])
+    if note := unused_depth_note(images, preprocessing.bit_depth):
+        report_note(note)
     print(f"preprocessing: {preprocessing}", file=sys.stderr)
     with progress_bar("images", len(paths)) as progress:
         predictions = predict_images(

@@ -1,13 +1,15 @@
 """Images in class folders, and the folders of training and validation images."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from gcnet.data.class_names import label_classes
 from gcnet.data.decode import has_image_suffix
-from gcnet.data.images import FileImages, check_known
-from gcnet.data.listing import Listing, describe_skipped, list_images, loose_files, subfolders
+from gcnet.data.images import FileImages
+from gcnet.data.listing import Listing, describe_skipped, kind_of, list_images, loose_files, subfolders
 from gcnet.errors import UserError, nearest
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -35,9 +37,7 @@ class FolderImages(FileImages):
     def __init__(self, root: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> None:
         root = Path(root)
         found = class_folders(root)
-        check_known(found, classes, root)
-        names = tuple(found if classes is None else classes)
-        numbers = {name: label for label, name in enumerate(names)}
+        label_of, repaired = label_classes(found, classes, root)
         files: list[str] = []
         labels: list[int] = []
         skipped: Counter[str] = Counter()
@@ -46,11 +46,12 @@ class FolderImages(FileImages):
             if not listing.files and classes is None:
                 raise UserError(_without_images(root / folder, listing))
             files += [f"{folder}/{file}" for file in listing.files]
-            labels += [numbers[folder]] * len(listing.files)
+            labels += [label_of[folder]] * len(listing.files)
             skipped += listing.skipped
         if not files:
             raise UserError(f"found no images in the class folders of {root}{_beside(skipped)}")
-        super().__init__(root, files, labels, names, notes=_skipped_notes(root, skipped, loose_files(root)))
+        notes = repaired + _skipped_notes(root, skipped, loose_files(root))
+        super().__init__(root, files, labels, found if classes is None else classes, notes=notes)
 
 
 def class_folders(root: Path) -> list[str]:
@@ -96,16 +97,35 @@ def find_splits(root: Path) -> dict[str, Path]:
     return {split: root / names[0] for split, names in splits.items() if names}
 
 
-def require_outermost(root: Path) -> None:
-    """Refuse a folder that holds nothing but another folder with the splits, as some archives unpack.
+def refuse_splits(root: Path) -> None:
+    """Refuse a folder of splits in the place of class folders.
 
     Raises:
-        UserError: that names the inner folder.
+        UserError: that names the folders to give: those of splits in other words, such as images_train and images_val,
+            or the only folder, with splits in it, as some archives unpack.
     """
     folders = subfolders(root)
     if len(folders) == 1 and (inner := find_splits(root / folders[0])):
         held = " and ".join(path.name for path in inner.values())
         raise UserError(f"{root} holds only the folder {folders[0]}, with {held} in it: --data {root / folders[0]}")
+    train = [name for name in folders if _has_word(name, SPLITS["train"])]
+    others = [name for name in folders if _has_word(name, SPLITS["val"] + SPLITS["test"])]
+    for name in train:
+        for other in others:
+            if set(subfolders(root / name)) & set(subfolders(root / other)):
+                raise UserError(
+                    f"{root} holds {name} and {other} with the same class folders in both: "
+                    f"--data {root / name} --val {root / other}"
+                )
+
+
+def possible_splits(root: Path) -> list[str]:
+    """Names of the folders that are no split by their name, and hold folders as a split does."""
+    return [name for name in subfolders(root) if split_named(name) is None and subfolders(root / name)]
+
+
+def _has_word(name: str, words: Sequence[str]) -> bool:
+    return any(word in words for word in re.findall("[a-z]+", name.lower()))
 
 
 def _without_images(folder: Path, listing: Listing) -> str:
@@ -129,12 +149,13 @@ def _without_classes(root: Path) -> str:
 
 def _skipped_notes(root: Path, skipped: Counter[str], loose: Sequence[str]) -> list[str]:
     images = sum(map(has_image_suffix, loose))
-    others = len(loose) - images
+    others = [name for name in loose if not has_image_suffix(name)]
     parts = [f"{_count(images, 'image')} outside of the class folders"] if images else []
     if skipped:
         parts.append(f"{_count(skipped.total(), 'file')} of unsupported formats ({describe_skipped(skipped)})")
     if others:
-        parts.append(f"{_count(others, 'other file')} beside the class folders")
+        kinds = describe_skipped(Counter(kind_of(root / name) for name in others))
+        parts.append(f"{_count(len(others), 'other file')} beside the class folders ({kinds})")
     return [f"{root}: skipped {' and '.join(parts)}"] if parts else []
 
 

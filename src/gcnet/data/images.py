@@ -10,7 +10,6 @@ from typing import Protocol, runtime_checkable
 from PIL import Image
 
 from gcnet.data.decode import FULL_DEPTH, open_image
-from gcnet.errors import UserError, nearest, printable
 
 CACHE_BYTES = 256 * 1024**2
 _CACHED_PIXELS = 96 * 96
@@ -120,25 +119,6 @@ def size_on_disk(path: str | os.PathLike[str] | None) -> int | None:
         return None if path is None else os.stat(path).st_size
     except (OSError, ValueError):
         return None
-
-
-def check_known(found: Sequence[str], classes: Sequence[str] | None, place: object) -> None:
-    """Refuse class names that are not among the known `classes` (None: there are no known ones yet).
-
-    Raises:
-        UserError: for the first such name, with the nearest known one.
-    """
-    if classes is None:
-        return
-    for name in found:
-        if name not in classes:
-            proposal = nearest(name, classes)
-            lists = "" if proposal else f"; known: {_some(classes)}; found: {_some(found)}"
-            raise UserError(f'{place}: class "{name}" is not among the {len(classes)} known ones{proposal}{lists}')
-
-
-def _some(classes: Sequence[str]) -> str:
-    return printable(", ".join(classes[:5])) + (", ..." if len(classes) > 5 else "")
 
 
 class SubsetImages:

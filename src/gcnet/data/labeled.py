@@ -4,19 +4,23 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from gcnet.data.class_names import composed
 from gcnet.data.folders import (
     FolderImages,
     class_folders,
     expected_tree,
     find_splits,
-    require_outermost,
+    possible_splits,
+    refuse_splits,
 )
 from gcnet.data.holdout import hold_out
 from gcnet.data.images import FileImages, ImageSource
 from gcnet.data.settings import BUILT_IN, DataSettings
-from gcnet.data.table import CsvImages, read_classes, read_splits
+from gcnet.data.table import CsvImages, read_classes, read_splits, unknown_splits
 from gcnet.errors import UserError, nearest, nearest_path
 
+_LISTED = 5
+_SPLIT_IMAGES = {"val": "validation", "test": "test"}
 _VALIDATION = ("val", "test")  # in this order: test images stand in where there are no others
 
 
@@ -33,7 +37,10 @@ def open_labeled(settings: DataSettings, split_seed: int) -> tuple[ImageSource, 
     path = existing(settings.data, "--data")
     splits = _splits(path)
     if splits and "train" not in splits:
-        raise UserError(f"{path} has {' and '.join(splits)} images but none for training: a split train or training")
+        raise UserError(
+            f"{path} has {_SPLIT_IMAGES[splits[0]]} images but no training images (split train or training)"
+            + _others(path)
+        )
     train = _open(path, settings, "train" if splits else None)
     if settings.val is not None:
         return train, _open_whole(settings.val, "--val", settings, train.classes)
@@ -90,6 +97,7 @@ def open_splits(data: str, images: str | None = None) -> dict[str, FileImages]:
     else:
         folders = find_splits(path)
         classes = sorted({name for split in splits for name in class_folders(folders[split] if split else path)})
+    classes = sorted({composed(name): name for name in reversed(classes)}.values())
     return {split or "all": _open(path, settings, split, classes) for split in splits}
 
 
@@ -107,9 +115,8 @@ def existing(data: str, flag: str) -> Path:
             raise UserError(f"{flag} takes a folder or a .csv file, found the file {path}")
         return path
     if os.sep in data or path.suffix or flag != "--data":
-        raise UserError(
-            f'nothing at "{data}" (tried {path.resolve()}){nearest_path(path) or ";"} expected {expected_tree(data)}'
-        )
+        expected = f"expected {expected_tree(data)}" if flag == "--data" else "expected a folder of images or a CSV"
+        raise UserError(f'{flag}: nothing at "{data}" (tried {path.resolve()}){nearest_path(path) or ";"} {expected}')
     proposal = nearest(data, BUILT_IN) or nearest_path(path) or ";"
     raise UserError(
         f'unknown data "{data}"{proposal} valid: {", ".join(BUILT_IN)}, '
@@ -129,7 +136,7 @@ def _open(
         return CsvImages(path, root=settings.images, split=split, classes=classes)
     _refuse_images(settings)
     if split is None:
-        require_outermost(path)
+        refuse_splits(path)
     return FolderImages(path if split is None else find_splits(path)[split], classes=classes)
 
 
@@ -149,13 +156,22 @@ def _open_validation(
     if split is None:
         raise UserError(
             f"{path} has no validation images: --val-fraction 0.2 holds out a part of every class, --val takes their "
-            "folder or CSV" + ("" if path.is_file() else f"; or lay it out as {expected_tree(path)}")
+            f"folder or CSV{_others(path) if splits else ''}"
+            + ("" if path.is_file() else f"; or lay it out as {expected_tree(path)}")
         )
     source = _open(path, settings, split, classes)
     if split == "test":
         note = f"{path} has no validation images apart from its test images, which are used for validation"
         source.notes = (*source.notes, note)
     return source
+
+
+def _others(path: Path) -> str:
+    """The folders or rows that no split takes, for messages; "" where there are none."""
+    if path.is_file():
+        return "".join(f"; {note}" for note in unknown_splits(path))
+    names = possible_splits(path)
+    return f"; other folders there: {', '.join(names[:_LISTED])}" if names else ""
 
 
 def _training_classes(path: Path, splits: Sequence[str]) -> tuple[str, ...] | None:

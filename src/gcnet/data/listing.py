@@ -11,7 +11,8 @@ from gcnet.errors import UserError
 
 # What operating systems, NAS boxes and notebooks leave beside images.
 _TOOL_FOLDERS = frozenset(
-    ("__macosx", "@eadir", "#recycle", "lost+found", "$recycle.bin", "system volume information", "__pycache__")
+    ("__macosx", "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "@tmp", "lost+found")
+    + ("$recycle.bin", "system volume information", "__pycache__")
 )
 _TOOL_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini"))
 _LISTED_SUFFIXES = 6
@@ -47,7 +48,7 @@ def list_images(folder: str | os.PathLike[str]) -> Listing:
         if has_image_suffix(base):
             listing.files.append(name)
         else:
-            listing.skipped[_kind(os.path.join(folder, name))] += 1
+            listing.skipped[kind_of(os.path.join(folder, name))] += 1
     return listing
 
 
@@ -103,7 +104,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _kind(path: str) -> str:
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """What kind of file other than an image a path is, for counts: its suffix, or that it is a broken link."""
     if os.path.islink(path) and not os.path.exists(path):
         return "broken symbolic links"
     return os.path.splitext(path)[1].lower() or "without a suffix"

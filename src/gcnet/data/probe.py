@@ -47,6 +47,17 @@ def find_bit_depth(source: ImageSource) -> int | None:
     return next((depth for depth in BIT_DEPTHS if max(values) < 1 << depth), FULL_DEPTH)
 
 
+def unused_depth_note(source: ImageSource, bit_depth: int) -> str | None:
+    """What to tell where 16-bit images use fewer bits than they are read with, and so are dark; None elsewhere."""
+    found = find_bit_depth(source)
+    if found is None or found >= bit_depth:
+        return None
+    return (
+        f"16-bit images use {found} bits (by the largest value of a sample) and are read as {bit_depth}-bit as in "
+        f"training, which makes them dark; --bit-depth {found} reads their full range"
+    )
+
+
 def unreadable_classes(source: ImageSource) -> list[str]:
     """Names of the classes of which no image can be read; of more than 100 classes only headers are looked at."""
     members: dict[int, list[int]] = {}

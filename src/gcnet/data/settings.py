@@ -20,8 +20,10 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropMode = Literal["center", "squash"]
+BitDepth = Literal["auto", "8", "10", "12", "14", "16"]
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {"interpolation": INTERPOLATIONS, "crop_mode": ("center", "squash")}
+_BIT_DEPTHS = ("auto", "8", "10", "12", "14", "16")
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -58,6 +60,8 @@ class PreprocessingSettings:
     """Standard deviation of red, green and blue that is divided by (default: as for --image-size)."""
     crop_mode: CropMode | None = None
     """center resizes the short side, squash both sides, before the center crop (default: as for --image-size)."""
+    bit_depth: BitDepth = "auto"
+    """Bits in use of 16-bit images (auto: as in training)."""
 
     def __post_init__(self) -> None:
         """Check what needs no look at the network."""
@@ -74,7 +78,9 @@ class PreprocessingSettings:
         )
         for name, valid in _CHOICES.items():
             if getattr(self, name) not in (None, *valid):
-                raise unknown(name.replace("_", "-"), getattr(self, name), valid)
+                raise unknown(f"--{name.replace('_', '-')}", getattr(self, name), valid)
+        if self.bit_depth not in _BIT_DEPTHS:
+            raise unknown("--bit-depth", self.bit_depth, _BIT_DEPTHS)
         _check_resize(self.resize, self.image_size)
         for name in ("mean", "std"):
             _check_channels(f"--{name}", getattr(self, name))
@@ -82,7 +88,9 @@ class PreprocessingSettings:
     def given(self) -> list[str]:
         """The flags that are not at their default, each with its value."""
         values = ((item.name, getattr(self, item.name)) for item in fields(self))
-        return [f"--{name.replace('_', '-')} {_flag_value(value)}" for name, value in values if value is not None]
+        return [
+            f"--{name.replace('_', '-')} {_flag_value(value)}" for name, value in values if value not in (None, "auto")
+        ]
 
     def for_data(self, size: int | None) -> dict[str, Any]:
         """The same as arguments of `DataSettings`, with `size` where no image size is given."""
@@ -107,6 +115,7 @@ class PreprocessingSettings:
             mean=self.mean or usual.mean,
             std=self.std or usual.std,
             crop_mode=self.crop_mode or usual.crop_mode,
+            bit_depth=usual.bit_depth if self.bit_depth == "auto" else int(self.bit_depth),
         )
 
     @classmethod
@@ -114,6 +123,7 @@ class PreprocessingSettings:
         """The settings that give `found`, whatever the network's own preprocessing is."""
         values: dict[str, Any] = {item.name: getattr(found, item.name) for item in fields(cls) if item.name != "crop"}
         values["resize"] = found.resize or found.image_size
+        values["bit_depth"] = str(found.bit_depth)
         return cls(**values)
 
 
@@ -152,7 +162,7 @@ class DataSettings:
     crop_mode: CropMode | None = None
     """Evaluation: center resizes the short side, squash both sides, before the center crop (default: with --weights the
     network's own, else center)."""
-    bit_depth: Literal["auto", "8", "10", "12", "14", "16"] = "auto"
+    bit_depth: BitDepth = "auto"
     """Classifiers: bits in use of 16-bit images (auto: from the largest value of a sample, the same for all images)."""
     limit_train: int | None = None
     """Use only so many training images, evenly spread over the set (scenes: generate so many)."""
@@ -175,8 +185,6 @@ class DataSettings:
             value = getattr(self, name)
             _require(value is None or value > 0, f"--{name.replace('_', '-')} must be positive, found {value}")
         check_workers(self.workers)
-        if self.bit_depth not in ("auto", "8", "10", "12", "14", "16"):
-            raise unknown("--bit-depth", self.bit_depth, ("auto", "8", "10", "12", "14", "16"))
         _require(
             self.scene_distance is None or self.is_generated,
             f'--scene-distance belongs to --data scenes or scenes-control, found --data "{self.data}"',

@@ -148,8 +148,6 @@ def choose_preprocessing(
             usual = replace(usual, image_size=size, resize=None, crop_mode="center")
     elif usual is None:
         usual = _suited(settings, source)
-    elif settings.bit_depth != "auto":
-        usual = replace(usual, bit_depth=int(settings.bit_depth))
     return settings.preprocessing.applied(usual)
 
 

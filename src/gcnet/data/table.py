@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gcnet.data.class_names import label_classes
 from gcnet.data.folders import SPLITS, split_named
-from gcnet.data.images import FileImages, check_known
+from gcnet.data.images import FileImages
 from gcnet.data.paths import ImageRoot
 from gcnet.errors import UserError, printable
 
@@ -51,11 +52,10 @@ class CsvImages(FileImages):
         images = ImageRoot(Path(table).parent if root is None else Path(root), Path(table).parent)
         files = _files(table, rows, images)
         found = sorted({row.label for row in rows})
-        check_known(found, classes, table)
-        names = tuple(found if classes is None else classes)
-        numbers = {name: number for number, name in enumerate(names)}
-        notes = [note for note in (_unused_note(table, unused), images.note(table)) if note]
-        super().__init__(images.root, files, [numbers[row.label] for row in rows], names, notes=notes)
+        label_of, repaired = label_classes(found, classes, table)
+        notes = repaired + [note for note in (_unused_note(table, unused), images.note(table)) if note]
+        labels = [label_of[row.label] for row in rows]
+        super().__init__(images.root, files, labels, found if classes is None else classes, notes=notes)
 
 
 def read_splits(table: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -102,6 +102,13 @@ def read_rows(table: str | os.PathLike[str]) -> list[Row]:
     return rows
 
 
+def unknown_splits(table: str | os.PathLike[str]) -> list[str]:
+    """The number of rows of each unknown split, in a sentence; none where all splits are known."""
+    counts = Counter(row.split for row in read_rows(table) if row.split and split_named(row.split) is None)
+    note = _unused_note(table, counts)
+    return [note] if note else []
+
+
 def _rows_of_split(table: str | os.PathLike[str], split: str | None) -> tuple[list[Row], Counter[str]]:
     """The rows of a split, or of None all, and the number of rows by the name of a split that is unknown."""
     rows = read_rows(table)
@@ -132,6 +139,10 @@ def _check_columns(table: str | os.PathLike[str], columns: list[str]) -> None:
         if name not in columns:
             found = printable(", ".join(columns)) or "an empty file"
             raise UserError(f"{table}: the first line must name the columns path, label (and split), found {found}")
+        if columns.count(name) > 1:
+            raise UserError(
+                f'{table}: the first line must name each column once, found "{name}" {columns.count(name)} times'
+            )
 
 
 def _row(table: object, line: int, columns: list[str], row: dict[str, str | None]) -> Row:
@@ -157,4 +168,13 @@ def _files(table: object, rows: Sequence[Row], images: ImageRoot) -> list[str]:
                 f'{place}: "{printable(row.path)}" is listed already, see {table}, line {first_lines[name]}'
             )
         first_lines[name] = row.line
+    _require_some(table, list(first_lines), images.root)
     return list(first_lines)
+
+
+def _require_some(table: object, files: Sequence[str], root: Path) -> None:
+    if not any((root / name).exists() for name in files):
+        raise UserError(
+            f"{table}: none of its {len(files):,} images is in the folder {root}, such as {printable(files[0])}; "
+            "--images takes the folder of the images"
+        )

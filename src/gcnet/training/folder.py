@@ -242,6 +242,8 @@ def open_folder(path: str | Path) -> tuple[RunFolder, TrainSettings, dict[str, A
     if not folder.config.exists():
         raise UserError(f"{place} is not a run folder: it has no config.json")
     config = read_json(folder.config)
+    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
+        raise StorageError(f"{printable(folder.config)} is damaged: it does not hold the settings of a run")
     try:
         return folder, TrainSettings.from_dict(config["settings"]), config
     except (LookupError, TypeError, AttributeError, ArithmeticError, UserError) as error:

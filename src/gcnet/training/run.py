@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
 from gcnet.models.insertion import context_parameters
 from gcnet.training.checkpoint import load_state
@@ -49,6 +50,7 @@ from gcnet.training.trial import try_network
 
 BuildModel = Callable[[int], nn.Module]
 _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_PLACES = ("data", "val", "images")
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ def resume(
         settings = replace(settings, machine=replace(settings.machine, device=device))
     if moved:
         settings = replace(settings, data=replace(settings.data, **moved)).anchored()
+    _require_data(settings.data)
     if epochs is not None or steps is not None:
         settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs, steps=steps))
     with processes_joined(choose_device(settings.machine.device)) as processes, _only_writer(found, processes):
@@ -184,6 +187,21 @@ def resume(
                 if moved or epochs is not None or steps is not None:
                     write_json(found.config, config | {"settings": changed.to_dict()})
             return _drive(trainer, found, changed, reporter, state=state, resumed=True, notes=[note] if note else [])
+
+
+def _require_data(data: DataSettings) -> None:
+    """Refuse data that are no longer where the run had them.
+
+    Raises:
+        UserError: naming the flag that takes the new place.
+    """
+    for name in _PLACES:
+        path = getattr(data, name)
+        if path is not None and os.path.isabs(path) and not os.path.exists(path):
+            raise UserError(
+                f"the run needs {printable(path)}, and nothing is there; where the data moved, give the new place as "
+                f"--{name} beside --resume"
+            )
 
 
 def _without_files(settings: TrainSettings) -> TrainSettings:
@@ -294,6 +312,7 @@ def _drive(
     if state is not None:
         found += session.restore(state)
     elif resumed and processes.first:
+        found.append("there is no checkpoint.safetensors to go on from, so the run starts again")
         found += folder.rewind(0, 0)
     if processes.first and trainer.step < session.total:
         found += folder.note_environment(str(trainer.device), processes.world)
@@ -319,7 +338,8 @@ def _drive(
 
 def _conclude(result: RunResult, reporter: Reporter) -> None:
     if result.skipped:
-        reporter.say(f"{len(result.skipped)} images were skipped; see {printable(result.folder / 'skipped.csv')}")
+        count = "1 image was" if len(result.skipped) == 1 else f"{len(result.skipped):,} images were"
+        reporter.say(f"{count} skipped; see {printable(result.folder / 'skipped.csv')}")
     if result.finished and result.best is not None:
         best, place = result.best, printable(result.best_weights)
         score = score_text(result.metric, best[result.metric])

@@ -74,7 +74,9 @@ def require_file(path: Path) -> None:
     except (OSError, ValueError) as error:  # ValueError for a NUL in the name
         raise UserError(f"cannot read {shown(path)}: {getattr(error, 'strerror', None) or error}") from error
     if stat.S_ISDIR(mode):
-        raise UserError(f"weights must be a file, and {shown(path)} is a folder")
+        best = path / "weights" / "best.safetensors"
+        proposal = f'; did you mean "{shown(best)}"?' if best.is_file() else ""
+        raise UserError(f"weights must be a file, and {shown(path)} is a folder{proposal}")
     if not stat.S_ISREG(mode):
         raise UserError(f"weights must be an ordinary file, and {shown(path)} is a pipe, socket or device")
 
