@@ -6,6 +6,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from gcnet.errors import UserError
 from gcnet.models.detector.heads import HeadPlan, build_cascade, build_heads
+from gcnet.models.detector.matching import AnchorMatcher, BoxPairs
 from gcnet.models.detector.norms import set_norms
 from gcnet.models.detector.numerics import NUMERICS, Numerics
 from gcnet.models.detector.options import check_options
@@ -102,6 +103,8 @@ def _build_proposals(
         post_nms_top_n={"training": 2000, "testing": 1000},
         nms_thresh=0.7,
     )
+    proposals.box_similarity = BoxPairs
+    proposals.proposal_matcher = AnchorMatcher(high=0.7, low=0.3)
     proposals.box_coder = parts.box_coder((1.0, 1.0, 1.0, 1.0))
     proposals.min_size = parts.smallest_proposal
     return proposals
