@@ -15,7 +15,7 @@ from evaluation.things import CATEGORY_IDS, CLASSES, build_finder, save_finder, 
 from gcnet.cli.predict import Settings, run
 from gcnet.data.coco.masks import runs_mask
 from gcnet.errors import UserError
-from gcnet.evaluation import detect
+from gcnet.evaluation import pasting
 from gcnet.evaluation.detect import Detections, detect_images
 from gcnet.evaluation.network import Detector
 from gcnet.models.create import create_model
@@ -175,11 +175,11 @@ def test_masks_are_pasted_a_few_at_a_time_with_the_same_result(tmp_path: Path, m
         return paste(found, *sizes)
 
     monkeypatch.setattr(model.transform, "postprocess", counted)
-    monkeypatch.setattr(detect, "_PASTED_PIXELS", 3 * 71 * 97 + 1)
+    monkeypatch.setattr(pasting, "_PASTED_PIXELS", 3 * 71 * 97 + 1)
     assert detected(model, image) == whole
     assert sum(counts) == len(whole.images[0].results) > 6
     assert max(counts) == 3
-    monkeypatch.setattr(detect, "_PASTED_PIXELS", 1)
+    monkeypatch.setattr(pasting, "_PASTED_PIXELS", 1)
     assert detected(model, image) == whole
 
 

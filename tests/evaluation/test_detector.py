@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from evaluation.shaken import Knowing, as_results, shaken
+from evaluation.things import build_finder
 from gcnet.data.coco.images import CocoImages
 from gcnet.data.coco.loading import DetectionSamples, build_detection_loader
 from gcnet.data.coco.source import SceneReader, open_coco
@@ -18,6 +19,7 @@ from gcnet.data.sampling import EvaluationSampler
 from gcnet.data.scenes import CATEGORIES, Scenes
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
+from gcnet.evaluation import pasting
 from gcnet.evaluation.detection import coco_results, evaluate_detections
 from gcnet.evaluation.detector import evaluate_detector, judge
 from gcnet.models.create import create_model
@@ -68,6 +70,29 @@ def test_the_numbers_are_those_of_the_detections_of_the_network_itself(scenes: C
     for kind, judged in (("bbox", result.boxes), ("segm", result.masks)):
         numbers = evaluate_detections(few.content, expected, kind=kind, image_ids=[2, 5]).numbers
         assert judged.numbers == numbers
+
+
+def test_masks_are_pasted_a_few_at_a_time_with_the_same_result(
+    scenes: CocoImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_finder()
+    few = scenes.subset([1, 4])
+    whole = evaluate_detector(model, batches_of(few), few.content, few.category_ids)
+    counts: list[int] = []
+    paste = model.transform.postprocess
+
+    def counted(found: list[dict[str, Tensor]], *sizes: Any) -> list[dict[str, Tensor]]:
+        counts.append(len(found[0]["masks"]))
+        return paste(found, *sizes)
+
+    monkeypatch.setattr(model.transform, "postprocess", counted)
+    monkeypatch.setattr(pasting, "_PASTED_PIXELS", 3 * few.size(0)[0] * few.size(0)[1])
+    in_parts = evaluate_detector(model, batches_of(few), few.content, few.category_ids)
+    assert in_parts.results == whole.results
+    assert in_parts.masks is not None and whole.masks is not None
+    assert in_parts.masks.numbers == whole.masks.numbers
+    assert sum(counts) == len(whole.results) > 6
+    assert max(counts) == 3
 
 
 def test_an_image_that_cannot_be_read_is_named_and_does_not_count(scenes: CocoImages) -> None:

@@ -12,6 +12,7 @@ from gcnet.data.coco.images import CocoImages
 from gcnet.data.coco.masks import compressed_runs, runs_mask
 from gcnet.data.coco.source import open_coco
 from gcnet.data.settings import DataSettings
+from gcnet.evaluation import pasting
 from gcnet.evaluation.detection import evaluate_detections
 from gcnet.evaluation.oracle import mask_oracle
 
@@ -63,6 +64,13 @@ def test_rectangles_of_a_few_pixels_a_cell_come_back_whole() -> None:
     assert results[0]["bbox"] == [5, 3, 67, 67]
     for result, mask in zip(results, masks, strict=True):
         assert np.array_equal(mask_of(result), mask)
+
+
+def test_masks_handled_one_at_a_time_give_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = np.random.default_rng(0).random((4, HEIGHT, WIDTH)) < 0.5
+    whole = mask_oracle(images_of(*masks), 7)
+    monkeypatch.setattr(pasting, "_PASTED_PIXELS", 1)
+    assert mask_oracle(images_of(*masks), 7) == whole
 
 
 def test_large_rectangles_lose_at_most_half_a_cell_at_each_corner() -> None:

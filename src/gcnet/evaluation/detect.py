@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -17,13 +17,10 @@ from gcnet.data.coco.masks import extent
 from gcnet.data.decode import ImageError, open_image
 from gcnet.data.loading import Skipped
 from gcnet.errors import UserError, unknown
-from gcnet.evaluation.detection import coco_results
 from gcnet.evaluation.inference import evaluating
 from gcnet.evaluation.network import Detector
+from gcnet.evaluation.pasting import Found, detect, pasted_results
 from gcnet.models.detector.transform import RoundedTransform
-
-_PASTED_PIXELS = 2**25
-"""Pixels of masks pasted at a time: 128 MiB of float32, or one mask where that is larger."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +41,6 @@ class Detected:
     height: int
     width: int
     results: tuple[dict[str, Any], ...]
-
-
-class _Found(NamedTuple):
-    """Boxes, labels, scores and small masks in a resized image, and its height and width."""
-
-    values: dict[str, Tensor]
-    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -124,7 +114,7 @@ def detect_images(
             skipped += unread
             for (path, image), found in zip(images.items(), _detect(network, images.values(), labels), strict=True):
                 number = len(done) + 1
-                results = _results(network, found, image, number, detector.category_ids)
+                results = _results(network, found, number, detector.category_ids)
                 done.append(Detected(path, number, image.height, image.width, results))
                 show(image, done[-1])
             progress(len(batch))
@@ -181,34 +171,20 @@ def read_image(path: Path, network: Any) -> Image.Image:
     return image
 
 
-def _detect(network: Any, images: Iterable[Image.Image], labels: Int[Tensor, " classes"]) -> list[_Found]:
-    """What the network itself does before it pastes the masks, and of this the objects of some classes."""
-    tensors = [pixels(image).to(labels.device) for image in images]
-    if not tensors:
-        return []
-    batch, _ = network.transform(tensors)
-    features = network.backbone(batch.tensors)
-    proposals, _ = network.rpn(batch, features)
-    found, _ = network.roi_heads(features, proposals, batch.image_sizes)
-    kept = [torch.isin(values["labels"], labels) for values in found]
+def _detect(network: Any, images: Iterable[Image.Image], labels: Int[Tensor, " classes"]) -> list[Found]:
+    """The objects of some classes in each image, their masks not pasted yet."""
+    found = detect(network, [pixels(image).to(labels.device) for image in images])
+    kept = [torch.isin(one.values["labels"], labels) for one in found]
     return [
-        _Found({name: value[keep] for name, value in values.items()}, size)
-        for values, keep, size in zip(found, kept, batch.image_sizes, strict=True)
+        one._replace(values={name: value[keep] for name, value in one.values.items()})
+        for one, keep in zip(found, kept, strict=True)
     ]
 
 
-def _results(
-    network: Any, found: _Found, image: Image.Image, image_id: int, category_ids: Sequence[int]
-) -> tuple[dict[str, Any], ...]:
-    """The objects of an image as results, their masks pasted a few at a time."""
-    height, width = image.height, image.width
-    step = max(1, _PASTED_PIXELS // (height * width))
-    results: list[dict[str, Any]] = []
-    for start in range(0, len(found.values["scores"]), step):
-        part = {name: value[start : start + step] for name, value in found.values.items()}
-        pasted = network.transform.postprocess([part], [found.size], [(height, width)])
-        results += coco_results(pasted, [image_id], category_ids)
-    return tuple({**one, "area": _area(one, height, width)} for one in results)
+def _results(network: Any, found: Found, image_id: int, category_ids: Sequence[int]) -> tuple[dict[str, Any], ...]:
+    """The objects of an image as results with their areas."""
+    results = pasted_results(network, found, image_id, category_ids)
+    return tuple({**one, "area": _area(one, *found.original)} for one in results)
 
 
 def _area(result: dict[str, Any], height: int, width: int) -> float:

@@ -11,8 +11,9 @@ from torch import nn
 from gcnet.data.coco.loading import DetectionBatch
 from gcnet.data.loading import Skipped
 from gcnet.errors import UserError
-from gcnet.evaluation.detection import DetectionResult, coco_results, evaluate_detections
+from gcnet.evaluation.detection import DetectionResult, evaluate_detections
 from gcnet.evaluation.inference import evaluating
+from gcnet.evaluation.pasting import detector_results
 
 _COCO_IMAGES = 5000
 
@@ -98,9 +99,10 @@ def evaluate_detector(
     with evaluating(model) as network:
         for batch in batches:
             with torch.autocast(place.type, dtype=autocast, enabled=autocast is not None):
-                found = network([image.to(place, non_blocking=True) for image in batch.images]) if batch.images else []
-            has_masks = has_masks and all("masks" in one for one in found)
-            results += coco_results(found, batch.image_ids, category_ids)
+                images = [image.to(place, non_blocking=True) for image in batch.images]
+                found, with_masks = detector_results(network, images, batch.image_ids, category_ids)
+            has_masks = has_masks and with_masks
+            results += found
             image_ids += batch.image_ids
             skipped += batch.skipped
             progress(len(batch.names) + len(batch.skipped))

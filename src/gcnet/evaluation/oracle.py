@@ -3,10 +3,14 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from torchvision.ops import roi_align
 
 from gcnet.data.coco.images import CocoImages
+from gcnet.data.coco.objects import BitMasks
 from gcnet.evaluation.detection import MASK_THRESHOLD, coco_results
+from gcnet.evaluation.pasting import chunks
 from gcnet.models.detector.transform import paste_masks
 
 
@@ -20,14 +24,16 @@ def mask_oracle(images: CocoImages, side: int = 28) -> list[dict[str, Any]]:
     results = []
     for index in range(len(images)):
         objects, size = images.objects(index), images.size(index)
-        rows = torch.arange(len(objects.boxes), dtype=objects.boxes.dtype)[:, None]  # (n, 1)
-        masks = objects.masks.dense()[:, None].to(objects.boxes.dtype)  # (n, 1, H, W)
-        pooled = roi_align(masks, torch.cat([rows, objects.boxes], dim=1), side, 1.0, 0, aligned=True)
-        found = {
-            "boxes": objects.boxes,
-            "labels": objects.labels,
-            "scores": torch.ones(len(objects.boxes)),
-            "masks": paste_masks((pooled >= MASK_THRESHOLD).to(pooled.dtype), objects.boxes, *size),
-        }
-        results += coco_results([found], [images.image_id(index)], images.category_ids)
+        for part in chunks(len(objects.boxes), size):
+            found = _coarse(objects.boxes[part], objects.labels[part], objects.masks.chosen(part), side)
+            results += coco_results([found], [images.image_id(index)], images.category_ids)
     return results
+
+
+def _coarse(boxes: Float[Tensor, "n 4"], labels: Int[Tensor, " n"], masks: BitMasks, side: int) -> dict[str, Tensor]:
+    """Detections without error but for their masks, which were reduced to the cells of their boxes and pasted back."""
+    rows = torch.arange(len(boxes), dtype=boxes.dtype)[:, None]  # (n, 1)
+    dense = masks.dense()[:, None].to(boxes.dtype)  # (n, 1, H, W)
+    pooled = roi_align(dense, torch.cat([rows, boxes], dim=1), side, 1.0, 0, aligned=True)
+    pasted = paste_masks((pooled >= MASK_THRESHOLD).to(pooled.dtype), boxes, *dense.shape[-2:])
+    return {"boxes": boxes, "labels": labels, "scores": torch.ones(len(boxes)), "masks": pasted}

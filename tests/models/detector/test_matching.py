@@ -50,13 +50,18 @@ def test_matches_are_torchvisions_with_ties_and_boxes_without_area(
 
 def test_all_three_kinds_of_matches_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "_PAIRS", 1000)
-    anchors = boxes(5000, seed=0)
-    far_away = torch.tensor([[500.0, 500.0, 520.0, 520.0]])  # overlaps no anchor: each is its best one
-    small = torch.tensor([[50.0, 50.0, 50.5, 50.5]])  # only a low-quality match
-    objects = torch.cat([anchors[::500] + 1, small])
+    anchors = torch.cat([boxes(5000, seed=0), torch.tensor([[200.0, 200.0, 300.0, 300.0]])])
+    small = torch.tensor([[250.0, 250.0, 251.0, 251.0]])  # IoU 0.0001 with the last anchor, and 0 with the others
+    objects = torch.cat([anchors[:5000:500] + 1, small])
     found = parts(objects, anchors)
     assert torch.equal(found, whole(objects, anchors))
-    assert {-2, -1, len(objects) - 1} <= set(found.tolist())
+    assert found[-1] == len(objects) - 1
+    assert {-2, -1, 0} <= set(found.tolist())
+
+
+def test_an_object_that_overlaps_no_anchor_is_matched_as_torchvision_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "_PAIRS", 1000)
+    far_away, anchors = torch.tensor([[500.0, 500.0, 520.0, 520.0]]), boxes(5000, seed=0)
     assert torch.equal(parts(far_away, anchors), whole(far_away, anchors))
 
 
@@ -88,7 +93,7 @@ def test_no_tensor_grows_with_anchors_times_objects() -> None:
 
 @pytest.mark.parametrize("numerics", ["torchvision", "mmdet"])
 def test_losses_with_parts_are_those_of_torchvisions_matcher(numerics: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = create_model("mask_rcnn_cifar_resnet20", num_classes=2, numerics=numerics).train()
+    model = create_model("mask_rcnn_cifar_resnet20", num_classes=2, detector={"numerics": numerics}).train()
     targets = [
         {
             "boxes": torch.tensor([[4.0, 4.0, 20.0, 30.0], [30.0, 10.0, 60.0, 40.0]]),

@@ -39,8 +39,8 @@ class BitMasks:
         """The masks of 0 and 1, one after the other."""
         return (torch.from_numpy(np.unpackbits(bits, axis=1, count=self.width)) for bits in self.bits.numpy())
 
-    def chosen(self, keep: Tensor) -> "BitMasks":
-        """Those where `keep` (n,) holds."""
+    def chosen(self, keep: Tensor | slice) -> "BitMasks":
+        """Those where `keep` (n,) holds, or of a slice."""
         return BitMasks(self.bits[keep], self.width)
 
     def mapped(self, change: Callable[[Tensor], Tensor], height: int, width: int) -> "BitMasks":

@@ -1,5 +1,7 @@
 """Faster R-CNN, Mask R-CNN (arXiv 1703.06870) and its cascade, with a feature pyramid (arXiv 1612.03144)."""
 
+from typing import Any
+
 from torch import nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.rpn import RegionProposalNetwork
@@ -92,7 +94,8 @@ def _build_proposals(
     if len(anchor_sides) != len(strides):
         raise UserError(f"anchor_sides are one for each of {len(strides)} levels, found {len(anchor_sides)}")
     anchors = parts.anchors(anchor_sides, strides)
-    proposals = RegionProposalNetwork(
+    # Any: torchvision's annotations allow its own parts only.
+    proposals: Any = RegionProposalNetwork(
         anchors,
         ProposalHead(width, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
