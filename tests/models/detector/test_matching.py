@@ -22,6 +22,12 @@ def parts(objects: Tensor, anchors: Tensor) -> Tensor:
     return AnchorMatcher(high=0.7, low=0.3)(BoxPairs(objects, anchors))
 
 
+def in_parts_of(pairs: int, patch: pytest.MonkeyPatch) -> None:
+    """Have everything with more pairs than this compared in parts."""
+    patch.setattr(matching, "_WHOLE", pairs)
+    patch.setattr(matching, "_PART", pairs)
+
+
 def boxes(count: int, seed: int, *, step: float = 0.0) -> Tensor:
     """Random boxes in 100 x 100 pixels; with a step their corners are multiples of it, so that overlaps tie."""
     generator = torch.Generator().manual_seed(seed)
@@ -43,13 +49,13 @@ def test_matches_are_torchvisions_with_ties_and_boxes_without_area(
     seed: int, objects: int, anchors: int, pairs: int, step: float
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matching, "_PAIRS", pairs)
+        in_parts_of(pairs, patch)
         given_boxes = boxes(objects, seed, step=step), boxes(anchors, seed + 1, step=step)
         assert torch.equal(parts(*given_boxes), whole(*given_boxes))
 
 
 def test_all_three_kinds_of_matches_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matching, "_PAIRS", 1000)
+    in_parts_of(1000, monkeypatch)
     anchors = torch.cat([boxes(5000, seed=0), torch.tensor([[200.0, 200.0, 300.0, 300.0]])])
     small = torch.tensor([[250.0, 250.0, 251.0, 251.0]])  # IoU 0.0001 with the last anchor, and 0 with the others
     objects = torch.cat([anchors[:5000:500] + 1, small])
@@ -60,7 +66,7 @@ def test_all_three_kinds_of_matches_are_torchvisions(monkeypatch: pytest.MonkeyP
 
 
 def test_an_object_that_overlaps_no_anchor_is_matched_as_torchvision_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matching, "_PAIRS", 1000)
+    in_parts_of(1000, monkeypatch)
     far_away, anchors = torch.tensor([[500.0, 500.0, 520.0, 520.0]]), boxes(5000, seed=0)
     assert torch.equal(parts(far_away, anchors), whole(far_away, anchors))
 
@@ -88,7 +94,7 @@ def test_no_tensor_grows_with_anchors_times_objects() -> None:
     anchors = boxes(100_000, seed=0)
     with Largest() as largest:
         parts(boxes(100, seed=1), anchors)
-    assert largest.elements <= 2 * matching._PAIRS
+    assert largest.elements <= 2 * matching._PART
 
 
 @pytest.mark.parametrize("numerics", ["torchvision", "mmdet"])
@@ -107,7 +113,7 @@ def test_losses_with_parts_are_those_of_torchvisions_matcher(numerics: str, monk
         },
     ]
     images = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(3, 48, 64)]
-    monkeypatch.setattr(matching, "_PAIRS", 5000)
+    in_parts_of(5000, monkeypatch)
     torch.manual_seed(0)
     found = model(images, targets)
     model.rpn.box_similarity = box_iou

@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
-_PAIRS = 2**22
-"""Pairs of object and anchor compared at a time: 16 MiB of overlaps, and about nine times that in between."""
+_WHOLE, _PART = 2**22, 2**20
+"""Pairs of object and anchor compared at once, and at a time where there are more of them."""
 
 
 class BoxPairs(NamedTuple):
@@ -45,9 +45,9 @@ class AnchorMatcher:
             ValueError: there is no object, or no anchor.
         """
         objects, anchors = pairs
-        if len(objects) * len(anchors) <= _PAIRS:
+        if len(objects) * len(anchors) <= _WHOLE:
             return self._dense(box_iou(objects, anchors))
-        parts = anchors.split(max(_PAIRS // len(objects), 1))
+        parts = anchors.split(max(_PART // len(objects), 1))
         overlaps, nearest, best = _compare(objects, parts)
         matches = nearest.clone()
         matches[overlaps < self.low] = self.BELOW_LOW_THRESHOLD
@@ -59,13 +59,19 @@ def _compare(
     objects: Float[Tensor, "m 4"], parts: tuple[Tensor, ...]
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "parts m"]]:
     """Of each anchor: its largest overlap, and the object it is with; of each part and object: the largest overlap."""
-    overlaps, nearest, best = [], [], []
-    for part in parts:
+    count = sum(len(part) for part in parts)
+    # Results are written in place: small tensors kept between large ones that are freed would fragment memory.
+    overlaps = objects.new_empty(count)
+    nearest = torch.empty(count, dtype=torch.int64, device=objects.device)
+    best = objects.new_empty(len(parts), len(objects))
+    start = 0
+    for number, part in enumerate(parts):
+        rows = slice(start, start + len(part))
         matrix = box_iou(objects, part)
-        best.append(matrix.amax(dim=1))
-        for kept, values in zip((overlaps, nearest), matrix.max(dim=0), strict=True):
-            kept.append(values)
-    return torch.cat(overlaps), torch.cat(nearest), torch.stack(best)
+        overlaps[rows], nearest[rows] = matrix.max(dim=0)
+        best[number] = matrix.amax(dim=1)
+        start += len(part)
+    return overlaps, nearest, best
 
 
 def _is_best(
@@ -73,8 +79,10 @@ def _is_best(
 ) -> Bool[Tensor, " n"]:
     """Whether some object overlaps no anchor more than this one; ties count."""
     highest = best.amax(dim=0)
-    found = []
+    found = torch.empty(sum(len(part) for part in parts), dtype=torch.bool, device=objects.device)
+    start = 0
     for part, values in zip(parts, best, strict=True):
         rows = torch.where(values == highest)[0]
-        found.append((box_iou(objects[rows], part) == highest[rows, None]).any(dim=0))
-    return torch.cat(found)
+        found[start : start + len(part)] = (box_iou(objects[rows], part) == highest[rows, None]).any(dim=0)
+        start += len(part)
+    return found
