@@ -120,6 +120,7 @@ def test_a_copy_of_nothing_is_not_written_and_the_reason_comes_first(
         (("goood.json",), "good.json"),
         (("good.json", "--images", "image"), 'did you mean "images"?'),
         (("good.json", "--fix", "bad.json"), "--fix must not exist yet, found bad.json"),
+        (("labels.txt",), "takes an annotation file (.json), a folder or a CSV, found labels.txt; labels of YOLO"),
         (("good.json", "--workers", "0"), "--workers must be 1 or more"),
         (
             (),
@@ -135,6 +136,7 @@ def test_a_mistake_is_one_sentence(
     sentence: str,
 ) -> None:
     monkeypatch.chdir(place)
+    (place / "labels.txt").write_text("0 .5 .5 .1 .1")
     assert main(["check-data", *arguments]) == 2
     said = capsys.readouterr().err
     assert sentence in said

@@ -69,7 +69,7 @@ def test_a_detector_whose_weights_are_not_finite_is_refused(tmp_path: Path) -> N
 
 
 def test_detectors_that_cannot_be_opened_get_a_sentence(finder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs trained weights: give --weights FILE with --model mask_rcnn_gc_scenes_"):
+    with pytest.raises(UserError, match="needs trained weights: give --weights FILE beside mask_rcnn_gc_scenes_"):
         open_detector("mask_rcnn_gc_scenes_resnet")
     with pytest.raises(UserError, match='unknown detector "mask_rcnn_scenes_resnt"; did you mean "mask_rcnn_scenes_'):
         open_detector("mask_rcnn_scenes_resnt")

@@ -108,6 +108,17 @@ def test_an_unknown_name_gets_the_nearest_valid_one(kind, values, sentence):
         kind(**values)
 
 
+@pytest.mark.parametrize(
+    ("given", "flags"),
+    [({"at": ("layer3",)}, "--at"), ({"ratio": 4.0, "options": ("heads=2",)}, "--ratio and --options")],
+)
+def test_places_and_options_need_a_block(given: dict, flags: str) -> None:
+    with pytest.raises(UserError, match=f"^{flags} without a block: add --block"):
+        NetworkSettings("resnet18", **given).block_arguments()
+    assert NetworkSettings("gc_resnet18", **given).block_arguments()["block"] is None
+    assert NetworkSettings("resnet18", block="se", **given).block_arguments()["block"] == "se"
+
+
 def test_block_options_are_numbers_truths_and_texts():
     network = NetworkSettings(options=("pooling=average", "use-scale=False", "reduction=4", "a=b=c"))
     assert network.block_options() == {"pooling": "average", "use_scale": False, "reduction": 4, "a": "b=c"}

@@ -82,8 +82,15 @@ def run(settings: Settings) -> int:
         return check_annotations(settings)
     from gcnet.cli.check_images import check_labeled
 
+    _refuse_other_files(settings.data)
     settings.require_images()
     return check_labeled(settings)
+
+
+def _refuse_other_files(data: Path) -> None:
+    if data.is_file() and data.suffix.lower() != ".csv":
+        hint = "; labels of YOLO or Pascal VOC are given as their folder" if data.suffix in (".txt", ".xml") else ""
+        raise UserError(f"gcnet check-data takes an annotation file (.json), a folder or a CSV, found {data}{hint}")
 
 
 def _refuse_other_labels(data: Path) -> None:

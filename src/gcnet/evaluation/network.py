@@ -93,8 +93,7 @@ def open_trained(model: str, weights: str | None = None, *, image_size: int | No
     if weights is None:
         create_model(model)  # an unknown name deserves its own sentence
         raise UserError(
-            f"a network by name needs trained weights: give --weights FILE with --model {model}, or a model file to "
-            f"--model"
+            f"a network by name needs trained weights: give --weights FILE beside {model}, or a model file instead"
         )
     return _detector_from_name(model, weights) if is_detector(model) else _from_name(model, weights, image_size)
 

@@ -247,9 +247,10 @@ class ClassificationTask:
 
     def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
         """Learning curves."""
-        from gcnet.evaluation.plots import plot_learning_curves
+        from gcnet.evaluation.plots import ACCURACY, plot_learning_curves
 
-        plot_learning_curves(rows, folder / "curves.png")
+        scores = {key: name for key, name in ACCURACY.items() if key != "top5" or len(self.classes) > 5}
+        plot_learning_curves(rows, folder / "curves.png", scores=scores)
 
     def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
         """The confusion matrix."""
@@ -297,14 +298,8 @@ def build_classifier(settings: TrainSettings, num_classes: int, *, image_size: i
         network.model,
         num_classes=num_classes,
         weights=network.weights,
-        block=network.block,
-        ratio=network.ratio,
-        stages=network.stages,
-        blocks=network.blocks,
-        position=network.position,
-        at=network.at,
         image_size=image_size,
-        **network.block_options(),
+        **network.block_arguments(),
     )
 
 

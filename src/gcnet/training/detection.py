@@ -267,14 +267,8 @@ def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
         num_classes=num_classes,
         weights=network.weights,
         backbone_weights=detector.backbone_weights,
-        block=network.block,
-        ratio=network.ratio,
-        stages=network.stages,
-        blocks=network.blocks,
-        position=network.position,
-        at=network.at,
         detector=detector_options(detector),
-        **network.block_options(),
+        **network.block_arguments(),
     )
     if detector.short_side is not None:
         transform: Any = model.transform

@@ -54,6 +54,23 @@ class NetworkSettings:
         for option in self.options:
             require("=" in option, f'--options takes NAME=VALUE, such as pooling=average; found "{option}"')
 
+    def block_arguments(self) -> dict[str, Any]:
+        """The arguments of `gcnet.create_model` for the block: which one, where, and its options.
+
+        Raises:
+            UserError: a place or an option is given, and there is no block.
+        """
+        from gcnet.models.names import split_name
+
+        places = {name: getattr(self, name) for name in ("ratio", "stages", "blocks", "position", "at")}
+        given = [f"--{name}" for name, value in (places | {"options": self.options}).items() if value not in (None, ())]
+        require(
+            not given or self.block is not None or bool(split_name(self.model)[0]),
+            f"{' and '.join(given)} without a block: add --block, such as --block gc, or take a model with one, "
+            "such as gc_resnet50",
+        )
+        return {"block": self.block, **places, **self.block_options()}
+
     def block_options(self) -> dict[str, Any]:
         """`options` by name; numbers, true, false and null are read as such, everything else is text."""
         pairs = (option.split("=", 1) for option in self.options)

@@ -172,7 +172,7 @@ class Runner(nn.Module):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"at": "frist"}, r'no module name matches "frist" \(at\); did you mean "first"'),
+        ({"at": "frist"}, r'no module name matches "frist"; did you mean "first"'),
         ({"at": nn.Conv3d}, "no module is a Conv3d \\(at\\); this network has BatchNorm2d, Conv2d"),
         ({"at": []}, "at least one place"),
         ({"at": "first", "stages": (3,)}, "stages and blocks go without"),

@@ -102,7 +102,7 @@ def _nothing(model: nn.Module, item: str | type, names: Sequence[str]) -> UserEr
         kinds = sorted({type(module).__name__ for module in model.modules()})
         return UserError(f"no module is a {item.__name__} (at); this network has {_first(kinds)}")
     proposal = nearest(item, names) or f"; there are {_first(names)}"
-    return UserError(f'no module name matches "{item}" (at){proposal}')
+    return UserError(f'no module name matches "{item}"{proposal}')
 
 
 def _first(names: Iterable[str], count: int = 8) -> str:
