@@ -73,13 +73,13 @@ def run(settings: Settings) -> int:
         from gcnet.cli.convert_labels import convert_labels
 
         return convert_labels(settings, settings.convert)
-    _refuse_other_labels(settings.data)
     from gcnet.data.coco.source import is_coco
 
     if is_coco(settings.data):
         from gcnet.cli.check_annotations import check_annotations
 
         return check_annotations(settings)
+    _refuse_other_labels(settings.data)
     from gcnet.cli.check_images import check_labeled
 
     _refuse_other_files(settings.data)
@@ -94,7 +94,7 @@ def _refuse_other_files(data: Path) -> None:
 
 
 def _refuse_other_labels(data: Path) -> None:
-    from gcnet.cli.convert_labels import labels_format
+    from gcnet.data.coco.splits import labels_format
 
     if (found := labels_format(data)) is not None:
         raise UserError(f"{data} holds {found}: convert them to COCO annotations by --convert FILE.json first")

@@ -42,16 +42,6 @@ def convert_labels(settings: "Settings", output: Path) -> int:
     return EXIT_FAILURE if problems else EXIT_OK
 
 
-def labels_format(path: Path) -> str | None:
-    """The format of labels that can be converted, in words; None for other data."""
-    from gcnet.data.coco.conversion.voc import is_voc
-    from gcnet.data.coco.conversion.yolo import is_yolo
-
-    if is_yolo(path):
-        return "YOLO labels"
-    return "Pascal VOC annotations" if is_voc(path) else None
-
-
 def _read(path: Path) -> "Converted":
     from gcnet.data.coco.conversion.voc import is_voc, read_voc
     from gcnet.data.coco.conversion.yolo import is_yolo, read_yolo

@@ -68,10 +68,12 @@ def _check_classes(detector: "Detector", images: "CocoImages", settings: "Settin
 
 def _judge_results(part: "CocoPart", settings: "Settings") -> "DetectorResult":
     from gcnet.evaluation.detector import judge
-    from gcnet.evaluation.results import read_results
+    from gcnet.evaluation.results import box_format_note, read_results
 
     images = part.images
     results, skipped = read_results(str(settings.results), images.content, part.image_ids, part.category_ids)
+    if note := box_format_note(results, images.content):
+        report_notes([f"{printable(str(settings.results))}: {note}"])
     if skipped:
         report_notes([f"{skipped:,} results are of skipped images, and do not count"])
     return judge(images.content, results, [images.image_id(index) for index in range(len(images))])

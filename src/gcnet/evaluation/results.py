@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from gcnet.data.coco.box_formats import recognize_format
 from gcnet.data.coco.geometry import check_segmentation
 from gcnet.data.coco.ids import Ids
 from gcnet.data.coco.inspection import read_json
@@ -49,6 +52,17 @@ def read_results(
             result = _with_integers(raw, image_ids, category_ids)
             results.append(_checked(result, keys, f"{path}: result {number}", sizes))
     return results, len(content) - len(results)
+
+
+def box_format_note(results: Sequence[Mapping[str, Any]], annotations: Mapping[str, Any]) -> str | None:
+    """A sentence on boxes that look as if they were in another format than COCO's; None if they do not."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in annotations["images"]}
+    boxes = np.array([result["bbox"] for result in results], dtype=np.float64).reshape(-1, 4)
+    image_sizes = np.array([sizes[result["image_id"]] for result in results], dtype=np.float64).reshape(-1, 2)
+    box_format = recognize_format(boxes, image_sizes, np.full(boxes.shape, np.nan))
+    if box_format.is_coco:
+        return None
+    return f"the boxes look like {box_format}, and are evaluated as left, top, width, height in pixels"
 
 
 def _with_integers(result: Any, image_ids: Ids | None, category_ids: Ids | None) -> Any:

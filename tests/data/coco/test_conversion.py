@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data.coco.annotated import HEIGHT, WIDTH, write_images
+from data.coco.annotated import HEIGHT, WIDTH, content, write_images
 from gcnet.cli import main
 from gcnet.data.coco.conversion.voc import is_voc, read_voc, read_xml
 from gcnet.data.coco.conversion.yolo import is_yolo, read_yolo
@@ -119,6 +119,34 @@ def test_an_image_is_labeled_as_it_is_shown(tmp_path: Path):
     converted = read_yolo(tmp_path)
     assert boxes(converted.splits[""]) == [("images/a.jpg", "0", [0, 0, HEIGHT, WIDTH])]
     assert kinds(converted.problems) == ["no class names"]
+
+
+def test_a_split_without_images_is_skipped_and_reported(tmp_path: Path):
+    write_images(tmp_path / "train" / "images", ["a.png"])
+    text = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [cat]\n"
+    converted = read_yolo(write(tmp_path / "data.yaml", text))
+    assert list(converted.splits) == ["train"]
+    assert kinds(converted.problems)[:2] == ["missing images of val, skipped", "missing images of test, skipped"]
+
+
+def test_a_training_on_other_labels_names_their_conversion(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_images(tmp_path / "images" / "train", ["a.png"])
+    write(tmp_path / "labels" / "train" / "a.txt", "0 0.5 0.5 0.2 0.2\n")
+    write(tmp_path / "data.yaml", "train: images/train\nnames: [cat]\n")
+    for data in (tmp_path, tmp_path / "data.yaml"):
+        arguments = ["--data", str(data), "--output", str(tmp_path / "run")]
+        assert main(["train", "--model", "faster_rcnn_cifar_resnet20", *arguments]) == 2
+        assert f"holds YOLO labels: convert them to COCO annotations by gcnet check-data {data} --convert" in (
+            capsys.readouterr().err
+        )
+
+
+def test_coco_annotations_beside_yolo_labels_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write(tmp_path / "labels" / "train" / "a.txt", "0 0.5 0.5 0.2 0.2\n")
+    names = write_images(tmp_path / "images" / "train", ["a.png"])
+    write(tmp_path / "annotations" / "instances_train.json", json.dumps(content(names)))
+    assert main(["check-data", str(tmp_path)]) == 0
+    assert "issues       0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

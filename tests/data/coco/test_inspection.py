@@ -333,7 +333,7 @@ def test_an_issue_is_one_line_with_its_place() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "is not JSON"),
+        ("", "is empty"),
         ("[" * 100_000, "is not JSON"),
         ("[]", 'expected a list "images"'),
         ('{"images": [], "annotations": {}}', 'expected a list "annotations"'),
@@ -344,6 +344,20 @@ def test_a_file_of_another_kind_is_refused_in_a_sentence(tmp_path: Path, text: s
     with pytest.raises(UserError, match=sentence) as raised:
         read_annotations(tmp_path / "a.json")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (" \n", "is empty"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+        ("\n<!DOCTYPE html><html>", "is an HTML page: the download failed"),
+    ],
+)
+def test_a_file_that_holds_no_json_is_named_for_what_it_is(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        read_annotations(tmp_path / "a.json")
 
 
 def test_a_mistyped_file_gets_the_nearest_one(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gcnet.data.decode import ImageError, read_header
 from gcnet.errors import UserError, nearest_path
 
 PARTS = ("images", "annotations", "categories")
+_LFS = "version https://git-lfs.github.com/spec"
 _FILE_KINDS = {
     OUTSIDE: "path outside the image folder",
     MISSING: "missing image file",
@@ -69,12 +70,21 @@ def read_json(path: str | Path, what: str) -> Any:
         UserError: the file is missing, cannot be read, or is no JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        text = Path(path).read_text(encoding="utf-8-sig")
+        if not text.strip():
+            raise UserError(f"{path} is empty")
+        if text.startswith(_LFS):
+            raise UserError(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull")
+        if text[:200].lstrip().lower().startswith(("<!doctype html", "<html")):
+            raise UserError(f"{path} is an HTML page: the download failed")
+        return json.loads(text)
     except FileNotFoundError as error:
         raise UserError(f"no {what} file at {path}{nearest_path(path)}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path} is not JSON: {str(error).splitlines()[0]}") from error
 
 

@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from gcnet.data.coco.conversion.voc import is_voc
+from gcnet.data.coco.conversion.yolo import is_yolo
 from gcnet.data.coco.layouts import find_layout, unrecognized
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
@@ -45,15 +47,27 @@ def annotation_file(data: str, flag: str, split: str) -> Path:
         UserError: the folder has no such file, or several.
     """
     path = Path(data)
-    if path.suffix.lower() == ".json" or path.is_file():
+    if path.suffix.lower() == ".json" or (path.is_file() and not is_yolo(path)):
         return path
     layout = find_layout(path)
     found = {"train": layout.train, "val": layout.val or layout.test}[split] or layout.unsplit
     if not found and flag == "--val":
         found = layout.files()
+    if not found and (labels := labels_format(path)) is not None:
+        place = printable(path)
+        raise UserError(
+            f"{place} holds {labels}: convert them to COCO annotations by gcnet check-data {place} --convert FILE.json"
+        )
     if not found:
         raise unrecognized(layout, split)
     return _single(found, flag)
+
+
+def labels_format(path: Path) -> str | None:
+    """The format of labels that `gcnet check-data --convert` converts, in words; None for other data."""
+    if is_yolo(path):
+        return "YOLO labels"
+    return "Pascal VOC annotations" if is_voc(path) else None
 
 
 def validates_on_test(settings: DataSettings) -> bool:

@@ -54,8 +54,8 @@ def read_yolo(path: Path) -> Converted:
         UserError: the files are not those of a YOLO data set.
     """
     file = path if path.is_file() else _yaml_of(path)
-    layout = _from_yaml(file) if file is not None else _from_folder(path)
     problems: list[Problem] = []
+    layout = _from_yaml(file, problems) if file is not None else _from_folder(path)
     found = {split: list(_images(places, layout.root, problems)) for split, places in layout.splits.items()}
     if not any(found.values()):
         raise UserError(f"{printable(path)}: no images of a YOLO data set found in {printable(layout.root)}")
@@ -124,7 +124,7 @@ def _parse(
     return int(label), [left, top, right - left, bottom - top], None
 
 
-def _from_yaml(file: Path) -> _Layout:
+def _from_yaml(file: Path, problems: list[Problem]) -> _Layout:
     content = _read_yaml(file)
     root = file.resolve().parent
     base = content.get("path")
@@ -133,20 +133,23 @@ def _from_yaml(file: Path) -> _Layout:
     for split in SPLITS:
         entry = content.get(split) or content.get({"val": "valid"}.get(split, split))
         texts = entry if isinstance(entry, list) else [entry]
-        places = tuple(_place(root, [start + text for start in starts]) for text in texts if isinstance(text, str))
-        if places:
-            splits[split] = places
+        named = [text for text in texts if isinstance(text, str)]
+        places = {text: _place(root, [start + text for start in starts]) for text in named}
+        lacking = [text for text, place in places.items() if place is None]
+        if lacking and split == "train":
+            raise UserError(f'{printable(root)} has no "{printable(lacking[0])}", which its data.yaml names')
+        problems += [Problem(f"missing images of {split}, skipped", f"no {text}") for text in lacking]
+        if found := tuple(place for place in places.values() if place is not None):
+            splits[split] = found
     if not splits:
         raise UserError(f"{printable(file)} is no YOLO data set: expected the keys train, val and names")
     return _Layout(root, splits, _names(content, file), "kpt_shape" in content)
 
 
-def _place(root: Path, texts: Sequence[str]) -> Path:
-    """The folder or list that an entry of a data.yaml names, below the folder of the data.yaml."""
-    for text in texts:
-        if (path := resolve_paths(root, [text.rstrip("/\\")]).path(text.rstrip("/\\"))) is not None:
-            return Path(path)
-    raise UserError(f'{printable(root)} has no "{printable(texts[-1])}", which its data.yaml names')
+def _place(root: Path, texts: Sequence[str]) -> Path | None:
+    """The folder or list that an entry of a data.yaml names, below its folder; None if it is missing."""
+    paths = (resolve_paths(root, [text.rstrip("/\\")]).path(text.rstrip("/\\")) for text in texts)
+    return next((Path(path) for path in paths if path is not None), None)
 
 
 def _from_folder(folder: Path) -> _Layout:
