@@ -225,13 +225,13 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     data = _read_file(path)
     place = _digest_place(data)
     if place is None:
-        raise StorageError(f"{path} is not a file written by gcnet: its header holds no checksum")
+        raise StorageError(f"{printable(path)} is not a file written by gcnet: its header holds no checksum")
     found = data[place : place + 64]
     blank = hashlib.sha256(data[:place])
     blank.update(_NO_DIGEST.encode())
     blank.update(memoryview(data)[place + 64 :])
     if blank.hexdigest().encode() != found:
-        raise StorageError(f"{path} is damaged: its checksum does not match its bytes; use another copy")
+        raise StorageError(f"{printable(path)} is damaged: its checksum does not match its bytes; use another copy")
     content = _metadata(data)
     if content is None:
         raise StorageError(f"{printable(path)} is damaged or was edited: its metadata are not those of gcnet")

@@ -43,7 +43,7 @@ def test_a_model_file_is_not_taken_for_a_checkpoint(tmp_path):
     from gcnet.storage import save_tensors
 
     save_tensors(tmp_path / "model", {"weight": torch.zeros(2)}, {"kind": "model"})
-    with pytest.raises(ValueError, match="not a training checkpoint"):
+    with pytest.raises(ValueError, match="must be a training checkpoint"):
         load_state(tmp_path / "model")
     with pytest.raises(StorageError, match="cannot read"):
         load_state(tmp_path / "missing")

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from gcnet import cli
 from gcnet.errors import UserError
-from gcnet.training.distributed import Processes, choose_device, is_first_process
+from gcnet.training.distributed import Processes, choose_device, is_first_process, processes_joined
 from gcnet.training.folder import RunFolder
 from gcnet.training.randomness import random_states, restore_random_states
 from gcnet.training.run import _gpu_switches
@@ -59,6 +60,32 @@ def test_reported_numbers_are_those_of_the_saved_weights_to_the_bit(tmp_path):
 )
 def test_an_error_in_the_work_of_the_first_process_ends_the_wait_of_the_others(kind, first, second, tmp_path):
     assert by_two(together.fail_in_the_first, tmp_path, tmp_path, kind) == [first, second]
+
+
+def test_a_process_that_is_gone_is_one_sentence_in_the_others(tmp_path):
+    kind, sentence = by_two(together.wait_for_a_process_that_ends, tmp_path, tmp_path)[0]
+    assert kind == "Failure"
+    assert "the connection to another process is lost" in sentence
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_process_tries_to_write_into_the_output(rank, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    tried = []
+    monkeypatch.setattr("gcnet.cli.files.check_outputs", lambda *_: tried.append(rank))
+    monkeypatch.setattr("gcnet.cli.train.run", lambda _: 0)
+    assert cli.main(["train", "--output", str(tmp_path / "run")]) == 0
+    assert tried == [0][rank:]
+
+
+def test_processes_that_torchrun_did_not_start_are_one_sentence(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    sentence = "WORLD_SIZE is 2, and RANK is not set: start several processes by torchrun"
+    with pytest.raises(UserError, match=sentence), processes_joined(torch.device("cpu")):
+        pass
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

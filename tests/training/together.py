@@ -77,6 +77,19 @@ def fail_in_the_first(folder: Path, kind: str) -> None:
         assert processes.by_first(lambda: processes.rank) == 0
 
 
+def wait_for_a_process_that_ends(folder: Path) -> None:
+    """What the first process raises where the second one has ended at once, as when it is killed."""
+    try:
+        with processes_joined(CPU) as processes:
+            processes.sums([1.0])
+            write(folder, processes, [])
+            if not processes.first:
+                os._exit(0)
+            processes.sums([1.0])
+    except (RuntimeError, UserError) as error:
+        write(folder, Processes(), [type(error).__name__, str(error)])
+
+
 def train_synchronized(folder: Path, dropped: dict[int, list[int]], accumulate: int) -> None:
     """Four steps, some images of which cannot be read, by a network whose forward passes wait for each other."""
     torch.set_num_threads(1)

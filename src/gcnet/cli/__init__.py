@@ -170,9 +170,14 @@ def _dispatch(arguments: list[str]) -> int:
         )
     if first not in COMMANDS:
         raise _unknown_command(first)
-    if first not in PARALLEL and os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
+    if first not in PARALLEL and not _is_first_process():
         return EXIT_OK
     return _run(first, rest)
+
+
+def _is_first_process() -> bool:
+    """Whether this is the only process or the first of those that torchrun started; without torch, which is slow."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def _unknown_command(name: str) -> UserError:
@@ -191,7 +196,8 @@ def _run(command: str, arguments: list[str]) -> int:
     settings = parse(module.Settings, arguments, program=f"gcnet {command}", epilogue=_exit_codes())
     if settings is None:
         return EXIT_OK
-    check_outputs(settings, command)
+    if _is_first_process():  # several would take each other's trial for a folder that exists
+        check_outputs(settings, command)
     return module.run(settings)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gcnet.errors import UserError
+from gcnet.errors import UserError, printable
 from gcnet.storage import load_tensors, save_tensors
 
 FORMAT = 1
@@ -36,7 +36,8 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     tensors, metadata = load_tensors(path)
     if metadata.get("format") != FORMAT or "state" not in metadata:
-        raise UserError(f"{path} is not a training checkpoint of format {FORMAT}, found {metadata.get('format')}")
+        found = f"of format {metadata['format']}" if "state" in metadata and "format" in metadata else "another file"
+        raise UserError(f"{printable(path)} must be a training checkpoint of format {FORMAT}, and it is {found}")
     return _unpack(metadata["state"], tensors)
 
 

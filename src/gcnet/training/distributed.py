@@ -1,6 +1,7 @@
 """The processes that train together, as torchrun starts them, or the only one."""
 
 import os
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from gcnet.errors import UserError
+from gcnet.errors import Failure, UserError
 from gcnet.storage import StorageError
 
 # The first process writes checkpoints and reports, and measures costs, while the others wait for it.
 _TIMEOUT = timedelta(minutes=30)
+# As gloo says that another process has ended.
+_LOST = re.compile(r"gloo/transport/.*(Connection (closed|reset|refused)|Broken pipe)|Connection closed by peer")
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,11 @@ def processes_joined(device: torch.device) -> Generator[Processes, None, None]:
     processes = Processes(dist.get_rank(), dist.get_world_size(), None if gloo else _cpu_group())
     try:
         yield processes
-    except BaseException:
+    except BaseException as error:
         if store is not None:
             _leave(store, processes, failed=True)
+        if isinstance(error, RuntimeError) and _LOST.search(str(error)):
+            raise Failure("the connection to another process is lost; its own messages say why it ended") from error
         raise
     if store is not None:
         _leave(store, processes, failed=False)
@@ -141,6 +146,12 @@ def processes_joined(device: torch.device) -> Generator[Processes, None, None]:
 
 def _join(device: torch.device) -> dist.Store:
     """Start the process group; returns the store through which the processes of this group find each other."""
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise UserError(
+                f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {name} is not set: start several processes by "
+                "torchrun, or unset WORLD_SIZE for one"
+            )
     nccl = device.type == "cuda"
     store = dist.PrefixStore(f"gcnet group {next(_groups)}", _shared_store())
     dist.init_process_group(
