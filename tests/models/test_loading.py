@@ -86,6 +86,15 @@ def test_a_file_of_several_networks_is_refused_with_their_names(tmp_path: Path) 
         create_model(NAME, weights=tmp_path / "moco.pth")
 
 
+def test_an_entry_of_any_name_is_taken_where_it_is_the_only_network(tmp_path: Path) -> None:
+    torch.save({"student": under("module.", state()), "optimizer": {"state": {0: {"step": 1}}}}, tmp_path / "w.pth")
+    loaded = loaded_weights(create_model(NAME, weights=tmp_path / "w.pth"))
+    assert 'entry "student"; prefix "module." removed' in str(loaded)
+    torch.save({"student": state(), "teacher": state(), "epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match='holds several networks, "student" and "teacher": save one of them alone'):
+        create_model(NAME, weights=tmp_path / "w.pth")
+
+
 def test_an_mmdet_checkpoint_is_recognized(tmp_path: Path) -> None:
     names = [
         "backbone.conv1.weight",
@@ -95,6 +104,13 @@ def test_an_mmdet_checkpoint_is_recognized(tmp_path: Path) -> None:
     torch.save({"meta": {}, "state_dict": dict.fromkeys(names, torch.ones(1))}, tmp_path / "r50.pth")
     with pytest.raises(UserError, match=r"looks like a checkpoint of mmdet \(backbone\.conv1\.weight, .*not supported"):
         create_model("mask_rcnn_gc_scenes_resnet", weights=tmp_path / "r50.pth")
+
+
+def test_a_classifier_with_mmdets_blocks_is_recognized(tmp_path: Path) -> None:
+    blocks = {"backbone.layer1.0.context_block.conv_mask.weight": torch.ones(1, 16, 1, 1)}
+    torch.save({"state_dict": parts("backbone.", "head.") | blocks}, tmp_path / "r20.pth")
+    with pytest.raises(UserError, match=r"like a checkpoint of mmdet .* not supported yet, single blocks by gcnet\."):
+        create_model(f"gc_{NAME}", weights=tmp_path / "r20.pth")
 
 
 def test_weights_that_do_not_fit_name_what_is_missing_and_what_is_unknown(tmp_path: Path) -> None:

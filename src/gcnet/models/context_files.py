@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gcnet.blocks import Builder, find_builder
-from gcnet.errors import UserError, nearest, printable
+from gcnet.errors import UserError, printable
 from gcnet.models.block_weights import block_weights, plain_name, unwrapped
 from gcnet.models.declared import require_weights_of_blocks
 from gcnet.models.insertion import insert_record, inserted, insertion_records, remove
@@ -145,7 +145,7 @@ def _require_same(own: Sequence[Record], given: Sequence[Record], path: str | Pa
     for place in there:
         if place not in here:
             raise UserError(
-                f"{path} has a block at {place}, where this network has none{nearest(place, here) or ';'} "
+                f"{path} has a block at {place}, where this network has none; "
                 "gcnet.remove(model) takes out the blocks that are there"
             )
         if here[place] != there[place]:

@@ -19,6 +19,7 @@ AUXILIARY = frozenset({"AuxLogits.fc", "aux1.fc2", "aux2.fc2"})
 _LEAST_SHARE = 0.5  # of a network's names that a prefix must account for
 _SHOWN = 3
 _MMDET = ("roi_head.", "rpn_head.", "bbox_head.", "neck.")
+_BLOCK = ".context_block."  # mmdet's name of a context block in a residual block
 # What a timm filter raises for weights that are not of its network.
 _FILTER_FAILURES = (KeyError, RuntimeError, ValueError, AttributeError, IndexError, TypeError, AssertionError)
 
@@ -203,5 +204,6 @@ def _shapes(host_name: str, classes: int, options: Mapping[str, Any]) -> dict[st
 
 
 def looks_like_mmdet(names: Mapping[str, Tensor]) -> bool:
-    """Whether the names are those of a detector of mmdet or mmpretrain."""
-    return any(name.startswith("backbone.") for name in names) and any(name.startswith(_MMDET) for name in names)
+    """Whether the names are those of a network of mmdet or mmpretrain, or of its context blocks."""
+    backbone = any(name.startswith("backbone.") for name in names)
+    return (backbone and any(name.startswith(_MMDET) for name in names)) or any(_BLOCK in name for name in names)

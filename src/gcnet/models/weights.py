@@ -155,7 +155,7 @@ def _load(model: nn.Module, tensors: Mapping[str, Tensor], weights: WeightFile, 
             raise
         raise UserError(
             f"{printable(origin)} looks like a checkpoint of mmdet ({listed(list(weights.tensors))}); converting whole "
-            "networks of mmdet is not supported yet"
+            "networks of mmdet is not supported yet, single blocks by gcnet.models.checkpoints.convert_block"
         ) from error
 
 

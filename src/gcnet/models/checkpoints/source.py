@@ -48,11 +48,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def read_weight_file(path: Path) -> WeightFile:
     """The tensors of a safetensors file or of a `torch.save` file (`weights_only=True`, never a fallback).
 
-    An entry such as `state_dict` or `model` around them, and the prefixes of DataParallel and torch.compile, are taken
-    off. Objects of training programs beside the weights are passed over: none of their code runs.
+    An entry such as `state_dict` or `model` around them, or any other that alone holds tensors, and the prefixes of
+    DataParallel and torch.compile, are taken off. Objects of training programs beside the weights are passed over: none
+    of their code runs.
 
     Raises:
-        UserError: the file is missing, damaged or something else, needs code, or holds no tensors by name.
+        UserError: the file is missing, damaged or something else, needs code, holds no tensors by name or several
+            networks.
     """
     content: Any = _read_safetensors(path) if weight_format(path) == "safetensors" else _read_torch(path)
     if not isinstance(content, Mapping):
@@ -60,10 +62,13 @@ def read_weight_file(path: Path) -> WeightFile:
     weights, entries = _unwrapped(content)
     tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor) and isinstance(name, str)}
     if not tensors:
+        several = [f'"{printable(str(name))}"' for name in _networks(weights)][:5]
+        if several:
+            raise UserError(f"{shown(path)} holds several networks, {' and '.join(several)}: save one of them alone")
         names = ", ".join(f'"{printable(str(name))}"' for name in list(weights)[:5]) or "nothing"
         raise UserError(f"weights must be tensors by name, and {shown(path)} holds something else: {names}")
     _check_tensors(path, tensors)
-    notes = [f'entry "{entry}"' for entry in entries]
+    notes = [f'entry "{printable(entry)}"' for entry in entries]
     for wrapper in _repeated_wrappers(tensors):
         tensors = {name.removeprefix(wrapper): value for name, value in tensors.items() if name != "n_averaged"}
         notes.append(f'prefix "{wrapper}" removed')
@@ -76,10 +81,20 @@ def _unwrapped(content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], list[str]
     while len(entries) < _DEEPEST:
         entry = next((name for name in _ENTRIES if _holds_tensors(content.get(name), _DEEPEST)), None)
         if entry is None:
-            break
+            networks = _networks(content)
+            if len(networks) != 1:
+                break
+            entry = networks[0]
         content = content[entry]
         entries.append(entry)
     return content, entries
+
+
+def _networks(content: Mapping[Any, Any]) -> list[str]:
+    """The entries of tensors by name, such as "student" and "teacher", where there are no tensors beside them."""
+    if any(isinstance(item, Tensor) for item in content.values()):
+        return []
+    return [name for name, item in content.items() if isinstance(name, str) and _holds_tensors(item, 1)]
 
 
 def _holds_tensors(value: object, depth: int) -> bool:

@@ -11,6 +11,7 @@ from gcnet.models.insertion.layout import Layout
 from gcnet.models.residual.position import POSITIONS
 
 _MOST_OF_A_NAME = 60
+_KINDS = {int: "a whole number from 0 up", bool: "true or false", str: "a name"}
 _LARGEST = 2**24  # of a number of channels, heads or slots: far beyond any block
 
 
@@ -45,7 +46,7 @@ def _check_places(places: object) -> None:
             raise _damaged("a place", f"an object of {', '.join(known)}", place)
         for key, value in place.items():
             if type(value) is not known[key] or not 0 <= (value if isinstance(value, int) else 0) <= _LARGEST:
-                raise _damaged(f"{key} of a place", f"a valid {known[key].__name__}", value)
+                raise _damaged(f"{key} of a place", _KINDS[known[key]], value)
         if place["channels"] < 1 or not 1 <= place.get("dims", 2) <= 3:
             raise _damaged("a place", "1 channel or more and 1 to 3 axes", place)
     names = [place["name"] for place in places]
