@@ -11,7 +11,7 @@ from gcnet.models.insertion.layout import Layout
 from gcnet.models.residual.position import POSITIONS
 
 _MOST_OF_A_NAME = 60
-_KINDS = {int: "a whole number from 0 up", bool: "true or false", str: "a name"}
+_KINDS: dict[Any, str] = {int: "a whole number from 0 up", bool: "true or false", str: "a name"}
 _LARGEST = 2**24  # of a number of channels, heads or slots: far beyond any block
 
 
