@@ -116,7 +116,8 @@ def _draw_sizes(axes: Any, areas: Sequence[float]) -> None:
         axes.hist(roots, bins=bins, color=BLUE)
         shares = [np.mean(roots < SMALL), np.mean((roots >= SMALL) & (roots < MEDIUM)), np.mean(roots >= MEDIUM)]
         words = [f"{share:.0%} {name}" for share, name in zip(shares, ("small", "medium", "large"), strict=True)]
-        axes.text(0.98, 0.95, "\n".join(words), transform=axes.transAxes, ha="right", va="top", color=INK)
+        text = axes.text(0.98, 0.95, "\n".join(words), transform=axes.transAxes, ha="right", va="top", color=INK)
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 3})  # legible where it crosses a line
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     for bound in (SMALL, MEDIUM):
@@ -143,7 +144,8 @@ def _draw_places(axes: Any, boxes: Sequence[tuple[Sequence[float], tuple[int, in
     counts, _, _ = np.histogram2d(centres[:, 1], centres[:, 0], bins=24, range=((0, 1), (0, 1)))
     picture = axes.imshow(counts, cmap="Blues", extent=(0, 1, 1, 0), aspect="equal")
     axes.figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02, label="objects")
-    style_axes(axes, "Centres of the boxes", "share of the width", "share of the height")
+    style_axes(axes, "Centers of the boxes", "share of the width", "share of the height")
+    axes.grid(False)
 
 
 def category_colour(category_id: int) -> tuple[int, int, int]:
