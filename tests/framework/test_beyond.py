@@ -12,10 +12,10 @@ from gcnet.framework import (
     AveragePool,
     Branch,
     ChannelAffine,
-    ChannelConvolution,
+    ChannelFilter,
     ContextBlock,
     DoubledScale,
-    HalvingConvolution,
+    HalvingFilter,
     HardScale,
     LocalAverage,
     NormPool,
@@ -31,7 +31,7 @@ from tolerances import assert_equal_within
 
 def test_transforms_of_channels_act_at_every_position_alone() -> None:
     context = torch.randn(2, 6, 3, 5, dtype=torch.float64)
-    parts = [Standardise(2), ChannelConvolution(3).double(), ChannelAffine(6, weight=3, bias=7).double()]
+    parts = [Standardise(2), ChannelFilter(3).double(), ChannelAffine(6, weight=3, bias=7).double()]
     for part in parts:
         whole = part(context)
         for i in range(3):
@@ -106,7 +106,7 @@ def test_local_average_of_three_axes_equals_pytorch_s_where_that_works(extent: i
 
 def test_parts_are_no_layers_that_a_host_initialises_anew_and_return_to_their_start() -> None:
     layers = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-    parts = [ChannelConvolution(3, initialize=nn.init.zeros_), ChannelAffine(3, weight=0, bias=1)]
+    parts = [ChannelFilter(3, initialize=nn.init.zeros_), ChannelAffine(3, weight=0, bias=1)]
     for part in parts:
         assert not isinstance(part, layers)
         start = {name: tensor.clone() for name, tensor in part.state_dict().items()}
@@ -120,16 +120,16 @@ def test_parts_are_no_layers_that_a_host_initialises_anew_and_return_to_their_st
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_starts_of_filters_are_pytorch_s(dims: int) -> None:
     bound = 3 ** (-dims / 2)
-    weight = HalvingConvolution(501, dims=dims).weight
+    weight = HalvingFilter(501, dims=dims).weight
     assert weight.abs().max().item() <= bound
     assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
-    draws = torch.stack([ChannelConvolution(5).weight.detach() for _ in range(400)])
+    draws = torch.stack([ChannelFilter(5).weight.detach() for _ in range(400)])
     assert draws.abs().max().item() <= 5**-0.5
     assert draws.std().item() == pytest.approx((5 * 3) ** -0.5, rel=0.05)
 
 
 def test_parts_compose_with_those_of_the_paper() -> None:
-    branches = {"scale": Branch(ChannelConvolution(3), DoubledScale()), "add": Branch(Pointwise(4, 4), ResidualScale())}
+    branches = {"scale": Branch(ChannelFilter(3), DoubledScale()), "add": Branch(Pointwise(4, 4), ResidualScale())}
     for context in (AveragePool(), AttentionPool(4), NormPool(), LocalUpsampled()):
         block = ContextBlock(context, branches, channels=4)
         x = torch.randn(2, 4, 5, 7)

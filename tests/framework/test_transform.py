@@ -5,7 +5,7 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import nn
 
-from gcnet.framework import BatchNorm, Bottleneck, ChannelLayerNorm, Pointwise
+from gcnet.framework import BatchStandardization, Bottleneck, ChannelLayerNorm, Pointwise
 from tolerances import assert_equal_within
 
 SIDES = {1: (13,), 2: (5, 7), 3: (3, 5, 7)}
@@ -37,7 +37,7 @@ def test_layer_norm_of_a_pooled_map_equals_pytorch_s_over_all_its_axes(dims: int
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_batch_norm_equals_pytorch_s_in_values_and_statistics(dims: int, training: bool) -> None:
-    ours, theirs = randomised(BatchNorm(11)).train(training), BATCH_NORMS[dims](11).double().train(training)
+    ours, theirs = randomised(BatchStandardization(11)).train(training), BATCH_NORMS[dims](11).double().train(training)
     theirs.load_state_dict(ours.state_dict())
     for _ in range(2):
         x = torch.randn(3, 11, *SIDES[dims], dtype=torch.float64)
@@ -47,7 +47,7 @@ def test_batch_norm_equals_pytorch_s_in_values_and_statistics(dims: int, trainin
 
 
 def test_batch_norm_starts_and_restarts_at_zero() -> None:
-    norm = BatchNorm(11)
+    norm = BatchStandardization(11)
     x = torch.randn(3, 11, 5, 7)
     assert torch.equal(norm(x), torch.zeros_like(x))
     nn.init.normal_(norm.weight)
@@ -58,7 +58,7 @@ def test_batch_norm_starts_and_restarts_at_zero() -> None:
 
 def test_batch_norm_refuses_more_axes_than_it_knows() -> None:
     with pytest.raises(ValueError, match="up to 3 spatial axes, found 6 axes"):
-        BatchNorm(2)(torch.zeros(1, 2, 1, 1, 1, 1))
+        BatchStandardization(2)(torch.zeros(1, 2, 1, 1, 1, 1))
 
 
 def test_bottleneck_equals_its_formula() -> None:
