@@ -127,7 +127,7 @@ def _costs(comparison: Comparison) -> str:
 def _curves(comparison: Comparison) -> str:
     chart = curves_chart(comparison)
     name = comparison.score.name
-    caption = f"Validation {name} after each epoch: mean over seeds, and the range from the lowest to the highest."
+    caption = f"Validation {name} at each evaluation: mean over seeds, and the range from the lowest to the highest."
     return _card(f'{chart}<p class="caption">{caption}</p>') if chart else ""
 
 
