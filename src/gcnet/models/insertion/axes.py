@@ -138,11 +138,16 @@ class Axes:
         return None
 
     def _by_sides(self, output: Tensor) -> int | None:
-        """From square maps of square images: the axis of another length holds the channels."""
-        image = next((tensor for tensor in self._run.calls[0].inputs if tensor.dim() == output.dim()), None)
-        if output.dim() < 4 or image is None or len(set(image.shape[2:])) > 1 or output.shape[1] == output.shape[-1]:
+        """From square maps of square images, and of regions: the axis of another length holds the channels."""
+        if output.dim() < 4 or output.shape[1] == output.shape[-1]:
             return None
-        if len(set(output.shape[2:])) == 1:
+        is_square_behind = len(set(output.shape[2:])) == 1
+        image = next((tensor for tensor in self._run.calls[0].inputs if tensor.dim() == output.dim()), None)
+        if image is None:  # a detector takes a list of images, and pools square maps of regions
+            return _FIRST if is_square_behind else None
+        if len(set(image.shape[2:])) > 1:
+            return None
+        if is_square_behind:
             return _FIRST
         return _LAST if len(set(output.shape[1:-1])) == 1 else None
 
