@@ -1,5 +1,6 @@
 """Model files rebuild the whole network, and refuse what is not theirs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,21 @@ def test_a_file_rebuilds_its_network(tmp_path: Path, arguments: dict) -> None:
     assert torch.equal(loaded(images()), model(images()))
     assert loaded.model_card.class_names == ("a", "b", "c")
     assert loaded.model_card.preprocessing == {"size": 37}
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel, torch.compile])
+def test_the_network_within_a_wrapped_one_is_saved(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = trained(create_model("gc_cifar_resnet20", num_classes=3))
+    save_model(wrap(model), tmp_path / "model.safetensors")
+    assert torch.equal(load_model(tmp_path / "model.safetensors")(images()), model(images()))
+
+
+def test_weights_that_are_not_in_memory_are_not_saved(tmp_path: Path) -> None:
+    model = create_model("cifar_resnet20")
+    model.linear.weight = nn.Parameter(torch.empty(10, 64, device="meta"))
+    with pytest.raises(UserError, match=r"weights of this CifarResNet are not in memory: linear\.weight is on"):
+        save_model(model, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loaded_model_saves_again_with_the_same_card(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The weights of one block under the names that its builder gives them, whatever tools have done to its modules."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -58,16 +58,26 @@ def block_weights(block: nn.Module, name: str) -> dict[str, Tensor]:
         UserError: the weights are sharded or not in memory.
     """
     found = {key: tensor.detach() for key, tensor in _weights(unwrapped(block), "")}
-    for key, tensor in found.items():
+    require_whole(found, name)
+    return found
+
+
+def require_whole(tensors: Mapping[str, Tensor], owner: str) -> None:
+    """Raise UserError where this process does not hold all values of a tensor.
+
+    Args:
+        tensors: weights by name.
+        owner: what they are of, for the error.
+    """
+    for key, tensor in tensors.items():
         if hasattr(tensor, "full_tensor"):
             raise UserError(
-                f"the weights of {name} are sharded (FSDP): load the state dict of "
+                f"the weights of {owner} are sharded (FSDP): load the state dict of "
                 "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True into the "
-                "network as it was before fully_shard, and save its blocks"
+                "network as it was before fully_shard, and save that"
             )
         if tensor.is_meta:
-            raise UserError(f"the weights of {name} are not in memory: {key} is on the meta device (offloaded)")
-    return found
+            raise UserError(f"the weights of {owner} are not in memory: {key} is on the meta device (offloaded)")
 
 
 @torch.no_grad()

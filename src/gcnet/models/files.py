@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gcnet.blocks import Builder
 from gcnet.errors import UserError, nearest, printable
+from gcnet.models.block_weights import require_whole, unwrapped
 from gcnet.models.card import ModelCard, card_of, read_card, set_card
 from gcnet.models.checkpoints.file_kinds import weight_format
 from gcnet.models.declared import require_weights_of_blocks, require_weights_of_host
@@ -30,11 +31,16 @@ def save_model(
 ) -> None:
     """Write the weights and the model card to one `.safetensors` file, atomically and checksummed.
 
-    What is not given is taken from the card that the model was loaded with.
+    What is not given is taken from the card that the model was loaded with. Of a compiled, parallel or averaged network
+    the network within is written.
 
     Raises:
+        UserError: weights are sharded (FSDP) or offloaded.
         StorageError: the file cannot be written; an old one at `path` is then untouched.
     """
+    model = unwrapped(model)
+    tensors = without_profiles(model.state_dict())
+    require_whole(tensors, f"this {type(model).__name__}")
     known = card_of(model)
     card = ModelCard(
         architecture=known.architecture,
@@ -46,7 +52,7 @@ def save_model(
         category_ids=known.category_ids if category_ids is None else tuple(category_ids),
         image_size=known.image_size,
     )
-    save_tensors(Path(path), without_profiles(model.state_dict()), {"kind": "model", **asdict(card)})
+    save_tensors(Path(path), tensors, {"kind": "model", **asdict(card)})
 
 
 def load_model(
