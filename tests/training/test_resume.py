@@ -15,6 +15,7 @@ from PIL import Image
 from gcnet.cli import main
 from gcnet.errors import UserError
 from gcnet.storage import StorageError
+from gcnet.training.data_record import compare_data, record_data
 from gcnet.training.folder import open_folder
 from gcnet.training.reporter import Silent
 from gcnet.training.run import resume, train
@@ -117,6 +118,13 @@ def test_data_that_moved_are_named_once(copy: Path) -> None:
 def test_a_run_without_a_checkpoint_says_that_it_starts_again(copy: Path) -> None:
     (copy / "run" / "checkpoint.safetensors").unlink(missing_ok=True)
     assert any("no checkpoint.safetensors to go on from" in line for line in go_on(copy)[1])
+
+
+def test_names_that_are_no_text_are_recorded_and_compared(tmp_path: Path) -> None:
+    before, now = (record_data(["a"], [(name, "1") for name in names]) for names in (("\udcff", "\ud800"), ("\udcff",)))
+    (tmp_path / "data.csv.gz").write_bytes(before.listing)
+    assert compare_data(before.to_dict(), tmp_path / "data.csv.gz", before) is None
+    assert compare_data(before.to_dict(), tmp_path / "data.csv.gz", now) == "files 1 removed"
 
 
 def test_a_run_without_a_record_of_its_data_is_resumed(copy: Path) -> None:

@@ -1,12 +1,16 @@
 """What a network's name stands for: the plain host, and the blocks at their published places that a prefix adds."""
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from gcnet.blocks import BLOCKS
-from gcnet.errors import UserError, nearest, unknown
+from gcnet.errors import UserError, nearest, nearest_path, printable, unknown
+
+_WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
 def _torchvision_resnet(name: str) -> Callable[[int], nn.Module]:
@@ -263,6 +267,8 @@ def _on_meta_device() -> bool:
 
 
 def _unknown_model(name: str) -> UserError:
+    if os.sep in name or Path(name).suffix in _WEIGHT_SUFFIXES:
+        return UserError(f"there is no model file {printable(name)}{nearest_path(name)}")
     if is_detector(name):
         return unknown("detector", name, list_detectors())
     import timm

@@ -12,6 +12,7 @@ from typing import Any
 from gcnet.errors import UserError, printable
 
 _LISTED = 5
+_ANY_NAME = "surrogatepass"  # error handler: names may hold bytes that are no text, or lone surrogates from JSON
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ def record_data(classes: Sequence[str], files: Iterable[tuple[str, str]]) -> Dat
     """
     digest, packed = hashlib.sha256(), io.BytesIO()
     with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1, mtime=0) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        text = io.TextIOWrapper(file, encoding="utf-8", errors=_ANY_NAME, newline="")
         writer = csv.writer(text, lineterminator="\n")
         for row in files:
-            digest.update("\0".join((*row, "\n")).encode("utf-8", "surrogateescape"))
+            digest.update("\0".join((*row, "\n")).encode("utf-8", _ANY_NAME))
             writer.writerow(row)
         text.flush()
     return DataRecord(tuple(classes), digest.hexdigest(), packed.getvalue())
@@ -106,5 +107,5 @@ def _difference(listing: Path, now: DataRecord) -> str:
 
 
 def _unpack(listing: bytes) -> dict[str, str]:
-    text = gzip.decompress(listing).decode("utf-8", "surrogateescape")
+    text = gzip.decompress(listing).decode("utf-8", _ANY_NAME)
     return {name: content for name, content in csv.reader(io.StringIO(text, newline=""))}
