@@ -176,7 +176,7 @@ def test_short_and_long_side_travel_with_the_weights_in_the_proportion_of_800_to
         ({"erasing": 0.2}, "--erasing 0.2 belongs to classifiers"),
         ({"long_side": 64}, "--long-side goes with --short-side"),
         ({"model": "scenes_resnet", "regions": 4}, "--regions [0-9]+ belongs to detectors"),
-        ({"resize": 70}, "--image-size and --resize belong to classifiers"),
+        ({"resize": 70}, "--resize 70 belongs to classifiers"),
     ],
 )
 def test_settings_of_the_other_task_are_refused(tmp_path: Path, changes: dict[str, Any], sentence: str):
@@ -216,7 +216,7 @@ def test_the_command_says_what_it_scales_leaves_out_and_cannot_do(tmp_path: Path
     )
     assert "lr 0.0025 (0.02 for 16 images, scaled to 2), step" in said
     assert "1 training images without objects are skipped" in said
-    assert "1 x box without area" in said
+    assert "1 x invalid bbox" in said
     assert "--norm sync works on CUDA only" in said
     chosen = open_folder(tmp_path / "run")[1]
     assert (chosen.recipe.preset, chosen.recipe.schedule, chosen.detector.norm) == ("1x", "step", "sync")
