@@ -23,6 +23,7 @@ from gcnet.data.sampling import EpochSampler, EvaluationSampler
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
 from gcnet.evaluation.detector import DetectorResult, evaluate_detector
+from gcnet.evaluation.pasting import detector_results
 from gcnet.models.files import save_model
 from gcnet.models.names import backbone_name, has_masks, split_name, without_masks
 from gcnet.training.checks import refuse_changed
@@ -143,8 +144,8 @@ class DetectionTask:
         return collate_detection([first_readable(DetectionSamples(self.val, with_objects=False))]).to(device)
 
     def answers(self, network: nn.Module, batch: DetectionBatch) -> object:
-        """What the network, in evaluation mode, finds."""
-        return network(batch.images)
+        """The detections of the network, in evaluation mode, with masks pasted a few at a time as in evaluation."""
+        return detector_results(network, batch.images, batch.image_ids, self.val.category_ids)
 
     def input_size(self, network: nn.Module) -> tuple[int, int]:
         """Short and long side in pixels that images are resized to."""
