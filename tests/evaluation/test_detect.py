@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from evaluation.things import CATEGORY_IDS, CLASSES, build_finder, save_finder, waves, write_image
 from gcnet.cli.predict import Settings, run
 from gcnet.data.coco.masks import runs_mask
+from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.evaluation import pasting
 from gcnet.evaluation.detect import Detections, detect_images
@@ -247,7 +248,7 @@ def test_a_damaged_image_is_left_out_and_named(
     ("changes", "sentence"),
     [
         ({"top": 3}, "--top belongs to classifiers"),
-        ({"image_size": 30}, "--image-size belongs to classifiers"),
+        ({"preprocessing": PreprocessingSettings(image_size=30)}, "--image-size 30 belongs to classifiers"),
         ({"classes": "bal"}, 'unknown class "bal"; did you mean "ball"'),
         ({"classes": "cube,"}, 'unknown class "";'),
         ({"output": Path("sheet.png")}, "--output of a detector is a folder"),
