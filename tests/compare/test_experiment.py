@@ -79,7 +79,7 @@ def test_an_interrupted_comparison_goes_on_with_what_is_not_done(
     written = done.stat().st_mtime_ns
     listener = Listener()
     continued = compare(settings=settings, reporter=listener)
-    assert listener.lines[0] == "1 of 2 trainings are done already"
+    assert "1 of 2 trainings are done already" in listener.lines
     assert done.stat().st_mtime_ns == written
     assert [run.scores for run in continued.runs] == [run.scores for run in whole.runs]
     assert [run.curve for run in continued.runs] == [run.curve for run in whole.runs]
