@@ -12,7 +12,6 @@ from gcnet.errors import UserError, printable
 if TYPE_CHECKING:
     from gcnet.cli.check_data import Settings
     from gcnet.data.coco.inspection import Inspection
-    from gcnet.data.coco.issues import Issue
 
 
 def check_annotations(settings: "Settings") -> int:
@@ -75,6 +74,9 @@ def _image_folder(settings: "Settings", content: dict[str, Any]) -> tuple[Path |
 
 
 def _print(content: dict[str, Any], inspection: "Inspection", settings: "Settings") -> None:
+    from gcnet.cli.files import report_kinds
+    from gcnet.data.coco.issues import KINDS
+
     clean = inspection.clean
     with_objects = {annotation["image_id"] for annotation in clean["annotations"]}
     crowds = sum(annotation["iscrowd"] for annotation in clean["annotations"])
@@ -85,24 +87,10 @@ def _print(content: dict[str, Any], inspection: "Inspection", settings: "Setting
     print(f"categories   {len(content['categories']):,}, {len(clean['categories']):,} usable")
     kinds = len({issue.kind for issue in inspection.issues})
     print(f"issues       {len(inspection.issues):,}" + (f" of {kinds} kinds" if kinds else ""))
-    _print_kinds([*inspection.issues, *inspection.notes], settings.listed)
+    headings = {kind: f"{what.action}: {what.remedy}" for kind, what in KINDS.items()}
+    report_kinds([*inspection.issues, *inspection.notes], headings, settings.listed)
     if inspection.dropped:
         print(f"\n{inspection.dropped:,} annotations are skipped together with their image or category")
-
-
-def _print_kinds(issues: "list[Issue]", listed: int) -> None:
-    """The issues by kind, of each kind the first few."""
-    from gcnet.data.coco.issues import KINDS
-
-    for kind, what in KINDS.items():
-        of_kind = [issue for issue in issues if issue.kind == kind]
-        if not of_kind:
-            continue
-        print(f"\n{kind}: {len(of_kind):,} ({what.action}: {what.remedy})")
-        for issue in of_kind[:listed]:
-            print(f"  {issue}")
-        if len(of_kind) > listed > 0:
-            print(f"  and {len(of_kind) - listed:,} more")
 
 
 def _write(content: dict[str, Any], inspection: "Inspection", settings: "Settings", folder: Path) -> None:

@@ -78,19 +78,12 @@ def _print_classes(report: "ImagesReport") -> None:
 
 
 def _print_problems(problems: "Sequence[Problem]", listed: int) -> None:
+    from gcnet.cli.files import report_kinds
     from gcnet.data.image_check import KINDS
 
     found = Counter(problem.kind for problem in problems)
     print(f"\nproblems  {len(problems):,}" + (f" of {len(found)} kinds" if len(found) > 1 else ""))
-    for kind, consequence in KINDS.items():
-        of_kind = [problem for problem in problems if problem.kind == kind]
-        if not of_kind:
-            continue
-        print(f"\n{kind}: {len(of_kind):,} ({consequence})")
-        for problem in of_kind[:listed]:
-            print(f"  {printable(str(problem))}")
-        if len(of_kind) > listed > 0:
-            print(f"  and {len(of_kind) - listed:,} more")
+    report_kinds(problems, KINDS, listed)
 
 
 def _write(report: "ImagesReport", splits: "Mapping[str, FileImages]", folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What commands say of the files that they left out or wrote, and the JSON that they write."""
+"""Output files of commands checked and written, and what commands print about files, notes and issues."""
 
 import sys
 from dataclasses import is_dataclass
@@ -10,7 +10,7 @@ from gcnet.storage import check_output_file, check_output_folder, write_atomic
 from gcnet.text_files import csv_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from gcnet.data.loading import Skipped
 
@@ -50,6 +50,25 @@ def report_skipped(skipped: "Sequence[Skipped]", worked: int, done: str) -> None
         print(f"left out {printable(one.name)}: {one.reason}", file=sys.stderr)
     total = worked + len(skipped)
     print(f"{worked} of {total} images {done}, {len(skipped)} left out", file=sys.stderr)
+
+
+def report_kinds(items: "Sequence[Any]", headings: "Mapping[str, str]", listed: int) -> None:
+    """Print items grouped by their `kind`, the first few of each kind.
+
+    Args:
+        items: what is printed, by `str`; each has a `kind`.
+        headings: for each kind, in the order of printing, the text behind its count.
+        listed: number of items printed for each kind.
+    """
+    for kind, heading in headings.items():
+        of_kind = [item for item in items if item.kind == kind]
+        if not of_kind:
+            continue
+        print(f"\n{kind}: {len(of_kind):,} ({heading})")
+        for item in of_kind[:listed]:
+            print(f"  {printable(str(item))}")
+        if len(of_kind) > listed > 0:
+            print(f"  and {len(of_kind) - listed:,} more")
 
 
 def report_notes(notes: "Iterable[str]") -> None:
