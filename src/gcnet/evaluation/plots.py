@@ -111,9 +111,14 @@ def _finish(axes: "Axes", title: str, label: str) -> None:
 def plot_confusion(matrix: Any, classes: Sequence[str], path: Path | str, *, title: str = "") -> None:
     """Draw a confusion matrix (counts, rows = true class, columns = predicted) of 2 to 1000 classes into a PNG.
 
-    A cell's colour is its share of the row; few classes also get the counts and many classes a list of the most
-    frequent confusions, since single cells can then no longer be told apart. Rows without any image are grey. `title`
-    says which weights it is of.
+    Cells are colored by their share of the row. With few classes they also show the counts; with many classes a list of
+    the most frequent confusions stands beside the matrix. Rows without images are gray.
+
+    Args:
+        matrix: counts (K, K), integers; rows are true classes, columns predicted ones.
+        classes: K names, in the order of the rows.
+        path: the PNG file.
+        title: added to the title, such as the weights and the epoch.
     """
     counts = np.asarray(matrix, dtype=np.int64)
     total = counts.sum(axis=1, keepdims=True)

@@ -200,7 +200,7 @@ class Task(Protocol[Loaded, Prepared]):
         """A picture of training images as the network sees them."""
 
     def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """A picture of the course of the run, from the rows of all evaluations so far."""
+        """Plots the metrics of all evaluations so far."""
 
     def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
         """Pictures of an evaluation; the title says which."""

@@ -94,7 +94,7 @@ class Images:
         self.dropped.add(image["id"])
 
     def _ambiguous(self, found: Sequence[Any]) -> set[int]:
-        """The ids that stand for several files, so that nobody knows whose their annotations are."""
+        """Image ids shared by several files; their annotations are ambiguous."""
         names: dict[int, set[str | None]] = {}
         for image in found:
             if (identity := self.ids(_raw_id(image))) is not None:

@@ -39,7 +39,7 @@ class ResolvedPaths:
         return {name: path for name, path in self.found.items() if _inside(name, self.folder) != path}
 
     def note(self) -> str | None:
-        """How many paths were repaired, in one sentence; None if all are as written."""
+        """Sentence with the number of repaired paths, or None if there are none."""
         repaired = self.repaired()
         if not repaired:
             return None

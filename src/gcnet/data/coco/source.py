@@ -46,7 +46,7 @@ class CocoPart:
     category_ids: Ids | None = None
 
     def issue_report(self) -> str | None:
-        """The issues in one sentence; None where there are none."""
+        """Sentence with the kinds and counts of issues, or None if there are none."""
         if not self.issues:
             return None
         first = "; ".join(str(issue) for issue in self.issues[:_LISTED_ISSUES])

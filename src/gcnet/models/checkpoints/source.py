@@ -76,7 +76,7 @@ def read_weight_file(path: Path) -> WeightFile:
 
 
 def _unwrapped(content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], list[str]]:
-    """The innermost mapping that holds tensors, and the entries on the way to it."""
+    """Returns the innermost mapping of tensors, and the keys that lead to it."""
     entries: list[str] = []
     while len(entries) < _DEEPEST:
         entry = next((name for name in _ENTRIES if _holds_tensors(content.get(name), _DEEPEST)), None)

@@ -63,8 +63,8 @@ class ExtraTokens:
         ]
         if more:
             raise UserError(
-                f"{call.name} gives {shape[1]} tokens, {more[0]} more than the positions of a map, and which of them "
-                "are class tokens is unknown: give prefix_tokens=, their number at the start, or (start, end)"
+                f"{call.name} gives {shape[1]} tokens, {more[0]} more than the positions of a map; the class tokens "
+                "among them are unknown: give prefix_tokens=, their number at the start, or (start, end)"
             )
         return 0, 0
 
@@ -118,7 +118,7 @@ class ExtraTokens:
                     host(*example.args, **example.kwargs)
             except _Captured:
                 return found
-            except Exception:  # noqa: S112 - the other way to run it, or no measurement: names say it then.
+            except Exception:  # noqa: S112 - tries the next way to run it; parameter names decide if all fail
                 continue
             return found
         return []
