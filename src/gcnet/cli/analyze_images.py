@@ -65,13 +65,14 @@ def _way_to_look(
 
 
 def _chosen(settings: "Settings") -> "list[Path]":
+    from gcnet.data.images import evenly_spread
     from gcnet.evaluation.predict import find_images
 
     paths = find_images(settings.images, note=report_note)
     count = min(settings.limit or IMAGES, len(paths))
     if count < len(paths):
         print(f"{count} of {len(paths)} images, evenly spread; --limit takes another number", file=sys.stderr)
-    return [paths[number * len(paths) // count] for number in range(count)]
+    return evenly_spread(paths, count)
 
 
 class _Drawn:

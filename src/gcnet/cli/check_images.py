@@ -115,12 +115,11 @@ def _write(report: "ImagesReport", splits: "Mapping[str, FileImages]", folder: P
 def _draw(images: "FileImages", path: Path) -> int:
     """A contact sheet of images spread evenly over the classes with their labels; returns how many it shows."""
     from gcnet.data.decode import ImageError
+    from gcnet.data.images import evenly_spread
     from gcnet.evaluation.plots import contact_sheet
 
     pictures, titles = [], []
-    count = min(_SHEET, len(images))
-    for number in range(count):
-        index = number * len(images) // count
+    for index in evenly_spread(range(len(images)), _SHEET):
         try:
             picture = images.read(index)
         except ImageError:

@@ -5,11 +5,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from PIL import Image
 
 from gcnet.data.decode import FULL_DEPTH, open_image
+
+T = TypeVar("T")
 
 CACHE_BYTES = 256 * 1024**2
 _CACHED_PIXELS = 96 * 96
@@ -148,11 +150,17 @@ class SubsetImages:
         return self.source.read(self.indices[index])
 
 
+def evenly_spread(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the items, in their order, from the first on at equal distances."""
+    count = min(count, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
+
+
 def limit_images(source: ImageSource, limit: int | None) -> ImageSource:
     """At most `limit` images, evenly spread over the source, so that sorted classes keep their shares."""
     if limit is None or limit >= len(source):
         return source
-    return SubsetImages(source, [number * len(source) // limit for number in range(limit)])
+    return SubsetImages(source, evenly_spread(range(len(source)), limit))
 
 
 class CachedImages:

@@ -6,7 +6,7 @@ from statistics import median_low
 from typing import TypeVar
 
 from gcnet.data.decode import FULL_DEPTH, Header, ImageError, largest_value, read_header
-from gcnet.data.images import ImageSource
+from gcnet.data.images import ImageSource, evenly_spread
 from gcnet.errors import UserError
 
 SAMPLED = 100
@@ -25,7 +25,7 @@ def usual_size(source: ImageSource) -> tuple[int, int]:
     Raises:
         UserError: no image can be read.
     """
-    headers = list(_readable(source, _spread(len(source), SAMPLED), _header))
+    headers = list(_readable(source, evenly_spread(range(len(source)), SAMPLED), _header))
     if not headers:
         headers = [first_readable(source, range(len(source)), _header)]
     sides = [sorted(header.upright_size) for header in headers]
@@ -38,9 +38,9 @@ def find_bit_depth(source: ImageSource) -> int | None:
     The largest value of the sample decides: below 1,024 it is 10 bits, below 4,096 it is 12, and so on.
     """
     with_suffix = [index for index in range(len(source)) if _may_be_deep(source, index)]
-    sampled = [with_suffix[number] for number in _spread(len(with_suffix), SAMPLED)]
+    sampled = evenly_spread(with_suffix, SAMPLED)
     deep = [index for index in sampled if any(header.is_deep for header in _readable(source, [index], _header))]
-    chosen = [deep[number] for number in _spread(len(deep), _DEEP_SAMPLED)]
+    chosen = evenly_spread(deep, _DEEP_SAMPLED)
     values = [value for value in _readable(source, chosen, _largest) if value is not None]
     if not values:
         return None
@@ -129,9 +129,3 @@ def _decoded(source: ImageSource, index: int) -> bool:
 def _may_be_deep(source: ImageSource, index: int) -> bool:
     file = source.file(index)
     return file is not None and os.path.splitext(file)[1].lower() in _DEEP_SUFFIXES
-
-
-def _spread(length: int, count: int) -> list[int]:
-    """Up to `count` numbers below `length`, evenly spread."""
-    count = min(count, length)
-    return [number * length // count for number in range(count)]

@@ -17,6 +17,7 @@ from gcnet.data.coco.images import FolderReader
 from gcnet.data.coco.masks import compressed_runs, segmentation_mask
 from gcnet.data.coco.objects import BitMasks
 from gcnet.data.decode import ImageError
+from gcnet.data.images import evenly_spread
 from gcnet.evaluation.plots import BLUE, INK, VERMILLION, contact_sheet, plain, save_figure, style_axes
 
 SMALL, MEDIUM = 32, 96
@@ -60,7 +61,7 @@ def draw_targets(image: Float[Tensor, "3 h w"], target: Mapping[str, Tensor]) ->
 def draw_annotated_sheet(content: Mapping[str, Any], folder: Path, path: Path, *, count: int = 24) -> int:
     """Write some images spread over a COCO set (without issues) with their annotations into a PNG; returns how many."""
     images = content["images"]
-    chosen = [images[number * len(images) // count] for number in range(count)] if len(images) > count else images
+    chosen = evenly_spread(images, count)
     names = {category["id"]: category["name"] for category in content["categories"]}
     of_image: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in chosen}
     for annotation in content["annotations"]:

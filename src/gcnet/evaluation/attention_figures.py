@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from gcnet.analysis.query_independence import Interval, Layer
+from gcnet.data.images import evenly_spread
 from gcnet.evaluation.attention_maps import ImageMaps, LayerMaps, Point
 from gcnet.evaluation.plots import BLUE, GREEN, INK, VERMILLION, plain, save_figure, style_axes
 
@@ -31,7 +32,7 @@ def plot_queries(maps: ImageMaps, points: Sequence[Point], path: Path) -> int:
     All maps of a row have one scale of colours, so that what differs between queries can be seen. Returns how many
     layers are drawn: at most `MOST_ROWS`, spread evenly; none, and no file, where there are none.
     """
-    layers = _spread([layer for layer in maps.layers if not layer.attention.is_shared])
+    layers = evenly_spread([layer for layer in maps.layers if not layer.attention.is_shared], MOST_ROWS)
     if not layers:
         return 0
     columns = len(points) + 1
@@ -60,7 +61,7 @@ def plot_queries(maps: ImageMaps, points: Sequence[Point], path: Path) -> int:
 
 def plot_shared(maps: ImageMaps, path: Path) -> int:
     """Draw the layers that have one map for all queries, side by side; returns how many, as `plot_queries`."""
-    layers = _spread([layer for layer in maps.layers if layer.attention.is_shared])
+    layers = evenly_spread([layer for layer in maps.layers if layer.attention.is_shared], MOST_ROWS)
     if not layers:
         return 0
     columns = min(len(layers) + 1, 5)
@@ -91,7 +92,7 @@ def plot_gates(
         path: of the PNG.
         images: that the means are over.
     """
-    shown = _spread(list(gates))
+    shown = evenly_spread(list(gates), MOST_ROWS)
     height = 0.7 + min(0.22 * len(classes), 4)
     figure = Figure(figsize=(9, height * len(shown) + 0.9), layout="constrained")
     panels = figure.subplots(len(shown), 1, squeeze=False).flatten()
@@ -148,11 +149,6 @@ def _dots(axes: "Axes", values: Sequence[Interval | None], heights: Sequence[flo
             axes.plot([value.low, value.high], [height, height], color=colour, linewidth=3, alpha=0.35)
     places = [height for _, height in known]
     axes.plot([value.mean for value, _ in known], places, "o", color=colour, markersize=5, label=name)
-
-
-def _spread(items: list[Any]) -> list[Any]:
-    count = min(len(items), MOST_ROWS)
-    return [items[number * len(items) // count] for number in range(count)]
 
 
 def _title(layer: LayerMaps) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from gcnet.data.decode import SUFFIXES, ImageError, open_image
+from gcnet.data.images import evenly_spread
 from gcnet.data.listing import Listing, describe_skipped, list_images
 from gcnet.data.loading import Skipped
 from gcnet.data.settings import Preprocessing
@@ -141,14 +142,13 @@ def draw_predictions(predictions: Sequence[Prediction], path: Path) -> int:
 
     At most `SHEET_IMAGES` are shown, spread evenly over all.
     """
-    count = min(len(predictions), SHEET_IMAGES)
-    shown = [predictions[number * len(predictions) // count] for number in range(count)]
+    shown = evenly_spread(predictions, SHEET_IMAGES)
     titles = [
         "\n".join([one.path.name, *(f"{probability:.0%} {name}" for name, probability in one.classes[:2])])
         for one in shown
     ]
     contact_sheet([_thumbnail(one.path) for one in shown], titles, path)
-    return count
+    return len(shown)
 
 
 def _thumbnail(path: Path) -> Image.Image:

@@ -12,7 +12,7 @@ from gcnet.data.coco.masks import annotation_mask
 from gcnet.data.coco.objects import BitMasks, Objects
 from gcnet.data.coco.paths import MISSING, resolve_paths
 from gcnet.data.decode import ImageError, open_image, read_header
-from gcnet.data.images import size_on_disk
+from gcnet.data.images import evenly_spread, size_on_disk
 from gcnet.errors import UserError, printable
 
 Entry = Mapping[str, Any]  # an entry of the list "images" or "annotations"
@@ -108,7 +108,7 @@ class CocoImages:
         """At most so many images, evenly spread."""
         if limit is None or limit >= len(self):
             return self
-        return self.subset([number * len(self) // limit for number in range(limit)])
+        return self.subset(evenly_spread(range(len(self)), limit))
 
     def with_objects(self) -> "CocoImages":
         """Only the images with an object."""
@@ -134,7 +134,7 @@ class FolderReader:
 
     def __init__(self, folder: str | os.PathLike[str], entries: Sequence[Entry]) -> None:
         self.paths = resolve_paths(folder, [entry["file_name"] for entry in entries])
-        turned = [fits for entry in _spread(entries) if (fits := self._fits(entry)) is not None]
+        turned = [fits for entry in evenly_spread(entries, _SAMPLE) if (fits := self._fits(entry)) is not None]
         self._stored = turned.count("stored")
         self._upright = turned.count("upright") >= self._stored
 
@@ -163,7 +163,7 @@ class FolderReader:
             UserError: naming the first image; none if no image can be read, which its reading tells.
         """
         first = ""
-        for entry in _spread(entries):
+        for entry in evenly_spread(entries, _SAMPLE):
             try:
                 header = read_header(self._path(entry))
             except ImageError:
@@ -199,9 +199,3 @@ def _size_problem(found: tuple[int, int], stated: tuple[int, int]) -> str:
     """How the size (width, height) of an image differs from the stated one."""
     swapped = ", as if an EXIF orientation had been lost" if found == stated[::-1] else ""
     return f"has {found[0]} x {found[1]} pixels, its annotations are of {stated[0]} x {stated[1]}{swapped}"
-
-
-def _spread(entries: Sequence[Entry]) -> list[Entry]:
-    """At most `_SAMPLE` of the entries, evenly spread."""
-    count = min(len(entries), _SAMPLE)
-    return [entries[number * len(entries) // count] for number in range(count)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gcnet.data.coco.paths import resolve_paths
 from gcnet.data.decode import has_image_suffix
+from gcnet.data.images import evenly_spread
 from gcnet.errors import UserError, nearest_path, printable
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
@@ -77,7 +78,7 @@ def image_folder(file: Path, names: Sequence[str], *, images: Path | None = None
     """
     if images is not None and not images.is_dir():
         raise UserError(f"--images takes a folder, and there is none at {printable(images)}{nearest_path(images)}")
-    sample = [names[number * len(names) // _SAMPLE] for number in range(_SAMPLE)] if len(names) > _SAMPLE else names
+    sample = evenly_spread(names, _SAMPLE)
     places = _image_places(file, images, split_of(file.stem) or split_of(file.parent.name) or split)
     best, most = places[0], (0, 0)
     for place in places:
