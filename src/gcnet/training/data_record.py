@@ -75,8 +75,9 @@ def compare_data(stored: Any, listing: Path, now: DataRecord) -> str | None:
 def _check_classes(before: Sequence[str], now: Sequence[str]) -> None:
     if list(before) == list(now):
         return
-    added = [name for name in now if name not in set(before)]
-    removed = [name for name in before if name not in set(now)]
+    known, current = set(before), set(now)
+    added = [name for name in now if name not in known]
+    removed = [name for name in before if name not in current]
     parts = [f"added {_listed(added)}"] if added else []
     parts += [f"removed {_listed(removed)}"] if removed else []
     change = "; ".join(parts) or "in another order"
