@@ -8,7 +8,6 @@ from gcnet.errors import UserError
 SUMMARY = "list the networks with their parameters and FLOPs"
 
 _COLUMNS = ("model", "parameters", "GFLOPs", "input")
-_SIZES = {"cifar_": 32, "scenes_": 64}
 
 # What is published under these architectures, each with its source. ImageNet top-1/top-5 in percent at 224 pixels; COCO
 # as box/mask AP of Mask R-CNN (1x, SyncBN in the backbone) with blocks of ratio 16 on val2017.
@@ -111,11 +110,10 @@ def counted_size(name: str, model: Any) -> tuple[int, int]:
 
     A detector's has sides of 5 to 8, as the 800 by 1280 at which they are usually counted, or is as long as it may be.
     """
-    from gcnet.models.names import is_detector, split_name
+    from gcnet.models.names import is_detector, small_input, split_name
 
     if not is_detector(name):
-        host = split_name(name)[1]
-        side = next((size for start, size in _SIZES.items() if host.startswith(start)), 224)
+        side = small_input(split_name(name)[1]) or 224
         return side, side
     short = model.transform.min_size[-1]
     return short, min(short * 8 // 5, model.transform.max_size)

@@ -7,11 +7,10 @@ from typing import Any
 from gcnet.data.settings import Preprocessing
 from gcnet.errors import UserError
 from gcnet.models.files import read_model_file
-from gcnet.models.names import HOSTS, is_detector
+from gcnet.models.names import HOSTS, is_detector, small_input
 from gcnet.models.published import Published, find_published, published_versions, timm_config, torchvision_weights
 from gcnet.storage import has_checksum
 
-_SMALL = {"cifar_": 32, "scenes_": 64}  # sides of the images that our own networks are for
 _USUAL = Preprocessing(224, 256)  # of ImageNet networks about which nobody says more
 # torchvision normalizes the input of these inside the network (transform_input) when it loads its weights; here the
 # preprocessing has the same values, so that they travel in the model file.
@@ -38,7 +37,7 @@ def published_preprocessing(
     """
     if is_detector(name):
         return None
-    small = next((side for start, side in _SMALL.items() if name.startswith(start)), None)
+    small = small_input(name)
     if small is not None:
         return Preprocessing(small)
     library, versions = published_versions(name)

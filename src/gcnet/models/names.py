@@ -43,6 +43,8 @@ def _scenes_resnet(num_classes: int) -> nn.Module:
     return ScenesResNet(num_classes)
 
 
+_SMALL_INPUTS = {"cifar_": 32, "scenes_": 64}
+
 HOSTS: dict[str, Callable[[int], nn.Module]] = {
     "resnet18": _torchvision_resnet("resnet18"),
     "resnet34": _torchvision_resnet("resnet34"),
@@ -150,6 +152,11 @@ def without_masks(name: str) -> str:
 def default_classes(host_name: str) -> int:
     """The number of classes that a network has unless told otherwise."""
     return 80 if is_detector(host_name) else _CLASSES.get(host_name, 1000)
+
+
+def small_input(host_name: str) -> int | None:
+    """Side in pixels of the images that a network for small images is made for; None for any other network."""
+    return next((side for start, side in _SMALL_INPUTS.items() if host_name.startswith(start)), None)
 
 
 def split_name(name: str) -> tuple[str, str]:
