@@ -241,12 +241,19 @@ def test_weights_of_timm_are_read_from_the_cache_without_a_network(
 def test_without_an_answer_published_weights_fail_within_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import threading
     import time
+
+    answered = threading.Event()
+
+    def unanswered(*_: object, **__: object) -> None:
+        answered.wait(30)
+        raise TimeoutError
 
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("socket.create_connection", lambda *_, **__: time.sleep(30))
+    monkeypatch.setattr("socket.create_connection", unanswered)
     from gcnet.models.published import find_published, read_published
 
     published = find_published("resnet18", "pretrained")
@@ -255,6 +262,7 @@ def test_without_an_answer_published_weights_fail_within_a_second(
     with pytest.raises(UserError, match="resnet18 IMAGENET1K_V1 is not in the cache, and .* cannot be reached"):
         read_published(published, "--weights")
     assert time.monotonic() - began < 1.5
+    answered.set()
 
 
 def test_networks_that_are_built_are_left_as_they_were_where_weights_do_not_fit(tmp_path: Path) -> None:

@@ -122,6 +122,22 @@ def test_images_of_another_split_are_not_taken(tmp_path: Path):
         open_coco(DataSettings(str(tmp_path)))
 
 
+@pytest.mark.parametrize("folder", ["test_bench", "my-training", "validation of July", "val"])
+def test_images_of_an_unrelated_folder_beside_are_not_taken(tmp_path: Path, folder: str):
+    write_json(tmp_path / folder / "objects.json", content(["0.png", "1.png"]))
+    write_images(tmp_path / "another project", ["0.png", "1.png"])
+    with pytest.raises(UserError, match="none of the images is found"):
+        open_validation(DataSettings(str(tmp_path / folder / "objects.json")))
+
+
+@pytest.mark.parametrize("folder", ["val", "Valid", "val2017", "validation_1"])
+@pytest.mark.parametrize("images", ["images", "images/val", "val2024", "."])
+def test_images_beside_the_folder_of_a_split_are_found(tmp_path: Path, folder: str, images: str):
+    write_json(tmp_path / folder / "objects.json", content(["0.png", "1.png"]))
+    write_images(tmp_path / images, ["0.png", "1.png"])
+    assert names(open_validation(DataSettings(str(tmp_path / folder / "objects.json"))).images) == ["0.png", "1.png"]
+
+
 def test_images_in_both_splits_are_reported(tmp_path: Path):
     shared = write_images(tmp_path / "images", ["a.png", "b.png"])
     write_json(tmp_path / "train.json", content(shared))

@@ -54,6 +54,11 @@ def split_of(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def split_of_folder(name: str) -> str | None:
+    """The split that a folder is named after, such as "train2017" or "Valid"; None for other names, as "test_bench"."""
+    return _WORDS.get(name.lower().rstrip("0123456789-_"))
+
+
 def find_layout(folder: Path) -> Layout:
     """The annotation files in a folder, in its folders of annotations, and in those of its splits."""
     found: dict[str, list[Path]] = {"train": [], "val": [], "test": [], "unsplit": []}
@@ -79,7 +84,7 @@ def image_folder(file: Path, names: Sequence[str], *, images: Path | None = None
     if images is not None and not images.is_dir():
         raise UserError(f"--images takes a folder, and there is none at {printable(images)}{nearest_path(images)}")
     sample = evenly_spread(names, _SAMPLE)
-    places = _image_places(file, images, split_of(file.stem) or split_of(file.parent.name) or split)
+    places = _image_places(file, images, split_of(file.stem) or split_of_folder(file.parent.name) or split)
     best, most = places[0], (0, 0)
     for place in places:
         score = _score(place, sample)
@@ -116,14 +121,14 @@ def unrecognized(layout: Layout, split: str) -> UserError:
 
 def _has_classes(folder: Path) -> bool:
     """Whether a folder, or a folder of a split in it, holds a folder of images for each class."""
-    places = [folder, *(place for place in _folders(folder) if split_of(place.name))]
+    places = [folder, *(place for place in _folders(folder) if split_of_folder(place.name))]
     classes = [one for place in places for one in _folders(place) if not _is_usual(one)]
     return any(has_image_suffix(name) for one in classes[:_OTHERS] for name in _names(one)[:_SAMPLE])
 
 
 def _is_usual(folder: Path) -> bool:
     """Whether a folder's name is that of a split or of all images, rather than of a class."""
-    return split_of(folder.name) is not None or folder.name.lower() in _IMAGE_FOLDERS
+    return split_of_folder(folder.name) is not None or folder.name.lower() in _IMAGE_FOLDERS
 
 
 def _annotation_places(folder: Path) -> list[Path]:
@@ -162,16 +167,18 @@ def _preferred(files: Sequence[Path]) -> tuple[Path, ...]:
 def _image_places(file: Path, images: Path | None, split: str | None) -> list[Path]:
     """Folders that may hold the images of an annotation file, the likeliest first, without those of other splits."""
     beside = file.parent
+    roots = [beside]
     if images is not None:
         roots = [images]
     elif beside.name.lower() in _ANNOTATION_FOLDERS:
         roots = [beside.parent, beside]
-    else:
-        roots = [beside, beside.parent] if split_of(beside.name) else [beside]
-    inner = [place for root in roots for place in _folders(root)]
-    inner = [place for place in inner if split is None or split_of(place.name) in (None, split)]
+    around = [place for root in roots for place in _folders(root)]
+    if images is None and split_of_folder(beside.name):
+        roots.append(beside.parent)
+        around += [place for place in _folders(beside.parent) if _is_usual(place)]
+    inner = [place for place in around if split is None or split_of(place.name) in (None, split)]
     usual = [place for place in inner if place.name.lower() in _IMAGE_FOLDERS]
-    below = [place for root in (*roots, *usual) for place in _folders(root)]
+    below = [*around, *(place for root in usual for place in _folders(root))]
     named = [place for place in below if place.name == file.stem.removeprefix("instances_")]
     of_split = [place for place in below if split is not None and split_of(place.name) == split]
     first = [images] if images is not None else []
