@@ -157,6 +157,10 @@ def test_class_folders_are_checked_with_a_report_and_a_contact_sheet(
     assert json.loads((tmp_path / "out" / "report.json").read_text())["splits"]["val"]["sizes"] == {"9x7": 2}
     with Image.open(tmp_path / "out" / "images.png") as picture:
         assert min(picture.size) > 170
+    (tmp_path / "photos" / "train" / "empty").mkdir()
+    assert main(["check-data", str(tmp_path / "photos")]) == 1
+    assert "imbalance" not in capsys.readouterr().out, "no weights make up for a class without images"
+    (tmp_path / "photos" / "train" / "empty").rmdir()
     (tmp_path / "photos" / "val" / "cat" / "a.png").write_bytes(b"version https://git-lfs.github.com/spec/v1")
     assert main(["check-data", str(tmp_path / "photos")]) == 1
     assert "val/cat/a.png: a Git LFS pointer" in capsys.readouterr().out

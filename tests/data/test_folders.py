@@ -45,6 +45,7 @@ def test_test_images_stand_in_only_without_validation_images(tmp_path: Path) -> 
     for name, count in (("train", 5), ("val", 2), ("test", 3)):
         add_classes(tmp_path / name, count)
     assert opened(tmp_path) == (10, 4, "")
+    assert list(find_splits(tmp_path)) == ["train", "val", "test"]
 
 
 def test_unlabeled_test_images_and_a_class_called_train_are_no_splits(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from gcnet.data.holdout import hold_out
 from gcnet.data.images import FileImages, ImageSource
+from gcnet.errors import UserError
 
 CLASSES = {"ant": 10, "bee": 3, "cat": 1, "dog": 100}
 
@@ -34,3 +35,8 @@ def test_the_seed_decides_and_more_images_move_few() -> None:
     assert set(names(hold_out(source(CLASSES), 0.2, seed=1)[1])) != first
     more = set(names(hold_out(source(CLASSES | {"dog": 105}), 0.2, seed=0)[1]))
     assert len(first & more) >= len(first) - 5
+
+
+def test_classes_of_one_image_each_cannot_be_split() -> None:
+    with pytest.raises(UserError, match="needs a class of two images or more to split, found 2 images in 2 classes"):
+        hold_out(source({"ant": 1, "bee": 1}), 0.2, seed=0)

@@ -66,6 +66,20 @@ def test_the_numbers_are_those_of_the_coco_api(scenes: Content, kind: str, image
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_negative_image_ids_are_as_good_as_others(scenes: Content, kind: str) -> None:
+    content, results = copy.deepcopy(scenes), shaken(scenes)
+    for one in content["images"]:
+        one["id"] -= 6
+    for one in [*content["annotations"], *results]:
+        one["image_id"] -= 6
+    for image_ids in (None, [-4, 1]):
+        expected = by_the_coco_api(content, results, kind, image_ids)
+        found = evaluate_detections(content, results, kind=kind, image_ids=image_ids)
+        assert list(found.numbers.values()) == [None if one < 0 else pytest.approx(one) for one in expected.stats]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_on_genuine_images_with_crowds_they_are_too_and_the_truth_scores_one(data_root: Path, kind: str) -> None:
     content = read_annotations(data_root / "coco-mini/annotations/instances_val2017.json")
     results = shaken(content)

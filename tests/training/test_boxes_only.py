@@ -109,6 +109,21 @@ def test_a_detector_of_masks_tells_why_no_mask_can_be_used(
     assert "has no mask that can be used (skipped: 18 x RLE size mismatch), and" in capsys.readouterr().err
 
 
+def test_boxes_outside_of_all_images_are_the_reason_for_nothing_to_learn(
+    boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = tmp_path / "data"
+    shutil.copytree(boxes, data)
+    for file in data.glob("*.json"):
+        content = json.loads(file.read_text())
+        for annotation in content["annotations"]:
+            annotation |= {"bbox": [500.0, 500.0, 9.0, 9.0], "segmentation": []}
+        file.write_text(json.dumps(content))
+    arguments = ["--data", str(data), "--output", str(tmp_path / "run")]
+    assert main(["train", "--model", "faster_rcnn_gc_scenes_resnet", *SHORT, *arguments]) == 2
+    assert "boxes lie outside of their images, such as [500.0, 500.0, 9.0, 9.0]" in capsys.readouterr().err
+
+
 def test_a_detector_of_masks_learns_boxes_of_objects_without_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = write_boxes(tmp_path / "data", without="some")
     arguments = ["--data", str(data), "--output", str(tmp_path / "run"), "--device", "cpu"]

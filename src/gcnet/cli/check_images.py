@@ -72,7 +72,7 @@ def _print_classes(report: "ImagesReport") -> None:
         print(f"{name:<{width}}" + "".join(f"  {split.per_class[label]:>8,}" for split in report.splits.values()))
     if len(shown) < len(ordered):
         print(f"and {len(ordered) - len(shown):,} classes in between")
-    most, least = main.per_class[ordered[0]], main.per_class[ordered[-1]]
+    most, least = main.per_class[ordered[0]], min(filter(None, main.per_class.values()), default=0)
     if most > IMBALANCE * least:
         print(f"imbalance {most:,} to {least:,}: --class-weights balanced or --sampling balanced makes up for it")
 

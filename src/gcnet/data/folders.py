@@ -94,7 +94,7 @@ def find_splits(root: Path) -> dict[str, Path]:
                 f"{root} has several folders of {'training' if split == 'train' else 'validation'} images, "
                 f"{' and '.join(names)}; name them with --data and --val"
             )
-    return {split: root / names[0] for split, names in splits.items() if names}
+    return {split: root / splits[split][0] for split in SPLITS if splits.get(split)}
 
 
 def refuse_splits(root: Path) -> None:

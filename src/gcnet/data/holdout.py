@@ -3,6 +3,7 @@
 from hashlib import blake2b
 
 from gcnet.data.images import ImageSource, SubsetImages
+from gcnet.errors import UserError
 
 
 def hold_out(source: ImageSource, fraction: float, seed: int) -> tuple[SubsetImages, SubsetImages]:
@@ -15,6 +16,9 @@ def hold_out(source: ImageSource, fraction: float, seed: int) -> tuple[SubsetIma
         source: all images.
         fraction: share that is held out, between 0 and 1.
         seed: of the choice.
+
+    Raises:
+        UserError: no class has two images.
     """
     members: dict[int, list[int]] = {}
     for index in range(len(source)):
@@ -23,6 +27,11 @@ def hold_out(source: ImageSource, fraction: float, seed: int) -> tuple[SubsetIma
     for indices in members.values():
         count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
         held.update(sorted(indices, key=lambda index: _rank(source.name(index), seed))[:count])
+    if not held:
+        raise UserError(
+            f"--val-fraction needs a class of two images or more to split, found {len(source):,} images in "
+            f"{len(members):,} classes"
+        )
     everything = range(len(source))
     return (
         SubsetImages(source, [index for index in everything if index not in held]),

@@ -90,6 +90,7 @@ def evaluate_detections(
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS)
     _check(annotations, results, kind)
+    annotations, results, image_ids = _without_negative_ids(annotations, results, image_ids)
     # Imported here: the library takes a tenth of a second, and neither training nor drawing needs it.
     from faster_coco_eval import COCO, COCOeval_faster
 
@@ -161,6 +162,21 @@ def _check(annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
             raise UserError(
                 f"result {number} is of category {result['category_id']}, which the annotations do not have"
             )
+
+
+def _without_negative_ids(
+    annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]], image_ids: Sequence[int] | None
+) -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]], Sequence[int] | None]:
+    """The same with image ids from 1 in the same order where some are negative, which faster-coco-eval refuses."""
+    identities = sorted({image["id"] for image in annotations["images"]})
+    if not identities or identities[0] >= 0:
+        return annotations, results, image_ids
+    number = {identity: place for place, identity in enumerate(identities, start=1)}
+    images = [{**image, "id": number[image["id"]]} for image in annotations["images"]]
+    objects = [{**one, "image_id": number[one["image_id"]]} for one in annotations["annotations"]]
+    renamed = [{**result, "image_id": number[result["image_id"]]} for result in results]
+    chosen = None if image_ids is None else [number[identity] for identity in image_ids]
+    return {**annotations, "images": images, "annotations": objects}, renamed, chosen
 
 
 def _masks_of(results: Sequence[Mapping[str, Any]], annotations: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from gcnet.errors import UserError
 from gcnet.evaluation.predictions import is_predictions, match_predictions
 
 _HUGE = 1e300
-_ACCEPTED = ("mask without pixels", "RLE counts not integers")
+_ACCEPTED = ("mask without pixels", "RLE numbers not integers")
 
 
 def read_results(

@@ -245,7 +245,12 @@ class DetectionTask:
 def _nothing_to_learn(part: CocoPart) -> UserError:
     annotations = part.images.content["annotations"]
     crowds = sum(annotation.get("iscrowd", 0) for annotation in annotations)
-    reason = f": all {crowds:,} annotations are crowds (iscrowd 1)" if crowds and crowds == len(annotations) else ""
+    reason = ""
+    if annotations and crowds == len(annotations):
+        reason = f": all {crowds:,} annotations are crowds (iscrowd 1)"
+    elif annotations and not crowds:
+        bbox = annotations[0]["bbox"]
+        reason = f": all {len(annotations):,} boxes lie outside of their images, such as {bbox!r:.80}"
     return UserError(f"{printable(part.place)}: no image has an object to train on or to evaluate{reason}")
 
 

@@ -17,6 +17,7 @@ from gcnet.errors import UserError
 Content = dict[str, Any]
 SIZE, BOX = 64, [11, 13, 17, 19]  # image 3 gets one more annotation, of polygons
 POLYGON = [11, 13, 28, 13, 28, 32, 11, 32]
+COLUMN = [SIZE * 11 + 13, 19, SIZE * 53 - 32]  # runs of the first column of the polygon
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ PLANTED: dict[str, tuple[str, Callable[[Content], None], object, object]] = {
     "image_id as float": ("image_id or category_id not an integer", change(image_id=3.0), 3, 500),
     "box of three numbers": ("invalid bbox", change(bbox=[1, 2, 3]), 3, 500),
     "box of words": ("invalid bbox", change(bbox=["a", 2, 3, 4]), 3, 500),
-    "box of numbers as text": ("bbox numbers as text", change(bbox=list(map(str, BOX))), 3, 500),
+    "box of numbers as text": ("numbers as text", change(bbox=list(map(str, BOX))), 3, 500),
     "box with a NaN": ("invalid bbox", change(bbox=[1, 2, float("nan"), 3]), 3, 500),
     "infinite box": ("invalid bbox", change(bbox=[1, 2, float("inf"), 3]), 3, 500),
     "box beyond floating point": ("invalid bbox", change(bbox=[1, 2, 10**400, 3]), 3, 500),
@@ -153,6 +154,14 @@ PLANTED: dict[str, tuple[str, Callable[[Content], None], object, object]] = {
         3,
         500,
     ),
+    "polygon within another list": ("segmentation nested unusually", change(segmentation=[[POLYGON]]), 3, 500),
+    "polygon as points in a list": (
+        "segmentation nested unusually",
+        change(segmentation=[[POLYGON[:2], POLYGON[2:4], POLYGON[4:6], POLYGON[6:]]]),
+        3,
+        500,
+    ),
+    "polygon of numbers as text": ("numbers as text", change(segmentation=[list(map(str, POLYGON))]), 3, 500),
     "polygon of two points": ("polygon of fewer than three points", change(segmentation=[POLYGON[:4]]), 3, 500),
     "odd polygon": ("odd number of polygon coordinates", change(segmentation=[[*POLYGON, 7]]), 3, 500),
     "polygon with a NaN": ("polygon not finite", change(segmentation=[[float("nan"), *POLYGON[1:]]]), 3, 500),
@@ -163,7 +172,10 @@ PLANTED: dict[str, tuple[str, Callable[[Content], None], object, object]] = {
     "runs of nonsense": ("invalid RLE", runs(counts="!!"), 3, 500),
     "runs of a number of 14 characters": ("invalid RLE", runs(counts="o" * 13 + "0"), 3, 500),
     "runs without counts": ("invalid RLE", runs(counts=None), 3, 500),
-    "runs as floats": ("RLE counts not integers", runs(counts=[float(SIZE * 11 + 13), 19.0, SIZE * 53 - 32.0]), 3, 500),
+    "runs as floats": ("RLE numbers not integers", runs(counts=list(map(float, COLUMN))), 3, 500),
+    "runs with a size of floats": ("RLE numbers not integers", runs(size=[float(SIZE), SIZE], counts=COLUMN), 3, 500),
+    "runs with a size as text": ("numbers as text", runs(size=[f"{SIZE}", SIZE], counts=COLUMN), 3, 500),
+    "runs as text": ("numbers as text", runs(counts=list(map(str, COLUMN))), 3, 500),
     "mask elsewhere": ("bbox apart from the mask", runs(), 3, 500),
     "no area": ("invalid area", without("annotations", "area"), 3, 500),
     "negative area": ("invalid area", change(area=-5), 3, 500),

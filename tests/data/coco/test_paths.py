@@ -22,6 +22,8 @@ def write(folder: Path, *names: str) -> Path:
         ("sub\\a.png", "sub/a.png"),
         (".\\sub\\a.png", "sub/a.png"),
         ("a%20b.png", "a b.png"),
+        ("a+b.png", "a b.png"),
+        (" a.png ", "a.png"),
         ("sub%2Fa.png", "sub/a.png"),
         ("train2017/a.png", "a.png"),
         ("images/sub/a.png", "sub/a.png"),

@@ -1,5 +1,6 @@
 """Categories and images of a COCO file without their issues."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -102,7 +103,7 @@ class Images:
         return {identity for identity, files in names.items() if len(files) > 1}
 
     def _add(self, image: Entry, identity: int) -> None:
-        name = image["file_name"]
+        name = os.path.normpath(image["file_name"])
         if identity in self.by_id:
             return self._report(image, "repeated image", f"also earlier in the list, with the same id and {name!r:.60}")
         if name in self._names:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gcnet.data.coco.ids import as_integer
+from gcnet.data.coco.forms import as_number, as_polygons, bytes_in_text, integers, without_text
 from gcnet.data.coco.masks import can_draw, extent
 
 # Called with the kind of an issue (of `issues.KINDS`) and what was found.
@@ -32,11 +32,11 @@ def read_box(box: Any, report: Report) -> list[float] | None:
     """Four finite numbers; None for anything else. Numbers as text are converted and reported."""
     if not isinstance(box, list) or len(box) != 4:
         return None
-    values = [_number(value) for value in box]
+    values = [as_number(value) for value in box]
     if not all(value is not None and abs(value) < _HUGE for value in values):
         return None
     if any(isinstance(value, str) for value in box):
-        report("bbox numbers as text", f"bbox {short(box)}")
+        report("numbers as text", f"bbox {short(box)}")
         return [value for value in values if value is not None]
     return box
 
@@ -70,14 +70,19 @@ def short(value: Any) -> str:
 
 def _check_runs(runs: dict[str, Any], height: int, width: int, report: Report) -> Segmentation | None:
     size, counts = runs.get("size"), runs.get("counts")
-    if size != [height, width]:
+    if integers(size) != [height, width]:
         return report("RLE size mismatch", f"size {short(size)} in an image of {[height, width]}")
-    if isinstance(counts, list) and any(isinstance(count, float) for count in counts):
-        whole = [as_integer(count) for count in counts]
-        if None not in whole:
-            report("RLE counts not integers", f"counts {short(counts)}")
-            runs = {**runs, "counts": whole}
-    return _drawn(runs, height, width, report)
+    if isinstance(counts, str) and (text := bytes_in_text(counts)) is not None:
+        report("numbers as text", f"counts {short(counts)}")
+        counts = text
+    numbers = [*(size or ()), *(counts if isinstance(counts, list) else ())]
+    if any(isinstance(number, str) for number in numbers):
+        report("numbers as text", f"size {short(size)}, counts {short(counts)}")
+    elif any(isinstance(number, float) for number in numbers):
+        report("RLE numbers not integers", f"size {short(size)}, counts {short(counts)}")
+    if isinstance(counts, list) and any(isinstance(count, float | str) for count in counts):
+        counts = integers(counts)
+    return _drawn({**runs, "size": [height, width], "counts": counts}, height, width, report)
 
 
 def _drawn(segmentation: Any, height: int, width: int, report: Report) -> Segmentation | None:
@@ -91,18 +96,15 @@ def _drawn(segmentation: Any, height: int, width: int, report: Report) -> Segmen
 
 
 def _nested(segmentation: Any, report: Report) -> list[list[float]] | None:
-    """A list of polygons, each a list of numbers; also from one polygon alone, and from one as a list of points."""
-    if not isinstance(segmentation, list) or not segmentation:
-        return None
-    if all(map(_is_numbers, segmentation)):
-        if len(segmentation) < 3 or any(len(point) != 2 for point in segmentation):
-            return segmentation
-        report("segmentation nested unusually", "a list of points")
-        return [[value for point in segmentation for value in point]]
-    if _is_numbers(segmentation):
-        report("segmentation nested unusually", "one polygon that is not in a list")
-        return [segmentation]
-    return None
+    """A list of polygons, each a list of numbers, also from other forms; None where it is none."""
+    polygons, form = as_polygons(segmentation)
+    if polygons is None:
+        polygons, form = as_polygons(without_text(segmentation))
+        if polygons is not None:
+            report("numbers as text", f"segmentation {short(segmentation)}")
+    if form:
+        report("segmentation nested unusually", form)
+    return polygons
 
 
 def _check_polygon(polygon: list[float], height: int, width: int, report: Report) -> list[float] | None:
@@ -119,21 +121,6 @@ def _check_polygon(polygon: list[float], height: int, width: int, report: Report
     return polygon
 
 
-def _is_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in values
-    )
-
-
 def _is_finite(values: Sequence[float]) -> bool:
     """Whether no value is NaN, infinite or, as JSON's integers may be, beyond what floating point holds."""
     return all(abs(value) < _HUGE for value in values)
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, str) and len(value) <= 30 and "_" not in value:
-        try:
-            return float(value)
-        except ValueError:
-            return None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,6 +1,6 @@
 """Ids of COCO entries as integers, whatever tools wrote: text, floats, file names, UUIDs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _LARGEST = 2**53  # what JSON numbers of any tool hold exactly
@@ -11,7 +11,7 @@ class Ids:
 
     An id that is an integer keeps its value. Text and floats that stand for an integer become it, unless another entry
     has that id; other text gets a new id, in alphabetical order. A reference is looked up as it is written, then as an
-    integer: 2, 2.0 and "2" mean the same entry, unless there are entries for both 2 and "2".
+    integer: 2, 2.0, "2" and "2.0" mean the same entry, unless there are entries for several of them.
     """
 
     def __init__(self, raw: Iterable[object]) -> None:
@@ -34,6 +34,7 @@ class Ids:
         start = 1 + max((value for value in taken if value > 0), default=0)
         for number, key in enumerate(sorted(others, key=lambda one: str(one[1])), start=start):
             self._ids[key] = number
+        self._texts = _by_value(self._ids)
 
     def has(self, raw: object) -> bool:
         """Whether an entry has this id exactly as it is written."""
@@ -48,7 +49,8 @@ class Ids:
         for other in (("number", value), ("text", str(value))):
             if value is not None and other in self._ids:
                 return self._ids[other]
-        return None
+        texts = self._texts.get(value, [])
+        return texts[0] if len(texts) == 1 else None
 
 
 def as_integer(raw: object) -> int | None:
@@ -65,6 +67,16 @@ def as_integer(raw: object) -> int | None:
     if isinstance(raw, float):
         return int(raw) if abs(raw) <= _LARGEST and raw.is_integer() else None
     return raw if isinstance(raw, int) and abs(raw) <= _LARGEST else None
+
+
+def _by_value(ids: Mapping[tuple[str, object], int]) -> dict[int | None, list[int]]:
+    """The ids of all texts that stand for an integer, such as "1.0" and "01", by that integer."""
+    found: dict[int | None, list[int]] = {}
+    for (kind, raw), identity in ids.items():
+        value = as_integer(raw) if kind == "text" else None
+        if value is not None:
+            found.setdefault(value, []).append(identity)
+    return found
 
 
 def _from_float(text: Any) -> int | None:

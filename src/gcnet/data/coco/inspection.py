@@ -16,7 +16,7 @@ from gcnet.data.coco.images import FolderReader
 from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.paths import AMBIGUOUS, MISSING, OUTSIDE, resolve_paths
 from gcnet.data.decode import ImageError, read_header
-from gcnet.errors import UserError, nearest_path
+from gcnet.errors import UserError, nearest_path, printable
 
 PARTS = ("images", "annotations", "categories")
 _LFS = "version https://git-lfs.github.com/spec"
@@ -59,8 +59,17 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
     content = read_json(path, "annotation")
     for part in PARTS:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise UserError(f'{path} is not in COCO\'s format: expected a list "{part}" at its top level')
+            raise UserError(
+                f'{path} is not in COCO\'s format: expected a list "{part}" at its top level, found {_keys(content)}'
+            )
     return content
+
+
+def _keys(content: Any) -> str:
+    """What a file holds at its top level, for messages."""
+    if not isinstance(content, dict):
+        return "a list" if isinstance(content, list) else f"{content!r:.40}"
+    return printable(", ".join(list(content)[:6])) or "an empty object"
 
 
 def read_json(path: str | Path, what: str) -> Any:

@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, unquote_plus, urlsplit
 
 from gcnet.errors import printable
 
@@ -131,6 +131,7 @@ def _readings(name: str) -> Iterator[str]:
     slashed = _DRIVE.sub("/", name, count=1).replace("\\", "/")
     yield slashed
     yield unquote(slashed)
+    yield unquote_plus(slashed.strip())
     if "?" in slashed or _URL.match(slashed):
         try:
             url = urlsplit(slashed)

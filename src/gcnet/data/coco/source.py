@@ -234,7 +234,10 @@ def _check_usable(content: dict[str, Any], inspection: Inspection, file: Path) -
     for part, word in (("images", "images"), ("annotations", "annotations")):
         count = len(content[part])
         if count and not inspection.clean[part]:
-            raise UserError(f"{place}: none of the {count:,} {word} can be used ({summary(inspection.issues)})")
+            example = next((f", such as {issue}" for issue in inspection.issues if issue.action == "skipped"), "")
+            raise UserError(
+                f"{place}: none of the {count:,} {word} can be used ({summary(inspection.issues)}){example}"
+            )
 
 
 class SceneReader:

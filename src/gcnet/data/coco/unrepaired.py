@@ -10,7 +10,7 @@ from gcnet.errors import UserError, printable
 Entry = dict[str, Any]
 
 # Issues of a segmentation that pycocotools draws all the same.
-_DRAWN = ("mask without pixels", "odd number of polygon coordinates", "RLE counts not integers")
+_DRAWN = ("mask without pixels", "odd number of polygon coordinates", "RLE numbers not integers")
 _HUGE = 1e300
 
 
