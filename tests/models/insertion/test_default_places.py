@@ -219,24 +219,99 @@ def test_tokens_are_read_where_they_are_one_of_several_outputs() -> None:
     )
 
 
-def test_token_blocks_that_give_tuples_are_places() -> None:
-    model = torchvision.models.video.MViT(
+def mvit(strides: tuple[int, ...]) -> nn.Module:
+    """One block for each stride of its queries."""
+    return torchvision.models.video.MViT(
         spatial_size=(32, 32),
         temporal_size=4,
         block_setting=[
-            torchvision.models.video.mvit.MSBlockConfig(1, 16, 16, [3, 3, 3], [3, 3, 3], [1, 1, 1], [1, 4, 4]),
-            torchvision.models.video.mvit.MSBlockConfig(1, 16, 16, [3, 3, 3], [3, 3, 3], [1, 1, 1], [1, 4, 4]),
-            torchvision.models.video.mvit.MSBlockConfig(1, 16, 16, [3, 3, 3], [3, 3, 3], [1, 1, 1], [1, 4, 4]),
+            torchvision.models.video.mvit.MSBlockConfig(
+                1, 16, 16, [3, 3, 3], [3, 3, 3], [1, stride, stride], [1, stride, stride]
+            )
+            for stride in strides
         ],
         residual_pool=False,
         residual_with_cls_embed=False,
         rel_pos_embed=False,
         proj_after_attn=False,
         num_classes=5,
-    ).eval()
-    x = torch.randn(2, 3, 4, 32, 32)
+    )
+
+
+@pytest.mark.parametrize("strides", [(1, 1, 1), (1, 1, 2, 1)])
+def test_token_blocks_that_give_tuples_are_places(strides: tuple[int, ...]) -> None:
+    model, x = mvit(strides).eval(), torch.randn(2, 3, 4, 32, 32)
     before = model(x)
     insertion = insert(model, "gc", example_input=x, ratio=4)
-    assert [place.name for place in insertion.places] == ["blocks.0", "blocks.1"]
+    assert [place.name for place in insertion.places] == [f"blocks.{index}" for index in range(len(strides) - 1)]
     assert {place.form for place in insertion.places} == {"tokens"}
+    assert all(block.context_insertion.layout.prefix == 1 for block in model.blocks[:-1])
     assert torch.equal(model(x), before)
+
+
+class PixelsAndPatches(nn.Module):
+    """A block of TNT: a tuple of fine and coarse tokens, each read by the next block, the first by the head not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        fine = self.fine(fine)
+        return fine, self.coarse(coarse + fine)
+
+
+class LikeTnt(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.blocks = nn.Conv2d(3, 8, 2, 2), nn.ModuleList([PixelsAndPatches() for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = coarse = self.embed(x).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            fine, coarse = block(fine, coarse)
+        return coarse.mean(1)
+
+
+def test_the_last_block_takes_none_where_the_first_item_of_its_tuple_is_not_read() -> None:
+    model = LikeTnt()
+    names = [place.name for place in insert(model, "gc", ratio=2, example_input=(3, 16, 16)).places]
+    assert names == ["blocks.0", "blocks.1"]
+
+
+class Pair(nn.Module):
+    """An encoder that is run on two images, as for stereo or for change detection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(convolution(3, 8, 2), convolution(8, 16, 2), convolution(16, 32, 2))
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return (self.encoder(first) - self.encoder(second)).mean((2, 3))
+
+
+def test_the_activations_of_an_encoder_that_runs_twice_are_not_shared_ones() -> None:
+    model, x = Pair(), torch.randn(2, 3, 32, 32)
+    names = [place.name for place in insert(model, "gc", example_input=(x, x)).places]
+    assert names == ["encoder.0.2", "encoder.1.2", "encoder.2.2"]
+
+
+class Scaled(nn.Sequential):
+    """A Sequential with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_the_parts_of_sequentials_with_a_forward_of_their_own_are_places() -> None:
+    layers = [Scaled(nn.Conv2d(width, 2 * width, 3, 2), nn.ReLU()) for width in (4, 8, 16)]
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), *layers)
+    assert [place.name for place in insert(model, "gc").places] == ["1.1", "2.1", "3.1"]
+
+
+def test_one_activation_in_several_sequentials_takes_no_block() -> None:
+    activation = nn.ReLU()
+    model = nn.Sequential(
+        *(nn.Sequential(nn.Conv2d(width, out, 3, 2), activation) for width, out in ((3, 8), (8, 16), (16, 32)))
+    )
+    assert [place.name for place in insert(model, "gc").places] == ["0.0", "1.0", "2.0"]

@@ -173,7 +173,8 @@ class Runner(nn.Module):
     ("arguments", "sentence"),
     [
         ({"at": "frist"}, r'no module name matches "frist"; did you mean "first"'),
-        ({"at": nn.Conv3d}, "no module is a Conv3d \\(at\\); this network has BatchNorm2d, Conv2d"),
+        ({"at": nn.Conv3d}, "no module in the network is a Conv3d \\(at\\); it has BatchNorm2d, Conv2d"),
+        ({"at": "Conv2D"}, 'no module name matches "Conv2D"; did you mean "Conv2d"'),
         ({"at": []}, "at least one place"),
         ({"at": "first", "stages": (3,)}, "stages and blocks go without"),
         ({"at": "norm"}, "norm.1 cannot take a block: it is a BatchNorm2d"),

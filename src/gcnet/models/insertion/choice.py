@@ -160,7 +160,7 @@ class Chooser:
         if len(layouts) > 1:
             found = ", ".join(sorted({str(tuple(call.tensor.shape)) for call in calls if call.tensor is not None}))
             raise UserError(f"a block takes one shape, and {name} gives several in one run: {found}")
-        if len(calls) > 1 and not list(self._model.get_submodule(name).parameters()):
+        if self._run.is_shared(name):
             raise UserError(
                 f"{name} has no parameters and is called {len(calls)} times in one run (a shared activation), so a "
                 "block there would act each time: name another module"

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from torch import nn
+from torch import Tensor, nn
 
 from gcnet.errors import UserError
 from gcnet.models.insertion.answers import answer_modules
@@ -31,10 +31,11 @@ def default_places(model: nn.Module, run: DryRun, axes: Axes) -> list[str]:
     tokens = _token_blocks(run, axes)
     if len(tokens) > 1:
         layout = axes.layout(tokens[-1])
-        if layout.prefix + layout.suffix and not reads_all_tokens(model, run, tokens[-1].name, layout):
+        may_be_unread = layout.prefix + layout.suffix or not isinstance(tokens[-1].output, Tensor)
+        if may_be_unread and not reads_all_tokens(model, run, tokens[-1].name, layout):
             del tokens[-1]  # What a block did to the other tokens there would be read by nothing.
     in_maps, in_tokens = (_size({call.module for call in calls}) for calls in (trunk, tokens))
-    places = _last_of_resolutions(_without_logits(trunk, run, axes), axes, _input_spatial(run.calls[0])[-1:])
+    places = _last_of_resolutions(_without_logits(trunk, run, axes), axes, run)
     if tokens and (in_tokens > in_maps or not places):
         places = [call.name for call in tokens]
     if not places:
@@ -50,8 +51,7 @@ def _fits(call: Call, run: DryRun) -> bool:
     calls = run.of(call.name)
     shapes = {getattr(other.tensor, "shape", None) for other in calls}
     width = 0 if call.tensor is None else max(call.tensor.shape[1], call.tensor.shape[-1])
-    shared = len(calls) > 1 and not _size([call.module])
-    return len(shapes) == 1 and width >= _LEAST_CHANNELS and not shared
+    return len(shapes) == 1 and width >= _LEAST_CHANNELS and not run.is_shared(call.name)
 
 
 def _size(modules: Iterable[nn.Module]) -> int:
@@ -86,16 +86,17 @@ def _channels(call: Call, axes: Axes) -> tuple[int, ...]:
     return () if call.tensor is None else (call.tensor.shape[-1 if axes.channels_last(call) else 1],)
 
 
-def _last_of_resolutions(trunk: list[Call], axes: Axes, width: tuple[int, ...]) -> list[str]:
-    """The last module of every resolution that has parameters, without the stem's; `width` is the input's last side."""
+def _last_of_resolutions(trunk: list[Call], axes: Axes, run: DryRun) -> list[str]:
+    """The last module of every resolution that has parameters, without the stem's."""
+    width = sum(_input_spatial(run.calls[0])[-1:])
     ends: list[tuple[str, float]] = []
     for spatial, group in groupby(trunk, lambda call: _spatial(call, axes)):
         calls = list(group)
-        fit = [name for name in (_end(call, axes) for call in calls) if name is not None]
+        fit = [name for name in (_end(call, axes, run) for call in calls) if name is not None]
         if spatial and fit and _positions(spatial) > 1 and _size(call.module for call in calls):
-            ends.append((fit[-1], sum(width) / spatial[-1]))
+            ends.append((fit[-1], width / spatial[-1]))
     deep = [name for name, stride in ends if round(stride) >= _STEM_STRIDE]
-    return deep if len(deep) >= _ENOUGH else [name for name, _ in ends]
+    return deep if len(set(deep)) >= _ENOUGH else [name for name, _ in ends]
 
 
 def _trunk(call: Call, axes: Axes) -> Iterator[Call]:
@@ -142,11 +143,9 @@ def _positions(spatial: tuple[int, ...] | None) -> int:
     return count
 
 
-def _end(call: Call, axes: Axes) -> str | None:
-    """The module that can take a block for the output of the call: of a plain Sequential the last that can."""
-    if unfit(call.module) is not None:
-        return None
+def _end(call: Call, axes: Axes, run: DryRun) -> str | None:
+    """The module that can take a block for the output of the call: of a Sequential the last within it that can."""
     if not isinstance(call.module, nn.Sequential):
-        return call.name
+        return call.name if unfit(call.module) is None and _fits(call, run) else None
     same = (child for child in reversed(call.children) if _spatial(child, axes) == _spatial(call, axes))
-    return next((name for name in (_end(child, axes) for child in same) if name is not None), None)
+    return next((name for name in (_end(child, axes, run) for child in same) if name is not None), None)

@@ -86,7 +86,7 @@ class ExtraTokens:
             number = getattr(module, "num_prefix_tokens", None)
             tokens = [value for name, value in module.named_parameters() if name.rpartition(".")[2] in _NAMES]
             if isinstance(number, int) or tokens:
-                count = number if isinstance(number, int) else sum(token.shape[-2] for token in tokens)
+                count = number if isinstance(number, int) else sum(token.numel() // token.shape[-1] for token in tokens)
                 return count if positions - count in self._positions_of_maps | self._numbers_of_tokens else 0
         return 0
 

@@ -67,6 +67,20 @@ class DryRun:
         """The calls of one module that returned."""
         return [call for call in self.calls if call.name == name and call.returned]
 
+    def is_shared(self, name: str) -> bool:
+        """Whether a module without parameters, such as an activation, is called in several places of the network.
+
+        A part of an encoder that runs several times is in one place.
+        """
+        calls = self.of(name)
+        if len(calls) < 2 or any(True for _ in calls[0].module.parameters()):
+            return False
+        holders = {call.parent for call in calls if call.parent is not None}
+        if len(holders) < len(calls):
+            return True
+        names = {holder.name for holder in holders}
+        return len(names) > 1 or self.is_shared(names.pop())
+
 
 def dry_run(model: nn.Module, example: Any, *, names: Collection[str] = (), partial: bool = False) -> DryRun:
     """Run the network once, in eval mode, without a trace.
@@ -102,10 +116,10 @@ def dry_run(model: nn.Module, example: Any, *, names: Collection[str] = (), part
     if lacking is not None:
         return lacking
     shapes = " and ".join(dict.fromkeys(map(str, examples)))
-    reason = (str(failure).strip().splitlines() or [""])[0]
+    reason = ": ".join([type(failure).__name__, *str(failure).strip().splitlines()[:1]])
     raise UserError(
-        f"insert runs the network once to see its shapes, and that failed on {shapes} ({type(failure).__name__}: "
-        f"{reason}): give {'' if example is None else 'another '}example_input=, a tensor, a shape such as "
+        f"insert runs the network once to see its shapes, and that failed on {shapes} ({reason}): give "
+        f"{'' if example is None else 'another '}example_input=, a tensor, a shape such as "
         "(3, 224, 224), a tuple of arguments, or a dict of keyword arguments"
     ) from failure
 

@@ -16,10 +16,12 @@ At = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
 def as_list(at: At) -> list[str | type[nn.Module]]:
     """`at` as a list, of which every item is a pattern or a module type."""
-    items: list[Any] = [at] if isinstance(at, str | type) else list(at)
+    is_one = isinstance(at, str | type | nn.Module) or not isinstance(at, Iterable)
+    items: list[Any] = [at] if is_one else list(at)
     for item in items:
         if not isinstance(item, str) and not (inspect.isclass(item) and issubclass(item, nn.Module)):
-            raise UserError(f"at takes names of modules, patterns of them, or module types; found {item!r}")
+            found = f"a module itself, {type(item).__name__}" if isinstance(item, nn.Module) else repr(item)
+            raise UserError(f"at takes names of modules, patterns of them, or module types; found {found}")
     if not items:
         raise UserError("at must name at least one place, found none")
     return items
@@ -98,10 +100,12 @@ def _instead(model: nn.Module, name: str) -> str:
 
 
 def _nothing(model: nn.Module, item: str | type, names: Sequence[str]) -> UserError:
+    if not names:
+        return UserError(f"at names modules within the network, and {type(model).__name__} has none")
+    kinds = sorted({type(model.get_submodule(name)).__name__ for name in names})
     if isinstance(item, type):
-        kinds = sorted({type(module).__name__ for module in model.modules()})
-        return UserError(f"no module is a {item.__name__} (at); this network has {_first(kinds)}")
-    proposal = nearest(item, names) or f"; there are {_first(names)}"
+        return UserError(f"no module in the network is a {item.__name__} (at); it has {_first(kinds)}")
+    proposal = nearest(item, [*names, *kinds]) or f"; there are {_first(names)}"
     return UserError(f'no module name matches "{item}"{proposal}')
 
 
