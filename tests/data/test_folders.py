@@ -190,3 +190,21 @@ def test_links_to_images_and_classes_are_followed_and_a_loop_is_one_short_senten
     with pytest.raises(UserError, match="dog/again/dog is a folder around itself, through a symbolic link") as caught:
         FolderImages(tmp_path / "data")
     assert len(str(caught.value)) < 300
+
+
+def test_classes_with_almost_the_same_name_are_kept_apart_and_reported(tmp_path: Path) -> None:
+    add_classes(tmp_path / "train", classes=("Cat", "cat", "polar bear", "PolarBear", "2", "2.0", "20"))
+    add_classes(tmp_path / "val", 1, classes=("Cat", "cat"))
+    splits = open_data(DataSettings(data=str(tmp_path)))
+    assert len(splits.classes) == 7
+    expected = 'kept apart: "2" and "2.0"; "Cat" and "cat"; "PolarBear" and "polar bear"'
+    assert splits.notes[0].endswith(expected)
+    assert open_splits(str(tmp_path))["train"].notes[0].endswith(expected)
+
+
+def test_a_folder_beside_both_splits_is_reported(tmp_path: Path) -> None:
+    for name in ("train", "val", "dev"):
+        add_classes(tmp_path / name)
+    expected = f"{tmp_path}: folders that are no split by their name are not used: dev"
+    assert open_data(DataSettings(data=str(tmp_path))).notes == (expected,)
+    assert open_splits(str(tmp_path))["train"].notes == (expected,)

@@ -58,6 +58,7 @@ def test_images_may_lie_in_another_folder(tmp_path: Path) -> None:
 def test_a_path_that_leaves_the_folder_is_refused_with_its_line(outside: str, tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
+    write(tmp_path, "")
     path = write(inner, f"path,label\na.png,dog\n{outside},cat\n")
     with pytest.raises(UserError, match="line 3: .* lies outside of the image folder .*; --images takes"):
         CsvImages(path)
@@ -69,7 +70,10 @@ REFUSED = {
     "header_only": ("path,label\n", "expected a row for each image"),
     "empty_label": ("path,label\na.png,dog\nb.png,\n", "line 3: label is empty"),
     "short_row": ("path,label\nb.png\n", "line 2: label is empty"),
-    "twice": ("path,label\na.png,dog\nb.png,dog\n./a.png,cat\n", "line 4: .* listed already, see .* line 2"),
+    "twice": (
+        "path,label\na.png,dog\nb.png,dog\n./a.png,cat\n",
+        'line 4: .* listed already, as "dog" instead of "cat", see .* line 2',
+    ),
 }
 
 
@@ -148,7 +152,31 @@ def test_backslashes_are_read_as_slashes_and_reported(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,label\nsub\\a.png,dog\nsub\\c d.png,cat\n")
     images = CsvImages(tmp_path / "list.csv")
     assert [images.name(index) for index in range(2)] == ["sub/a.png", "sub/c d.png"]
-    assert images.notes == (f"{tmp_path}/list.csv: 2 paths with backslashes are read with slashes",)
+    assert images.notes == (f'{tmp_path}/list.csv: 2 image paths were repaired, such as "sub\\a.png" to "sub/a.png"',)
+
+
+@pytest.mark.parametrize(
+    "start", ["C:\\photos\\", "https://example.org/photos/", "gs://bucket/", "/home/someone/photos/"]
+)
+def test_paths_of_other_machines_are_repaired(start: str, tmp_path: Path) -> None:
+    images = CsvImages(write(tmp_path, f"path,label\n{start}a.png,dog\n{start}c%20d.png,cat\n"))
+    assert [images.name(index) for index in range(2)] == ["a.png", "c d.png"]
+    assert "2 image paths were repaired" in images.notes[0]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_columns_of_other_delimiters_in_capitals_and_below_blank_lines_are_read(delimiter: str, tmp_path: Path) -> None:
+    text = "\n\nPath,Label,SPLIT\na.png,dog,train\nb.png,,val\n".replace(",", delimiter)
+    with pytest.raises(UserError, match="line 5: label is empty"):
+        CsvImages(write(tmp_path, text))
+    images = CsvImages(write(tmp_path, text.replace(delimiter * 2, f"{delimiter}cat{delimiter}")), split="val")
+    assert (images.classes, images.name(0)) == (("cat",), "b.png")
+
+
+def test_a_row_again_is_skipped_and_counted(tmp_path: Path) -> None:
+    images = CsvImages(write(tmp_path, "path,label\na.png,dog\nb.png,cat\n./a.png,dog\n"))
+    assert [(images.name(i), images.label(i)) for i in range(len(images))] == [("a.png", 1), ("b.png", 0)]
+    assert images.notes == (f"{tmp_path}/list.csv: 1 of 3 rows repeat another one and are skipped",)
 
 
 def test_splits_go_by_their_usual_names_and_others_are_counted(tmp_path: Path) -> None:

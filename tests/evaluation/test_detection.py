@@ -63,7 +63,6 @@ def test_the_numbers_are_those_of_the_coco_api(scenes: Content, kind: str, image
         assert ap == (pytest.approx(values.mean(), abs=1e-12) if (values >= 0).any() else None)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_negative_image_ids_are_as_good_as_others(scenes: Content, kind: str) -> None:
@@ -78,6 +77,7 @@ def test_negative_image_ids_are_as_good_as_others(scenes: Content, kind: str) ->
         assert list(found.numbers.values()) == [None if one < 0 else pytest.approx(one) for one in expected.stats]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_on_genuine_images_with_crowds_they_are_too_and_the_truth_scores_one(data_root: Path, kind: str) -> None:

@@ -33,12 +33,31 @@ def label_classes(
             raise _unknown(name, list(known), found, place)
         labels[name] = label
     other = [name for name in found if name not in known]
-    return labels, [_repaired(other, place)] if other else []
+    notes = [_repaired(other, place)] if other else []
+    return labels, [*notes, *(alike(found, place) if classes is None else [])]
 
 
 def composed(name: str) -> str:
     """The name with each letter and its accents as one character (Unicode's form NFC)."""
     return unicodedata.normalize("NFC", name)
+
+
+def alike(found: Sequence[str], place: object) -> list[str]:
+    """A sentence on classes that may be meant as one; none where there are no such."""
+    groups: dict[str, list[str]] = {}
+    for name in found:
+        groups.setdefault(_essence(name), []).append(name)
+    several = [names for names in groups.values() if len(names) > 1]
+    if not several:
+        return []
+    shown = "; ".join(" and ".join(f'"{name}"' for name in names) for names in several[:_LISTED])
+    return [f"{place}: classes with almost the same name are kept apart: {shown}"]
+
+
+def _essence(name: str) -> str:
+    """The name without what people mistype: case, spaces, how a letter is composed, and 2.0 for 2."""
+    text = "".join(composed(name).casefold().split())
+    return text.removesuffix(".0") if text.removesuffix(".0").isdecimal() else text
 
 
 def _repaired(names: Sequence[str], place: object) -> str:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gcnet.data.class_names import composed
+from gcnet.data.class_names import alike, composed
 from gcnet.data.folders import (
     FolderImages,
     class_folders,
@@ -42,6 +42,7 @@ def open_labeled(settings: DataSettings, split_seed: int) -> tuple[ImageSource, 
             + _others(path)
         )
     train = _open(path, settings, "train" if splits else None)
+    train.notes = (*train.notes, *_unused_folders(path, splits))
     if settings.val is not None:
         return train, _open_whole(settings.val, "--val", settings, train.classes)
     if settings.val_fraction is not None:
@@ -98,7 +99,10 @@ def open_splits(data: str, images: str | None = None) -> dict[str, FileImages]:
         folders = find_splits(path)
         classes = sorted({name for split in splits for name in class_folders(folders[split] if split else path)})
     classes = sorted({composed(name): name for name in reversed(classes)}.values())
-    return {split or "all": _open(path, settings, split, classes) for split in splits}
+    found = {split or "all": _open(path, settings, split, classes) for split in splits}
+    for first in list(found.values())[:1]:
+        first.notes = (*first.notes, *alike(classes, path), *_unused_folders(path, splits if splits[0] else ()))
+    return found
 
 
 def existing(data: str, flag: str) -> Path:
@@ -172,6 +176,13 @@ def _others(path: Path) -> str:
         return "".join(f"; {note}" for note in unknown_splits(path))
     names = possible_splits(path)
     return f"; other folders there: {', '.join(names[:_LISTED])}" if names else ""
+
+
+def _unused_folders(path: Path, splits: Sequence[str | None]) -> list[str]:
+    """A sentence on folders beside those of the splits; none where there are no such."""
+    names = possible_splits(path) if splits and path.is_dir() else []
+    shown = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    return [f"{path}: folders that are no split by their name are not used: {shown}"] if names else []
 
 
 def _training_classes(path: Path, splits: Sequence[str]) -> tuple[str, ...] | None:

@@ -15,6 +15,7 @@ from gcnet.data.paths import ImageRoot
 from gcnet.errors import UserError, printable
 
 _REQUIRED = ("path", "label")
+_DELIMITERS = (",", ";", "\t", "|")
 _LISTED = 5
 
 
@@ -37,7 +38,7 @@ class CsvImages(FileImages):
         classes: known class names, in the order of the labels (default: the sorted labels of the rows taken).
 
     Raises:
-        UserError: missing columns or rows, a path listed twice or outside of `root`, or a label that `classes` lacks.
+        UserError: missing columns or rows, a path with two labels or outside of `root`, a label that `classes` lacks.
     """
 
     def __init__(
@@ -50,12 +51,12 @@ class CsvImages(FileImages):
     ) -> None:
         rows, unused = _rows_of_split(table, split)
         images = ImageRoot(Path(table).parent if root is None else Path(root), Path(table).parent)
-        files = _files(table, rows, images)
+        listed, notes = _listed(table, rows, images)
         found = sorted({row.label for row in rows})
         label_of, repaired = label_classes(found, classes, table)
-        notes = repaired + [note for note in (_unused_note(table, unused), images.note(table)) if note]
-        labels = [label_of[row.label] for row in rows]
-        super().__init__(images.root, files, labels, found if classes is None else classes, notes=notes)
+        notes = [*repaired, *([note] if (note := _unused_note(table, unused)) else []), *notes]
+        labels = [label_of[row.label] for row in listed.values()]
+        super().__init__(images.root, list(listed), labels, found if classes is None else classes, notes=notes)
 
 
 def read_splits(table: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -90,16 +91,35 @@ def read_rows(table: str | os.PathLike[str]) -> list[Row]:
             content = file.read()
         if "\0" in content:
             raise UserError(f"{table}: cannot be read as a CSV in UTF-8: it holds zero bytes, as UTF-16 does")
-        reader = csv.DictReader(io.StringIO(content, newline=""), skipinitialspace=True)
-        columns = [name.strip() for name in reader.fieldnames or ()]
+        start = len(content) - len(content.lstrip("\r\n"))
+        skipped = len(content[:start].splitlines())
+        lines = io.StringIO(content[start:], newline="")
+        reader = csv.DictReader(lines, skipinitialspace=True, delimiter=_delimiter(content[start:]))
+        columns = [_column(name) for name in reader.fieldnames or ()]
         reader.fieldnames = columns
         _check_columns(table, columns)
-        rows = [_row(table, reader.line_num, columns, row) for row in reader]
+        rows = [_row(table, skipped + reader.line_num, columns, row) for row in reader]
     except (OSError, csv.Error) as error:
         raise UserError(f"{table}: cannot be read as a CSV in UTF-8 ({error})") from error
     if not rows:
         raise UserError(f"{table}: expected a row for each image, found only the names of the columns")
     return rows
+
+
+def _delimiter(content: str) -> str:
+    """What stands between columns: the first of `_DELIMITERS` with which the first line names path and label."""
+    first = content.splitlines()[:1]
+    for delimiter in _DELIMITERS:
+        for names in csv.reader(first, skipinitialspace=True, delimiter=delimiter):
+            if {_column(name) for name in names}.issuperset(_REQUIRED):
+                return delimiter
+    return _DELIMITERS[0]
+
+
+def _column(name: str) -> str:
+    """The name of a column; in small letters for those that are read."""
+    name = name.strip()
+    return name.lower() if name.lower() in (*_REQUIRED, "split") else name
 
 
 def unknown_splits(table: str | os.PathLike[str]) -> list[str]:
@@ -153,23 +173,29 @@ def _row(table: object, line: int, columns: list[str], row: dict[str, str | None
     return Row(line, values["path"], values["label"], values.get("split"))
 
 
-def _files(table: object, rows: Sequence[Row], images: ImageRoot) -> list[str]:
-    first_lines: dict[str, int] = {}
+def _listed(table: object, rows: Sequence[Row], images: ImageRoot) -> tuple[dict[str, Row], list[str]]:
+    """The row of each file, and what was skipped or repaired, a sentence each."""
+    names, note = images.below([row.path for row in rows])
+    listed: dict[str, Row] = {}
     for row in rows:
         place = f"{table}, line {row.line}"
-        name = images.below(row.path)
+        name = names.get(row.path)
         if name is None:
             raise UserError(
                 f'{place}: "{printable(row.path)}" lies outside of the image folder {images.root}; --images takes the '
                 "folder of the images"
             )
-        if name in first_lines:
+        first = listed.setdefault(name, row)
+        if first.label != row.label:
             raise UserError(
-                f'{place}: "{printable(row.path)}" is listed already, see {table}, line {first_lines[name]}'
+                f'{place}: "{printable(row.path)}" is listed already, as "{printable(first.label)}" instead of '
+                f'"{printable(row.label)}", see {table}, line {first.line}'
             )
-        first_lines[name] = row.line
-    _require_some(table, list(first_lines), images.root)
-    return list(first_lines)
+    _require_some(table, list(listed), images.root)
+    notes = [f"{table}: {note}"] if note else []
+    if len(listed) < len(rows):
+        notes.append(f"{table}: {len(rows) - len(listed):,} of {len(rows):,} rows repeat another one and are skipped")
+    return listed, notes
 
 
 def _require_some(table: object, files: Sequence[str], root: Path) -> None:
