@@ -80,6 +80,7 @@ def run(settings: Settings) -> int:
 
         return check_annotations(settings)
     _refuse_other_labels(settings.data)
+    _refuse_deeper_annotations(settings.data)
     from gcnet.cli.check_images import check_labeled
 
     _refuse_other_files(settings.data)
@@ -98,3 +99,10 @@ def _refuse_other_labels(data: Path) -> None:
 
     if (found := labels_format(data)) is not None:
         raise UserError(f"{data} holds {found}: convert them to COCO annotations by --convert FILE.json first")
+
+
+def _refuse_deeper_annotations(data: Path) -> None:
+    from gcnet.data.coco.layouts import deeper_annotation_files
+
+    if data.is_dir() and (found := deeper_annotation_files(data)):
+        raise UserError(f"{data} has COCO annotations in deeper folders, such as {found}: check each of these files")

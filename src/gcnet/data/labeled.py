@@ -99,7 +99,7 @@ def open_splits(data: str, images: str | None = None) -> dict[str, FileImages]:
         folders = find_splits(path)
         classes = sorted({name for split in splits for name in class_folders(folders[split] if split else path)})
     classes = sorted({composed(name): name for name in reversed(classes)}.values())
-    found = {split or "all": _open(path, settings, split, classes) for split in splits}
+    found: dict[str, FileImages] = {split or "all": _open(path, settings, split, classes) for split in splits}
     for first in list(found.values())[:1]:
         first.notes = (*first.notes, *alike(classes, path), *_unused_folders(path, splits if splits[0] else ()))
     return found

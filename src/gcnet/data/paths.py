@@ -38,7 +38,7 @@ class ImageRoot:
         found = {path: name for path in paths if (name := self._below(path)) is not None}
         lacking = [path for path in paths if not self._exists(path, found.get(path))]
         resolved = resolve_paths(self._bases[0], lacking)
-        return found | resolved.found, resolved.note()
+        return {**found, **resolved.found}, resolved.note()
 
     def _exists(self, path: str, name: str | None) -> bool:
         """Whether a path of the table is that of a file, in the folder or outside of it."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.coco.annotated import content, write_images, write_json, write_layout
+from gcnet.cli import main
 from gcnet.data.coco.images import CocoImages
 from gcnet.data.coco.layouts import split_of
 from gcnet.data.coco.source import is_coco, open_coco, open_validation
@@ -38,6 +39,10 @@ LAYOUTS = {
     "capitals": {"Annotations/TRAIN.json": ("Images/TRAIN", ""), "Annotations/VAL.json": ("Images/VAL", "")},
     "own words": {"my_training_set.json": ("photos", ""), "my_validation_set.json": ("photos", "")},
     "labelme2coco": {"train/dataset.json": ("train", ""), "val/dataset.json": ("val", "")},
+    "annotations in a folder for each split": {
+        "annotations/train/coco.json": ("images/train", ""),
+        "annotations/val/coco.json": ("images/val", ""),
+    },
     "VIA": {"train/via_export_coco.json": ("train", ""), "val/via_export_coco.json": ("val", "")},
 }
 
@@ -168,6 +173,34 @@ def test_other_files_of_coco_and_of_tools_are_passed_over(tmp_path: Path):
     write_json(tmp_path / "train2017/0_0.json", {"version": "5.0", "shapes": [], "imagePath": "0_0.png"})
     write_json(tmp_path / "results_train.json", [{"image_id": 1}])
     assert len(open_coco(DataSettings(str(tmp_path)))[0].images) == 3
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [("", "is empty"), ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"), ("{", "is not JSON")],
+)
+def test_a_broken_file_of_a_split_is_not_passed_over(tmp_path: Path, broken: str, reason: str):
+    write_layout(tmp_path, LAYOUTS["Detectron"])
+    (tmp_path / "val.json").write_text(broken)
+    with pytest.raises(UserError, match=f"val.json {reason}"):
+        open_coco(DataSettings(str(tmp_path)))
+
+
+def test_annotations_in_deeper_folders_are_named_and_not_taken_for_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_layout(tmp_path, {"task_0/annotations/instances_default.json": ("task_0/images", "")})
+    found = re.escape(str(tmp_path / "task_0/annotations/instances_default.json"))
+    with pytest.raises(UserError, match=f"COCO annotations in deeper folders, such as {found}: name them by --data"):
+        open_coco(DataSettings(str(tmp_path)))
+    assert main(["check-data", str(tmp_path)]) == 2
+    assert "COCO annotations in deeper folders" in capsys.readouterr().err
+
+
+def test_a_folder_with_the_name_of_a_file_is_a_folder(tmp_path: Path):
+    write_layout(tmp_path / "data.json", LAYOUTS["Detectron"])
+    assert is_coco(tmp_path / "data.json")
+    assert len(open_coco(DataSettings(str(tmp_path / "data.json")))[0].images) == 3
 
 
 def test_an_unrecognized_folder_lists_what_was_found(tmp_path: Path):

@@ -25,6 +25,7 @@ _IMAGE_FOLDERS = ("images", "data", "imgs", "img", "jpegimages")
 _HEAD = 65_536  # bytes of a JSON file that are looked at
 _COCO_KEY = re.compile(rb'"(images|annotations|categories|licenses|info)"\s*:\s*[\[{]')
 _SAMPLE = 20  # images whose files decide which folder holds them
+_DEPTH, _PLACES = 4, 100  # levels of folders, and folders of a level, that are looked through for misplaced files
 _OTHERS = 20  # folders of any name that are searched for them
 _INSTANCES = re.compile(r"instances[_-](train|val|test)", re.IGNORECASE)
 
@@ -110,6 +111,10 @@ def unrecognized(layout: Layout, split: str) -> UserError:
             f'nothing at "{printable(folder)}" (--data){nearest_path(folder) or ";"} a detector takes scenes, '
             f"scenes-control, a folder of images with COCO annotations, or an annotation file (JSON)"
         )
+    if not layout.files() and (deeper := deeper_annotation_files(folder)):
+        return UserError(
+            f"{printable(folder)} has COCO annotations in deeper folders, such as {deeper}: name them by --data FILE"
+        )
     found = [os.fspath(path.relative_to(folder)) for path in layout.files()] or _names(folder)
     listed = ", ".join(map(printable, found[:6])) + (f", ... ({len(found)} in all)" if len(found) > 6 else "")
     classes = "; folders of classes train classifiers, such as --model gc_resnet18" if _has_classes(folder) else ""
@@ -117,6 +122,16 @@ def unrecognized(layout: Layout, split: str) -> UserError:
         f"{printable(folder)} has no COCO annotation file for {split}: looked for annotations/instances_{split}*.json, "
         f"annotations/{split}.json, {split}.json and {split}/*.json; found {listed or 'nothing'}{classes}"
     )
+
+
+def deeper_annotation_files(folder: Path) -> str:
+    """Annotation files in folders that are in no layout, such as those of several tasks, for messages; "" for none."""
+    found: list[Path] = []
+    places = [folder]
+    for _ in range(_DEPTH):
+        places = [inner for place in places for inner in _folders(place)][:_PLACES]
+        found += [file for place in places for file in _annotation_files(place)]
+    return " and ".join(printable(file) for file in found[:2])
 
 
 def _has_classes(folder: Path) -> bool:
@@ -148,7 +163,11 @@ def _annotation_files(folder: Path) -> list[Path]:
 
 
 def _is_annotation_file(path: Path) -> bool:
-    """Whether a file is named as COCO's, or begins as one; labelme's, one for each image, do not."""
+    """Whether a file is named as COCO's, or begins as one; labelme's, one for each image, do not.
+
+    A file that is named after a split and holds no JSON, such as a Git LFS pointer, is one as well: reading it says
+    what it is, while without it the split would seem not to be there.
+    """
     if path.name.lower().startswith("instances"):
         return True
     try:
@@ -156,6 +175,9 @@ def _is_annotation_file(path: Path) -> bool:
             head = file.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
     except OSError:
         return False
+    is_json = head.startswith((b"{", b"[")) and len(head) > 2
+    if not is_json:
+        return split_of(path.stem) is not None
     return head.startswith(b"{") and _COCO_KEY.search(head) is not None
 
 
@@ -172,6 +194,8 @@ def _image_places(file: Path, images: Path | None, split: str | None) -> list[Pa
         roots = [images]
     elif beside.name.lower() in _ANNOTATION_FOLDERS:
         roots = [beside.parent, beside]
+    elif split_of_folder(beside.name) and beside.parent.name.lower() in _ANNOTATION_FOLDERS:
+        roots = [beside.parent.parent, beside]
     around = [place for root in roots for place in _folders(root)]
     if images is None and split_of_folder(beside.name):
         roots.append(beside.parent)

@@ -253,7 +253,7 @@ class SceneReader:
 def is_coco(data: str | os.PathLike[str]) -> bool:
     """Whether a folder holds COCO annotations, or a file is one of annotations."""
     path = Path(data)
-    return path.suffix.lower() == ".json" or bool(find_layout(path).files())
+    return bool(find_layout(path).files()) if path.is_dir() else path.suffix.lower() == ".json"
 
 
 def _check_same(train: CocoPart, val: CocoPart) -> None:

@@ -47,7 +47,7 @@ def annotation_file(data: str, flag: str, split: str) -> Path:
         UserError: the folder has no such file, or several.
     """
     path = Path(data)
-    if path.suffix.lower() == ".json" or (path.is_file() and not is_yolo(path)):
+    if not path.is_dir() and (path.suffix.lower() == ".json" or (path.is_file() and not is_yolo(path))):
         return path
     layout = find_layout(path)
     found = {"train": layout.train, "val": layout.val or layout.test}[split] or layout.unsplit
