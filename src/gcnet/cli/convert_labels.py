@@ -1,6 +1,7 @@
 """YOLO labels and Pascal VOC annotations written as COCO annotations, for `gcnet check-data --convert`."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,8 +76,6 @@ def _command(converted: "Converted", files: dict[str, Path]) -> str:
     """A training that uses what was written."""
     train = files.get("train") or next(iter(files.values()))
     val = files.get("val") or files.get("test")
-    validation = f"--val {printable(val)}" if val is not None and val != train else "--val-fraction 0.2"
-    return (
-        f"gcnet train --model faster_rcnn_gc_resnet50 --data {printable(train)} {validation} --images "
-        f"{printable(converted.root)}"
-    )
+    validation = ["--val", str(val)] if val is not None and val != train else ["--val-fraction", "0.2"]
+    paths = ["--data", str(train), *validation, "--images", str(converted.root)]
+    return printable(shlex.join(["gcnet", "train", "--model", "faster_rcnn_gc_resnet50", *paths]))

@@ -37,6 +37,7 @@ YAMLS = {
     "Ultralytics": "path: ../datasets/pets\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n",
     "list of names": "train: images/train\nval: images/val\nnc: 2\nnames: ['cat', 'dog']\n",
     "another machine": "path: /content/pets\ntrain: /content/pets/images/train\nval: images/val\nnames: [cat, dog]\n",
+    "numbers as text": "train: images/train\nval: images/val\nnames: {'0': cat, '1': dog}\n",
     "lists of images": "train: train.txt\nval: [images/val]\nnames: [cat, dog]\n",
 }
 
@@ -65,6 +66,37 @@ def test_roboflows_yolo_export_is_converted(tmp_path: Path):
     write(tmp_path / "data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['cat']\n")
     converted = read_yolo(tmp_path)
     assert {split: len(content["annotations"]) for split, content in converted.splits.items()} == {"train": 1, "val": 1}
+
+
+def test_a_darknet_export_of_cvat_is_converted(tmp_path: Path):
+    write_images(tmp_path, ["obj_train_data/a.png"])
+    write(tmp_path / "obj_train_data/a.txt", "1 0.5 0.5 0.2 0.4\n")
+    write(tmp_path / "obj.names", "cat\ndog\n")
+    write(tmp_path / "train.txt", "data/obj_train_data/a.png\n")
+    assert is_yolo(tmp_path)
+    converted = read_yolo(tmp_path)
+    assert [(name, label) for name, label, _ in boxes(converted.splits["train"])] == [("obj_train_data/a.png", "dog")]
+    assert converted.problems == ()
+
+
+def test_the_only_yaml_that_names_classes_is_the_data_yaml_of_a_folder(tmp_path: Path):
+    write_images(tmp_path / "images", ["train/a.png"])
+    write(tmp_path / "labels/train/a.txt", "1 0.5 0.5 0.2 0.4\n")
+    write(tmp_path / "hyp.yaml", "lr0: 0.01\n")
+    write(tmp_path / "coco8.yaml", YAMLS["list of names"])
+    assert [label for _, label, _ in boxes(read_yolo(tmp_path).splits["train"])] == ["dog"]
+
+
+def test_labels_without_an_image_are_reported(tmp_path: Path):
+    write_images(tmp_path / "images", ["a.png"])
+    for name in ("a", "b"):
+        write(tmp_path / f"labels/{name}.txt", "1 0.5 0.5 0.2 0.4\n")
+    write(tmp_path / "images/b.heic", "")
+    write(tmp_path / "labels/classes.txt", "cat\ndog\n")
+    write(tmp_path / "notes.json", '{"categories": [{"id": 0, "name": "cat"}], "info": {"year": 2024}}')  # Label Studio
+    assert [str(one) for one in read_yolo(tmp_path).problems] == ["labels/b.txt: no image of its name"]
+    with pytest.raises(UserError, match="holds YOLO labels: convert them"):
+        open_coco(DataSettings(str(tmp_path)))
 
 
 def test_polygons_become_masks(tmp_path: Path):

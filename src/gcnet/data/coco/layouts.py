@@ -178,7 +178,9 @@ def _is_annotation_file(path: Path) -> bool:
     is_json = head.startswith((b"{", b"[")) and len(head) > 2
     if not is_json:
         return split_of(path.stem) is not None
-    return head.startswith(b"{") and _COCO_KEY.search(head) is not None
+    keys = {key.decode() for key in _COCO_KEY.findall(head)}
+    is_whole = len(head) < _HEAD - 100  # of a longer file the other keys may come later
+    return head.startswith(b"{") and bool(keys & {"images", "annotations"} if is_whole else keys)
 
 
 def _preferred(files: Sequence[Path]) -> tuple[Path, ...]:

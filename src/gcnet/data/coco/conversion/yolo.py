@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,9 @@ def read_yolo(path: Path) -> Converted:
     found = {split: list(_images(places, layout.root, problems)) for split, places in layout.splits.items()}
     if not any(found.values()):
         raise UserError(f"{printable(path)}: no images of a YOLO data set found in {printable(layout.root)}")
-    labels = {image: _lines(_label_file(image, layout.root)) for images in found.values() for image in images}
+    files = {image: _label_file(image, layout.root) for images in found.values() for image in images}
+    problems += _unused_labels(set(files.values()), layout.root)
+    labels = {image: _lines(file) for image, file in files.items()}
     classes = layout.classes or _numbered(labels.values(), problems)
     builders = {split: CocoBuilder(layout.root, classes) for split in found}
     for split, images in found.items():
@@ -175,15 +178,31 @@ def _label_folders(folder: Path) -> Iterator[Path]:
 
 
 def _has_labels_beside(folder: Path) -> bool:
-    """Whether a folder holds classes.txt, images, and labels of the same names."""
-    names = set(os.listdir(folder))
-    stems = {os.path.splitext(name)[0] for name in names if has_image_suffix(name)}
-    return _class_file(folder) is not None and any(f"{stem}.txt" in names for stem in stems)
+    """Whether a folder holds classes.txt, and images with labels beside them, also in a folder in it (Darknet)."""
+    if _class_file(folder) is None:
+        return False
+    for place in (folder, *(one for one in sorted(folder.iterdir()) if one.is_dir())):
+        names = set(os.listdir(place))
+        if any(f"{os.path.splitext(name)[0]}.txt" in names for name in names if has_image_suffix(name)):
+            return True
+    return False
 
 
 def _yaml_of(folder: Path) -> Path | None:
-    files = [folder / name for name in ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")]
-    return next((file for file in files if file.is_file()), None)
+    """The data.yaml of a folder: of the usual name, or the only one that names classes, such as coco8.yaml."""
+    usual = [folder / name for name in ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")]
+    for file in usual:
+        if file.is_file():
+            return file
+    others = [file for file in sorted(folder.glob("*.y*ml")) if file.is_file() and _names_classes(file)]
+    return others[0] if len(others) == 1 else None
+
+
+def _names_classes(file: Path) -> bool:
+    if file.stat().st_size > _YAML_BYTES:
+        return False
+    text = file.read_bytes()
+    return all(re.search(rb"(?m)^" + key + rb"\s*:", text) for key in (b"names", b"train"))
 
 
 def _class_file(folder: Path) -> Path | None:
@@ -207,6 +226,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 def _names(content: Mapping[str, Any], file: Path) -> tuple[str, ...] | None:
     names = content.get("names")
     if isinstance(names, dict):
+        names = {int(key) if isinstance(key, str) and key.isdecimal() else key: name for key, name in names.items()}
         if set(names) != set(range(len(names))):
             found = ", ".join(str(key) for key in list(names)[:5])
             raise UserError(f"{printable(file)}: names must count from 0 without gaps, found {printable(found)}")
@@ -250,6 +270,23 @@ def _label_file(image: Path, root: Path) -> Path:
     beside = image.with_suffix(".txt")
     inner = image.parent / "labels" / beside.name
     return beside if beside.is_file() or not inner.is_file() else inner
+
+
+def _unused_labels(used: set[Path], root: Path) -> list[Problem]:
+    """Label files beside those of the images that belong to no image, or to one of an unsupported format."""
+    folders = sorted({file.parent for file in used})
+    others = [file for folder in folders for file in sorted(folder.glob("*.txt")) if file not in used]
+    return [
+        Problem("label file without an image, skipped", "no image of its name", file_name=os.path.relpath(file, root))
+        for file in others
+        if file.name not in _CLASS_FILES and _is_label(file)
+    ]
+
+
+def _is_label(file: Path) -> bool:
+    """Whether the first line of a text file is numbers, as labels are, and lists of images are not."""
+    first = (_lines(file) or [""])[0].split()
+    return len(first) >= 5 and first[0].isdecimal()
 
 
 def _lines(file: Path) -> list[str] | None:
