@@ -52,7 +52,14 @@ def list_blocks() -> list[str]:
 
 
 def find_builder(block: str | Builder) -> Builder:
-    """The builder of a named block; a builder of the user's own is returned as it is."""
+    """The builder of a named block; a builder of the user's own is returned as it is.
+
+    Raises:
+        UserError: an unknown name, or something else than a name or a builder.
+    """
+    if isinstance(block, nn.Module) or not (isinstance(block, str) or callable(block)):
+        found = f"a module, {type(block).__name__}" if isinstance(block, nn.Module) else repr(block)
+        raise UserError(f"block must be a name of list_blocks() or a builder, channels -> module; found {found}")
     if not isinstance(block, str):
         return block
     if block not in BLOCKS:
@@ -76,12 +83,11 @@ def check_options(block: str | Builder, options: dict[str, Any]) -> None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return  # A builder of the user's own that takes any option.
     valid = block_options(block)
-    name = block if isinstance(block, str) else getattr(block, "__name__", repr(block))
     for option in options:
         if option not in valid:
             listing = ", ".join(valid) or "none"
             proposal = nearest(option, valid) or ";"
-            raise UserError(f'block "{name}" takes no option "{option}"{proposal} its options: {listing}')
+            raise UserError(f'block "{_name(block)}" takes no option "{option}"{proposal} its options: {listing}')
 
 
 def build_block(
@@ -109,4 +115,11 @@ def build_block(
     builder = find_builder(name)
     if "dims" in inspect.signature(builder).parameters:
         options["dims"] = dims
-    return builder(channels, **options)
+    built: object = builder(channels, **options)
+    if not isinstance(built, nn.Module):
+        raise UserError(f"a builder must return a module, and {_name(name)} returned {built!r}")
+    return built
+
+
+def _name(block: str | Builder) -> str:
+    return block if isinstance(block, str) else getattr(block, "__name__", repr(block))

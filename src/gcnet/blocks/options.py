@@ -1,6 +1,7 @@
 """From the options of a block to its sizes and parts, each checked and refused in one sentence."""
 
 import math
+from numbers import Real
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,8 @@ from gcnet.framework.gate import DoubledScale
 
 def bottleneck_width(channels: int, ratio: float) -> int:
     """Channels of the bottleneck: C/r, rounded down (the tolerance undoes the rounding of an inexact ratio)."""
+    if not isinstance(ratio, Real):
+        raise UserError(f"ratio must be a number, found {ratio!r}")
     if not ratio > 0:
         raise UserError(f"ratio must be above 0, found {ratio:g}")
     if ratio < 1:  # mmcv's argument is the inverse.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -150,6 +151,25 @@ class Strange(nn.Module):
         return self.shared(self.narrow(self.scripted(self.runner(self.pair(x)["map"])))).mean((2, 3))
 
 
+def no_module(channels: int) -> None:
+    """A builder that lacks its return."""
+    nn.Conv2d(channels, channels, 1)
+
+
+class Wider(nn.Conv2d):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels + 1, 1)
+
+
+class Failing(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Any) -> Tensor:
+        return x.undefined()
+
+
 class Pair(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"map": x, "mask": x}
@@ -193,6 +213,12 @@ class Runner(nn.Module):
         ),
         ({"stages": (3,)}, "known of networks that are built of blocks in stages"),
         ({"at": "narrow", "block": "nope"}, 'unknown block "nope"'),
+        ({"at": "first", "block": no_module}, "a builder must return a module, and no_module returned None"),
+        ({"at": "first", "block": Wider}, r"must keep the shape .* at first it gives \(2, 9, 13, 17\) for \(2, 8, 13"),
+        ({"at": "first", "block": Failing}, "runs without the blocks and fails with them: AttributeError: .*undefined"),
+        ({"at": "narrow", "layout": "NHWC"}, 'unknown layout "NHWC"; valid: channels_first'),
+        ({"at": "narrow", "example_input": "3x32x32"}, "example_input must be a tensor, .*; found '3x32x32'"),
+        ({"at": "narrow", "example_input": np.zeros((1, 3, 9, 9))}, "found a numpy array of shape"),
         ({"at": "narrow", "ratio": 1000}, "ratio must be at most the channels"),
     ],
     ids=lambda value: str(value)[:40],

@@ -5,7 +5,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from gcnet.errors import UserError, unknown
+from gcnet.errors import UserError
 from gcnet.models.insertion.extra_tokens import ExtraTokens
 from gcnet.models.insertion.layout import Layout
 from gcnet.models.insertion.observe import Call, DryRun
@@ -26,9 +26,6 @@ class Axes:
         model: the network that was run.
         layout: one of `LAYOUTS` for all outputs; None to find out.
         extra_tokens: numbers of class tokens and registers at the start and at the end; None to find out.
-
-    Raises:
-        UserError: an unknown layout.
     """
 
     def __init__(
@@ -39,8 +36,6 @@ class Axes:
         layout: str | None = None,
         extra_tokens: tuple[int, int] | None = None,
     ) -> None:
-        if layout is not None and layout not in LAYOUTS:
-            raise unknown("layout", layout, LAYOUTS)
         self._run = run
         self._model = model
         self._layout = layout

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from gcnet.errors import UserError
-from gcnet.models.insertion.axes import Axes
+from gcnet.errors import UserError, unknown
+from gcnet.models.insertion.axes import LAYOUTS, Axes
 from gcnet.models.insertion.default import default_places
 from gcnet.models.insertion.families import default_stages, family_candidates
 from gcnet.models.insertion.layout import Layout
@@ -46,9 +46,14 @@ class Chooser:
     Args:
         model: the host network.
         example, layout, prefix_tokens: as for `insert`.
+
+    Raises:
+        UserError: an unknown layout, or no number of tokens.
     """
 
     def __init__(self, model: nn.Module, example: Any, *, layout: str | None = None, prefix_tokens: Any = None) -> None:
+        if layout is not None and layout not in LAYOUTS:
+            raise unknown("layout", layout, LAYOUTS)
         self._model = model
         self._example = example
         self._layout_name = layout

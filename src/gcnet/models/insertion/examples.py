@@ -51,7 +51,7 @@ def find_examples(model: nn.Module, given: Any) -> list[Example]:
         given: as `example_input` of `insert`.
 
     Raises:
-        UserError: a shape with a side below 1.
+        UserError: a shape with a side below 1, or a text, a number or an array.
     """
     if given is None:
         likely = [_zeros(model, (_BATCH, *shape)) for shape in dict.fromkeys(_likely_shapes(model))]
@@ -60,6 +60,9 @@ def find_examples(model: nn.Module, given: Any) -> list[Example]:
         return [Example((list(batch.tensors[0]),)) for batch in likely] if is_detector else likely
     if isinstance(given, Example):
         return [given]
+    if isinstance(given, str | int | float) or hasattr(given, "__array_interface__"):
+        found = f"a numpy array of shape {given.shape}" if hasattr(given, "shape") else repr(given)
+        raise UserError(f"example_input must be a tensor, a shape, or a tuple or dict of arguments; found {found}")
     if isinstance(given, Sequence) and given and all(isinstance(side, int) for side in given):
         if min(given) < 1:
             raise UserError(f"example_input: every side of a shape must be at least 1, found {tuple(given)}")

@@ -23,7 +23,7 @@ from gcnet.models.insertion.installed import (
     uninstall,
 )
 from gcnet.models.insertion.nested import keep_padding
-from gcnet.models.insertion.observe import dry_run
+from gcnet.models.insertion.observe import CannotRun, dry_run
 from gcnet.models.insertion.places import Insertion
 from gcnet.models.insertion.residual import require_position
 from gcnet.models.insertion.resolve import At
@@ -142,15 +142,27 @@ def put(model: nn.Module, block: str | Builder, request: Request, choice: Choice
 
 
 def _require_all_run(model: nn.Module, names: Collection[str], example: Example) -> None:
-    """Run the network with its blocks, and raise UserError for a block that does not run once for every call."""
-    run = dry_run(model, example, names=[f"{name}.context" for name in names], partial=True)
+    """Run the network with its blocks.
+
+    Raises:
+        UserError: it fails, or a block does not run once for every call or does not keep the shape.
+    """
+    try:
+        run = dry_run(model, example, names=[f"{name}.context" for name in names], partial=True)
+    except CannotRun as error:
+        raise UserError(f"the network runs without the blocks and fails with them: {error.reason}") from error.__cause__
     for name in names:
-        host, block = len(run.of(name)), len(run.of(f"{name}.context"))
-        if block != host:
+        host, calls = len(run.of(name)), run.of(f"{name}.context")
+        if len(calls) != host:
             raise UserError(
                 f"{name} cannot take a block: its network runs the children of {name} itself, so that a block there "
-                f"ran {block} times in {host} calls; name another module"
+                f"ran {len(calls)} times in {host} calls; name another module"
             )
+        for call in calls:
+            taken, given = tuple(call.inputs[0].shape), getattr(call.tensor, "shape", None)
+            if given != taken:
+                found = type(call.output).__name__ if given is None else tuple(given)
+                raise UserError(f"a block must keep the shape of its input, and at {name} it gives {found} for {taken}")
 
 
 def _require_plain(model: nn.Module) -> None:

@@ -67,7 +67,7 @@ def uninstall(module: nn.Module) -> None:
 def require_room(name: str, module: nn.Module) -> None:
     """Raise UserError where the name `context` is taken."""
     if is_installed(module):
-        raise UserError(f"a module takes one context block, and {name} has one already")
+        raise UserError(f"a module takes one context block, and {name} has one already; gcnet.remove takes it out")
     if "context_insertion" in vars(module):
         raise UserError(f"{name} has a block whose forward hook was cleared, so it does not run: gcnet.remove it first")
     if hasattr(module, "context"):

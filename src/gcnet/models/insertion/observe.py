@@ -82,6 +82,14 @@ class DryRun:
         return len(names) > 1 or self.is_shared(names.pop())
 
 
+class CannotRun(UserError):
+    """A network failed on every example input; `reason` says how."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
 def dry_run(model: nn.Module, example: Any, *, names: Collection[str] = (), partial: bool = False) -> DryRun:
     """Run the network once, in eval mode, without a trace.
 
@@ -96,7 +104,7 @@ def dry_run(model: nn.Module, example: Any, *, names: Collection[str] = (), part
             the backbone, and running them on a CPU takes long.
 
     Raises:
-        UserError: no pass succeeded.
+        CannotRun: no pass succeeded; raised from the error of the network.
     """
     failure: Exception | None = None
     lacking: DryRun | None = None  # a whole pass without some of the names
@@ -117,10 +125,11 @@ def dry_run(model: nn.Module, example: Any, *, names: Collection[str] = (), part
         return lacking
     shapes = " and ".join(dict.fromkeys(map(str, examples)))
     reason = ": ".join([type(failure).__name__, *str(failure).strip().splitlines()[:1]])
-    raise UserError(
+    raise CannotRun(
+        reason,
         f"insert runs the network once to see its shapes, and that failed on {shapes} ({reason}): give "
         f"{'' if example is None else 'another '}example_input=, a tensor, a shape such as "
-        "(3, 224, 224), a tuple of arguments, or a dict of keyword arguments"
+        "(3, 224, 224), a tuple of arguments, or a dict of keyword arguments",
     ) from failure
 
 

@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 from torch import nn
 
-from gcnet.blocks import block_options, build_block
-from gcnet.errors import UserError
+from gcnet.blocks import block_options, build_block, check_options
+from gcnet.errors import UserError, nearest
 from gcnet.models.insertion.choice import narrow_ratio
 from gcnet.models.insertion.installed import (
     Installed,
@@ -20,24 +20,28 @@ from gcnet.models.insertion.layout import Layout
 from gcnet.models.insertion.residual import residual_family
 
 
-def replace(model: nn.Module, places: Collection[str], block: str, *, ratio: float | None = None) -> None:
+def replace(model: nn.Module, places: str | Collection[str], block: str, *, ratio: float | None = None) -> None:
     """Put new blocks where inserted ones are, in place; where and on what they act stays.
 
     Args:
         model: the network.
-        places: names of modules that have a block (`layer3.4`).
+        places: names of modules that have a block (`layer3.4`); one or several.
         block: a name of `gcnet.list_blocks()`.
         ratio: the paper's r; None for the default of `gcnet.insert`, by the kind of each place.
 
     Raises:
-        UserError: a place has no block, or the new block does not take the channels of a place. The model is then
-            unchanged.
+        UserError: a place has no block, or the new block does not take the ratio or the channels of a place. The model
+            is then unchanged.
     """
+    if ratio is not None:
+        check_options(block, {"ratio": ratio})
+    wanted = {places} if isinstance(places, str) else set(places)
     found = dict(installed_modules(model))
-    missing = sorted(set(places) - set(found))
+    missing = sorted(wanted - set(found))
     if missing:
-        raise UserError(f"places must be modules with an inserted block, found {', '.join(missing)}")
-    modules = {name: module for name, module in found.items() if name in places}
+        proposal = nearest(missing[0], found)
+        raise UserError(f"places must be modules with an inserted block, found {', '.join(missing)}{proposal}")
+    modules = {name: module for name, module in found.items() if name in wanted}
     ratios = _ratios(modules, ratio) if "ratio" in block_options(block) else dict.fromkeys(modules)
     requests: dict[tuple[str | None, float | None], Request] = {}
     built = []
@@ -59,7 +63,7 @@ def _ratios(modules: dict[str, nn.Module], ratio: float | None) -> dict[str, flo
     usual = {name: family.default_ratio if family else None for name, family in families.items()}
     others = {name: _layout(module) for name, module in modules.items() if usual[name] is None}
     narrow = narrow_ratio(others) if others else None
-    return {name: ratio or usual[name] or narrow for name in modules}
+    return {name: (usual[name] or narrow) if ratio is None else ratio for name in modules}
 
 
 def _layout(module: nn.Module) -> Layout:

@@ -1,8 +1,9 @@
 """Choosing among blocks of a network by stage and by index within the stage."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from gcnet.errors import UserError
 
@@ -34,6 +35,8 @@ def choose(
     Raises:
         UserError: a stage or an index that is not there, or nothing chosen.
     """
+    _require_whole("stages", stages)
+    _require_whole("blocks", () if blocks is None else blocks)
     there = sorted({candidate.stage for candidate in candidates})
     chosen = []
     for stage in dict.fromkeys(stages):
@@ -49,3 +52,9 @@ def choose(
     if not chosen:
         raise UserError("stages and blocks must name at least one residual block, found none")
     return sorted(chosen, key=candidates.index)
+
+
+def _require_whole(name: str, numbers: object) -> None:
+    is_list = isinstance(numbers, Iterable) and not isinstance(numbers, str)
+    if not is_list or not all(isinstance(number, Integral) for number in numbers):
+        raise UserError(f"{name} must be whole numbers, such as (3, 4), found {numbers!r}")
