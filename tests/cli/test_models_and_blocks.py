@@ -47,7 +47,11 @@ def test_options_are_listed_with_their_defaults(capsys: pytest.CaptureFixture[st
     assert main(["blocks"]) == 0
     output = capsys.readouterr().out
     assert "\n  snl: none\n" in output
-    assert "\n  gc: ratio=16, pooling=attention, fusion=add, heads=1, norm_eps=1e-05\n" in output
+    assert (
+        "\n    ratio=16                      reduction ratio r, at least 1: the bottleneck has channels/r channels"
+        in output
+    )
+    assert "\n    norm_eps=1e-05                added to the variance in LayerNorm\n" in output
     assert max(map(len, output.splitlines())) <= 150
 
 

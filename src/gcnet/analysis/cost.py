@@ -10,25 +10,15 @@ import copy
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gcnet.blocks.channel import channel_kernel_size
+from gcnet.blocks import BLOCKS, BlockShape
 from gcnet.errors import UserError
-
-
-@dataclass(frozen=True)
-class BlockShape:
-    """The feature map a block works on, and the width of what is inside it."""
-
-    channels: int
-    positions: int
-    hidden: int
-    key_positions: int
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -120,83 +110,31 @@ def submodule_input_shapes(
 
 
 def analytic_flops(
-    name: str,
-    *,
-    channels: int,
-    positions: int,
-    ratio: float = 16,
-    pooling: str = "attention",
-    fusion: str = "add",
-    reduction: int = 2,
-    key_positions: int | None = None,
+    name: str, *, channels: int, positions: int, key_positions: int | None = None, **options: Any
 ) -> int | None:
-    """FLOPs of one block by formula, for one image; None for a block that no formula is written for.
+    """FLOPs of one block by the formula of its `BlockSpec`, for one image, a multiply-add counted as two.
 
-    With C channels, P positions, P' key positions (fewer than P when sub-sampled), D = C / ratio (se, gc, fca) or
-    C / reduction (non-local, dnl), k of the filter over channels by ECA's formula, options not named here at their
-    defaults, and a multiply-add counted as two:
+    Args:
+        name: of a block, or "none".
+        channels: C of the map.
+        positions: P of the map.
+        key_positions: P' of keys and values, fewer than P where they are sub-sampled.
+        options: of the block; those that its formula does not name are ignored.
 
-    * se: 4 C D
-    * snl: 4 P C + 2 C^2
-    * gc: 4 P C (attention pooling only) + 4 C D for each of its branches
-    * nl_embedded_gaussian: 8 P C D + 4 P P' D
-    * nl_gaussian: 4 P C D + 4 P P' C (the fused attention takes values as wide as queries)
-    * nl_dot_product: 8 P C D + 2 P D^2 + 2 P' D^2 (theta (phi^T g), which is the same sum)
-    * nl_concatenation: 8 P C D + 2 P D + 2 P' D (the sum over pairs is done by sorting and running sums)
-    * dnl: 8 P C D + 4 P^2 D + 2 P C + 2 P D (the last two for the unary term)
-    * gc_slots: 32 P C + 8 C^2 (four slots)
-    * gc_eca: 4 P C + 2 C k
-    * gc_affine: 4 P C
-    * eca: 2 C k
-    * ese: 2 C^2
-    * fca: 98 C + 4 C D (a grid of 7 x 7)
-    * lct, gct, gated_gct, grn, srm, ge: 0 (element-wise work, pooling and normalisation only)
+    Returns:
+        The number, or None for a block that is not among `gcnet.list_blocks()`.
     """
-    formula = _FORMULAS.get(name)
-    if formula is None:
-        return None
-    hidden = max(channels // reduction, 1) if name.startswith(("nl_", "dnl")) else max(int(channels / ratio), 1)
+    if name not in BLOCKS:
+        return 0 if name == "none" else None
+    spec = BLOCKS[name]
+    defaults = signature(spec.build).parameters
+    if "reduction" in spec.options:
+        hidden = max(channels // options.get("reduction", defaults["reduction"].default), 1)
+    else:
+        hidden = max(int(channels / options.get("ratio", 16)), 1)
+    counted = {option: value for option, value in options.items() if option in signature(spec.flops).parameters}
     shape = BlockShape(channels, positions, hidden, positions if key_positions is None else key_positions)
-    return formula(shape) if name != "gc" else _global_context(shape, pooling, fusion)
-
-
-def _global_context(shape: BlockShape, pooling: str = "attention", fusion: str = "add") -> int:
-    pooled = 4 * shape.positions * shape.channels if pooling == "attention" else 0
-    return pooled + (2 if fusion == "both" else 1) * 4 * shape.channels * shape.hidden
-
-
-def _filter(shape: BlockShape) -> int:
-    return 2 * shape.channels * channel_kernel_size(shape.channels, None)
-
-
-_FORMULAS: dict[str, Callable[[BlockShape], int]] = {
-    "none": lambda _: 0,
-    "se": lambda s: 4 * s.channels * s.hidden,
-    "snl": lambda s: 4 * s.positions * s.channels + 2 * s.channels**2,
-    "gc": _global_context,
-    "nl_embedded_gaussian": lambda s: (
-        8 * s.positions * s.channels * s.hidden + 4 * s.positions * s.key_positions * s.hidden
-    ),
-    "nl_gaussian": lambda s: 4 * s.positions * s.channels * s.hidden + 4 * s.positions * s.key_positions * s.channels,
-    "nl_dot_product": lambda s: (
-        8 * s.positions * s.channels * s.hidden + 2 * (s.positions + s.key_positions) * s.hidden**2
-    ),
-    "nl_concatenation": lambda s: (
-        8 * s.positions * s.channels * s.hidden + 2 * (s.positions + s.key_positions) * s.hidden
-    ),
-    "dnl": lambda s: (
-        8 * s.positions * s.channels * s.hidden
-        + 4 * s.positions**2 * s.hidden
-        + 2 * s.positions * (s.channels + s.hidden)
-    ),
-    "gc_slots": lambda s: 32 * s.positions * s.channels + 8 * s.channels**2,
-    "gc_eca": lambda s: 4 * s.positions * s.channels + _filter(s),
-    "gc_affine": lambda s: 4 * s.positions * s.channels,
-    "eca": _filter,
-    "ese": lambda s: 2 * s.channels**2,
-    "fca": lambda s: 98 * s.channels + 4 * s.channels * s.hidden,
-    **dict.fromkeys(("lct", "gct", "gated_gct", "grn", "srm", "ge"), lambda _: 0),
-}
+    return spec.flops(shape, **counted)
 
 
 def as_meta(model: nn.Module) -> nn.Module:

@@ -1,5 +1,16 @@
-"""The named blocks: each a composition of the framework's parts with its published values, in one dict."""
+"""The named blocks: compositions of the framework's parts with published values; `BLOCKS` holds their specs."""
 
-from gcnet.blocks.build import BLOCKS, Builder, block_options, build_block, check_options, find_builder, list_blocks
+from gcnet.blocks.build import BLOCKS, block_options, build_block, check_options, find_builder, list_blocks
+from gcnet.blocks.spec import BlockShape, BlockSpec, Builder
 
-__all__ = ["BLOCKS", "Builder", "block_options", "build_block", "check_options", "find_builder", "list_blocks"]
+__all__ = [
+    "BLOCKS",
+    "BlockShape",
+    "BlockSpec",
+    "Builder",
+    "block_options",
+    "build_block",
+    "check_options",
+    "find_builder",
+    "list_blocks",
+]

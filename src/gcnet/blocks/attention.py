@@ -7,9 +7,10 @@ from typing import Literal
 
 from torch import nn
 
-from gcnet.blocks.channel import channel_kernel_size
+from gcnet.blocks.channel import KERNEL_SIZE, channel_kernel_size, filter_flops
 from gcnet.blocks.options import inner_channels, whole
-from gcnet.blocks.paper import add_non_local
+from gcnet.blocks.paper import NORMALISATION, add_non_local, embedding_flops
+from gcnet.blocks.spec import NORM_EPS, ONE_BLOCK, REDUCTION, BlockShape, BlockSpec
 from gcnet.errors import UserError
 from gcnet.framework.attending import Disentangled, SlotPool, WhitenedAffinity
 from gcnet.framework.block import Branch, ContextBlock
@@ -76,3 +77,69 @@ def build_gc_affine(channels: int, *, norm_eps: float = 1e-5, dims: int = 2) -> 
     """
     transform = nn.Sequential(Standardise(eps=norm_eps), ChannelAffine(channels, weight=0.0, bias=0.0))
     return ContextBlock(AttentionPool(channels), {"add": Branch(transform, Add())}, channels=channels, dims=dims)
+
+
+def _dnl_flops(shape: BlockShape) -> int:
+    """8 P C D + 4 P^2 D + 2 P C + 2 P D, the last two of the unary term."""
+    pairwise = 4 * shape.positions**2 * shape.hidden
+    return embedding_flops(shape) + pairwise + 2 * shape.positions * (shape.channels + shape.hidden)
+
+
+def _slots_flops(shape: BlockShape, *, slots: int = 4) -> int:
+    """8 k P C + 2 k C^2 with k slots."""
+    return slots * (8 * shape.positions * shape.channels + 2 * shape.channels**2)
+
+
+def _attention_flops(shape: BlockShape) -> int:
+    """4 P C."""
+    return 4 * shape.positions * shape.channels
+
+
+def _gc_eca_flops(shape: BlockShape, *, kernel_size: int | None = None) -> int:
+    """4 P C + 2 C k."""
+    return _attention_flops(shape) + filter_flops(shape, kernel_size=kernel_size)
+
+
+SPECS = {
+    "dnl": BlockSpec(
+        build_dnl,
+        context="per query, whitened + shared",
+        transform="linear",
+        fusion="add",
+        source="DNL, arXiv 2006.06668",
+        flops=_dnl_flops,
+        options={
+            "reduction": REDUCTION,
+            "temperature": "t above 0 that divides the pairwise products",
+            "normalisation": NORMALISATION,
+        },
+        placement=ONE_BLOCK,
+    ),
+    "gc_slots": BlockSpec(
+        build_gc_slots,
+        context="attention pooling into slots",
+        transform="linear",
+        fusion="add, by query",
+        source="after arXiv 1812.01243",
+        flops=_slots_flops,
+        options={"slots": "attention maps, each with a context that queries mix"},
+    ),
+    "gc_eca": BlockSpec(
+        build_gc_eca,
+        context="attention pooling",
+        transform="filter over channels",
+        fusion="add",
+        source="ours, of GC and ECA",
+        flops=_gc_eca_flops,
+        options={"kernel_size": KERNEL_SIZE},
+    ),
+    "gc_affine": BlockSpec(
+        build_gc_affine,
+        context="attention pooling",
+        transform="LayerNorm over channels",
+        fusion="add",
+        source="ours, of GC and LCT",
+        flops=_attention_flops,
+        options={"norm_eps": NORM_EPS},
+    ),
+}

@@ -1,49 +1,15 @@
-"""From a name to a block: the one dict of builders, the options of each, and `build_block`."""
+"""From a name to a block: the one dict of `BlockSpec`, the options of each block, and `build_block`."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from gcnet.blocks.attention import build_dnl, build_gc_affine, build_gc_eca, build_gc_slots
-from gcnet.blocks.channel import build_eca, build_ese, build_gated_gct, build_gct, build_grn, build_lct, build_srm
-from gcnet.blocks.paper import (
-    build_gc,
-    build_nl_concatenation,
-    build_nl_dot_product,
-    build_nl_embedded_gaussian,
-    build_nl_gaussian,
-    build_se,
-    build_snl,
-)
-from gcnet.blocks.squeeze import build_fca, build_ge
+from gcnet.blocks import attention, channel, paper, squeeze
+from gcnet.blocks.spec import BlockSpec, Builder
 from gcnet.errors import UserError, nearest, unknown
 
-Builder = Callable[..., nn.Module]
-
-BLOCKS: dict[str, Builder] = {
-    "gc": build_gc,
-    "snl": build_snl,
-    "se": build_se,
-    "nl_gaussian": build_nl_gaussian,
-    "nl_embedded_gaussian": build_nl_embedded_gaussian,
-    "nl_dot_product": build_nl_dot_product,
-    "nl_concatenation": build_nl_concatenation,
-    "dnl": build_dnl,
-    "gc_slots": build_gc_slots,
-    "gc_eca": build_gc_eca,
-    "gc_affine": build_gc_affine,
-    "eca": build_eca,
-    "ese": build_ese,
-    "lct": build_lct,
-    "gct": build_gct,
-    "gated_gct": build_gated_gct,
-    "grn": build_grn,
-    "srm": build_srm,
-    "fca": build_fca,
-    "ge": build_ge,
-}
+BLOCKS: dict[str, BlockSpec] = paper.SPECS | attention.SPECS | channel.SPECS | squeeze.SPECS
 
 
 def list_blocks() -> list[str]:
@@ -64,7 +30,7 @@ def find_builder(block: str | Builder) -> Builder:
         return block
     if block not in BLOCKS:
         raise unknown("block", block, BLOCKS)
-    return BLOCKS[block]
+    return BLOCKS[block].build
 
 
 def block_options(block: str | Builder) -> tuple[str, ...]:

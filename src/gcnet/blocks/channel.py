@@ -9,6 +9,7 @@ import math
 from torch import nn
 
 from gcnet.blocks.options import parts, sigmoid_scale, whole
+from gcnet.blocks.spec import EVERY_BLOCK, IDENTITY_INIT, BlockShape, BlockSpec, no_flops
 from gcnet.errors import UserError
 from gcnet.framework.block import Branch, ContextBlock
 from gcnet.framework.channel import (
@@ -115,3 +116,84 @@ def build_srm(channels: int, *, identity_init: bool = False, dims: int = 2) -> C
 
 def _scale_block(context: nn.Module, transform: nn.Module, fusion: nn.Module, channels: int, dims: int) -> ContextBlock:
     return ContextBlock(context, {"scale": Branch(transform, fusion)}, channels=channels, dims=dims)
+
+
+def filter_flops(shape: BlockShape, *, kernel_size: int | None = None) -> int:
+    """2 C k."""
+    return 2 * shape.channels * channel_kernel_size(shape.channels, kernel_size)
+
+
+def _linear_flops(shape: BlockShape) -> int:
+    """2 C^2."""
+    return 2 * shape.channels**2
+
+
+KERNEL_SIZE = "odd length of the filter; None for ECA's formula by the number of channels"
+
+SPECS = {
+    "eca": BlockSpec(
+        build_eca,
+        context="average pooling",
+        transform="filter over channels",
+        fusion="scale",
+        source="ECA-Net, arXiv 1910.03151",
+        flops=filter_flops,
+        options={"kernel_size": KERNEL_SIZE, "identity_init": IDENTITY_INIT},
+        placement=EVERY_BLOCK,
+    ),
+    "ese": BlockSpec(
+        build_ese,
+        context="average pooling",
+        transform="linear",
+        fusion="hard scale",
+        source="CenterMask, arXiv 1911.06667",
+        flops=_linear_flops,
+        options={"identity_init": IDENTITY_INIT},
+    ),
+    "lct": BlockSpec(
+        build_lct,
+        context="average pooling",
+        transform="norm over channel groups",
+        fusion="scale",
+        source="LCT, arXiv 1909.03834",
+        flops=no_flops,
+        options={"groups": "groups of at least 2 channels that are normalized", "identity_init": IDENTITY_INIT},
+        placement=EVERY_BLOCK,
+    ),
+    "gct": BlockSpec(
+        build_gct,
+        context="average pooling",
+        transform="Gaussian over channels",
+        fusion="multiply",
+        source="Ruan et al., CVPR 2021",
+        flops=no_flops,
+        options={"learned": "learn the width of the Gaussian"},
+        placement=EVERY_BLOCK,
+    ),
+    "gated_gct": BlockSpec(
+        build_gated_gct,
+        context="l2 norm",
+        transform="tanh over channels",
+        fusion="scale by 1 + term",
+        source="GCT, arXiv 1909.11519",
+        flops=no_flops,
+    ),
+    "grn": BlockSpec(
+        build_grn,
+        context="l2 norm",
+        transform="norm over channels",
+        fusion="scale by 1 + term",
+        source="ConvNeXt V2, arXiv 2301.00808",
+        flops=no_flops,
+    ),
+    "srm": BlockSpec(
+        build_srm,
+        context="mean and deviation",
+        transform="by channel, batch norm",
+        fusion="scale",
+        source="SRM, arXiv 1903.10829",
+        flops=no_flops,
+        options={"identity_init": IDENTITY_INIT},
+        placement=EVERY_BLOCK,
+    ),
+}

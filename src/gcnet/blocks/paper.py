@@ -7,6 +7,7 @@ from typing import Literal
 from torch import nn
 
 from gcnet.blocks.options import bottleneck_width, choose, inner_channels, parts, sigmoid_scale
+from gcnet.blocks.spec import EVERY_BLOCK, IDENTITY_INIT, NORM_EPS, ONE_BLOCK, RATIO, REDUCTION, BlockShape, BlockSpec
 from gcnet.errors import UserError
 from gcnet.framework.attending import MultiHeadPool
 from gcnet.framework.block import Branch, ContextBlock
@@ -198,3 +199,128 @@ def add_non_local(context: nn.Module, inner: int, *, channels: int, normalisatio
 
     transform = choose("normalisation", normalisation, {"none": plain, "batch": normalised})()
     return ContextBlock(context, {"add": Branch(transform, Add())}, channels=channels, dims=dims)
+
+
+def _gc_flops(shape: BlockShape, *, pooling: str = "attention", fusion: str = "add") -> int:
+    """4 P C for attention pooling, and 4 C D for each branch."""
+    pooled = 4 * shape.positions * shape.channels if pooling == "attention" else 0
+    return pooled + (2 if fusion == "both" else 1) * 4 * shape.channels * shape.hidden
+
+
+def _snl_flops(shape: BlockShape) -> int:
+    """4 P C + 2 C^2."""
+    return 4 * shape.positions * shape.channels + 2 * shape.channels**2
+
+
+def excitation_flops(shape: BlockShape) -> int:
+    """4 C D."""
+    return 4 * shape.channels * shape.hidden
+
+
+def embedding_flops(shape: BlockShape) -> int:
+    """8 P C D, of query, key, value and W_z."""
+    return 8 * shape.positions * shape.channels * shape.hidden
+
+
+def _gaussian_flops(shape: BlockShape) -> int:
+    """4 P C D + 4 P P' C: the fused attention takes values as wide as queries."""
+    return 4 * shape.positions * shape.channels * (shape.hidden + shape.key_positions)
+
+
+def _embedded_gaussian_flops(shape: BlockShape) -> int:
+    """8 P C D + 4 P P' D."""
+    return embedding_flops(shape) + 4 * shape.positions * shape.key_positions * shape.hidden
+
+
+def _dot_product_flops(shape: BlockShape) -> int:
+    """8 P C D + 2 P D^2 + 2 P' D^2, since theta (phi^T g) is the same sum."""
+    return embedding_flops(shape) + 2 * (shape.positions + shape.key_positions) * shape.hidden**2
+
+
+def _concatenation_flops(shape: BlockShape) -> int:
+    """8 P C D + 2 P D + 2 P' D: sorting and running sums give the sum over pairs."""
+    return embedding_flops(shape) + 2 * (shape.positions + shape.key_positions) * shape.hidden
+
+
+NORMALISATION = "none, or batch: batch norm after W_z"
+_NON_LOCAL = {
+    "reduction": REDUCTION,
+    "sub_sample": "max-pool keys and values by 2 along each axis",
+    "normalisation": NORMALISATION,
+}
+
+SPECS = {
+    "gc": BlockSpec(
+        build_gc,
+        context="attention pooling",
+        transform="bottleneck with LayerNorm",
+        fusion="add",
+        source="GCNet, arXiv 1904.11492",
+        flops=_gc_flops,
+        options={
+            "ratio": RATIO,
+            "pooling": "context model: attention, or average",
+            "fusion": "add, scale, or both (scale first)",
+            "heads": "attention maps, one for each of as many groups of channels",
+            "norm_eps": NORM_EPS,
+        },
+    ),
+    "snl": BlockSpec(
+        build_snl,
+        context="attention pooling",
+        transform="linear",
+        fusion="add",
+        source="GCNet, arXiv 1904.11492, eq. 4",
+        flops=_snl_flops,
+    ),
+    "se": BlockSpec(
+        build_se,
+        context="average pooling",
+        transform="bottleneck",
+        fusion="scale",
+        source="SENet, arXiv 1709.01507",
+        flops=excitation_flops,
+        options={"ratio": RATIO, "identity_init": IDENTITY_INIT},
+        placement=EVERY_BLOCK,
+    ),
+    "nl_gaussian": BlockSpec(
+        build_nl_gaussian,
+        context="per query, softmax of x_i.x_j",
+        transform="linear",
+        fusion="add",
+        source="NL, arXiv 1711.07971, eq. 2",
+        flops=_gaussian_flops,
+        options=_NON_LOCAL,
+        placement=ONE_BLOCK,
+    ),
+    "nl_embedded_gaussian": BlockSpec(
+        build_nl_embedded_gaussian,
+        context="per query, softmax of q_i.k_j",
+        transform="linear",
+        fusion="add",
+        source="NL, arXiv 1711.07971, eq. 3",
+        flops=_embedded_gaussian_flops,
+        options=_NON_LOCAL | {"use_scale": "divide the products by the square root of the inner channels"},
+        placement=ONE_BLOCK,
+    ),
+    "nl_dot_product": BlockSpec(
+        build_nl_dot_product,
+        context="per query, q_i.k_j",
+        transform="linear",
+        fusion="add",
+        source="NL, arXiv 1711.07971, eq. 4",
+        flops=_dot_product_flops,
+        options=_NON_LOCAL,
+        placement=ONE_BLOCK,
+    ),
+    "nl_concatenation": BlockSpec(
+        build_nl_concatenation,
+        context="per query, relu(w.[q_i;k_j])",
+        transform="linear",
+        fusion="add",
+        source="NL, arXiv 1711.07971, eq. 5",
+        flops=_concatenation_flops,
+        options=_NON_LOCAL,
+        placement=ONE_BLOCK,
+    ),
+}

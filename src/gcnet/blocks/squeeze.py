@@ -5,7 +5,8 @@ from typing import Literal
 from torch import nn
 
 from gcnet.blocks.options import choose, parts, sigmoid_scale, whole
-from gcnet.blocks.paper import excitation
+from gcnet.blocks.paper import excitation, excitation_flops
+from gcnet.blocks.spec import EVERY_BLOCK, IDENTITY_INIT, RATIO, BlockShape, BlockSpec
 from gcnet.errors import UserError
 from gcnet.framework.block import Branch, ContextBlock
 from gcnet.framework.context import AveragePool
@@ -88,3 +89,48 @@ def _depthwise(channels: int, extent: int, excite: bool, identity_init: bool, di
         if excite or not last:
             layers.append(nn.ReLU())
     return nn.Sequential(*layers)
+
+
+def _fca_flops(shape: BlockShape, *, grid: int = 7) -> int:
+    """2 g^2 C on a grid of g x g positions, and 4 C D."""
+    return 2 * grid**2 * shape.channels + excitation_flops(shape)
+
+
+def _ge_flops(shape: BlockShape, *, excite: bool = False) -> int:
+    """4 C D with `excite`, else 0; of a context of the whole map (`extent` 0)."""
+    return excitation_flops(shape) if excite else 0
+
+
+SPECS = {
+    "fca": BlockSpec(
+        build_fca,
+        context="cosine components",
+        transform="bottleneck",
+        fusion="scale",
+        source="FcaNet, arXiv 2012.11879",
+        flops=_fca_flops,
+        options={
+            "ratio": RATIO,
+            "frequencies": f"groups of channels, each with a cosine of its own, up to {len(TOP_FREQUENCIES)}",
+            "grid": "positions along each axis that the map is averaged to, a multiple of 7",
+            "identity_init": IDENTITY_INIT,
+        },
+        placement=EVERY_BLOCK,
+    ),
+    "ge": BlockSpec(
+        build_ge,
+        context="average, of all or around",
+        transform="none or bottleneck",
+        fusion="scale",
+        source="GENet, arXiv 1810.12348",
+        flops=_ge_flops,
+        options={
+            "extent": "how far to gather from, in positions; 0: the whole map",
+            "gather": "average, or depthwise convolutions",
+            "excite": "add SE's bottleneck",
+            "ratio": RATIO + ", with excite",
+            "identity_init": IDENTITY_INIT,
+        },
+        placement=EVERY_BLOCK,
+    ),
+}

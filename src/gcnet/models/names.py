@@ -93,17 +93,6 @@ _DETECTORS: dict[str, tuple[str, str, str]] = {  # host, kind and suffix by name
     for suffix in suffixes
 }
 
-# The published places: GC and SNL in every residual block of c3 to c5 (`insert`'s default), SE and the gates that came
-# after it in every block of every stage (arXiv 1709.01507), one NL before the last residual block of c4 ends, on its
-# output (arXiv 1711.07971). What was published inside a block or in other networks goes where GC does.
-_EVERY_STAGE: dict[str, Any] = {"stages": (2, 3, 4, 5)}
-_ONE: dict[str, Any] = {"stages": (4,), "blocks": (-2,), "position": "after_add"}
-_PLACES = dict.fromkeys(("se", "eca", "lct", "gct", "srm", "fca", "ge"), _EVERY_STAGE) | {
-    block: _ONE for block in BLOCKS if block.startswith(("nl_", "dnl"))
-}
-_PREFIXES: dict[str, dict[str, Any]] = {"nl_": {"block": "nl_embedded_gaussian"} | _ONE} | {
-    f"{block}_": {"block": block} | _PLACES.get(block, {}) for block in BLOCKS
-}
 _LISTED = ("gc_", "snl_", "se_", "nl_")
 # In our small networks: the stages that play the same part.
 _CIFAR_STAGES = {(2, 3, 4, 5): (1, 2, 3), (4,): (2,)}
@@ -165,11 +154,16 @@ def split_name(name: str) -> tuple[str, str]:
     The prefix is empty for every other name.
     """
     kind = next((kind for kind in _DETECTOR_KINDS if name.startswith(kind)), "")
-    for prefix in _PREFIXES:
+    for prefix in _prefixes():
         host = kind + name.removeprefix(kind + prefix)
         if name.startswith(kind + prefix) and (host in HOSTS or host in _DETECTORS):
             return prefix, host
     return "", name
+
+
+def _prefixes() -> dict[str, str]:
+    """Block by prefix; "nl_" stands for the non-local block that papers mean by the name."""
+    return {"nl_": "nl_embedded_gaussian"} | {f"{block}_": block for block in BLOCKS}
 
 
 def backbone_name(host_name: str) -> str:
@@ -194,7 +188,10 @@ def detector_options(host_name: str, options: Mapping[str, Any]) -> dict[str, An
 
 def published_placement(prefix: str, host_name: str) -> dict[str, Any]:
     """Arguments of `insert` that a prefix stands for in a host."""
-    placement = dict(_PREFIXES.get(prefix, {}))
+    block = _prefixes().get(prefix)
+    if block is None:
+        return {}
+    placement: dict[str, Any] = {"block": block, **BLOCKS[block].placement}
     small = _SMALL_STAGES.get(backbone_name(host_name))
     if small and "stages" in placement:
         placement["stages"] = small[placement["stages"]]

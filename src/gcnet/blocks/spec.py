@@ -1,0 +1,69 @@
+"""`BlockSpec`: a named block with its builder, parts in words, source, FLOPs, published placement and options."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+Builder = Callable[..., nn.Module]
+
+EVERY_BLOCK: Mapping[str, Any] = MappingProxyType({"stages": (2, 3, 4, 5)})
+"""Placement in every residual block of every stage, as of SE (arXiv 1709.01507)."""
+
+ONE_BLOCK: Mapping[str, Any] = MappingProxyType({"stages": (4,), "blocks": (-2,), "position": "after_add"})
+"""Placement of a non-local block: once, before the last residual block of c4 (arXiv 1711.07971)."""
+
+RATIO = "reduction ratio r, at least 1: the bottleneck has channels/r channels"
+REDUCTION = "the inner maps have channels/reduction channels"
+IDENTITY_INIT = "start as the identity instead of as published"
+NORM_EPS = "added to the variance in LayerNorm"
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """The feature map that a block works on, and the width of what is inside it.
+
+    Attributes:
+        channels: C.
+        positions: P, of the map.
+        hidden: D, channels/ratio or channels/reduction.
+        key_positions: P', fewer than P where keys and values are sub-sampled.
+    """
+
+    channels: int
+    positions: int
+    hidden: int
+    key_positions: int
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """A named block.
+
+    Attributes:
+        build: channels -> block; its keyword arguments are the block's options.
+        context: the context model, in a few words.
+        transform: the transform, likewise.
+        fusion: the fusion, likewise.
+        source: where the block is from, with its arXiv number.
+        flops: FLOPs of one image by formula (a multiply-add is two), of a `BlockShape` and, by name, of the options
+            that change them.
+        options: help for each option of the builder, without `channels` and `dims`.
+        placement: arguments of `gcnet.insert` for the published placement; by default that of GC (`insert`'s own).
+    """
+
+    build: Builder
+    context: str
+    transform: str
+    fusion: str
+    source: str
+    flops: Callable[..., int]
+    options: Mapping[str, str] = field(default_factory=dict)
+    placement: Mapping[str, Any] = field(default_factory=dict)
+
+
+def no_flops(_: BlockShape) -> int:
+    """0, of blocks of element-wise work, pooling and normalization only, which are not counted."""
+    return 0
