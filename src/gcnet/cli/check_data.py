@@ -95,10 +95,12 @@ def _refuse_other_files(data: Path) -> None:
 
 
 def _refuse_other_labels(data: Path) -> None:
-    from gcnet.data.coco.splits import labels_format
+    from gcnet.data.coco.splits import deeper_labels, labels_format
 
     if (found := labels_format(data)) is not None:
         raise UserError(f"{data} holds {found}: convert them to COCO annotations by --convert FILE.json first")
+    if deeper := deeper_labels(data):
+        raise UserError(f"{data} holds {deeper}: convert that folder to COCO annotations by --convert FILE.json first")
 
 
 def _refuse_deeper_annotations(data: Path) -> None:

@@ -31,7 +31,7 @@ def convert_labels(settings: "Settings", output: Path) -> int:
     written = []
     for split, content in converted.splits.items():
         inspection = inspect(content)
-        problems += inspection.issues
+        problems += [*inspection.issues, *(one for one in inspection.notes if one.kind == "bbox outside the image")]
         clean = inspection.clean
         write_atomic(files[split], json.dumps(clean).encode())
         written.append(
@@ -46,11 +46,14 @@ def convert_labels(settings: "Settings", output: Path) -> int:
 def _read(path: Path) -> "Converted":
     from gcnet.data.coco.conversion.voc import is_voc, read_voc
     from gcnet.data.coco.conversion.yolo import is_yolo, read_yolo
+    from gcnet.data.coco.splits import deeper_labels
 
     if is_yolo(path):
         return read_yolo(path)
     if is_voc(path):
         return read_voc(path)
+    if deeper := deeper_labels(path):
+        raise UserError(f"--convert takes the folder of one data set, and {printable(path)} holds {deeper}")
     raise UserError(
         f"--convert takes a YOLO data.yaml, a folder of YOLO labels (labels/*.txt beside images/, or classes.txt), or "
         f"one of Pascal VOC annotations (Annotations/*.xml); found neither in {printable(path)}"

@@ -116,6 +116,20 @@ def read_header(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEG
         return Header(*image.size, _orientation(image), image.mode)
 
 
+def read_values(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
+    """The pixels of an image as they are stored: of a palette image the numbers of the colors.
+
+    Args:
+        path: as for `open_image`.
+        max_megapixels: as for `open_image`.
+
+    Raises:
+        ImageError: as `open_image`.
+    """
+    with _opened(path, max_megapixels) as image:
+        return np.array(image)
+
+
 def largest_value(path: str | os.PathLike[str]) -> int | None:
     """The largest value of a 16-bit image; None for other images.
 

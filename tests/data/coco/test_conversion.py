@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,6 +12,7 @@ from data.coco.annotated import HEIGHT, WIDTH, content, write_images
 from gcnet.cli import main
 from gcnet.data.coco.conversion.voc import is_voc, read_voc, read_xml
 from gcnet.data.coco.conversion.yolo import is_yolo, read_yolo
+from gcnet.data.coco.masks import segmentation_mask
 from gcnet.data.coco.source import open_coco
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
@@ -305,3 +307,52 @@ def test_problems_of_a_conversion_are_counted_and_exit_with_1(tmp_path: Path, ca
     assert len(json.loads((tmp_path / "o.json").read_text())["images"]) == 3
     assert main(["check-data", str(tmp_path / "voc/JPEGImages"), "--convert", str(tmp_path / "p.json")]) == 2
     assert "--convert takes a YOLO data.yaml" in capsys.readouterr().err
+
+
+def test_masks_of_voc_objects_go_by_their_numbers(tmp_path: Path):
+    objects = (("dog", (3, 2, 12, 9)), ("cat", (9, 2, 3, 9)), ("cat", (5, 5, 14, 14)), ("dog", (1, 1, 4, 4)))
+    write_images(tmp_path / "JPEGImages", ["a.png"])
+    write(tmp_path / "Annotations/a.xml", voc("a.png", *objects))
+    numbers = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    numbers[1:9, 2:12] = 1
+    numbers[4:14, 4:14] = 3
+    numbers[15:17, 15:17] = 4
+    (tmp_path / "SegmentationObject").mkdir()
+    picture = Image.fromarray(numbers).convert("P")
+    picture.putpalette(list(range(256)) * 3)
+    picture.save(tmp_path / "SegmentationObject/a.png")
+    converted = read_voc(tmp_path)
+    first, second, third = converted.splits[""]["annotations"]
+    assert np.array_equal(segmentation_mask(first["segmentation"], HEIGHT, WIDTH), numbers == 1)
+    assert np.array_equal(segmentation_mask(second["segmentation"], HEIGHT, WIDTH), numbers == 3)
+    assert [second["area"], "segmentation" in third] == [100, False]
+    assert kinds(converted.problems) == ["invalid box, skipped", "mask unlike the box, skipped"]
+
+
+def test_an_image_of_the_same_name_is_taken_from_the_folder_nearest_to_the_annotation(tmp_path: Path):
+    for split, label in (("train", "cat"), ("valid", "dog")):
+        write_images(tmp_path, [f"{split}/images/1.png"])
+        write(tmp_path / f"{split}/annotations/1.xml", voc("1.png", (label, (3, 2, 12, 9))))
+    write_images(tmp_path, ["SegmentationClass/1.png"])
+    found = [one for content in read_voc(tmp_path).splits.values() for one in boxes(content)]
+    assert [(name, label) for name, label, _ in found] == [("train/images/1.png", "cat"), ("valid/images/1.png", "dog")]
+
+
+def test_lists_of_voc_may_name_images_with_spaces_suffixes_and_flags(tmp_path: Path):
+    write_images(tmp_path / "JPEGImages", ["my photo 1.png", "b.png", "c.png"])
+    for name in ("my photo 1", "b", "c"):
+        write(tmp_path / f"Annotations/{name}.xml", voc(f"{name}.png", ("cat", (3, 2, 12, 9))))
+    write(tmp_path / "ImageSets/Main/train.txt", "my photo 1\nJPEGImages/b.png\n")
+    write(tmp_path / "ImageSets/Main/val.txt", "c -1\n")
+    converted = read_voc(tmp_path)
+    assert {split: len(content["images"]) for split, content in converted.splits.items()} == {"train": 2, "val": 1}
+    assert converted.problems == ()
+
+
+def test_the_folder_of_a_data_set_in_another_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_voc(tmp_path / "VOC2007")
+    for arguments in ([], ["--convert", str(tmp_path / "voc.json")]):
+        assert main(["check-data", str(tmp_path), *arguments]) == 2
+        assert f"holds Pascal VOC annotations in {tmp_path / 'VOC2007'}" in capsys.readouterr().err
+    with pytest.raises(UserError, match="convert that folder"):
+        open_coco(DataSettings(str(tmp_path)))

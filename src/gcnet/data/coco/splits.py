@@ -10,6 +10,8 @@ from gcnet.data.coco.layouts import find_layout, unrecognized
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
 
+_LOOKED_AT = 20  # folders in which labels are looked for
+
 
 def split_files(settings: DataSettings) -> tuple[Path, Path | None]:
     """The annotation files of training and validation; None for validation that is held out of training.
@@ -58,6 +60,10 @@ def annotation_file(data: str, flag: str, split: str) -> Path:
         raise UserError(
             f"{place} holds {labels}: convert them to COCO annotations by gcnet check-data {place} --convert FILE.json"
         )
+    if not found and path.is_dir() and (deeper := deeper_labels(path)):
+        raise UserError(
+            f"{printable(path)} holds {deeper}: convert that folder by gcnet check-data --convert FILE.json"
+        )
     if not found:
         raise unrecognized(layout, split)
     return _single(found, flag)
@@ -68,6 +74,18 @@ def labels_format(path: Path) -> str | None:
     if is_yolo(path):
         return "YOLO labels"
     return "Pascal VOC annotations" if is_voc(path) else None
+
+
+def deeper_labels(path: Path) -> str:
+    """The first folder in a folder whose labels can be converted, and their format, for messages; "" for none."""
+    folders = sorted(one for one in path.iterdir() if one.is_dir()) if path.is_dir() else []
+    for folder in folders[:_LOOKED_AT]:
+        has_own = (
+            any((folder / name).is_dir() for name in ("Annotations", "labels")) or (folder / "data.yaml").is_file()
+        )
+        if has_own and (found := labels_format(folder)) is not None:
+            return f"{found} in {printable(folder)}"
+    return ""
 
 
 def validates_on_test(settings: DataSettings) -> bool:

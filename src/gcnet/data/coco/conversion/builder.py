@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gcnet.data.coco.masks import extent
 from gcnet.data.decode import ImageError, has_image_suffix, read_header
 from gcnet.errors import printable
 
@@ -56,7 +57,13 @@ class CocoBuilder:
         self.images.append({"id": len(self.images) + 1, "file_name": name, "width": width, "height": height})
 
     def add_object(
-        self, label: int, box: Sequence[float], polygon: Sequence[float] | None = None, *, is_difficult: bool = False
+        self,
+        label: int,
+        box: Sequence[float],
+        polygon: Sequence[float] | None = None,
+        *,
+        runs: Mapping[str, Any] | None = None,
+        is_difficult: bool = False,
     ) -> None:
         """Add an object to the last image.
 
@@ -64,6 +71,7 @@ class CocoBuilder:
             label: index of the class, from 0.
             box: left, top, width and height in pixels.
             polygon: x0, y0, x1, y1, ... in pixels.
+            runs: run lengths of the mask, of an object without a polygon.
             is_difficult: whether VOC marks it as difficult, which is kept as an entry of its own.
         """
         annotation: dict[str, Any] = {
@@ -76,6 +84,9 @@ class CocoBuilder:
         }
         if polygon:
             annotation["segmentation"] = [[round(value, 3) for value in polygon]]
+        elif runs:
+            annotation["segmentation"] = dict(runs)
+            annotation["area"] = extent(runs, *runs["size"])[0]
         if is_difficult:
             annotation["difficult"] = 1
         self.annotations.append(annotation)

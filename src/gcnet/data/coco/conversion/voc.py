@@ -4,11 +4,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from gcnet.data.coco.conversion.builder import CocoBuilder, Converted, Problem, image_problem, images_below
+from gcnet.data.coco.conversion.voc_masks import ObjectMasks
 from gcnet.data.coco.layouts import split_of
 from gcnet.data.decode import ImageError, read_header
 from gcnet.errors import UserError, printable
@@ -20,6 +21,7 @@ _FIRST_PIXEL = 1  # VOC counts pixels from 1, and the last pixel belongs to the 
 
 @dataclass(frozen=True)
 class _Object:
+    number: int
     name: str
     corners: tuple[float, float, float, float]
     is_difficult: bool
@@ -44,7 +46,8 @@ def read_voc(path: Path) -> Converted:
     """Convert a Pascal VOC data set.
 
     Boxes count pixels from 1, as VOC's do, and include the last one; from 0 where any coordinate of the data set is 0
-    or a fraction. Splits are those of ImageSets/Main, or of folders called train, valid and so on.
+    or a fraction. Splits are those of ImageSets/Main, or of folders called train, valid and so on. Masks are those of
+    SegmentationObject.
 
     Raises:
         UserError: no file holds an annotation of VOC's format.
@@ -59,7 +62,7 @@ def read_voc(path: Path) -> Converted:
     corners = [value for image in read for one in image.objects for value in one.corners]
     first = 0 if any(value < 1 or value != int(value) for value in corners) else _FIRST_PIXEL
     classes = sorted({one.name for image in read for one in image.objects})
-    pictures = {image.stem: image for image in reversed(images_below(root))}
+    pictures = _pictures(root)
     builders: dict[str, CocoBuilder] = {}
     for split, images in _splits(root, read, problems).items():
         builder = builders[split] = CocoBuilder(root, classes)
@@ -69,12 +72,11 @@ def read_voc(path: Path) -> Converted:
 
 
 def _convert(
-    builder: CocoBuilder, image: _Image, first: int, pictures: Mapping[str, Path], problems: list[Problem]
+    builder: CocoBuilder, image: _Image, first: int, pictures: Mapping[str, list[Path]], problems: list[Problem]
 ) -> None:
     """Add an image and its objects."""
     name = os.path.relpath(image.file, builder.root)
-    beside = [image.file.with_name(os.path.basename(image.file_name.replace("\\", "/"))), pictures.get(image.file.stem)]
-    path = next((one for one in beside if one is not None and one.is_file()), None)
+    path = _picture(image, pictures)
     if path is None:
         problems.append(Problem("annotation without an image, skipped", f"no {image.file_name}", file_name=name))
         return
@@ -89,14 +91,38 @@ def _convert(
         found = f"{image.size[0]} x {image.size[1]} in the annotation, {stored[0]} x {stored[1]} in the file"
         problems.append(Problem("image of another size, skipped", found, file_name=name))
         return
-    builder.add_image(path, *(image.size or upright))
+    size = image.size or upright
+    builder.add_image(path, *size)
+    masks = ObjectMasks(image.file, size, builder.root, problems)
     for one in image.objects:
         left, top, right, bottom = one.corners
         box = [left - first, top - first, right - left + first, bottom - top + first]
         if box[2] <= 0 or box[3] <= 0:
             problems.append(Problem("invalid box, skipped", f"{one.name} at {list(one.corners)}", file_name=name))
             continue
-        builder.add_object(builder.classes.index(one.name), box, is_difficult=one.is_difficult)
+        runs = masks.of(one.number, box)
+        builder.add_object(builder.classes.index(one.name), box, runs=runs, is_difficult=one.is_difficult)
+
+
+def _pictures(root: Path) -> dict[str, list[Path]]:
+    """The images of a data set by their names without suffix; masks are not among them."""
+    found: dict[str, list[Path]] = {}
+    for image in images_below(root):
+        if not any(part.lower().startswith("segmentation") for part in image.relative_to(root).parts[:-1]):
+            found.setdefault(image.stem, []).append(image)
+    return found
+
+
+def _picture(image: _Image, pictures: Mapping[str, list[Path]]) -> Path | None:
+    """The file of an image: beside its annotation, or of the annotation's name, in the folders nearest to it."""
+    named = image.file.with_name(os.path.basename(image.file_name.replace("\\", "/")))
+    if named.is_file():
+        return named
+
+    def nearness(path: Path) -> tuple[int, bool]:
+        return len(Path(os.path.commonpath([path, image.file])).parts), path.name == named.name
+
+    return max(pictures.get(image.file.stem) or pictures.get(named.stem, []), key=nearness, default=None)
 
 
 def _read(file: Path, root: Path, problems: list[Problem]) -> _Image | None:
@@ -112,7 +138,7 @@ def _read(file: Path, root: Path, problems: list[Problem]) -> _Image | None:
         problems.append(Problem("unreadable annotation, skipped", found, file_name=name))
         return None
     image = _Image(file, _text(tree, "filename") or f"{file.stem}.jpg", _size(tree.find("size")))
-    for one in tree.findall("object"):
+    for number, one in enumerate(tree.findall("object"), start=1):
         box = one.find("bndbox")
         corners = [] if box is None else [_number(_text(box, corner)) for corner in _CORNERS]
         label = _text(one, "name")
@@ -121,7 +147,7 @@ def _read(file: Path, root: Path, problems: list[Problem]) -> _Image | None:
             continue
         left, top, right, bottom = corners
         difficult = _text(one, "difficult") == "1"
-        image.objects.append(_Object(label, (left, top, right, bottom), difficult))
+        image.objects.append(_Object(number, label, (left, top, right, bottom), difficult))
     return image
 
 
@@ -155,10 +181,15 @@ def _refuse(*_: object) -> None:
 
 def _xml_files(folder: Path) -> list[Path]:
     """The XML files of a data set: in Annotations/, or in the folder and the folders of its splits."""
-    places = [one for one in sorted(folder.iterdir()) if one.is_dir() and one.name.lower() in ("annotations", "xml")]
+    places = _annotation_folders(folder)
     if not places:
-        places = [folder, *(one for one in sorted(folder.iterdir()) if one.is_dir() and split_of(one.name))]
+        splits = [one for one in sorted(folder.iterdir()) if one.is_dir() and split_of(one.name)]
+        places = [folder, *(place for split in splits for place in (_annotation_folders(split) or [split]))]
     return [file for place in places for file in _listed(place)]
+
+
+def _annotation_folders(folder: Path) -> list[Path]:
+    return [one for one in sorted(folder.iterdir()) if one.is_dir() and one.name.lower() in ("annotations", "xml")]
 
 
 def _listed(place: Path) -> list[Path]:
@@ -176,7 +207,8 @@ def _splits(root: Path, images: Sequence[_Image], problems: list[Problem]) -> di
         file = next((lists / f"{name}.txt" for name in names if (lists / f"{name}.txt").is_file()), None)
         if file is None:
             continue
-        stems = [line.split()[0] for line in file.read_text(errors="replace").splitlines() if line.split()]
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        stems = [_listed_stem(line.strip(), by_stem) for line in lines if line.strip()]
         found[split] = [by_stem[stem] for stem in stems if stem in by_stem]
         if lacking := [stem for stem in stems if stem not in by_stem]:
             problems.append(
@@ -193,6 +225,13 @@ def _splits(root: Path, images: Sequence[_Image], problems: list[Problem]) -> di
         split = next((split for name in reversed(folders) if (split := split_of(name))), "")
         found.setdefault(split, []).append(image)
     return found
+
+
+def _listed_stem(line: str, known: Mapping[str, _Image]) -> str:
+    """The name in a line of a list: NAME, as VOC writes it, NAME 1, NAME -1, or the path of an image."""
+    names = (line, line.rsplit(maxsplit=1)[0])
+    stems = [*names, *(PurePosixPath(name.replace("\\", "/")).stem for name in names)]
+    return next((stem for stem in stems if stem in known), stems[-1])
 
 
 def _text(element: Element, tag: str) -> str:
