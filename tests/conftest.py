@@ -46,11 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the tests marked scale unless the marker is asked for."""
-    if "scale" not in config.getoption("markexpr"):
-        for item in items:
-            if item.get_closest_marker("scale"):
-                item.add_marker(pytest.mark.skip(reason="takes minutes: run it with make test-scale"))
+    """Skip the tests marked scale unless the marker is asked for; then they may take an hour each."""
+    wanted = "scale" in config.getoption("markexpr")
+    for item in items:
+        if item.get_closest_marker("scale"):
+            skip = pytest.mark.skip(reason="takes minutes: run it with make test-scale")
+            item.add_marker(pytest.mark.timeout(3600) if wanted else skip)
 
 
 @pytest.hookimpl(wrapper=True)
