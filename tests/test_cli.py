@@ -152,6 +152,11 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         (["qqq"], f'unknown command "qqq"; valid: {", ".join(cli.COMMANDS)}'),
         (["--versoin"], 'unknown flag "--versoin"; did you mean "--version"?'),
         (["-q", "train"], 'unknown flag "-q"; a command comes first'),
+        (["--model", "resnet18"], 'unknown flag "--model"; a command comes first'),
+        (
+            ["epochs=1"],
+            'unknown command "epochs=1"; a command comes first, and flags are given as --data photos',
+        ),
     ],
 )
 def test_a_mistyped_verb_gets_the_nearest_one(
@@ -167,7 +172,14 @@ def test_a_mistyped_verb_gets_the_nearest_one(
         ("--modle gc", 'unknown flag "--modle"; did you mean "--model"?'),
         ("--model gc --outptu=runs", 'unknown flag "--outptu"; did you mean "--output"?'),
         ("--model gc -x", 'unknown flag "-x"; gcnet train --help lists the valid ones'),
-        ("--model gc extra", 'unexpected argument "extra"; gcnet train --help lists the valid ones'),
+        ("extra --model gc", 'unexpected argument "extra"; gcnet train --help lists the valid ones'),
+        ("--model gc extra", '--model takes one value, found "gc extra"'),
+        ("--model gc --epochs 1 2", '--epochs takes one whole number, found "1 2"'),
+        ("--model gc --dry-run yes", '--dry-run takes no value, found "yes"'),
+        ("--model gc --scale 1 2 3", '--scale takes two numbers, found "1 2 3"'),
+        ("model=gc --model gc", 'unexpected argument "model=gc"; did you mean "--model gc"?'),
+        ("--model gc --optimizer adam", 'unknown --optimizer "adam"; did you mean "adamw"? valid: adamw, sgd'),
+        ("--model gc --epochs 0 --sede 1", 'unknown flag "--sede"; gcnet train --help lists the valid ones'),
         ("", "gcnet train needs --model, which takes a value"),
         ("--model", "--model takes a value, found nothing"),
         ("--model gc --epochs many", '--epochs takes a whole number, found "many"'),
@@ -198,6 +210,14 @@ def test_a_mistaken_argument_gets_one_sentence(arguments: str, sentence: str) ->
         (["train", "--learning_rate", "1"], 'unknown flag "--learning_rate"; did you mean "--lr"?'),
         (["train", "--num-classes", "10"], 'unknown flag "--num-classes"; the number of classes comes from the data'),
         (["blocks", "--amp"], 'unknown flag "--amp"; gcnet blocks --help lists the valid ones'),
+        (["train", "imgsz=64"], 'unexpected argument "imgsz=64"; did you mean "--image-size 64"?'),
+        (["predict", "--conf", "1"], 'unknown flag "--conf"; did you mean "--threshold"?'),
+        (
+            ["train", "--precision", "half"],
+            'unknown --precision "half"; did you mean "fp16"? valid: bf16, float32, fp16',
+        ),
+        (["train", "--mean", "0.5"], '--mean takes three numbers, found "0.5"'),
+        (["train", "--loss", "bce"], 'unknown flag "--loss"; gcnet train --help lists the valid ones'),
         (["train", "--zzz"], 'unknown flag "--zzz"; gcnet train --help lists the valid ones'),
     ],
     ids=" ".join,
@@ -220,8 +240,8 @@ def test_every_suggested_flag_and_command_exists() -> None:
     assert all(words[0] in cli.COMMANDS and set(words[1:2]) <= flags_of(words[0]) for words in commands)
 
 
-@pytest.mark.parametrize("arguments", [["help", "blocks"], ["--help", "blocks"]], ids=" ".join)
-def test_help_before_a_command_is_the_help_of_the_command(
+@pytest.mark.parametrize("arguments", [["help", "blocks"], ["--help", "blocks"], ["blocks", "help"]], ids=" ".join)
+def test_help_beside_a_command_is_the_help_of_the_command(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(arguments) == 0

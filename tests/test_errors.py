@@ -14,6 +14,29 @@ def test_the_nearest_name_is_proposed_whatever_its_case() -> None:
     assert nearest("xyz", ("se", "gc", "snl")) == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sdg", "sgd"),
+        ("epoch", "epochs"),
+        ("augment", "rand-augment"),
+        ("weights-path", "weights"),
+        ("rect", ""),
+        ("loss", ""),
+        ("dropout", ""),
+        ("config-file", ""),
+    ],
+)
+def test_only_a_slip_or_a_part_of_a_name_gets_a_proposal(name: str, expected: str) -> None:
+    valid = ("epochs", "preset", "blocks", "root", "long-side", "rand-augment", "weights", "sgd")
+    assert nearest(name, valid) == (f'; did you mean "{expected}"?' if expected else "")
+
+
+def test_a_name_of_another_tool_gets_ours() -> None:
+    assert nearest("Senet", ("se", "ese"), {"senet": "se"}) == '; did you mean "se"?'
+    assert nearest("senet", ("gc",), {"senet": "se"}) == ""
+
+
 def test_an_unknown_name_is_said_with_the_nearest_and_the_valid_ones() -> None:
     error = unknown("block", "gcc", ("none", "gc", "se"))
     assert isinstance(error, UserError)

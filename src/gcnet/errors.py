@@ -2,12 +2,16 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 
-_SIMILAR = 0.6  # below this, a suggestion misleads more often than it helps
+_SIMILAR = 0.75  # below this, a suggestion misleads more often than it helps
 _LISTED = 30
+_EXAMPLES = 6  # names shown of a list that is longer
+_SHORTEST_PART = 3  # letters of a word that is looked for in longer names
+_WORDS = re.compile(r"[^a-z0-9]+")
 _NO_MEMORY = re.compile(
     r"DefaultCPUAllocator: (can't allocate|not enough) memory|CUDA out of memory|CUDA error: out of memory"
     r"|CU\w+_STATUS_ALLOC_FAILED|std::bad_alloc|Cannot allocate memory|MemoryError|can't start new thread"
@@ -24,11 +28,38 @@ class Failure(UserError):
     """The command is right and something else failed, such as a disk or a loading process: exit code 1, not 2."""
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """Suggestion to append to a sentence: the valid name most similar to `name`, or "" where none is similar."""
+def nearest(name: str, valid: Iterable[str], synonyms: Mapping[str, str] | None = None) -> str:
+    """Suggestion to append to a sentence: the valid name most similar to `name`, or "" where none is similar.
+
+    Args:
+        name: the unknown name.
+        valid: all valid names.
+        synonyms: what other tools call the valid names, in lower case, and the valid name of each.
+    """
+    valid = list(valid)
+    synonym = (synonyms or {}).get(name.lower())
+    match = synonym if synonym in valid else _closest(name, valid)
+    return "" if match is None else f'; did you mean "{match}"?'
+
+
+def _closest(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name that `name` is most likely meant for: by its beginning, its letters, or the words they share."""
     by_lower = {candidate.lower(): candidate for candidate in valid}
-    matches = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=_SIMILAR)
-    return f'; did you mean "{by_lower[matches[0]]}"?' if matches else ""
+    lower = name.lower()
+    longer = (candidate for candidate in by_lower if len(lower) >= _SHORTEST_PART and candidate.startswith(lower))
+    similar = iter(get_close_matches(lower, list(by_lower), n=1, cutoff=_SIMILAR))
+    swapped = (candidate for candidate in by_lower if len(lower) > 1 and sorted(candidate) == sorted(lower))
+    shared = (candidate for candidate in by_lower if _share_words(lower, candidate))
+    match = next(chain(longer, similar, swapped, shared), None)
+    return None if match is None else by_lower[match]
+
+
+def _share_words(name: str, other: str) -> bool:
+    """Whether `name` begins with the words of `other`, or `other` ends with those of `name`."""
+    words, others = _WORDS.split(name), _WORDS.split(other)
+    if min(len(name), len(other)) < _SHORTEST_PART:
+        return False
+    return words[: len(others)] == others or others[-len(words) :] == words
 
 
 def nearest_path(path: str | Path) -> str:
@@ -39,34 +70,37 @@ def nearest_path(path: str | Path) -> str:
         existing = existing.parent
     for part in wanted.relative_to(existing).parts:
         names = sorted(os.listdir(existing)) if existing.is_dir() else []
-        matches = [part] if part in names else get_close_matches(part, names, n=1, cutoff=_SIMILAR)
-        if not matches:
+        match = part if part in names else _closest(part, names)
+        if match is None:
             return ""
-        existing = existing / matches[0]
+        existing = existing / match
     return f'; did you mean "{printable(existing)}"?'
 
 
-def unknown(kind: str, name: str, valid: Iterable[str], *, listed: int = _LISTED) -> UserError:
+def unknown(
+    kind: str, name: str, valid: Iterable[str], *, listed: int = _LISTED, synonyms: Mapping[str, str] | None = None
+) -> UserError:
     """Error for a name that is not among the valid ones.
 
     Args:
         kind: what the name is of, such as "block".
         name: the unknown name.
         valid: all valid names.
-        listed: number of valid names up to which all are listed; of more, the first ones and only where none is
+        listed: number of valid names up to which all are listed; of more, the first few and only where none is
             similar to `name`.
+        synonyms: as of `nearest`.
 
     Returns:
         The error, with the most similar valid name.
     """
     names = list(valid)
-    suggestion = nearest(name, names)
+    suggestion = nearest(name, names, synonyms)
     start = f'unknown {kind} "{name}"{suggestion or ";"}'
     if len(names) <= listed:
         return UserError(f"{start} valid: {', '.join(names) or 'none'}")
     if suggestion:
         return UserError(start)
-    return UserError(f"{start} valid: {', '.join(names[:listed])}, ... ({len(names)} in all)")
+    return UserError(f"{start} valid: {', '.join(names[: min(listed, _EXAMPLES)])}, ... ({len(names)} in all)")
 
 
 def printable(name: str | Path) -> str:

@@ -165,9 +165,8 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"gcnet {version('gcnet')}")
         return EXIT_OK
     if first.startswith("-"):
-        raise UserError(
-            f'unknown flag "{first}"' + (nearest(first, ("--help", "--version")) or "; a command comes first")
-        )
+        proposal = nearest(first.lstrip("-"), ("help", "version")).replace('"', '"--', 1)
+        raise UserError(f'unknown flag "{first}"{proposal or "; a command comes first"}')
     if first not in COMMANDS:
         raise _unknown_command(first)
     if first not in PARALLEL and not _is_first_process():
@@ -185,6 +184,8 @@ def _unknown_command(name: str) -> UserError:
         same = SYNONYMS[name]
         shown = f"gcnet {same}" if same.split()[0] in COMMANDS or same.startswith("--") else same
         return UserError(f'unknown command "{name}"; did you mean "{shown}"?')
+    if "=" in name:
+        return UserError(f'unknown command "{name}"; a command comes first, and flags are given as --data photos')
     return unknown("command", name, COMMANDS)
 
 

@@ -1,6 +1,7 @@
 """Parses the arguments of a command into its settings; a usage error is one sentence."""
 
 import io
+import os
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -10,7 +11,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 import tyro
 
 from gcnet.cli.help_text import tidy
-from gcnet.cli.synonyms import similar_flag
+from gcnet.cli.synonyms import FLAGS, VALUES, similar_flag
 from gcnet.errors import UserError, nearest, unknown
 
 S = TypeVar("S")
@@ -29,6 +30,7 @@ _WORDS = (
     (re.compile(r"\[FLOAT \[FLOAT \.\.\.\]\]"), "numbers"),
     (re.compile(r"\[(STR|PATH) \[\1 \.\.\.\]\]"), "values"),
     (re.compile(r"\bINT INT\b"), "two whole numbers"),
+    (re.compile(r"\bFLOAT FLOAT FLOAT\b"), "three numbers"),
     (re.compile(r"\bFLOAT FLOAT\b"), "two numbers"),
     (re.compile(r"\bINT\b"), "a whole number"),
     (re.compile(r"\bFLOAT\b"), "a number"),
@@ -54,7 +56,7 @@ def parse(kind: type[S], arguments: Sequence[str], *, program: str, epilogue: st
         UserError: a flag is unknown or missing, or a value is invalid.
     """
     arguments = _model_first(kind, arguments)
-    if any(argument in ("-h", "--help") for argument in arguments):
+    if list(arguments) == ["help"] or any(argument in ("-h", "--help") for argument in arguments):
         _print_help(kind, program)
         print(epilogue)
         return None
@@ -66,9 +68,9 @@ def parse(kind: type[S], arguments: Sequence[str], *, program: str, epilogue: st
                 kind, prog=program, args=list(arguments), return_unknown_args=True, config=(tyro.conf.OmitArgPrefixes,)
             )
     except SystemExit as end:
-        if refused := _refusal(end):
-            raise refused from None
-        raise _mistake(complaint.getvalue(), arguments, _flags(kind, program), program) from None
+        flags = _flags(kind, program)
+        error = _unknown_flag(arguments, flags, program) or _refusal(end)
+        raise error or _mistake(complaint.getvalue(), arguments, flags, program) from None
     if extra:
         flags = _flags(kind, program)
         raise _unknown_flag(extra, flags, program) or _unexpected(extra[0], flags, arguments, program)
@@ -108,9 +110,29 @@ def _refuse_empty(arguments: Sequence[str], program: str) -> None:
 
 
 def _unexpected(argument: str, flags: dict[str, str], arguments: Sequence[str], program: str) -> UserError:
-    if "--model" in flags and "--model" not in arguments:
-        return UserError(f'unexpected argument "{argument}"; {program} takes the model as --model {argument}')
+    """Error for an argument that belongs to no flag, or is one too many for its flag."""
+    name, equals, value = argument.partition("=")
+    bare = name.replace("_", "-").lower()
+    flag = f"--{bare}" if f"--{bare}" in flags else FLAGS.get(bare, "").split(" ")[0]
+    if equals and flag in flags:
+        return UserError(f'unexpected argument "{argument}"; did you mean "{flag} {value}"?')
+    before = arguments[: arguments.index(argument)] if argument in arguments else []
+    flag = next((word.partition("=")[0].replace("_", "-") for word in before[::-1] if word.startswith("--")), "")
+    if flag in flags:
+        one = re.sub("^a ", "one ", _in_words(flags[flag])) or "no value"
+        return UserError(f"{flag} takes {one}, found {_given(flag, arguments)}")
+    is_data = os.path.isdir(argument) or argument.endswith((".csv", ".json"))
+    for flag, what in (("--data", "data"), ("--model", "model")):
+        if flag in flags and flag not in arguments and (is_data or flag == "--model"):
+            return UserError(f'unexpected argument "{argument}"; {program} takes the {what} as {flag} {argument}')
     return UserError(f'unexpected argument "{argument}"; {program} --help lists the valid ones')
+
+
+def _in_words(takes: str) -> str:
+    """The values of a flag, as tyro's help writes them, in words."""
+    for pattern, words in _WORDS:
+        takes = pattern.sub(words, takes)
+    return takes
 
 
 def _refusal(end: BaseException) -> UserError | None:
@@ -162,15 +184,13 @@ def _mistake(complaint: str, arguments: Sequence[str], flags: dict[str, str], pr
     text = " ".join(_FRAME.sub(" ", complaint).split())
     if choice := _CHOICE.search(text):
         valid = set(re.findall(r"'([^']*)'", choice["valid"])) - {"None"}
-        return unknown(choice["flag"], choice["value"], sorted(valid))
+        return unknown(choice["flag"], choice["value"], sorted(valid), synonyms=VALUES)
     if missing := _MISSING.search(text):
         return UserError(f"{program} needs {missing['what'][0].lower()}{missing['what'][1:]} (see {program} --help)")
     named = re.search(r"--[a-z][\w.-]*\w", text)
     if named is None or named[0] not in flags:
         return UserError(f"{text} (see {program} --help)")
-    flag, takes = named[0], flags[named[0]]
-    for pattern, words in _WORDS:
-        takes = pattern.sub(words, takes)
+    flag, takes = named[0], _in_words(flags[named[0]])
     if text.startswith("Required options"):
         return UserError(f"{program} needs {flag}, which takes {takes}")
     return UserError(f"{flag} takes {takes}, found {_given(flag, arguments)}")

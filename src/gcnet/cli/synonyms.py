@@ -25,6 +25,11 @@ COMMANDS = {
     "attention": "analyze",
     "check": "check-data",
     "doctor": "check-data",
+    "verify": "check-data",
+    "convert": "check-data --convert FILE",
+    "demo": "sample-data",
+    "analyse": "analyze",
+    "params": "cost",
     "list": "models",
     "version": "--version",
     "export": "torch.onnx.export(gcnet.load_model(FILE), ...)",
@@ -40,7 +45,7 @@ _FLAGS = {
     ("amp", "bf16", "mixed-precision", "autocast", "amp-dtype", "dtype"): "--precision bf16",
     ("fp16", "half"): "--precision fp16",
     ("freeze-backbone",): "--freeze",
-    ("lr0", "learning-rate", "base-lr"): "--lr",
+    ("lr0", "learning-rate", "base-lr", "blr"): "--lr",
     ("b", "bs", "batch", "samples-per-gpu", "per-device-train-batch-size"): "--batch-size",
     ("j", "num-workers", "loader-workers", "workers-per-gpu", "dataloader-num-workers"): "--workers",
     (
@@ -53,23 +58,53 @@ _FLAGS = {
         "val-crop-size",
         "train-crop-size",
     ): "--image-size",
-    ("m", "arch", "net", "network", "backbone", "architecture", "cfg", "config"): "--model",
+    ("m", "model-name", "model-name-or-path", "arch", "net", "network", "backbone", "architecture"): "--model",
     ("attention", "attn", "plugin"): "--block",
-    ("dataset", "data-dir", "data-path", "data-root", "train-dir", "img-dir", "source", "d"): "--data",
+    (
+        "dataset",
+        "dataset-name",
+        "data-dir",
+        "data-path",
+        "data-root",
+        "train-data",
+        "train-dir",
+        "img-dir",
+        "source",
+        "d",
+    ): "--data",
+    ("val-data", "val-dir", "validation-data", "valid"): "--val",
     ("image-dir", "img-folder", "image-root"): "--images",
     ("o", "out", "out-dir", "output-dir", "work-dir", "save-dir", "save", "project", "name", "experiment"): "--output",
     ("n", "e", "max-epochs", "num-epochs", "num-train-epochs"): "--epochs",
-    ("max-steps", "max-iters", "iters", "iterations"): "--steps",
+    ("max-steps", "max-iter", "max-iters", "iters", "iterations", "num-steps"): "--steps",
     ("wd",): "--weight-decay",
     ("opt", "optim"): "--optimizer",
-    ("sched", "scheduler", "lr-scheduler", "lr-schedule"): "--schedule",
-    ("warmup", "lr-warmup-epochs"): "--warmup-epochs",
+    ("sched", "scheduler", "lr-scheduler", "lr-scheduler-type", "lr-schedule"): "--schedule",
+    ("cos-lr",): "--schedule cosine",
+    ("lr-decay", "lr-gamma", "gamma", "decay-rate"): "--step-factor",
+    ("lr-steps", "decay-milestones"): "--milestones",
+    ("warmup", "lr-warmup-epochs", "warmup-steps"): "--warmup-epochs",
+    ("lrf", "min-lr", "lr-min", "eta-min"): "--final-lr",
     ("accum", "accum-iter", "grad-accum", "grad-accum-steps", "gradient-accumulation-steps"): "--accumulate",
     ("clip-grad", "max-grad-norm", "clip"): "--clip-norm",
     ("model-ema", "ema-decay"): "--ema",
     ("smoothing",): "--label-smoothing",
     ("conf", "conf-thres", "confidence", "score-thr", "score-threshold"): "--threshold",
-    ("continue", "auto-resume", "resume-from"): "--resume",
+    ("max-det", "max-detections"): "--detections-per-image",
+    ("random-erase", "random-erasing", "reprob"): "--erasing",
+    ("aa", "auto-augment", "autoaugment", "trivial-augment"): "--rand-augment",
+    ("hflip", "fliplr"): "--flip",
+    ("jitter-color", "hsv-h", "hsv-s", "hsv-v"): "--colour-jitter",
+    ("weighted-sampler", "balanced-sampling"): "--sampling balanced",
+    ("sync-bn", "syncbn"): "--norm sync",
+    ("no-aug", "no-augment"): "--random-crop none --flip 0",
+    ("topk", "top-k", "k"): "--top",
+    ("use-deterministic-algorithms",): "--deterministic",
+    ("channels-first",): "--no-channels-last",
+    ("save-every", "save-period", "save-freq", "checkpoint-every"): "--save-every-epochs",
+    ("val-interval", "val-every", "eval-every", "eval-interval", "evaluation-interval"): "--evaluate-every",
+    ("log-interval", "logging-steps", "print-freq", "log-freq"): "--log-every",
+    ("continue", "auto-resume", "resume-from", "start-epoch"): "--resume",
     ("crop-pct",): "--crop",
     ("evaluate-only", "eval-only", "test-only", "dry"): "--dry-run",
 }
@@ -81,6 +116,26 @@ _HINTS = {
         "for several GPUs run torchrun --nproc-per-node N -m gcnet COMMAND, for one give --device cuda:0"
     ),
     ("num-classes", "nc", "n-classes", "nb-classes"): "the number of classes comes from the data",
+    ("threads", "num-threads"): "the environment variable OMP_NUM_THREADS sets the number of threads",
+    ("patience", "early-stopping", "early-stop"): (
+        "training does not stop early: weights/best.safetensors are the weights of the best evaluation"
+    ),
+    ("dropout", "drop", "drop-rate", "drop-path"): "networks are trained with the dropout that they are built with",
+    ("compile", "torchcompile", "torch-compile"): "in Python: torch.compile(gcnet.load_model(FILE))",
+    ("wandb", "report-to", "tensorboard", "logger"): "a run writes metrics.jsonl and results.csv, for any logger",
+    ("flipud", "vflip"): "only horizontal flips are supported, by --flip",
+    ("rank", "local-rank", "dist-url", "launcher", "distributed", "nproc-per-node"): (
+        "for several processes run torchrun --nproc-per-node N -m gcnet COMMAND"
+    ),
+    (
+        "config",
+        "cfg",
+        "config-file",
+        "yaml",
+        "hyp",
+        "opts",
+        "cfg-options",
+    ): "there are no configuration files: all settings are flags",
     ("exist-ok", "overwrite", "force"): "existing results are never overwritten: give another --output",
 }
 HINTS = {name: hint for names, hint in _HINTS.items() for name in names}
@@ -98,3 +153,17 @@ def similar_flag(name: str, flags: Container[str]) -> str:
     if flag is not None and flag.split()[0] in flags:
         return f'; did you mean "{flag}"?'
     return f"; {HINTS[name]}" if name in HINTS else ""
+
+
+_VALUES = {
+    ("fp32", "32", "full", "float", "single"): "float32",
+    ("half", "16", "float16", "16-mixed", "fp16-mixed"): "fp16",
+    ("bfloat16", "amp", "mixed", "auto", "bf16-mixed"): "bf16",
+    ("cosineannealing", "cosineannealinglr", "cosine-annealing"): "cosine",
+    ("multistep", "multisteplr", "steplr"): "step",
+    ("cubic",): "bicubic",
+    ("linear",): "bilinear",
+    ("adam",): "adamw",
+}
+VALUES = {name: value for names, value in _VALUES.items() for name in names}
+"""Value of a flag in another tool -> the value here."""
