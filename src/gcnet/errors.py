@@ -55,11 +55,12 @@ def _closest(name: str, valid: Iterable[str]) -> str | None:
 
 
 def _share_words(name: str, other: str) -> bool:
-    """Whether `name` begins with the words of `other`, or `other` ends with those of `name`."""
+    """Whether `name` begins with `other`, or `other` ends with the words of `name`."""
     words, others = _WORDS.split(name), _WORDS.split(other)
     if min(len(name), len(other)) < _SHORTEST_PART:
         return False
-    return words[: len(others)] == others or others[-len(words) :] == words
+    is_start = words[: len(others)] == others or (len(other) > _SHORTEST_PART and name.startswith(other))
+    return is_start or others[-len(words) :] == words
 
 
 def nearest_path(path: str | Path) -> str:
