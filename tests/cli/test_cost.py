@@ -219,6 +219,8 @@ def test_time_and_memory_are_measured_on_request(name: str, tmp_path: Path, monk
         ("gc_resnet5O", 'did you mean "gc_resnet50"'),
         ("resnet18 --image-size big", "--image-size takes sides such as 224"),
         ("resnet18 --image-size 0", "--image-size takes sides such as 224"),
+        ("resnet18 --image-size 1000000", "of at most 100,000 pixels; found 1000000"),
+        (f"resnet18 --num-classes {10**30}", "at most 100,000,000 classes"),
         ("resnet18 --batch-size 0", "--batch-size must be at least 1, found 0"),
         ("resnet18 --device cpu", "--device belongs to --measure"),
         ("resnet18 --against resnet19", 'did you mean "resnet18"'),

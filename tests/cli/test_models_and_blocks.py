@@ -37,6 +37,21 @@ def test_channels_that_a_block_refuses_are_said_with_its_name(capsys: pytest.Cap
     assert "\n  gc: ratio must leave at least 2 channels" in output
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("blocks", "--channels", "100000000"), ("models", "--image-size", "1000000")),
+        *(("models", "--model", "resnet18", "--num-classes", str(10**30)), ("sample-data", "photos", "--seed", "-1")),
+    ],
+    ids=" ".join,
+)
+def test_numbers_beyond_reason_are_refused_before_they_cost_memory(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert re.search("at most 1[0-9,]+|--seed must be 0 or more", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize("arguments", [("--channels", "0"), ("--dims", "4")], ids=" ".join)
 def test_what_every_block_refuses_is_a_mistake(arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["blocks", *arguments]) == 2

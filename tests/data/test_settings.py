@@ -11,6 +11,7 @@ from gcnet.errors import UserError
 REFUSED = {
     "empty data": (lambda: DataSettings(data=""), "--data"),
     "image size": (lambda: DataSettings(image_size=0), "--image-size must be positive, found 0"),
+    "huge image": (lambda: DataSettings(image_size=10_001), "--image-size must be at most 10,000 pixels, found 10001"),
     "limit": (lambda: DataSettings(limit_train=-1), "--limit-train must be positive, found -1"),
     "workers": (lambda: DataSettings(workers=-1), "--workers must be 0 or more, found -1"),
     "thousands of workers": (lambda: DataSettings(workers=100_000), "--workers must be at most 256, found 100000"),
@@ -27,13 +28,14 @@ REFUSED = {
     "colour": (lambda: AugmentSettings(colour_jitter=-0.1), "--colour-jitter"),
     "share of the crop": (
         lambda: PreprocessingSettings(crop=1.5),
-        r"--crop is a share of the short side, above 0 and up to 1; found 1\.5",
+        r"--crop is a share of the short side, from 0\.01 to 1; found 1\.5",
     ),
     "crop and resize": (lambda: DataSettings(crop=0.5, resize=100), "--crop and --resize both set"),
     "mean": (lambda: DataSettings(mean=(0.5, float("nan"), 0.5)), "--mean must be three numbers, found 0.5 nan 0.5"),
     "crop mode": (lambda: PreprocessingSettings(crop_mode="squish"), 'did you mean "squash"'),
     "std": (lambda: Preprocessing(32, std=(1.0, 0.0, 1.0)), "std must be three positive numbers, found 1.0 0.0 1.0"),
     "preprocessing size": (lambda: Preprocessing(0), "image_size must be positive, found 0"),
+    "huge short side": (lambda: Preprocessing(32, 10**30), "resize must be at most 10,000 pixels, found 1000"),
     "unknown entry": (lambda: Preprocessing.from_dict({"image_sise": 3}), 'did you mean "image_size"'),
     "missing entry": (lambda: Preprocessing.from_dict({"resize": 3}), "the entry image_size is missing"),
 }

@@ -11,6 +11,7 @@ import pytest
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError
 from gcnet.training.settings import (
+    DetectorSettings,
     MachineSettings,
     NetworkSettings,
     OutputSettings,
@@ -71,6 +72,8 @@ REFUSED = {
     "huge seed": (MachineSettings, {"seed": 2**63}, "--seed must be 0 or more, and below"),
     "endless": (RecipeSettings, {"epochs": 1e300}, "--epochs must be positive and at most 10"),
     "save every 0 steps": (OutputSettings, {"save_every_steps": 0}, "--save-every-steps must be positive"),
+    "evaluate never": (OutputSettings, {"evaluate_every": float("inf")}, "must be positive and finite, found inf"),
+    "huge short side": (DetectorSettings, {"short_side": (800, 10_001)}, "--short-side must be at most 10,000 pixels"),
     "ratio of zero": (NetworkSettings, {"ratio": 0.0}, "--ratio must be positive"),
     "option without a value": (NetworkSettings, {"options": ("pooling",)}, 'takes NAME=VALUE.*found "pooling"'),
 }

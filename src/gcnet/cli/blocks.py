@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "list the blocks with their parameters and options"
 
+_MOST_CHANNELS = 1_000_000
 _COLUMNS = ("block", "context", "transform", "fusion", "parameters", "source")
 
 
@@ -24,6 +25,11 @@ class Settings:
     """Reduction ratio r of the blocks that have one."""
     dims: int = 2
     """Spatial axes of the map: 1, 2 or 3."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no network has."""
+        if self.channels > _MOST_CHANNELS:
+            raise UserError(f"--channels must be at most {_MOST_CHANNELS:,}, found {self.channels}")
 
 
 def run(settings: Settings) -> int:
@@ -61,6 +67,8 @@ def _parameters(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
     Raises:
         UserError: no block takes such channels, ratio and axes.
     """
+    import torch
+
     from gcnet.analysis.cost import count_parameters
     from gcnet.blocks import block_options, build_block, list_blocks
 
@@ -68,7 +76,8 @@ def _parameters(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
     for name in list_blocks():
         ratio = settings.ratio if "ratio" in block_options(name) else None
         try:
-            block = build_block(name, channels=settings.channels, ratio=ratio, dims=settings.dims)
+            with torch.device("meta"):
+                block = build_block(name, channels=settings.channels, ratio=ratio, dims=settings.dims)
             counts[name] = f"{count_parameters(block):,}"
         except UserError as error:
             refusals[name] = str(error)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "count what networks cost by stage and block: parameters, FLOPs, memory, time"
 
-_SIZE = re.compile(r"(\d+)(?:x(\d+))?")
+LARGEST_COUNTED = 100_000  # pixels of a side of the image whose FLOPs are counted
+_SIZE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?")
 _BATCH, _DETECTORS_BATCH = 32, 2
 _NOTES = """
 FLOPs are of one image and count a multiply-add as two; MACs are the multiply-adds, which papers print as FLOPs.
@@ -83,9 +84,10 @@ class Settings:
         for text in self.image_size:
             match = _SIZE.fullmatch(text)
             sides = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-            if min(sides) < 1:
+            if min(sides) < 1 or max(sides) > LARGEST_COUNTED:
                 raise UserError(
-                    f"--image-size takes sides such as 224, or heights and widths such as 800x1280; found {text}"
+                    f"--image-size takes sides such as 224, or heights and widths such as 800x1280, of at most "
+                    f"{LARGEST_COUNTED:,} pixels; found {text}"
                 )
             found.append(sides)
         return found

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from gcnet.cli.cost import LARGEST_COUNTED
 from gcnet.errors import UserError
 
 SUMMARY = "list the networks with their parameters and FLOPs"
@@ -48,6 +49,8 @@ class Settings:
         for name, value in (("num-classes", self.num_classes), ("image-size", self.image_size)):
             if value is not None and value < 1:
                 raise UserError(f"--{name} must be at least 1, found {value}")
+        if self.image_size is not None and self.image_size > LARGEST_COUNTED:
+            raise UserError(f"--image-size must be at most {LARGEST_COUNTED:,}, found {self.image_size}")
 
 
 def run(settings: Settings) -> int:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from gcnet.errors import UserError
+
 SUMMARY = "write a small generated data set to try the commands on"
 
 
@@ -25,6 +27,11 @@ class Settings:
     """Folder to write, new or empty (default: photos or coco)."""
     seed: int = 0
     """Seed of the generated images."""
+
+    def __post_init__(self) -> None:
+        """Check the seed."""
+        if self.seed < 0:
+            raise UserError(f"--seed must be 0 or more, found {self.seed}")
 
 
 def run(settings: Settings) -> int:

@@ -13,6 +13,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+LARGEST_SIDE = 10_000  # pixels; a square image of this side has the 100 megapixels that are decoded at most
 MOST_WORKERS = 256  # each is a process with a copy of the program: thousands take all memory of a machine
 
 BUILT_IN = ("scenes", "scenes-control", "cifar10", "cifar100")
@@ -67,10 +68,10 @@ class PreprocessingSettings:
         """Check what needs no look at the network."""
         for name in ("image_size", "resize"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"--{name.replace('_', '-')} must be positive, found {value}")
+            _check_side(f"--{name.replace('_', '-')}", value)
         _require(
-            self.crop is None or 0 < self.crop <= 1,
-            f"--crop is a share of the short side, above 0 and up to 1; found {self.crop}",
+            self.crop is None or 0.01 <= self.crop <= 1,
+            f"--crop is a share of the short side, from 0.01 to 1; found {self.crop}",
         )
         _require(
             self.crop is None or self.resize is None,
@@ -289,6 +290,7 @@ class Preprocessing:
             value = getattr(self, name)
             is_size = isinstance(value, int) and not isinstance(value, bool) and value > 0
             _require(is_size or (name == "resize" and value is None), f"{name} must be positive, found {value!r}")
+            _check_side(name, value)
         is_depth = type(self.bit_depth) is int and 8 <= self.bit_depth <= 16
         _require(is_depth, f"bit_depth must be 8 to 16, found {self.bit_depth!r}")
         for name, valid in _CHOICES.items():
@@ -348,6 +350,12 @@ def _check_channels(name: str, values: tuple[float, ...] | None) -> None:
 def _flag_value(value: object) -> str:
     """A value as the command line has it."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _check_side(name: str, value: int | None) -> None:
+    if value is not None:
+        _require(value > 0, f"{name} must be positive, found {value}")
+        _require(value <= LARGEST_SIDE, f"{name} must be at most {LARGEST_SIDE:,} pixels, found {value}")
 
 
 def _check_resize(resize: int | None, image_size: int | None) -> None:

@@ -60,6 +60,7 @@ _CLASSES = {"cifar_resnet20": 10, "cifar_resnet56": 10, "scenes_resnet": 6}
 
 
 # Hosts for small images get small parts: options of `build_mask_rcnn`.
+_MOST_CLASSES = 100_000_000
 _SMALL_DETECTOR: dict[str, Any] = {"image_size": (64, 64), "regions": 64, "width": 64, "hidden": 128}
 _CIFAR_DETECTOR = _SMALL_DETECTOR | {"anchor_sides": (10.0, 16.0, 24.0, 32.0)}
 _DETECTOR_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -213,6 +214,8 @@ def build_host(
         UserError: the name is unknown, or the network cannot be built for this size.
     """
     classes = num_classes or default_classes(name)
+    if classes > _MOST_CLASSES:
+        raise UserError(f"a network has at most {_MOST_CLASSES:,} classes, found {classes:,}")
     options = {} if detector is None else detector_options(name, detector)
     if name in HOSTS:
         return HOSTS[name](classes)

@@ -1,13 +1,14 @@
 """The settings of a training run: frozen dataclasses with the help text beside each field, checked on construction."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from gcnet.data.settings import AugmentSettings, DataSettings
+from gcnet.data.settings import LARGEST_SIDE, AugmentSettings, DataSettings
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.training.checks import flag, require
 from gcnet.training.recipe import RecipeSettings
@@ -118,6 +119,8 @@ class DetectorSettings:
             value = getattr(self, name)
             sizes = value if isinstance(value, tuple) else () if value is None else (value,)
             require(all(size > 0 for size in sizes), f"{flag(name)} must be positive, found {value}")
+        largest = max(self.short_side or (0,))
+        require(largest <= LARGEST_SIDE, f"--short-side must be at most {LARGEST_SIDE:,} pixels, found {largest}")
         low, high = self.jitter or (1.0, 1.0)
         require(0 < low <= high <= 10, f"--jitter takes two factors with 0 < from <= to <= 10, found {low:g} {high:g}")
 
@@ -172,7 +175,7 @@ class OutputSettings:
         """Check the intervals."""
         for name in ("save_every_steps", "save_every_epochs", "save_every_minutes", "evaluate_every", "log_every"):
             value = getattr(self, name)
-            require(value is None or value > 0, f"{flag(name)} must be positive, found {value}")
+            require(value is None or 0 < value < math.inf, f"{flag(name)} must be positive and finite, found {value}")
 
 
 @dataclass(frozen=True)

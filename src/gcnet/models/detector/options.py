@@ -11,6 +11,8 @@ from gcnet.models.detector.numerics import NUMERICS
 HEADS = ("2fc", "4conv1fc")
 """Of the boxes: two linear layers; or four convolutions and a linear layer, with batch norms in all heads."""
 
+_LARGEST_SHORT_SIDE = 10_000
+
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Refuse what `build_mask_rcnn` does not know or cannot use.
@@ -46,6 +48,8 @@ def _check_size(name: str, value: object) -> None:
     sides = list(value) if isinstance(value, tuple | list) else []
     if len(sides) != 2 or not all(_is_positive(side, int) for side in sides) or sides[0] > sides[1]:
         raise UserError(f"{name} is a short and a long side in whole pixels, found {value}")
+    if sides[0] > _LARGEST_SHORT_SIDE:
+        raise UserError(f"the short side of {name} is at most {_LARGEST_SHORT_SIDE:,} pixels, found {sides[0]}")
 
 
 def _check_sides(name: str, value: object) -> None:
