@@ -197,3 +197,35 @@ def test_the_pretrained_cifar_networks_score_as_published_with_and_without_fresh
             labels = torch.tensor([splits.val.label(index) for index in indices])
             right += int((model(batch).argmax(1) == labels).sum())
     assert right == correct
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("weights.safetensors", "is a file: give --weights weights.safetensors beside the name of its network"),
+        ("weights.txt", "weights.txt is a file: give --weights"),
+        ("run", "run is a folder; did you mean --resume run or --weights run/weights/best.safetensors"),
+        ("other", "other is a folder$"),
+        ("weight.safetensors", 'there is no model file weight.safetensors; did you mean "weights.safetensors"'),
+        ("resnet50.pth", "there is no model file resnet50.pth"),
+        ("resnet50.a1_in2k", 'timm has no weights "a1_in2k" of resnet50; did you mean "resnet50.a1_in1k"'),
+        ("gc-resnet50", 'did you mean "gc_resnet50"'),
+        ("Mask-RCNN_ResNet50", 'did you mean "mask_rcnn_resnet50"'),
+        ("nl_mobilenet_v2", "--model mobilenet_v2 --block nl_embedded_gaussian"),
+        ("nl_dot_product_vit_b_16", "--model vit_b_16 --block nl_dot_product"),
+        ("maskrcnn_resnet50_fpn", 'models for detection.*our detector "mask_rcnn_resnet50"'),
+        ("torchvision/fcn_resnet50", "models for segmentation"),
+        ("hf_hub:timm/resnet18.a1_in1k", 'did you mean "resnet18"'),
+        ("timm/resnt50", 'unknown model "resnt50"; did you mean "resnet50"'),
+        ("x" * 5000, "unknown model"),
+    ],
+)
+def test_names_of_no_network_say_what_was_meant(
+    name: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("weights.safetensors", "weights.txt", "run/weights/best.safetensors", "other/file"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"")
+    with pytest.raises(UserError, match=sentence):
+        create_model(name)

@@ -1,16 +1,13 @@
 """What a network's name stands for: the plain host, and the blocks at their published places that a prefix adds."""
 
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from gcnet.blocks import BLOCKS
-from gcnet.errors import UserError, nearest, nearest_path, printable, unknown
-
-_WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+from gcnet.errors import UserError, nearest
+from gcnet.models.unknown_names import unknown_model, unknown_tag
 
 
 def _torchvision_resnet(name: str) -> Callable[[int], nn.Module]:
@@ -232,13 +229,17 @@ def build_host(
 
         if plain in torchvision.models.list_models(module=torchvision.models):
             return _from_torchvision(plain, classes, image_size)
-    raise _unknown_model(name)
+    blocks = {prefix: placement["block"] for prefix, placement in _PREFIXES.items()}
+    raise unknown_model(name, own=list_models(), detectors=list_detectors(), prefixes=blocks)
 
 
 def _from_timm(name: str, classes: int, image_size: int | None) -> nn.Module:
     import timm
 
-    config = timm.get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise unknown_tag(name) from error
     has_size = image_size is not None and config is not None and config.fixed_input_size
     size: dict[str, Any] = {"img_size": image_size} if has_size else {}
     try:
@@ -271,15 +272,3 @@ def _on_meta_device() -> bool:
     import torch
 
     return torch.empty(0).is_meta
-
-
-def _unknown_model(name: str) -> UserError:
-    if os.sep in name or Path(name).suffix in _WEIGHT_SUFFIXES:
-        return UserError(f"there is no model file {printable(name)}{nearest_path(name)}")
-    if is_detector(name):
-        return unknown("detector", name, list_detectors())
-    import timm
-    import torchvision.models
-
-    others = [*timm.list_models(), *torchvision.models.list_models(module=torchvision.models)]
-    return unknown("model", name, [*list_models(), *others])
