@@ -229,8 +229,7 @@ def build_host(
 
         if plain in torchvision.models.list_models(module=torchvision.models):
             return _from_torchvision(plain, classes, image_size)
-    blocks = {prefix: placement["block"] for prefix, placement in _PREFIXES.items()}
-    raise unknown_model(name, own=list_models(), detectors=list_detectors(), prefixes=blocks)
+    raise unknown_model(name, own=list_models(), detectors=list_detectors(), prefixes=_prefixes())
 
 
 def _from_timm(name: str, classes: int, image_size: int | None) -> nn.Module:
