@@ -194,6 +194,7 @@ def test_coco_annotations_beside_yolo_labels_are_checked(tmp_path: Path, capsys:
         ("train: images\nnames: {1: cat}\n", "names must count from 0 without gaps, found 1"),
         ("train: images\nnames: 3\n", "names must list the classes, found 3"),
         ("train: !!python/object/apply:os.system ['true']\n", "is not YAML"),
+        ("train: images\nnames: [cat\nval: images\n", "is not YAML: expected ',' or ']', but got ':' in line 3"),
     ],
 )
 def test_a_data_yaml_that_is_none_is_refused(tmp_path: Path, text: str, reason: str):

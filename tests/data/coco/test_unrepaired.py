@@ -80,6 +80,7 @@ def odd_areas(content: Content) -> None:
 )
 def test_numbers_are_pycocotools_on_what_is_repaired_otherwise(change: Any) -> None:
     content, results = file_with_masks()
+    content["images"][0]["file_name"] = content["images"][0]["id"]  # which pycocotools does not look at
     first = content["images"][0]["id"], content["categories"][0]["id"]
     change(content)
     image_id, category_id = content["images"][0]["id"], content["categories"][0]["id"]
@@ -89,6 +90,7 @@ def test_numbers_are_pycocotools_on_what_is_repaired_otherwise(change: Any) -> N
     before = copy.deepcopy(content)
     loaded, *_ = as_loaded(content, "a.json")
     assert content == before
+    assert all(isinstance(image["file_name"], str) for image in loaded["images"])
     for kind in ("bbox", "segm"):
         theirs = pycocotools_numbers(as_pycocotools(content), results, kind)
         ours = evaluate_detections(loaded, results, kind=kind).numbers
@@ -117,4 +119,7 @@ def test_images_without_a_size_are_refused() -> None:
     content, _ = file_with_masks()
     del content["images"][0]["width"]
     with pytest.raises(UserError, match="has width None"):
+        as_loaded(content, "a.json")
+    content["images"][0]["width"] = 2**70
+    with pytest.raises(UserError, match="pixels"):
         as_loaded(content, "a.json")

@@ -12,7 +12,7 @@ Entry = dict[str, Any]
 # Height and width in pixels of an image file by the image's `file_name`; None where they cannot be read.
 ReadSize = Callable[[str], tuple[int, int] | None]
 
-_MOST_PIXELS = 2**31  # run lengths hold no more
+MOST_PIXELS = 2**31  # run lengths hold no more
 
 
 class Categories:
@@ -125,7 +125,7 @@ class Images:
             if size is not None:
                 self._report(image, "missing image size", f"{_stated(image)}; the file has {size[1]} x {size[0]}")
             return size
-        if height * width >= _MOST_PIXELS:
+        if height * width >= MOST_PIXELS:
             return None
         if type(image["height"]) is not int or type(image["width"]) is not int:
             self._report(image, "image size not an integer", _stated(image))

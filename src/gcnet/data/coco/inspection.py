@@ -59,14 +59,17 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
     content = read_json(path, "annotation")
     for part in PARTS:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
+            found = _found(content, part)
             raise UserError(
-                f'{path} is not in COCO\'s format: expected a list "{part}" at its top level, found {_keys(content)}'
+                f'{path} is not in COCO\'s format: expected a list "{part}" at its top level, found {found}'
             )
     return content
 
 
-def _keys(content: Any) -> str:
-    """What a file holds at its top level, for messages."""
+def _found(content: Any, part: str) -> str:
+    """What a file holds instead of a list, for messages."""
+    if isinstance(content, dict) and part in content:
+        return f'"{part}": {content[part]!r:.40}'
     if not isinstance(content, dict):
         return "a list" if isinstance(content, list) else f"{content!r:.40}"
     return printable(", ".join(list(content)[:6])) or "an empty object"

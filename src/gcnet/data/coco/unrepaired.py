@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gcnet.data.coco.entries import MOST_PIXELS
 from gcnet.data.coco.geometry import check_segmentation, short
 from gcnet.data.coco.ids import Ids
 from gcnet.errors import UserError, printable
@@ -30,10 +31,13 @@ def as_loaded(content: Mapping[str, Any], place: str) -> tuple[dict[str, Any], I
     images, image_ids = _by_id(content["images"], "image", place)
     categories, category_ids = _by_id(content["categories"], "category", place)
     for identity, image in images.items():
-        image.setdefault("file_name", str(identity))
+        if not isinstance(image.get("file_name"), str):  # pycocotools does not look at it
+            image["file_name"] = str(identity)
         for side in ("height", "width"):
             if type(image.get(side)) is not int or image[side] < 1:
                 raise _refusal(place, f"image {identity} has {side} {short(image.get(side))}")
+        if image["height"] * image["width"] >= MOST_PIXELS:
+            raise _refusal(place, f"image {identity} has {image['width']:,} x {image['height']:,} pixels")
     for identity, category in categories.items():
         category["name"] = str(category.get("name", identity)).encode("utf-8", "backslashreplace").decode()
     annotations = []
@@ -57,7 +61,7 @@ def _by_id(entries: Sequence[Any], kind: str, place: str) -> tuple[dict[int, Ent
     for entry in entries:
         identity = ids(entry["id"])
         if identity is None:
-            raise _refusal(place, f"a {kind} has the id {short(entry['id'])}")
+            raise _refusal(place, f"the id of a listed {kind} is {short(entry['id'])}")
         found[identity] = {**entry, "id": identity}
     return found, ids
 

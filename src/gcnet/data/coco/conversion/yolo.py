@@ -217,7 +217,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_bytes())
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{printable(file)} is not YAML: {printable(str(error).splitlines()[0])}") from error
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        reason = str(problem or error).splitlines()[0] + (f" in line {mark.line + 1}" if mark else "")
+        raise UserError(f"{printable(file)} is not YAML: {printable(reason)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{printable(file)} is no YOLO data set: expected the keys train, val and names")
     return content
