@@ -208,3 +208,13 @@ def test_a_folder_beside_both_splits_is_reported(tmp_path: Path) -> None:
     expected = f"{tmp_path}: folders that are no split by their name are not used: dev"
     assert open_data(DataSettings(data=str(tmp_path))).notes == (expected,)
     assert open_splits(str(tmp_path))["train"].notes == (expected,)
+
+
+def test_splits_within_class_folders_are_refused(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for split in ("train", "val"):
+            add(tmp_path / name / split / "1.png")
+    with pytest.raises(
+        UserError, match="hold folders of splits, such as cat/train: put the splits first, as train/cat"
+    ):
+        opened(tmp_path, val_fraction=0.2)

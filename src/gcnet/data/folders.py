@@ -92,7 +92,7 @@ def find_splits(root: Path) -> dict[str, Path]:
         if len(names) > 1:
             raise UserError(
                 f"{root} has several folders of {'training' if split == 'train' else 'validation'} images, "
-                f"{' and '.join(names)}; name them with --data and --val"
+                f"{' and '.join(names)}: rename one of them, or give the folders to use by --data and --val"
             )
     return {split: root / splits[split][0] for split in SPLITS if splits.get(split)}
 
@@ -102,12 +102,20 @@ def refuse_splits(root: Path) -> None:
 
     Raises:
         UserError: that names the folders to give: those of splits in other words, such as images_train and images_val,
-            or the only folder, with splits in it, as some archives unpack.
+            or the only folder, with splits in it, as some archives unpack; or folders of splits within those of
+            classes.
     """
     folders = subfolders(root)
     if len(folders) == 1 and (inner := find_splits(root / folders[0])):
         held = " and ".join(path.name for path in inner.values())
         raise UserError(f"{root} holds only the folder {folders[0]}, with {held} in it: --data {root / folders[0]}")
+    inner_names = [subfolders(root / name) for name in folders]
+    if len(folders) > 1 and all(names and all(map(split_named, names)) for names in inner_names):
+        name, split = folders[0], inner_names[0][0]
+        raise UserError(
+            f"the class folders of {root} hold folders of splits, such as {name}/{split}: put the splits first, as "
+            f"{split}/{name}, or list the images in a CSV with a column split"
+        )
     train = [name for name in folders if _has_word(name, SPLITS["train"])]
     others = [name for name in folders if _has_word(name, SPLITS["val"] + SPLITS["test"])]
     for name in train:
