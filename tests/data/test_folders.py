@@ -60,7 +60,7 @@ def test_unlabeled_test_images_and_a_class_called_train_are_no_splits(tmp_path: 
 def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("train", "val", "valid"):
         add_classes(tmp_path / name)
-    with pytest.raises(UserError, match="several folders of validation images, val and valid; .* --val"):
+    with pytest.raises(UserError, match="several folders of validation images, val and valid: .* --val"):
         opened(tmp_path)
 
 
