@@ -19,6 +19,7 @@ from gcnet import cli
 from gcnet.cli.arguments import _flags, parse
 from gcnet.cli.synonyms import COMMANDS as SYNONYMS
 from gcnet.cli.synonyms import FLAGS
+from gcnet.cli.wording import with_flags
 from gcnet.errors import UserError
 from gcnet.storage import StorageError, load_tensors
 
@@ -252,6 +253,20 @@ def test_help_beside_a_command_is_the_help_of_the_command(
 def test_the_model_may_have_its_flag_where_it_needs_none(arguments: str) -> None:
     settings = parse(Positionals, arguments.split(), program="gcnet analyze", epilogue="")
     assert settings == Positionals("b", ("a",))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("weights must be a file, found runs", "--weights must be a file, found runs"),
+        ("no weights are published: give weights=FILE", "no weights are published: give --weights FILE"),
+        ('unknown position "x"; valid: after_norm', 'unknown --position "x"; valid: after_norm'),
+        ("heads must divide the channels", "heads must divide the channels"),
+        ("mmcv's ratio=1/16 is ratio=16 here", "mmcv's ratio=1/16 is ratio=16 here"),
+    ],
+)
+def test_arguments_in_the_sentences_of_errors_are_named_as_flags(sentence: str, expected: str) -> None:
+    assert with_flags(sentence) == expected
 
 
 def test_control_characters_never_reach_the_terminal(

@@ -70,6 +70,13 @@ def test_a_mistyped_path_gets_the_one_beside_it(
     assert nearest_path(path) == f'; did you mean "{expected}"?'
 
 
+def test_the_suffix_does_not_make_names_of_files_similar(tmp_path: Path) -> None:
+    (tmp_path / "det.safetensors").touch()
+    assert nearest_path(tmp_path / "nothere.safetensors") == ""
+    assert nearest_path(tmp_path / "dets.safetensors") == f'; did you mean "{tmp_path / "det.safetensors"}"?'
+    assert nearest_path(tmp_path / "det.safetensor") == f'; did you mean "{tmp_path / "det.safetensors"}"?'
+
+
 def test_a_path_like_nothing_beside_it_gets_no_proposal(tmp_path: Path) -> None:
     assert nearest_path(tmp_path / "xyz") == ""
     (tmp_path / "runs").mkdir()

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
@@ -54,6 +54,14 @@ def _closest(name: str, valid: Iterable[str]) -> str | None:
     return None if match is None else by_lower[match]
 
 
+def _closest_file(name: str, there: Sequence[str]) -> str | None:
+    """As `_closest`; of files of the same kind, whose names end alike, only the rest of their names counts."""
+    stem, suffix = os.path.splitext(name)
+    of_kind = [other for other in there if suffix and other.endswith(suffix)]
+    match = _closest(stem, [other.removesuffix(suffix) for other in of_kind])
+    return _closest(name, [other for other in there if other not in of_kind]) if match is None else match + suffix
+
+
 def _share_words(name: str, other: str) -> bool:
     """Whether `name` begins with `other`, or `other` ends with the words of `name`."""
     words, others = _WORDS.split(name), _WORDS.split(other)
@@ -71,7 +79,7 @@ def nearest_path(path: str | Path) -> str:
         existing = existing.parent
     for part in wanted.relative_to(existing).parts:
         names = sorted(os.listdir(existing)) if existing.is_dir() else []
-        match = part if part in names else _closest(part, names)
+        match = part if part in names else _closest_file(part, names)
         if match is None:
             return ""
         existing = existing / match

@@ -1,8 +1,11 @@
 """Models by name: parameter counts to the unit, names, weights of several origins, and clear refusals."""
 
 import logging
+import re
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -10,6 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
+import gcnet
 from gcnet.blocks import list_blocks
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
@@ -229,3 +233,26 @@ def test_names_of_no_network_say_what_was_meant(
         (tmp_path / path).write_bytes(b"")
     with pytest.raises(UserError, match=sentence):
         create_model(name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"name": None}, "name must be the name of a network"),
+        ({"name": "cifar_resnet20", "num_classes": 0}, "num_classes must be a whole number from 1 up, found 0"),
+        ({"name": "cifar_resnet20", "num_classes": "10"}, "num_classes must be a whole number from 1 up, found '10'"),
+        ({"name": "cifar_resnet20", "pretrained": True}, 'weights="pretrained" loads published weights'),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_arguments_of_the_wrong_kind_get_one_sentence(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        gcnet.create_model(**arguments)
+
+
+@pytest.mark.parametrize("call", [gcnet.inserted, gcnet.remove, lambda model: gcnet.insert(model, "gc")])
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_name_in_the_place_of_a_network_gets_one_sentence(call: Callable[[Any], object]) -> None:
+    with pytest.raises(UserError, match=r'must be an nn.Module, .* found "resnet18"'):
+        call("resnet18")

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from gcnet.blocks.channel import KERNEL_SIZE, channel_kernel_size, filter_flops
-from gcnet.blocks.options import inner_channels, whole
+from gcnet.blocks.options import check_eps, inner_channels, whole
 from gcnet.blocks.paper import NORMALISATION, add_non_local, embedding_flops
 from gcnet.blocks.spec import NORM_EPS, ONE_BLOCK, REDUCTION, BlockShape, BlockSpec
 from gcnet.errors import UserError
@@ -75,6 +75,7 @@ def build_gc_affine(channels: int, *, norm_eps: float = 1e-5, dims: int = 2) -> 
     1904.11492), the transform of LCT (arXiv 1909.03834) in one group; a composition of ours, w and b zero at the start.
     Parameters: `3C + 1`.
     """
+    check_eps(norm_eps)
     transform = nn.Sequential(Standardise(eps=norm_eps), ChannelAffine(channels, weight=0.0, bias=0.0))
     return ContextBlock(AttentionPool(channels), {"add": Branch(transform, Add())}, channels=channels, dims=dims)
 

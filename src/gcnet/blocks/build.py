@@ -1,15 +1,30 @@
 """From a name to a block: the one dict of `BlockSpec`, the options of each block, and `build_block`."""
 
 import inspect
+from numbers import Integral
 from typing import Any
 
 from torch import nn
 
 from gcnet.blocks import attention, channel, paper, squeeze
+from gcnet.blocks.options import check_kinds
 from gcnet.blocks.spec import BlockSpec, Builder
 from gcnet.errors import UserError, nearest, unknown
 
 BLOCKS: dict[str, BlockSpec] = paper.SPECS | attention.SPECS | channel.SPECS | squeeze.SPECS
+
+_NAMES_ELSEWHERE = {
+    "gc": ("gcnet", "gcb", "gcblock", "gc_block", "global_context", "globalcontext", "context_block", "contextblock"),
+    "nl_embedded_gaussian": ("nl", "nonlocal", "non_local", "non-local", "nlnet", "nonlocal2d"),
+    "snl": ("simplified_nl", "simplified_non_local"),
+    "se": ("senet", "squeeze_excite", "squeeze_excitation", "squeeze-excitation", "squeezeexcitation"),
+    "eca": ("ecanet", "ecam"),
+    "ese": ("effective_se", "effective_squeeze_excitation"),
+    "fca": ("fcanet",),
+    "ge": ("genet", "gather_excite"),
+    "dnl": ("dnlnet", "disentangled_non_local"),
+}
+_SYNONYMS = {elsewhere: name for name, others in _NAMES_ELSEWHERE.items() for elsewhere in others}
 
 
 def list_blocks() -> list[str]:
@@ -29,7 +44,7 @@ def find_builder(block: str | Builder) -> Builder:
     if not isinstance(block, str):
         return block
     if block not in BLOCKS:
-        raise unknown("block", block, BLOCKS)
+        raise unknown("block", block, BLOCKS, synonyms=_SYNONYMS)
     return BLOCKS[block].build
 
 
@@ -71,14 +86,16 @@ def build_block(
     Raises:
         UserError: unknown name or option, or a value that the block refuses.
     """
-    if channels < 1:
-        raise UserError(f"channels must be at least 1, found {channels}")
+    if isinstance(channels, bool) or not isinstance(channels, Integral) or channels < 1:
+        raise UserError(f"channels must be a whole number from 1 up, found {channels!r}")
     if dims not in (1, 2, 3):
         raise UserError(f"dims must be 1, 2 or 3 spatial axes, found {dims}")
     if ratio is not None:
         options["ratio"] = ratio
     check_options(name, options)
     builder = find_builder(name)
+    if isinstance(name, str):
+        check_kinds(builder, options)
     if "dims" in inspect.signature(builder).parameters:
         options["dims"] = dims
     built: object = builder(channels, **options)

@@ -1,8 +1,10 @@
 """From the options of a block to its sizes and parts, each checked and refused in one sentence."""
 
 import math
+from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from torch import nn
 
@@ -35,8 +37,8 @@ def inner_channels(channels: int, reduction: int) -> int:
 
 def whole(option: str, value: float, least: int = 1) -> int:
     """The value as a whole number of at least `least`."""
-    if value < least or value != int(value):
-        raise UserError(f"{option} must be a whole number from {least} up, found {value}")
+    if not isinstance(value, Real) or not least <= value < math.inf or value != int(value):
+        raise UserError(f"{option} must be a whole number from {least} up, found {value!r}")
     return int(value)
 
 
@@ -59,6 +61,24 @@ def choose(option: str, value: str, choices: dict[str, Any]) -> Any:
     if value not in list(choices):
         raise unknown(option, str(value), choices)
     return choices[value]
+
+
+def check_eps(norm_eps: float) -> None:
+    """Refuse what would make a norm divide by zero or by the root of a negative number."""
+    if not 0 <= norm_eps < math.inf:
+        raise UserError(f"norm_eps must be 0 or more, found {norm_eps}")
+
+
+def check_kinds(builder: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:
+    """Refuse values that are no numbers, or not True or False, where the builder's annotations say so."""
+    hints = get_type_hints(builder)
+    for option, value in options.items():
+        kinds = get_args(hints[option]) or (hints[option],)
+        if bool in kinds and value not in (True, False):
+            raise UserError(f"{option} must be True or False, found {value!r}")
+        optional = value is None and NoneType in kinds
+        if {int, float}.intersection(kinds) and not optional and not isinstance(value, Real):
+            raise UserError(f"{option} must be a number, found {value!r}")
 
 
 def sigmoid_scale(identity_init: bool) -> nn.Module:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from gcnet.blocks.options import bottleneck_width, choose, inner_channels, parts, sigmoid_scale
+from gcnet.blocks.options import bottleneck_width, check_eps, choose, inner_channels, parts, sigmoid_scale
 from gcnet.blocks.spec import EVERY_BLOCK, IDENTITY_INIT, NORM_EPS, ONE_BLOCK, RATIO, REDUCTION, BlockShape, BlockSpec
 from gcnet.errors import UserError
 from gcnet.framework.attending import MultiHeadPool
@@ -44,6 +44,7 @@ def build_gc(
     With `heads` h, each h-th part of the channels is pooled by attention of its own, with w_k shared (MASTER, arXiv
     1910.02562). Parameters for attention and addition, with P = channels/ratio: `2CP + C + C/h + 3P + 1`.
     """
+    check_eps(norm_eps)
     width = bottleneck_width(channels, ratio)
     if width == 1:
         raise UserError(

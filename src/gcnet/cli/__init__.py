@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, cast
 
 from gcnet.cli.synonyms import COMMANDS as SYNONYMS
+from gcnet.cli.wording import with_flags
 from gcnet.errors import Failure, UserError, nearest, out_of_memory, printable, unknown
 
 # The summaries are repeated from each module's SUMMARY, so that the list is printed without importing the modules.
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = cast(Any, _show_warning)
             code = _dispatch(arguments)
     except UserError as error:
-        code = _report(str(error), _exit_code(error))
+        code = _report(with_flags(str(error)), _exit_code(error))
     except (MemoryError, RuntimeError, ImportError, OSError) as error:
         code = _report_failure(error, arguments)
     except KeyboardInterrupt:

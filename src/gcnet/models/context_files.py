@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gcnet.blocks import Builder, find_builder
 from gcnet.errors import UserError, printable
 from gcnet.models.block_weights import block_weights, plain_name, unwrapped
+from gcnet.models.checkpoints.file_kinds import weight_format
 from gcnet.models.declared import require_weights_of_blocks
 from gcnet.models.insertion import insert_record, inserted, insertion_records, remove
 from gcnet.models.insertion.records import check_record
@@ -59,6 +60,8 @@ def load_context(model: nn.Module, path: str | Path, *, builders: Mapping[str, B
         UserError: the host lacks a place, has other channels there, holds other blocks, or a builder is missing. The
             model is then unchanged.
     """
+    if Path(path).is_file():
+        weight_format(Path(path))
     tensors, metadata = load_tensors(Path(path))
     records = _checked_records(metadata, path)
     require_weights_of_blocks(records, tensors, printable(path))

@@ -1,6 +1,7 @@
 """Networks by name, with or without context blocks and weights."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def create_model(
     Raises:
         UserError: an unknown name or option, weights that do not fit, or what `gcnet.insert` refuses.
     """
+    _check_arguments(name, num_classes, options)
     prefix, host_name = split_name(name)
     if prefix and block is not None:
         raise UserError(f'"{name}" has a block in its name already: for the block "{block}" take "{host_name}"')
@@ -91,6 +93,15 @@ def create_model(
         load_backbone(model, backbone_weights, backbone_name(host_name))
     set_card(model, ModelCard(host_name, classes, detector=chosen, image_size=image_size))
     return model
+
+
+def _check_arguments(name: object, num_classes: object, options: Mapping[str, Any]) -> None:
+    if not isinstance(name, str):
+        raise UserError(f'name must be the name of a network, such as "resnet50"; found {name!r}')
+    if num_classes is not None and (not isinstance(num_classes, Integral) or num_classes < 1):
+        raise UserError(f"num_classes must be a whole number from 1 up, found {num_classes!r}")
+    if "pretrained" in options:
+        raise UserError('pretrained= is not an argument here: weights="pretrained" loads published weights')
 
 
 def _require_backbone_alone(host_name: str, weights: object) -> None:

@@ -228,11 +228,11 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f'--device takes auto, cpu, cuda or cuda:N, found "{name}"') from None
+        raise _unknown_device(name) from None
     if device.type == "cpu":
         return device
     if device.type != "cuda":
-        raise UserError(f'--device takes auto, cpu, cuda or cuda:N, found "{name}"')
+        raise _unknown_device(name)
     if device.index is not None and _several():
         raise UserError(
             f"--device {name}: under torchrun every process needs a GPU of its own; use --device cuda, and choose "
@@ -243,6 +243,12 @@ def choose_device(name: str) -> torch.device:
     device = torch.device("cuda", _gpu_index(name, device))
     torch.cuda.set_device(device)
     return device
+
+
+def _unknown_device(name: str) -> UserError:
+    meant = f"cuda:{name}" if name.isdecimal() else {"gpu": "cuda"}.get(name.lower(), name.lower())
+    proposal = f'; did you mean "{meant}"?' if meant != name and meant.startswith(("cuda", "cpu")) else ""
+    return UserError(f'--device takes auto, cpu, cuda or cuda:N, found "{name}"{proposal}')
 
 
 def _gpu_index(name: str, device: torch.device) -> int:

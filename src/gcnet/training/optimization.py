@@ -26,13 +26,17 @@ def freeze(model: nn.Module, patterns: Sequence[str], *, optional: Collection[st
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if pattern not in optional and not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(f'--freeze "{pattern}" matches no parameter{nearest(pattern, names) or ""}')
+            raise UserError(f'--freeze "{pattern}" matches no parameter{nearest(pattern, names) or _example(names)}')
     frozen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if len(frozen) == len(names):
         raise UserError(f"--freeze leaves nothing to train: all {len(names)} parameters match")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name not in frozen)
     return frozen
+
+
+def _example(names: Sequence[str]) -> str:
+    return f"; it takes patterns of their names, such as '{names[0].partition('.')[0]}.*'"
 
 
 def freeze_norms(model: nn.Module, *, all_of_them: bool) -> None:

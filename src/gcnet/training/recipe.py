@@ -173,10 +173,10 @@ class RecipeSettings:
             )
         for name in ("batch_size", "accumulate", "lr", "block_lr"):
             value = getattr(self, name)
-            require(value is None or 0 < value < math.inf, f"{flag(name)} must be positive, found {value}")
+            require(value is None or 0 < value < math.inf, f"{flag(name)} must be positive and finite, found {value}")
         for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "final_lr", "clip_norm"):
             value = getattr(self, name)
-            require(value is None or 0 <= value < math.inf, f"{flag(name)} must be 0 or more, found {value}")
+            require(value is None or 0 <= value < math.inf, f"{flag(name)} must be 0 or more and finite, found {value}")
         for name in ("momentum", "label_smoothing"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{flag(name)} must be in [0, 1), found {value}")
@@ -188,7 +188,11 @@ class RecipeSettings:
         cosine = (self.schedule or self._preset.schedule) == "cosine"
         require(self.final_lr == 0 or cosine, "--final-lr belongs to --schedule cosine")
         milestones = self.milestones or ()
-        require(all(0 < at < 1 for at in milestones), "--milestones are fractions of the run between 0 and 1")
+        shown = " ".join(f"{at:g}" for at in milestones)
+        require(
+            all(0 < at < 1 for at in milestones),
+            f"--milestones are fractions of the run between 0 and 1, such as 0.67 0.92; found {shown}",
+        )
         start = self.warmup_from
         require(start is None or 0 <= start <= 1, f"--warmup-from is a share from 0 to 1, found {start}")
 

@@ -142,7 +142,7 @@ def test_a_builder_of_ones_own_is_inserted_and_recorded() -> None:
         ({"block": "gc", "rato": 4}, 'no option "rato"; did you mean "ratio"'),
         ({"block": "snl", "ratio": 4}, 'block "snl" takes no option "ratio"'),
         ({"block": "gc", "stages": (4,)}, "stages must be among 1, 2, 3"),
-        ({"block": "gc", "blocks": (3,)}, "stage 1 has 3 residual blocks"),
+        ({"block": "gc", "blocks": (3,)}, "blocks must be indices from 0 to 2 in stage 1, found 3"),
         ({"block": "gc", "position": "after_nrm"}, 'did you mean "after_norm"'),
         ({"block": "gc", "position": "after_conv2"}, "for bottlenecks"),
         ({"block": "gc", "blocks": ()}, "at least one residual block"),

@@ -1,6 +1,7 @@
 """What a file given as weights is, by its first bytes: weights, or something that is often mistaken for them."""
 
 import os
+import re
 import stat
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ from gcnet.errors import UserError, nearest_path, printable
 Format = Literal["safetensors", "torch"]
 
 _HEAD = 512
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib keeps one slash
 _LONGEST_HEADER = 100_000_000  # of a safetensors file, as that library has it
 _MOST_INFLATED = 20  # times its size on disk that a zip archive may claim to hold
 
@@ -46,7 +48,7 @@ def weight_format(path: Path) -> Format:
         raise UserError(f"{shown(path)} is empty (0 bytes)")
     mistaken = _mistaken(head)
     if mistaken is not None:
-        raise UserError(f"{shown(path)} is {mistaken}")
+        raise UserError(f"{shown(path)} is {mistaken}{'' if ':' in mistaken else ' and not weights'}")
     if head.startswith(b"PK\x03\x04"):
         _check_archive(path, size)
         return "torch"
@@ -67,6 +69,8 @@ def require_file(path: Path) -> None:
     Raises:
         UserError: there is nothing, or a folder, a pipe or a device.
     """
+    if _URL.match(str(path)):
+        raise UserError(f"weights must be a file on this machine, and {shown(path)} is a URL: download it first")
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:

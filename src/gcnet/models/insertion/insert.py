@@ -19,6 +19,7 @@ from gcnet.models.insertion.installed import (
     installed_modules,
     match_host,
     next_order,
+    require_network,
     require_room,
     uninstall,
 )
@@ -88,6 +89,7 @@ def insert(
         UserError: an unknown name, option, stage, index or position; a place that cannot take a block or does not run,
             or whose layout is unknown; a network that cannot be run on `example_input`. The model is then unchanged.
     """
+    require_network(model)
     check_options(block, options)
     if at is not None and (stages is not None or blocks is not None):
         raise UserError("at names the places, so stages and blocks go without it")

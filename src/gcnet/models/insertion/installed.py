@@ -79,8 +79,20 @@ def is_installed(module: nn.Module) -> bool:
     return hook.is_attached(module) or ("context_insertion" in vars(module) and isinstance(module, Positioned))
 
 
+def require_network(model: object) -> None:
+    """Check that a network is given and not its name, its class or its weights.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(model, nn.Module):
+        found = f'"{model}"' if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
+        raise UserError(f"the network must be an nn.Module, as gcnet.create_model builds by name; found {found}")
+
+
 def installed_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Names and modules of the network that run an inserted block."""
+    require_network(model)
     return ((name, module) for name, module in model.named_modules() if is_installed(module))
 
 
@@ -169,6 +181,7 @@ def remove(model: nn.Module, what: Insertion | str | Sequence[str] | None = None
     Raises:
         UserError: no inserted block has such a name. Nothing is removed then.
     """
+    require_network(model)
     there = {name: module for name, module in model.named_modules() if _holds_block(module)}
     if what is None:
         chosen = set(there)

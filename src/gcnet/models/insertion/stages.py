@@ -46,7 +46,7 @@ def choose(
         count = len(members)
         for index in range(count) if blocks is None else blocks:
             if not -count <= index < count:
-                raise UserError(f"stage {stage} has {count} residual blocks (0 to {count - 1}), found index {index}")
+                raise UserError(f"blocks must be indices from 0 to {count - 1} in stage {stage}, found {index}")
         indices = range(count) if blocks is None else sorted({index % count for index in blocks})
         chosen += [members[index] for index in indices]
     if not chosen:
