@@ -164,6 +164,14 @@ def test_paths_of_other_machines_are_repaired(start: str, tmp_path: Path) -> Non
     assert "2 image paths were repaired" in images.notes[0]
 
 
+def test_a_missing_image_among_paths_of_another_machine_is_an_image_error(tmp_path: Path) -> None:
+    images = CsvImages(write(tmp_path, "path,label\n/photos/a.png,dog\n/photos/z.png,cat\n../../y.png,cat\n"))
+    assert images.read(0).size == (3, 2)
+    for index in (1, 2):
+        with pytest.raises(ImageError, match="no such file"):
+            images.read(index)
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_columns_of_other_delimiters_in_capitals_and_below_blank_lines_are_read(delimiter: str, tmp_path: Path) -> None:
     text = "\n\nPath,Label,SPLIT\na.png,dog,train\nb.png,,val\n".replace(",", delimiter)

@@ -33,11 +33,15 @@ class ImageRoot:
     def below(self, paths: Sequence[str]) -> tuple[dict[str, str], str | None]:
         """Paths below the image folder by the paths of the table, and what was repaired, in a sentence or None.
 
-        Those that lie outside of the folder are missing.
+        Those that lie outside of the folder are left out, unless they are those of no file while others are: these get
+        a path without a file, as other missing images have.
         """
         found = {path: name for path in paths if (name := self._below(path)) is not None}
         lacking = [path for path in paths if not self._exists(path, found.get(path))]
         resolved = resolve_paths(self._bases[0], lacking)
+        strays = [path for path in lacking if path not in found and path not in resolved.found]
+        if len(strays) < len(paths):
+            found |= {path: _without_start(path) for path in strays}
         return {**found, **resolved.found}, resolved.note()
 
     def _exists(self, path: str, name: str | None) -> bool:
@@ -61,3 +65,8 @@ class ImageRoot:
             if normal.startswith(start):
                 return normal[len(start) :]
         return None
+
+
+def _without_start(path: str) -> str:
+    """A path that starts in the image folder, of one that starts elsewhere."""
+    return "/".join(part for part in path.split("/") if part not in ("", ".", ".."))
