@@ -81,6 +81,13 @@ def test_a_darknet_export_of_cvat_is_converted(tmp_path: Path):
     assert converted.problems == ()
 
 
+def test_captions_beside_images_are_no_labels(tmp_path: Path):
+    write_images(tmp_path, ["cat/a.png"])
+    write(tmp_path / "cat/a.txt", "a cat on a mat in a house\n")
+    write(tmp_path / "labels.txt", "cat\ndog\n")
+    assert not is_yolo(tmp_path)
+
+
 def test_the_only_yaml_that_names_classes_is_the_data_yaml_of_a_folder(tmp_path: Path):
     write_images(tmp_path / "images", ["train/a.png"])
     write(tmp_path / "labels/train/a.txt", "1 0.5 0.5 0.2 0.4\n")

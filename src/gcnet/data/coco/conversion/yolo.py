@@ -23,6 +23,7 @@ from gcnet.errors import UserError, printable
 
 _YAML_BYTES = 1_000_000
 _CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
+_SAMPLE = 50  # text files beside images that are looked at for labels
 _TOLERANCE = 0.01  # share of a side by which a coordinate may lie beyond the image, as in Ultralytics' check
 
 
@@ -183,7 +184,8 @@ def _has_labels_beside(folder: Path) -> bool:
         return False
     for place in (folder, *(one for one in sorted(folder.iterdir()) if one.is_dir())):
         names = set(os.listdir(place))
-        if any(f"{os.path.splitext(name)[0]}.txt" in names for name in names if has_image_suffix(name)):
+        labels = {f"{os.path.splitext(name)[0]}.txt" for name in names if has_image_suffix(name)} & names
+        if any(_is_label(place / name) for name in sorted(labels)[:_SAMPLE]):
             return True
     return False
 
