@@ -249,3 +249,16 @@ def test_against_plain_takes_the_blocks_of_timm_and_torchvision_out(
 def test_a_network_by_name_is_counted_at_its_own_size(capsys: pytest.CaptureFixture[str]) -> None:
     assert cost("torchvision/inception_v3", "--batch-size", "2") == 0
     assert "299" in capsys.readouterr().out
+
+
+def test_a_network_that_is_made_for_one_size_is_built_for_the_one_asked_for(tmp_path: Path) -> None:
+    size = ("--image-size", "64", "--output", str(tmp_path))
+    assert cost("deit_tiny_patch16_224", "--block", "gc", "--against", "plain", *size) == 0
+    total, *rows = read_csv(tmp_path)
+    tokens, width, depth = 16 + 1, 192, 12
+    layer = 2 * tokens * 12 * width**2 + 4 * tokens**2 * width
+    plain = 2 * 16 * 768 * width + depth * layer + 2 * width * 1000
+    blocks = [int(row["flops"]) for row in rows if row["kind"] == "block"]
+    assert len(blocks) == depth - 1
+    assert int(total["flops"]) == plain + sum(blocks)
+    assert int(total["flops_difference"]) == sum(blocks)

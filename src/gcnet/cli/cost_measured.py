@@ -101,7 +101,7 @@ def _forward(choice: Choice, size: tuple[int, int], batch: int, device: str) -> 
 
 def _runnable(choice: Choice, size: tuple[int, int]) -> nn.Module:
     """A network as it is measured: new blocks are no longer zero, a detector has objects and leaves images as large."""
-    model: Any = choice.build()
+    model: Any = choice.sized(size).build()
     fill_zero_parameters(model)
     if not choice.is_detector:
         return model

@@ -1,7 +1,7 @@
 """The networks whose cost is asked for: by name or model file, built and counted."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,12 @@ class Choice:
                 return self.build()
         except (NotImplementedError, RuntimeError):  # Some networks compute their widths with tensors.
             return self.build()
+
+    def sized(self, size: tuple[int, int]) -> "Choice":
+        """The same network, built for square images of this size where it is made for one size (ViT, Swin, ...)."""
+        if self._is_file or self.is_detector or size[0] != size[1]:
+            return self
+        return replace(self, arguments={**self.arguments, "image_size": size[0]})
 
     def plain(self) -> "Choice":
         """The same network without blocks: without inserted ones, or else without those of timm or torchvision.
@@ -169,7 +175,7 @@ def count(choice: Choice, size: tuple[int, int], batch: int) -> Bill:
     Raises:
         UserError: the network does not take images of this size.
     """
-    skeleton = choice.skeleton()
+    skeleton = choice.sized(size).skeleton()
     try:
         account = itemize(skeleton, size, batch)
     except (AssertionError, RuntimeError, ValueError, NotImplementedError, TypeError, IndexError) as error:
