@@ -86,6 +86,13 @@ def nearest_path(path: str | Path) -> str:
     return f'; did you mean "{printable(existing)}"?'
 
 
+def no_folder(path: str | Path) -> str:
+    """The end of a sentence on a path that is no folder: that it is a file, or what is near it."""
+    if Path(path).exists():
+        return f"{printable(path)} is a file"
+    return f"there is none at {printable(path)}{nearest_path(path)}"
+
+
 def unknown(
     kind: str, name: str, valid: Iterable[str], *, listed: int = _LISTED, synonyms: Mapping[str, str] | None = None
 ) -> UserError:

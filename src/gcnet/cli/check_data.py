@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from gcnet.data.settings import check_workers
-from gcnet.errors import UserError, nearest_path
+from gcnet.errors import UserError, no_folder
 
 SUMMARY = "find the problems of a data set before training: COCO annotations, class folders or a CSV"
 
@@ -45,7 +45,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         if self.images is not None and not self.images.is_dir():
-            raise UserError(f"--images takes a folder, and there is none at {self.images}{nearest_path(self.images)}")
+            raise UserError(f"--images takes a folder, and {no_folder(self.images)}")
         if self.fix is not None and self.fix.exists():
             raise UserError(f"--fix must not exist yet, found {self.fix}; take another name")
         if self.convert is not None and (self.convert.suffix.lower() != ".json" or self.convert.exists()):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gcnet.data.coco.paths import resolve_paths
-from gcnet.errors import UserError, nearest_path
+from gcnet.errors import UserError, no_folder
 
 
 class ImageRoot:
@@ -25,7 +25,7 @@ class ImageRoot:
 
     def __init__(self, root: Path, beside: Path) -> None:
         if not root.is_dir():
-            raise UserError(f"--images takes a folder, and there is none at {root}{nearest_path(root)}")
+            raise UserError(f"--images takes a folder, and {no_folder(root)}")
         self.root = root
         self._bases = list(dict.fromkeys((os.path.abspath(root), os.path.abspath(beside))))
         self._real = os.path.realpath(root)

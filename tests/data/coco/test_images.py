@@ -167,3 +167,22 @@ def test_in_the_control_setting_a_shape_is_what_it_is_itself():
     scenes = Scenes(12, context=False)
     for index in range(12):
         assert int((train.images.objects(index).labels == 3).sum()) == scenes.label(index)
+
+
+def test_dark_images_of_12_bits_are_reported(tmp_path: Path):
+    for bits in (12, 16):
+        Image.fromarray(np.full((5, 7), (1 << bits) - 1, dtype=np.uint16)).save(tmp_path / f"{bits}.png")
+        image = {"id": 1, "file_name": f"{bits}.png", "width": 7, "height": 5}
+        annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 3], "iscrowd": 0, "area": 9}
+        content = {"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "cat"}]}
+        (tmp_path / f"{bits}.json").write_text(json.dumps(content))
+    reports = [open_validation(DataSettings(data=str(tmp_path / f"{bits}.json"))).reports() for bits in (12, 16)]
+    assert "16-bit images use 12 bits" in reports[0][0]
+    assert reports[1] == []
+
+
+def test_a_file_is_no_folder_of_images(tmp_path: Path):
+    write(tmp_path)
+    file = str(tmp_path / "annotations" / "instances_train2017.json")
+    with pytest.raises(UserError, match="--images takes a folder, and .*instances_train2017.json is a file"):
+        open_validation(DataSettings(data=file, images=file))

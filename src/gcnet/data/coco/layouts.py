@@ -9,7 +9,7 @@ from pathlib import Path
 from gcnet.data.coco.paths import resolve_paths
 from gcnet.data.decode import has_image_suffix
 from gcnet.data.images import evenly_spread
-from gcnet.errors import UserError, nearest_path, printable
+from gcnet.errors import UserError, nearest_path, no_folder, printable
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training", "trainval"),
@@ -83,7 +83,7 @@ def image_folder(file: Path, names: Sequence[str], *, images: Path | None = None
         UserError: no folder has any image of the sample.
     """
     if images is not None and not images.is_dir():
-        raise UserError(f"--images takes a folder, and there is none at {printable(images)}{nearest_path(images)}")
+        raise UserError(f"--images takes a folder, and {no_folder(images)}")
     sample = evenly_spread(names, _SAMPLE)
     places = _image_places(file, images, split_of(file.stem) or split_of_folder(file.parent.name) or split)
     best, most = places[0], (0, 0)

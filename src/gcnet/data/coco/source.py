@@ -17,6 +17,9 @@ from gcnet.data.coco.issues import Issue, summary
 from gcnet.data.coco.layouts import find_layout, image_folder
 from gcnet.data.coco.splits import annotation_file, split_files, validates_on_test
 from gcnet.data.coco.unrepaired import as_loaded
+from gcnet.data.decode import FULL_DEPTH
+from gcnet.data.images import FileImages
+from gcnet.data.probe import find_bit_depth
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import DataSettings
 from gcnet.data.source import open_scenes
@@ -194,7 +197,7 @@ def _open_file(
         CocoImages(inspection.clean, reader),
         inspection.issues,
         str(file),
-        (*reader.notes(), *_box_notes(inspection, file)),
+        (*reader.notes(), *_depth_notes(reader), *_box_notes(inspection, file)),
         inspection.image_ids,
         inspection.category_ids,
     )
@@ -205,6 +208,18 @@ def _check_sizes(reader: FolderReader, entries: Sequence[Entry], file: Path) -> 
         reader.check_sizes(entries)
     except UserError as error:
         raise UserError(f"{printable(file)}: {error}; are these its images?") from error
+
+
+def _depth_notes(reader: FolderReader) -> list[str]:
+    """What to tell where 16-bit images use fewer bits, in a sentence; none elsewhere."""
+    paths = list(reader.paths.found.values())
+    depth = find_bit_depth(FileImages(Path(reader.paths.folder), paths, [0] * len(paths), ()))
+    if depth is None or depth == FULL_DEPTH:
+        return []
+    return [
+        f"16-bit images use {depth} bits (by the largest value of a sample), and detectors read the upper 8 of all 16, "
+        "which makes them dark: convert them to 8 bits"
+    ]
 
 
 def _box_notes(inspection: Inspection, file: Path) -> list[str]:
