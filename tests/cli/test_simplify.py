@@ -112,6 +112,7 @@ def test_networks_and_settings_that_cannot_work_get_one_sentence(
         (mixed, link, (), "is the model itself"),
         (mixed, tmp_path / "new.pth", (), "ends in .safetensors"),
         (mixed, new, ("--ratio", "4"), "--ratio belongs to --block gc"),
+        (mixed, new, ("--block", "gc", "--ratio", "0.5"), "--ratio must be at least 1, found 0.5"),
         (mixed, new, ("--threshold", "2"), "from 0 to 1, found 2"),
         (mixed, new, ("--threshold", "0.2", "--all"), "give one of --all and --threshold"),
         (mixed, new, ("--limit", "0"), "--limit must be at least 1, found 0"),

@@ -220,6 +220,7 @@ def test_the_pretrained_cifar_networks_score_as_published_with_and_without_fresh
         ("maskrcnn_resnet50_fpn", 'models for detection.*our detector "mask_rcnn_resnet50"'),
         ("torchvision/fcn_resnet50", "models for segmentation"),
         ("hf_hub:timm/resnet18.a1_in1k", 'did you mean "resnet18"'),
+        ("runs/resnet50", 'there is no model file runs/resnet50; did you mean "resnet50"'),
         ("timm/resnt50", 'unknown model "resnt50"; did you mean "resnet50"'),
         ("x" * 5000, "unknown model"),
     ],

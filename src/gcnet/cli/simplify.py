@@ -70,6 +70,8 @@ class Settings:
             raise UserError(f"--output must be another file, and {self.output} is the model itself")
         if self.ratio is not None and self.block != "gc":
             raise UserError(f"--ratio belongs to --block gc, found --block {self.block}")
+        if self.ratio is not None and not self.ratio >= 1:
+            raise UserError(f"--ratio must be at least 1, found {self.ratio:g}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(f"--threshold is a cosine distance from 0 to 1, found {self.threshold:g}")
         if self.threshold is not None and self.all:

@@ -41,10 +41,11 @@ def unknown_model(name: str, *, own: Sequence[str], detectors: Sequence[str], pr
                 f"--block {block}"
             )
     alike = _spelled_alike(plain, [*known, *detectors])
-    if alike:
-        return UserError(f'unknown model "{printable(name)}"; did you mean "{alike}"?')
+    hint = f'; did you mean "{alike}"?' if alike else ""
     if os.sep in name and library not in _LIBRARIES:
-        return UserError(f"there is no model file {printable(name)}{nearest_path(name)}")
+        return UserError(f"there is no model file {printable(name)}{hint or nearest_path(name)}")
+    if alike:
+        return UserError(f'unknown model "{printable(name)}"{hint}')
     return unknown("model", printable(plain), [*known, *detectors] if "rcnn" in name.lower() else known)
 
 
