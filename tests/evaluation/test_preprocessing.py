@@ -51,6 +51,11 @@ def test_pixels_are_those_of_timms_transform(name: str, training: bool) -> None:
         torch.testing.assert_close(build_eval_transform(found)(image), reference(image), atol=1e-6, rtol=0)
 
 
+def test_a_network_for_images_that_are_padded_after_resizing_is_refused_in_its_own_words() -> None:
+    with pytest.raises(UserError, match=r"volo_d5_448\S* is for images resized to 389 pixels and padded to 448"):
+        published_preprocessing("volo_d5_448", "pretrained")
+
+
 @pytest.mark.parametrize(
     ("name", "version"),
     [

@@ -220,3 +220,19 @@ def test_a_detector_starts_from_weights_with_other_classes(
     assert all(layer in caplog.text for layer in new)
     with pytest.raises(UserError, match="do not fit"):
         create_model(name, num_classes=2, weights=tmp_path / "five.safetensors", detector={"width": 32})
+
+
+@pytest.mark.parametrize(
+    ("weights_of", "name", "argument", "hint"),
+    [
+        ("gc_cifar_resnet20", "cifar_resnet20", "weights", "with context blocks: put the same blocks into this one"),
+        ("gc_cifar_resnet20", "mask_rcnn_cifar_resnet20", "backbone_weights", "with context blocks: put the same"),
+        ("cifar_resnet20", "mask_rcnn_cifar_resnet20", "weights", "of a classifier are given as --backbone-weights"),
+    ],
+)
+def test_weights_of_another_kind_of_network_are_recognized(
+    tmp_path: Path, weights_of: str, name: str, argument: str, hint: str
+) -> None:
+    torch.save(create_model(weights_of).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(UserError, match=f"do not fit this network.*{hint}"):
+        create_model(name, **{argument: tmp_path / "other.pth"})

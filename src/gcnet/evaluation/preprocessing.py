@@ -103,6 +103,11 @@ def _of_timm(published: Published, training: bool) -> Preprocessing:
     if height != width or config["crop_mode"] == "border":
         how = f"images of {height} x {width} pixels" if height != width else "images padded to a square"
         raise UserError(f"{published} is for {how}, which gcnet does not support")
+    if config["crop_pct"] > 1:  # VOLO at 448 pixels and more
+        short = math.floor(height / config["crop_pct"])
+        raise UserError(
+            f"{published} is for images resized to {short} pixels and padded to {height}, which gcnet does not support"
+        )
     return Preprocessing(
         height,
         math.floor(height / config["crop_pct"]),

@@ -152,11 +152,28 @@ def _load(model: nn.Module, tensors: Mapping[str, Tensor], weights: WeightFile, 
         load_strictly(model, tensors, origin)
     except UserError as error:
         if not looks_like_mmdet(weights.tensors):
-            raise
+            raise UserError(f"{error}{_hint(model, tensors, weights.tensors)}") from error
         raise UserError(
             f"{printable(origin)} looks like a checkpoint of mmdet ({listed(list(weights.tensors))}); converting whole "
             "networks of mmdet is not supported yet, single blocks by gcnet.models.checkpoints.convert_block"
         ) from error
+
+
+def _hint(model: nn.Module, loaded: Iterable[str], given: Iterable[str]) -> str:
+    """What the weights are of, in words to append, where their names show another kind of network.
+
+    Args:
+        model: the network.
+        loaded: the names that were to be loaded.
+        given: the names in the file.
+    """
+    own = model.state_dict()
+    unknown = [name for name in loaded if name not in own]
+    if unknown and all(".context." in name for name in unknown) and not any(".context." in name for name in own):
+        return "; they are of a network with context blocks: put the same blocks into this one (--block)"
+    if hasattr(model, "roi_heads") and not any(name.startswith(("backbone.", "roi_heads.")) for name in given):
+        return "; weights of a classifier are given as --backbone-weights"
+    return ""
 
 
 def _origin(source: str | Path, host_name: str) -> str:
