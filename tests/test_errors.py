@@ -83,6 +83,11 @@ def test_a_path_like_nothing_beside_it_gets_no_proposal(tmp_path: Path) -> None:
     assert nearest_path(tmp_path / "qqq" / "xyz") == ""
 
 
+def test_a_link_to_a_missing_file_is_not_suggested_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "best.pth").symlink_to("nowhere")
+    assert nearest_path(tmp_path / "best.pth") == ""
+
+
 def test_only_paths_that_exist_are_suggested(tmp_path: Path) -> None:
     (tmp_path / "run.sh").touch()
     assert nearest_path(tmp_path / "runs" / "nothing") == ""

@@ -83,6 +83,8 @@ def nearest_path(path: str | Path) -> str:
         if match is None:
             return ""
         existing = existing / match
+    if existing == wanted:  # a symbolic link to a missing file
+        return ""
     return f'; did you mean "{printable(existing)}"?'
 
 

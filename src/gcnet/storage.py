@@ -82,9 +82,7 @@ def read_json(path: Path) -> Any:
         StorageError: the file cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StorageError(f"cannot read {printable(path)}: {error.strerror}") from error
+        return json.loads(_read_file(path).decode())
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{printable(path)} is damaged: it is not JSON ({error})") from error
 
@@ -266,9 +264,16 @@ def _metadata(data: bytes) -> dict[str, Any] | None:
 
 
 def has_checksum(path: Path) -> bool:
-    """Whether a safetensors file is one of `save_tensors`, by either of the two names that only it writes."""
-    with path.open("rb") as file:
-        header = file.read(int.from_bytes(file.read(8), "little") % _LONGEST_HEADER)
+    """Whether a safetensors file is one of `save_tensors`, by either of the two names that only it writes.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(int.from_bytes(file.read(8), "little") % _LONGEST_HEADER)
+    except OSError as error:
+        raise StorageError(f"cannot read {printable(path)}: {error.strerror}") from error
     return _OUR_FIELD in header or _DIGEST_KEY in header
 
 

@@ -1,6 +1,7 @@
 """`gcnet analyze` from images and data sets to pictures, a page, tables and one sentence."""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from gcnet.cli.analyze import Settings, run
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
-from gcnet.models.files import save_model
+from gcnet.models.files import load_model, save_model
 from gcnet.models.insertion import insert
 
 
@@ -45,6 +46,25 @@ def test_images_become_pictures_and_a_page(
     assert ["layer2.0.context", "8", "x", "8", "one for all queries"] in lines
     assert "7 of 8 images analyzed, 1 left out" in printed.err
     assert f"left out {photos / 'broken.png'}: not an image" in printed.err
+
+
+def test_a_model_file_may_have_any_name_the_system_allows(photos: Path, mixed: str, tmp_path: Path) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff.safetensors")
+    os.rename(mixed, odd)
+    assert main(["analyze", odd, str(photos), "--limit", "1", "--output", str(tmp_path / "out")]) == 0
+    assert "Attention maps of" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_weights_that_are_not_finite_give_no_pictures(
+    photos: Path, mixed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load_model(mixed)
+    with torch.no_grad():
+        model.get_submodule("linear").weight.fill_(float("nan"))
+    save_model(model, mixed)
+    assert main(["analyze", mixed, str(photos), "--output", str(tmp_path / "out")]) == 2
+    assert "the network's outputs must be finite numbers; those for" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_limit_takes_images_evenly(photos: Path, mixed: str, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import random
@@ -95,6 +96,14 @@ def test_damaged_images_are_named_once_and_replaced_by_nothing() -> None:
     ]
     assert [name for batch in batches for name in batch.names] == [f"noise/{i}.png" for i in (1, 2, 3, 6, 7, 8, 9, 10)]
     assert [len(batch.labels) for batch in batches] == [3, 2, 3]
+
+
+def test_the_main_process_loads_alone_without_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(multiprocessing, "RawArray", refuse)
+    assert len(list(build_loader(eval_images(Noise(3)), EvaluationSampler(3, batch_size=3)))) == 1
 
 
 def test_a_batch_of_damaged_images_only_is_empty() -> None:

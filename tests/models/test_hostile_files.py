@@ -96,6 +96,7 @@ MISTAKEN: dict[str, tuple[bytes, str]] = {
     ),
     "meta": (torch_bytes({"fc.weight": torch.empty(10**9, device="meta")}), "is not a plain tensor"),
     "sparse": (torch_bytes({"a": torch.eye(3).to_sparse()}), "is not a plain tensor"),
+    "late protocol": (pickle.dumps(STATE, protocol=4), r"is a pickle with more than torch\.load reads"),
     "overlap": (header({"a": entry([2], [0, 8]), "b": entry([2], [4, 12])}), "is a damaged safetensors file"),
     "beyond": (header({"a": entry([99], [0, 396])}), "is a damaged safetensors file"),
     "shape": (header({"a": entry([10**12, 10**12], [0, 8])}), "is a damaged safetensors file"),

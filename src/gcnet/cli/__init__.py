@@ -53,7 +53,8 @@ EXIT_CODES = {
 }
 
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# Refused by the system, not asked wrongly: full disks, limits on files and processes, failing hardware.
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO, errno.EROFS)
 _SAVING_MEMORY = ("batch_size", "accumulate", "image_size", "short_side", "precision", "jobs", "workers")
 
 
@@ -128,9 +129,9 @@ def _report_os_error(error: OSError) -> int:
     failure = _output_failure("\n")
     if failure is not None:
         return _report_output(failure)
-    if error.errno not in _NO_SPACE:
+    if error.errno not in _REFUSED:
         raise error
-    return _report(error.strerror or str(error), EXIT_FAILURE)
+    return _report(f"the system refused a file or process: {error.strerror or error}", EXIT_FAILURE)
 
 
 def _output_failure(text: str = "") -> OSError | None:

@@ -130,7 +130,7 @@ class _Drawn:
             plot_gates(gates.rows(), names, folder / "gates.png", images=self.count)
             self._files.insert(0, "gates.png")
         if self._layers:
-            write_atomic(folder / "index.html", self._page.render().encode())
+            write_atomic(folder / "index.html", self._page.render().encode("utf-8", "backslashreplace"))
             self._files.insert(0, "index.html")
         if self._layers and len(self._page) < self.count:
             print(f"index.html has room for {len(self._page)} of {self.count} images", file=sys.stderr)

@@ -155,7 +155,7 @@ def _write(bills: "Sequence[Bill]", others: "Sequence[Bill | None]", folder: Pat
     from gcnet.storage import write_atomic
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "cost.csv", bills_csv(bills, others).encode())
+    write_atomic(folder / "cost.csv", bills_csv(bills, others).encode("utf-8", "surrogateescape"))
     shown = {(bill.model, bill.size): bill for bill in (*filter(None, others), *bills)}
     write_atomic(folder / "cost.png", render_bills(list(shown.values())))
     print(f"\nwrote cost.csv, cost.png into {folder}")

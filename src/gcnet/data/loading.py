@@ -274,8 +274,9 @@ class _Watch(Dataset[Item]):
     def __init__(self, dataset: Samples, workers: int) -> None:
         self.dataset = dataset
         self._worker = 0
-        self._pids = multiprocessing.RawArray(ctypes.c_longlong, [0] * workers)
-        self._indices = multiprocessing.RawArray(ctypes.c_longlong, [-1] * workers)
+        # Shared memory is a file, which a full or read-only disk refuses: without workers there is none.
+        self._pids: Any = multiprocessing.RawArray(ctypes.c_longlong, [0] * workers) if workers else []
+        self._indices: Any = multiprocessing.RawArray(ctypes.c_longlong, [-1] * workers) if workers else []
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Item]:
         items = self.dataset.load(keys, announce=self._announce)

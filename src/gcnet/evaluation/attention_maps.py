@@ -94,12 +94,15 @@ def look_at(
 
     Raises:
         ImageError: the file cannot be read.
+        UserError: the network's outputs are not finite.
     """
     image = resize_and_crop(open_image(path, bit_depth=preprocessing.bit_depth), preprocessing)
     pixels = Normalise(preprocessing.mean, preprocessing.std)(image)
     device = next(network.model.parameters()).device
     with evaluating(network.model), capture(network.model, adapters=adapters) as found:
         scores = network.model(pixels[None].to(device))[0].float().softmax(0)
+    if not bool(scores.isfinite().all()):
+        raise UserError(f'the network\'s outputs must be finite numbers; those for "{path}" are not')
     label = int(scores.argmax())
     answer = f"{network.names()[label]} {scores[label]:.0%}"
     layers = layer_maps(network.model, found.attention)

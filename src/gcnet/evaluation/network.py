@@ -187,7 +187,8 @@ def _outputs(fresh: nn.Module, found: Mapping[str, Tensor], layers: set[str]) ->
     unfit = {
         len(tensor)
         for name, tensor in matched.items()
-        if name.rpartition(".")[0] in layers
+        if name in own
+        and name.rpartition(".")[0] in layers
         and tensor.shape != own[name].shape
         and tensor.shape[1:] == own[name].shape[1:]
     }

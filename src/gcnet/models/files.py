@@ -135,6 +135,7 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
     own, given = without_profiles(whole), without_profiles(tensors)
     missing = [name for name in own if name not in given]
     unknown = [name for name in given if name not in own]
+    complex_ = [name for name in own if name in given and given[name].is_complex() and not own[name].is_complex()]
     unfit = [name for name in own if name in given and own[name].shape != given[name].shape]
     problems = []
     if missing:
@@ -146,6 +147,8 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
         name = unfit[0]
         shapes = f"{tuple(given[name].shape)}, expected {tuple(own[name].shape)}"
         problems.append(f"they have another shape of {_listed(unfit)} (found {shapes})")
+    if complex_:
+        problems.append(f"they have complex numbers in {_listed(complex_)}")
     if problems:
         raise UserError(f"the weights of {printable(origin)} do not fit this network: {'; '.join(problems)}")
     model.load_state_dict(whole | given)

@@ -176,7 +176,7 @@ def resume(
     if epochs is not None or steps is not None:
         settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs, steps=steps))
     with processes_joined(choose_device(settings.machine.device)) as processes, _only_writer(found, processes):
-        state = load_state(found.checkpoint) if found.checkpoint.exists() else None
+        state = load_state(found.checkpoint) if os.path.lexists(found.checkpoint) else None
         with assembled(settings, build_model, resumed=state is not None) as (trainer, task):
             _check_length(trainer, state)
             recipe = settings.recipe.resolved(task.steps_per_epoch)

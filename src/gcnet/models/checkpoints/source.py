@@ -156,6 +156,11 @@ def _read_torch(path: Path) -> Any:
 
 def _needs_code(path: Path, reason: str) -> UserError:
     found = _GLOBAL.search(reason)
+    if found is None and "Unsupported operand" in reason:
+        return UserError(
+            f"{shown(path)} is a pickle with more than torch.load reads without running code: save the weights with "
+            "torch.save(model.state_dict(), path)"
+        )
     if found is None:
         first = printable(reason.partition("\n")[0].removeprefix("Weights only load failed. ")[:120])
         return UserError(f"{shown(path)} is damaged, or no file of weights alone: {first}")
