@@ -192,6 +192,40 @@ def test_the_size_in_a_networks_configuration_is_used(config: Any) -> None:
     assert dry_run(model, None).example.tensors[0].shape == (2, 1, 64, 48)
 
 
+class Asserting(Small):
+    def touch(self, x: Tensor) -> None:
+        if x.shape[-1] != 32:
+            raise AssertionError
+
+
+class OutOfMemory(Small):
+    def touch(self, _: Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+class WithoutGradients(Small):
+    def touch(self, _: Tensor) -> None:
+        if torch.is_grad_enabled():
+            raise RuntimeError("made for inference")
+
+
+def test_the_error_of_a_network_is_the_cause_and_shown() -> None:
+    with pytest.raises(UserError, match=r"failed on \(2, 3, 224, 224\) \(AssertionError\): give") as found:
+        insert(Asserting(), "gc")
+    assert isinstance(found.value.__cause__, AssertionError)
+    with pytest.raises(torch.OutOfMemoryError):
+        insert(OutOfMemory(), "gc")
+
+
+def test_trials_that_insertion_goes_on_without_are_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", logger="gcnet"):
+        insert(WithoutGradients(), "gc", at="first")
+        assert not caplog.records
+        insert(WithoutGradients(), "gc")
+    (record,) = caplog.records
+    assert "the network with gradients" in record.message and "made for inference" in caplog.text
+
+
 def test_a_shape_without_positions_is_refused() -> None:
     with pytest.raises(UserError, match=r"every side of a shape must be at least 1, found \(3, -1, 8\)"):
         insert(Small(), "gc", example_input=(3, -1, 8))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gcnet.models.insertion.copies import in_place, like_training
+from gcnet.models.insertion.copies import in_place, like_training, note_failure
 from gcnet.models.insertion.observe import Call, DryRun
 
 _WEIGHTED = re.compile(r"\w*(Convolution|Conv\dd|ConvTranspose\dd|Addmm|Linear|Mm|Bmm)\w*Backward")
@@ -43,6 +43,7 @@ def answer_modules(model: nn.Module, run: DryRun) -> set[str]:
             example = run.example.to(run.device)
             outputs = tree_leaves(host(*example.args, **example.kwargs))
     except Exception:  # Networks that only run without gradients: no graph, and no answer is found.
+        note_failure("the network with gradients")
         return set()
     graph = _Graph(node for node in (*(node for _, node in made), *map(_node, outputs)) if node is not None)
     answers = {name for name, node in made if graph.is_answer(node)}

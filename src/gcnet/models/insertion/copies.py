@@ -1,6 +1,7 @@
 """Ways to run a network without changing it: a copy, or the network itself with its state restored."""
 
 import copy
+import logging
 import random
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -12,6 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+_LOG = logging.getLogger("gcnet")
+
+
+def note_failure(trial: str) -> None:
+    """Log the error that is being handled, with its traceback, for those who look for it (level DEBUG).
+
+    Networks fail in any way on devices, sizes and modes that they are not made for, and insertion goes on without the
+    trial; where the cause is a mistake in the network, this shows it.
+
+    Args:
+        trial: what was tried, in a few words.
+    """
+    _LOG.debug("insertion goes on without a trial run that failed: %s", trial, exc_info=True)
 
 
 @contextmanager

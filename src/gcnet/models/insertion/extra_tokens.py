@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gcnet.errors import UserError
-from gcnet.models.insertion.copies import in_place, like_training, on_meta, on_own_device
+from gcnet.models.insertion.copies import in_place, like_training, note_failure, on_meta, on_own_device
 from gcnet.models.insertion.examples import Example
 from gcnet.models.insertion.observe import Call, DryRun
 
@@ -118,7 +118,8 @@ class ExtraTokens:
                     host(*example.args, **example.kwargs)
             except _Captured:
                 return found
-            except Exception:  # noqa: S112 - tries the next way to run it; parameter names decide if all fail
+            except Exception:  # tries the next way to run it; parameter names decide if all fail
+                note_failure("the network on random images")
                 continue
             return found
         return []

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gcnet.errors import UserError
-from gcnet.models.insertion.copies import in_place, like_training, on_meta, on_own_device
+from gcnet.errors import UserError, out_of_memory
+from gcnet.models.insertion.copies import in_place, like_training, note_failure, on_meta, on_own_device
 from gcnet.models.insertion.examples import Example, find_examples
 
 
@@ -105,6 +105,7 @@ def dry_run(model: nn.Module, example: Any, *, names: Collection[str] = (), part
 
     Raises:
         CannotRun: no pass succeeded; raised from the error of the network.
+        RuntimeError, MemoryError: out of memory.
     """
     failure: Exception | None = None
     lacking: DryRun | None = None  # a whole pass without some of the names
@@ -123,6 +124,8 @@ def dry_run(model: nn.Module, example: Any, *, names: Collection[str] = (), part
             failure = error if inputs is examples[0] else failure
     if lacking is not None:
         return lacking
+    if failure is not None and out_of_memory(failure) is not None:
+        raise failure  # another example_input is not what helps
     shapes = " and ".join(dict.fromkeys(map(str, examples)))
     reason = ": ".join([type(failure).__name__, *str(failure).strip().splitlines()[:1]])
     raise CannotRun(
@@ -139,6 +142,7 @@ def attempt(model: nn.Module, run: DryRun) -> tuple[DryRun, Exception | None]:
         with run.runnable(model) as host:
             _watch(host, run.example.to(run.device), run.calls)
     except Exception as error:  # A network of any kind may fail in any way; the error is reported.
+        note_failure(f"{run.example} on {run.device}")
         return run, error
     return run, None
 

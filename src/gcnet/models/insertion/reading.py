@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gcnet.models.insertion.copies import like_training, on_meta, on_own_device
+from gcnet.models.insertion.copies import like_training, note_failure, on_meta, on_own_device
 from gcnet.models.insertion.layout import Layout
 from gcnet.models.insertion.observe import DryRun
 
@@ -38,6 +38,7 @@ def reads_all_tokens(model: nn.Module, run: DryRun, name: str, layout: Layout) -
                 example = run.example.to(device)
                 outputs.append(tree_leaves(host(*example.args, **example.kwargs)))
         except Exception:  # A network that runs on the meta device alone: nothing is known, so nothing is left out.
+            note_failure("the network on its own device")
             return True
     return any(not _equal(first, second) for first, second in zip(*outputs, strict=True))
 
