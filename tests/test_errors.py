@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcnet.errors import UserError, nearest, nearest_path, out_of_memory, unknown
+from gcnet.errors import UserError, nearest, nearest_path, out_of_memory, printable, unknown
 
 
 def test_the_nearest_name_is_proposed_whatever_its_case() -> None:
@@ -86,6 +86,11 @@ def test_a_path_like_nothing_beside_it_gets_no_proposal(tmp_path: Path) -> None:
 def test_a_link_to_a_missing_file_is_not_suggested_for_itself(tmp_path: Path) -> None:
     (tmp_path / "best.pth").symlink_to("nowhere")
     assert nearest_path(tmp_path / "best.pth") == ""
+
+
+def test_a_name_of_a_million_letters_is_cut_off() -> None:
+    assert printable("x" * 1_000_000) == "x" * 4000 + "... (1,000,000 letters)"
+    assert printable("x" * 4000) == "x" * 4000
 
 
 def test_only_paths_that_exist_are_suggested(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import csv
 import json
 from pathlib import Path
 
-from gcnet.text_files import csv_bytes, json_bytes
+import pytest
+
+from gcnet.text_files import csv_bytes, describe_json_error, json_bytes
 
 LATIN = b"caf\xe9".decode("utf-8", "surrogateescape")
 
@@ -24,3 +26,18 @@ def test_json_is_utf_8_and_gives_every_name_back() -> None:
     written = json_bytes(names)
     assert "é".encode() in written
     assert json.loads(written.decode("utf-8")) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[" * 100_000, "cannot be read as JSON: its lists or objects are nested too deeply"),
+        ("9" * 5000, "cannot be read as JSON: a number in it has thousands of digits"),
+        ("{]", "is not JSON: Expecting property name"),
+    ],
+    ids=["deep", "long number", "damaged"],
+)
+def test_text_that_cannot_be_read_as_json_is_described(text: str, sentence: str) -> None:
+    with pytest.raises((ValueError, RecursionError)) as caught:
+        json.loads(text)
+    assert describe_json_error(caught.value).startswith(sentence)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 _SIMILAR = 0.75  # below this, a suggestion misleads more often than it helps
 _LISTED = 30
+_LONGEST = 4000
 _EXAMPLES = 6  # names shown of a list that is longer
 _SHORTEST_PART = 3  # letters of a word that is looked for in longer names
 _WORDS = re.compile(r"[^a-z0-9]+")
@@ -122,8 +123,14 @@ def unknown(
 
 
 def printable(name: str | Path) -> str:
-    """The name with control characters, line breaks and undecodable bytes escaped, safe to print to a terminal."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(name))
+    """The name with control characters, line breaks and undecodable bytes escaped, safe to print to a terminal.
+
+    One of more than 4,000 letters, which only a damaged or hostile file has, is cut off.
+    """
+    text = str(name)
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}... ({len(text):,} letters)"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def out_of_memory(error: BaseException) -> str | None:

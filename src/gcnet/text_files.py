@@ -29,6 +29,15 @@ def json_bytes(content: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def describe_json_error(error: ValueError | RecursionError) -> str:
+    """Why `json.loads` refused a text, to go behind the name of the file: it may be JSON and still be too much."""
+    if isinstance(error, RecursionError):
+        return "cannot be read as JSON: its lists or objects are nested too deeply"
+    if "integer string conversion" in str(error):
+        return "cannot be read as JSON: a number in it has thousands of digits"
+    return f"is not JSON: {str(error).splitlines()[0]}"
+
+
 def _safe(cell: object) -> object:
     if not isinstance(cell, str) or not cell.startswith(_FORMULA):
         return cell

@@ -346,7 +346,7 @@ def test_an_issue_is_one_line_with_its_place() -> None:
     ("text", "sentence"),
     [
         ("", "is empty"),
-        ("[" * 100_000, "is not JSON"),
+        ("[" * 100_000, "nested too deeply"),
         ("[]", 'expected a list "images"'),
         ('{"images": [], "annotations": {}}', 'expected a list "annotations"'),
     ],

@@ -17,6 +17,7 @@ from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.paths import AMBIGUOUS, MISSING, OUTSIDE, resolve_paths
 from gcnet.data.decode import ImageError, read_header
 from gcnet.errors import UserError, nearest_path, printable
+from gcnet.text_files import describe_json_error
 
 PARTS = ("images", "annotations", "categories")
 _LFS = "version https://git-lfs.github.com/spec"
@@ -97,7 +98,7 @@ def read_json(path: str | Path, what: str) -> Any:
     except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is not JSON: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} {describe_json_error(error)}") from error
 
 
 def image_names(content: dict[str, Any]) -> list[str]:
