@@ -44,8 +44,8 @@ def test_images_become_pictures_and_a_page(
     lines = [line.split(maxsplit=4) for line in printed.out.splitlines()]
     assert ["layer1.0.context", "16", "x", "16", "one for each query"] in lines
     assert ["layer2.0.context", "8", "x", "8", "one for all queries"] in lines
-    assert "7 of 8 images analyzed, 1 left out" in printed.err
-    assert f"left out {photos / 'broken.png'}: not an image" in printed.err
+    assert "7 of 8 images analyzed, 1 skipped" in printed.err
+    assert f"skipped {photos / 'broken.png'}: not an image" in printed.err
 
 
 def test_a_model_file_may_have_any_name_the_system_allows(photos: Path, mixed: str, tmp_path: Path) -> None:

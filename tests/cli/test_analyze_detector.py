@@ -100,7 +100,7 @@ def test_images_become_pictures_and_a_page(photos: Path, tmp_path: Path, capsys:
     assert {path.name for path in output.iterdir()} == {"index.html", "01-a-queries.png"}
     printed = capsys.readouterr()
     assert f"body.{NL}" in printed.out
-    assert "1 of 2 images analyzed, 1 left out" in printed.err
+    assert "1 of 2 images analyzed, 1 skipped" in printed.err
 
 
 def test_gates_have_one_row_for_all_images(

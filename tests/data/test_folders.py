@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gcnet.data.folders import FolderImages, find_splits
+from gcnet.data.folders import FolderImages, find_splits, refuse_output_among_images
 from gcnet.data.labeled import open_splits
 from gcnet.data.settings import DataSettings
 from gcnet.data.source import open_data, open_evaluation
@@ -218,3 +218,24 @@ def test_splits_within_class_folders_are_refused(tmp_path: Path) -> None:
         UserError, match="hold folders of splits, such as cat/train: put the splits first, as train/cat"
     ):
         opened(tmp_path, val_fraction=0.2)
+
+
+@pytest.mark.parametrize(
+    ("data", "output", "refused"),
+    [
+        (".", "train/run", True),
+        (".", "train/cat/run", True),
+        ("train", "train/run", True),
+        (".", "runs/first", False),
+        ("train", "run", False),
+        ("nothing", "run", False),
+    ],
+)
+def test_no_output_goes_where_it_would_be_a_class(data: str, output: str, refused: bool, tmp_path: Path) -> None:
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "val" / "cat").mkdir(parents=True)
+    if not refused:
+        refuse_output_among_images(tmp_path / data, tmp_path / output)
+        return
+    with pytest.raises(UserError, match="--output must not be in a folder of images"):
+        refuse_output_among_images(tmp_path / data, tmp_path / output)

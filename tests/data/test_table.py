@@ -204,3 +204,16 @@ def test_a_file_name_that_is_not_utf_8_is_found(tmp_path: Path) -> None:
     (tmp_path / "a.png").rename(tmp_path / name)
     (tmp_path / "list.csv").write_bytes(b"path,label\ncaf\xe9.png,dog\n")
     assert CsvImages(tmp_path / "list.csv").read(0).size == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12\n", "is a Git LFS pointer"),
+        ("<!DOCTYPE html><html></html>", "is an HTML page"),
+        ("", "found an empty file"),
+    ],
+)
+def test_what_is_no_csv_is_named(content: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=sentence):
+        read_splits(write(tmp_path, content))

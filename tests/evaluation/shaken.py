@@ -1,5 +1,6 @@
 """Results that are near the annotations of a COCO set, and images whose objects are known by their pixels."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ class Knowing(nn.Module):
     def __init__(self, images: CocoImages, score: float = 1.0) -> None:
         super().__init__()
         self.score = score
+        self.transform = SimpleNamespace(min_size=(64,), max_size=64)
         self.known = {_digest(pixels(images.read(index))): images.objects(index) for index in range(len(images))}
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:

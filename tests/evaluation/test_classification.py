@@ -87,7 +87,7 @@ def test_a_class_without_images_has_no_accuracy_and_the_result_is_plain_json() -
     content = result.to_dict([f"class {number}" for number in range(CLASSES)])
     assert content["per_class"]["class 1"] == 1.0
     assert content["per_class"]["class 6"] is None
-    assert content["left_out"] == 0
+    assert content["images_skipped"] == 0
     assert content["confusion"][1][1] == 1
 
 
@@ -132,7 +132,7 @@ def test_outputs_that_are_not_finite_are_refused_and_the_image_named(value: floa
 
 def test_an_evaluation_without_a_readable_image_is_refused_with_the_reason() -> None:
     nothing = Batch(torch.zeros(0, 3, 2, 11), torch.zeros(0, dtype=torch.int64), [], [Skipped("a.png", "truncated")])
-    with pytest.raises(UserError, match=r"all 1 were left out, the first, a\.png: truncated"):
+    with pytest.raises(UserError, match=r"all 1 were skipped, the first, a\.png: truncated"):
         evaluate_classifier(ScoresFromPixels(), [nothing], num_classes=CLASSES)
     with pytest.raises(UserError, match="at least one image"):
         evaluate_classifier(ScoresFromPixels(), [], num_classes=CLASSES)

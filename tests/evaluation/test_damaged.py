@@ -102,17 +102,17 @@ def test_five_hundred_damaged_files_do_not_crash_and_every_one_is_accounted_for(
     assert evaluate.run(evaluate.Settings(str(model_file), data=str(val.parent), device="cpu", output=out)) == 0
     messages = capsys.readouterr().err
     result = json.loads((out / "results.json").read_text())
-    left_out = [skipped["name"] for skipped in result["skipped"]]
-    assert len(left_out) == len(set(left_out)) == result["left_out"]
-    assert result["images"] + result["left_out"] == FILES == len(surely)
+    skipped_files = [skipped["name"] for skipped in result["skipped"]]
+    assert len(skipped_files) == len(set(skipped_files)) == result["images_skipped"]
+    assert result["images"] + result["images_skipped"] == FILES == len(surely)
     assert sum(map(sum, result["confusion"])) == result["images"]
     for number, name in enumerate(CLASSES):
-        whole = [file for file in surely if file.startswith(name) and file not in left_out]
+        whole = [file for file in surely if file.startswith(name) and file not in skipped_files]
         assert sum(result["confusion"][number]) == len(whole), "no image stands in for another"
     for file, whole in surely.items():
-        assert messages.count(f"left out {file}: ") == (file in left_out)
-        assert whole is None or whole == (file not in left_out), file
-        assert pillow_reads(val / file) or file in left_out, file
+        assert messages.count(f"skipped {file}: ") == (file in skipped_files)
+        assert whole is None or whole == (file not in skipped_files), file
+        assert pillow_reads(val / file) or file in skipped_files, file
     readable = sum(pillow_reads(val / file) for file in surely)
     assert result["images"] >= 0.95 * readable, "what Pillow reads is used, but for pixels without an agreed range"
 
@@ -122,12 +122,14 @@ def test_five_hundred_damaged_files_do_not_crash_and_every_one_is_accounted_for(
     assert predict.run(settings) == 0
     messages = capsys.readouterr().err
     content = json.loads(answer.read_text())
-    assert sorted(skipped["name"] for skipped in content["skipped"]) == sorted(str(val / file) for file in left_out)
+    assert sorted(skipped["name"] for skipped in content["skipped"]) == sorted(
+        str(val / file) for file in skipped_files
+    )
     assert len(content["images"]) == result["images"]
     assert {image["path"] for image in content["images"]} == {
-        str(val / file) for file in surely if file not in left_out
+        str(val / file) for file in surely if file not in skipped_files
     }
-    for file in left_out:
-        assert messages.count(f"left out {val / file}: ") == 1
-    assert f"{result['images']} of {FILES} images classified, {result['left_out']} left out" in messages
+    for file in skipped_files:
+        assert messages.count(f"skipped {val / file}: ") == 1
+    assert f"{result['images']} of {FILES} images classified, {result['images_skipped']} skipped" in messages
     assert sheet.exists()

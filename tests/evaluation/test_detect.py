@@ -115,7 +115,10 @@ def test_json_on_standard_output_is_all_there_is(
     assert predict(finder, tmp_path, json="-", threshold=0.9) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["model"] == str(finder)
-    assert (content["left_out"], content["skipped"]) == (1, [{"name": str(tmp_path / "b.png"), "reason": "empty file"}])
+    assert (content["images_skipped"], content["skipped"]) == (
+        1,
+        [{"name": str(tmp_path / "b.png"), "reason": "empty file"}],
+    )
 
 
 def test_a_threshold_below_the_networks_own_is_kept_to_and_its_own_put_back(tmp_path: Path) -> None:
@@ -230,15 +233,21 @@ def test_images_of_odd_sizes_work(finder: Path, tmp_path: Path, width: int, heig
         assert max(picture.size) <= 2048
 
 
-def test_a_damaged_image_is_left_out_and_named(
-    finder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pictures_do_not_go_among_the_images(finder: Path, tmp_path: Path) -> None:
+    write_image(waves(30, 30), tmp_path / "a.png")
+    with pytest.raises(UserError, match="--output must be another folder than that of the images"):
+        predict(finder, tmp_path, output=tmp_path)
+    assert [file.name for file in tmp_path.glob("*.jpg")] == []
+
+
+def test_a_damaged_image_is_skipped_and_named(finder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image(waves(30, 30), tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no image")
     assert predict(finder, tmp_path, output=tmp_path / "drawn") == 0
     said = capsys.readouterr()
-    assert f"left out {tmp_path / 'bad.png'}: not an image of a known format" in said.err
-    assert "1 of 2 images searched for objects, 1 left out" in said.err
+    assert f"skipped {tmp_path / 'bad.png'}: not an image of a known format" in said.err
+    assert "1 of 2 images searched for objects, 1 skipped" in said.err
+    assert "images: resized to " in said.err
     assert len(list((tmp_path / "drawn").iterdir())) == 1
     (tmp_path / "good.png").unlink()
     assert predict(finder, tmp_path / "bad.png") == 1

@@ -155,7 +155,7 @@ def test_what_cannot_be_judged_is_refused(scenes: Content, options: Content, res
 
 
 def test_annotations_without_masks_or_categories_are_refused(scenes: Content) -> None:
-    with pytest.raises(UserError, match="some annotations have no segmentation; judge bbox"):
+    with pytest.raises(UserError, match="some annotations have no segmentation; evaluate bbox"):
         evaluate_detections({**scenes, "annotations": [{**RESULT, "id": 1}]}, [], kind="segm")
     with pytest.raises(UserError, match="no category"):
         evaluate_detections({**scenes, "categories": []}, [])

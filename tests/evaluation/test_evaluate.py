@@ -50,7 +50,7 @@ def test_results_are_written_printed_and_right(
     correct = sum(confusion[label][label] for label in range(3))
     content = json.loads((out / "results.json").read_text())
     assert content["confusion"] == confusion
-    assert (content["images"], content["correct"], content["left_out"]) == (15, correct, 1)
+    assert (content["images"], content["correct"], content["images_skipped"]) == (15, correct, 1)
     assert content["skipped"] == [{"name": "banana/broken.png", "reason": "not an image of a known format"}]
     assert content["preprocessing"]["image_size"] == SIZE
     with open(out / "per_class.csv", newline="") as file:
@@ -63,9 +63,11 @@ def test_results_are_written_printed_and_right(
     with Image.open(out / "confusion.png") as picture:
         assert picture.width > 300
     printed = capsys.readouterr()
-    assert "images   15 judged, 1 left out" in printed.out
+    assert "images   15 evaluated, 1 skipped" in printed.out
     assert f"({correct} of 15; 95% interval" in printed.out
     assert printed.err.count("banana/broken.png") == 1
+    assert f"weights: {model_file}\ndevice: cpu, float32, " in printed.err
+    assert f"data: {val}: 16 images, 3 classes" in printed.err
 
 
 def test_labels_follow_the_names_inside_the_model_file_whatever_their_order(
@@ -188,7 +190,7 @@ def test_two_processes_under_torchrun_count_every_image_once_and_print_once(
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("images   15 judged, 1 left out") == 1
+    assert done.stdout.count("images   15 evaluated, 1 skipped") == 1
     alone, both = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("alone", "both"))
     assert both.pop("loss") == pytest.approx(alone.pop("loss"), rel=1e-6)
     assert both == alone
@@ -210,4 +212,4 @@ def test_published_weights_score_what_their_authors_say(
     settings = Settings(model, str(file), data=str(data_root / "cifar10"), batch_size=100, output=tmp_path)
     assert run(settings) == 0
     content = json.loads((tmp_path / "results.json").read_text())
-    assert (content["correct"], content["images"], content["left_out"]) == (correct, 2000, 0)
+    assert (content["correct"], content["images"], content["images_skipped"]) == (correct, 2000, 0)

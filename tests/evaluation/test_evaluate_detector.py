@@ -65,11 +65,11 @@ def test_a_detector_is_judged_as_its_own_detections_are(
     detections = json.loads((out / "detections.json").read_text())
     assert [one["segmentation"] for one in detections] == [one["segmentation"] for one in expected]
     written = json.loads((out / "results.json").read_text())
-    assert (written["images"], written["left_out"], written["objects"]) == (6, 1, 36)
+    assert (written["images"], written["images_skipped"], written["objects"]) == (6, 1, 36)
     assert written["skipped"] == [{"name": "000002.png", "reason": "not an image of a known format"}]
     printed = capsys.readouterr()
-    assert "images   6 judged, 1 left out" in printed.out
-    assert "left out 000002.png: not an image of a known format" in printed.err
+    assert "images   6 evaluated, 1 skipped" in printed.out
+    assert "skipped 000002.png: not an image of a known format" in printed.err
     rows = table(printed.out)
     for kind, part in (("bbox", "box"), ("segm", "mask")):
         numbers = evaluate_detections(content, expected, kind=kind, image_ids=ids).numbers
@@ -253,6 +253,6 @@ def test_two_processes_under_torchrun_judge_every_image_once_and_print_once(
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("images   6 judged, 1 left out") == 1
+    assert done.stdout.count("images   6 evaluated, 1 skipped") == 1
     alone, both = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("alone", "both"))
     assert both == alone

@@ -33,7 +33,7 @@ def test_json_holds_the_probabilities_that_the_network_gives(model_file: Path, t
     assert code == 0
     content = json.loads(answer.read_text())
     assert len(content["images"]) == 15
-    assert content["left_out"] == 0
+    assert content["images_skipped"] == 0
     for number in (0, 4, 14):
         found = {one["class"]: one["probability"] for one in content["images"][number]["classes"]}
         assert found == pytest.approx(probabilities_by_hand(model_file, number), abs=1e-5)
@@ -53,7 +53,7 @@ def test_json_on_standard_output_is_all_there_is(
     assert content["skipped"] == [
         {"name": str(tmp_path / "broken.png"), "reason": "not an image of a known format"},
     ]
-    assert "15 of 16 images classified, 1 left out" in printed.err
+    assert "15 of 16 images classified, 1 skipped" in printed.err
 
 
 def test_the_table_has_a_line_for_each_image_with_its_best_class(
@@ -100,7 +100,7 @@ def test_no_image_that_works_is_exit_code_one_and_still_names_the_files(
 ) -> None:
     (tmp_path / "empty.jpg").touch()
     assert run(Settings((tmp_path / "empty.jpg",), str(model_file), output=tmp_path / "a.png", device="cpu")) == 1
-    assert f"left out {tmp_path / 'empty.jpg'}: empty file" in capsys.readouterr().err
+    assert f"skipped {tmp_path / 'empty.jpg'}: empty file" in capsys.readouterr().err
     assert not (tmp_path / "a.png").exists()
 
 

@@ -93,7 +93,7 @@ MISTAKES = {
     "an unknown image": ([{**RESULT, "image_id": 9}], "result 1 is of image 9, which the annotations do not have"),
     "a mask of another image": (
         [{**RESULT, "segmentation": {"size": [9, 9], "counts": [81]}}],
-        r"has a mask that cannot be judged \(RLE size mismatch\): size \[9, 9\] in an image of \[64, 64\]",
+        r"has a mask that cannot be evaluated \(RLE size mismatch\): size \[9, 9\] in an image of \[64, 64\]",
     ),
     "a mask that ends early": (
         [{**RESULT, "segmentation": {"size": [64, 64], "counts": "11"}}],

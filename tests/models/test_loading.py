@@ -74,7 +74,7 @@ def test_what_was_loaded_is_said_in_one_line(tmp_path: Path) -> None:
     assert loaded is not None
     tensors = len(state()) - 2
     assert str(loaded).startswith(f'{tensors} tensors from {tmp_path / "w.pth"}; entry "state_dict"; prefix "model." ')
-    assert "1 tensors outside it left out (loss.weight)" in str(loaded)
+    assert "1 tensors outside it skipped (loss.weight)" in str(loaded)
     assert "classifier initialized anew (linear): 10 outputs in the weights, 3 in the network" in str(loaded)
     assert "tensors of blocks initialized anew" in str(loaded)
     assert loaded_weights(create_model(NAME)) is None

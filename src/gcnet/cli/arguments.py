@@ -69,7 +69,10 @@ def parse(kind: type[S], arguments: Sequence[str], *, program: str, epilogue: st
             )
     except SystemExit as end:
         flags = _flags(kind, program)
-        error = _unknown_flag(arguments, flags, program) or _refusal(end)
+        error = _unknown_flag(arguments, flags, program)
+        if error is None and arguments and not arguments[0].startswith("-") and not _has_positionals(kind):
+            error = _unexpected(arguments[0], flags, arguments, program)
+        error = error or _refusal(end)
         raise error or _mistake(complaint.getvalue(), arguments, flags, program) from None
     if extra:
         flags = _flags(kind, program)
@@ -98,6 +101,12 @@ def _model_first(kind: type, arguments: Sequence[str]) -> list[str]:
         values, after = ([value], index + 1) if equals else (list(arguments[index + 1 : index + 2]), index + 2)
         return [*values, *arguments[:index], *arguments[after:]]
     return list(arguments)
+
+
+def _has_positionals(kind: type) -> bool:
+    """Whether a command takes values without a flag."""
+    hints: dict[str, Any] = get_type_hints(kind, include_extras=True)
+    return any(tyro.conf.Positional in getattr(hint, "__metadata__", ()) for hint in hints.values())
 
 
 def _refuse_empty(arguments: Sequence[str], program: str) -> None:

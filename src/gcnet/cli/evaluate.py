@@ -17,7 +17,7 @@ class Settings:
     """Measure how well a trained network does on the validation images of a data set.
 
     A classifier by its accuracy, a detector by COCO's average precision of boxes and masks; which it is, the model file
-    says. Damaged images are left out, counted and named. Also runs in several processes under torchrun.
+    says. Damaged images are skipped, counted and named. Also runs in several processes under torchrun.
     """
 
     model: str | None = None
@@ -34,7 +34,7 @@ class Settings:
     val_fraction: float | None = None
     """Evaluate the share of --data that `gcnet train` held out with the same --val-fraction and --seed."""
     results: Path | None = None
-    """Judge the detections in this file (JSON, COCO's result format) instead of a model's."""
+    """Evaluate the detections in this file (JSON, COCO's result format) instead of a model's."""
     root: str = "data"
     """Folder of downloaded data sets (cifar10, cifar100)."""
     download: bool = False
@@ -74,9 +74,9 @@ class Settings:
 
     def _check_results(self) -> None:
         if self.model is not None:
-            raise UserError("--results are judged instead of a model's; give one of --model and --results")
+            raise UserError("--results are evaluated instead of a model's; give one of --model and --results")
         if flag := self._given(_OF_NETWORKS):
-            raise UserError(f"{flag} belongs to a network, and --results are judged without one")
+            raise UserError(f"{flag} belongs to a network, and --results are evaluated without one")
 
     def data_settings(self, size: int | None) -> DataSettings:
         """The settings of the images; `size` is the side that the network was trained on, if known."""

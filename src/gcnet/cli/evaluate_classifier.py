@@ -1,10 +1,11 @@
-"""The accuracy of a classifier on labelled images: judged, printed and written."""
+"""The accuracy of a classifier on labelled images: evaluated, printed and written."""
 
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcnet.cli.files import report_notes
+from gcnet.cli.network_header import report_network
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -42,13 +43,18 @@ def open_images(
     if is_coco(settings.data):
         raise UserError(f"{settings.data} is for detectors, in COCO's format, and {settings.model} is a classifier")
     size = network.preprocessing.image_size if network.preprocessing else None
-    source, preprocessing = open_evaluation(
-        settings.data_settings(size),
-        settings.seed,
-        split_seed=settings.seed,
-        classes=network.class_names,
-        preprocessing=network.preprocessing,
-    )
+    try:
+        source, preprocessing = open_evaluation(
+            settings.data_settings(size),
+            settings.seed,
+            split_seed=settings.seed,
+            classes=network.class_names,
+            preprocessing=network.preprocessing,
+        )
+    except UserError as error:
+        if settings.data != "scenes":
+            raise
+        raise UserError(f"{error}; --data names other images than the generated scenes") from error
     if processes.first:
         depth_note = unused_depth_note(source, preprocessing.bit_depth)
         report_notes(source.notes if depth_note is None else (*source.notes, depth_note))
@@ -57,6 +63,11 @@ def open_images(
     if network.class_names is None and processes.first:
         _say_assumed_order(source.classes, settings)
     if processes.first:
+        report_network(network.model, str(settings.model), settings.weights)
+        print(
+            f"data: {printable(settings.data)}: {len(source):,} images, {len(source.classes):,} classes",
+            file=sys.stderr,
+        )
         print(f"preprocessing: {preprocessing}", file=sys.stderr)
     return source, preprocessing
 
@@ -115,8 +126,8 @@ def judge(
 def _print_result(result: "ClassificationResult", classes: tuple[str, ...]) -> None:
     low, high = result.interval
     for skipped in result.skipped:
-        print(f"left out {printable(skipped.name)}: {skipped.reason}", file=sys.stderr)
-    print(f"images   {result.images:,} judged, {len(result.skipped):,} left out")
+        print(f"skipped {printable(skipped.name)}: {skipped.reason}", file=sys.stderr)
+    print(f"images   {result.images:,} evaluated, {len(result.skipped):,} skipped")
     print(f"top-1    {result.top1:.2%} ({result.correct:,} of {result.images:,}; 95% interval {low:.2%} to {high:.2%})")
     if len(classes) > 5:
         print(f"top-5    {result.top5:.2%}")
@@ -131,7 +142,7 @@ def _print_result(result: "ClassificationResult", classes: tuple[str, ...]) -> N
         print(f"{name:<{width}}  {images:>7,}  {correct:>7,}  {share:>7}")
     worst = result.worst_confusions(LISTED_CONFUSIONS)
     if worst:
-        print("\nmost frequent confusions (true class, taken for, images)")
+        print("\nmost frequent confusions (true class, predicted class, images)")
     for true, predicted, count in worst:
         print(f"{names[true]:<{width}}  {names[predicted]:<{width}}  {count:>5,}")
 

@@ -1,4 +1,4 @@
-"""The average precision of a detector, or of a file of detections, on annotated images: judged, printed and written."""
+"""The average precision of a detector, or of a file of detections, on annotated images: printed and written."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcnet.cli.files import report_notes
+from gcnet.cli.network_header import describe_resizing, report_network
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -35,11 +36,19 @@ def run_detector(settings: "Settings", detector: "Detector | None", processes: "
         result = _judge_results(part, settings)
     else:
         _check_classes(detector, part.images, settings, processes)
+        if processes.first:
+            _report_header(detector, part.images, settings)
         result = _judge_model(detector, part.images, settings, processes)
     if processes.first:
         _print_result(result)
         if settings.output is not None:
             _write(result, part, settings, settings.output)
+
+
+def _report_header(detector: "Detector", images: "CocoImages", settings: "Settings") -> None:
+    report_network(detector.model, str(settings.model), settings.weights)
+    found = f"{len(images):,} images, {len(images.classes):,} classes of objects"
+    print(f"data: {printable(settings.data)}: {found}, {describe_resizing(detector.model)}", file=sys.stderr)
 
 
 def _check_classes(detector: "Detector", images: "CocoImages", settings: "Settings", processes: "Processes") -> None:
@@ -106,8 +115,8 @@ def _print_result(result: "DetectorResult") -> None:
     from gcnet.evaluation.detection import DEFINITIONS, NUMBERS
 
     for skipped in result.skipped:
-        print(f"left out {printable(skipped.name)}: {skipped.reason}", file=sys.stderr)
-    print(f"images   {len(result.image_ids):,} judged, {len(result.skipped):,} left out")
+        print(f"skipped {printable(skipped.name)}: {skipped.reason}", file=sys.stderr)
+    print(f"images   {len(result.image_ids):,} evaluated, {len(result.skipped):,} skipped")
     print(f"objects  {sum(result.objects.values()):,} of {len(result.objects):,} classes")
     with_masks = len(result.image_ids) if result.masks is None else result.masks.images
     if with_masks < len(result.image_ids):

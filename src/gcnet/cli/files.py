@@ -45,11 +45,11 @@ def check_outputs(settings: object, command: str) -> None:
 
 
 def report_skipped(skipped: "Sequence[Skipped]", worked: int, done: str) -> None:
-    """Name the files left out, and count them beside those that worked, for which something was `done`."""
+    """Name the files skipped, and count them beside those that worked, for which something was `done`."""
     for one in skipped:
-        print(f"left out {printable(one.name)}: {one.reason}", file=sys.stderr)
+        print(f"skipped {printable(one.name)}: {one.reason}", file=sys.stderr)
     total = worked + len(skipped)
-    print(f"{worked} of {total} images {done}, {len(skipped)} left out", file=sys.stderr)
+    print(f"{worked} of {total} images {done}, {len(skipped)} skipped", file=sys.stderr)
 
 
 def report_kinds(items: "Sequence[Any]", headings: "Mapping[str, str]", listed: int) -> None:

@@ -1,5 +1,6 @@
 """`gcnet predict`: what a trained network finds in images, as a table, JSON and pictures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ _OF_DETECTORS = ("threshold", "classes", "detections_per_image")
 class Settings:
     """Predict the classes of images with a classifier, or the objects in them with a detector.
 
-    Which it is, the model file says. Damaged files are left out and named. Exit code 0 if at least one image worked,
+    Which it is, the model file says. Damaged files are skipped and named. Exit code 0 if at least one image worked,
     1 if none did.
     """
 
@@ -104,6 +105,18 @@ class Settings:
         if self.output.exists() or self.output.suffix.lower() in (".png", ".jpg", ".jpeg"):
             raise UserError(f"--output of a detector is a folder for a picture of each image, found {self.output}")
 
+    def refuse_folder_of(self, paths: Sequence[Path]) -> None:
+        """Refuse pictures among the images, of which the next prediction would take them for one.
+
+        Raises:
+            UserError: --output is the folder of an image.
+        """
+        if self.output is not None and self.output.resolve() in {path.parent.resolve() for path in paths}:
+            raise UserError(
+                f"--output must be another folder than that of the images, found {printable(self.output)}: its "
+                "pictures would be taken for images"
+            )
+
     def _refuse(self, names: tuple[str, ...], theirs: str, found: str) -> None:
         for name in names:
             value: Any = getattr(self, name)
@@ -126,6 +139,7 @@ def run(settings: Settings) -> int:
         from gcnet.models.detector.heads import limit_detections
 
         settings.require_detector()
+        settings.refuse_folder_of(paths)
         if settings.detections_per_image is not None:
             limit_detections(opened.model, settings.detections_per_image)
         return detect(opened, paths, settings)

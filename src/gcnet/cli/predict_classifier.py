@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcnet.cli.files import report_note, report_skipped, write_csv, write_json
+from gcnet.cli.network_header import report_network
 from gcnet.errors import printable
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def classify(network: "Network", paths: Sequence[Path], settings: "Settings") ->
     images = FileImages(Path(), [str(path) for path in paths], [0] * len(paths), ["unknown"])
     if note := unused_depth_note(images, preprocessing.bit_depth):
         report_note(note)
+    report_network(network.model, settings.model, settings.weights)
     print(f"preprocessing: {preprocessing}", file=sys.stderr)
     with progress_bar("images", len(paths)) as progress:
         predictions = predict_images(

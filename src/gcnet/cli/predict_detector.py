@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcnet.cli.files import report_skipped, write_csv, write_json
+from gcnet.cli.network_header import describe_resizing, report_network
 from gcnet.errors import printable
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def detect(detector: "Detector", paths: Sequence[Path], settings: "Settings") ->
     for file in pictures.files():
         if file.exists():
             settings.refuse_existing("output", file)
+    report_network(detector.model, settings.model, settings.weights)
+    print(f"images: {describe_resizing(detector.model)}", file=sys.stderr)
     with progress_bar("images", len(paths)) as progress:
         detections = detect_images(
             detector,

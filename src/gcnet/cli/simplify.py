@@ -84,7 +84,7 @@ class Settings:
         return analyze.Settings(self.model, statistics=True, **self._shared())
 
     def for_accuracy(self) -> evaluate.Settings:
-        """The settings of `gcnet evaluate` by which both networks are judged."""
+        """The settings of `gcnet evaluate` by which both networks are evaluated."""
         return evaluate.Settings(self.model, **self._shared())
 
     def _shared(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _print_comparison(before: "Network", after: "Network", settings: Settings) -
         megaflops = count_flops(network.model, (1, 3, size, size)) / 1e6
         parameters = count_parameters(network.model)
         print(f"{title:<6}  {_top1(result):<26}  {result.loss:<7.4f}  {parameters:>12,}  {megaflops:>15,.4g}")
-    print(f"{result.images:,} images judged, {len(result.skipped):,} left out; 95 % intervals")
+    print(f"{result.images:,} images evaluated, {len(result.skipped):,} skipped; 95 % intervals")
     if settings.block == "gc":
         print("gc attends as the blocks did, but its bottleneck starts anew and adds nothing yet: train it further.")
 

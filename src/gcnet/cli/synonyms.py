@@ -136,6 +136,7 @@ _HINTS = {
         "opts",
         "cfg-options",
     ): "there are no configuration files: all settings are flags",
+    ("source",): "images and folders are given without a flag",
     ("exist-ok", "overwrite", "force"): "existing results are never overwritten: give another --output",
 }
 HINTS = {name: hint for names, hint in _HINTS.items() for name in names}

@@ -3,7 +3,10 @@
 import os
 from collections.abc import Mapping
 
+from gcnet.errors import UserError
+
 _HEAD = 512
+_PAGES = ("<!doctype html", "<html")
 _LFS = b"version https://git-lfs.github.com/spec"
 _TEXT_STARTS: Mapping[bytes, str] = {
     b"<!doctype html": "an HTML page, not an image: the download failed",
@@ -27,6 +30,38 @@ _BRANDS: Mapping[bytes, str] = {
     b"mif": "a HEIF image, which is not supported: convert it to JPEG",
     b"avi": "an AVIF image, which this installation of Pillow does not read: update Pillow, or convert it to JPEG",
 }
+
+
+def check_text(path: str | os.PathLike[str], text: str) -> None:
+    """Refuse what often stands where a file of data (JSON, CSV) is expected: nothing, a Git LFS pointer, a web page.
+
+    Args:
+        path: of the file.
+        text: its beginning, or all of it.
+
+    Raises:
+        UserError: naming what it is.
+    """
+    if not text.strip():
+        raise UserError(f"{path} is empty")
+    if text.startswith(_LFS.decode()):
+        raise UserError(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull")
+    if text[:_HEAD].lstrip().lower().startswith(_PAGES):
+        raise UserError(f"{path} is an HTML page: the download failed")
+
+
+def check_text_file(path: str | os.PathLike[str]) -> None:
+    """`check_text` of a file, by its beginning; whether there is one is not checked.
+
+    Raises:
+        UserError: as `check_text`.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return
+    check_text(path, head)
 
 
 def explain_content(path: str | os.PathLike[str]) -> str | None:

@@ -10,7 +10,7 @@ from gcnet.data.class_names import label_classes
 from gcnet.data.decode import has_image_suffix
 from gcnet.data.images import FileImages
 from gcnet.data.listing import Listing, describe_skipped, kind_of, list_images, loose_files, subfolders
-from gcnet.errors import UserError, nearest
+from gcnet.errors import UserError, nearest, printable
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 """Names of splits, in any case, by what they stand for."""
@@ -95,6 +95,26 @@ def find_splits(root: Path) -> dict[str, Path]:
                 f"{' and '.join(names)}: rename one of them, or give the folders to use by --data and --val"
             )
     return {split: root / splits[split][0] for split in SPLITS if splits.get(split)}
+
+
+def refuse_output_among_images(root: Path, output: Path) -> None:
+    """Refuse an output folder that would be read as a folder of images, such as a class, from then on.
+
+    Args:
+        root: folder of the images, with or without splits.
+        output: the folder to be made.
+
+    Raises:
+        UserError: it is inside the folder of a split, or without splits inside `root`.
+    """
+    parents = output.resolve().parents
+    if root.is_dir() and root.resolve() in parents:
+        inside = [folder for folder in find_splits(root).values() or [root] if folder.resolve() in parents]
+        if inside:
+            raise UserError(
+                f"--output must not be in a folder of images, where it would be taken for images or a class; found "
+                f"{printable(output)} in {printable(inside[0])}"
+            )
 
 
 def refuse_splits(root: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gcnet.data.class_names import label_classes
+from gcnet.data.file_kinds import check_text
 from gcnet.data.folders import SPLITS, split_named
 from gcnet.data.images import FileImages
 from gcnet.data.paths import ImageRoot
@@ -89,6 +90,8 @@ def read_rows(table: str | os.PathLike[str]) -> list[Row]:
         # Names of files need not be text: bytes that are not UTF-8 pass through, as in the file system.
         with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             content = file.read()
+        if content.strip():
+            check_text(table, content)
         if "\0" in content:
             raise UserError(f"{table}: cannot be read as a CSV in UTF-8: it holds zero bytes, as UTF-16 does")
         start = len(content) - len(content.lstrip("\r\n"))

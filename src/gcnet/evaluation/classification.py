@@ -20,7 +20,7 @@ from gcnet.evaluation.inference import class_scores, evaluating
 class ClassificationResult:
     """What an evaluation found; shares are fractions from 0 to 1.
 
-    `images` counts those judged, `skipped` names those left out; `interval` is the 95 % Wilson interval of `top1`;
+    `images` counts those evaluated, `skipped` names those skipped; `interval` is the 95 % Wilson interval of `top1`;
     `loss` is the mean cross-entropy in nats; `per_class` is each class's own top-1, None for a class without images;
     `confusion[i][j]` counts images of class i that were taken for class j. With up to five classes `top5` is 1.
     """
@@ -59,7 +59,7 @@ class ClassificationResult:
             "top1_interval_95": list(self.interval),
             "top5": self.top5,
             "loss": self.loss,
-            "left_out": len(self.skipped),
+            "images_skipped": len(self.skipped),
             "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
             "classes": names,
             "per_class": dict(zip(names, self.per_class, strict=True)),
@@ -157,7 +157,7 @@ class _Tally:
         skipped = tuple(sorted(self.skipped, key=lambda one: one.name))
         if not images:
             reason = (
-                f"; all {len(skipped)} were left out, the first, {skipped[0].name}: {skipped[0].reason}"
+                f"; all {len(skipped)} were skipped, the first, {skipped[0].name}: {skipped[0].reason}"
                 if skipped
                 else ""
             )

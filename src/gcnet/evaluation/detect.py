@@ -1,4 +1,4 @@
-"""Detections in image files: the objects found in each, and which files were left out and why."""
+"""Detections in image files: the objects found in each, and which files were skipped and why."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -45,7 +45,7 @@ class Detected:
 
 @dataclass(frozen=True)
 class Detections:
-    """What `detect_images` found: the images in the order of the files, the files left out, class names by category."""
+    """What `detect_images` found: the images in the order of the files, the files skipped, class names by category."""
 
     images: tuple[Detected, ...]
     skipped: tuple[Skipped, ...]
@@ -58,8 +58,8 @@ class Detections:
         `name` of each class; `annotations` the detections: `id` (from 1), `image_id`, `category_id`, `bbox` (left, top,
         width and height in pixels), `score` (0 to 1), `segmentation` (`size`, height and width, and `counts`, COCO's
         compressed run lengths as text; absent if the detector predicts no masks), `area` (pixels of the mask, or of
-        the box) and `iscrowd` (0). The annotations alone are a list in COCO's result format. `left_out` counts and
-        `skipped` names the files that could not be used.
+        the box) and `iscrowd` (0). The annotations alone are a list in COCO's result format. `images_skipped`
+        counts and `skipped` names the files that could not be used.
         """
         images = [
             {"id": one.image_id, "file_name": str(one.path), "width": one.width, "height": one.height}
@@ -70,7 +70,7 @@ class Detections:
             "images": images,
             "categories": [{"id": identity, "name": name} for identity, name in self.categories.items()],
             "annotations": [{"id": number, **result, "iscrowd": 0} for number, result in enumerate(results, start=1)],
-            "left_out": len(self.skipped),
+            "images_skipped": len(self.skipped),
             "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
         }
 
@@ -85,7 +85,7 @@ def detect_images(
     show: Callable[[Image.Image, Detected], None] = lambda *_: None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Detections:
-    """Find objects in image files; a file that cannot be read is left out and named, never replaced.
+    """Find objects in image files; a file that cannot be read is skipped and named, never replaced.
 
     Memory stays bounded: masks of 28 x 28 pixels become masks of the image only for what is kept, a few at a time.
 

@@ -40,7 +40,8 @@ class DetectionResult:
 
     `numbers` holds `NUMBERS` by name, None where the annotations have nothing to find (no small object, say);
     `per_class` the AP of each category by its name, None where it has no object; `precision[i, j, k]` the precision at
-    IoU 0.50 + 0.05 i and recall j / 100 of the k-th category, NaN where it has no object; `images` counts those judged.
+    IoU 0.50 + 0.05 i and recall j / 100 of the k-th category, NaN where it has no object; `images` is how many
+    were evaluated.
     """
 
     kind: str
@@ -85,7 +86,7 @@ def evaluate_detections(
 
     Raises:
         UserError: an unknown kind; no category; a result of an image or a category that the annotations lack; a
-            result without what is judged; masks to judge where the annotations have none.
+            result without what is evaluated; masks to evaluate where the annotations have none.
     """
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS)
@@ -149,7 +150,7 @@ def _check(annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
     if not annotations["categories"]:
         raise UserError("the annotations have no category, so there is nothing to judge")
     if kind == "segm" and not all(annotation.get("segmentation") for annotation in annotations["annotations"]):
-        raise UserError("masks are judged against masks, and some annotations have no segmentation; judge bbox")
+        raise UserError("masks are evaluated against masks, and some annotations have no segmentation; evaluate bbox")
     images = {image["id"] for image in annotations["images"]}
     categories = {category["id"] for category in annotations["categories"]}
     for number, result in enumerate(results, start=1):

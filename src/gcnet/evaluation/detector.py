@@ -23,12 +23,12 @@ class DetectorResult:
     """What an evaluation found.
 
     Attributes:
-        boxes: judged by the overlap of boxes.
-        masks: judged by the overlap of masks; on the images whose objects all have masks; None where
+        boxes: evaluated by the overlap of boxes.
+        masks: evaluated by the overlap of masks; on the images whose objects all have masks; None where
             there are none, or detections have boxes only.
-        image_ids: of the images judged.
+        image_ids: of the images evaluated.
         objects: how many of each category, by its name, are in these images; crowds do not count.
-        skipped: images that could not be read, and were not judged.
+        skipped: images that could not be read, and were not evaluated.
         results: all detections, in COCO's result format.
     """
 
@@ -44,7 +44,7 @@ class DetectorResult:
         kinds = self.kinds()
         return {
             "images": len(self.image_ids),
-            "left_out": len(self.skipped),
+            "images_skipped": len(self.skipped),
             "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
             "objects": sum(self.objects.values()),
             "is_coco_subset": self.is_coco_subset,

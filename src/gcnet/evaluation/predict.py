@@ -1,4 +1,4 @@
-"""Predictions for image files: the most probable classes of each, and which files were left out and why."""
+"""Predictions for image files: the most probable classes of each, and which files were skipped and why."""
 
 import os
 import re
@@ -42,7 +42,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What `predict_images` found: predictions in the order of the files, and the files left out."""
+    """What `predict_images` found: predictions in the order of the files, and the files skipped."""
 
     images: tuple[Prediction, ...]
     skipped: tuple[Skipped, ...]
@@ -51,7 +51,7 @@ class Predictions:
         """The predictions as plain JSON values."""
         return {
             "images": [prediction.to_dict() for prediction in self.images],
-            "left_out": len(self.skipped),
+            "images_skipped": len(self.skipped),
             "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
         }
 
@@ -104,7 +104,7 @@ def predict_images(
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """Classify image files; a file that cannot be read is left out and named, never replaced.
+    """Classify image files; a file that cannot be read is skipped and named, never replaced.
 
     Raises UserError when the network's outputs for an image are not finite numbers.
     """

@@ -20,7 +20,7 @@ _ACCEPTED = ("mask without pixels", "RLE numbers not integers")
 def read_results(
     path: str | Path, annotations: Mapping[str, Any], image_ids: Ids | None = None, category_ids: Ids | None = None
 ) -> tuple[list[dict[str, Any]], int]:
-    """The results of a file, each with a box and, if all have one, a mask that can be judged.
+    """The results of a file, each with a box and, if all have one, a mask that can be evaluated.
 
     The file is a list in COCO's result format, or what `gcnet predict --json` writes for the images of the annotations.
 
@@ -96,7 +96,7 @@ def _checked(result: Any, keys: Sequence[str], place: str, sizes: Mapping[int, t
 
     def say(kind: str, found: str) -> None:
         if kind not in _ACCEPTED:
-            raise refuse(f"has a mask that cannot be judged ({kind}): {found}")
+            raise refuse(f"has a mask that cannot be evaluated ({kind}): {found}")
 
     if "segmentation" not in keys:
         return result

@@ -67,7 +67,7 @@ def write_worst(images: CocoImages, outcomes: Sequence[Outcome], folder: Path, *
         images: of the outcomes, and perhaps more.
         outcomes: of `match_images`.
         folder: which exists.
-        about: what was judged on what, for the page.
+        about: what was evaluated on what, for the page.
 
     Returns:
         The names of the files; none where no image has an error.

@@ -93,7 +93,7 @@ def _without_prefix(
         else:
             left_out.append(name)
     if left_out:
-        notes.append(f"{len(left_out)} tensors outside it left out ({listed(left_out)})")
+        notes.append(f"{len(left_out)} tensors outside it skipped ({listed(left_out)})")
     return matched, notes
 
 

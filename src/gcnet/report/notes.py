@@ -10,7 +10,7 @@ def notes(comparison: Comparison) -> list[str]:
     found = [_seed_note(comparison, count), _image_note(comparison)]
     skipped = sum(run.skipped for run in comparison.runs)
     if skipped:
-        found.append(f"{skipped} unreadable validation images were left out, over all runs.")
+        found.append(f"{skipped} unreadable validation images were skipped, over all runs.")
     if comparison.costs:
         found.extend(_cost_notes(comparison))
     return found

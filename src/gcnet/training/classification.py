@@ -14,6 +14,7 @@ from gcnet.analysis.cost import count_flops
 from gcnet.data.balance import balanced_weights, class_counts, class_notes, describe_counts
 from gcnet.data.coco.source import is_coco
 from gcnet.data.duplicates import shared_notes
+from gcnet.data.file_kinds import check_text_file
 from gcnet.data.images import size_on_disk
 from gcnet.data.loading import Batch, Images, Skipped, build_loader, collate
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
@@ -275,6 +276,8 @@ def open_classification(settings: TrainSettings, processes: Processes) -> Classi
         splits = open_data(settings.data, split_seed=settings.machine.seed, preprocessing=own)
     except UserError as error:
         if is_coco(settings.data.data):
+            if Path(settings.data.data).is_file():
+                check_text_file(settings.data.data)
             raise _for_detectors(settings) from error
         raise
     return ClassificationTask(splits, settings, processes)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gcnet.data.folders import refuse_output_among_images
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
 from gcnet.models.insertion import context_parameters
@@ -112,6 +113,8 @@ def train(
     """
     if settings.output.output is not None:
         check_free(Path(settings.output.output))
+    wanted = settings.output.output or f"runs/{default_name(settings)}"
+    refuse_output_among_images(Path(settings.data.data), Path(wanted))
     with assembled(settings, build_model) as (trainer, task):
         try_network(trainer)
         chosen = replace(filled(settings), recipe=trainer.recipe)

@@ -16,11 +16,11 @@ from gcnet.data.coco.images import FolderReader
 from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.paths import AMBIGUOUS, MISSING, OUTSIDE, resolve_paths
 from gcnet.data.decode import ImageError, read_header
+from gcnet.data.file_kinds import check_text
 from gcnet.errors import UserError, nearest_path, printable
 from gcnet.text_files import describe_json_error
 
 PARTS = ("images", "annotations", "categories")
-_LFS = "version https://git-lfs.github.com/spec"
 _FILE_KINDS = {
     OUTSIDE: "path outside the image folder",
     MISSING: "missing image file",
@@ -84,12 +84,7 @@ def read_json(path: str | Path, what: str) -> Any:
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        if not text.strip():
-            raise UserError(f"{path} is empty")
-        if text.startswith(_LFS):
-            raise UserError(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull")
-        if text[:200].lstrip().lower().startswith(("<!doctype html", "<html")):
-            raise UserError(f"{path} is an HTML page: the download failed")
+        check_text(path, text)
         return json.loads(text)
     except FileNotFoundError as error:
         raise UserError(f"no {what} file at {path}{nearest_path(path)}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from gcnet.data.coco.conversion.voc import is_voc
 from gcnet.data.coco.conversion.yolo import is_yolo
 from gcnet.data.coco.layouts import find_layout, unrecognized
+from gcnet.data.file_kinds import check_text_file
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
 
@@ -20,6 +21,7 @@ def split_files(settings: DataSettings) -> tuple[Path, Path | None]:
         UserError: there is no such file, or no validation data.
     """
     train = annotation_file(settings.data, "--data", "train")
+    check_text_file(train)
     if settings.val is not None:
         val = annotation_file(settings.val, "--val", "val")
         if val.exists() and train.exists() and os.path.samefile(val, train):
