@@ -58,7 +58,7 @@ REFUSED = {
     "epochs and steps": (RecipeSettings, {"epochs": 1.0, "steps": 1}, "--epochs or --steps, not both"),
     "no epochs": (RecipeSettings, {"epochs": 0.0}, "--epochs must be positive and at most 10.9, found 0.0"),
     "no steps": (RecipeSettings, {"steps": 0}, "--steps must be positive"),
-    "negative rate": (RecipeSettings, {"lr": -0.1}, "--lr must be positive, found -0.1"),
+    "negative rate": (RecipeSettings, {"lr": -0.1}, "--lr must be positive and finite, found -0.1"),
     "rate that is no number": (RecipeSettings, {"lr": float("nan")}, "--lr must be positive"),
     "uneven micro-batches": (RecipeSettings, {"batch_size": 10, "accumulate": 3}, "equal micro-batches"),
     "nesterov adamw": (RecipeSettings, {"optimizer": "adamw", "nesterov": True}, "--nesterov belongs to"),
