@@ -7,7 +7,7 @@ import torch
 
 from evaluation.things import CATEGORY_IDS, CLASSES, build_finder, save_finder
 from gcnet.errors import UserError
-from gcnet.evaluation.network import open_detector, open_network
+from gcnet.evaluation.network import model_path, open_detector, open_network
 from gcnet.models.create import create_model
 from gcnet.models.files import save_model
 
@@ -78,3 +78,9 @@ def test_detectors_that_cannot_be_opened_get_a_sentence(finder: Path, tmp_path: 
     torch.save(create_model("cifar_resnet20").state_dict(), tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"other\.pth do not fit this network"):
         open_detector("mask_rcnn_scenes_resnet", str(tmp_path / "other.pth"))
+
+
+def test_a_name_that_is_too_long_for_a_file_is_the_name_of_no_network() -> None:
+    assert model_path("x" * 5000) is None
+    with pytest.raises(UserError, match="unknown model"):
+        open_network("x" * 5000)

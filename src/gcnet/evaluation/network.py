@@ -1,5 +1,6 @@
 """The network that `--model` and `--weights` name, with the preprocessing and class names that came with it."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,8 +105,8 @@ def model_path(model: str) -> Path | None:
     Raises:
         UserError: for a folder without model files.
     """
-    path = Path(model)
-    if path.is_dir():
+    path = Path(model)  # whose own methods raise for names that are too long
+    if os.path.isdir(model):
         files = [file for name in _OF_RUN for file in (path / "weights" / name, path / name) if file.is_file()]
         if files:
             return files[0]
@@ -115,7 +116,7 @@ def model_path(model: str) -> Path | None:
             f"--model must be a model file, a run folder or a name, and {printable(model)} is a folder without "
             f"weights/best.safetensors{holds}"
         )
-    return path if path.exists() or path.suffix == MODEL_SUFFIX else None
+    return path if os.path.exists(model) or path.suffix == MODEL_SUFFIX else None
 
 
 def _from_file(path: Path) -> Network | Detector:

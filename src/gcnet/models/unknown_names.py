@@ -46,7 +46,9 @@ def unknown_model(name: str, *, own: Sequence[str], detectors: Sequence[str], pr
         return UserError(f"there is no model file {printable(name)}{hint or nearest_path(name)}")
     if alike:
         return UserError(f'unknown model "{printable(name)}"{hint}')
-    return unknown("model", printable(plain), [*known, *detectors] if "rcnn" in name.lower() else known)
+    if "rcnn" in plain.lower():
+        return unknown("detector", printable(plain), detectors)
+    return unknown("model", printable(plain), known)
 
 
 def unknown_tag(name: str) -> UserError:
