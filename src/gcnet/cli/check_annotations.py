@@ -11,15 +11,18 @@ from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
     from gcnet.cli.check_data import Settings
+    from gcnet.cli.check_splits import CheckedFile
     from gcnet.data.coco.inspection import Inspection
 
 
 def check_annotations(settings: "Settings") -> int:
     """Check an annotation file, or all of a folder; 1 where there are issues."""
+    from gcnet.cli import EXIT_FAILURE
+    from gcnet.cli.check_splits import compare_splits
     from gcnet.data.coco.layouts import find_layout, unrecognized
 
     if not settings.data.is_dir():
-        return _check_file(settings)
+        return _check_file(settings).code
     layout = find_layout(settings.data)
     files = layout.files()
     if not files:
@@ -27,18 +30,24 @@ def check_annotations(settings: "Settings") -> int:
     if settings.fix is not None and len(files) > 1:
         listed = ", ".join(printable(file) for file in files)
         raise UserError(f"--fix takes one annotation file, and {printable(settings.data)} has {len(files)}: {listed}")
-    codes = []
+    checked = {}
     for number, file in enumerate(files):
         print(f"{'' if number == 0 else chr(10)}{printable(file)}")
         name = "-".join(file.relative_to(settings.data).with_suffix("").parts)
         output = None if settings.output is None else settings.output / name if len(files) > 1 else settings.output
-        codes.append(_check_file(replace(settings, data=file, output=output), checks_images=True))
-    return max(codes)
+        checked[file] = _check_file(replace(settings, data=file, output=output), checks_images=True)
+    splits = [split for split in (layout.train, layout.val, layout.test) if split]
+    if all(len(split) == 1 for split in splits) and compare_splits(
+        [checked[one] for (one,) in splits], settings.listed
+    ):
+        return EXIT_FAILURE
+    return max(one.code for one in checked.values())
 
 
-def _check_file(settings: "Settings", *, checks_images: bool = False) -> int:
-    """Inspect, print what was found, and write what --fix and --output ask for; 1 where there are issues."""
+def _check_file(settings: "Settings", *, checks_images: bool = False) -> "CheckedFile":
+    """Inspect, print what was found, and write what --fix and --output ask for; code 1 where there are issues."""
     from gcnet.cli import EXIT_FAILURE, EXIT_OK
+    from gcnet.cli.check_splits import checked_file
     from gcnet.data.coco.inspection import inspect, read_annotations
     from gcnet.evaluation.progress import progress_bar
 
@@ -59,7 +68,8 @@ def _check_file(settings: "Settings", *, checks_images: bool = False) -> int:
         _write(content, inspection, settings, settings.output)
     if settings.fix is not None:
         _fix(content, inspection, settings.fix)
-    return EXIT_FAILURE if inspection.issues or lacks_images else EXIT_OK
+    code = EXIT_FAILURE if inspection.issues or lacks_images else EXIT_OK
+    return checked_file(settings.data, code, inspection.clean, folder)
 
 
 def _image_folder(settings: "Settings", content: dict[str, Any]) -> tuple[Path | None, str]:

@@ -19,8 +19,8 @@ _OF_ANNOTATIONS = ("fix",)
 class Settings:
     """Find the problems of a data set before training.
 
-    Annotations in COCO's format: invalid entries, and a copy without them. Class folders or a CSV: unreadable and
-    skipped files, duplicates, images in both training and validation, sizes, class balance.
+    Annotations in COCO's format: invalid entries, and a copy without them; of a folder also images in several splits.
+    Class folders or a CSV: unreadable and skipped files, duplicates, images in several splits, sizes, class balance.
 
     Exit code 0 for clean data, 1 where problems were found.
     """
