@@ -117,6 +117,8 @@ def test_only_paths_that_exist_are_suggested(tmp_path: Path) -> None:
         ),
         (RuntimeError("CUDA error: out of memory"), "the GPU is out of memory"),
         (OSError(12, "Cannot allocate memory"), "out of memory"),
+        (RuntimeError("could not create a primitive"), "out of memory"),
+        (RuntimeError("could not create a primitive descriptor for a convolution"), None),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
         (ValueError("Cannot allocate memory"), None),
         (KeyError("memory"), None),

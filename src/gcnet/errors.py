@@ -16,6 +16,7 @@ _WORDS = re.compile(r"[^a-z0-9]+")
 _NO_MEMORY = re.compile(
     r"DefaultCPUAllocator: (can't allocate|not enough) memory|CUDA out of memory|CUDA error: out of memory"
     r"|CU\w+_STATUS_ALLOC_FAILED|std::bad_alloc|Cannot allocate memory|MemoryError|can't start new thread"
+    r"|could not create a (primitive|memory object)\b(?! desc)"  # of oneDNN, which does not name its reason
 )
 _BYTES = re.compile(r"you tried to allocate (\d+) bytes")
 _SIZE = re.compile(r"(?:Tried|Unable) to allocate ([\d.]+ \w?i?B)")
