@@ -7,11 +7,12 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from gcnet.errors import UserError
 from gcnet.models.card import ModelCard
 from gcnet.models.create import create_model
-from gcnet.models.files import load_model, read_model_file, save_model
+from gcnet.models.files import load_model, load_strictly, read_model_file, save_model
 from gcnet.models.insertion import context_parameters, insert
 from gcnet.storage import save_tensors
 
@@ -106,3 +107,10 @@ def test_a_file_from_before_there_were_detectors_still_loads(tmp_path: Path) -> 
 
 def test_a_card_is_empty_for_a_network_that_was_never_saved() -> None:
     assert ModelCard() == ModelCard(None, None, (), None, None, None, None)
+
+
+def test_weights_of_batch_norms_fit_frozen_ones_which_count_no_steps() -> None:
+    trained, frozen = nn.Sequential(nn.BatchNorm2d(3)), nn.Sequential(FrozenBatchNorm2d(3))
+    trained.get_buffer("0.running_mean").fill_(2.0)
+    load_strictly(frozen, trained.state_dict(), "weights")
+    assert frozen.get_buffer("0.running_mean").tolist() == [2.0, 2.0, 2.0]

@@ -133,6 +133,7 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
     """
     whole = model.state_dict()
     own, given = without_profiles(whole), without_profiles(tensors)
+    given = {name: value for name, value in given.items() if name in own or not _is_step_count(name, own)}
     missing = [name for name in own if name not in given]
     unknown = [name for name in given if name not in own]
     complex_ = [name for name in own if name in given and given[name].is_complex() and not own[name].is_complex()]
@@ -152,6 +153,12 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
     if problems:
         raise UserError(f"the weights of {printable(origin)} do not fit this network: {'; '.join(problems)}")
     model.load_state_dict(whole | given)
+
+
+def _is_step_count(name: str, own: Mapping[str, Tensor]) -> bool:
+    """Whether it is the count of steps of a batch norm that is frozen in this network, and needs none."""
+    norm, _, entry = name.rpartition(".")
+    return entry == "num_batches_tracked" and f"{norm}.running_mean" in own
 
 
 def _listed(names: Sequence[str]) -> str:
