@@ -273,6 +273,18 @@ def test_arguments_in_the_sentences_of_errors_are_named_as_flags(sentence: str, 
     assert with_flags(sentence) == expected
 
 
+@pytest.mark.parametrize("columns", ["1", "40"])
+def test_narrow_terminals_get_help_and_sentences_too(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert cli.main(["train", "--sede", "3"]) == 2
+    assert capsys.readouterr().err == 'gcnet: unknown flag "--sede"; did you mean "--seed"?\n'
+    assert cli.main(["train", "--help"]) == 0
+    assert "--batch-size INT" in capsys.readouterr().out
+    assert os.environ["COLUMNS"] == columns
+
+
 def test_control_characters_never_reach_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,8 +3,9 @@
 import io
 import os
 import re
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+import shutil
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields, replace
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -15,6 +16,8 @@ from gcnet.cli.synonyms import FLAGS, VALUES, similar_flag
 from gcnet.errors import UserError, nearest, unknown
 
 S = TypeVar("S")
+
+_NARROWEST = 80
 
 # tyro's help starts a row with the flag's names and what the flag takes; a frame may stand to the left.
 _ROW = re.compile(r"^\W*?(?P<flags>(?:-\w, )?--[a-z][\w.-]*(?:, --[a-z][\w.-]*)*)(?: (?P<takes>\S+(?: \S+)*))?", re.M)
@@ -152,9 +155,22 @@ def _refusal(end: BaseException) -> UserError | None:
     return cause
 
 
+@contextmanager
+def _wide_enough() -> Generator[None]:
+    """Lay out help for at least `_NARROWEST` columns, below which flags and their descriptions leave no room."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(max(_NARROWEST, shutil.get_terminal_size().columns))
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS")
+        if before is not None:
+            os.environ["COLUMNS"] = before
+
+
 def _print_help(kind: type, program: str) -> None:
     text = io.StringIO()
-    with suppress(SystemExit), redirect_stdout(text):
+    with suppress(SystemExit), redirect_stdout(text), _wide_enough():
         tyro.cli(kind, prog=program, args=["--help"], config=(tyro.conf.OmitArgPrefixes,))
     print(tidy(text.getvalue()), end="")
 

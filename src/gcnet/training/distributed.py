@@ -152,6 +152,9 @@ def _join(device: torch.device) -> dist.Store:
                 f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {name} is not set: start several processes by "
                 "torchrun, or unset WORLD_SIZE for one"
             )
+    rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+        raise UserError(f"RANK must be a number from 0 to below WORLD_SIZE, {world}; found {rank}: start by torchrun")
     nccl = device.type == "cuda"
     store = dist.PrefixStore(f"gcnet group {next(_groups)}", _shared_store())
     dist.init_process_group(
