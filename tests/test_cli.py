@@ -3,6 +3,7 @@
 import importlib
 import os
 import resource
+import signal
 import subprocess
 import sys
 import warnings
@@ -394,3 +395,20 @@ def test_an_empty_value_is_refused() -> None:
         read("--model", "gc", "--output", "")
     with pytest.raises(UserError, match="an argument of gcnet train is empty"):
         read("")
+
+
+def test_ctrl_c_within_an_import_is_an_interruption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dispatch(_: list[str]) -> int:
+        raise ImportError("cannot load module more than once per process")
+
+    monkeypatch.setattr(cli, "_dispatch", dispatch)
+    with pytest.raises(ImportError):
+        cli.main(["blocks"])
+    before = signal.signal(signal.SIGINT, cli._end_at_once)
+    try:
+        assert cli.main(["blocks"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "gcnet: interrupted\n"

@@ -101,6 +101,8 @@ def _prepare_standard_output() -> None:
 
 def _report_failure(error: Exception, arguments: Sequence[str]) -> int:
     """Report missing memory, or a file that cannot be used; any other error is raised again."""
+    if isinstance(error, ImportError) and signal.getsignal(signal.SIGINT) is _end_at_once:
+        return _report("interrupted", EXIT_INTERRUPTED)  # Ctrl-C within an import, of which NumPy makes this error
     missing = out_of_memory(error)
     if missing is not None:
         flags = ", ".join(_flags_that_save_memory(arguments[0]))
