@@ -6,8 +6,8 @@ from pathlib import Path
 from benchmarks.report import circumstances_text
 from benchmarks.rows import Circumstances, NetworkRow, written
 from gcnet.errors import UserError
-from gcnet.report.summary import markdown_table
 from gcnet.storage import write_atomic
+from gcnet.text_files import markdown_table
 
 BEGIN, END = "<!-- python -m benchmarks blocks: begin -->", "<!-- python -m benchmarks blocks: end -->"
 _HEADINGS = ("block", "parameters added", "MFLOPs added", "forward", "training step")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from benchmarks.shapes import Shape
 from gcnet.analysis.timing import PLAIN, Numerics, fill_zero_parameters
-from gcnet.compare.measured import MeasuredDetector
 from gcnet.models.create import create_model
+from gcnet.models.detector.measured import MeasuredDetector
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from benchmarks.rows import Circumstances, Row
-from gcnet.evaluation.plots import INK, save_figure, style_axes
-from gcnet.report.charts import colours
+from gcnet.comparison.charts import colours
+from gcnet.visualization.plots import INK, save_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from statistics import geometric_mean
 
 from benchmarks.rows import Circumstances, Row
-from gcnet.report.summary import markdown_table
+from gcnet.text_files import markdown_table
 
 _HEADINGS = (
     "shape",

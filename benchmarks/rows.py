@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.settings import HERE
-from gcnet.compare.circumstances import describe_machine
+from gcnet.comparison.describe import describe_machine
 from gcnet.errors import UserError
-from gcnet.training.folder import versions
+from gcnet.training.run_folder import versions
 
 
 @dataclass(frozen=True)

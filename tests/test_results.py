@@ -7,15 +7,16 @@ import pytest
 
 from gcnet.analysis.statistics import paired_difference, spread, wilson_interval
 from gcnet.blocks import BLOCKS
+from gcnet.comparison.results import read_results
+from gcnet.comparison.summary import HEADINGS, control_rows, headings, reading, table_rows
 from gcnet.data.coco.source import open_coco
 from gcnet.data.settings import DataSettings
-from gcnet.evaluation.detection import evaluate_detections
-from gcnet.evaluation.oracle import mask_oracle
 from gcnet.experiments.reproduce import Measured, find_tables
 from gcnet.experiments.scales import series_of
 from gcnet.experiments.text import measured_text
-from gcnet.report.results import read_results
-from gcnet.report.summary import HEADINGS, control_rows, headings, markdown_table, reading, table_rows
+from gcnet.tasks.detection.metrics import evaluate_detections
+from gcnet.tasks.detection.oracle import mask_oracle
+from gcnet.text_files import markdown_table
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -113,7 +114,11 @@ def test_eight_images_of_coco_are_learned_by_heart(data_root: Path) -> None:
     for name, ap, ap50 in (
         ("boxes", float(last["box_ap"]), float(last["box_ap50"])),
         ("masks", float(last["mask_ap"]), float(last["mask_ap50"])),
-        ("masks of a perfect detector with 28 x 28 cells (`gcnet.evaluation.oracle`)", oracle["AP"], oracle["AP50"]),
+        (
+            "masks of a perfect detector with 28 x 28 cells (`gcnet.tasks.detection.oracle`)",
+            oracle["AP"],
+            oracle["AP50"],
+        ),
     ):
         assert f"| {name} | {100 * ap:.1f} | {100 * ap50:.1f} |" in section
     assert float(last["box_ap"]) > 0.9

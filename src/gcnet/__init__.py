@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gcnet import analysis
     from gcnet.blocks import build_block, list_blocks
-    from gcnet.models.context_files import load_context, save_context
+    from gcnet.insertion import context_parameters, insert, inserted, remove
+    from gcnet.models.block_file import load_context, save_context
     from gcnet.models.create import create_model
-    from gcnet.models.files import load_model, save_model
-    from gcnet.models.insertion import context_parameters, insert, inserted, remove
-    from gcnet.models.names import list_detectors, list_models
+    from gcnet.models.model_file import load_model, save_model
+    from gcnet.models.registry import list_detectors, list_models
 
 __version__ = "0.1.0"
 
@@ -36,16 +36,16 @@ _HOMES = {
     "build_block": "gcnet.blocks",
     "list_blocks": "gcnet.blocks",
     "create_model": "gcnet.models.create",
-    "list_detectors": "gcnet.models.names",
-    "list_models": "gcnet.models.names",
-    "load_context": "gcnet.models.context_files",
-    "save_context": "gcnet.models.context_files",
-    "load_model": "gcnet.models.files",
-    "save_model": "gcnet.models.files",
-    "context_parameters": "gcnet.models.insertion",
-    "insert": "gcnet.models.insertion",
-    "inserted": "gcnet.models.insertion",
-    "remove": "gcnet.models.insertion",
+    "list_detectors": "gcnet.models.registry",
+    "list_models": "gcnet.models.registry",
+    "load_context": "gcnet.models.block_file",
+    "save_context": "gcnet.models.block_file",
+    "load_model": "gcnet.models.model_file",
+    "save_model": "gcnet.models.model_file",
+    "context_parameters": "gcnet.insertion",
+    "insert": "gcnet.insertion",
+    "inserted": "gcnet.insertion",
+    "remove": "gcnet.insertion",
 }
 
 

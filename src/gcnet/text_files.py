@@ -1,9 +1,10 @@
-"""Rows as CSV and values as JSON, whatever the names in them hold: formulas, or bytes that are not UTF-8."""
+"""Rows as CSV or Markdown and values as JSON, whatever is in their names: formulas, or bytes that are not UTF-8."""
 
 import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -46,3 +47,32 @@ def _safe(cell: object) -> object:
     except ValueError:
         return f"'{cell}"
     return cell
+
+
+def markdown_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] | None = None
+) -> str:
+    """A Markdown table, padded to read as plain text; `right` are the columns set to the right (all but the first)."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (headings, *rows)]
+    columns = [
+        _Column(
+            max(len(row[index]) for row in escaped),
+            is_right=index > 0 if right is None else heading in right,
+        )
+        for index, heading in enumerate(headings)
+    ]
+    rule = [column.rule() for column in columns]
+    lines = [[column.set(cell) for column, cell in zip(columns, row, strict=True)] for row in escaped]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
+
+
+@dataclass(frozen=True)
+class _Column:
+    width: int
+    is_right: bool
+
+    def set(self, cell: str) -> str:
+        return cell.rjust(self.width) if self.is_right else cell.ljust(self.width)
+
+    def rule(self) -> str:
+        return "-" * (self.width - 1) + (":" if self.is_right else "-")

@@ -16,8 +16,8 @@ from benchmarks.shapes import QUICK, REAL, doublings
 from benchmarks.tasks import forward_backward_call, saved_bytes
 from gcnet.analysis.timing import Numerics
 from gcnet.blocks import build_block, list_blocks
-from gcnet.models.checkpoints import convert_block
-from gcnet.models.insertion import inserted
+from gcnet.checkpoints import convert_block
+from gcnet.insertion import inserted
 from random_weights import randomise
 from tolerances import assert_equal_within
 

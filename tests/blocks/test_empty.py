@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from gcnet.insertion import insert
 from gcnet.models.create import create_model
-from gcnet.models.insertion import insert
 from named_blocks import SIDES, every, every_dims, make
 from random_weights import randomise
 

@@ -9,7 +9,7 @@ from timm.layers import GatherExcite
 from torch import Tensor, nn
 
 from gcnet.blocks import build_block
-from gcnet.framework.pooling import TOP_FREQUENCIES, FrequencyPool
+from gcnet.framework.pooling_contexts import TOP_FREQUENCIES, FrequencyPool
 from random_weights import randomise
 from tolerances import assert_equal_within
 

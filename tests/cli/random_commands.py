@@ -19,7 +19,7 @@ from PIL import Image
 from gcnet import cli
 from gcnet.data.scenes import Scenes
 from gcnet.models.create import create_model
-from gcnet.models.files import save_model
+from gcnet.models.model_file import save_model
 
 WORDS = ("", "x", "gc", "none", "layer1", "0.5", "a=b", "ratio=4", "*", "\u732b", "-", "../x", "c3")
 INTEGERS = ("1", "2", "3", "4", "8", "16", "1", "2", "4", "0", "-1", "many", "1.5")

@@ -12,9 +12,9 @@ from gcnet.cli import main
 from gcnet.cli.analyze import Settings, run
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
+from gcnet.insertion import insert
 from gcnet.models.create import create_model
-from gcnet.models.files import load_model, save_model
-from gcnet.models.insertion import insert
+from gcnet.models.model_file import load_model, save_model
 
 
 @pytest.fixture

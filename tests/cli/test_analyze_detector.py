@@ -17,11 +17,11 @@ from gcnet.data.decode import open_image
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
-from gcnet.evaluation import attention_figures
-from gcnet.evaluation.detector_maps import look_at_objects
-from gcnet.evaluation.network import Detector
 from gcnet.models.create import create_model
-from gcnet.models.files import save_model
+from gcnet.models.model_file import save_model
+from gcnet.tasks.detection.attention import look_at_objects
+from gcnet.tasks.trained import TrainedDetector
+from gcnet.visualization import attention_figures
 
 CLASSES = ("ball", "cube", "cone")
 NL = "layer1.1.context"
@@ -70,7 +70,7 @@ def attention_by_hand(model: Any, path: Path) -> tuple[Tensor, Tensor]:
 
 def test_maps_are_those_of_the_network_without_the_padding(photos: Path) -> None:
     model = build("mask_rcnn_nl_scenes_resnet")
-    maps = look_at_objects(Detector(model, CLASSES, (1, 2, 3)), photos / "a.png")
+    maps = look_at_objects(TrainedDetector(model, CLASSES, (1, 2, 3)), photos / "a.png")
     weights, _ = attention_by_hand(model, photos / "a.png")
     (layer,) = maps.layers
     assert layer.name == f"body.{NL}"
@@ -89,7 +89,7 @@ def test_the_answer_counts_the_objects_that_the_network_is_sure_of(photos: Path)
         model.roi_heads.box_predictor.cls_score.bias.copy_(torch.tensor([0.0, 0.0, 9.0, 0.0]))
         found = model([pixels(open_image(photos / "a.png"))])[0]
     expected = f"{int((found['scores'] > 0.5).sum())} cube"
-    maps = look_at_objects(Detector(model, CLASSES, (1, 2, 3)), photos / "a.png")
+    maps = look_at_objects(TrainedDetector(model, CLASSES, (1, 2, 3)), photos / "a.png")
     assert maps.answer == expected
     assert [layer.attention.is_shared for layer in maps.layers] == [True] * len(maps.layers)
 

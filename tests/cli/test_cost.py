@@ -9,11 +9,11 @@ from PIL import Image
 
 from gcnet.analysis.cost import analytic_flops
 from gcnet.cli import cost_measured, main
+from gcnet.insertion import inserted
 from gcnet.models.create import create_model
-from gcnet.models.files import save_model
-from gcnet.models.insertion import inserted
-from gcnet.report.bill import Bill, Line, parts_table
-from gcnet.report.bill_figure import render_bills
+from gcnet.models.model_file import save_model
+from gcnet.workflows.cost_figure import render_bills
+from gcnet.workflows.cost_report import Bill, Line, parts_table
 
 GC_PARAMETERS = 3 * 173 + 3 * 601 + 3 * 2_225  # 2CP + 2C + 3P + 1 at 16, 32, 64 channels, ratio 4
 GC_FLOPS = sum(

@@ -7,7 +7,7 @@ import pytest
 from gcnet.blocks import BLOCKS
 from gcnet.cli import main
 from gcnet.cli.models import PUBLISHED
-from gcnet.models.names import list_models
+from gcnet.models.registry import list_models
 
 
 def _rows(output: str) -> dict[str, list[str]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import gcnet.compare.measure
-from compare.small import write_images
+import gcnet.comparison.measure
+from comparison.small import write_images
 from gcnet.cli import main
 from gcnet.experiments.tables import TABLES
 
@@ -56,8 +56,8 @@ def test_a_mistake_is_one_sentence(arguments: str, sentence: str, capsys: pytest
 def test_rows_are_trained_at_small_scale_and_an_interrupted_table_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gcnet.compare.measure, "training_step_peak_memory", lambda *_, **__: 4_000_000)
-    monkeypatch.setattr(gcnet.compare.measure, "REPETITIONS", 2)
+    monkeypatch.setattr(gcnet.comparison.measure, "training_step_peak_memory", lambda *_, **__: 4_000_000)
+    monkeypatch.setattr(gcnet.comparison.measure, "REPETITIONS", 2)
     images, output = write_images(tmp_path / "images"), tmp_path / "out"
     command = ["reproduce", "--table", "pooling-fusion", "--scale", "small", "--data", str(images), "--seeds", "2"]
     command += ["--steps", "2", "--batch-size", "9", "--jobs", "1", "--device", "cpu", "--output", str(output)]

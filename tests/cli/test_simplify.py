@@ -7,10 +7,10 @@ import torch
 
 from cli.animals import CLASSES
 from gcnet.cli import main
-from gcnet.evaluation.network import open_network
+from gcnet.insertion import context_parameters, insert
 from gcnet.models.create import create_model
-from gcnet.models.files import save_model
-from gcnet.models.insertion import context_parameters, insert
+from gcnet.models.model_file import save_model
+from gcnet.tasks.trained import open_network
 
 
 @pytest.fixture

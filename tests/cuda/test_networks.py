@@ -9,9 +9,9 @@ from torch import nn
 import gcnet
 from cuda.closeness import assert_near_together
 from gcnet.analysis.capture import capture
-from gcnet.data.loading import Batch
-from gcnet.evaluation.classification import evaluate_classifier
+from gcnet.data.loader import Batch
 from gcnet.models.create import create_model
+from gcnet.tasks.classification.metrics import evaluate_classifier
 from random_weights import randomise
 
 HOSTS = {"resnet18": 64, "convnext_atto": 64, "vit_tiny_patch16_224": 224}

@@ -9,15 +9,16 @@ from torch import nn
 
 from cuda.closeness import assert_near_together
 from gcnet.data.coco.loading import DetectionBatch
-from gcnet.data.loading import Batch
+from gcnet.data.loader import Batch
 from gcnet.models.create import create_model
-from gcnet.training.classification import ClassificationTask
-from gcnet.training.detection import DetectionTask
+from gcnet.tasks.classification.task import ClassificationTask
+from gcnet.tasks.detection.task import DetectionTask
 from gcnet.training.distributed import Processes
-from gcnet.training.loop import Trainer
-from gcnet.training.reporter import Silent
-from gcnet.training.run import resume, train
-from gcnet.training.settings import MachineSettings, RecipeSettings, TrainSettings, override
+from gcnet.training.progress import Silent
+from gcnet.training.recipe import RecipeSettings
+from gcnet.training.settings import MachineSettings, TrainSettings, override
+from gcnet.training.trainer import Trainer
+from gcnet.workflows.train import resume, train
 
 PRECISIONS = ["float32", "bf16", "fp16"]
 STEPS = 3

@@ -59,7 +59,9 @@ def test_settings_and_source_import_neither_torch_nor_numpy_alone() -> None:
     program = "import sys, gcnet.data.settings; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
-    program = "import sys, gcnet.data.source; print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
+    program = (
+        "import sys, gcnet.data.images.open; print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

@@ -3,18 +3,17 @@
 import pytest
 import torch
 
-from gcnet.compare.plan import check_names, create_variant, describe
-from gcnet.compare.settings import CompareSettings
-from gcnet.compare.variants import Variant
+from gcnet.comparison.plan import Variant, check_names, create_variant, describe
+from gcnet.comparison.settings import CompareSettings
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
 from gcnet.experiments.reproduce import comparison_settings, find_tables, reproduce
+from gcnet.experiments.rows import build_linear_bottleneck
 from gcnet.experiments.scales import series_of
 from gcnet.experiments.settings import ReproduceSettings
 from gcnet.experiments.tables import TABLES
-from gcnet.experiments.variants import build_linear_bottleneck
-from gcnet.models.insertion import insertion_records
-from gcnet.models.names import is_detector
+from gcnet.insertion import insertion_records
+from gcnet.models.registry import is_detector
 
 
 def test_rows_that_say_the_same_are_trained_once() -> None:

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from gcnet.analysis.cost import analytic_flops, count_flops, count_parameters
-from gcnet.experiments.costs import RowCost, count_table
-from gcnet.experiments.rows import SOURCES, Published
+from gcnet.experiments.rows import SOURCES, Published, build_linear_bottleneck, build_relu_bottleneck
 from gcnet.experiments.tables import TABLES
-from gcnet.experiments.variants import build_linear_bottleneck, build_relu_bottleneck
+from gcnet.experiments.text import RowCost, count_table
 from gcnet.models.create import create_model
 
 # In millions: 44,400,693 of Mask R-CNN and 25,557,032 of ResNet-50, and by block C^2 + 2C + 1 (SNL), 2C^2 + 5C/2 (NL)

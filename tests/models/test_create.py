@@ -16,10 +16,10 @@ from torch import nn
 import gcnet
 from gcnet.blocks import list_blocks
 from gcnet.errors import UserError
+from gcnet.insertion import context_parameters, insertion_records
 from gcnet.models.create import create_model
-from gcnet.models.files import save_model
-from gcnet.models.insertion import context_parameters, insertion_records
-from gcnet.models.names import list_models
+from gcnet.models.model_file import save_model
+from gcnet.models.registry import list_models
 
 RESNET50 = 25_557_032
 
@@ -186,7 +186,8 @@ def test_a_classifier_for_other_classes_starts_anew_and_this_is_said(
 def test_the_pretrained_cifar_networks_score_as_published_with_and_without_fresh_blocks(
     data_root: Path, name: str, correct: int, prefix: str
 ) -> None:
-    from gcnet.data.source import DataSettings, open_data
+    from gcnet.data.images.open import open_data
+    from gcnet.data.settings import DataSettings
     from gcnet.data.transforms import build_eval_transform
 
     file = next((data_root / "weights-resnet-cifar10").glob(f"{name.removeprefix('cifar_')}-*.th"))

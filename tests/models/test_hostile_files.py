@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
+from gcnet.checkpoints.foreign_files import read_state_dict
 from gcnet.errors import UserError
-from gcnet.models.checkpoints.source import read_state_dict
-from gcnet.models.context_files import load_context, save_context
+from gcnet.insertion import insert, inserted
+from gcnet.models.block_file import load_context, save_context
 from gcnet.models.create import create_model
-from gcnet.models.files import load_model, save_model
-from gcnet.models.insertion import insert, inserted
+from gcnet.models.model_file import load_model, save_model
 from gcnet.storage import load_tensors, save_tensors
 
 STATE = {"conv.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "fc.bias": torch.ones(5)}

@@ -13,9 +13,9 @@ import torchvision
 from torch import Tensor, nn
 
 from gcnet.errors import UserError
-from gcnet.evaluation.network import open_network
 from gcnet.models.create import create_model
 from gcnet.models.weights import loaded_weights
+from gcnet.tasks.trained import open_network
 
 NAME = "cifar_resnet20"
 
@@ -201,7 +201,7 @@ def test_the_position_embedding_of_torchvision_is_resized(tmp_path: Path) -> Non
 
 
 def test_a_network_built_for_another_size_comes_back_from_its_file(tmp_path: Path) -> None:
-    from gcnet.models.files import load_model, save_model
+    from gcnet.models.model_file import load_model, save_model
 
     model = create_model("vit_tiny_patch16_224", num_classes=3, image_size=64).eval()
     save_model(model, tmp_path / "vit.safetensors")

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gcnet.training.reporter import Silent
-from gcnet.training.run import RunResult, resume, train
+from gcnet.training.progress import Silent
 from gcnet.training.settings import TrainSettings, override
+from gcnet.workflows.train import RunResult, resume, train
 
 CLASSES = ("blue", "green", "red")
 

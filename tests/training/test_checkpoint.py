@@ -9,8 +9,14 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from gcnet.storage import StorageError
-from gcnet.training.checkpoint import load_optimizer, load_state, save_state
-from gcnet.training.randomness import random_states, restore_random_states, seed_everything
+from gcnet.training.checkpoint import (
+    load_optimizer,
+    load_state,
+    random_states,
+    restore_random_states,
+    save_state,
+    seed_everything,
+)
 
 
 def test_nested_state_comes_back_as_it_was(tmp_path):

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from gcnet import cli
+from gcnet.devices import choose_device, is_first_process
 from gcnet.errors import UserError
-from gcnet.training.distributed import Processes, choose_device, is_first_process, processes_joined
-from gcnet.training.folder import RunFolder
-from gcnet.training.randomness import random_states, restore_random_states
-from gcnet.training.run import _gpu_switches
+from gcnet.training.checkpoint import random_states, restore_random_states
+from gcnet.training.distributed import Processes, processes_joined
+from gcnet.training.run_folder import RunFolder
 from gcnet.training.settings import MachineSettings, override
+from gcnet.workflows.train import _gpu_switches
 from training import together
 from training.photos import call_as_two, settings_for, write_photos
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from gcnet.training.header import print_header
-from gcnet.training.run import assembled
 from gcnet.training.settings import TrainSettings, override
+from gcnet.workflows.train import assembled
 from training.photos import write_photos
 
 

@@ -1,185 +1,346 @@
-"""One step at a time, against bare torch and arithmetic done by hand."""
+"""A run of a toy task: stopped, killed and resumed at any step, and what its folder says afterwards."""
 
-import math
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
-from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from gcnet.training.nonfinite import NonFiniteLoss
+from gcnet.errors import UserError
+from gcnet.storage import StorageError
+from gcnet.training.checkpoint import load_state
+from gcnet.training.loop import Session
+from gcnet.training.progress import Lines as PlainLines
+from gcnet.training.progress import Silent
+from gcnet.training.run_folder import create_folder
+from gcnet.training.settings import OutputSettings
+from gcnet.training.trainer import NonFiniteLoss
 from training.toy import ToyTask, bits, tiny_network, toy_trainer
 
 
-def take(trainer, steps):
-    batches = trainer.task.batches(trainer.step)
-    return [trainer.train_step(next(batches)) for _ in range(steps)]
+class Crash(Exception):
+    """Stands for a process that is gone."""
 
 
-@pytest.mark.parametrize("name", ["sgd", "nesterov", "adamw"])
-def test_the_trainer_takes_the_same_steps_as_a_bare_torch_loop(name):
-    options = {"nesterov": True} if name == "nesterov" else {"optimizer": name}
-    trainer = toy_trainer(steps=13, lr=0.03, weight_decay=0.02, **options)
-    take(trainer, 13)
+class Noise(nn.Module):
+    """Draws from the global generators, as user code may (python's is beartype's here, which draws from it)."""
 
-    network, task = tiny_network(), ToyTask()
-    if name == "adamw":
-        optimizer = AdamW(network.parameters(), lr=0.03, weight_decay=0.02)
+    def forward(self, features):
+        if not self.training:
+            return features
+        return features + 0.1 * np.random.rand() + 0.1 * torch.rand(())
+
+
+class Lines(Silent):
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
+def run(folder, *, at=None, steps=50, task=None, reporter=None, recipe=None, **output):
+    """One process' part of a run: from the checkpoint, if there is one, to the end or to `at` = (step, what to do)."""
+    task = task or ToyTask()
+    torch.manual_seed(11)
+    np.random.seed(11)
+    network = nn.Sequential(tiny_network(dropout=0.3, batch_norm=True), Noise())
+    trainer = toy_trainer(task, network, steps=steps, ema=0.9, accumulate=3, **(recipe or {}))
+    settings = OutputSettings(**({"save_every_steps": 7, "save_every_epochs": None, "log_every": 4} | output))
+    session = Session(trainer, folder, output=settings, reporter=reporter or Silent(), seed=11)
+    if folder.checkpoint.exists():
+        session.restore(load_state(folder.checkpoint))
     else:
-        optimizer = SGD(network.parameters(), 0.03, 0.9, weight_decay=0.02, nesterov=name == "nesterov")
-    scheduler = CosineAnnealingLR(optimizer, T_max=13)
-    for step in range(13):
-        batch = task.whole_batch(step)
-        optimizer.zero_grad()
-        functional.mse_loss(network(batch.inputs), batch.targets).backward()
-        optimizer.step()
-        scheduler.step()
-    for own, bare in zip(trainer.network.parameters(), network.parameters(), strict=True):
-        torch.testing.assert_close(own, bare, rtol=1e-5, atol=1e-6)
+        folder.rewind(0, 0)
+    if at is not None:
+        act_at(trainer, *at)
+    session.go()
+    return session
 
 
-def test_micro_batches_of_unequal_size_give_the_gradient_of_the_whole_batch():
-    task = ToyTask(batch_size=12)
-    task.dropped = {0: [1], 1: [0, 7], 2: list(range(10))}
-    whole, parts = toy_trainer(task), toy_trainer(task, accumulate=4)
-    losses = [outcome.loss_sums["squares"] for outcome in take(whole, 5)]
-    assert losses == pytest.approx([outcome.loss_sums["squares"] for outcome in take(parts, 5)], rel=1e-5)
-    for one, other in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+def act_at(trainer, step, action):
+    take_step = trainer.train_step
+
+    def acting(batch):
+        outcome = take_step(batch)
+        if trainer.step == step:
+            action()
+        return outcome
+
+    trainer.train_step = acting
 
 
-def test_a_step_reports_the_sum_of_the_losses_over_its_images():
-    trainer = toy_trainer()
-    with torch.no_grad():
-        batch = trainer.task.whole_batch(0)
-        expected = float(((trainer.network(batch.inputs) - batch.targets) ** 2).sum())
-    outcome = take(trainer, 1)[0]
-    assert outcome.images == outcome.own_images == 12
-    assert outcome.loss_sums == {"squares": pytest.approx(expected, rel=1e-5)}
+def crash():
+    raise Crash
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-def test_a_loss_that_is_not_finite_stops_before_any_weight_changes_and_names_the_images(accumulate):
-    trainer = toy_trainer(ToyTask(poison=2), accumulate=accumulate)
-    take(trainer, 2)
-    before = bits(trainer.network)
-    with pytest.raises(
-        NonFiniteLoss, match=r"the loss is not a number in step 3; images of the batch: .*2/5"
-    ) as raised:
-        take(trainer, 1)
-    assert bits(trainer.network) == before
-    assert trainer.step == 2
-    assert raised.value.step == 2
-    # The images of the micro-batch that is to blame, not of the whole step.
-    assert raised.value.names == [f"2/{index}" for index in (range(12) if accumulate == 1 else range(3, 6))]
+def sent(number):
+    return lambda: os.kill(os.getpid(), number)
 
 
-def test_an_infinite_loss_is_called_infinite():
-    trainer = toy_trainer(network=nn.Linear(3, 1))
-    with torch.no_grad():
-        trainer.network.weight.fill_(1e30)
-    with pytest.raises(NonFiniteLoss, match="the loss is infinite in step 1"):
-        take(trainer, 1)
+@pytest.fixture
+def fresh(tmp_path):
+    names = iter(range(1000))
+    return lambda: create_folder(str(tmp_path / f"run{next(names)}"), "run", {})
 
 
-def test_weights_that_are_not_finite_are_refused():
-    trainer = toy_trainer()
-    trainer.check_weights()
-    with torch.no_grad():
-        trainer.network[0].weight[1, 2] = math.inf
-    with pytest.raises(NonFiniteLoss, match="a weight"):
-        trainer.check_weights()
+def without_times(rows):
+    timed = ("seconds", "images_per_second")
+    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 
-def test_a_batch_without_readable_images_only_counts_the_step():
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = create_folder(str(tmp_path_factory.mktemp("unbroken") / "run"), "run", {})
+    return run(folder), folder
+
+
+def test_a_crash_at_any_step_and_a_resumption_give_the_bits_of_an_unbroken_run(whole, fresh):
+    unbroken, unbroken_folder = whole
+    for step in (1, 7, 8, 17, 33, 34, 50):
+        folder = fresh()
+        with pytest.raises(Crash):
+            run(folder, at=(step, crash))
+        resumed = run(folder)
+        for name in ("network", "trained"):
+            one, other = getattr(unbroken.trainer, name), getattr(resumed.trainer, name)
+            assert bits(one) == bits(other), (step, name)
+        assert without_times(folder.rows()) == without_times(unbroken_folder.rows()), step
+        assert (
+            resumed.record.best["top1" if "top1" in resumed.record.best else "score"] == unbroken.record.best["score"]
+        )
+        assert folder.last.read_text() == unbroken_folder.last.read_text()
+        assert folder.best.read_text() == unbroken_folder.best.read_text()
+
+
+def test_five_crashes_in_one_run_change_no_bit(whole, fresh):
+    unbroken, _ = whole
+    folder = fresh()
+    for step in (9, 22, 23, 36, 48):
+        with pytest.raises(Crash):
+            run(folder, at=(step, crash))
+    resumed = run(folder)
+    assert bits(unbroken.trainer.network) == bits(resumed.trainer.network)
+
+
+def test_saving_evaluating_and_logging_do_not_change_the_training(whole, fresh):
+    unbroken, _ = whole
+    busy = run(fresh(), save_every_steps=1, save_every_minutes=1e-6, log_every=1, evaluate_every=0.2)
+    assert busy.task.evaluated > unbroken.task.evaluated
+    assert bits(unbroken.trainer.network) == bits(busy.trainer.network)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_at_the_end_of_the_step_and_stops(whole, fresh, number):
+    unbroken, _ = whole
+    folder, before = fresh(), signal.getsignal(number)
+    stopped = run(folder, at=(12, sent(number)))
+    assert stopped.stopped == number
+    assert stopped.trainer.step == load_state(folder.checkpoint)["trainer"]["step"] == 12
+    assert signal.getsignal(number) is before
+    resumed = run(folder)
+    assert not resumed.stopped
+    assert bits(unbroken.trainer.network) == bits(resumed.trainer.network)
+
+
+def test_a_signal_at_the_end_of_an_epoch_leaves_the_evaluation_to_the_resumed_run(whole, fresh):
+    folder = fresh()
+    stopped = run(folder, at=(34, sent(signal.SIGTERM)))
+    assert stopped.trainer.step == 34
+    assert [row["step"] for row in folder.evaluations()] == [17]
+    run(folder)
+    assert without_times(folder.rows()) == without_times(whole[1].rows())
+
+
+def test_usr1_saves_and_goes_on(fresh):
+    folder = fresh()
+    steps = []
+
+    def look():
+        steps.append(load_state(folder.checkpoint)["trainer"]["step"])
+
     task = ToyTask()
-    task.dropped = {1: list(range(12))}
-    trainer = toy_trainer(task, weight_decay=0.5)
-    take(trainer, 1)
-    before = bits(trainer.network)
-    batches = task.batches(1)
-    assert trainer.train_step(next(batches)).images == 0
-    assert trainer.step == 2
-    assert bits(trainer.network) == before
+    poisoned = task.whole_batch
+    task.whole_batch = lambda step: (look() if step == 6 else None, poisoned(step))[1]
+    session = run(folder, at=(5, sent(signal.SIGUSR1)), task=task, save_every_steps=None)
+    assert session.trainer.step == 50
+    assert steps == [5]
 
 
-def test_gradients_are_clipped_to_the_stated_norm():
-    network = nn.Linear(3, 1)
-    trainer = toy_trainer(network=network, clip_norm=0.5, momentum=0.0, weight_decay=0.0, lr=1.0, schedule="constant")
-    before = torch.cat([parameter.detach().flatten().clone() for parameter in network.parameters()])
-    with torch.no_grad():
-        network.bias += 100
-        before[-1] += 100
-    take(trainer, 1)
-    after = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
-    assert float((after - before).norm()) == pytest.approx(0.5, rel=1e-4)
+def test_a_hangup_that_is_ignored_stays_ignored(fresh):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(fresh(), at=(12, sent(signal.SIGHUP))).trainer.step == 50
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
-def test_the_average_follows_the_weights_by_its_formula():
-    trainer = toy_trainer(ema=0.8, network=nn.Linear(3, 1))
-    expected = None
-    for count in range(9):
-        take(trainer, 1)
-        now = trainer.network.weight.detach().double()
-        decay = min(0.8, (1 + count) / (10 + count))
-        expected = now if expected is None else decay * expected + (1 - decay) * now
-    assert trainer.trained is not trainer.network
-    torch.testing.assert_close(trainer.trained.weight.double(), expected, rtol=1e-6, atol=1e-7)
+def test_a_run_whose_launcher_has_gone_saves_and_stops(fresh, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    folder = fresh()
+    stopped = run(folder, at=(12, lambda: monkeypatch.setattr(os, "getppid", lambda: 1)))
+    assert (stopped.stopped, stopped.trainer.step) == (signal.SIGTERM, 12)
+    monkeypatch.undo()
+    assert run(folder).trainer.step == 50
 
 
-def test_the_average_takes_statistics_along_and_stays_in_evaluation_mode():
-    trainer = toy_trainer(ema=0.5, network=tiny_network(batch_norm=True))
-    take(trainer, 5)
-    norm, averaged = trainer.network[1], trainer.trained[1]
-    assert int(averaged.num_batches_tracked) == int(norm.num_batches_tracked) == 5
-    assert not torch.equal(averaged.running_mean, norm.running_mean)
-    assert not averaged.training
-    assert not any(parameter.requires_grad for parameter in trainer.trained.parameters())
+class Failing:
+    """A standard output that fails from the second line on."""
+
+    def __init__(self, error):
+        self.error, self.lines = error, []
+
+    def write(self, text):
+        if self.lines:
+            raise self.error
+        self.lines.append(text)
+
+    def flush(self):
+        pass
+
+    def fileno(self):
+        raise io.UnsupportedOperation
+
+    def isatty(self):
+        return False
 
 
-def test_frozen_norms_keep_their_statistics():
-    network = tiny_network(batch_norm=True)
-    before = network[1].running_mean.clone()
-    trainer = toy_trainer(network=network, freeze_norms=True)
-    take(trainer, 3)
-    assert torch.equal(network[1].running_mean, before)
-    assert network.training
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space"), OSError(5, "I/O"), ValueError("closed file")]
+)
+def test_a_standard_output_that_fails_does_not_end_the_run(whole, fresh, monkeypatch, error):
+    folder, reporter, output = fresh(), PlainLines(), Failing(error)
+    reporter.output.log = folder.log
+    monkeypatch.setattr(sys, "stdout", output)
+    finished = run(folder, reporter=reporter)
+    assert bits(finished.trainer.network) == bits(whole[0].trainer.network)
+    assert len(output.lines) == 1
+    assert sum("step 50/50" in line for line in folder.log.read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains_with_float32_weights(precision):
-    trainer = toy_trainer(precision=precision, lr=0.02)
-    outcomes = take(trainer, 30)
-    assert outcomes[-1].loss_sums["squares"] < outcomes[0].loss_sums["squares"] / 2
-    assert all(parameter.dtype == torch.float32 for parameter in trainer.network.parameters())
-    assert trainer.scaler.is_enabled() == (precision == "fp16")
+def test_a_second_interrupt_ends_the_process_at_once_with_130():
+    script = textwrap.dedent("""
+        import os, signal, time
+        from gcnet.training.signals import signals_heard
+        with signals_heard() as wishes:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert wishes.stop == signal.SIGINT
+            print("still here", flush=True)
+            os.kill(os.getpid(), signal.SIGINT)
+            print("not reached", flush=True)
+    """)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert done.stdout == "still here\n"
+    assert "ended at once" in done.stderr
 
 
-VARIANTS = {
-    "plain": {},
-    "adamw": {"optimizer": "adamw", "lr": 0.01},
-    "average": {"ema": 0.9},
-    "accumulation and clipping": {"accumulate": 3, "clip_norm": 1.0},
-    "step schedule": {"schedule": "step", "milestones": (0.2, 0.4)},
-    "fp16": {"precision": "fp16"},
-    "nothing decayed but weights": {"decay_all": False},
-}
+def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint_and_lists_the_images(fresh):
+    folder = fresh()
+    with pytest.raises(NonFiniteLoss):
+        run(folder, task=ToyTask(poison=30))
+    assert load_state(folder.checkpoint)["trainer"]["step"] == 28
+    report = json.loads((folder.path / "non_finite.json").read_text())
+    assert report["step"] == 31
+    assert "30/5" in report["images"]
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-def test_a_trainer_restored_from_its_state_takes_the_same_steps_to_the_bit(options):
-    def build():
-        return toy_trainer(network=tiny_network(batch_norm=True), **options)
+def test_a_full_disk_is_told_and_the_old_checkpoint_stands(fresh, monkeypatch):
+    folder = fresh()
+    from gcnet import storage
 
-    whole = build()
-    take(whole, 23)
-    first = build()
-    take(first, 11)
-    second = build()
-    second.load_state(first.state())
-    take(second, 12)
-    assert second.step == 23
-    assert bits(whole.network) == bits(second.network)
-    assert bits(whole.trained) == bits(second.trained)
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"disk is full \(needed [\d,]+ bytes, free [\d,]+\)"):
+        run(folder, at=(10, lambda: monkeypatch.setattr(storage.os, "fsync", full)))
+    monkeypatch.undo()
+    assert load_state(folder.checkpoint)["trainer"]["step"] == 7
+    assert run(folder).trainer.step == 50
+
+
+def test_a_flipped_bit_in_the_checkpoint_is_refused(fresh):
+    folder = fresh()
+    run(folder, steps=9)
+    data = bytearray(folder.checkpoint.read_bytes())
+    data[len(data) // 2] ^= 4
+    folder.checkpoint.write_bytes(data)
+    with pytest.raises(StorageError, match="checksum"):
+        run(folder, steps=9)
+
+
+def test_rows_and_results_have_one_entry_each(whole):
+    _, folder = whole
+    rows = folder.rows()
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [*range(4, 50, 4), 50]
+    assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [17, 34, 50]
+    with folder.results.open() as file:
+        table = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in table] == [17, 34, 50]
+    assert [float(row["score"]) for row in table] == [row["score"] for row in folder.evaluations()]
+
+
+def test_the_training_loss_of_an_epoch_is_the_mean_over_its_images(fresh):
+    task, folder = ToyTask(), fresh()
+    task.dropped = {3: [0, 4, 6]}
+    sums = []
+    session = run(folder, steps=17, task=task, at=(99, crash), log_every=1)
+    for row in folder.rows():
+        if row["kind"] == "train":
+            sums.append(row["loss"] * (9 if row["step"] == 4 else 12))
+    assert session.record.last["train_loss"] == pytest.approx(sum(sums) / (16 * 12 + 9), rel=1e-9)
+
+
+def test_a_line_that_a_crash_cut_off_is_dropped(fresh):
+    folder = fresh()
+    with pytest.raises(Crash):
+        run(folder, at=(10, crash))
+    with folder.metrics.open("a") as file:
+        file.write('{"kind": "train", "st')
+    run(folder)
+    assert [row["step"] for row in folder.rows() if row["kind"] == "train"] == [*range(4, 50, 4), 50]
+
+
+def test_the_best_weights_are_those_of_the_best_evaluation(whole):
+    session, folder = whole
+    best = max(folder.evaluations(), key=lambda row: row["score"])
+    assert session.record.best == best
+    assert (folder.best.read_text() == folder.last.read_text()) == (best["step"] == 50)
+
+
+def test_an_unreadable_image_is_named_once_and_counted(fresh):
+    class Unlucky(ToyTask):
+        def batches(self, first_step):
+            for batch in super().batches(first_step):
+                batch.skipped.append(type("Skipped", (), {"name": "a/broken.png", "reason": "truncated"})())
+                yield batch
+
+    folder, lines = fresh(), Lines()
+    session = run(folder, task=Unlucky(), reporter=lines)
+    assert [line for line in lines.said if "broken" in line] == ["skipped a/broken.png: truncated"]
+    assert session.record.last["skipped_in_all"] == 1
+    assert folder.skipped.read_text() == "name,reason\na/broken.png,truncated\n"
+
+
+def test_an_epoch_without_a_readable_image_is_refused(fresh):
+    task = ToyTask()
+    task.dropped = {step: list(range(12)) for step in range(17)}
+    with pytest.raises(UserError, match="no training image could be read"):
+        run(fresh(), task=task)
+
+
+def test_a_finished_run_takes_no_further_step(whole):
+    _, folder = whole
+    before = folder.checkpoint.read_bytes()
+    again = run(folder)
+    assert again.task.evaluated == 0
+    assert again.trainer.step == 50
+    assert folder.checkpoint.read_bytes() == before

@@ -8,9 +8,9 @@ import time
 import pytest
 import torch
 
-from gcnet.models.files import read_model_file
+from gcnet.models.model_file import read_model_file
 from gcnet.storage import load_tensors
-from gcnet.training.folder import RunFolder
+from gcnet.training.run_folder import RunFolder
 from training.photos import (
     fast_start,
     run,

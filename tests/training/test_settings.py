@@ -10,12 +10,12 @@ import pytest
 
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError
+from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import (
     DetectorSettings,
     MachineSettings,
     NetworkSettings,
     OutputSettings,
-    RecipeSettings,
     TrainSettings,
     override,
 )

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from gcnet.errors import UserError
-from gcnet.training.dry_run import dry_run
-from gcnet.training.run import resume, train
 from gcnet.training.single_values import running_statistics_for_single_values
+from gcnet.workflows.dry_run import dry_run
+from gcnet.workflows.train import resume, train
 from training.photos import settings_for, write_photos
-from training.test_resume import Lines, StoppingAt
+from workflows.test_resume import Lines, StoppingAt
 
 
 def normed_network(classes: int) -> nn.Module:

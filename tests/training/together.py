@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gcnet.errors import UserError
-from gcnet.models.files import read_model_file
+from gcnet.models.model_file import read_model_file
+from gcnet.tasks.registry import open_task
 from gcnet.training.distributed import Processes, processes_joined
-from gcnet.training.folder import RunFolder
-from gcnet.training.kinds import open_task
+from gcnet.training.run_folder import RunFolder
 from gcnet.training.settings import TrainSettings, override
 from training.photos import run
 from training.toy import ToyTask, bits, toy_trainer

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from gcnet.data.settings import DataSettings
 from gcnet.training.distributed import Processes
-from gcnet.training.loop import Trainer
-from gcnet.training.settings import MachineSettings, RecipeSettings
+from gcnet.training.recipe import RecipeSettings
+from gcnet.training.settings import MachineSettings
 from gcnet.training.task import Evaluation
+from gcnet.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

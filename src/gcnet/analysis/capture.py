@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from gcnet.analysis.attention import Attention
 from gcnet.analysis.readers import Adapter, Call, Reader, find_reader
 from gcnet.framework.block import Branch
-from gcnet.framework.fusion import Add
-from gcnet.framework.gate import Distribute
+from gcnet.framework.fusion import Add, Distribute
 
 _ATTENTION = re.compile(r"attention|attn|^xca$", re.IGNORECASE)
 # Of squeeze-and-excitation in other libraries, the part whose output multiplies the channels.

@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from gcnet.analysis.cost import as_meta, count_parameters, flop_counter, run_detector
-from gcnet.models.insertion.installed import installed_modules
+from gcnet.insertion.attach import installed_modules
 
 _STAGE = re.compile(r"layer\d+")
 _PROPOSALS, _DETECTIONS = 1000, 100  # of an image whose FLOPs are counted, as in `count_detector_flops`

@@ -25,7 +25,7 @@ from gcnet.framework.block import ContextBlock
 from gcnet.framework.context import NonLocal, SoftmaxAffinity
 from gcnet.framework.fusion import Add
 from gcnet.framework.pointwise import Pointwise
-from gcnet.models.insertion import inserted, replace
+from gcnet.insertion import inserted, replace
 
 # The layers of a new block that start from the weights of the one it replaces.
 _TAKEN_OVER = {"snl": ("context.key", "add.transform"), "gc": ("context.key",)}
@@ -138,7 +138,7 @@ def simplify(
         ratio: of gc; None for the default of `gcnet.insert`.
 
     Raises:
-        UserError: as `gcnet.models.insertion.replace`.
+        UserError: as `gcnet.insertion.insert`.
     """
     blocks = find_non_local(model)
     places = [name.removesuffix(".context") for name in means]

@@ -12,12 +12,11 @@ from gcnet.blocks.options import check_eps, inner_channels, whole
 from gcnet.blocks.paper import NORMALISATION, add_non_local, embedding_flops
 from gcnet.blocks.spec import NORM_EPS, ONE_BLOCK, REDUCTION, BlockShape, BlockSpec
 from gcnet.errors import UserError
-from gcnet.framework.attending import Disentangled, SlotPool, WhitenedAffinity
+from gcnet.framework.attention_contexts import Disentangled, SlotPool, WhitenedAffinity
 from gcnet.framework.block import Branch, ContextBlock
-from gcnet.framework.channel import ChannelAffine, ChannelFilter, Standardise
+from gcnet.framework.channel_transforms import ChannelAffine, ChannelFilter, Standardise
 from gcnet.framework.context import AttentionPool
-from gcnet.framework.fusion import Add
-from gcnet.framework.gate import Distribute
+from gcnet.framework.fusion import Add, Distribute
 from gcnet.framework.pointwise import Pointwise, normal, zero
 
 

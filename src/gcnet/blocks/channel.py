@@ -12,7 +12,7 @@ from gcnet.blocks.options import parts, sigmoid_scale, whole
 from gcnet.blocks.spec import EVERY_BLOCK, IDENTITY_INIT, BlockShape, BlockSpec, no_flops
 from gcnet.errors import UserError
 from gcnet.framework.block import Branch, ContextBlock
-from gcnet.framework.channel import (
+from gcnet.framework.channel_transforms import (
     ChannelAffine,
     ChannelFilter,
     GatedNorm,
@@ -22,9 +22,9 @@ from gcnet.framework.channel import (
     StyleIntegration,
 )
 from gcnet.framework.context import AveragePool
-from gcnet.framework.gate import HardScale, Multiply, ResidualScale, ShiftedScale
+from gcnet.framework.fusion import HardScale, Multiply, ResidualScale, ShiftedScale
 from gcnet.framework.pointwise import Pointwise, zero
-from gcnet.framework.pooling import NormPool, StylePool
+from gcnet.framework.pooling_contexts import NormPool, StylePool
 
 
 def build_eca(

@@ -9,8 +9,7 @@ from typing import Any, get_args, get_type_hints
 from torch import nn
 
 from gcnet.errors import UserError, unknown
-from gcnet.framework.fusion import Scale
-from gcnet.framework.gate import DoubledScale
+from gcnet.framework.fusion import DoubledScale, Scale
 
 
 def bottleneck_width(channels: int, ratio: float) -> int:

@@ -9,7 +9,7 @@ from torch import nn
 from gcnet.blocks.options import bottleneck_width, check_eps, choose, inner_channels, parts, sigmoid_scale
 from gcnet.blocks.spec import EVERY_BLOCK, IDENTITY_INIT, NORM_EPS, ONE_BLOCK, RATIO, REDUCTION, BlockShape, BlockSpec
 from gcnet.errors import UserError
-from gcnet.framework.attending import MultiHeadPool
+from gcnet.framework.attention_contexts import MultiHeadPool
 from gcnet.framework.block import Branch, ContextBlock
 from gcnet.framework.context import (
     Affinity,

@@ -10,8 +10,7 @@ from gcnet.blocks.spec import EVERY_BLOCK, IDENTITY_INIT, RATIO, BlockShape, Blo
 from gcnet.errors import UserError
 from gcnet.framework.block import Branch, ContextBlock
 from gcnet.framework.context import AveragePool
-from gcnet.framework.gather import GatherPool, HalvingFilter, LocalAverage
-from gcnet.framework.pooling import TOP_FREQUENCIES, FrequencyPool
+from gcnet.framework.pooling_contexts import TOP_FREQUENCIES, FrequencyPool, GatherPool, HalvingFilter, LocalAverage
 from gcnet.framework.transform import BatchStandardization
 
 

@@ -107,12 +107,12 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Analyze, print and write what is asked for; 0 if at least one image worked, 1 if none did."""
-    from gcnet.evaluation.network import Detector, open_trained
-    from gcnet.training.distributed import choose_device
+    from gcnet.devices import choose_device
+    from gcnet.tasks.trained import TrainedDetector, open_trained
 
     device = choose_device(settings.device)
     network = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
-    if isinstance(network, Detector):
+    if isinstance(network, TrainedDetector):
         settings.require_detector()
     network.model.to(device)
     if settings.statistics:

@@ -13,29 +13,30 @@ if TYPE_CHECKING:
     from gcnet.analysis.attention import Attention
     from gcnet.analysis.query_independence import Interval, Layer
     from gcnet.cli.analyze import Settings
-    from gcnet.data.images import ImageSource
-    from gcnet.data.loading import Batch, Loader, Skipped
+    from gcnet.data.dataset import Skipped
+    from gcnet.data.images.source import ImageSource
+    from gcnet.data.loader import Batch, Loader
     from gcnet.data.settings import Preprocessing
-    from gcnet.evaluation.gates import GateMeans
-    from gcnet.evaluation.network import Detector, Network
+    from gcnet.tasks.trained import TrainedClassifier, TrainedDetector
+    from gcnet.visualization.gates import GateMeans
 
 BATCH_SIZE = 8
 _TITLES = ("input", "output", "attention", "js divergence")
 _KEYS = ("input", "added", "attention", "divergence")  # of a layer's intervals
 
 
-def measure(network: "Network | Detector", settings: "Settings") -> int:
+def measure(network: "TrainedClassifier | TrainedDetector", settings: "Settings") -> int:
     """Measure, print and write; 0 if at least one image worked, 1 if none did."""
     from gcnet.analysis.capture import describe_unread
     from gcnet.analysis.query_independence import measure_layers
     from gcnet.analysis.replacement import reading
     from gcnet.cli.analyze_detector import open_detector_run
-    from gcnet.evaluation.gates import GateMeans
-    from gcnet.evaluation.inference import evaluating
-    from gcnet.evaluation.network import Detector
+    from gcnet.models.outputs import evaluating
+    from gcnet.tasks.trained import TrainedDetector
+    from gcnet.visualization.gates import GateMeans
 
     gates = GateMeans()
-    run = open_detector_run(network, settings) if isinstance(network, Detector) else open_run(network, settings)
+    run = open_detector_run(network, settings) if isinstance(network, TrainedDetector) else open_run(network, settings)
     unread: list[str] = []
     with evaluating(network.model):
         layers = measure_layers(
@@ -70,10 +71,10 @@ def measure(network: "Network | Detector", settings: "Settings") -> int:
     return 0
 
 
-def open_run(network: "Network", settings: "Settings") -> "Run":
+def open_run(network: "TrainedClassifier", settings: "Settings") -> "Run":
     """The images of --data, prepared for the network."""
     from gcnet.data.coco.source import is_coco
-    from gcnet.data.source import open_evaluation
+    from gcnet.data.images.open import open_evaluation
 
     if is_coco(settings.data or ""):
         raise UserError(f"--data takes images of classes, and {settings.data} is in COCO's format, for detectors")
@@ -86,7 +87,9 @@ def open_run(network: "Network", settings: "Settings") -> "Run":
 class Run:
     """The images of a loader, batch by batch on the network's device, with the labels of the last batch at hand."""
 
-    def __init__(self, loader: "Loader[Batch]", network: "Network", total: int, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self, loader: "Loader[Batch]", network: "TrainedClassifier", total: int, classes: tuple[str, ...]
+    ) -> None:
         self._loader, self._total = loader, total
         self.model, self.classes = network.model, classes
         self._device = next(self.model.parameters()).device
@@ -96,7 +99,7 @@ class Run:
 
     def images(self) -> "Iterator[Tensor]":
         """Images (N, 3, H, W) of each batch that holds any."""
-        from gcnet.evaluation.progress import progress_bar
+        from gcnet.cli.progress import progress_bar
 
         with progress_bar("images", self._total) as progress:
             for batch in self._loader:
@@ -114,7 +117,8 @@ class Run:
 
 
 def _loader(source: "ImageSource", preprocessing: "Preprocessing", settings: "Settings") -> "Loader[Batch]":
-    from gcnet.data.loading import Images, build_loader
+    from gcnet.data.dataset import Images
+    from gcnet.data.loader import build_loader
     from gcnet.data.sampling import EvaluationSampler
     from gcnet.data.transforms import build_eval_transform
 
@@ -144,9 +148,9 @@ def _cell(interval: "Interval | None") -> str:
 
 
 def _write_layers(layers: "list[Layer]", settings: "Settings") -> list[str]:
-    from gcnet.evaluation.attention_figures import plot_distances
     from gcnet.storage import write_atomic
     from gcnet.text_files import csv_bytes
+    from gcnet.visualization.attention_figures import plot_distances
 
     bounds = [f"{'output' if key == 'added' else key}{end}" for key in _KEYS for end in ("", "_low", "_high")]
     rows: list[list[object]] = []
@@ -169,7 +173,7 @@ def _numbers(interval: "Interval | None") -> list[str]:
 
 
 def _write_gates(gates: "GateMeans", classes: tuple[str, ...], images: int, settings: "Settings") -> list[str]:
-    from gcnet.evaluation.attention_figures import plot_gates
+    from gcnet.visualization.attention_figures import plot_gates
 
     if not gates.names:
         return []

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gcnet.cli.files import report_notes
-from gcnet.evaluation.gates import ALL_IMAGES
+from gcnet.visualization.gates import ALL_IMAGES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from gcnet.analysis.padding import Padding
     from gcnet.cli.analyze import Settings
     from gcnet.data.coco.images import CocoImages
-    from gcnet.data.loading import Skipped
-    from gcnet.evaluation.network import Detector
+    from gcnet.data.dataset import Skipped
+    from gcnet.tasks.trained import TrainedDetector
 
 
-def open_detector_run(detector: "Detector", settings: "Settings") -> "DetectorRun":
+def open_detector_run(detector: "TrainedDetector", settings: "Settings") -> "DetectorRun":
     """The validation images of --data."""
     from gcnet.data.coco.source import open_validation
 
@@ -31,7 +31,7 @@ class DetectorRun:
 
     classes, labels = (ALL_IMAGES,), (0,)
 
-    def __init__(self, images: "CocoImages", detector: "Detector") -> None:
+    def __init__(self, images: "CocoImages", detector: "TrainedDetector") -> None:
         network: Any = detector.model
         self._images, self._transform, self.model = images, network.transform, network.backbone
         self._padding: Padding | None = None
@@ -41,9 +41,9 @@ class DetectorRun:
     def images(self) -> "Iterator[Tensor]":
         """Each image that can be read, (1, 3, H, W)."""
         from gcnet.analysis.padding import Padding
+        from gcnet.cli.progress import progress_bar
         from gcnet.data.coco.loading import DetectionSamples, build_detection_loader
         from gcnet.data.sampling import EvaluationSampler
-        from gcnet.evaluation.progress import progress_bar
 
         device = next(self.model.parameters()).device
         samples = DetectionSamples(self._images, with_objects=False)

@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gcnet.cli.analyze import Settings
-    from gcnet.evaluation.attention_maps import ImageMaps, LayerMaps
-    from gcnet.evaluation.network import Detector, Network
+    from gcnet.tasks.trained import TrainedClassifier, TrainedDetector
+    from gcnet.visualization.attention_maps import ImageMaps, LayerMaps
 
 IMAGES = 12
 
 
-def draw(network: "Network | Detector", settings: "Settings") -> int:
+def draw(network: "TrainedClassifier | TrainedDetector", settings: "Settings") -> int:
     """Draw the attention on each image, and write the page; 0 if at least one image worked, 1 if none did."""
     from PIL import Image
 
+    from gcnet.cli.progress import progress_bar
+    from gcnet.data.dataset import Skipped
     from gcnet.data.decode import ImageError
-    from gcnet.data.loading import Skipped
-    from gcnet.evaluation.attention_maps import choose_points
-    from gcnet.evaluation.progress import progress_bar
+    from gcnet.visualization.attention_maps import choose_points
 
     look, rows = _way_to_look(network, settings)
     choose_points(settings.points, Image.new("RGB", (1, 1)))  # a point that cannot be is said before all else
@@ -46,16 +46,16 @@ def draw(network: "Network | Detector", settings: "Settings") -> int:
 
 
 def _way_to_look(
-    network: "Network | Detector", settings: "Settings"
+    network: "TrainedClassifier | TrainedDetector", settings: "Settings"
 ) -> "tuple[Callable[[Path], ImageMaps], Sequence[str]]":
     """What looks at an image file, and the name of each label's row of gates."""
-    from gcnet.evaluation.attention_maps import look_at
-    from gcnet.evaluation.detector_maps import look_at_objects
-    from gcnet.evaluation.gates import ALL_IMAGES
-    from gcnet.evaluation.network import Detector, find_preprocessing
     from gcnet.models.outputs import check_classifier
+    from gcnet.tasks.classification.attention import look_at
+    from gcnet.tasks.detection.attention import look_at_objects
+    from gcnet.tasks.trained import TrainedDetector, find_preprocessing
+    from gcnet.visualization.gates import ALL_IMAGES
 
-    if isinstance(network, Detector):
+    if isinstance(network, TrainedDetector):
         return partial(look_at_objects, network), [ALL_IMAGES]
     preprocessing = find_preprocessing(network, settings.preprocessing, settings.weights or settings.model)
     check_classifier(network.model, preprocessing.image_size, network.num_classes)
@@ -65,8 +65,8 @@ def _way_to_look(
 
 
 def _chosen(settings: "Settings") -> "list[Path]":
-    from gcnet.data.images import evenly_spread
-    from gcnet.evaluation.predict import find_images
+    from gcnet.data.images.listing import find_images
+    from gcnet.data.images.source import evenly_spread
 
     paths = find_images(settings.images, note=report_note)
     count = min(settings.limit or IMAGES, len(paths))
@@ -79,8 +79,8 @@ class _Drawn:
     """What is written about images, one after the other, so that the attention of one only is in memory."""
 
     def __init__(self, rows: "Sequence[str]", settings: "Settings", total: int) -> None:
-        from gcnet.evaluation.attention_page import Page
-        from gcnet.evaluation.gates import GateMeans
+        from gcnet.visualization.attention_page import Page
+        from gcnet.visualization.gates import GateMeans
 
         self._rows, self._settings = rows, settings
         self._page = Page(f"Attention maps of {settings.model}", total)
@@ -96,8 +96,8 @@ class _Drawn:
 
     def add(self, maps: "ImageMaps") -> None:
         """Draw the pictures of an image."""
-        from gcnet.evaluation.attention_figures import plot_queries, plot_shared
-        from gcnet.evaluation.attention_maps import choose_points
+        from gcnet.visualization.attention_figures import plot_queries, plot_shared
+        from gcnet.visualization.attention_maps import choose_points
 
         if not maps.layers and not maps.gates:
             raise UserError(
@@ -121,8 +121,8 @@ class _Drawn:
 
     def finish(self) -> None:
         """Write the page and the picture of gates, and say what there is."""
-        from gcnet.evaluation.attention_figures import plot_gates
         from gcnet.storage import write_atomic
+        from gcnet.visualization.attention_figures import plot_gates
 
         folder, gates = self._settings.output, self._gates
         if gates.names:

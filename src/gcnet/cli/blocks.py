@@ -35,7 +35,7 @@ class Settings:
 def run(settings: Settings) -> int:
     """Print the table, then the options."""
     from gcnet.blocks import BLOCKS
-    from gcnet.report.summary import markdown_table
+    from gcnet.text_files import markdown_table
 
     counts, refusals = _parameters(settings)
     rows = [

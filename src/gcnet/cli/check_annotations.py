@@ -48,8 +48,8 @@ def _check_file(settings: "Settings", *, checks_images: bool = False) -> "Checke
     """Inspect, print what was found, and write what --fix and --output ask for; code 1 where there are issues."""
     from gcnet.cli import EXIT_FAILURE, EXIT_OK
     from gcnet.cli.check_splits import checked_file
+    from gcnet.cli.progress import progress_bar
     from gcnet.data.coco.inspection import inspect, read_annotations
-    from gcnet.evaluation.progress import progress_bar
 
     content = read_annotations(settings.data)
     folder, problem = _image_folder(settings, content)
@@ -105,8 +105,8 @@ def _print(content: dict[str, Any], inspection: "Inspection", settings: "Setting
 
 def _write(content: dict[str, Any], inspection: "Inspection", settings: "Settings", folder: Path) -> None:
     from gcnet.data.coco.inspection import PARTS
-    from gcnet.evaluation.annotations import draw_annotated_sheet, plot_label_statistics
     from gcnet.storage import write_atomic
+    from gcnet.visualization.annotations import draw_annotated_sheet, plot_label_statistics
 
     folder.mkdir(parents=True, exist_ok=True)
     clean = inspection.clean

@@ -11,8 +11,8 @@ from gcnet.errors import printable
 
 if TYPE_CHECKING:
     from gcnet.cli.check_data import Settings
-    from gcnet.data.image_check import ImagesReport, Problem, SplitReport
-    from gcnet.data.images import FileImages
+    from gcnet.data.images.check import ImagesReport, Problem, SplitReport
+    from gcnet.data.images.source import FileImages
 
 _SHEET = 60
 _LISTED_CLASSES = 40
@@ -21,9 +21,9 @@ _LISTED_CLASSES = 40
 def check_labeled(settings: "Settings") -> int:
     """Check, print what was found, and write what --output asks for; 1 where there are problems."""
     from gcnet.cli import EXIT_FAILURE, EXIT_OK
-    from gcnet.data.image_check import check_images
-    from gcnet.data.labeled import open_splits
-    from gcnet.evaluation.progress import progress_bar
+    from gcnet.cli.progress import progress_bar
+    from gcnet.data.images.check import check_images
+    from gcnet.data.images.labeled import open_splits
 
     splits = open_splits(str(settings.data), None if settings.images is None else str(settings.images))
     with progress_bar("images", sum(map(len, splits.values()))) as progress:
@@ -59,7 +59,7 @@ def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
 
 def _print_classes(report: "ImagesReport") -> None:
     """The classes with the most training images first; of many, the first and the last of them."""
-    from gcnet.data.balance import IMBALANCE
+    from gcnet.data.images.balance import IMBALANCE
 
     main = next(iter(report.splits.values()))
     ordered = sorted(main.per_class, key=lambda name: -main.per_class[name])
@@ -79,7 +79,7 @@ def _print_classes(report: "ImagesReport") -> None:
 
 def _print_problems(problems: "Sequence[Problem]", listed: int) -> None:
     from gcnet.cli.files import report_kinds
-    from gcnet.data.image_check import KINDS
+    from gcnet.data.images.check import KINDS
 
     found = Counter(problem.kind for problem in problems)
     print(f"\nproblems  {len(problems):,}" + (f" of {len(found)} kinds" if len(found) > 1 else ""))
@@ -115,8 +115,8 @@ def _write(report: "ImagesReport", splits: "Mapping[str, FileImages]", folder: P
 def _draw(images: "FileImages", path: Path) -> int:
     """A contact sheet of images spread evenly over the classes with their labels; returns how many it shows."""
     from gcnet.data.decode import ImageError
-    from gcnet.data.images import evenly_spread
-    from gcnet.evaluation.plots import contact_sheet
+    from gcnet.data.images.source import evenly_spread
+    from gcnet.visualization.plots import contact_sheet
 
     pictures, titles = [], []
     for index in evenly_spread(range(len(images)), _SHEET):

@@ -1,6 +1,6 @@
 """`gcnet compare`: the same network with different blocks, trained side by side, and a report of what each is worth."""
 
-from gcnet.compare.settings import CompareSettings
+from gcnet.comparison.settings import CompareSettings
 
 SUMMARY = "train the same network with different blocks and report what each gains and costs"
 
@@ -10,9 +10,9 @@ Settings = CompareSettings
 def run(settings: CompareSettings) -> int:
     """Compare, print the table and what it says; 130 or 143 after a signal, 3 for a loss that is not finite."""
     from gcnet.cli.trainings import carry_out
-    from gcnet.compare.experiment import compare, output_folder
-    from gcnet.report.summary import terminal_text
-    from gcnet.report.write import FILES
+    from gcnet.comparison.experiment import compare, output_folder
+    from gcnet.comparison.report import FILES
+    from gcnet.comparison.summary import terminal_text
 
     return carry_out(
         settings.device,

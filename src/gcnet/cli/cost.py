@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gcnet.cli.cost_networks import Choice
-    from gcnet.report.bill import Bill
+    from gcnet.workflows.cost_report import Bill
 
 SUMMARY = "count what networks cost by stage and block: parameters, FLOPs, memory, time"
 
@@ -131,13 +131,13 @@ def _bills(choices: "Sequence[Choice]", size: tuple[int, int], settings: Setting
     if not settings.measure:
         return bills
     from gcnet.cli.cost_measured import measure
-    from gcnet.training.distributed import choose_device
+    from gcnet.devices import choose_device
 
     return measure(choices, bills, str(choose_device(settings.device)))
 
 
 def _print(bills: "Sequence[Bill]", others: "Sequence[Bill | None]", settings: Settings) -> None:
-    from gcnet.report.bill import parts_table, totals_table
+    from gcnet.workflows.cost_report import parts_table, totals_table
 
     if len(bills) > 1:
         print(f"{totals_table(bills, others)}\n")
@@ -150,9 +150,9 @@ def _print(bills: "Sequence[Bill]", others: "Sequence[Bill | None]", settings: S
 
 
 def _write(bills: "Sequence[Bill]", others: "Sequence[Bill | None]", folder: Path) -> None:
-    from gcnet.report.bill import bills_csv
-    from gcnet.report.bill_figure import render_bills
     from gcnet.storage import write_atomic
+    from gcnet.workflows.cost_figure import render_bills
+    from gcnet.workflows.cost_report import bills_csv
 
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "cost.csv", bills_csv(bills, others).encode("utf-8", "surrogateescape"))

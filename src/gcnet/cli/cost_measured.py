@@ -14,8 +14,8 @@ from gcnet.analysis.itemized import block_paths, stage_parts
 from gcnet.analysis.memory import peak_memory, training_step_peak_memory
 from gcnet.analysis.timing import fill_zero_parameters, forward_call, interleaved_times, training_step_call
 from gcnet.cli.cost_networks import Choice
-from gcnet.compare.measured import MeasuredDetector
-from gcnet.report.bill import Bill
+from gcnet.models.detector.measured import MeasuredDetector
+from gcnet.workflows.cost_report import Bill
 
 REPETITIONS, SECONDS = 15, 20.0
 _STAGE = re.compile(r"layer\d+")

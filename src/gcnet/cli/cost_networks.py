@@ -13,12 +13,12 @@ from torch import nn
 from gcnet.analysis.itemized import Item, itemize
 from gcnet.cli.models import counted_size
 from gcnet.errors import UserError
-from gcnet.evaluation.network import model_path
 from gcnet.models.card import ModelCard, card_of
 from gcnet.models.create import create_model
-from gcnet.models.files import load_model
-from gcnet.models.names import is_detector, split_name
-from gcnet.report.bill import Bill, Line
+from gcnet.models.model_file import load_model
+from gcnet.models.registry import is_detector, split_name
+from gcnet.tasks.trained import model_path
+from gcnet.workflows.cost_report import Bill, Line
 
 # Modules whose output is their input, scaled or with something added, so that the identity can stand for them.
 _OWN_BLOCKS = (

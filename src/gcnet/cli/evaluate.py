@@ -121,14 +121,15 @@ def _flag(name: str, value: object) -> str:
 
 def run(settings: Settings) -> int:
     """Evaluate, print the result and write what --output asks for."""
-    from gcnet.evaluation.network import Network, open_trained
-    from gcnet.training.distributed import choose_device, processes_joined
+    from gcnet.devices import choose_device
+    from gcnet.tasks.trained import TrainedClassifier, open_trained
+    from gcnet.training.distributed import processes_joined
 
     device = choose_device(settings.device)
     size = settings.preprocessing.image_size
     found = None if settings.model is None else open_trained(settings.model, settings.weights, image_size=size)
     with processes_joined(device) as processes:
-        if isinstance(found, Network):
+        if isinstance(found, TrainedClassifier):
             from gcnet.cli.evaluate_classifier import run_classifier
 
             found.model.to(device)

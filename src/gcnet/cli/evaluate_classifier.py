@@ -10,10 +10,10 @@ from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
     from gcnet.cli.evaluate import Settings
-    from gcnet.data.images import ImageSource
+    from gcnet.data.images.source import ImageSource
     from gcnet.data.settings import Preprocessing
-    from gcnet.evaluation.classification import ClassificationResult
-    from gcnet.evaluation.network import Network
+    from gcnet.tasks.classification.metrics import ClassificationResult
+    from gcnet.tasks.trained import TrainedClassifier
     from gcnet.training.distributed import Processes
 
 LISTED_CONFUSIONS = 10
@@ -21,7 +21,7 @@ LISTED_CLASSES = 100
 BATCH_SIZE = 64
 
 
-def run_classifier(settings: "Settings", network: "Network", processes: "Processes") -> None:
+def run_classifier(settings: "Settings", network: "TrainedClassifier", processes: "Processes") -> None:
     """Evaluate the classifier, print the result and write what --output asks for."""
     source, preprocessing = open_images(settings, network, processes)
     result = judge(network, source, preprocessing, settings, processes)
@@ -32,12 +32,12 @@ def run_classifier(settings: "Settings", network: "Network", processes: "Process
 
 
 def open_images(
-    settings: "Settings", network: "Network", processes: "Processes"
+    settings: "Settings", network: "TrainedClassifier", processes: "Processes"
 ) -> "tuple[ImageSource, Preprocessing]":
     """The images of --data in the order of the network's classes, and how they are prepared for it."""
     from gcnet.data.coco.source import is_coco
-    from gcnet.data.probe import unused_depth_note
-    from gcnet.data.source import open_evaluation
+    from gcnet.data.images.open import open_evaluation
+    from gcnet.data.images.probe import unused_depth_note
     from gcnet.models.outputs import check_classifier
 
     if is_coco(settings.data):
@@ -72,7 +72,7 @@ def open_images(
     return source, preprocessing
 
 
-def _check_outputs(network: "Network", source: "ImageSource", settings: "Settings") -> None:
+def _check_outputs(network: "TrainedClassifier", source: "ImageSource", settings: "Settings") -> None:
     if network.num_classes != len(source.classes):
         raise UserError(
             f"{settings.weights or settings.model} has {network.num_classes} classes{_listed(network.class_names)} and "
@@ -98,18 +98,19 @@ def _say_assumed_order(classes: tuple[str, ...], settings: "Settings") -> None:
 
 
 def judge(
-    network: "Network",
+    network: "TrainedClassifier",
     source: "ImageSource",
     preprocessing: "Preprocessing",
     settings: "Settings",
     processes: "Processes",
 ) -> "ClassificationResult":
     """The accuracy of the network on the images, in these processes together."""
-    from gcnet.data.loading import Images, build_loader
+    from gcnet.cli.progress import progress_bar
+    from gcnet.data.dataset import Images
+    from gcnet.data.loader import build_loader
     from gcnet.data.sampling import EvaluationSampler
     from gcnet.data.transforms import build_eval_transform
-    from gcnet.evaluation.classification import evaluate_classifier
-    from gcnet.evaluation.progress import progress_bar
+    from gcnet.tasks.classification.metrics import evaluate_classifier
 
     images = Images(source, build_eval_transform(preprocessing))
     size = settings.batch_size or BATCH_SIZE
@@ -154,9 +155,9 @@ def _write(
     settings: "Settings",
     folder: Path,
 ) -> None:
-    from gcnet.evaluation.plots import plot_confusion
     from gcnet.storage import write_atomic
     from gcnet.text_files import csv_bytes, json_bytes
+    from gcnet.visualization.plots import plot_confusion
 
     folder.mkdir(parents=True, exist_ok=True)
     origin = {"model": settings.model, "weights": settings.weights, "data": settings.data}

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from gcnet.cli.evaluate import Settings
     from gcnet.data.coco.images import CocoImages
     from gcnet.data.coco.source import CocoPart
-    from gcnet.evaluation.detector import DetectorResult
-    from gcnet.evaluation.network import Detector
+    from gcnet.tasks.detection.evaluate import DetectorResult
+    from gcnet.tasks.trained import TrainedDetector
     from gcnet.training.distributed import Processes
 
 LISTED_CLASSES = 100
@@ -23,9 +23,9 @@ _PLURALS = {"box": "boxes", "mask": "masks"}
 BATCH_SIZE = 1
 
 
-def run_detector(settings: "Settings", detector: "Detector | None", processes: "Processes") -> None:
+def run_detector(settings: "Settings", detector: "TrainedDetector | None", processes: "Processes") -> None:
     """Evaluate the detector, or without one the results, print what was found and write what --output asks for."""
-    from gcnet.evaluation.truth import open_truth
+    from gcnet.tasks.detection.evaluate import open_truth
 
     images = settings.data_settings(None)
     needs_images = detector is not None
@@ -45,13 +45,15 @@ def run_detector(settings: "Settings", detector: "Detector | None", processes: "
             _write(result, part, settings, settings.output)
 
 
-def _report_header(detector: "Detector", images: "CocoImages", settings: "Settings") -> None:
+def _report_header(detector: "TrainedDetector", images: "CocoImages", settings: "Settings") -> None:
     report_network(detector.model, str(settings.model), settings.weights)
     found = f"{len(images):,} images, {len(images.classes):,} classes of objects"
     print(f"data: {printable(settings.data)}: {found}, {describe_resizing(detector.model)}", file=sys.stderr)
 
 
-def _check_classes(detector: "Detector", images: "CocoImages", settings: "Settings", processes: "Processes") -> None:
+def _check_classes(
+    detector: "TrainedDetector", images: "CocoImages", settings: "Settings", processes: "Processes"
+) -> None:
     origin, names = settings.weights or settings.model, detector.class_names
     count = len(detector.category_ids)
     if count != len(images.classes):
@@ -76,8 +78,8 @@ def _check_classes(detector: "Detector", images: "CocoImages", settings: "Settin
 
 
 def _judge_results(part: "CocoPart", settings: "Settings") -> "DetectorResult":
-    from gcnet.evaluation.detector import judge
-    from gcnet.evaluation.results import box_format_note, read_results
+    from gcnet.tasks.detection.evaluate import judge
+    from gcnet.tasks.detection.results import box_format_note, read_results
 
     images = part.images
     results, skipped = read_results(str(settings.results), images.content, part.image_ids, part.category_ids)
@@ -89,12 +91,12 @@ def _judge_results(part: "CocoPart", settings: "Settings") -> "DetectorResult":
 
 
 def _judge_model(
-    detector: "Detector", images: "CocoImages", settings: "Settings", processes: "Processes"
+    detector: "TrainedDetector", images: "CocoImages", settings: "Settings", processes: "Processes"
 ) -> "DetectorResult":
+    from gcnet.cli.progress import progress_bar
     from gcnet.data.coco.loading import DetectionSamples, build_detection_loader
     from gcnet.data.sampling import EvaluationSampler
-    from gcnet.evaluation.detector import evaluate_detector
-    from gcnet.evaluation.progress import progress_bar
+    from gcnet.tasks.detection.evaluate import evaluate_detector
 
     size = settings.batch_size or BATCH_SIZE
     order = EvaluationSampler(len(images), batch_size=size, rank=processes.rank, world=processes.world)
@@ -112,7 +114,7 @@ def _judge_model(
 
 
 def _print_result(result: "DetectorResult") -> None:
-    from gcnet.evaluation.detection import DEFINITIONS, NUMBERS
+    from gcnet.tasks.detection.metrics import DEFINITIONS, NUMBERS
 
     for skipped in result.skipped:
         print(f"skipped {printable(skipped.name)}: {skipped.reason}", file=sys.stderr)
@@ -151,10 +153,10 @@ def _hundredths(value: float | None) -> str:
 
 
 def _write(result: "DetectorResult", part: "CocoPart", settings: "Settings", folder: Path) -> None:
-    from gcnet.evaluation.curves import plot_precision_recall
-    from gcnet.evaluation.matching import match_images
-    from gcnet.evaluation.worst import write_worst
     from gcnet.storage import write_atomic
+    from gcnet.tasks.detection.error_gallery import write_worst
+    from gcnet.tasks.detection.matching import match_images
+    from gcnet.tasks.detection.precision_recall import plot_precision_recall
     from gcnet.text_files import csv_bytes, json_bytes
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from gcnet.text_files import csv_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from gcnet.data.loading import Skipped
+    from gcnet.data.dataset import Skipped
 
 
 _OUTPUTS = ("output", "json", "csv", "fix", "convert")

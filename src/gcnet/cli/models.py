@@ -55,8 +55,8 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Print the table."""
-    from gcnet.models.names import list_models
-    from gcnet.report.summary import markdown_table
+    from gcnet.models.registry import list_models
+    from gcnet.text_files import markdown_table
 
     names = list_models() if settings.model is None else [settings.model]
     rows = [_row(name, settings) for name in names]
@@ -77,7 +77,7 @@ def run(settings: Settings) -> int:
 
 
 def _explain_detectors(name: str | None) -> None:
-    from gcnet.models.names import is_detector
+    from gcnet.models.registry import is_detector
 
     if name is None:
         print(
@@ -97,7 +97,7 @@ def _row(name: str, settings: Settings) -> tuple[str, ...]:
 
     from gcnet.analysis.cost import count_detector_flops, count_flops, count_parameters
     from gcnet.models.create import create_model
-    from gcnet.models.names import is_detector
+    from gcnet.models.registry import is_detector
 
     side = settings.image_size
     with torch.device("meta"):
@@ -113,7 +113,7 @@ def counted_size(name: str, model: Any) -> tuple[int, int]:
 
     A detector's has sides of 5 to 8, as the 800 by 1280 at which they are usually counted, or is as long as it may be.
     """
-    from gcnet.models.names import is_detector, small_input, split_name
+    from gcnet.models.registry import is_detector, small_input, split_name
 
     if not is_detector(name):
         side = small_input(split_name(name)[1]) or 224

@@ -19,10 +19,10 @@ def report_network(model: "nn.Module", origin: str, weights: str | None) -> None
     """
     import torch
 
-    from gcnet.evaluation.network import model_path
+    from gcnet.insertion import inserted
     from gcnet.models.card import card_of
-    from gcnet.models.insertion import inserted
     from gcnet.models.weights import loaded_weights
+    from gcnet.tasks.trained import model_path
 
     card, blocks = card_of(model), inserted(model)
     name = card.architecture or type(model).__name__

@@ -126,15 +126,15 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Predict, print and write what is asked for; 0 if at least one image worked, 1 if none did."""
-    from gcnet.evaluation.network import Detector, open_trained
-    from gcnet.evaluation.predict import find_images
-    from gcnet.training.distributed import choose_device
+    from gcnet.data.images.listing import find_images
+    from gcnet.devices import choose_device
+    from gcnet.tasks.trained import TrainedDetector, open_trained
 
     device = choose_device(settings.device)
     paths = find_images(settings.paths, note=report_note)
     opened = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
     opened.model.to(device)
-    if isinstance(opened, Detector):
+    if isinstance(opened, TrainedDetector):
         from gcnet.cli.predict_detector import detect
         from gcnet.models.detector.heads import limit_detections
 

@@ -11,21 +11,21 @@ from gcnet.errors import printable
 
 if TYPE_CHECKING:
     from gcnet.cli.predict import Settings
-    from gcnet.evaluation.network import Network
-    from gcnet.evaluation.predict import Predictions
+    from gcnet.tasks.classification.predict import Predictions
+    from gcnet.tasks.trained import TrainedClassifier
 
 TOP = 5
 BATCH_SIZE = 32
 
 
-def classify(network: "Network", paths: Sequence[Path], settings: "Settings") -> int:
+def classify(network: "TrainedClassifier", paths: Sequence[Path], settings: "Settings") -> int:
     """Classify the images; 0 if at least one worked, 1 if none did."""
-    from gcnet.data.images import FileImages
-    from gcnet.data.probe import unused_depth_note
-    from gcnet.evaluation.network import find_preprocessing
-    from gcnet.evaluation.predict import draw_predictions, predict_images
-    from gcnet.evaluation.progress import progress_bar
+    from gcnet.cli.progress import progress_bar
+    from gcnet.data.images.probe import unused_depth_note
+    from gcnet.data.images.source import FileImages
     from gcnet.models.outputs import check_classifier
+    from gcnet.tasks.classification.predict import draw_predictions, predict_images
+    from gcnet.tasks.trained import find_preprocessing
 
     preprocessing = find_preprocessing(network, settings.preprocessing, settings.weights or settings.model)
     check_classifier(network.model, preprocessing.image_size, network.num_classes)

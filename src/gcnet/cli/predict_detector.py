@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from gcnet.cli.predict import Settings
-    from gcnet.evaluation.detect import Detected, Detections
-    from gcnet.evaluation.network import Detector
+    from gcnet.tasks.detection.predict import Detected, Detections
+    from gcnet.tasks.trained import TrainedDetector
 
 THRESHOLD = 0.5
 BATCH_SIZE = 1
 
 
-def detect(detector: "Detector", paths: Sequence[Path], settings: "Settings") -> int:
+def detect(detector: "TrainedDetector", paths: Sequence[Path], settings: "Settings") -> int:
     """Find the objects in the images; 0 if at least one image worked, 1 if none did."""
-    from gcnet.evaluation.detect import detect_images
-    from gcnet.evaluation.progress import progress_bar
+    from gcnet.cli.progress import progress_bar
+    from gcnet.tasks.detection.predict import detect_images
 
     pictures = _Pictures(detector, paths, settings.output)
     for file in pictures.files():
@@ -66,8 +66,8 @@ def _table(detections: "Detections") -> "Iterator[Sequence[object]]":
 class _Pictures:
     """Writes a picture of each image that it is called with into a folder, if there is one to be written to."""
 
-    def __init__(self, detector: "Detector", paths: Sequence[Path], folder: Path | None) -> None:
-        from gcnet.evaluation.pictures import picture_names
+    def __init__(self, detector: "TrainedDetector", paths: Sequence[Path], folder: Path | None) -> None:
+        from gcnet.visualization.detections import picture_names
 
         self.folder = folder
         self.classes = dict(zip(detector.category_ids, detector.names(), strict=True))
@@ -78,8 +78,8 @@ class _Pictures:
         return [] if self.folder is None else [self.folder / name for name in self.names.values()]
 
     def __call__(self, image: "Image.Image", found: "Detected") -> None:
-        from gcnet.evaluation.pictures import draw_detections, encode_picture
         from gcnet.storage import write_atomic
+        from gcnet.visualization.detections import draw_detections, encode_picture
 
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -26,9 +26,8 @@ def run(settings: ReproduceSettings) -> int:
 
 
 def _count(settings: ReproduceSettings) -> int:
-    from gcnet.experiments.costs import count_table
     from gcnet.experiments.reproduce import find_tables
-    from gcnet.experiments.text import cost_text
+    from gcnet.experiments.text import cost_text, count_table
 
     tables = find_tables(settings.table).values()
     print("\n\n".join(cost_text(table, count_table(table)) for table in tables))

@@ -36,7 +36,7 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Write the data set."""
-    from gcnet.data.samples import SAMPLES
+    from gcnet.data.sample_data import SAMPLES
     from gcnet.errors import printable
 
     folder = settings.output or Path(settings.kind)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gcnet.analysis.query_independence import Layer
-    from gcnet.evaluation.classification import ClassificationResult
-    from gcnet.evaluation.network import Network
+    from gcnet.tasks.classification.metrics import ClassificationResult
+    from gcnet.tasks.trained import TrainedClassifier
 
 SUMMARY = "replace non-local blocks that do not depend on the query by simpler ones, started from their weights"
 
@@ -94,9 +94,9 @@ class Settings:
 def run(settings: Settings) -> int:
     """Measure, replace, judge and write; 0 if at least one block was replaced, 1 if none could be."""
     from gcnet.analysis.simplification import find_non_local, simplify
-    from gcnet.evaluation.network import open_network
-    from gcnet.models.files import save_model
-    from gcnet.training.distributed import choose_device
+    from gcnet.devices import choose_device
+    from gcnet.models.model_file import save_model
+    from gcnet.tasks.trained import open_network
 
     device = choose_device(settings.device)
     network = open_network(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
@@ -121,13 +121,13 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _measure(network: "Network", settings: Settings) -> "tuple[list[Layer], dict[str, Tensor]]":
+def _measure(network: "TrainedClassifier", settings: Settings) -> "tuple[list[Layer], dict[str, Tensor]]":
     """The distances of every non-local block, and the mean of its inputs; nothing if no image worked."""
     from gcnet.analysis.query_independence import measure_layers
     from gcnet.analysis.simplification import find_non_local, mean_inputs
     from gcnet.cli.analyze_data import open_run
     from gcnet.cli.files import report_skipped
-    from gcnet.evaluation.inference import evaluating
+    from gcnet.models.outputs import evaluating
 
     run, blocks = open_run(network, settings.for_statistics()), find_non_local(network.model)
     with evaluating(network.model), mean_inputs(blocks) as means:
@@ -136,7 +136,7 @@ def _measure(network: "Network", settings: Settings) -> "tuple[list[Layer], dict
     return [layer for layer in layers if layer.name in blocks], means()
 
 
-def _choose(network: "Network", layers: "list[Layer]", settings: Settings) -> list[str]:
+def _choose(network: "TrainedClassifier", layers: "list[Layer]", settings: Settings) -> list[str]:
     """Print what becomes of every block, and why; the names of those to replace."""
     from gcnet.analysis.replacement import INDEPENDENT, dependence
     from gcnet.analysis.simplification import find_non_local, why_kept
@@ -155,7 +155,7 @@ def _choose(network: "Network", layers: "list[Layer]", settings: Settings) -> li
     return [name for name, reason in reasons.items() if reason is None]
 
 
-def _print_comparison(before: "Network", after: "Network", settings: Settings) -> None:
+def _print_comparison(before: "TrainedClassifier", after: "TrainedClassifier", settings: Settings) -> None:
     from gcnet.analysis.cost import count_flops, count_parameters
     from gcnet.cli.evaluate_classifier import judge, open_images
     from gcnet.training.distributed import Processes

@@ -9,14 +9,8 @@ import tyro
 
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError
-from gcnet.training.settings import (
-    DetectorSettings,
-    MachineSettings,
-    NetworkSettings,
-    OutputSettings,
-    RecipeSettings,
-    TrainSettings,
-)
+from gcnet.training.recipe import RecipeSettings
+from gcnet.training.settings import DetectorSettings, MachineSettings, NetworkSettings, OutputSettings, TrainSettings
 
 SUMMARY = "train a network, or go on with an interrupted run"
 
@@ -81,7 +75,7 @@ def run(settings: Settings) -> int:
 
     `settings.given` holds the names of the flags on the command line, since `--workers 0` is also a default.
     """
-    from gcnet.training.nonfinite import EXIT_NON_FINITE, NonFiniteLoss
+    from gcnet.training.trainer import EXIT_NON_FINITE, NonFiniteLoss
 
     try:
         return _run(settings)
@@ -93,14 +87,14 @@ def run(settings: Settings) -> int:
 def _run(settings: Settings) -> int:
     chosen = settings.run_settings()
     if settings.dry_run:
-        from gcnet.training.distributed import is_first_process
-        from gcnet.training.dry_run import dry_run
+        from gcnet.devices import is_first_process
+        from gcnet.workflows.dry_run import dry_run
 
         estimate = dry_run(chosen)
         if is_first_process():
             print(estimate)
         return 0
-    from gcnet.training.run import resume, train
+    from gcnet.workflows.train import resume, train
 
     if settings.resume is not None:
         given = {name: _value_of(chosen, name) for name in {*_changed(chosen), *settings.given} - {"resume"}}

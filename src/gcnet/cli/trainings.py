@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from gcnet.cli import EXIT_NON_FINITE, EXIT_OK
-from gcnet.training.reporter import Reporter
+from gcnet.training.progress import Reporter
 
 Result = TypeVar("Result")
 
@@ -16,10 +16,11 @@ def carry_out(device: str, trainings: Callable[[Reporter], Result], tell: Callab
 
     Of the processes of torchrun all take part, and the first alone speaks.
     """
-    from gcnet.compare.runs import Stopped
-    from gcnet.training.distributed import choose_device, processes_joined
-    from gcnet.training.nonfinite import NonFiniteLoss
-    from gcnet.training.reporter import Silent, choose_reporter
+    from gcnet.comparison.runs import Stopped
+    from gcnet.devices import choose_device
+    from gcnet.training.distributed import processes_joined
+    from gcnet.training.progress import Silent, choose_reporter
+    from gcnet.training.trainer import NonFiniteLoss
 
     with processes_joined(choose_device(device)) as processes:
         reporter = choose_reporter() if processes.first else Silent()

@@ -1,6 +1,6 @@
 """From an RGB image to what the network sees: the fixed steps of evaluation, the random ones of training.
 
-Geometry is Pillow's, antialiased. Every random draw comes from torch's global generator, which `gcnet.data.loading`
+Geometry is Pillow's, antialiased. Every random draw comes from torch's global generator, which `gcnet.data.loader`
 seeds for each sample.
 """
 

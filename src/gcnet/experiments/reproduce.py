@@ -3,16 +3,16 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gcnet.compare.experiment import compare
-from gcnet.compare.settings import CompareSettings
+from gcnet.comparison.experiment import compare
+from gcnet.comparison.results import Comparison
+from gcnet.comparison.settings import CompareSettings
 from gcnet.errors import UserError, unknown
 from gcnet.experiments.rows import Table
 from gcnet.experiments.scales import SMALL_RATIO, Series, series_of
 from gcnet.experiments.settings import ReproduceSettings
 from gcnet.experiments.tables import TABLES
-from gcnet.models.names import is_detector
-from gcnet.report.results import Comparison
-from gcnet.training.reporter import Reporter
+from gcnet.models.registry import is_detector
+from gcnet.training.progress import Reporter
 from gcnet.training.settings import DetectorSettings
 
 # The paper and mmdet start from the weights that torchvision published first; its later ones are more accurate.

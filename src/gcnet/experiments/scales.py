@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gcnet.compare.variants import Variant
+from gcnet.comparison.plan import Variant
+from gcnet.comparison.results import BASELINE
 from gcnet.experiments.rows import Row, Table
-from gcnet.models.names import published_placement, split_name
-from gcnet.report.results import BASELINE
+from gcnet.models.registry import published_placement, split_name
 
 _SMALL_HOSTS = {
     "mask_rcnn_resnet50": "cifar_resnet20",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gcnet.compare.settings import RecipeChoices
+from gcnet.comparison.settings import RecipeChoices
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
 

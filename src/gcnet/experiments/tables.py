@@ -6,8 +6,7 @@ A published value stands here only where its source is known; what the paper pri
 from collections.abc import Mapping
 from typing import Any
 
-from gcnet.experiments.rows import Published, Row, Table
-from gcnet.experiments.variants import build_linear_bottleneck, build_relu_bottleneck
+from gcnet.experiments.rows import Published, Row, Table, build_linear_bottleneck, build_relu_bottleneck
 
 _AP, _ACCURACY = ("box AP", "mask AP"), ("top-1", "top-5")
 _COCO_SIZE, _IMAGENET_SIZE = (800, 1280), (224, 224)

@@ -1,8 +1,8 @@
 """The paper's framework: a block is a context model, then transforms and fusions, each a part that can be swapped."""
 
-from gcnet.framework.attending import Disentangled, MultiHeadPool, SlotPool, WhitenedAffinity
+from gcnet.framework.attention_contexts import Disentangled, MultiHeadPool, SlotPool, WhitenedAffinity
 from gcnet.framework.block import Branch, ContextBlock
-from gcnet.framework.channel import (
+from gcnet.framework.channel_transforms import (
     ChannelAffine,
     ChannelFilter,
     GatedNorm,
@@ -20,11 +20,19 @@ from gcnet.framework.context import (
     SoftmaxAffinity,
     SubSample,
 )
-from gcnet.framework.fusion import Add, Fusion, Scale
-from gcnet.framework.gate import Distribute, DoubledScale, HardScale, Multiply, ResidualScale, ShiftedScale
-from gcnet.framework.gather import GatherPool, HalvingFilter, LocalAverage
+from gcnet.framework.fusion import (
+    Add,
+    Distribute,
+    DoubledScale,
+    Fusion,
+    HardScale,
+    Multiply,
+    ResidualScale,
+    Scale,
+    ShiftedScale,
+)
 from gcnet.framework.pointwise import Pointwise
-from gcnet.framework.pooling import FrequencyPool, NormPool, StylePool
+from gcnet.framework.pooling_contexts import FrequencyPool, GatherPool, HalvingFilter, LocalAverage, NormPool, StylePool
 from gcnet.framework.transform import BatchStandardization, Bottleneck, ChannelLayerNorm
 
 __all__ = [

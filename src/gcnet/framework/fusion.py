@@ -3,8 +3,12 @@
 from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from gcnet.framework.channel_transforms import per_channel
+from gcnet.framework.pointwise import Pointwise
 
 
 class Fusion(nn.Module, ABC):
@@ -33,3 +37,91 @@ class Scale(Fusion):
         self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c *t"], *, out: Tensor | None = None
     ) -> Float[Tensor, "n c *s"]:
         return torch.mul(x, term.sigmoid(), out=out)
+
+
+class DoubledScale(Fusion):
+    """`y = x * 2 sigmoid(term)`: the identity where the term is zero."""
+
+    def forward(
+        self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c *t"], *, out: Tensor | None = None
+    ) -> Float[Tensor, "n c *s"]:
+        return torch.mul(x, (2 * term.sigmoid()).to(x.dtype), out=out)
+
+
+class HardScale(Fusion):
+    """`y = x * hardsigmoid(term)`, `hardsigmoid(z) = min(max(z + 3, 0), 6) / 6` (eSE, arXiv 1911.06667).
+
+    Args:
+        doubled: the gate is twice that, hence one where the term is zero; it still stops learning beyond -3 and 3.
+    """
+
+    def __init__(self, *, doubled: bool) -> None:
+        super().__init__()
+        self.doubled = doubled
+
+    def forward(
+        self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c *t"], *, out: Tensor | None = None
+    ) -> Float[Tensor, "n c *s"]:
+        gate = F.hardsigmoid(term).to(x.dtype)
+        return torch.mul(x, 2 * gate if self.doubled else gate, out=out)
+
+    def extra_repr(self) -> str:
+        return f"doubled={self.doubled}"
+
+
+class Multiply(Fusion):
+    """`y = x * term`: the transform has made a gate already."""
+
+    def forward(
+        self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c *t"], *, out: Tensor | None = None
+    ) -> Float[Tensor, "n c *s"]:
+        return torch.mul(x, term.to(x.dtype), out=out)
+
+
+class ResidualScale(Fusion):
+    """`y = x * (1 + term)`, as `x + x * term`, which keeps a small term in half precision."""
+
+    def forward(
+        self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c *t"], *, out: Tensor | None = None
+    ) -> Float[Tensor, "n c *s"]:
+        return torch.addcmul(x, x, term.to(x.dtype), out=out)
+
+
+class ShiftedScale(Fusion):
+    """`y = x * (1 + term) + b_c` with a learned b, zero at the start (GRN, arXiv 2301.00808, algorithm 1)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Return to b = 0."""
+        nn.init.zeros_(self.bias)
+
+    def forward(
+        self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c *t"], *, out: Tensor | None = None
+    ) -> Float[Tensor, "n c *s"]:
+        return torch.addcmul(x + per_channel(self.bias, x), x, term.to(x.dtype), out=out)
+
+
+class Distribute(Fusion):
+    """`y_i = x_i + sum_s softmax_s(W_q x_i) term_s`: every query position mixes the terms of the slots by itself.
+
+    Args:
+        query: the map's channels -> the slots.
+    """
+
+    def __init__(self, query: Pointwise) -> None:
+        super().__init__()
+        self.query = query
+
+    def forward(
+        self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c k"], *, out: Tensor | None = None
+    ) -> Float[Tensor, "n c *s"]:
+        return torch.add(x, torch.bmm(term, self.mixture(x).flatten(2).to(term.dtype)).view(x.shape), out=out)
+
+    def mixture(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n k *s"]:
+        """How much each position takes of each slot, summing to one over the slots."""
+        logits = self.query(x)
+        return torch.softmax(logits, dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))

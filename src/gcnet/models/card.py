@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from gcnet.errors import UserError, printable
-from gcnet.models.insertion.records import check_record
+from gcnet.insertion.record import check_record
 from gcnet.storage import StorageError
 
 _LONGEST = 80  # letters of a value in an error
@@ -22,7 +22,7 @@ class ModelCard:
         architecture: name of the host network for `create_model`, None for a network of the user's own.
         num_classes: length of the logits, None for a network of the user's own.
         insertions: what `insert` was told, call by call.
-        preprocessing: how images are prepared (`gcnet.data.transforms.Preprocessing` as a dict), or None.
+        preprocessing: how images are prepared (`gcnet.data.settings.Preprocessing` as a dict), or None.
         class_names: in the order of the logits, of a detector in that of the labels from 1; or None.
         detector: what `create_model` was given as `detector`, or None.
         category_ids: of a detector's labels from 1 in order, the ids in COCO's annotations; or None.

@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gcnet.insertion.residual_blocks.position import Positioned
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, which subsamples and pads channels with zeros where the shape changes.
@@ -70,3 +72,12 @@ class CifarResNet(nn.Module):
 def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
     rest = [BasicBlock(channels, channels) for _ in range(blocks - 1)]
     return nn.Sequential(BasicBlock(in_channels, channels, stride), *rest)
+
+
+class BasicBlockWithContext(Positioned, BasicBlock):
+    """`BasicBlock` with a context block after its last norm or after its addition."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.at("after_norm", self.bn2(self.conv2(out)))
+        return self.at("after_add", F.relu(out + self.shortcut(x)))

@@ -9,10 +9,10 @@ from torch import nn
 
 from gcnet.blocks import Builder
 from gcnet.errors import UserError
+from gcnet.insertion import insert
+from gcnet.insertion.sites import At
 from gcnet.models.card import ModelCard, set_card
-from gcnet.models.insertion import insert
-from gcnet.models.insertion.resolve import At
-from gcnet.models.names import (
+from gcnet.models.registry import (
     backbone_name,
     build_host,
     default_classes,

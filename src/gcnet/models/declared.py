@@ -9,7 +9,7 @@ from torch import Tensor
 from gcnet.blocks import build_block
 from gcnet.errors import UserError, printable
 from gcnet.models.card import ModelCard
-from gcnet.models.names import build_host
+from gcnet.models.registry import build_host
 from gcnet.storage import StorageError
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gcnet.errors import UserError, printable
-from gcnet.models.names import build_host, is_detector
+from gcnet.models.registry import build_host, is_detector
 
 # Layers of auxiliary classifiers, which count in training only.
 AUXILIARY = frozenset({"AuxLogits.fc", "aux1.fc2", "aux2.fc2"})

@@ -1,13 +1,16 @@
-"""What classifiers return: logits alone, or with the logits of auxiliary heads beside them, in several forms."""
+"""Outputs of classifiers: logits alone or with those of auxiliary heads, and inference in evaluation mode."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gcnet.errors import UserError
-from gcnet.models.insertion.copies import in_place, on_meta
+from gcnet.insertion.dry_run import in_place, on_meta
 
 # The weight of each auxiliary loss, by the type that torchvision's networks return in training: 0.3 as in section 5 of
 # GoogLeNet (arXiv 1409.4842), 0.4 as in PyTorch's fine-tuning tutorial for Inception v3.
@@ -134,3 +137,32 @@ def usual_size(network: nn.Module) -> int | None:
     config = getattr(network, "pretrained_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else None
     return size[-1] if size else None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[nn.Module]:
+    """The network in evaluation mode without gradients; on leaving, every module has the mode it had before."""
+    # DistributedDataParallel exchanges buffers at every call, so processes with unequal numbers of batches would hang.
+    network = model.module if isinstance(model, DistributedDataParallel) else model
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        network.eval()
+        with torch.no_grad():
+            yield network
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def class_scores(
+    model: nn.Module,
+    images: Float[Tensor, "n c h w"],
+    *,
+    device: torch.device | str = "cpu",
+    autocast: torch.dtype | None = None,
+) -> Float[Tensor, "n k"]:
+    """The network's outputs (logits) for a batch, float32 on the CPU; `autocast` names a half precision or None."""
+    place = torch.device(device)
+    with torch.autocast(place.type, dtype=autocast, enabled=autocast is not None):
+        scores = class_outputs(model(images.to(place, non_blocking=True))).logits
+    return scores.float().cpu()

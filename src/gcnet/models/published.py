@@ -10,9 +10,9 @@ from urllib.parse import urlparse
 
 from torch import Tensor
 
+from gcnet.checkpoints.foreign_files import read_state_dict
 from gcnet.errors import UserError, nearest, printable
-from gcnet.models.checkpoints.source import read_state_dict
-from gcnet.models.names import HOSTS, is_detector
+from gcnet.models.registry import HOSTS, is_detector
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg

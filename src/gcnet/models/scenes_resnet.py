@@ -4,6 +4,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
+from gcnet.insertion.residual_blocks.torchvision import BottleneckWithContext
+
 RECEPTIVE_FIELD = 31
 """Pixels that a feature before the last mean sees: 7 after the two strided convolutions, 8 more with each block."""
 
@@ -37,3 +39,7 @@ class ScenesResNet(nn.Module):
 def _halve(in_channels: int, channels: int) -> tuple[nn.Module, ...]:
     convolution = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1, bias=False)
     return convolution, nn.BatchNorm2d(channels), nn.ReLU()
+
+
+class SceneBottleneckWithContext(BottleneckWithContext, SceneBottleneck):
+    """`SceneBottleneck` with a context block at any of the three positions."""

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gcnet.checkpoints.foreign_files import WeightFile, read_weight_file
 from gcnet.errors import UserError, printable
-from gcnet.models.checkpoints.source import WeightFile, read_weight_file
-from gcnet.models.files import load_strictly, without_profiles
 from gcnet.models.matching import listed, looks_like_mmdet, matched_names, new_head, resized
-from gcnet.models.names import build_host
+from gcnet.models.model_file import load_strictly, without_profiles
 from gcnet.models.published import find_published, read_published
+from gcnet.models.registry import build_host
 
 _LOG = logging.getLogger("gcnet")
 _COUNTER = ".num_batches_tracked"
@@ -155,7 +155,7 @@ def _load(model: nn.Module, tensors: Mapping[str, Tensor], weights: WeightFile, 
             raise UserError(f"{error}{_hint(model, tensors, weights.tensors)}") from error
         raise UserError(
             f"{printable(origin)} looks like a checkpoint of mmdet ({listed(list(weights.tensors))}); converting whole "
-            "networks of mmdet is not supported yet, single blocks by gcnet.models.checkpoints.convert_block"
+            "networks of mmdet is not supported yet, single blocks by gcnet.checkpoints.convert_block"
         ) from error
 
 

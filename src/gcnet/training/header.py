@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from gcnet.errors import printable
-from gcnet.models.insertion import inserted
-from gcnet.models.names import is_detector
+from gcnet.insertion import inserted
+from gcnet.models.registry import is_detector
 from gcnet.models.weights import loaded_weights
-from gcnet.training.loop import Trainer
 from gcnet.training.settings import TrainSettings
+from gcnet.training.trainer import Trainer
 
 
 def print_header(trainer: Trainer, settings: TrainSettings, folder: Path, say: Callable[[str], None]) -> None:

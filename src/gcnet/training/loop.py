@@ -1,259 +1,346 @@
-"""One optimizer step of any task: micro-batches, precision, processes, the check for a loss that is not finite."""
+"""The order of a run: steps, evaluations, rows, checkpoints, and what to do when asked to stop. Knows no task."""
 
 import math
-from collections.abc import Collection, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from gcnet.data.seeding import preserved_random_state
+from gcnet.errors import UserError, printable
+from gcnet.training.checkpoint import check_fits, random_states, restore_random_states, save_state, seed_everything
+from gcnet.training.progress import Reporter, clock, epoch_text, score_text
+from gcnet.training.run_folder import RunFolder, write_json
+from gcnet.training.settings import OutputSettings
+from gcnet.training.signals import STOPPING, Wishes, signals_heard
+from gcnet.training.task import Batch, Evaluation
+from gcnet.training.trainer import NonFiniteLoss, StepOutcome, Trainer
 
-from gcnet.training.averaging import build_average
-from gcnet.training.checkpoint import load_optimizer
-from gcnet.training.distributed import Processes
-from gcnet.training.nonfinite import NonFiniteLoss
-from gcnet.training.optimization import build_optimizer, clip_gradients, freeze, freeze_norms, set_learning_rate
-from gcnet.training.schedule import build_schedule
-from gcnet.training.settings import MachineSettings, RecipeSettings
-from gcnet.training.single_values import running_statistics_for_single_values
-from gcnet.training.task import Batch, Task
-
-AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_SECONDS_BETWEEN_CURVES = 60.0
+_SECONDS_BETWEEN_SKIPPED = 10.0
 
 
-@dataclass(frozen=True)
-class StepOutcome:
-    """One step: images used over all processes, the sum of each loss over this process' images, the learning rate."""
+@dataclass
+class Mean:
+    """Sums of this process' losses over its images, and images of all processes, since the last row."""
 
-    images: int
-    own_images: int
-    loss_sums: dict[str, float]
-    rate: float
+    sums: dict[str, float] = field(default_factory=dict)
+    own_images: int = 0
+    images: int = 0
+
+    def add(self, outcome: StepOutcome) -> None:
+        """Count a step."""
+        self.images += outcome.images
+        self.own_images += outcome.own_images
+        for name, value in outcome.loss_sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
 
 
-class Trainer:
-    """Network, optimizer, schedule, average and loss scaling of one run, and `step`, the number of steps done.
+@dataclass
+class Record:
+    """Where a run stands, beside its trainer; the part of a checkpoint that people could read."""
 
-    `synchronized` is whether the forward passes of several processes wait for each other, as SyncBatchNorm makes them.
+    evaluated: int = 0
+    best: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Session:
+    """Drives a trainer from where it stands to the end of its run, or until a signal asks it to stop.
 
     Arguments:
-        task: what is trained.
-        network: on its device; its parameters are frozen here as the recipe says.
-        recipe: how.
-        machine: precision and memory format.
-        device: of the network.
-        processes: those that train together.
-        block_parameters: names of the parameters with the learning rate of blocks.
+        trainer: with its task.
+        folder: of the run.
+        output: when to evaluate, save and write rows.
+        reporter: told of the progress.
+        seed: of the run, for processes that a checkpoint knows nothing of.
+
+    `stopped` is the number of the signal that ended it, or 0.
     """
 
     def __init__(
-        self,
-        task: Task,
-        network: nn.Module,
-        *,
-        recipe: RecipeSettings,
-        machine: MachineSettings,
-        device: torch.device,
-        processes: Processes,
-        block_parameters: Collection[str] = (),
+        self, trainer: Trainer, folder: RunFolder, *, output: OutputSettings, reporter: Reporter, seed: int
     ) -> None:
-        self.recipe = recipe = recipe.filled()
-        self.task, self.device, self.processes = task, device, processes
-        self.network = network.to(device)
-        if machine.channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)
-        self.frozen = freeze(self.network, recipe.freeze or (), optional=recipe.preset_freeze)
-        self.schedule = build_schedule(recipe, task.steps_per_epoch)
-        self.optimizer = build_optimizer(self.network, recipe, block_parameters)
-        self.average = build_average(self.network, recipe.ema) if recipe.ema else None
-        self.autocast = AUTOCAST[machine.precision]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "fp16")
-        self._losses = _Losses(self.network, task)
-        self._wrapped = self._distribute()
-        self.synchronized = processes.world > 1 and any(map(_is_synchronized, self.network.modules()))
-        self.step = 0
+        self.trainer, self.folder, self.output, self.reporter, self.seed = trainer, folder, output, reporter, seed
+        self.task, self.processes = trainer.task, trainer.processes
+        self.record, self.window, self.epoch = Record(), Mean(), Mean()
+        self.stopped = 0
+        self._saved = -1
+        self._began = self._saved_at = time.monotonic()
+        self._drew_at = -math.inf
+        self._row_at = self._stepped_at = self._began
+        self._pace = 0.0
+        self._single_noted = False
+        self._skipped_written = self._began
+        self._best_found: Evaluation | None = None
 
     @property
-    def trained(self) -> nn.Module:
-        """The network to evaluate and save: the average where there is one."""
-        return self.average.module if self.average else self.network
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.trainer.schedule.total
 
-    def train_step(self, batch: Batch) -> StepOutcome:
-        """Train on this process' share of one global batch, and count the step.
-
-        A batch without any readable image changes nothing but the count. Nor does one with synchronized batch norms
-        (SyncBatchNorm) of which one process can read no image; the outcome then counts no images.
+    def go(self) -> None:
+        """Run.
 
         Raises:
-            NonFiniteLoss: in every process, before the optimizer has changed a weight.
+            NonFiniteLoss: the last checkpoint is then untouched; non_finite.json lists the images.
+            StorageError: when something cannot be written.
         """
-        batch = self.task.prepare(batch, self.step, self.device)
-        counts = self.processes.counts(len(batch.names))
-        parts = self._micro_batches(batch, counts)
-        rate = self.schedule.at(self.step)
-        images, own = (sum(counts), len(batch.names)) if parts else (0, 0)
-        sums = self._learn(parts, images, rate) if parts else {}
-        self.step += 1
-        return StepOutcome(images, own, sums, rate)
+        with signals_heard() as wishes:
+            try:
+                self._go(wishes)
+            except NonFiniteLoss as error:
+                if self.processes.first:
+                    write_json(self.folder.path / "non_finite.json", {"step": error.step + 1, "images": error.names})
+                raise
+            finally:
+                self.reporter.close()
 
-    def _micro_batches(self, batch: Batch, counts: Sequence[int]) -> list[Batch]:
-        """The micro-batches of this process; none where the step must be left out in all processes.
+    def _go(self, wishes: Wishes) -> None:
+        batches = self.task.batches(self.trainer.step)
+        while True:
+            self._evaluate_if_due(wishes)
+            wanted = self._agree(wishes)
+            done = self.trainer.step >= self.total
+            if wanted or done or self.stopped or self._save_due():
+                self._save()
+            if done or self.stopped:
+                break
+            self._step(batches)
+        self._write_skipped()
+        if self.stopped:
+            self._write_weights()
+            self._draw_best()
+            name = signal.Signals(self.stopped).name
+            place = printable(self.folder.path)
+            self.reporter.say(f"{name}: saved at step {self.trainer.step}; go on with --resume {place}")
 
-        Synchronized batch norms exchange statistics in every forward pass: each process must make equally many, and
-        one without any readable image can make none.
-        """
-        if not sum(counts) or (self.synchronized and not min(counts)):
-            return []
-        most = min(self.recipe.accumulate, *counts) if self.synchronized else self.recipe.accumulate
-        return self.task.split(batch, most)
+    def _step(self, batches: Iterator[Batch]) -> None:
+        batch = next(batches)
+        if self.trainer.step == 0 and self.output.pictures and self.processes.first and batch.names:
+            with preserved_random_state():
+                self.task.draw_inputs(self.task.prepare(batch, 0, self.trainer.device), self.folder.train_images)
+        self._name_skipped({skipped.name: skipped.reason for skipped in batch.skipped})
+        outcome = self.trainer.train_step(batch)
+        self._note_single_values()
+        if not outcome.images:
+            where = " in one of the processes" if self.processes.world > 1 else ""
+            self.reporter.say(f"step {self.trainer.step} skipped: no image could be read{where}")
+        self.window.add(outcome)
+        self.epoch.add(outcome)
+        step = self.trainer.step
+        if step % self.task.steps_per_epoch == 0 and self.epoch.images == 0:
+            raise UserError(f"no training image could be read; the reasons are in {self.folder.skipped}")
+        if step % self.output.log_every == 0 or step == self.total:
+            self._write_row(outcome)
+        loss = sum(outcome.loss_sums.values()) / max(outcome.own_images, 1)
+        pace = self._images_per_second(outcome.images)
+        self._advance(f"loss {loss:.4f}  lr {outcome.rate:.2e}  {pace:.3g} images/s")
 
-    def _learn(self, parts: Sequence[Batch], images: int, rate: float) -> dict[str, float]:
-        set_learning_rate(self.optimizer, rate)
-        self.network.train()
-        freeze_norms(self.network, all_of_them=self.recipe.freeze_norms)
-        self.optimizer.zero_grad(set_to_none=True)
-        sums = self._backward(parts, images)
-        self.scaler.unscale_(self.optimizer)
-        if self.recipe.clip_norm:
-            clip_gradients(self.optimizer, self.recipe.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average:
-            self.average.update_parameters(self.network)
-        return sums
+    def _note_single_values(self) -> None:
+        if self.trainer.single_valued == 1 and not self._single_noted:
+            self._single_noted = True
+            self.reporter.say(
+                f"note: one image was left of the batch of step {self.trainer.step}, too few for its batch norms: they "
+                "normalize by their running statistics wherever that happens"
+            )
 
-    def _backward(self, parts: Sequence[Batch], images: int) -> dict[str, float]:
-        """Gradients of the mean loss over all images of all processes; returns sums over this process' images."""
-        values: list[Tensor] = []
-        reading = None
-        for number, part in enumerate(parts, start=1):
-            last = number == len(parts)
-            with nullcontext() if last else self._unsynchronised():
-                with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-                    losses = self._wrapped(part)
-                values.append(losses.detach() * len(part.names))
-                if last:
-                    reading = _Reading(torch.stack(values))
-                # Processes are averaged, so each weighs its images by their share of the mean over all.
-                share = len(part.names) * self.processes.world / images
-                self.scaler.scale(losses.sum() * share).backward()
-        assert reading is not None
-        rows = reading.values()
-        self._check_finite(rows, parts)
-        return {name: math.fsum(row[index] for row in rows) for index, name in enumerate(self._losses.names)}
+    def _advance(self, text: str) -> None:
+        shown = f"epoch {self._epoch():.2f}  {text}  {clock(self.seconds())}"
+        self.reporter.advance(self.trainer.step, self.total, shown)
 
-    def _check_finite(self, rows: Sequence[Sequence[float]], parts: Sequence[Batch]) -> None:
-        bad = [number for number, row in enumerate(rows) if not all(map(math.isfinite, row))]
-        if self.processes.sums([len(bad)])[0] == 0:
+    def _images_per_second(self, images: int) -> float:
+        """The pace of the last steps, a moving average."""
+        now = time.monotonic()
+        pace, self._stepped_at = images / max(now - self._stepped_at, 1e-9), now
+        self._pace = 0.9 * self._pace + 0.1 * pace if self._pace else pace
+        return self._pace
+
+    def _epoch(self) -> float:
+        return self.trainer.step / self.task.steps_per_epoch
+
+    def seconds(self) -> float:
+        """Seconds that all parts of the run took so far."""
+        return round(self.record.seconds + time.monotonic() - self._began, 3)
+
+    def _write_row(self, outcome: StepOutcome) -> None:
+        means, images = self._means(self.window), self.window.images
+        now = time.monotonic()
+        pace, self._row_at = images / max(now - self._row_at, 1e-9), now
+        self.window = Mean()
+        if self.processes.first:
+            parts = means if len(means) > 1 else {}
+            row = {"kind": "train", "step": self.trainer.step, "epoch": round(self._epoch(), 4)}
+            rates = {"learning_rate": outcome.rate, "images_per_second": round(pace, 2), "seconds": self.seconds()}
+            self.folder.append(row | {"loss": _total(means)} | parts | rates)
+
+    def _means(self, mean: Mean) -> dict[str, float]:
+        """Each loss as a mean over the images of all processes."""
+        gathered = self.processes.gather((mean.sums, mean.own_images))
+        images = sum(count for _, count in gathered)
+        names = dict.fromkeys(name for sums, _ in gathered for name in sums)
+        return {name: math.fsum(sums.get(name, 0.0) for sums, _ in gathered) / images for name in names}
+
+    def _name_skipped(self, skipped: Mapping[str, str]) -> None:
+        new = {name: reason for name, reason in skipped.items() if name not in self.record.skipped}
+        if not new:
             return
-        names = [name for number in bad for name in parts[number].names]
-        value = next((value for number in bad for value in rows[number] if not math.isfinite(value)), math.nan)
-        found = self.processes.gather((names, value if bad else None))
-        everyone = [name for names, _ in found for name in names]
-        raise NonFiniteLoss(self.step, next(value for _, value in found if value is not None), everyone)
+        self.record.skipped |= new
+        for name, reason in new.items():
+            self.reporter.say(f"skipped {printable(name)}: {printable(reason)}")
+        if time.monotonic() - self._skipped_written > _SECONDS_BETWEEN_SKIPPED:
+            self._write_skipped()
 
-    @property
-    def single_valued(self) -> int:
-        """Micro-batches of one image so far, of which batch norms got single values and used running statistics."""
-        return self._losses.single_valued
+    def _write_skipped(self) -> None:
+        self._skipped_written = time.monotonic()
+        if self.processes.first and self.record.skipped:
+            self.folder.write_skipped(self.record.skipped)
 
-    def check_weights(self) -> None:
-        """Refuse to go on with, evaluate or save weights that are not finite, as a finite loss can leave them.
+    def _evaluate_if_due(self, wishes: Wishes) -> None:
+        step = self.trainer.step
+        every = max(1, round(self.output.evaluate_every * self.task.steps_per_epoch))
+        if step == self.record.evaluated or (step % every and step != self.total):
+            return
+        self.trainer.share_trained()
+        self.trainer.check_weights()
+        began = time.monotonic()
+        # Processes could see a signal at different batches, and would then wait for each other for ever.
+        alone = self.processes.world == 1
+        with preserved_random_state():
+            found = self.task.evaluate(
+                self.trainer.trained,
+                self.trainer.device,
+                stop=lambda: alone and bool(wishes.stop),
+                progress=lambda done: self._advance(f"validating {done:,}/{self.task.evaluation_images:,}"),
+            )
+        if found is not None:
+            self._row_at += time.monotonic() - began
+            self._stepped_at += time.monotonic() - began
+            self._note_evaluation(found)
+
+    def _note_evaluation(self, found: Evaluation) -> None:
+        self._gather_skipped(found.skipped)
+        means = self._means(self.epoch)
+        step = self.trainer.step
+        row: dict[str, Any] = {
+            "kind": "evaluation",
+            "step": step,
+            "epoch": round(self._epoch(), 4),
+            "train_loss": _total(means),
+        }
+        row |= {"learning_rate": self.trainer.schedule.at(step - 1), **found.metrics, "images": found.images}
+        row |= {"skipped": len(found.skipped), "skipped_in_all": len(self.record.skipped), "seconds": self.seconds()}
+        metric = self.task.metric
+        is_best = self.record.best is None or row[metric] > self.record.best[metric]
+        self.record.last, self.record.evaluated, self.epoch = row, step, Mean()
+        self.record.best = row if is_best else self.record.best
+        self._write_weights(best=is_best)
+        if self.processes.first:
+            self.folder.append(row)
+            self.folder.write_results()
+            self._write_skipped()
+            self._best_found = found if is_best else self._best_found
+            self._draw()
+        # One of five guesses among at most five classes is always right.
+        metrics = {name: value for name, value in found.metrics.items() if name != "top5" or len(self.task.classes) > 5}
+        shown = "  ".join(score_text(name, value) for name, value in metrics.items())
+        star = "  (best)" if is_best else ""
+        self.reporter.say(
+            f"epoch {epoch_text(self._epoch())}  step {step}/{self.total}  train_loss {_total(means):.4f}  {shown}"
+            f"  lr {row['learning_rate']:.2e}  {clock(row['seconds'])}{star}"
+        )
+
+    def _gather_skipped(self, evaluated: Mapping[str, str]) -> None:
+        everywhere = dict(evaluated)
+        for skipped in self.processes.gather(self.record.skipped):
+            everywhere |= skipped
+        self._name_skipped(everywhere)
+
+    def _write_weights(self, *, best: bool = False) -> None:
+        if self.processes.first:
+            self.task.save(self.trainer.trained, self.folder.last)
+            if best:
+                self.task.save(self.trainer.trained, self.folder.best)
+
+    def _draw(self) -> None:
+        finished = self.trainer.step >= self.total
+        if not self.output.pictures or not (finished or time.monotonic() - self._drew_at > _SECONDS_BETWEEN_CURVES):
+            return
+        self._drew_at = time.monotonic()
+        self.task.draw_curves(self.folder.evaluations(), self.folder.path)
+        self._draw_best()
+
+    def _draw_best(self) -> None:
+        """Pictures of the best evaluation, unless they are drawn already."""
+        if self._best_found is not None and self.record.best is not None and self.output.pictures:
+            title = f"best weights, epoch {epoch_text(self.record.best['epoch'])}"
+            self.task.draw_evaluation(self._best_found, self.folder.path, title=title)
+        self._best_found = None
+
+    def _agree(self, wishes: Wishes) -> bool:
+        """Take notice of signals, in all processes alike; returns whether a checkpoint was asked for."""
+        save = wishes.save
+        wishes.save = False
+        wishes.look_for_launcher()
+        asked = [wishes.stop == number for number in STOPPING]
+        *stops, saves = self.processes.sums([*asked, save or self._minutes_over()])
+        self.stopped = next((number for number, votes in zip(STOPPING, stops, strict=True) if votes), 0)
+        return bool(saves)
+
+    def _minutes_over(self) -> bool:
+        minutes = self.output.save_every_minutes
+        return self.processes.first and minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def _save_due(self) -> bool:
+        step, epochs = self.trainer.step, self.output.save_every_epochs
+        intervals = [self.output.save_every_steps or 0]
+        intervals.append(max(1, round(epochs * self.task.steps_per_epoch)) if epochs else 0)
+        return step > 0 and any(interval and step % interval == 0 for interval in intervals)
+
+    def _save(self) -> None:
+        if self._saved == self.trainer.step:
+            return
+        self.trainer.check_weights()
+        own = {"random": random_states(), "window": asdict(self.window), "epoch": asdict(self.epoch)}
+        everyone = self.processes.gather(own)
+        skipped = {name: reason for part in self.processes.gather(self.record.skipped) for name, reason in part.items()}
+        if self.processes.first:
+            record = asdict(self.record) | {"seconds": self.seconds(), "skipped": skipped}
+            state = {"trainer": self.trainer.state(), "record": record, "processes": everyone}
+            save_state(self.folder.checkpoint, state)
+        self._saved, self._saved_at = self.trainer.step, time.monotonic()
+
+    def restore(self, state: Mapping[str, Any]) -> list[str]:
+        """Go back to a checkpoint's state; the rows written after it are dropped.
+
+        Returns:
+            What of the run's files was damaged, a sentence each.
 
         Raises:
-            NonFiniteLoss: in every process; without names of images, for these are no longer known.
+            UserError: the checkpoint does not fit the network.
         """
-        tensors = [tensor for tensor in self.network.state_dict().values() if tensor.is_floating_point()]
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors, math.inf)])
-        if any(self.processes.sums([not bool(norms.isfinite().all())])):
-            raise NonFiniteLoss(self.step, float("nan"), [], what="a weight")
-
-    def share_trained(self) -> None:
-        """Give every process the weights that the first one saves.
-
-        Batch norms of other processes have seen other images: an evaluation by their own statistics would not be
-        that of the saved weights.
-        """
-        self.processes.copy_from_first(self.trained)
-
-    def state(self) -> dict[str, Any]:
-        """All that the next step depends on, but for the global random states."""
-        return {
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go back to a `state()`."""
-        self.step = state["step"]
-        self.network.load_state_dict(state["network"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-
-    def _distribute(self) -> nn.Module:
-        if self.processes.world == 1:
-            return self._losses
-        return DistributedDataParallel(self._losses)
-
-    def _unsynchronised(self) -> Any:
-        return self._wrapped.no_sync() if isinstance(self._wrapped, DistributedDataParallel) else nullcontext()
-
-
-def _is_synchronized(module: nn.Module) -> bool:
-    return isinstance(module, nn.SyncBatchNorm)
-
-
-class _Losses(nn.Module):
-    """From a batch to its losses, so that DistributedDataParallel sees one forward."""
-
-    def __init__(self, network: nn.Module, task: Task) -> None:
-        super().__init__()
-        self.network = network
-        self.task = task
-        self.names: tuple[str, ...] = ("loss",)
-        self.single_valued = 0
-
-    def forward(self, batch: Batch) -> Tensor:
-        """The task's losses, shape (number of losses,); zero, with zero gradients, for an empty batch."""
-        if not batch.names:
-            # This process has to take its part in the exchange of gradients all the same.
-            nothing = sum(parameter.sum() * 0 for parameter in self.network.parameters() if parameter.requires_grad)
-            return torch.stack([torch.as_tensor(nothing)] * len(self.names))
-        if len(batch.names) == 1:
-            # What is left of a batch whose other images could not be read.
-            with running_statistics_for_single_values(self.network) as norms:
-                losses = self.task.losses(self.network, batch)
-            self.single_valued += bool(norms)
+        check_fits(self.trainer.network, state["trainer"]["network"])
+        self.trainer.load_state(state["trainer"])
+        self.record = Record(**state["record"])
+        self._saved = self.trainer.step
+        rank, saved = self.processes.rank, state["processes"]
+        if self.processes.world != len(saved):
+            self.reporter.say(
+                f"saved by {len(saved)} processes and resumed by {self.processes.world}: the run goes on, "
+                "but not with the same random draws"
+            )
+        if rank < len(saved):
+            restore_random_states(saved[rank]["random"])
+            self.window, self.epoch = Mean(**saved[rank]["window"]), Mean(**saved[rank]["epoch"])
         else:
-            losses = self.task.losses(self.network, batch)
-        self.names = tuple(losses)
-        return torch.stack([loss.float() for loss in losses.values()])
+            seed_everything(self.seed, rank, self.trainer.step)
+        if not self.processes.first:
+            return []
+        return self.folder.rewind(self.trainer.step, self.record.evaluated)
 
 
-class _Reading:
-    """Values on their way to the CPU.
-
-    On a GPU the copy is queued behind the forward pass, and the backward pass behind the copy: waiting for the values
-    then costs no idle time, because the GPU is busy with the backward pass while the CPU looks at them.
-    """
-
-    def __init__(self, values: Tensor) -> None:
-        self._arrived = None
-        self._host = values
-        if values.is_cuda:
-            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self._host.copy_(values, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-
-    def values(self) -> list[list[float]]:
-        if self._arrived:
-            self._arrived.synchronize()
-        return self._host.tolist()
+def _total(means: Mapping[str, float]) -> float:
+    return math.fsum(means.values())

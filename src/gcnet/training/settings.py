@@ -61,7 +61,7 @@ class NetworkSettings:
         Raises:
             UserError: a place or an option is given, and there is no block.
         """
-        from gcnet.models.names import split_name
+        from gcnet.models.registry import split_name
 
         places = {name: getattr(self, name) for name in ("ratio", "stages", "blocks", "position", "at")}
         given = [f"--{name}" for name, value in (places | {"options": self.options}).items() if value not in (None, ())]

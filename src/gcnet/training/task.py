@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from gcnet.data.loading import Samples
+from gcnet.data.dataset import Samples
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
 

@@ -6,10 +6,10 @@ import torch
 
 from gcnet.data.seeding import preserved_random_state
 from gcnet.errors import UserError
-from gcnet.training.loop import Trainer
-from gcnet.training.optimization import freeze_norms
+from gcnet.training.optimizer import freeze_norms
 from gcnet.training.single_values import single_values_seen, training_norms
 from gcnet.training.task import micro_batches
+from gcnet.training.trainer import Trainer
 
 _LISTED = 3
 

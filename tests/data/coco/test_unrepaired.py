@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from evaluation.random_coco import Content, as_pycocotools, pycocotools_numbers, random_file
 from gcnet.data.coco.unrepaired import as_loaded
 from gcnet.errors import UserError
-from gcnet.evaluation.detection import NUMBERS, evaluate_detections
+from gcnet.tasks.detection.metrics import NUMBERS, evaluate_detections
+from tasks.random_coco import Content, as_pycocotools, pycocotools_numbers, random_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

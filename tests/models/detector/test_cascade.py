@@ -6,7 +6,7 @@ from torch import nn
 
 from gcnet.models.detector.cascade import CascadeRoIHeads, _is_among, _refined
 from gcnet.models.detector.mask_rcnn import build_mask_rcnn
-from gcnet.models.names import build_host
+from gcnet.models.registry import build_host
 from models.detector.test_mask_rcnn import SMALL, calibrated, detector, photographs, targets
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from gcnet.errors import UserError
+from gcnet.insertion import insert
 from gcnet.models.detector.deformable import DeformableConv2d, make_deformable
-from gcnet.models.insertion import insert
-from gcnet.models.names import build_host
+from gcnet.models.registry import build_host
 
 
 @pytest.mark.parametrize("groups", [1, 4])

@@ -12,15 +12,15 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from gcnet.blocks import BLOCKS
 from gcnet.errors import UserError
+from gcnet.insertion import context_parameters, insert
 from gcnet.models.create import create_model
+from gcnet.models.detector.backbone import FixedBatchNorm2d, set_norms
 from gcnet.models.detector.boxes import UnfilteredRoIHeads
 from gcnet.models.detector.cascade import CascadeRoIHeads
 from gcnet.models.detector.deformable import DeformableConv2d
 from gcnet.models.detector.mask_rcnn import build_mask_rcnn
-from gcnet.models.detector.norms import FixedBatchNorm2d, set_norms
-from gcnet.models.files import load_model, save_model
-from gcnet.models.insertion import context_parameters, insert
-from gcnet.models.names import build_host, list_detectors
+from gcnet.models.model_file import load_model, save_model
+from gcnet.models.registry import build_host, list_detectors
 
 SMALL = (96, 160)
 

@@ -10,9 +10,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 from torchvision.ops.poolers import LevelMapper
 
-from gcnet.models.detector.anchors import FixedStrideAnchors
-from gcnet.models.detector.boxes import ClampedBoxCoder
-from gcnet.models.detector.numerics import NUMERICS
+from gcnet.models.detector.boxes import ClampedBoxCoder, FixedStrideAnchors
+from gcnet.models.detector.conventions import NUMERICS
 from gcnet.models.detector.pooling import AlignedRoIPool, region_levels
 from gcnet.models.detector.transform import RoundedTransform, paste_masks, rescaled
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gcnet.data.coco.box_formats import COCO, BoxFormat, recognize_format
 from gcnet.data.coco.entries import Categories, Images
-from gcnet.data.coco.fractions import are_fractions, to_pixels
+from gcnet.data.coco.formats import COCO, BoxFormat, are_fractions, recognize_format, to_pixels
 from gcnet.data.coco.geometry import Report, Segmentation, check_segmentation, read_box, short
 from gcnet.data.coco.ids import as_integer
 from gcnet.data.coco.images import lies_within

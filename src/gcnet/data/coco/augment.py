@@ -1,6 +1,6 @@
 """Random variation of an image together with its objects: mirroring, colours, large-scale jitter.
 
-Every draw comes from torch's global generator, which `gcnet.data.loading` seeds for each sample. Multi-scale training
+Every draw comes from torch's global generator, which `gcnet.data.loader` seeds for each sample. Multi-scale training
 is not here but in the detector, which resizes its images to one of several sizes.
 """
 

@@ -12,7 +12,7 @@ from gcnet.data.coco.masks import annotation_mask
 from gcnet.data.coco.objects import BitMasks, Objects
 from gcnet.data.coco.paths import MISSING, resolve_paths
 from gcnet.data.decode import ImageError, open_image, read_header
-from gcnet.data.images import evenly_spread, size_on_disk
+from gcnet.data.images.source import evenly_spread, size_on_disk
 from gcnet.errors import UserError, printable
 
 Entry = Mapping[str, Any]  # an entry of the list "images" or "annotations"

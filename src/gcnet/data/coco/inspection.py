@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gcnet.data.coco.annotations import Annotations
-from gcnet.data.coco.box_formats import BoxFormat
 from gcnet.data.coco.entries import Categories, Entry, Images
+from gcnet.data.coco.formats import BoxFormat
 from gcnet.data.coco.ids import Ids
 from gcnet.data.coco.images import FolderReader
 from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.paths import AMBIGUOUS, MISSING, OUTSIDE, resolve_paths
-from gcnet.data.decode import ImageError, read_header
-from gcnet.data.file_kinds import check_text
+from gcnet.data.decode import ImageError, check_text, read_header
 from gcnet.errors import UserError, nearest_path, printable
 from gcnet.text_files import describe_json_error
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gcnet.data.coco.paths import resolve_paths
 from gcnet.data.decode import has_image_suffix
-from gcnet.data.images import evenly_spread
+from gcnet.data.images.source import evenly_spread
 from gcnet.errors import UserError, nearest_path, no_folder, printable
 
 SPLITS: Mapping[str, tuple[str, ...]] = {

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from gcnet.data.coco.images import CocoImages
 from gcnet.data.coco.objects import Objects
-from gcnet.data.loading import Item, Loader, Samples, Skipped
+from gcnet.data.dataset import Item, Samples, Skipped
+from gcnet.data.loader import Loader
 from gcnet.data.sampling import EpochSampler, EvaluationSampler
 
 Augment = Callable[[Image.Image, Objects], tuple[Image.Image, Objects]]

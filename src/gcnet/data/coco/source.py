@@ -18,11 +18,11 @@ from gcnet.data.coco.layouts import find_layout, image_folder
 from gcnet.data.coco.splits import annotation_file, split_files, validates_on_test
 from gcnet.data.coco.unrepaired import as_loaded
 from gcnet.data.decode import FULL_DEPTH
-from gcnet.data.images import FileImages
-from gcnet.data.probe import find_bit_depth
+from gcnet.data.images.open import open_scenes
+from gcnet.data.images.probe import find_bit_depth
+from gcnet.data.images.source import FileImages
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import DataSettings
-from gcnet.data.source import open_scenes
 from gcnet.errors import UserError, printable
 
 _LISTED_ISSUES = 3

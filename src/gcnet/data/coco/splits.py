@@ -7,7 +7,7 @@ from pathlib import Path
 from gcnet.data.coco.conversion.voc import is_voc
 from gcnet.data.coco.conversion.yolo import is_yolo
 from gcnet.data.coco.layouts import find_layout, unrecognized
-from gcnet.data.file_kinds import check_text_file
+from gcnet.data.decode import check_text_file
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
 

@@ -1,15 +1,44 @@
-"""The heads of a detector: classes, boxes and, in Mask R-CNN (arXiv 1703.06870), masks of regions; also a cascade."""
+"""Heads of a detector: the parts put together, and last layers that compute in float32 at least."""
 
 from dataclasses import dataclass
 
-from torch import nn
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RPNHead
 
 from gcnet.models.detector.cascade import CascadeRoIHeads
-from gcnet.models.detector.numerics import Numerics
-from gcnet.models.detector.predictors import BoxPredictor, MaskPredictor
+from gcnet.models.detector.conventions import Numerics
+
+
+class ProposalHead(RPNHead):
+    """torchvision's, of the region proposal network."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = super().forward(x)
+        return [_precise(level) for level in logits], [_precise(level) for level in deltas]
+
+
+class BoxPredictor(FastRCNNPredictor):
+    """torchvision's, of classes and boxes."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits, deltas = super().forward(x)
+        return _precise(logits), _precise(deltas)
+
+
+class MaskPredictor(MaskRCNNPredictor):
+    """torchvision's, of masks."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _precise(super().forward(input))
+
+
+def _precise(found: Tensor) -> Tensor:
+    return found.to(torch.promote_types(found.dtype, torch.float32))
+
 
 _BOX_SIDE, _MASK_SIDE = 7, 14  # cells of what is pooled
 _BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)

@@ -7,13 +7,11 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from gcnet.errors import UserError
-from gcnet.models.detector.heads import HeadPlan, build_cascade, build_heads
+from gcnet.models.detector.backbone import build_pyramid, set_norms
+from gcnet.models.detector.conventions import NUMERICS, Numerics
+from gcnet.models.detector.heads import HeadPlan, ProposalHead, build_cascade, build_heads
 from gcnet.models.detector.matching import AnchorMatcher, BoxPairs
-from gcnet.models.detector.norms import set_norms
-from gcnet.models.detector.numerics import NUMERICS, Numerics
 from gcnet.models.detector.options import check_options
-from gcnet.models.detector.predictors import ProposalHead
-from gcnet.models.detector.pyramid import build_pyramid
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels, as for the hosts' weights
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gcnet.errors import UserError, unknown
-from gcnet.models.detector.norms import NORMS
-from gcnet.models.detector.numerics import NUMERICS
+from gcnet.models.detector.backbone import NORMS
+from gcnet.models.detector.conventions import NUMERICS
 
 HEADS = ("2fc", "4conv1fc")
 """Of the boxes: two linear layers; or four convolutions and a linear layer, with batch norms in all heads."""

@@ -1,0 +1,1 @@
+"""Comparison of blocks: the same network trained with each over seeds, and a report."""

@@ -1,0 +1,99 @@
+"""What a reader needs to judge a comparison, in words: data, network, recipe, machine and versions."""
+
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gcnet.comparison.settings import CompareSettings
+from gcnet.models.registry import is_detector
+from gcnet.training.recipe import RecipeSettings
+from gcnet.training.run_folder import versions
+from gcnet.training.settings import TrainSettings
+
+
+def describe_experiment(settings: CompareSettings, images: str, training: TrainSettings, steps: int) -> dict[str, str]:
+    """Data, network and resolved recipe in words; `training` is one of the trainings, with nothing left to presets."""
+    recipe = training.recipe
+    return {
+        "data": f"{settings.data.data}: {images}",
+        "network": f"{settings.model}, {_origin(training)}",
+        "placement": _placement(settings),
+        "recipe": f"{steps:,} steps of {recipe.batch_size} images, {recipe.optimizer}, lr {recipe.peak_lr:g} "
+        f"({_schedule(recipe)}, warm-up {recipe.warmup_epochs:g} epochs), weight decay {recipe.decay:g}, "
+        f"{settings.precision}{_extras(training)}",
+        "seeds": ", ".join(map(str, settings.seed_numbers())),
+    }
+
+
+def _origin(training: TrainSettings) -> str:
+    network, detector = training.network, training.detector
+    backbone = detector.backbone_weights
+    origin = f"backbone from {backbone}" if backbone else f"from {network.weights or 'random weights'}"
+    if not is_detector(network.model):
+        return origin
+    return f"{origin}, norms {detector.norm}, heads {detector.heads}, numerics of {detector.numerics}"
+
+
+def _schedule(recipe: RecipeSettings) -> str:
+    if recipe.schedule != "step":
+        return str(recipe.schedule)
+    return f"step at {', '.join(f'{milestone:.3g}' for milestone in recipe.milestones or ())} of the run"
+
+
+def _extras(training: TrainSettings) -> str:
+    recipe, detector = training.recipe, training.detector
+    extras: dict[str, Any] = {
+        name: value
+        for name, value in asdict(recipe).items()
+        if name in ("label_smoothing", "mixup", "cutmix", "ema", "clip_norm") and value
+    }
+    if recipe.block_lr != 1:
+        extras["block_lr"] = recipe.block_lr
+    if recipe.warmup_from is not None:
+        extras["warm-up from"] = recipe.warmup_from
+    added = "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in extras.items())
+    if not recipe.decay_all:
+        added += ", no weight decay on norms and biases"
+    if recipe.freeze:
+        added += f", frozen {' '.join(recipe.freeze)}"
+    if len(detector.short_side or ()) > 1:
+        added += f", short sides of {', '.join(map(str, detector.short_side or ()))} pixels in training"
+    if detector.jitter is not None:
+        added += f", jitter of size from {detector.jitter[0]:g} to {detector.jitter[1]:g}"
+    return added
+
+
+def describe_machine(device: str, jobs: int, threads: int) -> dict[str, str]:
+    """Device, threads and versions in words."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    found = versions(("gcnet", "torch", "torchvision", "timm", "numpy"))
+    return {
+        "device": f"{device} ({name})",
+        "threads": f"{threads} for each of {jobs} at a time in training; {torch.get_num_threads()} for the times",
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}",
+        "versions": ", ".join(f"{package} {version}" for package, version in found.items()),
+    }
+
+
+def _placement(settings: CompareSettings) -> str:
+    if settings.placement == "published":
+        return "each block at its own published places"
+    places = "the network's usual ones"
+    if settings.at is not None or settings.stages is not None:
+        places = ", ".join(settings.at or [f"stage {stage}" for stage in settings.stages or ()])
+    position = "" if settings.position is None else f", {settings.position}"
+    return f"every block at the same places: {places}{position}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()

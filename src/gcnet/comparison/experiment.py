@@ -1,0 +1,208 @@
+"""The comparison: measure what each block costs, train each over the same seeds and data, and report."""
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gcnet.blocks import Builder
+from gcnet.comparison.describe import describe_experiment, describe_machine
+from gcnet.comparison.measure import Circumstances, measure_costs
+from gcnet.comparison.plan import Variant, Variants, check_names, describe, plan
+from gcnet.comparison.report import write_report
+from gcnet.comparison.results import BASELINE, Comparison, Cost, scores_of
+from gcnet.comparison.runs import Workshop, carry_out
+from gcnet.comparison.settings import CompareSettings
+from gcnet.comparison.task import input_size, sample_pictures
+from gcnet.devices import choose_device
+from gcnet.errors import UserError, printable
+from gcnet.models.registry import without_masks
+from gcnet.storage import LockedError, StorageError, locked, read_json, write_atomic
+from gcnet.tasks.registry import filled, open_task
+from gcnet.training.distributed import Processes, processes_joined
+from gcnet.training.progress import Reporter, Silent
+
+_MOST_JOBS = 4
+
+
+def compare(
+    blocks: Sequence[str | Builder] | Mapping[str, Variant] | None = None,
+    *,
+    settings: CompareSettings | None = None,
+    reporter: Reporter | None = None,
+) -> Comparison:
+    """Train the same network with each block, measure accuracy (of detectors AP) and cost, and write the report.
+
+    Interrupted, the same call goes on: finished trainings stand, the ones in progress are resumed. Under torchrun all
+    processes share each training, one training at a time.
+
+    Args:
+        blocks: names as in `--blocks`, or builders of your own (`channels -> module`); or variants by the name that
+            each has in the report, that without a block being "none"; by default those of the settings.
+        settings: everything else; by default the demonstration on generated scenes.
+        reporter: told of the progress; by default nobody.
+
+    Returns:
+        All results, as they are in `results.json`.
+
+    Raises:
+        UserError: an unknown name, or an output folder that holds a comparison with other settings.
+        Stopped: a signal ended it.
+        NonFiniteLoss: a training met a loss that is not finite.
+    """
+    settings, variants = _with_blocks(settings or CompareSettings(), blocks)
+    check_names(settings, variants)
+    with processes_joined(choose_device(settings.device)) as processes:
+        listener = reporter if reporter and processes.first else Silent()
+        return _compare(settings, variants, processes, listener)
+
+
+def _check_score(metric: str, settings: CompareSettings) -> None:
+    score = scores_of(settings.model)[0]
+    if metric != score.column:
+        raise UserError(
+            f"{settings.model} is compared by {score.name}, and not every validation object of --data has a mask: take "
+            f"{without_masks(settings.model)}, a detector of boxes"
+        )
+
+
+def _compare(settings: CompareSettings, variants: Variants, processes: Processes, reporter: Reporter) -> Comparison:
+    device = str(choose_device(settings.device))
+    task = open_task(describe(settings, BASELINE, variants), Processes())
+    training = filled(task.settings)
+    _check_score(task.metric, settings)
+    steps = training.recipe.length(task.steps_per_epoch)
+    training = replace(training, recipe=training.recipe.resolved(task.steps_per_epoch))
+    trainings = plan(settings, epochs=steps / task.steps_per_epoch, variants=variants)
+    size = input_size(task)
+    folder = processes.by_first(lambda: _open_folder(settings, variants))
+    jobs, threads = _share_cores(settings.jobs, device, len(trainings)) if processes.world == 1 else (1, 1)
+    with _only_writer(folder, processes):
+        for note in task.notes():
+            reporter.say(printable(note))
+        on = Circumstances(len(task.classes), size, training.recipe.images_per_step, device, jobs, task.flops)
+        costs, timing = processes.by_first(lambda: _costs(folder, settings, variants, on, reporter))
+        runs = carry_out(trainings, Workshop(settings, folder, jobs, threads, variants, steps, processes), reporter)
+        reporter.close()
+        comparison = Comparison(
+            model=settings.model,
+            data=Path(settings.data.data).name,
+            control_data=settings.control_data if settings.control_blocks() else None,
+            blocks=settings.block_names(),
+            seeds=settings.seed_numbers(),
+            runs=tuple(runs),
+            costs=costs,
+            about=describe_experiment(settings, task.describe_data(size), training, steps),
+            environment=describe_machine(device, jobs, threads),
+            timing=timing,
+            created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            pictures=sample_pictures(task),
+        )
+        processes.by_first(lambda: write_report(comparison, folder))
+        return comparison
+
+
+@contextmanager
+def _only_writer(folder: Path, processes: Processes) -> Generator[None]:
+    """Have the first process hold the lock of the folder, and all fail where it cannot."""
+    with ExitStack() as stack:
+        try:
+            processes.by_first(lambda: stack.enter_context(locked(folder / ".lock")))
+        except LockedError as error:
+            raise UserError(f"{printable(folder)} is in use by another gcnet compare; wait for its end") from error
+        yield
+
+
+def output_folder(settings: CompareSettings) -> Path:
+    """Where a comparison's runs and report are."""
+    return Path(settings.output or f"runs/compare-{Path(settings.data.data).stem}")
+
+
+def _with_blocks(
+    settings: CompareSettings, blocks: Sequence[str | Builder] | Mapping[str, Variant] | None
+) -> tuple[CompareSettings, dict[str, Variant]]:
+    """The settings with the names of `blocks`, and by name those that a name alone does not describe."""
+    if blocks is None:
+        return settings, {}
+    if isinstance(blocks, Mapping):
+        return replace(settings, blocks=",".join(blocks)), dict(blocks)
+    names = [block if isinstance(block, str) else _name(block) for block in blocks]
+    own = {_name(block): Variant(block) for block in blocks if not isinstance(block, str)}
+    return replace(settings, blocks=",".join(names)), own
+
+
+def _name(builder: Builder) -> str:
+    return getattr(builder, "__name__", type(builder).__name__)
+
+
+def _open_folder(settings: CompareSettings, variants: Variants) -> Path:
+    """Make the output folder, or check that the comparison in it is this one."""
+    folder = output_folder(settings)
+    path = folder / "compare.json"
+    described = {name: variant.described() for name, variant in variants.items()}
+    identity = json.loads(json.dumps(settings.identity() | ({"variants": described} if described else {})))
+    if path.exists():
+        stored = read_json(path)
+        if not isinstance(stored, Mapping):
+            raise StorageError(f"{printable(path)} is damaged: it holds no settings")
+        _refuse_changes(folder, stored, identity)
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"--output must be a new folder or one of an earlier comparison, found {folder}, which is neither"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the output folder {folder}: {error.strerror}") from error
+    write_atomic(path, (json.dumps(identity, indent=2) + "\n").encode())
+    return folder
+
+
+def _refuse_changes(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    before, now = _flat(stored), _flat(wanted)
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"{folder} holds a comparison with --{name.replace('_', '-')} {before.get(name)}, "
+                f"found {now.get(name)}; give another --output, or the same settings to go on with it"
+            )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value) if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def _share_cores(jobs: int | None, device: str, trainings: int) -> tuple[int, int]:
+    """Trainings at a time, and threads for each; PyTorch's own number of threads says what there is to share."""
+    threads = torch.get_num_threads()
+    if jobs is None:
+        jobs = 1 if device != "cpu" else min(_MOST_JOBS, threads)
+    jobs = min(jobs, trainings)
+    return jobs, max(threads // jobs, 1)
+
+
+def _costs(
+    folder: Path, settings: CompareSettings, variants: Variants, on: Circumstances, reporter: Reporter
+) -> tuple[dict[str, Cost], dict[str, int]]:
+    """What an earlier attempt measured, or a new measurement."""
+    path = folder / "costs.json"
+    if path.exists():
+        stored = read_json(path)
+        try:
+            return {block: Cost(**cost) for block, cost in stored["costs"].items()}, stored["timing"]
+        except (LookupError, TypeError, AttributeError) as error:
+            raise StorageError(f"{printable(path)} is damaged; delete it to measure again") from error
+    reporter.say("measuring parameters, FLOPs, time and memory of each block")
+    costs, timing = measure_costs(settings, variants, on, progress=reporter.advance)
+    content = {"costs": {block: asdict(cost) for block, cost in costs.items()}, "timing": timing}
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+    return costs, timing

@@ -1,0 +1,169 @@
+"""What each network of a comparison costs: parameters, FLOPs, time side by side, memory in a process of its own."""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from gcnet.analysis.cost import analytic_flops, count_parameters, padded_size, submodule_input_shapes
+from gcnet.analysis.memory import end_measurements, training_step_peak_memory
+from gcnet.analysis.timing import (
+    Numerics,
+    Timing,
+    fill_zero_parameters,
+    forward_call,
+    interleaved_times,
+    training_step_call,
+)
+from gcnet.comparison.plan import Variants, create_variant, describe
+from gcnet.comparison.results import BASELINE, Cost
+from gcnet.comparison.settings import CompareSettings
+from gcnet.insertion import inserted, insertion_records
+from gcnet.models.detector.measured import MeasuredDetector
+from gcnet.models.registry import is_detector
+from gcnet.tasks.registry import filled
+from gcnet.training.optimizer import freeze
+from gcnet.training.trainer import AUTOCAST
+
+TIMED_BATCH, DETECTORS_TIMED_BATCH, REPETITIONS, SECONDS = 16, 2, 15, 20.0
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What the networks are measured on: image_size is height and width in pixels, flops what counts those of one."""
+
+    num_classes: int
+    image_size: tuple[int, int]
+    batch_size: int
+    device: str
+    jobs: int
+    flops: Callable[[nn.Module], int]
+
+
+def measure_costs(
+    settings: CompareSettings,
+    variants: Variants,
+    on: Circumstances,
+    *,
+    progress: Callable[[int, int, str], None] = lambda *_: None,
+) -> tuple[dict[str, Cost], dict[str, int]]:
+    """The cost of every block's network, and the batches and repetitions that times and memory were measured with.
+
+    `progress` is called with the number of measurements done, that of all, and what is measured next.
+    """
+    blocks = settings.block_names()
+    total = len(blocks) + 2
+    progress(0, total, "measuring forward passes")
+    numerics = Numerics(AUTOCAST[settings.precision], settings.channels_last)
+    with torch.random.fork_rng(devices=[]):
+        networks = {block: create_variant(settings, block, variants, on.num_classes) for block in blocks}
+        plain = create_variant(settings, BASELINE, variants, on.num_classes)
+    models = {block: _runnable(settings, network, on.num_classes) for block, network in networks.items()}
+    batch = min(DETECTORS_TIMED_BATCH if is_detector(settings.model) else TIMED_BATCH, on.batch_size)
+    images = torch.randn(batch, 3, *on.image_size, device=on.device)
+    for model in models.values():
+        fill_zero_parameters(model)
+        model.to(on.device)
+    forward = interleaved_times(
+        {block: forward_call(model, images, numerics) for block, model in models.items()},
+        repetitions=REPETITIONS,
+        seconds=SECONDS,
+        device=on.device,
+    )
+    progress(1, total, "measuring training steps")
+    step = interleaved_times(
+        {block: training_step_call(model, images, numerics) for block, model in models.items()},
+        repetitions=REPETITIONS,
+        seconds=SECONDS,
+        device=on.device,
+    )
+    peaks = {}
+    for block, peak in zip(blocks, _peak_memories(settings, variants, on, numerics), strict=True):
+        progress(len(peaks) + 2, total, f"measuring the memory of {block}")
+        peaks[block] = peak
+    costs = {
+        block: _cost(block, networks[block], plain, on, (forward[block], step[block]), peaks[block]) for block in blocks
+    }
+    repetitions = min(timing.repetitions for timing in (*forward.values(), *step.values()))
+    return costs, {"batch": len(images), "repetitions": repetitions, "memory_batch": on.batch_size}
+
+
+def _runnable(settings: CompareSettings, network: nn.Module, num_classes: int) -> nn.Module:
+    """The network as time and memory are measured: what the recipe freezes is frozen, and a detector has objects."""
+    recipe = filled(describe(settings, BASELINE, {})).recipe
+    freeze(network, recipe.freeze or (), optional=recipe.preset_freeze)
+    return MeasuredDetector(network, num_classes) if is_detector(settings.model) else network
+
+
+def _build_runnable(settings: CompareSettings, block: str, variants: Variants, num_classes: int) -> nn.Module:
+    return _runnable(settings, create_variant(settings, block, variants, num_classes), num_classes)
+
+
+def _peak_memories(
+    settings: CompareSettings, variants: Variants, on: Circumstances, numerics: Numerics
+) -> Iterator[int | None]:
+    """The peak memory of each block's network, in order; several are measured at a time."""
+    shape = (on.batch_size, 3, *on.image_size)
+
+    def peak(block: str) -> int | None:
+        build = partial(_build_runnable, settings, block, variants, on.num_classes)
+        return training_step_peak_memory(build, shape, device=on.device, numerics=numerics)
+
+    pool = ThreadPoolExecutor(on.jobs)
+    try:
+        yield from pool.map(peak, settings.block_names())
+    finally:  # also after Ctrl-C, which the processes that measure do not hear
+        pool.shutdown(wait=False, cancel_futures=True)
+        end_measurements()
+        pool.shutdown()
+
+
+def _cost(
+    block: str,
+    network: nn.Module,
+    plain: nn.Module,
+    on: Circumstances,
+    times: tuple[Timing, Timing],
+    peak_memory: int | None,
+) -> Cost:
+    forward, step = times
+    flops, parameters = on.flops(network), count_parameters(network)
+    body, shape = _body(network, on.image_size)
+    places = [f"{place.name}.context" for insertion in inserted(body) for place in insertion.places]
+    ratio = next((record["ratio"] for record in insertion_records(network) if record["ratio"] is not None), 16)
+    return Cost(
+        places=len(places),
+        parameters=parameters,
+        added_parameters=parameters - count_parameters(plain),
+        flops=flops,
+        added_flops=flops - on.flops(plain),
+        analytic_flops=_analytic(block, submodule_input_shapes(body, shape, places), ratio),
+        forward_minimum=forward.minimum,
+        forward_median=forward.median,
+        step_minimum=step.minimum,
+        step_median=step.median,
+        peak_memory=peak_memory,
+    )
+
+
+def _body(network: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, tuple[int, ...]]:
+    """What holds the blocks, and the shape of what it is given: of a detector the backbone, on the padded image."""
+    backbone: Any = getattr(network, "backbone", None)
+    if backbone is None:
+        return network, (1, 3, *size)
+    return backbone, (1, 3, *padded_size(network, size))
+
+
+def _analytic(block: str, inputs: Mapping[str, tuple[int, ...]], ratio: float) -> int | None:
+    """The sum of the block's formula over its places by the shape of their input; None for a block without one."""
+    total = 0
+    for _, channels, *sides in inputs.values():
+        flops = analytic_flops(block, channels=channels, positions=torch.Size(sides).numel(), ratio=ratio)
+        if flops is None:
+            return None
+        total += flops
+    return total

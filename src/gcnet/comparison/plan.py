@@ -1,0 +1,223 @@
+"""What is put into one network of a comparison: a block, its options, and where it goes if not where all go."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from gcnet.blocks import BLOCKS, Builder, block_options, check_options
+from gcnet.comparison.results import BASELINE, CONTROL, MAIN
+from gcnet.comparison.settings import DEMONSTRATION, DETECTORS_DEMONSTRATION, CompareSettings, Demonstration
+from gcnet.data.settings import DataSettings
+from gcnet.errors import UserError, unknown
+from gcnet.insertion import insert
+from gcnet.models.registry import is_detector, published_placement, split_name
+from gcnet.tasks.registry import build_network, filled
+from gcnet.training.recipe import RecipeSettings
+from gcnet.training.settings import MachineSettings, NetworkSettings, OutputSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A block as one network of a comparison has it.
+
+    Attributes:
+        block: its name, or a builder of the user's own (`channels -> module`); None is the network as it is.
+        options: of the block, `NAME=VALUE` each, as in `NetworkSettings.options`.
+        placement: of ratio, stages, blocks, position and at, what differs from the rest of the comparison.
+    """
+
+    block: str | Builder | None
+    options: tuple[str, ...] = ()
+    placement: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is made by a builder of the user's own."""
+        return callable(self.block)
+
+    def described(self) -> dict[str, Any]:
+        """Itself as plain values; of a builder of the user's own, its name."""
+        block = getattr(self.block, "__name__", repr(self.block)) if self.is_own else self.block
+        return {"block": block, "options": list(self.options), **self.placement}
+
+
+def read_variant(text: str) -> Variant:
+    """An entry of `--blocks`: a block's name, and its options behind colons, as in `gc:pooling=average:fusion=scale`.
+
+    Raises:
+        UserError: an unknown block, or an option without a value.
+    """
+    name, *options = text.split(":")
+    valid = (BASELINE, *BLOCKS)
+    if name not in valid:
+        raise unknown("block", name, valid)
+    if name == BASELINE and options:
+        raise UserError(f'{BASELINE} is the network as it is and takes no options, found "{text}"')
+    for option in options:
+        if "=" not in option:
+            raise UserError(
+                f'--blocks takes options as NAME=VALUE, as in gc:fusion=scale; found "{option}" in "{text}"'
+            )
+    ratios = [option.partition("=")[2] for option in options if option.startswith("ratio=")]
+    placement = {"ratio": _number(ratios[-1], text)} if ratios else {}
+    return Variant(
+        None if name == BASELINE else name,
+        tuple(option for option in options if not option.startswith("ratio=")),
+        placement,
+    )
+
+
+def _number(text: str, entry: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f'ratio is a number, found "{text}" in "{entry}"') from None
+
+
+Variants = Mapping[str, Variant]
+
+_CURVE_POINTS = 10
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the comparison; `network` is what `create_model` is told beyond name and classes."""
+
+    setting: str
+    block: str
+    seed: int
+    settings: TrainSettings
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        block = re.sub(r"[^\w.+=-]+", "-", self.block)
+        return f"{self.setting}-{block}-seed{self.seed}"
+
+
+def check_names(settings: CompareSettings, variants: Variants) -> None:
+    """Raise UserError for an unknown block or option, and for a network that has a block in its name already."""
+    for name in settings.block_names():
+        variant = variant_of(name, variants)
+        if variant.block is not None:
+            given = NetworkSettings(options=variant.options).block_options()
+            check_options(
+                variant.block, given | {name: value for name, value in variant.placement.items() if name == "ratio"}
+            )
+    prefix, host = split_name(settings.model)
+    if prefix:
+        raise UserError(
+            f'compare puts the blocks in itself: --model takes a plain network, "{host}", found "{settings.model}"'
+        )
+
+
+def variant_of(name: str, variants: Variants) -> Variant:
+    """What the name stands for: one of `variants`, or a block with its options as `--blocks` takes it."""
+    return variants[name] if name in variants else read_variant(name)
+
+
+def placement(settings: CompareSettings, name: str, variants: Variants) -> dict[str, Any]:
+    """What `NetworkSettings` is told to put a variant in its place; empty for no block."""
+    variant = variant_of(name, variants)
+    block = variant.block
+    if block is None:
+        return {}
+    chosen: dict[str, Any] = {"ratio": settings.ratio if "ratio" in block_options(block) else None}
+    if settings.placement == "published":
+        chosen |= published_placement(f"{block}_", settings.model)
+    else:
+        chosen |= {"stages": settings.stages, "position": settings.position, "at": settings.at}
+    chosen |= {"block": block, "options": variant.options or None, **variant.placement}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def create_variant(settings: CompareSettings, name: str, variants: Variants, num_classes: int) -> "nn.Module":
+    """The network with one block; the host is built first, so that a seed gives it the same weights for every block."""
+    if not variant_of(name, variants).is_own:
+        return build_network(
+            filled(describe(settings, name, variants)), num_classes, image_size=settings.data.image_size
+        )
+    network = build_network(
+        filled(describe(settings, BASELINE, variants)), num_classes, image_size=settings.data.image_size
+    )
+    chosen = placement(settings, name, variants)
+    options = NetworkSettings(options=chosen.pop("options", ())).block_options()
+    insert(network, chosen.pop("block"), **chosen, **options)
+    return network
+
+
+def data_settings(settings: CompareSettings, setting: str) -> DataSettings:
+    """The images of a setting; scenes are as many as the demonstration needs unless their number is given."""
+    data = settings.data
+    if settings.control_data is not None and setting == CONTROL:
+        data = replace(data, data=settings.control_data)
+    if not data.is_generated:
+        return data
+    demonstration = _demonstration(settings)
+    return replace(
+        data,
+        limit_train=data.limit_train or demonstration.train,
+        limit_val=data.limit_val or demonstration.val,
+    )
+
+
+def recipe_settings(settings: CompareSettings) -> RecipeSettings:
+    """The recipe: the demonstration's on scenes unless a preset is named, then what is given."""
+    given = settings.recipe.given()
+    is_demo = settings.data.is_generated and "preset" not in given
+    recipe = dict(_demonstration(settings).recipe) if is_demo else {}
+    if "epochs" in given:
+        recipe.pop("steps", None)
+    if given.get("optimizer", recipe.get("optimizer")) != recipe.get("optimizer"):
+        recipe = {name: value for name, value in recipe.items() if name not in ("lr", "weight_decay")}
+    return RecipeSettings(**(recipe | given))
+
+
+def _demonstration(settings: CompareSettings) -> Demonstration:
+    return DETECTORS_DEMONSTRATION if is_detector(settings.model) else DEMONSTRATION
+
+
+def plan(settings: CompareSettings, *, epochs: float, variants: Variants) -> list[Training]:
+    """All trainings, seed by seed; `epochs` is their length, over which ten evaluations or more are spread."""
+    output = OutputSettings(
+        save_every_epochs=None,
+        save_every_minutes=0.5,
+        evaluate_every=min(epochs / _CURVE_POINTS, 1.0),
+        pictures=False,
+    )
+    pairs = [(MAIN, block) for block in settings.block_names()] + [(CONTROL, b) for b in settings.control_blocks()]
+    return [
+        Training(setting, block, seed, describe(settings, block, variants, setting=setting, seed=seed, output=output))
+        for seed in settings.seed_numbers()
+        for setting, block in pairs
+    ]
+
+
+def describe(
+    settings: CompareSettings,
+    block: str,
+    variants: Variants,
+    *,
+    setting: str = MAIN,
+    seed: int = 0,
+    output: OutputSettings | None = None,
+) -> TrainSettings:
+    """The settings of one training, as `gcnet train` would take them (a builder of the user's own is only named)."""
+    chosen = placement(settings, block, variants)
+    if callable(chosen.get("block")):
+        chosen["block"] = block
+    return TrainSettings(
+        network=NetworkSettings(model=settings.model, weights=settings.weights, **chosen),
+        detector=settings.detector,
+        data=data_settings(settings, setting),
+        augment=settings.augment,
+        recipe=recipe_settings(settings),
+        machine=MachineSettings(
+            device=settings.device, seed=seed, precision=settings.precision, channels_last=settings.channels_last
+        ),
+        output=output or OutputSettings(),
+    )

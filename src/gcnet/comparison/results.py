@@ -1,0 +1,263 @@
+"""What says how good a network is: a classifier's top-1 accuracy, a detector's average precision."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gcnet.analysis.statistics import PairedDifference, Spread, paired_difference, spread, wilson_interval
+from gcnet.errors import UserError
+from gcnet.models.registry import has_masks, is_detector
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number from 0 to 1 that an evaluation gives, printed times 100.
+
+    Attributes:
+        column: its name in the rows of a run and in results.json.
+        name: in sentences and on axes.
+        label: in titles.
+        unit: behind a value, with the space before it; empty for a number without unit.
+        points: what a hundredth of difference is called.
+        is_share: whether it is the share of the validation images that are right, so that their number says how much
+            chance is in it; average precision is not.
+    """
+
+    column: str
+    name: str
+    label: str
+    unit: str
+    points: str
+    is_share: bool
+
+    @property
+    def heading(self) -> str:
+        """Of a column of values, or of an axis."""
+        return f"{self.name} ({self.unit.strip()})" if self.unit else self.name
+
+    @property
+    def title(self) -> str:
+        """`label` as the beginning of a sentence."""
+        return self.label[0].upper() + self.label[1:]
+
+
+TOP1 = Score("top1", "top-1", "top-1 accuracy", " %", "points", is_share=True)
+MASK_AP = Score("mask_ap", "mask AP", "mask AP", "", "points of AP", is_share=False)
+BOX_AP = Score("box_ap", "box AP", "box AP", "", "points of AP", is_share=False)
+
+CLASSIFIER_SCORES = (TOP1,)
+DETECTOR_SCORES = (MASK_AP, BOX_AP)
+
+
+def scores_of(model: str) -> tuple[Score, ...]:
+    """The scores of a network by its name: the first is what it is judged by, the others are shown beside it."""
+    if not is_detector(model):
+        return CLASSIFIER_SCORES
+    return DETECTOR_SCORES if has_masks(model) else (BOX_AP,)
+
+
+SCHEMA = 1
+MAIN, CONTROL = "main", "control"
+BASELINE = "none"
+
+_COLUMNS = tuple(score.column for score in (*CLASSIFIER_SCORES, *DETECTOR_SCORES))
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """State of a run after an epoch: mean training loss, and scores on the validation images by column (fractions)."""
+
+    epoch: float
+    train_loss: float
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: `setting` is `main` or `control`; `scores` by column are fractions, of the last epoch's weights."""
+
+    setting: str
+    block: str
+    seed: int
+    scores: Mapping[str, float]
+    images: int
+    skipped: int
+    seconds: float
+    curve: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the network with one block costs.
+
+    FLOPs are of one image, a multiply-add counted as two; seconds are of one call on a batch; `peak_memory` is bytes a
+    training step takes beyond the built model, None where it could not be measured. `analytic_flops` is what the
+    formula of the block gives for its places, None for a block without a formula.
+    """
+
+    places: int
+    parameters: int
+    added_parameters: int
+    flops: int
+    added_flops: int
+    analytic_flops: int | None
+    forward_minimum: float
+    forward_median: float
+    step_minimum: float
+    step_median: float
+    peak_memory: int | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A validation image as base64 PNG, and the name of its class."""
+
+    label: str
+    png: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that was measured, and under which circumstances.
+
+    `about` and `environment` are what a reader needs to judge the numbers: data, model, recipe; device, versions.
+    `timing` says on which batch and with how many repetitions the times were taken.
+    """
+
+    model: str
+    data: str
+    control_data: str | None
+    blocks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[Run, ...]
+    costs: Mapping[str, Cost]
+    about: Mapping[str, str]
+    environment: Mapping[str, str]
+    timing: Mapping[str, int]
+    created: str
+    pictures: tuple[Picture, ...] = ()
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """The scores of its networks; the first decides, the others are shown beside it."""
+        return scores_of(self.model)
+
+    @property
+    def score(self) -> Score:
+        """The score that decides."""
+        return self.scores[0]
+
+    def of(self, block: str, setting: str = MAIN) -> list[Run]:
+        """The runs of a block in a setting, in the order of their seeds."""
+        found = [run for run in self.runs if run.block == block and run.setting == setting]
+        return sorted(found, key=lambda run: run.seed)
+
+    def tested(self, setting: str = MAIN) -> list[str]:
+        """The blocks that were trained in a setting, in the order asked for."""
+        return [block for block in self.blocks if self.of(block, setting)]
+
+    def values(self, block: str, setting: str = MAIN, *, score: Score | None = None) -> list[float]:
+        """A score of each run of a block, as fractions in the order of the seeds; by default the one that decides."""
+        column = (score or self.score).column
+        return [run.scores[column] for run in self.of(block, setting)]
+
+    def result(self, block: str, setting: str = MAIN, *, score: Score | None = None) -> Spread:
+        """A score as a fraction, mean and spread over seeds; by default of the one that decides."""
+        return spread(self.values(block, setting, score=score))
+
+    def difference(self, block: str, setting: str = MAIN) -> PairedDifference | None:
+        """The score of `block` minus that of no block, seed by seed; None for no block, or where that did not run."""
+        reference = self.values(BASELINE, setting)
+        if block == BASELINE or not reference:
+            return None
+        return paired_difference(self.values(block, setting), reference)
+
+    def image_interval(self, block: str, setting: str = MAIN) -> tuple[float, float]:
+        """What the number of validation images leaves open for the first run of a block, whose score is their share."""
+        first = self.of(block, setting)[0]
+        return wilson_interval(round(first.scores[self.score.column] * first.images), first.images)
+
+
+def to_json(comparison: Comparison) -> str:
+    """All results as JSON text, with derived scores and differences beside the runs for programs that plot them.
+
+    A run and a point of its curve have each score under its column: `top1`, or `mask_ap` and `box_ap`.
+    """
+    summary = {
+        setting: {block: _summary(comparison, block, setting) for block in comparison.tested(setting)}
+        for setting in (MAIN, CONTROL)
+    }
+    content = asdict(comparison) | {"runs": [run_to_dict(run) for run in comparison.runs], "summary": summary}
+    return json.dumps({"schema": SCHEMA, **content}, indent=2) + "\n"
+
+
+def read_results(path: Path) -> Comparison:
+    """Read what `to_json` wrote.
+
+    Raises:
+        UserError: the file is missing, is not JSON of a comparison, or was written in another layout.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.pop("schema") != SCHEMA:
+            raise UserError(f"{path} was written in another layout than this version reads (expected schema {SCHEMA})")
+        found.pop("summary")
+        return _comparison(found)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} does not hold the results of a comparison") from error
+
+
+def _comparison(found: dict[str, Any]) -> Comparison:
+    read: dict[str, Any] = dict(found)
+    read["runs"] = tuple(run_from_dict(run) for run in found["runs"])
+    read["blocks"], read["seeds"] = tuple(found["blocks"]), tuple(found["seeds"])
+    read["costs"] = {block: Cost(**cost) for block, cost in found["costs"].items()}
+    read["pictures"] = tuple(Picture(**picture) for picture in found["pictures"])
+    comparison = Comparison(**read)
+    for run in comparison.runs:
+        _require_scores(run.scores, comparison.scores)
+        for point in run.curve:
+            _require_scores(point.scores, comparison.scores[:1])
+    return comparison
+
+
+def _require_scores(found: Mapping[str, float], wanted: Sequence[Score]) -> None:
+    for score in wanted:
+        if score.column not in found:
+            raise KeyError(score.column)
+
+
+def run_to_dict(run: Run) -> dict[str, Any]:
+    """A run as plain JSON values, its scores and those of its curve beside their other entries."""
+    return _flat(asdict(run)) | {"curve": [_flat(asdict(point)) for point in run.curve]}
+
+
+def run_from_dict(found: Mapping[str, Any]) -> Run:
+    """The run that `run_to_dict` wrote."""
+    read = _nested(found)
+    read["curve"] = tuple(CurvePoint(**_nested(point)) for point in found["curve"])
+    return Run(**read)
+
+
+def _flat(found: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in found.items():
+        flat |= value if name == "scores" else {name: value}
+    return flat
+
+
+def _nested(found: Mapping[str, Any]) -> dict[str, Any]:
+    scores = {column: found[column] for column in _COLUMNS if column in found}
+    return {name: value for name, value in found.items() if name not in scores} | {"scores": scores}
+
+
+def _summary(comparison: Comparison, block: str, setting: str) -> dict[str, Any]:
+    difference = comparison.difference(block, setting)
+    results = {score.column: asdict(comparison.result(block, setting, score=score)) for score in comparison.scores}
+    return results | {
+        "difference_to_none": None if difference is None else asdict(difference),
+    }

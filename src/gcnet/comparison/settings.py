@@ -1,0 +1,192 @@
+"""The settings of a comparison; light to import, for the command line."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from gcnet.data.settings import AugmentSettings, DataSettings
+from gcnet.errors import UserError, unknown
+from gcnet.training.recipe import PRESETS
+from gcnet.training.settings import DetectorSettings
+
+CONTROL_OF = {"scenes": "scenes-control"}
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A short training on generated scenes: choices of the recipe, and how many scenes to generate."""
+
+    recipe: Mapping[str, Any]
+    train: int
+    val: int
+
+
+# Found by trying on the generated scenes: long enough for every block, short enough for minutes on two cores.
+_SHORT: Mapping[str, Any] = MappingProxyType(
+    {"optimizer": "adamw", "weight_decay": 0.01, "decay_all": False, "clip_norm": 5.0}
+)
+DEMONSTRATION = Demonstration(
+    {**_SHORT, "steps": 600, "batch_size": 64, "lr": 0.01, "warmup_epochs": 0.3}, train=6_400, val=1_200
+)
+DETECTORS_DEMONSTRATION = Demonstration(
+    {**_SHORT, "steps": 400, "batch_size": 8, "lr": 0.003, "warmup_epochs": 0.1, "schedule": "cosine"},
+    train=3_200,
+    val=200,
+)
+
+
+@dataclass(frozen=True)
+class RecipeChoices:
+    """How every network is trained; what is not given comes from the preset."""
+
+    preset: str | None = None
+    """scratch, finetune, 1x or 2x as in `gcnet train`; by default the demonstration's short recipe on scenes, else
+    scratch, of detectors 1x."""
+    epochs: float | None = None
+    """Passes over the training images."""
+    steps: int | None = None
+    """Length in optimizer steps, instead of --epochs."""
+    batch_size: int | None = None
+    """Images of one optimizer step."""
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """Optimizer."""
+    lr: float | None = None
+    """Peak learning rate for the stated --batch-size."""
+    weight_decay: float | None = None
+    """Weight decay."""
+    decay_all: bool | None = None
+    """Weight decay on norms and biases too (default: as in `gcnet train`; of the demonstration not)."""
+    schedule: Literal["cosine", "step", "constant"] | None = None
+    """Course of the learning rate after the warm-up."""
+    warmup_epochs: float | None = None
+    """Linear warm-up, in epochs."""
+    warmup_from: float | None = None
+    """Share of the learning rate that the warm-up starts from."""
+    block_lr: float | None = None
+    """Factor on the learning rate of the inserted blocks."""
+    label_smoothing: float | None = None
+    """Label smoothing."""
+    class_weights: Literal["none", "balanced"] | None = None
+    """balanced: rare classes count more in the training loss, n / (k * n_c) for n_c of n images in k classes."""
+    sampling: Literal["uniform", "balanced"] | None = None
+    """balanced: every class is drawn equally often, so that images of rare classes come several times in an epoch."""
+    mixup: float | None = None
+    """Mixup with Beta(alpha, alpha); 0 is off."""
+    cutmix: float | None = None
+    """Cutmix with Beta(alpha, alpha); 0 is off."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, which is then what is evaluated."""
+    clip_norm: float | None = None
+    """Clip the gradient to this L2 norm."""
+
+    def __post_init__(self) -> None:
+        """Check the preset's name."""
+        if self.preset is not None and self.preset not in PRESETS:
+            raise unknown("preset", self.preset, PRESETS)
+
+    def given(self) -> dict[str, Any]:
+        """The choices that were made."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Train the same network with different blocks, side by side, and report accuracy (of detectors AP) and cost.
+
+    Without any flag this is the demonstration: generated scenes whose class depends on something far away in the image,
+    five blocks, and the control setting where no context is needed. Interrupted, the same command goes on.
+    """
+
+    blocks: str = "none,se,nl_embedded_gaussian,snl,gc"
+    """Blocks to compare, separated by commas (`gcnet blocks` lists them), with options behind colons as in
+    gc:pooling=average:ratio=4; none is the network as it is."""
+    seeds: int = 1
+    """Number of seeds; 3 or more for a spread and an interval of the differences."""
+    seed: int = 0
+    """The first seed."""
+    model: str = "scenes_resnet"
+    """Network by name, without a block in its name."""
+    weights: str | None = None
+    """Start every network from these weights of the plain network: a file, or the name of published ones."""
+    placement: Literal["same", "published"] = "same"
+    """same: every block at the same places; published: each block at the places of its own paper."""
+    ratio: float | None = None
+    """Reduction ratio r of the blocks that have one."""
+    stages: tuple[int, ...] | None = None
+    """Stages that get the blocks, in the paper's numbers (placement same)."""
+    position: str | None = None
+    """Place within the residual block: after_norm, after_add or after_conv2 (placement same)."""
+    at: tuple[str, ...] | None = None
+    """Modules whose output gets the blocks, instead of stages, as in `gcnet train` (placement same)."""
+    control: bool = True
+    """On scenes, also train none and gc in the control setting, where no context is needed."""
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    recipe: RecipeChoices = field(default_factory=RecipeChoices)
+    device: str = "auto"
+    """auto (cuda if there is one), cpu, cuda or cuda:N."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Numbers of the forward pass; bf16 and fp16 are autocast."""
+    channels_last: bool = True
+    """Channels-last memory for network and images."""
+    jobs: int | None = None
+    """Trainings at a time, each with its share of the cores (default: one per core, 4 at most; on a GPU one)."""
+    output: str | None = None
+    """Folder for the runs and the report (default: runs/compare-DATA); the same command goes on in it."""
+
+    def __post_init__(self) -> None:
+        """Check what needs no look at the network."""
+        for name in ("seeds", "jobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} must be at least 1, found {value}")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed must be 0 or more, and below 2^63; found {self.seed}")
+        if self.placement not in ("same", "published"):
+            raise unknown("placement", self.placement, ("same", "published"))
+        if self.placement == "published" and (self.stages, self.position, self.at) != (None, None, None):
+            raise UserError("--placement published decides the places, so --stages, --position and --at go with same")
+        if self.at is not None and self.stages is not None:
+            raise UserError("--at names the places, so --stages goes without it")
+        names = self.block_names()
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise UserError(f'--blocks must name each block once, found "{repeated}" twice')
+
+    def block_names(self) -> tuple[str, ...]:
+        """The blocks to compare, in order."""
+        names = tuple(name.strip() for name in self.blocks.split(","))
+        if not all(names):
+            raise UserError(f'--blocks takes names separated by commas, such as none,se,gc; found "{self.blocks}"')
+        return names
+
+    def control_blocks(self) -> tuple[str, ...]:
+        """The blocks of the control setting: no block, and gc or else the last block; empty without such a pair."""
+        names = self.block_names()
+        others = [name for name in names if name != "none"]
+        if self.control_data is None or "none" not in names or not others:
+            return ()
+        return "none", "gc" if "gc" in others else others[-1]
+
+    def seed_numbers(self) -> tuple[int, ...]:
+        """The seeds, in order."""
+        return tuple(range(self.seed, self.seed + self.seeds))
+
+    @property
+    def control_data(self) -> str | None:
+        """The control setting's data, where there is one and it is wanted."""
+        return CONTROL_OF.get(self.data.data) if self.control else None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the results: all settings but where and how many at a time."""
+        from gcnet.models.registry import is_detector
+
+        found = asdict(self)
+        for name in ("output", "jobs"):
+            del found[name]
+        del found["data"]["workers"]
+        if not is_detector(self.model):
+            del found["detector"]
+        return found

@@ -1,0 +1,173 @@
+"""Box and polygon formats recognized from all entries of a file: xyxy, center and size, fractions."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+_NEEDED = 3  # objects, fewer of which may lie within one pixel by chance
+_SMALLEST = 8  # pixels of an image's side, below which a polygon within one pixel is plausible
+
+
+def are_fractions(segmentations: Iterable[tuple[Any, int, int]]) -> bool:
+    """Whether all polygons of a file lie within the first pixel of their images, so that they must be fractions.
+
+    Args:
+        segmentations: each with the height and the width of its image in pixels; what is no polygon does not count.
+    """
+    sized = ((_coordinates(one), min(height, width)) for one, height, width in segmentations)
+    found = [values for values, side in sized if values and side >= _SMALLEST]
+    return len(found) >= _NEEDED and all(0 <= value <= 1 for values in found for value in values)
+
+
+def to_pixels(segmentation: Any, height: int, width: int) -> Any:
+    """Polygons, or one, with their fractions of the width and height as pixels; anything else as it is."""
+    if not _coordinates(segmentation):
+        return segmentation
+    if not isinstance(segmentation[0], list):
+        return _scaled(segmentation, height, width)
+    return [_scaled(polygon, height, width) for polygon in segmentation]
+
+
+def _scaled(polygon: list[float], height: int, width: int) -> list[float]:
+    return [value * (width, height)[place % 2] for place, value in enumerate(polygon)]
+
+
+def _coordinates(segmentation: Any) -> list[float]:
+    """All coordinates of polygons; none of what is no polygon."""
+    if not isinstance(segmentation, list):
+        return []
+    parts = segmentation if all(isinstance(part, list) for part in segmentation) else [segmentation]
+    values = [value for part in parts for value in part]
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return values if numbers else []
+
+
+Boxes = Float[np.ndarray, "n 4"]
+Sizes = Float[np.ndarray, "n 2"]  # width and height of each box's image, in pixels
+
+XYWH = "left, top, width, height"
+
+_MASKS_NEEDED, _BOXES_NEEDED = 3, 5  # objects, fewer of which may look like another format by chance
+_FITS, _BETTER = 0.8, 0.15  # mean IoU with the masks, and how much better than that of COCO's own format
+_BEYOND = 0.25  # share of boxes that must end beyond the image as left, top, width, height
+_TOLERANCE = 0.5  # pixels that a box may end beyond the image
+_MOST = 0.95  # share of boxes that a format must keep within their images: a few of a file may be faulty
+
+
+def _from_corners(boxes: Boxes) -> Boxes:
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def _from_centers(boxes: Boxes) -> Boxes:
+    return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], axis=1)
+
+
+FORMATS: Mapping[str, Callable[[Boxes], Boxes]] = {
+    XYWH: lambda boxes: boxes,
+    "left, top, right, bottom (xyxy)": _from_corners,
+    "center x, center y, width, height (cxcywh)": _from_centers,
+}
+
+
+@dataclass(frozen=True)
+class BoxFormat:
+    """How the boxes of a file are written.
+
+    Attributes:
+        names: formats of `FORMATS` that fit; several if the boxes do not tell them apart.
+        is_normalized: whether they are fractions of the image's sides.
+    """
+
+    names: tuple[str, ...]
+    is_normalized: bool
+
+    def __str__(self) -> str:
+        name = " or ".join(self.names)
+        return f"{name}, normalized to 0..1" if self.is_normalized else f"{name}"
+
+    @property
+    def is_coco(self) -> bool:
+        """Whether it is COCO's own."""
+        return self.names == (XYWH,) and not self.is_normalized
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether boxes can be converted."""
+        return len(self.names) == 1
+
+    def convert(self, boxes: Boxes, sizes: Sizes) -> Boxes:
+        """The boxes as left, top, width, height in pixels."""
+        scaled = boxes * np.tile(sizes, 2) if self.is_normalized else boxes
+        return FORMATS[self.names[0]](scaled)
+
+
+COCO = BoxFormat((XYWH,), is_normalized=False)
+
+
+def recognize_format(boxes: Boxes, sizes: Sizes, mask_boxes: Boxes) -> BoxFormat:
+    """The format of the boxes of a file: COCO's own unless another one clearly fits better.
+
+    Args:
+        boxes: as the file has them, finite.
+        sizes: of their images.
+        mask_boxes: the boxes of their masks (left, top, width, height), NaN where there is none.
+    """
+    with_mask = ~np.isnan(mask_boxes[:, 0])
+    if with_mask.sum() >= _MASKS_NEEDED:
+        return _by_masks(boxes[with_mask], sizes[with_mask], mask_boxes[with_mask])
+    if len(boxes) >= _BOXES_NEEDED:
+        return _by_edges(boxes, sizes)
+    return COCO
+
+
+def _by_masks(boxes: Boxes, sizes: Sizes, mask_boxes: Boxes) -> BoxFormat:
+    """The format whose boxes overlap those of the masks."""
+    formats = [BoxFormat((name,), is_normalized) for is_normalized in (False, True) for name in FORMATS]
+    overlaps = [float(_overlaps(_clipped(one.convert(boxes, sizes), sizes), mask_boxes).mean()) for one in formats]
+    best = int(np.argmax(overlaps))
+    is_better = overlaps[best] >= _FITS and overlaps[best] >= overlaps[0] + _BETTER
+    return formats[best] if is_better else COCO
+
+
+def _by_edges(boxes: Boxes, sizes: Sizes) -> BoxFormat:
+    """The formats that keep the boxes within their images, if COCO's own does not."""
+    is_normalized = bool((np.abs(boxes) <= 1 + _TOLERANCE).all() and (sizes >= 8).all())
+    candidates = {name: BoxFormat((name,), is_normalized) for name in FORMATS}
+    shares = {name: _are_inside(one.convert(boxes, sizes), sizes).mean() for name, one in candidates.items()}
+    fitting = [name for name, share in shares.items() if share >= _MOST]
+    if is_normalized:
+        return BoxFormat(tuple(fitting or FORMATS), is_normalized=True)
+    is_beyond = (boxes[:, :2] + boxes[:, 2:] > sizes + _TOLERANCE).any(axis=1)
+    if not fitting or is_beyond.mean() < _BEYOND:
+        return COCO
+    # Corners in order happen by chance far less often than centers within the image.
+    corners, centers = list(FORMATS)[1:]
+    if corners in fitting:
+        return candidates[corners]
+    return candidates[centers] if centers in fitting and len(boxes) >= 2 * _BOXES_NEEDED else COCO
+
+
+def _overlaps(first: Boxes, second: Boxes) -> Float[np.ndarray, " n"]:
+    """The IoU of each box with the other of its row; 0 where a box has no area."""
+    starts = np.maximum(first[:, :2], second[:, :2])
+    ends = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
+    shared = np.clip(ends - starts, 0, None).prod(axis=1)
+    areas = [np.clip(boxes[:, 2:], 0, None).prod(axis=1) for boxes in (first, second)]
+    union = areas[0] + areas[1] - shared
+    return np.divide(shared, union, out=np.zeros_like(union), where=union > 0)
+
+
+def _clipped(boxes: Boxes, sizes: Sizes) -> Boxes:
+    """The part of each box that lies within its image."""
+    starts = np.clip(boxes[:, :2], 0, sizes)
+    ends = np.clip(boxes[:, :2] + boxes[:, 2:], 0, sizes)
+    return np.concatenate([starts, ends - starts], axis=1)
+
+
+def _are_inside(boxes: Boxes, sizes: Sizes) -> Bool[np.ndarray, " n"]:
+    ends = boxes[:, :2] + boxes[:, 2:]
+    is_inside = (boxes[:, :2] >= -_TOLERANCE) & (ends <= sizes + _TOLERANCE) & (boxes[:, 2:] > 0)
+    return np.asarray(is_inside.all(axis=1))

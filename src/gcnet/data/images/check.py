@@ -1,0 +1,194 @@
+"""The same image in several places: by its resolved path, which is cheap, or by the bytes of its file."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from gcnet.data.decode import ImageError, open_image, read_header
+from gcnet.data.images.source import FileImages, ImageSource
+
+
+def shared_notes(train: ImageSource, val: ImageSource) -> list[str]:
+    """Files that are both in training and in validation, or in training with several labels, a sentence each.
+
+    Files are the same where their paths are, after symbolic links are followed.
+    """
+    paths = _resolved(train)
+    labels: dict[str, set[int]] = {}
+    for index, path in enumerate(paths):
+        labels.setdefault(path, set()).add(train.label(index))
+    shared = [val.name(index) for index, path in enumerate(_resolved(val)) if path in labels]
+    several = [train.name(index) for index, path in enumerate(paths) if len(labels[path]) > 1]
+    notes = []
+    if shared:
+        notes.append(
+            f"{len(shared):,} of {len(val):,} validation images are training images too, such as {shared[0]}: "
+            "the accuracy will be too high"
+        )
+    if several:
+        notes.append(
+            f"{len(several):,} training images are the same files under different labels, such as {several[0]}"
+        )
+    return notes
+
+
+def _resolved(source: ImageSource) -> list[str]:
+    """The path of each image's file with symbolic links resolved; of images without files, none."""
+    files = [source.file(index) for index in range(len(source))]
+    folders: dict[str, str] = {}
+    return [_resolve(str(file), folders) for file in files if file is not None]
+
+
+def _resolve(file: str, folders: dict[str, str]) -> str:
+    """As `os.path.realpath`, which would look at every folder of every path again."""
+    folder, name = os.path.split(file)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    path = os.path.join(folders[folder], name)
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+KINDS: Mapping[str, str] = {
+    "unreadable image": "is skipped in training",
+    "single class": "leaves nothing to learn",
+    "class without images": "is never evaluated",
+    "class without training images": "cannot be learned",
+    "image in several splits": "makes the accuracy too high",
+    "image with several labels": "contradicts itself",
+    "repeated image": "counts more than others",
+}
+"""Kinds of problems, and what each leads to."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem: its kind, a key of `KINDS`, where it is, and what was found."""
+
+    kind: str
+    place: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.found}"
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What the images of one split are like.
+
+    Attributes:
+        images: their number.
+        per_class: number of images of each class.
+        sizes: width and height in pixels of each readable image, upright.
+        modes: number of readable images by Pillow's mode, such as RGB, L or I;16.
+        notes: what was skipped or repaired when the split was opened, a sentence each.
+    """
+
+    images: int
+    per_class: Mapping[str, int]
+    sizes: Sequence[tuple[int, int]]
+    modes: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImagesReport:
+    """What was found in labeled images: each split by name, and the problems in the order of `KINDS`."""
+
+    splits: Mapping[str, SplitReport]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one file is: its upright size and mode, or why it cannot be read; and a digest of its bytes."""
+
+    size: tuple[int, int] | None
+    mode: str
+    reason: str
+    digest: bytes | None
+
+
+def check_images(
+    splits: Mapping[str, FileImages], *, workers: int = 1, progress: Callable[[int], None] = lambda _: None
+) -> ImagesReport:
+    """Decode every image once and compare the bytes of all files.
+
+    Args:
+        splits: the images of each split, such as train and val, of the same classes in the same order.
+        workers: images decoded at a time.
+        progress: called with the number of images done since the last call.
+    """
+    reports: dict[str, SplitReport] = {}
+    problems: list[Problem] = []
+    places: dict[bytes, list[tuple[str, int]]] = {}
+    for name, images in splits.items():
+        looks = []
+        with ThreadPoolExecutor(workers) as pool:
+            for look in pool.map(_look, map(images.file, range(len(images)))):
+                looks.append(look)
+                progress(1)
+        for index, look in enumerate(looks):
+            if look.size is None:
+                problems.append(Problem("unreadable image", _place(name, images, index), look.reason))
+            if look.digest is not None:
+                places.setdefault(look.digest, []).append((name, index))
+        reports[name] = _report(images, looks)
+    problems += _missing_classes(reports)
+    for copies in places.values():
+        if len(copies) > 1:
+            problems.append(_repetition(copies, splits))
+    order = list(KINDS)
+    return ImagesReport(reports, tuple(sorted(problems, key=lambda problem: order.index(problem.kind))))
+
+
+def _look(path: Path) -> _Look:
+    try:
+        size, mode = open_image(path).size, read_header(path).mode
+        with open(path, "rb") as file:
+            return _Look(size, mode, "", hashlib.file_digest(file, "sha256").digest())
+    except ImageError as error:
+        return _Look(None, "", error.reason, None)
+
+
+def _report(images: FileImages, looks: Sequence[_Look]) -> SplitReport:
+    counts = Counter(images.label(index) for index in range(len(images)))
+    return SplitReport(
+        images=len(images),
+        per_class={name: counts[label] for label, name in enumerate(images.classes)},
+        sizes=[look.size for look in looks if look.size is not None],
+        modes=dict(Counter(look.mode for look in looks if look.size is not None).most_common()),
+        notes=images.notes,
+    )
+
+
+def _missing_classes(reports: Mapping[str, SplitReport]) -> list[Problem]:
+    learned = reports.get("train")
+    names = next(iter(reports.values())).per_class
+    problems = [Problem("single class", "data", f'"{name}" alone') for name in names if len(names) == 1]
+    for name, report in reports.items():
+        for label, count in report.per_class.items():
+            if not count:
+                kind = "class without training images" if report is learned else "class without images"
+                problems.append(Problem(kind, f"{name}/{label}", "no images"))
+    return problems
+
+
+def _repetition(copies: Sequence[tuple[str, int]], splits: Mapping[str, FileImages]) -> Problem:
+    """The most serious of what files of the same bytes can be."""
+    labels = {splits[name].label(index) for name, index in copies}
+    kind = "repeated image"
+    if len({name for name, _ in copies}) > 1:
+        kind = "image in several splits"
+    if len(labels) > 1:
+        kind = "image with several labels"
+    first, *others = (_place(name, splits[name], index) for name, index in copies)
+    return Problem(kind, first, f"the same bytes as {', '.join(others)}")
+
+
+def _place(split: str, images: FileImages, index: int) -> str:
+    return f"{split}/{images.name(index)}"

@@ -1,0 +1,261 @@
+"""Names of classes as data have them, matched to known ones."""
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from gcnet.data.decode import has_image_suffix
+from gcnet.data.images.listing import Listing, describe_skipped, kind_of, list_images, loose_files, subfolders
+from gcnet.data.images.source import FileImages
+from gcnet.errors import UserError, nearest, printable
+
+_LISTED = 5
+
+
+def label_classes(
+    found: Sequence[str], classes: Sequence[str] | None, place: object
+) -> tuple[dict[str, int], list[str]]:
+    """The label of each class name in the data, and what was repaired, a sentence each.
+
+    A name that differs from a known one only in how Unicode composes its letters is the same class, since macOS and
+    other systems write letters with accents differently.
+
+    Args:
+        found: names of the classes in the data.
+        classes: known names in the order of the labels; None takes those found.
+        place: the folder or table, for messages.
+
+    Raises:
+        UserError: for the first name that is not among the known ones, with the nearest of them.
+    """
+    known = {name: label for label, name in enumerate(found if classes is None else classes)}
+    by_composed = {composed(name): label for name, label in known.items()}
+    labels: dict[str, int] = {}
+    for name in found:
+        label = known.get(name, by_composed.get(composed(name)))
+        if label is None:
+            raise _unknown(name, list(known), found, place)
+        labels[name] = label
+    other = [name for name in found if name not in known]
+    notes = [_repaired(other, place)] if other else []
+    return labels, [*notes, *(alike(found, place) if classes is None else [])]
+
+
+def composed(name: str) -> str:
+    """The name with each letter and its accents as one character (Unicode's form NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def alike(found: Sequence[str], place: object) -> list[str]:
+    """A sentence on classes that may be meant as one; none where there are no such."""
+    groups: dict[str, list[str]] = {}
+    for name in found:
+        groups.setdefault(_essence(name), []).append(name)
+    several = [names for names in groups.values() if len(names) > 1]
+    if not several:
+        return []
+    shown = "; ".join(" and ".join(f'"{name}"' for name in names) for names in several[:_LISTED])
+    return [f"{place}: classes with almost the same name are kept apart: {shown}"]
+
+
+def _essence(name: str) -> str:
+    """The name without what people mistype: case, spaces, how a letter is composed, and 2.0 for 2."""
+    text = "".join(composed(name).casefold().split())
+    return text.removesuffix(".0") if text.removesuffix(".0").isdecimal() else text
+
+
+def _repaired(names: Sequence[str], place: object) -> str:
+    which = f'class "{names[0]}" is' if len(names) == 1 else f'{len(names)} classes, such as "{names[0]}", are'
+    return f"{place}: {which} written in another Unicode form than the known name, and taken for the same"
+
+
+def _unknown(name: str, known: Sequence[str], found: Sequence[str], place: object) -> UserError:
+    proposal = nearest(name, known)
+    lists = "" if proposal else f"; known: {_some(known)}; found: {_some(found)}"
+    return UserError(f'{place}: class "{name}" is not among the {len(known)} known ones{proposal}{lists}')
+
+
+def _some(classes: Sequence[str]) -> str:
+    return printable(", ".join(classes[:_LISTED])) + (", ..." if len(classes) > _LISTED else "")
+
+
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+"""Names of splits, in any case, by what they stand for."""
+
+
+def expected_tree(root: str | os.PathLike[str]) -> str:
+    """How a folder of images has to look, for messages."""
+    top = str(root).rstrip("/")
+    return f"{top}/train/CLASS/*.jpg and {top}/val/CLASS/*.jpg (one folder per class, in both the same)"
+
+
+def split_named(name: str) -> str | None:
+    """The split that a name stands for, a key of `SPLITS`; None for other names."""
+    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
+
+
+class FolderImages(FileImages):
+    """Images in class folders: `root/CLASS/**/*.png`; labels follow the sorted class names, or `classes` where given.
+
+    Raises:
+        UserError: the folder is missing or empty, has no class folders, or has a class that `classes` lacks.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> None:
+        root = Path(root)
+        found = class_folders(root)
+        label_of, repaired = label_classes(found, classes, root)
+        files: list[str] = []
+        labels: list[int] = []
+        skipped: Counter[str] = Counter()
+        for folder in found:
+            listing = list_images(root / folder)
+            if not listing.files and classes is None:
+                raise UserError(_without_images(root / folder, listing))
+            files += [f"{folder}/{file}" for file in listing.files]
+            labels += [label_of[folder]] * len(listing.files)
+            skipped += listing.skipped
+        if not files:
+            raise UserError(f"found no images in the class folders of {root}{_beside(skipped)}")
+        notes = repaired + _skipped_notes(root, skipped, loose_files(root))
+        super().__init__(root, files, labels, found if classes is None else classes, notes=notes)
+
+
+def class_folders(root: Path) -> list[str]:
+    """Sorted names of the class folders.
+
+    Raises:
+        UserError: there is no such folder, or none in it.
+    """
+    if not root.is_dir():
+        beside = subfolders(root.parent) if root.parent.is_dir() else []
+        raise UserError(
+            f'no folder of images at "{root}"{nearest(root.name, beside)}; expected {expected_tree(root.parent)}'
+        )
+    names = subfolders(root)
+    if not names:
+        raise UserError(_without_classes(root))
+    return names
+
+
+def find_splits(root: Path) -> dict[str, Path]:
+    """The folders of training and validation images in a folder: some of the keys of `SPLITS`, or none.
+
+    A folder called train that holds no folders, beside others, is a class.
+
+    Raises:
+        UserError: two folders stand for the same split.
+    """
+    folders = subfolders(root)
+    splits: dict[str, list[str]] = {}
+    for name in folders:
+        if (split := split_named(name)) is not None:
+            splits.setdefault(split, []).append(name)
+    has_others = sum(map(len, splits.values())) < len(folders)
+    for split, names in splits.items():
+        if has_others or split == "test":  # test images often come without labels
+            splits[split] = [name for name in names if subfolders(root / name)]
+    for split, names in splits.items():
+        if len(names) > 1:
+            raise UserError(
+                f"{root} has several folders of {'training' if split == 'train' else 'validation'} images, "
+                f"{' and '.join(names)}: rename one of them, or give the folders to use by --data and --val"
+            )
+    return {split: root / splits[split][0] for split in SPLITS if splits.get(split)}
+
+
+def refuse_output_among_images(root: Path, output: Path) -> None:
+    """Refuse an output folder that would be read as a folder of images, such as a class, from then on.
+
+    Args:
+        root: folder of the images, with or without splits.
+        output: the folder to be made.
+
+    Raises:
+        UserError: it is inside the folder of a split, or without splits inside `root`.
+    """
+    parents = output.resolve().parents
+    if root.is_dir() and root.resolve() in parents:
+        inside = [folder for folder in find_splits(root).values() or [root] if folder.resolve() in parents]
+        if inside:
+            raise UserError(
+                f"--output must not be in a folder of images, where it would be taken for images or a class; found "
+                f"{printable(output)} in {printable(inside[0])}"
+            )
+
+
+def refuse_splits(root: Path) -> None:
+    """Refuse a folder of splits in the place of class folders.
+
+    Raises:
+        UserError: that names the folders to give: those of splits in other words, such as images_train and images_val,
+            or the only folder, with splits in it, as some archives unpack; or folders of splits within those of
+            classes.
+    """
+    folders = subfolders(root)
+    if len(folders) == 1 and (inner := find_splits(root / folders[0])):
+        held = " and ".join(path.name for path in inner.values())
+        raise UserError(f"{root} holds only the folder {folders[0]}, with {held} in it: --data {root / folders[0]}")
+    inner_names = [subfolders(root / name) for name in folders]
+    if len(folders) > 1 and all(names and all(map(split_named, names)) for names in inner_names):
+        name, split = folders[0], inner_names[0][0]
+        raise UserError(
+            f"the class folders of {root} hold folders of splits, such as {name}/{split}: put the splits first, as "
+            f"{split}/{name}, or list the images in a CSV with a column split"
+        )
+    train = [name for name in folders if _has_word(name, SPLITS["train"])]
+    others = [name for name in folders if _has_word(name, SPLITS["val"] + SPLITS["test"])]
+    for name in train:
+        for other in others:
+            if set(subfolders(root / name)) & set(subfolders(root / other)):
+                raise UserError(
+                    f"{root} holds {name} and {other} with the same class folders in both: "
+                    f"--data {root / name} --val {root / other}"
+                )
+
+
+def possible_splits(root: Path) -> list[str]:
+    """Names of the folders that are no split by their name, and hold folders as a split does."""
+    return [name for name in subfolders(root) if split_named(name) is None and subfolders(root / name)]
+
+
+def _has_word(name: str, words: Sequence[str]) -> bool:
+    return any(word in words for word in re.findall("[a-z]+", name.lower()))
+
+
+def _without_images(folder: Path, listing: Listing) -> str:
+    return f"every class folder needs images, found none in {folder}{_beside(listing.skipped)}"
+
+
+def _beside(skipped: Counter[str]) -> str:
+    return f"; its files are not of a supported format: {describe_skipped(skipped)}" if skipped else ""
+
+
+def _without_classes(root: Path) -> str:
+    images = sum(map(has_image_suffix, loose_files(root)))
+    if images:
+        return (
+            f"{root} holds {images:,} images but no class folders: put the images of each class into a folder of its "
+            "own, or list them in a CSV with the columns path and label"
+        )
+    top = root.parent if split_named(root.name) else root
+    return f'no class folders in "{root}"; expected {expected_tree(top)}'
+
+
+def _skipped_notes(root: Path, skipped: Counter[str], loose: Sequence[str]) -> list[str]:
+    images = sum(map(has_image_suffix, loose))
+    others = [name for name in loose if not has_image_suffix(name)]
+    parts = [f"{_count(images, 'image')} outside of the class folders"] if images else []
+    if skipped:
+        parts.append(f"{_count(skipped.total(), 'file')} of unsupported formats ({describe_skipped(skipped)})")
+    if others:
+        kinds = describe_skipped(Counter(kind_of(root / name) for name in others))
+        parts.append(f"{_count(len(others), 'other file')} beside the class folders ({kinds})")
+    return [f"{root}: skipped {' and '.join(parts)}"] if parts else []
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"

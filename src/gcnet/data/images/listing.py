@@ -1,0 +1,153 @@
+"""Image files found in folders, also deep ones, and how many other files were skipped."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gcnet.data.decode import SUFFIXES, has_image_suffix
+from gcnet.errors import UserError, nearest_path
+
+# What operating systems, NAS boxes and notebooks leave beside images.
+_TOOL_FOLDERS = frozenset(
+    ("__macosx", "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "@tmp", "lost+found")
+    + ("$recycle.bin", "system volume information", "__pycache__")
+)
+_TOOL_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini"))
+_LISTED_SUFFIXES = 6
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files below a folder.
+
+    Attributes:
+        files: paths below the folder, in a fixed order.
+        skipped: number of files without an image suffix by kind, such as ".heic".
+    """
+
+    files: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def is_tool_file(name: str) -> bool:
+    """Whether a file or folder belongs to a tool rather than to the data: hidden, thumbnails, recycle bins."""
+    return name.startswith(".") or name.lower() in _TOOL_FOLDERS or name.lower() in _TOOL_FILES
+
+
+def list_images(folder: str | os.PathLike[str]) -> Listing:
+    """Image files below a folder, by suffix; files and folders of tools do not count. Symbolic links are followed.
+
+    Raises:
+        UserError: a folder cannot be read, or a symbolic link leads back to a folder around it.
+    """
+    listing = Listing()
+    for name in _walk(str(folder), ()):
+        base = os.path.basename(name)
+        if has_image_suffix(base):
+            listing.files.append(name)
+        else:
+            listing.skipped[kind_of(os.path.join(folder, name))] += 1
+    return listing
+
+
+def image_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The paths of `list_images`."""
+    return [Path(folder, name) for name in list_images(folder).files]
+
+
+def subfolders(folder: str | os.PathLike[str]) -> list[str]:
+    """Sorted names of the folders in a folder, without those of tools."""
+    return [entry.name for entry in _entries(str(folder)) if _is_folder(entry)]
+
+
+def loose_files(folder: str | os.PathLike[str]) -> list[str]:
+    """Sorted names of the files directly in a folder, without those of tools."""
+    return [entry.name for entry in _entries(str(folder)) if not _is_folder(entry)]
+
+
+def describe_skipped(skipped: Mapping[str, int]) -> str:
+    """Counts by kind, most frequent first, such as "12 .heic, 3 without a suffix"."""
+    ordered = sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = [f"{count:,} {kind}" for kind, count in ordered[:_LISTED_SUFFIXES]]
+    rest = sum(count for _, count in ordered[_LISTED_SUFFIXES:])
+    return ", ".join([*shown, *([f"{rest:,} others"] if rest else [])])
+
+
+def _walk(folder: str, around: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Paths below the folder of all files; `around` identifies the folders that it is in."""
+    status = os.stat(folder)
+    identity = status.st_dev, status.st_ino
+    if identity in around:
+        raise UserError(f"{folder} is a folder around itself, through a symbolic link: remove the link")
+    for entry in _entries(folder):
+        if _is_folder(entry):
+            yield from (f"{entry.name}/{name}" for name in _walk(entry.path, (*around, identity)))
+        else:
+            yield entry.name
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not is_tool_file(entry.name)]
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symbolic link to itself
+        return False
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """What kind of file other than an image a path is, for counts: its suffix, or that it is a broken link."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return "broken symbolic links"
+    return os.path.splitext(path)[1].lower() or "without a suffix"
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a path has lost the second slash
+
+
+def find_images(paths: Iterable[Path | str], *, note: Callable[[str], None] = lambda _: None) -> list[Path]:
+    """The files named, and the image files in the folders named (recursive, by suffix, sorted), each once.
+
+    Args:
+        paths: files and folders.
+        note: called with a sentence on the files of other formats in the folders, where there are any.
+
+    Raises:
+        UserError: a path does not exist, or no image file is found at all.
+    """
+    named = [Path(path) for path in paths]
+    found: dict[str, Path] = {}
+    skipped: Counter[str] = Counter()
+    for path in named:
+        if not os.path.lexists(path):
+            raise _missing(path)
+        listing = list_images(path) if path.is_dir() else Listing([""])
+        skipped += listing.skipped
+        for file in listing.files:
+            found.setdefault(os.path.realpath(path / file), path / file)
+    others = f"{skipped.total():,} files of unsupported formats ({describe_skipped(skipped)})"
+    if found and skipped:
+        note(f"skipped {others}")
+    if not found and skipped:
+        raise UserError(f"no image files in {', '.join(map(str, named))}, only {others}")
+    if not found:
+        suffixes = " ".join(sorted(SUFFIXES))
+        raise UserError(f"no image files in {', '.join(map(str, named))}; their names must end in one of {suffixes}")
+    return list(found.values())
+
+
+def _missing(path: Path) -> UserError:
+    if _URL.match(str(path)):
+        url = str(path).replace(":/", "://", 1)
+        return UserError(f"URLs are not supported, found {url}: download the images first")
+    return UserError(f"there is no file or folder {path}{nearest_path(path)}")

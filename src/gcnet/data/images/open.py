@@ -1,0 +1,229 @@
+"""From settings to images: what `--data` names, opened for training or for evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from gcnet.data.decode import FULL_DEPTH
+from gcnet.data.images.cifar import CIFAR_NAMES, CifarImages
+from gcnet.data.images.labeled import open_labeled, open_labeled_validation
+from gcnet.data.images.probe import find_bit_depth, require_readable, usual_size
+from gcnet.data.images.source import CachedImages, FileImages, ImageSource, SubsetImages, limit_images
+from gcnet.data.settings import AugmentSettings, DataSettings, Preprocessing
+from gcnet.errors import UserError
+
+if TYPE_CHECKING:
+    import gcnet.data.scenes
+    import gcnet.data.transforms
+
+
+SCENE_SIZE = 64
+SCENES_TRAIN, SCENES_VAL = 20_000, 2_000
+
+_SMALL, _LARGE = 64, 224
+_LARGE_RESIZE = 256
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """Training and validation images with the preprocessing that suits both.
+
+    Arguments:
+        train: the training images.
+        val: the validation images; the same classes.
+        preprocessing: how images are prepared.
+        classes: names of the classes, in the order of the labels.
+        generated: whether the images are generated scenes, which are cropped only where `--crop` says so: a crop
+            could cut the reference patch off.
+        notes: what was skipped, repaired or assumed, a sentence each.
+    """
+
+    train: ImageSource
+    val: ImageSource
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    generated: bool = False
+    notes: tuple[str, ...] = ()
+
+    def train_transform(self, augment: AugmentSettings) -> "gcnet.data.transforms.TrainTransform":
+        """The transform of training images."""
+        from gcnet.data.transforms import build_train_transform
+
+        if self.generated and augment.random_crop == "auto":
+            augment = replace(augment, random_crop="none")
+        return build_train_transform(self.preprocessing, augment)
+
+    def eval_transform(self) -> "gcnet.data.transforms.EvalTransform":
+        """The transform of validation images."""
+        from gcnet.data.transforms import build_eval_transform
+
+        return build_eval_transform(self.preprocessing)
+
+
+def open_data(
+    settings: DataSettings, seed: int = 0, *, split_seed: int = 0, preprocessing: Preprocessing | None = None
+) -> DataSplits:
+    """Open the training and the validation images.
+
+    Args:
+        settings: what to open; `data` is one of `gcnet.data.images.labeled.DATA_NAMES`, a folder of class folders, or
+            a CSV.
+        seed: of generated images; the same seed gives the same images.
+        split_seed: of the choice of validation images with `val_fraction`.
+        preprocessing: of the network's weights, but for the bit depth; by default chosen from the images. The settings
+            override it.
+
+    Raises:
+        UserError: nothing of that name or shape is there, the parts do not fit together, there is one class only, or
+            no validation image can be read.
+    """
+    train, val = _open_both(settings, seed, split_seed)
+    _require_classes(settings, train)
+    notes = dict.fromkeys((*train.notes, *val.notes))
+    train, val = limit_images(train, settings.limit_train), limit_images(val, settings.limit_val)
+    if preprocessing is not None and not settings.is_generated:
+        preprocessing = replace(preprocessing, bit_depth=_bit_depth(settings, train))
+    preprocessing = choose_preprocessing(settings, train, preprocessing)
+    if preprocessing.bit_depth != FULL_DEPTH:
+        notes[_depth_note(settings, preprocessing.bit_depth)] = None
+    train, val = (CachedImages(_with_depth(source, preprocessing)) for source in (train, val))
+    if not settings.is_generated:
+        require_readable(val, "validation")
+    return DataSplits(train, val, preprocessing, train.classes, settings.is_generated, tuple(notes))
+
+
+def open_evaluation(
+    settings: DataSettings,
+    seed: int = 0,
+    *,
+    split_seed: int = 0,
+    classes: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> tuple[ImageSource, Preprocessing]:
+    """Open only the images to evaluate: the validation part, or all of a CSV or a folder that has no such parts.
+
+    Args:
+        settings: what to open.
+        seed: of generated images.
+        split_seed: as for `open_data`.
+        classes: the class names that a network was trained with, in its order; labels then follow them. By default
+            the order is the one that `open_data` gives.
+        preprocessing: of the network; by default chosen from the images. The settings override it.
+
+    Raises:
+        UserError: as `open_data`, and for a class that `classes` lacks.
+    """
+    if settings.is_generated:
+        source: ImageSource = open_scenes(settings, seed, "val")
+    elif settings.data in CIFAR_NAMES:
+        source = _open_cifar(settings, "val")
+    else:
+        source = open_labeled_validation(settings, split_seed, classes)
+    if classes is not None and tuple(source.classes) != tuple(classes):
+        raise UserError(
+            f"{settings.data}: expected the classes {_shown(classes)} in this order, found {_shown(source.classes)}"
+        )
+    source = limit_images(source, settings.limit_val)
+    preprocessing = choose_preprocessing(settings, source, preprocessing)
+    return _with_depth(source, preprocessing), preprocessing
+
+
+def choose_preprocessing(
+    settings: DataSettings, source: ImageSource, usual: Preprocessing | None = None
+) -> Preprocessing:
+    """The network's own preprocessing with what the settings override; without one, what suits the images.
+
+    That is small square images as they are, and others 224 from 256, with ImageNet's mean and standard deviation.
+    Generated images keep the size that they are generated in.
+
+    The medians of the images' sides decide, see `gcnet.data.images.probe.usual_size`; where both sizes are given, no
+    image is looked at for them.
+
+    Raises:
+        UserError: a look at the images is needed and none can be read.
+    """
+    if settings.is_generated:
+        size = settings.image_size or SCENE_SIZE
+        if usual is None:
+            usual = Preprocessing(size)
+        elif usual.image_size != size:
+            usual = replace(usual, image_size=size, resize=None, crop_mode="center")
+    elif usual is None:
+        usual = _suited(settings, source)
+    return settings.preprocessing.applied(usual)
+
+
+def _suited(settings: DataSettings, source: ImageSource) -> Preprocessing:
+    """What suits the images, in the size of the settings where there is one."""
+    depth = _bit_depth(settings, source)
+    size, resize = settings.image_size, settings.resize
+    if size is None or (resize is None and settings.crop is None):
+        short, long = usual_size(source)
+        size = size or (short if short == long <= _SMALL else _LARGE)
+        if resize is None and (short, long) != (size, size):
+            resize = round(size * _LARGE_RESIZE / _LARGE)
+    return Preprocessing(size, resize, bit_depth=depth)
+
+
+def _bit_depth(settings: DataSettings, source: ImageSource) -> int:
+    """Bits in use of 16-bit images, as given or as a sample shows."""
+    if settings.bit_depth != "auto":
+        return int(settings.bit_depth)
+    return find_bit_depth(source) or FULL_DEPTH
+
+
+def _open_both(settings: DataSettings, seed: int, split_seed: int) -> tuple[ImageSource, ImageSource]:
+    if settings.is_generated:
+        return open_scenes(settings, seed, "train"), open_scenes(settings, seed, "val")
+    if settings.data in CIFAR_NAMES:
+        return _open_cifar(settings, "train"), _open_cifar(settings, "val")
+    return open_labeled(settings, split_seed)
+
+
+def _open_cifar(settings: DataSettings, split: str) -> CifarImages:
+    return CifarImages(settings.root, settings.data, train=split == "train", download=settings.download)
+
+
+def _require_classes(settings: DataSettings, train: ImageSource) -> None:
+    if len(train.classes) < 2:
+        raise UserError(
+            f'a classifier needs at least two classes, and {settings.data} has one, "{train.classes[0]}"; in a folder '
+            "of images each class is a folder of its own"
+        )
+
+
+def _with_depth(source: ImageSource, preprocessing: Preprocessing) -> ImageSource:
+    if preprocessing.bit_depth == FULL_DEPTH:
+        return source
+    if isinstance(source, SubsetImages):
+        return SubsetImages(_with_depth(source.source, preprocessing), source.indices)
+    return source.with_bit_depth(preprocessing.bit_depth) if isinstance(source, FileImages) else source
+
+
+def _depth_note(settings: DataSettings, depth: int) -> str:
+    how = (
+        "by the largest value of a sample; --bit-depth 16 keeps the full range"
+        if settings.bit_depth == "auto"
+        else "as given"
+    )
+    return f"16-bit images are read as {depth}-bit: values from 0 to {(1 << depth) - 1:,} ({how})"
+
+
+def open_scenes(settings: DataSettings, seed: int, split: str) -> "gcnet.data.scenes.Scenes":
+    """Generated scenes of one part, "train" or "val"."""
+    from gcnet.data.scenes import Scenes
+
+    size = settings.image_size or SCENE_SIZE
+    limit = settings.limit_train if split == "train" else settings.limit_val
+    return Scenes(
+        limit or (SCENES_TRAIN if split == "train" else SCENES_VAL),
+        size=size,
+        distance=size // 2 if settings.scene_distance is None else settings.scene_distance,
+        context=settings.data == "scenes",
+        split=split,
+        seed=seed,
+    )
+
+
+def _shown(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:5]) + (f", ... ({len(classes)} in all)" if len(classes) > 5 else "")

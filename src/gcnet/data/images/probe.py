@@ -1,0 +1,131 @@
+"""What a look at some images of a source tells: their usual size, the bits in use, whether any can be read."""
+
+import os
+from collections.abc import Callable, Iterator
+from statistics import median_low
+from typing import TypeVar
+
+from gcnet.data.decode import FULL_DEPTH, Header, ImageError, largest_value, read_header
+from gcnet.data.images.source import ImageSource, evenly_spread
+from gcnet.errors import UserError
+
+SAMPLED = 100
+BIT_DEPTHS = (8, 10, 12, 14, 16)
+_DEEP_SAMPLED = 32
+_DECODED_CLASSES = 100
+_DEEP_SUFFIXES = (".png", ".tif", ".tiff", ".pgm", ".ppm", ".jp2", ".j2k", ".jpx")
+Found = TypeVar("Found")
+
+
+def usual_size(source: ImageSource) -> tuple[int, int]:
+    """Medians of the short and of the long side, in pixels, over images spread evenly over the source.
+
+    Only headers are read, and unreadable images are passed over.
+
+    Raises:
+        UserError: no image can be read.
+    """
+    headers = list(_readable(source, evenly_spread(range(len(source)), SAMPLED), _header))
+    if not headers:
+        headers = [first_readable(source, range(len(source)), _header)]
+    sides = [sorted(header.upright_size) for header in headers]
+    return median_low(short for short, _ in sides), median_low(long for _, long in sides)
+
+
+def find_bit_depth(source: ImageSource) -> int | None:
+    """The bits in use of a source's 16-bit images, one of `BIT_DEPTHS`, by a sample; None where it has none.
+
+    The largest value of the sample decides: below 1,024 it is 10 bits, below 4,096 it is 12, and so on.
+    """
+    with_suffix = [index for index in range(len(source)) if _may_be_deep(source, index)]
+    sampled = evenly_spread(with_suffix, SAMPLED)
+    deep = [index for index in sampled if any(header.is_deep for header in _readable(source, [index], _header))]
+    chosen = evenly_spread(deep, _DEEP_SAMPLED)
+    values = [value for value in _readable(source, chosen, _largest) if value is not None]
+    if not values:
+        return None
+    return next((depth for depth in BIT_DEPTHS if max(values) < 1 << depth), FULL_DEPTH)
+
+
+def unused_depth_note(source: ImageSource, bit_depth: int) -> str | None:
+    """What to tell where 16-bit images use fewer bits than they are read with, and so are dark; None elsewhere."""
+    found = find_bit_depth(source)
+    if found is None or found >= bit_depth:
+        return None
+    return (
+        f"16-bit images use {found} bits (by the largest value of a sample) and are read as {bit_depth}-bit as in "
+        f"training, which makes them dark; --bit-depth {found} reads their full range"
+    )
+
+
+def unreadable_classes(source: ImageSource) -> list[str]:
+    """Names of the classes of which no image can be read; of more than 100 classes only headers are looked at."""
+    members: dict[int, list[int]] = {}
+    for index in range(len(source)):
+        members.setdefault(source.label(index), []).append(index)
+    read = _decoded if len(members) <= _DECODED_CLASSES else _header
+    return [
+        source.classes[label]
+        for label, indices in sorted(members.items())
+        if next(_readable(source, indices, read), None) is None
+    ]
+
+
+def require_readable(source: ImageSource, what: str) -> None:
+    """Refuse a source of which no image can be decoded; `what` names it.
+
+    Raises:
+        UserError: with the number of images and the first one's reason.
+    """
+    try:
+        first_readable(source, range(len(source)), _decoded)
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
+
+
+def first_readable(source: ImageSource, indices: range, read: Callable[[ImageSource, int], Found]) -> Found:
+    """What `read` gives for the first image that can be read.
+
+    Raises:
+        UserError: there is none.
+    """
+    first: ImageError | None = None
+    for index in indices:
+        try:
+            return read(source, index)
+        except ImageError as error:
+            first = first or error
+    raise UserError(f"none of the {len(indices):,} images can be read; {first}")
+
+
+def _readable(
+    source: ImageSource, indices: "list[int] | range", read: Callable[[ImageSource, int], Found]
+) -> Iterator[Found]:
+    for index in indices:
+        try:
+            yield read(source, index)
+        except ImageError:
+            continue
+
+
+def _header(source: ImageSource, index: int) -> Header:
+    file = source.file(index)
+    if file is not None:
+        return read_header(file)
+    width, height = source.read(index).size
+    return Header(width, height)
+
+
+def _largest(source: ImageSource, index: int) -> int | None:
+    file = source.file(index)
+    return None if file is None else largest_value(file)
+
+
+def _decoded(source: ImageSource, index: int) -> bool:
+    source.read(index)
+    return True
+
+
+def _may_be_deep(source: ImageSource, index: int) -> bool:
+    file = source.file(index)
+    return file is not None and os.path.splitext(file)[1].lower() in _DEEP_SUFFIXES

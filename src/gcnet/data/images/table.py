@@ -1,0 +1,273 @@
+"""Paths of images as a table has them, to paths below the image folder."""
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gcnet.data.coco.paths import resolve_paths
+from gcnet.data.decode import check_text
+from gcnet.data.images.folders import SPLITS, label_classes, split_named
+from gcnet.data.images.source import FileImages
+from gcnet.errors import UserError, no_folder, printable
+
+
+class ImageRoot:
+    """The folder of the images of a table.
+
+    A path is relative to this folder or else to the table's, or absolute; as it is written it must not leave the
+    image folder. What a symbolic link points to does not matter. Paths of other systems and machines (backslashes, URL
+    encoding, leading folders, URLs, other case) are repaired where that leads to one file of the folder.
+
+    Args:
+        root: the folder of the images.
+        beside: the table's folder.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+
+    def __init__(self, root: Path, beside: Path) -> None:
+        if not root.is_dir():
+            raise UserError(f"--images takes a folder, and {no_folder(root)}")
+        self.root = root
+        self._bases = list(dict.fromkeys((os.path.abspath(root), os.path.abspath(beside))))
+        self._real = os.path.realpath(root)
+
+    def below(self, paths: Sequence[str]) -> tuple[dict[str, str], str | None]:
+        """Paths below the image folder by the paths of the table, and what was repaired, in a sentence or None.
+
+        Those that lie outside of the folder are left out, unless they are those of no file while others are: these get
+        a path without a file, as other missing images have.
+        """
+        found = {path: name for path in paths if (name := self._below(path)) is not None}
+        lacking = [path for path in paths if not self._exists(path, found.get(path))]
+        resolved = resolve_paths(self._bases[0], lacking)
+        strays = [path for path in lacking if path not in found and path not in resolved.found]
+        if len(strays) < len(paths):
+            found |= {path: _without_start(path) for path in strays}
+        return {**found, **resolved.found}, resolved.note()
+
+    def _exists(self, path: str, name: str | None) -> bool:
+        """Whether a path of the table is that of a file, in the folder or outside of it."""
+        if name is not None:
+            return os.path.lexists(os.path.join(self._bases[0], name))
+        return any(os.path.lexists(os.path.normpath(os.path.join(base, path))) for base in self._bases)
+
+    def _below(self, path: str) -> str | None:
+        """The path below the image folder as it is written; None for one that lies outside."""
+        found = [self._inside(os.path.join(base, path)) for base in self._bases]
+        names = list(dict.fromkeys(name for name in found if name is not None))
+        if len(names) < 2:
+            return next(iter(names), None)
+        return next((name for name in names if os.path.lexists(os.path.join(self._bases[0], name))), names[0])
+
+    def _inside(self, path: str) -> str | None:
+        normal = os.path.normpath(path)
+        for root in (self._bases[0], self._real):
+            start = os.path.join(root, "")
+            if normal.startswith(start):
+                return normal[len(start) :]
+        return None
+
+
+def _without_start(path: str) -> str:
+    """A path that starts in the image folder, of one that starts elsewhere."""
+    return "/".join(part for part in path.split("/") if part not in ("", ".", ".."))
+
+
+_REQUIRED = ("path", "label")
+_DELIMITERS = (",", ";", "\t", "|")
+_LISTED = 5
+
+
+class Row(NamedTuple):
+    """A line of the table: its number in the file, and the values of path, label and split (None without a column)."""
+
+    line: int
+    path: str
+    label: str
+    split: str | None
+
+
+class CsvImages(FileImages):
+    """Images listed in a CSV with the columns path, label and, where it has several parts, split.
+
+    Args:
+        table: the CSV; its first line names the columns.
+        root: folder of the images, which the paths are relative to and may not leave (default: the CSV's own).
+        split: take the rows of this split, a key of `SPLITS`; None takes all rows.
+        classes: known class names, in the order of the labels (default: the sorted labels of the rows taken).
+
+    Raises:
+        UserError: missing columns or rows, a path with two labels or outside of `root`, a label that `classes` lacks.
+    """
+
+    def __init__(
+        self,
+        table: str | os.PathLike[str],
+        *,
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        rows, unused = _rows_of_split(table, split)
+        images = ImageRoot(Path(table).parent if root is None else Path(root), Path(table).parent)
+        listed, notes = _listed(table, rows, images)
+        found = sorted({row.label for row in rows})
+        label_of, repaired = label_classes(found, classes, table)
+        notes = [*repaired, *([note] if (note := _unused_note(table, unused)) else []), *notes]
+        labels = [label_of[row.label] for row in listed.values()]
+        super().__init__(images.root, list(listed), labels, found if classes is None else classes, notes=notes)
+
+
+def read_splits(table: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The splits that a CSV has rows for, keys of `SPLITS`; none where it has no column split.
+
+    Raises:
+        UserError: the column names other splits only.
+    """
+    rows = read_rows(table)
+    if rows[0].split is None:
+        return ()
+    named = {split_named(row.split or "") for row in rows}
+    if named == {None}:
+        raise UserError(f'{table}: the column "split" must say train, val or test, found {_shown(rows)}')
+    return tuple(split for split in SPLITS if split in named)
+
+
+def read_classes(table: str | os.PathLike[str], split: str | None) -> tuple[str, ...]:
+    """The sorted labels of the rows of a split; of None those of all rows."""
+    return tuple(sorted({row.label for row in _rows_of_split(table, split)[0]}))
+
+
+def read_rows(table: str | os.PathLike[str]) -> list[Row]:
+    """All rows of a CSV.
+
+    Raises:
+        UserError: it is not a CSV in UTF-8, lacks the columns path and label, or has an empty value or no rows.
+    """
+    try:
+        # Names of files need not be text: bytes that are not UTF-8 pass through, as in the file system.
+        with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            content = file.read()
+        if content.strip():
+            check_text(table, content)
+        if "\0" in content:
+            raise UserError(f"{table}: cannot be read as a CSV in UTF-8: it holds zero bytes, as UTF-16 does")
+        start = len(content) - len(content.lstrip("\r\n"))
+        skipped = len(content[:start].splitlines())
+        lines = io.StringIO(content[start:], newline="")
+        reader = csv.DictReader(lines, skipinitialspace=True, delimiter=_delimiter(content[start:]))
+        columns = [_column(name) for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        _check_columns(table, columns)
+        rows = [_row(table, skipped + reader.line_num, columns, row) for row in reader]
+    except (OSError, csv.Error) as error:
+        raise UserError(f"{table}: cannot be read as a CSV in UTF-8 ({error})") from error
+    if not rows:
+        raise UserError(f"{table}: expected a row for each image, found only the names of the columns")
+    return rows
+
+
+def _delimiter(content: str) -> str:
+    """What stands between columns: the first of `_DELIMITERS` with which the first line names path and label."""
+    first = content.splitlines()[:1]
+    for delimiter in _DELIMITERS:
+        for names in csv.reader(first, skipinitialspace=True, delimiter=delimiter):
+            if {_column(name) for name in names}.issuperset(_REQUIRED):
+                return delimiter
+    return _DELIMITERS[0]
+
+
+def _column(name: str) -> str:
+    """The name of a column; in small letters for those that are read."""
+    name = name.strip()
+    return name.lower() if name.lower() in (*_REQUIRED, "split") else name
+
+
+def unknown_splits(table: str | os.PathLike[str]) -> list[str]:
+    """The number of rows of each unknown split, in a sentence; none where all splits are known."""
+    counts = Counter(row.split for row in read_rows(table) if row.split and split_named(row.split) is None)
+    note = _unused_note(table, counts)
+    return [note] if note else []
+
+
+def _rows_of_split(table: str | os.PathLike[str], split: str | None) -> tuple[list[Row], Counter[str]]:
+    """The rows of a split, or of None all, and the number of rows by the name of a split that is unknown."""
+    rows = read_rows(table)
+    if split is None:
+        return rows, Counter()
+    if rows[0].split is None:
+        raise UserError(f'{table}: expected a column "split" with train and val, found none')
+    taken = [row for row in rows if split_named(row.split or "") == split]
+    if not taken:
+        raise UserError(f'{table}: no row has the split "{split}", found {_shown(rows)}')
+    return taken, Counter(row.split for row in rows if row.split and split_named(row.split) is None)
+
+
+def _shown(rows: Sequence[Row]) -> str:
+    names = sorted({printable(row.split or "") for row in rows})
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+
+
+def _unused_note(table: object, others: Counter[str]) -> str | None:
+    if not others:
+        return None
+    counts = ", ".join(f'{count:,} "{printable(name)}"' for name, count in others.most_common(_LISTED))
+    return f"{table}: rows of unknown splits are not used: {counts}"
+
+
+def _check_columns(table: str | os.PathLike[str], columns: list[str]) -> None:
+    for name in _REQUIRED:
+        if name not in columns:
+            found = printable(", ".join(columns)) or "an empty file"
+            raise UserError(f"{table}: the first line must name the columns path, label (and split), found {found}")
+        if columns.count(name) > 1:
+            raise UserError(
+                f'{table}: the first line must name each column once, found "{name}" {columns.count(name)} times'
+            )
+
+
+def _row(table: object, line: int, columns: list[str], row: dict[str, str | None]) -> Row:
+    values = {name: (row[name] or "").strip() for name in (*_REQUIRED, "split") if name in columns}
+    for name, value in values.items():
+        if not value:
+            raise UserError(f"{table}, line {line}: {name} is empty")
+    return Row(line, values["path"], values["label"], values.get("split"))
+
+
+def _listed(table: object, rows: Sequence[Row], images: ImageRoot) -> tuple[dict[str, Row], list[str]]:
+    """The row of each file, and what was skipped or repaired, a sentence each."""
+    names, note = images.below([row.path for row in rows])
+    listed: dict[str, Row] = {}
+    for row in rows:
+        place = f"{table}, line {row.line}"
+        name = names.get(row.path)
+        if name is None:
+            raise UserError(
+                f'{place}: "{printable(row.path)}" lies outside of the image folder {images.root}; --images takes the '
+                "folder of the images"
+            )
+        first = listed.setdefault(name, row)
+        if first.label != row.label:
+            raise UserError(
+                f'{place}: "{printable(row.path)}" is listed already, as "{printable(first.label)}" instead of '
+                f'"{printable(row.label)}", see {table}, line {first.line}'
+            )
+    _require_some(table, list(listed), images.root)
+    notes = [f"{table}: {note}"] if note else []
+    if len(listed) < len(rows):
+        notes.append(f"{table}: {len(rows) - len(listed):,} of {len(rows):,} rows repeat another one and are skipped")
+    return listed, notes
+
+
+def _require_some(table: object, files: Sequence[str], root: Path) -> None:
+    if not any((root / name).exists() for name in files):
+        raise UserError(
+            f"{table}: none of its {len(files):,} images is in the folder {root}, such as {printable(files[0])}; "
+            "--images takes the folder of the images"
+        )

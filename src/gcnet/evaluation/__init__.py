@@ -1,1 +1,0 @@
-"""Evaluation: accuracy of classifiers, pictures of results, predictions on images."""

@@ -1,0 +1,173 @@
+"""Pooling contexts: channel statistics, frequencies (FcaNet) and neighborhoods of the map (Gather-Excite)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class NormPool(nn.Module):
+    """`c = sqrt(sum_j x_j^2 + eps)`, the l2 norm over positions, in at least float32: in float16 it would overflow."""
+
+    def __init__(self, *, eps: float = 0.0) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *one"]:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=tuple(range(2, x.dim())), keepdim=True, dtype=wide)
+        return (norm.square() + self.eps).sqrt() if self.eps else norm
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}"
+
+
+class StylePool(nn.Module):
+    """`c = [m; s]`: every channel's mean and standard deviation over positions (SRM, arXiv 1903.10829).
+
+    As in the authors' code the sum of squares is divided by one less than the number of positions, in the paper by that
+    number. One position alone has no deviation: zero.
+    """
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c2 *one"]:
+        positions = tuple(range(2, x.dim()))
+        if x.shape[0] == 0:  # PyTorch warns of the deviation of an empty batch.
+            return x.mean(dim=positions, keepdim=True).repeat(1, 2, *[1] * len(positions))
+        correction = 1 if math.prod(x.shape[2:]) > 1 else 0
+        deviation, mean = torch.std_mean(x, dim=positions, correction=correction, keepdim=True)
+        return torch.cat([mean, deviation], dim=1)
+
+
+# Frequencies along height and width on a grid of 7 x 7, the best on ImageNet first (the authors' selection "top").
+TOP_FREQUENCIES = (
+    *((0, 0), (0, 1), (6, 0), (0, 5), (0, 2), (1, 0), (1, 2), (4, 0), (5, 0), (1, 6), (3, 0), (0, 4), (0, 6), (0, 3)),
+    *((3, 5), (2, 2), (4, 6), (6, 3), (3, 3), (5, 3), (5, 5), (2, 1), (6, 1), (5, 2), (5, 4), (3, 2), (3, 1), (4, 1)),
+    *((2, 3), (2, 0), (6, 5), (1, 3)),
+)
+
+
+class FrequencyPool(nn.Module):
+    """`c = sum_hw x_hw cos(pi u (h + 1/2) / G) cos(pi v (w + 1/2) / G)`, (u, v) by group of channels (FcaNet).
+
+    arXiv 2012.11879, multi-spectral channel attention; with the factors that make the basis orthonormal, as in the
+    authors' code. The map is first averaged to G x G positions. With one axis only v counts; with three, the map is
+    first averaged over the first of them.
+
+    Args:
+        frequencies: the first so many of `TOP_FREQUENCIES`, one for each group of neighbouring channels.
+        grid: G, a multiple of 7; frequencies grow with it, as in the authors' code.
+        dims: spatial axes.
+    """
+
+    basis: Tensor
+
+    def __init__(self, frequencies: int, *, grid: int, dims: int) -> None:
+        super().__init__()
+        self.grid = grid
+        pairs = [pair[-dims:] for pair in TOP_FREQUENCIES[:frequencies]]
+        waves = [[_wave(frequency * (grid // 7), grid) for frequency in pair] for pair in pairs]
+        basis = torch.stack([wave[0] if dims == 1 else torch.outer(*wave).flatten() for wave in waves])
+        self.register_buffer("basis", basis.to(torch.get_default_dtype()), persistent=False)
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *one"]:
+        plane = x.mean(dim=2) if x.dim() == 5 else x
+        groups = _averaged(plane, self.grid).flatten(2).unflatten(1, (self.basis.shape[0], -1))
+        context = torch.einsum("nfcg,fg->nfc", groups, self.basis)
+        return context.reshape(*x.shape[:2], *[1] * (x.dim() - 2))
+
+    def extra_repr(self) -> str:
+        return f"frequencies={self.basis.shape[0]}, grid={self.grid}"
+
+
+def _averaged(x: Float[Tensor, "n c *s"], grid: int) -> Float[Tensor, "n c *g"]:
+    """Adaptive average pooling to `grid` positions along each of one or two axes; for ONNX as matrix products.
+
+    ONNX has no adaptive pooling: its exporters write one for the size that they see, or refuse.
+    """
+    if not torch.onnx.is_in_onnx_export():
+        return (F.adaptive_avg_pool1d if x.dim() == 3 else F.adaptive_avg_pool2d)(x, grid)
+    x = torch.matmul(x, _averaging(x.shape[-1], grid, x).t())
+    return x if x.dim() == 3 else torch.matmul(_averaging(x.shape[-2], grid, x), x)
+
+
+def _averaging(size: int, grid: int, like: Tensor) -> Float[Tensor, "g s"]:
+    """The matrix of adaptive average pooling along one axis; cell i averages from i s / g to (i + 1) s / g."""
+    cells = torch.arange(grid, device=like.device).unsqueeze(1)
+    positions = torch.arange(size, device=like.device).unsqueeze(0)
+    start, end = cells * size // grid, ((cells + 1) * size + grid - 1) // grid
+    return ((positions >= start) & (positions < end)).to(like.dtype) / (end - start).to(like.dtype)
+
+
+def _wave(frequency: int, size: int) -> Tensor:
+    """The discrete cosine of unit length."""
+    positions = torch.arange(size, dtype=torch.float64)
+    return torch.cos(math.pi * frequency * (positions + 0.5) / size) * ((1 if frequency == 0 else 2) / size) ** 0.5
+
+
+class LocalAverage(nn.Module):
+    """The mean of the 2e - 1 positions around every e-th one, along each axis; the outside is left out."""
+
+    def __init__(self, extent: int) -> None:
+        super().__init__()
+        self.extent = extent
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *t"]:
+        kernel, stride, padding = 2 * self.extent - 1, self.extent, self.extent - 1
+        if x.dim() == 3:
+            return F.avg_pool1d(x, kernel, stride, padding, count_include_pad=False)
+        if x.dim() == 4:
+            return F.avg_pool2d(x, kernel, stride, padding, count_include_pad=False)
+        # Axis by axis it is the same; PyTorch's pooling of three axes refuses maps smaller than the kernel.
+        planes = F.avg_pool2d(x.flatten(1, 2), kernel, stride, padding, count_include_pad=False)
+        columns = planes.flatten(2).unflatten(1, x.shape[1:3])  # (N, C, T, H' W')
+        pooled = F.avg_pool2d(columns, (kernel, 1), (stride, 1), (padding, 0), count_include_pad=False)
+        return pooled.unflatten(3, planes.shape[2:])
+
+    def extra_repr(self) -> str:
+        return f"extent={self.extent}"
+
+
+class HalvingFilter(nn.Module):
+    """A convolution of each channel alone, of 3 positions along each axis with stride 2 and zeros around, no bias.
+
+    No convolution to `isinstance`, as `Pointwise`. It starts uniform within 1/sqrt(3^dims), PyTorch's start.
+    """
+
+    def __init__(self, channels: int, *, dims: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, *[3] * dims))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw a new start."""
+        bound = self.weight[0].numel() ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *t"]:
+        convolution = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[x.dim()]
+        return convolution(x, self.weight, stride=2, padding=1, groups=x.shape[1])
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}"
+
+
+class GatherPool(nn.Module):
+    """`c = spread(excite(gather(x)))`: a context of its own for every neighbourhood, at the size of the map.
+
+    Spreading takes the nearest gathered position. It changes nothing between channels, so to excite before it is the
+    same as after, on fewer positions.
+
+    Args:
+        gather: `(N, C, *S) -> (N, C, *T)`, T smaller.
+        excite: `(N, C, *T) -> (N, C, *T)`, or `nn.Identity()`.
+    """
+
+    def __init__(self, gather: nn.Module, excite: nn.Module) -> None:
+        super().__init__()
+        self.gather = gather
+        self.excite = excite
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+        return F.interpolate(self.excite(self.gather(x)), size=x.shape[2:], mode="nearest")

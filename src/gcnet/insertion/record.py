@@ -1,0 +1,156 @@
+"""Records of insertions: in memory, and as model files hold them, checked before anything is built."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from inspect import Parameter, signature
+from itertools import groupby
+from typing import Any
+
+from gcnet.blocks import BLOCKS, check_options, find_builder
+from gcnet.errors import UserError, printable
+from gcnet.insertion.layout import Layout
+from gcnet.insertion.residual_blocks.position import POSITIONS
+
+
+@dataclass(frozen=True)
+class Place:
+    """One inserted block: the module whose output it acts on, or the residual block that runs it.
+
+    Args:
+        name: of the module; the block is its child `context`.
+        channels: C of what the block sees.
+        parameters: added by the block.
+        form: "map", (N, C, *S); "channels-last map", (N, *S, C); or "tokens", (N, P, C).
+    """
+
+    name: str
+    channels: int
+    parameters: int
+    form: str = "map"
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """What one call of `insert` put where; `str()` says it in one line.
+
+    Args:
+        block: its name.
+        position: within residual blocks, such as "after_norm"; None where the block acts on a module's output.
+        places: in the order of the network.
+        ratio: the paper's r, where the block has one and it is not the block's own.
+    """
+
+    block: str
+    position: str | None
+    places: tuple[Place, ...]
+    ratio: float | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Parameters added in all."""
+        return sum(place.parameters for place in self.places)
+
+    def __str__(self) -> str:
+        groups = groupby(self.places, lambda place: (place.name.rpartition(".")[0], place.channels, place.form))
+        said = [self._group(parent, channels, form, list(places)) for (parent, channels, form), places in groups]
+        count = len(self.places)
+        if self.position is None:
+            ratio = "" if self.ratio is None else f"with ratio {self.ratio:g} "
+            where = f"{ratio}on the output of {count} module{'s' if count > 1 else ''}"
+        else:
+            where = f"{self.position} in {count} residual blocks"
+        return f"{self.block} {where}: {'; '.join(said)}; {self.parameters:,} parameters added"
+
+    def _group(self, parent: str, channels: int, form: str, places: list[Place]) -> str:
+        names = ", ".join(place.name.rpartition(".")[2] for place in places)
+        words = f"{channels} channels" if form == "map" else f"{form} of {channels} channels"
+        if self.position is not None:
+            return f"{parent} blocks {names} ({words})"
+        return f"{parent}: {names} ({words})" if parent else f"{names} ({words})"
+
+
+_MOST_OF_A_NAME = 60
+_KINDS: dict[Any, str] = {int: "a whole number from 0 up", bool: "true or false", str: "a name"}
+_LARGEST = 2**24  # of a number of channels, heads or slots: far beyond any block
+
+
+def check_record(record: object) -> None:
+    """Raise UserError for a record that `insertion_records` cannot have written.
+
+    Args:
+        record: one call of `insert`, as read from a file.
+    """
+    if not isinstance(record, Mapping):
+        raise _damaged("an insertion", "an object", record)
+    for key, (fits, expected) in _FIELDS.items():
+        if key not in record:
+            raise UserError(f'the record of an insertion has no "{key}": the file is damaged or was edited')
+        if not fits(record[key]):
+            raise _damaged(key, expected, record[key])
+    if not record["custom"]:
+        if record["block"] not in BLOCKS:
+            raise _damaged("block", "a name of gcnet.list_blocks()", record["block"])
+        check_options(record["block"], dict(record["options"]))
+        _check_values(record["block"], record["options"])
+    if "places" in record:  # Files from before any network could be a host have none.
+        _check_places(record["places"])
+
+
+def _check_places(places: object) -> None:
+    if not isinstance(places, Sequence) or isinstance(places, str) or not places:
+        raise _damaged("places", "a list of places", places)
+    known = {field.name: type(field.default) for field in fields(Layout)} | {"name": str, "channels": int}
+    for place in places:
+        if not isinstance(place, Mapping) or not {"name", "channels"} <= set(place) <= set(known):
+            raise _damaged("a place", f"an object of {', '.join(known)}", place)
+        for key, value in place.items():
+            if type(value) is not known[key] or not 0 <= (value if isinstance(value, int) else 0) <= _LARGEST:
+                raise _damaged(f"{key} of a place", _KINDS[known[key]], value)
+        if place["channels"] < 1 or not 1 <= place.get("dims", 2) <= 3:
+            raise _damaged("a place", "1 channel or more and 1 to 3 axes", place)
+    names = [place["name"] for place in places]
+    if len(set(names)) < len(names):
+        raise _damaged("places", "each place once", names)
+
+
+def _check_values(block: str, options: Mapping[str, Any]) -> None:
+    """Raise UserError for a value whose type is not that of the option's default."""
+    parameters = signature(find_builder(block)).parameters
+    for name, value in options.items():
+        default = parameters[name].default
+        if default is Parameter.empty or default is None:
+            fits = value is None or _is_number(value)
+        elif isinstance(default, bool | str):
+            fits = type(value) is type(default)
+        else:
+            fits = _is_number(value)
+        if not fits:
+            raise _damaged(f"the option {name} of {block}", f"a value such as {default}", value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
+def _is_whole_list(value: object) -> bool:
+    return value is None or (isinstance(value, list | tuple) and all(type(item) is int for item in value))
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "block": (lambda value: isinstance(value, str), "a name"),
+    "custom": (lambda value: isinstance(value, bool), "true or false"),
+    "ratio": (lambda value: value is None or (_is_number(value) and value > 0), "a number above 0 or null"),
+    "stages": (_is_whole_list, "a list of whole numbers or null"),
+    "blocks": (_is_whole_list, "a list of whole numbers or null"),
+    "position": (lambda value: value is None or value in POSITIONS, f"null or one of {', '.join(POSITIONS)}"),
+    "options": (lambda value: isinstance(value, Mapping), "an object"),
+}
+
+
+def _damaged(what: str, expected: str, found: object) -> UserError:
+    text = printable(repr(found))
+    shown = text if len(text) <= _MOST_OF_A_NAME else f"{text[:_MOST_OF_A_NAME]}..."
+    return UserError(
+        f"the record of an insertion is invalid: {what} must be {expected}, found {shown}; the file is damaged or "
+        "was edited"
+    )

@@ -1,0 +1,48 @@
+"""The residual blocks of timm's ResNet and ResNeXt with a context block.
+
+Where the host has its own channel attention (`se`), the context block comes after it.
+"""
+
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
+
+from gcnet.insertion.residual_blocks.position import Positioned
+
+
+class _TimmResidual(Positioned):
+    """What both blocks do after their last norm, and the host's parts that may be absent."""
+
+    aa: nn.Module
+    se: nn.Module | None
+    drop_path: nn.Module | None
+    downsample: nn.Module | None
+
+    def finish(self, out: Tensor, x: Tensor, activation: nn.Module) -> Tensor:
+        """The host's attention, the context block, stochastic depth, the shortcut and the last activation."""
+        if self.se is not None:
+            out = self.se(out)
+        out = self.at("after_norm", out)
+        if self.drop_path is not None:
+            out = self.drop_path(out)
+        identity = x if self.downsample is None else self.downsample(x)
+        return self.at("after_add", activation(self.join(out, identity)))
+
+
+class BasicBlockWithContext(_TimmResidual, BasicBlock):
+    """timm's `BasicBlock` with a context block after its last norm or after its addition."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.aa(self.act1(self.drop_block(self.bn1(self.conv1(x)))))
+        out = self.bn2(self.conv2(out))
+        return self.finish(out, x, self.act2)
+
+
+class BottleneckWithContext(_TimmResidual, Bottleneck):
+    """timm's `Bottleneck` with a context block at any of the three positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.act1(self.bn1(self.conv1(x)))
+        out = self.aa(self.act2(self.drop_block(self.bn2(self.conv2(out)))))
+        out = self.at("after_conv2", out)
+        out = self.bn3(self.conv3(out))
+        return self.finish(out, x, self.act3)

@@ -1,0 +1,322 @@
+"""Files of context blocks alone: their weights, whatever tools have done to the modules, and where they belong."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.weight_norm import WeightNorm
+
+from gcnet.blocks import Builder, find_builder
+from gcnet.checkpoints.foreign_files import weight_format
+from gcnet.errors import UserError, printable
+from gcnet.insertion import insert_record, inserted, insertion_records, remove
+from gcnet.insertion.record import check_record
+from gcnet.models.declared import require_weights_of_blocks
+from gcnet.storage import StorageError, load_tensors, save_tensors
+
+_COUNTERS = ("total_ops", "total_params")  # buffers that thop adds to every module
+_WRAPPED = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+}
+
+
+def plain_name(model: nn.Module, name: str) -> str:
+    """The name of a module without the parts that compiling, parallel training, averaging and peft put into it."""
+    kept, module = [], model
+    for part in name.split(".") if name else ():
+        if not _is_wrapping(module, part):
+            kept.append(part)
+        module = module.get_submodule(part)
+    return ".".join(kept)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module within compiled, parallel and averaged ones, and the trained copy of peft's `modules_to_save`."""
+    while True:
+        child = _WRAPPED.get(type(module).__name__)
+        if child is not None and child in module._modules:
+            module = module.get_submodule(child)
+        elif type(module).__name__ == "ModulesToSaveWrapper":
+            adapters = module.get_submodule("modules_to_save")
+            module = adapters.get_submodule(_active_adapter(module))
+        else:
+            return module
+
+
+def block_weights(block: nn.Module, name: str) -> dict[str, Tensor]:
+    """The parameters and persistent buffers of a block, by the names of a new one.
+
+    Pruned, weight-normalized and parametrized layers give the weights that they compute with; buffers of FLOP counters
+    are skipped.
+
+    Args:
+        block: an inserted block, possibly wrapped.
+        name: of the block, for the error.
+
+    Raises:
+        UserError: the weights are sharded or not in memory.
+    """
+    found = {key: tensor.detach() for key, tensor in _weights(unwrapped(block), "")}
+    require_whole(found, name)
+    return found
+
+
+def require_whole(tensors: Mapping[str, Tensor], owner: str) -> None:
+    """Raise UserError where this process does not hold all values of a tensor.
+
+    Args:
+        tensors: weights by name.
+        owner: what they are of, for the error.
+    """
+    for key, tensor in tensors.items():
+        if hasattr(tensor, "full_tensor"):
+            raise UserError(
+                f"the weights of {owner} are sharded (FSDP): load the state dict of "
+                "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True into the "
+                "network as it was before fully_shard, and save that"
+            )
+        if tensor.is_meta:
+            raise UserError(f"the weights of {owner} are not in memory: {key} is on the meta device (offloaded)")
+
+
+@torch.no_grad()
+def _weights(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    derived = {}
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, BasePruningMethod):
+            hook(module, ())  # Computes the weight from what training has made of it.
+            derived[hook._tensor_name] = {f"{hook._tensor_name}_orig", f"{hook._tensor_name}_mask"}
+        elif isinstance(hook, WeightNorm):
+            hook(module, ())
+            derived[hook.name] = {f"{hook.name}_g", f"{hook.name}_v"}
+    if is_parametrized(module):
+        derived |= {key: set() for key in module.get_submodule("parametrizations")._modules}
+    yield from ((f"{prefix}{key}", getattr(module, key)) for key in derived)
+    hidden = set(_COUNTERS).union(*derived.values())
+    for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
+        if tensor is not None and key not in hidden and key not in module._non_persistent_buffers_set:
+            yield f"{prefix}{key}", tensor
+    for key, child in module._modules.items():
+        if child is not None and key != "parametrizations":
+            yield from _weights(unwrapped(child), f"{prefix}{key}.")
+
+
+def _is_wrapping(module: nn.Module, part: str) -> bool:
+    return _WRAPPED.get(type(module).__name__) == part or (
+        type(module).__module__.startswith("peft.") and part in ("base_model", "model", "base_layer")
+    )
+
+
+def _active_adapter(wrapper: nn.Module) -> str:
+    adapter = getattr(wrapper, "active_adapter", "default")
+    return adapter if isinstance(adapter, str) else adapter[0]
+
+
+Record = dict[str, Any]
+
+
+def save_context(model: nn.Module, path: str | Path) -> None:
+    """Write the inserted blocks' weights and places to one small `.safetensors` file, atomically and checksummed.
+
+    Names are those of the network itself, without the wrappers of compiling, parallel training or peft. Of pruned and
+    weight-normalized layers the weights that they compute with are written.
+
+    Args:
+        model: a network with blocks, plain or wrapped.
+        path: the file.
+
+    Raises:
+        UserError: nothing is inserted, or weights are sharded (FSDP) or offloaded.
+        StorageError: the file cannot be written; an old one at `path` is then untouched.
+    """
+    blocks = _blocks(model)
+    if not blocks:
+        raise UserError(f"nothing is inserted in this {type(model).__name__}, so there is no block to save")
+    tensors = {
+        f"{_context_name(place)}.{key}": tensor
+        for place, host in blocks.items()
+        for key, tensor in block_weights(host.get_submodule("context"), _context_name(place)).items()
+    }
+    widths = {place: _widths(host) for place, host in blocks.items()}
+    save_tensors(Path(path), tensors, {"kind": "context", "insertions": _records(model), "widths": widths})
+
+
+def load_context(model: nn.Module, path: str | Path, *, builders: Mapping[str, Builder] | None = None) -> None:
+    """Load a file of `save_context` into the network that the blocks were trained in; insert them if none are.
+
+    Args:
+        model: the host, plain or with the same blocks at the same places, however these were asked for; it is changed
+            in place.
+        path: the file.
+        builders: for blocks of the user's own, the builder by the name that the file gives it.
+
+    Raises:
+        StorageError: the file is missing, damaged or of another origin.
+        UserError: the host lacks a place, has other channels there, holds other blocks, or a builder is missing. The
+            model is then unchanged.
+    """
+    if Path(path).is_file():
+        weight_format(Path(path))
+    tensors, metadata = load_tensors(Path(path))
+    records = _checked_records(metadata, path)
+    require_weights_of_blocks(records, tensors, printable(path))
+    _require_widths(model, records, metadata.get("widths"), path)
+    if inserted(model):
+        _require_same(_records(model), records, path)
+        _load(model, tensors, path)
+        return
+    try:
+        for record in records:
+            insert_record(model, record, builders or {})
+        _load(model, tensors, path)
+    except BaseException:
+        remove(model)
+        raise
+
+
+def _checked_records(metadata: Mapping[str, Any], path: str | Path) -> list[Record]:
+    if metadata.get("kind") != "context":
+        kind = printable(str(metadata.get("kind", "file of unknown kind")))
+        raise StorageError(f"{path} is not a file of blocks alone but a {kind}")
+    records = metadata.get("insertions")
+    if not isinstance(records, list) or not records:
+        raise StorageError(f"{path} is damaged or was edited: it does not list the insertions of its blocks")
+    for record in records:
+        try:
+            check_record(record)
+        except UserError as error:
+            raise StorageError(f"{path}: {error}") from error
+    return records
+
+
+def _blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that run a block, by their names in the plain network."""
+    names = [place.name for insertion in inserted(model) for place in insertion.places]
+    return {plain_name(model, name): model.get_submodule(name) for name in names}
+
+
+def _records(model: nn.Module) -> list[Record]:
+    """`insertion_records` with names of the plain network, as JSON gives them back."""
+    records = insertion_records(model)
+    for record in records:
+        record["places"] = [place | {"name": plain_name(model, place["name"])} for place in record["places"]]
+    return json.loads(json.dumps(records))
+
+
+def _context_name(place: str) -> str:
+    return f"{place}.context" if place else "context"
+
+
+def _widths(host: nn.Module) -> dict[str, int]:
+    """The lengths of the host's own vectors, which tell one width of a network from another."""
+    return {
+        name: parameter.shape[0]
+        for name, parameter in host.named_parameters()
+        if parameter.dim() == 1 and not name.startswith("context.") and ".context." not in name
+    }
+
+
+def _require_widths(model: nn.Module, records: Sequence[Record], widths: object, path: str | Path) -> None:
+    """Raise UserError where a place has vectors of the same names and of other lengths than when the file was made."""
+    known = dict(widths) if isinstance(widths, Mapping) else {}  # Older files have none.
+    for record in records:
+        if record["position"] is not None:
+            norm = "bn2" if record["position"] == "after_conv2" else "bn3"
+            for place in record.get("places", ()):
+                known.setdefault(place["name"], {f"{norm}.weight": place["channels"]})
+    modules = {plain_name(model, name): module for name, module in model.named_modules()}
+    for place, lengths in known.items():
+        if not isinstance(lengths, Mapping) or place not in modules:
+            continue
+        own = _widths(modules[place])
+        for name in lengths.keys() & own.keys():
+            if lengths[name] != own[name]:
+                raise UserError(
+                    f"{path} is of a network of another width: {printable(place)}.{name} had {lengths[name]} channels "
+                    f"there and has {own[name]} here"
+                )
+
+
+def _require_same(own: Sequence[Record], given: Sequence[Record], path: str | Path) -> None:
+    """Raise UserError unless both describe the same blocks at the same places."""
+    here, there = _described(own), _described(given)
+    for place in there:
+        if place not in here:
+            raise UserError(
+                f"{path} has a block at {place}, where this network has none; "
+                "gcnet.remove(model) takes out the blocks that are there"
+            )
+        if here[place] != there[place]:
+            raise UserError(
+                f"the block of {path} at {place} is another than this network's: {_difference(there, here, place)}; "
+                "gcnet.remove(model) takes out the blocks that are there"
+            )
+    extra = sorted(set(here) - set(there))
+    if extra:
+        raise UserError(
+            f"this network has a block at {', '.join(extra[:3])}, for which {path} has no weights; "
+            "gcnet.remove(model) takes out the blocks that are there"
+        )
+
+
+def _described(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """Of every place its block in full: defaults of options filled in; the ratio is in the shapes of the weights."""
+    found = {}
+    for record in records:
+        options = dict(record["options"])
+        if not record["custom"]:
+            parameters = signature(find_builder(record["block"])).parameters.values()
+            defaults = {one.name: one.default for one in parameters if one.default is not Parameter.empty}
+            options = {key: value for key, value in (defaults | options).items() if key not in ("ratio", "dims")}
+        for place in record.get("places", ()):
+            layout = {key: value for key, value in place.items() if key != "name"}
+            found[place["name"]] = {"block": record["block"], "position": record["position"], **layout, **options}
+    return found
+
+
+def _difference(there: Mapping[str, Mapping[str, Any]], here: Mapping[str, Mapping[str, Any]], place: str) -> str:
+    keys = [*there[place], *here[place]]
+    key = next(key for key in keys if there[place].get(key) != here[place].get(key))
+    return f"{key} {there[place].get(key)} instead of {here[place].get(key)}"
+
+
+def _load(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load the blocks' weights, which must fit name by name; nothing is changed where one does not."""
+    loads = []
+    known = set()
+    for place, host in _blocks(model).items():
+        block, prefix = unwrapped(host.get_submodule("context")), f"{_context_name(place)}."
+        weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        own = block.state_dict()
+        _require_fit(own, weights, prefix, path)
+        known |= {prefix + key for key in weights}
+        loads.append((block, weights))
+    foreign = sorted(set(tensors) - known)
+    if foreign:
+        raise StorageError(f"{path} holds weights of no block of its own: {printable(foreign[0])}")
+    for block, weights in loads:
+        block.load_state_dict(weights, strict=False)
+
+
+def _require_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], prefix: str, path: str | Path) -> None:
+    for key in sorted(own.keys() | weights.keys()):
+        if key.rpartition(".")[2] in ("total_ops", "total_params"):
+            continue
+        if key in own and key in weights and own[key].shape == weights[key].shape:
+            continue
+        shapes = [tuple(one[key].shape) if key in one else "none" for one in (own, weights)]
+        raise UserError(
+            f"the weights of {path} do not fit this network's blocks: {printable(prefix + key)} has shape {shapes[0]} "
+            f"here and {shapes[1]} in the file"
+        )

@@ -1,5 +1,0 @@
-"""Weights published by others, in our keys: literal key tables, strict."""
-
-from gcnet.models.checkpoints.blocks import convert_block, infer_block
-
-__all__ = ["convert_block", "infer_block"]

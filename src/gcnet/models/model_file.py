@@ -1,0 +1,166 @@
+"""Model files: weights, and beside them all that rebuilds and uses the network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from gcnet.blocks import Builder
+from gcnet.checkpoints.foreign_files import weight_format
+from gcnet.errors import UserError, nearest, printable
+from gcnet.insertion import insert_record, insertion_records
+from gcnet.insertion.attach import installed_modules, uninstall
+from gcnet.models.block_file import require_whole, unwrapped
+from gcnet.models.card import ModelCard, card_of, read_card, set_card
+from gcnet.models.declared import require_weights_of_blocks, require_weights_of_host
+from gcnet.models.registry import build_host
+from gcnet.storage import StorageError, has_checksum, load_tensors, save_tensors
+
+_PROFILES = ("total_ops", "total_params")
+
+
+def save_model(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    preprocessing: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    category_ids: Sequence[int] | None = None,
+) -> None:
+    """Write the weights and the model card to one `.safetensors` file, atomically and checksummed.
+
+    What is not given is taken from the card that the model was loaded with. Of a compiled, parallel or averaged network
+    the network within is written.
+
+    Raises:
+        UserError: weights are sharded (FSDP) or offloaded.
+        StorageError: the file cannot be written; an old one at `path` is then untouched.
+    """
+    model = unwrapped(model)
+    tensors = without_profiles(model.state_dict())
+    require_whole(tensors, f"this {type(model).__name__}")
+    known = card_of(model)
+    card = ModelCard(
+        architecture=known.architecture,
+        num_classes=known.num_classes,
+        insertions=tuple(insertion_records(model)),
+        preprocessing=known.preprocessing if preprocessing is None else dict(preprocessing),
+        class_names=known.class_names if class_names is None else tuple(class_names),
+        detector=known.detector,
+        category_ids=known.category_ids if category_ids is None else tuple(category_ids),
+        image_size=known.image_size,
+    )
+    save_tensors(Path(path), tensors, {"kind": "model", **asdict(card)})
+
+
+def load_model(
+    path: str | Path, model: nn.Module | None = None, *, builders: Mapping[str, Builder] | None = None
+) -> nn.Module:
+    """Rebuild the network of a model file, its blocks inserted and its weights loaded, in eval mode on the CPU.
+
+    Args:
+        path: a file of `save_model`.
+        model: the plain host, for a network that `create_model` does not know; blocks are inserted into it, in place.
+        builders: for blocks of the user's own, the builder by the name that the file gives it.
+
+    Raises:
+        StorageError: the file is damaged, was edited, or is of another kind.
+        UserError: there is no file of ours at `path`, the host or a builder is needed and not given, or the weights do
+            not fit. `model` is then unchanged.
+    """
+    tensors, card = read_model_file(path)
+    require_weights_of_blocks(card.insertions, tensors, printable(path))
+    if model is None:
+        if card.architecture is None:
+            raise UserError(
+                f"{printable(path)} holds the weights of a network of your own: pass that network, "
+                "load_model(path, model)"
+            )
+        require_weights_of_host(card, tensors, printable(path))
+        model = build_host(card.architecture, card.num_classes, card.detector, card.image_size)
+    before = {id(module) for _, module in installed_modules(model)}
+    try:
+        for record in card.insertions:
+            insert_record(model, record, builders or {})
+        load_strictly(model, tensors, str(path))
+    except BaseException:
+        for _, module in list(installed_modules(model)):
+            if id(module) not in before:
+                uninstall(module)
+        raise
+    set_card(model, card)
+    return model.eval()
+
+
+def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
+    """Weights by name, and the card, of a file of `save_model`.
+
+    Raises:
+        StorageError: the file is missing, damaged or of another kind.
+        UserError: it is no file of ours, which the sentence names.
+    """
+    path = Path(path)
+    if weight_format(path) != "safetensors" or not has_checksum(path):
+        raise UserError(
+            f"{printable(path)} holds weights alone, and not which network they are of: give them as --weights with "
+            "--model NAME (in Python: create_model(NAME, weights=...))"
+        )
+    tensors, metadata = load_tensors(path)
+    if metadata.get("kind") != "model":
+        kind = printable(str(metadata.get("kind", "file of unknown kind")))
+        raise StorageError(f"{printable(path)} is not a model file but a {kind}")
+    return tensors, read_card(metadata, path)
+
+
+def without_profiles(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the counts that thop leaves in a network that it profiled."""
+    return {name: value for name, value in tensors.items() if name.rpartition(".")[2] not in _PROFILES}
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Load weights that must fit name by name and shape by shape; counts of thop do not matter.
+
+    Args:
+        model: the network.
+        tensors: the weights by name.
+        origin: of the weights, for errors.
+
+    Raises:
+        UserError: they do not fit; the sentence names what is missing, unknown or of another shape. The model is then
+            unchanged.
+    """
+    whole = model.state_dict()
+    own, given = without_profiles(whole), without_profiles(tensors)
+    given = {name: value for name, value in given.items() if name in own or not _is_step_count(name, own)}
+    missing = [name for name in own if name not in given]
+    unknown = [name for name in given if name not in own]
+    complex_ = [name for name in own if name in given and given[name].is_complex() and not own[name].is_complex()]
+    unfit = [name for name in own if name in given and own[name].shape != given[name].shape]
+    problems = []
+    if missing:
+        problems.append(f"they lack {_listed(missing)}")
+    if unknown:
+        proposal = nearest(unknown[0], missing) if missing else ""
+        problems.append(f"they hold the unknown {_listed(unknown)}{proposal.rstrip('?')}")
+    if unfit:
+        name = unfit[0]
+        shapes = f"{tuple(given[name].shape)}, expected {tuple(own[name].shape)}"
+        problems.append(f"they have another shape of {_listed(unfit)} (found {shapes})")
+    if complex_:
+        problems.append(f"they have complex numbers in {_listed(complex_)}")
+    if problems:
+        raise UserError(f"the weights of {printable(origin)} do not fit this network: {'; '.join(problems)}")
+    model.load_state_dict(whole | given)
+
+
+def _is_step_count(name: str, own: Mapping[str, Tensor]) -> bool:
+    """Whether it is the count of steps of a batch norm that is frozen in this network, and needs none."""
+    norm, _, entry = name.rpartition(".")
+    return entry == "num_batches_tracked" and f"{norm}.running_mean" in own
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(printable, names[:3])) + more

@@ -1,0 +1,273 @@
+"""Model registry: resolves names to a backbone and the placement of its blocks."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from gcnet.blocks import BLOCKS
+from gcnet.errors import UserError, nearest
+from gcnet.models.unknown_names import unknown_model, unknown_tag
+
+
+def _torchvision_resnet(name: str) -> Callable[[int], nn.Module]:
+    def build(num_classes: int) -> nn.Module:
+        import torchvision.models
+
+        return getattr(torchvision.models, name)(weights=None, num_classes=num_classes)
+
+    return build
+
+
+def _resnext101_32x4d(num_classes: int) -> nn.Module:
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    return ResNet(Bottleneck, [3, 4, 23, 3], num_classes=num_classes, groups=32, width_per_group=4)
+
+
+def _cifar_resnet(depth: int) -> Callable[[int], nn.Module]:
+    def build(num_classes: int) -> nn.Module:
+        from gcnet.models.cifar_resnet import CifarResNet
+
+        return CifarResNet(depth, num_classes)
+
+    return build
+
+
+def _scenes_resnet(num_classes: int) -> nn.Module:
+    from gcnet.models.scenes_resnet import ScenesResNet
+
+    return ScenesResNet(num_classes)
+
+
+_SMALL_INPUTS = {"cifar_": 32, "scenes_": 64}
+
+HOSTS: dict[str, Callable[[int], nn.Module]] = {
+    "resnet18": _torchvision_resnet("resnet18"),
+    "resnet34": _torchvision_resnet("resnet34"),
+    "resnet50": _torchvision_resnet("resnet50"),
+    "resnet101": _torchvision_resnet("resnet101"),
+    "resnext50_32x4d": _torchvision_resnet("resnext50_32x4d"),
+    "resnext101_32x4d": _resnext101_32x4d,
+    "cifar_resnet20": _cifar_resnet(20),
+    "cifar_resnet56": _cifar_resnet(56),
+    "scenes_resnet": _scenes_resnet,
+}
+_CLASSES = {"cifar_resnet20": 10, "cifar_resnet56": 10, "scenes_resnet": 6}
+
+
+# Hosts for small images get small parts: options of `build_mask_rcnn`.
+_MOST_CLASSES = 100_000_000
+_SMALL_DETECTOR: dict[str, Any] = {"image_size": (64, 64), "regions": 64, "width": 64, "hidden": 128}
+_CIFAR_DETECTOR = _SMALL_DETECTOR | {"anchor_sides": (10.0, 16.0, 24.0, 32.0)}
+_DETECTOR_DEFAULTS: dict[str, dict[str, Any]] = {
+    "cifar_resnet20": _CIFAR_DETECTOR,
+    "cifar_resnet56": _CIFAR_DETECTOR,
+    "scenes_resnet": _SMALL_DETECTOR | {"anchor_sides": (10.0,)},
+}
+
+
+def _detector(host: str, kind: str, suffix: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+    from gcnet.models.detector.deformable import make_deformable
+    from gcnet.models.detector.mask_rcnn import build_mask_rcnn
+
+    backbone = HOSTS[host](1)
+    if suffix == _DEFORMABLE:
+        make_deformable(backbone)
+    chosen = _DETECTOR_DEFAULTS.get(host, {}) | dict(options)
+    return build_mask_rcnn(backbone, num_classes=num_classes, cascade=kind == _CASCADE, masks=kind != _FASTER, **chosen)
+
+
+# A detector's name: what it is, then (with a block) a prefix, its host, and _dcn for deformable convolutions in c3-c5.
+_MASK, _CASCADE, _FASTER, _DEFORMABLE = "mask_rcnn_", "cascade_mask_rcnn_", "faster_rcnn_", "_dcn"
+_DETECTOR_KINDS = (_MASK, _CASCADE, _FASTER)
+_PLAIN_HOSTS = ("resnet18", "resnet34", "cifar_resnet20", "cifar_resnet56", "scenes_resnet")
+_BOTTLENECK_HOSTS = ("resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x4d")
+_DETECTORS: dict[str, tuple[str, str, str]] = {  # host, kind and suffix by name
+    kind + host + suffix: (host, kind, suffix)
+    for kind in _DETECTOR_KINDS
+    for hosts, suffixes in ((_PLAIN_HOSTS, ("",)), (_BOTTLENECK_HOSTS, ("", _DEFORMABLE)))
+    for host in hosts
+    for suffix in suffixes
+}
+
+_LISTED = ("gc_", "snl_", "se_", "nl_")
+# In our small networks: the stages that play the same part.
+_CIFAR_STAGES = {(2, 3, 4, 5): (1, 2, 3), (4,): (2,)}
+_SMALL_STAGES = {
+    "cifar_resnet20": _CIFAR_STAGES,
+    "cifar_resnet56": _CIFAR_STAGES,
+    "scenes_resnet": {(2, 3, 4, 5): (1,), (4,): (1,)},
+}
+
+
+def list_models() -> list[str]:
+    """The classifiers with names of our own, plain and with the blocks of GCNet's paper.
+
+    The name of every other block is a prefix, too (`eca_resnet50`); timm's and torchvision's networks come on top.
+    """
+    return [prefix + host for host in HOSTS for prefix in ("", *_LISTED)]
+
+
+def list_detectors() -> list[str]:
+    """The detectors, plain and with the blocks of GCNet's paper; every other block's name is a prefix, too."""
+    return [
+        kind + prefix + name.removeprefix(kind)
+        for name in _DETECTORS
+        for kind in _DETECTOR_KINDS
+        if name.startswith(kind)
+        for prefix in ("", *_LISTED)
+    ]
+
+
+def is_detector(name: str) -> bool:
+    """Whether a network's name is that of a detector."""
+    return name.startswith(_DETECTOR_KINDS)
+
+
+def has_masks(name: str) -> bool:
+    """Whether a detector, by its name, predicts masks beside boxes."""
+    return is_detector(name) and not name.startswith(_FASTER)
+
+
+def without_masks(name: str) -> str:
+    """The detector of boxes only on the same network: `mask_rcnn_resnet50` -> `faster_rcnn_resnet50`."""
+    kind = next(kind for kind in (_CASCADE, _MASK, _FASTER) if name.startswith(kind))
+    return _FASTER + name.removeprefix(kind)
+
+
+def default_classes(host_name: str) -> int:
+    """The number of classes that a network has unless told otherwise."""
+    return 80 if is_detector(host_name) else _CLASSES.get(host_name, 1000)
+
+
+def small_input(host_name: str) -> int | None:
+    """Side in pixels of the images that a network for small images is made for; None for any other network."""
+    return next((side for start, side in _SMALL_INPUTS.items() if host_name.startswith(start)), None)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """`gc_resnet50` -> (`gc_`, `resnet50`), `mask_rcnn_gc_resnet50` -> (`gc_`, `mask_rcnn_resnet50`).
+
+    The prefix is empty for every other name.
+    """
+    kind = next((kind for kind in _DETECTOR_KINDS if name.startswith(kind)), "")
+    for prefix in _prefixes():
+        host = kind + name.removeprefix(kind + prefix)
+        if name.startswith(kind + prefix) and (host in HOSTS or host in _DETECTORS):
+            return prefix, host
+    return "", name
+
+
+def _prefixes() -> dict[str, str]:
+    """Block by prefix; "nl_" stands for the non-local block that papers mean by the name."""
+    return {"nl_": "nl_embedded_gaussian"} | {f"{block}_": block for block in BLOCKS}
+
+
+def backbone_name(host_name: str) -> str:
+    """The classifier that a detector stands on; of any other network the name itself."""
+    return _DETECTORS[host_name][0] if host_name in _DETECTORS else host_name
+
+
+def detector_options(host_name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `build_mask_rcnn` for a detector, checked, their sequences as tuples.
+
+    Raises:
+        UserError: the network is no detector, an option is unknown, or its value cannot be.
+    """
+    if not is_detector(host_name):
+        proposal = nearest(_DETECTOR_KINDS[0] + host_name, list_detectors())
+        raise UserError(f'detector= holds options of a detector, and "{host_name}" is a classifier{proposal}')
+    from gcnet.models.detector.options import check_options
+
+    check_options(options)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+
+
+def published_placement(prefix: str, host_name: str) -> dict[str, Any]:
+    """Arguments of `insert` that a prefix stands for in a host."""
+    block = _prefixes().get(prefix)
+    if block is None:
+        return {}
+    placement: dict[str, Any] = {"block": block, **BLOCKS[block].placement}
+    small = _SMALL_STAGES.get(backbone_name(host_name))
+    if small and "stages" in placement:
+        placement["stages"] = small[placement["stages"]]
+    return placement
+
+
+def build_host(
+    name: str, num_classes: int | None, detector: Mapping[str, Any] | None = None, image_size: int | None = None
+) -> nn.Module:
+    """A plain network by name, with fresh weights.
+
+    Args:
+        name: of the network without blocks.
+        num_classes: length of the logits; None for the usual one.
+        detector: options of `build_mask_rcnn`.
+        image_size: side in pixels that networks which are made for one size (ViT, Swin, ...) are built for.
+
+    Raises:
+        UserError: the name is unknown, or the network cannot be built for this size.
+    """
+    classes = num_classes or default_classes(name)
+    if classes > _MOST_CLASSES:
+        raise UserError(f"a network has at most {_MOST_CLASSES:,} classes, found {classes:,}")
+    options = {} if detector is None else detector_options(name, detector)
+    if name in HOSTS:
+        return HOSTS[name](classes)
+    if name in _DETECTORS:
+        return _detector(*_DETECTORS[name], classes, options)
+    library, _, plain = name.rpartition("/")
+    if library in ("", "timm"):
+        import timm
+
+        if timm.is_model(plain) or timm.is_model(plain.partition(".")[0]):
+            return _from_timm(plain, classes, image_size)
+    if library in ("", "torchvision"):
+        import torchvision.models
+
+        if plain in torchvision.models.list_models(module=torchvision.models):
+            return _from_torchvision(plain, classes, image_size)
+    raise unknown_model(name, own=list_models(), detectors=list_detectors(), prefixes=_prefixes())
+
+
+def _from_timm(name: str, classes: int, image_size: int | None) -> nn.Module:
+    import timm
+
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise unknown_tag(name) from error
+    has_size = image_size is not None and config is not None and config.fixed_input_size
+    size: dict[str, Any] = {"img_size": image_size} if has_size else {}
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=classes, **size)
+    except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        if not size and _on_meta_device():
+            raise  # some networks compute with tensors while they are built; callers then build them for real
+        if not size:
+            raise UserError(f"timm cannot build {name}: {error}") from error
+        raise UserError(
+            f"{name} cannot be built for images of {image_size} pixels: give another --image-size"
+        ) from error
+
+
+def _from_torchvision(name: str, classes: int, image_size: int | None) -> nn.Module:
+    import torchvision.models
+
+    # The rest of torchvision's classifiers takes images of any size, or none but 224 (MaxViT).
+    size: dict[str, Any] = {"image_size": image_size} if image_size and name.startswith("vit_") else {}
+    arguments: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    try:
+        return torchvision.models.get_model(name, weights=None, num_classes=classes, **size, **arguments)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        if not size:
+            raise
+        raise UserError(f"{name} cannot be built for images of {image_size} pixels") from error
+
+
+def _on_meta_device() -> bool:
+    import torch
+
+    return torch.empty(0).is_meta

@@ -1,0 +1,1 @@
+"""Tasks: what differs between classification and detection in training, evaluation, prediction and analysis."""

@@ -1,0 +1,177 @@
+"""Accuracy of a classifier: top-1 with its interval, top-5, per class, confusions; exact over several processes."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+
+from gcnet.analysis.statistics import wilson_interval
+from gcnet.data.dataset import Skipped
+from gcnet.data.loader import Batch
+from gcnet.errors import UserError
+from gcnet.models.outputs import class_scores, evaluating
+
+
+@dataclass(frozen=True)
+class ClassificationResult:
+    """What an evaluation found; shares are fractions from 0 to 1.
+
+    `images` counts those evaluated, `skipped` names those skipped; `interval` is the 95 % Wilson interval of `top1`;
+    `loss` is the mean cross-entropy in nats; `per_class` is each class's own top-1, None for a class without images;
+    `confusion[i][j]` counts images of class i that were taken for class j. With up to five classes `top5` is 1.
+    """
+
+    images: int
+    skipped: tuple[Skipped, ...]
+    top1: float
+    interval: tuple[float, float]
+    top5: float
+    loss: float
+    per_class: tuple[float | None, ...]
+    confusion: tuple[tuple[int, ...], ...] = field(repr=False)
+
+    @property
+    def correct(self) -> int:
+        """How many images were given their own class."""
+        return sum(row[label] for label, row in enumerate(self.confusion))
+
+    def worst_confusions(self, limit: int = 10) -> list[tuple[int, int, int]]:
+        """The most frequent mistakes as (true class, predicted class, count), most frequent first."""
+        mistakes = [
+            (true, predicted, count)
+            for true, row in enumerate(self.confusion)
+            for predicted, count in enumerate(row)
+            if count and true != predicted
+        ]
+        return sorted(mistakes, key=lambda mistake: (-mistake[2], mistake))[:limit]
+
+    def to_dict(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
+        """The result as plain JSON values; with class names, `per_class` is keyed by them."""
+        names = list(classes) if classes is not None else [str(label) for label in range(len(self.per_class))]
+        return {
+            "images": self.images,
+            "correct": self.correct,
+            "top1": self.top1,
+            "top1_interval_95": list(self.interval),
+            "top5": self.top5,
+            "loss": self.loss,
+            "images_skipped": len(self.skipped),
+            "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
+            "classes": names,
+            "per_class": dict(zip(names, self.per_class, strict=True)),
+            "confusion": [list(row) for row in self.confusion],
+        }
+
+
+def evaluate_classifier(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    num_classes: int,
+    device: torch.device | str = "cpu",
+    autocast: torch.dtype | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ClassificationResult:
+    """Judge a classifier, whose outputs are (N, num_classes) logits, on batches; its training mode is put back.
+
+    Where torch.distributed is initialised every process must call this, each with its own share of the images; all of
+    them get the result over all images (counts are summed as integers). `autocast` is a half precision or None;
+    `progress` is called with the number of images after each batch. Raises UserError, in every process, when the
+    number of outputs or a label does not fit, when outputs are not finite, and when no image could be read.
+    """
+    tally, failure = _Tally(num_classes), None
+    try:
+        with evaluating(model) as network:
+            for batch in batches:
+                tally.skipped.extend(batch.skipped)
+                if len(batch.names):
+                    tally.add(class_scores(network, batch.images, device=device, autocast=autocast), batch)
+                if progress is not None:
+                    progress(len(batch.names) + len(batch.skipped))
+    except UserError as error:
+        failure = error
+    if distributed.is_available() and distributed.is_initialized():
+        tally.gather(failure, torch.device(device))
+    elif failure is not None:
+        raise failure
+    return tally.result()
+
+
+class _Tally:
+    """Counts over the batches seen so far."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.among_five = 0
+        self.loss = 0.0
+        self.skipped: list[Skipped] = []
+
+    def add(self, scores: Float[Tensor, "n k"], batch: Batch) -> None:
+        labels = batch.labels.cpu()
+        self._check(scores, labels, batch.names)
+        own = scores.gather(1, labels[:, None])
+        before = torch.arange(self.num_classes) < labels[:, None]
+        rank = ((scores > own) | ((scores == own) & before)).sum(1)  # equal scores: the lower class number comes first
+        highest = scores == scores.max(1, keepdim=True).values
+        predicted = highest.int().argmax(1)
+        cells = labels * self.num_classes + predicted
+        self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
+        self.among_five += int((rank < 5).sum())
+        self.loss += float(functional.cross_entropy(scores.double(), labels, reduction="sum"))
+
+    def _check(self, scores: Float[Tensor, "n k"], labels: Int[Tensor, " n"], names: Sequence[str]) -> None:
+        if scores.shape[1] != self.num_classes:
+            raise UserError(
+                f"the network has {scores.shape[1]} outputs and the data {self.num_classes} classes; they must be equal"
+            )
+        if bool(((labels < 0) | (labels >= self.num_classes)).any()):
+            raise UserError(
+                f"labels must lie in 0 to {self.num_classes - 1}; found {int(labels.min())} to {int(labels.max())}"
+            )
+        finite = scores.isfinite().all(1)
+        if not bool(finite.all()):
+            name = names[int(finite.int().argmin())]
+            raise UserError(f'the network\'s outputs must be finite numbers; those for "{name}" are not')
+
+    def gather(self, failure: UserError | None, device: torch.device) -> None:
+        """Sum the counts over all processes; a failure in one of them is raised in all."""
+        everyone: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(everyone, (failure, self.skipped, self.loss))
+        for error, _, _ in everyone:
+            if error is not None:
+                raise error
+        self.skipped = [skipped for _, share, _ in everyone for skipped in share]
+        self.loss = math.fsum(loss for _, _, loss in everyone)
+        counts = torch.cat([self.confusion.view(-1), torch.tensor([self.among_five])]).to(device)
+        distributed.all_reduce(counts)
+        self.confusion = counts[:-1].cpu().view(self.num_classes, self.num_classes)
+        self.among_five = int(counts[-1])
+
+    def result(self) -> ClassificationResult:
+        images, correct = int(self.confusion.sum()), int(self.confusion.trace())
+        skipped = tuple(sorted(self.skipped, key=lambda one: one.name))
+        if not images:
+            reason = (
+                f"; all {len(skipped)} were skipped, the first, {skipped[0].name}: {skipped[0].reason}"
+                if skipped
+                else ""
+            )
+            raise UserError(f"an evaluation needs at least one image that can be read{reason}")
+        rows = self.confusion.sum(1).tolist()
+        hits = self.confusion.diagonal().tolist()
+        return ClassificationResult(
+            images=images,
+            skipped=skipped,
+            top1=correct / images,
+            interval=wilson_interval(correct, images),
+            top5=self.among_five / images,
+            loss=self.loss / images,
+            per_class=tuple(hit / row if row else None for hit, row in zip(hits, rows, strict=True)),
+            confusion=tuple(tuple(row) for row in self.confusion.tolist()),
+        )

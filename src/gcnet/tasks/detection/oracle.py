@@ -1,0 +1,39 @@
+"""What a mask head of a given resolution could reach at best: the true masks, made as coarse as its targets."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from gcnet.data.coco.images import CocoImages
+from gcnet.data.coco.objects import BitMasks
+from gcnet.models.detector.transform import paste_masks
+from gcnet.tasks.detection.inference import chunks
+from gcnet.tasks.detection.metrics import MASK_THRESHOLD, coco_results
+
+
+def mask_oracle(images: CocoImages, side: int = 28) -> list[dict[str, Any]]:
+    """Results of a detector without any error but for the resolution of its masks, in COCO's format.
+
+    Each object's mask is reduced to `side` x `side` cells of its box as mmdet makes the targets of a mask head
+    (RoIAlign with aligned pixels and adaptive samples, then a threshold of a half), and pasted back as a detector
+    pastes its own.
+    """
+    results = []
+    for index in range(len(images)):
+        objects, size = images.objects(index), images.size(index)
+        for part in chunks(len(objects.boxes), size):
+            found = _coarse(objects.boxes[part], objects.labels[part], objects.masks.chosen(part), side)
+            results += coco_results([found], [images.image_id(index)], images.category_ids)
+    return results
+
+
+def _coarse(boxes: Float[Tensor, "n 4"], labels: Int[Tensor, " n"], masks: BitMasks, side: int) -> dict[str, Tensor]:
+    """Detections without error but for their masks, which were reduced to the cells of their boxes and pasted back."""
+    rows = torch.arange(len(boxes), dtype=boxes.dtype)[:, None]  # (n, 1)
+    dense = masks.dense()[:, None].to(boxes.dtype)  # (n, 1, H, W)
+    pooled = roi_align(dense, torch.cat([rows, boxes], dim=1), side, 1.0, 0, aligned=True)
+    pasted = paste_masks((pooled >= MASK_THRESHOLD).to(pooled.dtype), boxes, *dense.shape[-2:])
+    return {"boxes": boxes, "labels": labels, "scores": torch.ones(len(boxes)), "masks": pasted}

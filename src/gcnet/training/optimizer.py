@@ -1,0 +1,161 @@
+"""Optimizer, learning-rate schedule and weight averaging."""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from gcnet.errors import UserError, nearest
+from gcnet.training.recipe import RecipeSettings
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up to `peak`, then cosine, steps or a constant, for steps 0 to `total` - 1.
+
+    The cosine reaches `final` only after the last step, as `torch.optim.lr_scheduler.CosineAnnealingLR` with
+    T_max = `total` does; with warm-up it runs over the remaining steps. In warm-up, step i has
+    peak * (i + 1) / warmup, or where `start` is given peak * (start + (1 - start) * i / warmup), as mmdet has it.
+    """
+
+    kind: str
+    peak: float
+    final: float
+    warmup: int
+    total: int
+    milestones: tuple[float, ...]
+    factor: float
+    start: float | None = None
+
+    def at(self, step: int) -> float:
+        """The learning rate of step `step`, counted from 0."""
+        if step < self.warmup:
+            if self.start is None:
+                return self.peak * (step + 1) / self.warmup
+            return self.peak * (self.start + (1 - self.start) * step / self.warmup)
+        if self.kind == "constant":
+            return self.peak
+        if self.kind == "step":
+            return self.peak * self.factor ** sum(step >= round(at * self.total) for at in self.milestones)
+        done = (step - self.warmup) / max(self.total - self.warmup, 1)
+        return self.final + (self.peak - self.final) * (1 + math.cos(math.pi * done)) / 2
+
+
+def build_schedule(recipe: RecipeSettings, steps_per_epoch: int) -> Schedule:
+    """The schedule of a recipe for epochs of that many steps."""
+    recipe = recipe.filled()
+    return Schedule(
+        kind=recipe.schedule or "",
+        peak=recipe.peak_lr,
+        final=recipe.final_lr,
+        warmup=recipe.warmup_steps(steps_per_epoch),
+        total=recipe.length(steps_per_epoch),
+        milestones=recipe.milestones or (),
+        factor=recipe.step_factor,
+        start=recipe.warmup_from,
+    )
+
+
+def build_average(model: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the network that follows it: average = d * average + (1 - d) * weights, floating buffers included.
+
+    d is min(decay, (1 + n) / (10 + n)) after n updates, so that a short run is not an average of its initial weights
+    (the warm-up of `tf.train.ExponentialMovingAverage`).
+    """
+
+    @torch.no_grad()
+    def follow(averages: Sequence[Tensor], values: Sequence[Tensor], _updates: Tensor | int) -> None:
+        if not averages[0].is_floating_point():
+            torch._foreach_copy_(list(averages), list(values))
+            return
+        # Read from the buffer, which lives on the CPU: the argument is a copy on the GPU, and reading it would wait.
+        count = int(average.n_averaged)
+        torch._foreach_lerp_(list(averages), list(values), 1 - min(decay, (1 + count) / (10 + count)))
+
+    average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
+    return average.eval().requires_grad_(False)
+
+
+def freeze(model: nn.Module, patterns: Sequence[str], *, optional: Collection[str] = ()) -> list[str]:
+    """Switch off the gradient of every parameter whose name matches a pattern; returns their names.
+
+    Args:
+        model: the network.
+        patterns: of parameter names, such as "layer1.*".
+        optional: those of the patterns that may match nothing, as a preset's may: frozen norms have no parameters.
+
+    Raises:
+        UserError: for another pattern that matches no parameter, or when none is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if pattern not in optional and not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f'--freeze "{pattern}" matches no parameter{nearest(pattern, names) or _example(names)}')
+    frozen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if len(frozen) == len(names):
+        raise UserError(f"--freeze leaves nothing to train: all {len(names)} parameters match")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name not in frozen)
+    return frozen
+
+
+def _example(names: Sequence[str]) -> str:
+    return f"; it takes patterns of their names, such as '{names[0].partition('.')[0]}.*'"
+
+
+def freeze_norms(model: nn.Module, *, all_of_them: bool) -> None:
+    """Put batch norms of a network in training mode back into evaluation mode, so that their statistics stay.
+
+    Arguments:
+        model: the network.
+        all_of_them: all batch norms, or only those whose scale is frozen.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and (all_of_them or (module.affine and not module.weight.requires_grad)):
+            module.eval()
+
+
+def build_optimizer(model: nn.Module, recipe: RecipeSettings, block_parameters: Collection[str] = ()) -> Optimizer:
+    """SGD or AdamW over the parameters that are not frozen.
+
+    Every group holds `lr_factor`, by which the schedule's learning rate is multiplied: `recipe.block_lr` for the
+    parameters named in `block_parameters`, else 1. Vectors and scalars (norms and biases) go without decay where the
+    recipe says so.
+
+    Raises:
+        UserError: for a `block_lr` other than 1 where nothing was inserted.
+    """
+    if recipe.block_lr != 1 and not block_parameters:
+        raise UserError(f"--block-lr {recipe.block_lr} has nothing to act on: the network has no inserted blocks")
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            factor = recipe.block_lr if name in block_parameters else 1.0
+            decay = recipe.decay if recipe.decay_all or parameter.ndim > 1 else 0.0
+            groups.setdefault((factor, decay), []).append(parameter)
+    described = [
+        {"params": parameters, "lr_factor": factor, "lr": recipe.peak_lr * factor, "weight_decay": decay}
+        for (factor, decay), parameters in groups.items()
+    ]
+    if recipe.optimizer == "adamw":
+        return AdamW(described, fused=True)
+    # Not fused: PyTorch's fused SGD keeps an undefined momentum where a scaler of fp16 skips the first step.
+    return SGD(described, lr=recipe.peak_lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Give every group its share of the schedule's learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_factor"]
+
+
+def clip_gradients(optimizer: Optimizer, limit: float) -> torch.Tensor:
+    """Scale all gradients down to a total L2 norm of at most `limit`; returns the norm before that, shape ()."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return nn.utils.clip_grad_norm_(parameters, limit)

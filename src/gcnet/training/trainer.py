@@ -1,0 +1,289 @@
+"""A loss that is not finite: it stops the run, names the images, and has an exit code of its own."""
+
+import math
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gcnet.errors import UserError
+from gcnet.training.checkpoint import load_optimizer
+from gcnet.training.distributed import Processes
+from gcnet.training.optimizer import (
+    build_average,
+    build_optimizer,
+    build_schedule,
+    clip_gradients,
+    freeze,
+    freeze_norms,
+    set_learning_rate,
+)
+from gcnet.training.recipe import RecipeSettings
+from gcnet.training.settings import MachineSettings
+from gcnet.training.single_values import running_statistics_for_single_values
+from gcnet.training.task import Batch, Task
+
+EXIT_NON_FINITE = 3
+_LISTED = 8
+
+
+class NonFiniteLoss(UserError):
+    """The loss of a step is not finite; the weights are those from before that step.
+
+    Attributes:
+        step: the step, counted from 0, that could not be taken.
+        names: the images of the micro-batches whose loss is not finite.
+    """
+
+    def __init__(self, step: int, value: float, names: Sequence[str], *, what: str = "the loss") -> None:
+        self.step = step
+        self.names = list(names)
+        listed = ", ".join(self.names[:_LISTED])
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        images = f"; images of the batch: {listed}{more}" if names else ""
+        kind = "not a number" if math.isnan(value) else "infinite"
+        advice = "try a lower --lr, --clip-norm or --warmup-epochs"
+        super().__init__(f"{what} is {kind} in step {step + 1}{images}; {advice}")
+
+
+AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """One step: images used over all processes, the sum of each loss over this process' images, the learning rate."""
+
+    images: int
+    own_images: int
+    loss_sums: dict[str, float]
+    rate: float
+
+
+class Trainer:
+    """Network, optimizer, schedule, average and loss scaling of one run, and `step`, the number of steps done.
+
+    `synchronized` is whether the forward passes of several processes wait for each other, as SyncBatchNorm makes them.
+
+    Arguments:
+        task: what is trained.
+        network: on its device; its parameters are frozen here as the recipe says.
+        recipe: how.
+        machine: precision and memory format.
+        device: of the network.
+        processes: those that train together.
+        block_parameters: names of the parameters with the learning rate of blocks.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        network: nn.Module,
+        *,
+        recipe: RecipeSettings,
+        machine: MachineSettings,
+        device: torch.device,
+        processes: Processes,
+        block_parameters: Collection[str] = (),
+    ) -> None:
+        self.recipe = recipe = recipe.filled()
+        self.task, self.device, self.processes = task, device, processes
+        self.network = network.to(device)
+        if machine.channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)
+        self.frozen = freeze(self.network, recipe.freeze or (), optional=recipe.preset_freeze)
+        self.schedule = build_schedule(recipe, task.steps_per_epoch)
+        self.optimizer = build_optimizer(self.network, recipe, block_parameters)
+        self.average = build_average(self.network, recipe.ema) if recipe.ema else None
+        self.autocast = AUTOCAST[machine.precision]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "fp16")
+        self._losses = _Losses(self.network, task)
+        self._wrapped = self._distribute()
+        self.synchronized = processes.world > 1 and any(map(_is_synchronized, self.network.modules()))
+        self.step = 0
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network to evaluate and save: the average where there is one."""
+        return self.average.module if self.average else self.network
+
+    def train_step(self, batch: Batch) -> StepOutcome:
+        """Train on this process' share of one global batch, and count the step.
+
+        A batch without any readable image changes nothing but the count. Nor does one with synchronized batch norms
+        (SyncBatchNorm) of which one process can read no image; the outcome then counts no images.
+
+        Raises:
+            NonFiniteLoss: in every process, before the optimizer has changed a weight.
+        """
+        batch = self.task.prepare(batch, self.step, self.device)
+        counts = self.processes.counts(len(batch.names))
+        parts = self._micro_batches(batch, counts)
+        rate = self.schedule.at(self.step)
+        images, own = (sum(counts), len(batch.names)) if parts else (0, 0)
+        sums = self._learn(parts, images, rate) if parts else {}
+        self.step += 1
+        return StepOutcome(images, own, sums, rate)
+
+    def _micro_batches(self, batch: Batch, counts: Sequence[int]) -> list[Batch]:
+        """The micro-batches of this process; none where the step must be left out in all processes.
+
+        Synchronized batch norms exchange statistics in every forward pass: each process must make equally many, and
+        one without any readable image can make none.
+        """
+        if not sum(counts) or (self.synchronized and not min(counts)):
+            return []
+        most = min(self.recipe.accumulate, *counts) if self.synchronized else self.recipe.accumulate
+        return self.task.split(batch, most)
+
+    def _learn(self, parts: Sequence[Batch], images: int, rate: float) -> dict[str, float]:
+        set_learning_rate(self.optimizer, rate)
+        self.network.train()
+        freeze_norms(self.network, all_of_them=self.recipe.freeze_norms)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = self._backward(parts, images)
+        self.scaler.unscale_(self.optimizer)
+        if self.recipe.clip_norm:
+            clip_gradients(self.optimizer, self.recipe.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average:
+            self.average.update_parameters(self.network)
+        return sums
+
+    def _backward(self, parts: Sequence[Batch], images: int) -> dict[str, float]:
+        """Gradients of the mean loss over all images of all processes; returns sums over this process' images."""
+        values: list[Tensor] = []
+        reading = None
+        for number, part in enumerate(parts, start=1):
+            last = number == len(parts)
+            with nullcontext() if last else self._unsynchronised():
+                with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+                    losses = self._wrapped(part)
+                values.append(losses.detach() * len(part.names))
+                if last:
+                    reading = _Reading(torch.stack(values))
+                # Processes are averaged, so each weighs its images by their share of the mean over all.
+                share = len(part.names) * self.processes.world / images
+                self.scaler.scale(losses.sum() * share).backward()
+        assert reading is not None
+        rows = reading.values()
+        self._check_finite(rows, parts)
+        return {name: math.fsum(row[index] for row in rows) for index, name in enumerate(self._losses.names)}
+
+    def _check_finite(self, rows: Sequence[Sequence[float]], parts: Sequence[Batch]) -> None:
+        bad = [number for number, row in enumerate(rows) if not all(map(math.isfinite, row))]
+        if self.processes.sums([len(bad)])[0] == 0:
+            return
+        names = [name for number in bad for name in parts[number].names]
+        value = next((value for number in bad for value in rows[number] if not math.isfinite(value)), math.nan)
+        found = self.processes.gather((names, value if bad else None))
+        everyone = [name for names, _ in found for name in names]
+        raise NonFiniteLoss(self.step, next(value for _, value in found if value is not None), everyone)
+
+    @property
+    def single_valued(self) -> int:
+        """Micro-batches of one image so far, of which batch norms got single values and used running statistics."""
+        return self._losses.single_valued
+
+    def check_weights(self) -> None:
+        """Refuse to go on with, evaluate or save weights that are not finite, as a finite loss can leave them.
+
+        Raises:
+            NonFiniteLoss: in every process; without names of images, for these are no longer known.
+        """
+        tensors = [tensor for tensor in self.network.state_dict().values() if tensor.is_floating_point()]
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors, math.inf)])
+        if any(self.processes.sums([not bool(norms.isfinite().all())])):
+            raise NonFiniteLoss(self.step, float("nan"), [], what="a weight")
+
+    def share_trained(self) -> None:
+        """Give every process the weights that the first one saves.
+
+        Batch norms of other processes have seen other images: an evaluation by their own statistics would not be
+        that of the saved weights.
+        """
+        self.processes.copy_from_first(self.trained)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, but for the global random states."""
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to a `state()`."""
+        self.step = state["step"]
+        self.network.load_state_dict(state["network"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+
+    def _distribute(self) -> nn.Module:
+        if self.processes.world == 1:
+            return self._losses
+        return DistributedDataParallel(self._losses)
+
+    def _unsynchronised(self) -> Any:
+        return self._wrapped.no_sync() if isinstance(self._wrapped, DistributedDataParallel) else nullcontext()
+
+
+def _is_synchronized(module: nn.Module) -> bool:
+    return isinstance(module, nn.SyncBatchNorm)
+
+
+class _Losses(nn.Module):
+    """From a batch to its losses, so that DistributedDataParallel sees one forward."""
+
+    def __init__(self, network: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.network = network
+        self.task = task
+        self.names: tuple[str, ...] = ("loss",)
+        self.single_valued = 0
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The task's losses, shape (number of losses,); zero, with zero gradients, for an empty batch."""
+        if not batch.names:
+            # This process has to take its part in the exchange of gradients all the same.
+            nothing = sum(parameter.sum() * 0 for parameter in self.network.parameters() if parameter.requires_grad)
+            return torch.stack([torch.as_tensor(nothing)] * len(self.names))
+        if len(batch.names) == 1:
+            # What is left of a batch whose other images could not be read.
+            with running_statistics_for_single_values(self.network) as norms:
+                losses = self.task.losses(self.network, batch)
+            self.single_valued += bool(norms)
+        else:
+            losses = self.task.losses(self.network, batch)
+        self.names = tuple(losses)
+        return torch.stack([loss.float() for loss in losses.values()])
+
+
+class _Reading:
+    """Values on their way to the CPU.
+
+    On a GPU the copy is queued behind the forward pass, and the backward pass behind the copy: waiting for the values
+    then costs no idle time, because the GPU is busy with the backward pass while the CPU looks at them.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._arrived = None
+        self._host = values
+        if values.is_cuda:
+            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def values(self) -> list[list[float]]:
+        if self._arrived:
+            self._arrived.synchronize()
+        return self._host.tolist()

@@ -1,0 +1,1 @@
+"""Figures and pages: attention maps, annotated images, plots."""

@@ -1,0 +1,1 @@
+"""The work behind the commands: training, its estimate, and costs of networks."""

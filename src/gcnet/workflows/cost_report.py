@@ -1,0 +1,186 @@
+"""Costs of networks by part: as tables to read, and as CSV, on request with the differences to another network."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from gcnet.text_files import markdown_table
+
+WIDEST_TABLE = 100  # columns of a terminal
+_LONGEST_NAME = 44
+
+
+@dataclass(frozen=True)
+class Line:
+    """A part of a network, and what it costs by the keys of `QUANTITIES`; kind is total, stage or block."""
+
+    part: str
+    kind: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a network costs at an image size (height, width in pixels) and a batch: the total, then its parts."""
+
+    model: str
+    size: tuple[int, int]
+    batch: int
+    lines: tuple[Line, ...]
+
+    @property
+    def total(self) -> Line:
+        """The whole network."""
+        return self.lines[0]
+
+    def title(self) -> str:
+        """Model and size of the images."""
+        return f"{self.model}, {self.size[0]} x {self.size[1]}"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A column of a table.
+
+    Args:
+        heading: over the column.
+        unit: what values are divided by.
+        spread: keys of the lower and upper quartile, of what is measured.
+    """
+
+    heading: str
+    unit: float
+    spread: tuple[str, str] | None = None
+
+    def text(self, value: float, sign: str = "") -> str:
+        """The value in the column's unit: whole from 1000 on, below with four digits."""
+        shown = value / self.unit
+        return f"{shown:{sign},.0f}" if abs(shown) >= 1000 or self.unit == 1 else f"{shown:{sign}.4g}"
+
+    def cell(self, line: Line, key: str) -> str:
+        """The line's value, with its quartiles where they are known."""
+        if key not in line.values:
+            return "-"
+        text = self.text(line.values[key])
+        if self.spread is None or not set(self.spread) <= line.values.keys():
+            return text
+        low, high = (f"{line.values[one] / self.unit:.3g}" for one in self.spread)
+        return f"{text} ({low}-{high})"
+
+    def difference(self, value: float, other: float) -> str:
+        """How much more than the other this is, in the column's unit and in per cent."""
+        if value == other:
+            return "0"
+        return self.text(value - other, "+") + (f" ({100 * (value - other) / other:+.3g} %)" if other else "")
+
+
+QUANTITIES: Mapping[str, Quantity] = {
+    "parameters": Quantity("parameters", 1),
+    "flops": Quantity("GFLOPs", 1e9),
+    "multiply_adds": Quantity("GMACs", 1e9),
+    "kept_bytes": Quantity("kept (MB)", 1e6),
+    "forward_seconds": Quantity("forward (ms)", 1e-3, ("forward_seconds_q1", "forward_seconds_q3")),
+    "step_seconds": Quantity("step (ms)", 1e-3, ("step_seconds_q1", "step_seconds_q3")),
+    "forward_peak_bytes": Quantity("forward peak (MB)", 1e6),
+    "step_peak_bytes": Quantity("step peak (MB)", 1e6),
+}
+"""The costs of every part, as far as they are known."""
+
+_ARITHMETIC = ("flops", "multiply_adds")
+_WITHOUT_DIFFERENCE = ("multiply_adds",)  # which are half the FLOPs
+
+
+def totals_table(bills: Sequence[Bill], others: Sequence[Bill | None]) -> str:
+    """One row a network and image size."""
+    rows = [
+        (_shortened(bill.title()), bill.total, other.total if other else None)
+        for bill, other in zip(bills, others, strict=True)
+    ]
+    return _tables("model", rows)
+
+
+def parts_table(bill: Bill, other: Bill | None) -> str:
+    """One row a part: the stages, their sum, and the blocks, which are parts of stages."""
+    theirs = {line.part: line for line in other.lines} if other else {}
+    lines = sorted(bill.lines, key=lambda line: ("stage", "total", "block").index(line.kind))
+    return _tables("part", [(_shortened(line.part), line, theirs.get(line.part)) for line in lines])
+
+
+def scaled_quantities(lines: Sequence[Line]) -> dict[str, Quantity]:
+    """`QUANTITIES` with the unit of arithmetic (G, M or K) in which the smallest of these values can be read."""
+    values = [value for line in lines for key in _ARITHMETIC if (value := line.values.get(key, 0)) > 0]
+    prefix, unit = next(
+        ((prefix, unit) for prefix, unit in (("G", 1e9), ("M", 1e6)) if values and min(values) >= 0.01 * unit),
+        ("K", 1e3) if values else ("G", 1e9),
+    )
+    found = dict(QUANTITIES)
+    for key in _ARITHMETIC:
+        found[key] = replace(found[key], heading=prefix + found[key].heading[1:], unit=unit)
+    return found
+
+
+def _tables(first: str, rows: Sequence[tuple[str, Line, Line | None]]) -> str:
+    """Tables of at most `WIDEST_TABLE` columns with the same rows, one below the other."""
+    quantities = scaled_quantities([line for _, line, _ in rows])
+    keys = [key for key in quantities if any(key in line.values for _, line, _ in rows)]
+    compared = [key for key in keys if key not in _WITHOUT_DIFFERENCE and any(other for *_, other in rows)]
+    names = [first, *(name for name, *_ in rows)]
+    tables: list[list[list[str]]] = []
+    for key in keys:
+        quantity = quantities[key]
+        columns = [[quantity.heading, *(quantity.cell(line, key) for _, line, _ in rows)]]
+        if key in compared:
+            columns.append(["difference", *(_difference(quantity, line, other, key) for _, line, other in rows)])
+        if not tables or _width([names, *tables[-1], *columns]) > WIDEST_TABLE:
+            tables.append([])
+        tables[-1] += columns
+    return "\n\n".join(_table([names, *columns]) for columns in tables)
+
+
+def _table(columns: Sequence[Sequence[str]]) -> str:
+    headings, *texts = (list(row) for row in zip(*columns, strict=True))
+    return markdown_table(headings, texts)
+
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    return 1 + sum(3 + max(map(len, column)) for column in columns)
+
+
+def _difference(quantity: Quantity, line: Line, other: Line | None, key: str) -> str:
+    values = [one.values.get(key) if one else None for one in (line, other)]
+    return "-" if values[0] is None or values[1] is None else quantity.difference(values[0], values[1])
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"...{name[3 - _LONGEST_NAME :]}"
+
+
+def bills_csv(bills: Sequence[Bill], others: Sequence[Bill | None]) -> str:
+    """One row a part of each network; of each quantity the value, and against another the difference and per cent."""
+    about = ("model", "against", "height", "width", "batch", "part", "kind")
+    columns = [
+        name
+        for key, quantity in QUANTITIES.items()
+        for name in (key, *(quantity.spread or ()), f"{key}_difference", f"{key}_percent")
+    ]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, [*about, *columns], lineterminator="\n")
+    writer.writeheader()
+    for bill, other in zip(bills, others, strict=True):
+        theirs = {line.part: line for line in other.lines} if other else {}
+        for line in bill.lines:
+            values = (bill.model, other.model if other else "", *bill.size, bill.batch, line.part, line.kind)
+            row = dict(zip(about, values, strict=True)) | dict(line.values)
+            writer.writerow(row | _differences(line, theirs.get(line.part)))
+    return stream.getvalue()
+
+
+def _differences(line: Line, other: Line | None) -> dict[str, float]:
+    found: dict[str, float] = {}
+    theirs = other.values if other else {}
+    for key in QUANTITIES.keys() & line.values.keys() & theirs.keys():
+        found[f"{key}_difference"] = line.values[key] - theirs[key]
+        if theirs[key]:
+            found[f"{key}_percent"] = 100 * found[f"{key}_difference"] / theirs[key]
+    return found

@@ -1,0 +1,74 @@
+"""Weight files of other origin: read safely, or refused in a sentence."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gcnet.checkpoints.foreign_files import read_state_dict
+from gcnet.errors import UserError
+from gcnet.storage import save_tensors
+
+
+class Attack:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.path,))
+
+
+def test_tensors_are_read_whatever_wraps_them(tmp_path: Path) -> None:
+    tensors = {"a.weight": torch.randn(2, 3), "b": torch.ones(1)}
+    parallel = {f"module.{name}": value for name, value in tensors.items()}
+    torch.save(tensors, tmp_path / "plain.pth")
+    torch.save({"state_dict": parallel, "best_prec1": 91.7}, tmp_path / "wrapped.th")
+    torch.save({"model": tensors, "epoch": 3}, tmp_path / "model.pt")
+    save_file(tensors, tmp_path / "plain.safetensors")
+    for file in tmp_path.iterdir():
+        found = read_state_dict(file)
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_no_code_from_a_file_runs(tmp_path: Path, protocol: int) -> None:
+    target = tmp_path / "created"
+    torch.save({"a": torch.ones(1), "x": Attack(target)}, tmp_path / "attack.pth")
+    (tmp_path / "raw.pth").write_bytes(pickle.dumps(Attack(target), protocol=protocol))
+    for name in ("attack.pth", "raw.pth"):
+        with pytest.raises(UserError, match=name):
+            read_state_dict(tmp_path / name)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken", b"\x80\x02}q\x00"], ids=repr)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_damaged_files_are_refused_in_a_sentence(tmp_path: Path, content: bytes, suffix: str) -> None:
+    file = tmp_path / f"weights.{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="weights"):
+        read_state_dict(file)
+
+
+def test_a_flipped_bit_in_a_file_of_ours_is_refused_and_the_whole_file_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "ours.safetensors"
+    save_tensors(file, {"a": torch.ones(5)}, {"kind": "model"})
+    assert torch.equal(read_state_dict(file)["a"], torch.ones(5))
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        read_state_dict(file)
+
+
+def test_what_is_not_tensors_by_name_is_refused(tmp_path: Path) -> None:
+    torch.save([torch.ones(1)], tmp_path / "list.pth")
+    torch.save({"a": 1}, tmp_path / "numbers.pth")
+    for name in ("list.pth", "numbers.pth", "missing.pth"):
+        with pytest.raises(UserError, match=name):
+            read_state_dict(tmp_path / name)

@@ -1,0 +1,191 @@
+"""The words and the table say what the numbers say, and no more."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from comparison.made_up import made_up, made_up_detectors
+from gcnet.comparison.notes import notes
+from gcnet.comparison.results import CONTROL, Comparison, Run, read_results, to_json
+from gcnet.comparison.summary import HEADINGS, control_rows, headings, markdown, reading, table_rows, terminal_text
+from gcnet.errors import UserError
+from gcnet.text_files import markdown_table
+
+
+def _with_top1(comparison: Comparison, setting: str, block: str, values: tuple[float, ...]) -> Comparison:
+    def changed(run: Run) -> Run:
+        return replace(run, scores={"top1": values[run.seed]}) if (run.setting, run.block) == (setting, block) else run
+
+    return replace(comparison, runs=tuple(map(changed, comparison.runs)))
+
+
+def test_the_table_has_mean_spread_and_paired_difference() -> None:
+    rows = {row[0]: row for row in table_rows(made_up())}
+    # none: 70, 72, 71; gc: 90, 91, 90.5, so the differences are 20, 19, 19.5; t(0.975, 2) = 4.303.
+    assert rows["none"][1:3] == ("71.0 ± 1.0", "-")
+    assert rows["gc"][1:3] == ("90.5 ± 0.5", f"+19.5 ± {4.303 * 0.5 / 3**0.5:.1f}")
+    assert rows["gc"][3:] == ("102,500", "2.002", "4.8", "12.0", "120")
+
+
+def test_a_block_that_gains_beyond_the_spread_is_told_from_one_that_does_not() -> None:
+    text = reading(made_up())
+    assert "above no block beyond the spread over seeds: gc (+19.5" in text
+    assert "not told apart from no block by these seeds: se (+0.3" in text
+    assert "within what these seeds leave open" in text
+
+
+def test_a_block_that_loses_is_said_to_lose() -> None:
+    worse = _with_top1(made_up(), "main", "gc", (0.50, 0.52, 0.51))
+    assert "below no block beyond the spread over seeds: gc (-20.0" in reading(worse)
+    assert "se has the highest top-1 of the blocks" in reading(worse)
+
+
+def test_a_control_setting_that_separates_too_is_said_to() -> None:
+    odd = _with_top1(made_up(), CONTROL, "gc", (0.80, 0.81, 0.80))
+    assert "which for gc is beyond the spread over seeds there too" in reading(odd)
+
+
+def test_one_seed_claims_no_spread() -> None:
+    single = made_up(seeds=1)
+    assert "with one seed no spread can be given" in reading(single)
+    assert "±" not in table_rows(single)[2][1] + table_rows(single)[2][2]
+    assert "no spread can be given, nor the smallest difference" in notes(single)[0]
+
+
+def test_one_seeds_reading_says_what_the_number_of_images_leaves_open() -> None:
+    # 1.96 sqrt((0.7 0.3 + 0.9 0.1) / 1000) = 0.0339
+    assert "(+20.0 points, where the validation images alone leave ± 3.4 open)" in reading(made_up(seeds=1))
+
+
+def test_two_runs_without_an_error_still_leave_something_open() -> None:
+    comparison = made_up(seeds=1)
+    perfect = replace(comparison, runs=tuple(replace(run, scores={"top1": 1.0}) for run in comparison.runs))
+    # Wilson of 1000 of 1000: from 1 / (1 + 1.96^2 / 1000) = 0.99617 to 1, so half of it, sqrt(2) times, is 0.0027.
+    assert "leave ± 0.3 open" in reading(perfect)
+
+
+def test_the_smallest_difference_that_could_be_shown_is_stated() -> None:
+    assert "could have shown is that half-width: 1.2 to 1.9 points here" in notes(made_up())[0]
+
+
+def test_without_no_block_no_gain_is_claimed() -> None:
+    text = reading(made_up(blocks=("se", "gc"), control=False))
+    assert "without none among the blocks, no gain over it can be told" in text
+
+
+def test_no_block_alone_is_described() -> None:
+    assert "the network without a block has a top-1 of 71.0 ± 1.0 %" in reading(
+        made_up(blocks=("none",), control=False)
+    )
+
+
+def test_left_out_images_are_counted() -> None:
+    comparison = made_up()
+    damaged = replace(comparison, runs=tuple(replace(run, skipped=2) for run in comparison.runs))
+    assert any("30 unreadable validation images" in note for note in notes(damaged))
+    assert not any("unreadable" in note for note in notes(comparison))
+
+
+def test_a_count_that_differs_from_the_formula_is_said() -> None:
+    comparison = made_up()
+    costs = {**comparison.costs, "gc": replace(comparison.costs["gc"], analytic_flops=1)}
+    assert any(
+        "differ from the formula of the block for: gc" in note for note in notes(replace(comparison, costs=costs))
+    )
+
+
+def test_costs_that_were_not_measured_are_dashes() -> None:
+    comparison = made_up()
+    unmeasured = {**comparison.costs, "gc": replace(comparison.costs["gc"], peak_memory=None)}
+    assert table_rows(replace(comparison, costs=unmeasured))[2][-1] == "-"
+    assert table_rows(replace(comparison, costs={}))[0][3:] == ("-",) * 5
+
+
+def test_detectors_are_judged_by_mask_ap_with_box_ap_beside_it() -> None:
+    comparison = made_up_detectors()
+    assert headings(comparison.scores)[:4] == ("block", "mask AP", "against none (points of AP)", "box AP")
+    rows = {row[0]: row for row in table_rows(comparison)}
+    # none: 30, 32, 31; gc: 40, 41, 40.5, so the differences are 10, 9, 9.5; t(0.975, 2) = 4.303.
+    assert rows["none"][1:4] == ("31.0 ± 1.0", "-", "41.0 ± 1.0")
+    assert rows["gc"][1:4] == ("40.5 ± 0.5", f"+9.5 ± {4.303 * 0.5 / 3**0.5:.1f}", "50.5 ± 0.5")
+    assert rows["gc"][4:] == ("102,500", "2.002", "4.8", "12.0", "120")
+    assert control_rows(comparison)[1] == ("gc", "55.3 ± 0.3", "0.0 ± 1.2", "65.3 ± 0.3")
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_no_word_on_detectors_is_of_accuracy_or_of_shares_of_images(seeds: int) -> None:
+    comparison = made_up_detectors(seeds=seeds)
+    for text in (markdown(comparison), terminal_text(comparison)):
+        assert "mask AP" in text and "points of AP" in text
+        assert not any(word in text for word in ("top-1", "accuracy", "Wilson", "images alone", "(%)"))
+    assert "GFLOPs are of one image of the largest size, with 1,000 proposals" in markdown(comparison)
+
+
+def test_what_detectors_gain_is_said_in_points_of_ap() -> None:
+    text = reading(made_up_detectors())
+    assert "gc has the highest mask AP of the blocks with 40.5 ± 0.5 against 31.0 ± 1.0 without a block;" in text
+    assert "above no block beyond the spread over seeds: gc (+9.5 ± 1.2)" in text
+    assert "the difference to no block (55.3 ± 0.6), in points of AP, is: gc (0.0 ± 1.2), which is within" in text
+    assert "half-width: 1.2 points of AP here" in notes(made_up_detectors())[0]
+
+
+def test_of_one_seed_of_detectors_no_uncertainty_can_be_given() -> None:
+    single = made_up_detectors(seeds=1)
+    assert "(+10.0 points of AP); with one seed no uncertainty can be given" in reading(single)
+    assert "is: gc (0.0), of one seed, so that no uncertainty can be given." in reading(single)
+    assert "no uncertainty can be given" in notes(single)[0]
+    assert "±" not in "".join(reading(single) + "".join(table_rows(single)[1]))
+
+
+def test_a_markdown_table_is_aligned_and_its_cells_are_escaped() -> None:
+    lines = markdown_table(("name", "n"), [("a|b", "12"), ("c", "3")]).splitlines()
+    assert lines == ["| name |  n |", "| ---- | -: |", "| a\\|b | 12 |", "| c    |  3 |"]
+
+
+def test_the_document_and_the_terminal_have_both_settings() -> None:
+    for text in (markdown(made_up()), terminal_text(made_up())):
+        assert all(heading in text for heading in HEADINGS)
+        assert "scenes-control" in text
+
+
+@pytest.mark.parametrize("comparison", [made_up(), made_up_detectors()], ids=["classifiers", "detectors"])
+def test_results_come_back_from_their_file(comparison: Comparison, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(to_json(comparison))
+    assert read_results(path) == comparison
+
+
+def test_a_run_in_the_file_has_each_score_under_its_own_name() -> None:
+    run = json.loads(to_json(made_up()))["runs"][0]
+    assert (run["top1"], run["curve"][-1]["top1"]) == (0.70, 0.70)
+    found = json.loads(to_json(made_up_detectors()))
+    assert (found["runs"][0]["mask_ap"], found["runs"][0]["box_ap"]) == (0.30, 0.40)
+    assert found["summary"]["main"]["gc"]["box_ap"]["mean"] == pytest.approx(0.505)
+    assert found["summary"]["main"]["gc"]["difference_to_none"]["difference"] == pytest.approx(0.095)
+
+
+def test_results_without_the_score_of_their_networks_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(to_json(made_up()).replace('"tiny_net"', '"mask_rcnn_resnet18"'))
+    with pytest.raises(UserError, match="does not hold the results"):
+        read_results(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        pytest.param(None, "cannot read", id="missing"),
+        pytest.param("{", "does not hold the results", id="not JSON"),
+        pytest.param("{}", "does not hold the results", id="other JSON"),
+        pytest.param("[]", "does not hold the results", id="a list"),
+        pytest.param('{"schema": 99}', "another layout", id="another layout"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str | None, sentence: str) -> None:
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        read_results(path)

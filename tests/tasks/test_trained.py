@@ -1,0 +1,86 @@
+"""What `--model` and `--weights` name is opened as a classifier or as a detector, with what came with it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gcnet.errors import UserError
+from gcnet.models.create import create_model
+from gcnet.models.model_file import save_model
+from gcnet.tasks.trained import model_path, open_detector, open_network
+from tasks.things import CATEGORY_IDS, CLASSES, build_finder, save_finder
+
+
+@pytest.fixture(scope="module")
+def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_finder(tmp_path_factory.mktemp("model") / "finder.safetensors")
+
+
+def test_a_detectors_file_says_what_its_labels_mean(finder: Path) -> None:
+    detector = open_detector(str(finder))
+    assert (detector.class_names, detector.category_ids) == (CLASSES, CATEGORY_IDS)
+    assert not detector.model.training
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_scenes_resnet", "cascade_mask_rcnn_gc_scenes_resnet"])
+def test_weights_of_a_detector_by_name_say_how_many_classes_there_are(name: str, tmp_path: Path) -> None:
+    state = create_model(name, num_classes=4).state_dict()
+    torch.save({"model": state}, tmp_path / "four.pth")
+    detector = open_detector(name, str(tmp_path / "four.pth"))
+    assert detector.class_names is None
+    assert detector.category_ids == (1, 2, 3, 4)
+    assert detector.names() == ("class 1", "class 2", "class 3", "class 4")
+    found = detector.model.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+def test_a_file_without_class_names_names_the_classes_by_their_ids(tmp_path: Path) -> None:
+    save_model(build_finder(), tmp_path / "plain.safetensors", category_ids=CATEGORY_IDS)
+    assert open_detector(str(tmp_path / "plain.safetensors")).names() == ("class 3", "class 7", "class 12")
+    save_model(build_finder(), tmp_path / "plainer.safetensors")
+    assert open_detector(str(tmp_path / "plainer.safetensors")).category_ids == (1, 2, 3)
+
+
+def test_a_classifier_is_no_detector_and_a_detector_no_classifier(model_file: Path, finder: Path) -> None:
+    assert open_network(str(model_file)).num_classes == 3
+    with pytest.raises(UserError, match=r"fruit\.safetensors is a classifier, and a detector is expected"):
+        open_detector(str(model_file))
+    with pytest.raises(UserError, match=r"finder\.safetensors is a detector, and a classifier is expected"):
+        open_network(str(finder))
+
+
+def test_names_and_ids_must_be_one_for_each_class(tmp_path: Path) -> None:
+    save_model(build_finder(), tmp_path / "names.safetensors", class_names=("ball", "cube"))
+    with pytest.raises(UserError, match="names 2 classes for 3 outputs; it must name each"):
+        open_detector(str(tmp_path / "names.safetensors"))
+    save_model(build_finder(), tmp_path / "ids.safetensors", category_ids=(1, 2, 3, 4))
+    with pytest.raises(UserError, match="names 4 category ids for 3 outputs; it must name each"):
+        open_detector(str(tmp_path / "ids.safetensors"))
+
+
+def test_a_detector_whose_weights_are_not_finite_is_refused(tmp_path: Path) -> None:
+    model = build_finder()
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.bias[1] = float("nan")
+    save_model(model, tmp_path / "broken.safetensors")
+    with pytest.raises(UserError, match=r"must be finite numbers; roi_heads.box_predictor.cls_score.bias of .*broken"):
+        open_detector(str(tmp_path / "broken.safetensors"))
+
+
+def test_detectors_that_cannot_be_opened_get_a_sentence(finder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs trained weights: give --weights FILE beside mask_rcnn_gc_scenes_"):
+        open_detector("mask_rcnn_gc_scenes_resnet")
+    with pytest.raises(UserError, match='unknown detector "mask_rcnn_scenes_resnt"; did you mean "mask_rcnn_scenes_'):
+        open_detector("mask_rcnn_scenes_resnt")
+    with pytest.raises(UserError, match=r"finder\.safetensors says itself which network it is of: give it to --model"):
+        open_detector("mask_rcnn_scenes_resnet", str(finder))
+    torch.save(create_model("cifar_resnet20").state_dict(), tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"other\.pth do not fit this network"):
+        open_detector("mask_rcnn_scenes_resnet", str(tmp_path / "other.pth"))
+
+
+def test_a_name_that_is_too_long_for_a_file_is_the_name_of_no_network() -> None:
+    assert model_path("x" * 5000) is None
+    with pytest.raises(UserError, match="unknown model"):
+        open_network("x" * 5000)

@@ -1,0 +1,107 @@
+"""The pictures exist, have the size they should, and show what they are given."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gcnet.visualization.plots import contact_sheet, plot_confusion, plot_learning_curves
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def _has_colour(pixels: np.ndarray, colour: tuple[int, int, int]) -> bool:
+    return bool((np.abs(pixels - np.array(colour)).max(axis=-1) <= 3).any())
+
+
+def test_learning_curves_draw_each_measured_quantity_in_its_colour(tmp_path: Path) -> None:
+    rows = [{"epoch": epoch, "learning_rate": 0.1, "train_loss": 2.0 / epoch} for epoch in range(1, 8)]
+    plot_learning_curves(rows, tmp_path / "train.png")
+    both = [row | {"val_loss": 2.5 / row["epoch"], "top1": 0.1 * row["epoch"], "top5": 0.9} for row in rows]
+    plot_learning_curves(both, tmp_path / "both.png")
+    green, vermillion = (0x00, 0x9E, 0x73), (0xD5, 0x5E, 0x00)
+    assert not _has_colour(_pixels(tmp_path / "train.png"), vermillion)
+    assert _has_colour(_pixels(tmp_path / "both.png"), vermillion)
+    assert _has_colour(_pixels(tmp_path / "both.png"), green)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"epoch": 1, "learning_rate": 0.1, "train_loss": 2.0, "top1": 0.5}],
+        [{"epoch": 1, "train_loss": float("nan"), "top1": None}, {"epoch": 2, "train_loss": 1.0, "top1": ""}],
+        [{"epoch": 0.5, "learning_rate": 0.0, "train_loss": float("inf"), "val_loss": 1.0}],
+    ],
+    ids=["none", "one epoch", "gaps", "infinite"],
+)
+def test_learning_curves_take_rows_with_gaps(rows: list[dict], tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_learning_curves(rows, tmp_path / "curves.png")
+    assert _pixels(tmp_path / "curves.png").shape[1] > 800
+
+
+@pytest.mark.parametrize("classes", [2, 11, 29, 61, 1000])
+def test_a_confusion_matrix_of_any_number_of_classes_is_a_picture_a_screen_can_show(
+    classes: int, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    counts = generator.integers(0, 2, (classes, classes)) * generator.integers(0, 2, (classes, classes))
+    counts[1] = 0
+    names = [f"a ${label}$ class with quite a long name {label}" for label in range(classes)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_confusion(counts, names, tmp_path / "confusion.png")
+    height, width, _ = _pixels(tmp_path / "confusion.png").shape
+    assert 300 < height < 3000
+    assert 300 < width < 3500
+    assert width > classes
+
+
+def test_a_confusion_matrix_colours_a_cell_by_its_share_of_the_true_class(tmp_path: Path) -> None:
+    plot_confusion([[5, 0], [0, 7]], ["left", "right"], tmp_path / "right.png")
+    plot_confusion([[0, 5], [7, 0]], ["left", "right"], tmp_path / "wrong.png")
+    right, wrong = _pixels(tmp_path / "right.png"), _pixels(tmp_path / "wrong.png")
+
+    def darkness(pixels: np.ndarray, row: float, column: float) -> float:
+        height, width, _ = pixels.shape
+        return 255 - pixels[int(row * height), int(column * width)].mean()
+
+    assert darkness(right, 0.15, 0.25) > 100 > 30 > darkness(right, 0.15, 0.75)
+    assert darkness(wrong, 0.15, 0.25) < 30 < 100 < darkness(wrong, 0.15, 0.75)
+
+
+def test_a_contact_sheet_holds_every_image_with_its_own_pixels(tmp_path: Path) -> None:
+    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (17, 170, 170), (120, 60, 5)]
+    images: list = [np.full((8, 8, 3), colour, dtype=np.uint8) for colour in colours[:3]]
+    images += [Image.new("RGB", (500, 31), colour) for colour in colours[3:]]
+    contact_sheet(images, [f"name {number}\nsecond line" for number in range(5)], tmp_path / "sheet.png", columns=3)
+    sheet = _pixels(tmp_path / "sheet.png")
+    for colour in colours:
+        assert _has_colour(sheet, colour)
+    red = np.argwhere(np.abs(sheet - np.array(colours[0])).max(axis=-1) <= 3)
+    blue = np.argwhere(np.abs(sheet - np.array(colours[2])).max(axis=-1) <= 3)
+    brown = np.argwhere(np.abs(sheet - np.array(colours[4])).max(axis=-1) <= 3)
+    assert red[:, 1].max() < blue[:, 1].min()
+    assert red[:, 0].max() < brown[:, 0].min()
+    assert len(red) == 176**2, "a small image is enlarged by a whole factor"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 977), (977, 1), (3, 5)])
+def test_a_contact_sheet_takes_images_of_any_shape_and_titles_of_any_length(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    contact_sheet([Image.new("L", size, 77)], ["\N{GREEK SMALL LETTER GAMMA}" * 500], tmp_path / "sheet.png")
+    assert _has_colour(_pixels(tmp_path / "sheet.png"), (77, 77, 77))
+
+
+def test_a_contact_sheet_refuses_titles_that_do_not_match_the_images(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="as many titles as images"):
+        contact_sheet([Image.new("RGB", (5, 5))], ["one", "two"], tmp_path / "sheet.png")

@@ -1,0 +1,350 @@
+"""Runs on real image files: what they leave behind, and that resuming them changes no bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from gcnet.cli.train import Settings
+from gcnet.cli.train import run as run_verb
+from gcnet.errors import UserError
+from gcnet.insertion import inserted
+from gcnet.models.model_file import load_model, read_model_file
+from gcnet.storage import load_tensors
+from gcnet.tasks.classification.task import ClassificationTask
+from gcnet.training.progress import Silent
+from gcnet.training.run_folder import open_folder
+from gcnet.training.settings import TrainSettings, override
+from gcnet.workflows.dry_run import dry_run
+from gcnet.workflows.train import resume, train
+from training.photos import CLASSES, run, settings_for, small_network, write_photos
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def whole(photos, tmp_path_factory):
+    return run(settings_for(photos, tmp_path_factory.mktemp("whole") / "run"))
+
+
+def weights_of(result):
+    return result.last_weights.read_bytes()
+
+
+def crash_at(monkeypatch, step):
+    take_step = ClassificationTask.prepare
+
+    def prepare(self, batch, at, device):
+        if at == step:
+            raise KeyboardInterrupt
+        return take_step(self, batch, at, device)
+
+    monkeypatch.setattr(ClassificationTask, "prepare", prepare)
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 8, 13])
+def test_a_broken_run_ends_with_the_same_bits(photos, tmp_path, whole, monkeypatch, step):
+    settings = settings_for(photos, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        crash_at(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings)
+    resumed = run(settings)
+    assert weights_of(resumed) == weights_of(whole)
+    assert resumed.best_weights.read_bytes() == whole.best_weights.read_bytes()
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 0), (0, 2), (1, 2)])
+def test_any_number_of_workers_before_and_after_gives_the_same_bits(
+    photos, tmp_path, whole, monkeypatch, first, second
+):
+    with monkeypatch.context() as patch:
+        crash_at(patch, 8)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings_for(photos, tmp_path / "run", workers=first))
+    resumed = run(settings_for(photos, tmp_path / "run", workers=second))
+    assert weights_of(resumed) == weights_of(whole)
+
+
+def test_accumulated_adamw_in_channels_last_resumes_to_the_bit(photos, tmp_path, monkeypatch):
+    changes = {"optimizer": "adamw", "accumulate": 2, "channels_last": True, "clip_norm": 1.0, "lr": 0.01}
+    unbroken = run(settings_for(photos, tmp_path / "unbroken", **changes))
+    with monkeypatch.context() as patch:
+        crash_at(patch, 11)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings_for(photos, tmp_path / "run", **changes))
+    assert weights_of(run(settings_for(photos, tmp_path / "run"))) == weights_of(unbroken)
+
+
+def test_another_seed_gives_another_run(photos, tmp_path, whole):
+    assert weights_of(run(settings_for(photos, tmp_path / "run", seed=8))) != weights_of(whole)
+
+
+@pytest.fixture(scope="module")
+def pictured(photos, tmp_path_factory):
+    """A run of a network by name, with everything that it leaves."""
+    output = tmp_path_factory.mktemp("pictured") / "run"
+    changes = {"model": "cifar_resnet20", "block": "gc", "options": ("fusion=both",), "pictures": True}
+    return run(settings_for(photos, output, epochs=2.0, block_lr=3.0, **changes), None)
+
+
+def test_a_run_leaves_all_that_its_folder_promises(pictured):
+    names = {str(path.relative_to(pictured.folder)) for path in pictured.folder.rglob("*") if path.is_file()}
+    assert names == {
+        *("config.json", "environment.json", "metrics.jsonl", "results.csv", "checkpoint.safetensors"),
+        *("data.csv.gz", ".lock"),
+        *("curves.png", "confusion.png", "train_images.png", "weights/best.safetensors", "weights/last.safetensors"),
+    }
+    for name in ("curves.png", "confusion.png", "train_images.png"):
+        with Image.open(pictured.folder / name) as picture:
+            assert min(picture.size) > 100
+    start = json.loads((pictured.folder / "environment.json").read_text())[0]
+    assert start["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert start["threads"] == 1
+    assert open_folder(pictured.folder)[1].recipe.steps == pictured.steps == 10
+
+
+def test_the_weights_say_how_to_use_them(pictured):
+    card = read_model_file(pictured.best_weights)[1]
+    assert card.class_names == CLASSES
+    assert card.preprocessing["image_size"] == 11
+    assert card.insertions[0]["block"] == "gc"
+    assert card.insertions[0]["options"] == {"fusion": "both"}
+    rebuilt = load_model(pictured.last_weights)
+    assert rebuilt(torch.zeros(2, 3, 11, 11)).shape == (2, 3)
+
+
+def test_the_reported_accuracy_is_that_of_the_saved_weights(pictured, photos):
+    from gcnet.data.images.open import open_data
+
+    splits = open_data(settings_for(photos, photos).data)
+    network, transform = load_model(pictured.last_weights), splits.eval_transform()
+    hits = 0
+    for index in range(len(splits.val)):
+        with torch.no_grad():
+            hits += int(network(transform(splits.val.read(index))[None]).argmax()) == splits.val.label(index)
+    assert pictured.last["top1"] == pytest.approx(hits / 21)
+    assert pictured.last["images"] == 21
+
+
+def test_a_network_of_the_users_own_needs_its_builder_again(whole):
+    with pytest.raises(UserError, match="network of your own"):
+        resume(whole.folder)
+    again = resume(whole.folder, build_model=small_network, reporter=Silent())
+    assert again.finished
+    assert (again.best, again.last) == (whole.best, whole.last)
+
+
+def test_damaged_images_are_left_out_named_once_and_counted(tmp_path):
+    photos = write_photos(tmp_path / "photos")
+    (photos / "train" / "red" / "3.png").write_bytes(b"no image")
+    (photos / "val" / "red" / "2.png").write_bytes((photos / "val" / "red" / "1.png").read_bytes()[:60])
+    result = run(settings_for(photos, tmp_path / "run"))
+    assert set(result.skipped) == {"red/3.png", "red/2.png"}
+    assert (result.last["images"], result.last["skipped"], result.last["skipped_in_all"]) == (20, 1, 2)
+    assert (result.folder / "skipped.csv").read_text().count("red/3.png") == 1
+
+
+def test_frozen_parameters_and_norms_stay_as_they_were(photos, tmp_path):
+    changes = {
+        "model": "cifar_resnet20",
+        "freeze": ("layer1.*", "conv1.*"),
+        "freeze_norms": True,
+        "ema": None,
+        "lr": 1e-4,
+    }
+    start = run(settings_for(photos, tmp_path / "start", model="cifar_resnet20", steps=1, epochs=None), None)
+    settings = settings_for(photos, tmp_path / "run", weights=str(start.last_weights), steps=3, epochs=None, **changes)
+    before, after = (read_model_file(path)[0] for path in (start.last_weights, run(settings, None).last_weights))
+    for name, tensor in before.items():
+        frozen = name.startswith(("layer1.", "conv1.")) or "running" in name or "num_batches" in name
+        assert torch.equal(tensor, after[name]) == frozen, name
+
+
+MISTAKES = {
+    "folder that is taken": ({"output": "taken"}, "must not exist yet"),
+    "unknown block": ({"block": "gcc"}, 'unknown block "gcc"; did you mean "gc"'),
+    "unknown model": ({"model": "cifar_resnet21"}, 'did you mean "cifar_resnet20"'),
+    "freezing nothing": ({"freeze": ("layer9.*",)}, '"layer9.*" matches no parameter'),
+    "batch larger than the set": ({"batch_size": 1000}, "batch"),
+    "missing data": ({"data": "nowhere/photos"}, "nowhere/photos"),
+    "learning rate of no blocks": ({"block_lr": 2.0}, "no inserted blocks"),
+    "no such device": ({"device": "cuda:77"}, "cuda:77"),
+    "odd device": ({"device": "tpu"}, "auto, cpu, cuda or cuda:N"),
+}
+
+
+@pytest.mark.parametrize(("changes", "sentence"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_sentence_and_leaves_no_folder(photos, tmp_path, monkeypatch, changes, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    settings = override(settings_for(photos, tmp_path / "run", model="cifar_resnet20"), **changes)
+    with pytest.raises(UserError) as raised:
+        train(settings, reporter=Silent())
+    assert sentence in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
+
+
+def test_without_an_output_runs_are_numbered(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = override(settings_for(photos, tmp_path), output=None, steps=1, epochs=None, model="cifar_resnet20")
+    name = f"cifar_resnet20-{photos.name}"
+    for expected in (name, f"{name}-2"):
+        assert str(train(settings, build_model=small_network, reporter=Silent()).folder) == f"runs/{expected}"
+
+
+def test_an_existing_run_is_never_overwritten(photos, whole):
+    with pytest.raises(UserError, match="never overwritten; go on with --resume"):
+        train(settings_for(photos, whole.folder), reporter=Silent())
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda _path: None, "is not there"),
+        (lambda path: path.write_text(""), "is a file"),
+        (lambda path: path.mkdir(), "has no config.json"),
+        (lambda path: (path.mkdir(), (path / "config.json").write_text("{")), "is damaged: it is not JSON"),
+    ],
+    ids=["nothing", "file", "empty folder", "damaged config"],
+)
+def test_resuming_what_is_no_run_is_refused(tmp_path, make, sentence):
+    make(tmp_path / "run")
+    with pytest.raises(UserError, match=sentence):
+        resume(tmp_path / "run")
+
+
+def test_nothing_but_workers_and_device_may_stand_beside_resume():
+    with pytest.raises(UserError, match="found --lr"):
+        Settings(resume="run", recipe=override(TrainSettings(), lr=0.3).recipe)
+    Settings(resume="run", data=override(TrainSettings(), workers=2).data)
+
+
+def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = settings_for(photos, tmp_path / "run", model="cifar_resnet20", block="gc", epochs=None, steps=12)
+    estimate = dry_run(settings)
+    assert (estimate.steps, estimate.evaluations) == (12, 3)
+    assert estimate.total_seconds > 12 * estimate.step_seconds > 0
+    assert estimate.memory > 2**20
+    # By hand: the stem convolution alone, a multiply-add being two.
+    assert estimate.flops > 2 * 3 * 16 * 9 * 11 * 11
+    groups = {name: getattr(settings, name) for name in ("network", "data", "augment", "recipe", "machine", "output")}
+    assert run_verb(Settings(dry_run=True, **groups)) == 0
+    assert "MiB" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_says_where_at_put_the_blocks_and_its_file_rebuilds_them(photos, tmp_path, capsys):
+    changes = {"model": "cifar_resnet20", "block": "gc", "at": ("layer2.*", "c3"), "epochs": None, "steps": 2}
+    settings = settings_for(photos, tmp_path / "run", **changes)
+    said = "gc with ratio 4 on the output of 6 modules: layer2: 0, 1, 2 (32 channels)"
+    result = train(settings)
+    assert said in capsys.readouterr().out
+    rebuilt = load_model(result.last_weights)
+    assert [place.name for place in inserted(rebuilt)[0].places] == [f"layer{n}.{i}" for n in (2, 3) for i in range(3)]
+    assert said in str(dry_run(settings))
+
+
+def command(photos, output, *more):
+    model = ("--model", "cifar_resnet20", "--data", str(photos), "--batch-size", "10", "--no-pictures")
+    return [sys.executable, "-m", "gcnet", "train", *model, "--output", str(output), *more]
+
+
+def lines_of(process):
+    return iter(process.stdout.readline, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_the_command_ends_a_stopped_run_with_the_documented_code(photos, tmp_path, number, code):
+    arguments = command(photos, tmp_path / "run", "--epochs", "500", "--workers", "2")
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        next(line for line in lines_of(process) if line.startswith("epoch 1 "))
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert f"{signal.Signals(number).name}: saved at step" in out
+    assert err == ""
+    step = load_tensors(tmp_path / "run" / "checkpoint.safetensors")[1]["state"]["trainer"]["step"]
+    assert f"saved at step {step};" in out
+    with subprocess.Popen(
+        [sys.executable, "-m", "gcnet", "train", "--resume", str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert f"on from step {step} of 2500" in next(lines_of(process))
+        process.kill()
+
+
+@pytest.mark.slow
+def test_the_command_ends_a_diverged_run_with_3_and_names_images(photos, tmp_path):
+    arguments = command(photos, tmp_path / "run", "--lr", "1e30", "--epochs", "3")
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("gcnet: the loss is ")
+    assert ".png" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_full_disk_ends_the_command_with_1(photos, tmp_path, monkeypatch, capsys):
+    from gcnet import cli, storage
+
+    write = os.fsync
+
+    def full(descriptor):
+        if (tmp_path / "run" / "metrics.jsonl").exists():
+            raise OSError(28, "No space left on device")
+        write(descriptor)
+
+    monkeypatch.setattr(storage.os, "fsync", full)
+    assert cli.main(command(photos, tmp_path / "run", "--epochs", "1")[3:]) == 1
+    assert "the disk is full" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_full_disk_behind_standard_output_ends_no_training_and_its_lines_go_to_the_log(photos, tmp_path):
+    arguments = command(photos, tmp_path / "run", "--steps", "7", "--save-every-steps", "3")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    log = (tmp_path / "run" / "output.log").read_text()
+    assert "step 7/7" in log and "finished; best top-1" in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait", [0.15, 0.7, 1.5, 3.0])
+def test_ctrl_c_before_the_training_is_one_line_and_leaves_no_folder(photos, tmp_path, wait):
+    arguments = command(photos, tmp_path / "run", "--epochs", "900", "--workers", "2")
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err in ("gcnet: interrupted\n", "")
+    assert bool(err) != ("SIGINT: saved at step" in out)
+    assert bool(err) != (tmp_path / "run").exists()
+
+
+def test_names_that_are_not_utf_8_and_control_characters_end_no_training(tmp_path, capsys):
+    photos = write_photos(tmp_path / "photos", train_images=4, val_images=2)
+    for split in ("train", "val"):
+        os.rename(photos / split / "red", os.fsencode(photos / split) + b"/caf\xe9\x1b[31m")
+        os.rename(photos / split / "blue" / "0.png", os.fsencode(photos / split / "blue") + b"/\xff.png")
+    with open(os.fsencode(photos / "train" / "blue") + b"/broken\xfe\n.png", "wb") as file:
+        file.write(b"no image")
+    settings = override(settings_for(photos, tmp_path / "run", model="cifar_resnet20", epochs=1.0), pictures=True)
+    assert train(settings).finished
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert r"skipped blue/broken\udcfe\n.png: not an image" in printed
+    assert (tmp_path / "run" / "confusion.png").exists()
+    assert b"broken\xfe" in (tmp_path / "run" / "skipped.csv").read_bytes()
