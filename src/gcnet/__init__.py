@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gcnet import analysis
     from gcnet.blocks import build_block, list_blocks
+    from gcnet.comparison.experiment import compare
+    from gcnet.costs.cost import cost
+    from gcnet.experiments.reproduce import reproduce
     from gcnet.insertion import context_parameters, insert, inserted, remove
     from gcnet.models.block_file import load_context, save_context
     from gcnet.models.create import create_model
     from gcnet.models.model_file import load_model, save_model
     from gcnet.models.registry import list_detectors, list_models
+    from gcnet.workflows.train import resume, train
 
 __version__ = "0.1.0"
 
@@ -29,10 +33,20 @@ __all__ = [
     "remove",
     "save_context",
     "save_model",
+    "compare",
+    "cost",
+    "reproduce",
+    "resume",
+    "train",
 ]
 
 # Read on first use, so that importing the package (and `gcnet --help`) does not import torch.
 _HOMES = {
+    "compare": "gcnet.comparison.experiment",
+    "cost": "gcnet.costs.cost",
+    "reproduce": "gcnet.experiments.reproduce",
+    "resume": "gcnet.workflows.train",
+    "train": "gcnet.workflows.train",
     "build_block": "gcnet.blocks",
     "list_blocks": "gcnet.blocks",
     "create_model": "gcnet.models.create",

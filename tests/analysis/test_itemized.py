@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from gcnet.analysis.cost import analytic_flops, count_detector_flops, count_flops, count_parameters
-from gcnet.analysis.itemized import Account, itemize
+from gcnet.analysis.itemized import CostBreakdown, cost_breakdown
 from gcnet.blocks import block_options, build_block, list_blocks
 from gcnet.models.create import create_model
 
@@ -35,12 +35,12 @@ def saved_bytes(model: nn.Module, images: torch.Tensor) -> int:
     return sum(size for address, size in storages.items() if address not in own)
 
 
-def by_stage(account: Account, what: str) -> dict[str, int]:
+def by_stage(account: CostBreakdown, what: str) -> dict[str, int]:
     return {stage.name: getattr(stage, what) for stage in account.stages}
 
 
 def test_a_convolution_keeps_its_input_and_a_rectifier_its_output() -> None:
-    account = itemize(nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU()), (7, 11), 2)
+    account = cost_breakdown(nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU()), (7, 11), 2)
     assert by_stage(account, "kept") == {"0": 4 * 2 * 3 * 77, "1": 4 * 2 * 5 * 77}
     assert account.total.kept == 4 * 2 * 8 * 77
 
@@ -52,28 +52,28 @@ def test_what_is_saved_twice_or_is_a_view_counts_once() -> None:
 
     network = nn.Sequential(nn.Conv2d(3, 5, 1), Twice())
     image, result = 4 * 3 * 77, 4 * 5 * 77
-    assert itemize(network, (7, 11), 1).total.kept == image + 3 * result  # the map, its square, and the sigmoid
+    assert cost_breakdown(network, (7, 11), 1).total.kept == image + 3 * result  # the map, its square, and the sigmoid
 
 
 @pytest.mark.parametrize("name", list_blocks())
 def test_a_block_keeps_on_the_meta_device_what_it_keeps_on_the_cpu(name: str) -> None:
     block = build_block(name, channels=32, ratio=4 if "ratio" in block_options(name) else None)
     network = nn.Sequential(nn.Conv2d(3, 32, 3), block)
-    assert itemize(network, (9, 7), 3).total.kept == saved_bytes(network, torch.randn(3, 3, 9, 7))
+    assert cost_breakdown(network, (9, 7), 3).total.kept == saved_bytes(network, torch.randn(3, 3, 9, 7))
 
 
 @pytest.mark.parametrize("name", ["gc_cifar_resnet20", "nl_resnet18", "timm/vit_tiny_patch16_224", "resnet18"])
 def test_a_network_keeps_on_the_meta_device_what_it_keeps_on_the_cpu(name: str) -> None:
     side, model = (224 if "vit" in name else 37), create_model(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    account = itemize(model, (side, side), 2)
+    account = cost_breakdown(model, (side, side), 2)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert account.total.kept == saved_bytes(model, torch.randn(2, 3, side, side))
 
 
 def test_stages_sum_up_to_the_network_and_blocks_are_in_them() -> None:
     model = on_meta("gc_resnet50")
-    account = itemize(model, (224, 224), 2)
+    account = cost_breakdown(model, (224, 224), 2)
     assert account.total.flops == count_flops(model, (1, 3, 224, 224))
     assert account.total.parameters == count_parameters(model) == 28_078_773
     for what in ("parameters", "flops", "kept"):
@@ -94,7 +94,7 @@ def test_stages_sum_up_to_the_network_and_blocks_are_in_them() -> None:
 
 
 def test_flops_are_of_one_image_and_what_is_kept_grows_with_the_batch() -> None:
-    one, five = (itemize(on_meta("gc_cifar_resnet20"), (32, 32), batch) for batch in (1, 5))
+    one, five = (cost_breakdown(on_meta("gc_cifar_resnet20"), (32, 32), batch) for batch in (1, 5))
     assert by_stage(one, "flops") == by_stage(five, "flops")
     assert 4.9 < five.total.kept / one.total.kept <= 5
 
@@ -102,17 +102,17 @@ def test_flops_are_of_one_image_and_what_is_kept_grows_with_the_batch() -> None:
 @pytest.mark.parametrize("name", ["mask_rcnn_gc_resnet18", "cascade_mask_rcnn_gc_resnet50_dcn"])
 def test_a_detector_is_itemized_from_its_stem_to_its_masks(name: str) -> None:
     model = on_meta(name, num_classes=3)
-    account = itemize(model, (96, 160), 2)
+    account = cost_breakdown(model, (96, 160), 2)
     assert list(by_stage(account, "flops")) == DETECTOR_STAGES
     assert account.total.flops == sum(by_stage(account, "flops").values()) == count_detector_flops(model, (96, 160))
     assert account.total.parameters == sum(by_stage(account, "parameters").values()) == count_parameters(model)
     assert all(block.name.startswith("backbone.body.layer") for block in account.blocks)
-    more = itemize(on_meta(name, num_classes=3, detector={"regions": 1024}), (96, 160), 2)
+    more = cost_breakdown(on_meta(name, num_classes=3, detector={"regions": 1024}), (96, 160), 2)
     kept, doubled = by_stage(account, "kept"), by_stage(more, "kept")
     assert [doubled[stage] // kept[stage] for stage in ("pyramid", "boxes", "masks")] == [1, 2, 2]
 
 
 def test_what_a_network_holds_itself_is_told_apart_from_its_parts() -> None:
-    account = itemize(on_meta("timm/vit_tiny_patch16_224"), (224, 224), 1)
+    account = cost_breakdown(on_meta("timm/vit_tiny_patch16_224"), (224, 224), 1)
     assert by_stage(account, "parameters")["other"] == 192 * (14 * 14 + 1 + 1)  # positions, class token
     assert account.blocks == ()

@@ -8,12 +8,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from gcnet.analysis.cost import analytic_flops
-from gcnet.cli import cost_measured, main
+from gcnet.cli import main
+from gcnet.costs import measured as measured
+from gcnet.costs.figure import render_costs
+from gcnet.costs.report import CostReport, CostRow, parts_table
 from gcnet.insertion import inserted
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
-from gcnet.workflows.cost_figure import render_bills
-from gcnet.workflows.cost_report import Bill, Line, parts_table
 
 GC_PARAMETERS = 3 * 173 + 3 * 601 + 3 * 2_225  # 2CP + 2C + 3P + 1 at 16, 32, 64 channels, ratio 4
 GC_FLOPS = sum(
@@ -163,8 +164,10 @@ def test_measured_times_show_their_quartiles_in_tables_that_fit_a_terminal() -> 
     measured = {"forward_seconds": 0.0058, "forward_seconds_q1": 0.00185, "forward_seconds_q3": 0.0123}
     counted = {"parameters": 173.0, "flops": 65792.0, "multiply_adds": 32896.0, "kept_bytes": 2232e3}
     peaks = {"step_seconds": 1.5, "forward_peak_bytes": 5e6, "step_peak_bytes": 7e7}
-    lines = [Line(name, kind, counted | measured | peaks) for name, kind in (("total", "total"), ("layer1", "stage"))]
-    bill = Bill("network", (32, 32), 2, tuple(lines))
+    lines = [
+        CostRow(name, kind, counted | measured | peaks) for name, kind in (("total", "total"), ("layer1", "stage"))
+    ]
+    bill = CostReport("network", (32, 32), 2, tuple(lines))
     text = parts_table(bill, bill)
     assert "5.8 (1.85-12.3)" in text and " MFLOPs |" in text and " 0.06579 " in text
     assert max(map(len, text.splitlines())) <= 100
@@ -176,11 +179,12 @@ def test_bars_of_the_figure_have_the_colors_of_its_legend(monkeypatch: pytest.Mo
     figures: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     stages = {"stem": 3.0, "layer1": 4.0, "head": 1.0}
-    lines = [Line("total", "total", {"parameters": 8.0, "flops": 8.0, "kept_bytes": 8.0, "step_seconds": 8.0})]
+    lines = [CostRow("total", "total", {"parameters": 8.0, "flops": 8.0, "kept_bytes": 8.0, "step_seconds": 8.0})]
     lines += [
-        Line(name, "stage", dict.fromkeys(("parameters", "flops", "kept_bytes"), size)) for name, size in stages.items()
+        CostRow(name, "stage", dict.fromkeys(("parameters", "flops", "kept_bytes"), size))
+        for name, size in stages.items()
     ]
-    render_bills([Bill("folder/of/network", (32, 32), 2, tuple(lines))])
+    render_costs([CostReport("folder/of/network", (32, 32), 2, tuple(lines))])
     (figure,) = figures
     (legend,) = figure.legends
     colors = {
@@ -200,7 +204,7 @@ def test_bars_of_the_figure_have_the_colors_of_its_legend(monkeypatch: pytest.Mo
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gc_scenes_resnet", "mask_rcnn_gc_scenes_resnet"])
 def test_time_and_memory_are_measured_on_request(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_measured, "REPETITIONS", 1)
+    monkeypatch.setattr(measured, "REPETITIONS", 1)
     arguments = ("--image-size", "32", "--batch-size", "2", "--device", "cpu", "--output", str(tmp_path))
     assert cost(name, "--against", "plain", "--measure", *arguments) == 0
     rows = {row["part"].removeprefix("backbone.body."): row for row in read_csv(tmp_path)}
@@ -237,9 +241,9 @@ def test_a_mistake_is_one_sentence(arguments: str, sentence: str, capsys: pytest
 def test_against_plain_takes_the_blocks_of_timm_and_torchvision_out(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from gcnet.cli.cost_networks import Choice
+    from gcnet.costs.networks import CountedNetwork
 
-    whole, plain = Choice(name, {}), Choice(name, {}).plain()
+    whole, plain = CountedNetwork(name, {}), CountedNetwork(name, {}).plain()
     less = sum(parameter.numel() for parameter in plain.skeleton().parameters())
     assert less < sum(parameter.numel() for parameter in whole.skeleton().parameters())
     assert cost(name, "--against", "plain", "--batch-size", "2") == 0

@@ -11,7 +11,7 @@ from torch import nn
 import gcnet.comparison.measure
 from comparison.small import Listener, small, small_detectors
 from gcnet.cli import main
-from gcnet.comparison.experiment import compare
+from gcnet.comparison.experiment import run_comparison
 from gcnet.comparison.plan import Variant, check_names, create_variant, describe, plan
 from gcnet.comparison.results import read_results
 from gcnet.comparison.settings import CompareSettings, RecipeChoices
@@ -156,7 +156,9 @@ def test_a_comparison_of_detectors_leaves_mask_and_box_ap(tmp_path: Path, monkey
     monkeypatch.setattr(gcnet.comparison.measure, "training_step_peak_memory", lambda *_, **__: 4_000_000)
     monkeypatch.setattr(gcnet.comparison.measure, "REPETITIONS", 2)
     listener = Listener()
-    comparison = compare(["none", "gc", build_scale], settings=small_detectors(tmp_path / "out"), reporter=listener)
+    comparison = run_comparison(
+        ["none", "gc", build_scale], settings=small_detectors(tmp_path / "out"), reporter=listener
+    )
     assert [run.block for run in comparison.runs] == ["none", "gc", "build_scale"]
     for run in comparison.runs:
         row = json.loads(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import gcnet.comparison.measure
 from comparison.small import STEPS, Listener, small, write_images
 from gcnet.cli import main
-from gcnet.comparison.experiment import compare
+from gcnet.comparison.experiment import run_comparison
 from gcnet.comparison.results import Comparison, read_results
 from gcnet.comparison.settings import RecipeChoices
 from gcnet.errors import UserError
@@ -42,13 +42,13 @@ def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gcnet.comparison.measure, "training_step_peak_memory", lambda *_, **__: 4_000_000)
         patch.setattr(gcnet.comparison.measure, "REPETITIONS", 2)
-        return compare(settings=small(images, tmp_path_factory.mktemp("whole")))
+        return run_comparison(settings=small(images, tmp_path_factory.mktemp("whole")))
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_comparison_leaves_its_results_a_table_a_figure_and_a_page(images: Path, tmp_path: Path) -> None:
     listener = Listener()
-    comparison = compare(settings=small(images, tmp_path / "out", seeds=2), reporter=listener)
+    comparison = run_comparison(settings=small(images, tmp_path / "out", seeds=2), reporter=listener)
     assert [(run.block, run.seed) for run in comparison.runs] == [("none", 0), ("gc", 0), ("none", 1), ("gc", 1)]
     assert all(run.images == 21 and run.curve[-1].scores == run.scores for run in comparison.runs)
     assert read_results(tmp_path / "out" / "results.json") == comparison
@@ -74,11 +74,11 @@ def test_an_interrupted_comparison_goes_on_with_what_is_not_done(
 
     settings = small(images, tmp_path / "cut")
     with pytest.raises(KeyboardInterrupt):
-        compare(settings=settings, reporter=Listener(stop))
+        run_comparison(settings=settings, reporter=Listener(stop))
     done = tmp_path / "cut" / "runs" / "main-none-seed0.json"
     written = done.stat().st_mtime_ns
     listener = Listener()
-    continued = compare(settings=settings, reporter=listener)
+    continued = run_comparison(settings=settings, reporter=listener)
     assert "1 of 2 trainings are done already" in listener.lines
     assert done.stat().st_mtime_ns == written
     assert [run.scores for run in continued.runs] == [run.scores for run in whole.runs]
@@ -99,10 +99,10 @@ def test_a_signal_in_the_middle_of_a_training_saves_it_and_the_same_command_resu
 
     settings = small(images, tmp_path / "cut")
     with pytest.raises(Stopped, match="SIGTERM; the same command goes on"):
-        compare(settings=settings, reporter=Interrupting())
+        run_comparison(settings=settings, reporter=Interrupting())
     assert not (tmp_path / "cut" / "runs" / "main-gc-seed0.json").exists()
     listener = Listener()
-    continued = compare(settings=settings, reporter=listener)
+    continued = run_comparison(settings=settings, reporter=listener)
     assert min(listener.steps) >= STEPS + 2  # at that step it is evaluated first
     assert [run.curve for run in continued.runs] == [run.curve for run in whole.runs]
 
@@ -114,15 +114,15 @@ def test_a_changed_setting_is_refused_for_the_same_folder(images: Path, tmp_path
     identity = small(images, folder).identity()
     (folder / "compare.json").write_text(json.dumps(identity))
     with pytest.raises(UserError, match="holds a comparison with --seeds 1, found 3; give another --output"):
-        compare(settings=small(images, folder, seeds=3))
+        run_comparison(settings=small(images, folder, seeds=3))
     with pytest.raises(UserError, match="with --blocks none,gc, found none,se"):
-        compare(settings=small(images, folder, blocks="none,se"))
+        run_comparison(settings=small(images, folder, blocks="none,se"))
 
 
 def test_a_folder_of_something_else_is_not_written_into(images: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="must be a new folder or one of an earlier comparison"):
-        compare(settings=small(images, tmp_path))
+        run_comparison(settings=small(images, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -143,7 +143,7 @@ def build_shift(channels: int) -> nn.Module:
 
 @pytest.mark.usefixtures("quick")
 def test_a_builder_of_the_users_own_is_compared_beside_the_named_blocks(images: Path, tmp_path: Path) -> None:
-    comparison = compare(["none", build_shift], settings=small(images, tmp_path / "out"))
+    comparison = run_comparison(["none", build_shift], settings=small(images, tmp_path / "out"))
     assert comparison.blocks == ("none", "build_shift")
     assert comparison.costs["build_shift"].added_parameters == 3 * (16 + 32 + 64)
     assert comparison.costs["build_shift"].analytic_flops is None
@@ -181,7 +181,7 @@ def _is_group_gone(group: int, *, seconds: float) -> bool:
 @pytest.mark.usefixtures("quick")
 def test_killed_without_warning_the_same_command_comes_to_the_same_results(images: Path, tmp_path: Path) -> None:
     recipe = RecipeChoices(steps=LONG, batch_size=9, lr=0.05)
-    whole = compare(settings=small(images, tmp_path / "whole", recipe=recipe))
+    whole = run_comparison(settings=small(images, tmp_path / "whole", recipe=recipe))
     process = subprocess.Popen(_command(images, tmp_path / "cut"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     rows = tmp_path / "cut" / "runs" / "main-none-seed0" / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -223,7 +223,7 @@ def test_a_damaged_file_of_an_earlier_attempt_is_named_in_one_sentence(
     shutil.copytree(finished, tmp_path / "out")
     (tmp_path / "out" / name).write_text(damage)
     with pytest.raises(UserError, match=name):
-        compare(settings=small(images, tmp_path / "out"))
+        run_comparison(settings=small(images, tmp_path / "out"))
 
 
 @pytest.fixture(scope="module")
@@ -233,14 +233,14 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gcnet.comparison.measure, "training_step_peak_memory", lambda *_, **__: 4_000_000)
         patch.setattr(gcnet.comparison.measure, "REPETITIONS", 2)
-        compare(settings=small(images, folder))
+        run_comparison(settings=small(images, folder))
     return folder
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_second_comparison_in_the_same_folder_is_refused(images: Path, finished: Path) -> None:
     with locked(finished / ".lock"), pytest.raises(UserError, match="is in use by another gcnet compare"):
-        compare(settings=small(images, finished))
+        run_comparison(settings=small(images, finished))
 
 
 @pytest.mark.usefixtures("quick")
@@ -252,7 +252,7 @@ def test_what_is_measured_is_shown_while_it_is_measured(images: Path, tmp_path: 
             super().advance(step, total, text)
             shown.append(f"{step}/{total} {text}")
 
-    compare(settings=small(images, tmp_path / "out"), reporter=Watching())
+    run_comparison(settings=small(images, tmp_path / "out"), reporter=Watching())
     assert shown[:4] == [
         "0/4 measuring forward passes",
         "1/4 measuring training steps",

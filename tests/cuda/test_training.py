@@ -18,7 +18,7 @@ from gcnet.training.progress import Silent
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import MachineSettings, TrainSettings, override
 from gcnet.training.trainer import Trainer
-from gcnet.workflows.train import resume, train
+from gcnet.workflows.train import resume, run_training
 
 PRECISIONS = ["float32", "bf16", "fp16"]
 STEPS = 3
@@ -126,7 +126,7 @@ def test_a_deterministic_run_that_was_interrupted_ends_with_the_same_bits(
     chosen: dict[str, Any] = {"model": "cifar_resnet20", "block": "gc", "data": "scenes", "device": str(device)}
     chosen |= {"limit_train": 8, "limit_val": 4, "batch_size": 4, "steps": 4, "ema": 0.9, "deterministic": True}
     chosen |= {"pictures": False, "save_every_steps": 1, "log_every": 1, "precision": "bf16"}
-    whole = train(override(TrainSettings(), **chosen, output=str(tmp_path / "whole")), reporter=Silent())
+    whole = run_training(override(TrainSettings(), **chosen, output=str(tmp_path / "whole")), reporter=Silent())
     take = Trainer.train_step
 
     def interrupted(self: Trainer, batch: Any) -> Any:
@@ -137,6 +137,6 @@ def test_a_deterministic_run_that_was_interrupted_ends_with_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(override(TrainSettings(), **chosen, output=str(tmp_path / "part")), reporter=Silent())
+            run_training(override(TrainSettings(), **chosen, output=str(tmp_path / "part")), reporter=Silent())
     resumed = resume(tmp_path / "part", reporter=Silent())
     assert resumed.last_weights.read_bytes() == whole.last_weights.read_bytes()

@@ -7,7 +7,7 @@ from gcnet.comparison.plan import Variant, check_names, create_variant, describe
 from gcnet.comparison.settings import CompareSettings
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
-from gcnet.experiments.reproduce import comparison_settings, find_tables, reproduce
+from gcnet.experiments.reproduce import comparison_settings, find_tables, train_tables
 from gcnet.experiments.rows import build_linear_bottleneck
 from gcnet.experiments.scales import series_of
 from gcnet.experiments.settings import ReproduceSettings
@@ -93,6 +93,6 @@ def test_small_networks_are_fine_tuned_from_weights_or_trained_from_scratch() ->
 
 def test_what_does_not_fit_the_networks_is_refused_before_anything_is_trained() -> None:
     with pytest.raises(UserError, match="have several networks: cifar_resnet20, cifar_resnet56"):
-        reproduce(ReproduceSettings(table=("backbones",), scale="small", weights="resnet20.th"))
+        train_tables(ReproduceSettings(table=("backbones",), scale="small", weights="resnet20.th"))
     with pytest.raises(UserError, match="--data takes a COCO directory"):
-        reproduce(ReproduceSettings(table=("design",), scale="full", weights="pretrained"))
+        train_tables(ReproduceSettings(table=("design",), scale="full", weights="pretrained"))

@@ -14,7 +14,7 @@ from torch import nn
 
 from gcnet.training.progress import Silent
 from gcnet.training.settings import TrainSettings, override
-from gcnet.workflows.train import RunResult, resume, train
+from gcnet.workflows.train import RunResult, resume, run_training
 
 CLASSES = ("blue", "green", "red")
 
@@ -57,7 +57,7 @@ def run(settings: TrainSettings, build: Callable[[int], nn.Module] | None = smal
     output = Path(str(settings.output.output))
     if output.exists():
         return resume(output, workers=settings.data.workers, build_model=build, reporter=Silent())
-    return train(settings, build_model=build, reporter=Silent())
+    return run_training(settings, build_model=build, reporter=Silent())
 
 
 def run_alone(settings: TrainSettings, build: Callable[[int], nn.Module] | None) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from gcnet.errors import UserError
 from gcnet.training.single_values import running_statistics_for_single_values
 from gcnet.workflows.dry_run import dry_run
-from gcnet.workflows.train import resume, train
+from gcnet.workflows.train import resume, run_training
 from training.photos import settings_for, write_photos
 from workflows.test_resume import Lines, StoppingAt
 
@@ -60,7 +60,7 @@ def test_micro_batches_of_one_image_are_refused_before_anything_is_written(
     with pytest.raises(
         UserError, match=r"micro-batches of 1 image, of which batch norms \(4\) would get a single value"
     ):
-        train(settings, build_model=normed_network, reporter=Lines())
+        run_training(settings, build_model=normed_network, reporter=Lines())
     with pytest.raises(UserError, match="a single value per channel"):
         dry_run(settings, build_model=normed_network)
     assert not (tmp_path / "run").exists()
@@ -69,17 +69,17 @@ def test_micro_batches_of_one_image_are_refused_before_anything_is_written(
 def test_micro_batches_of_one_image_are_fine_where_norms_see_more_or_are_frozen(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", train_images=2, val_images=2)
     frozen = settings_for(photos, tmp_path / "frozen", batch_size=1, freeze_norms=True, steps=2, epochs=None)
-    assert train(frozen, build_model=normed_network, reporter=Lines()).finished
+    assert run_training(frozen, build_model=normed_network, reporter=Lines()).finished
     larger = settings_for(photos, tmp_path / "larger", batch_size=1, steps=2, epochs=None)
     wide = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3))
-    assert train(larger, build_model=lambda _: wide, reporter=Lines()).finished
+    assert run_training(larger, build_model=lambda _: wide, reporter=Lines()).finished
 
 
 def test_one_image_left_of_a_batch_is_trained_on_and_resumes_to_the_same_bits(damaged: Path, tmp_path: Path) -> None:
     lines = Lines()
-    whole = train(run_settings(damaged, tmp_path / "whole"), build_model=normed_network, reporter=lines)
+    whole = run_training(run_settings(damaged, tmp_path / "whole"), build_model=normed_network, reporter=lines)
     assert sum("one image was left of the batch" in line for line in lines.said) == 1
-    stopped = train(run_settings(damaged, tmp_path / "run"), build_model=normed_network, reporter=StoppingAt(6))
+    stopped = run_training(run_settings(damaged, tmp_path / "run"), build_model=normed_network, reporter=StoppingAt(6))
     assert stopped.steps == 6
     resumed = resume(tmp_path / "run", build_model=normed_network, reporter=Lines())
     assert resumed.last_weights.read_bytes() == whole.last_weights.read_bytes()
@@ -90,5 +90,5 @@ def test_validation_images_that_cannot_be_read_are_found_before_the_run(tmp_path
     for path in (photos / "val").rglob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(UserError, match="none of the 3 .*images can be read; .*blue/0.png: not an image"):
-        train(run_settings(photos, tmp_path / "run"), build_model=normed_network, reporter=Lines())
+        run_training(run_settings(photos, tmp_path / "run"), build_model=normed_network, reporter=Lines())
     assert not (tmp_path / "run").exists()

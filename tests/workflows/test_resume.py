@@ -18,7 +18,7 @@ from gcnet.storage import StorageError
 from gcnet.training.data_record import compare_data, record_data
 from gcnet.training.progress import Silent
 from gcnet.training.run_folder import open_folder
-from gcnet.workflows.train import resume, train
+from gcnet.workflows.train import resume, run_training
 from training.photos import settings_for, small_network, steady_network, write_photos
 
 
@@ -47,7 +47,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data/ and run/, which SIGTERM stopped at step 4 of 15."""
     place = tmp_path_factory.mktemp("stopped")
     settings = settings_for(write_photos(place / "data"), place / "run")
-    result = train(settings, build_model=steady_network, reporter=StoppingAt(4))
+    result = run_training(settings, build_model=steady_network, reporter=StoppingAt(4))
     assert (result.stopped, result.steps) == (signal.SIGTERM, 4)
     return place
 
@@ -89,10 +89,10 @@ def test_an_added_class_is_refused_and_named(copy: Path) -> None:
 
 
 def test_added_removed_and_replaced_images_are_counted(copy: Path) -> None:
-    train = copy / "data" / "train"
+    run_training = copy / "data" / "train"
     for name in ("90", "91"):
-        shutil.copy(train / "red" / "0.png", train / "red" / f"{name}.png")
-    (train / "green" / "3.png").unlink()
+        shutil.copy(run_training / "red" / "0.png", run_training / "red" / f"{name}.png")
+    (run_training / "green" / "3.png").unlink()
     Image.new("RGB", (37, 41), (3, 200, 7)).save(copy / "data" / "val" / "blue" / "1.png")
     result, said = go_on(copy)
     assert result.finished
@@ -244,7 +244,7 @@ def test_a_failure_in_the_first_step_leaves_no_folder(tmp_path: Path) -> None:
 
     settings = settings_for(write_photos(tmp_path / "data"), tmp_path / "run")
     with pytest.raises(KeyError):
-        train(settings, build_model=broken, reporter=Silent())
+        run_training(settings, build_model=broken, reporter=Silent())
     assert not (tmp_path / "run").exists()
 
 

@@ -22,7 +22,7 @@ from gcnet.training.progress import Silent
 from gcnet.training.run_folder import open_folder
 from gcnet.training.settings import TrainSettings, override
 from gcnet.workflows.dry_run import dry_run
-from gcnet.workflows.train import resume, train
+from gcnet.workflows.train import resume, run_training
 from training.photos import CLASSES, run, settings_for, small_network, write_photos
 
 
@@ -189,7 +189,7 @@ def test_a_mistake_is_one_sentence_and_leaves_no_folder(photos, tmp_path, monkey
     (tmp_path / "taken").mkdir()
     settings = override(settings_for(photos, tmp_path / "run", model="cifar_resnet20"), **changes)
     with pytest.raises(UserError) as raised:
-        train(settings, reporter=Silent())
+        run_training(settings, reporter=Silent())
     assert sentence in str(raised.value)
     assert "\n" not in str(raised.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
@@ -200,12 +200,12 @@ def test_without_an_output_runs_are_numbered(photos, tmp_path, monkeypatch):
     settings = override(settings_for(photos, tmp_path), output=None, steps=1, epochs=None, model="cifar_resnet20")
     name = f"cifar_resnet20-{photos.name}"
     for expected in (name, f"{name}-2"):
-        assert str(train(settings, build_model=small_network, reporter=Silent()).folder) == f"runs/{expected}"
+        assert str(run_training(settings, build_model=small_network, reporter=Silent()).folder) == f"runs/{expected}"
 
 
 def test_an_existing_run_is_never_overwritten(photos, whole):
     with pytest.raises(UserError, match="never overwritten; go on with --resume"):
-        train(settings_for(photos, whole.folder), reporter=Silent())
+        run_training(settings_for(photos, whole.folder), reporter=Silent())
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_run_says_where_at_put_the_blocks_and_its_file_rebuilds_them(photos, t
     changes = {"model": "cifar_resnet20", "block": "gc", "at": ("layer2.*", "c3"), "epochs": None, "steps": 2}
     settings = settings_for(photos, tmp_path / "run", **changes)
     said = "gc with ratio 4 on the output of 6 modules: layer2: 0, 1, 2 (32 channels)"
-    result = train(settings)
+    result = run_training(settings)
     assert said in capsys.readouterr().out
     rebuilt = load_model(result.last_weights)
     assert [place.name for place in inserted(rebuilt)[0].places] == [f"layer{n}.{i}" for n in (2, 3) for i in range(3)]
@@ -342,7 +342,7 @@ def test_names_that_are_not_utf_8_and_control_characters_end_no_training(tmp_pat
     with open(os.fsencode(photos / "train" / "blue") + b"/broken\xfe\n.png", "wb") as file:
         file.write(b"no image")
     settings = override(settings_for(photos, tmp_path / "run", model="cifar_resnet20", epochs=1.0), pictures=True)
-    assert train(settings).finished
+    assert run_training(settings).finished
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert r"skipped blue/broken\udcfe\n.png: not an image" in printed

@@ -27,7 +27,7 @@ _PROPOSALS, _DETECTIONS = 1000, 100  # of an image whose FLOPs are counted, as i
 
 
 @dataclass(frozen=True)
-class Item:
+class CostPart:
     """What one part costs: parameters, FLOPs of one image (multiply-add = 2), bytes kept of a training batch."""
 
     name: str
@@ -37,15 +37,15 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Account:
+class CostBreakdown:
     """A network's cost: in all, by stage, which sums up to that, and of each context block, which is in its stage's."""
 
-    total: Item
-    stages: tuple[Item, ...]
-    blocks: tuple[Item, ...]
+    total: CostPart
+    stages: tuple[CostPart, ...]
+    blocks: tuple[CostPart, ...]
 
 
-def itemize(model: nn.Module, size: tuple[int, int], batch: int) -> Account:
+def cost_breakdown(model: nn.Module, size: tuple[int, int], batch: int) -> CostBreakdown:
     """The cost of a classifier, or of a detector of `build_mask_rcnn`, by stage and by context block.
 
     A detector's heads run for FLOPs on 1000 regions and 100 masks, as in `count_detector_flops`, and for what is kept
@@ -70,14 +70,14 @@ def itemize(model: nn.Module, size: tuple[int, int], batch: int) -> Account:
         parameter.requires_grad_()
     with _FusedAttention(), _keeping(skeleton.train()) as kept_bytes, _metered(skeleton, named, kept_bytes) as kept:
         _run(skeleton, size, batch)
-    total = Item("total", count_parameters(skeleton), counter.get_total_flops(), kept_bytes())
+    total = CostPart("total", count_parameters(skeleton), counter.get_total_flops(), kept_bytes())
     items = {
-        name: Item(name, _parameters(skeleton, named, name), flops[name], kept[name])
+        name: CostPart(name, _parameters(skeleton, named, name), flops[name], kept[name])
         for name in dict.fromkeys(named.values())
     }
     stages = [items[stage] for stage in dict.fromkeys(parts.values())]
     stages = [stage for stage in stages if stage.parameters or stage.flops or stage.kept]
-    return Account(total, (*stages, *_rest(total, stages)), tuple(items[path] for path in blocks))
+    return CostBreakdown(total, (*stages, *_rest(total, stages)), tuple(items[path] for path in blocks))
 
 
 def block_paths(model: nn.Module) -> list[str]:
@@ -150,12 +150,12 @@ def _parameters(model: nn.Module, named: Mapping[str, str], name: str) -> int:
     return count_parameters(nn.ModuleList(model.get_submodule(path) for path in named if named[path] == name))
 
 
-def _rest(total: Item, stages: Sequence[Item]) -> list[Item]:
+def _rest(total: CostPart, stages: Sequence[CostPart]) -> list[CostPart]:
     """What the network does and holds itself, outside its parts, if that is anything."""
     left = [
         getattr(total, key) - sum(getattr(stage, key) for stage in stages) for key in ("parameters", "flops", "kept")
     ]
-    return [Item("other", *left)] if any(left) else []
+    return [CostPart("other", *left)] if any(left) else []
 
 
 @contextmanager

@@ -6,8 +6,8 @@ import re
 import shutil
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import fields, replace
-from typing import Any, TypeVar, cast, get_type_hints
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import tyro
 
@@ -58,6 +58,7 @@ def parse(kind: type[S], arguments: Sequence[str], *, program: str, epilogue: st
     Raises:
         UserError: a flag is unknown or missing, or a value is invalid.
     """
+    kind = _marked(kind)
     arguments = _model_first(kind, arguments)
     if list(arguments) == ["help"] or any(argument in ("-h", "--help") for argument in arguments):
         _print_help(kind, program)
@@ -89,6 +90,23 @@ def _given_names(arguments: Sequence[str]) -> tuple[str, ...]:
     """The settings whose flags are among the arguments, by name."""
     flags = [argument.split("=")[0][2:] for argument in arguments if argument.startswith("--")]
     return tuple(flag.removeprefix("no-").replace("-", "_") for flag in flags)
+
+
+def _marked(kind: type[S]) -> type[S]:
+    """The settings with tyro's marks on the fields whose metadata have ours."""
+    marks = {"positional": tyro.conf.Positional, "internal": tyro.conf.Suppress}
+    hints = get_type_hints(kind, include_extras=True)
+    annotations: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    for item in fields(cast(Any, kind)):
+        for name in marks.keys() & item.metadata.keys():
+            annotations[item.name] = cast(Any, Annotated)[hints[item.name], marks[name]]
+            if item.default is not MISSING:
+                values[item.name] = item.default
+    if not annotations:
+        return kind
+    body = {**values, "__annotations__": annotations, "__doc__": kind.__doc__, "__module__": kind.__module__}
+    return cast(type[S], dataclass(frozen=True)(type(kind.__name__, (kind,), body)))
 
 
 def _model_first(kind: type, arguments: Sequence[str]) -> list[str]:

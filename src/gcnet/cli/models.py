@@ -1,9 +1,9 @@
 """`gcnet models`: the networks by name, with parameters, FLOPs and what is published about them."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from gcnet.cli.cost import LARGEST_COUNTED
+from gcnet.costs.cost import LARGEST_COUNTED
+from gcnet.costs.networks import counted_size
 from gcnet.errors import UserError
 
 SUMMARY = "list the networks with their parameters and FLOPs"
@@ -106,17 +106,3 @@ def _row(name: str, settings: Settings) -> tuple[str, ...]:
     flops = (count_detector_flops(model, size) if is_detector(name) else count_flops(model, (1, 3, *size))) / 1e9
     counted = f"{flops:.3g}" if flops < 1 else f"{flops:.2f}"
     return name, f"{count_parameters(model):,}", counted, f"{size[0]} x {size[1]}"
-
-
-def counted_size(name: str, model: Any) -> tuple[int, int]:
-    """Height and width in pixels of the image that a network's FLOPs are counted for, unless told otherwise.
-
-    A detector's has sides of 5 to 8, as the 800 by 1280 at which they are usually counted, or is as long as it may be.
-    """
-    from gcnet.models.registry import is_detector, small_input, split_name
-
-    if not is_detector(name):
-        side = small_input(split_name(name)[1]) or 224
-        return side, side
-    short = model.transform.min_size[-1]
-    return short, min(short * 8 // 5, model.transform.max_size)

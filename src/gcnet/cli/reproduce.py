@@ -36,10 +36,12 @@ def _count(settings: ReproduceSettings) -> int:
 
 def _train(settings: ReproduceSettings) -> int:
     from gcnet.cli.trainings import carry_out
-    from gcnet.experiments.reproduce import reproduce
+    from gcnet.experiments.reproduce import train_tables
 
     return carry_out(
-        settings.device, lambda reporter: reproduce(settings, reporter=reporter), lambda found: _tell(settings, found)
+        settings.device,
+        lambda reporter: train_tables(settings, reporter=reporter),
+        lambda found: _tell(settings, found),
     )
 
 

@@ -94,14 +94,14 @@ def _run(settings: Settings) -> int:
         if is_first_process():
             print(estimate)
         return 0
-    from gcnet.workflows.train import resume, train
+    from gcnet.workflows.train import resume, run_training
 
     if settings.resume is not None:
         given = {name: _value_of(chosen, name) for name in {*_changed(chosen), *settings.given} - {"resume"}}
         moved = {name: given.pop(name) for name in _MOVED if name in given}
         result = resume(settings.resume, moved=moved, **given)
     else:
-        result = train(chosen)
+        result = run_training(chosen)
     return result.exit_code
 
 

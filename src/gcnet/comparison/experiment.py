@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gcnet.arguments import plain_arguments
 from gcnet.blocks import Builder
 from gcnet.comparison.describe import describe_experiment, describe_machine
 from gcnet.comparison.measure import Circumstances, measure_costs
@@ -30,7 +31,7 @@ from gcnet.training.progress import Reporter, Silent
 _MOST_JOBS = 4
 
 
-def compare(
+def run_comparison(
     blocks: Sequence[str | Builder] | Mapping[str, Variant] | None = None,
     *,
     settings: CompareSettings | None = None,
@@ -206,3 +207,31 @@ def _costs(
     content = {"costs": {block: asdict(cost) for block, cost in costs.items()}, "timing": timing}
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
     return costs, timing
+
+
+@plain_arguments(CompareSettings)
+def compare(
+    settings: CompareSettings,
+    *,
+    variants: Sequence[str | Builder] | Mapping[str, Variant] | None = None,
+    reporter: Reporter | None = None,
+) -> Comparison:
+    """Train the same network with each block, measure accuracy (of detectors AP) and cost, and write the report.
+
+    Interrupted, the same call goes on: finished trainings stand, the ones in progress are resumed. Under torchrun all
+    processes share each training, one training at a time.
+
+    Args:
+        variants: instead of `blocks`, builders of your own (`channels -> module`) or names; or variants by the name
+            that each has in the report, that without a block being "none".
+        reporter: of the progress (default: none).
+
+    Returns:
+        All results, as they are in `results.json`.
+
+    Raises:
+        UserError: an unknown name, or an output folder that holds a comparison with other settings.
+        Stopped: a signal ended it.
+        NonFiniteLoss: a training met a loss that is not finite.
+    """
+    return run_comparison(variants, settings=settings, reporter=reporter)

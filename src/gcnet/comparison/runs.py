@@ -98,7 +98,7 @@ def carry_out(trainings: Sequence[Training], workshop: Workshop, reporter: Repor
 
 def _train(training: Training, workshop: Workshop, reporter: Reporter) -> None:
     """Train, or go on with, one run in this process, and put down what it came to."""
-    from gcnet.workflows.train import resume, train
+    from gcnet.workflows.train import resume, run_training
 
     path = workshop.path(training)
     is_own = variant_of(training.block, workshop.variants).is_own
@@ -112,7 +112,7 @@ def _train(training: Training, workshop: Workshop, reporter: Reporter) -> None:
             result = resume(path, build_model=build, reporter=reporter)
         else:
             output = replace(training.settings.output, output=str(path))
-            result = train(replace(training.settings, output=output), build_model=build, reporter=reporter)
+            result = run_training(replace(training.settings, output=output), build_model=build, reporter=reporter)
         if result.stopped:
             raise Stopped(result.stopped)
         processes.by_first(lambda: _put_down(training, path))

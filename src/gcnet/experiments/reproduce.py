@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gcnet.comparison.experiment import compare
+from gcnet.arguments import plain_arguments
+from gcnet.comparison.experiment import run_comparison
 from gcnet.comparison.results import Comparison
 from gcnet.comparison.settings import CompareSettings
 from gcnet.errors import UserError, unknown
@@ -39,7 +40,7 @@ def find_tables(names: tuple[str, ...]) -> dict[str, Table]:
     return dict(TABLES) if "all" in names else {name: TABLES[name] for name in names}
 
 
-def reproduce(settings: ReproduceSettings, *, reporter: Reporter | None = None) -> dict[tuple[str, str], Measured]:
+def train_tables(settings: ReproduceSettings, *, reporter: Reporter | None = None) -> dict[tuple[str, str], Measured]:
     """Train every row of the tables over the seeds, and return what came out by table and label.
 
     Interrupted, the same call goes on. Rows without a counterpart in small networks are missing at small scale.
@@ -57,7 +58,7 @@ def reproduce(settings: ReproduceSettings, *, reporter: Reporter | None = None) 
         )
     found = {}
     for one in series:
-        comparison = compare(one.variants, settings=comparison_settings(settings, one), reporter=reporter)
+        comparison = run_comparison(one.variants, settings=comparison_settings(settings, one), reporter=reporter)
         found |= {row: Measured(comparison, name) for row, name in one.names.items()}
     return found
 
@@ -90,3 +91,25 @@ def comparison_settings(settings: ReproduceSettings, series: Series) -> CompareS
         weights=None if detects else weights,
         detector=DetectorSettings(norm="sync", backbone_weights=weights) if detects else DetectorSettings(),
     )
+
+
+@plain_arguments(ReproduceSettings)
+def reproduce(settings: ReproduceSettings, *, reporter: Reporter | None = None) -> dict[tuple[str, str], Measured]:
+    """Train the rows of the paper's tables (`scale`), in full or in small networks.
+
+    Interrupted, the same call goes on. Rows without a counterpart in small networks are missing at small scale.
+
+    Args:
+        reporter: of the progress (default: none).
+
+    Returns:
+        What was measured, by the name of the table and the label of the row.
+
+    Raises:
+        UserError: an unknown table, or settings that do not fit its networks; `list` and `cost_only`, which train
+            nothing: see `gcnet.experiments.tables.TABLES` and `gcnet.experiments.text.count_table`.
+        Stopped: a signal ended it.
+    """
+    if settings.scale is None:
+        raise UserError("--scale must be full or small: gcnet.reproduce trains the rows of tables")
+    return train_tables(settings, reporter=reporter)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gcnet.arguments import plain_arguments
 from gcnet.data.images.folders import refuse_output_among_images
 from gcnet.data.settings import DataSettings
 from gcnet.devices import choose_device
@@ -86,7 +87,7 @@ class RunResult:
         return RunFolder(self.folder).last
 
 
-def train(
+def run_training(
     settings: TrainSettings, *, build_model: BuildModel | None = None, reporter: Reporter | None = None
 ) -> RunResult:
     """Train a network and leave a run folder.
@@ -373,3 +374,28 @@ def _gpu_switches(machine: MachineSettings) -> Generator[None, None, None]:
         torch.backends.cudnn.benchmark = before[1]
         if workspace is None:
             os.environ.pop(_CUBLAS_WORKSPACE, None)
+
+
+@plain_arguments(TrainSettings)
+def train(
+    settings: TrainSettings, *, build_model: BuildModel | None = None, reporter: Reporter | None = None
+) -> RunResult:
+    """Train a network, and leave a run folder.
+
+    Args:
+        build_model: number of classes -> network, for one that no name describes; the arguments about the network
+            then have no effect, and `gcnet.resume` needs it again.
+        reporter: of the progress (default: a bar on a terminal, lines elsewhere).
+
+    Returns:
+        The result: folder, steps, and the rows of the best and the last evaluation.
+
+    Raises:
+        UserError: settings that cannot work; nothing is then left behind.
+        NonFiniteLoss: training diverged; the last good checkpoint stands.
+        StorageError: the disk is full; the last good checkpoint stands.
+
+    Example:
+        >>> result = gcnet.train(model="cifar_resnet20", block="gc", data="scenes", limit_train=64, steps=2)
+    """
+    return run_training(settings, build_model=build_model, reporter=reporter)

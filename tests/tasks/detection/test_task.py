@@ -21,7 +21,7 @@ from gcnet.training.progress import Silent
 from gcnet.training.run_folder import RunFolder, open_folder
 from gcnet.training.settings import DetectorSettings, TrainSettings, override
 from gcnet.workflows.dry_run import dry_run
-from gcnet.workflows.train import RunResult, resume, train
+from gcnet.workflows.train import RunResult, resume, run_training
 
 SMALL: dict[str, Any] = {
     "model": "mask_rcnn_gc_scenes_resnet",
@@ -44,7 +44,7 @@ def settings(output: Path, **changes: Any) -> TrainSettings:
 
 
 def run(output: Path, **changes: Any) -> RunResult:
-    return train(settings(output, **changes), reporter=Silent())
+    return run_training(settings(output, **changes), reporter=Silent())
 
 
 @pytest.fixture(scope="module")

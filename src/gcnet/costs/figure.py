@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter
 
+from gcnet.costs.report import CostReport, Quantity, scaled_quantities
 from gcnet.visualization.plots import PALE, plain, style_axes
 from gcnet.visualization.style import COLOURS
-from gcnet.workflows.cost_report import Bill, Quantity, scaled_quantities
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ _PANELS = 3  # in a row: wider figures cannot be read on a page
 _MOST_STAGES = 12  # in the legend; of more, the totals are drawn
 
 
-def render_bills(bills: Sequence[Bill]) -> bytes:
+def render_costs(bills: Sequence[CostReport]) -> bytes:
     """The figure as PNG bytes; times and peak memory, where they were measured, of whole networks."""
     keys = [key for key in (*_BY_STAGE, *_WHOLE) if any(key in bill.total.values for bill in bills)]
     rows = -(-len(keys) // _PANELS)
@@ -51,12 +51,12 @@ def render_bills(bills: Sequence[Bill]) -> bytes:
     return stream.getvalue()
 
 
-def _short_title(bill: Bill) -> str:
+def _short_title(bill: CostReport) -> str:
     """Of a model file its name without the folders."""
     return bill.title().rpartition("/")[2]
 
 
-def _draw(axes: "Axes", quantity: Quantity, key: str, bills: Sequence[Bill], colours: Mapping[str, str]) -> None:
+def _draw(axes: "Axes", quantity: Quantity, key: str, bills: Sequence[CostReport], colours: Mapping[str, str]) -> None:
     """The stages of every bill end to end in their colours; without stages, the totals in grey."""
     rows = range(len(bills))
     starts = [0.0] * len(bills)
@@ -73,5 +73,5 @@ def _draw(axes: "Axes", quantity: Quantity, key: str, bills: Sequence[Bill], col
     style_axes(axes, quantity.heading, "", "")
 
 
-def _value(bill: Bill, part: str, key: str) -> float:
+def _value(bill: CostReport, part: str, key: str) -> float:
     return next((line.values.get(key, 0.0) for line in bill.lines if line.part == part), 0.0)

@@ -12,7 +12,7 @@ _LONGEST_NAME = 44
 
 
 @dataclass(frozen=True)
-class Line:
+class CostRow:
     """A part of a network, and what it costs by the keys of `QUANTITIES`; kind is total, stage or block."""
 
     part: str
@@ -21,16 +21,16 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Bill:
+class CostReport:
     """What a network costs at an image size (height, width in pixels) and a batch: the total, then its parts."""
 
     model: str
     size: tuple[int, int]
     batch: int
-    lines: tuple[Line, ...]
+    lines: tuple[CostRow, ...]
 
     @property
-    def total(self) -> Line:
+    def total(self) -> CostRow:
         """The whole network."""
         return self.lines[0]
 
@@ -58,7 +58,7 @@ class Quantity:
         shown = value / self.unit
         return f"{shown:{sign},.0f}" if abs(shown) >= 1000 or self.unit == 1 else f"{shown:{sign}.4g}"
 
-    def cell(self, line: Line, key: str) -> str:
+    def cell(self, line: CostRow, key: str) -> str:
         """The line's value, with its quartiles where they are known."""
         if key not in line.values:
             return "-"
@@ -91,7 +91,7 @@ _ARITHMETIC = ("flops", "multiply_adds")
 _WITHOUT_DIFFERENCE = ("multiply_adds",)  # which are half the FLOPs
 
 
-def totals_table(bills: Sequence[Bill], others: Sequence[Bill | None]) -> str:
+def totals_table(bills: Sequence[CostReport], others: Sequence[CostReport | None]) -> str:
     """One row a network and image size."""
     rows = [
         (_shortened(bill.title()), bill.total, other.total if other else None)
@@ -100,14 +100,14 @@ def totals_table(bills: Sequence[Bill], others: Sequence[Bill | None]) -> str:
     return _tables("model", rows)
 
 
-def parts_table(bill: Bill, other: Bill | None) -> str:
+def parts_table(bill: CostReport, other: CostReport | None) -> str:
     """One row a part: the stages, their sum, and the blocks, which are parts of stages."""
     theirs = {line.part: line for line in other.lines} if other else {}
     lines = sorted(bill.lines, key=lambda line: ("stage", "total", "block").index(line.kind))
     return _tables("part", [(_shortened(line.part), line, theirs.get(line.part)) for line in lines])
 
 
-def scaled_quantities(lines: Sequence[Line]) -> dict[str, Quantity]:
+def scaled_quantities(lines: Sequence[CostRow]) -> dict[str, Quantity]:
     """`QUANTITIES` with the unit of arithmetic (G, M or K) in which the smallest of these values can be read."""
     values = [value for line in lines for key in _ARITHMETIC if (value := line.values.get(key, 0)) > 0]
     prefix, unit = next(
@@ -120,7 +120,7 @@ def scaled_quantities(lines: Sequence[Line]) -> dict[str, Quantity]:
     return found
 
 
-def _tables(first: str, rows: Sequence[tuple[str, Line, Line | None]]) -> str:
+def _tables(first: str, rows: Sequence[tuple[str, CostRow, CostRow | None]]) -> str:
     """Tables of at most `WIDEST_TABLE` columns with the same rows, one below the other."""
     quantities = scaled_quantities([line for _, line, _ in rows])
     keys = [key for key in quantities if any(key in line.values for _, line, _ in rows)]
@@ -147,7 +147,7 @@ def _width(columns: Sequence[Sequence[str]]) -> int:
     return 1 + sum(3 + max(map(len, column)) for column in columns)
 
 
-def _difference(quantity: Quantity, line: Line, other: Line | None, key: str) -> str:
+def _difference(quantity: Quantity, line: CostRow, other: CostRow | None, key: str) -> str:
     values = [one.values.get(key) if one else None for one in (line, other)]
     return "-" if values[0] is None or values[1] is None else quantity.difference(values[0], values[1])
 
@@ -156,7 +156,7 @@ def _shortened(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"...{name[3 - _LONGEST_NAME :]}"
 
 
-def bills_csv(bills: Sequence[Bill], others: Sequence[Bill | None]) -> str:
+def costs_csv(bills: Sequence[CostReport], others: Sequence[CostReport | None]) -> str:
     """One row a part of each network; of each quantity the value, and against another the difference and per cent."""
     about = ("model", "against", "height", "width", "batch", "part", "kind")
     columns = [
@@ -176,7 +176,7 @@ def bills_csv(bills: Sequence[Bill], others: Sequence[Bill | None]) -> str:
     return stream.getvalue()
 
 
-def _differences(line: Line, other: Line | None) -> dict[str, float]:
+def _differences(line: CostRow, other: CostRow | None) -> dict[str, float]:
     found: dict[str, float] = {}
     theirs = other.values if other else {}
     for key in QUANTITIES.keys() & line.values.keys() & theirs.keys():

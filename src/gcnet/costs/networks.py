@@ -10,15 +10,14 @@ import torch
 import torchvision
 from torch import nn
 
-from gcnet.analysis.itemized import Item, itemize
-from gcnet.cli.models import counted_size
+from gcnet.analysis.itemized import CostPart, cost_breakdown
+from gcnet.costs.report import CostReport, CostRow
 from gcnet.errors import UserError
 from gcnet.models.card import ModelCard, card_of
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model
 from gcnet.models.registry import is_detector, split_name
 from gcnet.tasks.trained import model_path
-from gcnet.workflows.cost_report import Bill, Line
 
 # Modules whose output is their input, scaled or with something added, so that the identity can stand for them.
 _OWN_BLOCKS = (
@@ -28,7 +27,7 @@ _OWN_BLOCKS = (
 
 
 @dataclass(frozen=True)
-class Choice:
+class CountedNetwork:
     """A network by name with arguments of `create_model`, or a model file or run folder, which says what it is.
 
     Attributes:
@@ -67,13 +66,13 @@ class Choice:
         except (NotImplementedError, RuntimeError):  # Some networks compute their widths with tensors.
             return self.build()
 
-    def sized(self, size: tuple[int, int]) -> "Choice":
+    def sized(self, size: tuple[int, int]) -> "CountedNetwork":
         """The same network, built for square images of this size where it is made for one size (ViT, Swin, ...)."""
         if self._is_file or self.is_detector or size[0] != size[1]:
             return self
         return replace(self, arguments={**self.arguments, "image_size": size[0]})
 
-    def plain(self) -> "Choice":
+    def plain(self) -> "CountedNetwork":
         """The same network without blocks: without inserted ones, or else without those of timm or torchvision.
 
         Raises:
@@ -90,10 +89,10 @@ class Choice:
             "give --block or a network with blocks, or name the other network, as in --against resnet50"
         )
 
-    def _host_choice(self, *, without_own_blocks: bool = False) -> "Choice":
+    def _host_choice(self, *, without_own_blocks: bool = False) -> "CountedNetwork":
         own = {"num_classes": self._card.num_classes, "detector": self._card.detector}
         arguments = {name: value for name, value in own.items() if value is not None}
-        return Choice(self._host, arguments, without_own_blocks)
+        return CountedNetwork(self._host, arguments, without_own_blocks)
 
     @property
     def label(self) -> str:
@@ -169,7 +168,7 @@ def _named_size(name: str, model: Any) -> tuple[int, int] | None:
     return None
 
 
-def count(choice: Choice, size: tuple[int, int], batch: int) -> Bill:
+def count(choice: CountedNetwork, size: tuple[int, int], batch: int) -> CostReport:
     """Parameters, FLOPs and what a training forward keeps: in all, by stage and by block.
 
     Raises:
@@ -177,7 +176,7 @@ def count(choice: Choice, size: tuple[int, int], batch: int) -> Bill:
     """
     skeleton = choice.sized(size).skeleton()
     try:
-        account = itemize(skeleton, size, batch)
+        account = cost_breakdown(skeleton, size, batch)
     except (AssertionError, RuntimeError, ValueError, NotImplementedError, TypeError, IndexError) as error:
         reason = str(error).strip().splitlines()
         raise UserError(
@@ -185,9 +184,23 @@ def count(choice: Choice, size: tuple[int, int], batch: int) -> Bill:
             f"({type(error).__name__}: {reason[0] if reason else ''}); --image-size takes another size"
         ) from error
     kinds = (("total", [account.total]), ("stage", account.stages), ("block", account.blocks))
-    return Bill(choice.label, size, batch, tuple(_line(item, kind) for kind, items in kinds for item in items))
+    return CostReport(choice.label, size, batch, tuple(_line(item, kind) for kind, items in kinds for item in items))
 
 
-def _line(item: Item, kind: str) -> Line:
+def _line(item: CostPart, kind: str) -> CostRow:
     values = {"parameters": item.parameters, "flops": item.flops, "multiply_adds": item.flops / 2}
-    return Line(item.name, kind, values | {"kept_bytes": item.kept})
+    return CostRow(item.name, kind, values | {"kept_bytes": item.kept})
+
+
+def counted_size(name: str, model: Any) -> tuple[int, int]:
+    """Height and width in pixels of the image that a network's FLOPs are counted for, unless told otherwise.
+
+    A detector's has sides of 5 to 8, as the 800 by 1280 at which they are usually counted, or is as long as it may be.
+    """
+    from gcnet.models.registry import is_detector, small_input, split_name
+
+    if not is_detector(name):
+        side = small_input(split_name(name)[1]) or 224
+        return side, side
+    short = model.transform.min_size[-1]
+    return short, min(short * 8 // 5, model.transform.max_size)

@@ -13,15 +13,15 @@ from gcnet.analysis.cost import padded_size, submodule_input_shapes
 from gcnet.analysis.itemized import block_paths, stage_parts
 from gcnet.analysis.memory import peak_memory, training_step_peak_memory
 from gcnet.analysis.timing import fill_zero_parameters, forward_call, interleaved_times, training_step_call
-from gcnet.cli.cost_networks import Choice
+from gcnet.costs.networks import CountedNetwork
+from gcnet.costs.report import CostReport
 from gcnet.models.detector.measured import MeasuredDetector
-from gcnet.workflows.cost_report import Bill
 
 REPETITIONS, SECONDS = 15, 20.0
 _STAGE = re.compile(r"layer\d+")
 
 
-def measure(choices: Sequence[Choice], bills: Sequence[Bill], device: str) -> list[Bill]:
+def measure(choices: Sequence[CountedNetwork], bills: Sequence[CostReport], device: str) -> list[CostReport]:
     """The bills of these networks, all of one image size and batch, with times and peak memory added.
 
     Times are medians of interleaved calls; a step is forward, backward and update. The stages of residual networks and
@@ -44,12 +44,14 @@ def measure(choices: Sequence[Choice], bills: Sequence[Bill], device: str) -> li
     return [_added(bill, found) for bill, found in zip(bills, values, strict=True)]
 
 
-def _added(bill: Bill, values: Mapping[str, Mapping[str, float]]) -> Bill:
+def _added(bill: CostReport, values: Mapping[str, Mapping[str, float]]) -> CostReport:
     lines = (replace(line, values={**line.values, **values.get(line.part, {})}) for line in bill.lines)
     return replace(bill, lines=tuple(lines))
 
 
-def _timed(choice: Choice, size: tuple[int, int], batch: int, device: str) -> dict[str, tuple[nn.Module, Tensor]]:
+def _timed(
+    choice: CountedNetwork, size: tuple[int, int], batch: int, device: str
+) -> dict[str, tuple[nn.Module, Tensor]]:
     """By the name of its line each module that is timed, and what it is given: the whole network, stages, blocks."""
     network = _runnable(choice, size).to(device)
     model = network.detector if isinstance(network, MeasuredDetector) else network
@@ -86,7 +88,7 @@ def _step_call(module: nn.Module, images: Tensor) -> Callable[[], object]:
     return call
 
 
-def _peaks(choice: Choice, size: tuple[int, int], batch: int, device: str) -> dict[str, float]:
+def _peaks(choice: CountedNetwork, size: tuple[int, int], batch: int, device: str) -> dict[str, float]:
     shape = (batch, 3, *size)
     found = {
         "forward_peak_bytes": peak_memory(partial(_forward, choice, size, batch, device), device=device),
@@ -95,11 +97,11 @@ def _peaks(choice: Choice, size: tuple[int, int], batch: int, device: str) -> di
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _forward(choice: Choice, size: tuple[int, int], batch: int, device: str) -> Callable[[], object]:
+def _forward(choice: CountedNetwork, size: tuple[int, int], batch: int, device: str) -> Callable[[], object]:
     return forward_call(_runnable(choice, size).to(device), torch.randn(batch, 3, *size, device=device))
 
 
-def _runnable(choice: Choice, size: tuple[int, int]) -> nn.Module:
+def _runnable(choice: CountedNetwork, size: tuple[int, int]) -> nn.Module:
     """A network as it is measured: new blocks are no longer zero, a detector has objects and leaves images as large."""
     model: Any = choice.sized(size).build()
     fill_zero_parameters(model)

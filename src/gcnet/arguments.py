@@ -1,0 +1,237 @@
+"""Settings as plain arguments: a function of a settings dataclass is called with the fields by name."""
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from functools import wraps
+from pathlib import Path
+from types import MappingProxyType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from gcnet.errors import UserError, unknown
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+POSITIONAL: Mapping[str, Any] = MappingProxyType({"positional": True})
+"""Metadata of a field that may be given without its name, in Python and on the command line."""
+
+INTERNAL: Mapping[str, Any] = MappingProxyType({"internal": True})
+"""Metadata of a field that is no argument."""
+
+_FLAG = re.compile(r"--(?:no-)?([a-z][a-z-]*)")
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class _Argument:
+    """One field: where it is in the settings (the group, or "" of none), its type, default and help."""
+
+    name: str
+    group: str
+    kind: Any
+    default: Any
+    help: str
+    positional: bool
+
+
+def plain_arguments(kind: type[S]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Have a function of settings take their fields as plain arguments.
+
+    Groups (fields that are dataclasses themselves) are taken apart, so every setting is one argument by its own name.
+    Lists are taken for tuples, texts for paths, and lists for texts whose parts are separated by commas. Errors name
+    arguments where those of the command line name flags.
+
+    Args:
+        kind: dataclass of the settings. The function takes them first; its other parameters are keyword-only.
+
+    Returns:
+        A decorator. The new function has the arguments in its signature, and their help in its docstring.
+    """
+
+    def decorate(function: Callable[..., R]) -> Callable[..., R]:
+        arguments = list(_arguments(kind))
+        own = list(inspect.signature(function).parameters.values())[1:]
+        names = [argument.name for argument in arguments if argument.positional]
+        title = getattr(function, "__name__", "function")
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> R:
+            if len(args) > len(names):
+                raise TypeError(f"{title}() takes at most {len(names)} arguments without a name")
+            given = dict(zip(names, args, strict=False))
+            if both := given.keys() & kwargs.keys():
+                raise TypeError(f"{title}() got several values for {', '.join(sorted(both))}")
+            extra = {parameter.name: kwargs.pop(parameter.name) for parameter in own if parameter.name in kwargs}
+            with _naming_arguments({argument.name for argument in arguments}):
+                return function(settings_from(kind, given | kwargs), **extra)
+
+        vars(call)["__signature__"] = inspect.Signature([*_parameters(arguments), *own])
+        call.__doc__ = _documented(inspect.getdoc(function) or "", arguments)
+        return call
+
+    return decorate
+
+
+def settings_from(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Settings with the fields that are given by name, whichever group they are in.
+
+    Args:
+        kind: dataclass of the settings.
+        values: by name.
+
+    Raises:
+        UserError: an unknown name, a missing value, or one of the wrong type.
+    """
+    arguments = {argument.name: argument for argument in _arguments(kind)}
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        if name not in arguments:
+            raise unknown("argument", name, arguments)
+        argument = arguments[name]
+        groups.setdefault(argument.group, {})[name] = _converted(argument, value)
+    missing = [name for name, one in arguments.items() if one.default is MISSING and name not in values]
+    if missing:
+        raise UserError(f"{missing[0]} is missing: give it a value")
+    built = {name: replace(group, **groups[name]) for name, group in _groups(kind).items() if name in groups}
+    return kind(**built, **groups.get("", {}))
+
+
+def has_type(value: Any, kind: Any) -> bool:
+    """Whether a value suits a setting's annotation; a whole number is a float, too, and true is no number."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (UnionType, Union):
+        return any(has_type(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        each = inner[:1] * len(value) if isinstance(value, tuple) and inner[1:] == (...,) else inner
+        return isinstance(value, tuple) and len(value) == len(each) and all(map(has_type, value, each))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _arguments(kind: Any) -> Generator[_Argument]:
+    groups = _groups(kind)
+    kinds, helps = get_type_hints(kind), _helps(kind)
+    for item in fields(kind):
+        if item.name in groups:
+            defaults = groups[item.name]
+            for one in _arguments(type(defaults)):
+                yield replace(one, group=item.name, default=getattr(defaults, one.name))
+        elif not item.metadata.get("internal"):
+            positional = bool(item.metadata.get("positional"))
+            yield _Argument(item.name, "", kinds[item.name], _default(item), helps.get(item.name, ""), positional)
+
+
+def _groups(kind: Any) -> dict[str, Any]:
+    """Of each group of settings its default."""
+    return {item.name: default for item in fields(kind) if is_dataclass(default := _default(item))}
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _helps(kind: Any) -> dict[str, str]:
+    """The text below each field of a dataclass and of those that it extends."""
+    found: dict[str, str] = {}
+    for one in reversed([one for one in kind.__mro__ if is_dataclass(one)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field_, text in zip(body.body, body.body[1:], strict=False):
+            if isinstance(field_, ast.AnnAssign) and isinstance(field_.target, ast.Name):
+                value = text.value if isinstance(text, ast.Expr) else None
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    found[field_.target.id] = inspect.cleandoc(value.value)
+    return found
+
+
+def _parameters(arguments: Sequence[_Argument]) -> list[inspect.Parameter]:
+    """Positional ones first, those without a default before all others."""
+    found = [
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD if one.positional else inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if one.default is MISSING else one.default,
+            annotation=one.kind,
+        )
+        for one in arguments
+    ]
+    return sorted(found, key=lambda parameter: parameter.kind)
+
+
+def _documented(text: str, arguments: Sequence[_Argument]) -> str:
+    """A docstring with the help of the settings at the end of its `Args:`, which it may lack."""
+    lines = []
+    for one in arguments:
+        shown = _FLAG.sub(lambda match: match[1].replace("-", "_"), " ".join(one.help.split()))
+        lines += textwrap.wrap(f"{one.name}: {shown}", _WIDTH, initial_indent="    ", subsequent_indent="        ")
+    block = "\n".join(lines)
+    head, args, rest = text.partition("Args:\n")
+    if args:
+        own, gap, after = rest.partition("\n\n")
+        return f"{head}Args:\n{block}\n{own}{gap}{after}"
+    head, returns, rest = text.partition("Returns:\n")
+    return f"{head.rstrip()}\n\nArgs:\n{block}\n\n{returns}{rest}".rstrip()
+
+
+def _converted(argument: _Argument, value: Any) -> Any:
+    """The value as the settings have it.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    for kind in (argument.kind, *get_args(argument.kind)):
+        candidate = _as(kind, value)
+        if has_type(candidate, argument.kind):
+            return candidate
+    raise UserError(f"{argument.name} must be {_described(argument.kind)}, found {value!r}")
+
+
+def _as(kind: Any, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is str and isinstance(value, Path | int) and not isinstance(value, bool):
+        return str(value)
+    if kind is str and isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    if get_origin(kind) is not tuple:
+        return value
+    inner = get_args(kind)[0]
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return tuple(_as(inner, one) for one in values)
+
+
+def _described(kind: Any) -> str:
+    """A type in words."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (UnionType, Union):
+        return " or ".join(_described(one) for one in inner)
+    if origin is Literal:
+        return " or ".join(f'"{one}"' for one in inner)
+    if origin is tuple:
+        return f"a sequence of {getattr(inner[0], '__name__', inner[0])}"
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
+    return "None" if kind is type(None) else words.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+@contextmanager
+def _naming_arguments(names: set[str]) -> Generator[None]:
+    """Errors that name flags, such as --batch-size, name the arguments instead: batch_size."""
+    try:
+        yield
+    except UserError as error:
+        if error.args and isinstance(error.args[0], str):
+            error.args = (_FLAG.sub(lambda match: _argument(match, names), error.args[0]), *error.args[1:])
+        raise
+
+
+def _argument(match: re.Match[str], names: set[str]) -> str:
+    name = match[1].replace("-", "_")
+    return name if name in names else match[0]

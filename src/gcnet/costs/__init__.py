@@ -1,0 +1,1 @@
+"""Costs of networks: counted by part, measured, as tables, CSV and figure."""

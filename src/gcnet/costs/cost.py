@@ -1,0 +1,198 @@
+"""`gcnet.cost`: what networks cost, in all, by stage and by context block, and against others."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gcnet.arguments import POSITIONAL, plain_arguments
+from gcnet.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gcnet.costs.networks import CountedNetwork
+    from gcnet.costs.report import CostReport
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gcnet.costs.networks import CountedNetwork
+    from gcnet.costs.report import CostReport
+
+
+LARGEST_COUNTED = 100_000  # pixels of a side of the image whose FLOPs are counted
+_SIZE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?")
+_BATCH, _DETECTORS_BATCH = 32, 2
+_NOTES = """
+FLOPs are of one image and count a multiply-add as two; MACs are the multiply-adds, which papers print as FLOPs.
+Kept is what autograd saves in the forward pass of a training step, at this batch, without parameters."""
+_OF_DETECTORS = (
+    """A detector's FLOPs are with heads on 1000 regions and 100 masks; kept is with those sampled in training."""
+)
+_OF_TIMES = (
+    "Times are medians, with quartiles in parentheses: where they are far apart, the machine was busy. Those of\n"
+    "stages and blocks are of the part alone, its step without the update. Peaks are memory beyond the weights."
+)
+
+
+@dataclass(frozen=True)
+class CostSettings:
+    """Count what networks cost by stage and by context block: parameters, FLOPs, memory that training keeps.
+
+    Counting takes seconds and no weights. Several networks and image sizes are set side by side.
+
+    For example:
+
+      gcnet cost gc_resnet50 --against plain
+      gcnet cost resnet50 wide_resnet50_2 --block gc --image-size 224 448 --output costs
+      gcnet cost gc_cifar_resnet20 --against plain --batch-size 16 --measure
+    """
+
+    model: tuple[str, ...] = field(default=(), metadata=POSITIONAL)
+    """Networks by name, model files, or run folders (their best weights)."""
+    block: str | None = None
+    """Block to insert into networks whose name has none."""
+    ratio: float | None = None
+    """Reduction ratio r of the blocks (default: 16, in small networks 4)."""
+    num_classes: int | None = None
+    """Classes of networks by name (default: 1000, for CIFAR networks 10, of detectors 80)."""
+    against: str | None = None
+    """Give differences to this network, or to "plain", the same one without blocks (inserted ones, or else timm's and
+    torchvision's own)."""
+    image_size: tuple[str, ...] = ()
+    """Image sizes, each a side such as 224 or HEIGHTxWIDTH (default: what the network is for)."""
+    batch_size: int | None = None
+    """Images of a training step (default: 32, of detectors 2)."""
+    measure: bool = False
+    """Also measure time and peak memory of a forward pass and of a training step, which takes a while."""
+    device: str = "auto"
+    """With --measure: auto (cuda if there is one), cpu, cuda or cuda:N."""
+    output: Path | None = None
+    """Write cost.csv and cost.png into this folder."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        if not self.model:
+            raise UserError("gcnet cost needs at least one network, as in: gcnet cost gc_resnet50")
+        for name, value in (("num-classes", self.num_classes), ("batch-size", self.batch_size)):
+            if value is not None and value < 1:
+                raise UserError(f"--{name} must be at least 1, found {value}")
+        if self.device != "auto" and not self.measure:
+            raise UserError("--device belongs to --measure; counting needs none")
+        self.sizes()
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of every image size."""
+        found = []
+        for text in self.image_size:
+            match = _SIZE.fullmatch(text)
+            sides = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+            if min(sides) < 1 or max(sides) > LARGEST_COUNTED:
+                raise UserError(
+                    f"--image-size takes sides such as 224, or heights and widths such as 800x1280, of at most "
+                    f"{LARGEST_COUNTED:,} pixels; found {text}"
+                )
+            found.append(sides)
+        return found
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Result of `gcnet.cost`.
+
+    Attributes:
+        reports: of each network and image size.
+        against: for each of them the report that it is compared with, or None.
+        measured: whether time and memory were measured, too.
+    """
+
+    reports: tuple["CostReport", ...]
+    against: tuple["CostReport | None", ...]
+    measured: bool = False
+
+    def __str__(self) -> str:
+        """Tables of all networks and of the parts of each, and what the numbers mean."""
+        from gcnet.costs.report import parts_table, totals_table
+
+        texts = [totals_table(self.reports, self.against)] if len(self.reports) > 1 else []
+        for report, other in zip(self.reports, self.against, strict=True):
+            title = f"{report.title()}, batch {report.batch}" + (f", against {other.model}" if other else "")
+            texts += [title, parts_table(report, other)]
+        detectors = any(row.part == "proposals" for report in self.reports for row in report.lines)
+        notes = [_NOTES.strip(), *([_OF_DETECTORS] if detectors else []), *([_OF_TIMES] if self.measured else [])]
+        return "\n\n".join([*texts, "\n".join(notes)])
+
+    def write(self, folder: Path) -> list[str]:
+        """Write cost.csv and cost.png into a folder, which is made; returns their names."""
+        from gcnet.costs.figure import render_costs
+        from gcnet.costs.report import costs_csv
+        from gcnet.storage import write_atomic
+
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "cost.csv", costs_csv(self.reports, self.against).encode("utf-8", "surrogateescape"))
+        shown = {(report.model, report.size): report for report in (*filter(None, self.against), *self.reports)}
+        write_atomic(folder / "cost.png", render_costs(list(shown.values())))
+        return ["cost.csv", "cost.png"]
+
+
+def count_costs(settings: CostSettings) -> Costs:
+    """`cost` of settings, without writing `output`."""
+    from gcnet.costs.networks import CountedNetwork
+
+    given = {"block": settings.block, "ratio": settings.ratio, "num_classes": settings.num_classes}
+    arguments = {name: value for name, value in given.items() if value is not None}
+    reports: list[CostReport] = []
+    against: list[CostReport | None] = []
+    for name in settings.model:
+        network = CountedNetwork(name, arguments)
+        others = _against(network, settings)
+        for size in settings.sizes() or [network.size()]:
+            report, *other = _reports([network, *others], size, settings)
+            reports.append(report)
+            against.append(other[0] if other else None)
+    return Costs(tuple(reports), tuple(against), settings.measure)
+
+
+@plain_arguments(CostSettings)
+def cost(settings: CostSettings) -> Costs:
+    """Count the costs of networks by stage and block: parameters, FLOPs, activations; on request time and memory.
+
+    Returns:
+        The reports; `str()` gives tables, `Costs.write` CSV and figure.
+
+    Raises:
+        UserError: an unknown network, one that does not take images of the size, or arguments that contradict.
+
+    Example:
+        >>> costs = gcnet.cost("gc_resnet50", against="plain")
+        >>> costs.reports[0].total.values["parameters"]
+        28078773
+    """
+    costs = count_costs(settings)
+    if settings.output is not None:
+        costs.write(settings.output)
+    return costs
+
+
+def _against(network: "CountedNetwork", settings: CostSettings) -> "list[CountedNetwork]":
+    from gcnet.costs.networks import CountedNetwork
+
+    if settings.against is None:
+        return []
+    named: dict[str, Any] = {} if settings.num_classes is None else {"num_classes": settings.num_classes}
+    return [network.plain() if settings.against == "plain" else CountedNetwork(settings.against, named)]
+
+
+def _reports(networks: "Sequence[CountedNetwork]", size: tuple[int, int], settings: CostSettings) -> "list[CostReport]":
+    from gcnet.costs.networks import count
+
+    batch = settings.batch_size or (_DETECTORS_BATCH if networks[0].is_detector else _BATCH)
+    reports = [count(network, size, batch) for network in networks]
+    if not settings.measure:
+        return reports
+    from gcnet.costs.measured import measure
+    from gcnet.devices import choose_device
+
+    return measure(networks, reports, str(choose_device(settings.device)))
