@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.shapes import Shape
 from gcnet.analysis.timing import PLAIN, Numerics, fill_zero_parameters
 from gcnet.models.create import create_model
-from gcnet.models.detector.measured import MeasuredDetector
+from gcnet.tasks.detection.costs import MeasuredDetector
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from gcnet.analysis.cost import (
-    analytic_flops,
-    count_block_flops,
-    count_detector_flops,
-    count_flops,
-    count_parameters,
-    submodule_input_shapes,
-)
+from gcnet.analysis.cost import analytic_flops, count_block_flops, count_flops, count_parameters, submodule_input_shapes
 from gcnet.analysis.memory import peak_memory, training_step_peak_memory
 from gcnet.analysis.timing import Numerics, fill_zero_parameters, forward_call, interleaved_times, training_step_call
 from gcnet.blocks import block_options, build_block, list_blocks
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.detector.deformable import DeformableConv2d
+from gcnet.tasks.detection.costs import count_detector_flops
 
 CHANNELS, HEIGHT, WIDTH = 32, 7, 5
 POSITIONS = HEIGHT * WIDTH

@@ -12,16 +12,16 @@ import gcnet.comparison.measure
 from comparison.small import Listener, small, small_detectors
 from gcnet.cli import main
 from gcnet.comparison.experiment import run_comparison
+from gcnet.comparison.pictures import sample_pictures
 from gcnet.comparison.plan import Variant, check_names, create_variant, describe, plan
 from gcnet.comparison.results import read_results
 from gcnet.comparison.settings import CompareSettings, RecipeChoices
-from gcnet.comparison.task import input_size, sample_pictures
 from gcnet.data.scenes import CATEGORIES, OBJECTS
 from gcnet.errors import UserError
 from gcnet.insertion import context_parameters, insertion_records
 from gcnet.models.create import create_model
-from gcnet.models.detector.measured import MeasuredDetector
-from gcnet.tasks.registry import filled, open_task
+from gcnet.tasks.detection.costs import MeasuredDetector
+from gcnet.tasks.registry import filled, open_task, task_of
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import DetectorSettings
 
@@ -106,19 +106,19 @@ def test_the_size_of_images_is_that_of_the_evaluation(
     model: str, detector: DetectorSettings, size: tuple[int, int]
 ) -> None:
     task = open_task(filled(describe(replace(SETTINGS, model=model, detector=detector), "none", {})), Processes())
-    assert input_size(task) == size
+    assert task_of(task.settings.network.model).input_size(task) == size
 
 
 def test_detection_data_are_described_and_shown_with_their_objects() -> None:
     task = open_task(filled(describe(SETTINGS, "none", {})), Processes())
-    words = task.describe_data(input_size(task))
+    words = task.describe_data(task_of(task.settings.network.model).input_size(task))
     assert (
         words == "6 training and 3 validation images, 3 classes of objects, resized to a long side of at most 32 pixels"
     )
     assert task.describe_data((800, 1333)).endswith(
         "resized to a short side of 800 and a long side of at most 1,333 pixels"
     )
-    pictures = sample_pictures(task)
+    pictures = sample_pictures(task_of(task.settings.network.model), task)
     assert len(pictures) == 3
     for picture in pictures:
         counts = {name: int(count) for count, name in (part.split() for part in picture.label.split(", "))}

@@ -11,8 +11,8 @@ from cuda.closeness import assert_near_together
 from gcnet.data.coco.loading import DetectionBatch
 from gcnet.data.loader import Batch
 from gcnet.models.create import create_model
-from gcnet.tasks.classification.task import ClassificationTask
-from gcnet.tasks.detection.task import DetectionTask
+from gcnet.tasks.classification.training import ClassificationTraining
+from gcnet.tasks.detection.training import DetectionTraining
 from gcnet.training.distributed import Processes
 from gcnet.training.progress import Silent
 from gcnet.training.recipe import RecipeSettings
@@ -24,7 +24,7 @@ PRECISIONS = ["float32", "bf16", "fp16"]
 STEPS = 3
 
 
-class SamePhotos(ClassificationTask):
+class SamePhotos(ClassificationTraining):
     """Classification on one batch that is made up."""
 
     steps_per_epoch = STEPS
@@ -37,7 +37,7 @@ class SamePhotos(ClassificationTask):
         self.batch = Batch(torch.randn(6, 3, 32, 32), torch.arange(6) % 3, [str(index) for index in range(6)], [])
 
 
-class SameObjects(DetectionTask):
+class SameObjects(DetectionTraining):
     """Detection on one batch that is made up, each image with a square object of every class."""
 
     steps_per_epoch = STEPS

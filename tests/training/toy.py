@@ -13,7 +13,7 @@ from torch.nn import functional
 from gcnet.data.settings import DataSettings
 from gcnet.training.distributed import Processes
 from gcnet.training.recipe import RecipeSettings
-from gcnet.training.settings import MachineSettings
+from gcnet.training.settings import MachineSettings, TrainSettings
 from gcnet.training.task import Evaluation
 from gcnet.training.trainer import Trainer
 
@@ -34,6 +34,7 @@ class ToyTask:
     classes = ("sum",)
     evaluation_images = 12
     image_size = None
+    settings = TrainSettings()
 
     def __init__(self, batch_size: int = 12, processes: Processes | None = None, poison: int | None = None) -> None:
         self.batch_size, self.processes, self.poison = batch_size, processes or Processes(), poison

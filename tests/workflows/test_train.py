@@ -17,7 +17,7 @@ from gcnet.errors import UserError
 from gcnet.insertion import inserted
 from gcnet.models.model_file import load_model, read_model_file
 from gcnet.storage import load_tensors
-from gcnet.tasks.classification.task import ClassificationTask
+from gcnet.tasks.classification.training import ClassificationTraining
 from gcnet.training.progress import Silent
 from gcnet.training.run_folder import open_folder
 from gcnet.training.settings import TrainSettings, override
@@ -41,14 +41,14 @@ def weights_of(result):
 
 
 def crash_at(monkeypatch, step):
-    take_step = ClassificationTask.prepare
+    take_step = ClassificationTraining.prepare
 
     def prepare(self, batch, at, device):
         if at == step:
             raise KeyboardInterrupt
         return take_step(self, batch, at, device)
 
-    monkeypatch.setattr(ClassificationTask, "prepare", prepare)
+    monkeypatch.setattr(ClassificationTraining, "prepare", prepare)
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 8, 13])

@@ -18,7 +18,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gcnet.blocks import BLOCKS, BlockShape
-from gcnet.errors import UserError
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -38,64 +37,6 @@ def count_block_flops(model: nn.Module, input_shape: Sequence[int], names: Seque
     """FLOPs of the named submodules within one forward pass of `model`, each counted on its own."""
     shapes = submodule_input_shapes(model, input_shape, names)
     return {name: count_flops(model.get_submodule(name), shape) for name, shape in shapes.items()}
-
-
-def count_detector_flops(
-    model: nn.Module, size: tuple[int, int] = (800, 1280), *, proposals: int = 1000, detections: int = 100
-) -> int:
-    """FLOPs (multiply-add = 2) of a detector of `build_mask_rcnn` for one image of this size.
-
-    Counted are the backbone, the pyramid and the proposals' head over the whole image, the heads of boxes over
-    `proposals` regions and those of masks over `detections` regions, in a cascade once for each stage. Pooling of
-    regions, suppression, resizing and pasting of masks are not. Real images have as many regions as are found in them.
-
-    Args:
-        model: the detector.
-        size: height and width in pixels of the image once resized; it is padded to multiples of 32, as ever.
-        proposals: regions whose class and box are found.
-        detections: regions whose mask is found, if the detector predicts masks.
-
-    Raises:
-        UserError: the network is no such detector, or a number is out of range.
-    """
-    if not hasattr(model, "roi_heads"):
-        raise UserError(
-            f"count_detector_flops takes a detector, such as mask_rcnn_resnet50; found {type(model).__name__}"
-        )
-    if min(size) < 1 or min(proposals, detections) < 0:
-        raise UserError(
-            f"size is at least 1 pixel and regions at least none, found {size}, {proposals} proposals and "
-            f"{detections} detections"
-        )
-    skeleton = as_meta(model)
-    return _total(lambda: run_detector(skeleton, size, proposals=proposals, detections=detections))
-
-
-def run_detector(skeleton: Any, size: tuple[int, int], *, proposals: int, detections: int, images: int = 1) -> None:
-    """Run the parts of a detector on the meta device, as far as their work does not depend on what is found.
-
-    Args:
-        skeleton: of `as_meta`, in training or in evaluation mode.
-        size: height and width of the images, which are padded to the multiple that the detector asks for.
-        proposals: regions of all images whose class and box are found.
-        detections: regions of all images whose mask is found.
-        images: how many.
-    """
-    maps = skeleton.backbone(torch.empty(images, 3, *padded_size(skeleton, size), device="meta"))
-    skeleton.rpn.head(list(maps.values()))
-    channels = skeleton.backbone.out_channels
-    for stage in getattr(skeleton.roi_heads, "stages", [skeleton.roi_heads]):
-        boxes = torch.empty(proposals, channels, *stage.box_roi_pool.output_size, device="meta")
-        stage.box_predictor(stage.box_head(boxes))
-        if stage.has_mask():
-            masks = torch.empty(detections, channels, *stage.mask_roi_pool.output_size, device="meta")
-            stage.mask_predictor(stage.mask_head(masks))
-
-
-def padded_size(detector: Any, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of an image of this size once a detector has padded it."""
-    height, width = (math.ceil(side / detector.transform.size_divisible) for side in size)
-    return height * detector.transform.size_divisible, width * detector.transform.size_divisible
 
 
 def submodule_input_shapes(
@@ -145,10 +86,10 @@ def as_meta(model: nn.Module) -> nn.Module:
 def _count(skeleton: nn.Module, input_shape: Sequence[int]) -> int:
     skeleton.requires_grad_(False)  # The counter's own hooks fail on views of parameters.
     example = torch.empty(tuple(input_shape), device="meta")
-    return _total(lambda: skeleton(example)) // input_shape[0]
+    return total_flops(lambda: skeleton(example)) // input_shape[0]
 
 
-def _total(run: Callable[[], object]) -> int:
+def total_flops(run: Callable[[], object]) -> int:
     """The FLOPs of what `run` does on the meta device."""
     counter = flop_counter()
     with torch.no_grad(), counter:

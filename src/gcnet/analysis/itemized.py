@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
-from gcnet.analysis.cost import as_meta, count_parameters, flop_counter, run_detector
+from gcnet.analysis.cost import as_meta, count_parameters, flop_counter
 from gcnet.insertion.attach import installed_modules
 
 _STAGE = re.compile(r"layer\d+")
-_PROPOSALS, _DETECTIONS = 1000, 100  # of an image whose FLOPs are counted, as in `count_detector_flops`
 
 
 @dataclass(frozen=True)
@@ -45,39 +44,59 @@ class CostBreakdown:
     blocks: tuple[CostPart, ...]
 
 
-def cost_breakdown(model: nn.Module, size: tuple[int, int], batch: int) -> CostBreakdown:
-    """The cost of a classifier, or of a detector of `build_mask_rcnn`, by stage and by context block.
+def image_stages(model: nn.Module) -> dict[str, str]:
+    """The stage that each part of a network belongs to, by the path of the part, in the order of the network.
 
-    A detector's heads run for FLOPs on 1000 regions and 100 masks, as in `count_detector_flops`, and for what is kept
-    on the regions that training samples: 512 an image, and masks on a quarter of them, unless built otherwise. Its
-    losses are left out.
+    Of a residual network the stages are `layer1` and so on, `stem` before and `head` after them; of another network its
+    children, and of a sequence that holds most of its parameters (`stages` of a ConvNeXt, `blocks` of a ViT, `features`
+    of a MobileNet) the parts of that.
+    """
+    return body_parts(model, "")
+
+
+def run_images(skeleton: nn.Module, size: tuple[int, int], images: int) -> None:
+    """A forward pass of a network on the meta device, on images of this height and width."""
+    skeleton(torch.empty(images, 3, *size, device="meta"))
+
+
+def cost_breakdown(
+    model: nn.Module,
+    size: tuple[int, int],
+    batch: int,
+    *,
+    stages: Callable[[nn.Module], dict[str, str]] = image_stages,
+    run: Callable[[nn.Module, tuple[int, int], int], None] = run_images,
+) -> CostBreakdown:
+    """The cost of a network by stage and by context block, without its losses.
 
     Args:
         model: the network; it is not changed, and may be on any device.
         size: height and width of the images in pixels.
         batch: images of a training step.
+        stages: network -> the stage of each part by its path.
+        run: a forward pass of a network on the meta device, on so many images of a size.
     """
     skeleton = as_meta(model)
-    parts = stage_parts(skeleton)
+    parts = stages(skeleton)
     blocks = block_paths(skeleton)
     named = parts | {path: path for path in blocks}
     counter = flop_counter()
     trained = [parameter for parameter in skeleton.parameters() if parameter.requires_grad]
     skeleton.requires_grad_(False)  # The counter's own hooks fail on views of parameters.
     with torch.no_grad(), counter, _metered(skeleton, named, counter.get_total_flops) as flops:
-        _run(skeleton, size, 1)
+        run(skeleton, size, 1)
     for parameter in trained:
         parameter.requires_grad_()
     with _FusedAttention(), _keeping(skeleton.train()) as kept_bytes, _metered(skeleton, named, kept_bytes) as kept:
-        _run(skeleton, size, batch)
+        run(skeleton, size, batch)
     total = CostPart("total", count_parameters(skeleton), counter.get_total_flops(), kept_bytes())
     items = {
         name: CostPart(name, _parameters(skeleton, named, name), flops[name], kept[name])
         for name in dict.fromkeys(named.values())
     }
-    stages = [items[stage] for stage in dict.fromkeys(parts.values())]
-    stages = [stage for stage in stages if stage.parameters or stage.flops or stage.kept]
-    return CostBreakdown(total, (*stages, *_rest(total, stages)), tuple(items[path] for path in blocks))
+    found = [items[stage] for stage in dict.fromkeys(parts.values())]
+    found = [stage for stage in found if stage.parameters or stage.flops or stage.kept]
+    return CostBreakdown(total, (*found, *_rest(total, found)), tuple(items[path] for path in blocks))
 
 
 def block_paths(model: nn.Module) -> list[str]:
@@ -85,32 +104,8 @@ def block_paths(model: nn.Module) -> list[str]:
     return [f"{name}.context" if name else "context" for name, _ in installed_modules(model)]
 
 
-def stage_parts(model: nn.Module) -> dict[str, str]:
-    """The stage that each part of a network belongs to, by the path of the part, in the order of the network.
-
-    Of a residual network the stages are `layer1` and so on, `stem` before and `head` after them; of another network its
-    children, and of a sequence that holds most of its parameters (`stages` of a ConvNeXt, `blocks` of a ViT, `features`
-    of a MobileNet) the parts of that; of a detector those of its backbone, and `pyramid`, `proposals`, `boxes` and,
-    with a mask head, `masks`.
-    """
-    heads: Any = getattr(model, "roi_heads", None)
-    if heads is None:
-        return _body_parts(model, "")
-    detector: Any = model
-    parts = _body_parts(detector.backbone.body, "backbone.body.")
-    parts |= {"backbone.fpn": "pyramid", "rpn.head": "proposals"}
-    prefixes = [f"roi_heads.stages.{index}." for index in range(len(getattr(heads, "stages", ())))] or ["roi_heads."]
-    kinds = (("boxes", "box"), ("masks", "mask")) if _has_mask_head(heads) else (("boxes", "box"),)
-    for stage, kind in kinds:
-        parts |= {f"{prefix}{kind}_{part}": stage for prefix in prefixes for part in ("head", "predictor")}
-    return parts
-
-
-def _has_mask_head(heads: Any) -> bool:
-    return getattr(heads, "stages", [heads])[0].has_mask()
-
-
-def _body_parts(body: nn.Module, prefix: str) -> dict[str, str]:
+def body_parts(body: nn.Module, prefix: str) -> dict[str, str]:
+    """`image_stages` of a network within another one, at a path with a dot behind it."""
     names = [name for name, _ in body.named_children()]
     stages = [index for index, name in enumerate(names) if _STAGE.fullmatch(name)]
     parts = {}
@@ -130,19 +125,6 @@ def _is_body(child: nn.Module, network: nn.Module) -> bool:
     """Whether the child is a plain sequence of several modules with most of the network's parameters."""
     sequence = isinstance(child, nn.ModuleList) or type(child).forward is nn.Sequential.forward
     return sequence and len(child._modules) > 1 and 2 * count_parameters(child) > count_parameters(network)
-
-
-def _run(skeleton: Any, size: tuple[int, int], images: int) -> None:
-    """A forward pass on the meta device; in training mode a detector's heads on the regions that are sampled."""
-    if not hasattr(skeleton, "roi_heads"):
-        skeleton(torch.empty(images, 3, *size, device="meta"))
-        return
-    proposals, detections = images * _PROPOSALS, images * _DETECTIONS
-    if skeleton.training:
-        sampler = getattr(skeleton.roi_heads, "stages", [skeleton.roi_heads])[0].fg_bg_sampler
-        proposals = images * sampler.batch_size_per_image
-        detections = int(proposals * sampler.positive_fraction)
-    run_detector(skeleton, size, proposals=proposals, detections=detections, images=images)
 
 
 def _parameters(model: nn.Module, named: Mapping[str, str], name: str) -> int:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from gcnet.costs.cost import LARGEST_COUNTED
-from gcnet.costs.networks import counted_size
 from gcnet.errors import UserError
 
 SUMMARY = "list the networks with their parameters and FLOPs"
@@ -65,7 +64,8 @@ def run(settings: Settings) -> int:
         "\nGFLOPs are of one image and count a multiply-add as two; papers on vision networks print multiply-adds under"
         "\nthat name, half of this number."
     )
-    _explain_detectors(settings.model)
+    for note in _notes(settings.model):
+        print(f"\n{note}")
     published = [f"  {name}: {'; '.join(PUBLISHED[name])}" for name in names if name in PUBLISHED]
     if published:
         print(
@@ -76,33 +76,26 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _explain_detectors(name: str | None) -> None:
-    from gcnet.models.registry import is_detector
+def _notes(name: str | None) -> list[str]:
+    """What to know of the names of all tasks, or of the numbers of one network."""
+    from gcnet.tasks.registry import TASKS, task_of
 
-    if name is None:
-        print(
-            "\nDetectors are mask_rcnn_NAME, cascade_mask_rcnn_NAME and, of boxes only, faster_rcnn_NAME, such as"
-            "\nmask_rcnn_gc_resnet50; with _dcn behind resnet50, resnet101 or a ResNeXt, c3 to c5 have deformable"
-            "\nconvolutions."
-        )
-    elif is_detector(name):
-        print(
-            "\nA detector's are of an image of this height and width, with the heads of boxes on 1000 regions and those"
-            "\nof masks on 100; how many there are in an image depends on what is found in it."
-        )
+    notes = [task_of(name).flops_note] if name else [task.names_note for task in TASKS.values()]
+    return [note for note in notes if note]
 
 
 def _row(name: str, settings: Settings) -> tuple[str, ...]:
     import torch
 
-    from gcnet.analysis.cost import count_detector_flops, count_flops, count_parameters
+    from gcnet.analysis.cost import count_parameters
     from gcnet.models.create import create_model
-    from gcnet.models.registry import is_detector
+    from gcnet.tasks.registry import task_of
 
     side = settings.image_size
     with torch.device("meta"):
         model = create_model(name, num_classes=settings.num_classes)
-    size = counted_size(name, model) if side is None else (side, side)
-    flops = (count_detector_flops(model, size) if is_detector(name) else count_flops(model, (1, 3, *size))) / 1e9
+    task = task_of(name)
+    size = task.usual_size(name, model) if side is None else (side, side)
+    flops = task.count_flops(model, size) / 1e9
     counted = f"{flops:.3g}" if flops < 1 else f"{flops:.2f}"
     return name, f"{count_parameters(model):,}", counted, f"{size[0]} x {size[1]}"

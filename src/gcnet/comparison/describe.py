@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gcnet.comparison.settings import CompareSettings
-from gcnet.models.registry import is_detector
+from gcnet.tasks.registry import task_of
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.run_folder import versions
 from gcnet.training.settings import TrainSettings
@@ -18,22 +18,13 @@ def describe_experiment(settings: CompareSettings, images: str, training: TrainS
     recipe = training.recipe
     return {
         "data": f"{settings.data.data}: {images}",
-        "network": f"{settings.model}, {_origin(training)}",
+        "network": f"{settings.model}, {task_of(settings.model).describe_origin(training)}",
         "placement": _placement(settings),
         "recipe": f"{steps:,} steps of {recipe.batch_size} images, {recipe.optimizer}, lr {recipe.peak_lr:g} "
         f"({_schedule(recipe)}, warm-up {recipe.warmup_epochs:g} epochs), weight decay {recipe.decay:g}, "
         f"{settings.precision}{_extras(training)}",
         "seeds": ", ".join(map(str, settings.seed_numbers())),
     }
-
-
-def _origin(training: TrainSettings) -> str:
-    network, detector = training.network, training.detector
-    backbone = detector.backbone_weights
-    origin = f"backbone from {backbone}" if backbone else f"from {network.weights or 'random weights'}"
-    if not is_detector(network.model):
-        return origin
-    return f"{origin}, norms {detector.norm}, heads {detector.heads}, numerics of {detector.numerics}"
 
 
 def _schedule(recipe: RecipeSettings) -> str:

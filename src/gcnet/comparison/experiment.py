@@ -14,17 +14,16 @@ from gcnet.arguments import plain_arguments
 from gcnet.blocks import Builder
 from gcnet.comparison.describe import describe_experiment, describe_machine
 from gcnet.comparison.measure import Circumstances, measure_costs
+from gcnet.comparison.pictures import sample_pictures
 from gcnet.comparison.plan import Variant, Variants, check_names, describe, plan
 from gcnet.comparison.report import write_report
-from gcnet.comparison.results import BASELINE, Comparison, Cost, scores_of
+from gcnet.comparison.results import BASELINE, Comparison, Cost
 from gcnet.comparison.runs import Workshop, carry_out
 from gcnet.comparison.settings import CompareSettings
-from gcnet.comparison.task import input_size, sample_pictures
 from gcnet.devices import choose_device
 from gcnet.errors import UserError, printable
-from gcnet.models.registry import without_masks
 from gcnet.storage import LockedError, StorageError, locked, read_json, write_atomic
-from gcnet.tasks.registry import filled, open_task
+from gcnet.tasks.registry import filled, open_task, task_of
 from gcnet.training.distributed import Processes, processes_joined
 from gcnet.training.progress import Reporter, Silent
 
@@ -64,12 +63,11 @@ def run_comparison(
 
 
 def _check_score(metric: str, settings: CompareSettings) -> None:
-    score = scores_of(settings.model)[0]
+    task = task_of(settings.model)
+    score = task.scores(settings.model)[0]
     if metric != score.column:
-        raise UserError(
-            f"{settings.model} is compared by {score.name}, and not every validation object of --data has a mask: take "
-            f"{without_masks(settings.model)}, a detector of boxes"
-        )
+        reason = task.why_another_score(settings.model)
+        raise UserError(f"{settings.model} is compared by {score.name}, and {reason}")
 
 
 def _compare(settings: CompareSettings, variants: Variants, processes: Processes, reporter: Reporter) -> Comparison:
@@ -80,7 +78,7 @@ def _compare(settings: CompareSettings, variants: Variants, processes: Processes
     steps = training.recipe.length(task.steps_per_epoch)
     training = replace(training, recipe=training.recipe.resolved(task.steps_per_epoch))
     trainings = plan(settings, epochs=steps / task.steps_per_epoch, variants=variants)
-    size = input_size(task)
+    size = task_of(settings.model).input_size(task)
     folder = processes.by_first(lambda: _open_folder(settings, variants))
     jobs, threads = _share_cores(settings.jobs, device, len(trainings)) if processes.world == 1 else (1, 1)
     with _only_writer(folder, processes):
@@ -102,7 +100,7 @@ def _compare(settings: CompareSettings, variants: Variants, processes: Processes
             environment=describe_machine(device, jobs, threads),
             timing=timing,
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            pictures=sample_pictures(task),
+            pictures=sample_pictures(task_of(settings.model), task),
         )
         processes.by_first(lambda: write_report(comparison, folder))
         return comparison

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
-from gcnet.analysis.cost import analytic_flops, count_parameters, padded_size, submodule_input_shapes
+from gcnet.analysis.cost import analytic_flops, count_parameters, submodule_input_shapes
 from gcnet.analysis.memory import end_measurements, training_step_peak_memory
 from gcnet.analysis.timing import (
     Numerics,
@@ -23,13 +22,12 @@ from gcnet.comparison.plan import Variants, create_variant, describe
 from gcnet.comparison.results import BASELINE, Cost
 from gcnet.comparison.settings import CompareSettings
 from gcnet.insertion import inserted, insertion_records
-from gcnet.models.detector.measured import MeasuredDetector
-from gcnet.models.registry import is_detector
-from gcnet.tasks.registry import filled
+from gcnet.tasks.base import Task
+from gcnet.tasks.registry import filled, task_of
 from gcnet.training.optimizer import freeze
 from gcnet.training.trainer import AUTOCAST
 
-TIMED_BATCH, DETECTORS_TIMED_BATCH, REPETITIONS, SECONDS = 16, 2, 15, 20.0
+REPETITIONS, SECONDS = 15, 20.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def measure_costs(
 
     `progress` is called with the number of measurements done, that of all, and what is measured next.
     """
-    blocks = settings.block_names()
+    blocks, task = settings.block_names(), task_of(settings.model)
     total = len(blocks) + 2
     progress(0, total, "measuring forward passes")
     numerics = Numerics(AUTOCAST[settings.precision], settings.channels_last)
@@ -63,7 +61,7 @@ def measure_costs(
         networks = {block: create_variant(settings, block, variants, on.num_classes) for block in blocks}
         plain = create_variant(settings, BASELINE, variants, on.num_classes)
     models = {block: _runnable(settings, network, on.num_classes) for block, network in networks.items()}
-    batch = min(DETECTORS_TIMED_BATCH if is_detector(settings.model) else TIMED_BATCH, on.batch_size)
+    batch = min(task.timed_images, on.batch_size)
     images = torch.randn(batch, 3, *on.image_size, device=on.device)
     for model in models.values():
         fill_zero_parameters(model)
@@ -86,7 +84,8 @@ def measure_costs(
         progress(len(peaks) + 2, total, f"measuring the memory of {block}")
         peaks[block] = peak
     costs = {
-        block: _cost(block, networks[block], plain, on, (forward[block], step[block]), peaks[block]) for block in blocks
+        block: _cost(task, block, networks[block], plain, on, (forward[block], step[block]), peaks[block])
+        for block in blocks
     }
     repetitions = min(timing.repetitions for timing in (*forward.values(), *step.values()))
     return costs, {"batch": len(images), "repetitions": repetitions, "memory_batch": on.batch_size}
@@ -96,7 +95,7 @@ def _runnable(settings: CompareSettings, network: nn.Module, num_classes: int) -
     """The network as time and memory are measured: what the recipe freezes is frozen, and a detector has objects."""
     recipe = filled(describe(settings, BASELINE, {})).recipe
     freeze(network, recipe.freeze or (), optional=recipe.preset_freeze)
-    return MeasuredDetector(network, num_classes) if is_detector(settings.model) else network
+    return task_of(settings.model).measured(network, num_classes)
 
 
 def _build_runnable(settings: CompareSettings, block: str, variants: Variants, num_classes: int) -> nn.Module:
@@ -123,6 +122,7 @@ def _peak_memories(
 
 
 def _cost(
+    task: Task,
     block: str,
     network: nn.Module,
     plain: nn.Module,
@@ -132,7 +132,8 @@ def _cost(
 ) -> Cost:
     forward, step = times
     flops, parameters = on.flops(network), count_parameters(network)
-    body, shape = _body(network, on.image_size)
+    body, _, size = task.body(network, on.image_size)
+    shape = (1, 3, *size)
     places = [f"{place.name}.context" for insertion in inserted(body) for place in insertion.places]
     ratio = next((record["ratio"] for record in insertion_records(network) if record["ratio"] is not None), 16)
     return Cost(
@@ -148,14 +149,6 @@ def _cost(
         step_median=step.median,
         peak_memory=peak_memory,
     )
-
-
-def _body(network: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, tuple[int, ...]]:
-    """What holds the blocks, and the shape of what it is given: of a detector the backbone, on the padded image."""
-    backbone: Any = getattr(network, "backbone", None)
-    if backbone is None:
-        return network, (1, 3, *size)
-    return backbone, (1, 3, *padded_size(network, size))
 
 
 def _analytic(block: str, inputs: Mapping[str, tuple[int, ...]], ratio: float) -> int | None:

@@ -1,7 +1,7 @@
 """How to read a comparison's columns: what the spread is, what is paired, what is counted."""
 
 from gcnet.comparison.results import MAIN, Comparison
-from gcnet.models.registry import is_detector
+from gcnet.tasks.registry import task_of
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -41,10 +41,7 @@ def _image_note(comparison: Comparison) -> str:
     images = f"{min(run.images for run in comparison.runs if run.setting == MAIN):,} validation images"
     if not comparison.score.is_share:
         names = " and ".join((comparison.score.title, *(score.name for score in comparison.scores[1:])))
-        return (
-            f"{names} are COCO's average precision, the mean over overlaps (IoU) from 0.50 to 0.95, times 100, of the "
-            f"last epoch's weights on {images}; what the choice of these images leaves open is not in any number here."
-        )
+        return task_of(comparison.model).describe_scores(names, images)
     low, high = comparison.image_interval(first)
     return (
         f"Accuracy is that of the last epoch's weights on {images}; that many images alone leave "
@@ -54,17 +51,15 @@ def _image_note(comparison: Comparison) -> str:
 
 def _cost_notes(comparison: Comparison) -> list[str]:
     timing = comparison.timing
-    detects = is_detector(comparison.model)
-    image = "the largest size, with 1,000 proposals and 100 detections," if detects else "this size"
+    task = task_of(comparison.model)
     convention = (
-        f"GFLOPs are of one image of {image} and count a multiply-add as two, as torch.utils.flop_counter "
+        f"GFLOPs are of one image of {task.counted_image} and count a multiply-add as two, as torch.utils.flop_counter "
         "does; papers on vision networks print multiply-adds under that name, half of this number."
     )
-    images = "random images with made-up objects" if detects else "images"
     measured = (
-        f"Times are medians of {timing['repetitions']} repetitions on a batch of {timing['batch']} {images}, the "
-        "blocks taking turns in one process, with weights that are not zero; peak memory is what one training step of "
-        f"{timing['memory_batch']} images takes beyond the built model, in a fresh process."
+        f"Times are medians of {timing['repetitions']} repetitions on a batch of {timing['batch']} {task.timed_input}, "
+        "the blocks taking turns in one process, with weights that are not zero; peak memory is what one training step "
+        f"of {timing['memory_batch']} images takes beyond the built model, in a fresh process."
     )
     wrong = [
         block

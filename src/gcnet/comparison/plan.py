@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from gcnet.blocks import BLOCKS, Builder, block_options, check_options
 from gcnet.comparison.results import BASELINE, CONTROL, MAIN
-from gcnet.comparison.settings import DEMONSTRATION, DETECTORS_DEMONSTRATION, CompareSettings, Demonstration
+from gcnet.comparison.settings import CompareSettings
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, unknown
 from gcnet.insertion import insert
-from gcnet.models.registry import is_detector, published_placement, split_name
-from gcnet.tasks.registry import build_network, filled
+from gcnet.models.registry import published_placement, split_name
+from gcnet.tasks.registry import build_network, filled, task_of
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import MachineSettings, NetworkSettings, OutputSettings, TrainSettings
 
@@ -157,7 +157,7 @@ def data_settings(settings: CompareSettings, setting: str) -> DataSettings:
         data = replace(data, data=settings.control_data)
     if not data.is_generated:
         return data
-    demonstration = _demonstration(settings)
+    demonstration = task_of(settings.model).demonstration
     return replace(
         data,
         limit_train=data.limit_train or demonstration.train,
@@ -169,16 +169,12 @@ def recipe_settings(settings: CompareSettings) -> RecipeSettings:
     """The recipe: the demonstration's on scenes unless a preset is named, then what is given."""
     given = settings.recipe.given()
     is_demo = settings.data.is_generated and "preset" not in given
-    recipe = dict(_demonstration(settings).recipe) if is_demo else {}
+    recipe = dict(task_of(settings.model).demonstration.recipe) if is_demo else {}
     if "epochs" in given:
         recipe.pop("steps", None)
     if given.get("optimizer", recipe.get("optimizer")) != recipe.get("optimizer"):
         recipe = {name: value for name, value in recipe.items() if name not in ("lr", "weight_decay")}
     return RecipeSettings(**(recipe | given))
-
-
-def _demonstration(settings: CompareSettings) -> Demonstration:
-    return DETECTORS_DEMONSTRATION if is_detector(settings.model) else DEMONSTRATION
 
 
 def plan(settings: CompareSettings, *, epochs: float, variants: Variants) -> list[Training]:

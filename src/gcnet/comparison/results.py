@@ -1,4 +1,4 @@
-"""What says how good a network is: a classifier's top-1 accuracy, a detector's average precision."""
+"""The results of a comparison as plain data, and their JSON form."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,61 +8,12 @@ from typing import Any
 
 from gcnet.analysis.statistics import PairedDifference, Spread, paired_difference, spread, wilson_interval
 from gcnet.errors import UserError
-from gcnet.models.registry import has_masks, is_detector
-
-
-@dataclass(frozen=True)
-class Score:
-    """A number from 0 to 1 that an evaluation gives, printed times 100.
-
-    Attributes:
-        column: its name in the rows of a run and in results.json.
-        name: in sentences and on axes.
-        label: in titles.
-        unit: behind a value, with the space before it; empty for a number without unit.
-        points: what a hundredth of difference is called.
-        is_share: whether it is the share of the validation images that are right, so that their number says how much
-            chance is in it; average precision is not.
-    """
-
-    column: str
-    name: str
-    label: str
-    unit: str
-    points: str
-    is_share: bool
-
-    @property
-    def heading(self) -> str:
-        """Of a column of values, or of an axis."""
-        return f"{self.name} ({self.unit.strip()})" if self.unit else self.name
-
-    @property
-    def title(self) -> str:
-        """`label` as the beginning of a sentence."""
-        return self.label[0].upper() + self.label[1:]
-
-
-TOP1 = Score("top1", "top-1", "top-1 accuracy", " %", "points", is_share=True)
-MASK_AP = Score("mask_ap", "mask AP", "mask AP", "", "points of AP", is_share=False)
-BOX_AP = Score("box_ap", "box AP", "box AP", "", "points of AP", is_share=False)
-
-CLASSIFIER_SCORES = (TOP1,)
-DETECTOR_SCORES = (MASK_AP, BOX_AP)
-
-
-def scores_of(model: str) -> tuple[Score, ...]:
-    """The scores of a network by its name: the first is what it is judged by, the others are shown beside it."""
-    if not is_detector(model):
-        return CLASSIFIER_SCORES
-    return DETECTOR_SCORES if has_masks(model) else (BOX_AP,)
-
+from gcnet.tasks.base import Score
+from gcnet.tasks.registry import TASKS, task_of
 
 SCHEMA = 1
 MAIN, CONTROL = "main", "control"
 BASELINE = "none"
-
-_COLUMNS = tuple(score.column for score in (*CLASSIFIER_SCORES, *DETECTOR_SCORES))
 
 
 @dataclass(frozen=True)
@@ -142,7 +93,7 @@ class Comparison:
     @property
     def scores(self) -> tuple[Score, ...]:
         """The scores of its networks; the first decides, the others are shown beside it."""
-        return scores_of(self.model)
+        return task_of(self.model).scores(self.model)
 
     @property
     def score(self) -> Score:
@@ -251,7 +202,7 @@ def _flat(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nested(found: Mapping[str, Any]) -> dict[str, Any]:
-    scores = {column: found[column] for column in _COLUMNS if column in found}
+    scores = {column: found[column] for column in _columns() if column in found}
     return {name: value for name, value in found.items() if name not in scores} | {"scores": scores}
 
 
@@ -261,3 +212,8 @@ def _summary(comparison: Comparison, block: str, setting: str) -> dict[str, Any]
     return results | {
         "difference_to_none": None if difference is None else asdict(difference),
     }
+
+
+def _columns() -> tuple[str, ...]:
+    """The columns of the scores of all tasks."""
+    return tuple(score.column for task in TASKS.values() for score in task.all_scores)

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from gcnet.children import FROM_TERMINAL, end_with_parent, signals_blocked
 from gcnet.comparison.plan import Training, Variants, create_variant, variant_of
-from gcnet.comparison.results import CurvePoint, Run, run_from_dict, run_to_dict, scores_of
+from gcnet.comparison.results import CurvePoint, Run, run_from_dict, run_to_dict
 from gcnet.comparison.settings import CompareSettings
 from gcnet.errors import Failure, UserError, out_of_memory, printable
 from gcnet.storage import StorageError, locked, read_json, write_atomic
+from gcnet.tasks.registry import task_of
 from gcnet.training.distributed import Processes
 from gcnet.training.progress import Reporter, clock
 from gcnet.training.run_folder import RunFolder
@@ -124,7 +125,9 @@ def _put_down(training: Training, path: Path) -> None:
 
 
 def _read_run(training: Training, folder: RunFolder) -> Run:
-    columns = [score.column for score in scores_of(training.settings.network.model)]
+    columns = [
+        score.column for score in task_of(training.settings.network.model).scores(training.settings.network.model)
+    ]
     rows = [row for row in folder.evaluations() if all(name in row for name in (*columns, "images", "seconds"))]
     if not rows:
         raise StorageError(f"{printable(folder.metrics)} is damaged: it has no evaluation")
@@ -258,7 +261,7 @@ class _Progress:
             return
         self.done += 1
         what = _title(training)
-        score = scores_of(training.settings.network.model)[0]
+        score = task_of(training.settings.network.model).scores(training.settings.network.model)[0]
         reached = f"{score.name} {100 * run.scores[score.column]:.1f}{score.unit}"
         self.reporter.say(f"[{self.done}/{len(self.trainings)}] {what}: {reached} in {run.seconds:.0f} s")
 

@@ -1,8 +1,6 @@
 """The settings of a comparison; light to import, for the command line."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal
 
 from gcnet.data.settings import AugmentSettings, DataSettings
@@ -11,29 +9,6 @@ from gcnet.training.recipe import PRESETS
 from gcnet.training.settings import DetectorSettings
 
 CONTROL_OF = {"scenes": "scenes-control"}
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """A short training on generated scenes: choices of the recipe, and how many scenes to generate."""
-
-    recipe: Mapping[str, Any]
-    train: int
-    val: int
-
-
-# Found by trying on the generated scenes: long enough for every block, short enough for minutes on two cores.
-_SHORT: Mapping[str, Any] = MappingProxyType(
-    {"optimizer": "adamw", "weight_decay": 0.01, "decay_all": False, "clip_norm": 5.0}
-)
-DEMONSTRATION = Demonstration(
-    {**_SHORT, "steps": 600, "batch_size": 64, "lr": 0.01, "warmup_epochs": 0.3}, train=6_400, val=1_200
-)
-DETECTORS_DEMONSTRATION = Demonstration(
-    {**_SHORT, "steps": 400, "batch_size": 8, "lr": 0.003, "warmup_epochs": 0.1, "schedule": "cosine"},
-    train=3_200,
-    val=200,
-)
 
 
 @dataclass(frozen=True)
@@ -181,12 +156,12 @@ class CompareSettings:
 
     def identity(self) -> dict[str, Any]:
         """What decides the results: all settings but where and how many at a time."""
-        from gcnet.models.registry import is_detector
+        from gcnet.tasks.registry import task_of
 
         found = asdict(self)
         for name in ("output", "jobs"):
             del found[name]
         del found["data"]["workers"]
-        if not is_detector(self.model):
-            del found["detector"]
+        for group in task_of(self.model).unused_settings:
+            found.pop(group, None)
         return found

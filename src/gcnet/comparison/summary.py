@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 from gcnet.comparison.notes import notes
-from gcnet.comparison.results import BASELINE, CLASSIFIER_SCORES, CONTROL, MAIN, Comparison, Cost, Score
+from gcnet.comparison.results import BASELINE, CONTROL, MAIN, Comparison, Cost
+from gcnet.tasks.base import Score
 from gcnet.text_files import markdown_table
 
 _COSTS = ("parameters", "GFLOPs", "forward (ms)", "training step (ms)", "peak memory (MB)")
@@ -19,10 +20,6 @@ def score_headings(scores: Sequence[Score]) -> tuple[str, ...]:
 def headings(scores: Sequence[Score]) -> tuple[str, ...]:
     """The columns of a table of `table_rows`."""
     return *score_headings(scores), *_COSTS
-
-
-HEADINGS = headings(CLASSIFIER_SCORES)
-"""The columns of a comparison of classifiers."""
 
 
 def table_rows(comparison: Comparison) -> list[tuple[str, ...]]:

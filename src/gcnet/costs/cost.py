@@ -24,13 +24,9 @@ if TYPE_CHECKING:
 
 LARGEST_COUNTED = 100_000  # pixels of a side of the image whose FLOPs are counted
 _SIZE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?")
-_BATCH, _DETECTORS_BATCH = 32, 2
 _NOTES = """
 FLOPs are of one image and count a multiply-add as two; MACs are the multiply-adds, which papers print as FLOPs.
 Kept is what autograd saves in the forward pass of a training step, at this batch, without parameters."""
-_OF_DETECTORS = (
-    """A detector's FLOPs are with heads on 1000 regions and 100 masks; kept is with those sampled in training."""
-)
 _OF_TIMES = (
     "Times are medians, with quartiles in parentheses: where they are far apart, the machine was busy. Those of\n"
     "stages and blocks are of the part alone, its step without the update. Peaks are memory beyond the weights."
@@ -106,11 +102,13 @@ class Costs:
         reports: of each network and image size.
         against: for each of them the report that it is compared with, or None.
         measured: whether time and memory were measured, too.
+        notes: on the numbers of certain tasks.
     """
 
     reports: tuple["CostReport", ...]
     against: tuple["CostReport | None", ...]
     measured: bool = False
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Tables of all networks and of the parts of each, and what the numbers mean."""
@@ -120,8 +118,7 @@ class Costs:
         for report, other in zip(self.reports, self.against, strict=True):
             title = f"{report.title()}, batch {report.batch}" + (f", against {other.model}" if other else "")
             texts += [title, parts_table(report, other)]
-        detectors = any(row.part == "proposals" for report in self.reports for row in report.lines)
-        notes = [_NOTES.strip(), *([_OF_DETECTORS] if detectors else []), *([_OF_TIMES] if self.measured else [])]
+        notes = [_NOTES.strip(), *self.notes, *([_OF_TIMES] if self.measured else [])]
         return "\n\n".join([*texts, "\n".join(notes)])
 
     def write(self, folder: Path) -> list[str]:
@@ -145,14 +142,16 @@ def count_costs(settings: CostSettings) -> Costs:
     arguments = {name: value for name, value in given.items() if value is not None}
     reports: list[CostReport] = []
     against: list[CostReport | None] = []
+    notes: dict[str, None] = {}
     for name in settings.model:
         network = CountedNetwork(name, arguments)
+        notes |= dict.fromkeys(network.task.cost_notes())
         others = _against(network, settings)
         for size in settings.sizes() or [network.size()]:
             report, *other = _reports([network, *others], size, settings)
             reports.append(report)
             against.append(other[0] if other else None)
-    return Costs(tuple(reports), tuple(against), settings.measure)
+    return Costs(tuple(reports), tuple(against), settings.measure, tuple(notes))
 
 
 @plain_arguments(CostSettings)
@@ -188,7 +187,7 @@ def _against(network: "CountedNetwork", settings: CostSettings) -> "list[Counted
 def _reports(networks: "Sequence[CountedNetwork]", size: tuple[int, int], settings: CostSettings) -> "list[CostReport]":
     from gcnet.costs.networks import count
 
-    batch = settings.batch_size or (_DETECTORS_BATCH if networks[0].is_detector else _BATCH)
+    batch = settings.batch_size or networks[0].task.step_images
     reports = [count(network, size, batch) for network in networks]
     if not settings.measure:
         return reports

@@ -4,18 +4,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gcnet.analysis.cost import padded_size, submodule_input_shapes
-from gcnet.analysis.itemized import block_paths, stage_parts
+from gcnet.analysis.cost import submodule_input_shapes
+from gcnet.analysis.itemized import block_paths
 from gcnet.analysis.memory import peak_memory, training_step_peak_memory
 from gcnet.analysis.timing import fill_zero_parameters, forward_call, interleaved_times, training_step_call
 from gcnet.costs.networks import CountedNetwork
 from gcnet.costs.report import CostReport
-from gcnet.models.detector.measured import MeasuredDetector
 
 REPETITIONS, SECONDS = 15, 20.0
 _STAGE = re.compile(r"layer\d+")
@@ -53,22 +51,22 @@ def _timed(
     choice: CountedNetwork, size: tuple[int, int], batch: int, device: str
 ) -> dict[str, tuple[nn.Module, Tensor]]:
     """By the name of its line each module that is timed, and what it is given: the whole network, stages, blocks."""
-    network = _runnable(choice, size).to(device)
-    model = network.detector if isinstance(network, MeasuredDetector) else network
+    model = choice.sized(size).build().to(device)
+    network = _as_measured(choice, model, size)
     inputs: dict[tuple[int, ...], Tensor] = {}  # maps of one shape are one tensor
     timed = {"total": (network, torch.randn(batch, 3, *size, device=device))}
-    for path, (part, shape) in _parts(model, size, batch).items():
+    for path, (part, shape) in _parts(choice, model, size, batch).items():
         images = inputs.setdefault(shape, torch.randn(shape, device=device, requires_grad=True))
         timed[part] = model.get_submodule(path), images
     return timed
 
 
-def _parts(model: Any, size: tuple[int, int], batch: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _parts(
+    choice: CountedNetwork, model: nn.Module, size: tuple[int, int], batch: int
+) -> dict[str, tuple[str, tuple[int, ...]]]:
     """By the path of each stage and block the name of its line, and the shape of its input."""
-    paths = {path: stage for path, stage in stage_parts(model).items() if _STAGE.fullmatch(stage)}
-    body, prefix = model, ""
-    if hasattr(model, "roi_heads"):
-        body, prefix, size = model.backbone, "backbone.", padded_size(model, size)
+    paths = {path: stage for path, stage in choice.task.stages(model).items() if _STAGE.fullmatch(stage)}
+    body, prefix, size = choice.task.body(model, size)
     paths |= {path: path for path in block_paths(model) if path.startswith(prefix)}
     names = [path.removeprefix(prefix) for path in paths]
     shapes = submodule_input_shapes(body, (batch, 3, *size), names)
@@ -102,10 +100,10 @@ def _forward(choice: CountedNetwork, size: tuple[int, int], batch: int, device: 
 
 
 def _runnable(choice: CountedNetwork, size: tuple[int, int]) -> nn.Module:
-    """A network as it is measured: new blocks are no longer zero, a detector has objects and leaves images as large."""
-    model: Any = choice.sized(size).build()
+    return _as_measured(choice, choice.sized(size).build(), size)
+
+
+def _as_measured(choice: CountedNetwork, model: nn.Module, size: tuple[int, int]) -> nn.Module:
+    """A network as it is measured: new blocks are no longer zero, and images keep their size."""
     fill_zero_parameters(model)
-    if not choice.is_detector:
-        return model
-    model.transform.min_size, model.transform.max_size = (min(size),), max(size)
-    return MeasuredDetector(model, 1)
+    return choice.task.measured(model, 1, size)

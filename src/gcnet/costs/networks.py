@@ -16,7 +16,9 @@ from gcnet.errors import UserError
 from gcnet.models.card import ModelCard, card_of
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model
-from gcnet.models.registry import is_detector, split_name
+from gcnet.models.registry import split_name
+from gcnet.tasks.base import Task
+from gcnet.tasks.registry import task_of
 from gcnet.tasks.trained import model_path
 
 # Modules whose output is their input, scaled or with something added, so that the identity can stand for them.
@@ -68,7 +70,7 @@ class CountedNetwork:
 
     def sized(self, size: tuple[int, int]) -> "CountedNetwork":
         """The same network, built for square images of this size where it is made for one size (ViT, Swin, ...)."""
-        if self._is_file or self.is_detector or size[0] != size[1]:
+        if self._is_file or not self.task.has_fixed_size or size[0] != size[1]:
             return self
         return replace(self, arguments={**self.arguments, "image_size": size[0]})
 
@@ -103,18 +105,18 @@ class CountedNetwork:
         return f"{self.name} + {block}" if block else self.name
 
     @property
-    def is_detector(self) -> bool:
-        """Whether it finds objects."""
-        return is_detector(self._host)
+    def task(self) -> Task:
+        """The task that it is for."""
+        return task_of(self._host)
 
     def size(self) -> tuple[int, int]:
         """Height and width in pixels of the images that it is for."""
         preprocessing = self._card.preprocessing
-        if preprocessing is not None and not self.is_detector:
+        if preprocessing is not None:
             return preprocessing["image_size"], preprocessing["image_size"]
         skeleton = self._host_choice().skeleton()
         name = self._host.removeprefix("torchvision/")
-        return _named_size(name, skeleton) or counted_size(self._host, skeleton)
+        return _named_size(name, skeleton) or self.task.usual_size(self._host, skeleton)
 
     @property
     def _host(self) -> str:
@@ -176,7 +178,7 @@ def count(choice: CountedNetwork, size: tuple[int, int], batch: int) -> CostRepo
     """
     skeleton = choice.sized(size).skeleton()
     try:
-        account = cost_breakdown(skeleton, size, batch)
+        account = cost_breakdown(skeleton, size, batch, stages=choice.task.stages, run=choice.task.run_on_meta)
     except (AssertionError, RuntimeError, ValueError, NotImplementedError, TypeError, IndexError) as error:
         reason = str(error).strip().splitlines()
         raise UserError(
@@ -190,17 +192,3 @@ def count(choice: CountedNetwork, size: tuple[int, int], batch: int) -> CostRepo
 def _line(item: CostPart, kind: str) -> CostRow:
     values = {"parameters": item.parameters, "flops": item.flops, "multiply_adds": item.flops / 2}
     return CostRow(item.name, kind, values | {"kept_bytes": item.kept})
-
-
-def counted_size(name: str, model: Any) -> tuple[int, int]:
-    """Height and width in pixels of the image that a network's FLOPs are counted for, unless told otherwise.
-
-    A detector's has sides of 5 to 8, as the 800 by 1280 at which they are usually counted, or is as long as it may be.
-    """
-    from gcnet.models.registry import is_detector, small_input, split_name
-
-    if not is_detector(name):
-        side = small_input(split_name(name)[1]) or 224
-        return side, side
-    short = model.transform.min_size[-1]
-    return short, min(short * 8 // 5, model.transform.max_size)

@@ -12,9 +12,8 @@ from gcnet.experiments.rows import Table
 from gcnet.experiments.scales import SMALL_RATIO, Series, series_of
 from gcnet.experiments.settings import ReproduceSettings
 from gcnet.experiments.tables import TABLES
-from gcnet.models.registry import is_detector
+from gcnet.tasks.registry import task_of
 from gcnet.training.progress import Reporter
-from gcnet.training.settings import DetectorSettings
 
 # The paper and mmdet start from the weights that torchvision published first; its later ones are more accurate.
 _FIRST_WEIGHTS = "IMAGENET1K_V1"
@@ -70,10 +69,9 @@ def output_folder(settings: ReproduceSettings) -> Path:
 
 def comparison_settings(settings: ReproduceSettings, series: Series) -> CompareSettings:
     """The comparison that trains a series: the published protocol, or the fine-tuning of a small network."""
-    detects, small = is_detector(series.model), settings.scale == "small"
-    if detects and settings.data.data in ("cifar10", "cifar100"):
-        raise UserError("this table is of detectors: --data takes a COCO directory")
-    preset = "1x" if detects else "finetune" if settings.weights else "scratch"
+    task, small = task_of(series.model), settings.scale == "small"
+    task.check_data_name(settings.data.data)
+    preset = task.preset[settings.weights is not None]
     recipe = settings.recipe if settings.recipe.preset else replace(settings.recipe, preset=preset)
     weights = _FIRST_WEIGHTS if settings.weights == "pretrained" else settings.weights
     return CompareSettings(
@@ -88,8 +86,7 @@ def comparison_settings(settings: ReproduceSettings, series: Series) -> CompareS
         precision=settings.precision,
         jobs=settings.jobs,
         output=str(output_folder(settings) / series.model),
-        weights=None if detects else weights,
-        detector=DetectorSettings(norm="sync", backbone_weights=weights) if detects else DetectorSettings(),
+        **task.start_from(weights),
     )
 
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import torch
 
-from gcnet.analysis.cost import count_detector_flops, count_flops, count_parameters
+from gcnet.analysis.cost import count_parameters
 from gcnet.comparison.notes import notes
 from gcnet.comparison.summary import difference_text, score_text
 from gcnet.experiments.reproduce import Measured
 from gcnet.experiments.rows import SOURCES, Published, Row, Table
 from gcnet.models.create import create_model
-from gcnet.models.registry import is_detector
+from gcnet.tasks.registry import task_of
 from gcnet.text_files import markdown_table
 
 
@@ -32,8 +32,7 @@ def count_table(table: Table) -> list[RowCost]:
 def _count(row: Row, size: tuple[int, int]) -> RowCost:
     with torch.device("meta"):
         model = create_model(row.model, **row.options)
-    flops = count_detector_flops(model, size) if is_detector(row.model) else count_flops(model, (1, 3, *size))
-    return RowCost(row, count_parameters(model), flops)
+    return RowCost(row, count_parameters(model), task_of(row.model).count_flops(model, size))
 
 
 def cost_text(table: Table, costs: Sequence[RowCost]) -> str:

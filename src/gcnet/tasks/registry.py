@@ -1,39 +1,41 @@
-"""Which kind of training a network's name stands for: its settings filled in, its task and its network."""
-
-from dataclasses import replace
+"""The tasks by name, and the one that a network's name belongs to."""
 
 from torch import nn
 
-from gcnet.models.registry import is_detector
-from gcnet.tasks.classification.task import ClassificationTask, build_classifier, open_classification
-from gcnet.tasks.detection.task import DetectionTask, build_detector, filled_detection, open_detection
+from gcnet.tasks.base import Task
+from gcnet.tasks.classification.task import Classification
+from gcnet.tasks.detection.task import Detection
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import TrainSettings
+from gcnet.training.task import TrainingTask
+
+TASKS: dict[str, Task] = {task.name: task for task in (Detection(), Classification())}
+"""The first task that owns a name has it; any other name is that of a classifier."""
+
+
+def task_of(model: str) -> Task:
+    """The task of a network, by its name with or without a block in it."""
+    return next(task for task in TASKS.values() if task.owns(model))
 
 
 def filled(settings: TrainSettings) -> TrainSettings:
     """The settings with nothing left to the preset but the length, which depends on the data."""
-    if is_detector(settings.network.model):
-        return filled_detection(settings)
-    return replace(settings, recipe=settings.recipe.filled())
+    return task_of(settings.network.model).with_defaults(settings)
 
 
-def open_task(settings: TrainSettings, processes: Processes) -> ClassificationTask | DetectionTask:
-    """The images and what is done with them.
+def open_task(settings: TrainSettings, processes: Processes) -> TrainingTask:
+    """The images, and what training does with them.
 
     Raises:
         UserError: the data are not there, or do not suit the settings.
     """
-    open_it = open_detection if is_detector(settings.network.model) else open_classification
-    return open_it(settings, processes)
+    return task_of(settings.network.model).open_training(settings, processes)
 
 
 def build_network(settings: TrainSettings, num_classes: int, *, image_size: int | None = None) -> nn.Module:
-    """The network that filled settings describe; a classifier that is made for one size is built for `image_size`.
+    """The network that filled settings describe; one that is made for one size is built for `image_size`.
 
     Raises:
         UserError: an unknown name, or weights that do not fit.
     """
-    if is_detector(settings.network.model):
-        return build_detector(settings, num_classes)
-    return build_classifier(settings, num_classes, image_size=image_size)
+    return task_of(settings.network.model).build_network(settings, num_classes, image_size=image_size)

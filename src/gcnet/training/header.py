@@ -8,7 +8,6 @@ import torch
 
 from gcnet.errors import printable
 from gcnet.insertion import inserted
-from gcnet.models.registry import is_detector
 from gcnet.models.weights import loaded_weights
 from gcnet.training.settings import TrainSettings
 from gcnet.training.trainer import Trainer
@@ -57,7 +56,7 @@ def _weights(trainer: Trainer, settings: TrainSettings) -> str:
     loaded = loaded_weights(trainer.network)
     if loaded is None:
         return "random initialization"
-    if is_detector(settings.network.model) and settings.detector.backbone_weights is not None:
+    if settings.detector.backbone_weights is not None:
         return f"backbone: {loaded}; the rest randomly initialized"
     return str(loaded)
 

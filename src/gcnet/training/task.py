@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gcnet.data.dataset import Samples
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
+from gcnet.training.settings import TrainSettings
 
 
 @runtime_checkable
@@ -108,7 +109,7 @@ def micro_batches(images: int, parts: int) -> list[slice]:
 
 
 @runtime_checkable
-class Task(Protocol[Loaded, Prepared]):
+class TrainingTask(Protocol[Loaded, Prepared]):
     """A kind of training, such as classification; its batches may change type when they are prepared.
 
     Attributes:
@@ -116,12 +117,14 @@ class Task(Protocol[Loaded, Prepared]):
         steps_per_epoch: optimizer steps that pass over the training images once.
         classes: what is told apart, by name.
         evaluation_images: that an evaluation looks at.
+        settings: of the run; the default batch size depends on the number of images.
     """
 
     metric: str
     steps_per_epoch: int
     classes: tuple[str, ...]
     evaluation_images: int
+    settings: TrainSettings
 
     @property
     def image_size(self) -> int | None:

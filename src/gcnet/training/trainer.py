@@ -25,7 +25,7 @@ from gcnet.training.optimizer import (
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import MachineSettings
 from gcnet.training.single_values import running_statistics_for_single_values
-from gcnet.training.task import Batch, Task
+from gcnet.training.task import Batch, TrainingTask
 
 EXIT_NON_FINITE = 3
 _LISTED = 8
@@ -80,7 +80,7 @@ class Trainer:
 
     def __init__(
         self,
-        task: Task,
+        task: TrainingTask,
         network: nn.Module,
         *,
         recipe: RecipeSettings,
@@ -243,7 +243,7 @@ def _is_synchronized(module: nn.Module) -> bool:
 class _Losses(nn.Module):
     """From a batch to its losses, so that DistributedDataParallel sees one forward."""
 
-    def __init__(self, network: nn.Module, task: Task) -> None:
+    def __init__(self, network: nn.Module, task: TrainingTask) -> None:
         super().__init__()
         self.network = network
         self.task = task

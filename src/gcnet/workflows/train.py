@@ -37,7 +37,7 @@ from gcnet.training.run_folder import (
     write_json,
 )
 from gcnet.training.settings import MachineSettings, TrainSettings
-from gcnet.training.task import Task
+from gcnet.training.task import TrainingTask
 from gcnet.training.trainer import NonFiniteLoss, Trainer
 from gcnet.training.trial import try_network
 
@@ -211,7 +211,9 @@ def _check_length(trainer: Trainer, state: Mapping[str, Any] | None) -> None:
         raise UserError(f"the run has done {done} steps already, so it cannot be shortened to {total}")
 
 
-def _check_data(folder: RunFolder, config: Mapping[str, Any], task: Task, moved: Mapping[str, str]) -> str | None:
+def _check_data(
+    folder: RunFolder, config: Mapping[str, Any], task: TrainingTask, moved: Mapping[str, str]
+) -> str | None:
     """What to tell of data that changed since the run started.
 
     Raises:
@@ -254,7 +256,7 @@ def _removed_unless_begun(folder: RunFolder, trainer: Trainer) -> Generator[None
 @contextmanager
 def assembled(
     settings: TrainSettings, build_model: BuildModel | None, *, resumed: bool = False
-) -> Generator[tuple[Trainer, Task], None, None]:
+) -> Generator[tuple[Trainer, TrainingTask], None, None]:
     """Data, network and trainer, ready for the first step, in all processes; GPU switches are set back afterwards.
 
     Args:

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import nn
 from torch.nn import functional
 
-from gcnet.tasks.classification.task import open_classification
+from gcnet.tasks.classification.training import open_classification
 from gcnet.training.distributed import Processes
 from gcnet.training.progress import Lines, LiveBar, clock
 from gcnet.training.signals import signals_heard

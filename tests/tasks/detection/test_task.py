@@ -15,7 +15,7 @@ from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model, read_model_file
-from gcnet.tasks.detection.task import DetectionTask, detector_options, filled_detection
+from gcnet.tasks.detection.training import DetectionTraining, detector_options, filled_detection
 from gcnet.training.optimizer import build_schedule, freeze
 from gcnet.training.progress import Silent
 from gcnet.training.run_folder import RunFolder, open_folder
@@ -79,15 +79,15 @@ def test_the_weights_say_which_detector_they_are_and_what_its_labels_mean(whole:
 def test_a_broken_run_ends_with_the_same_bits(
     tmp_path: Path, whole: RunResult, monkeypatch: pytest.MonkeyPatch, step: int
 ):
-    prepare = DetectionTask.prepare
+    prepare = DetectionTraining.prepare
 
-    def crash(self: DetectionTask, batch: Any, at: int, device: torch.device) -> object:
+    def crash(self: DetectionTraining, batch: Any, at: int, device: torch.device) -> object:
         if at == step:
             raise KeyboardInterrupt
         return prepare(self, batch, at, device)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DetectionTask, "prepare", crash)
+        patch.setattr(DetectionTraining, "prepare", crash)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "run")
     resumed = resume(tmp_path / "run", reporter=Silent())

@@ -1,343 +1,177 @@
-"""Detection and instance segmentation as a task: COCO data, the detector's own losses, box and mask AP."""
+"""Detection as commands know it: images to boxes, classes and masks of the objects in them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from PIL import Image
+from torch import nn
 
-from gcnet.analysis.cost import count_detector_flops
-from gcnet.data.coco.augment import build_augment
-from gcnet.data.coco.issues import MASK_KINDS, summary
-from gcnet.data.coco.loading import (
-    DetectionBatch,
-    DetectionSamples,
-    aspect_groups,
-    build_detection_loader,
-    collate_detection,
+from gcnet.errors import UserError
+from gcnet.models.registry import has_masks, is_detector, without_masks
+from gcnet.tasks.base import SHORT_RECIPE, Demonstration, Score, Task
+from gcnet.tasks.detection.costs import (
+    MeasuredDetector,
+    count_detector_flops,
+    detector_parts,
+    padded_size,
+    run_heads,
 )
-from gcnet.data.coco.source import CocoPart, open_coco
-from gcnet.data.sampling import EpochSampler, EvaluationSampler
-from gcnet.data.settings import DataSettings
-from gcnet.errors import UserError, printable
-from gcnet.models.model_file import save_model
-from gcnet.models.registry import backbone_name, has_masks, split_name, without_masks
-from gcnet.tasks.detection.evaluate import DetectorResult, evaluate_detector
-from gcnet.tasks.detection.inference import detector_results
-from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
-from gcnet.training.recipe import DETECTOR_PRESET
 from gcnet.training.settings import DetectorSettings, TrainSettings
-from gcnet.training.task import Evaluation, first_readable, micro_batches, unless_stopped
-from gcnet.training.trainer import AUTOCAST
 
-_SHOWN = 12
-_SHORT, _LONG = 800, 1333  # the sides of COCO's detectors, in pixels
-_CLASSIFIERS_AUGMENT = ("random_crop", "crop_scale", "pad", "rand_augment", "rand_magnitude", "erasing")
-_CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix", "class_weights", "sampling")
+if TYPE_CHECKING:
+    from gcnet.tasks.detection.training import DetectionTraining
+    from gcnet.training.task import TrainingTask
+
+MASK_AP = Score("mask_ap", "mask AP", "mask AP", "", "points of AP", is_share=False)
+BOX_AP = Score("box_ap", "box AP", "box AP", "", "points of AP", is_share=False)
+_LISTED = 3  # classes named under a picture
 
 
-class DetectionTask:
-    """Images to boxes, classes and masks of the objects in them.
+class Detection(Task):
+    """Object detection and instance segmentation: faster_rcnn_*, mask_rcnn_* and cascade_mask_rcnn_*."""
 
-    Arguments:
-        train: training images.
-        val: validation images, of the same categories.
-        settings: of the run.
-        processes: which share of every batch is this process' own.
+    name = "detection"
+    all_scores = (MASK_AP, BOX_AP)
+    demonstration = Demonstration(
+        {**SHORT_RECIPE, "steps": 400, "batch_size": 8, "lr": 0.003, "warmup_epochs": 0.1, "schedule": "cosine"},
+        train=3_200,
+        val=200,
+    )
+    step_images, timed_images = 2, 2
+    timed_input = "random images with made-up objects"
+    counted_image = "the largest size, with 1,000 proposals and 100 detections,"
+    preset = ("1x", "1x")
+    names_note = (
+        "Detectors are mask_rcnn_NAME, cascade_mask_rcnn_NAME and, of boxes only, faster_rcnn_NAME, such as\n"
+        "mask_rcnn_gc_resnet50; with _dcn behind resnet50, resnet101 or a ResNeXt, c3 to c5 have deformable\n"
+        "convolutions."
+    )
+    flops_note = (
+        "A detector's are of an image of this height and width, with the heads of boxes on 1000 regions and those\n"
+        "of masks on 100; how many there are in an image depends on what is found in it."
+    )
 
-    Raises:
-        UserError: no image of a part has an object, no object has a mask for a detector of masks, or a setting belongs
-            to classifiers.
-    """
+    def owns(self, model: str) -> bool:
+        """The names of detectors."""
+        return is_detector(model)
 
-    def __init__(self, train: CocoPart, val: CocoPart, settings: TrainSettings, processes: Processes) -> None:
-        _refuse_classifiers(settings)
-        self.parts = train, val
-        self.val = val.images
-        self.train = train.images if settings.detector.empty_images else train.images.with_objects()
-        for part, images in ((train, self.train), (val, self.val.with_objects())):
-            if not len(images):
-                raise _nothing_to_learn(part)
-        self._finds_masks = has_masks(settings.network.model)
-        if self._finds_masks:
-            _require_masks(train, settings.network.model)
-        judges_masks = self._finds_masks and not _without_mask(val)
-        self.metric = "mask_ap" if judges_masks else "box_ap"
-        recipe = replace(settings.recipe, preset=settings.recipe.preset or DETECTOR_PRESET)
-        fitted = recipe.fitted(len(self.train), processes.world)
-        self._reduced = fitted is not recipe
-        self.settings, self.processes = replace(settings, recipe=fitted), processes
-        self.classes, self.evaluation_images = train.images.classes, len(self.val)
-        seed, detector = settings.machine.seed, settings.detector
-        side = max(detector.short_side or (_SHORT,))
-        augment = build_augment(settings.augment, jitter=detector.jitter, side=side)
-        share: Any = {"rank": processes.rank, "world": processes.world}
-        images = fitted.images_per_step
-        groups = None if detector.jitter else aspect_groups(self.train)
-        self._order = EpochSampler(len(self.train), batch_size=images, seed=seed, groups=groups, **share)
-        self._samples = DetectionSamples(self.train, augment, seed=seed)
-        in_order = EvaluationSampler(len(self.val), batch_size=1, **share)
-        self._validation = self._loader(DetectionSamples(self.val, with_objects=False), in_order)
-        self.steps_per_epoch = self._order.steps_per_epoch
+    def with_defaults(self, settings: TrainSettings) -> TrainSettings:
+        """Recipe and norm filled in, which depend on whether the detector starts from weights."""
+        from gcnet.tasks.detection.training import filled_detection
 
-    def _loader(self, samples: DetectionSamples, order: EpochSampler | EvaluationSampler) -> Any:
-        pin = torch.cuda.is_initialized()
-        return build_detection_loader(samples, order, self.settings.data.workers, pin_memory=pin)
+        return filled_detection(settings)
 
-    @property
-    def image_size(self) -> None:
-        """None: images have many sizes."""
+    def open_training(self, settings: TrainSettings, processes: Processes) -> "DetectionTraining":
+        """The images of the settings with their objects."""
+        from gcnet.tasks.detection.training import open_detection
 
-    def check(self, network: nn.Module) -> None:
-        """Nothing: a detector by name takes images of any size."""
+        return open_detection(settings, processes)
 
-    def settled(self, data: DataSettings) -> DataSettings:
-        """The settings as they are: a detector prepares images itself."""
-        return data
+    def build_network(
+        self,
+        settings: TrainSettings,
+        num_classes: int,
+        *,
+        image_size: int | None = None,  # noqa: ARG002
+    ) -> nn.Module:
+        """The detector with its blocks, for images of any size."""
+        from gcnet.tasks.detection.training import build_detector
 
-    def notes(self) -> list[str]:
-        """What of the data is left out or mended, a sentence each."""
-        notes = list(dict.fromkeys(report for part in self.parts for report in part.reports()))
-        empty = len(self.parts[0].images) - len(self.train)
-        if empty:
-            notes.append(f"{empty} training images without objects are skipped; --empty-images keeps them")
-        with_mask, objects = self.parts[0].mask_counts()
-        if self._finds_masks and with_mask < objects:
-            notes.append(f"{objects - with_mask:,} of {objects:,} training objects have no mask: no mask loss for them")
-        if self._finds_masks and self.metric == "box_ap":
-            val = self.parts[1]
-            boxes_only, total = _without_mask(val), len(val.images.content["annotations"])
-            notes.append(
-                f"{boxes_only:,} of {total:,} validation objects have no mask: box AP chooses the best weights"
-            )
-        if self._reduced:
-            size = self.settings.recipe.batch_size
-            notes.append(f"the default batch size is reduced to {size} for {len(self.train):,} training images")
-        return notes
+        return build_detector(settings, num_classes)
 
-    def batches(self, first_step: int) -> Iterator[DetectionBatch]:
-        """This process' share of each global batch from `first_step` on, for ever."""
-        self._order.start(first_step)
-        loader = self._loader(self._samples, self._order)
-        while True:
-            yield from loader
+    def describe_origin(self, training: TrainSettings) -> str:
+        """Weights of the detector or of its backbone, norms, heads and conventions."""
+        detector = training.detector
+        backbone = detector.backbone_weights
+        origin = f"backbone from {backbone}" if backbone else super().describe_origin(training)
+        return f"{origin}, norms {detector.norm}, heads {detector.heads}, numerics of {detector.numerics}"
 
-    def prepare(self, batch: DetectionBatch, step: int, device: torch.device) -> DetectionBatch:  # noqa: ARG002
-        """The batch on the device."""
-        return batch.to(device)
+    def start_from(self, weights: str | None) -> dict[str, Any]:
+        """The backbone starts from the weights, with batch norms over all images."""
+        return {"detector": DetectorSettings(norm="sync", backbone_weights=weights)}
 
-    def split(self, batch: DetectionBatch, parts: int) -> list[DetectionBatch]:
-        """Micro-batches of nearly equal size."""
-        return [batch.part(where) for where in micro_batches(len(batch), parts)] or [batch]
+    def check_data_name(self, data: str) -> None:
+        """Refuse data of labeled images."""
+        if data in ("cifar10", "cifar100"):
+            raise UserError("this table is of detectors: --data takes a COCO directory")
 
-    def losses(self, network: nn.Module, batch: DetectionBatch) -> dict[str, Tensor]:
-        """The detector's losses: of the proposals' objectness and boxes, of classes, boxes and masks of the heads."""
-        if self._finds_masks:
-            return network(batch.images, batch.targets)
-        return network(batch.images, [{name: target[name] for name in ("boxes", "labels")} for target in batch.targets])
+    def scores(self, model: str) -> tuple[Score, ...]:
+        """AP of masks, if the detector predicts any, and of boxes."""
+        return self.all_scores if has_masks(model) else (BOX_AP,)
 
-    def sample(self, device: torch.device) -> DetectionBatch:
-        """A batch of one validation image, without its objects."""
-        return collate_detection([first_readable(DetectionSamples(self.val, with_objects=False))]).to(device)
+    def why_another_score(self, model: str) -> str:
+        """Objects without a mask."""
+        return f"not every validation object of --data has a mask: take {without_masks(model)}, a detector of boxes"
 
-    def answers(self, network: nn.Module, batch: DetectionBatch) -> object:
-        """The detections of the network, in evaluation mode, with masks pasted a few at a time as in evaluation."""
-        return detector_results(network, batch.images, batch.image_ids, self.val.category_ids)
+    def describe_scores(self, names: str, images: str) -> str:
+        """What average precision is."""
+        return (
+            f"{names} are COCO's average precision, the mean over overlaps (IoU) from 0.50 to 0.95, times 100, of the "
+            f"last epoch's weights on {images}; what the choice of these images leaves open is not in any number here."
+        )
 
-    def input_size(self, network: nn.Module) -> tuple[int, int]:
+    def input_size(self, task: "TrainingTask") -> tuple[int, int]:
         """Short and long side in pixels that images are resized to."""
-        transform: Any = network.transform
+        from gcnet.tasks.detection.training import build_detector
+
+        settings = cast(Any, task).settings
+        network = replace(settings.network, weights=None)
+        detector = replace(settings.detector, backbone_weights=None)
+        with torch.device("meta"):  # without numbers: only its transform is looked at
+            built = build_detector(replace(settings, network=network, detector=detector), len(task.classes))
+        transform: Any = built.transform
         return transform.min_size[-1], transform.max_size
 
-    def describe_data(self, size: tuple[int, int]) -> str:
-        """Number of images and classes, and what images are resized to."""
-        short, long = size
-        sides = f"a short side of {short} and " if short < long else ""
-        return (
-            f"{len(self.train):,} training and {self.evaluation_images:,} validation images, {len(self.classes)} "
-            f"classes of objects, resized to {sides}a long side of at most {long:,} pixels"
-        )
+    def picture(self, task: "TrainingTask", index: int) -> tuple[Image.Image, str]:
+        """The image with its boxes and masks, and how many objects of which classes there are."""
+        from gcnet.visualization.annotations import draw_annotations
 
-    def files(self) -> Iterator[tuple[str, str]]:
-        """A digest of each annotation file, and the bytes of every image."""
-        for split, part in zip(("train", "val"), self.parts, strict=True):
-            for name, content in part.contents():
-                yield f"{split}/{name}", content
+        val = cast(Any, task).val
+        names = dict(zip(val.category_ids, val.classes, strict=True))
+        annotations = val.annotations(index)
+        return draw_annotations(val.read(index), annotations), _listed(names[one["category_id"]] for one in annotations)
 
-    def describe_augmentation(self) -> str:
-        """How images are varied with their objects."""
-        augment, detector = self.settings.augment, self.settings.detector
-        scales = detector.short_side or ()
-        parts = [f"flip {augment.flip:g}"] if augment.flip else []
-        parts += [f"color jitter {augment.colour_jitter:g}"] if augment.colour_jitter else []
-        parts += [f"scale jitter {detector.jitter[0]:g} to {detector.jitter[1]:g}"] if detector.jitter else []
-        parts += [f"short sides {' '.join(map(str, scales))}"] if len(scales) > 1 else []
-        return ", ".join(parts) or "none"
-
-    def flops(self, network: nn.Module) -> int:
-        """Of one image of the size that images are resized to, a multiply-add counted as two."""
-        return count_detector_flops(network, size=self.input_size(network))
-
-    def evaluate(
-        self,
-        network: nn.Module,
-        device: torch.device,
-        *,
-        stop: Callable[[], bool],
-        progress: Callable[[int], None] = lambda _: None,
-    ) -> Evaluation | None:
-        """Box and mask AP over the validation images of all processes."""
-
-        def judged(ask: Callable[[int], None]) -> DetectorResult:
-            return evaluate_detector(
-                network,
-                self._validation,
-                self.val.content,
-                self.val.category_ids,
-                device=device,
-                autocast=AUTOCAST[self.settings.machine.precision],
-                progress=ask,
-                gather=self.processes.gather,
-            )
-
-        world = self.processes.world
-        result = unless_stopped(judged, stop, lambda done: progress(min(done * world, self.evaluation_images)))
-        if result is None:
-            return None
-        metrics = {
-            f"{kind}_{name.lower()}": found.numbers[name] or 0.0
-            for kind, found in result.kinds().items()
-            for name in ("AP", "AP50")
-        }
-        skipped = {one.name: one.reason for one in result.skipped}
-        return Evaluation(metrics, result.boxes.images, skipped, result)
-
-    def save(self, network: nn.Module, path: Path) -> None:
-        """A model file with class names and category ids inside."""
-        save_model(network, path, class_names=list(self.classes), category_ids=list(self.val.category_ids))
-
-    def draw_inputs(self, batch: DetectionBatch, path: Path) -> None:
-        """The first images of a batch with their boxes and masks."""
-        from gcnet.visualization.annotations import draw_targets
-        from gcnet.visualization.plots import contact_sheet
-
-        count = min(len(batch), _SHOWN)
-        pictures = [draw_targets(batch.images[index], batch.targets[index]) for index in range(count)]
-        titles = [_title(batch.targets[index]["labels"], self.classes) for index in range(count)]
-        contact_sheet(pictures, titles, path, columns=4, tile=320)
-
-    def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Learning curves."""
-        from gcnet.visualization.plots import plot_learning_curves
-
-        scores = {"mask_ap": "mask AP", "mask_ap50": "mask AP50"} if self.metric == "mask_ap" else {}
-        scores |= {"box_ap": "box AP", "box_ap50": "box AP50"}
-        words = {"quantity": "average precision on validation images", "loss": "sum of the detector's losses"}
-        plot_learning_curves(rows, folder / "curves.png", scores=scores, **words)
-
-    def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
-        """Nothing: `gcnet evaluate` draws the pictures of a detector."""
-
-
-def _nothing_to_learn(part: CocoPart) -> UserError:
-    annotations = part.images.content["annotations"]
-    crowds = sum(annotation.get("iscrowd", 0) for annotation in annotations)
-    reason = ""
-    if annotations and crowds == len(annotations):
-        reason = f": all {crowds:,} annotations are crowds (iscrowd 1)"
-    elif annotations and not crowds:
-        bbox = annotations[0]["bbox"]
-        reason = f": all {len(annotations):,} boxes lie outside of their images, such as {bbox!r:.80}"
-    return UserError(f"{printable(part.place)}: no image has an object to train on or to evaluate{reason}")
-
-
-def open_detection(settings: TrainSettings, processes: Processes) -> DetectionTask:
-    """The task that the settings' data describe; generated images do not depend on the run's seed.
-
-    Raises:
-        UserError: where the data are not there or do not suit the recipe.
-    """
-    return DetectionTask(*open_coco(settings.data, split_seed=settings.machine.seed), settings, processes)
-
-
-def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
-    """The detector that the settings describe, with its blocks."""
-    from gcnet.models.create import create_model
-
-    network, detector = settings.network, settings.detector
-    model = create_model(
-        network.model,
-        num_classes=num_classes,
-        weights=network.weights,
-        backbone_weights=detector.backbone_weights,
-        detector=detector_options(detector),
-        **network.block_arguments(),
-    )
-    if detector.short_side is not None:
+    def usual_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
+        """Sides of 5 to 8, as the 800 by 1280 at which detectors are usually counted, or as long as it may be."""
         transform: Any = model.transform
-        transform.min_size = detector.short_side
-    return model
+        short = transform.min_size[-1]
+        return short, min(short * 8 // 5, transform.max_size)
 
+    def count_flops(self, model: nn.Module, size: tuple[int, int]) -> int:
+        """With heads on 1000 regions and 100 masks."""
+        return count_detector_flops(model, size)
 
-def detector_options(detector: DetectorSettings) -> dict[str, Any]:
-    """What is given of the options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`."""
-    found = detector.options()
-    if detector.short_side is not None:
-        short = detector.short_side[-1]
-        found["image_size"] = (short, detector.long_side or round(short * _LONG / _SHORT))
-    return found
+    def stages(self, model: nn.Module) -> dict[str, str]:
+        """Those of the backbone, and `pyramid`, `proposals`, `boxes` and, with a mask head, `masks`."""
+        return detector_parts(model)
 
+    def run_on_meta(self, skeleton: Any, size: tuple[int, int], images: int) -> None:
+        """The backbone on all images, and the heads on as many regions as are counted, or sampled in training."""
+        run_heads(skeleton, size, images)
 
-def filled_detection(settings: TrainSettings) -> TrainSettings:
-    """The settings with recipe and norm filled in: without weights, a stem is not frozen nor are statistics kept."""
-    recipe, detector = settings.recipe, settings.detector
-    has_weights = detector.backbone_weights is not None or settings.network.weights is not None
-    if recipe.freeze is None and not has_weights:
-        recipe = replace(recipe, freeze=())
-    elif recipe.freeze is None and _backbone(settings) == "scenes_resnet":
-        recipe = replace(recipe, freeze=("backbone.body.stem.*",))  # c2 is all the rest of this network
-    norm = detector.norm or ("fixed" if has_weights else "batch")
-    return replace(settings, recipe=recipe.filled(DETECTOR_PRESET), detector=replace(detector, norm=norm))
+    def body(self, model: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, str, tuple[int, int]]:
+        """The backbone, on the padded image."""
+        detector: Any = model
+        return detector.backbone, "backbone.", padded_size(model, size)
 
+    def measured(self, model: nn.Module, num_classes: int, size: tuple[int, int] | None = None) -> nn.Module:
+        """The detector on made-up objects, with as many detections as it may give."""
+        if size is not None:
+            transform: Any = model.transform
+            transform.min_size, transform.max_size = (min(size),), max(size)
+        return MeasuredDetector(model, num_classes)
 
-def _require_masks(part: CocoPart, model: str) -> None:
-    if not part.mask_counts()[0]:
-        skipped = [issue for issue in part.issues if issue.kind in MASK_KINDS]
-        reason = f"no mask that can be used ({summary(skipped)})" if skipped else "boxes and no masks"
-        raise UserError(
-            f"{printable(part.place)} has {reason}, and {model} learns masks: take {without_masks(model)}, a detector "
-            f"of boxes"
+    def cost_notes(self) -> tuple[str, ...]:
+        """Of how many regions FLOPs and activations are."""
+        return (
+            "A detector's FLOPs are with heads on 1000 regions and 100 masks; kept is with those sampled in training.",
         )
 
 
-def _without_mask(part: CocoPart) -> int:
-    """The number of annotations without a mask, of crowds too: masks can be evaluated where there are none."""
-    return sum(not one.get("segmentation") for one in part.images.content["annotations"])
-
-
-def _backbone(settings: TrainSettings) -> str:
-    return backbone_name(split_name(settings.network.model)[1])
-
-
-def _refuse_classifiers(settings: TrainSettings) -> None:
-    """Refuse what only classifiers have."""
-    detector = settings.detector
-    if detector.long_side is not None and detector.short_side is None:
-        raise UserError("--long-side goes with --short-side")
-    network = f"{settings.network.model} is a detector"
-    refuse_changed(settings.augment, _CLASSIFIERS_AUGMENT, "classifiers", network)
-    refuse_changed(settings.recipe, _CLASSIFIERS_RECIPE, "classifiers", network)
-    given = settings.data.preprocessing.given()
-    if settings.data.is_generated:
-        given = [flag for flag in given if not flag.startswith("--image-size")]
-    if given:
-        raise UserError(f"{given[0]} belongs to classifiers, and {network}: give --short-side and --long-side")
-
-
-def _title(labels: Tensor, classes: Sequence[str]) -> str:
-    counts = torch.bincount(labels.cpu(), minlength=len(classes) + 1)[1:]
-    top = counts.argsort(descending=True, stable=True)[:3].tolist()
-    return ", ".join(f"{int(counts[index])} {printable(classes[index])}" for index in top if counts[index]) or "nothing"
+def _listed(names: Iterable[str]) -> str:
+    counts = Counter(names)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common(_LISTED)) or "nothing"

@@ -1,0 +1,326 @@
+"""Training of classifiers: labeled images, cross-entropy with smoothing and mixing, accuracy."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gcnet.analysis.cost import count_flops
+from gcnet.data.coco.source import is_coco
+from gcnet.data.dataset import Images, Skipped
+from gcnet.data.decode import check_text_file
+from gcnet.data.images.balance import balanced_weights, class_counts, class_notes, describe_counts
+from gcnet.data.images.check import shared_notes
+from gcnet.data.images.open import DataSplits, open_data
+from gcnet.data.images.source import size_on_disk
+from gcnet.data.loader import Batch, build_loader, collate
+from gcnet.data.sampling import EpochSampler, EvaluationSampler
+from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
+from gcnet.data.settings import DataSettings, PreprocessingSettings
+from gcnet.errors import UserError, printable
+from gcnet.models.model_file import save_model
+from gcnet.models.outputs import check_classifier, class_outputs
+from gcnet.models.registry import list_detectors, split_name
+from gcnet.tasks.classification.metrics import ClassificationResult, evaluate_classifier
+from gcnet.tasks.classification.preprocessing import own_preprocessing
+from gcnet.training.checks import refuse_changed
+from gcnet.training.distributed import Processes
+from gcnet.training.settings import TrainSettings
+from gcnet.training.task import Evaluation, first_readable, micro_batches, unless_stopped
+from gcnet.training.trainer import AUTOCAST
+
+_SHOWN = 24
+_MIXING = 0x313  # keeps the seeds of mixing apart from those of samples
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch on the device; targets are class indices (N,), or shares of the classes (N, K) where images are mixed."""
+
+    images: Float[Tensor, "n channels height width"]
+    targets: Int[Tensor, " n"] | Float[Tensor, "n classes"]
+    names: list[str]
+    skipped: list[Skipped]
+
+
+class ClassificationTraining:
+    """Labelled images to one of several classes.
+
+    Arguments:
+        splits: training and validation images, preprocessing, classes.
+        settings: of the run.
+        processes: which share of every batch is this process' own.
+    """
+
+    metric = "top1"
+
+    def __init__(self, splits: DataSplits, settings: TrainSettings, processes: Processes) -> None:
+        recipe = settings.recipe.fitted(len(splits.train), processes.world)
+        self._reduced = recipe is not settings.recipe
+        self.splits, self.settings, self.processes = splits, replace(settings, recipe=recipe), processes
+        counts = class_counts(splits.train)
+        self._weights = torch.tensor(balanced_weights(counts)) if recipe.class_weights == "balanced" else None
+        self._seed = settings.machine.seed
+        self._memory = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
+        self._mixers = _build_mixers(recipe.mixup, recipe.cutmix, len(splits.classes))
+        share: Any = {"rank": processes.rank, "world": processes.world}
+        labels = [splits.train.label(index) for index in range(len(splits.train))]
+        self._order = EpochSampler(
+            len(labels),
+            batch_size=recipe.images_per_step,
+            seed=self._seed,
+            labels=labels if recipe.sampling == "balanced" else None,
+            **share,
+        )
+        self._train = Images(splits.train, splits.train_transform(settings.augment), seed=self._seed)
+        in_order = EvaluationSampler(
+            len(splits.val), batch_size=max(1, recipe.images_per_step // processes.world), **share
+        )
+        self._validation = self._loader(Images(splits.val, splits.eval_transform()), in_order)
+        self.steps_per_epoch = self._order.steps_per_epoch
+        self.classes, self.evaluation_images = splits.classes, len(splits.val)
+
+    def _loader(self, images: Images, order: EpochSampler | EvaluationSampler) -> Any:
+        pin = torch.cuda.is_initialized()
+        size = self.splits.preprocessing.image_size
+        return build_loader(images, order, self.settings.data.workers, pin_memory=pin, image_size=size)
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        """This process' share of each global batch from `first_step` on, for ever."""
+        self._order.start(first_step)
+        loader = self._loader(self._train, self._order)
+        while True:
+            yield from loader
+
+    def prepare(self, batch: Batch, step: int, device: torch.device) -> Prepared:
+        """The batch on the device, and mixed if the recipe says so."""
+        images = batch.images.to(device, non_blocking=True, memory_format=self._memory)
+        targets = batch.labels.to(device, non_blocking=True)
+        if self._mixers and batch.names:
+            with preserved_random_state():
+                seed_everything_for_sample(mix_seed(_MIXING, self._seed, step, self.processes.rank))
+                mixer = self._mixers[int(torch.randint(len(self._mixers), ()))]
+                images, targets = mixer(images, targets)
+        return Prepared(images, targets, batch.names, batch.skipped)
+
+    def split(self, batch: Prepared, parts: int) -> list[Prepared]:
+        """Micro-batches of nearly equal size."""
+        pieces = [
+            Prepared(batch.images[where], batch.targets[where], batch.names[where], [])
+            for where in micro_batches(len(batch.names), parts)
+        ]
+        return pieces or [batch]
+
+    def notes(self) -> list[str]:
+        """How images are prepared, what was skipped, repaired or assumed, and what may spoil the training."""
+        train, val, recipe = self.splits.train, self.splits.val, self.settings.recipe
+        balanced = "balanced" in (recipe.class_weights, recipe.sampling)
+        found = [*self.splits.notes, *class_notes(train, balanced=balanced), *shared_notes(train, val)]
+        if self._reduced:
+            found.append(f"the default batch size is reduced to {recipe.batch_size} for {len(train):,} training images")
+        return [f"preprocessing: {self.splits.preprocessing}", *found]
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square images that the network gets."""
+        return self.splits.preprocessing.image_size
+
+    def check(self, network: nn.Module) -> None:
+        """Check that the network runs on images of this size and returns logits, one for each class.
+
+        Raises:
+            UserError: it does not.
+        """
+        check_classifier(network, self.image_size, len(self.classes))
+
+    def settled(self, data: DataSettings) -> DataSettings:
+        """The settings with the preprocessing written out, so that a resumed run needs no look at the weights."""
+        return replace(data, **asdict(PreprocessingSettings.like(self.splits.preprocessing)))
+
+    def input_size(self, network: nn.Module) -> tuple[int, int]:  # noqa: ARG002
+        """Height and width in pixels."""
+        size = self.splits.preprocessing.image_size
+        return size, size
+
+    def describe_data(self, size: tuple[int, int]) -> str:
+        """Number of images and classes, and the input size."""
+        counts = describe_counts(class_counts(self.splits.train))
+        return (
+            f"{len(self.splits.train):,} training images ({counts}), "
+            f"{self.evaluation_images:,} validation images, {len(self.classes)} classes, {size[0]} x {size[1]} pixels"
+        )
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """Class and bytes of every image; nothing of generated ones."""
+        if self.splits.generated:
+            return
+        for part, source in (("train", self.splits.train), ("val", self.splits.val)):
+            for index in range(len(source)):
+                size = size_on_disk(source.file(index))
+                yield f"{part}/{source.name(index)}", f"{self.classes[source.label(index)]} {size}"
+
+    def describe_augmentation(self) -> str:
+        """The transform of training images, and mixing."""
+        recipe = self.settings.recipe
+        mixing = [f"{name} {value:g}" for name in ("mixup", "cutmix") if (value := getattr(recipe, name))]
+        return ", ".join([self.splits.train_transform(self.settings.augment).describe(), *mixing])
+
+    def sample(self, device: torch.device) -> Prepared:
+        """A batch of one validation image."""
+        batch = collate([first_readable(Images(self.splits.val, self.splits.eval_transform()))])
+        images = batch.images.to(device, memory_format=self._memory)
+        return Prepared(images, batch.labels.to(device), batch.names, [])
+
+    def answers(self, network: nn.Module, batch: Prepared) -> object:
+        """Logits (N, K)."""
+        return network(batch.images)
+
+    def flops(self, network: nn.Module) -> int:
+        """Of one image, a multiply-add counted as two."""
+        return count_flops(network, (1, 3, *self.input_size(network)))
+
+    def losses(self, network: nn.Module, batch: Prepared) -> dict[str, Tensor]:
+        """Mean cross-entropy in nats; that of auxiliary heads (GoogLeNet, Inception v3) is added with its weight."""
+        outputs = class_outputs(network(batch.images))
+        loss = self._mean_loss(outputs.logits, batch.targets)
+        for weight, logits in outputs.auxiliary:
+            loss = loss + weight * self._mean_loss(logits, batch.targets)
+        return {"loss": loss}
+
+    def _mean_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean over the images, shape (); with class weights each image's loss times the weight of its class."""
+        smoothing = self.settings.recipe.label_smoothing
+        if self._weights is None:
+            return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        losses = functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
+        weights = self._weights.to(losses.device)
+        of_images = weights[targets] if targets.ndim == 1 else targets @ weights
+        return (losses * of_images).mean()
+
+    def evaluate(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        *,
+        stop: Callable[[], bool],
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Evaluation | None:
+        """Top-1, top-5 and loss over the validation images of all processes."""
+
+        def judged(ask: Callable[[int], None]) -> ClassificationResult:
+            return evaluate_classifier(
+                network,
+                self._validation,
+                num_classes=len(self.splits.classes),
+                device=device,
+                autocast=AUTOCAST[self.settings.machine.precision],
+                progress=ask,
+            )
+
+        world = self.processes.world
+        result = unless_stopped(judged, stop, lambda done: progress(min(done * world, self.evaluation_images)))
+        if result is None:
+            return None
+        metrics = {"val_loss": result.loss, "top1": result.top1, "top5": result.top5}
+        skipped = {one.name: one.reason for one in result.skipped}
+        return Evaluation(metrics, result.images, skipped, result)
+
+    def save(self, network: nn.Module, path: Path) -> None:
+        """A model file with preprocessing and class names inside."""
+        save_model(
+            network, path, preprocessing=self.splits.preprocessing.to_dict(), class_names=list(self.splits.classes)
+        )
+
+    def draw_inputs(self, batch: Prepared, path: Path) -> None:
+        """The first images of a prepared batch with normalisation undone, and their labels."""
+        from gcnet.visualization.plots import contact_sheet
+
+        preprocessing = self.splits.preprocessing
+        mean, std = torch.tensor(preprocessing.mean).view(3, 1, 1), torch.tensor(preprocessing.std).view(3, 1, 1)
+        images = batch.images[:_SHOWN].float().cpu() * std + mean  # (n, 3, H, W) in [0, 1]
+        pixels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+        titles = [_title(label, self.splits.classes) for label in batch.targets[:_SHOWN].cpu()]
+        contact_sheet(list(pixels), titles, path)
+
+    def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """Learning curves."""
+        from gcnet.visualization.plots import ACCURACY, plot_learning_curves
+
+        scores = {key: name for key, name in ACCURACY.items() if key != "top5" or len(self.classes) > 5}
+        plot_learning_curves(rows, folder / "curves.png", scores=scores)
+
+    def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
+        """The confusion matrix."""
+        from gcnet.visualization.plots import plot_confusion
+
+        plot_confusion(evaluation.details.confusion, self.splits.classes, folder / "confusion.png", title=title)
+
+
+def open_classification(settings: TrainSettings, processes: Processes) -> ClassificationTraining:
+    """The task that the settings' data describe.
+
+    Generated images do not depend on the run's seed: runs of different seeds are judged on the same images.
+
+    Raises:
+        UserError: where the data are not there or do not suit the recipe.
+    """
+    names = [field.name for field in fields(settings.detector)]
+    refuse_changed(settings.detector, names, "detectors", f"{settings.network.model} is a classifier")
+    name, weights = split_name(settings.network.model)[1], settings.network.weights
+    own = None if weights is None else own_preprocessing(name, weights, training=True)
+    try:
+        splits = open_data(settings.data, split_seed=settings.machine.seed, preprocessing=own)
+    except UserError as error:
+        if is_coco(settings.data.data):
+            if Path(settings.data.data).is_file():
+                check_text_file(settings.data.data)
+            raise _for_detectors(settings) from error
+        raise
+    return ClassificationTraining(splits, settings, processes)
+
+
+def _for_detectors(settings: TrainSettings) -> UserError:
+    model = settings.network.model
+    if Path(model).is_file():
+        return UserError(f"--model takes the name of a network, found the file {model}: give its weights by --weights")
+    detector = f"mask_rcnn_{model}" if f"mask_rcnn_{model}" in list_detectors() else "mask_rcnn_gc_resnet50"
+    return UserError(
+        f"{printable(settings.data.data)} holds COCO annotations, for detectors such as --model {detector}, and "
+        f"{model} is not one"
+    )
+
+
+def build_classifier(settings: TrainSettings, num_classes: int, *, image_size: int | None = None) -> nn.Module:
+    """The network that the settings describe, with its blocks, for images of this side in pixels."""
+    from gcnet.models.create import create_model
+
+    network = settings.network
+    return create_model(
+        network.model,
+        num_classes=num_classes,
+        weights=network.weights,
+        image_size=image_size,
+        **network.block_arguments(),
+    )
+
+
+def _build_mixers(mixup: float, cutmix: float, classes: int) -> list[Any]:
+    if not mixup and not cutmix:
+        return []
+    from torchvision.transforms import v2
+
+    mixers: list[Any] = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup else []
+    return mixers + ([v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix else [])
+
+
+def _title(label: Tensor, classes: Sequence[str]) -> str:
+    if label.ndim == 0:
+        return printable(classes[int(label)])
+    shares, indices = label.topk(min(2, len(label)))
+    pairs = zip(shares.tolist(), indices.tolist(), strict=True)
+    return "\n".join(f"{printable(classes[index])} {share:.0%}" for share, index in pairs if share > 0.005)

@@ -1,0 +1,152 @@
+"""Costs of a detector: its FLOPs, stages, and runs whose work does not depend on what is found."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gcnet.analysis.cost import as_meta, total_flops
+from gcnet.analysis.itemized import body_parts
+from gcnet.errors import UserError
+
+
+def count_detector_flops(
+    model: nn.Module, size: tuple[int, int] = (800, 1280), *, proposals: int = 1000, detections: int = 100
+) -> int:
+    """FLOPs (multiply-add = 2) of a detector of `build_mask_rcnn` for one image of this size.
+
+    Counted are the backbone, the pyramid and the proposals' head over the whole image, the heads of boxes over
+    `proposals` regions and those of masks over `detections` regions, in a cascade once for each stage. Pooling of
+    regions, suppression, resizing and pasting of masks are not. Real images have as many regions as are found in them.
+
+    Args:
+        model: the detector.
+        size: height and width in pixels of the image once resized; it is padded to multiples of 32, as ever.
+        proposals: regions whose class and box are found.
+        detections: regions whose mask is found, if the detector predicts masks.
+
+    Raises:
+        UserError: the network is no such detector, or a number is out of range.
+    """
+    if not hasattr(model, "roi_heads"):
+        raise UserError(
+            f"count_detector_flops takes a detector, such as mask_rcnn_resnet50; found {type(model).__name__}"
+        )
+    if min(size) < 1 or min(proposals, detections) < 0:
+        raise UserError(
+            f"size is at least 1 pixel and regions at least none, found {size}, {proposals} proposals and "
+            f"{detections} detections"
+        )
+    skeleton = as_meta(model)
+    return total_flops(lambda: run_detector(skeleton, size, proposals=proposals, detections=detections))
+
+
+def run_detector(skeleton: Any, size: tuple[int, int], *, proposals: int, detections: int, images: int = 1) -> None:
+    """Run the parts of a detector on the meta device, as far as their work does not depend on what is found.
+
+    Args:
+        skeleton: of `as_meta`, in training or in evaluation mode.
+        size: height and width of the images, which are padded to the multiple that the detector asks for.
+        proposals: regions of all images whose class and box are found.
+        detections: regions of all images whose mask is found.
+        images: how many.
+    """
+    maps = skeleton.backbone(torch.empty(images, 3, *padded_size(skeleton, size), device="meta"))
+    skeleton.rpn.head(list(maps.values()))
+    channels = skeleton.backbone.out_channels
+    for stage in getattr(skeleton.roi_heads, "stages", [skeleton.roi_heads]):
+        boxes = torch.empty(proposals, channels, *stage.box_roi_pool.output_size, device="meta")
+        stage.box_predictor(stage.box_head(boxes))
+        if stage.has_mask():
+            masks = torch.empty(detections, channels, *stage.mask_roi_pool.output_size, device="meta")
+            stage.mask_predictor(stage.mask_head(masks))
+
+
+def padded_size(detector: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image of this size once a detector has padded it."""
+    height, width = (math.ceil(side / detector.transform.size_divisible) for side in size)
+    return height * detector.transform.size_divisible, width * detector.transform.size_divisible
+
+
+_PROPOSALS, _DETECTIONS = 1000, 100  # of an image whose FLOPs are counted, as in `count_detector_flops`
+
+
+def detector_parts(model: nn.Module) -> dict[str, str]:
+    """The stage that each part of a detector belongs to, by the path of the part, in the order of the network.
+
+    The stages are those of its backbone, and `pyramid`, `proposals`, `boxes` and, with a mask head, `masks`.
+    """
+    detector: Any = model
+    heads = detector.roi_heads
+    parts = body_parts(detector.backbone.body, "backbone.body.")
+    parts |= {"backbone.fpn": "pyramid", "rpn.head": "proposals"}
+    prefixes = [f"roi_heads.stages.{index}." for index in range(len(getattr(heads, "stages", ())))] or ["roi_heads."]
+    kinds = (("boxes", "box"), ("masks", "mask")) if _has_mask_head(heads) else (("boxes", "box"),)
+    for stage, kind in kinds:
+        parts |= {f"{prefix}{kind}_{part}": stage for prefix in prefixes for part in ("head", "predictor")}
+    return parts
+
+
+def _has_mask_head(heads: Any) -> bool:
+    return getattr(heads, "stages", [heads])[0].has_mask()
+
+
+def run_heads(skeleton: Any, size: tuple[int, int], images: int) -> None:
+    """A forward pass on the meta device, the heads on 1000 regions and 100 masks, or those that training samples."""
+    proposals, detections = images * _PROPOSALS, images * _DETECTIONS
+    if skeleton.training:
+        sampler = getattr(skeleton.roi_heads, "stages", [skeleton.roi_heads])[0].fg_bg_sampler
+        proposals = images * sampler.batch_size_per_image
+        detections = int(proposals * sampler.positive_fraction)
+    run_detector(skeleton, size, proposals=proposals, detections=detections, images=images)
+
+
+_OBJECTS = 8
+_CERTAIN = 20.0  # a logit beside which all others count for nothing
+
+
+class MeasuredDetector(nn.Module):
+    """A detector whose work does not depend on what it has learned, for measuring time and memory.
+
+    In training mode it maps images (N, 3, H, W) to the sum of its losses on made-up objects, shape (); in evaluation
+    mode to what it finds. It takes every region for an object of the first class, so that all detections that it may
+    give are kept and get a mask, as those of a trained one do and those of a new one do not.
+
+    Arguments:
+        detector: of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`; it is changed.
+        num_classes: classes of objects.
+    """
+
+    def __init__(self, detector: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.detector, self.num_classes = detector, num_classes
+        transform: Any = detector.transform
+        transform.min_size = transform.min_size[-1:]  # of several sizes, training would draw one at random
+        for name, parameter in detector.named_parameters():
+            if name.endswith("box_predictor.cls_score.bias"):
+                parameter.data[1] += _CERTAIN
+
+    def forward(self, images: Float[Tensor, "n 3 height width"]) -> Any:
+        """The sum of the losses in training mode, else detections."""
+        if not self.training:
+            return self.detector(list(images))
+        losses = self.detector(list(images), [self._objects(image) for image in images])
+        return torch.stack([loss.float() for loss in losses.values()]).sum()
+
+    def _objects(self, image: Float[Tensor, "3 height width"]) -> dict[str, Tensor]:
+        """The same objects for every image of a size: rectangles of a third of its sides, along a diagonal."""
+        height, width = image.shape[-2:]
+        boxes = torch.zeros(_OBJECTS, 4)
+        masks = torch.zeros(_OBJECTS, height, width, dtype=torch.uint8)
+        for index in range(_OBJECTS):
+            start = 2 / 3 * index / (_OBJECTS - 1)
+            left, top = int(start * width), int(start * height)
+            right, bottom = left + max(width // 3, 1), top + max(height // 3, 1)
+            boxes[index] = torch.tensor([left, top, right, bottom])
+            masks[index, top:bottom, left:right] = 1
+        labels = torch.arange(_OBJECTS) % self.num_classes + 1
+        return {
+            name: value.to(image.device) for name, value in (("boxes", boxes), ("labels", labels), ("masks", masks))
+        }

@@ -1,0 +1,343 @@
+"""Training of detectors: COCO data, the detector's own losses, box and mask AP."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gcnet.data.coco.augment import build_augment
+from gcnet.data.coco.issues import MASK_KINDS, summary
+from gcnet.data.coco.loading import (
+    DetectionBatch,
+    DetectionSamples,
+    aspect_groups,
+    build_detection_loader,
+    collate_detection,
+)
+from gcnet.data.coco.source import CocoPart, open_coco
+from gcnet.data.sampling import EpochSampler, EvaluationSampler
+from gcnet.data.settings import DataSettings
+from gcnet.errors import UserError, printable
+from gcnet.models.model_file import save_model
+from gcnet.models.registry import backbone_name, has_masks, split_name, without_masks
+from gcnet.tasks.detection.costs import count_detector_flops
+from gcnet.tasks.detection.evaluate import DetectorResult, evaluate_detector
+from gcnet.tasks.detection.inference import detector_results
+from gcnet.training.checks import refuse_changed
+from gcnet.training.distributed import Processes
+from gcnet.training.recipe import DETECTOR_PRESET
+from gcnet.training.settings import DetectorSettings, TrainSettings
+from gcnet.training.task import Evaluation, first_readable, micro_batches, unless_stopped
+from gcnet.training.trainer import AUTOCAST
+
+_SHOWN = 12
+_SHORT, _LONG = 800, 1333  # the sides of COCO's detectors, in pixels
+_CLASSIFIERS_AUGMENT = ("random_crop", "crop_scale", "pad", "rand_augment", "rand_magnitude", "erasing")
+_CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix", "class_weights", "sampling")
+
+
+class DetectionTraining:
+    """Images to boxes, classes and masks of the objects in them.
+
+    Arguments:
+        train: training images.
+        val: validation images, of the same categories.
+        settings: of the run.
+        processes: which share of every batch is this process' own.
+
+    Raises:
+        UserError: no image of a part has an object, no object has a mask for a detector of masks, or a setting belongs
+            to classifiers.
+    """
+
+    def __init__(self, train: CocoPart, val: CocoPart, settings: TrainSettings, processes: Processes) -> None:
+        _refuse_classifiers(settings)
+        self.parts = train, val
+        self.val = val.images
+        self.train = train.images if settings.detector.empty_images else train.images.with_objects()
+        for part, images in ((train, self.train), (val, self.val.with_objects())):
+            if not len(images):
+                raise _nothing_to_learn(part)
+        self._finds_masks = has_masks(settings.network.model)
+        if self._finds_masks:
+            _require_masks(train, settings.network.model)
+        judges_masks = self._finds_masks and not _without_mask(val)
+        self.metric = "mask_ap" if judges_masks else "box_ap"
+        recipe = replace(settings.recipe, preset=settings.recipe.preset or DETECTOR_PRESET)
+        fitted = recipe.fitted(len(self.train), processes.world)
+        self._reduced = fitted is not recipe
+        self.settings, self.processes = replace(settings, recipe=fitted), processes
+        self.classes, self.evaluation_images = train.images.classes, len(self.val)
+        seed, detector = settings.machine.seed, settings.detector
+        side = max(detector.short_side or (_SHORT,))
+        augment = build_augment(settings.augment, jitter=detector.jitter, side=side)
+        share: Any = {"rank": processes.rank, "world": processes.world}
+        images = fitted.images_per_step
+        groups = None if detector.jitter else aspect_groups(self.train)
+        self._order = EpochSampler(len(self.train), batch_size=images, seed=seed, groups=groups, **share)
+        self._samples = DetectionSamples(self.train, augment, seed=seed)
+        in_order = EvaluationSampler(len(self.val), batch_size=1, **share)
+        self._validation = self._loader(DetectionSamples(self.val, with_objects=False), in_order)
+        self.steps_per_epoch = self._order.steps_per_epoch
+
+    def _loader(self, samples: DetectionSamples, order: EpochSampler | EvaluationSampler) -> Any:
+        pin = torch.cuda.is_initialized()
+        return build_detection_loader(samples, order, self.settings.data.workers, pin_memory=pin)
+
+    @property
+    def image_size(self) -> None:
+        """None: images have many sizes."""
+
+    def check(self, network: nn.Module) -> None:
+        """Nothing: a detector by name takes images of any size."""
+
+    def settled(self, data: DataSettings) -> DataSettings:
+        """The settings as they are: a detector prepares images itself."""
+        return data
+
+    def notes(self) -> list[str]:
+        """What of the data is left out or mended, a sentence each."""
+        notes = list(dict.fromkeys(report for part in self.parts for report in part.reports()))
+        empty = len(self.parts[0].images) - len(self.train)
+        if empty:
+            notes.append(f"{empty} training images without objects are skipped; --empty-images keeps them")
+        with_mask, objects = self.parts[0].mask_counts()
+        if self._finds_masks and with_mask < objects:
+            notes.append(f"{objects - with_mask:,} of {objects:,} training objects have no mask: no mask loss for them")
+        if self._finds_masks and self.metric == "box_ap":
+            val = self.parts[1]
+            boxes_only, total = _without_mask(val), len(val.images.content["annotations"])
+            notes.append(
+                f"{boxes_only:,} of {total:,} validation objects have no mask: box AP chooses the best weights"
+            )
+        if self._reduced:
+            size = self.settings.recipe.batch_size
+            notes.append(f"the default batch size is reduced to {size} for {len(self.train):,} training images")
+        return notes
+
+    def batches(self, first_step: int) -> Iterator[DetectionBatch]:
+        """This process' share of each global batch from `first_step` on, for ever."""
+        self._order.start(first_step)
+        loader = self._loader(self._samples, self._order)
+        while True:
+            yield from loader
+
+    def prepare(self, batch: DetectionBatch, step: int, device: torch.device) -> DetectionBatch:  # noqa: ARG002
+        """The batch on the device."""
+        return batch.to(device)
+
+    def split(self, batch: DetectionBatch, parts: int) -> list[DetectionBatch]:
+        """Micro-batches of nearly equal size."""
+        return [batch.part(where) for where in micro_batches(len(batch), parts)] or [batch]
+
+    def losses(self, network: nn.Module, batch: DetectionBatch) -> dict[str, Tensor]:
+        """The detector's losses: of the proposals' objectness and boxes, of classes, boxes and masks of the heads."""
+        if self._finds_masks:
+            return network(batch.images, batch.targets)
+        return network(batch.images, [{name: target[name] for name in ("boxes", "labels")} for target in batch.targets])
+
+    def sample(self, device: torch.device) -> DetectionBatch:
+        """A batch of one validation image, without its objects."""
+        return collate_detection([first_readable(DetectionSamples(self.val, with_objects=False))]).to(device)
+
+    def answers(self, network: nn.Module, batch: DetectionBatch) -> object:
+        """The detections of the network, in evaluation mode, with masks pasted a few at a time as in evaluation."""
+        return detector_results(network, batch.images, batch.image_ids, self.val.category_ids)
+
+    def input_size(self, network: nn.Module) -> tuple[int, int]:
+        """Short and long side in pixels that images are resized to."""
+        transform: Any = network.transform
+        return transform.min_size[-1], transform.max_size
+
+    def describe_data(self, size: tuple[int, int]) -> str:
+        """Number of images and classes, and what images are resized to."""
+        short, long = size
+        sides = f"a short side of {short} and " if short < long else ""
+        return (
+            f"{len(self.train):,} training and {self.evaluation_images:,} validation images, {len(self.classes)} "
+            f"classes of objects, resized to {sides}a long side of at most {long:,} pixels"
+        )
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """A digest of each annotation file, and the bytes of every image."""
+        for split, part in zip(("train", "val"), self.parts, strict=True):
+            for name, content in part.contents():
+                yield f"{split}/{name}", content
+
+    def describe_augmentation(self) -> str:
+        """How images are varied with their objects."""
+        augment, detector = self.settings.augment, self.settings.detector
+        scales = detector.short_side or ()
+        parts = [f"flip {augment.flip:g}"] if augment.flip else []
+        parts += [f"color jitter {augment.colour_jitter:g}"] if augment.colour_jitter else []
+        parts += [f"scale jitter {detector.jitter[0]:g} to {detector.jitter[1]:g}"] if detector.jitter else []
+        parts += [f"short sides {' '.join(map(str, scales))}"] if len(scales) > 1 else []
+        return ", ".join(parts) or "none"
+
+    def flops(self, network: nn.Module) -> int:
+        """Of one image of the size that images are resized to, a multiply-add counted as two."""
+        return count_detector_flops(network, size=self.input_size(network))
+
+    def evaluate(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        *,
+        stop: Callable[[], bool],
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Evaluation | None:
+        """Box and mask AP over the validation images of all processes."""
+
+        def judged(ask: Callable[[int], None]) -> DetectorResult:
+            return evaluate_detector(
+                network,
+                self._validation,
+                self.val.content,
+                self.val.category_ids,
+                device=device,
+                autocast=AUTOCAST[self.settings.machine.precision],
+                progress=ask,
+                gather=self.processes.gather,
+            )
+
+        world = self.processes.world
+        result = unless_stopped(judged, stop, lambda done: progress(min(done * world, self.evaluation_images)))
+        if result is None:
+            return None
+        metrics = {
+            f"{kind}_{name.lower()}": found.numbers[name] or 0.0
+            for kind, found in result.kinds().items()
+            for name in ("AP", "AP50")
+        }
+        skipped = {one.name: one.reason for one in result.skipped}
+        return Evaluation(metrics, result.boxes.images, skipped, result)
+
+    def save(self, network: nn.Module, path: Path) -> None:
+        """A model file with class names and category ids inside."""
+        save_model(network, path, class_names=list(self.classes), category_ids=list(self.val.category_ids))
+
+    def draw_inputs(self, batch: DetectionBatch, path: Path) -> None:
+        """The first images of a batch with their boxes and masks."""
+        from gcnet.visualization.annotations import draw_targets
+        from gcnet.visualization.plots import contact_sheet
+
+        count = min(len(batch), _SHOWN)
+        pictures = [draw_targets(batch.images[index], batch.targets[index]) for index in range(count)]
+        titles = [_title(batch.targets[index]["labels"], self.classes) for index in range(count)]
+        contact_sheet(pictures, titles, path, columns=4, tile=320)
+
+    def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """Learning curves."""
+        from gcnet.visualization.plots import plot_learning_curves
+
+        scores = {"mask_ap": "mask AP", "mask_ap50": "mask AP50"} if self.metric == "mask_ap" else {}
+        scores |= {"box_ap": "box AP", "box_ap50": "box AP50"}
+        words = {"quantity": "average precision on validation images", "loss": "sum of the detector's losses"}
+        plot_learning_curves(rows, folder / "curves.png", scores=scores, **words)
+
+    def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
+        """Nothing: `gcnet evaluate` draws the pictures of a detector."""
+
+
+def _nothing_to_learn(part: CocoPart) -> UserError:
+    annotations = part.images.content["annotations"]
+    crowds = sum(annotation.get("iscrowd", 0) for annotation in annotations)
+    reason = ""
+    if annotations and crowds == len(annotations):
+        reason = f": all {crowds:,} annotations are crowds (iscrowd 1)"
+    elif annotations and not crowds:
+        bbox = annotations[0]["bbox"]
+        reason = f": all {len(annotations):,} boxes lie outside of their images, such as {bbox!r:.80}"
+    return UserError(f"{printable(part.place)}: no image has an object to train on or to evaluate{reason}")
+
+
+def open_detection(settings: TrainSettings, processes: Processes) -> DetectionTraining:
+    """The task that the settings' data describe; generated images do not depend on the run's seed.
+
+    Raises:
+        UserError: where the data are not there or do not suit the recipe.
+    """
+    return DetectionTraining(*open_coco(settings.data, split_seed=settings.machine.seed), settings, processes)
+
+
+def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
+    """The detector that the settings describe, with its blocks."""
+    from gcnet.models.create import create_model
+
+    network, detector = settings.network, settings.detector
+    model = create_model(
+        network.model,
+        num_classes=num_classes,
+        weights=network.weights,
+        backbone_weights=detector.backbone_weights,
+        detector=detector_options(detector),
+        **network.block_arguments(),
+    )
+    if detector.short_side is not None:
+        transform: Any = model.transform
+        transform.min_size = detector.short_side
+    return model
+
+
+def detector_options(detector: DetectorSettings) -> dict[str, Any]:
+    """What is given of the options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`."""
+    found = detector.options()
+    if detector.short_side is not None:
+        short = detector.short_side[-1]
+        found["image_size"] = (short, detector.long_side or round(short * _LONG / _SHORT))
+    return found
+
+
+def filled_detection(settings: TrainSettings) -> TrainSettings:
+    """The settings with recipe and norm filled in: without weights, a stem is not frozen nor are statistics kept."""
+    recipe, detector = settings.recipe, settings.detector
+    has_weights = detector.backbone_weights is not None or settings.network.weights is not None
+    if recipe.freeze is None and not has_weights:
+        recipe = replace(recipe, freeze=())
+    elif recipe.freeze is None and _backbone(settings) == "scenes_resnet":
+        recipe = replace(recipe, freeze=("backbone.body.stem.*",))  # c2 is all the rest of this network
+    norm = detector.norm or ("fixed" if has_weights else "batch")
+    return replace(settings, recipe=recipe.filled(DETECTOR_PRESET), detector=replace(detector, norm=norm))
+
+
+def _require_masks(part: CocoPart, model: str) -> None:
+    if not part.mask_counts()[0]:
+        skipped = [issue for issue in part.issues if issue.kind in MASK_KINDS]
+        reason = f"no mask that can be used ({summary(skipped)})" if skipped else "boxes and no masks"
+        raise UserError(
+            f"{printable(part.place)} has {reason}, and {model} learns masks: take {without_masks(model)}, a detector "
+            f"of boxes"
+        )
+
+
+def _without_mask(part: CocoPart) -> int:
+    """The number of annotations without a mask, of crowds too: masks can be evaluated where there are none."""
+    return sum(not one.get("segmentation") for one in part.images.content["annotations"])
+
+
+def _backbone(settings: TrainSettings) -> str:
+    return backbone_name(split_name(settings.network.model)[1])
+
+
+def _refuse_classifiers(settings: TrainSettings) -> None:
+    """Refuse what only classifiers have."""
+    detector = settings.detector
+    if detector.long_side is not None and detector.short_side is None:
+        raise UserError("--long-side goes with --short-side")
+    network = f"{settings.network.model} is a detector"
+    refuse_changed(settings.augment, _CLASSIFIERS_AUGMENT, "classifiers", network)
+    refuse_changed(settings.recipe, _CLASSIFIERS_RECIPE, "classifiers", network)
+    given = settings.data.preprocessing.given()
+    if settings.data.is_generated:
+        given = [flag for flag in given if not flag.startswith("--image-size")]
+    if given:
+        raise UserError(f"{given[0]} belongs to classifiers, and {network}: give --short-side and --long-side")
+
+
+def _title(labels: Tensor, classes: Sequence[str]) -> str:
+    counts = torch.bincount(labels.cpu(), minlength=len(classes) + 1)[1:]
+    top = counts.argsort(descending=True, stable=True)[:3].tolist()
+    return ", ".join(f"{int(counts[index])} {printable(classes[index])}" for index in top if counts[index]) or "nothing"
