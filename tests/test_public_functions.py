@@ -11,7 +11,7 @@ import gcnet
 from gcnet.cli import main
 from gcnet.errors import UserError
 
-FUNCTIONS = ("compare", "cost", "reproduce", "train")
+FUNCTIONS = ("compare", "cost", "reproduce", "resume", "train")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from gcnet.models.create import create_model
     from gcnet.models.model_file import load_model, save_model
     from gcnet.models.registry import list_detectors, list_models
-    from gcnet.workflows.train import resume, train
+    from gcnet.workflows.resume import resume
+    from gcnet.workflows.train import train
 
 __version__ = "0.1.0"
 
@@ -45,7 +46,7 @@ _HOMES = {
     "compare": "gcnet.comparison.experiment",
     "cost": "gcnet.costs.cost",
     "reproduce": "gcnet.experiments.reproduce",
-    "resume": "gcnet.workflows.train",
+    "resume": "gcnet.workflows.resume",
     "train": "gcnet.workflows.train",
     "build_block": "gcnet.blocks",
     "list_blocks": "gcnet.blocks",

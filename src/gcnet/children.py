@@ -1,4 +1,4 @@
-"""Child processes that leave signals to their parent, and end with it."""
+"""Child processes that leave signals to their parent and end with it."""
 
 import multiprocessing
 import os

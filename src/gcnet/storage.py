@@ -1,4 +1,4 @@
-"""Files that survive crashes and show damage: atomic writing, checksummed safetensors, locks, checks before work."""
+"""Atomic writes, checksummed safetensors, locks, and checks of output paths before work starts."""
 
 import contextlib
 import errno

@@ -18,7 +18,8 @@ from gcnet.training.progress import Silent
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import MachineSettings, TrainSettings, override
 from gcnet.training.trainer import Trainer
-from gcnet.workflows.train import resume, run_training
+from gcnet.workflows.resume import resume
+from gcnet.workflows.train import run_training
 
 PRECISIONS = ["float32", "bf16", "fp16"]
 STEPS = 3

@@ -14,7 +14,8 @@ from torch import nn
 
 from gcnet.training.progress import Silent
 from gcnet.training.settings import TrainSettings, override
-from gcnet.workflows.train import RunResult, resume, run_training
+from gcnet.workflows.resume import resume
+from gcnet.workflows.train import RunResult, run_training
 
 CLASSES = ("blue", "green", "red")
 

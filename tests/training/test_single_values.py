@@ -10,7 +10,8 @@ from torch import nn
 from gcnet.errors import UserError
 from gcnet.training.single_values import running_statistics_for_single_values
 from gcnet.workflows.dry_run import dry_run
-from gcnet.workflows.train import resume, run_training
+from gcnet.workflows.resume import resume
+from gcnet.workflows.train import run_training
 from training.photos import settings_for, write_photos
 from workflows.test_resume import Lines, StoppingAt
 

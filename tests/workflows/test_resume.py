@@ -18,7 +18,8 @@ from gcnet.storage import StorageError
 from gcnet.training.data_record import compare_data, record_data
 from gcnet.training.progress import Silent
 from gcnet.training.run_folder import open_folder
-from gcnet.workflows.train import resume, run_training
+from gcnet.workflows.resume import resume
+from gcnet.workflows.train import run_training
 from training.photos import settings_for, small_network, steady_network, write_photos
 
 

@@ -22,7 +22,8 @@ from gcnet.training.progress import Silent
 from gcnet.training.run_folder import open_folder
 from gcnet.training.settings import TrainSettings, override
 from gcnet.workflows.dry_run import dry_run
-from gcnet.workflows.train import resume, run_training
+from gcnet.workflows.resume import resume
+from gcnet.workflows.train import run_training
 from training.photos import CLASSES, run, settings_for, small_network, write_photos
 
 

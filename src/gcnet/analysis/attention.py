@@ -1,4 +1,4 @@
-"""What one call of an attending module did: its weights, laid out over the positions of the map it attends to."""
+"""Attention weights of one call of a module, laid out over the positions of its map."""
 
 import math
 from collections.abc import Iterator

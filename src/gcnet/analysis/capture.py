@@ -1,4 +1,4 @@
-"""Capture: a context in which every attending module of a network, and every gate, leaves what it did at each call."""
+"""Context manager that records attention weights and channel gates during forward passes."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What a network or a block costs in parameters and arithmetic.
+"""Parameters and FLOPs of networks and blocks.
 
 Convention: FLOPs as `torch.utils.flop_counter` counts them, a multiply-add being two, for one image; matrix products,
 convolutions and attention are counted, element-wise work, pooling and normalisation are not. Papers on vision networks

@@ -1,4 +1,4 @@
-"""How far apart the positions of a map are on average: the measures of query independence (arXiv 1904.11492, sec. 3.2).
+"""Average distances between the positions of a map: measures of query independence (arXiv 1904.11492, sec. 3.2).
 
 `avg_dist = 1 / P^2 sum_i sum_j dist(v_i, v_j)` over all ordered pairs of P positions, i = j among them. Vectors that do
 not depend on their position have distance 0.

@@ -1,4 +1,4 @@
-"""What each stage and each context block of a network costs: parameters, FLOPs, and what a training forward keeps.
+"""Costs by stage and by context block: parameters, FLOPs, and activations saved in a training forward pass.
 
 Parameters and FLOPs as in `gcnet.analysis.cost`. Kept are the bytes that autograd saves in the forward pass of a
 training step for the backward one: each storage once, without parameters and buffers, counted where it is saved first,

@@ -1,4 +1,4 @@
-"""Peak memory of one call, such as a training step, measured in a process of its own."""
+"""Peak memory of one call, such as a training step, measured in its own process."""
 
 import ctypes
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Attention over an image that was padded on its right and below: without the positions that hold no pixel of it."""
+"""Attention over a padded image, without the padded positions."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""Table 1 of the paper for any network: how far inputs, outputs and attention differ between positions, by layer."""
+"""Table 1 of the paper for any network: distances between positions of inputs, outputs and attention, by layer."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which modules attend, and how to read the weights of a call of theirs: our blocks, and those of other libraries.
+"""Readers of attention weights: for our blocks, and for modules of other libraries.
 
 A reader is given the module and the call, and runs in evaluation mode without gradients. Modules of other libraries are
 known by their names or parts, so that none of them is imported.

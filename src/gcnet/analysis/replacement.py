@@ -1,4 +1,4 @@
-"""What the distances say: where attention does not depend on the query, and what a GC block would save there."""
+"""Query-independent layers, and what a GC block in their place would save."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

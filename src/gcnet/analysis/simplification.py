@@ -1,4 +1,4 @@
-"""Simpler blocks in place of non-local ones whose attention does not depend on the query, started from their weights.
+"""Replaces query-independent non-local blocks by simpler ones that start from their weights.
 
 Where all queries are the same, q, a softmax non-local block adds to every position the same term
 

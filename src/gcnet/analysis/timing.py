@@ -1,4 +1,4 @@
-"""How long forward passes and training steps take, measured side by side in one process."""
+"""Times of forward passes and training steps, interleaved in one process."""
 
 import math
 import random

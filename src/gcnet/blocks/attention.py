@@ -1,4 +1,4 @@
-"""Blocks beyond the paper that attend: disentangled non-local, several slots, and GC without its bottleneck.
+"""Attention blocks beyond the paper: disentangled non-local, several slots, and GC without its bottleneck.
 
 All add to the map and start as the identity, bit for bit.
 """

@@ -1,4 +1,4 @@
-"""From a name to a block: the one dict of `BlockSpec`, the options of each block, and `build_block`."""
+"""`BLOCKS`, the specs by name, and `build_block`."""
 
 import inspect
 from numbers import Integral

@@ -1,4 +1,4 @@
-"""Blocks beyond the paper whose transform has no bottleneck: each channel is gated by itself, its neighbours or all.
+"""Blocks beyond the paper without a bottleneck: gates by channel, by neighboring channels, or over all channels.
 
 Most gates start at a half of the map or elsewhere away from it, as published. With `identity_init=True` the last layer
 starts at zero and the gate is twice the sigmoid, so that the new block is the identity, bit for bit.

@@ -1,4 +1,4 @@
-"""From the options of a block to its sizes and parts, each checked and refused in one sentence."""
+"""Validation of block options: widths, divisors, choices."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The blocks of GCNet's paper: global context, and what it grew from: simplified non-local, SE, four non-local ones."""
+"""The blocks of GCNet's paper: global context, simplified non-local, SE, and four non-local blocks."""
 
 import warnings
 from functools import partial

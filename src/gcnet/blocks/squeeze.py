@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation with another squeeze: frequencies instead of the average, or neighbourhoods of the map."""
+"""Squeeze-and-excitation with another squeeze: cosine components (FcaNet) or neighborhoods of the map (GENet)."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Weights of other libraries' context blocks in our keys: one literal key table per source, and a loop."""
+"""Converts weights of other libraries' context blocks: one key table per source."""
 
 import warnings
 from collections.abc import Callable, Mapping

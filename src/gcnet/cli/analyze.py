@@ -1,4 +1,4 @@
-"""`gcnet analyze`: what a trained network attends to in images, and how much that depends on the query."""
+"""`gcnet analyze`: visualizes attention maps, and measures how query-dependent they are."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How much a network's inputs, outputs and attention depend on the position, over a data set."""
+"""Query-dependence statistics of a network over a data set."""
 
 import sys
 from collections.abc import Iterator

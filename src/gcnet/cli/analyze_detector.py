@@ -1,4 +1,4 @@
-"""The images over which a detector's backbone is measured, one by one."""
+"""Images for the statistics of a detector's backbone."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What a network attends to in images: looked at one by one, drawn, and put on a page."""
+"""Attention maps of images: computed, drawn, and put on a page."""
 
 import re
 import sys

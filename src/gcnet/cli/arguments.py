@@ -1,4 +1,4 @@
-"""Parses the arguments of a command into its settings; a usage error is one sentence."""
+"""Parses command-line arguments into settings; usage errors are one sentence."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""COCO annotations checked for `gcnet check-data`: printed, written and fixed."""
+"""`gcnet check-data` for COCO annotations: prints, writes and fixes issues."""
 
 import json
 import sys

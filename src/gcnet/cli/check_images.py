@@ -1,4 +1,4 @@
-"""Labeled images checked for `gcnet check-data`: printed and written."""
+"""`gcnet check-data` for labeled images: prints and writes issues."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The annotation files of training, validation and test images compared for `gcnet check-data`."""
+"""`gcnet check-data` for a folder of COCO splits: shared images and different categories."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

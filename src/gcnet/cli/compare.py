@@ -1,4 +1,4 @@
-"""`gcnet compare`: the same network with different blocks, trained side by side, and a report of what each is worth."""
+"""`gcnet compare`: trains the same network with different blocks, and reports scores and costs."""
 
 from gcnet.comparison.settings import CompareSettings
 

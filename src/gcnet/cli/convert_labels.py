@@ -1,4 +1,4 @@
-"""YOLO labels and Pascal VOC annotations written as COCO annotations, for `gcnet check-data --convert`."""
+"""`gcnet check-data --convert`: converts YOLO labels and Pascal VOC annotations to COCO annotations."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""`gcnet evaluate`: how well a trained network does on labelled images."""
+"""`gcnet evaluate`: evaluates a trained network on labeled images."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

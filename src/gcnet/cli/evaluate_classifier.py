@@ -1,4 +1,4 @@
-"""The accuracy of a classifier on labelled images: evaluated, printed and written."""
+"""Evaluates a classifier, prints and writes its accuracy."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The average precision of a detector, or of a file of detections, on annotated images: printed and written."""
+"""Evaluates a detector or a file of detections, prints and writes its average precision."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Output files of commands checked and written, and what commands print about files, notes and issues."""
+"""Checks and writes output files of commands; prints notes, issues and what was written."""
 
 import sys
 from dataclasses import is_dataclass

@@ -1,4 +1,4 @@
-"""Tidies the help that tyro prints: no "None" among values and defaults, and descriptions wrapped once."""
+"""Tidies tyro's help: no "None" among values and defaults, and descriptions wrapped once."""
 
 import re
 import textwrap

@@ -1,4 +1,4 @@
-"""`gcnet models`: the networks by name, with parameters, FLOPs and what is published about them."""
+"""`gcnet models`: networks by name, with parameters, FLOPs and published results."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The lines that commands print about the network they use: what it is, its weights, and where it runs."""
+"""Prints the network, its weights, device, precision and threads before a command starts."""
 
 import sys
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""`gcnet predict`: what a trained network finds in images, as a table, JSON and pictures."""
+"""`gcnet predict`: predicts classes or objects for images, as a table, JSON, CSV and pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

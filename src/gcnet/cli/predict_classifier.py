@@ -1,4 +1,4 @@
-"""The classes of images by a classifier: predicted, printed and written."""
+"""Classifies images, prints and writes the predictions."""
 
 import sys
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The objects in images by a detector: found, printed and written."""
+"""Detects objects in images, prints and writes them."""
 
 import sys
 from collections import Counter

@@ -1,4 +1,4 @@
-"""How far a long computation is: a bar on a terminal, nothing where the output goes to a file or a pipe."""
+"""Progress bar on a terminal; nothing where the output goes to a file or a pipe."""
 
 import sys
 from collections.abc import Callable, Generator

@@ -1,4 +1,4 @@
-"""`gcnet reproduce`: the networks of the paper's tables, counted or trained, beside what was published."""
+"""`gcnet reproduce`: trains the networks of the paper's tables, or counts their costs, beside published numbers."""
 
 from typing import TYPE_CHECKING
 

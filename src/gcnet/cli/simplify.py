@@ -1,4 +1,4 @@
-"""`gcnet simplify`: simpler blocks in place of non-local ones that turned out not to depend on the query."""
+"""`gcnet simplify`: replaces query-independent non-local blocks by simpler ones."""
 
 import sys
 from dataclasses import dataclass, field, replace

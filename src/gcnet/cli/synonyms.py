@@ -1,4 +1,4 @@
-"""Names that users know from other tools, and what the same thing is called here."""
+"""Names from other tools, and the names here."""
 
 from collections.abc import Container
 

@@ -1,4 +1,4 @@
-"""`gcnet train`: train a network, or go on with an interrupted run."""
+"""`gcnet train`: trains a network, or resumes a run."""
 
 import sys
 from collections.abc import Sequence
@@ -94,7 +94,8 @@ def _run(settings: Settings) -> int:
         if is_first_process():
             print(estimate)
         return 0
-    from gcnet.workflows.train import resume, run_training
+    from gcnet.workflows.resume import resume
+    from gcnet.workflows.train import run_training
 
     if settings.resume is not None:
         given = {name: _value_of(chosen, name) for name in {*_changed(chosen), *settings.given} - {"resume"}}

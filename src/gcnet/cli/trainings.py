@@ -1,4 +1,4 @@
-"""What `gcnet compare` and `gcnet reproduce` share: trainings that a signal or a loss may end."""
+"""Runs trainings for `gcnet compare` and `gcnet reproduce`, and maps their outcome to an exit code."""
 
 import sys
 from collections.abc import Callable

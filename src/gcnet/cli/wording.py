@@ -1,4 +1,4 @@
-"""The arguments of Python's functions that errors name, as the command line has them."""
+"""Rewrites argument names in errors to command-line flags."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The page's charts as inline SVG, coloured through the page's own style so that they follow light and dark."""
+"""Charts of the report page as inline SVG, in the colors of a light or dark page."""
 
 import math
 from collections.abc import Callable, Sequence

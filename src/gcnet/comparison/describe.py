@@ -1,4 +1,4 @@
-"""What a reader needs to judge a comparison, in words: data, network, recipe, machine and versions."""
+"""Description of a comparison: data, network, recipe, machine and versions."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""The comparison: measure what each block costs, train each over the same seeds and data, and report."""
+"""`gcnet.compare`: measures costs, trains each block over the same seeds and data, and reports."""
 
 import json
 from collections.abc import Generator, Mapping, Sequence

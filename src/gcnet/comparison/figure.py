@@ -1,4 +1,4 @@
-"""The figure of a comparison as a PNG: the score with its spread, learning curves, and the score against cost."""
+"""Figure of a comparison (PNG): scores with spread, learning curves, and score against cost."""
 
 import io
 from statistics import fmean

@@ -1,4 +1,4 @@
-"""What each network of a comparison costs: parameters, FLOPs, time side by side, memory in a process of its own."""
+"""Costs of the networks of a comparison: parameters, FLOPs, interleaved times, peak memory."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""How to read a comparison's columns: what the spread is, what is paired, what is counted."""
+"""Notes below a comparison: spread, paired differences, and how costs are counted."""
 
 from gcnet.comparison.results import MAIN, Comparison
 from gcnet.tasks.registry import task_of

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a comparison: no scripts, no network, light and dark."""
+"""HTML page of a comparison: self-contained, without scripts or network access, light and dark."""
 
 from collections.abc import Mapping, Sequence
 from html import escape

@@ -1,4 +1,4 @@
-"""What is put into one network of a comparison: a block, its options, and where it goes if not where all go."""
+"""Variants of a network and the trainings of a comparison."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A comparison's files: results.json, results.md, figure.png and report.html."""
+"""Writes the report of a comparison: results.json, results.md, figure.png and report.html."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The results of a comparison as plain data, and their JSON form."""
+"""Results of a comparison as plain data, and their JSON form."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Carry out the trainings of a comparison, some at a time, going on where an earlier attempt stopped."""
+"""Runs the trainings of a comparison, several at a time; interrupted ones are resumed."""
 
 import json
 import math
@@ -99,7 +99,8 @@ def carry_out(trainings: Sequence[Training], workshop: Workshop, reporter: Repor
 
 def _train(training: Training, workshop: Workshop, reporter: Reporter) -> None:
     """Train, or go on with, one run in this process, and put down what it came to."""
-    from gcnet.workflows.train import resume, run_training
+    from gcnet.workflows.resume import resume
+    from gcnet.workflows.train import run_training
 
     path = workshop.path(training)
     is_own = variant_of(training.block, workshop.variants).is_own

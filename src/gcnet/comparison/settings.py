@@ -1,4 +1,4 @@
-"""The settings of a comparison; light to import, for the command line."""
+"""Settings of a comparison; imports neither torch nor numpy."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal

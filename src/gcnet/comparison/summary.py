@@ -1,4 +1,4 @@
-"""The results in words and in a Markdown table, computed from the numbers and from nothing else."""
+"""Summary of the results in words and as a Markdown table."""
 
 import math
 from collections.abc import Sequence

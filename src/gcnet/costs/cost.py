@@ -1,4 +1,4 @@
-"""`gcnet.cost`: what networks cost, in all, by stage and by context block, and against others."""
+"""`gcnet.cost`: costs of networks in total, by stage and by context block, relative to others on request."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The figure of costs: a bar for each network and image size, its stages one after the other."""
+"""Figure of costs: a bar for each network and image size, stacked by stage."""
 
 import io
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Time and memory of the networks whose cost is asked for, measured side by side."""
+"""Time and memory of networks, their stages and blocks, interleaved in one process."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The networks whose cost is asked for: by name or model file, built and counted."""
+"""Networks whose costs are counted: by name or model file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

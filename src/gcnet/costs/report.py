@@ -1,4 +1,4 @@
-"""Costs of networks by part: as tables to read, and as CSV, on request with the differences to another network."""
+"""Cost tables (text and CSV), optionally relative to a baseline."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Samples of a data set by (epoch, index): the same random transforms whatever process makes them."""
+"""Map-style data sets by (epoch, index), with random transforms that any worker repeats to the bit."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ class Samples(Dataset[Item]):
     The global generators of python, numpy and torch are seeded from (seed, epoch, index) before each sample is made,
     and are given back as they were.
 
-    Arguments:
+    Args:
         source: of the names; what else it is, `sample` knows.
         seed: of the random transforms.
     """
@@ -89,7 +89,7 @@ class Samples(Dataset[Item]):
 class Images(Samples):
     """Labelled images of a source: dict(image: float32 (3, H, W), label: int, name: str), or Skipped.
 
-    Arguments:
+    Args:
         source: where images come from.
         transform: RGB image -> float32 (3, H, W).
         seed: of the random transforms.

@@ -1,4 +1,4 @@
-"""What a file is that Pillow does not read, by its first bytes: a reason that says what to do about it."""
+"""Decodes image files to RGB; unreadable ones give one short reason."""
 
 import os
 import stat

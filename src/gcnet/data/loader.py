@@ -1,4 +1,4 @@
-"""From images to batches, in this process or in workers: the same bits either way, and what fails is named."""
+"""Batches and their loader: bit-identical for any number of workers; errors name the image."""
 
 import multiprocessing
 import re
@@ -52,7 +52,7 @@ B = TypeVar("B")
 def collate(items: Sequence[Item], *, image_size: int = 0) -> Batch:
     """Put samples together; damaged ones are listed as skipped and replaced by nothing.
 
-    Arguments:
+    Args:
         items: what `Images` gives; images of one shape.
         image_size: side that an empty batch states.
     """
@@ -77,7 +77,7 @@ def build_loader(
 ) -> "Loader[Batch]":
     """A loader of `dataset` in the order of `batch_sampler`.
 
-    Arguments:
+    Args:
         dataset: the samples.
         batch_sampler: the keys of each batch; anything that can be iterated anew and yields lists of keys.
         workers: loading processes; 0 loads in this one.

@@ -1,4 +1,4 @@
-"""Small generated data sets to try the commands on: photos in class folders, and detection data in COCO's format."""
+"""Generates small data sets to try the commands on: class folders, and detection data in COCO format."""
 
 import io
 import math

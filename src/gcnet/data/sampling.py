@@ -1,4 +1,4 @@
-"""Which images make up which batch: decided by seed, epoch and step alone, the same for any number of processes."""
+"""Batch samplers: which images make up which batch, by seed, epoch and step, for any number of processes."""
 
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -21,7 +21,7 @@ class EpochSampler:
     from the step set by `start` to the end of that step's epoch, and yields `accumulation` lists of keys a step; the
     next iteration goes on with the next epoch.
 
-    Arguments:
+    Args:
         length: number of images.
         batch_size: images of one optimizer step, over all processes and micro-batches.
         seed: decides the permutations.

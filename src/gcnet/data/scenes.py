@@ -1,4 +1,4 @@
-"""Generated scenes: textured shapes to be counted against a reference patch that lies far away in the same image.
+"""Generated scenes: textured shapes to be counted against a reference patch far away in the image.
 
 Every scene shows one framed reference patch near a corner, and `OBJECTS` shapes elsewhere, each with a brightness of
 its own. The label is the number of shapes that are brighter than the reference patch: 0 to 5, six classes, equally

@@ -1,4 +1,4 @@
-"""One seed for each sample, whoever loads it and when; the program's own random states stay as they were."""
+"""Per-sample seeds; the program's own random states are preserved."""
 
 import random
 import struct

@@ -1,4 +1,4 @@
-"""Settings of the data: which images, how they are prepared, how they are varied; light enough for `--help`."""
+"""Data settings: images, preprocessing, augmentation; imports neither torch nor numpy."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""From an RGB image to what the network sees: the fixed steps of evaluation, the random ones of training.
+"""Image transforms: deterministic ones for evaluation, random ones for training.
 
 Geometry is Pillow's, antialiased. Every random draw comes from torch's global generator, which `gcnet.data.loader`
 seeds for each sample.

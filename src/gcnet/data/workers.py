@@ -1,4 +1,4 @@
-"""Supervision of DataLoader workers: which image each is at, signals, and their end."""
+"""Supervision of DataLoader workers: the image each is reading, signals, and their end."""
 
 import atexit
 import ctypes

@@ -1,4 +1,4 @@
-"""Train the rows of tables: one comparison for each network."""
+"""`gcnet.reproduce`: trains the rows of tables, one comparison per network."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The rows of tables as comparisons: of the published networks, or of small ones in their place."""
+"""Comparisons for the rows of tables: with the published networks, or with small ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The settings of training a table; light to import, for the command line."""
+"""Settings of `gcnet reproduce`; imports neither torch nor numpy."""
 
 from dataclasses import dataclass, field
 from typing import Literal

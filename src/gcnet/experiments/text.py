@@ -1,4 +1,4 @@
-"""The columns of parameters and multiply-adds of a table, counted."""
+"""Tables as text: counted costs and measured scores beside published ones."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Contexts that attend beyond one map for all channels and queries: per head, into slots, and disentangled."""
+"""Attention contexts beyond one shared map: per head, into slots, and disentangled."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""Transforms without a matrix of channels: they normalise, weigh, convolve or gate the channels of a context.
+"""Transforms without a channel matrix: normalize, weigh, convolve or gate the channels of a context.
 
 A context may come in more precision than the map (see `NormPool`); a term in the context's dtype is good enough, since
 the fusion brings it to the map's.

@@ -1,4 +1,4 @@
-"""Context modelling: from a feature map to what every position (or each) is told of all the others.
+"""Context models: attention pooling, average pooling, and non-local contexts.
 
 A context is `(N, C, *S) -> (N, C', 1, ...)` when it is the same for every query position, `(N, C', *S)` when it is not.
 Those that attend have `attention(x)`, the weights over positions.

@@ -1,4 +1,4 @@
-"""Fusions: how the transformed context enters the map, `(x, term) -> y` by broadcasting."""
+"""Fusions of the transformed context with the map, `(x, term) -> y`, by broadcasting."""
 
 from abc import ABC, abstractmethod
 

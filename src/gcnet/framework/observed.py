@@ -1,4 +1,4 @@
-"""Whether something besides the caller could see a map being written over: hooks, tracing, exporting, transforms."""
+"""Detects hooks, tracing, exporting and transforms that would see an in-place write."""
 
 import torch
 from torch import nn

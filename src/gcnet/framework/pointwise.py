@@ -1,4 +1,4 @@
-"""The one linear layer of the framework: the same map of channels at every position."""
+"""Pointwise linear layer (1x1 convolution) for any number of spatial axes."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Transforms: from the context to the term that is fused, `(N, C', ...) -> (N, C, ...)`. Plainest: `Pointwise`."""
+"""Transforms of a context, `(N, C', ...) -> (N, C, ...)`: bottleneck and norms; the plainest is `Pointwise`."""
 
 import torch.nn.functional as F
 from jaxtyping import Float

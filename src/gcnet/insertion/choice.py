@@ -1,4 +1,4 @@
-"""Which modules get a block, and what it sees there."""
+"""Chooses insertion sites, and the channels and layout of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

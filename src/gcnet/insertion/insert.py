@@ -23,7 +23,8 @@ from gcnet.insertion.attach import (
     uninstall,
 )
 from gcnet.insertion.choice import Choice, Chooser, narrow_ratio
-from gcnet.insertion.dry_run import CannotRun, Example, dry_run
+from gcnet.insertion.dry_run import CannotRun, dry_run
+from gcnet.insertion.examples import Example
 from gcnet.insertion.families import require_position, residual_family
 from gcnet.insertion.layout import Layout
 from gcnet.insertion.record import Insertion, check_record

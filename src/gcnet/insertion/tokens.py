@@ -12,17 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gcnet.errors import UserError
-from gcnet.insertion.dry_run import (
-    Call,
-    DryRun,
-    Example,
-    attempt,
-    in_place,
-    like_training,
-    note_failure,
-    on_meta,
-    on_own_device,
-)
+from gcnet.insertion.dry_run import Call, DryRun, attempt, in_place, like_training, note_failure, on_meta, on_own_device
+from gcnet.insertion.examples import Example
 
 _MORE = 32  # pixels, a multiple of the strides of most networks
 

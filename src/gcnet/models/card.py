@@ -1,4 +1,4 @@
-"""The model card: what a model file says beside its weights, checked when it is read."""
+"""Model card: metadata of a model file, validated on reading."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields

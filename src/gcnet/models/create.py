@@ -1,4 +1,4 @@
-"""Networks by name, with or without context blocks and weights."""
+"""`create_model`: networks by name, with context blocks and weights."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral

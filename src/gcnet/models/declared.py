@@ -1,4 +1,4 @@
-"""What a model file declares, compared with the tensors that it holds before anything is built or allocated."""
+"""Checks what a model file declares against its tensors, before anything is allocated."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

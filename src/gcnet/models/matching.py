@@ -1,4 +1,4 @@
-"""The names and shapes of weights, matched to those of a network: prefixes, heads for other classes, other sizes."""
+"""Matches weights to a network by name and shape: prefixes, heads for other classes, other sizes."""
 
 import sys
 import warnings

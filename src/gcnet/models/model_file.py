@@ -1,4 +1,4 @@
-"""Model files: weights, and beside them all that rebuilds and uses the network."""
+"""Model files: weights with all that rebuilds the network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

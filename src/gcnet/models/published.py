@@ -1,4 +1,4 @@
-"""Weights that torchvision and timm publish: their names, and their tensors from the cache or the network."""
+"""Published weights of torchvision and timm, from the cache or the network."""
 
 import os
 import socket

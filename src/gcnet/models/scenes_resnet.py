@@ -1,4 +1,4 @@
-"""The small network for generated scenes: its features see less than the distance that their classes depend on."""
+"""Small network for generated scenes; its receptive field is smaller than the distance the classes depend on."""
 
 from jaxtyping import Float
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The sentence for a name that no network has: what was meant, where that can be told."""
+"""Errors for unknown model names, with what was probably meant."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Weights of a host for a network with blocks, and of a classifier for a detector's backbone."""
+"""Loads weights into networks with blocks, and classifier weights into a detector's backbone."""
 
 import logging
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Binary masks with eight pixels per byte along the width, as `numpy.packbits` packs them."""
+"""Binary masks packed to eight pixels per byte along the width, as by `numpy.packbits`."""
 
 import torch
 from jaxtyping import Int, UInt8

@@ -1,4 +1,4 @@
-"""Whether the Triton kernels compute what plain PyTorch does: one check for each device and dtype, before first use."""
+"""Checks the Triton kernels against plain PyTorch, once per device and dtype before first use."""
 
 import subprocess
 import warnings

@@ -1,4 +1,4 @@
-"""The interface of a task: all that commands need to know of classification, detection and others."""
+"""The interface of a task, such as classification, towards the commands."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The tasks by name, and the one that a network's name belongs to."""
+"""`TASKS` by name, and the task of a network."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""What settings of a run refuse, each in one sentence."""
+"""Validation helpers for settings."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The data of a run: recorded when the run starts, compared when it is resumed."""
+"""Record of a run's data, compared when the run is resumed."""
 
 import csv
 import gzip

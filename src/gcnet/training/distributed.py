@@ -1,4 +1,4 @@
-"""The processes that train together, as torchrun starts them, or the only one."""
+"""Process group of torchrun, or a single process."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The header of a run: network, weights, data, augmentation, recipe and machine, a line each."""
+"""Prints the header of a run: network, weights, data, augmentation, recipe and machine."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The order of a run: steps, evaluations, rows, checkpoints, and what to do when asked to stop. Knows no task."""
+"""Training loop: steps, evaluations, logging, checkpoints and stop requests, for any task."""
 
 import math
 import signal
@@ -51,7 +51,7 @@ class Record:
 class Session:
     """Drives a trainer from where it stands to the end of its run, or until a signal asks it to stop.
 
-    Arguments:
+    Args:
         trainer: with its task.
         folder: of the run.
         output: when to evaluate, save and write rows.

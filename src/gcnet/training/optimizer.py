@@ -112,7 +112,7 @@ def _example(names: Sequence[str]) -> str:
 def freeze_norms(model: nn.Module, *, all_of_them: bool) -> None:
     """Put batch norms of a network in training mode back into evaluation mode, so that their statistics stay.
 
-    Arguments:
+    Args:
         model: the network.
         all_of_them: all batch norms, or only those whose scale is frozen.
     """

@@ -1,4 +1,4 @@
-"""The settings of a training run: frozen dataclasses with the help text beside each field, checked on construction."""
+"""Settings of a training run, checked on construction; help beside each field."""
 
 import json
 import math

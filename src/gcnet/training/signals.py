@@ -1,4 +1,4 @@
-"""Signals as requests that the loop answers at the end of a step: stop (SIGTERM, SIGINT, SIGHUP) or save (SIGUSR1)."""
+"""Signal handling: SIGTERM, SIGINT and SIGHUP request a stop, SIGUSR1 a checkpoint, at the end of the step."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Batch norms that see a single value per channel, as of one image on a map of one pixel: it has no variance."""
+"""Batch norms that see a single value per channel, and so have no variance."""
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What the trainer needs to know of a task, and all it knows: data, batch to losses, evaluation."""
+"""The interface of a training task: data, losses, evaluation, pictures."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A loss that is not finite: it stops the run, names the images, and has an exit code of its own."""
+"""One optimizer step of any task: micro-batches, precision, processes; non-finite losses stop the run."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -68,7 +68,7 @@ class Trainer:
 
     `synchronized` is whether the forward passes of several processes wait for each other, as SyncBatchNorm makes them.
 
-    Arguments:
+    Args:
         task: what is trained.
         network: on its device; its parameters are frozen here as the recipe says.
         recipe: how.

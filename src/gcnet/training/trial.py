@@ -1,4 +1,4 @@
-"""One image through the network before a run begins, so that what cannot work fails while nothing is written yet."""
+"""Trial step before a run begins, so that errors come before anything is written."""
 
 from collections.abc import Sequence
 

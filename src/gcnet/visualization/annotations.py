@@ -1,4 +1,4 @@
-"""Pictures of COCO annotations: boxes and masks on their images, and what the labels of a set are like."""
+"""COCO annotations drawn on images, and figures of label statistics."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Figures of attention: maps over images, query by query; channel weights of gates; distances by layer."""
+"""Figures of attention: maps by query, gates by class, distances by layer."""
 
 from collections.abc import Sequence
 from pathlib import Path

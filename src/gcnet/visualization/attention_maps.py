@@ -1,4 +1,4 @@
-"""Where a network looks in an image: the maps of every attending layer, for chosen query points and on average."""
+"""Attention maps of an image by layer, for query points and on average."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""One self-contained page of attention: a click on an image shows the map of that query in every layer."""
+"""Interactive page of attention maps, self-contained: click an image to choose the query."""
 
 import base64
 import io

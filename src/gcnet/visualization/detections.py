@@ -1,4 +1,4 @@
-"""Detections drawn on their image: masks tinted, boxes framed, class names and scores beside them."""
+"""Detections drawn on images: masks, boxes, class names and scores."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""Pictures of training and evaluation: learning curves, confusion matrices, contact sheets of images."""
+"""Learning curves, confusion matrices and contact sheets."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def plot_learning_curves(
     Each row is one epoch: `epoch`, `train_loss`, `learning_rate`, and where they were measured `val_loss` and the
     scores (fractions from 0 to 1). Epochs without a value are passed over, one that is not finite leaves a gap.
 
-    Arguments:
+    Args:
         rows: of the evaluations.
         path: of the PNG.
         scores: of each score's key in a row its name; the best of the first is told.

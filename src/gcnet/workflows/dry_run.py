@@ -1,4 +1,4 @@
-"""What a run would cost, from its first steps: FLOPs, memory, time; nothing is written."""
+"""Dry run: estimates FLOPs, memory and time of a run from its first steps; writes nothing."""
 
 import time
 from collections.abc import Iterator

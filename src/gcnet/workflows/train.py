@@ -1,49 +1,41 @@
-"""A run from its settings to its folder and its result: `train`, `resume` and what both share."""
+"""`gcnet.train`: trains a network from settings, and leaves a run folder."""
 
 import os
 import shutil
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from gcnet.arguments import plain_arguments
 from gcnet.data.images.folders import refuse_output_among_images
-from gcnet.data.settings import DataSettings
 from gcnet.devices import choose_device
-from gcnet.errors import UserError, printable
+from gcnet.errors import printable
 from gcnet.insertion import context_parameters
 from gcnet.tasks.registry import build_network, filled, open_task
-from gcnet.training.checkpoint import load_state, seed_everything
-from gcnet.training.data_record import compare_data, record_data
+from gcnet.training.checkpoint import seed_everything
+from gcnet.training.data_record import record_data
 from gcnet.training.distributed import Processes, processes_joined
 from gcnet.training.header import data_lines, print_header
 from gcnet.training.loop import Session
 from gcnet.training.progress import Lines, LiveBar, Reporter, Silent, choose_reporter, epoch_text, score_text
-from gcnet.training.run_folder import (
-    LISTING,
-    RunFolder,
-    check_free,
-    create_folder,
-    default_name,
-    open_folder,
-    versions,
-    write_json,
-)
+from gcnet.training.run_folder import LISTING, RunFolder, check_free, create_folder, default_name, versions
 from gcnet.training.settings import MachineSettings, TrainSettings
 from gcnet.training.task import TrainingTask
 from gcnet.training.trainer import NonFiniteLoss, Trainer
 from gcnet.training.trial import try_network
 
+if TYPE_CHECKING:
+    pass
+
+
 BuildModel = Callable[[int], nn.Module]
 _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-_PLACES = ("data", "val", "images")
 
 
 @dataclass(frozen=True)
@@ -92,7 +84,7 @@ def run_training(
 ) -> RunResult:
     """Train a network and leave a run folder.
 
-    Arguments:
+    Args:
         settings: everything that decides the run.
         build_model: number of classes -> network, for one that names cannot describe; `settings.network` is then not
             looked at, and `resume` needs it again.
@@ -125,78 +117,8 @@ def run_training(
             return create_folder(output, name, config | {"data": data.to_dict()}, files).path
 
         folder = RunFolder(processes.by_first(create))
-        with _only_writer(folder, processes), _removed_unless_begun(folder, trainer):
-            return _drive(trainer, folder, settings, reporter)
-
-
-def resume(
-    folder: str | Path,
-    *,
-    workers: int | None = None,
-    device: str | None = None,
-    epochs: float | None = None,
-    steps: int | None = None,
-    moved: Mapping[str, str] = MappingProxyType({}),
-    build_model: BuildModel | None = None,
-    reporter: Reporter | None = None,
-) -> RunResult:
-    """Go on with a run where its last checkpoint stands, to the same bits as if it had never stopped.
-
-    A run that was killed before its first checkpoint starts anew in its folder; a finished one only gives its result.
-
-    Arguments:
-        folder: of the run.
-        workers: another number of loading processes; it changes no bit.
-        device: another device; it may change bits.
-        epochs, steps: another length, at least what is done already; the learning rate then follows the schedule of
-            the new length from here on, so that the bits are not those of a run of that length from the start.
-        moved: where the data are now, by setting: data, val, images, root. They must be the same data.
-        build_model: as given to `train`.
-        reporter: as in `train`.
-
-    Raises:
-        UserError: where there is no run, another process trains in it, it needs `build_model`, or its classes changed.
-        StorageError: for a damaged checkpoint.
-    """
-    found, settings, config = open_folder(folder)
-    if config.get("own_network") and build_model is None:
-        raise UserError(f"{folder} trains a network of your own: resume it in Python, resume(folder, build_model=...)")
-    if workers is not None:
-        settings = replace(settings, data=replace(settings.data, workers=workers))
-    if device is not None:
-        settings = replace(settings, machine=replace(settings.machine, device=device))
-    if moved:
-        settings = replace(settings, data=replace(settings.data, **moved)).anchored()
-    _require_data(settings.data)
-    if epochs is not None or steps is not None:
-        settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs, steps=steps))
-    with processes_joined(choose_device(settings.machine.device)) as processes, _only_writer(found, processes):
-        state = load_state(found.checkpoint) if os.path.lexists(found.checkpoint) else None
-        with assembled(settings, build_model, resumed=state is not None) as (trainer, task):
-            _check_length(trainer, state)
-            recipe = settings.recipe.resolved(task.steps_per_epoch)
-            changed = replace(settings, recipe=recipe)
-            note = processes.by_first(lambda: _check_data(found, config, task, moved))
-            if processes.first:
-                found.clean()
-                if moved or epochs is not None or steps is not None:
-                    write_json(found.config, config | {"settings": changed.to_dict()})
-            return _drive(trainer, found, changed, reporter, state=state, resumed=True, notes=[note] if note else [])
-
-
-def _require_data(data: DataSettings) -> None:
-    """Refuse data that are no longer where the run had them.
-
-    Raises:
-        UserError: naming the flag that takes the new place.
-    """
-    for name in _PLACES:
-        path = getattr(data, name)
-        if path is not None and os.path.isabs(path) and not os.path.exists(path):
-            raise UserError(
-                f"the run needs {printable(path)}, and nothing is there; where the data moved, give the new place as "
-                f"--{name} beside --resume"
-            )
+        with only_writer(folder, processes), _removed_unless_begun(folder, trainer):
+            return drive(trainer, folder, settings, reporter)
 
 
 def _without_files(settings: TrainSettings) -> TrainSettings:
@@ -205,35 +127,8 @@ def _without_files(settings: TrainSettings) -> TrainSettings:
     return replace(settings, network=replace(network, weights=None), detector=replace(detector, backbone_weights=None))
 
 
-def _check_length(trainer: Trainer, state: Mapping[str, Any] | None) -> None:
-    done, total = state["trainer"]["step"] if state else 0, trainer.schedule.total
-    if total < done:
-        raise UserError(f"the run has done {done} steps already, so it cannot be shortened to {total}")
-
-
-def _check_data(
-    folder: RunFolder, config: Mapping[str, Any], task: TrainingTask, moved: Mapping[str, str]
-) -> str | None:
-    """What to tell of data that changed since the run started.
-
-    Raises:
-        UserError: the classes changed, or the data that `moved` names are others.
-    """
-    if "data" not in config:  # a run of an earlier version
-        return "the run has no record of its data, so they cannot be compared" if moved else None
-    difference = compare_data(config["data"], folder.data, record_data(task.classes, task.files()))
-    if difference is None:
-        return None
-    if moved:
-        flags = " ".join(f"--{name} {printable(value)}" for name, value in moved.items())
-        raise UserError(
-            f"{flags} beside --resume is for data that moved, and these are not those of the run: {difference}"
-        )
-    return f"the data changed since the run started: {difference}; the run goes on, with another result than without it"
-
-
 @contextmanager
-def _only_writer(folder: RunFolder, processes: Processes) -> Generator[None]:
+def only_writer(folder: RunFolder, processes: Processes) -> Generator[None]:
     """Have the first process hold the lock of the folder, and all fail where it cannot."""
     with ExitStack() as stack:
         processes.by_first(lambda: stack.enter_context(folder.writing()))
@@ -290,7 +185,7 @@ def assembled(
         yield trainer, task
 
 
-def _drive(
+def drive(
     trainer: Trainer,
     folder: RunFolder,
     settings: TrainSettings,
@@ -300,6 +195,7 @@ def _drive(
     resumed: bool = False,
     notes: Sequence[str] = (),
 ) -> RunResult:
+    """Run all steps that are left, from a checkpoint's state if there is one, and report how the run ended."""
     processes = trainer.processes
     reporter = (reporter or choose_reporter()) if processes.first else Silent()
     if isinstance(reporter, Lines | LiveBar):

@@ -1,4 +1,4 @@
-"""Annotations of a COCO file without their issues."""
+"""Annotations of a COCO file with issues repaired or skipped."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Random variation of an image together with its objects: mirroring, colours, large-scale jitter.
+"""Augmentation of images with their objects: horizontal flip, color jitter, large-scale jitter.
 
 Every draw comes from torch's global generator, which `gcnet.data.loader` seeds for each sample. Multi-scale training
 is not here but in the detector, which resizes its images to one of several sizes.
@@ -23,7 +23,7 @@ _LEAST_SIDE = 1.0  # pixels of a box that a crop leaves
 def build_augment(augment: AugmentSettings, *, jitter: tuple[float, float] | None, side: int) -> Augment:
     """The variation of training images.
 
-    Arguments:
+    Args:
         augment: of which `flip` and `colour_jitter` apply.
         jitter: large-scale jitter (simple copy-paste, arXiv 2012.07177, section 3.1): the image is resized to fit a
             square of `side` pixels times a factor between these two, then cropped or padded to the square; None leaves

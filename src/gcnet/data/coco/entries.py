@@ -1,4 +1,4 @@
-"""Categories and images of a COCO file without their issues."""
+"""Categories and images of a COCO file with issues repaired or skipped."""
 
 import os
 from collections.abc import Callable, Sequence

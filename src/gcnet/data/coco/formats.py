@@ -1,4 +1,4 @@
-"""Box and polygon formats recognized from all entries of a file: xyxy, center and size, fractions."""
+"""Recognizes box and polygon formats from all entries of a file: xyxy, center and size, fractions."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

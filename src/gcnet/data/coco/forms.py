@@ -1,4 +1,4 @@
-"""Segmentations in other forms than COCO's, as tools write them: nested otherwise, and numbers as text."""
+"""Normalizes segmentations in nonstandard forms: other nesting, numbers as text."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Boxes and segmentations of COCO annotations, checked one by one."""
+"""Checks boxes and segmentations of COCO annotations."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

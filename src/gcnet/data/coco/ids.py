@@ -1,4 +1,4 @@
-"""Ids of COCO entries as integers, whatever tools wrote: text, floats, file names, UUIDs."""
+"""Ids of COCO entries as integers: from text, floats, file names, UUIDs."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

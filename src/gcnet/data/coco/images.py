@@ -1,4 +1,4 @@
-"""Images with the objects that COCO annotations say are in them."""
+"""Images with their COCO annotations."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ class CocoImages:
     A label is the place of a category, from 1, in the file's categories sorted by id. Crowds are not among an image's
     objects: a region with an unknown number of them is nothing to learn from.
 
-    Arguments:
+    Args:
         content: of a COCO file, without issues.
         read: an entry of its images -> the image, RGB; raises ImageError.
         indices: of the images to take, in order (default: all).

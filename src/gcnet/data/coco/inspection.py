@@ -1,4 +1,4 @@
-"""All issues of a COCO file, found before training, and a copy without them."""
+"""Inspects a COCO file: all issues, and a copy without them."""
 
 import json
 import os

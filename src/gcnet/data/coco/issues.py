@@ -1,4 +1,4 @@
-"""Issues of COCO annotations: what can be wrong, and what is done about it."""
+"""Kinds of issues of COCO annotations, and how each is handled."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

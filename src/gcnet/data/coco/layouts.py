@@ -1,4 +1,4 @@
-"""Annotation files and image folders, found in the layouts that annotation tools write."""
+"""Finds annotation files and image folders in the layouts of annotation tools."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""From COCO images to batches of a detector: pixels in [0, 1] as they are, and what is to be found in them."""
+"""Detection data set, batches and loader: images in [0, 1] with boxes, labels and masks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -55,7 +55,7 @@ class DetectionBatch:
 class DetectionSamples(Samples):
     """Images of a COCO set: dict(image, objects where they are asked for, image_id, name), or Skipped.
 
-    Arguments:
+    Args:
         source: the images.
         augment: varies an image with its objects, by draws from torch's global generator; None leaves both as they are.
         with_objects: whether objects are drawn; evaluation needs none.

@@ -1,4 +1,4 @@
-"""Masks of COCO annotations: polygons, and run lengths as a list or in COCO's compressed text."""
+"""Masks of COCO annotations: polygons, and run-length encodings (lists or COCO's compressed text)."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise

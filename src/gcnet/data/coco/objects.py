@@ -1,4 +1,4 @@
-"""The objects of an image as training targets: boxes, labels and masks, these with one bit per pixel."""
+"""Training targets of an image: boxes, labels, and masks packed to one bit per pixel."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

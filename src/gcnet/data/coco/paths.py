@@ -1,4 +1,4 @@
-"""Image paths of annotation files, as tools write them, resolved to files of a folder."""
+"""Resolves image paths of annotation files to files of a folder."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""From settings to detection data: images with COCO annotations, or generated scenes."""
+"""Opens detection data: COCO annotations, or generated scenes."""
 
 import hashlib
 import os

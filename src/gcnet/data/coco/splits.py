@@ -1,4 +1,4 @@
-"""The annotation files of training and validation data, as `--data`, `--val` and `--val-fraction` name them."""
+"""Annotation files of training and validation data, from `--data`, `--val` and `--val-fraction`."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The content of a COCO file as pycocotools loads it, with nothing repaired or skipped."""
+"""Loads a COCO file as pycocotools does, without repairs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

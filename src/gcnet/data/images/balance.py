@@ -1,4 +1,4 @@
-"""How many images each class has, weights that make up for it, and what the user should know of it."""
+"""Class counts, balanced class weights, and notes on imbalance."""
 
 from collections import Counter
 from collections.abc import Sequence

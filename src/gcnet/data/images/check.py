@@ -1,4 +1,4 @@
-"""The same image in several places: by its resolved path, which is cheap, or by the bytes of its file."""
+"""Checks labeled images before training: unreadable, duplicated, leaked, mislabeled."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as torchvision keeps them on disk; the network is used only when asked."""
+"""CIFAR-10 and CIFAR-100 in torchvision's files; downloads only when asked."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ CIFAR_NAMES = ("cifar10", "cifar100")
 class CifarImages:
     """CIFAR-10 or -100 (A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009).
 
-    Arguments:
+    Args:
         root: folder that holds, or will hold, the unpacked archive; its checksums are verified.
         name: cifar10 or cifar100.
         train: the 50,000 training images rather than the 10,000 test images.

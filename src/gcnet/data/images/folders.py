@@ -1,4 +1,4 @@
-"""Names of classes as data have them, matched to known ones."""
+"""Images in class folders, splits, and matching of class names."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A part of the images held out for validation: the same share of every class, chosen by a seed."""
+"""Opens a user's labeled images: class folders or a CSV, with a validation split or a held-out fraction."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Image files found in folders, also deep ones, and how many other files were skipped."""
+"""Lists image files in folders, recursively, and counts skipped files."""
 
 import os
 import re

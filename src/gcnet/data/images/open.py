@@ -1,4 +1,4 @@
-"""From settings to images: what `--data` names, opened for training or for evaluation."""
+"""Opens the images that `--data` names, for training or evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ _LARGE_RESIZE = 256
 class DataSplits:
     """Training and validation images with the preprocessing that suits both.
 
-    Arguments:
+    Args:
         train: the training images.
         val: the validation images; the same classes.
         preprocessing: how images are prepared.

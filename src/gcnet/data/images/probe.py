@@ -1,4 +1,4 @@
-"""What a look at some images of a source tells: their usual size, the bits in use, whether any can be read."""
+"""Samples images to find their usual size, the bits in use, and whether any is readable."""
 
 import os
 from collections.abc import Callable, Iterator

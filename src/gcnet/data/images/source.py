@@ -1,4 +1,4 @@
-"""What a source of labeled images is; image files; a part of a source; a copy in memory."""
+"""Interface of labeled images; image files, subsets, and a copy in memory."""
 
 import copy
 import os

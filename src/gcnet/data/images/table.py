@@ -1,4 +1,4 @@
-"""Paths of images as a table has them, to paths below the image folder."""
+"""Images and labels of a CSV, and its paths resolved below the image folder."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Where in a residual block the context block acts (arXiv 1904.11492, section 5.1.1, "Positions")."""
+"""Position of the context block in a residual block (arXiv 1904.11492, section 5.1.1, "Positions")."""
 
 from typing import Literal, get_args
 

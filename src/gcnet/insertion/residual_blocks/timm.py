@@ -1,4 +1,4 @@
-"""The residual blocks of timm's ResNet and ResNeXt with a context block.
+"""timm's ResNet and ResNeXt blocks with a context block.
 
 Where the host has its own channel attention (`se`), the context block comes after it.
 """

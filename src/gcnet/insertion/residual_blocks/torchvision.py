@@ -1,4 +1,4 @@
-"""The residual blocks of torchvision's ResNet and ResNeXt with a context block."""
+"""torchvision's ResNet and ResNeXt blocks with a context block."""
 
 from torch import Tensor
 from torchvision.models.resnet import BasicBlock, Bottleneck

@@ -1,7 +1,7 @@
-"""The numerics of a detector: one bundle of parts for each implementation whose weights it can run.
+"""Conventions of detectors: anchors, box coder, RoIAlign, resizing and mask pasting of each implementation.
 
-Both count classes from 1, with the background in row 0 of every head; another order belongs to the conversion of
-weights. The parts that a bundle does not name are the same in both.
+All count classes from 1, with the background in row 0 of every head; another order belongs to the conversion of
+weights. The parts that a bundle does not name are the same in all.
 """
 
 import sys

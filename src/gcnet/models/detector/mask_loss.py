@@ -1,4 +1,4 @@
-"""The mask loss: only of objects that have a mask, with target masks converted a few at a time."""
+"""Mask loss over objects that have a mask, with targets converted a few at a time."""
 
 from typing import Any
 

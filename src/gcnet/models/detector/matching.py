@@ -1,4 +1,4 @@
-"""Which object each anchor is matched with in training, with a bounded number of overlaps in memory at a time."""
+"""Anchor matching with a bounded number of overlaps in memory."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The options of a detector, each with the check of its value."""
+"""Validation of detector options."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping

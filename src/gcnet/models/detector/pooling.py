@@ -1,4 +1,4 @@
-"""Features of a region: RoIAlign whose samples lie where the pixels are, as many as the region has."""
+"""RoIAlign with pixel-centered samples, and the pyramid level of each RoI."""
 
 import torch
 from jaxtyping import Float

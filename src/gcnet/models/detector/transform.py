@@ -1,4 +1,4 @@
-"""Images in and results out: sizes and pixels rounded as mmdet has them, masks pasted at pixel centres."""
+"""Resizing and rounding of images as in mmdet, and pasting of masks at pixel centers."""
 
 import math
 from collections.abc import Sequence

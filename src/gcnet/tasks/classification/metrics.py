@@ -1,4 +1,4 @@
-"""Accuracy of a classifier: top-1 with its interval, top-5, per class, confusions; exact over several processes."""
+"""Accuracy of a classifier: top-1 with its interval, top-5, per class, confusions; exact over processes."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Predictions for image files: the most probable classes of each, and which files were skipped and why."""
+"""Predictions of a classifier for image files."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

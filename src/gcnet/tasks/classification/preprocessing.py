@@ -1,4 +1,4 @@
-"""The preprocessing that belongs to a network's weights, as torchvision and timm publish it."""
+"""Preprocessing of published weights, from torchvision and timm."""
 
 import math
 from pathlib import Path

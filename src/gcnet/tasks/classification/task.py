@@ -1,4 +1,4 @@
-"""Classification as commands know it: labeled images to one of several classes."""
+"""The classification task."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast

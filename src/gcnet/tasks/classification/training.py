@@ -1,4 +1,4 @@
-"""Training of classifiers: labeled images, cross-entropy with smoothing and mixing, accuracy."""
+"""Training of classifiers: labeled images, cross-entropy with label smoothing and mixing, accuracy."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -51,7 +51,7 @@ class Prepared:
 class ClassificationTraining:
     """Labelled images to one of several classes.
 
-    Arguments:
+    Args:
         splits: training and validation images, preprocessing, classes.
         settings: of the run.
         processes: which share of every batch is this process' own.

@@ -1,4 +1,4 @@
-"""Where the backbone of a detector looks in an image, and what the detector found there."""
+"""Attention maps of a detector's backbone, with its detections."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Costs of a detector: its FLOPs, stages, and runs whose work does not depend on what is found."""
+"""Costs of a detector: FLOPs, stages, and forward passes that do not depend on the detections."""
 
 import math
 from typing import Any
@@ -114,7 +114,7 @@ class MeasuredDetector(nn.Module):
     mode to what it finds. It takes every region for an object of the first class, so that all detections that it may
     give are kept and get a mask, as those of a trained one do and those of a new one do not.
 
-    Arguments:
+    Args:
         detector: of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`; it is changed.
         num_classes: classes of objects.
     """

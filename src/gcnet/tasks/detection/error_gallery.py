@@ -1,4 +1,4 @@
-"""The images with most errors: detections and objects side by side, true and false ones marked."""
+"""Error gallery: images with most errors, detections and ground truth side by side."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence

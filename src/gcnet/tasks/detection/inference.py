@@ -1,4 +1,4 @@
-"""Detections in COCO's result format, with masks pasted into the image a few at a time so that memory is bounded."""
+"""Detections in COCO's result format, with masks pasted a few at a time to bound memory."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

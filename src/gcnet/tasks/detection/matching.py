@@ -1,4 +1,4 @@
-"""How a detector did on single images: objects found and missed, and detections of nothing."""
+"""Matches detections to ground truth per image: true positives, false positives, false negatives."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Detection and instance segmentation in COCO's numbers: from a detector's output to results, and to precision."""
+"""COCO's box and mask AP and AR."""
 
 import copy
 import warnings

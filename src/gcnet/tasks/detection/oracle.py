@@ -1,4 +1,4 @@
-"""What a mask head of a given resolution could reach at best: the true masks, made as coarse as its targets."""
+"""Upper bound of mask AP for a mask head of a given resolution: true masks, downsampled."""
 
 from typing import Any
 

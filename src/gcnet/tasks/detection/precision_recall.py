@@ -1,4 +1,4 @@
-"""Precision against recall of a detector, as a picture."""
+"""Precision-recall curves."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

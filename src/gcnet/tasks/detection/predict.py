@@ -1,4 +1,4 @@
-"""Detections in image files: the objects found in each, and which files were skipped and why."""
+"""Detections for image files."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager

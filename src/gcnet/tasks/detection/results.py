@@ -1,4 +1,4 @@
-"""Predictions of `gcnet predict --json` as results of the annotated images with the same files."""
+"""Reads files of detections: COCO's result format, or `gcnet predict --json`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath

@@ -1,4 +1,4 @@
-"""Detection as commands know it: images to boxes, classes and masks of the objects in them."""
+"""The detection task: boxes, classes and masks."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -42,7 +42,7 @@ _CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix", "class_weights", "s
 class DetectionTraining:
     """Images to boxes, classes and masks of the objects in them.
 
-    Arguments:
+    Args:
         train: training images.
         val: validation images, of the same categories.
         settings: of the run.

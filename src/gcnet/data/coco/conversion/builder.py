@@ -1,4 +1,4 @@
-"""COCO annotations built object by object, with the problems found on the way."""
+"""Builds COCO annotations object by object, and records problems."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Pascal VOC annotations, an XML file for each image, with boxes in pixels."""
+"""Reads Pascal VOC annotations: an XML file per image, boxes in pixels."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Masks of Pascal VOC's objects: SegmentationObject/NAME.png, whose pixel values are the numbers of the objects."""
+"""Reads Pascal VOC masks: SegmentationObject/NAME.png, whose pixel values number the objects."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""YOLO labels, a text file for each image: boxes and polygons in shares of the image's sides."""
+"""Reads YOLO labels: a text file per image, boxes and polygons as fractions of width and height."""
 
 import math
 import os
