@@ -105,8 +105,11 @@ def test_networks_and_settings_that_cannot_work_get_one_sentence(
     plain = save(create_model("gc_cifar_resnet20", num_classes=3), tmp_path / "plain.safetensors")
     link = tmp_path / "link.safetensors"
     link.symlink_to(mixed)
+    loop = tmp_path / "loop.safetensors"
+    loop.symlink_to(loop)
     new = tmp_path / "new.safetensors"
     for model, output, arguments, sentence in (
+        (loop, new, (), "cannot read"),
         (plain, new, (), "has none of the non-local blocks (nl_...)"),
         (mixed, mixed, (), "is the model itself"),
         (mixed, link, (), "is the model itself"),

@@ -159,6 +159,14 @@ def test_a_mistake_on_the_command_line_is_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_that_cannot_be_used_leave_no_folder_behind(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"")
+    settings = small(images, tmp_path / "out", weights=str(tmp_path / "weights.pth"))
+    with pytest.raises(UserError, match="is empty"):
+        run_comparison(settings=settings)
+    assert not (tmp_path / "out").exists()
+
+
 def _command(images: Path, output: Path) -> list[str]:
     words = f"--blocks none,gc --model cifar_resnet20 --steps {LONG} --batch-size 9 --lr 0.05 --jobs 2 --device cpu"
     return [sys.executable, "-m", "gcnet", "compare", *words.split(), "--data", str(images), "--output", str(output)]

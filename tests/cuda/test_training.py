@@ -48,6 +48,7 @@ class SameObjects(DetectionTraining):
     metric = "mask_ap"
 
     def __init__(self) -> None:
+        self.settings = TrainSettings()
         images = [torch.rand(3, 64, 64), torch.rand(3, 51, 64)]
         corners = torch.tensor([[4.0, 4.0], [30.0, 8.0], [16.0, 28.0]])
         masks = torch.zeros(3, 64, 64, dtype=torch.uint8)

@@ -1,5 +1,6 @@
 """`gcnet predict`: predicts classes or objects for images, as a table, JSON, CSV and pictures."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +112,9 @@ class Settings:
         Raises:
             UserError: --output is the folder of an image.
         """
-        if self.output is not None and self.output.resolve() in {path.parent.resolve() for path in paths}:
+        if self.output is not None and os.path.realpath(self.output) in {
+            os.path.realpath(path.parent) for path in paths
+        }:
             raise UserError(
                 f"--output must be another folder than that of the images, found {printable(self.output)}: its "
                 "pictures would be taken for images"

@@ -1,5 +1,6 @@
 """`gcnet simplify`: replaces query-independent non-local blocks by simpler ones."""
 
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,7 +67,7 @@ class Settings:
         """Refuse settings that cannot work, before anything is loaded."""
         if self.output.suffix != _SUFFIX:
             raise UserError(f"--output is a new model file and ends in {_SUFFIX}, found {self.output}")
-        if self.output.resolve() == Path(self.model).resolve():
+        if os.path.realpath(self.output) == os.path.realpath(self.model):
             raise UserError(f"--output must be another file, and {self.output} is the model itself")
         if self.ratio is not None and self.block != "gc":
             raise UserError(f"--ratio belongs to --block gc, found --block {self.block}")

@@ -2,9 +2,9 @@
 
 import re
 
-_FIRST = re.compile(r"^(weights|stages|blocks|ratio|position|channels)(?= must )")
+_FIRST = re.compile(r"^(weights|stages|blocks|ratio|position|channels|dims)(?= must )")
 _KIND = re.compile(r"^unknown (position)(?= \")")
-_ASSIGNED = re.compile(r"\b(weights|backbone_weights|block|at)=")
+_ASSIGNED = re.compile(r"(?<!, )\b(weights|backbone_weights|block|at)=")
 
 
 def with_flags(sentence: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,7 +85,8 @@ def _compare(settings: CompareSettings, variants: Variants, processes: Processes
         for note in task.notes():
             reporter.say(printable(note))
         on = Circumstances(len(task.classes), size, training.recipe.images_per_step, device, jobs, task.flops)
-        costs, timing = processes.by_first(lambda: _costs(folder, settings, variants, on, reporter))
+        with _removed_if_new(folder, processes):
+            costs, timing = processes.by_first(lambda: _costs(folder, settings, variants, on, reporter))
         runs = carry_out(trainings, Workshop(settings, folder, jobs, threads, variants, steps, processes), reporter)
         reporter.close()
         comparison = Comparison(
@@ -115,6 +116,20 @@ def _only_writer(folder: Path, processes: Processes) -> Generator[None]:
         except LockedError as error:
             raise UserError(f"{printable(folder)} is in use by another gcnet compare; wait for its end") from error
         yield
+
+
+@contextmanager
+def _removed_if_new(folder: Path, processes: Processes) -> Generator[None]:
+    """Remove the folder of a comparison that cannot begin, such as for weights that do not fit."""
+    try:
+        yield
+    except UserError:
+        if processes.first and not any((folder / name).exists() for name in ("costs.json", "runs")):
+            for name in ("compare.json", ".lock"):
+                (folder / name).unlink(missing_ok=True)
+            with suppress(OSError):  # where something else lies in it
+                folder.rmdir()
+        raise
 
 
 def output_folder(settings: CompareSettings) -> Path:

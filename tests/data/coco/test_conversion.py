@@ -175,7 +175,7 @@ def test_a_training_on_other_labels_names_their_conversion(tmp_path: Path, capsy
     write(tmp_path / "labels" / "train" / "a.txt", "0 0.5 0.5 0.2 0.2\n")
     write(tmp_path / "data.yaml", "train: images/train\nnames: [cat]\n")
     for data in (tmp_path, tmp_path / "data.yaml"):
-        arguments = ["--data", str(data), "--output", str(tmp_path / "run")]
+        arguments = ["--data", str(data), "--output", str(tmp_path.with_name(f"{tmp_path.name}-run"))]
         assert main(["train", "--model", "faster_rcnn_cifar_resnet20", *arguments]) == 2
         assert f"holds YOLO labels: convert them to COCO annotations by gcnet check-data {data} --convert" in (
             capsys.readouterr().err

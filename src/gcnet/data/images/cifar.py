@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100 in torchvision's files; downloads only when asked."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def _open_cifar(root: Path, name: str, train: bool, download: bool) -> Any:
         return kind(str(root), train=train, download=download)
     except (RuntimeError, OSError) as error:
         if download:
-            raise UserError(f"{name} could not be downloaded to {root.resolve()} ({error})") from error
+            raise UserError(f"{name} could not be downloaded to {os.path.realpath(root)} ({error})") from error
         raise UserError(
-            f"{name} is not complete in {root.resolve() / kind.base_folder}; "
+            f"{name} is not complete in {os.path.join(os.path.realpath(root), kind.base_folder)}; "
             "put it there, or give --download to fetch it"
         ) from error

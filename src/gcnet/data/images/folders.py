@@ -177,9 +177,11 @@ def refuse_output_among_images(root: Path, output: Path) -> None:
     Raises:
         UserError: it is inside the folder of a split, or without splits inside `root`.
     """
-    parents = output.resolve().parents
-    if root.is_dir() and root.resolve() in parents:
-        inside = [folder for folder in find_splits(root).values() or [root] if folder.resolve() in parents]
+    parents = Path(os.path.realpath(output)).parents
+    if root.is_dir() and Path(os.path.realpath(root)) in parents:
+        inside = [
+            folder for folder in find_splits(root).values() or [root] if Path(os.path.realpath(folder)) in parents
+        ]
         if inside:
             raise UserError(
                 f"--output must not be in a folder of images, where it would be taken for images or a class; found "

@@ -159,7 +159,9 @@ def existing(data: str, flag: str) -> Path:
         return path
     if os.sep in data or path.suffix or flag != "--data":
         expected = f"expected {expected_tree(data)}" if flag == "--data" else "expected a folder of images or a CSV"
-        raise UserError(f'{flag}: nothing at "{data}" (tried {path.resolve()}){nearest_path(path) or ";"} {expected}')
+        raise UserError(
+            f'{flag}: nothing at "{data}" (tried {os.path.realpath(path)}){nearest_path(path) or ";"} {expected}'
+        )
     proposal = nearest(data, BUILT_IN) or nearest_path(path) or ";"
     raise UserError(
         f'unknown data "{data}"{proposal} valid: {", ".join(BUILT_IN)}, '

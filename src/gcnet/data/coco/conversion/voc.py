@@ -52,7 +52,7 @@ def read_voc(path: Path) -> Converted:
     Raises:
         UserError: no file holds an annotation of VOC's format.
     """
-    root = path.resolve()
+    root = Path(os.path.realpath(path))
     problems: list[Problem] = []
     files = _xml_files(root)
     read = [one for file in files if (one := _read(file, root, problems)) is not None]

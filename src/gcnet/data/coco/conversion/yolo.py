@@ -130,7 +130,7 @@ def _parse(
 
 def _from_yaml(file: Path, problems: list[Problem]) -> _Layout:
     content = _read_yaml(file)
-    root = file.resolve().parent
+    root = Path(os.path.realpath(file)).parent
     base = content.get("path")
     starts = [f"{base}/", ""] if isinstance(base, str) and base not in (".", "") else [""]
     splits: dict[str, tuple[Path, ...]] = {}
@@ -157,7 +157,7 @@ def _place(root: Path, texts: Sequence[str]) -> Path | None:
 
 
 def _from_folder(folder: Path) -> _Layout:
-    root = folder.resolve()
+    root = Path(os.path.realpath(folder))
     images = root / "images"
     places = [images] if images.is_dir() else []
     parts = [place for start in (*places, root) for place in sorted(start.iterdir()) if place.is_dir()]
