@@ -9,12 +9,13 @@ import torch
 
 from cli.animals import CLASSES
 from gcnet.cli import main
-from gcnet.cli.analyze import Settings, run
+from gcnet.cli.analyze import run
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.insertion import insert
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model, save_model
+from gcnet.workflows.analyze import AnalyzeSettings
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_images_become_pictures_and_a_page(
 ) -> None:
     (photos / "broken.png").write_text("no image")
     output = tmp_path / "out"
-    assert run(Settings(mixed, (photos,), points=("0.5,0.5", "0,0"), output=output, device="cpu")) == 0
+    assert run(AnalyzeSettings(mixed, (photos,), points=("0.5,0.5", "0,0"), output=output, device="cpu")) == 0
     names = {path.name for path in output.iterdir()}
     assert len(names) == 7 * 2 + 2
     assert {"index.html", "gates.png"} < names
@@ -68,7 +69,7 @@ def test_weights_that_are_not_finite_give_no_pictures(
 
 
 def test_a_limit_takes_images_evenly(photos: Path, mixed: str, tmp_path: Path) -> None:
-    assert run(Settings(mixed, (photos,), limit=2, output=tmp_path / "out", device="cpu")) == 0
+    assert run(AnalyzeSettings(mixed, (photos,), limit=2, output=tmp_path / "out", device="cpu")) == 0
     assert len(list((tmp_path / "out").glob("*-queries.png"))) == 2
 
 
@@ -76,7 +77,7 @@ def test_statistics_are_printed_written_and_drawn(
     photos: Path, mixed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    settings = Settings(mixed, statistics=True, data=str(photos), batch_size=3, output=output, device="cpu")
+    settings = AnalyzeSettings(mixed, statistics=True, data=str(photos), batch_size=3, output=output, device="cpu")
     assert run(settings) == 0
     assert {path.name for path in output.iterdir()} == {"statistics.csv", "statistics.png", "gates.png"}
     with open(output / "statistics.csv", newline="") as file:
@@ -96,7 +97,7 @@ def test_a_network_of_shared_maps_has_nothing_to_measure_but_its_inputs(
     model = create_model("cifar_resnet20", block="gc", at=["layer1.0", "layer2.0"])
     save_model(model, tmp_path / "gc.safetensors", preprocessing={"image_size": 16})
     output = tmp_path / "out"
-    settings = Settings(
+    settings = AnalyzeSettings(
         str(tmp_path / "gc.safetensors"), statistics=True, data=str(photos), output=output, device="cpu"
     )
     assert run(settings) == 0
@@ -111,22 +112,22 @@ def test_a_network_without_either_is_refused(photos: Path, tmp_path: Path) -> No
     save_model(create_model("cifar_resnet20"), tmp_path / "plain.safetensors", preprocessing={"image_size": 16})
     model = str(tmp_path / "plain.safetensors")
     with pytest.raises(UserError, match="neither attention over positions nor gates of channels to show"):
-        run(Settings(model, (photos,), output=tmp_path / "out", device="cpu"))
+        run(AnalyzeSettings(model, (photos,), output=tmp_path / "out", device="cpu"))
     with pytest.raises(UserError, match="neither attention over positions nor gates of channels to measure"):
-        run(Settings(model, statistics=True, data=str(photos), output=tmp_path / "out", device="cpu"))
+        run(AnalyzeSettings(model, statistics=True, data=str(photos), output=tmp_path / "out", device="cpu"))
     assert not (tmp_path / "out").exists()
 
 
 def test_gates_alone_make_a_picture_and_no_page(photos: Path, tmp_path: Path) -> None:
     save_model(create_model("se_cifar_resnet20"), tmp_path / "se.safetensors", preprocessing={"image_size": 16})
     output = tmp_path / "out"
-    assert run(Settings(str(tmp_path / "se.safetensors"), (photos,), output=output, device="cpu")) == 0
+    assert run(AnalyzeSettings(str(tmp_path / "se.safetensors"), (photos,), output=output, device="cpu")) == 0
     assert [path.name for path in output.iterdir()] == ["gates.png"]
 
 
 def test_no_image_that_works_is_exit_code_one(mixed: str, tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
-    assert run(Settings(mixed, (tmp_path / "empty.jpg",), output=tmp_path / "out", device="cpu")) == 1
+    assert run(AnalyzeSettings(mixed, (tmp_path / "empty.jpg",), output=tmp_path / "out", device="cpu")) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -135,10 +136,10 @@ def test_weights_by_name_have_the_preprocessing_of_their_network(
 ) -> None:
     torch.save(create_model("gc_cifar_resnet20").state_dict(), tmp_path / "weights.pth")
     settings = {"weights": str(tmp_path / "weights.pth"), "output": tmp_path / "out", "device": "cpu", "limit": 1}
-    assert run(Settings("gc_cifar_resnet20", (photos,), **settings)) == 0
+    assert run(AnalyzeSettings("gc_cifar_resnet20", (photos,), **settings)) == 0
     assert "preprocessing: 32 x 32 pixels, mean 0.485 0.456 0.406" in capsys.readouterr().err
     size = PreprocessingSettings(image_size=16)
-    assert run(Settings("gc_cifar_resnet20", (photos,), preprocessing=size, **settings)) == 0
+    assert run(AnalyzeSettings("gc_cifar_resnet20", (photos,), preprocessing=size, **settings)) == 0
     assert "preprocessing: 16 x 16 pixels" in capsys.readouterr().err
 
 
@@ -161,5 +162,5 @@ def test_what_cannot_work_gets_one_sentence(arguments: str, sentence: str, capsy
 
 def test_a_point_that_cannot_be_is_said_before_anything_is_written(photos: Path, mixed: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match='found "centre"'):
-        run(Settings(mixed, (photos,), points=("centre",), output=tmp_path / "out", device="cpu"))
+        run(AnalyzeSettings(mixed, (photos,), points=("centre",), output=tmp_path / "out", device="cpu"))
     assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gcnet.cli.analyze import Settings, run
+from gcnet.cli.analyze import run
 from gcnet.data.coco.loading import pixels
 from gcnet.data.decode import open_image
 from gcnet.data.scenes import Scenes
@@ -22,6 +22,7 @@ from gcnet.models.model_file import save_model
 from gcnet.tasks.detection.attention import look_at_objects
 from gcnet.tasks.trained import TrainedDetector
 from gcnet.visualization import attention_figures
+from gcnet.workflows.analyze import AnalyzeSettings
 
 CLASSES = ("ball", "cube", "cone")
 NL = "layer1.1.context"
@@ -96,7 +97,9 @@ def test_the_answer_counts_the_objects_that_the_network_is_sure_of(photos: Path)
 
 def test_images_become_pictures_and_a_page(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
-    assert run(Settings(save("mask_rcnn_nl_scenes_resnet", tmp_path), (photos,), output=output, device="cpu")) == 0
+    assert (
+        run(AnalyzeSettings(save("mask_rcnn_nl_scenes_resnet", tmp_path), (photos,), output=output, device="cpu")) == 0
+    )
     assert {path.name for path in output.iterdir()} == {"index.html", "01-a-queries.png"}
     printed = capsys.readouterr()
     assert f"body.{NL}" in printed.out
@@ -109,8 +112,8 @@ def test_gates_have_one_row_for_all_images(
     drawn = []
     monkeypatch.setattr(attention_figures, "plot_gates", lambda gates, names, *_, **__: drawn.append((gates, names)))
     model = save("mask_rcnn_se_scenes_resnet", tmp_path)
-    assert run(Settings(model, (photos / "a.png",), output=tmp_path / "out", device="cpu")) == 0
-    settings = Settings(model, statistics=True, data="scenes", limit=2, output=tmp_path / "out", device="cpu")
+    assert run(AnalyzeSettings(model, (photos / "a.png",), output=tmp_path / "out", device="cpu")) == 0
+    settings = AnalyzeSettings(model, statistics=True, data="scenes", limit=2, output=tmp_path / "out", device="cpu")
     assert run(settings) == 0
     assert [names for _, names in drawn] == [["all images"]] * 2
     assert all(rows.shape[0] == 1 for gates, _ in drawn for _, rows in gates)
@@ -143,7 +146,7 @@ def test_statistics_are_over_the_positions_inside_each_image(
 ) -> None:
     folder, paths = write_coco(tmp_path)
     model, output = save("mask_rcnn_nl_scenes_resnet", tmp_path), tmp_path / "out"
-    assert run(Settings(model, statistics=True, data=str(folder), output=output, device="cpu")) == 0
+    assert run(AnalyzeSettings(model, statistics=True, data=str(folder), output=output, device="cpu")) == 0
     with open(output / "statistics.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     inputs, rows = [], []
@@ -163,7 +166,7 @@ def test_statistics_are_over_the_positions_inside_each_image(
 def test_a_cascade_by_name_is_analyzed_on_scenes(tmp_path: Path) -> None:
     torch.save(build("cascade_mask_rcnn_gc_scenes_resnet").state_dict(), tmp_path / "weights.pth")
     changes: dict[str, Any] = {"weights": str(tmp_path / "weights.pth"), "output": tmp_path / "out", "device": "cpu"}
-    settings = Settings("cascade_mask_rcnn_gc_scenes_resnet", statistics=True, data="scenes", limit=2, **changes)
+    settings = AnalyzeSettings("cascade_mask_rcnn_gc_scenes_resnet", statistics=True, data="scenes", limit=2, **changes)
     assert run(settings) == 0
     with open(tmp_path / "out" / "statistics.csv", newline="") as file:
         assert {row["shared"] for row in csv.DictReader(file)} == {"True"}
@@ -189,5 +192,5 @@ def test_what_cannot_work_gets_one_sentence(
     monkeypatch.chdir(photos)
     model = save("mask_rcnn_scenes_resnet", tmp_path)
     with pytest.raises(UserError, match=sentence):
-        run(Settings(model, **({"output": tmp_path / "out", "device": "cpu"} | changes)))
+        run(AnalyzeSettings(model, **({"output": tmp_path / "out", "device": "cpu"} | changes)))
     assert not (tmp_path / "out").exists()

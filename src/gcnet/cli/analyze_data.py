@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
     from gcnet.analysis.attention import Attention
     from gcnet.analysis.query_independence import Interval, Layer
-    from gcnet.cli.analyze import Settings
     from gcnet.data.dataset import Skipped
     from gcnet.data.images.source import ImageSource
     from gcnet.data.loader import Batch, Loader
     from gcnet.data.settings import Preprocessing
     from gcnet.tasks.trained import TrainedClassifier, TrainedDetector
     from gcnet.visualization.gates import GateMeans
+    from gcnet.workflows.analyze import AnalyzeSettings
 
 BATCH_SIZE = 8
 _TITLES = ("input", "output", "attention", "js divergence")
 _KEYS = ("input", "added", "attention", "divergence")  # of a layer's intervals
 
 
-def measure(network: "TrainedClassifier | TrainedDetector", settings: "Settings") -> int:
+def measure(network: "TrainedClassifier | TrainedDetector", settings: "AnalyzeSettings") -> int:
     """Measure, print and write; 0 if at least one image worked, 1 if none did."""
     from gcnet.analysis.capture import describe_unread
     from gcnet.analysis.query_independence import measure_layers
@@ -71,7 +71,7 @@ def measure(network: "TrainedClassifier | TrainedDetector", settings: "Settings"
     return 0
 
 
-def open_run(network: "TrainedClassifier", settings: "Settings") -> "Run":
+def open_run(network: "TrainedClassifier", settings: "AnalyzeSettings") -> "Run":
     """The images of --data, prepared for the network."""
     from gcnet.data.coco.source import is_coco
     from gcnet.data.images.open import open_evaluation
@@ -116,7 +116,7 @@ class Run:
         return attention
 
 
-def _loader(source: "ImageSource", preprocessing: "Preprocessing", settings: "Settings") -> "Loader[Batch]":
+def _loader(source: "ImageSource", preprocessing: "Preprocessing", settings: "AnalyzeSettings") -> "Loader[Batch]":
     from gcnet.data.dataset import Images
     from gcnet.data.loader import build_loader
     from gcnet.data.sampling import EvaluationSampler
@@ -147,7 +147,7 @@ def _cell(interval: "Interval | None") -> str:
     return f"{interval.mean:.4f} ({interval.low:.4f}-{interval.high:.4f})"
 
 
-def _write_layers(layers: "list[Layer]", settings: "Settings") -> list[str]:
+def _write_layers(layers: "list[Layer]", settings: "AnalyzeSettings") -> list[str]:
     from gcnet.storage import write_atomic
     from gcnet.text_files import csv_bytes
     from gcnet.visualization.attention_figures import plot_distances
@@ -172,7 +172,7 @@ def _numbers(interval: "Interval | None") -> list[str]:
     return ["" if value is None else f"{value:.6g}" for value in values]
 
 
-def _write_gates(gates: "GateMeans", classes: tuple[str, ...], images: int, settings: "Settings") -> list[str]:
+def _write_gates(gates: "GateMeans", classes: tuple[str, ...], images: int, settings: "AnalyzeSettings") -> list[str]:
     from gcnet.visualization.attention_figures import plot_gates
 
     if not gates.names:

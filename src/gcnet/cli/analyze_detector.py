@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
     from gcnet.analysis.attention import Attention
     from gcnet.analysis.padding import Padding
-    from gcnet.cli.analyze import Settings
     from gcnet.data.coco.images import CocoImages
     from gcnet.data.dataset import Skipped
     from gcnet.tasks.trained import TrainedDetector
+    from gcnet.workflows.analyze import AnalyzeSettings
 
 
-def open_detector_run(detector: "TrainedDetector", settings: "Settings") -> "DetectorRun":
+def open_detector_run(detector: "TrainedDetector", settings: "AnalyzeSettings") -> "DetectorRun":
     """The validation images of --data."""
     from gcnet.data.coco.source import open_validation
 

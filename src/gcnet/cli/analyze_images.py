@@ -12,14 +12,14 @@ from gcnet.errors import UserError, printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gcnet.cli.analyze import Settings
     from gcnet.tasks.trained import TrainedClassifier, TrainedDetector
     from gcnet.visualization.attention_maps import ImageMaps, LayerMaps
+    from gcnet.workflows.analyze import AnalyzeSettings
 
 IMAGES = 12
 
 
-def draw(network: "TrainedClassifier | TrainedDetector", settings: "Settings") -> int:
+def draw(network: "TrainedClassifier | TrainedDetector", settings: "AnalyzeSettings") -> int:
     """Draw the attention on each image, and write the page; 0 if at least one image worked, 1 if none did."""
     from PIL import Image
 
@@ -46,7 +46,7 @@ def draw(network: "TrainedClassifier | TrainedDetector", settings: "Settings") -
 
 
 def _way_to_look(
-    network: "TrainedClassifier | TrainedDetector", settings: "Settings"
+    network: "TrainedClassifier | TrainedDetector", settings: "AnalyzeSettings"
 ) -> "tuple[Callable[[Path], ImageMaps], Sequence[str]]":
     """What looks at an image file, and the name of each label's row of gates."""
     from gcnet.models.outputs import check_classifier
@@ -64,7 +64,7 @@ def _way_to_look(
     return partial(look_at, network, preprocessing=preprocessing), names
 
 
-def _chosen(settings: "Settings") -> "list[Path]":
+def _chosen(settings: "AnalyzeSettings") -> "list[Path]":
     from gcnet.data.images.listing import find_images
     from gcnet.data.images.source import evenly_spread
 
@@ -78,7 +78,7 @@ def _chosen(settings: "Settings") -> "list[Path]":
 class _Drawn:
     """What is written about images, one after the other, so that the attention of one only is in memory."""
 
-    def __init__(self, rows: "Sequence[str]", settings: "Settings", total: int) -> None:
+    def __init__(self, rows: "Sequence[str]", settings: "AnalyzeSettings", total: int) -> None:
         from gcnet.visualization.attention_page import Page
         from gcnet.visualization.gates import GateMeans
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from gcnet.cli.check_data import Settings
     from gcnet.cli.check_splits import CheckedFile
     from gcnet.data.coco.inspection import Inspection
+    from gcnet.workflows.check_data import CheckDataSettings
 
 
-def check_annotations(settings: "Settings") -> int:
+def check_annotations(settings: "CheckDataSettings") -> int:
     """Check an annotation file, or all of a folder; 1 where there are issues."""
     from gcnet.cli import EXIT_FAILURE
     from gcnet.cli.check_splits import compare_splits
@@ -44,7 +44,7 @@ def check_annotations(settings: "Settings") -> int:
     return max(one.code for one in checked.values())
 
 
-def _check_file(settings: "Settings", *, checks_images: bool = False) -> "CheckedFile":
+def _check_file(settings: "CheckDataSettings", *, checks_images: bool = False) -> "CheckedFile":
     """Inspect, print what was found, and write what --fix and --output ask for; code 1 where there are issues."""
     from gcnet.cli import EXIT_FAILURE, EXIT_OK
     from gcnet.cli.check_splits import checked_file
@@ -72,7 +72,7 @@ def _check_file(settings: "Settings", *, checks_images: bool = False) -> "Checke
     return checked_file(settings.data, code, inspection.clean, folder)
 
 
-def _image_folder(settings: "Settings", content: dict[str, Any]) -> tuple[Path | None, str]:
+def _image_folder(settings: "CheckDataSettings", content: dict[str, Any]) -> tuple[Path | None, str]:
     """The folder of the images, in --images or beside the annotation file; None, and the reason, if it has none."""
     from gcnet.data.coco.inspection import image_names
     from gcnet.data.coco.layouts import image_folder
@@ -83,7 +83,7 @@ def _image_folder(settings: "Settings", content: dict[str, Any]) -> tuple[Path |
         return settings.images, str(error)
 
 
-def _print(content: dict[str, Any], inspection: "Inspection", settings: "Settings") -> None:
+def _print(content: dict[str, Any], inspection: "Inspection", settings: "CheckDataSettings") -> None:
     from gcnet.cli.files import report_kinds
     from gcnet.data.coco.issues import KINDS
 
@@ -103,7 +103,7 @@ def _print(content: dict[str, Any], inspection: "Inspection", settings: "Setting
         print(f"\n{inspection.dropped:,} annotations are skipped together with their image or category")
 
 
-def _write(content: dict[str, Any], inspection: "Inspection", settings: "Settings", folder: Path) -> None:
+def _write(content: dict[str, Any], inspection: "Inspection", settings: "CheckDataSettings", folder: Path) -> None:
     from gcnet.data.coco.inspection import PARTS
     from gcnet.storage import write_atomic
     from gcnet.visualization.annotations import draw_annotated_sheet, plot_label_statistics

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from gcnet.errors import printable
 
 if TYPE_CHECKING:
-    from gcnet.cli.check_data import Settings
     from gcnet.data.images.check import ImagesReport, Problem, SplitReport
     from gcnet.data.images.source import FileImages
+    from gcnet.workflows.check_data import CheckDataSettings
 
 _SHEET = 60
 _LISTED_CLASSES = 40
 
 
-def check_labeled(settings: "Settings") -> int:
+def check_labeled(settings: "CheckDataSettings") -> int:
     """Check, print what was found, and write what --output asks for; 1 where there are problems."""
     from gcnet.cli import EXIT_FAILURE, EXIT_OK
     from gcnet.cli.progress import progress_bar

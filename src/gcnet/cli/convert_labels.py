@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from gcnet.cli.check_data import Settings
     from gcnet.data.coco.conversion.builder import Converted, Problem
     from gcnet.data.coco.issues import Issue
+    from gcnet.workflows.check_data import CheckDataSettings
 
 
-def convert_labels(settings: "Settings", output: Path) -> int:
+def convert_labels(settings: "CheckDataSettings", output: Path) -> int:
     """Convert, print what was found, and write a file for each split; 1 where there are problems."""
     from gcnet.cli import EXIT_FAILURE, EXIT_OK
     from gcnet.data.coco.inspection import inspect

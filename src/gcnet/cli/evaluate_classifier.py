@@ -9,19 +9,19 @@ from gcnet.cli.network_header import report_network
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from gcnet.cli.evaluate import Settings
     from gcnet.data.images.source import ImageSource
     from gcnet.data.settings import Preprocessing
     from gcnet.tasks.classification.metrics import ClassificationResult
     from gcnet.tasks.trained import TrainedClassifier
     from gcnet.training.distributed import Processes
+    from gcnet.workflows.evaluate import EvaluateSettings
 
 LISTED_CONFUSIONS = 10
 LISTED_CLASSES = 100
 BATCH_SIZE = 64
 
 
-def run_classifier(settings: "Settings", network: "TrainedClassifier", processes: "Processes") -> None:
+def run_classifier(settings: "EvaluateSettings", network: "TrainedClassifier", processes: "Processes") -> None:
     """Evaluate the classifier, print the result and write what --output asks for."""
     source, preprocessing = open_images(settings, network, processes)
     result = judge(network, source, preprocessing, settings, processes)
@@ -32,7 +32,7 @@ def run_classifier(settings: "Settings", network: "TrainedClassifier", processes
 
 
 def open_images(
-    settings: "Settings", network: "TrainedClassifier", processes: "Processes"
+    settings: "EvaluateSettings", network: "TrainedClassifier", processes: "Processes"
 ) -> "tuple[ImageSource, Preprocessing]":
     """The images of --data in the order of the network's classes, and how they are prepared for it."""
     from gcnet.data.coco.source import is_coco
@@ -72,7 +72,7 @@ def open_images(
     return source, preprocessing
 
 
-def _check_outputs(network: "TrainedClassifier", source: "ImageSource", settings: "Settings") -> None:
+def _check_outputs(network: "TrainedClassifier", source: "ImageSource", settings: "EvaluateSettings") -> None:
     if network.num_classes != len(source.classes):
         raise UserError(
             f"{settings.weights or settings.model} has {network.num_classes} classes{_listed(network.class_names)} and "
@@ -88,7 +88,7 @@ def _listed(classes: tuple[str, ...] | None) -> str:
     return f" ({printable(', '.join(classes[:5]))}{', ...' if len(classes) > 5 else ''})"
 
 
-def _say_assumed_order(classes: tuple[str, ...], settings: "Settings") -> None:
+def _say_assumed_order(classes: tuple[str, ...], settings: "EvaluateSettings") -> None:
     order = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
     print(
         f"gcnet: {settings.weights or settings.model} names no classes; its outputs are taken to mean, in this order, "
@@ -101,7 +101,7 @@ def judge(
     network: "TrainedClassifier",
     source: "ImageSource",
     preprocessing: "Preprocessing",
-    settings: "Settings",
+    settings: "EvaluateSettings",
     processes: "Processes",
 ) -> "ClassificationResult":
     """The accuracy of the network on the images, in these processes together."""
@@ -152,7 +152,7 @@ def _write(
     result: "ClassificationResult",
     classes: tuple[str, ...],
     preprocessing: "Preprocessing",
-    settings: "Settings",
+    settings: "EvaluateSettings",
     folder: Path,
 ) -> None:
     from gcnet.storage import write_atomic

@@ -11,19 +11,19 @@ from gcnet.cli.network_header import describe_resizing, report_network
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from gcnet.cli.evaluate import Settings
     from gcnet.data.coco.images import CocoImages
     from gcnet.data.coco.source import CocoPart
     from gcnet.tasks.detection.evaluate import DetectorResult
     from gcnet.tasks.trained import TrainedDetector
     from gcnet.training.distributed import Processes
+    from gcnet.workflows.evaluate import EvaluateSettings
 
 LISTED_CLASSES = 100
 _PLURALS = {"box": "boxes", "mask": "masks"}
 BATCH_SIZE = 1
 
 
-def run_detector(settings: "Settings", detector: "TrainedDetector | None", processes: "Processes") -> None:
+def run_detector(settings: "EvaluateSettings", detector: "TrainedDetector | None", processes: "Processes") -> None:
     """Evaluate the detector, or without one the results, print what was found and write what --output asks for."""
     from gcnet.tasks.detection.evaluate import open_truth
 
@@ -45,14 +45,14 @@ def run_detector(settings: "Settings", detector: "TrainedDetector | None", proce
             _write(result, part, settings, settings.output)
 
 
-def _report_header(detector: "TrainedDetector", images: "CocoImages", settings: "Settings") -> None:
+def _report_header(detector: "TrainedDetector", images: "CocoImages", settings: "EvaluateSettings") -> None:
     report_network(detector.model, str(settings.model), settings.weights)
     found = f"{len(images):,} images, {len(images.classes):,} classes of objects"
     print(f"data: {printable(settings.data)}: {found}, {describe_resizing(detector.model)}", file=sys.stderr)
 
 
 def _check_classes(
-    detector: "TrainedDetector", images: "CocoImages", settings: "Settings", processes: "Processes"
+    detector: "TrainedDetector", images: "CocoImages", settings: "EvaluateSettings", processes: "Processes"
 ) -> None:
     origin, names = settings.weights or settings.model, detector.class_names
     count = len(detector.category_ids)
@@ -77,7 +77,7 @@ def _check_classes(
             )
 
 
-def _judge_results(part: "CocoPart", settings: "Settings") -> "DetectorResult":
+def _judge_results(part: "CocoPart", settings: "EvaluateSettings") -> "DetectorResult":
     from gcnet.tasks.detection.evaluate import judge
     from gcnet.tasks.detection.results import box_format_note, read_results
 
@@ -91,7 +91,7 @@ def _judge_results(part: "CocoPart", settings: "Settings") -> "DetectorResult":
 
 
 def _judge_model(
-    detector: "TrainedDetector", images: "CocoImages", settings: "Settings", processes: "Processes"
+    detector: "TrainedDetector", images: "CocoImages", settings: "EvaluateSettings", processes: "Processes"
 ) -> "DetectorResult":
     from gcnet.cli.progress import progress_bar
     from gcnet.data.coco.loading import DetectionSamples, build_detection_loader
@@ -152,7 +152,7 @@ def _hundredths(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _write(result: "DetectorResult", part: "CocoPart", settings: "Settings", folder: Path) -> None:
+def _write(result: "DetectorResult", part: "CocoPart", settings: "EvaluateSettings", folder: Path) -> None:
     from gcnet.storage import write_atomic
     from gcnet.tasks.detection.error_gallery import write_worst
     from gcnet.tasks.detection.matching import match_images
@@ -179,7 +179,7 @@ def _write(result: "DetectorResult", part: "CocoPart", settings: "Settings", fol
     print(f"\nwrote {', '.join(written[:-1])} and {written[-1]} into {folder}")
 
 
-def _ground_truth(part: "CocoPart", settings: "Settings") -> dict[str, Any]:
+def _ground_truth(part: "CocoPart", settings: "EvaluateSettings") -> dict[str, Any]:
     """What was repaired or skipped in the annotations: counts by kind, and each issue."""
     from gcnet.data.coco.issues import count_kinds
 

@@ -1,133 +1,14 @@
 """`gcnet predict`: predicts classes or objects for images, as a table, JSON, CSV and pictures."""
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
-
 from gcnet.cli.files import report_note
-from gcnet.data.settings import PreprocessingSettings
-from gcnet.errors import UserError, printable
+from gcnet.workflows.predict import PredictSettings
 
 SUMMARY = "find the classes of images, or the objects in them, with a trained network"
 
-_OF_CLASSIFIERS = ("top",)
-_OF_DETECTORS = ("threshold", "classes", "detections_per_image")
+Settings = PredictSettings
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Predict the classes of images with a classifier, or the objects in them with a detector.
-
-    Which it is, the model file says. Damaged files are skipped and named. Exit code 0 if at least one image worked,
-    1 if none did.
-    """
-
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Image files, or folders that are searched for images."""
-    model: str
-    """Model file, run folder (its best weights), or a network by name (then with --weights)."""
-    weights: str | None = None
-    """Weights for a network by name: a file, "pretrained", or the name of published ones such as IMAGENET1K_V1."""
-    top: int | None = None
-    """Classifiers: how many classes to give for each image (default: 5)."""
-    threshold: float | None = None
-    """Detectors: give objects with a score above this, from 0 to 1 (default: 0.5)."""
-    classes: str | None = None
-    """Detectors: give objects of these classes only, their names separated by commas."""
-    detections_per_image: int | None = None
-    """Detectors: objects of an image at most, the best ones (default: as trained, 100)."""
-    json: str | None = None
-    """Write the predictions as JSON to this file; - for standard output. Those of detectors are laid out as COCO's
-    annotations: images, categories and annotations, the latter with scores and compressed masks."""
-    output: Path | None = None
-    """Classifiers: write a contact sheet of the images with their classes to this PNG file. Detectors: write a picture
-    of each image with its objects into this folder."""
-    csv: Path | None = None
-    """Write the predictions as a table to this CSV file: a row for each image and class, or for each object."""
-    overwrite: bool = False
-    """Replace files of --json, --csv and --output that exist already."""
-    preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
-    batch_size: int | None = None
-    """Images at a time (default: 32; of detectors 1)."""
-    device: str = "auto"
-    """auto (cuda if there is one), cpu, cuda or cuda:N."""
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
-        if not self.paths:
-            raise UserError(
-                "gcnet predict needs at least one image or folder, as in: gcnet predict --model FILE photo.jpg"
-            )
-        for name in ("top", "batch_size", "detections_per_image"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, found {value}")
-        files = {"json": None if self.json in (None, "-") else Path(self.json), "csv": self.csv, "output": self.output}
-        for name, file in files.items():
-            if file is not None and file.is_file():
-                self.refuse_existing(name, file)
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UserError(f"--threshold is a score, from 0 to 1; found {self.threshold}")
-
-    def refuse_existing(self, flag: str, file: Path) -> None:
-        """Refuse to replace a file without --overwrite.
-
-        Raises:
-            UserError: naming the file.
-        """
-        if not self.overwrite:
-            raise UserError(f"--{flag}: {printable(file)} exists already; --overwrite replaces it")
-
-    def require_classifier(self) -> None:
-        """Refuse what is for detectors only, and a contact sheet that is no PNG file.
-
-        Raises:
-            UserError: for the first of it.
-        """
-        self._refuse(_OF_DETECTORS, "detectors", "classifier")
-        if self.output is not None and self.output.suffix.lower() != ".png":
-            raise UserError(f"--output of a classifier is a PNG file whose name ends in .png, found {self.output}")
-
-    def require_detector(self) -> None:
-        """Refuse what is for classifiers only, and a file in place of the folder of pictures.
-
-        Raises:
-            UserError: for the first of it.
-        """
-        self._refuse(_OF_CLASSIFIERS, "classifiers", "detector")
-        if given := self.preprocessing.given():
-            raise UserError(f"{given[0]} belongs to classifiers, and {self.model} is a detector")
-        if self.output is None or self.output.is_dir():
-            return
-        if self.output.exists() or self.output.suffix.lower() in (".png", ".jpg", ".jpeg"):
-            raise UserError(f"--output of a detector is a folder for a picture of each image, found {self.output}")
-
-    def refuse_folder_of(self, paths: Sequence[Path]) -> None:
-        """Refuse pictures among the images, of which the next prediction would take them for one.
-
-        Raises:
-            UserError: --output is the folder of an image.
-        """
-        if self.output is not None and os.path.realpath(self.output) in {
-            os.path.realpath(path.parent) for path in paths
-        }:
-            raise UserError(
-                f"--output must be another folder than that of the images, found {printable(self.output)}: its "
-                "pictures would be taken for images"
-            )
-
-    def _refuse(self, names: tuple[str, ...], theirs: str, found: str) -> None:
-        for name in names:
-            value: Any = getattr(self, name)
-            if value is not None:
-                raise UserError(f"--{name.replace('_', '-')} belongs to {theirs}, and {self.model} is a {found}")
-
-
-def run(settings: Settings) -> int:
+def run(settings: PredictSettings) -> int:
     """Predict, print and write what is asked for; 0 if at least one image worked, 1 if none did."""
     from gcnet.data.images.listing import find_images
     from gcnet.devices import choose_device

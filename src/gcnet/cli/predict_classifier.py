@@ -10,15 +10,15 @@ from gcnet.cli.network_header import report_network
 from gcnet.errors import printable
 
 if TYPE_CHECKING:
-    from gcnet.cli.predict import Settings
     from gcnet.tasks.classification.predict import Predictions
     from gcnet.tasks.trained import TrainedClassifier
+    from gcnet.workflows.predict import PredictSettings
 
 TOP = 5
 BATCH_SIZE = 32
 
 
-def classify(network: "TrainedClassifier", paths: Sequence[Path], settings: "Settings") -> int:
+def classify(network: "TrainedClassifier", paths: Sequence[Path], settings: "PredictSettings") -> int:
     """Classify the images; 0 if at least one worked, 1 if none did."""
     from gcnet.cli.progress import progress_bar
     from gcnet.data.images.probe import unused_depth_note

@@ -13,15 +13,15 @@ from gcnet.errors import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-    from gcnet.cli.predict import Settings
     from gcnet.tasks.detection.predict import Detected, Detections
     from gcnet.tasks.trained import TrainedDetector
+    from gcnet.workflows.predict import PredictSettings
 
 THRESHOLD = 0.5
 BATCH_SIZE = 1
 
 
-def detect(detector: "TrainedDetector", paths: Sequence[Path], settings: "Settings") -> int:
+def detect(detector: "TrainedDetector", paths: Sequence[Path], settings: "PredictSettings") -> int:
     """Find the objects in the images; 0 if at least one image worked, 1 if none did."""
     from gcnet.cli.progress import progress_bar
     from gcnet.tasks.detection.predict import detect_images

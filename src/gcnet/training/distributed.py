@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,10 +17,6 @@ from torch import nn
 from gcnet.devices import _several
 from gcnet.errors import Failure, UserError
 from gcnet.storage import StorageError
-
-if TYPE_CHECKING:
-    pass
-
 
 # The first process writes checkpoints and reports, and measures costs, while the others wait for it.
 _TIMEOUT = timedelta(minutes=30)

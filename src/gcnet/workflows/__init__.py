@@ -1,1 +1,1 @@
-"""The work behind the commands: training, its estimate, and costs of networks."""
+"""The work behind the commands: training from settings to a run folder, its estimate, and settings of each command."""

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,10 +29,6 @@ from gcnet.training.settings import MachineSettings, TrainSettings
 from gcnet.training.task import TrainingTask
 from gcnet.training.trainer import NonFiniteLoss, Trainer
 from gcnet.training.trial import try_network
-
-if TYPE_CHECKING:
-    pass
-
 
 BuildModel = Callable[[int], nn.Module]
 _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"

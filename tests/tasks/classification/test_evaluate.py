@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from gcnet.cli.evaluate import Settings, run
+from gcnet.cli.evaluate import run
 from gcnet.data.settings import Preprocessing, PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model, save_model
+from gcnet.workflows.evaluate import EvaluateSettings
 from tasks.fruit import CLASSES, COUNTS, SIZE, random_pixels, write_fruit
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -39,7 +40,7 @@ def test_results_are_written_printed_and_right(
     model_file: Path, val: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "results"
-    settings = Settings(str(model_file), data=str(val), batch_size=4, device="cpu", output=out)
+    settings = EvaluateSettings(str(model_file), data=str(val), batch_size=4, device="cpu", output=out)
     assert run(settings) == 0
     labels = [label for label, count in enumerate(COUNTS) for _ in range(count)]
     predicted = predicted_by_hand(model_file)
@@ -84,7 +85,7 @@ def test_labels_follow_the_names_inside_the_model_file_whatever_their_order(
     results = []
     for number, file in enumerate((model_file, tmp_path / "turned.safetensors")):
         out = tmp_path / str(number)
-        assert run(Settings(str(file), data=str(val), device="cpu", output=out)) == 0
+        assert run(EvaluateSettings(str(file), data=str(val), device="cpu", output=out)) == 0
         results.append(json.loads((out / "results.json").read_text()))
     assert results[1]["classes"] == ["cherry", "apple", "banana"]
     assert results[0]["per_class"] == results[1]["per_class"]
@@ -94,7 +95,7 @@ def test_labels_follow_the_names_inside_the_model_file_whatever_their_order(
 def test_a_class_that_the_model_does_not_know_is_refused_by_name(model_file: Path, val: Path) -> None:
     (val / "val" / "apple").rename(val / "val" / "aple")
     with pytest.raises(UserError, match=r'"aple" is not among the 3 known ones; did you mean "apple"'):
-        run(Settings(str(model_file), data=str(val), device="cpu"))
+        run(EvaluateSettings(str(model_file), data=str(val), device="cpu"))
 
 
 def test_weights_with_another_number_of_classes_are_refused_and_not_given_a_new_classifier(
@@ -102,14 +103,14 @@ def test_weights_with_another_number_of_classes_are_refused_and_not_given_a_new_
 ) -> None:
     torch.save(create_model("cifar_resnet20", num_classes=7).state_dict(), tmp_path / "seven.pth")
     with pytest.raises(UserError, match=r"seven\.pth has 7 classes and .*data 3"):
-        run(Settings("cifar_resnet20", str(tmp_path / "seven.pth"), data=str(val), device="cpu"))
+        run(EvaluateSettings("cifar_resnet20", str(tmp_path / "seven.pth"), data=str(val), device="cpu"))
 
 
 def test_weights_without_class_names_say_in_which_order_they_are_read(
     val: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(create_model("cifar_resnet20", num_classes=3).state_dict(), tmp_path / "three.pth")
-    assert run(Settings("cifar_resnet20", str(tmp_path / "three.pth"), data=str(val), device="cpu")) == 0
+    assert run(EvaluateSettings("cifar_resnet20", str(tmp_path / "three.pth"), data=str(val), device="cpu")) == 0
     assert (
         "names no classes; its outputs are taken to mean, in this order, apple, banana, cherry"
         in capsys.readouterr().err
@@ -121,7 +122,9 @@ def test_size_resize_crop_and_interpolation_reach_the_preprocessing(
 ) -> None:
     changed = {"image_size": 24, "resize": 29, "interpolation": "bicubic", "mean": (0.5, 0.25, 0.75)}
     given = PreprocessingSettings(**changed)
-    settings = Settings(str(model_file), data=str(val), device="cpu", output=tmp_path / "out", preprocessing=given)
+    settings = EvaluateSettings(
+        str(model_file), data=str(val), device="cpu", output=tmp_path / "out", preprocessing=given
+    )
     assert run(settings) == 0
     preprocessing = json.loads((tmp_path / "out" / "results.json").read_text())["preprocessing"]
     assert {name: preprocessing[name] for name in changed} == changed | {"mean": [0.5, 0.25, 0.75]}
@@ -153,7 +156,7 @@ def test_a_new_image_size_keeps_the_share_that_the_crop_takes() -> None:
 )
 def test_settings_that_cannot_work_are_refused(changed: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        Settings(**{"model": "resnet18", **changed})
+        EvaluateSettings(**{"model": "resnet18", **changed})
 
 
 def test_a_classifier_is_not_judged_on_detection_data(model_file: Path, tmp_path: Path) -> None:
@@ -162,7 +165,7 @@ def test_a_classifier_is_not_judged_on_detection_data(model_file: Path, tmp_path
     file.touch()
     for data in (tmp_path, file):
         with pytest.raises(UserError, match=r"is for detectors, in COCO's format, and .*fruit.* is a classifier"):
-            run(Settings(str(model_file), data=str(data), device="cpu"))
+            run(EvaluateSettings(str(model_file), data=str(data), device="cpu"))
 
 
 def test_generated_scenes_have_the_size_that_the_network_was_trained_on(tmp_path: Path) -> None:
@@ -172,7 +175,7 @@ def test_generated_scenes_have_the_size_that_the_network_was_trained_on(tmp_path
     classes = open_evaluation(DataSettings("scenes", limit_val=1))[0].classes
     model = create_model("cifar_resnet20", num_classes=len(classes)).eval()
     save_model(model, tmp_path / "m.safetensors", preprocessing=Preprocessing(40).to_dict(), class_names=classes)
-    settings = Settings(str(tmp_path / "m.safetensors"), limit=11, device="cpu", output=tmp_path)
+    settings = EvaluateSettings(str(tmp_path / "m.safetensors"), limit=11, device="cpu", output=tmp_path)
     assert run(settings) == 0
     content = json.loads((tmp_path / "results.json").read_text())
     assert (content["images"], content["preprocessing"]["image_size"]) == (11, 40)
@@ -183,7 +186,7 @@ def test_generated_scenes_have_the_size_that_the_network_was_trained_on(tmp_path
 def test_two_processes_under_torchrun_count_every_image_once_and_print_once(
     model_file: Path, val: Path, tmp_path: Path
 ) -> None:
-    run(Settings(str(model_file), data=str(val), batch_size=4, device="cpu", output=tmp_path / "alone"))
+    run(EvaluateSettings(str(model_file), data=str(val), batch_size=4, device="cpu", output=tmp_path / "alone"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "gcnet", "evaluate", "--model", str(model_file), "--data", str(val), "--batch-size", "4"]
     command += ["--device", "cpu", "--output", str(tmp_path / "both")]
@@ -209,7 +212,7 @@ def test_published_weights_score_what_their_authors_say(
     model: str, weights: str, correct: int, data_root: Path, tmp_path: Path
 ) -> None:
     file = data_root / "weights-resnet-cifar10" / weights
-    settings = Settings(model, str(file), data=str(data_root / "cifar10"), batch_size=100, output=tmp_path)
+    settings = EvaluateSettings(model, str(file), data=str(data_root / "cifar10"), batch_size=100, output=tmp_path)
     assert run(settings) == 0
     content = json.loads((tmp_path / "results.json").read_text())
     assert (content["correct"], content["images"], content["images_skipped"]) == (correct, 2000, 0)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from gcnet.cli.predict import Settings, run
+from gcnet.cli.predict import run
 from gcnet.data.images.listing import find_images
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model, save_model
+from gcnet.workflows.predict import PredictSettings
 from tasks.fruit import CLASSES, random_pixels, write_fruit
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -29,7 +30,7 @@ def probabilities_by_hand(model_file: Path, number: int) -> dict[str, float]:
 def test_json_holds_the_probabilities_that_the_network_gives(model_file: Path, tmp_path: Path) -> None:
     write_fruit(tmp_path / "images")
     answer = tmp_path / "answer.json"
-    code = run(Settings((tmp_path / "images",), str(model_file), json=str(answer), batch_size=4, device="cpu"))
+    code = run(PredictSettings((tmp_path / "images",), str(model_file), json=str(answer), batch_size=4, device="cpu"))
     assert code == 0
     content = json.loads(answer.read_text())
     assert len(content["images"]) == 15
@@ -45,7 +46,7 @@ def test_json_on_standard_output_is_all_there_is(
 ) -> None:
     write_fruit(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"no image")
-    assert run(Settings((tmp_path,), str(model_file), json="-", top=2, device="cpu")) == 0
+    assert run(PredictSettings((tmp_path,), str(model_file), json="-", top=2, device="cpu")) == 0
     printed = capsys.readouterr()
     content = json.loads(printed.out)
     assert len(content["images"]) == 15
@@ -60,7 +61,7 @@ def test_the_table_has_a_line_for_each_image_with_its_best_class(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [path for path, _ in write_fruit(tmp_path)]
-    assert run(Settings(tuple(files[:3]), str(model_file), device="cpu")) == 0
+    assert run(PredictSettings(tuple(files[:3]), str(model_file), device="cpu")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     for number, line in enumerate(lines[1:]):
@@ -72,7 +73,7 @@ def test_the_table_has_a_line_for_each_image_with_its_best_class(
 def test_the_contact_sheet_is_an_image(model_file: Path, tmp_path: Path) -> None:
     write_fruit(tmp_path / "images")
     sheet = tmp_path / "new" / "sheet.png"
-    assert run(Settings((tmp_path / "images",), str(model_file), output=sheet, device="cpu")) == 0
+    assert run(PredictSettings((tmp_path / "images",), str(model_file), output=sheet, device="cpu")) == 0
     with Image.open(sheet) as image:
         assert image.width > 800
         assert image.height > 400
@@ -86,7 +87,7 @@ def test_names_with_line_breaks_and_bytes_that_are_no_text_are_shown_escaped(
             Image.fromarray(random_pixels(1)).save(file, "PNG")
     answer = tmp_path / "answer.json"
     sheet = tmp_path / "sheet" / "all.png"
-    settings = Settings((tmp_path,), str(model_file), json=str(answer), output=sheet, device="cpu")
+    settings = PredictSettings((tmp_path,), str(model_file), json=str(answer), output=sheet, device="cpu")
     assert run(settings) == 0
     assert len(capfd.readouterr().out.splitlines()) == 3
     assert {Path(image["path"]).name for image in json.loads(answer.read_text())["images"]} == {
@@ -99,7 +100,9 @@ def test_no_image_that_works_is_exit_code_one_and_still_names_the_files(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty.jpg").touch()
-    assert run(Settings((tmp_path / "empty.jpg",), str(model_file), output=tmp_path / "a.png", device="cpu")) == 1
+    assert (
+        run(PredictSettings((tmp_path / "empty.jpg",), str(model_file), output=tmp_path / "a.png", device="cpu")) == 1
+    )
     assert f"skipped {tmp_path / 'empty.jpg'}: empty file" in capsys.readouterr().err
     assert not (tmp_path / "a.png").exists()
 
@@ -145,7 +148,7 @@ def test_paths_that_lead_nowhere_get_a_sentence(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_work_are_refused(changed: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        Settings(**({"paths": (Path("a.png"),), "model": "resnet18"} | changed))
+        PredictSettings(**({"paths": (Path("a.png"),), "model": "resnet18"} | changed))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +165,7 @@ def test_networks_that_cannot_be_opened_get_a_sentence(
 ) -> None:
     write_fruit(tmp_path)
     with pytest.raises(UserError, match=sentence):
-        run(Settings((tmp_path,), model, weights, device="cpu"))
+        run(PredictSettings((tmp_path,), model, weights, device="cpu"))
 
 
 def test_a_folder_in_place_of_a_model_file_names_the_files_inside(model_file: Path, tmp_path: Path) -> None:
@@ -170,18 +173,18 @@ def test_a_folder_in_place_of_a_model_file_names_the_files_inside(model_file: Pa
     with pytest.raises(
         UserError, match=r"is a folder without weights/best\.safetensors; it holds .*fruit\.safetensors"
     ):
-        run(Settings((tmp_path,), str(model_file.parent), device="cpu"))
+        run(PredictSettings((tmp_path,), str(model_file.parent), device="cpu"))
     with pytest.raises(UserError, match="--weights belongs to a network by name"):
-        run(Settings((tmp_path,), str(model_file), str(model_file), device="cpu"))
+        run(PredictSettings((tmp_path,), str(model_file), str(model_file), device="cpu"))
 
 
 def test_weights_by_name_keep_their_own_number_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_fruit(tmp_path / "images")
     torch.save(create_model("cifar_resnet20", num_classes=7).state_dict(), tmp_path / "seven.pth")
-    settings = Settings((tmp_path / "images",), "cifar_resnet20", str(tmp_path / "seven.pth"), device="cpu")
+    settings = PredictSettings((tmp_path / "images",), "cifar_resnet20", str(tmp_path / "seven.pth"), device="cpu")
     assert run(settings) == 0
     assert "preprocessing: 32 x 32 pixels" in capsys.readouterr().err
-    settings = Settings(
+    settings = PredictSettings(
         settings.paths,
         settings.model,
         settings.weights,
@@ -203,23 +206,23 @@ def test_outputs_that_are_not_finite_are_refused_and_the_image_named(model_file:
         list(model.parameters())[-1].fill_(float("nan"))
     save_model(model, tmp_path / "broken.safetensors")
     with pytest.raises(UserError, match=r"outputs must be finite numbers; those for .*00\.png"):
-        run(Settings((tmp_path / "images",), str(tmp_path / "broken.safetensors"), device="cpu"))
+        run(PredictSettings((tmp_path / "images",), str(tmp_path / "broken.safetensors"), device="cpu"))
 
 
 def test_a_contact_sheet_is_a_png() -> None:
     with pytest.raises(UserError, match=r"ends in \.png, found sheet\.jpg"):
-        Settings((Path("a.png"),), "resnet18", output=Path("sheet.jpg")).require_classifier()
+        PredictSettings((Path("a.png"),), "resnet18", output=Path("sheet.jpg")).require_classifier()
 
 
 def test_flags_of_detectors_are_refused_for_a_classifier() -> None:
     with pytest.raises(UserError, match="--threshold belongs to detectors, and resnet18 is a classifier"):
-        Settings((Path("a.png"),), "resnet18", threshold=0.3).require_classifier()
+        PredictSettings((Path("a.png"),), "resnet18", threshold=0.3).require_classifier()
 
 
 def test_a_table_has_a_row_for_each_image_and_class(model_file: Path, tmp_path: Path) -> None:
     write_fruit(tmp_path / "images")
     file = tmp_path / "new" / "found.csv"
-    assert run(Settings((tmp_path / "images",), str(model_file), csv=file, top=2, device="cpu")) == 0
+    assert run(PredictSettings((tmp_path / "images",), str(model_file), csv=file, top=2, device="cpu")) == 0
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     assert (len(rows), list(rows[0])) == (30, ["image", "class", "probability"])
@@ -234,7 +237,7 @@ def test_files_are_replaced_with_overwrite_only(model_file: Path, tmp_path: Path
     file.write_text("mine")
     output = {flag: str(file) if flag == "json" else file}
     with pytest.raises(UserError, match=f"--{flag}: .*taken.png exists already; --overwrite replaces it"):
-        Settings((tmp_path / "images",), str(model_file), **output)
+        PredictSettings((tmp_path / "images",), str(model_file), **output)
     assert file.read_text() == "mine"
-    assert run(Settings((tmp_path / "images",), str(model_file), overwrite=True, device="cpu", **output)) == 0
+    assert run(PredictSettings((tmp_path / "images",), str(model_file), overwrite=True, device="cpu", **output)) == 0
     assert file.read_bytes() != b"mine"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from gcnet.cli import main
-from gcnet.cli.evaluate import Settings, run
+from gcnet.cli.evaluate import run
 from gcnet.data.coco.inspection import read_annotations
 from gcnet.data.coco.loading import pixels
 from gcnet.data.coco.source import open_validation
@@ -24,6 +24,7 @@ from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model, save_model
 from gcnet.tasks import trained as trained
 from gcnet.tasks.detection.metrics import NUMBERS, coco_results, evaluate_detections
+from gcnet.workflows.evaluate import EvaluateSettings
 from tasks.shaken import Knowing, as_results, shaken
 
 Content = dict[str, Any]
@@ -56,7 +57,7 @@ def test_a_detector_is_judged_as_its_own_detections_are(
     detector_file: Path, coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "results"
-    assert run(Settings(str(detector_file), data=str(coco), batch_size=1, device="cpu", output=out)) == 0
+    assert run(EvaluateSettings(str(detector_file), data=str(coco), batch_size=1, device="cpu", output=out)) == 0
     content = read_annotations(coco / "annotations" / "instances_val.json")
     model, ids = load_model(detector_file), [1, 2, 4, 5, 6, 7]
     with torch.no_grad():
@@ -96,7 +97,7 @@ def test_what_is_found_exactly_scores_a_hundred(
     knowing = trained.Detector(Knowing(images), CATEGORIES, (1, 2, 3))
     knowing.model.register_parameter("anchor", torch.nn.Parameter(torch.zeros(1)))
     monkeypatch.setattr(trained, "open_trained", lambda *_, **__: knowing)
-    assert run(Settings("known", data=str(coco), batch_size=3, device="cpu", output=tmp_path)) == 0
+    assert run(EvaluateSettings("known", data=str(coco), batch_size=3, device="cpu", output=tmp_path)) == 0
     rows = table(printed := capsys.readouterr().out)
     assert [rows[name] for name in ("AP", "AP50", "AP75", "APs", "AR100", "ARs")] == [["100.0", "100.0"]] * 6
     assert [rows[name] for name in ("APm", "APl", "ARm", "ARl")] == [["-", "-"]] * 4
@@ -110,12 +111,12 @@ def test_results_are_judged_without_a_model(coco: Path, tmp_path: Path, capsys: 
     results = tmp_path / "given.json"
     results.write_text(json.dumps(as_results(read_annotations(file))))
     for data in (coco, file):
-        assert run(Settings(results=results, data=str(data))) == 0
+        assert run(EvaluateSettings(results=results, data=str(data))) == 0
         rows = table(capsys.readouterr().out)
         assert rows["AP"] == rows["AR100"] == rows[CATEGORIES[1]] == ["100.0", "100.0"]
     results.write_text(json.dumps(shaken(read_annotations(file))))
     out = tmp_path / "out"
-    assert run(Settings(results=results, data=str(file), images=str(coco / "val"), limit=4, output=out)) == 0
+    assert run(EvaluateSettings(results=results, data=str(file), images=str(coco / "val"), limit=4, output=out)) == 0
     written = json.loads((out / "results.json").read_text())
     assert (written["images"], written["results"], written["model"]) == (4, str(results), None)
     assert not (out / "detections.json").exists()
@@ -127,7 +128,7 @@ def test_so_few_images_of_coco_give_no_coco_result(
 ) -> None:
     results = tmp_path / "nothing.json"
     results.write_text("[]")
-    assert run(Settings(results=results, data=str(data_root / "coco-mini"), limit=5)) == 0
+    assert run(EvaluateSettings(results=results, data=str(data_root / "coco-mini"), limit=5)) == 0
     printed = capsys.readouterr().out
     assert "So few of COCO's images give no COCO result: that takes all 5,000 of its validation set." in printed
     assert table(printed)["AP"] == ["0.0", "0.0"]
@@ -186,7 +187,7 @@ def test_other_classes_than_the_datas_are_refused(tmp_path: Path, names: tuple[s
     model = create_model("mask_rcnn_scenes_resnet", num_classes=len(names))
     save_model(model, tmp_path / "other.safetensors", class_names=names)
     with pytest.raises(UserError, match=sentence):
-        run(Settings(str(tmp_path / "other.safetensors"), limit=1, device="cpu"))
+        run(EvaluateSettings(str(tmp_path / "other.safetensors"), limit=1, device="cpu"))
 
 
 def test_weights_by_name_say_in_which_order_their_labels_are_read(
@@ -194,7 +195,7 @@ def test_weights_by_name_say_in_which_order_their_labels_are_read(
 ) -> None:
     torch.save(create_model("mask_rcnn_scenes_resnet", num_classes=3).state_dict(), tmp_path / "three.pth")
     file = str(tmp_path / "three.pth")
-    assert run(Settings("mask_rcnn_scenes_resnet", file, data="scenes-control", limit=1, device="cpu")) == 0
+    assert run(EvaluateSettings("mask_rcnn_scenes_resnet", file, data="scenes-control", limit=1, device="cpu")) == 0
     assert f"its labels are taken to mean, in this order, {', '.join(CATEGORIES)}" in capsys.readouterr().err
 
 
@@ -220,16 +221,16 @@ def test_weights_by_name_say_in_which_order_their_labels_are_read(
 )
 def test_flags_of_classifiers_are_refused(detector_file: Path, changed: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        run(Settings(str(detector_file), device="cpu", **changed))
+        run(EvaluateSettings(str(detector_file), device="cpu", **changed))
 
 
 def test_flags_of_classifiers_are_refused_beside_results_too() -> None:
     with pytest.raises(UserError, match=r"--crop 0\.5 belongs to classifiers, and --results are those of a detector"):
-        run(Settings(results=Path("r.json"), preprocessing=PreprocessingSettings(crop=0.5)))
+        run(EvaluateSettings(results=Path("r.json"), preprocessing=PreprocessingSettings(crop=0.5)))
 
 
 def test_scenes_may_be_of_another_size(detector_file: Path, tmp_path: Path) -> None:
-    settings = Settings(
+    settings = EvaluateSettings(
         str(detector_file),
         preprocessing=PreprocessingSettings(image_size=96),
         scene_distance=20,
@@ -246,7 +247,7 @@ def test_scenes_may_be_of_another_size(detector_file: Path, tmp_path: Path) -> N
 def test_two_processes_under_torchrun_judge_every_image_once_and_print_once(
     detector_file: Path, coco: Path, tmp_path: Path
 ) -> None:
-    run(Settings(str(detector_file), data=str(coco), device="cpu", output=tmp_path / "alone"))
+    run(EvaluateSettings(str(detector_file), data=str(coco), device="cpu", output=tmp_path / "alone"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "gcnet", "evaluate", "--model", str(detector_file), "--data", str(coco)]
     command += ["--workers", "1", "--device", "cpu", "--output", str(tmp_path / "both")]

@@ -11,7 +11,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor, nn
 
-from gcnet.cli.predict import Settings, run
+from gcnet.cli.predict import run
 from gcnet.data.coco.masks import runs_mask
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
@@ -22,6 +22,7 @@ from gcnet.models.model_file import load_model
 from gcnet.tasks.detection import inference as inference
 from gcnet.tasks.detection.predict import Detections, detect_images
 from gcnet.tasks.trained import TrainedDetector
+from gcnet.workflows.predict import PredictSettings
 from tasks.things import CATEGORY_IDS, CLASSES, build_finder, save_finder, waves, write_image
 
 
@@ -31,7 +32,7 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predict(finder: Path, *paths: Path, **changes: Any) -> int:
-    return run(Settings(paths, str(finder), device="cpu", **changes))
+    return run(PredictSettings(paths, str(finder), device="cpu", **changes))
 
 
 def test_json_is_what_the_network_finds_as_coco_annotations(finder: Path, tmp_path: Path) -> None:
@@ -271,7 +272,7 @@ def test_what_cannot_work_is_refused(finder: Path, tmp_path: Path, changes: dict
 
 def test_a_threshold_beyond_1_is_refused() -> None:
     with pytest.raises(UserError, match="--threshold is a score, from 0 to 1; found 1.5"):
-        Settings((Path("a.png"),), "model", threshold=1.5)
+        PredictSettings((Path("a.png"),), "model", threshold=1.5)
 
 
 def test_the_number_of_detections_per_image_is_an_option(tmp_path: Path) -> None:
