@@ -42,7 +42,7 @@ def read_csv(folder: Path) -> list[dict[str, str]]:
 def test_a_network_is_counted_by_stage_in_all_and_by_block(capsys: pytest.CaptureFixture[str]) -> None:
     assert cost("gc_resnet50") == 0
     rows = table(capsys.readouterr().out, "gc_resnet50, 224 x 224, batch 32")
-    assert rows["part"] == ["parameters", "MFLOPs", "MMACs", "kept (MB)"]
+    assert rows["part"] == ["parameters", "MFLOPs", "MMACs", "activations (MB)"]
     assert list(rows)[1:8] == ["stem", "layer1", "layer2", "layer3", "layer4", "head", "total"]
     assert len(rows) == 8 + 13
     assert rows["total"][:3] == ["28,078,773", "8,196", "4,098"]
@@ -56,7 +56,7 @@ def test_differences_to_the_plain_host_are_those_of_the_blocks(
     output = capsys.readouterr().out
     rows = table(output, "gc_cifar_resnet20, 32 x 32, batch 7, against cifar_resnet20")
     assert rows["part"] == ["parameters", "difference", "KFLOPs", "difference", "KMACs"]
-    assert "| kept (MB) |" in output and all(len(line) <= 100 for line in output.splitlines() if "|" in line)
+    assert "| activations (MB) |" in output and all(len(line) <= 100 for line in output.splitlines() if "|" in line)
     assert rows["total"][:2] == ["278,719", f"+{GC_PARAMETERS:,} (+3.34 %)"]
     assert rows["stem"][1] == rows["stem"][3] == "0"
     total, *others = read_csv(tmp_path)
@@ -172,7 +172,7 @@ def test_measured_times_show_their_quartiles_in_tables_that_fit_a_terminal() -> 
     assert "5.8 (1.85-12.3)" in text and " MFLOPs |" in text and " 0.06579 " in text
     assert max(map(len, text.splitlines())) <= 100
     headings = [cell.strip() for line in text.splitlines() if line.startswith("| part") for cell in line.split("|")]
-    assert {"kept (MB)", "forward (ms)", "step (ms)", "forward peak (MB)", "step peak (MB)"} <= set(headings)
+    assert {"activations (MB)", "forward (ms)", "step (ms)", "forward peak (MB)", "step peak (MB)"} <= set(headings)
 
 
 def test_bars_of_the_figure_have_the_colors_of_its_legend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,18 +17,18 @@ from gcnet.errors import Failure, UserError, nearest, out_of_memory, printable, 
 
 # The summaries are repeated from each module's SUMMARY, so that the list is printed without importing the modules.
 COMMANDS = {
-    "train": "train a network, or go on with an interrupted run",
-    "evaluate": "measure the accuracy of a trained network on labelled images",
-    "predict": "find the classes of images, or the objects in them, with a trained network",
-    "analyze": "show what each query of a trained network attends to, and measure whether it matters which",
-    "simplify": "replace non-local blocks that do not depend on the query by simpler ones, started from their weights",
-    "compare": "train the same network with different blocks and report what each gains and costs",
-    "cost": "count what networks cost by stage and block: parameters, FLOPs, memory, time",
-    "reproduce": "train the networks of the paper's tables, or count what they cost, beside what was published",
-    "check-data": "find the problems of a data set before training: COCO annotations, class folders or a CSV",
+    "train": "train a network, or resume a run",
+    "evaluate": "evaluate a trained network on labeled or annotated images",
+    "predict": "predict the classes of images, or detect objects in them",
+    "analyze": "visualize attention maps, and measure how query-dependent they are",
+    "simplify": "replace query-independent non-local blocks by simpler ones that start from their weights",
+    "compare": "train the same network with different blocks, and report scores and costs",
+    "cost": "count parameters, FLOPs and activations by stage and block; measure time and memory",
+    "reproduce": "train the networks of the paper's tables, or count their costs, beside published numbers",
+    "check-data": "find problems of a data set before training: COCO annotations, class folders or a CSV",
     "sample-data": "write a small generated data set to try the commands on",
-    "models": "list the networks with their parameters and FLOPs",
-    "blocks": "list the blocks with their parameters and options",
+    "models": "list networks with parameters and FLOPs",
+    "blocks": "list blocks with parts, parameters and options",
 }
 
 # What the processes of torchrun do together; of every other command the first one does all.

@@ -2,7 +2,7 @@
 
 from gcnet.workflows.analyze import AnalyzeSettings
 
-SUMMARY = "show what each query of a trained network attends to, and measure whether it matters which"
+SUMMARY = "visualize attention maps, and measure how query-dependent they are"
 
 Settings = AnalyzeSettings
 

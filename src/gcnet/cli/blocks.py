@@ -9,7 +9,7 @@ from gcnet.errors import UserError
 if TYPE_CHECKING:
     from gcnet.blocks import BlockSpec
 
-SUMMARY = "list the blocks with their parameters and options"
+SUMMARY = "list blocks with parts, parameters and options"
 
 _MOST_CHANNELS = 1_000_000
 _COLUMNS = ("block", "context", "transform", "fusion", "parameters", "source")

@@ -5,7 +5,7 @@ from pathlib import Path
 from gcnet.errors import UserError
 from gcnet.workflows.check_data import CheckDataSettings
 
-SUMMARY = "find the problems of a data set before training: COCO annotations, class folders or a CSV"
+SUMMARY = "find problems of a data set before training: COCO annotations, class folders or a CSV"
 
 Settings = CheckDataSettings
 

@@ -2,7 +2,7 @@
 
 from gcnet.costs.cost import CostSettings
 
-SUMMARY = "count what networks cost by stage and block: parameters, FLOPs, memory, time"
+SUMMARY = "count parameters, FLOPs and activations by stage and block; measure time and memory"
 
 Settings = CostSettings
 

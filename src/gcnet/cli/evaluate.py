@@ -2,7 +2,7 @@
 
 from gcnet.workflows.evaluate import EvaluateSettings
 
-SUMMARY = "measure the accuracy of a trained network on labelled images"
+SUMMARY = "evaluate a trained network on labeled or annotated images"
 
 Settings = EvaluateSettings
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from gcnet.costs.cost import LARGEST_COUNTED
 from gcnet.errors import UserError
 
-SUMMARY = "list the networks with their parameters and FLOPs"
+SUMMARY = "list networks with parameters and FLOPs"
 
 _COLUMNS = ("model", "parameters", "GFLOPs", "input")
 

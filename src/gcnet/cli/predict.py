@@ -3,7 +3,7 @@
 from gcnet.cli.files import report_note
 from gcnet.workflows.predict import PredictSettings
 
-SUMMARY = "find the classes of images, or the objects in them, with a trained network"
+SUMMARY = "predict the classes of images, or detect objects in them"
 
 Settings = PredictSettings
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from gcnet.experiments.reproduce import Measured
 
-SUMMARY = "train the networks of the paper's tables, or count what they cost, beside what was published"
+SUMMARY = "train the networks of the paper's tables, or count their costs, beside published numbers"
 
 Settings = ReproduceSettings
 

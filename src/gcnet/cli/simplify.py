@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gcnet.tasks.trained import TrainedClassifier
 
 
-SUMMARY = "replace non-local blocks that do not depend on the query by simpler ones, started from their weights"
+SUMMARY = "replace query-independent non-local blocks by simpler ones that start from their weights"
 
 Settings = SimplifySettings
 

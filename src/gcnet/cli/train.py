@@ -12,7 +12,7 @@ from gcnet.errors import UserError
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import DetectorSettings, MachineSettings, NetworkSettings, OutputSettings, TrainSettings
 
-SUMMARY = "train a network, or go on with an interrupted run"
+SUMMARY = "train a network, or resume a run"
 
 _MOVED = ("data", "val", "images", "root")
 _WITH_RESUME = ("workers", "device", "epochs", "steps", *_MOVED)

@@ -19,11 +19,11 @@ class RecipeChoices:
     """scratch, finetune, 1x or 2x as in `gcnet train`; by default the demonstration's short recipe on scenes, else
     scratch, of detectors 1x."""
     epochs: float | None = None
-    """Passes over the training images."""
+    """Epochs."""
     steps: int | None = None
-    """Length in optimizer steps, instead of --epochs."""
+    """Optimizer steps, instead of --epochs."""
     batch_size: int | None = None
-    """Images of one optimizer step."""
+    """Global batch size."""
     optimizer: Literal["sgd", "adamw"] | None = None
     """Optimizer."""
     lr: float | None = None
@@ -33,7 +33,7 @@ class RecipeChoices:
     decay_all: bool | None = None
     """Weight decay on norms and biases too (default: as in `gcnet train`; of the demonstration not)."""
     schedule: Literal["cosine", "step", "constant"] | None = None
-    """Course of the learning rate after the warm-up."""
+    """Learning-rate schedule after warm-up."""
     warmup_epochs: float | None = None
     """Linear warm-up, in epochs."""
     warmup_from: float | None = None
@@ -103,7 +103,7 @@ class CompareSettings:
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda or cuda:N."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Numbers of the forward pass; bf16 and fp16 are autocast."""
+    """Precision: float32, or mixed precision (autocast) in bf16 or fp16."""
     channels_last: bool = True
     """Channels-last memory for network and images."""
     jobs: int | None = None

@@ -26,7 +26,7 @@ LARGEST_COUNTED = 100_000  # pixels of a side of the image whose FLOPs are count
 _SIZE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?")
 _NOTES = """
 FLOPs are of one image and count a multiply-add as two; MACs are the multiply-adds, which papers print as FLOPs.
-Kept is what autograd saves in the forward pass of a training step, at this batch, without parameters."""
+Activations are what autograd saves for the backward pass of a training step at this batch size."""
 _OF_TIMES = (
     "Times are medians, with quartiles in parentheses: where they are far apart, the machine was busy. Those of\n"
     "stages and blocks are of the part alone, its step without the update. Peaks are memory beyond the weights."

@@ -146,8 +146,8 @@ class DataSettings:
     download: bool = False
     """Fetch cifar10 or cifar100 where they are missing; without it the network is never used."""
     image_size: int | None = None
-    """Side in pixels of what the network sees (default: with --weights the network's own; else as generated, the
-    images' own side up to 64, or 224)."""
+    """Input resolution in pixels (default: with --weights the network's own; else native size up to 64, otherwise
+    224)."""
     resize: int | None = None
     """Evaluation: short side in pixels before the center crop (default: with --weights the network's own; else 256/224
     of the image size, none if it fits)."""
@@ -172,7 +172,7 @@ class DataSettings:
     scene_distance: int | None = None
     """Scenes: pixels between the reference patch and the nearest shape (default: half the image size)."""
     workers: int = 0
-    """Loading processes; 0 loads in the main process. The images are the same bits for any number."""
+    """DataLoader workers per process (0: main process); batches are bit-identical for any number."""
 
     def __post_init__(self) -> None:
         """Check what needs no look at the images; `~` becomes the home folder."""
@@ -235,7 +235,7 @@ class AugmentSettings:
     flip: float = 0.5
     """Probability of a horizontal flip."""
     rand_augment: Literal["none", "randaugment", "trivial"] = "none"
-    """Random operations on colour and shape: RandAugment or TrivialAugment."""
+    """RandAugment or TrivialAugment."""
     rand_magnitude: int = 9
     """Magnitude of RandAugment, 0 to 30."""
     colour_jitter: float = 0.0

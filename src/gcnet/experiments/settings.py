@@ -48,7 +48,7 @@ class ReproduceSettings:
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda or cuda:N."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Numbers of the forward pass; bf16 and fp16 are autocast."""
+    """Precision: float32, or mixed precision (autocast) in bf16 or fp16."""
     jobs: int | None = None
     """Trainings at a time, each with its share of the cores (default: one per core, 4 at most; on a GPU one)."""
     output: str | None = None

@@ -94,59 +94,59 @@ class RecipeSettings:
     """scratch (120 epochs, lr 0.1 for 128 images), or finetune: new blocks in a trained classifier (40, lr 0.02);
     detectors: 1x (12 epochs, lr 0.02 for 16 images) or 2x (24), as in the paper (default: scratch; of detectors 1x)."""
     epochs: float | None = None
-    """Passes over the training images (default: the preset's)."""
+    """Epochs (default: the preset's)."""
     steps: int | None = None
-    """Length in optimizer steps, instead of --epochs."""
+    """Optimizer steps, instead of --epochs."""
     batch_size: int | None = None
-    """Images of one optimizer step, over all processes and micro-batches (default: 128; of 1x and 2x 16; fewer where
-    there are fewer training images)."""
+    """Global batch size, over all processes and micro-batches (default: 128; of 1x and 2x 16; fewer for fewer training
+    images)."""
     accumulate: int = 1
-    """Micro-batches that make up one step: less memory, the same gradient (but for batch statistics)."""
+    """Gradient accumulation: micro-batches per step; less memory, the same gradient except for batch statistics."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimizer."""
     lr: float | None = None
-    """Peak learning rate for the batch as it is (default: the preset's, scaled in proportion to the batch size)."""
+    """Peak learning rate (default: the preset's, scaled linearly with the batch size)."""
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """SGD momentum."""
     nesterov: bool = False
-    """Nesterov momentum in SGD."""
+    """Nesterov momentum."""
     weight_decay: float | None = None
     """Weight decay (default: 1e-4 for SGD, 0.05 for AdamW)."""
     decay_all: bool = True
-    """Weight decay on norms and biases too; --no-decay-all leaves them out."""
+    """Weight decay on norms and biases too; --no-decay-all excludes them."""
     block_lr: float = 1.0
-    """Factor on the learning rate of the inserted blocks."""
+    """Learning-rate factor of inserted blocks."""
     schedule: Literal["cosine", "step", "constant"] | None = None
-    """Course of the learning rate after the warm-up (default: cosine; of 1x and 2x step)."""
+    """Learning-rate schedule after warm-up (default: cosine; of 1x and 2x step)."""
     milestones: tuple[float, ...] | None = None
-    """Where the step schedule multiplies by --step-factor, as fractions of the run (default: the preset's)."""
+    """Milestones of the step schedule, as fractions of the run (default: the preset's)."""
     step_factor: float = 0.1
-    """Factor of the step schedule."""
+    """Factor of the learning rate at each milestone."""
     final_lr: float = 0.0
-    """Learning rate at the end of the cosine."""
+    """Final learning rate of the cosine schedule."""
     warmup_epochs: float | None = None
-    """Linear warm-up, in epochs (default: the preset's, at most a tenth of the run)."""
+    """Epochs of linear warm-up (default: the preset's, at most a tenth of the run)."""
     warmup_from: float | None = None
-    """Share of the learning rate that the warm-up starts from (default: one step's; of 1x and 2x a third)."""
+    """Warm-up start factor (default: 1/warm-up steps; of 1x and 2x 1/3)."""
     clip_norm: float | None = None
-    """Clip the gradient to this L2 norm; 0 is off (default: off; of 1x and 2x 35)."""
+    """Gradient clipping by L2 norm; 0 disables it (default: off; of 1x and 2x 35)."""
     label_smoothing: float = 0.0
     """Label smoothing."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: rare classes count more in the training loss, n / (k * n_c) for n_c of n images in k classes."""
+    """balanced: weight the loss by n / (k * n_c), for n_c of n images in k classes."""
     sampling: Literal["uniform", "balanced"] = "uniform"
-    """balanced: every class is drawn equally often, so that images of rare classes come several times in an epoch."""
+    """balanced: draw every class equally often; images of rare classes repeat within an epoch."""
     mixup: float = 0.0
-    """Mixup with Beta(alpha, alpha); 0 is off; with --cutmix one of the two is drawn for every step."""
+    """Mixup alpha; 0 disables it; with --cutmix, one of the two is drawn per step."""
     cutmix: float = 0.0
-    """Cutmix with Beta(alpha, alpha); 0 is off."""
+    """CutMix alpha; 0 disables it."""
     ema: float | None = None
-    """Decay of an exponential moving average of the weights, which is then what is evaluated and saved."""
+    """Decay of an exponential moving average of the weights, which is then evaluated and saved."""
     freeze: tuple[str, ...] | None = None
-    """Parameters that stay as they are, by pattern: 'layer1.*' 'conv1.*'; so do the statistics of their batch norms
-    (default: none; of 1x and 2x the stem and c2, where the detector starts from weights)."""
+    """Glob patterns of parameters to freeze, such as 'layer1.*'; running statistics of their batch norms are frozen too
+    (default: none; of 1x and 2x the stem and c2, if the detector starts from weights)."""
     freeze_norms: bool = False
-    """Keep the statistics of batch norms as loaded (norms run in evaluation mode)."""
+    """Freeze running statistics of batch norms (they run in evaluation mode)."""
 
     def __post_init__(self) -> None:
         """Refuse unknown names and contradictions."""

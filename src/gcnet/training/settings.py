@@ -86,12 +86,12 @@ class DetectorSettings:
     """Start the backbone from a plain classifier's weights: a file of ours, timm's or torchvision's, or "pretrained"
     (published)."""
     numerics: Literal["mmdet", "torchvision"] = "mmdet"
-    """Whose arithmetic anchors, boxes, pooling, resizing and masks follow."""
+    """Implementation to match exactly: anchors, box coder, RoIAlign, resizing, mask pasting."""
     norm: Literal["fixed", "frozen", "batch", "sync"] | None = None
     """Norms of the backbone: fixed (statistics as loaded, scale and shift trained), frozen, batch, or sync (statistics
     over all GPUs; on a CPU as batch). Default: fixed where the detector starts from weights, else batch."""
     heads: Literal["2fc", "4conv1fc"] = "2fc"
-    """Heads of the boxes; 4conv1fc has batch norms in all heads and in the pyramid."""
+    """Box head; 4conv1fc has batch norms in all heads and in the feature pyramid."""
     short_side: tuple[int, ...] | None = None
     """Short side in pixels that images are resized to (default: 800; of small networks 64); of several, each training
     image gets one at random (multi-scale training), and evaluation the last."""
@@ -100,7 +100,7 @@ class DetectorSettings:
     anchor_sides: tuple[float, ...] | None = None
     """Sides in pixels of the square anchors, one a level of the pyramid (default: 32 64 128 256 512)."""
     regions: int | None = None
-    """Regions of an image that the heads are trained on, a quarter of them objects (default: 512)."""
+    """RoIs sampled per image for the heads, 25 % positive (default: 512)."""
     detections_per_image: int | None = None
     """Detections of an image that the detector gives at most (default: 100; COCO's AP counts 100 of each class)."""
     jitter: tuple[float, float] | None = None
@@ -137,9 +137,9 @@ class MachineSettings:
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda or cuda:N; under torchrun each process takes its own GPU."""
     seed: int = 0
-    """Seed of everything drawn at random: initial weights, data order, augmentation, dropout."""
+    """Random seed: initial weights, data order, augmentation, dropout."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Numbers of the forward pass; bf16 and fp16 are autocast (fp16 with loss scaling)."""
+    """Precision: float32, or mixed precision (autocast) in bf16 or fp16 (fp16 with loss scaling)."""
     channels_last: bool = False
     """Channels-last memory for network and images (faster on recent GPUs)."""
     deterministic: bool = False
@@ -159,15 +159,15 @@ class OutputSettings:
     output: str | None = None
     """Run folder, which must not exist yet (default: runs/NAME, with a number behind it where that is taken)."""
     save_every_steps: int | None = None
-    """Checkpoint every so many steps."""
+    """Save a checkpoint every N steps."""
     save_every_epochs: float | None = 1.0
-    """Checkpoint every so many epochs (None: not by epoch)."""
+    """Save a checkpoint every N epochs (None: not by epoch)."""
     save_every_minutes: float | None = None
-    """Checkpoint every so many minutes."""
+    """Save a checkpoint every N minutes."""
     evaluate_every: float = 1.0
-    """Evaluate every so many epochs; the end of the run is always evaluated."""
+    """Evaluate every N epochs, and always at the end."""
     log_every: int = 10
-    """Write a row to metrics.jsonl every so many steps."""
+    """Log to metrics.jsonl every N steps."""
     pictures: bool = True
     """Draw learning curves, confusion matrix and a sample of training images."""
 

@@ -168,7 +168,7 @@ class Detection(Task):
     def cost_notes(self) -> tuple[str, ...]:
         """Of how many regions FLOPs and activations are."""
         return (
-            "A detector's FLOPs are with heads on 1000 regions and 100 masks; kept is with those sampled in training.",
+            "A detector's FLOPs are with 1000 RoIs and 100 masks, activations with the RoIs sampled in training.",
         )
 
 
