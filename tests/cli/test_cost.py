@@ -110,7 +110,7 @@ def test_a_detector_is_told_with_its_regions(capsys: pytest.CaptureFixture[str])
     output = capsys.readouterr().out
     rows = table(output, "mask_rcnn_gc_scenes_resnet, 64 x 64, batch 2")
     assert list(rows)[1:8] == ["stem", "layer1", "pyramid", "proposals", "boxes", "masks", "total"]
-    assert "1000 regions and 100 masks" in output
+    assert "1000 RoIs and 100 masks" in output
 
 
 @pytest.mark.parametrize("name", ["timm/test_convnext", "timm/test_efficientnet", "timm/test_vit"])

@@ -20,7 +20,7 @@ _WITH_RESUME = ("workers", "device", "epochs", "steps", *_MOVED)
 
 @dataclass(frozen=True)
 class Settings:
-    """Train a network on images, or go on with an interrupted run.
+    """Train a network on images, or resume an interrupted run.
 
     Without arguments: a small residual network with global context on generated scenes. Ctrl-C, SIGTERM and SIGHUP (a
     closed terminal) save and stop, SIGUSR1 saves and goes on; a second Ctrl-C ends at once. A failing standard output
