@@ -246,7 +246,7 @@ def test_heads_are_trained_on_as_many_regions_of_an_image_as_told(cascade: bool)
 
 MISTAKES = {
     "numerics": ({"numerics": "mmdet3"}, 'unknown numerics "mmdet3"; did you mean "mmdet"'),
-    "norm": ({"norm": "freezed"}, 'unknown norm "freezed"; did you mean "frozen"'),
+    "norm": ({"norm": "frozn"}, 'unknown norm "frozn"; did you mean "frozen"'),
     "heads": ({"heads": "2f"}, 'unknown heads "2f"; did you mean "2fc"'),
     "classes": ({"num_classes": 0}, "at least 1; found 0"),
     "levels": ({"anchor_sides": (8.0, 16.0)}, "one for each of 5 levels, found 2"),
