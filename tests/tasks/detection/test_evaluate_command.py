@@ -94,7 +94,7 @@ def test_what_is_found_exactly_scores_a_hundred(
 ) -> None:
     Scenes(7, split="val").read(2).save(coco / "val" / "000002.png")
     images = open_validation(DataSettings(str(coco))).images
-    knowing = trained.Detector(Knowing(images), CATEGORIES, (1, 2, 3))
+    knowing = trained.TrainedDetector(Knowing(images), CATEGORIES, (1, 2, 3))
     knowing.model.register_parameter("anchor", torch.nn.Parameter(torch.zeros(1)))
     monkeypatch.setattr(trained, "open_trained", lambda *_, **__: knowing)
     assert run(EvaluateSettings("known", data=str(coco), batch_size=3, device="cpu", output=tmp_path)) == 0
