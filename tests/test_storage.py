@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,7 @@ import safetensors.torch
 import torch
 
 from gcnet import storage
-from gcnet.storage import StorageError, load_tensors, save_tensors, write_atomic
+from gcnet.storage import StorageError, check_output_file, load_tensors, save_tensors, write_atomic
 
 METADATA = {"epoch": 3, "names": ["a", 'quote " and "sha256":"'], "nested": {"none": None, "number": 0.1}}
 
@@ -293,3 +294,47 @@ def test_a_full_disk_speaks_of_an_old_file_only_where_there_is_one(
     with pytest.raises(StorageError) as raised:
         write_atomic(tmp_path / "new", b"new")
     assert "old file" not in str(raised.value)
+
+
+def test_a_device_is_written_into_and_stays_a_device() -> None:
+    master, slave = os.openpty()
+    device = Path(os.ttyname(slave))
+    check_output_file(device)
+    write_atomic(device, b"text\n")
+    assert os.read(master, 100).replace(b"\r", b"") == b"text\n"
+    assert stat.S_ISCHR(device.stat().st_mode)
+    os.close(master)
+    os.close(slave)
+
+
+def test_a_pipe_is_written_into_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    check_output_file(pipe)
+    write_atomic(pipe, b"text")
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_full_device_is_reported_and_stays() -> None:
+    device = Path("/dev/full")
+    if not (device.exists() and stat.S_ISCHR(device.stat().st_mode)):
+        pytest.skip("needs /dev/full")
+    with pytest.raises(StorageError, match="cannot write /dev/full: No space left on device"):
+        write_atomic(device, b"text")
+    assert stat.S_ISCHR(device.stat().st_mode)
+
+
+def test_the_file_of_a_symbolic_link_is_written_and_the_link_stays(tmp_path: Path) -> None:
+    file, link = tmp_path / "folder" / "file", tmp_path / "link"
+    file.parent.mkdir()
+    file.write_bytes(b"old")
+    link.symlink_to(file)
+    write_atomic(link, b"new")
+    assert link.is_symlink()
+    assert file.read_bytes() == b"new"
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link"]
+    assert os.listdir(file.parent) == ["file"]

@@ -9,6 +9,7 @@ def main() -> int:
         from gcnet.cli import main as run
     except KeyboardInterrupt:
         print("gcnet: interrupted", file=sys.stderr)
+        exec("")  # as in gcnet.cli.main
         return 130
     return run()
 

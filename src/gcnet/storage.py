@@ -41,8 +41,14 @@ class LockedError(Failure):
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a crash or a full disk leaves either the old file or the new one, whole.
 
-    Raises StorageError, with the space needed and the space free, when the disk is full.
+    A symbolic link stays, and its file is written. A device or a pipe, such as /dev/null, is written into.
+
+    Raises:
+        StorageError: the data cannot be written; of a full disk with the space needed and the space free.
     """
+    if _is_stream(path):
+        return _write_into(path, data)
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = _temporary(path)
     try:
         with open(temporary, "xb") as file:
@@ -56,6 +62,21 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise _writing_failed(path, len(data), error, kept=path.exists()) from error
     finally:
         _remove(temporary)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path is a device, a pipe or an open file of the process, which a new file must not replace."""
+    if path.parts[:2] in (("/", "dev"), ("/", "proc")):
+        return path.exists() and not path.is_dir()
+    return path.exists() and not path.is_dir() and not path.is_file()
+
+
+def _write_into(path: Path, data: bytes) -> None:
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise StorageError(f"cannot write {printable(path)}: {error.strerror}") from error
 
 
 def append_line(path: Path, line: str) -> None:
@@ -168,7 +189,10 @@ def check_output_file(path: Path) -> None:
     """
     if os.path.isdir(path):
         raise UserError(f"the output must be a file, and {printable(path)} is a folder")
-    _check_output(path.parent, path)
+    if not _is_stream(path):
+        _check_output(path.parent, path)
+    elif not os.access(path, os.W_OK):
+        raise StorageError(f"cannot write {printable(path)}: {os.strerror(errno.EACCES)}")
 
 
 def _check_output(folder: Path, file: Path) -> None:

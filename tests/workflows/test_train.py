@@ -329,6 +329,9 @@ def test_ctrl_c_before_the_training_is_one_line_and_leaves_no_folder(photos, tmp
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
+    if process.returncode == -signal.SIGINT:  # on a slow machine: before Python itself listens to signals
+        assert (out, err, (tmp_path / "run").exists()) == ("", "", False)
+        return
     assert process.returncode == 130
     assert err in ("gcnet: interrupted\n", "")
     assert bool(err) != ("SIGINT: saved at step" in out)

@@ -167,9 +167,7 @@ class Detection(Task):
 
     def cost_notes(self) -> tuple[str, ...]:
         """Of how many regions FLOPs and activations are."""
-        return (
-            "A detector's FLOPs are with 1000 RoIs and 100 masks, activations with the RoIs sampled in training.",
-        )
+        return ("A detector's FLOPs are with 1000 RoIs and 100 masks, activations with the RoIs sampled in training.",)
 
 
 def _listed(names: Iterable[str]) -> str:
