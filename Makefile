@@ -6,7 +6,7 @@ WORKERS ?= 2
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-scale check bench
+.PHONY: help setup demo test test-slow test-scale check bench
 
 help: ## Say what each command does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -16,10 +16,13 @@ setup: $(STAMP) ## Install gcnet and what it needs into .venv (once; about 6 GB 
 demo: $(STAMP) ## Set up, then train the same network with each block on generated scenes and compare them
 	$(BIN)/gcnet compare
 
-test: $(STAMP) ## Set up, then run the tests (real images: set GCNET_DATA)
-	$(BIN)/python -m pytest -n $(WORKERS)
+test: $(STAMP) ## Set up, then run the quick tests, about 6 minutes (real images: set GCNET_DATA)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-test-scale: $(STAMP) ## Set up, then run the tests that take minutes (marked scale), which make test leaves out
+test-slow: $(STAMP) ## Set up, then run the slow tests: trainings, processes, whole commands
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+test-scale: $(STAMP) ## Set up, then run the tests of thousands of cases (marked scale), which the others skip
 	$(BIN)/python -m pytest -n $(WORKERS) -m scale
 
 check: $(STAMP) ## Set up, then lint, formatting, types and the floors of the imports

@@ -47,6 +47,7 @@ def run_example(example: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+@pytest.mark.slow
 def test_an_example_runs(example: str, tmp_path: Path) -> None:
     run_example(example, tmp_path)
 

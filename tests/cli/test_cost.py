@@ -114,6 +114,7 @@ def test_a_detector_is_told_with_its_regions(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("name", ["timm/test_convnext", "timm/test_efficientnet", "timm/test_vit"])
+@pytest.mark.slow
 def test_blocks_behind_other_modules_are_rows_and_their_stages_sum_up(name: str, tmp_path: Path) -> None:
     assert cost(name, "--block", "gc", "--ratio", "4", "--against", "plain", "--output", str(tmp_path)) == 0
     total, *rows = read_csv(tmp_path)

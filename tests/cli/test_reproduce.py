@@ -20,6 +20,7 @@ def test_the_tables_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(TABLES)
 
 
+@pytest.mark.slow
 def test_a_table_has_what_is_counted_beside_what_is_published_with_its_source(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -53,6 +54,7 @@ def test_a_mistake_is_one_sentence(arguments: str, sentence: str, capsys: pytest
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_rows_are_trained_at_small_scale_and_an_interrupted_table_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

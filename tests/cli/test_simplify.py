@@ -48,6 +48,7 @@ def kinds(path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_blocks_whose_queries_agree_are_replaced_and_the_answers_stay(
     photos: Path, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +78,7 @@ def test_blocks_whose_queries_agree_are_replaced_and_the_answers_stay(
     assert parameters[0] - parameters[1] == (4 * 16 * 8 + 3 * 8 + 16) - (16 * 16 + 2 * 16 + 1)
 
 
+@pytest.mark.slow
 def test_a_file_evaluates_to_the_accuracy_that_was_said(
     photos: Path, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

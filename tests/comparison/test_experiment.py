@@ -46,6 +46,7 @@ def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.slow
 def test_a_comparison_leaves_its_results_a_table_a_figure_and_a_page(images: Path, tmp_path: Path) -> None:
     listener = Listener()
     comparison = run_comparison(settings=small(images, tmp_path / "out", seeds=2), reporter=listener)
@@ -65,6 +66,7 @@ def test_a_comparison_leaves_its_results_a_table_a_figure_and_a_page(images: Pat
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_with_what_is_not_done(
     images: Path, tmp_path: Path, whole: Comparison
 ) -> None:
@@ -225,6 +227,7 @@ def test_ctrl_c_ends_with_code_130_and_leaves_no_process_behind(images: Path, tm
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ["costs.json", "compare.json", "runs/main-gc-seed0.json"])
 @pytest.mark.parametrize("damage", ["{", "[]"])
+@pytest.mark.slow
 def test_a_damaged_file_of_an_earlier_attempt_is_named_in_one_sentence(
     images: Path, tmp_path: Path, finished: Path, name: str, damage: str
 ) -> None:
@@ -252,6 +255,7 @@ def test_a_second_comparison_in_the_same_folder_is_refused(images: Path, finishe
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.slow
 def test_what_is_measured_is_shown_while_it_is_measured(images: Path, tmp_path: Path) -> None:
     shown: list[str] = []
 

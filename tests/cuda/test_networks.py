@@ -27,6 +27,7 @@ def with_random_blocks(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("block", ["gc", "nl_embedded_gaussian"])
 @pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.slow
 def test_a_network_with_new_blocks_gives_the_same_outputs_to_the_bit(
     host: str, block: str, device: torch.device
 ) -> None:

@@ -55,6 +55,7 @@ def test_rows_without_a_counterpart_in_small_networks_are_left_out() -> None:
 
 @pytest.mark.filterwarnings("ignore:LayerNorm over 2 channels")
 @pytest.mark.parametrize("scale", ["full", "small"])
+@pytest.mark.slow
 def test_every_row_builds_and_differs_from_the_others(scale: str) -> None:
     for series in series_of(TABLES, small=scale == "small"):
         compared = CompareSettings(model=series.model, ratio=4, blocks=",".join(series.variants))

@@ -48,6 +48,7 @@ def published() -> list[Published]:
 
 
 @pytest.mark.parametrize("name", MILLIONS)
+@pytest.mark.slow
 def test_parameters_are_those_counted_by_hand(name: str) -> None:
     assert [round(cost.parameters / 1e6, 2) for cost in counted(name)] == MILLIONS[name]
 

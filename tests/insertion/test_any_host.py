@@ -28,6 +28,7 @@ def with_blocks(name: str, block: str = "gc") -> nn.Module:
     return randomise(model)
 
 
+@pytest.mark.slow
 def test_a_fresh_addition_block_leaves_output_names_statistics_and_modes_as_they_were(name: str) -> None:
     host = create(name)
     before, names = host(images(name)), list(host.state_dict())
@@ -67,6 +68,7 @@ def test_the_dry_run_of_a_network_that_needs_real_numbers_leaves_no_trace() -> N
     assert [place.name for place in insert(model, "snl", at="second", example_input=(1, 3, 7, 9)).places] == ["second"]
 
 
+@pytest.mark.slow
 def test_the_block_sees_channels_and_positions_where_they_are(name: str) -> None:
     """Judged by another mechanism: a hook on the plain host that lays the output out by hand."""
     model, expected = with_blocks(name, "se"), create(name)
@@ -93,6 +95,7 @@ def _by_hand(name: str, context: nn.Module) -> Callable[[nn.Module, object, Tens
     return {"swin": on_channels_last_map, "vit": on_tokens}.get(name, on_map)
 
 
+@pytest.mark.slow
 def test_trained_blocks_all_receive_gradients(name: str) -> None:
     model = with_blocks(name)
     model(images(name)).square().sum().backward()
@@ -127,6 +130,7 @@ def test_remove_restores_the_host_exactly(name: str) -> None:
 
 
 @pytest.mark.parametrize("convert", [convert_sync_batchnorm, freeze_batch_norm_2d])
+@pytest.mark.slow
 def test_blocks_run_once_after_norms_were_converted_or_frozen(
     name: str, convert: Callable[[nn.Module], nn.Module]
 ) -> None:

@@ -108,6 +108,7 @@ DEFAULTS: dict[str, tuple[Callable[[], nn.Module], list[str], int]] = {
 
 
 @pytest.mark.parametrize("family", DEFAULTS)
+@pytest.mark.slow
 def test_the_default_of_every_family(family: str) -> None:
     build, first, count = DEFAULTS[family]
     with torch.device("meta"):

@@ -73,6 +73,7 @@ def test_trained_blocks_change_the_output_and_all_receive_gradients(host: nn.Mod
 
 
 @pytest.mark.parametrize(("name", "position"), POSITIONS, ids=lambda value: value.replace(" ", "-"))
+@pytest.mark.slow
 def test_the_block_acts_where_the_position_says(name: str, position: str) -> None:
     """Judged by another mechanism: the plain host with the same block appended to the module before the position."""
     torch.manual_seed(0)
@@ -175,6 +176,7 @@ def test_blocks_follow_the_hosts_dtype_and_mode() -> None:
     assert {parameter.dtype for _, parameter in context_parameters(model)} == {torch.float64}
 
 
+@pytest.mark.slow
 def test_copies_and_pickles_carry_the_blocks(host: nn.Module) -> None:
     insert(host, "gc", ratio=4)
     output = randomise(host)(images())
@@ -232,6 +234,7 @@ def test_a_published_block_gives_the_same_network_as_building_it_in_by_hand() ->
 
 
 @pytest.mark.parametrize("block", list_blocks())
+@pytest.mark.slow
 def test_every_block_goes_into_a_network_with_its_defaults(block: str) -> None:
     model = torchvision.models.resnet18(num_classes=3).eval()
     report = insert(model, block)

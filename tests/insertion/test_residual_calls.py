@@ -185,6 +185,7 @@ class Wrapped(nn.Module):
 
 @pytest.mark.parametrize("wrap", [Wrapped, lambda layer: nn.Sequential(layer, nn.Dropout(0.1))], ids=["adapter", "row"])
 @pytest.mark.parametrize("position", ["after_norm", "after_conv2", "after_add"])
+@pytest.mark.slow
 def test_the_width_of_residual_blocks_is_measured(wrap: Callable, position: str) -> None:
     model, x = torchvision.models.resnet50(num_classes=7).eval(), torch.randn(2, 3, 37, 41)
     for block in (*model.layer3, *model.layer4):

@@ -173,6 +173,7 @@ def test_distributed_training_reaches_every_block(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("position", ["after_norm", "after_add"])
+@pytest.mark.slow
 def test_a_traced_residual_network_is_the_same_at_another_size(position: str, gradients: bool) -> None:
     model = CifarResNet(20).eval()
     insert(model, "gc", position=position)

@@ -78,6 +78,7 @@ def test_one_block_at_the_papers_place_counts_as_published(block: str, millions:
 
 
 @pytest.mark.parametrize("name", list_models())
+@pytest.mark.slow
 def test_every_listed_model_runs(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name, num_classes=7)
@@ -86,6 +87,7 @@ def test_every_listed_model_runs(name: str) -> None:
 
 
 @pytest.mark.parametrize("block", list_blocks())
+@pytest.mark.slow
 def test_every_block_s_name_is_a_prefix_of_classifiers_and_detectors(block: str) -> None:
     with torch.device("meta"):
         model = create_model(f"{block}_scenes_resnet")

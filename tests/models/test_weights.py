@@ -80,6 +80,7 @@ SOURCES = {
     ],
 )
 @pytest.mark.parametrize(("file", "save"), SOURCES.items(), ids=SOURCES)
+@pytest.mark.slow
 def test_a_backbone_has_the_features_of_the_classifier_whose_weights_it_got(
     tmp_path: Path, file: str, save: Callable[[Path], nn.Module], name: str, norm: str
 ) -> None:

@@ -38,6 +38,7 @@ def by_two(work, folder, *arguments):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_reported_numbers_are_those_of_the_saved_weights_to_the_bit(tmp_path):
     photos = write_photos(tmp_path / "photos", train_images=9, val_images=7)
     settings = settings_for(photos, tmp_path, mixup=0.0, cutmix=0.0, epochs=2.0, batch_size=6)

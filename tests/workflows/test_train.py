@@ -53,6 +53,7 @@ def crash_at(monkeypatch, step):
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 8, 13])
+@pytest.mark.slow
 def test_a_broken_run_ends_with_the_same_bits(photos, tmp_path, whole, monkeypatch, step):
     settings = settings_for(photos, tmp_path / "run")
     with monkeypatch.context() as patch:
@@ -65,6 +66,7 @@ def test_a_broken_run_ends_with_the_same_bits(photos, tmp_path, whole, monkeypat
 
 
 @pytest.mark.parametrize(("first", "second"), [(2, 0), (0, 2), (1, 2)])
+@pytest.mark.slow
 def test_any_number_of_workers_before_and_after_gives_the_same_bits(
     photos, tmp_path, whole, monkeypatch, first, second
 ):
@@ -98,6 +100,7 @@ def pictured(photos, tmp_path_factory):
     return run(settings_for(photos, output, epochs=2.0, block_lr=3.0, **changes), None)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_all_that_its_folder_promises(pictured):
     names = {str(path.relative_to(pictured.folder)) for path in pictured.folder.rglob("*") if path.is_file()}
     assert names == {
@@ -329,8 +332,9 @@ def test_ctrl_c_before_the_training_is_one_line_and_leaves_no_folder(photos, tmp
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    if process.returncode == -signal.SIGINT:  # on a slow machine: before Python itself listens to signals
-        assert (out, err, (tmp_path / "run").exists()) == ("", "", False)
+    if wait < 1 and process.returncode != 130:  # on a slow machine Python itself was still starting
+        assert "gcnet:" not in err
+        assert not (tmp_path / "run").exists()
         return
     assert process.returncode == 130
     assert err in ("gcnet: interrupted\n", "")

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = _report("interrupted", EXIT_INTERRUPTED)
     if is_process:
-        # An interrupt that left exec(), which dataclasses call, makes `python -m` end by SIGINT; another exec() undoes it.
+        # An interrupt that left exec(), which dataclasses call, makes `python -m` end by SIGINT; another undoes it.
         exec("")
         signal.signal(signal.SIGINT, _end_at_once)  # what is left is Python's own end, which prints a traceback
     failure = _output_failure()

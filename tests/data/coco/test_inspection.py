@@ -386,5 +386,6 @@ def test_a_mistyped_file_gets_the_nearest_one(tmp_path: Path) -> None:
         ("nuclei256/annotations/instances_val.json", "nuclei256/val"),
     ],
 )
+@pytest.mark.slow
 def test_real_annotations_have_no_issue(data_root: Path, annotations: str, images: str) -> None:
     assert inspect(read_annotations(data_root / annotations), data_root / images).issues == ()

@@ -140,6 +140,7 @@ def targets() -> list[dict[str, Tensor]]:
 
 @pytest.mark.parametrize("name", [*(f"mask_rcnn_gc_{host}" for host in SMALL), "cascade_mask_rcnn_scenes_resnet"])
 @pytest.mark.parametrize("numerics", ["mmdet", "torchvision"])
+@pytest.mark.slow
 def test_a_small_detector_trains_every_parameter_and_finds_things(name: str, numerics: str) -> None:
     model = create_model(name, num_classes=3, detector={"numerics": numerics, "norm": "batch"})
     with torch.no_grad():

@@ -43,6 +43,7 @@ def test_true_boxes_are_told_from_others() -> None:
     assert _is_among(boxes, torch.zeros(0, 4)).tolist() == [False, False]
 
 
+@pytest.mark.slow
 def test_three_equal_stages_without_deltas_are_one() -> None:
     """With deltas of zero every stage sees the same regions, and a mean of three equal things is one of them."""
     single, triple = detector(), cascade()

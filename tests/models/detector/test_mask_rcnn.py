@@ -116,6 +116,7 @@ COUNTS = {
 
 
 @pytest.mark.parametrize(("placement", "exact", "millions"), COUNTS.values(), ids=COUNTS)
+@pytest.mark.slow
 def test_parameters_are_those_of_the_papers_tables(placement: dict, exact: int | None, millions: float) -> None:
     with torch.device("meta"):
         model = create_model("mask_rcnn_resnet50", **{"stages": (4,), **placement} if placement else {})
@@ -169,6 +170,7 @@ GATES = ("se", "eca", "ese", "lct", "gct", "srm", "fca", "ge")  # they do not st
 
 @pytest.mark.parametrize("numerics", ["mmdet", "torchvision"])
 @pytest.mark.parametrize("cascade", [False, True])
+@pytest.mark.slow
 def test_under_autocast_it_finds_boxes_scores_and_masks_in_float32(numerics: str, cascade: bool) -> None:
     model = calibrated(detector(numerics=numerics, cascade=cascade))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -180,6 +182,7 @@ def test_under_autocast_it_finds_boxes_scores_and_masks_in_float32(numerics: str
 
 
 @pytest.mark.parametrize("block", [name for name in BLOCKS if name not in GATES])
+@pytest.mark.slow
 def test_fresh_blocks_of_addition_leave_a_detector_as_it_was(block: str) -> None:
     model = calibrated(detector())
     with torch.no_grad():

@@ -150,7 +150,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import torch, torch.distributed as distributed
 from torch.nn.parallel import DistributedDataParallel
-from test_classification import CLASSES, ScoresFromPixels, make_batches
+from test_metrics import CLASSES, ScoresFromPixels, make_batches
 from gcnet.errors import UserError
 from gcnet.tasks.classification.metrics import evaluate_classifier
 rank = int(sys.argv[3])

@@ -53,6 +53,7 @@ def table(output: str) -> dict[str, list[str]]:
     return {words[0]: words[-2:] for line in output.splitlines() if len(words := line.split()) > 2}
 
 
+@pytest.mark.slow
 def test_a_detector_is_judged_as_its_own_detections_are(
     detector_file: Path, coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +148,7 @@ def test_issues_of_the_annotations_are_reported(coco: Path, tmp_path: Path, caps
     assert "objects  41 of 3 classes" in printed.out
 
 
+@pytest.mark.slow
 def test_without_repairs_the_ground_truth_is_the_file_unchanged(
     coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,6 +77,7 @@ def test_the_weights_say_which_detector_they_are_and_what_its_labels_mean(whole:
 
 
 @pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.slow
 def test_a_broken_run_ends_with_the_same_bits(
     tmp_path: Path, whole: RunResult, monkeypatch: pytest.MonkeyPatch, step: int
 ):
