@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -48,7 +49,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     if _is_stream(path):
         return _write_into(path, data)
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else path
     temporary = _temporary(path)
     try:
         with open(temporary, "xb") as file:
@@ -66,9 +67,12 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def _is_stream(path: Path) -> bool:
     """Whether a path is a device, a pipe or an open file of the process, which a new file must not replace."""
-    if path.parts[:2] in (("/", "dev"), ("/", "proc")):
-        return path.exists() and not path.is_dir()
-    return path.exists() and not path.is_dir() and not path.is_file()
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    is_open_file = stat.S_ISREG(mode) and path.parts[:2] in (("/", "dev"), ("/", "proc"))
+    return is_open_file or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _write_into(path: Path, data: bytes) -> None:
