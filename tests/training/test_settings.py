@@ -210,3 +210,9 @@ def test_only_a_default_batch_shrinks_to_the_number_of_images(
     given: dict[str, int], images: int, processes: int, expected: int | None
 ) -> None:
     assert RecipeSettings(**given).fitted(images, processes).batch_size == expected  # type: ignore[arg-type]
+
+
+def test_settings_of_earlier_versions_are_read_under_their_names_of_today():
+    stored = TrainSettings(augment=AugmentSettings(random_crop="pad")).to_dict()
+    stored["augment"]["crop"] = stored["augment"].pop("random_crop")
+    assert TrainSettings.from_dict(stored).augment.random_crop == "pad"

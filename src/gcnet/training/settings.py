@@ -19,6 +19,9 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "heads": ("2fc", "4conv1fc"),
 }
 
+# Group and name of settings in runs of earlier versions, and the name of today.
+_OLD_NAMES: Mapping[tuple[str, str], str] = {("augment", "crop"): "random_crop"}
+
 
 @dataclass(frozen=True)
 class NetworkSettings:
@@ -220,7 +223,12 @@ class TrainSettings:
         for name in stored:
             if name not in groups:
                 raise unknown("group of settings", name, groups)
-        return cls(**{name: _group(groups[name], values) for name, values in stored.items()})
+        return cls(**{name: _group(groups[name], _renamed(name, values)) for name, values in stored.items()})
+
+
+def _renamed(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a group by their names of today."""
+    return {_OLD_NAMES.get((group, name), name): value for name, value in values.items()}
 
 
 def _anchored(path: str | None) -> str | None:
