@@ -9,10 +9,11 @@ from gcnet.errors import UserError
 
 def is_first_process() -> bool:
     """Whether this process is the only one or the first of those that torchrun started, joined or not."""
-    return not _several() or os.environ.get("RANK", "0") == "0"
+    return not in_several_processes() or os.environ.get("RANK", "0") == "0"
 
 
-def _several() -> bool:
+def in_several_processes() -> bool:
+    """Whether torchrun started several processes, of which this is one."""
     return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
@@ -33,7 +34,7 @@ def choose_device(name: str) -> torch.device:
         return device
     if device.type != "cuda":
         raise _unknown_device(name)
-    if device.index is not None and _several():
+    if device.index is not None and in_several_processes():
         raise UserError(
             f"--device {name}: under torchrun every process needs a GPU of its own; use --device cuda, and choose "
             "GPUs by CUDA_VISIBLE_DEVICES"

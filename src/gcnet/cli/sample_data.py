@@ -1,11 +1,10 @@
 """`gcnet sample-data`: writes a small generated data set to try the commands on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
+from gcnet.arguments import POSITIONAL
 from gcnet.errors import UserError
 
 SUMMARY = "write a small generated data set to try the commands on"
@@ -21,7 +20,7 @@ class Settings:
       gcnet sample-data coco --output coco
     """
 
-    kind: Annotated[Literal["photos", "coco"], tyro.conf.Positional]
+    kind: Literal["photos", "coco"] = field(metadata=POSITIONAL)
     """photos (classification, 128 images of 4 classes) or coco (detection, 32 images with boxes and masks)."""
     output: Path | None = None
     """Folder to write, new or empty (default: photos or coco)."""

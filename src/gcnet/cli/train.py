@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import tyro
-
+from gcnet.arguments import INTERNAL
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError
 from gcnet.training.recipe import RecipeSettings
@@ -49,7 +48,7 @@ class Settings:
     recipe: RecipeSettings = field(default_factory=RecipeSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
-    given: tyro.conf.Suppress[tuple[str, ...]] = ()
+    given: tuple[str, ...] = field(default=(), metadata=INTERNAL)
 
     def __post_init__(self) -> None:
         """Refuse what would have no effect beside --resume."""

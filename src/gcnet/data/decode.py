@@ -190,7 +190,7 @@ def read_header(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEG
 
 
 def read_values(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
-    """The pixels of an image as they are stored: of a palette image the numbers of the colors.
+    """The stored pixels of an image: palette indices of a palette image.
 
     Args:
         path: as for `open_image`.

@@ -206,7 +206,7 @@ class ExtraTokens:
                     host(*example.args, **example.kwargs)
             except _Captured:
                 return found
-            except Exception:  # tries the next way to run it; parameter names decide if all fail
+            except Exception:  # fall through to the next way; if all fail, parameter names decide
                 note_failure("the network on random images")
                 continue
             return found

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from gcnet.devices import _several
+from gcnet.devices import in_several_processes
 from gcnet.errors import Failure, UserError
 from gcnet.storage import StorageError
 
@@ -127,7 +127,7 @@ def processes_joined(device: torch.device) -> Generator[Processes, None, None]:
         device: of this process, as `choose_device` returned it.
     """
     exists = dist.is_initialized()
-    if not exists and not _several():
+    if not exists and not in_several_processes():
         yield Processes()
         return
     store = None if exists else _join(device)

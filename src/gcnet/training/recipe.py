@@ -20,7 +20,7 @@ class Preset:
         lr: peak learning rate by optimizer for `batch_size` images; scaled in proportion to the batch that is used.
         weight_decay: by optimizer.
         batch_size: images of one optimizer step.
-        schedule: course of the learning rate after the warm-up.
+        schedule: learning-rate schedule after warm-up.
         milestones: of the step schedule, as fractions of the run.
         warmup_epochs: linear warm-up, in epochs; in steps where there are `warmup_steps`.
         warmup_from: share of the learning rate at the first step of warm-up; None is one step's share.

@@ -5,9 +5,9 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
+from gcnet.arguments import has_type
 from gcnet.data.settings import LARGEST_SIDE, AugmentSettings, DataSettings
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.training.checks import flag, require
@@ -243,24 +243,9 @@ def _group(kind: Any, values: Mapping[str, Any]) -> Any:
     kinds = get_type_hints(kind)
     read = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     for name, value in read.items():
-        if not _has_type(value, kinds[name]):
+        if not has_type(value, kinds[name]):
             raise UserError(f'config.json: "{name}" has a value of the wrong type, {json.dumps(values[name])}')
     return kind(**read)
-
-
-def _has_type(value: Any, kind: Any) -> bool:
-    """Whether a JSON value suits a setting's annotation."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (UnionType, Union):
-        return any(_has_type(value, one) for one in inner)
-    if origin is Literal:
-        return value in inner
-    if origin is tuple:
-        each = inner[:1] * len(value) if isinstance(value, tuple) and inner[1:] == (...,) else inner
-        return isinstance(value, tuple) and len(value) == len(each) and all(map(_has_type, value, each))
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _value(text: str) -> Any:

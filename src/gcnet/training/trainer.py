@@ -268,7 +268,7 @@ class _Losses(nn.Module):
 
 
 class _Reading:
-    """Values on their way to the CPU.
+    """Scalars that are copied to the CPU asynchronously.
 
     On a GPU the copy is queued behind the forward pass, and the backward pass behind the copy: waiting for the values
     then costs no idle time, because the GPU is busy with the backward pass while the CPU looks at them.

@@ -53,11 +53,6 @@ def list_images(folder: str | os.PathLike[str]) -> Listing:
     return listing
 
 
-def image_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The paths of `list_images`."""
-    return [Path(folder, name) for name in list_images(folder).files]
-
-
 def subfolders(folder: str | os.PathLike[str]) -> list[str]:
     """Sorted names of the folders in a folder, without those of tools."""
     return [entry.name for entry in _entries(str(folder)) if _is_folder(entry)]
