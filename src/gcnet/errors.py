@@ -12,6 +12,7 @@ _LISTED = 30
 _LONGEST = 4000
 _EXAMPLES = 6  # names shown of a list that is longer
 _SHORTEST_PART = 3  # letters of a word that is looked for in longer names
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _WORDS = re.compile(r"[^a-z0-9]+")
 _NO_MEMORY = re.compile(
     r"DefaultCPUAllocator: (can't allocate|not enough) memory|CUDA out of memory|CUDA error: out of memory"
@@ -71,6 +72,11 @@ def _share_words(name: str, other: str) -> bool:
         return False
     is_start = words[: len(others)] == others or (len(other) > _SHORTEST_PART and name.startswith(other))
     return is_start or others[-len(words) :] == words
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether a path is a URL, also where pathlib has left it a single slash."""
+    return _URL.match(str(path)) is not None
 
 
 def nearest_path(path: str | Path) -> str:

@@ -8,7 +8,7 @@ import torch
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
-from gcnet.tasks.trained import model_path, open_detector, open_network
+from gcnet.tasks.trained import model_path, open_detector, open_network, open_trained
 from tasks.things import CATEGORY_IDS, CLASSES, build_finder, save_finder
 
 
@@ -84,3 +84,11 @@ def test_a_name_that_is_too_long_for_a_file_is_the_name_of_no_network() -> None:
     assert model_path("x" * 5000) is None
     with pytest.raises(UserError, match="unknown model"):
         open_network("x" * 5000)
+
+
+def test_a_model_file_that_is_not_there_is_named_with_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(
+        UserError, match=r'there is no model file .*modle.safetensors; did you mean ".*model.safetensors"'
+    ):
+        open_trained(str(tmp_path / "modle.safetensors"))

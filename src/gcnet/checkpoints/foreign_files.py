@@ -16,13 +16,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gcnet.errors import UserError, nearest_path, printable
+from gcnet.errors import UserError, is_url, nearest_path, printable
 from gcnet.storage import has_checksum, load_tensors
 
 Format = Literal["safetensors", "torch"]
 
 _HEAD = 512
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib keeps one slash
 _LONGEST_HEADER = 100_000_000  # of a safetensors file, as that library has it
 _MOST_INFLATED = 20  # times its size on disk that a zip archive may claim to hold
 
@@ -79,7 +78,7 @@ def require_file(path: Path) -> None:
     Raises:
         UserError: there is nothing, or a folder, a pipe or a device.
     """
-    if _URL.match(str(path)):
+    if is_url(path):
         raise UserError(f"weights must be a file on this machine, and {shown(path)} is a URL: download it first")
     try:
         mode = path.stat().st_mode

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gcnet.checkpoints.foreign_files import read_state_dict
 from gcnet.data.settings import Preprocessing, PreprocessingSettings
-from gcnet.errors import UserError, printable
+from gcnet.errors import UserError, is_url, nearest_path, printable
 from gcnet.models.card import card_of
 from gcnet.models.create import create_model
 from gcnet.models.matching import AUXILIARY, class_layers, matched_names
@@ -105,7 +105,7 @@ def model_path(model: str) -> Path | None:
     """The model file that `--model` means, None where it is the name of a network; of a run folder its best weights.
 
     Raises:
-        UserError: for a folder without model files.
+        UserError: for a folder without model files, and for a model file that is not there.
     """
     path = Path(model)  # whose own methods raise for names that are too long
     if os.path.isdir(model):
@@ -118,6 +118,8 @@ def model_path(model: str) -> Path | None:
             f"--model must be a model file, a run folder or a name, and {printable(model)} is a folder without "
             f"weights/best.safetensors{holds}"
         )
+    if path.suffix == MODEL_SUFFIX and not os.path.lexists(model) and not is_url(model):
+        raise UserError(f"there is no model file {printable(model)}{nearest_path(model)}")
     return path if os.path.exists(model) or path.suffix == MODEL_SUFFIX else None
 
 

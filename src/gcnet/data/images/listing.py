@@ -1,14 +1,13 @@
 """Lists image files in folders, recursively, and counts skipped files."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gcnet.data.decode import SUFFIXES, has_image_suffix
-from gcnet.errors import UserError, nearest_path
+from gcnet.errors import UserError, is_url, nearest_path
 
 # What operating systems, NAS boxes and notebooks leave beside images.
 _TOOL_FOLDERS = frozenset(
@@ -107,9 +106,6 @@ def kind_of(path: str | os.PathLike[str]) -> str:
     return os.path.splitext(path)[1].lower() or "without a suffix"
 
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a path has lost the second slash
-
-
 def find_images(paths: Iterable[Path | str], *, note: Callable[[str], None] = lambda _: None) -> list[Path]:
     """The files named, and the image files in the folders named (recursive, by suffix, sorted), each once.
 
@@ -142,7 +138,7 @@ def find_images(paths: Iterable[Path | str], *, note: Callable[[str], None] = la
 
 
 def _missing(path: Path) -> UserError:
-    if _URL.match(str(path)):
+    if is_url(path):
         url = str(path).replace(":/", "://", 1)
         return UserError(f"URLs are not supported, found {url}: download the images first")
     return UserError(f"there is no file or folder {path}{nearest_path(path)}")
