@@ -9,7 +9,7 @@ from gcnet.analysis.statistics import paired_difference, spread, wilson_interval
 from gcnet.blocks import BLOCKS
 from gcnet.comparison.results import read_results
 from gcnet.comparison.summary import control_rows, headings, reading, table_rows
-from gcnet.data.coco.source import open_coco
+from gcnet.data.coco.open import open_coco
 from gcnet.data.settings import DataSettings
 from gcnet.experiments.reproduce import Measured, find_tables
 from gcnet.experiments.scales import series_of

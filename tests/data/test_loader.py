@@ -18,7 +18,7 @@ from gcnet.data.dataset import Images, Skipped
 from gcnet.data.decode import ImageError
 from gcnet.data.images.folders import FolderImages
 from gcnet.data.loader import Batch, Loader, LoadingError, build_loader, collate
-from gcnet.data.sampling import EpochSampler, EvaluationSampler
+from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.settings import AugmentSettings, Preprocessing
 from gcnet.data.transforms import build_eval_transform, build_train_transform
 
@@ -256,7 +256,7 @@ def test_a_program_with_live_workers_ends_at_once(tmp_path: Path) -> None:
         "import sys\n"
         "from gcnet.data.images.folders import FolderImages\n"
         "from gcnet.data.loader import Images, build_loader\n"
-        "from gcnet.data.sampling import EvaluationSampler\n"
+        "from gcnet.data.sampler import EvaluationSampler\n"
         "from gcnet.data.settings import Preprocessing\n"
         "from gcnet.data.transforms import build_eval_transform\n"
         "if __name__ == '__main__':\n"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from gcnet import cli
-from gcnet.data.coco.source import open_coco
+from gcnet.data.coco.open import open_coco
 from gcnet.data.images.open import open_data
 from gcnet.data.sample_data import PHOTO_CLASSES, PHOTOS, SAMPLES, write_coco, write_photos
 from gcnet.data.settings import DataSettings

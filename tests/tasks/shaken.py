@@ -8,10 +8,9 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
-from gcnet.data.coco.images import CocoImages
+from gcnet.data.coco.annotated_images import CocoImages
 from gcnet.data.coco.loading import pixels
-from gcnet.data.coco.masks import segmentation_mask
-from gcnet.data.coco.objects import Objects
+from gcnet.data.coco.masks import Objects, segmentation_mask
 
 Content = dict[str, Any]
 

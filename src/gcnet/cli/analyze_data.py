@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gcnet.analysis.attention import Attention
     from gcnet.analysis.query_independence import Interval, Layer
     from gcnet.data.dataset import Skipped
-    from gcnet.data.images.source import ImageSource
+    from gcnet.data.images.sources import ImageSource
     from gcnet.data.loader import Batch, Loader
     from gcnet.data.settings import Preprocessing
     from gcnet.tasks.trained import TrainedClassifier, TrainedDetector
@@ -73,7 +73,7 @@ def measure(network: "TrainedClassifier | TrainedDetector", settings: "AnalyzeSe
 
 def open_run(network: "TrainedClassifier", settings: "AnalyzeSettings") -> "Run":
     """The images of --data, prepared for the network."""
-    from gcnet.data.coco.source import is_coco
+    from gcnet.data.coco.open import is_coco
     from gcnet.data.images.open import open_evaluation
 
     if is_coco(settings.data or ""):
@@ -119,7 +119,7 @@ class Run:
 def _loader(source: "ImageSource", preprocessing: "Preprocessing", settings: "AnalyzeSettings") -> "Loader[Batch]":
     from gcnet.data.dataset import Images
     from gcnet.data.loader import build_loader
-    from gcnet.data.sampling import EvaluationSampler
+    from gcnet.data.sampler import EvaluationSampler
     from gcnet.data.transforms import build_eval_transform
 
     images = Images(source, build_eval_transform(preprocessing))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from gcnet.analysis.attention import Attention
     from gcnet.analysis.padding import Padding
-    from gcnet.data.coco.images import CocoImages
+    from gcnet.data.coco.annotated_images import CocoImages
     from gcnet.data.dataset import Skipped
     from gcnet.tasks.trained import TrainedDetector
     from gcnet.workflows.analyze import AnalyzeSettings
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def open_detector_run(detector: "TrainedDetector", settings: "AnalyzeSettings") -> "DetectorRun":
     """The validation images of --data."""
-    from gcnet.data.coco.source import open_validation
+    from gcnet.data.coco.open import open_validation
 
     part = open_validation(settings.data_settings(), settings.seed)
     report_notes(part.reports())
@@ -43,7 +43,7 @@ class DetectorRun:
         from gcnet.analysis.padding import Padding
         from gcnet.cli.progress import progress_bar
         from gcnet.data.coco.loading import DetectionSamples, build_detection_loader
-        from gcnet.data.sampling import EvaluationSampler
+        from gcnet.data.sampler import EvaluationSampler
 
         device = next(self.model.parameters()).device
         samples = DetectionSamples(self._images, with_objects=False)

@@ -66,7 +66,7 @@ def _way_to_look(
 
 def _chosen(settings: "AnalyzeSettings") -> "list[Path]":
     from gcnet.data.images.listing import find_images
-    from gcnet.data.images.source import evenly_spread
+    from gcnet.data.images.sources import evenly_spread
 
     paths = find_images(settings.images, note=report_note)
     count = min(settings.limit or IMAGES, len(paths))

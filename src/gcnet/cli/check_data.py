@@ -16,7 +16,7 @@ def run(settings: CheckDataSettings) -> int:
         from gcnet.cli.convert_labels import convert_labels
 
         return convert_labels(settings, settings.convert)
-    from gcnet.data.coco.source import is_coco
+    from gcnet.data.coco.open import is_coco
 
     if is_coco(settings.data):
         from gcnet.cli.check_annotations import check_annotations
@@ -38,12 +38,14 @@ def _refuse_other_files(data: Path) -> None:
 
 
 def _refuse_other_labels(data: Path) -> None:
-    from gcnet.data.coco.splits import deeper_labels, labels_format
+    from gcnet.data.coco.conversion.formats import describe_nested_labels, find_label_format
 
-    if (found := labels_format(data)) is not None:
-        raise UserError(f"{data} holds {found}: convert them to COCO annotations by --convert FILE.json first")
-    if deeper := deeper_labels(data):
-        raise UserError(f"{data} holds {deeper}: convert that folder to COCO annotations by --convert FILE.json first")
+    if (label_format := find_label_format(data)) is not None:
+        raise UserError(
+            f"{data} holds {label_format.name}: convert them to COCO annotations by --convert FILE.json first"
+        )
+    if nested := describe_nested_labels(data):
+        raise UserError(f"{data} holds {nested}: convert that folder to COCO annotations by --convert FILE.json first")
 
 
 def _refuse_deeper_annotations(data: Path) -> None:

@@ -11,7 +11,7 @@ from gcnet.errors import printable
 
 if TYPE_CHECKING:
     from gcnet.data.images.check import ImagesReport, Problem, SplitReport
-    from gcnet.data.images.source import FileImages
+    from gcnet.data.images.sources import FileImages
     from gcnet.workflows.check_data import CheckDataSettings
 
 _SHEET = 60
@@ -59,7 +59,7 @@ def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
 
 def _print_classes(report: "ImagesReport") -> None:
     """The classes with the most training images first; of many, the first and the last of them."""
-    from gcnet.data.images.balance import IMBALANCE
+    from gcnet.data.images.check import IMBALANCE
 
     main = next(iter(report.splits.values()))
     ordered = sorted(main.per_class, key=lambda name: -main.per_class[name])
@@ -115,7 +115,7 @@ def _write(report: "ImagesReport", splits: "Mapping[str, FileImages]", folder: P
 def _draw(images: "FileImages", path: Path) -> int:
     """A contact sheet of images spread evenly over the classes with their labels; returns how many it shows."""
     from gcnet.data.decode import ImageError
-    from gcnet.data.images.source import evenly_spread
+    from gcnet.data.images.sources import evenly_spread
     from gcnet.visualization.plots import contact_sheet
 
     pictures, titles = [], []

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from gcnet.data.images.source import size_on_disk
+from gcnet.data.images.sources import size_on_disk
 from gcnet.errors import printable
 
 

@@ -44,20 +44,15 @@ def convert_labels(settings: "CheckDataSettings", output: Path) -> int:
 
 
 def _read(path: Path) -> "Converted":
-    from gcnet.data.coco.conversion.voc import is_voc, read_voc
-    from gcnet.data.coco.conversion.yolo import is_yolo, read_yolo
-    from gcnet.data.coco.splits import deeper_labels
+    from gcnet.data.coco.conversion.formats import LABEL_FORMATS, describe_nested_labels, find_label_format
 
-    if is_yolo(path):
-        return read_yolo(path)
-    if is_voc(path):
-        return read_voc(path)
-    if deeper := deeper_labels(path):
-        raise UserError(f"--convert takes the folder of one data set, and {printable(path)} holds {deeper}")
-    raise UserError(
-        f"--convert takes a YOLO data.yaml, a folder of YOLO labels (labels/*.txt beside images/, or classes.txt), or "
-        f"one of Pascal VOC annotations (Annotations/*.xml); found neither in {printable(path)}"
-    )
+    label_format = find_label_format(path)
+    if label_format is not None:
+        return label_format.convert(path)
+    if nested := describe_nested_labels(path):
+        raise UserError(f"--convert takes the folder of one data set, and {printable(path)} holds {nested}")
+    expected = ", or ".join(label_format.expected for label_format in LABEL_FORMATS)
+    raise UserError(f"--convert takes {expected}; found neither in {printable(path)}")
 
 
 def _file(output: Path, split: str) -> Path:

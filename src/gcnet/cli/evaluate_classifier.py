@@ -9,7 +9,7 @@ from gcnet.cli.network_header import report_network
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from gcnet.data.images.source import ImageSource
+    from gcnet.data.images.sources import ImageSource
     from gcnet.data.settings import Preprocessing
     from gcnet.tasks.classification.metrics import ClassificationResult
     from gcnet.tasks.trained import TrainedClassifier
@@ -35,7 +35,7 @@ def open_images(
     settings: "EvaluateSettings", network: "TrainedClassifier", processes: "Processes"
 ) -> "tuple[ImageSource, Preprocessing]":
     """The images of --data in the order of the network's classes, and how they are prepared for it."""
-    from gcnet.data.coco.source import is_coco
+    from gcnet.data.coco.open import is_coco
     from gcnet.data.images.open import open_evaluation
     from gcnet.data.images.probe import unused_depth_note
     from gcnet.models.outputs import check_classifier
@@ -108,7 +108,7 @@ def judge(
     from gcnet.cli.progress import progress_bar
     from gcnet.data.dataset import Images
     from gcnet.data.loader import build_loader
-    from gcnet.data.sampling import EvaluationSampler
+    from gcnet.data.sampler import EvaluationSampler
     from gcnet.data.transforms import build_eval_transform
     from gcnet.tasks.classification.metrics import evaluate_classifier
 

@@ -11,8 +11,7 @@ from gcnet.cli.network_header import describe_resizing, report_network
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from gcnet.data.coco.images import CocoImages
-    from gcnet.data.coco.source import CocoPart
+    from gcnet.data.coco.annotated_images import CocoImages, CocoPart
     from gcnet.tasks.detection.evaluate import DetectorResult
     from gcnet.tasks.trained import TrainedDetector
     from gcnet.training.distributed import Processes
@@ -95,7 +94,7 @@ def _judge_model(
 ) -> "DetectorResult":
     from gcnet.cli.progress import progress_bar
     from gcnet.data.coco.loading import DetectionSamples, build_detection_loader
-    from gcnet.data.sampling import EvaluationSampler
+    from gcnet.data.sampler import EvaluationSampler
     from gcnet.tasks.detection.evaluate import evaluate_detector
 
     size = settings.batch_size or BATCH_SIZE

@@ -22,7 +22,7 @@ def classify(network: "TrainedClassifier", paths: Sequence[Path], settings: "Pre
     """Classify the images; 0 if at least one worked, 1 if none did."""
     from gcnet.cli.progress import progress_bar
     from gcnet.data.images.probe import unused_depth_note
-    from gcnet.data.images.source import FileImages
+    from gcnet.data.images.sources import FileImages
     from gcnet.models.outputs import check_classifier
     from gcnet.tasks.classification.predict import draw_predictions, predict_images
     from gcnet.tasks.trained import find_preprocessing

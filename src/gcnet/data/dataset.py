@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gcnet.data.decode import ImageError
-from gcnet.data.images.source import ImageSource
-from gcnet.data.sampling import Key
+from gcnet.data.images.sources import ImageSource
+from gcnet.data.sampler import Key
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
 
 

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from gcnet.children import FROM_TERMINAL, signals_blocked
 from gcnet.data.dataset import Images, Item, Samples, Skipped
-from gcnet.data.sampling import EpochSampler, EvaluationSampler
-from gcnet.data.workers import WorkerWatch, describe_shared_memory, end_workers_at_exit
+from gcnet.data.sampler import EpochSampler, EvaluationSampler
+from gcnet.data.worker_supervision import WorkerWatch, describe_shared_memory, end_workers_at_exit
 from gcnet.errors import Failure
 
 TIMEOUT = 300.0

@@ -31,7 +31,7 @@ OBJECTS = 5
 SHAPES = ("disc", "square", "triangle", "diamond", "cross", "ring")
 CATEGORIES = ("reference", "dark", "bright")
 """Of the objects in a scene as detection data: a shape is dark or bright as the reference patch far away is."""
-SPLITS = ("train", "val")
+_SPLITS = ("train", "val")
 MARGIN = 0.04
 
 _DARKEST, _BRIGHTEST = 0.28, 0.93
@@ -83,8 +83,8 @@ class Scenes:
         split: str = "train",
         seed: int = 0,
     ) -> None:
-        if split not in SPLITS:
-            raise unknown("split", split, SPLITS)
+        if split not in _SPLITS:
+            raise unknown("split", split, _SPLITS)
         if size < 32:
             raise UserError(f"scenes are at least 32 pixels wide, found {size}")
         largest = size - 2 * _side(size) - _slack(size)
@@ -177,7 +177,7 @@ class Scenes:
         write_atomic(annotations, json.dumps(content).encode())
 
     def _random(self, index: int) -> np.random.Generator:
-        return np.random.default_rng((_STREAM, self.seed, SPLITS.index(self.split), index))
+        return np.random.default_rng((_STREAM, self.seed, _SPLITS.index(self.split), index))
 
     def _things(self, random: np.random.Generator, label: int) -> list[Thing]:
         reference = random.uniform(*_REFERENCE_RANGE) if self.context else _CONTROL_REFERENCE

@@ -13,11 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from gcnet.data.coco.images import FolderReader
-from gcnet.data.coco.masks import compressed_runs, segmentation_mask
-from gcnet.data.coco.objects import BitMasks
+from gcnet.data.coco.annotated_images import FolderReader
+from gcnet.data.coco.masks import BitMasks, compressed_runs, segmentation_mask
 from gcnet.data.decode import ImageError
-from gcnet.data.images.source import evenly_spread
+from gcnet.data.images.sources import evenly_spread
 from gcnet.visualization.plots import BLUE, INK, VERMILLION, contact_sheet, plain, save_figure, style_axes
 
 SMALL, MEDIUM = 32, 96
@@ -46,7 +45,7 @@ def draw_annotations(image: Image.Image, annotations: Sequence[Mapping[str, Any]
 
 
 def draw_targets(image: Float[Tensor, "3 h w"], target: Mapping[str, Tensor]) -> Image.Image:
-    """An image in [0, 1] with the boxes and masks of a target as `gcnet.data.coco.objects.Objects.to_dict` gives it."""
+    """An image in [0, 1] with the boxes and masks of a target as `gcnet.data.coco.masks.Objects.to_dict` gives it."""
     values = (image.float().cpu() * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     corners = target["boxes"].cpu()
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from gcnet.analysis.query_independence import Interval, Layer
-from gcnet.data.images.source import evenly_spread
+from gcnet.data.images.sources import evenly_spread
 from gcnet.visualization.attention_maps import ImageMaps, LayerMaps, Point
 from gcnet.visualization.plots import BLUE, GREEN, INK, VERMILLION, plain, save_figure, style_axes
 

@@ -13,7 +13,7 @@ from gcnet.cli import main
 from gcnet.data.coco.conversion.voc import is_voc, read_voc, read_xml
 from gcnet.data.coco.conversion.yolo import is_yolo, read_yolo
 from gcnet.data.coco.masks import segmentation_mask
-from gcnet.data.coco.source import open_coco
+from gcnet.data.coco.open import open_coco
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
 

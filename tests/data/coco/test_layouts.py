@@ -7,10 +7,10 @@ import pytest
 
 from data.coco.annotated import content, write_images, write_json, write_layout
 from gcnet.cli import main
-from gcnet.data.coco.images import CocoImages
-from gcnet.data.coco.layouts import split_of
-from gcnet.data.coco.source import is_coco, open_coco, open_validation
+from gcnet.data.coco.annotated_images import CocoImages
+from gcnet.data.coco.open import is_coco, open_coco, open_validation
 from gcnet.data.settings import DataSettings
+from gcnet.data.splits import split_in_name
 from gcnet.errors import UserError
 
 LAYOUTS = {
@@ -229,4 +229,4 @@ def test_an_unrecognized_folder_lists_what_was_found(tmp_path: Path):
     ],
 )
 def test_names_tell_their_split(name: str, split: str | None):
-    assert split_of(name) == split
+    assert split_in_name(name) == split

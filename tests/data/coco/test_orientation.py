@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from data.coco.annotated import HEIGHT, WIDTH, content, write_json, write_layout
-from gcnet.data.coco.images import CocoImages, FolderReader
-from gcnet.data.coco.source import open_coco
+from gcnet.data.coco.annotated_images import CocoImages, FolderReader
+from gcnet.data.coco.open import open_coco
 from gcnet.data.decode import ImageError
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gcnet.data.coco.unrepaired import as_loaded
+from gcnet.data.coco.inspection import as_loaded
 from gcnet.errors import UserError
 from gcnet.tasks.detection.metrics import NUMBERS, evaluate_detections
 from tasks.random_coco import Content, as_pycocotools, pycocotools_numbers, random_file

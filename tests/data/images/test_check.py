@@ -5,10 +5,15 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from gcnet.data.images.check import check_images
+from data.images.test_folders import add_classes
+from gcnet.data.images.check import balanced_weights, check_images, class_notes, describe_counts, shared_notes
+from gcnet.data.images.folders import FolderImages
 from gcnet.data.images.labeled import open_splits
+from gcnet.data.images.table import CsvImages
+from gcnet.data.sampler import EpochSampler
 
 
 def write_photos(root: Path) -> Path:
@@ -61,3 +66,76 @@ def test_a_table_and_a_folder_without_splits_are_checked_too(tmp_path: Path) -> 
     splits = open_splits(str(tmp_path / "list.csv"), str(root))
     assert {name: len(split) for name, split in splits.items()} == {"train": 2, "test": 1}
     assert Counter(problem.kind for problem in check_images(splits).problems) == {"class without images": 1}
+
+
+LABELS = [0] * 12 + [1] * 4 + [2] * 1  # 17 images
+
+
+def epoch(number: int, *, world: int = 1, rank: int = 0, start: int = 0) -> list[tuple[int, int]]:
+    sampler = EpochSampler(17, batch_size=4, seed=5, labels=LABELS, rank=rank, world=world)
+    sampler.start(4 * number + start)
+    return [key for batch in sampler for key in batch]
+
+
+def test_weights_are_n_over_k_times_n_c_and_1_on_average() -> None:
+    assert balanced_weights([12, 4, 1]) == pytest.approx([17 / 36, 17 / 12, 17 / 3])
+    ant, bee, cat = balanced_weights([12, 4, 1])
+    assert 12 * ant + 4 * bee + 1 * cat == pytest.approx(17)
+    assert balanced_weights([6, 0, 2]) == pytest.approx([8 / 12, 0, 8 / 4])
+
+
+def test_an_epoch_draws_every_class_equally_often_and_its_images_in_turn() -> None:
+    for number in range(3):
+        keys = EpochSampler(17, batch_size=4, seed=5, labels=LABELS).keys(number)
+        assert len(set(keys)) == len(keys) == 17  # a repeated image has a key, and so a seed, of its own
+        drawn = Counter(index for _, index in keys)
+        assert sorted(sum(drawn[i] for i in range(17) if LABELS[i] == label) for label in range(3)) == [5, 6, 6]
+        assert {drawn[index] for index in range(12)} == {0, 1}
+        assert {drawn[index] for index in range(12, 16)} <= {1, 2}
+        assert drawn[16] in (5, 6)
+
+
+def test_balanced_draws_follow_from_seed_and_step_alone() -> None:
+    assert epoch(1) == epoch(1) != epoch(0)
+    assert epoch(1, start=2) == epoch(1)[8:]
+    shares = [epoch(1, world=2, rank=rank) for rank in (0, 1)]
+    batches = [shares[0][i : i + 2] + shares[1][i : i + 2] for i in range(0, 8, 2)]
+    assert [sorted(batch) for batch in batches] == [sorted(epoch(1)[i : i + 4]) for i in range(0, 16, 4)]
+
+
+def test_imbalance_is_noted_above_ten_to_one_unless_it_is_made_up_for(tmp_path: Path) -> None:
+    from data.images.test_folders import add_classes
+    from gcnet.data.images.folders import FolderImages
+
+    add_classes(tmp_path, 11, ("dog",))
+    add_classes(tmp_path, 1, ("cat",))
+    images = FolderImages(tmp_path)
+    assert '11 training images of "dog", 1 of "cat"; --class-weights balanced or' in class_notes(images)[0]
+    assert class_notes(images, balanced=True) == []
+    (tmp_path / "dog" / "10.png").unlink()
+    assert class_notes(FolderImages(tmp_path)) == []
+    assert (describe_counts([3, 1]), describe_counts([2, 2])) == ("min 1, max 3 per class", "2 per class")
+
+
+def test_the_same_file_in_both_parts_is_noted_also_through_links(tmp_path: Path) -> None:
+    train = add_classes(tmp_path / "train")
+    val = add_classes(tmp_path / "val", 2)
+    assert shared_notes(FolderImages(train), FolderImages(val)) == []
+    (val / "cat" / "z.png").symlink_to(train / "cat" / "0.png")
+    (tmp_path / "linked").symlink_to(train)
+    notes = shared_notes(FolderImages(train), FolderImages(val))
+    assert notes == [
+        "1 of 5 validation images are training images too, such as cat/z.png: the accuracy will be too high"
+    ]
+    assert "8 of 8" in shared_notes(FolderImages(train), FolderImages(tmp_path / "linked"))[0]
+
+
+def test_a_path_in_both_splits_of_a_table_and_a_file_with_two_labels_are_noted(tmp_path: Path) -> None:
+    add_classes(tmp_path)
+    (tmp_path / "dog" / "cat.png").symlink_to(tmp_path / "cat" / "3.png")
+    rows = ["cat/0.png,cat,train", "cat/3.png,cat,train", "dog/cat.png,dog,train", "cat/0.png,cat,val"]
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["path,label,split", *rows]))
+    notes = shared_notes(CsvImages(table, split="train"), CsvImages(table, split="val"))
+    assert notes[0].startswith("1 of 1 validation images are training images too, such as cat/0.png")
+    assert notes[1] == "2 training images are the same files under different labels, such as cat/3.png"

@@ -9,9 +9,9 @@ from PIL import Image
 from gcnet.data.dataset import Images
 from gcnet.data.images.folders import FolderImages
 from gcnet.data.images.open import choose_preprocessing, open_data, open_evaluation
-from gcnet.data.images.source import ImageSource
+from gcnet.data.images.sources import ImageSource
 from gcnet.data.loader import build_loader
-from gcnet.data.sampling import EvaluationSampler
+from gcnet.data.sampler import EvaluationSampler
 from gcnet.data.settings import AugmentSettings, DataSettings, Preprocessing
 from gcnet.errors import UserError
 

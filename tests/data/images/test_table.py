@@ -5,7 +5,7 @@ from PIL import Image
 
 from gcnet.data.decode import ImageError
 from gcnet.data.images.open import open_data
-from gcnet.data.images.source import ImageSource
+from gcnet.data.images.sources import ImageSource
 from gcnet.data.images.table import CsvImages, read_splits
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError

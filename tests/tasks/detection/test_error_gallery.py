@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcnet.data.coco.images import CocoImages, FolderReader
+from gcnet.data.coco.annotated_images import CocoImages, FolderReader
 from gcnet.data.coco.masks import compressed_runs
-from gcnet.data.coco.source import SceneReader
+from gcnet.data.coco.open import SceneReader
 from gcnet.data.scenes import Scenes
 from gcnet.tasks.detection.error_gallery import CAPTION, SHOWN_ON_PAGE, Mark, draw_marks, fit, summary, write_worst
 from gcnet.tasks.detection.matching import match_images

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from gcnet.data.coco.images import CocoImages
+from gcnet.data.coco.annotated_images import CocoImages
 from gcnet.data.coco.loading import DetectionSamples, build_detection_loader
-from gcnet.data.coco.source import SceneReader, open_coco
+from gcnet.data.coco.open import SceneReader, open_coco
 from gcnet.data.dataset import Skipped
 from gcnet.data.decode import ImageError
-from gcnet.data.sampling import EvaluationSampler
+from gcnet.data.sampler import EvaluationSampler
 from gcnet.data.scenes import CATEGORIES, Scenes
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError

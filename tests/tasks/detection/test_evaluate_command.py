@@ -16,7 +16,7 @@ from gcnet.cli import main
 from gcnet.cli.evaluate import run
 from gcnet.data.coco.inspection import read_annotations
 from gcnet.data.coco.loading import pixels
-from gcnet.data.coco.source import open_validation
+from gcnet.data.coco.open import open_validation
 from gcnet.data.scenes import CATEGORIES, Scenes
 from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.errors import UserError

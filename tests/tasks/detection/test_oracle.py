@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcnet.data.coco.images import CocoImages
+from gcnet.data.coco.annotated_images import CocoImages
 from gcnet.data.coco.masks import compressed_runs, runs_mask
-from gcnet.data.coco.source import open_coco
+from gcnet.data.coco.open import open_coco
 from gcnet.data.settings import DataSettings
 from gcnet.tasks.detection import inference as inference
 from gcnet.tasks.detection.metrics import evaluate_detections

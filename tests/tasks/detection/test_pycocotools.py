@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcnet.data.coco.images import CocoImages
+from gcnet.data.coco.annotated_images import CocoImages
 from gcnet.data.coco.inspection import inspect
 from gcnet.data.coco.masks import segmentation_mask
 from gcnet.tasks.detection.metrics import NUMBERS, evaluate_detections

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gcnet.data.coco.ids import Ids
+from gcnet.data.coco.values import Ids
 from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
 from gcnet.tasks.detection.evaluate import judge

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from gcnet.data.coco.annotated_images import lies_within
+from gcnet.data.coco.box_formats import COCO, BoxFormat, are_fractions, recognize_format, to_pixels
 from gcnet.data.coco.entries import Categories, Images
-from gcnet.data.coco.formats import COCO, BoxFormat, are_fractions, recognize_format, to_pixels
-from gcnet.data.coco.geometry import Report, Segmentation, check_segmentation, read_box, short
-from gcnet.data.coco.ids import as_integer
-from gcnet.data.coco.images import lies_within
+from gcnet.data.coco.geometry import Report, Segmentation, check_segmentation, read_box
 from gcnet.data.coco.issues import Issue
+from gcnet.data.coco.values import as_integer, short
 
 Entry = dict[str, Any]
 

@@ -4,9 +4,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gcnet.data.coco.geometry import short
-from gcnet.data.coco.ids import Ids, as_integer
 from gcnet.data.coco.issues import Issue
+from gcnet.data.coco.values import Ids, as_integer, short
 
 Entry = dict[str, Any]
 # Height and width in pixels of an image file by the image's `file_name`; None where they cannot be read.

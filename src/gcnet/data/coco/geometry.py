@@ -4,8 +4,47 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gcnet.data.coco.forms import as_number, as_polygons, bytes_in_text, integers, without_text
 from gcnet.data.coco.masks import can_draw, extent
+from gcnet.data.coco.values import as_number, bytes_in_text, integers, is_number, short, without_text
+
+
+def as_polygons(segmentation: Any) -> tuple[list[list[float]] | None, str]:
+    """Polygons, each x0, y0, x1, y1, ..., and in which other form they were, "" for COCO's; None for no polygons."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return None, ""
+    if _are_numbers(segmentation):
+        return [segmentation], "one polygon that is not in a list"
+    if _are_points(segmentation):
+        return [_joined(segmentation)], "a list of points"
+    if all(map(_are_numbers, segmentation)):
+        return segmentation, ""
+    if all(map(_are_points, segmentation)):
+        return [_joined(points) for points in segmentation], "polygons as lists of points"
+    inner = segmentation[0]
+    if len(segmentation) == 1 and isinstance(inner, list):
+        if all(map(_are_numbers, inner)):
+            return inner, "a list of polygons within a list"
+        if all(map(_are_points, inner)):
+            return [_joined(points) for points in inner], "polygons as lists of points within a list"
+    return None, ""
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(map(is_number, values))
+
+
+def _are_points(values: Any) -> bool:
+    """Whether it is a list of three points or more, each x, y."""
+    return (
+        isinstance(values, list)
+        and len(values) >= 3
+        and all(_are_numbers(point) and len(point) == 2 for point in values)
+    )
+
+
+def _joined(points: list[list[float]]) -> list[float]:
+    return [value for point in points for value in point]
+
 
 # Called with the kind of an issue (of `issues.KINDS`) and what was found.
 Report = Callable[[str, str], None]
@@ -60,12 +99,6 @@ def check_segmentation(segmentation: Any, height: int, width: int, report: Repor
         return report("unknown segmentation", f"segmentation {short(segmentation)}")
     kept = [checked for polygon in polygons if (checked := _check_polygon(polygon, height, width, report))]
     return _drawn(kept, height, width, report) if kept else None
-
-
-def short(value: Any) -> str:
-    """A value as it stands in the file, shortened."""
-    text = repr(value[:20] if isinstance(value, list | str) else value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _check_runs(runs: dict[str, Any], height: int, width: int, report: Report) -> Segmentation | None:

@@ -2,23 +2,18 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gcnet.data.coco.conversion.formats import describe_nested_labels, find_label_format
 from gcnet.data.coco.paths import resolve_paths
-from gcnet.data.decode import has_image_suffix
-from gcnet.data.images.source import evenly_spread
+from gcnet.data.decode import check_text_file, has_image_suffix
+from gcnet.data.images.sources import evenly_spread
+from gcnet.data.settings import DataSettings
+from gcnet.data.splits import split_in_name, split_of_folder
 from gcnet.errors import UserError, nearest_path, no_folder, printable
 
-SPLITS: Mapping[str, tuple[str, ...]] = {
-    "train": ("train", "training", "trainval"),
-    "val": ("val", "valid", "validation", "minival"),
-    "test": ("test", "testing"),
-}
-"""Words for the parts of a data set, in file and folder names, in any case, also with digits behind them."""
-
-_WORDS = {word: split for split, words in SPLITS.items() for word in words}
 _OTHER_TASKS = ("captions", "panoptic", "stuff", "image_info", "person_keypoints")  # of COCO's own annotations
 _ANNOTATION_FOLDERS = ("annotations", "annotation", "labels")
 _IMAGE_FOLDERS = ("images", "data", "imgs", "img", "jpegimages")
@@ -27,7 +22,6 @@ _COCO_KEY = re.compile(rb'"(images|annotations|categories|licenses|info)"\s*:\s*
 _SAMPLE = 20  # images whose files decide which folder holds them
 _DEPTH, _PLACES = 4, 100  # levels of folders, and folders of a level, that are looked through for misplaced files
 _OTHERS = 20  # folders of any name that are searched for them
-_INSTANCES = re.compile(r"instances[_-](train|val|test)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,27 +39,12 @@ class Layout:
         return (*self.train, *self.val, *self.test, *self.unsplit)
 
 
-def split_of(name: str) -> str | None:
-    """The split that the name of a file or folder tells: "train", "val" or "test"; None for none, or several."""
-    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
-    found = {_WORDS[word] for word in words if word in _WORDS}
-    as_coco = _INSTANCES.match(name)  # such as instances_valminusminival2014.json
-    if not found and as_coco:
-        return as_coco[1].lower()
-    return found.pop() if len(found) == 1 else None
-
-
-def split_of_folder(name: str) -> str | None:
-    """The split that a folder is named after, such as "train2017" or "Valid"; None for other names, as "test_bench"."""
-    return _WORDS.get(name.lower().rstrip("0123456789-_"))
-
-
 def find_layout(folder: Path) -> Layout:
     """The annotation files in a folder, in its folders of annotations, and in those of its splits."""
     found: dict[str, list[Path]] = {"train": [], "val": [], "test": [], "unsplit": []}
     for place in _annotation_places(folder):
         for path in _annotation_files(place):
-            named = map(split_of, (path.stem, *reversed(path.relative_to(folder).parts[:-1])))
+            named = map(split_in_name, (path.stem, *reversed(path.relative_to(folder).parts[:-1])))
             found[next((split for split in named if split), "unsplit")].append(path)
     return Layout(folder, *(_preferred(found[name]) for name in ("train", "val", "test", "unsplit")))
 
@@ -85,7 +64,7 @@ def image_folder(file: Path, names: Sequence[str], *, images: Path | None = None
     if images is not None and not images.is_dir():
         raise UserError(f"--images takes a folder, and {no_folder(images)}")
     sample = evenly_spread(names, _SAMPLE)
-    places = _image_places(file, images, split_of(file.stem) or split_of_folder(file.parent.name) or split)
+    places = _image_places(file, images, split_in_name(file.stem) or split_of_folder(file.parent.name) or split)
     best, most = places[0], (0, 0)
     for place in places:
         score = _score(place, sample)
@@ -153,7 +132,7 @@ def _annotation_places(folder: Path) -> list[Path]:
 
 
 def _is_annotation_place(folder: Path) -> bool:
-    return folder.name.lower() in _ANNOTATION_FOLDERS or split_of(folder.name) is not None
+    return folder.name.lower() in _ANNOTATION_FOLDERS or split_in_name(folder.name) is not None
 
 
 def _annotation_files(folder: Path) -> list[Path]:
@@ -177,7 +156,7 @@ def _is_annotation_file(path: Path) -> bool:
         return False
     is_json = head.startswith((b"{", b"[")) and len(head) > 2
     if not is_json:
-        return split_of(path.stem) is not None
+        return split_in_name(path.stem) is not None
     keys = {key.decode() for key in _COCO_KEY.findall(head)}
     is_whole = len(head) < _HEAD - 100  # of a longer file the other keys may come later
     return head.startswith(b"{") and bool(keys & {"images", "annotations"} if is_whole else keys)
@@ -202,11 +181,11 @@ def _image_places(file: Path, images: Path | None, split: str | None) -> list[Pa
     if images is None and split_of_folder(beside.name):
         roots.append(beside.parent)
         around += [place for place in _folders(beside.parent) if _is_usual(place)]
-    inner = [place for place in around if split is None or split_of(place.name) in (None, split)]
+    inner = [place for place in around if split is None or split_in_name(place.name) in (None, split)]
     usual = [place for place in inner if place.name.lower() in _IMAGE_FOLDERS]
     below = [*around, *(place for root in usual for place in _folders(root))]
     named = [place for place in below if place.name == file.stem.removeprefix("instances_")]
-    of_split = [place for place in below if split is not None and split_of(place.name) == split]
+    of_split = [place for place in below if split is not None and split_in_name(place.name) == split]
     first = [images] if images is not None else []
     return list(dict.fromkeys([*first, *named, *of_split, *usual, *roots, *inner[:_OTHERS]]))
 
@@ -232,3 +211,74 @@ def _names(folder: Path) -> list[str]:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError:
         return []
+
+
+def split_files(settings: DataSettings) -> tuple[Path, Path | None]:
+    """The annotation files of training and validation; None for validation that is held out of training.
+
+    Raises:
+        UserError: there is no such file, or no validation data.
+    """
+    train = annotation_file(settings.data, "--data", "train")
+    check_text_file(train)
+    if settings.val is not None:
+        val = annotation_file(settings.val, "--val", "val")
+        if val.exists() and train.exists() and os.path.samefile(val, train):
+            raise UserError(f"--val must be other images than --data, found {printable(val)} for both")
+        return train, val
+    layout = find_layout(Path(settings.data))
+    own = layout.val or layout.test
+    if settings.val_fraction is not None:
+        if layout.val:
+            raise UserError(
+                f"{printable(settings.data)} has validation data of its own, {printable(layout.val[0])}: leave out "
+                f"--val-fraction, or name the file of the training images by --data"
+            )
+        return train, None
+    if not own:
+        raise UserError(
+            f"{printable(train)} has training images only: name a file of validation images by --val FILE, or hold "
+            f"out a share of the images by --val-fraction 0.2"
+        )
+    return train, _single(own, "--val")
+
+
+def annotation_file(data: str, flag: str, split: str) -> Path:
+    """The annotation file of a split, "train" or "val", that a flag names: a file, or a folder that holds it.
+
+    Raises:
+        UserError: the folder has no such file, or several.
+    """
+    path = Path(data)
+    if not path.is_dir() and (path.suffix.lower() == ".json" or (path.is_file() and find_label_format(path) is None)):
+        return path
+    layout = find_layout(path)
+    found = {"train": layout.train, "val": layout.val or layout.test}[split] or layout.unsplit
+    if not found and flag == "--val":
+        found = layout.files()
+    if not found and (label_format := find_label_format(path)) is not None:
+        place = printable(path)
+        raise UserError(
+            f"{place} holds {label_format.name}: convert them to COCO annotations by gcnet check-data {place} "
+            "--convert FILE.json"
+        )
+    if not found and path.is_dir() and (nested := describe_nested_labels(path)):
+        raise UserError(
+            f"{printable(path)} holds {nested}: convert that folder by gcnet check-data --convert FILE.json"
+        )
+    if not found:
+        raise unrecognized(layout, split)
+    return _single(found, flag)
+
+
+def validates_on_test(settings: DataSettings) -> bool:
+    """Whether the data have a test split and no other for validation."""
+    layout = find_layout(Path(settings.data))
+    return settings.val is None and not layout.val and bool(layout.test)
+
+
+def _single(files: Sequence[Path], flag: str) -> Path:
+    if len(files) > 1:
+        listed = ", ".join(printable(path) for path in files[:4]) + (", ..." if len(files) > 4 else "")
+        raise UserError(f"{flag} needs one annotation file, found {len(files)}: {listed}; name one by {flag} FILE")
+    return files[0]

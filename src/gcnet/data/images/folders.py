@@ -9,7 +9,8 @@ from pathlib import Path
 
 from gcnet.data.decode import has_image_suffix
 from gcnet.data.images.listing import Listing, describe_skipped, kind_of, list_images, loose_files, subfolders
-from gcnet.data.images.source import FileImages
+from gcnet.data.images.sources import FileImages
+from gcnet.data.splits import SPLIT_NAMES, split_named
 from gcnet.errors import UserError, nearest, printable
 
 _LISTED = 5
@@ -82,19 +83,10 @@ def _some(classes: Sequence[str]) -> str:
     return printable(", ".join(classes[:_LISTED])) + (", ..." if len(classes) > _LISTED else "")
 
 
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-"""Names of splits, in any case, by what they stand for."""
-
-
 def expected_tree(root: str | os.PathLike[str]) -> str:
     """How a folder of images has to look, for messages."""
     top = str(root).rstrip("/")
     return f"{top}/train/CLASS/*.jpg and {top}/val/CLASS/*.jpg (one folder per class, in both the same)"
-
-
-def split_named(name: str) -> str | None:
-    """The split that a name stands for, a key of `SPLITS`; None for other names."""
-    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
 
 
 class FolderImages(FileImages):
@@ -142,7 +134,7 @@ def class_folders(root: Path) -> list[str]:
 
 
 def find_splits(root: Path) -> dict[str, Path]:
-    """The folders of training and validation images in a folder: some of the keys of `SPLITS`, or none.
+    """The folders of training and validation images in a folder: some of the keys of `SPLIT_NAMES`, or none.
 
     A folder called train that holds no folders, beside others, is a class.
 
@@ -164,7 +156,7 @@ def find_splits(root: Path) -> dict[str, Path]:
                 f"{root} has several folders of {'training' if split == 'train' else 'validation'} images, "
                 f"{' and '.join(names)}: rename one of them, or give the folders to use by --data and --val"
             )
-    return {split: root / splits[split][0] for split in SPLITS if splits.get(split)}
+    return {split: root / splits[split][0] for split in SPLIT_NAMES if splits.get(split)}
 
 
 def refuse_output_among_images(root: Path, output: Path) -> None:
@@ -208,8 +200,8 @@ def refuse_splits(root: Path) -> None:
             f"the class folders of {root} hold folders of splits, such as {name}/{split}: put the splits first, as "
             f"{split}/{name}, or list the images in a CSV with a column split"
         )
-    train = [name for name in folders if _has_word(name, SPLITS["train"])]
-    others = [name for name in folders if _has_word(name, SPLITS["val"] + SPLITS["test"])]
+    train = [name for name in folders if _has_word(name, SPLIT_NAMES["train"])]
+    others = [name for name in folders if _has_word(name, SPLIT_NAMES["val"] + SPLIT_NAMES["test"])]
     for name in train:
         for other in others:
             if set(subfolders(root / name)) & set(subfolders(root / other)):

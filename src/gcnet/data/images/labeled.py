@@ -15,7 +15,7 @@ from gcnet.data.images.folders import (
     possible_splits,
     refuse_splits,
 )
-from gcnet.data.images.source import FileImages, ImageSource, SubsetImages
+from gcnet.data.images.sources import FileImages, ImageSource, SubsetImages
 from gcnet.data.images.table import CsvImages, read_classes, read_splits, unknown_splits
 from gcnet.data.settings import BUILT_IN, DataSettings
 from gcnet.errors import UserError, nearest, nearest_path

@@ -5,20 +5,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gcnet.data.decode import FULL_DEPTH
-from gcnet.data.images.cifar import CIFAR_NAMES, CifarImages
+from gcnet.data.images.built_in import CIFAR_NAMES, SCENE_SIZE, CifarImages, open_scenes
 from gcnet.data.images.labeled import open_labeled, open_labeled_validation
 from gcnet.data.images.probe import find_bit_depth, require_readable, usual_size
-from gcnet.data.images.source import CachedImages, FileImages, ImageSource, SubsetImages, limit_images
+from gcnet.data.images.sources import CachedImages, FileImages, ImageSource, SubsetImages, limit_images
 from gcnet.data.settings import AugmentSettings, DataSettings, Preprocessing
 from gcnet.errors import UserError
 
 if TYPE_CHECKING:
-    import gcnet.data.scenes
     import gcnet.data.transforms
 
-
-SCENE_SIZE = 64
-SCENES_TRAIN, SCENES_VAL = 20_000, 2_000
 
 _SMALL, _LARGE = 64, 224
 _LARGE_RESIZE = 256
@@ -207,22 +203,6 @@ def _depth_note(settings: DataSettings, depth: int) -> str:
         else "as given"
     )
     return f"16-bit images are read as {depth}-bit: values from 0 to {(1 << depth) - 1:,} ({how})"
-
-
-def open_scenes(settings: DataSettings, seed: int, split: str) -> "gcnet.data.scenes.Scenes":
-    """Generated scenes of one part, "train" or "val"."""
-    from gcnet.data.scenes import Scenes
-
-    size = settings.image_size or SCENE_SIZE
-    limit = settings.limit_train if split == "train" else settings.limit_val
-    return Scenes(
-        limit or (SCENES_TRAIN if split == "train" else SCENES_VAL),
-        size=size,
-        distance=size // 2 if settings.scene_distance is None else settings.scene_distance,
-        context=settings.data == "scenes",
-        split=split,
-        seed=seed,
-    )
 
 
 def _shown(classes: Sequence[str]) -> str:

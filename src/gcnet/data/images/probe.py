@@ -6,7 +6,7 @@ from statistics import median_low
 from typing import TypeVar
 
 from gcnet.data.decode import FULL_DEPTH, Header, ImageError, largest_value, read_header
-from gcnet.data.images.source import ImageSource, evenly_spread
+from gcnet.data.images.sources import ImageSource, evenly_spread
 from gcnet.errors import UserError
 
 SAMPLED = 100

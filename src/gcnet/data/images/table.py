@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from gcnet.data.coco.paths import resolve_paths
 from gcnet.data.decode import check_text
-from gcnet.data.images.folders import SPLITS, label_classes, split_named
-from gcnet.data.images.source import FileImages
+from gcnet.data.images.folders import label_classes
+from gcnet.data.images.sources import FileImages
+from gcnet.data.splits import SPLIT_NAMES, split_named
 from gcnet.errors import UserError, no_folder, printable
 
 
@@ -99,7 +100,7 @@ class CsvImages(FileImages):
     Args:
         table: the CSV; its first line names the columns.
         root: folder of the images, which the paths are relative to and may not leave (default: the CSV's own).
-        split: take the rows of this split, a key of `SPLITS`; None takes all rows.
+        split: take the rows of this split, a key of `SPLIT_NAMES`; None takes all rows.
         classes: known class names, in the order of the labels (default: the sorted labels of the rows taken).
 
     Raises:
@@ -125,7 +126,7 @@ class CsvImages(FileImages):
 
 
 def read_splits(table: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The splits that a CSV has rows for, keys of `SPLITS`; none where it has no column split.
+    """The splits that a CSV has rows for, keys of `SPLIT_NAMES`; none where it has no column split.
 
     Raises:
         UserError: the column names other splits only.
@@ -136,7 +137,7 @@ def read_splits(table: str | os.PathLike[str]) -> tuple[str, ...]:
     named = {split_named(row.split or "") for row in rows}
     if named == {None}:
         raise UserError(f'{table}: the column "split" must say train, val or test, found {_shown(rows)}')
-    return tuple(split for split in SPLITS if split in named)
+    return tuple(split for split in SPLIT_NAMES if split in named)
 
 
 def read_classes(table: str | os.PathLike[str], split: str | None) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gcnet.data.dataset import Skipped
 from gcnet.data.decode import ImageError, open_image
-from gcnet.data.images.source import evenly_spread
+from gcnet.data.images.sources import evenly_spread
 from gcnet.data.settings import Preprocessing
 from gcnet.data.transforms import build_eval_transform
 from gcnet.errors import UserError

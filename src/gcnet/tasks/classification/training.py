@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gcnet.analysis.cost import count_flops
-from gcnet.data.coco.source import is_coco
+from gcnet.data.coco.open import is_coco
 from gcnet.data.dataset import Images, Skipped
 from gcnet.data.decode import check_text_file
-from gcnet.data.images.balance import balanced_weights, class_counts, class_notes, describe_counts
-from gcnet.data.images.check import shared_notes
+from gcnet.data.images.check import balanced_weights, class_counts, class_notes, describe_counts, shared_notes
 from gcnet.data.images.open import DataSplits, open_data
-from gcnet.data.images.source import size_on_disk
+from gcnet.data.images.sources import size_on_disk
 from gcnet.data.loader import Batch, build_loader, collate
-from gcnet.data.sampling import EpochSampler, EvaluationSampler
+from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
 from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.errors import UserError, printable

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from gcnet.data.coco.images import CocoImages, Entry
+from gcnet.data.coco.annotated_images import CocoImages, Entry
 from gcnet.data.coco.masks import segmentation_mask
 from gcnet.data.decode import ImageError
 from gcnet.errors import printable

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from gcnet.data.coco.annotated_images import CocoPart
 from gcnet.data.coco.loading import DetectionBatch
-from gcnet.data.coco.source import CocoPart, open_validation
+from gcnet.data.coco.open import open_validation
 from gcnet.data.dataset import Skipped
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gcnet.data.coco.images import Entry
+from gcnet.data.coco.annotated_images import Entry
 from gcnet.tasks.detection.metrics import compressed
 
 SCORE, OVERLAP = 0.5, 0.5

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from gcnet.data.coco.images import CocoImages
-from gcnet.data.coco.objects import BitMasks
+from gcnet.data.coco.annotated_images import CocoImages
+from gcnet.data.coco.masks import BitMasks
 from gcnet.models.detector.transform import paste_masks
 from gcnet.tasks.detection.inference import chunks
 from gcnet.tasks.detection.metrics import MASK_THRESHOLD, coco_results

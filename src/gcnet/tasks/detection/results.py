@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gcnet.data.coco.formats import recognize_format
+from gcnet.data.coco.box_formats import recognize_format
 from gcnet.data.coco.geometry import check_segmentation
-from gcnet.data.coco.ids import Ids
 from gcnet.data.coco.inspection import read_json
+from gcnet.data.coco.values import Ids
 from gcnet.errors import UserError, printable, unknown
 
 

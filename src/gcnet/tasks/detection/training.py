@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gcnet.data.coco.augment import build_augment
+from gcnet.data.coco.annotated_images import CocoPart
 from gcnet.data.coco.issues import MASK_KINDS, summary
 from gcnet.data.coco.loading import (
     DetectionBatch,
     DetectionSamples,
     aspect_groups,
+    build_augment,
     build_detection_loader,
     collate_detection,
 )
-from gcnet.data.coco.source import CocoPart, open_coco
-from gcnet.data.sampling import EpochSampler, EvaluationSampler
+from gcnet.data.coco.open import open_coco
+from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
 from gcnet.models.model_file import save_model

@@ -1,7 +1,7 @@
 """Builds COCO annotations object by object, and records problems."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,23 @@ class Converted:
     root: Path
     splits: Mapping[str, dict[str, Any]]
     problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """A label format that can be converted to COCO annotations.
+
+    Attributes:
+        name: Name for messages, such as "YOLO labels".
+        expected: Files of the format for messages, such as "a folder of Pascal VOC annotations (Annotations/*.xml)".
+        matches: Returns whether a path holds labels in this format.
+        convert: Converts the data set at a path; raises UserError if it cannot be read.
+    """
+
+    name: str
+    expected: str
+    matches: Callable[[Path], bool]
+    convert: Callable[[Path], Converted]
 
 
 class CocoBuilder:

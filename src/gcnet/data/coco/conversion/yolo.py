@@ -11,14 +11,15 @@ from typing import Any
 from gcnet.data.coco.conversion.builder import (
     CocoBuilder,
     Converted,
+    LabelFormat,
     Problem,
     image_problem,
     images_below,
     upright_size,
 )
-from gcnet.data.coco.layouts import SPLITS, split_of
 from gcnet.data.coco.paths import resolve_paths
 from gcnet.data.decode import ImageError, has_image_suffix
+from gcnet.data.splits import SPLIT_NAMES, split_in_name
 from gcnet.errors import UserError, printable
 
 _YAML_BYTES = 1_000_000
@@ -134,7 +135,7 @@ def _from_yaml(file: Path, problems: list[Problem]) -> _Layout:
     base = content.get("path")
     starts = [f"{base}/", ""] if isinstance(base, str) and base not in (".", "") else [""]
     splits: dict[str, tuple[Path, ...]] = {}
-    for split in SPLITS:
+    for split in SPLIT_NAMES:
         entry = content.get(split) or content.get({"val": "valid"}.get(split, split))
         texts = entry if isinstance(entry, list) else [entry]
         named = [text for text in texts if isinstance(text, str)]
@@ -163,7 +164,7 @@ def _from_folder(folder: Path) -> _Layout:
     parts = [place for start in (*places, root) for place in sorted(start.iterdir()) if place.is_dir()]
     splits: dict[str, tuple[Path, ...]] = {}
     for place in parts:
-        if split := split_of(place.name):
+        if split := split_in_name(place.name):
             splits.setdefault(split, (place,))
     file = _class_file(root) or _class_file(root / "labels")
     classes = None if file is None else tuple(line.strip() for line in _lines(file) or [])
@@ -302,3 +303,12 @@ def _lines(file: Path) -> list[str] | None:
     except OSError as error:
         raise UserError(f"cannot read {printable(file)}: {error.strerror}") from error
     return [line for line in text.splitlines() if line.strip()]
+
+
+YOLO = LabelFormat(
+    "YOLO labels",
+    "a YOLO data.yaml, a folder of YOLO labels (labels/*.txt beside images/, or classes.txt)",
+    is_yolo,
+    read_yolo,
+)
+"""YOLO labels."""

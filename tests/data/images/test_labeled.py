@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gcnet.data.images.labeled import hold_out
-from gcnet.data.images.source import FileImages, ImageSource
+from gcnet.data.images.sources import FileImages, ImageSource
 from gcnet.errors import UserError
 
 CLASSES = {"ant": 10, "bee": 3, "cat": 1, "dog": 100}

@@ -2,14 +2,20 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, unknown
 
+if TYPE_CHECKING:
+    import gcnet.data.scenes
+
 CIFAR_NAMES = ("cifar10", "cifar100")
+SCENE_SIZE = 64
+SCENES_TRAIN, SCENES_VAL = 20_000, 2_000
 
 
 class CifarImages:
@@ -68,3 +74,19 @@ def _open_cifar(root: Path, name: str, train: bool, download: bool) -> Any:
             f"{name} is not complete in {os.path.join(os.path.realpath(root), kind.base_folder)}; "
             "put it there, or give --download to fetch it"
         ) from error
+
+
+def open_scenes(settings: DataSettings, seed: int, split: str) -> "gcnet.data.scenes.Scenes":
+    """Generated scenes of one part, "train" or "val"."""
+    from gcnet.data.scenes import Scenes
+
+    size = settings.image_size or SCENE_SIZE
+    limit = settings.limit_train if split == "train" else settings.limit_val
+    return Scenes(
+        limit or (SCENES_TRAIN if split == "train" else SCENES_VAL),
+        size=size,
+        distance=size // 2 if settings.scene_distance is None else settings.scene_distance,
+        context=settings.data == "scenes",
+        split=split,
+        seed=seed,
+    )

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcnet.data.sampling import EpochSampler, EvaluationSampler
+from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.errors import UserError
 
 

@@ -1,18 +1,21 @@
 """Images with their COCO annotations."""
 
+import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from PIL import Image
 from torchvision.ops import clip_boxes_to_image
 
-from gcnet.data.coco.masks import annotation_mask
-from gcnet.data.coco.objects import BitMasks, Objects
+from gcnet.data.coco.issues import Issue, summary
+from gcnet.data.coco.masks import BitMasks, Objects, annotation_mask
 from gcnet.data.coco.paths import MISSING, resolve_paths
+from gcnet.data.coco.values import Ids
 from gcnet.data.decode import ImageError, open_image, read_header
-from gcnet.data.images.source import evenly_spread, size_on_disk
+from gcnet.data.images.sources import evenly_spread, size_on_disk
 from gcnet.errors import UserError, printable
 
 Entry = Mapping[str, Any]  # an entry of the list "images" or "annotations"
@@ -199,3 +202,63 @@ def _size_problem(found: tuple[int, int], stated: tuple[int, int]) -> str:
     """How the size (width, height) of an image differs from the stated one."""
     swapped = ", as if an EXIF orientation had been lost" if found == stated[::-1] else ""
     return f"has {found[0]} x {found[1]} pixels, its annotations are of {stated[0]} x {stated[1]}{swapped}"
+
+
+_LISTED_ISSUES = 3
+
+
+@dataclass(frozen=True)
+class CocoPart:
+    """The images of one part of a data set, and what was repaired or skipped in its annotations.
+
+    Attributes:
+        images: the images without the issues, with and without objects.
+        issues: what was repaired or skipped.
+        place: the annotation file, or what the images were generated from.
+        notes: what else the user should know, a sentence each.
+        image_ids: integer ids of images by the ids in the file; None where these are integers.
+        category_ids: integer ids of categories likewise.
+    """
+
+    images: CocoImages
+    issues: tuple[Issue, ...]
+    place: str
+    notes: tuple[str, ...] = ()
+    image_ids: Ids | None = None
+    category_ids: Ids | None = None
+
+    def issue_report(self) -> str | None:
+        """Sentence with the kinds and counts of issues, or None if there are none."""
+        if not self.issues:
+            return None
+        first = "; ".join(str(issue) for issue in self.issues[:_LISTED_ISSUES])
+        place = printable(self.place)
+        count = f"{len(self.issues):,} issue{'' if len(self.issues) == 1 else 's'}"
+        return f"{count} in {place}: {summary(self.issues)}; such as {first}; gcnet check-data {place} lists them"
+
+    def mask_counts(self) -> tuple[int, int]:
+        """The number of objects that have a mask, and of all objects; crowds do not count."""
+        objects = [one for index in range(len(self.images)) for one in self.images.annotations(index)]
+        return sum(bool(one.get("segmentation")) for one in objects), len(objects)
+
+    def reports(self) -> list[str]:
+        """The issues and the notes, a sentence each."""
+        report = self.issue_report()
+        return [*([report] if report else []), *self.notes]
+
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """Name and content of the annotation file and of every image: a digest of the one, the bytes of the other."""
+        if not self.images.files():  # generated
+            return
+        with open(self.place, "rb") as file:
+            yield "annotations", hashlib.file_digest(file, "sha256").hexdigest()
+        for index in range(len(self.images)):
+            yield self.images.name(index), str(self.images.file_size(index))
+
+    def subset(self, indices: Sequence[int], *notes: str) -> "CocoPart":
+        """Some of the images, in this order, with further notes."""
+        return replace(self, images=self.images.subset(indices), notes=(*self.notes, *notes))
+
+    def limited(self, limit: int | None) -> "CocoPart":
+        """At most so many images, evenly spread."""
+        return replace(self, images=self.images.limited(limit))

@@ -15,7 +15,7 @@ from weakref import WeakSet
 from torch.utils.data import Dataset
 
 from gcnet.data.dataset import Item, Samples
-from gcnet.data.sampling import Key
+from gcnet.data.sampler import Key
 
 
 class WorkerWatch(Dataset[Item]):

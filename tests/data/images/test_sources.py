@@ -7,7 +7,7 @@ from PIL import Image
 from gcnet.data.decode import ImageError
 from gcnet.data.images.folders import FolderImages
 from gcnet.data.images.listing import list_images
-from gcnet.data.images.source import CachedImages, ImageSource, SubsetImages, limit_images, read_sample
+from gcnet.data.images.sources import CachedImages, ImageSource, SubsetImages, limit_images, read_sample
 from gcnet.errors import UserError
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from gcnet.data.images.cifar import CifarImages
-from gcnet.data.images.source import ImageSource
+from gcnet.data.images.built_in import CifarImages
+from gcnet.data.images.sources import ImageSource
 from gcnet.errors import UserError
 
 CLASSES = [f"class {number}" for number in range(7)]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from gcnet.data.coco.images import CocoImages, FolderReader
+from gcnet.data.coco.annotated_images import CocoImages, FolderReader
 from gcnet.data.coco.inspection import read_annotations
-from gcnet.data.coco.source import is_coco, open_coco, open_validation
+from gcnet.data.coco.open import is_coco, open_coco, open_validation
 from gcnet.data.decode import ImageError
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import DataSettings

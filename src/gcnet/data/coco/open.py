@@ -1,88 +1,25 @@
 """Opens detection data: COCO annotations, or generated scenes."""
 
-import hashlib
 import os
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from gcnet.data.coco.ids import Ids
-from gcnet.data.coco.images import CocoImages, Entry, FolderReader
-from gcnet.data.coco.inspection import Inspection, image_names, inspect, read_annotations
-from gcnet.data.coco.issues import Issue, summary
-from gcnet.data.coco.layouts import find_layout, image_folder
-from gcnet.data.coco.splits import annotation_file, split_files, validates_on_test
-from gcnet.data.coco.unrepaired import as_loaded
+from gcnet.data.coco.annotated_images import CocoImages, CocoPart, Entry, FolderReader
+from gcnet.data.coco.inspection import Inspection, as_loaded, image_names, inspect, read_annotations
+from gcnet.data.coco.issues import summary
+from gcnet.data.coco.layouts import annotation_file, find_layout, image_folder, split_files, validates_on_test
 from gcnet.data.decode import FULL_DEPTH
-from gcnet.data.images.open import open_scenes
+from gcnet.data.images.built_in import open_scenes
 from gcnet.data.images.probe import find_bit_depth
-from gcnet.data.images.source import FileImages
+from gcnet.data.images.sources import FileImages
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
-
-_LISTED_ISSUES = 3
-
-
-@dataclass(frozen=True)
-class CocoPart:
-    """The images of one part of a data set, and what was repaired or skipped in its annotations.
-
-    Attributes:
-        images: the images without the issues, with and without objects.
-        issues: what was repaired or skipped.
-        place: the annotation file, or what the images were generated from.
-        notes: what else the user should know, a sentence each.
-        image_ids: integer ids of images by the ids in the file; None where these are integers.
-        category_ids: integer ids of categories likewise.
-    """
-
-    images: CocoImages
-    issues: tuple[Issue, ...]
-    place: str
-    notes: tuple[str, ...] = ()
-    image_ids: Ids | None = None
-    category_ids: Ids | None = None
-
-    def issue_report(self) -> str | None:
-        """Sentence with the kinds and counts of issues, or None if there are none."""
-        if not self.issues:
-            return None
-        first = "; ".join(str(issue) for issue in self.issues[:_LISTED_ISSUES])
-        place = printable(self.place)
-        count = f"{len(self.issues):,} issue{'' if len(self.issues) == 1 else 's'}"
-        return f"{count} in {place}: {summary(self.issues)}; such as {first}; gcnet check-data {place} lists them"
-
-    def mask_counts(self) -> tuple[int, int]:
-        """The number of objects that have a mask, and of all objects; crowds do not count."""
-        objects = [one for index in range(len(self.images)) for one in self.images.annotations(index)]
-        return sum(bool(one.get("segmentation")) for one in objects), len(objects)
-
-    def reports(self) -> list[str]:
-        """The issues and the notes, a sentence each."""
-        report = self.issue_report()
-        return [*([report] if report else []), *self.notes]
-
-    def contents(self) -> Iterator[tuple[str, str]]:
-        """Name and content of the annotation file and of every image: a digest of the one, the bytes of the other."""
-        if not self.images.files():  # generated
-            return
-        with open(self.place, "rb") as file:
-            yield "annotations", hashlib.file_digest(file, "sha256").hexdigest()
-        for index in range(len(self.images)):
-            yield self.images.name(index), str(self.images.file_size(index))
-
-    def subset(self, indices: Sequence[int], *notes: str) -> "CocoPart":
-        """Some of the images, in this order, with further notes."""
-        return replace(self, images=self.images.subset(indices), notes=(*self.notes, *notes))
-
-    def limited(self, limit: int | None) -> "CocoPart":
-        """At most so many images, evenly spread."""
-        return replace(self, images=self.images.limited(limit))
 
 
 def open_coco(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> tuple[CocoPart, CocoPart]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gcnet.data.coco.ids import Ids
+from gcnet.data.coco.values import Ids
 
 
 @pytest.mark.parametrize("reference", [2, 2.0, "2", "2.0", "02"])
