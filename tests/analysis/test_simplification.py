@@ -11,7 +11,7 @@ from gcnet.analysis.query_independence import Interval, Layer
 from gcnet.analysis.simplification import find_non_local, mean_inputs, shared_weights, simplify, why_kept
 from gcnet.blocks import build_block
 from gcnet.insertion import context_parameters, insert, insertion_records
-from gcnet.models.cifar_resnet import CifarResNet
+from gcnet.models.backbones.cifar_resnet import CifarResNet
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model, save_model
 from tolerances import assert_equal_within

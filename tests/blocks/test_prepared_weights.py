@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations, prune
 
 from gcnet.insertion import context_parameters, insert
-from gcnet.models.cifar_resnet import CifarResNet
+from gcnet.models.backbones.cifar_resnet import CifarResNet
 from named_blocks import every, make
 from random_weights import randomise
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from gcnet.data.scenes import CATEGORIES, MARGIN, OBJECTS, Scenes
 from gcnet.errors import UserError
-from gcnet.models.scenes_resnet import RECEPTIVE_FIELD, ScenesResNet
+from gcnet.models.backbones.scenes_resnet import RECEPTIVE_FIELD, ScenesResNet
 
 
 def test_the_same_seed_split_and_index_give_the_same_picture_whatever_was_read_before() -> None:

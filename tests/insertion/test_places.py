@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gcnet.errors import UserError
 from gcnet.insertion import insert, inserted
-from gcnet.models.cifar_resnet import CifarResNet
+from gcnet.models.backbones.cifar_resnet import CifarResNet
 from insertion.hosts import create, images, plain
 
 

@@ -14,7 +14,7 @@ from gcnet.blocks import build_block, list_blocks
 from gcnet.errors import UserError
 from gcnet.insertion import context_parameters, insert, insertion_records
 from gcnet.insertion.residual_blocks.position import Positioned
-from gcnet.models.cifar_resnet import CifarResNet
+from gcnet.models.backbones.cifar_resnet import CifarResNet
 
 HOSTS = {
     "torchvision basic": lambda: torchvision.models.resnet18(num_classes=7),

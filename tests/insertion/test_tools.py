@@ -20,7 +20,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from gcnet.insertion import context_parameters, insert, inserted
-from gcnet.models.cifar_resnet import CifarResNet
+from gcnet.models.backbones.cifar_resnet import CifarResNet
 from insertion.hosts import HOSTS, create, images, randomise
 
 

@@ -14,8 +14,8 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from gcnet.errors import UserError
 from gcnet.insertion import context_parameters, insert, inserted
+from gcnet.models.backbones.cifar_resnet import CifarResNet
 from gcnet.models.block_file import load_context, save_context
-from gcnet.models.cifar_resnet import CifarResNet
 from gcnet.models.model_file import save_model
 from gcnet.storage import StorageError, load_tensors, save_tensors
 from insertion.hosts import create, images, randomise

@@ -152,12 +152,16 @@ class ResidualFamily:
     bottleneck: bool
 
 
-_CIFAR = ResidualFamily("gcnet.models.cifar_resnet", "BasicBlockWithContext", 1, (1, 2, 3), 4, bottleneck=False)
-_SCENES = ResidualFamily("gcnet.models.scenes_resnet", "SceneBottleneckWithContext", 1, (1,), 4, bottleneck=True)
+_CIFAR = ResidualFamily(
+    "gcnet.models.backbones.cifar_resnet", "BasicBlockWithContext", 1, (1, 2, 3), 4, bottleneck=False
+)
+_SCENES = ResidualFamily(
+    "gcnet.models.backbones.scenes_resnet", "SceneBottleneckWithContext", 1, (1,), 4, bottleneck=True
+)
 _IMAGENET: dict[str, Any] = {"first_stage": 2, "default_stages": (3, 4, 5), "default_ratio": None}
 _FAMILIES = {
-    "gcnet.models.cifar_resnet.BasicBlock": _CIFAR,
-    "gcnet.models.scenes_resnet.SceneBottleneck": _SCENES,
+    "gcnet.models.backbones.cifar_resnet.BasicBlock": _CIFAR,
+    "gcnet.models.backbones.scenes_resnet.SceneBottleneck": _SCENES,
 } | {
     f"{host}.{name}": ResidualFamily(
         f"gcnet.insertion.residual_blocks.{library}", f"{name}WithContext", bottleneck=name == "Bottleneck", **_IMAGENET

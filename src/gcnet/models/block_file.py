@@ -17,7 +17,7 @@ from gcnet.checkpoints.foreign_files import weight_format
 from gcnet.errors import UserError, printable
 from gcnet.insertion import insert_record, inserted, insertion_records, remove
 from gcnet.insertion.record import check_record
-from gcnet.models.declared import require_weights_of_blocks
+from gcnet.models.card import require_weights_of_blocks
 from gcnet.storage import StorageError, load_tensors, save_tensors
 
 _COUNTERS = ("total_ops", "total_params")  # buffers that thop adds to every module

@@ -13,8 +13,14 @@ from gcnet.errors import UserError, nearest, printable
 from gcnet.insertion import insert_record, insertion_records
 from gcnet.insertion.attach import installed_modules, uninstall
 from gcnet.models.block_file import require_whole, unwrapped
-from gcnet.models.card import ModelCard, card_of, read_card, set_card
-from gcnet.models.declared import require_weights_of_blocks, require_weights_of_host
+from gcnet.models.card import (
+    ModelCard,
+    card_of,
+    read_card,
+    require_weights_of_blocks,
+    require_weights_of_host,
+    set_card,
+)
 from gcnet.models.registry import build_host
 from gcnet.storage import StorageError, has_checksum, load_tensors, save_tensors
 

@@ -27,7 +27,7 @@ def _resnext101_32x4d(num_classes: int) -> nn.Module:
 
 def _cifar_resnet(depth: int) -> Callable[[int], nn.Module]:
     def build(num_classes: int) -> nn.Module:
-        from gcnet.models.cifar_resnet import CifarResNet
+        from gcnet.models.backbones.cifar_resnet import CifarResNet
 
         return CifarResNet(depth, num_classes)
 
@@ -35,7 +35,7 @@ def _cifar_resnet(depth: int) -> Callable[[int], nn.Module]:
 
 
 def _scenes_resnet(num_classes: int) -> nn.Module:
-    from gcnet.models.scenes_resnet import ScenesResNet
+    from gcnet.models.backbones.scenes_resnet import ScenesResNet
 
     return ScenesResNet(num_classes)
 

@@ -10,13 +10,13 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from gcnet.errors import UserError
 from gcnet.insertion import context_parameters
+from gcnet.models.backbones.scenes_resnet import RECEPTIVE_FIELD
 from gcnet.models.create import create_model
 from gcnet.models.detector.backbone import build_pyramid
 from gcnet.models.detector.cascade import CascadeRoIHeads
 from gcnet.models.detector.mask_rcnn import build_mask_rcnn
 from gcnet.models.model_file import load_model, save_model
 from gcnet.models.registry import build_host
-from gcnet.models.scenes_resnet import RECEPTIVE_FIELD
 
 STRIDES = {
     "resnet18": (4, 8, 16, 32, 64),
