@@ -14,7 +14,6 @@ from gcnet.data.settings import DataSettings
 from gcnet.experiments.reproduce import Measured, find_tables
 from gcnet.experiments.scales import series_of
 from gcnet.experiments.text import measured_text
-from gcnet.tasks.classification.task import TOP1
 from gcnet.tasks.detection.metrics import evaluate_detections
 from gcnet.tasks.detection.oracle import mask_oracle
 from gcnet.text_files import markdown_table
@@ -23,7 +22,6 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 FILES = sorted((DOCS / "results").glob("*.json"))
 PAGE = (DOCS / "results.md").read_text()
-README = (ROOT / "README.md").read_text()
 PAGES = {
     "scenes": "results",
     "scenes-detection": "results",
@@ -50,8 +48,6 @@ def test_the_tables_are_those_of_the_results(path: Path) -> None:
     if PAGES[path.stem] == "results":
         assert markdown_table(titles, table_rows(comparison)) in page
         assert reading(comparison) in page
-        if titles == headings((TOP1,)):
-            assert markdown_table(titles[:3], [row[:3] for row in table_rows(comparison)]) in README
     elif PAGES[path.stem] == "blocks":
         assert markdown_table(titles[:4], [row[:4] for row in table_rows(comparison)]) in page
     if comparison.tested("control"):
