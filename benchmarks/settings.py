@@ -1,11 +1,10 @@
 """What the command line asks for; light to import, so that `--help` answers at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
+from gcnet.arguments import POSITIONAL
 from gcnet.errors import UserError
 
 HERE = Path(__file__).parent
@@ -19,7 +18,7 @@ BLOCKS_PAGE = HERE.parent / "docs" / "blocks.md"
 class BenchmarkSettings:
     """Measure time and memory against other implementations, print tables and append every row to a CSV."""
 
-    what: Annotated[Literal["table", "positions", "blocks"], tyro.conf.Positional] = "table"
+    what: Literal["table", "positions", "blocks"] = field(default="table", metadata=POSITIONAL)
     """table: the benchmarks; positions: the cost of every block against the number of positions, as CSV and figure;
     blocks: the cost of every block in ResNet-50, as CSV and as the table of docs/blocks.md."""
     only: str | None = None

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-OPTIONAL = {"beartype", "faster_coco_eval", "hypothesis", "matplotlib", "mmcv", "pycocotools", "tyro", "yapf"}
+OPTIONAL = {"beartype", "faster_coco_eval", "hypothesis", "matplotlib", "mmcv", "pycocotools", "yapf"}
 MISSING = {name for name in OPTIONAL if find_spec(name) is None}
 
 # For the processes that tests start, too. An option of pytest-timeout in pyproject.toml would be an error without it.

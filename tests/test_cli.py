@@ -10,14 +10,15 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Literal
+from typing import Literal
 
 import pytest
-import tyro
 
 import gcnet
 from gcnet import cli
-from gcnet.cli.arguments import _flags, parse
+from gcnet.arguments import POSITIONAL, advanced, arguments_of
+from gcnet.cli.arguments import parse
+from gcnet.cli.parser import flags_of
 from gcnet.cli.synonyms import COMMANDS as SYNONYMS
 from gcnet.cli.synonyms import FLAGS
 from gcnet.cli.wording import with_flags
@@ -70,8 +71,21 @@ class NoSettings:
 class Positionals:
     """Settings that take the model and the images without a flag."""
 
-    model: Annotated[str, tyro.conf.Positional]
-    images: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    model: str = field(metadata=POSITIONAL)
+    images: tuple[str, ...] = field(default=(), metadata=POSITIONAL)
+    threshold: float = 0.5
+
+
+@dataclass(frozen=True)
+class Lamp:
+    """Light."""
+
+    name: str = field(metadata=POSITIONAL)
+    """Of the lamp."""
+    watts: int = 60
+    """Power."""
+    color: tuple[float, float, float] = advanced((1.0, 1.0, 1.0))
+    """Red, green and blue."""
 
 
 def read(*arguments: str) -> Settings | None:
@@ -173,15 +187,15 @@ def test_a_mistyped_verb_gets_the_nearest_one(
     [
         ("--modle gc", 'unknown flag "--modle"; did you mean "--model"?'),
         ("--model gc --outptu=runs", 'unknown flag "--outptu"; did you mean "--output"?'),
-        ("--model gc -x", 'unknown flag "-x"; gcnet train --help lists the valid ones'),
-        ("extra --model gc", 'unexpected argument "extra"; gcnet train --help lists the valid ones'),
+        ("--model gc -x", 'unknown flag "-x"; gcnet train --help-all lists all flags'),
+        ("extra --model gc", 'unexpected argument "extra"; gcnet train --help-all lists all flags'),
         ("--model gc extra", '--model takes one value, found "gc extra"'),
         ("--model gc --epochs 1 2", '--epochs takes one whole number, found "1 2"'),
         ("--model gc --dry-run yes", '--dry-run takes no value, found "yes"'),
         ("--model gc --scale 1 2 3", '--scale takes two numbers, found "1 2 3"'),
         ("model=gc --model gc", 'unexpected argument "model=gc"; did you mean "--model gc"?'),
         ("--model gc --optimizer adam", 'unknown --optimizer "adam"; did you mean "adamw"? valid: adamw, sgd'),
-        ("--model gc --epochs 0 --sede 1", 'unknown flag "--sede"; gcnet train --help lists the valid ones'),
+        ("--model gc --epochs 0 --sede 1", 'unknown flag "--sede"; gcnet train --help-all lists all flags'),
         ("", "gcnet train needs --model, which takes a value"),
         ("--model", "--model takes a value, found nothing"),
         ("--model gc --epochs many", '--epochs takes a whole number, found "many"'),
@@ -211,7 +225,7 @@ def test_a_mistaken_argument_gets_one_sentence(arguments: str, sentence: str) ->
         (["train", "--imgsz=224"], 'unknown flag "--imgsz"; did you mean "--image-size"?'),
         (["train", "--learning_rate", "1"], 'unknown flag "--learning_rate"; did you mean "--lr"?'),
         (["train", "--num-classes", "10"], 'unknown flag "--num-classes"; the number of classes comes from the data'),
-        (["blocks", "--amp"], 'unknown flag "--amp"; gcnet blocks --help lists the valid ones'),
+        (["blocks", "--amp"], 'unknown flag "--amp"; gcnet blocks --help-all lists all flags'),
         (
             ["evaluate", "a.safetensors"],
             'unexpected argument "a.safetensors"; gcnet evaluate takes the model as --model a.safetensors',
@@ -223,8 +237,8 @@ def test_a_mistaken_argument_gets_one_sentence(arguments: str, sentence: str) ->
             'unknown --precision "half"; did you mean "fp16"? valid: bf16, float32, fp16',
         ),
         (["train", "--mean", "0.5"], '--mean takes three numbers, found "0.5"'),
-        (["train", "--loss", "bce"], 'unknown flag "--loss"; gcnet train --help lists the valid ones'),
-        (["train", "--zzz"], 'unknown flag "--zzz"; gcnet train --help lists the valid ones'),
+        (["train", "--loss", "bce"], 'unknown flag "--loss"; gcnet train --help-all lists all flags'),
+        (["train", "--zzz"], 'unknown flag "--zzz"; gcnet train --help-all lists all flags'),
     ],
     ids=" ".join,
 )
@@ -236,14 +250,14 @@ def test_names_of_other_tools_are_answered_with_ours(
 
 
 def test_every_suggested_flag_and_command_exists() -> None:
-    def flags_of(command: str) -> set[str]:
+    def all_flags(command: str) -> set[str]:
         settings = importlib.import_module(f"gcnet.cli.{command.replace('-', '_')}").Settings
-        return set(_flags(settings, f"gcnet {command}"))
+        return {flag for argument in arguments_of(settings) for flag in flags_of(argument)}
 
-    valid = set().union(*map(flags_of, cli.COMMANDS)) | {"--model"}
+    valid = set().union(*map(all_flags, cli.COMMANDS))
     assert {flag for flag in FLAGS.values() if flag.split()[0] not in valid} == set()
     commands = [same.split() for same in SYNONYMS.values() if not same.startswith(("torch", "--"))]
-    assert all(words[0] in cli.COMMANDS and set(words[1:2]) <= flags_of(words[0]) for words in commands)
+    assert all(words[0] in cli.COMMANDS and set(words[1:2]) <= all_flags(words[0]) for words in commands)
 
 
 @pytest.mark.parametrize("arguments", [["help", "blocks"], ["--help", "blocks"], ["blocks", "help"]], ids=" ".join)
@@ -282,7 +296,7 @@ def test_narrow_terminals_get_help_and_sentences_too(
     assert cli.main(["train", "--sede", "3"]) == 2
     assert capsys.readouterr().err == 'gcnet: unknown flag "--sede"; did you mean "--seed"?\n'
     assert cli.main(["train", "--help"]) == 0
-    assert "--batch-size INT" in capsys.readouterr().out
+    assert "--batch-size N" in capsys.readouterr().out
     assert os.environ["COLUMNS"] == columns
 
 
@@ -311,16 +325,51 @@ def test_help_of_a_verb_says_its_flags_and_the_exit_codes(capsys: pytest.Capture
     assert text.endswith("exit codes: none\n")
 
 
-def test_help_shows_no_none_and_wraps_each_description_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("columns", ["80", "200"])
+@pytest.mark.parametrize("verb", cli.COMMANDS)
+def test_help_fits_the_page_and_shows_one_default_at_most(
+    verb: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    assert cli.main(["predict", "--help"]) == 0
+    monkeypatch.setenv("COLUMNS", columns)
+    assert cli.main([verb, "--help-all"]) == 0
     text = capsys.readouterr().out
-    assert "None" not in text
-    rows = " ".join(line.strip("│| ") for line in text.splitlines()).split()
-    description = "Detectors: objects of an image at most, the best ones (default: as trained, 100)."
-    assert f"--detections-per-image INT {description}" in " ".join(rows)
+    assert "None" not in text and "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 100
+    for entry in text.split("\n  --"):
+        assert entry.lower().count("default:") <= 1
+
+
+def test_help_shows_usual_options_and_help_all_the_others_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(Lamp, ["--help"], program="gcnet lamp", epilogue="") is None
+    usual = capsys.readouterr().out
+    assert parse(Lamp, ["--help-all"], program="gcnet lamp", epilogue="") is None
+    everything = capsys.readouterr().out
+    assert "--watts N   Power (default: 60)." in usual
+    assert "--color" not in usual and "more options: gcnet lamp --help-all" in usual
+    assert "--color F F F" in everything and "more options" not in everything
+    assert "usage: gcnet lamp NAME [options]" in usual
+    assert parse(Lamp, ["desk", "--color", "1", "0", "0"], program="gcnet lamp", epilogue="") == Lamp(
+        "desk", color=(1, 0, 0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("a b --threshold 1 c", Positionals("a", ("b", "c"), 1.0)),
+        ("--threshold=-1 a", Positionals("a", (), -1.0)),
+        ("--threshold -1 a --threshold 2", Positionals("a", (), 2.0)),
+    ],
+)
+def test_values_without_a_flag_may_stand_anywhere_and_the_last_of_equal_flags_counts(
+    arguments: str, expected: Positionals
+) -> None:
+    assert parse(Positionals, arguments.split(), program="gcnet analyze", epilogue="") == expected
+
+
+def test_flags_are_switched_off_by_no_and_values_by_none() -> None:
+    settings = read("--model", "gc", "--dry-run", "--no-dry-run", "--ratio", "4", "--ratio", "None", "--stages")
+    assert settings == Settings("gc", stages=())
 
 
 @pytest.mark.parametrize(

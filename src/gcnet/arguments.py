@@ -3,18 +3,20 @@
 import ast
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
-from functools import wraps
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from functools import cache, wraps
 from pathlib import Path
-from types import MappingProxyType, UnionType
+from types import MappingProxyType, ModuleType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from gcnet.errors import UserError, unknown
 
 S = TypeVar("S")
+T = TypeVar("T")
 R = TypeVar("R")
 
 POSITIONAL: Mapping[str, Any] = MappingProxyType({"positional": True})
@@ -23,20 +25,41 @@ POSITIONAL: Mapping[str, Any] = MappingProxyType({"positional": True})
 INTERNAL: Mapping[str, Any] = MappingProxyType({"internal": True})
 """Metadata of a field that is no argument."""
 
+ADVANCED: Mapping[str, Any] = MappingProxyType({"advanced": True})
+"""Metadata of a field, or of a group of fields, that only `--help-all` shows."""
+
 _FLAG = re.compile(r"--(?:no-)?([a-z][a-z-]*)")
 _WIDTH = 100
 
 
 @dataclass(frozen=True)
-class _Argument:
-    """One field: where it is in the settings (the group, or "" of none), its type, default and help."""
+class Argument:
+    """A field of settings, or of a group within them.
+
+    Attributes:
+        name: of the field.
+        kind: its type.
+        default: its default, `dataclasses.MISSING` if it has none.
+        help: the docstring below the field, on one line.
+        positional: whether it may be given without its name.
+        advanced: whether only `--help-all` shows it.
+        group: field that holds the group, "" outside of groups.
+        title: first line of the group's docstring, without the period.
+    """
 
     name: str
-    group: str
     kind: Any
     default: Any
     help: str
-    positional: bool
+    positional: bool = False
+    advanced: bool = False
+    group: str = ""
+    title: str = ""
+
+
+def advanced(default: T) -> T:
+    """A field with this default that only `--help-all` shows."""
+    return field(default=default, metadata=ADVANCED)
 
 
 def plain_arguments(kind: type[S]) -> Callable[[Callable[..., R]], Callable[..., R]]:
@@ -54,7 +77,7 @@ def plain_arguments(kind: type[S]) -> Callable[[Callable[..., R]], Callable[...,
     """
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
-        arguments = list(_arguments(kind))
+        arguments = list(arguments_of(kind))
         own = list(inspect.signature(function).parameters.values())[1:]
         names = [argument.name for argument in arguments if argument.positional]
         title = getattr(function, "__name__", "function")
@@ -87,7 +110,7 @@ def settings_from(kind: type[S], values: Mapping[str, Any]) -> S:
     Raises:
         UserError: an unknown name, a missing value, or one of the wrong type.
     """
-    arguments = {argument.name: argument for argument in _arguments(kind)}
+    arguments = {argument.name: argument for argument in arguments_of(kind)}
     groups: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         if name not in arguments:
@@ -116,21 +139,28 @@ def has_type(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-def _arguments(kind: Any) -> Generator[_Argument]:
-    groups = _groups(kind)
+def arguments_of(kind: Any) -> Generator[Argument]:
+    """The fields of settings as arguments, with those of groups in the place of the groups."""
     kinds, helps = get_type_hints(kind), _helps(kind)
     for item in fields(kind):
-        if item.name in groups:
-            defaults = groups[item.name]
-            for one in _arguments(type(defaults)):
-                yield replace(one, group=item.name, default=getattr(defaults, one.name))
+        default, is_advanced = _default(item), bool(item.metadata.get("advanced"))
+        if is_dataclass(default):
+            title = inspect.cleandoc(default.__doc__ or item.name).splitlines()[0].rstrip(".")
+            for inner in arguments_of(type(default)):
+                yield replace(
+                    inner,
+                    default=getattr(default, inner.name),
+                    advanced=inner.advanced or is_advanced,
+                    group=item.name,
+                    title=title,
+                )
         elif not item.metadata.get("internal"):
             positional = bool(item.metadata.get("positional"))
-            yield _Argument(item.name, "", kinds[item.name], _default(item), helps.get(item.name, ""), positional)
+            yield Argument(item.name, kinds[item.name], default, helps.get(item.name, ""), positional, is_advanced)
 
 
 def _groups(kind: Any) -> dict[str, Any]:
-    """Of each group of settings its default."""
+    """The default of each group of settings."""
     return {item.name: default for item in fields(kind) if is_dataclass(default := _default(item))}
 
 
@@ -139,20 +169,29 @@ def _default(item: Field[Any]) -> Any:
 
 
 def _helps(kind: Any) -> dict[str, str]:
-    """The text below each field of a dataclass and of those that it extends."""
-    found: dict[str, str] = {}
-    for one in reversed([one for one in kind.__mro__ if is_dataclass(one)]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for field_, text in zip(body.body, body.body[1:], strict=False):
-            if isinstance(field_, ast.AnnAssign) and isinstance(field_.target, ast.Name):
-                value = text.value if isinstance(text, ast.Expr) else None
-                if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                    found[field_.target.id] = inspect.cleandoc(value.value)
-    return found
+    """The docstring below each field of a dataclass and of its bases."""
+    helps: dict[str, str] = {}
+    for owner in reversed([base for base in kind.__mro__ if is_dataclass(base)]):
+        helps |= _docstrings(sys.modules[owner.__module__]).get(owner.__name__, {})
+    return helps
 
 
-def _parameters(arguments: Sequence[_Argument]) -> list[inspect.Parameter]:
+@cache
+def _docstrings(module: ModuleType) -> dict[str, dict[str, str]]:
+    """For each class of a module, the docstring below each field."""
+    classes = [node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.ClassDef)]
+    return {node.name: dict(_documented_fields(node)) for node in classes}
+
+
+def _documented_fields(node: ast.ClassDef) -> Generator[tuple[str, str]]:
+    for assigned, text in zip(node.body, node.body[1:], strict=False):
+        if isinstance(assigned, ast.AnnAssign) and isinstance(assigned.target, ast.Name) and isinstance(text, ast.Expr):
+            value = text.value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield assigned.target.id, " ".join(value.value.split())
+
+
+def _parameters(arguments: Sequence[Argument]) -> list[inspect.Parameter]:
     """Positional ones first, those without a default before all others."""
     found = [
         inspect.Parameter(
@@ -166,11 +205,11 @@ def _parameters(arguments: Sequence[_Argument]) -> list[inspect.Parameter]:
     return sorted(found, key=lambda parameter: parameter.kind)
 
 
-def _documented(text: str, arguments: Sequence[_Argument]) -> str:
+def _documented(text: str, arguments: Sequence[Argument]) -> str:
     """A docstring with the help of the settings at the end of its `Args:`, which it may lack."""
     lines = []
     for one in arguments:
-        shown = _FLAG.sub(lambda match: match[1].replace("-", "_"), " ".join(one.help.split()))
+        shown = _FLAG.sub(lambda match: match[1].replace("-", "_"), one.help)
         lines += textwrap.wrap(f"{one.name}: {shown}", _WIDTH, initial_indent="    ", subsequent_indent="        ")
     block = "\n".join(lines)
     head, args, rest = text.partition("Args:\n")
@@ -181,7 +220,7 @@ def _documented(text: str, arguments: Sequence[_Argument]) -> str:
     return f"{head.rstrip()}\n\nArgs:\n{block}\n\n{returns}{rest}".rstrip()
 
 
-def _converted(argument: _Argument, value: Any) -> Any:
+def _converted(argument: Argument, value: Any) -> Any:
     """The value as the settings have it.
 
     Raises:

@@ -5,18 +5,18 @@ import json
 import random
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 import torch
-import tyro
 from PIL import Image
 
 from gcnet import cli
+from gcnet.arguments import arguments_of
 from gcnet.data.scenes import Scenes
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
@@ -157,18 +157,9 @@ def _save(name: str, path: Path, *, classes: tuple[str, ...]) -> None:
 
 def flags_of(command: str) -> dict[str, Any]:
     """Every flag of a command and the type of its value."""
-    found: dict[str, Any] = {}
-
-    def collect(kind: type) -> None:
-        hints = get_type_hints(kind, include_extras=True)
-        for field in fields(kind):
-            if is_dataclass(hints[field.name]):
-                collect(hints[field.name])
-            elif tyro.conf.Positional not in getattr(hints[field.name], "__metadata__", ()):
-                found[field.name.replace("_", "-")] = hints[field.name]
-
-    collect(import_module(f"gcnet.cli.{command.replace('-', '_')}").Settings)
-    return {name: kind for name, kind in found.items() if name not in FIXED}
+    settings = import_module(f"gcnet.cli.{command.replace('-', '_')}").Settings
+    flags = {argument.name.replace("_", "-"): argument for argument in arguments_of(settings)}
+    return {name: flag.kind for name, flag in flags.items() if name not in FIXED and not flag.positional}
 
 
 def random_value(kind: Any, choose: random.Random) -> list[str]:

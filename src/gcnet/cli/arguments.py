@@ -1,248 +1,191 @@
 """Parses command-line arguments into settings; usage errors are one sentence."""
 
-import io
 import os
 import re
-import shutil
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import MISSING, dataclass, fields, replace
-from typing import Annotated, Any, TypeVar, cast, get_type_hints
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, replace
+from types import NoneType
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
-import tyro
-
-from gcnet.cli.help_text import tidy
+from gcnet.arguments import Argument, arguments_of, settings_from
+from gcnet.cli.parser import base_type, build_parser, flag_of, flags_of
 from gcnet.cli.synonyms import FLAGS, VALUES, similar_flag
 from gcnet.errors import UserError, nearest, unknown
 
 S = TypeVar("S")
 
-_NARROWEST = 80
-
-# tyro's help starts a row with the flag's names and what the flag takes; a frame may stand to the left.
-_ROW = re.compile(r"^\W*?(?P<flags>(?:-\w, )?--[a-z][\w.-]*(?:, --[a-z][\w.-]*)*)(?: (?P<takes>\S+(?: \S+)*))?", re.M)
-_FRAME = re.compile(r"[│╭╮╰╯─]|-{3,}")
-_CHOICE = re.compile(r"invalid choice '(?P<value>.*)' for argument '(?P<flag>.*)'\. Expected one of \((?P<valid>.*?)\)")
-_MISSING = re.compile(
-    r"Missing from [^:]*: (?:[A-Z]+|\{[^}]*\}) (?P<what>.*?)\.? \(required\)"
-)  # an argument without a flag
-# What tyro writes for the values of a flag, in words.
-_WORDS = (
-    (re.compile(r"\{None\}\||[{}]"), ""),
-    (re.compile(r"\[INT \[INT \.\.\.\]\]"), "whole numbers"),
-    (re.compile(r"\[FLOAT \[FLOAT \.\.\.\]\]"), "numbers"),
-    (re.compile(r"\[(STR|PATH) \[\1 \.\.\.\]\]"), "values"),
-    (re.compile(r"\bINT INT\b"), "two whole numbers"),
-    (re.compile(r"\bFLOAT FLOAT FLOAT\b"), "three numbers"),
-    (re.compile(r"\bFLOAT FLOAT\b"), "two numbers"),
-    (re.compile(r"\bINT\b"), "a whole number"),
-    (re.compile(r"\bFLOAT\b"), "a number"),
-    (re.compile(r"\bSTR\b"), "a value"),
-    (re.compile(r"\bPATH\b"), "a path"),
-    (re.compile(r"(?<=\w),(?=\w)"), " or "),
-)
+_NUMBERS = {2: "two", 3: "three"}
+_WORDS = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers")}
 
 
-def parse(kind: type[S], arguments: Sequence[str], *, program: str, epilogue: str) -> S | None:
+def parse(kind: type[S], words: Sequence[str], *, program: str, epilogue: str) -> S | None:
     """Parse the arguments of a command.
 
     Args:
-        kind: the dataclass of the command's settings.
-        arguments: what follows the command on the command line.
+        kind: dataclass of the command's settings.
+        words: what follows the command on the command line.
         program: the command as typed, such as "gcnet train".
         epilogue: text after the help.
 
     Returns:
-        The settings, or None where `arguments` ask for help, which is then printed.
+        The settings, or None where `words` ask for help, which is then printed.
 
     Raises:
         UserError: a flag is unknown or missing, or a value is invalid.
     """
-    kind = _marked(kind)
-    arguments = _model_first(kind, arguments)
-    if list(arguments) == ["help"] or any(argument in ("-h", "--help") for argument in arguments):
-        _print_help(kind, program)
-        print(epilogue)
+    arguments = list(arguments_of(kind))
+    show_all = "--help-all" in words
+    parser = build_parser(kind, arguments, program, show_all=show_all, epilog=epilogue)
+    if show_all or list(words) == ["help"] or not {"-h", "--help"}.isdisjoint(words):
+        parser.print_help()
         return None
-    _refuse_empty(arguments, program)
-    complaint = io.StringIO()
+    line = _Line(
+        _model_first(arguments, words),
+        program,
+        {flag: argument for argument in arguments for flag in flags_of(argument)},
+    )
+    line.refuse_unknown_flags()
+    line.refuse_empty_values()
     try:
-        with redirect_stderr(complaint):
-            settings, extra = tyro.cli(
-                kind, prog=program, args=list(arguments), return_unknown_args=True, config=(tyro.conf.OmitArgPrefixes,)
-            )
-    except SystemExit as end:
-        flags = _flags(kind, program)
-        error = _unknown_flag(arguments, flags, program)
-        if error is None and arguments and not arguments[0].startswith("-") and not _has_positionals(kind):
-            error = _unexpected(arguments[0], flags, arguments, program)
-        error = error or _refusal(end)
-        raise error or _mistake(complaint.getvalue(), arguments, flags, program) from None
+        read, extra = parser.parse_known_intermixed_args([_hyphenated(word) for word in line.words])
+    except ArgumentError as error:
+        raise line.wrong_values(str(error.argument_name).split("/")[0]) from None
     if extra:
-        flags = _flags(kind, program)
-        raise _unknown_flag(extra, flags, program) or _unexpected(extra[0], flags, arguments, program)
-    if any(setting.name == "given" for setting in fields(cast(Any, kind))):
-        settings = replace(cast(Any, settings), given=_given_names(arguments))
+        raise line.unexpected(extra[0])
+    values = {
+        argument.name: line.value(argument, vars(read)[argument.name])
+        for argument in arguments
+        if argument.name in read
+    }
+    line.refuse_missing(values)
+    settings = settings_from(kind, values)
+    if any(item.name == "given" for item in fields(cast(Any, kind))):
+        settings = replace(cast(Any, settings), given=tuple(values))
     return settings
 
 
-def _given_names(arguments: Sequence[str]) -> tuple[str, ...]:
-    """The settings whose flags are among the arguments, by name."""
-    flags = [argument.split("=")[0][2:] for argument in arguments if argument.startswith("--")]
-    return tuple(flag.removeprefix("no-").replace("-", "_") for flag in flags)
+def _hyphenated(word: str) -> str:
+    """The word with hyphens for the underscores of a flag."""
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value if flag.startswith("--") else word
 
 
-def _marked(kind: type[S]) -> type[S]:
-    """The settings with tyro's marks on the fields whose metadata have ours."""
-    marks = {"positional": tyro.conf.Positional, "internal": tyro.conf.Suppress}
-    hints = get_type_hints(kind, include_extras=True)
-    annotations: dict[str, Any] = {}
-    values: dict[str, Any] = {}
-    for item in fields(cast(Any, kind)):
-        for name in marks.keys() & item.metadata.keys():
-            annotations[item.name] = cast(Any, Annotated)[hints[item.name], marks[name]]
-            if item.default is not MISSING:
-                values[item.name] = item.default
-    if not annotations:
-        return kind
-    body = {**values, "__annotations__": annotations, "__doc__": kind.__doc__, "__module__": kind.__module__}
-    return cast(type[S], dataclass(frozen=True)(type(kind.__name__, (kind,), body)))
+def _model_first(arguments: Sequence[Argument], words: Sequence[str]) -> list[str]:
+    """The words with `--model FILE` moved to the front, where the command takes the model without a flag."""
+    if not arguments or arguments[0].name != "model" or not arguments[0].positional:
+        return list(words)
+    for index, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag == "--model":
+            values, after = ([value], index + 1) if equals else (list(words[index + 1 : index + 2]), index + 2)
+            return [*values, *words[:index], *words[after:]]
+    return list(words)
 
 
-def _model_first(kind: type, arguments: Sequence[str]) -> list[str]:
-    """The arguments with `--model FILE` moved to the front, where the command takes the model without a flag."""
-    hints: dict[str, Any] = get_type_hints(kind, include_extras=True)
-    first = next(iter(hints), "")
-    if first != "model" or tyro.conf.Positional not in getattr(hints[first], "__metadata__", ()):
-        return list(arguments)
-    for index, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag != "--model":
-            continue
-        values, after = ([value], index + 1) if equals else (list(arguments[index + 1 : index + 2]), index + 2)
-        return [*values, *arguments[:index], *arguments[after:]]
-    return list(arguments)
+def takes(argument: Argument) -> str:
+    """What a flag takes, in words."""
+    kind = base_type(argument)
+    if kind is bool:
+        return "no value"
+    if get_origin(kind) is Literal:
+        *first, last = map(str, get_args(kind))
+        return f"{', '.join(first)} or {last}" if first else last
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)
+        plural = _WORDS.get(inner[0], ("", "values"))[1]
+        return plural if inner[-1] is Ellipsis else f"{_NUMBERS[len(inner)]} {plural}"
+    return _WORDS.get(kind, ("a value",))[0]
 
 
-def _has_positionals(kind: type) -> bool:
-    """Whether a command takes values without a flag."""
-    hints: dict[str, Any] = get_type_hints(kind, include_extras=True)
-    return any(tyro.conf.Positional in getattr(hint, "__metadata__", ()) for hint in hints.values())
+class _Line:
+    """The words of a command line, and the errors that quote them."""
 
+    def __init__(self, words: Sequence[str], program: str, flags: Mapping[str, Argument]) -> None:
+        self.words, self.program, self.flags = list(words), program, flags
 
-def _refuse_empty(arguments: Sequence[str], program: str) -> None:
-    """Refuse empty values, such as of an unset shell variable: as a path they would mean this folder."""
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        flag, equals, value = argument.partition("=")
-        if argument == "" or (equals and not value and flag.startswith("--")):
-            name = flag or (before if before.startswith("--") else f"an argument of {program}")
-            raise UserError(f"{name} is empty: give a value")
+    def refuse_unknown_flags(self) -> None:
+        """Raise for the first unknown flag; underscores count as hyphens."""
+        for word in self.words:
+            name = word.split("=")[0]
+            flag = name.replace("_", "-")
+            if not re.match(r"--?[A-Za-z]", name) or (flag in self.flags and not self.flags[flag].positional):
+                continue
+            bare = flag.lstrip("-").lower()
+            suggestion = similar_flag(bare, self.flags) or self._nearest_flag(bare)
+            raise UserError(f'unknown flag "{name}"{suggestion or f"; {self.program} --help-all lists all flags"}')
 
+    def _nearest_flag(self, bare: str) -> str:
+        """Suggestion of the flag most similar to `bare`, which has no dashes: those would make all flags similar."""
+        return nearest(bare, [flag[2:] for flag in self.flags]).replace('"', '"--', 1)
 
-def _unexpected(argument: str, flags: dict[str, str], arguments: Sequence[str], program: str) -> UserError:
-    """Error for an argument that belongs to no flag, or is one too many for its flag."""
-    name, equals, value = argument.partition("=")
-    bare = name.replace("_", "-").lower()
-    flag = f"--{bare}" if f"--{bare}" in flags else FLAGS.get(bare, "").split(" ")[0]
-    if equals and flag in flags:
-        return UserError(f'unexpected argument "{argument}"; did you mean "{flag} {value}"?')
-    before = arguments[: arguments.index(argument)] if argument in arguments else []
-    flag = next((word.partition("=")[0].replace("_", "-") for word in before[::-1] if word.startswith("--")), "")
-    if flag in flags:
-        one = re.sub("^a ", "one ", _in_words(flags[flag])) or "no value"
-        return UserError(f"{flag} takes {one}, found {_given(flag, arguments)}")
-    is_data = os.path.isdir(argument) or argument.endswith((".csv", ".json"))
-    for flag, what in (("--data", "data"), ("--model", "model")):
-        if flag in flags and flag not in arguments and (is_data or flag == "--model"):
-            return UserError(f'unexpected argument "{argument}"; {program} takes the {what} as {flag} {argument}')
-    return UserError(f'unexpected argument "{argument}"; {program} --help lists the valid ones')
+    def refuse_empty_values(self) -> None:
+        """Refuse empty values, such as of an unset shell variable: as a path they would mean this folder."""
+        for before, word in zip(["", *self.words], self.words, strict=False):
+            flag, equals, value = word.partition("=")
+            if word == "" or (equals and not value and flag.startswith("--")):
+                name = flag or (before if before.startswith("--") else f"an argument of {self.program}")
+                raise UserError(f"{name} is empty: give a value")
 
+    def refuse_missing(self, values: Mapping[str, Any]) -> None:
+        """Raise for the first argument without a default that is not among the values."""
+        for flag, argument in self.flags.items():
+            if argument.default is not MISSING or values.get(argument.name, ()) != ():
+                continue
+            if argument.positional:
+                text = argument.help[:1].lower() + argument.help[1:].rstrip(".")
+                raise UserError(f"{self.program} needs {argument.name.upper()}: {text}")
+            raise UserError(f"{self.program} needs {flag}, which takes {takes(argument)}")
 
-def _in_words(takes: str) -> str:
-    """The values of a flag, as tyro's help writes them, in words."""
-    for pattern, words in _WORDS:
-        takes = pattern.sub(words, takes)
-    return takes
+    def value(self, argument: Argument, read: Any) -> Any:
+        """The value of an argument from its texts."""
+        kind = base_type(argument)
+        if read == "None" and NoneType in get_args(argument.kind):
+            return None
+        if get_origin(kind) is tuple:
+            return tuple(self._single(argument, get_args(kind)[0], text) for text in read)
+        return self._single(argument, kind, read)
 
+    def _single(self, argument: Argument, kind: Any, text: Any) -> Any:
+        name = argument.name if argument.positional else flag_of(argument)
+        if get_origin(kind) is Literal:
+            choices = {str(choice): choice for choice in get_args(kind)}
+            if text not in choices:
+                raise unknown(name, text, sorted(choices), synonyms=VALUES)
+            return choices[text]
+        try:
+            return text if kind is bool else kind(text)
+        except ValueError:
+            raise self.wrong_values(flag_of(argument)) from None
 
-def _refusal(end: BaseException) -> UserError | None:
-    """The error that a settings class raised; for a nested class, tyro's own error stands in between."""
-    cause: BaseException | None = end
-    while cause is not None and not isinstance(cause, UserError):
-        cause = cause.__context__
-    return cause
+    def wrong_values(self, flag: str, expected: str | None = None) -> UserError:
+        """Error for the values of a flag."""
+        argument = self.flags[flag]
+        return UserError(f"{flag} takes {expected or takes(argument)}, found {self._found(flag)}")
 
+    def _found(self, flag: str) -> str:
+        """The quoted values after a flag."""
+        words = [part for word in self.words for part in word.split("=", 1 if word.startswith("--") else 0)]
+        names = [word.replace("_", "-") for word in words]
+        values = words[len(names) - names[::-1].index(flag) :] if flag in names else []
+        end = next((index for index, word in enumerate(values) if word.startswith("--")), len(values))
+        return f'"{" ".join(values[:end])}"' if end else "nothing"
 
-@contextmanager
-def _wide_enough() -> Generator[None]:
-    """Lay out help for at least `_NARROWEST` columns, below which flags and their descriptions leave no room."""
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = str(max(_NARROWEST, shutil.get_terminal_size().columns))
-    try:
-        yield
-    finally:
-        os.environ.pop("COLUMNS")
-        if before is not None:
-            os.environ["COLUMNS"] = before
-
-
-def _print_help(kind: type, program: str) -> None:
-    text = io.StringIO()
-    with suppress(SystemExit), redirect_stdout(text), _wide_enough():
-        tyro.cli(kind, prog=program, args=["--help"], config=(tyro.conf.OmitArgPrefixes,))
-    print(tidy(text.getvalue()), end="")
-
-
-def _flags(kind: type, program: str) -> dict[str, str]:
-    """Every flag of a command and the values it takes, read from its help."""
-    text = io.StringIO()
-    with redirect_stdout(text):
-        _print_help(kind, program)
-    rows = [(row["flags"], row["takes"] or "") for row in _ROW.finditer(text.getvalue())]
-    # Two spaces or the frame end what a flag takes; the rest of its row is the description.
-    return {flag: re.split(r"\s{2,}|│", takes)[0] for flags, takes in rows for flag in flags.split(", ")}
-
-
-def _unknown_flag(arguments: Sequence[str], flags: dict[str, str], program: str) -> UserError | None:
-    """Error for the first unknown flag among the arguments; underscores count as hyphens."""
-    for argument in arguments:
-        name = argument.split("=")[0]
-        if re.match(r"--?[A-Za-z]", name) and name.replace("_", "-") not in flags:
-            bare = name.lstrip("-").replace("_", "-").lower()
-            suggestion = similar_flag(bare, flags) or _nearest_flag(bare, flags)
-            return UserError(f'unknown flag "{name}"{suggestion or f"; {program} --help lists the valid ones"}')
-    return None
-
-
-def _nearest_flag(bare: str, flags: dict[str, str]) -> str:
-    """Suggestion of the flag most similar to `bare`, which has no dashes: those would make all flags similar."""
-    suggestion = nearest(bare, [flag.removeprefix("--") for flag in flags if flag.startswith("--")])
-    return suggestion.replace('"', '"--', 1)
-
-
-def _mistake(complaint: str, arguments: Sequence[str], flags: dict[str, str], program: str) -> UserError:
-    """One sentence for tyro's error message, a box of several lines."""
-    if error := _unknown_flag(arguments, flags, program):
-        return error
-    text = " ".join(_FRAME.sub(" ", complaint).split())
-    if choice := _CHOICE.search(text):
-        valid = set(re.findall(r"'([^']*)'", choice["valid"])) - {"None"}
-        return unknown(choice["flag"], choice["value"], sorted(valid), synonyms=VALUES)
-    if missing := _MISSING.search(text):
-        return UserError(f"{program} needs {missing['what'][0].lower()}{missing['what'][1:]} (see {program} --help)")
-    named = re.search(r"--[a-z][\w.-]*\w", text)
-    if named is None or named[0] not in flags:
-        return UserError(f"{text} (see {program} --help)")
-    flag, takes = named[0], _in_words(flags[named[0]])
-    if text.startswith("Required options"):
-        return UserError(f"{program} needs {flag}, which takes {takes}")
-    return UserError(f"{flag} takes {takes}, found {_given(flag, arguments)}")
-
-
-def _given(flag: str, arguments: Sequence[str]) -> str:
-    """The quoted values after `flag` on the command line."""
-    words = [word for argument in arguments for word in argument.split("=", 1 if argument.startswith("--") else 0)]
-    names = [word.replace("_", "-") for word in words]
-    values = words[len(names) - names[::-1].index(flag) :] if flag in names else []
-    end = next((index for index, word in enumerate(values) if word.startswith("--")), len(values))
-    return f'"{" ".join(values[:end])}"' if end else "nothing"
+    def unexpected(self, word: str) -> UserError:
+        """Error for a word that belongs to no flag, or is one too many for its flag."""
+        name, equals, value = word.partition("=")
+        bare = name.replace("_", "-").lower()
+        flag = f"--{bare}" if f"--{bare}" in self.flags else FLAGS.get(bare, "").split(" ")[0]
+        if equals and flag in self.flags:
+            return UserError(f'unexpected argument "{word}"; did you mean "{flag} {value}"?')
+        before = self.words[: self.words.index(word)] if word in self.words else []
+        flag = next(
+            (before.partition("=")[0].replace("_", "-") for before in before[::-1] if before.startswith("--")), ""
+        )
+        if argument := self.flags.get(flag):
+            return self.wrong_values(flag, re.sub("^a ", "one ", takes(argument)))
+        is_data = os.path.isdir(word) or word.endswith((".csv", ".json"))
+        for flag, what in (("--data", "data"), ("--model", "model")):
+            if flag in self.flags and flag not in self.words and (is_data or flag == "--model"):
+                return UserError(f'unexpected argument "{word}"; {self.program} takes the {what} as {flag} {word}')
+        return UserError(f'unexpected argument "{word}"; {self.program} --help-all lists all flags')

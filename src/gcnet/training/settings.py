@@ -164,7 +164,7 @@ class OutputSettings:
     save_every_steps: int | None = None
     """Save a checkpoint every N steps."""
     save_every_epochs: float | None = 1.0
-    """Save a checkpoint every N epochs (None: not by epoch)."""
+    """Save a checkpoint every N epochs."""
     save_every_minutes: float | None = None
     """Save a checkpoint every N minutes."""
     evaluate_every: float = 1.0

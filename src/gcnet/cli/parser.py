@@ -1,0 +1,132 @@
+"""An argparse parser for the settings of a command: flags, metavars, help and defaults come from the fields."""
+
+import shutil
+import textwrap
+from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import MISSING
+from functools import partial
+from inspect import cleandoc
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from gcnet.arguments import Argument
+
+_WIDTHS = (80, 100)
+_HELP_COLUMN = 26
+_METAVARS = {int: "N", float: "F", Path: "PATH"}
+
+
+def flag_of(argument: Argument) -> str:
+    """The flag of an argument: `batch_size` is `--batch-size`."""
+    return "--" + argument.name.replace("_", "-")
+
+
+def flags_of(argument: Argument) -> tuple[str, ...]:
+    """All flags of an argument: of a switch also the one that turns it off."""
+    flag = flag_of(argument)
+    return (flag, f"--no-{flag[2:]}") if base_type(argument) is bool else (flag,)
+
+
+def base_type(argument: Argument) -> Any:
+    """The type of an argument's value, without None."""
+    if get_origin(argument.kind) not in (Union, UnionType):
+        return argument.kind
+    return next(kind for kind in get_args(argument.kind) if kind is not NoneType)
+
+
+def build_parser(kind: type, arguments: Sequence[Argument], program: str, *, show_all: bool, epilog: str = "") -> Any:
+    """Build the parser; it leaves the texts of values to the caller, and sets nothing for arguments that are not given.
+
+    Args:
+        kind: dataclass of the settings, whose docstring is the description.
+        arguments: of the settings.
+        program: the command as typed, such as "gcnet train".
+        show_all: whether the help has advanced arguments, too.
+        epilog: text at the end of the help.
+    """
+    width = min(max(shutil.get_terminal_size().columns, _WIDTHS[0]), _WIDTHS[1])
+    hides = not show_all and any(argument.advanced for argument in arguments)
+    parser = ArgumentParser(
+        prog=program,
+        usage=_usage(arguments, program),
+        description=_wrapped(cleandoc(kind.__doc__ or ""), width),
+        epilog=(f"more options: {program} --help-all\n\n" if hides else "") + epilog,
+        formatter_class=partial(RawDescriptionHelpFormatter, width=width, max_help_position=_HELP_COLUMN),
+        argument_default=SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+        exit_on_error=False,
+    )
+    groups: dict[str, Any] = {
+        "": parser.add_argument_group("arguments"),
+        "options": parser.add_argument_group("options"),
+    }
+    for argument in arguments:
+        title = "" if argument.positional else argument.title or "options"
+        if title not in groups:
+            groups[title] = parser.add_argument_group(f"{title[:1].lower()}{title[1:]}")
+        _add(groups[title], argument, shown=show_all or not argument.advanced)
+    last = parser.add_argument_group("help")
+    last.add_argument("-h", "--help", action="store_true", help="show the usual options")
+    last.add_argument("--help-all", action="store_true", help="show all options")
+    return parser
+
+
+def _add(group: Any, argument: Argument, *, shown: bool) -> None:
+    text = _help(argument) if shown else SUPPRESS
+    if argument.positional:
+        is_many = get_origin(argument.kind) is tuple
+        group.add_argument(argument.name, nargs="*" if is_many else "?", metavar=_metavar(argument), help=text)
+        return
+    flag, kind = flag_of(argument), base_type(argument)
+    if kind is not bool:
+        group.add_argument(flag, nargs=_count(kind), metavar=_metavar(argument), help=text)
+    elif argument.default is False:
+        group.add_argument(flag, action="store_true", help=text)
+        group.add_argument(f"--no-{flag[2:]}", dest=argument.name, action="store_false", help=SUPPRESS)
+    else:
+        group.add_argument(flag, action=BooleanOptionalAction, help=text)
+
+
+def _count(kind: Any) -> int | str | None:
+    """How many values a flag takes, as argparse has it."""
+    if get_origin(kind) is not tuple:
+        return None
+    return "*" if get_args(kind)[-1] is Ellipsis else len(get_args(kind))
+
+
+def _metavar(argument: Argument) -> str:
+    kind = base_type(argument)
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(map(str, get_args(kind))) + "}"
+    return _METAVARS.get(kind, argument.name.split("_")[-1].upper())
+
+
+def _help(argument: Argument) -> str:
+    """The help, with the default where its text does not state it."""
+    text, default = argument.help, argument.default
+    if "default" not in text and default not in (MISSING, None, False, (), ""):
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        text = f"{text.removesuffix('.')} (default: {'on' if default is True else shown})."
+    return text.replace("%", "%%")
+
+
+def _usage(arguments: Sequence[Argument], program: str) -> str:
+    words = [program]
+    for argument in arguments:
+        name = _metavar(argument)
+        if argument.positional:
+            words.append(f"{name} ..." if get_origin(argument.kind) is tuple else name)
+        elif argument.default is MISSING:
+            words.append(f"{flag_of(argument)} {name}")
+    return " ".join([*words, "[options]"])
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Paragraphs wrapped; indented lines, such as examples, as they are."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(part if part.startswith(" ") else textwrap.fill(part, width) for part in paragraphs)
