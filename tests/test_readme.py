@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gcnet import cli
-from gcnet.data.coco.issues import KINDS
+from gcnet.data.coco.issues import ISSUE_KINDS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -87,7 +87,7 @@ def test_the_exit_codes_are_those_of_the_command() -> None:
 
 
 def test_the_number_of_kinds_of_issues_is_that_of_the_check() -> None:
-    assert f" {len(KINDS)} kinds of issues" in COMMAND_LINE
+    assert f" {len(ISSUE_KINDS)} kinds of issues" in COMMAND_LINE
 
 
 def test_the_folder_map_names_every_part_of_the_package() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gcnet.cli.analyze import run
-from gcnet.data.coco.loading import pixels
+from gcnet.data.coco.loading import image_to_tensor
 from gcnet.data.decode import open_image
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import PreprocessingSettings
@@ -63,7 +63,7 @@ def attention_by_hand(model: Any, path: Path) -> tuple[Tensor, Tensor]:
     block = model.backbone.body.get_submodule(NL)
     given: list[Tensor] = []
     hook = block.register_forward_hook(lambda _, arguments, __: given.append(arguments[0].clone()))
-    model([pixels(open_image(path))])
+    model([image_to_tensor(open_image(path))])
     hook.remove()
     query, key = (getattr(block.context, name)(given[0]).flatten(2)[0].double() for name in ("query", "key"))
     return (query.T @ key / len(query) ** 0.5).softmax(-1), given[0].flatten(2)[0].T
@@ -88,7 +88,7 @@ def test_the_answer_counts_the_objects_that_the_network_is_sure_of(photos: Path)
     model = build("mask_rcnn_gc_scenes_resnet")
     with torch.no_grad():
         model.roi_heads.box_predictor.cls_score.bias.copy_(torch.tensor([0.0, 0.0, 9.0, 0.0]))
-        found = model([pixels(open_image(photos / "a.png"))])[0]
+        found = model([image_to_tensor(open_image(photos / "a.png"))])[0]
     expected = f"{int((found['scores'] > 0.5).sum())} cube"
     maps = look_at_objects(TrainedDetector(model, CLASSES, (1, 2, 3)), photos / "a.png")
     assert maps.answer == expected

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcnet.data.decode import SUFFIXES, ImageError, has_image_suffix, open_image
+from gcnet.data.decode import IMAGE_SUFFIXES, ImageError, has_image_suffix, open_image
 
 
 def photo(width: int = 23, height: int = 17) -> Image.Image:
@@ -281,7 +281,7 @@ def test_a_broken_link_is_called_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "suffix"), [("AVIF", ".avif"), ("JPEG2000", ".jp2")])
 def test_formats_that_pillow_may_lack_are_read_where_it_has_them(kind: str, suffix: str, tmp_path: Path) -> None:
-    if suffix not in SUFFIXES:
+    if suffix not in IMAGE_SUFFIXES:
         pytest.skip(f"this Pillow does not read {kind}")
     path = tmp_path / f"a{suffix}"
     photo().save(path, kind)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gcnet.data.dataset import Images, Skipped
+from gcnet.data.dataset import ClassificationDataset, Skipped
 from gcnet.data.decode import ImageError
 from gcnet.data.images.folders import FolderImages
 from gcnet.data.loader import Batch, Loader, LoadingError, build_loader, collate
@@ -57,12 +57,12 @@ class Noise:
         return Image.fromarray(np.random.default_rng(index).integers(0, 256, (19, 23, 3), dtype=np.uint8))
 
 
-def train_images(source: Noise, seed: int = 5) -> Images:
-    return Images(source, build_train_transform(Preprocessing(17), STRONG), seed=seed)
+def train_images(source: Noise, seed: int = 5) -> ClassificationDataset:
+    return ClassificationDataset(source, build_train_transform(Preprocessing(17), STRONG), seed=seed)
 
 
-def eval_images(source: Noise) -> Images:
-    return Images(source, build_eval_transform(Preprocessing(17)))
+def eval_images(source: Noise) -> ClassificationDataset:
+    return ClassificationDataset(source, build_eval_transform(Preprocessing(17)))
 
 
 @pytest.fixture(autouse=True)
@@ -255,12 +255,12 @@ def test_a_program_with_live_workers_ends_at_once(tmp_path: Path) -> None:
     program.write_text(
         "import sys\n"
         "from gcnet.data.images.folders import FolderImages\n"
-        "from gcnet.data.loader import Images, build_loader\n"
+        "from gcnet.data.loader import ClassificationDataset, build_loader\n"
         "from gcnet.data.sampler import EvaluationSampler\n"
         "from gcnet.data.settings import Preprocessing\n"
         "from gcnet.data.transforms import build_eval_transform\n"
         "if __name__ == '__main__':\n"
-        "    images = Images(FolderImages(sys.argv[1]), build_eval_transform(Preprocessing(9)))\n"
+        "    images = ClassificationDataset(FolderImages(sys.argv[1]), build_eval_transform(Preprocessing(9)))\n"
         "    loader = build_loader(images, EvaluationSampler(10, batch_size=1), 2)\n"
         "    batches = iter(loader)\n"
         "    print(next(batches).names)\n"
@@ -285,7 +285,7 @@ def test_real_images_load_the_same_with_and_without_workers(data_root: Path) -> 
     def load(workers: int) -> list[Batch]:
         sampler = EpochSampler(len(source), batch_size=16, seed=1)
         sampler.start(sampler.steps_per_epoch - 4)
-        return list(build_loader(Images(source, transform, seed=1), sampler, workers))
+        return list(build_loader(ClassificationDataset(source, transform, seed=1), sampler, workers))
 
     first = load(0)
     assert len(first) == 4 and not any(batch.skipped for batch in first)

@@ -43,7 +43,7 @@ def test_the_drawn_brightness_is_the_stated_one() -> None:
     scenes = Scenes(60, seed=7)
     for index in range(len(scenes)):
         picture = np.asarray(scenes.read(index), dtype=np.float64).mean(axis=2) / 255
-        for thing, mask in list(zip(scenes.things(index), scenes.masks(index), strict=True))[1:]:
+        for thing, mask in list(zip(scenes.instances(index), scenes.masks(index), strict=True))[1:]:
             assert picture[mask].mean() == pytest.approx(thing.brightness, abs=1 / 255)
 
 
@@ -51,7 +51,7 @@ def test_the_drawn_brightness_is_the_stated_one() -> None:
 def test_no_shape_comes_nearer_to_the_patch_than_the_distance_nor_overlaps_another(size: int, distance: int) -> None:
     scenes = Scenes(60, size=size, distance=distance)
     for index in range(len(scenes)):
-        patch, *shapes = scenes.things(index)
+        patch, *shapes = scenes.instances(index)
         assert len(shapes) == OBJECTS
         gaps = [max(abs(shape.top - patch.top), abs(shape.left - patch.left)) - patch.side for shape in shapes]
         assert distance <= min(gaps) and max(gaps) <= distance + 0.375 * size + 1
@@ -77,8 +77,8 @@ def test_the_local_features_of_the_scenes_network_see_no_further_than_the_distan
 
 def test_the_control_setting_has_one_reference_for_all_pictures() -> None:
     control, context = Scenes(30, context=False), Scenes(30)
-    assert len({control.things(index)[0].brightness for index in range(30)}) == 1
-    assert len({context.things(index)[0].brightness for index in range(30)}) == 30
+    assert len({control.instances(index)[0].brightness for index in range(30)}) == 1
+    assert len({context.instances(index)[0].brightness for index in range(30)}) == 30
 
 
 def test_classes_are_equally_frequent() -> None:

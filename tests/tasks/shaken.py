@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
 from gcnet.data.coco.annotated_images import CocoImages
-from gcnet.data.coco.loading import pixels
+from gcnet.data.coco.loading import image_to_tensor
 from gcnet.data.coco.masks import Objects, segmentation_mask
 
 Content = dict[str, Any]
@@ -60,7 +60,9 @@ class Knowing(nn.Module):
         super().__init__()
         self.score = score
         self.transform = SimpleNamespace(min_size=(64,), max_size=64)
-        self.known = {_digest(pixels(images.read(index))): images.objects(index) for index in range(len(images))}
+        self.known = {
+            _digest(image_to_tensor(images.read(index))): images.objects(index) for index in range(len(images))
+        }
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         return [self._found(self.known[_digest(image)]) for image in images]

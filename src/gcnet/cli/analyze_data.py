@@ -117,12 +117,12 @@ class Run:
 
 
 def _loader(source: "ImageSource", preprocessing: "Preprocessing", settings: "AnalyzeSettings") -> "Loader[Batch]":
-    from gcnet.data.dataset import Images
+    from gcnet.data.dataset import ClassificationDataset
     from gcnet.data.loader import build_loader
     from gcnet.data.sampler import EvaluationSampler
     from gcnet.data.transforms import build_eval_transform
 
-    images = Images(source, build_eval_transform(preprocessing))
+    images = ClassificationDataset(source, build_eval_transform(preprocessing))
     sampler = EvaluationSampler(len(source), batch_size=settings.batch_size or BATCH_SIZE)
     return build_loader(images, sampler, image_size=preprocessing.image_size)
 

@@ -42,11 +42,11 @@ class DetectorRun:
         """Each image that can be read, (1, 3, H, W)."""
         from gcnet.analysis.padding import Padding
         from gcnet.cli.progress import progress_bar
-        from gcnet.data.coco.loading import DetectionSamples, build_detection_loader
+        from gcnet.data.coco.loading import DetectionDataset, build_detection_loader
         from gcnet.data.sampler import EvaluationSampler
 
         device = next(self.model.parameters()).device
-        samples = DetectionSamples(self._images, with_objects=False)
+        samples = DetectionDataset(self._images, with_objects=False)
         order = EvaluationSampler(len(self._images), batch_size=1)
         with progress_bar("images", len(self._images)) as progress:
             for batch in build_detection_loader(samples, order):

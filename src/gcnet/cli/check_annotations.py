@@ -19,14 +19,14 @@ def check_annotations(settings: "CheckDataSettings") -> int:
     """Check an annotation file, or all of a folder; 1 where there are issues."""
     from gcnet.cli import EXIT_FAILURE
     from gcnet.cli.check_splits import compare_splits
-    from gcnet.data.coco.layouts import find_layout, unrecognized
+    from gcnet.data.coco.layouts import find_layout, missing_annotations_error
 
     if not settings.data.is_dir():
         return _check_file(settings).code
     layout = find_layout(settings.data)
     files = layout.files()
     if not files:
-        raise unrecognized(layout, "train")
+        raise missing_annotations_error(layout, "train")
     if settings.fix is not None and len(files) > 1:
         listed = ", ".join(printable(file) for file in files)
         raise UserError(f"--fix takes one annotation file, and {printable(settings.data)} has {len(files)}: {listed}")
@@ -85,7 +85,7 @@ def _image_folder(settings: "CheckDataSettings", content: dict[str, Any]) -> tup
 
 def _print(content: dict[str, Any], inspection: "Inspection", settings: "CheckDataSettings") -> None:
     from gcnet.cli.files import report_kinds
-    from gcnet.data.coco.issues import KINDS
+    from gcnet.data.coco.issues import ISSUE_KINDS
 
     clean = inspection.clean
     with_objects = {annotation["image_id"] for annotation in clean["annotations"]}
@@ -97,7 +97,7 @@ def _print(content: dict[str, Any], inspection: "Inspection", settings: "CheckDa
     print(f"categories   {len(content['categories']):,}, {len(clean['categories']):,} usable")
     kinds = len({issue.kind for issue in inspection.issues})
     print(f"issues       {len(inspection.issues):,}" + (f" of {kinds} kinds" if kinds else ""))
-    headings = {kind: f"{what.action}: {what.remedy}" for kind, what in KINDS.items()}
+    headings = {kind: f"{what.action}: {what.remedy}" for kind, what in ISSUE_KINDS.items()}
     report_kinds([*inspection.issues, *inspection.notes], headings, settings.listed)
     if inspection.dropped:
         print(f"\n{inspection.dropped:,} annotations are skipped together with their image or category")

@@ -49,7 +49,7 @@ def _refuse_other_labels(data: Path) -> None:
 
 
 def _refuse_deeper_annotations(data: Path) -> None:
-    from gcnet.data.coco.layouts import deeper_annotation_files
+    from gcnet.data.coco.layouts import find_nested_annotations
 
-    if data.is_dir() and (found := deeper_annotation_files(data)):
+    if data.is_dir() and (found := find_nested_annotations(data)):
         raise UserError(f"{data} has COCO annotations in deeper folders, such as {found}: check each of these files")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gcnet.errors import printable
 
 if TYPE_CHECKING:
-    from gcnet.data.images.check import ImagesReport, Problem, SplitReport
+    from gcnet.data.images.check import ImageIssue, ImagesReport, SplitReport
     from gcnet.data.images.sources import FileImages
     from gcnet.workflows.check_data import CheckDataSettings
 
@@ -77,13 +77,13 @@ def _print_classes(report: "ImagesReport") -> None:
         print(f"imbalance {most:,} to {least:,}: --class-weights balanced or --sampling balanced makes up for it")
 
 
-def _print_problems(problems: "Sequence[Problem]", listed: int) -> None:
+def _print_problems(problems: "Sequence[ImageIssue]", listed: int) -> None:
     from gcnet.cli.files import report_kinds
-    from gcnet.data.images.check import KINDS
+    from gcnet.data.images.check import IMAGE_ISSUE_KINDS
 
     found = Counter(problem.kind for problem in problems)
     print(f"\nproblems  {len(problems):,}" + (f" of {len(found)} kinds" if len(found) > 1 else ""))
-    report_kinds(problems, KINDS, listed)
+    report_kinds(problems, IMAGE_ISSUE_KINDS, listed)
 
 
 def _write(report: "ImagesReport", splits: "Mapping[str, FileImages]", folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from gcnet.data.coco.conversion.builder import Converted, Problem
+    from gcnet.data.coco.conversion.builder import ConvertedData, LabelIssue
     from gcnet.data.coco.issues import Issue
     from gcnet.workflows.check_data import CheckDataSettings
 
@@ -26,7 +26,7 @@ def convert_labels(settings: "CheckDataSettings", output: Path) -> int:
     for file in files.values():
         if file.exists():
             raise UserError(f"--convert must not exist yet, found {printable(file)}; take another name")
-    problems: list[Problem | Issue] = list(converted.problems)
+    problems: list[LabelIssue | Issue] = list(converted.problems)
     output.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for split, content in converted.splits.items():
@@ -43,7 +43,7 @@ def convert_labels(settings: "CheckDataSettings", output: Path) -> int:
     return EXIT_FAILURE if problems else EXIT_OK
 
 
-def _read(path: Path) -> "Converted":
+def _read(path: Path) -> "ConvertedData":
     from gcnet.data.coco.conversion.formats import LABEL_FORMATS, describe_nested_labels, find_label_format
 
     label_format = find_label_format(path)
@@ -59,7 +59,7 @@ def _file(output: Path, split: str) -> Path:
     return output.with_name(f"{output.stem}_{split}{output.suffix}") if split else output
 
 
-def _print(problems: "Sequence[Problem | Issue]", listed: int) -> None:
+def _print(problems: "Sequence[LabelIssue | Issue]", listed: int) -> None:
     counts = Counter(problem.kind for problem in problems)
     print(f"problems     {len(problems):,}" + (f" of {len(counts)} kinds" if counts else ""))
     for kind, count in counts.items():
@@ -70,7 +70,7 @@ def _print(problems: "Sequence[Problem | Issue]", listed: int) -> None:
             print(f"  and {count - listed:,} more")
 
 
-def _command(converted: "Converted", files: dict[str, Path]) -> str:
+def _command(converted: "ConvertedData", files: dict[str, Path]) -> str:
     """A training that uses what was written."""
     train = files.get("train") or next(iter(files.values()))
     val = files.get("val") or files.get("test")

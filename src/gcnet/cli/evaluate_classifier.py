@@ -106,13 +106,13 @@ def judge(
 ) -> "ClassificationResult":
     """The accuracy of the network on the images, in these processes together."""
     from gcnet.cli.progress import progress_bar
-    from gcnet.data.dataset import Images
+    from gcnet.data.dataset import ClassificationDataset
     from gcnet.data.loader import build_loader
     from gcnet.data.sampler import EvaluationSampler
     from gcnet.data.transforms import build_eval_transform
     from gcnet.tasks.classification.metrics import evaluate_classifier
 
-    images = Images(source, build_eval_transform(preprocessing))
+    images = ClassificationDataset(source, build_eval_transform(preprocessing))
     size = settings.batch_size or BATCH_SIZE
     sampler = EvaluationSampler(len(source), batch_size=size, rank=processes.rank, world=processes.world)
     batches = build_loader(images, sampler, settings.workers, image_size=preprocessing.image_size)

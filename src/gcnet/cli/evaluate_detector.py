@@ -11,7 +11,7 @@ from gcnet.cli.network_header import describe_resizing, report_network
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from gcnet.data.coco.annotated_images import CocoImages, CocoPart
+    from gcnet.data.coco.annotated_images import CocoImages, CocoSplit
     from gcnet.tasks.detection.evaluate import DetectorResult
     from gcnet.tasks.trained import TrainedDetector
     from gcnet.training.distributed import Processes
@@ -76,7 +76,7 @@ def _check_classes(
             )
 
 
-def _judge_results(part: "CocoPart", settings: "EvaluateSettings") -> "DetectorResult":
+def _judge_results(part: "CocoSplit", settings: "EvaluateSettings") -> "DetectorResult":
     from gcnet.tasks.detection.evaluate import judge
     from gcnet.tasks.detection.results import box_format_note, read_results
 
@@ -93,13 +93,13 @@ def _judge_model(
     detector: "TrainedDetector", images: "CocoImages", settings: "EvaluateSettings", processes: "Processes"
 ) -> "DetectorResult":
     from gcnet.cli.progress import progress_bar
-    from gcnet.data.coco.loading import DetectionSamples, build_detection_loader
+    from gcnet.data.coco.loading import DetectionDataset, build_detection_loader
     from gcnet.data.sampler import EvaluationSampler
     from gcnet.tasks.detection.evaluate import evaluate_detector
 
     size = settings.batch_size or BATCH_SIZE
     order = EvaluationSampler(len(images), batch_size=size, rank=processes.rank, world=processes.world)
-    batches = build_detection_loader(DetectionSamples(images, with_objects=False), order, settings.workers)
+    batches = build_detection_loader(DetectionDataset(images, with_objects=False), order, settings.workers)
     with progress_bar("images", sum(len(keys) for keys in order), shown=processes.first) as progress:
         return evaluate_detector(
             detector.model,
@@ -151,7 +151,7 @@ def _hundredths(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _write(result: "DetectorResult", part: "CocoPart", settings: "EvaluateSettings", folder: Path) -> None:
+def _write(result: "DetectorResult", part: "CocoSplit", settings: "EvaluateSettings", folder: Path) -> None:
     from gcnet.storage import write_atomic
     from gcnet.tasks.detection.error_gallery import write_worst
     from gcnet.tasks.detection.matching import match_images
@@ -178,7 +178,7 @@ def _write(result: "DetectorResult", part: "CocoPart", settings: "EvaluateSettin
     print(f"\nwrote {', '.join(written[:-1])} and {written[-1]} into {folder}")
 
 
-def _ground_truth(part: "CocoPart", settings: "EvaluateSettings") -> dict[str, Any]:
+def _ground_truth(part: "CocoSplit", settings: "EvaluateSettings") -> dict[str, Any]:
     """What was repaired or skipped in the annotations: counts by kind, and each issue."""
     from gcnet.data.coco.issues import count_kinds
 

@@ -37,8 +37,8 @@ class Named(Protocol):
         ...
 
 
-class Samples(Dataset[Item]):
-    """Samples of a source by key (epoch, index): dicts with a name, or Skipped.
+class SeededDataset(Dataset[Item]):
+    """SeededDataset of a source by key (epoch, index): dicts with a name, or Skipped.
 
     The global generators of python, numpy and torch are seeded from (seed, epoch, index) before each sample is made,
     and are given back as they were.
@@ -86,7 +86,7 @@ class Samples(Dataset[Item]):
             raise
 
 
-class Images(Samples):
+class ClassificationDataset(SeededDataset):
     """Labelled images of a source: dict(image: float32 (3, H, W), label: int, name: str), or Skipped.
 
     Args:

@@ -72,7 +72,7 @@ def check_text_file(path: str | os.PathLike[str]) -> None:
     check_text(path, head)
 
 
-def explain_content(path: str | os.PathLike[str]) -> str | None:
+def describe_content(path: str | os.PathLike[str]) -> str | None:
     """Why a file is not an image, in a few words; None where its first bytes tell nothing."""
     try:
         with open(path, "rb") as file:
@@ -96,8 +96,8 @@ _OPTIONAL = (("avif", "AVIF", (".avif",)), ("jpg_2000", "JPEG2000", (".jp2", ".j
 _BUILT = [(kind, suffixes) for feature, kind, suffixes in _OPTIONAL if features.check(feature)]
 
 # Raster formats only: Pillow would hand others, such as EPS, to an outside program.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", *(kind for kind, _ in _BUILT))
-SUFFIXES = frozenset(
+IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", *(kind for kind, _ in _BUILT))
+IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 ) | {suffix for _, suffixes in _BUILT for suffix in suffixes}
 FULL_DEPTH = 16
@@ -122,7 +122,7 @@ class ImageError(UserError):
 
 def has_image_suffix(name: str) -> bool:
     """Whether a file's name says that it is an image; hidden files (a leading dot) never do."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Header:
         return (self.height, self.width) if self.orientation in _TURNED else (self.width, self.height)
 
     @property
-    def is_deep(self) -> bool:
+    def is_16_bit(self) -> bool:
         """Whether its values have 16 bits."""
         return _is_deep(self.mode)
 
@@ -222,7 +222,7 @@ def _opened(path: str | os.PathLike[str], max_megapixels: float) -> Generator[Im
         # Pillow warns of what is either decoded well enough (odd EXIF) or refused below (size).
         warnings.simplefilter("ignore")
         try:
-            with Image.open(Path(path), formats=FORMATS) as image:
+            with Image.open(Path(path), formats=IMAGE_FORMATS) as image:
                 width, height = image.size
                 if width * height > max_megapixels * 1e6:
                     reason = f"{width}x{height} pixels, over the limit of {max_megapixels:g} megapixels"
@@ -296,7 +296,7 @@ def _reason(error: Exception, path: str | os.PathLike[str], max_megapixels: floa
     if isinstance(error, Image.DecompressionBombError):
         return f"more pixels than the limit of {min(max_megapixels, _PILLOW_MEGAPIXELS):.0f} megapixels"
     if isinstance(error, UnidentifiedImageError):
-        return explain_content(path) or "not an image of a known format"
+        return describe_content(path) or "not an image of a known format"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
     if isinstance(error, PermissionError):

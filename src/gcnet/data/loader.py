@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gcnet.children import FROM_TERMINAL, signals_blocked
-from gcnet.data.dataset import Images, Item, Samples, Skipped
+from gcnet.data.dataset import ClassificationDataset, Item, SeededDataset, Skipped
 from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.worker_supervision import WorkerWatch, describe_shared_memory, end_workers_at_exit
 from gcnet.errors import Failure
@@ -53,7 +53,7 @@ def collate(items: Sequence[Item], *, image_size: int = 0) -> Batch:
     """Put samples together; damaged ones are listed as skipped and replaced by nothing.
 
     Args:
-        items: what `Images` gives; images of one shape.
+        items: what `ClassificationDataset` gives; images of one shape.
         image_size: side that an empty batch states.
     """
     whole = [item for item in items if isinstance(item, dict)]
@@ -67,7 +67,7 @@ def collate(items: Sequence[Item], *, image_size: int = 0) -> Batch:
 
 
 def build_loader(
-    dataset: Images,
+    dataset: ClassificationDataset,
     batch_sampler: EpochSampler | EvaluationSampler,
     workers: int = 0,
     *,
@@ -107,7 +107,7 @@ class Loader(Generic[B]):
 
     def __init__(
         self,
-        dataset: Samples,
+        dataset: SeededDataset,
         batch_sampler: EpochSampler | EvaluationSampler,
         *,
         workers: int,

@@ -44,7 +44,7 @@ _STREAM = 0x5CE7E5  # keeps these random numbers apart from others of the same s
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneInstance:
     """One instance: its category, its square box (top-left corner and side, pixels) and its brightness in [0, 1]."""
 
     category: str
@@ -110,22 +110,22 @@ class Scenes:
     def read(self, index: int) -> Image.Image:
         """The image, RGB, `size` x `size`."""
         random = self._random(index)
-        things = self._things(random, self.label(index))
+        instances = self._instances(random, self.label(index))
         canvas = _background(random, self.size)
-        for thing in things:
-            _draw(canvas, thing, random)
+        for instance in instances:
+            _draw(canvas, instance, random)
         return Image.fromarray((canvas.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
-    def things(self, index: int) -> list[Thing]:
+    def instances(self, index: int) -> list[SceneInstance]:
         """What is in the scene: the reference patch, then the shapes."""
-        return self._things(self._random(index), self.label(index))
+        return self._instances(self._random(index), self.label(index))
 
     def masks(self, index: int) -> Bool[np.ndarray, "instances size size"]:
-        """One mask a thing, in the order of `things`."""
-        things = self.things(index)
-        masks = np.zeros((len(things), self.size, self.size), dtype=bool)
-        for mask, thing in zip(masks, things, strict=True):
-            _window(mask, thing)[...] = _silhouettes(thing.side)[thing.category]
+        """One mask a instance, in the order of `instances`."""
+        instances = self.instances(index)
+        masks = np.zeros((len(instances), self.size, self.size), dtype=bool)
+        for mask, instance in zip(masks, instances, strict=True):
+            _window(mask, instance)[...] = _silhouettes(instance.side)[instance.category]
         return masks
 
     def coco_annotations(self) -> dict[str, Any]:
@@ -139,13 +139,13 @@ class Scenes:
         for index in range(self.length):
             side = {"width": self.size, "height": self.size}
             images.append({"id": index + 1, "file_name": f"{index:06d}.png", **side})
-            things = self.things(index)
-            for thing, mask in zip(things, self.masks(index), strict=True):
+            instances = self.instances(index)
+            for instance, mask in zip(instances, self.masks(index), strict=True):
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
                         "image_id": index + 1,
-                        "category_id": CATEGORIES.index(self._category(thing, things[0])) + 1,
+                        "category_id": CATEGORIES.index(self._category(instance, instances[0])) + 1,
                         "bbox": _box(mask),
                         "area": int(mask.sum()),
                         "iscrowd": 0,
@@ -154,11 +154,11 @@ class Scenes:
                 )
         return {"images": images, "categories": categories, "annotations": annotations}
 
-    def _category(self, thing: Thing, reference: Thing) -> str:
-        """The name of `CATEGORIES` that a thing has beside the reference patch, which may be itself."""
-        if thing is reference:
+    def _category(self, instance: SceneInstance, reference: SceneInstance) -> str:
+        """The name of `CATEGORIES` that a instance has beside the reference patch, which may be itself."""
+        if instance is reference:
             return "reference"
-        decides, middle = (reference, sum(_REFERENCE_RANGE) / 2) if self.context else (thing, _CONTROL_REFERENCE)
+        decides, middle = (reference, sum(_REFERENCE_RANGE) / 2) if self.context else (instance, _CONTROL_REFERENCE)
         return "bright" if decides.brightness > middle else "dark"
 
     def write_coco(self, images: Path, annotations: Path) -> None:
@@ -179,7 +179,7 @@ class Scenes:
     def _random(self, index: int) -> np.random.Generator:
         return np.random.default_rng((_STREAM, self.seed, _SPLITS.index(self.split), index))
 
-    def _things(self, random: np.random.Generator, label: int) -> list[Thing]:
+    def _instances(self, random: np.random.Generator, label: int) -> list[SceneInstance]:
         reference = random.uniform(*_REFERENCE_RANGE) if self.context else _CONTROL_REFERENCE
         share = random.random(OBJECTS)
         brighter = reference + MARGIN + share * (_BRIGHTEST - reference - MARGIN)
@@ -188,8 +188,8 @@ class Scenes:
         shapes = random.integers(len(SHAPES), size=OBJECTS)
         corner, places = self._places(random)
         side = _side(self.size)
-        return [Thing("reference", *corner, side, float(reference))] + [
-            Thing(SHAPES[shape], *place, side, float(value))
+        return [SceneInstance("reference", *corner, side, float(reference))] + [
+            SceneInstance(SHAPES[shape], *place, side, float(value))
             for place, shape, value in zip(places, shapes, brightness, strict=True)
         ]
 
@@ -237,8 +237,11 @@ def _slack(size: int) -> int:
     return size // 32
 
 
-def _window(canvas: np.ndarray, thing: Thing) -> np.ndarray:
-    return canvas[thing.top : thing.top + thing.side, thing.left : thing.left + thing.side]
+def _window(canvas: np.ndarray, instance: SceneInstance) -> np.ndarray:
+    return canvas[
+        instance.top : instance.top + instance.side,
+        instance.left : instance.left + instance.side,
+    ]
 
 
 @cache
@@ -259,13 +262,13 @@ def _silhouettes(side: int) -> dict[str, Bool[np.ndarray, "side side"]]:
 
 @cache
 def _textures(side: int) -> list[Float[np.ndarray, "field field"]]:
-    """Stripes four ways, a chequer, a soft chequer and none, of values in [-1, 1], twice as wide as a shape."""
+    """Stripes four ways, a checker, a soft checker and none, of values in [-1, 1], twice as wide as a shape."""
     y, x = np.mgrid[: 2 * side, : 2 * side]
     wave = 2 * np.pi / max(side * 0.4, 3)
     slanted = wave / 2**0.5
     waves = [wave * x + 0.1, wave * y + 0.1, slanted * (x + y) + 0.1, slanted * (x - y) + 0.1]
-    chequer = np.sin(waves[0]) * np.sin(waves[1])
-    patterns = [np.sign(np.sin(one)) for one in waves] + [np.sign(chequer), chequer, np.zeros_like(chequer)]
+    checker = np.sin(waves[0]) * np.sin(waves[1])
+    patterns = [np.sign(np.sin(one)) for one in waves] + [np.sign(checker), checker, np.zeros_like(checker)]
     return [pattern.astype(np.float32) for pattern in patterns]
 
 
@@ -278,32 +281,34 @@ def _background(random: np.random.Generator, size: int) -> Float[np.ndarray, "si
 
 
 def _tint(random: np.random.Generator, strength: float) -> Float[np.ndarray, "3"]:
-    """A colour whose three channels have the mean 1."""
+    """A color whose three channels have the mean 1."""
     hue = random.random() * 2 * np.pi
     return (1 + strength * np.cos(hue + np.array([0, 2, 4]) * np.pi / 3)).astype(np.float32)
 
 
-def _draw(canvas: Float[np.ndarray, "size size 3"], thing: Thing, random: np.random.Generator) -> None:
-    window = _window(canvas, thing)
-    if thing.category == "reference":
+def _draw(canvas: Float[np.ndarray, "size size 3"], instance: SceneInstance, random: np.random.Generator) -> None:
+    window = _window(canvas, instance)
+    if instance.category == "reference":
         window[...] = 1.0
         window[1:-1, 1:-1] = 0.0
         window = window[2:-2, 2:-2]
         mask = np.ones(window.shape[:2], dtype=bool)
     else:
-        mask = _silhouettes(thing.side)[thing.category]
-    window[mask] = _colours(random, thing, mask)[mask]
+        mask = _silhouettes(instance.side)[instance.category]
+    window[mask] = _textured_tile(random, instance, mask)[mask]
 
 
-def _colours(random: np.random.Generator, thing: Thing, mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 3"]:
-    """A textured, tinted tile whose mean over `mask` is the thing's brightness: nothing is clipped."""
-    textures = _textures(thing.side)
+def _textured_tile(
+    random: np.random.Generator, instance: SceneInstance, mask: Bool[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w 3"]:
+    """A textured, tinted tile whose mean over `mask` is the instance's brightness: nothing is clipped."""
+    textures = _textures(instance.side)
     texture = textures[random.integers(len(textures))]
-    top, left = random.integers(0, thing.side + 1, size=2)
+    top, left = random.integers(0, instance.side + 1, size=2)
     texture = texture[top : top + mask.shape[0], left : left + mask.shape[1]]
-    contrast = min(_TEXTURE_CONTRAST, (1 - thing.brightness) / 2)  # a texture less its mean stays within [-2, 2]
-    tile = thing.brightness + contrast * (texture - texture[mask].mean())
-    return tile[..., None] * _tint(random, min(_TINT, 1 / (thing.brightness + 2 * contrast) - 1))
+    contrast = min(_TEXTURE_CONTRAST, (1 - instance.brightness) / 2)  # a texture less its mean stays within [-2, 2]
+    tile = instance.brightness + contrast * (texture - texture[mask].mean())
+    return tile[..., None] * _tint(random, min(_TINT, 1 / (instance.brightness + 2 * contrast) - 1))
 
 
 def _box(mask: Bool[np.ndarray, "h w"]) -> list[int]:

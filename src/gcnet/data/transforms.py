@@ -41,7 +41,7 @@ class EvalTransform:
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
-        self.normalise = Normalise(preprocessing.mean, preprocessing.std)
+        self.normalise = Normalize(preprocessing.mean, preprocessing.std)
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
         return self.normalise(resize_and_crop(image, self.preprocessing))
@@ -60,7 +60,7 @@ class TrainTransform:
         mode = InterpolationMode(preprocessing.interpolation)
         self.resized_crop = v2.RandomResizedCrop(size, scale=scale, interpolation=mode, antialias=True)
         self.colours = _colour_steps(augment)
-        self.normalise = Normalise(preprocessing.mean, preprocessing.std)
+        self.normalise = Normalize(preprocessing.mean, preprocessing.std)
         self.erase = v2.RandomErasing(p=augment.erasing) if augment.erasing else None
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
@@ -91,7 +91,7 @@ class TrainTransform:
         return f"TrainTransform({self.preprocessing!r}, {self.augment})"
 
 
-class Normalise:
+class Normalize:
     """RGB image -> float32 (3, H, W): scaled to [0, 1], mean subtracted, divided by std."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

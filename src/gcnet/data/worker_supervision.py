@@ -14,14 +14,14 @@ from weakref import WeakSet
 
 from torch.utils.data import Dataset
 
-from gcnet.data.dataset import Item, Samples
+from gcnet.data.dataset import Item, SeededDataset
 from gcnet.data.sampler import Key
 
 
 class WorkerWatch(Dataset[Item]):
     """The dataset as workers see it: each writes down in shared memory which image it is at."""
 
-    def __init__(self, dataset: Samples, workers: int) -> None:
+    def __init__(self, dataset: SeededDataset, workers: int) -> None:
         self.dataset = dataset
         self._worker = 0
         # Shared memory is a file, which a full or read-only disk refuses: without workers there is none.

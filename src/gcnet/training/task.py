@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from gcnet.data.dataset import Samples
+from gcnet.data.dataset import SeededDataset
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
 from gcnet.training.settings import TrainSettings
@@ -87,7 +87,7 @@ def unless_stopped(
         return None
 
 
-def first_readable(samples: Samples) -> dict[str, Any]:
+def first_readable(samples: SeededDataset) -> dict[str, Any]:
     """The first sample of the validation images that can be read.
 
     Raises:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gcnet.arguments import plain_arguments
-from gcnet.data.images.folders import refuse_output_among_images
+from gcnet.data.images.folders import check_output_outside_images
 from gcnet.devices import choose_device
 from gcnet.errors import printable
 from gcnet.insertion import context_parameters
@@ -94,7 +94,7 @@ def run_training(
     if settings.output.output is not None:
         check_free(Path(settings.output.output))
     wanted = settings.output.output or f"runs/{default_name(settings)}"
-    refuse_output_among_images(Path(settings.data.data), Path(wanted))
+    check_output_outside_images(Path(settings.data.data), Path(wanted))
     with assembled(settings, build_model) as (trainer, task):
         try_network(trainer)
         chosen = replace(filled(settings), recipe=trainer.recipe)

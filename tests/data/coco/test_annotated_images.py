@@ -154,7 +154,7 @@ def test_generated_scenes_are_detection_data_whose_classes_hang_on_the_reference
     found = set()
     for index in range(12):
         reference, *shapes = train.images.objects(index).labels.tolist()
-        bright = scenes.things(index)[0].brightness > 0.605
+        bright = scenes.instances(index)[0].brightness > 0.605
         assert (reference, set(shapes)) == (1, {3 if bright else 2})
         found.add(bright)
         assert torch.equal(train.images.objects(index).masks.dense().bool(), torch.from_numpy(scenes.masks(index)))

@@ -10,8 +10,8 @@ from PIL import Image
 
 from data.coco.annotated import HEIGHT, WIDTH, content, write_images
 from gcnet.cli import main
-from gcnet.data.coco.conversion.voc import is_voc, read_voc, read_xml
-from gcnet.data.coco.conversion.yolo import is_yolo, read_yolo
+from gcnet.data.coco.conversion.voc import convert_voc, is_voc, read_xml
+from gcnet.data.coco.conversion.yolo import convert_yolo, is_yolo
 from gcnet.data.coco.masks import segmentation_mask
 from gcnet.data.coco.open import open_coco
 from gcnet.data.settings import DataSettings
@@ -50,7 +50,7 @@ def test_a_data_yaml_is_converted_split_by_split(tmp_path: Path, text: str):
     write(tmp_path / "train.txt", "./images/train/a.png\n./images/train/b.png\n")
     write(tmp_path / "labels/train/a.txt", "1 0.5 0.5 0.2 0.4\n0 0.25 0.5 0.5 1.0\n")
     write(tmp_path / "labels/val/c.txt", "")
-    converted = read_yolo(write(tmp_path / "data.yaml", text))
+    converted = convert_yolo(write(tmp_path / "data.yaml", text))
     assert is_yolo(tmp_path / "data.yaml")
     assert is_yolo(tmp_path)
     assert [len(converted.splits[split]["images"]) for split in ("train", "val")] == [2, 1]
@@ -66,7 +66,7 @@ def test_roboflows_yolo_export_is_converted(tmp_path: Path):
     write(tmp_path / "train/labels/a.txt", "0 0.5 0.5 0.2 0.4\n")
     write(tmp_path / "valid/labels/b.txt", "0 0.5 0.5 0.2 0.4\n")
     write(tmp_path / "data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['cat']\n")
-    converted = read_yolo(tmp_path)
+    converted = convert_yolo(tmp_path)
     assert {split: len(content["annotations"]) for split, content in converted.splits.items()} == {"train": 1, "val": 1}
 
 
@@ -76,7 +76,7 @@ def test_a_darknet_export_of_cvat_is_converted(tmp_path: Path):
     write(tmp_path / "obj.names", "cat\ndog\n")
     write(tmp_path / "train.txt", "data/obj_train_data/a.png\n")
     assert is_yolo(tmp_path)
-    converted = read_yolo(tmp_path)
+    converted = convert_yolo(tmp_path)
     assert [(name, label) for name, label, _ in boxes(converted.splits["train"])] == [("obj_train_data/a.png", "dog")]
     assert converted.problems == ()
 
@@ -93,7 +93,7 @@ def test_the_only_yaml_that_names_classes_is_the_data_yaml_of_a_folder(tmp_path:
     write(tmp_path / "labels/train/a.txt", "1 0.5 0.5 0.2 0.4\n")
     write(tmp_path / "hyp.yaml", "lr0: 0.01\n")
     write(tmp_path / "coco8.yaml", YAMLS["list of names"])
-    assert [label for _, label, _ in boxes(read_yolo(tmp_path).splits["train"])] == ["dog"]
+    assert [label for _, label, _ in boxes(convert_yolo(tmp_path).splits["train"])] == ["dog"]
 
 
 def test_labels_without_an_image_are_reported(tmp_path: Path):
@@ -103,7 +103,7 @@ def test_labels_without_an_image_are_reported(tmp_path: Path):
     write(tmp_path / "images/b.heic", "")
     write(tmp_path / "labels/classes.txt", "cat\ndog\n")
     write(tmp_path / "notes.json", '{"categories": [{"id": 0, "name": "cat"}], "info": {"year": 2024}}')  # Label Studio
-    assert [str(one) for one in read_yolo(tmp_path).problems] == ["labels/b.txt: no image of its name"]
+    assert [str(one) for one in convert_yolo(tmp_path).problems] == ["labels/b.txt: no image of its name"]
     with pytest.raises(UserError, match="holds YOLO labels: convert them"):
         open_coco(DataSettings(str(tmp_path)))
 
@@ -112,7 +112,7 @@ def test_polygons_become_masks(tmp_path: Path):
     write_images(tmp_path / "images", ["a.png"])
     write(tmp_path / "labels/a.txt", "0 0 0 0.5 0 0.5 0.5 0 0.5\n")
     write(tmp_path / "classes.txt", "cat\n")
-    annotation = read_yolo(tmp_path).splits[""]["annotations"][0]
+    annotation = convert_yolo(tmp_path).splits[""]["annotations"][0]
     assert annotation["bbox"] == [0, 0, WIDTH / 2, HEIGHT / 2]
     assert annotation["segmentation"] == [[0, 0, WIDTH / 2, 0, WIDTH / 2, HEIGHT / 2, 0, HEIGHT / 2]]
     assert annotation["area"] == pytest.approx(WIDTH * HEIGHT / 4, abs=1e-3)
@@ -122,7 +122,7 @@ def test_labels_beside_the_images_are_found(tmp_path: Path):
     write_images(tmp_path, ["a.png", "b.png"])
     write(tmp_path / "a.txt", "0 0.5 0.5 0.2 0.4 0.97\n")  # a prediction, with its confidence
     write(tmp_path / "classes.txt", "cat\ndog\n")
-    content = read_yolo(tmp_path).splits[""]
+    content = convert_yolo(tmp_path).splits[""]
     assert [name for name, _, _ in boxes(content)] == ["a.png"]
     assert [one["name"] for one in content["categories"]] == ["cat", "dog"]
 
@@ -145,7 +145,7 @@ def test_invalid_labels_are_skipped_with_the_reason(tmp_path: Path, line: str, r
     write_images(tmp_path / "images", ["a.png"])
     write(tmp_path / "labels/a.txt", f"0 0.5 0.5 0.2 0.4\n{line}\n")
     write(tmp_path / "classes.txt", "cat\ndog\n")
-    converted = read_yolo(tmp_path)
+    converted = convert_yolo(tmp_path)
     assert len(converted.splits[""]["annotations"]) == 1
     assert [reason in problem.found for problem in converted.problems] == [True]
     assert converted.problems[0].file_name == "images/a.png"
@@ -157,7 +157,7 @@ def test_an_image_is_labeled_as_it_is_shown(tmp_path: Path):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images/a.jpg", exif=exif)
     write(tmp_path / "labels/a.txt", "0 0.5 0.5 1 1\n")
-    converted = read_yolo(tmp_path)
+    converted = convert_yolo(tmp_path)
     assert boxes(converted.splits[""]) == [("images/a.jpg", "0", [0, 0, HEIGHT, WIDTH])]
     assert kinds(converted.problems) == ["no class names"]
 
@@ -165,7 +165,7 @@ def test_an_image_is_labeled_as_it_is_shown(tmp_path: Path):
 def test_a_split_without_images_is_skipped_and_reported(tmp_path: Path):
     write_images(tmp_path / "train" / "images", ["a.png"])
     text = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [cat]\n"
-    converted = read_yolo(write(tmp_path / "data.yaml", text))
+    converted = convert_yolo(write(tmp_path / "data.yaml", text))
     assert list(converted.splits) == ["train"]
     assert kinds(converted.problems)[:2] == ["missing images of val, skipped", "missing images of test, skipped"]
 
@@ -207,7 +207,7 @@ def test_coco_annotations_beside_yolo_labels_are_checked(tmp_path: Path, capsys:
 def test_a_data_yaml_that_is_none_is_refused(tmp_path: Path, text: str, reason: str):
     write_images(tmp_path / "images", ["a.png"])
     with pytest.raises(UserError, match=reason):
-        read_yolo(write(tmp_path / "data.yaml", text))
+        convert_yolo(write(tmp_path / "data.yaml", text))
 
 
 def voc(name: str, *objects: tuple[str, tuple[float, ...]], size: tuple[int, int] | None = (WIDTH, HEIGHT)) -> str:
@@ -232,7 +232,7 @@ def write_voc(root: Path) -> None:
 def test_voc_boxes_count_pixels_from_1_and_include_the_last(tmp_path: Path):
     write_voc(tmp_path)
     assert is_voc(tmp_path)
-    converted = read_voc(tmp_path)
+    converted = convert_voc(tmp_path)
     assert boxes(converted.splits[""]) == [
         ("JPEGImages/a.png", "dog", [2, 1, 10, 8]),
         ("JPEGImages/a.png", "cat", [0, 0, WIDTH, HEIGHT]),
@@ -244,20 +244,20 @@ def test_voc_boxes_count_pixels_from_1_and_include_the_last(tmp_path: Path):
 def test_voc_boxes_with_a_coordinate_of_0_count_from_0(tmp_path: Path):
     write_images(tmp_path, ["a.png"])
     write(tmp_path / "a.xml", voc("a.png", ("cat", (0, 0, 10, 8)), ("cat", (2.5, 1, 4, 3))))
-    assert [box for _, _, box in boxes(read_voc(tmp_path).splits[""])] == [[0, 0, 10, 8], [2.5, 1, 1.5, 2]]
+    assert [box for _, _, box in boxes(convert_voc(tmp_path).splits[""])] == [[0, 0, 10, 8], [2.5, 1, 1.5, 2]]
 
 
 def test_voc_splits_are_those_of_its_lists_or_folders(tmp_path: Path):
     write_voc(tmp_path / "lists")
     write(tmp_path / "lists/ImageSets/Main/train.txt", "a\nb\n")
     write(tmp_path / "lists/ImageSets/Main/val.txt", "c 1\ngone -1\n")
-    converted = read_voc(tmp_path / "lists")
+    converted = convert_voc(tmp_path / "lists")
     assert {split: len(content["images"]) for split, content in converted.splits.items()} == {"train": 2, "val": 1}
     assert kinds(converted.problems) == ["listed without an annotation"]
     for split in ("train", "valid"):
         write_images(tmp_path / "folders" / split, [f"{split}.png"])
         write(tmp_path / f"folders/{split}/{split}.xml", voc(f"{split}.png", ("cat", (3, 2, 12, 9))))
-    assert set(read_voc(tmp_path / "folders").splits) == {"train", "val"}
+    assert set(convert_voc(tmp_path / "folders").splits) == {"train", "val"}
 
 
 def test_voc_files_that_cannot_be_used_are_skipped_with_the_reason(tmp_path: Path):
@@ -266,7 +266,7 @@ def test_voc_files_that_cannot_be_used_are_skipped_with_the_reason(tmp_path: Pat
     write(tmp_path / "Annotations/other.xml", "<annotations/>")
     write(tmp_path / "Annotations/text.xml", "no xml")
     write(tmp_path / "Annotations/b.xml", voc("b.png", ("", (3, 2, 12, 9)), ("cat", (9, 2, 3, 9)), size=(7, 7)))
-    problems = read_voc(tmp_path).problems
+    problems = convert_voc(tmp_path).problems
     assert sorted(kinds(problems)) == [
         "annotation without an image, skipped",
         "image of another size, skipped",
@@ -329,7 +329,7 @@ def test_masks_of_voc_objects_go_by_their_numbers(tmp_path: Path):
     picture = Image.fromarray(numbers).convert("P")
     picture.putpalette(list(range(256)) * 3)
     picture.save(tmp_path / "SegmentationObject/a.png")
-    converted = read_voc(tmp_path)
+    converted = convert_voc(tmp_path)
     first, second, third = converted.splits[""]["annotations"]
     assert np.array_equal(segmentation_mask(first["segmentation"], HEIGHT, WIDTH), numbers == 1)
     assert np.array_equal(segmentation_mask(second["segmentation"], HEIGHT, WIDTH), numbers == 3)
@@ -342,7 +342,7 @@ def test_an_image_of_the_same_name_is_taken_from_the_folder_nearest_to_the_annot
         write_images(tmp_path, [f"{split}/images/1.png"])
         write(tmp_path / f"{split}/annotations/1.xml", voc("1.png", (label, (3, 2, 12, 9))))
     write_images(tmp_path, ["SegmentationClass/1.png"])
-    found = [one for content in read_voc(tmp_path).splits.values() for one in boxes(content)]
+    found = [one for content in convert_voc(tmp_path).splits.values() for one in boxes(content)]
     assert [(name, label) for name, label, _ in found] == [("train/images/1.png", "cat"), ("valid/images/1.png", "dog")]
 
 
@@ -352,7 +352,7 @@ def test_lists_of_voc_may_name_images_with_spaces_suffixes_and_flags(tmp_path: P
         write(tmp_path / f"Annotations/{name}.xml", voc(f"{name}.png", ("cat", (3, 2, 12, 9))))
     write(tmp_path / "ImageSets/Main/train.txt", "my photo 1\nJPEGImages/b.png\n")
     write(tmp_path / "ImageSets/Main/val.txt", "c -1\n")
-    converted = read_voc(tmp_path)
+    converted = convert_voc(tmp_path)
     assert {split: len(content["images"]) for split, content in converted.splits.items()} == {"train": 2, "val": 1}
     assert converted.problems == ()
 

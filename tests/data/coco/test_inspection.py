@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from gcnet.data.coco.inspection import PARTS, inspect, read_annotations
-from gcnet.data.coco.issues import KINDS, Issue, summary
+from gcnet.data.coco.issues import ISSUE_KINDS, Issue, summary
 from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
 
@@ -195,7 +195,7 @@ WHOLE_FILE = {"boxes in another format", "polygons in another format", "image id
 
 
 def test_every_kind_of_issue_is_planted() -> None:
-    assert {kind for kind, *_ in (*PLANTED.values(), *NOTED.values())} | WHOLE_FILE == set(KINDS)
+    assert {kind for kind, *_ in (*PLANTED.values(), *NOTED.values())} | WHOLE_FILE == set(ISSUE_KINDS)
 
 
 def test_clean_data_has_no_issue_and_stays_as_it_is(scenes: tuple[Content, Path]) -> None:
@@ -229,7 +229,7 @@ def test_a_planted_issue_is_found_named_and_resolved(
     if kind != "category id not an integer":  # annotations get the new id
         others = [annotation for annotation in original["annotations"][:-1] if annotation["image_id"] != 3]
         assert [one for one in inspection.clean["annotations"] if one in others] == others, "the others are kept"
-    if KINDS[kind].action == "repaired":
+    if ISSUE_KINDS[kind].action == "repaired":
         assert [len(inspection.clean[part]) for part in PARTS] == [len(original[part]) for part in PARTS], (
             "nothing is lost"
         )

@@ -8,9 +8,9 @@ from PIL import Image
 from gcnet.data.coco.annotated_images import CocoImages, Entry
 from gcnet.data.coco.loading import (
     DetectionBatch,
-    DetectionSamples,
+    DetectionDataset,
     LargeScaleJitter,
-    Mirror,
+    RandomHorizontalFlip,
     aspect_groups,
     build_augment,
     build_detection_loader,
@@ -43,7 +43,7 @@ def test_any_number_of_workers_loads_the_same_batches(jitter: tuple[float, float
     found = set()
     for workers in (0, 1, 2):
         order = EpochSampler(12, batch_size=4, seed=3)
-        loader = build_detection_loader(DetectionSamples(scenes(), augment, seed=3), order, workers)
+        loader = build_detection_loader(DetectionDataset(scenes(), augment, seed=3), order, workers)
         found.add(digest([*loader, *loader]))
     assert len(found) == 1
 
@@ -56,7 +56,7 @@ def test_a_damaged_image_is_named_and_replaced_by_nothing():
             raise ImageError(entry["file_name"], "truncated")
         return whole.read(entry["id"] - 1)
 
-    samples = DetectionSamples(CocoImages(whole.content, read))
+    samples = DetectionDataset(CocoImages(whole.content, read))
     batch = collate_detection(samples.load([(0, 0), (0, 1), (0, 2)]))
     assert batch.names == ["000000.png", "000002.png"]
     assert batch.image_ids == [1, 3]
@@ -66,19 +66,19 @@ def test_a_damaged_image_is_named_and_replaced_by_nothing():
 
 def test_pixels_are_the_image_over_255():
     images = scenes()
-    batch = collate_detection(DetectionSamples(images).load([(0, 4)]))
+    batch = collate_detection(DetectionDataset(images).load([(0, 4)]))
     values = torch.tensor(list(images.read(4).tobytes()), dtype=torch.float32).reshape(64, 64, 3)
     assert torch.equal(batch.images[0], values.permute(2, 0, 1) / 255)
 
 
 def test_evaluation_draws_no_masks():
-    sample = DetectionSamples(scenes(), with_objects=False).load([(0, 0)])[0]
+    sample = DetectionDataset(scenes(), with_objects=False).load([(0, 0)])[0]
     assert isinstance(sample, dict)
     assert sample["target"] == {}
 
 
 def test_parts_of_a_batch_keep_images_and_names_together():
-    batch = collate_detection(DetectionSamples(scenes()).load([(0, index) for index in range(5)]))
+    batch = collate_detection(DetectionDataset(scenes()).load([(0, index) for index in range(5)]))
     part = batch.part(slice(1, 3))
     assert part.names == batch.names[1:3]
     assert part.image_ids == [2, 3]
@@ -112,7 +112,7 @@ def box_of(mask: torch.Tensor) -> list[float]:
 
 
 def test_a_mirrored_box_is_still_that_of_its_mask_and_of_the_pixels():
-    image, objects = Mirror(1.0)(*sample())
+    image, objects = RandomHorizontalFlip(1.0)(*sample())
     white = torch.from_numpy(np.asarray(image)[:, :, 0] > 0)
     assert [box_of(mask) for mask in objects.masks] == objects.boxes.tolist()
     assert torch.equal(objects.masks.dense().amax(0).bool(), white)
@@ -121,7 +121,7 @@ def test_a_mirrored_box_is_still_that_of_its_mask_and_of_the_pixels():
 
 def test_a_mirror_of_probability_0_does_nothing():
     before = sample()
-    image, objects = Mirror(0.0)(*before)
+    image, objects = RandomHorizontalFlip(0.0)(*before)
     assert np.array_equal(np.asarray(image), np.asarray(before[0]))
     assert torch.equal(objects.boxes, before[1].boxes)
 

@@ -126,7 +126,7 @@ def test_packed_masks_unpack_to_the_same() -> None:
     assert np.array_equal(packed.dense().numpy(), masks)
     assert [mask.tolist() for mask in packed] == masks.astype(int).tolist()
     assert packed.bits.shape == (4, 5, 2)
-    flipped = packed.mapped(lambda mask: mask.flip(-1), 5, 13)
+    flipped = packed.map(lambda mask: mask.flip(-1), 5, 13)
     assert np.array_equal(flipped.dense().numpy(), masks[:, :, ::-1])
     assert BitMasks.pack([], 0, 5, 13).dense().shape == (0, 5, 13)
 
@@ -137,7 +137,7 @@ def test_objects_without_a_mask_have_an_empty_one_and_are_marked() -> None:
     found = objects.objects(0)
     assert found.has_mask.tolist() == [False, True, False]
     assert found.masks.is_empty().tolist() == [True, False, True]
-    assert found.chosen(torch.tensor([False, True, True])).has_mask.tolist() == [True, False]
+    assert found.select(torch.tensor([False, True, True])).has_mask.tolist() == [True, False]
 
 
 def test_training_boxes_end_at_the_edge_of_the_image() -> None:

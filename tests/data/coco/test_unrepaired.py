@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gcnet.data.coco.inspection import as_loaded
+from gcnet.data.coco.inspection import load_unrepaired
 from gcnet.errors import UserError
 from gcnet.tasks.detection.metrics import NUMBERS, evaluate_detections
 from tasks.random_coco import Content, as_pycocotools, pycocotools_numbers, random_file
@@ -88,7 +88,7 @@ def test_numbers_are_pycocotools_on_what_is_repaired_otherwise(change: Any) -> N
         result["image_id"] = image_id if result["image_id"] == first[0] else result["image_id"]
         result["category_id"] = category_id if result["category_id"] == first[1] else result["category_id"]
     before = copy.deepcopy(content)
-    loaded, *_ = as_loaded(content, "a.json")
+    loaded, *_ = load_unrepaired(content, "a.json")
     assert content == before
     assert all(isinstance(image["file_name"], str) for image in loaded["images"])
     for kind in ("bbox", "segm"):
@@ -112,14 +112,14 @@ def test_what_pycocotools_cannot_evaluate_is_refused_in_a_sentence(values: Conte
     content, _ = file_with_masks()
     content["annotations"][2].update(values)
     with pytest.raises(UserError, match=rf"a\.json cannot be evaluated with --no-repair: .*{sentence}"):
-        as_loaded(content, "a.json")
+        load_unrepaired(content, "a.json")
 
 
 def test_images_without_a_size_are_refused() -> None:
     content, _ = file_with_masks()
     del content["images"][0]["width"]
     with pytest.raises(UserError, match="has width None"):
-        as_loaded(content, "a.json")
+        load_unrepaired(content, "a.json")
     content["images"][0]["width"] = 2**70
     with pytest.raises(UserError, match="pixels"):
-        as_loaded(content, "a.json")
+        load_unrepaired(content, "a.json")

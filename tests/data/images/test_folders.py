@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gcnet.data.images.folders import FolderImages, find_splits, refuse_output_among_images
+from gcnet.data.images.folders import FolderImages, check_output_outside_images, find_splits
 from gcnet.data.images.labeled import open_splits
 from gcnet.data.images.open import open_data, open_evaluation
 from gcnet.data.settings import DataSettings
@@ -235,7 +235,7 @@ def test_no_output_goes_where_it_would_be_a_class(data: str, output: str, refuse
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "val" / "cat").mkdir(parents=True)
     if not refused:
-        refuse_output_among_images(tmp_path / data, tmp_path / output)
+        check_output_outside_images(tmp_path / data, tmp_path / output)
         return
     with pytest.raises(UserError, match="--output must not be in a folder of images"):
-        refuse_output_among_images(tmp_path / data, tmp_path / output)
+        check_output_outside_images(tmp_path / data, tmp_path / output)

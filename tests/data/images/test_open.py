@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gcnet.data.dataset import Images
+from gcnet.data.dataset import ClassificationDataset
 from gcnet.data.images.folders import FolderImages
 from gcnet.data.images.open import choose_preprocessing, open_data, open_evaluation
 from gcnet.data.images.sources import ImageSource
@@ -191,7 +191,9 @@ def test_real_cifar_images_pass_unchanged_and_come_once_each(data_root: Path) ->
     splits = open_data(DataSettings(data=str(data_root / "cifar10")))
     assert (len(splits.train), len(splits.val), splits.preprocessing) == (6000, 2000, Preprocessing(32))
     assert splits.classes[:3] == ("airplane", "automobile", "bird")
-    loader = build_loader(Images(splits.val, splits.eval_transform()), EvaluationSampler(2000, batch_size=256))
+    loader = build_loader(
+        ClassificationDataset(splits.val, splits.eval_transform()), EvaluationSampler(2000, batch_size=256)
+    )
     batches = list(loader)
     names = [name for batch in batches for name in batch.names]
     assert len(set(names)) == 2000 and not any(batch.skipped for batch in batches)

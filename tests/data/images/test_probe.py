@@ -8,7 +8,7 @@ from PIL import Image
 
 from gcnet.data.images.folders import FolderImages
 from gcnet.data.images.open import open_data, open_evaluation
-from gcnet.data.images.probe import find_bit_depth, unreadable_classes, unused_depth_note, usual_size
+from gcnet.data.images.probe import estimate_bit_depth, median_size, unreadable_classes, unused_depth_note
 from gcnet.data.settings import DataSettings, Preprocessing, PreprocessingSettings
 from gcnet.errors import UserError
 
@@ -37,7 +37,7 @@ def test_a_tiny_or_damaged_first_image_has_no_effect_on_the_size(tmp_path: Path)
         add(tmp_path / "cat" / f"{number}.jpg", (300, 200))
     add(tmp_path / "cat" / "00_icon.png", (16, 16))
     (tmp_path / "cat" / "0.jpg").write_bytes(b"")
-    assert usual_size(FolderImages(tmp_path)) == (200, 300)
+    assert median_size(FolderImages(tmp_path)) == (200, 300)
 
 
 def test_a_rotated_photo_counts_as_it_is_shown(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_rotated_photo_counts_as_it_is_shown(tmp_path: Path) -> None:
     exif[0x0112] = 6
     (tmp_path / "cat").mkdir()
     Image.new("RGB", (300, 200)).save(tmp_path / "cat" / "a.jpg", exif=exif)
-    assert usual_size(FolderImages(tmp_path)) == (200, 300)
+    assert median_size(FolderImages(tmp_path)) == (200, 300)
 
 
 def test_no_image_is_opened_where_both_sizes_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_no_image_is_opened_where_both_sizes_are_given(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(("largest", "depth"), [(255, 8), (1023, 10), (4095, 12), (16383, 14), (65535, 16)])
 def test_the_largest_value_of_16_bit_images_decides_the_bits_in_use(largest: int, depth: int, tmp_path: Path) -> None:
-    assert find_bit_depth(make(tmp_path, largest)) == depth
+    assert estimate_bit_depth(make(tmp_path, largest)) == depth
     splits = open_data(DataSettings(data=str(tmp_path)))
     assert splits.preprocessing.bit_depth == depth
     for source in (splits.train, splits.val):
@@ -68,7 +68,7 @@ def test_the_largest_value_of_16_bit_images_decides_the_bits_in_use(largest: int
 
 
 def test_images_of_8_bits_have_no_depth_and_a_given_one_is_kept(tmp_path: Path) -> None:
-    assert find_bit_depth(make(tmp_path / "a")) is None
+    assert estimate_bit_depth(make(tmp_path / "a")) is None
     make(tmp_path / "b", 1023)
     assert preprocessing(tmp_path / "b", bit_depth="12").bit_depth == 12
 

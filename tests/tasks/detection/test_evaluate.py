@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gcnet.data.coco.annotated_images import CocoImages
-from gcnet.data.coco.loading import DetectionSamples, build_detection_loader
+from gcnet.data.coco.loading import DetectionDataset, build_detection_loader
 from gcnet.data.coco.open import SceneReader, open_coco
 from gcnet.data.dataset import Skipped
 from gcnet.data.decode import ImageError
@@ -36,7 +36,7 @@ def scenes() -> CocoImages:
 
 def batches_of(images: CocoImages, size: int = 2, **share: int) -> Any:
     order = EvaluationSampler(len(images), batch_size=size, **share)
-    return build_detection_loader(DetectionSamples(images, with_objects=False), order)
+    return build_detection_loader(DetectionDataset(images, with_objects=False), order)
 
 
 def test_what_is_found_exactly_scores_one(scenes: CocoImages) -> None:
@@ -63,7 +63,7 @@ def test_the_numbers_are_those_of_the_detections_of_the_network_itself(scenes: C
     assert model.training, "the mode is put back"
     model.eval()
     with torch.no_grad():
-        found = model([item["image"] for item in DetectionSamples(few, with_objects=False).load([(0, 0), (0, 1)])])
+        found = model([item["image"] for item in DetectionDataset(few, with_objects=False).load([(0, 0), (0, 1)])])
     expected = coco_results(found, [2, 5], few.category_ids)
     assert len(expected) > 10
     assert [one["segmentation"] for one in result.results] == [one["segmentation"] for one in expected]
@@ -175,7 +175,7 @@ def test_genuine_images_with_their_objects_score_one_when_these_are_fed_back(dat
     assert found.issue_report() is None
     images, results, image_ids = found.images, [], []
     order = EvaluationSampler(len(images), batch_size=4)
-    for batch in build_detection_loader(DetectionSamples(images), order, workers=2):
+    for batch in build_detection_loader(DetectionDataset(images), order, workers=2):
         assert not batch.skipped
         for image, target in zip(batch.images, batch.targets, strict=True):
             assert image.shape == (3, *masks_of(target, image).shape[1:])

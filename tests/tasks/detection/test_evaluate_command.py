@@ -15,7 +15,7 @@ from PIL import Image
 from gcnet.cli import main
 from gcnet.cli.evaluate import run
 from gcnet.data.coco.inspection import read_annotations
-from gcnet.data.coco.loading import pixels
+from gcnet.data.coco.loading import image_to_tensor
 from gcnet.data.coco.open import open_validation
 from gcnet.data.scenes import CATEGORIES, Scenes
 from gcnet.data.settings import DataSettings, PreprocessingSettings
@@ -62,7 +62,7 @@ def test_a_detector_is_judged_as_its_own_detections_are(
     content = read_annotations(coco / "annotations" / "instances_val.json")
     model, ids = load_model(detector_file), [1, 2, 4, 5, 6, 7]
     with torch.no_grad():
-        found = [model([pixels(Scenes(7, split="val").read(identity - 1))])[0] for identity in ids]
+        found = [model([image_to_tensor(Scenes(7, split="val").read(identity - 1))])[0] for identity in ids]
     expected = coco_results(found, ids, (1, 2, 3))
     detections = json.loads((out / "detections.json").read_text())
     assert [one["segmentation"] for one in detections] == [one["segmentation"] for one in expected]

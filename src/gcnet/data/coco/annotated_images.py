@@ -208,7 +208,7 @@ _LISTED_ISSUES = 3
 
 
 @dataclass(frozen=True)
-class CocoPart:
+class CocoSplit:
     """The images of one part of a data set, and what was repaired or skipped in its annotations.
 
     Attributes:
@@ -255,10 +255,10 @@ class CocoPart:
         for index in range(len(self.images)):
             yield self.images.name(index), str(self.images.file_size(index))
 
-    def subset(self, indices: Sequence[int], *notes: str) -> "CocoPart":
+    def subset(self, indices: Sequence[int], *notes: str) -> "CocoSplit":
         """Some of the images, in this order, with further notes."""
         return replace(self, images=self.images.subset(indices), notes=(*self.notes, *notes))
 
-    def limited(self, limit: int | None) -> "CocoPart":
+    def limited(self, limit: int | None) -> "CocoSplit":
         """At most so many images, evenly spread."""
         return replace(self, images=self.images.limited(limit))

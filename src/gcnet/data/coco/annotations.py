@@ -10,10 +10,10 @@ import numpy as np
 
 from gcnet.data.coco.annotated_images import lies_within
 from gcnet.data.coco.box_formats import COCO, BoxFormat, are_fractions, recognize_format, to_pixels
-from gcnet.data.coco.entries import Categories, Images
+from gcnet.data.coco.entries import CategoryEntries, ImageEntries
 from gcnet.data.coco.geometry import Report, Segmentation, check_segmentation, read_box
 from gcnet.data.coco.issues import Issue
-from gcnet.data.coco.values import as_integer, short
+from gcnet.data.coco.values import as_integer, shorten
 
 Entry = dict[str, Any]
 
@@ -32,7 +32,7 @@ class _Draft:
     mask: Segmentation | None
 
 
-class Annotations:
+class AnnotationEntries:
     """The annotations that are kept.
 
     Attributes:
@@ -41,7 +41,9 @@ class Annotations:
         dropped: annotations dropped with their image or category, without an issue of their own.
     """
 
-    def __init__(self, found: Sequence[Any], images: Images, categories: Categories, issues: list[Issue]) -> None:
+    def __init__(
+        self, found: Sequence[Any], images: ImageEntries, categories: CategoryEntries, issues: list[Issue]
+    ) -> None:
         self._images, self._categories, self._issues = images, categories, issues
         self._names = {category["id"] for category in categories.kept}
         self.dropped = 0
@@ -55,7 +57,7 @@ class Annotations:
         """The annotation with references resolved; None where it is dropped."""
         if not isinstance(entry, dict):
             kind = "annotation that is not an object"
-            return self._issues.append(Issue(kind, f"annotation {number} of the list: {short(entry)}"))
+            return self._issues.append(Issue(kind, f"annotation {number} of the list: {shorten(entry)}"))
         raw, raw_category, identity = entry.get("image_id"), entry.get("category_id"), entry.get("id")
         image_id, category_id = self._images.ids(raw), self._categories.ids(raw_category)
         category_id = self._categories.merged.get(category_id, category_id)
@@ -64,10 +66,10 @@ class Annotations:
             return None
         image = self._images.by_id.get(image_id)
         if image is None:
-            found = f"image_id {short(raw)}" if "image_id" in entry else f"annotation {number} has no image_id"
+            found = f"image_id {shorten(raw)}" if "image_id" in entry else f"annotation {number} has no image_id"
             return self._issues.append(Issue("unknown image", found, None, identity))
         if category_id not in self._names:
-            return self._report(image, entry, "unknown category", f"category_id {short(raw_category)}")
+            return self._report(image, entry, "unknown category", f"category_id {shorten(raw_category)}")
         entry = {**entry, "image_id": image["id"], "category_id": category_id}
         report = self._reporter(image, entry)
         self._check_references(raw, raw_category, report)
@@ -77,7 +79,7 @@ class Annotations:
     def _check_references(self, image_id: object, category_id: object, report: Report) -> None:
         """Report ids that are written otherwise than those of the image and the category."""
         if not self._images.ids.has(image_id) or not self._categories.ids.has(category_id):
-            found = f"image_id {short(image_id)}, category_id {short(category_id)}"
+            found = f"image_id {shorten(image_id)}, category_id {shorten(category_id)}"
             report("image_id or category_id not an integer", found)
 
     def _mask(self, entry: Entry, image: Entry, report: Report) -> Segmentation | None:
@@ -144,7 +146,7 @@ class Annotations:
     def _box(self, draft: _Draft, report: Report) -> list[float] | None:
         """The box, or that of the mask where the box is of no use; None where there is neither."""
         raw, box, around = draft.entry.get("bbox"), draft.box, draft.mask.box if draft.mask else None
-        found = f"bbox {short(raw)} in {draft.image['width']} x {draft.image['height']} pixels"
+        found = f"bbox {shorten(raw)} in {draft.image['width']} x {draft.image['height']} pixels"
         if box is None or box[2] <= 0 or box[3] <= 0:
             if around is None:
                 return report("neither bbox nor mask", found)
@@ -156,7 +158,7 @@ class Annotations:
                 return around
             overlap = _overlap(_clipped(box, draft.image), around)
             if overlap < _ALIKE:
-                report("bbox unlike the mask", f"bbox {short(box)}, the mask's is {around} (IoU {overlap:.2f})")
+                report("bbox unlike the mask", f"bbox {shorten(box)}, the mask's is {around} (IoU {overlap:.2f})")
         if not lies_within(box, draft.image):
             report("bbox outside the image", found)
             return box

@@ -65,7 +65,7 @@ def _from_centers(boxes: Boxes) -> Boxes:
     return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], axis=1)
 
 
-FORMATS: Mapping[str, Callable[[Boxes], Boxes]] = {
+BOX_FORMATS: Mapping[str, Callable[[Boxes], Boxes]] = {
     XYWH: lambda boxes: boxes,
     "left, top, right, bottom (xyxy)": _from_corners,
     "center x, center y, width, height (cxcywh)": _from_centers,
@@ -77,7 +77,7 @@ class BoxFormat:
     """How the boxes of a file are written.
 
     Attributes:
-        names: formats of `FORMATS` that fit; several if the boxes do not tell them apart.
+        names: formats of `BOX_FORMATS` that fit; several if the boxes do not tell them apart.
         is_normalized: whether they are fractions of the image's sides.
     """
 
@@ -101,7 +101,7 @@ class BoxFormat:
     def convert(self, boxes: Boxes, sizes: Sizes) -> Boxes:
         """The boxes as left, top, width, height in pixels."""
         scaled = boxes * np.tile(sizes, 2) if self.is_normalized else boxes
-        return FORMATS[self.names[0]](scaled)
+        return BOX_FORMATS[self.names[0]](scaled)
 
 
 COCO = BoxFormat((XYWH,), is_normalized=False)
@@ -125,7 +125,7 @@ def recognize_format(boxes: Boxes, sizes: Sizes, mask_boxes: Boxes) -> BoxFormat
 
 def _by_masks(boxes: Boxes, sizes: Sizes, mask_boxes: Boxes) -> BoxFormat:
     """The format whose boxes overlap those of the masks."""
-    formats = [BoxFormat((name,), is_normalized) for is_normalized in (False, True) for name in FORMATS]
+    formats = [BoxFormat((name,), is_normalized) for is_normalized in (False, True) for name in BOX_FORMATS]
     overlaps = [float(_overlaps(_clipped(one.convert(boxes, sizes), sizes), mask_boxes).mean()) for one in formats]
     best = int(np.argmax(overlaps))
     is_better = overlaps[best] >= _FITS and overlaps[best] >= overlaps[0] + _BETTER
@@ -135,16 +135,16 @@ def _by_masks(boxes: Boxes, sizes: Sizes, mask_boxes: Boxes) -> BoxFormat:
 def _by_edges(boxes: Boxes, sizes: Sizes) -> BoxFormat:
     """The formats that keep the boxes within their images, if COCO's own does not."""
     is_normalized = bool((np.abs(boxes) <= 1 + _TOLERANCE).all() and (sizes >= 8).all())
-    candidates = {name: BoxFormat((name,), is_normalized) for name in FORMATS}
+    candidates = {name: BoxFormat((name,), is_normalized) for name in BOX_FORMATS}
     shares = {name: _are_inside(one.convert(boxes, sizes), sizes).mean() for name, one in candidates.items()}
     fitting = [name for name, share in shares.items() if share >= _MOST]
     if is_normalized:
-        return BoxFormat(tuple(fitting or FORMATS), is_normalized=True)
+        return BoxFormat(tuple(fitting or BOX_FORMATS), is_normalized=True)
     is_beyond = (boxes[:, :2] + boxes[:, 2:] > sizes + _TOLERANCE).any(axis=1)
     if not fitting or is_beyond.mean() < _BEYOND:
         return COCO
     # Corners in order happen by chance far less often than centers within the image.
-    corners, centers = list(FORMATS)[1:]
+    corners, centers = list(BOX_FORMATS)[1:]
     if corners in fitting:
         return candidates[corners]
     return candidates[centers] if centers in fitting and len(boxes) >= 2 * _BOXES_NEEDED else COCO

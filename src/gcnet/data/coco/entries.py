@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gcnet.data.coco.issues import Issue
-from gcnet.data.coco.values import Ids, as_integer, short
+from gcnet.data.coco.values import Ids, as_integer, shorten
 
 Entry = dict[str, Any]
 # Height and width in pixels of an image file by the image's `file_name`; None where they cannot be read.
@@ -14,7 +14,7 @@ ReadSize = Callable[[str], tuple[int, int] | None]
 MOST_PIXELS = 2**31  # run lengths hold no more
 
 
-class Categories:
+class CategoryEntries:
     """The categories that are kept.
 
     Attributes:
@@ -34,7 +34,7 @@ class Categories:
         for number, category in enumerate(found, start=1):
             identity, name = self.ids(_raw_id(category)), self._valid_name(category)
             if identity is None or name is None:
-                self._report("category without id or name", f"category {number} of the list: {short(category)}")
+                self._report("category without id or name", f"category {number} of the list: {shorten(category)}")
                 self.dropped.add(identity)
             elif identity in by_id or identity in self.merged:
                 self._report("repeated category id", f"id {category['id']} again, for {name!r:.60}")
@@ -60,7 +60,7 @@ class Categories:
         self._issues.append(Issue(kind, found))
 
 
-class Images:
+class ImageEntries:
     """The images that are kept.
 
     Attributes:
@@ -79,7 +79,7 @@ class Images:
         for number, image in enumerate(found, start=1):
             identity, name = self.ids(_raw_id(image)), _name(image, "file_name")
             if identity is None or name is None:
-                self._issues.append(Issue("image without id or file name", f"image {number}: {short(image)}"))
+                self._issues.append(Issue("image without id or file name", f"image {number}: {shorten(image)}"))
                 self.dropped.add(identity)
             elif identity in ambiguous:
                 self.drop({**image, "id": identity}, "image id of several files", f"id {image['id']!r:.60}, again")

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gcnet.data.coco.annotated_images import FolderReader
-from gcnet.data.coco.annotations import Annotations
+from gcnet.data.coco.annotations import AnnotationEntries
 from gcnet.data.coco.box_formats import BoxFormat
-from gcnet.data.coco.entries import MOST_PIXELS, Categories, Entry, Images
+from gcnet.data.coco.entries import MOST_PIXELS, CategoryEntries, Entry, ImageEntries
 from gcnet.data.coco.geometry import check_segmentation
 from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.paths import AMBIGUOUS, MISSING, OUTSIDE, resolve_paths
-from gcnet.data.coco.values import Ids, short
+from gcnet.data.coco.values import Ids, shorten
 from gcnet.data.decode import ImageError, check_text, read_header
 from gcnet.errors import UserError, nearest_path, printable
 from gcnet.text_files import describe_json_error
@@ -120,11 +120,11 @@ def inspect(
         progress: called with the number of images checked since the last call.
     """
     issues: list[Issue] = []
-    categories = Categories(content["categories"], issues)
-    images = Images(content["images"], issues, _SizeReader(folder, image_names(content)))
+    categories = CategoryEntries(content["categories"], issues)
+    images = ImageEntries(content["images"], issues, _SizeReader(folder, image_names(content)))
     if folder is not None and decodes:
         _check_files(images, Path(folder), workers, progress)
-    annotations = Annotations(content["annotations"], images, categories, issues)
+    annotations = AnnotationEntries(content["annotations"], images, categories, issues)
     clean = {
         **content,
         "images": list(images.by_id.values()),
@@ -165,7 +165,7 @@ class _SizeReader:
         return height, width
 
 
-def _check_files(images: Images, folder: Path, workers: int, progress: Callable[[int], None]) -> None:
+def _check_files(images: ImageEntries, folder: Path, workers: int, progress: Callable[[int], None]) -> None:
     """Drop the images whose file is missing, cannot be read, or has another size than is stated."""
     entries = list(images.by_id.values())
     reader = FolderReader(folder, entries)
@@ -198,7 +198,7 @@ _DRAWN = ("mask without pixels", "odd number of polygon coordinates", "RLE numbe
 _HUGE = 1e300
 
 
-def as_loaded(content: Mapping[str, Any], place: str) -> tuple[dict[str, Any], Ids, Ids]:
+def load_unrepaired(content: Mapping[str, Any], place: str) -> tuple[dict[str, Any], Ids, Ids]:
     """The content as pycocotools loads it, and the integer ids of images and categories.
 
     Of several images or categories of one id the last counts, and annotations of unknown ones do not, as in
@@ -218,7 +218,7 @@ def as_loaded(content: Mapping[str, Any], place: str) -> tuple[dict[str, Any], I
             image["file_name"] = str(identity)
         for side in ("height", "width"):
             if type(image.get(side)) is not int or image[side] < 1:
-                raise _refusal(place, f"image {identity} has {side} {short(image.get(side))}")
+                raise _refusal(place, f"image {identity} has {side} {shorten(image.get(side))}")
         if image["height"] * image["width"] >= MOST_PIXELS:
             raise _refusal(place, f"image {identity} has {image['width']:,} x {image['height']:,} pixels")
     for identity, category in categories.items():
@@ -226,7 +226,7 @@ def as_loaded(content: Mapping[str, Any], place: str) -> tuple[dict[str, Any], I
     annotations = []
     for number, entry in enumerate(content["annotations"], start=1):
         if not isinstance(entry, dict):
-            raise _refusal(place, f"annotation {number} of the list is {short(entry)}")
+            raise _refusal(place, f"annotation {number} of the list is {shorten(entry)}")
         image = images.get(image_ids(entry.get("image_id")))
         category = categories.get(category_ids(entry.get("category_id")))
         if image is not None and category is not None:
@@ -244,21 +244,21 @@ def _by_id(entries: Sequence[Any], kind: str, place: str) -> tuple[dict[int, Ent
     for entry in entries:
         identity = ids(entry["id"])
         if identity is None:
-            raise _refusal(place, f"the id of a listed {kind} is {short(entry['id'])}")
+            raise _refusal(place, f"the id of a listed {kind} is {shorten(entry['id'])}")
         found[identity] = {**entry, "id": identity}
     return found, ids
 
 
 def _annotation(entry: Entry, image: Entry, category: Entry, place: str) -> Entry:
-    name = f"annotation {short(entry.get('id'))}"
+    name = f"annotation {shorten(entry.get('id'))}"
     if type(entry.get("id")) is not int:
         raise _refusal(place, f"{name} has an id that is not an integer")
     for key in ("area", "iscrowd"):
         if not _is_number(entry.get(key)):
-            raise _refusal(place, f"{name} has {key} {short(entry.get(key))}")
+            raise _refusal(place, f"{name} has {key} {shorten(entry.get(key))}")
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise _refusal(place, f"{name} has bbox {short(box)}")
+        raise _refusal(place, f"{name} has bbox {shorten(box)}")
     loaded = {**entry, "image_id": image["id"], "category_id": category["id"], "iscrowd": int(bool(entry["iscrowd"]))}
     if not entry.get("segmentation"):
         return loaded

@@ -11,7 +11,7 @@ Action = Literal["repaired", "skipped", "noted"]
 
 
 @dataclass(frozen=True)
-class Kind:
+class IssueKind:
     """What is done about issues of a kind.
 
     Attributes:
@@ -24,19 +24,19 @@ class Kind:
     remedy: str
 
 
-def _repaired(remedy: str) -> Kind:
-    return Kind("repaired", remedy)
+def _repaired(remedy: str) -> IssueKind:
+    return IssueKind("repaired", remedy)
 
 
-def _skipped(remedy: str) -> Kind:
-    return Kind("skipped", remedy)
+def _skipped(remedy: str) -> IssueKind:
+    return IssueKind("skipped", remedy)
 
 
 _WITH_IMAGE = _skipped("skip the image and its annotations")
 _ANNOTATION = _skipped("skip the annotation")
 _MASK = _skipped("skip the mask; take the box alone")
 
-KINDS: Mapping[str, Kind] = {
+ISSUE_KINDS: Mapping[str, IssueKind] = {
     "category without id or name": _skipped("skip the category and its annotations"),
     "category id not an integer": _repaired("convert it, or give a new id if it is not a number"),
     "category name not valid Unicode": _repaired("escape its half characters"),
@@ -69,9 +69,9 @@ KINDS: Mapping[str, Kind] = {
     "invalid bbox": _repaired("take the box of the mask"),
     "bbox apart from the mask": _repaired("take the box of the mask"),
     "neither bbox nor mask": _ANNOTATION,
-    "bbox outside the image": Kind("noted", "evaluation takes it as it is; training skips it"),
-    "bbox over the edge": Kind("noted", "evaluation takes it as it is; training clips it"),
-    "bbox unlike the mask": Kind("noted", "both are kept"),
+    "bbox outside the image": IssueKind("noted", "evaluation takes it as it is; training skips it"),
+    "bbox over the edge": IssueKind("noted", "evaluation takes it as it is; training clips it"),
+    "bbox unlike the mask": IssueKind("noted", "both are kept"),
     "missing iscrowd": _repaired("set it to 0"),
     "iscrowd not an integer": _repaired("convert it"),
     "invalid iscrowd": _repaired("set it to 0"),
@@ -84,12 +84,12 @@ KINDS: Mapping[str, Kind] = {
     "RLE size mismatch": _MASK,
     "invalid RLE": _MASK,
     "RLE numbers not integers": _repaired("convert them"),
-    "mask without pixels": Kind("noted", "evaluation takes it as it is; training takes the box alone"),
+    "mask without pixels": IssueKind("noted", "evaluation takes it as it is; training takes the box alone"),
     "invalid area": _repaired("take the pixels of the mask, or the area of the box"),
-    "area larger than the bbox": Kind("noted", "it is kept"),
+    "area larger than the bbox": IssueKind("noted", "it is kept"),
 }
-MASK_KINDS = frozenset(
-    {kind for kind, what in KINDS.items() if what is _MASK}
+MASK_ISSUE_KINDS = frozenset(
+    {kind for kind, what in ISSUE_KINDS.items() if what is _MASK}
     | {"polygon of fewer than three points", "polygon not finite", "polygon far outside the image"}
 )
 """Kinds that take a mask, or a part of it, from an object."""
@@ -97,7 +97,7 @@ MASK_KINDS = frozenset(
 
 @dataclass(frozen=True)
 class Issue:
-    """One issue: a kind of `KINDS`, where it is, and what the file has there.
+    """One issue: a kind of `ISSUE_KINDS`, where it is, and what the file has there.
 
     `image_id` and `annotation_id` are as the file has them, None where the issue has none.
     """
@@ -111,7 +111,7 @@ class Issue:
     @property
     def action(self) -> Action:
         """What is done about it."""
-        return KINDS[self.kind].action
+        return ISSUE_KINDS[self.kind].action
 
     def __str__(self) -> str:
         image = None if self.image_id is None else f"image {self.image_id!s:.60}"

@@ -82,7 +82,7 @@ def image_folder(file: Path, names: Sequence[str], *, images: Path | None = None
     return best
 
 
-def unrecognized(layout: Layout, split: str) -> UserError:
+def missing_annotations_error(layout: Layout, split: str) -> UserError:
     """The error for a folder without an annotation file of a split."""
     folder = layout.folder
     if not folder.is_dir():
@@ -90,7 +90,7 @@ def unrecognized(layout: Layout, split: str) -> UserError:
             f'nothing at "{printable(folder)}" (--data){nearest_path(folder) or ";"} a detector takes scenes, '
             f"scenes-control, a folder of images with COCO annotations, or an annotation file (JSON)"
         )
-    if not layout.files() and (deeper := deeper_annotation_files(folder)):
+    if not layout.files() and (deeper := find_nested_annotations(folder)):
         return UserError(
             f"{printable(folder)} has COCO annotations in deeper folders, such as {deeper}: name them by --data FILE"
         )
@@ -103,7 +103,7 @@ def unrecognized(layout: Layout, split: str) -> UserError:
     )
 
 
-def deeper_annotation_files(folder: Path) -> str:
+def find_nested_annotations(folder: Path) -> str:
     """Annotation files in folders that are in no layout, such as those of several tasks, for messages; "" for none."""
     found: list[Path] = []
     places = [folder]
@@ -267,7 +267,7 @@ def annotation_file(data: str, flag: str, split: str) -> Path:
             f"{printable(path)} holds {nested}: convert that folder by gcnet check-data --convert FILE.json"
         )
     if not found:
-        raise unrecognized(layout, split)
+        raise missing_annotations_error(layout, split)
     return _single(found, flag)
 
 

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from gcnet.data.coco.annotated_images import CocoImages
 from gcnet.data.coco.masks import Objects
-from gcnet.data.dataset import Item, Samples, Skipped
+from gcnet.data.dataset import Item, SeededDataset, Skipped
 from gcnet.data.loader import Loader
 from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.settings import AugmentSettings
@@ -55,7 +55,7 @@ class DetectionBatch:
         return replace(self, images=[change(image) for image in self.images], targets=targets)
 
 
-class DetectionSamples(Samples):
+class DetectionDataset(SeededDataset):
     """Images of a COCO set: dict(image, objects where they are asked for, image_id, name), or Skipped.
 
     Args:
@@ -79,10 +79,10 @@ class DetectionSamples(Samples):
             if self.augment is not None:
                 image, objects = self.augment(image, objects)
             found = objects.to_dict()
-        return {"image": pixels(image), "target": found, "image_id": self.images.image_id(index)}
+        return {"image": image_to_tensor(image), "target": found, "image_id": self.images.image_id(index)}
 
 
-def pixels(image: Image.Image) -> Float[Tensor, "3 height width"]:
+def image_to_tensor(image: Image.Image) -> Float[Tensor, "3 height width"]:
     """An RGB image as float32 in [0, 1]."""
     values = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W)
     return values.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
@@ -101,7 +101,7 @@ def collate_detection(items: Sequence[Item]) -> DetectionBatch:
 
 
 def build_detection_loader(
-    samples: DetectionSamples,
+    samples: DetectionDataset,
     order: EpochSampler | EvaluationSampler,
     workers: int = 0,
     *,
@@ -130,7 +130,7 @@ def build_augment(augment: AugmentSettings, *, jitter: tuple[float, float] | Non
             sizes as they are.
         side: of that square, in pixels.
     """
-    steps: list[Augment] = [Mirror(augment.flip)] if augment.flip else []
+    steps: list[Augment] = [RandomHorizontalFlip(augment.flip)] if augment.flip else []
     if strength := augment.colour_jitter:
         steps.append(Colours(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength)))
     if jitter is not None:
@@ -150,7 +150,7 @@ class Chain:
         return image, objects
 
 
-class Mirror:
+class RandomHorizontalFlip:
     """Left and right exchanged, with a probability."""
 
     def __init__(self, probability: float) -> None:
@@ -162,7 +162,7 @@ class Mirror:
         boxes = objects.boxes.clone()
         boxes[:, [0, 2]] = image.width - objects.boxes[:, [2, 0]]
         mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        masks = objects.masks.mapped(lambda mask: mask.flip(-1), image.height, image.width)
+        masks = objects.masks.map(lambda mask: mask.flip(-1), image.height, image.width)
         return mirrored, Objects(boxes, objects.labels, masks, objects.has_mask)
 
 
@@ -197,8 +197,8 @@ class LargeScaleJitter:
             return self.crop.transform(pad(self.resize.transform(value, resize)), crop).as_subclass(Tensor)
 
         boxes = changed(as_boxes(objects.boxes, format="XYXY", canvas_size=size))
-        masks = objects.masks.mapped(lambda mask: changed(tv_tensors.Mask(mask)), self.side, self.side)
+        masks = objects.masks.map(lambda mask: changed(tv_tensors.Mask(mask)), self.side, self.side)
         found = Objects(boxes, objects.labels, masks, objects.has_mask)
         sides = found.boxes[:, 2:] - found.boxes[:, :2]
         is_seen = ~found.masks.is_empty() | ~found.has_mask
-        return self.crop.transform(padded, crop), found.chosen((sides >= _LEAST_SIDE).all(dim=1) & is_seen)
+        return self.crop.transform(padded, crop), found.select((sides >= _LEAST_SIDE).all(dim=1) & is_seen)

@@ -176,11 +176,11 @@ class BitMasks:
         """The masks of 0 and 1, one after the other."""
         return (torch.from_numpy(np.unpackbits(bits, axis=1, count=self.width)) for bits in self.bits.numpy())
 
-    def chosen(self, keep: Tensor | slice) -> "BitMasks":
+    def select(self, keep: Tensor | slice) -> "BitMasks":
         """Those where `keep` (n,) holds, or of a slice."""
         return BitMasks(self.bits[keep], self.width)
 
-    def mapped(self, change: Callable[[Tensor], Tensor], height: int, width: int) -> "BitMasks":
+    def map(self, change: Callable[[Tensor], Tensor], height: int, width: int) -> "BitMasks":
         """Each mask (H, W) of 0 and 1 changed to one of a new size, one at a time."""
         return BitMasks.pack((change(mask).numpy() for mask in self), len(self), height, width)
 
@@ -209,9 +209,9 @@ class Objects:
     masks: BitMasks
     has_mask: Bool[Tensor, " n"]
 
-    def chosen(self, keep: Tensor) -> "Objects":
+    def select(self, keep: Tensor) -> "Objects":
         """Those where `keep` (n,) holds."""
-        return Objects(self.boxes[keep], self.labels[keep], self.masks.chosen(keep), self.has_mask[keep])
+        return Objects(self.boxes[keep], self.labels[keep], self.masks.select(keep), self.has_mask[keep])
 
     def to_dict(self) -> dict[str, Tensor]:
         """A target for our detectors: `boxes`, `labels`, `mask_bits` (`BitMasks.bits`) and `has_mask`."""

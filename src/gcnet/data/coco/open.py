@@ -9,20 +9,20 @@ from typing import Any
 
 from PIL import Image
 
-from gcnet.data.coco.annotated_images import CocoImages, CocoPart, Entry, FolderReader
-from gcnet.data.coco.inspection import Inspection, as_loaded, image_names, inspect, read_annotations
+from gcnet.data.coco.annotated_images import CocoImages, CocoSplit, Entry, FolderReader
+from gcnet.data.coco.inspection import Inspection, image_names, inspect, load_unrepaired, read_annotations
 from gcnet.data.coco.issues import summary
 from gcnet.data.coco.layouts import annotation_file, find_layout, image_folder, split_files, validates_on_test
 from gcnet.data.decode import FULL_DEPTH
 from gcnet.data.images.built_in import open_scenes
-from gcnet.data.images.probe import find_bit_depth
+from gcnet.data.images.probe import estimate_bit_depth
 from gcnet.data.images.sources import FileImages
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
 
 
-def open_coco(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> tuple[CocoPart, CocoPart]:
+def open_coco(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> tuple[CocoSplit, CocoSplit]:
     """Training and validation images, of the same categories.
 
     Args:
@@ -54,7 +54,7 @@ def open_validation(
     split_seed: int = 0,
     needs_images: bool = True,
     repairs: bool = True,
-) -> CocoPart:
+) -> CocoSplit:
     """The validation images alone, as `open_coco` chooses them; without `val_fraction`, all of an annotation file.
 
     Args:
@@ -82,7 +82,7 @@ def open_validation(
     return part.limited(settings.limit_val)
 
 
-def _noted(part: CocoPart, settings: DataSettings) -> CocoPart:
+def _noted(part: CocoSplit, settings: DataSettings) -> CocoSplit:
     """The validation part, with a note if it is the test split."""
     if not validates_on_test(settings):
         return part
@@ -90,7 +90,7 @@ def _noted(part: CocoPart, settings: DataSettings) -> CocoPart:
     return replace(part, notes=(*part.notes, note))
 
 
-def held_out(part: CocoPart, fraction: float, seed: int) -> tuple[CocoPart, CocoPart]:
+def held_out(part: CocoSplit, fraction: float, seed: int) -> tuple[CocoSplit, CocoSplit]:
     """The images without a random share, and that share, both in their order.
 
     Raises:
@@ -103,17 +103,17 @@ def held_out(part: CocoPart, fraction: float, seed: int) -> tuple[CocoPart, Coco
     chosen = set(random.Random(seed).sample(range(count), taken))
     note = f"{taken:,} of {count:,} images of {part.place} are held out for validation (--val-fraction {fraction:g})"
     rest = part.subset([index for index in range(count) if index not in chosen], note)
-    return rest, CocoPart(part.images.subset(sorted(chosen)), (), part.place)
+    return rest, CocoSplit(part.images.subset(sorted(chosen)), (), part.place)
 
 
-def _open_scenes(settings: DataSettings, split: str, seed: int) -> CocoPart:
+def _open_scenes(settings: DataSettings, split: str, seed: int) -> CocoSplit:
     scenes = open_scenes(settings, seed, split)
-    return CocoPart(CocoImages(scenes.coco_annotations(), SceneReader(scenes)), (), settings.data)
+    return CocoSplit(CocoImages(scenes.coco_annotations(), SceneReader(scenes)), (), settings.data)
 
 
 def _open_file(
     file: Path, settings: DataSettings, split: str, *, needs_images: bool = True, repairs: bool = True
-) -> CocoPart:
+) -> CocoSplit:
     """All images of an annotation file."""
     content = read_annotations(file)
     images = None if settings.images is None else Path(settings.images)
@@ -124,13 +124,13 @@ def _open_file(
             raise
         folder = file.parent
     if not repairs:
-        loaded, *ids = as_loaded(content, str(file))
-        return CocoPart(CocoImages(loaded, FolderReader(folder, loaded["images"])), (), str(file), (), *ids)
+        loaded, *ids = load_unrepaired(content, str(file))
+        return CocoSplit(CocoImages(loaded, FolderReader(folder, loaded["images"])), (), str(file), (), *ids)
     inspection = inspect(content, folder, decodes=False)
     _check_usable(content, inspection, file)
     reader = FolderReader(folder, inspection.clean["images"])
     _check_sizes(reader, inspection.clean["images"], file)
-    return CocoPart(
+    return CocoSplit(
         CocoImages(inspection.clean, reader),
         inspection.issues,
         str(file),
@@ -150,7 +150,7 @@ def _check_sizes(reader: FolderReader, entries: Sequence[Entry], file: Path) -> 
 def _depth_notes(reader: FolderReader) -> list[str]:
     """What to tell where 16-bit images use fewer bits, in a sentence; none elsewhere."""
     paths = list(reader.paths.found.values())
-    depth = find_bit_depth(FileImages(Path(reader.paths.folder), paths, [0] * len(paths), ()))
+    depth = estimate_bit_depth(FileImages(Path(reader.paths.folder), paths, [0] * len(paths), ()))
     if depth is None or depth == FULL_DEPTH:
         return []
     return [
@@ -208,7 +208,7 @@ def is_coco(data: str | os.PathLike[str]) -> bool:
     return bool(find_layout(path).files()) if path.is_dir() else path.suffix.lower() == ".json"
 
 
-def _check_same(train: CocoPart, val: CocoPart) -> None:
+def _check_same(train: CocoSplit, val: CocoSplit) -> None:
     if train.images.classes != val.images.classes or train.images.category_ids != val.images.category_ids:
         others = sorted(set(train.images.classes) ^ set(val.images.classes))
         raise UserError(
@@ -217,7 +217,7 @@ def _check_same(train: CocoPart, val: CocoPart) -> None:
         )
 
 
-def _with_shared(train: CocoPart, val: CocoPart) -> CocoPart:
+def _with_shared(train: CocoSplit, val: CocoSplit) -> CocoSplit:
     """The validation part, with a note of the image files that training has too."""
     both = train.images.files() & val.images.files()
     if not both:

@@ -139,7 +139,7 @@ def bytes_in_text(counts: str) -> str | None:
     return counts[2:-1].replace("\\\\", "\\")
 
 
-def short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value as it stands in the file, shortened."""
     text = repr(value[:20] if isinstance(value, list | str) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -53,7 +53,7 @@ def _resolve(file: str, folders: dict[str, str]) -> str:
     return os.path.realpath(path) if os.path.islink(path) else path
 
 
-KINDS: Mapping[str, str] = {
+IMAGE_ISSUE_KINDS: Mapping[str, str] = {
     "unreadable image": "is skipped in training",
     "single class": "leaves nothing to learn",
     "class without images": "is never evaluated",
@@ -66,8 +66,8 @@ KINDS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One problem: its kind, a key of `KINDS`, where it is, and what was found."""
+class ImageIssue:
+    """One problem: its kind, a key of `IMAGE_ISSUE_KINDS`, where it is, and what was found."""
 
     kind: str
     place: str
@@ -98,10 +98,10 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class ImagesReport:
-    """What was found in labeled images: each split by name, and the problems in the order of `KINDS`."""
+    """What was found in labeled images: each split by name, and the problems in the order of `IMAGE_ISSUE_KINDS`."""
 
     splits: Mapping[str, SplitReport]
-    problems: tuple[Problem, ...]
+    problems: tuple[ImageIssue, ...]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def check_images(
         progress: called with the number of images done since the last call.
     """
     reports: dict[str, SplitReport] = {}
-    problems: list[Problem] = []
+    problems: list[ImageIssue] = []
     places: dict[bytes, list[tuple[str, int]]] = {}
     for name, images in splits.items():
         looks = []
@@ -135,7 +135,7 @@ def check_images(
                 progress(1)
         for index, look in enumerate(looks):
             if look.size is None:
-                problems.append(Problem("unreadable image", _place(name, images, index), look.reason))
+                problems.append(ImageIssue("unreadable image", _place(name, images, index), look.reason))
             if look.digest is not None:
                 places.setdefault(look.digest, []).append((name, index))
         reports[name] = _report(images, looks)
@@ -143,7 +143,7 @@ def check_images(
     for copies in places.values():
         if len(copies) > 1:
             problems.append(_repetition(copies, splits))
-    order = list(KINDS)
+    order = list(IMAGE_ISSUE_KINDS)
     return ImagesReport(reports, tuple(sorted(problems, key=lambda problem: order.index(problem.kind))))
 
 
@@ -167,19 +167,19 @@ def _report(images: FileImages, looks: Sequence[_Look]) -> SplitReport:
     )
 
 
-def _missing_classes(reports: Mapping[str, SplitReport]) -> list[Problem]:
+def _missing_classes(reports: Mapping[str, SplitReport]) -> list[ImageIssue]:
     learned = reports.get("train")
     names = next(iter(reports.values())).per_class
-    problems = [Problem("single class", "data", f'"{name}" alone') for name in names if len(names) == 1]
+    problems = [ImageIssue("single class", "data", f'"{name}" alone') for name in names if len(names) == 1]
     for name, report in reports.items():
         for label, count in report.per_class.items():
             if not count:
                 kind = "class without training images" if report is learned else "class without images"
-                problems.append(Problem(kind, f"{name}/{label}", "no images"))
+                problems.append(ImageIssue(kind, f"{name}/{label}", "no images"))
     return problems
 
 
-def _repetition(copies: Sequence[tuple[str, int]], splits: Mapping[str, FileImages]) -> Problem:
+def _repetition(copies: Sequence[tuple[str, int]], splits: Mapping[str, FileImages]) -> ImageIssue:
     """The most serious of what files of the same bytes can be."""
     labels = {splits[name].label(index) for name, index in copies}
     kind = "repeated image"
@@ -188,7 +188,7 @@ def _repetition(copies: Sequence[tuple[str, int]], splits: Mapping[str, FileImag
     if len(labels) > 1:
         kind = "image with several labels"
     first, *others = (_place(name, splits[name], index) for name, index in copies)
-    return Problem(kind, first, f"the same bytes as {', '.join(others)}")
+    return ImageIssue(kind, first, f"the same bytes as {', '.join(others)}")
 
 
 def _place(split: str, images: FileImages, index: int) -> str:

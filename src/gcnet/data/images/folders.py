@@ -159,7 +159,7 @@ def find_splits(root: Path) -> dict[str, Path]:
     return {split: root / splits[split][0] for split in SPLIT_NAMES if splits.get(split)}
 
 
-def refuse_output_among_images(root: Path, output: Path) -> None:
+def check_output_outside_images(root: Path, output: Path) -> None:
     """Refuse an output folder that would be read as a folder of images, such as a class, from then on.
 
     Args:
@@ -181,7 +181,7 @@ def refuse_output_among_images(root: Path, output: Path) -> None:
             )
 
 
-def refuse_splits(root: Path) -> None:
+def check_no_splits(root: Path) -> None:
     """Refuse a folder of splits in the place of class folders.
 
     Raises:

@@ -8,12 +8,12 @@ from pathlib import Path
 from gcnet.data.images.folders import (
     FolderImages,
     alike,
+    check_no_splits,
     class_folders,
     composed,
     expected_tree,
     find_splits,
     possible_splits,
-    refuse_splits,
 )
 from gcnet.data.images.sources import FileImages, ImageSource, SubsetImages
 from gcnet.data.images.table import CsvImages, read_classes, read_splits, unknown_splits
@@ -181,7 +181,7 @@ def _open(
         return CsvImages(path, root=settings.images, split=split, classes=classes)
     _refuse_images(settings)
     if split is None:
-        refuse_splits(path)
+        check_no_splits(path)
     return FolderImages(path if split is None else find_splits(path)[split], classes=classes)
 
 

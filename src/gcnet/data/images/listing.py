@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gcnet.data.decode import SUFFIXES, has_image_suffix
+from gcnet.data.decode import IMAGE_SUFFIXES, has_image_suffix
 from gcnet.errors import UserError, is_url, nearest_path
 
 # What operating systems, NAS boxes and notebooks leave beside images.
@@ -132,7 +132,7 @@ def find_images(paths: Iterable[Path | str], *, note: Callable[[str], None] = la
     if not found and skipped:
         raise UserError(f"no image files in {', '.join(map(str, named))}, only {others}")
     if not found:
-        suffixes = " ".join(sorted(SUFFIXES))
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(f"no image files in {', '.join(map(str, named))}; their names must end in one of {suffixes}")
     return list(found.values())
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gcnet.data.decode import FULL_DEPTH
 from gcnet.data.images.built_in import CIFAR_NAMES, SCENE_SIZE, CifarImages, open_scenes
 from gcnet.data.images.labeled import open_labeled, open_labeled_validation
-from gcnet.data.images.probe import find_bit_depth, require_readable, usual_size
+from gcnet.data.images.probe import estimate_bit_depth, median_size, require_readable
 from gcnet.data.images.sources import CachedImages, FileImages, ImageSource, SubsetImages, limit_images
 from gcnet.data.settings import AugmentSettings, DataSettings, Preprocessing
 from gcnet.errors import UserError
@@ -132,7 +132,7 @@ def choose_preprocessing(
     That is small square images as they are, and others 224 from 256, with ImageNet's mean and standard deviation.
     Generated images keep the size that they are generated in.
 
-    The medians of the images' sides decide, see `gcnet.data.images.probe.usual_size`; where both sizes are given, no
+    The medians of the images' sides decide, see `gcnet.data.images.probe.median_size`; where both sizes are given, no
     image is looked at for them.
 
     Raises:
@@ -154,7 +154,7 @@ def _suited(settings: DataSettings, source: ImageSource) -> Preprocessing:
     depth = _bit_depth(settings, source)
     size, resize = settings.image_size, settings.resize
     if size is None or (resize is None and settings.crop is None):
-        short, long = usual_size(source)
+        short, long = median_size(source)
         size = size or (short if short == long <= _SMALL else _LARGE)
         if resize is None and (short, long) != (size, size):
             resize = round(size * _LARGE_RESIZE / _LARGE)
@@ -165,7 +165,7 @@ def _bit_depth(settings: DataSettings, source: ImageSource) -> int:
     """Bits in use of 16-bit images, as given or as a sample shows."""
     if settings.bit_depth != "auto":
         return int(settings.bit_depth)
-    return find_bit_depth(source) or FULL_DEPTH
+    return estimate_bit_depth(source) or FULL_DEPTH
 
 
 def _open_both(settings: DataSettings, seed: int, split_seed: int) -> tuple[ImageSource, ImageSource]:

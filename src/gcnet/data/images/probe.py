@@ -1,4 +1,4 @@
-"""Samples images to find their usual size, the bits in use, and whether any is readable."""
+"""SeededDataset images to find their usual size, the bits in use, and whether any is readable."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ _DEEP_SUFFIXES = (".png", ".tif", ".tiff", ".pgm", ".ppm", ".jp2", ".j2k", ".jpx
 Found = TypeVar("Found")
 
 
-def usual_size(source: ImageSource) -> tuple[int, int]:
+def median_size(source: ImageSource) -> tuple[int, int]:
     """Medians of the short and of the long side, in pixels, over images spread evenly over the source.
 
     Only headers are read, and unreadable images are passed over.
@@ -32,14 +32,14 @@ def usual_size(source: ImageSource) -> tuple[int, int]:
     return median_low(short for short, _ in sides), median_low(long for _, long in sides)
 
 
-def find_bit_depth(source: ImageSource) -> int | None:
+def estimate_bit_depth(source: ImageSource) -> int | None:
     """The bits in use of a source's 16-bit images, one of `BIT_DEPTHS`, by a sample; None where it has none.
 
     The largest value of the sample decides: below 1,024 it is 10 bits, below 4,096 it is 12, and so on.
     """
     with_suffix = [index for index in range(len(source)) if _may_be_deep(source, index)]
     sampled = evenly_spread(with_suffix, SAMPLED)
-    deep = [index for index in sampled if any(header.is_deep for header in _readable(source, [index], _header))]
+    deep = [index for index in sampled if any(header.is_16_bit for header in _readable(source, [index], _header))]
     chosen = evenly_spread(deep, _DEEP_SAMPLED)
     values = [value for value in _readable(source, chosen, _largest) if value is not None]
     if not values:
@@ -49,7 +49,7 @@ def find_bit_depth(source: ImageSource) -> int | None:
 
 def unused_depth_note(source: ImageSource, bit_depth: int) -> str | None:
     """What to tell where 16-bit images use fewer bits than they are read with, and so are dark; None elsewhere."""
-    found = find_bit_depth(source)
+    found = estimate_bit_depth(source)
     if found is None or found >= bit_depth:
         return None
     return (

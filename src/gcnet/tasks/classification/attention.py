@@ -9,7 +9,7 @@ from gcnet.analysis.capture import capture, describe_unread
 from gcnet.analysis.readers import Adapter
 from gcnet.data.decode import open_image
 from gcnet.data.settings import Preprocessing
-from gcnet.data.transforms import Normalise, resize_and_crop
+from gcnet.data.transforms import Normalize, resize_and_crop
 from gcnet.errors import UserError
 from gcnet.models.outputs import evaluating
 from gcnet.tasks.trained import TrainedClassifier
@@ -30,7 +30,7 @@ def look_at(
         UserError: the network's outputs are not finite.
     """
     image = resize_and_crop(open_image(path, bit_depth=preprocessing.bit_depth), preprocessing)
-    pixels = Normalise(preprocessing.mean, preprocessing.std)(image)
+    pixels = Normalize(preprocessing.mean, preprocessing.std)(image)
     device = next(network.model.parameters()).device
     with evaluating(network.model), capture(network.model, adapters=adapters) as found:
         scores = network.model(pixels[None].to(device))[0].float().softmax(0)

@@ -63,7 +63,7 @@ class Classification(Task):
         source = cast(Any, task).splits.val
         return source.read(index), source.classes[source.label(index)]
 
-    def usual_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
+    def median_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
         """The side that a network for small images is made for, else 224."""
         side = small_input(split_name(name)[1]) or _SIDE
         return side, side

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from gcnet.analysis.cost import count_flops
 from gcnet.data.coco.open import is_coco
-from gcnet.data.dataset import Images, Skipped
+from gcnet.data.dataset import ClassificationDataset, Skipped
 from gcnet.data.decode import check_text_file
 from gcnet.data.images.check import balanced_weights, class_counts, class_notes, describe_counts, shared_notes
 from gcnet.data.images.open import DataSplits, open_data
@@ -76,15 +76,15 @@ class ClassificationTraining:
             labels=labels if recipe.sampling == "balanced" else None,
             **share,
         )
-        self._train = Images(splits.train, splits.train_transform(settings.augment), seed=self._seed)
+        self._train = ClassificationDataset(splits.train, splits.train_transform(settings.augment), seed=self._seed)
         in_order = EvaluationSampler(
             len(splits.val), batch_size=max(1, recipe.images_per_step // processes.world), **share
         )
-        self._validation = self._loader(Images(splits.val, splits.eval_transform()), in_order)
+        self._validation = self._loader(ClassificationDataset(splits.val, splits.eval_transform()), in_order)
         self.steps_per_epoch = self._order.steps_per_epoch
         self.classes, self.evaluation_images = splits.classes, len(splits.val)
 
-    def _loader(self, images: Images, order: EpochSampler | EvaluationSampler) -> Any:
+    def _loader(self, images: ClassificationDataset, order: EpochSampler | EvaluationSampler) -> Any:
         pin = torch.cuda.is_initialized()
         size = self.splits.preprocessing.image_size
         return build_loader(images, order, self.settings.data.workers, pin_memory=pin, image_size=size)
@@ -171,7 +171,7 @@ class ClassificationTraining:
 
     def sample(self, device: torch.device) -> Prepared:
         """A batch of one validation image."""
-        batch = collate([first_readable(Images(self.splits.val, self.splits.eval_transform()))])
+        batch = collate([first_readable(ClassificationDataset(self.splits.val, self.splits.eval_transform()))])
         images = batch.images.to(device, memory_format=self._memory)
         return Prepared(images, batch.labels.to(device), batch.names, [])
 

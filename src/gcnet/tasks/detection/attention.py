@@ -9,7 +9,7 @@ from torch import Tensor
 from gcnet.analysis.attention import Attention
 from gcnet.analysis.capture import capture, describe_unread
 from gcnet.analysis.padding import Padding
-from gcnet.data.coco.loading import pixels
+from gcnet.data.coco.loading import image_to_tensor
 from gcnet.models.outputs import evaluating
 from gcnet.tasks.detection.predict import read_image
 from gcnet.tasks.trained import TrainedDetector
@@ -31,7 +31,7 @@ def look_at_objects(detector: TrainedDetector, path: Path) -> ImageMaps:
     device = next(network.parameters()).device
     with evaluating(network):
         image = read_image(path, network)
-        batch, _ = network.transform([pixels(image).to(device)])
+        batch, _ = network.transform([image_to_tensor(image).to(device)])
         height, width = batch.image_sizes[0]
         padding = Padding((height, width), tuple(batch.tensors.shape[-2:]))
 

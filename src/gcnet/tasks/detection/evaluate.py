@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gcnet.data.coco.annotated_images import CocoPart
+from gcnet.data.coco.annotated_images import CocoSplit
 from gcnet.data.coco.loading import DetectionBatch
 from gcnet.data.coco.open import open_validation
 from gcnet.data.dataset import Skipped
@@ -19,7 +19,7 @@ from gcnet.tasks.detection.inference import detector_results
 from gcnet.tasks.detection.metrics import DetectionResult, evaluate_detections
 
 
-def open_truth(settings: DataSettings, seed: int = 0, *, needs_images: bool = True, repairs: bool = True) -> CocoPart:
+def open_truth(settings: DataSettings, seed: int = 0, *, needs_images: bool = True, repairs: bool = True) -> CocoSplit:
     """The images of `open_validation`.
 
     Args:

@@ -25,7 +25,7 @@ def mask_oracle(images: CocoImages, side: int = 28) -> list[dict[str, Any]]:
     for index in range(len(images)):
         objects, size = images.objects(index), images.size(index)
         for part in chunks(len(objects.boxes), size):
-            found = _coarse(objects.boxes[part], objects.labels[part], objects.masks.chosen(part), side)
+            found = _coarse(objects.boxes[part], objects.labels[part], objects.masks.select(part), side)
             results += coco_results([found], [images.image_id(index)], images.category_ids)
     return results
 

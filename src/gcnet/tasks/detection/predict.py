@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from gcnet.data.coco.loading import pixels
+from gcnet.data.coco.loading import image_to_tensor
 from gcnet.data.coco.masks import extent
 from gcnet.data.dataset import Skipped
 from gcnet.data.decode import ImageError, open_image
@@ -173,7 +173,7 @@ def read_image(path: Path, network: Any) -> Image.Image:
 
 def _detect(network: Any, images: Iterable[Image.Image], labels: Int[Tensor, " classes"]) -> list[Found]:
     """The objects of some classes in each image, their masks not pasted yet."""
-    found = detect(network, [pixels(image).to(labels.device) for image in images])
+    found = detect(network, [image_to_tensor(image).to(labels.device) for image in images])
     kept = [torch.isin(one.values["labels"], labels) for one in found]
     return [
         one._replace(values={name: value[keep] for name, value in one.values.items()})

@@ -135,7 +135,7 @@ class Detection(Task):
         annotations = val.annotations(index)
         return draw_annotations(val.read(index), annotations), _listed(names[one["category_id"]] for one in annotations)
 
-    def usual_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
+    def median_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
         """Sides of 5 to 8, as the 800 by 1280 at which detectors are usually counted, or as long as it may be."""
         transform: Any = model.transform
         short = transform.min_size[-1]

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gcnet.data.coco.annotated_images import CocoPart
-from gcnet.data.coco.issues import MASK_KINDS, summary
+from gcnet.data.coco.annotated_images import CocoSplit
+from gcnet.data.coco.issues import MASK_ISSUE_KINDS, summary
 from gcnet.data.coco.loading import (
     DetectionBatch,
-    DetectionSamples,
+    DetectionDataset,
     aspect_groups,
     build_augment,
     build_detection_loader,
@@ -54,7 +54,7 @@ class DetectionTraining:
             to classifiers.
     """
 
-    def __init__(self, train: CocoPart, val: CocoPart, settings: TrainSettings, processes: Processes) -> None:
+    def __init__(self, train: CocoSplit, val: CocoSplit, settings: TrainSettings, processes: Processes) -> None:
         _refuse_classifiers(settings)
         self.parts = train, val
         self.val = val.images
@@ -79,12 +79,12 @@ class DetectionTraining:
         images = fitted.images_per_step
         groups = None if detector.jitter else aspect_groups(self.train)
         self._order = EpochSampler(len(self.train), batch_size=images, seed=seed, groups=groups, **share)
-        self._samples = DetectionSamples(self.train, augment, seed=seed)
+        self._samples = DetectionDataset(self.train, augment, seed=seed)
         in_order = EvaluationSampler(len(self.val), batch_size=1, **share)
-        self._validation = self._loader(DetectionSamples(self.val, with_objects=False), in_order)
+        self._validation = self._loader(DetectionDataset(self.val, with_objects=False), in_order)
         self.steps_per_epoch = self._order.steps_per_epoch
 
-    def _loader(self, samples: DetectionSamples, order: EpochSampler | EvaluationSampler) -> Any:
+    def _loader(self, samples: DetectionDataset, order: EpochSampler | EvaluationSampler) -> Any:
         pin = torch.cuda.is_initialized()
         return build_detection_loader(samples, order, self.settings.data.workers, pin_memory=pin)
 
@@ -142,7 +142,7 @@ class DetectionTraining:
 
     def sample(self, device: torch.device) -> DetectionBatch:
         """A batch of one validation image, without its objects."""
-        return collate_detection([first_readable(DetectionSamples(self.val, with_objects=False))]).to(device)
+        return collate_detection([first_readable(DetectionDataset(self.val, with_objects=False))]).to(device)
 
     def answers(self, network: nn.Module, batch: DetectionBatch) -> object:
         """The detections of the network, in evaluation mode, with masks pasted a few at a time as in evaluation."""
@@ -243,7 +243,7 @@ class DetectionTraining:
         """Nothing: `gcnet evaluate` draws the pictures of a detector."""
 
 
-def _nothing_to_learn(part: CocoPart) -> UserError:
+def _nothing_to_learn(part: CocoSplit) -> UserError:
     annotations = part.images.content["annotations"]
     crowds = sum(annotation.get("iscrowd", 0) for annotation in annotations)
     reason = ""
@@ -304,9 +304,9 @@ def filled_detection(settings: TrainSettings) -> TrainSettings:
     return replace(settings, recipe=recipe.filled(DETECTOR_PRESET), detector=replace(detector, norm=norm))
 
 
-def _require_masks(part: CocoPart, model: str) -> None:
+def _require_masks(part: CocoSplit, model: str) -> None:
     if not part.mask_counts()[0]:
-        skipped = [issue for issue in part.issues if issue.kind in MASK_KINDS]
+        skipped = [issue for issue in part.issues if issue.kind in MASK_ISSUE_KINDS]
         reason = f"no mask that can be used ({summary(skipped)})" if skipped else "boxes and no masks"
         raise UserError(
             f"{printable(part.place)} has {reason}, and {model} learns masks: take {without_masks(model)}, a detector "
@@ -314,7 +314,7 @@ def _require_masks(part: CocoPart, model: str) -> None:
         )
 
 
-def _without_mask(part: CocoPart) -> int:
+def _without_mask(part: CocoSplit) -> int:
     """The number of annotations without a mask, of crowds too: masks can be evaluated where there are none."""
     return sum(not one.get("segmentation") for one in part.images.content["annotations"])
 

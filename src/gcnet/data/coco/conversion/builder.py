@@ -12,7 +12,7 @@ from gcnet.errors import printable
 
 
 @dataclass(frozen=True)
-class Problem:
+class LabelIssue:
     """What is wrong with a file, or should be known of it: a kind, and what was found in which file."""
 
     kind: str
@@ -24,7 +24,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Converted:
+class ConvertedData:
     """A data set in COCO's format.
 
     Attributes:
@@ -35,7 +35,7 @@ class Converted:
 
     root: Path
     splits: Mapping[str, dict[str, Any]]
-    problems: tuple[Problem, ...]
+    problems: tuple[LabelIssue, ...]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class LabelFormat:
     name: str
     expected: str
     matches: Callable[[Path], bool]
-    convert: Callable[[Path], Converted]
+    convert: Callable[[Path], ConvertedData]
 
 
 class CocoBuilder:
@@ -123,9 +123,9 @@ def upright_size(path: Path) -> tuple[int, int]:
     return read_header(path).upright_size
 
 
-def image_problem(error: ImageError, root: Path) -> Problem:
+def image_issue(error: ImageError, root: Path) -> LabelIssue:
     """The problem of an image that cannot be read."""
-    return Problem("unreadable image, skipped", error.reason, file_name=os.path.relpath(error.path, root))
+    return LabelIssue("unreadable image, skipped", error.reason, file_name=os.path.relpath(error.path, root))
 
 
 def images_below(folder: Path) -> list[Path]:

@@ -12,7 +12,14 @@ from xml.parsers import expat
 import numpy as np
 from jaxtyping import UInt8
 
-from gcnet.data.coco.conversion.builder import CocoBuilder, Converted, LabelFormat, Problem, image_problem, images_below
+from gcnet.data.coco.conversion.builder import (
+    CocoBuilder,
+    ConvertedData,
+    LabelFormat,
+    LabelIssue,
+    image_issue,
+    images_below,
+)
 from gcnet.data.coco.masks import compressed_runs
 from gcnet.data.decode import ImageError, read_header, read_values
 from gcnet.data.splits import split_in_name
@@ -46,7 +53,7 @@ def is_voc(path: Path) -> bool:
     return path.is_dir() and bool(_xml_files(path))
 
 
-def read_voc(path: Path) -> Converted:
+def convert_voc(path: Path) -> ConvertedData:
     """Convert a Pascal VOC data set.
 
     Boxes count pixels from 1, as VOC's do, and include the last one; from 0 where any coordinate of the data set is 0
@@ -57,7 +64,7 @@ def read_voc(path: Path) -> Converted:
         UserError: no file holds an annotation of VOC's format.
     """
     root = Path(os.path.realpath(path))
-    problems: list[Problem] = []
+    problems: list[LabelIssue] = []
     files = _xml_files(root)
     read = [one for file in files if (one := _read(file, root, problems)) is not None]
     if not read:
@@ -72,28 +79,28 @@ def read_voc(path: Path) -> Converted:
         builder = builders[split] = CocoBuilder(root, classes)
         for image in images:
             _convert(builder, image, first, pictures, problems)
-    return Converted(root, {split: one.content() for split, one in builders.items()}, tuple(problems))
+    return ConvertedData(root, {split: one.content() for split, one in builders.items()}, tuple(problems))
 
 
 def _convert(
-    builder: CocoBuilder, image: _Image, first: int, pictures: Mapping[str, list[Path]], problems: list[Problem]
+    builder: CocoBuilder, image: _Image, first: int, pictures: Mapping[str, list[Path]], problems: list[LabelIssue]
 ) -> None:
     """Add an image and its objects."""
     name = os.path.relpath(image.file, builder.root)
     path = _picture(image, pictures)
     if path is None:
-        problems.append(Problem("annotation without an image, skipped", f"no {image.file_name}", file_name=name))
+        problems.append(LabelIssue("annotation without an image, skipped", f"no {image.file_name}", file_name=name))
         return
     try:
         header = read_header(path)
     except ImageError as error:
-        problems.append(image_problem(error, builder.root))
+        problems.append(image_issue(error, builder.root))
         return
     stored = header.width, header.height
     upright = header.upright_size
     if image.size is not None and image.size not in (upright, stored):
         found = f"{image.size[0]} x {image.size[1]} in the annotation, {stored[0]} x {stored[1]} in the file"
-        problems.append(Problem("image of another size, skipped", found, file_name=name))
+        problems.append(LabelIssue("image of another size, skipped", found, file_name=name))
         return
     size = image.size or upright
     builder.add_image(path, *size)
@@ -102,7 +109,7 @@ def _convert(
         left, top, right, bottom = one.corners
         box = [left - first, top - first, right - left + first, bottom - top + first]
         if box[2] <= 0 or box[3] <= 0:
-            problems.append(Problem("invalid box, skipped", f"{one.name} at {list(one.corners)}", file_name=name))
+            problems.append(LabelIssue("invalid box, skipped", f"{one.name} at {list(one.corners)}", file_name=name))
             continue
         runs = masks.of(one.number, box)
         builder.add_object(builder.classes.index(one.name), box, runs=runs, is_difficult=one.is_difficult)
@@ -129,17 +136,17 @@ def _picture(image: _Image, pictures: Mapping[str, list[Path]]) -> Path | None:
     return max(pictures.get(image.file.stem) or pictures.get(named.stem, []), key=nearness, default=None)
 
 
-def _read(file: Path, root: Path, problems: list[Problem]) -> _Image | None:
+def _read(file: Path, root: Path, problems: list[LabelIssue]) -> _Image | None:
     """What an XML file says; None, with a problem, if it is no annotation."""
     name = os.path.relpath(file, root)
     try:
         tree = read_xml(file)
     except UserError as error:
-        problems.append(Problem("unreadable annotation, skipped", str(error), file_name=name))
+        problems.append(LabelIssue("unreadable annotation, skipped", str(error), file_name=name))
         return None
     if tree.tag != "annotation":
         found = f"its root is <{tree.tag}>, expected <annotation>"
-        problems.append(Problem("unreadable annotation, skipped", found, file_name=name))
+        problems.append(LabelIssue("unreadable annotation, skipped", found, file_name=name))
         return None
     image = _Image(file, _text(tree, "filename") or f"{file.stem}.jpg", _size(tree.find("size")))
     for number, one in enumerate(tree.findall("object"), start=1):
@@ -147,7 +154,7 @@ def _read(file: Path, root: Path, problems: list[Problem]) -> _Image | None:
         corners = [] if box is None else [_number(_text(box, corner)) for corner in _CORNERS]
         label = _text(one, "name")
         if not label or len(corners) != 4 or not all(map(math.isfinite, corners)):
-            problems.append(Problem("object without name or box, skipped", f"name {label!r}", file_name=name))
+            problems.append(LabelIssue("object without name or box, skipped", f"name {label!r}", file_name=name))
             continue
         left, top, right, bottom = corners
         difficult = _text(one, "difficult") == "1"
@@ -202,7 +209,7 @@ def _listed(place: Path) -> list[Path]:
     return sorted(file for file in found if not file.name.startswith("."))
 
 
-def _splits(root: Path, images: Sequence[_Image], problems: list[Problem]) -> dict[str, list[_Image]]:
+def _splits(root: Path, images: Sequence[_Image], problems: list[LabelIssue]) -> dict[str, list[_Image]]:
     """The images of each split."""
     by_stem = {image.file.stem: image for image in images}
     lists = root / "ImageSets" / "Main"
@@ -216,7 +223,7 @@ def _splits(root: Path, images: Sequence[_Image], problems: list[Problem]) -> di
         found[split] = [by_stem[stem] for stem in stems if stem in by_stem]
         if lacking := [stem for stem in stems if stem not in by_stem]:
             problems.append(
-                Problem(
+                LabelIssue(
                     "listed without an annotation",
                     f"{len(lacking):,} names, such as {lacking[0]}",
                     file_name=os.path.relpath(file, root),
@@ -271,7 +278,7 @@ class ObjectMasks:
         problems: gets what cannot be used.
     """
 
-    def __init__(self, annotation: Path, size: tuple[int, int], root: Path, problems: list[Problem]) -> None:
+    def __init__(self, annotation: Path, size: tuple[int, int], root: Path, problems: list[LabelIssue]) -> None:
         self._file = annotation.parent.parent / _FOLDER / f"{annotation.stem}.png"
         self._root, self._problems = root, problems
         self._numbers = self._read(size) if self._file.is_file() else None
@@ -303,7 +310,7 @@ class ObjectMasks:
         return numbers
 
     def _report(self, kind: str, found: str) -> None:
-        self._problems.append(Problem(kind, found, file_name=os.path.relpath(self._file, self._root)))
+        self._problems.append(LabelIssue(kind, found, file_name=os.path.relpath(self._file, self._root)))
 
 
 def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
@@ -318,6 +325,6 @@ VOC = LabelFormat(
     "Pascal VOC annotations",
     "a folder of Pascal VOC annotations (Annotations/*.xml)",
     is_voc,
-    read_voc,
+    convert_voc,
 )
 """Pascal VOC annotations."""

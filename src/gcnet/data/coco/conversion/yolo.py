@@ -10,10 +10,10 @@ from typing import Any
 
 from gcnet.data.coco.conversion.builder import (
     CocoBuilder,
-    Converted,
+    ConvertedData,
     LabelFormat,
-    Problem,
-    image_problem,
+    LabelIssue,
+    image_issue,
     images_below,
     upright_size,
 )
@@ -47,7 +47,7 @@ def is_yolo(path: Path) -> bool:
     return _yaml_of(path) is not None or any(_label_folders(path)) or _has_labels_beside(path)
 
 
-def read_yolo(path: Path) -> Converted:
+def convert_yolo(path: Path) -> ConvertedData:
     """Convert a YOLO data set for detection (class, center, size) or segmentation (class, polygon).
 
     Args:
@@ -57,7 +57,7 @@ def read_yolo(path: Path) -> Converted:
         UserError: the files are not those of a YOLO data set.
     """
     file = path if path.is_file() else _yaml_of(path)
-    problems: list[Problem] = []
+    problems: list[LabelIssue] = []
     layout = _from_yaml(file, problems) if file is not None else _from_folder(path)
     found = {split: list(_images(places, layout.root, problems)) for split, places in layout.splits.items()}
     if not any(found.values()):
@@ -70,28 +70,28 @@ def read_yolo(path: Path) -> Converted:
     for split, images in found.items():
         for image in images:
             _convert(builders[split], image, labels[image], layout.has_keypoints, problems)
-    return Converted(layout.root, {split: one.content() for split, one in builders.items()}, tuple(problems))
+    return ConvertedData(layout.root, {split: one.content() for split, one in builders.items()}, tuple(problems))
 
 
 def _convert(
-    builder: CocoBuilder, image: Path, lines: list[str] | None, has_keypoints: bool, problems: list[Problem]
+    builder: CocoBuilder, image: Path, lines: list[str] | None, has_keypoints: bool, problems: list[LabelIssue]
 ) -> None:
     """Add an image and its objects."""
     try:
         size = upright_size(image)
     except ImageError as error:
-        problems.append(image_problem(error, builder.root))
+        problems.append(image_issue(error, builder.root))
         return
     builder.add_image(image, *size)
     name = os.path.relpath(image, builder.root)
     if lines is None:
-        problems.append(Problem("image without a label file, kept without objects", "no .txt file", file_name=name))
+        problems.append(LabelIssue("image without a label file, kept without objects", "no .txt file", file_name=name))
     for number, line in enumerate(lines or [], start=1):
         try:
             label, box, polygon = _parse(line, len(builder.classes), size, has_keypoints)
         except ValueError as error:
             kind = "invalid label, skipped"
-            problems.append(Problem(kind, f"line {number}: {error}: {line[:60]!r}", file_name=name))
+            problems.append(LabelIssue(kind, f"line {number}: {error}: {line[:60]!r}", file_name=name))
         else:
             builder.add_object(label, box, polygon)
 
@@ -129,7 +129,7 @@ def _parse(
     return int(label), [left, top, right - left, bottom - top], None
 
 
-def _from_yaml(file: Path, problems: list[Problem]) -> _Layout:
+def _from_yaml(file: Path, problems: list[LabelIssue]) -> _Layout:
     content = _read_yaml(file)
     root = Path(os.path.realpath(file)).parent
     base = content.get("path")
@@ -143,7 +143,7 @@ def _from_yaml(file: Path, problems: list[Problem]) -> _Layout:
         lacking = [text for text, place in places.items() if place is None]
         if lacking and split == "train":
             raise UserError(f'{printable(root)} has no "{printable(lacking[0])}", which its data.yaml names')
-        problems += [Problem(f"missing images of {split}, skipped", f"no {text}") for text in lacking]
+        problems += [LabelIssue(f"missing images of {split}, skipped", f"no {text}") for text in lacking]
         if found := tuple(place for place in places.values() if place is not None):
             splits[split] = found
     if not splits:
@@ -241,15 +241,15 @@ def _names(content: Mapping[str, Any], file: Path) -> tuple[str, ...] | None:
     return None if names is None else tuple(map(str, names))
 
 
-def _numbered(labels: Any, problems: list[Problem]) -> tuple[str, ...]:
+def _numbered(labels: Any, problems: list[LabelIssue]) -> tuple[str, ...]:
     """Names for classes of which no file tells the names."""
     firsts = {line.split()[0] for lines in labels for line in lines or []}
     highest = max((int(first) for first in firsts if first.isascii() and first.isdigit() and len(first) < 5), default=0)
-    problems.append(Problem("no class names", f"the classes are called 0 to {highest}; classes.txt would name them"))
+    problems.append(LabelIssue("no class names", f"the classes are called 0 to {highest}; classes.txt would name them"))
     return tuple(map(str, range(highest + 1)))
 
 
-def _images(places: Sequence[Path], root: Path, problems: list[Problem]) -> Iterator[Path]:
+def _images(places: Sequence[Path], root: Path, problems: list[LabelIssue]) -> Iterator[Path]:
     """The images of a split: of folders, or of text files that list them."""
     for place in places:
         if place.is_dir():
@@ -262,7 +262,7 @@ def _images(places: Sequence[Path], root: Path, problems: list[Problem]) -> Iter
             if path is not None:
                 yield Path(path)
             else:
-                problems.append(Problem("missing image, skipped", resolved.missing[name], file_name=name))
+                problems.append(LabelIssue("missing image, skipped", resolved.missing[name], file_name=name))
 
 
 def _label_file(image: Path, root: Path) -> Path:
@@ -277,12 +277,14 @@ def _label_file(image: Path, root: Path) -> Path:
     return beside if beside.is_file() or not inner.is_file() else inner
 
 
-def _unused_labels(used: set[Path], root: Path) -> list[Problem]:
+def _unused_labels(used: set[Path], root: Path) -> list[LabelIssue]:
     """Label files beside those of the images that belong to no image, or to one of an unsupported format."""
     folders = sorted({file.parent for file in used})
     others = [file for folder in folders for file in sorted(folder.glob("*.txt")) if file not in used]
     return [
-        Problem("label file without an image, skipped", "no image of its name", file_name=os.path.relpath(file, root))
+        LabelIssue(
+            "label file without an image, skipped", "no image of its name", file_name=os.path.relpath(file, root)
+        )
         for file in others
         if file.name not in _CLASS_FILES and _is_label(file)
     ]
@@ -309,6 +311,6 @@ YOLO = LabelFormat(
     "YOLO labels",
     "a YOLO data.yaml, a folder of YOLO labels (labels/*.txt beside images/, or classes.txt)",
     is_yolo,
-    read_yolo,
+    convert_yolo,
 )
 """YOLO labels."""
