@@ -14,7 +14,7 @@ from gcnet.analysis.timing import Numerics, fill_zero_parameters, forward_call, 
 from gcnet.blocks import block_options, build_block, list_blocks
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
-from gcnet.models.detector.deformable import DeformableConv2d
+from gcnet.models.detector.backbone import DeformableConv2d
 from gcnet.tasks.detection.costs import count_detector_flops
 
 CHANNELS, HEIGHT, WIDTH = 32, 7, 5

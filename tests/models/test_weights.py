@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gcnet.errors import UserError
 from gcnet.insertion import context_parameters
 from gcnet.models.create import create_model
-from gcnet.models.detector.deformable import DeformableConv2d
+from gcnet.models.detector.backbone import DeformableConv2d
 from gcnet.models.model_file import save_model
 
 LAST = {"cifar_resnet20": "layer3", "scenes_resnet": "layer1"}

@@ -68,7 +68,7 @@ _DETECTOR_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def _detector(host: str, kind: str, suffix: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
-    from gcnet.models.detector.deformable import make_deformable
+    from gcnet.models.detector.backbone import make_deformable
     from gcnet.models.detector.mask_rcnn import build_mask_rcnn
 
     backbone = HOSTS[host](1)
@@ -178,7 +178,7 @@ def detector_options(host_name: str, options: Mapping[str, Any]) -> dict[str, An
     if not is_detector(host_name):
         proposal = nearest(_DETECTOR_KINDS[0] + host_name, list_detectors())
         raise UserError(f'detector= holds options of a detector, and "{host_name}" is a classifier{proposal}')
-    from gcnet.models.detector.options import check_options
+    from gcnet.models.detector.mask_rcnn import check_options
 
     check_options(options)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gcnet.models.detector.cascade import CascadeRoIHeads, _is_among, _refined
+from gcnet.models.detector.cascade import CascadeRoIHeads, _is_among, _refine
 from gcnet.models.detector.mask_rcnn import build_mask_rcnn
 from gcnet.models.registry import build_host
 from models.detector.test_mask_rcnn import SMALL, calibrated, detector, photographs, targets
@@ -33,7 +33,7 @@ def test_a_stage_moves_the_boxes_of_the_one_before_by_its_deltas_within_the_imag
     stage = cascade().roi_heads.stages[1]
     boxes = torch.tensor([[10.0, 20.0, 30.0, 60.0], [0.0, 0.0, 8.0, 4.0]])
     deltas = torch.tensor([[2.0, 0.0, 0.0, 0.0], [-40.0, 0.0, 0.0, 0.0]])  # 0.05 of the width each: a tenth, twice it
-    (found,) = _refined(stage, deltas, [boxes], [(70, 90)])
+    (found,) = _refine(stage, deltas, [boxes], [(70, 90)])
     torch.testing.assert_close(found, torch.tensor([[12.0, 20.0, 32.0, 60.0], [0.0, 0.0, 0.0, 4.0]]))
 
 

@@ -1,5 +1,6 @@
 """Mask R-CNN: torchvision's numbers with torchvision's parts, parameters to the unit, gradients, blocks, files."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,10 @@ from gcnet.blocks import BLOCKS
 from gcnet.errors import UserError
 from gcnet.insertion import context_parameters, insert
 from gcnet.models.create import create_model
-from gcnet.models.detector.backbone import FixedBatchNorm2d, set_norms
-from gcnet.models.detector.boxes import UnfilteredRoIHeads
+from gcnet.models.detector.backbone import DeformableConv2d, FixedBatchNorm2d, set_norms
 from gcnet.models.detector.cascade import CascadeRoIHeads
-from gcnet.models.detector.deformable import DeformableConv2d
-from gcnet.models.detector.mask_rcnn import build_mask_rcnn
+from gcnet.models.detector.mask_rcnn import build_mask_rcnn, check_options
+from gcnet.models.detector.roi_heads import UnfilteredRoIHeads
 from gcnet.models.model_file import load_model, save_model
 from gcnet.models.registry import build_host, list_detectors
 
@@ -247,23 +247,23 @@ def test_heads_are_trained_on_as_many_regions_of_an_image_as_told(cascade: bool)
     assert all(0 < counts[0] <= 7 for counts in seen)
 
 
-MISTAKES = {
+INVALID_ARGUMENTS = {
     "numerics": ({"numerics": "mmdet3"}, 'unknown numerics "mmdet3"; did you mean "mmdet"'),
     "norm": ({"norm": "frozn"}, 'unknown norm "frozn"; did you mean "frozen"'),
     "heads": ({"heads": "2f"}, 'unknown heads "2f"; did you mean "2fc"'),
-    "classes": ({"num_classes": 0}, "at least 1; found 0"),
-    "levels": ({"anchor_sides": (8.0, 16.0)}, "one for each of 5 levels, found 2"),
-    "sides": ({"anchor_sides": (8.0, 16.0, 32.0, 64.0, 0.0)}, "pixels above 0, one for each level, found"),
-    "size": ({"image_size": (800, 600)}, "a short and a long side in whole pixels, found"),
-    "regions": ({"regions": 0}, "regions is a whole number, at least 1; found 0"),
-    "width": ({"width": 0}, "width is a whole number, at least 1; found 0"),
-    "hidden": ({"hidden": -1}, "hidden is a whole number, at least 1; found -1"),
-    "eps": ({"norm_eps": -1e-5}, "norm_eps is added to variances, at least 0; found -1e-05"),
+    "classes": ({"num_classes": 0}, "at least 1, without the background; found 0"),
+    "levels": ({"anchor_sides": (8.0, 16.0)}, "one size for each of 5 levels, found 2"),
+    "sides": ({"anchor_sides": (8.0, 16.0, 32.0, 64.0, 0.0)}, "sizes in pixels above 0, one per level; found"),
+    "size": ({"image_size": (800, 600)}, "must be min_size and max_size in whole pixels, found"),
+    "regions": ({"regions": 0}, "regions must be a whole number, at least 1; found 0"),
+    "width": ({"width": 0}, "width must be a whole number, at least 1; found 0"),
+    "hidden": ({"hidden": -1}, "hidden must be a whole number, at least 1; found -1"),
+    "eps": ({"norm_eps": -1e-5}, "norm_eps must be a number, at least 0; found -1e-05"),
 }
 
 
-@pytest.mark.parametrize(("options", "sentence"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_said(options: dict, sentence: str) -> None:
+@pytest.mark.parametrize(("options", "sentence"), INVALID_ARGUMENTS.values(), ids=INVALID_ARGUMENTS)
+def test_an_invalid_argument_is_refused(options: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         detector(**options)
 
@@ -271,3 +271,38 @@ def test_a_mistake_is_said(options: dict, sentence: str) -> None:
 def test_a_mistyped_detector_gets_the_nearest_name() -> None:
     with pytest.raises(UserError, match='did you mean "mask_rcnn_gc_resnet50"'):
         create_model("mask_rcnn_gc_resnt50")
+
+
+INVALID_OPTIONS = {
+    "region": (3, 'unknown option of a detector "region"; did you mean "regions"'),
+    "norm": (None, 'unknown norm "None"; valid: fixed, frozen, batch, sync'),
+    "heads": ("4conv", 'unknown heads "4conv"; did you mean "4conv1fc"'),
+    "numerics": ([], r'unknown numerics "\[\]"; valid: torchvision, mmdet'),
+    "norm_eps": ("1e-5", "norm_eps must be a number, at least 0; found 1e-5"),
+    "image_size": (800, "image_size must be min_size and max_size in whole pixels, found 800"),
+    "anchor_sides": ("big", "anchor_sides must be sizes in pixels above 0, one per level; found big"),
+    "width": (2.5, "width must be a whole number, at least 1; found 2.5"),
+    "hidden": (True, "hidden must be a whole number, at least 1; found True"),
+    "regions": (float("nan"), "regions must be a whole number, at least 1; found nan"),
+}
+
+
+def test_the_defaults_of_the_builder_are_all_valid_options() -> None:
+    given_otherwise = ("classifier", "num_classes", "cascade", "masks")
+    parameters = inspect.signature(build_mask_rcnn).parameters.items()
+    defaults = {name: parameter.default for name, parameter in parameters if name not in given_otherwise}
+    check_options(defaults)
+    with pytest.raises(UserError, match=f"valid: {', '.join(defaults)}$"):
+        check_options({"zzz": 1})
+
+
+@pytest.mark.parametrize("name", INVALID_OPTIONS)
+def test_an_invalid_option_is_refused(name: str) -> None:
+    value, sentence = INVALID_OPTIONS[name]
+    with pytest.raises(UserError, match=sentence):
+        create_model("mask_rcnn_gc_cifar_resnet20", detector={name: value})
+
+
+@pytest.mark.parametrize("options", [{"norm_eps": 0}, {"anchor_sides": [8, 9.5]}, {"image_size": [7, 7]}], ids=str)
+def test_whole_numbers_and_lists_do_as_well(options: dict) -> None:
+    check_options(options)

@@ -10,10 +10,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 from torchvision.ops.poolers import LevelMapper
 
-from gcnet.models.detector.boxes import ClampedBoxCoder, FixedStrideAnchors
-from gcnet.models.detector.conventions import NUMERICS
-from gcnet.models.detector.pooling import AlignedRoIPool, region_levels
-from gcnet.models.detector.transform import RoundedTransform, paste_masks, rescaled
+from gcnet.models.detector.anchors import FixedStrideAnchors
+from gcnet.models.detector.conventions import CONVENTIONS
+from gcnet.models.detector.roi_heads import AlignedRoIPool, ClampedBoxCoder, roi_levels
+from gcnet.models.detector.transform import RoundedTransform, paste_masks, resized_shape
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -34,9 +34,9 @@ def test_anchors_are_not_rounded_and_lie_at_the_configured_stride() -> None:
     )
 
 
-@pytest.mark.parametrize("name", NUMERICS)
+@pytest.mark.parametrize("name", CONVENTIONS)
 def test_anchors_are_float32_on_features_of_half_precision(name: str) -> None:
-    anchors = NUMERICS[name].anchors((8.0, 16.0), (4, 8))
+    anchors = CONVENTIONS[name].anchors((8.0, 16.0), (4, 8))
     images, sides = ImageList(torch.zeros(1, 3, 8, 1336), [(8, 1336)]), ((2, 334), (1, 167))
     single, half = (
         anchors(images, [torch.zeros(1, 1, *side, dtype=dtype) for side in sides])[0]
@@ -49,7 +49,7 @@ def test_anchors_are_float32_on_features_of_half_precision(name: str) -> None:
 def test_torchvisions_anchors_are_rounded() -> None:
     sides = (32.0, 64.0, 128.0, 256.0, 512.0)
     rounded, exact = (
-        NUMERICS[name].anchors(sides, (4, 8, 16, 32, 64)).cell_anchors[0] for name in ("torchvision", "mmdet")
+        CONVENTIONS[name].anchors(sides, (4, 8, 16, 32, 64)).cell_anchors[0] for name in ("torchvision", "mmdet")
     )
     assert rounded[0].tolist() == [-23.0, -11.0, 23.0, 11.0]
     assert (exact[0] - rounded[0]).abs().max() > 0.3
@@ -117,7 +117,7 @@ def test_pooling_is_aligned_and_takes_as_many_samples_as_a_cell_has_pixels() -> 
         torch.zeros(0, 4),
     ]
     pooled = AlignedRoIPool(("0", "1"), 5, (4, 8))(maps, boxes, [(244, 212)] * 3)
-    assert region_levels(torch.cat(boxes), 2).tolist() == [0, 1, 0]
+    assert roi_levels(torch.cat(boxes), 2).tolist() == [0, 1, 0]
     for row, (image, level, box) in enumerate(((0, 0, boxes[0][0]), (0, 1, boxes[0][1]), (1, 0, boxes[1][0]))):
         for channel in range(3):
             expected = pooled_by_loop(maps[str(level)][image, channel].double().numpy(), box.tolist(), 4 * 2**level, 5)
@@ -127,16 +127,16 @@ def test_pooling_is_aligned_and_takes_as_many_samples_as_a_cell_has_pixels() -> 
 def test_the_level_changes_where_the_root_of_the_area_doubles() -> None:
     sides = torch.tensor([1.0, 111.9, 112.0, 223.9, 224.0, 447.9, 448.0, 5000.0])
     regions = torch.stack([torch.zeros(8), torch.zeros(8), sides, sides], dim=1)
-    assert region_levels(regions, 4).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert roi_levels(regions, 4).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_the_level_follows_the_finest_stride_as_torchvisions_does() -> None:
     sides = torch.tensor([5.0, 27.9, 28.0, 55.9, 56.0, 300.0])
     regions = torch.stack([torch.zeros(6), torch.zeros(6), sides, sides], dim=1)
-    assert region_levels(regions, 3, finest_stride=1).tolist() == [0, 0, 1, 1, 2, 2]
+    assert roi_levels(regions, 3, finest_stride=1).tolist() == [0, 0, 1, 1, 2, 2]
     for stride, exponent in ((1, 0), (2, 1), (4, 2)):
         theirs = LevelMapper(exponent, exponent + 2)([regions])
-        assert torch.equal(region_levels(regions, 3, finest_stride=stride), theirs)
+        assert torch.equal(roi_levels(regions, 3, finest_stride=stride), theirs)
 
 
 def test_half_precision_maps_are_pooled_at_exact_places() -> None:
@@ -165,7 +165,7 @@ def test_gradients_reach_the_map_that_was_pooled_and_no_other() -> None:
     ],
 )
 def test_sides_are_rounded_to_the_nearest_pixel(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert rescaled(*size, 800, 1333) == expected
+    assert resized_shape(*size, min_size=800, max_size=1333) == expected
 
 
 def test_resizing_is_that_of_opencv_to_a_grey_level() -> None:

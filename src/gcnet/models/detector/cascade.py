@@ -1,28 +1,29 @@
-"""The heads of Cascade R-CNN (arXiv 1712.00726): three stages, each refining the boxes of the one before."""
+"""The heads of Cascade R-CNN (arXiv 1712.00726): three stages, each refining the boxes of the previous stage."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
 from torchvision.ops import clip_boxes_to_image
 
-from gcnet.models.detector.mask_loss import mask_loss
+from gcnet.models.detector.roi_heads import mask_loss
 
 
 class CascadeRoIHeads(nn.Module):
-    """Three `RoIHeads` in a row, called as one.
+    """A sequence of `RoIHeads` with the interface of one.
 
-    A stage regresses boxes without regard to class, and passes them on. In evaluation the class logits are averaged
-    over the stages, the boxes are the last one's, and in these the stages' mask probabilities are averaged. In training
-    each stage samples at an overlap of its own among the boxes that reach it and the true ones, and its losses weigh
-    less than those of the stage before; a true box itself is not passed on.
+    Each stage refines the boxes of the previous one with class-agnostic deltas. In evaluation mode class probabilities
+    come from the logits averaged over stages, boxes from the last stage, and masks from the mask probabilities averaged
+    over stages. In training mode each stage samples RoIs at its own IoU threshold from the boxes of the previous stage
+    and the ground truth; ground-truth boxes are not passed on.
 
     Args:
-        stages: heads with box and mask parts, whose box predictor has four deltas.
-        loss_weights: one a stage.
+        stages: heads with box and mask parts, whose box predictor returns four deltas.
+        loss_weights: weight of each stage's losses.
     """
 
     def __init__(self, stages: Sequence[RoIHeads], loss_weights: Sequence[float]) -> None:
@@ -37,7 +38,19 @@ class CascadeRoIHeads(nn.Module):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Detections of each image in evaluation mode, losses by name in training mode; the other is empty."""
+        """Predict detections in evaluation mode, or compute losses in training mode.
+
+        Args:
+            features: feature maps (N, C, H, W) by level name.
+            proposals: proposals of each image (P, 4), as left, top, right, bottom in pixels.
+            image_shapes: height and width of each image.
+            targets: in training mode, `boxes` (K, 4), `labels` (K,) int64 from 1, `masks` (K, H, W) uint8 and
+                optionally `has_mask` (K,) bool of each image.
+
+        Returns:
+            Detections of each image (empty in training mode): `boxes` (D, 4), `labels` (D,), `scores` (D,) and
+            `masks` (D, 1, M, M); and scalar losses by name (empty in evaluation mode).
+        """
         if self.training:
             assert targets is not None
             return [], self._losses(features, proposals, image_shapes, targets)
@@ -46,21 +59,21 @@ class CascadeRoIHeads(nn.Module):
     def _detections(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        last, logits = self.stages[-1], []
+        last, stage_logits = self.stages[-1], []
         for stage in self.stages:
-            found, deltas = _predict(stage, features, proposals, image_shapes)
-            logits.append(found)
+            logits, deltas = _predict(stage, features, proposals, image_shapes)
+            stage_logits.append(logits)
             if stage is not last:
-                proposals = _refined(stage, deltas, proposals, image_shapes)
-        averaged = torch.stack(logits).mean(0)
-        of_every_class = deltas.repeat(1, averaged.shape[1])
-        boxes, scores, labels = last.postprocess_detections(averaged, of_every_class, proposals, image_shapes)
-        regions = last.mask_roi_pool(features, boxes, image_shapes)
-        each = [
-            torch.cat(maskrcnn_inference(stage.mask_predictor(stage.mask_head(regions)), labels))
+                proposals = _refine(stage, deltas, proposals, image_shapes)
+        mean_logits = torch.stack(stage_logits).mean(0)
+        class_deltas = deltas.repeat(1, mean_logits.shape[1])  # postprocess_detections takes deltas of every class
+        boxes, scores, labels = last.postprocess_detections(mean_logits, class_deltas, proposals, image_shapes)
+        pooled = last.mask_roi_pool(features, boxes, image_shapes)
+        stage_masks = [
+            torch.cat(maskrcnn_inference(stage.mask_predictor(stage.mask_head(pooled)), labels))
             for stage in self.stages
         ]
-        masks = torch.stack(each).mean(0).split([len(found) for found in boxes])
+        masks = torch.stack(stage_masks).mean(0).split([len(rows) for rows in boxes])
         return [
             {"boxes": boxes[i], "labels": labels[i], "scores": scores[i], "masks": masks[i]} for i in range(len(boxes))
         ]
@@ -74,14 +87,14 @@ class CascadeRoIHeads(nn.Module):
     ) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         for number, (stage, weight) in enumerate(zip(self.stages, self.loss_weights, strict=True)):
-            sampled, matched, labels, wanted = stage.select_training_samples(proposals, targets)
+            sampled, matched, labels, box_targets = stage.select_training_samples(proposals, targets)
             logits, deltas = _predict(stage, features, sampled, image_shapes)
-            found = _box_losses(logits, deltas, torch.cat(labels), torch.cat(wanted))
-            found["loss_mask"] = mask_loss(stage, features, sampled, matched, labels, image_shapes, targets)
-            losses |= {f"stage{number}.{name}": weight * loss for name, loss in found.items()}
-            refined = _refined(stage, deltas.detach(), sampled, image_shapes)
+            stage_losses = _box_losses(logits, deltas, torch.cat(labels), torch.cat(box_targets))
+            stage_losses["loss_mask"] = mask_loss(stage, features, sampled, matched, labels, image_shapes, targets)
+            losses |= {f"stage{number}.{name}": weight * loss for name, loss in stage_losses.items()}
+            refined = _refine(stage, deltas.detach(), sampled, image_shapes)
             proposals = [
-                new[_is_kept(new) & ~_is_among(old, target["boxes"])]
+                new[_has_area(new) & ~_is_among(old, target["boxes"])]
                 for new, old, target in zip(refined, sampled, targets, strict=True)
             ]
         return losses
@@ -89,31 +102,34 @@ class CascadeRoIHeads(nn.Module):
 
 def _predict(
     stage: RoIHeads, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
-) -> tuple[Tensor, Tensor]:
-    """Class logits (N, classes) and deltas (N, 4) of the regions of all images."""
+) -> tuple[Float[Tensor, "rois classes"], Float[Tensor, "rois 4"]]:
+    """Class logits and box deltas of the RoIs of all images."""
     return stage.box_predictor(stage.box_head(stage.box_roi_pool(features, proposals, image_shapes)))
 
 
-def _refined(
-    stage: RoIHeads, deltas: Tensor, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+def _refine(
+    stage: RoIHeads, deltas: Float[Tensor, "rois 4"], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
 ) -> list[Tensor]:
-    """The boxes that a stage makes of its regions, within their image."""
+    """The decoded boxes of each image (R, 4), clipped to the image."""
     decoded = stage.box_coder.decode(deltas, proposals).reshape(-1, 4).split([len(boxes) for boxes in proposals])
     return [clip_boxes_to_image(boxes, shape) for boxes, shape in zip(decoded, image_shapes, strict=True)]
 
 
-def _box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy, and smooth L1 with beta 1 over the regions of objects, each a mean over all regions."""
-    objects = labels > 0
-    distance = F.smooth_l1_loss(deltas[objects], wanted[objects], beta=1.0, reduction="sum")
+def _box_losses(
+    logits: Float[Tensor, "rois classes"],
+    deltas: Float[Tensor, "rois 4"],
+    labels: Int[Tensor, " rois"],
+    targets: Float[Tensor, "rois 4"],
+) -> dict[str, Tensor]:
+    """Cross-entropy, and smooth L1 (beta 1) of positive RoIs, each a mean over all RoIs."""
+    positive = labels > 0
+    distance = F.smooth_l1_loss(deltas[positive], targets[positive], beta=1.0, reduction="sum")
     return {"loss_classifier": F.cross_entropy(logits, labels), "loss_box_reg": distance / labels.numel()}
 
 
-def _is_kept(boxes: Tensor) -> Tensor:
-    """Whether each box still has an area."""
+def _has_area(boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, " n"]:
     return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
 
 
-def _is_among(boxes: Tensor, others: Tensor) -> Tensor:
-    """Whether each box is one of the others."""
+def _is_among(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "m 4"]) -> Bool[Tensor, " n"]:
     return (boxes[:, None] == others[None].to(boxes.dtype)).all(dim=2).any(dim=1)

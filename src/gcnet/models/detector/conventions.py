@@ -1,7 +1,7 @@
 """Conventions of detectors: anchors, box coder, RoIAlign, resizing and mask pasting of each implementation.
 
-All count classes from 1, with the background in row 0 of every head; another order belongs to the conversion of
-weights. The parts that a bundle does not name are the same in all.
+In all of them class labels start at 1 and row 0 of every head is the background; another order is a matter of weight
+conversion. Parts that a bundle does not name are the same in all.
 """
 
 import sys
@@ -15,25 +15,26 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
-from gcnet.models.detector.boxes import ClampedBoxCoder, FixedStrideAnchors, RoundedAnchors, UnfilteredRoIHeads
-from gcnet.models.detector.mask_loss import MaskSkippingRoIHeads
-from gcnet.models.detector.pooling import AlignedRoIPool
+from gcnet.models.detector.anchors import FixedStrideAnchors, RoundedAnchors
+from gcnet.models.detector.roi_heads import AlignedRoIPool, ClampedBoxCoder, MaskSkippingRoIHeads, UnfilteredRoIHeads
 from gcnet.models.detector.transform import PackedMasksTransform, RoundedTransform
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
+"""Height over width of anchors."""
 
 
 @dataclass(frozen=True)
-class Numerics:
-    """Parts of a detector, each a builder.
+class Conventions:
+    """Parts of a detector in which implementations differ, each a builder.
 
-    Args:
-        anchors: sides of the square anchors and strides, one a level -> anchors of three aspect ratios.
-        box_coder: weights of a box's four deltas -> coder.
-        roi_pool: side of what is pooled, strides of the maps to pool from -> pool of regions.
-        roi_heads: as `torchvision.models.detection.roi_heads.RoIHeads`.
-        transform: as `GeneralizedRCNNTransform`: short side, long side, mean, std -> images in, results out.
-        smallest_proposal: pixels; proposals with a smaller side are dropped.
+    Attributes:
+        anchors: sizes of the square anchors and strides, one per level -> generator of anchors in `ASPECT_RATIOS`.
+        box_coder: weights of the four box deltas -> box coder.
+        roi_pool: side of the pooled map, strides of the levels -> RoI pooling.
+        roi_heads: class with the interface of `torchvision.models.detection.roi_heads.RoIHeads`.
+        transform: class with the interface of `GeneralizedRCNNTransform`: min_size, max_size, mean, std -> resizing of
+            images and pasting of results.
+        smallest_proposal: smallest side of a proposal in pixels; smaller ones are removed.
     """
 
     anchors: Callable[[tuple[float, ...], tuple[int, ...]], AnchorGenerator]
@@ -45,16 +46,16 @@ class Numerics:
 
 
 def level_names(count: int) -> tuple[str, ...]:
-    """The names of a pyramid's maps, the finest first."""
+    """Return the names of `count` pyramid levels, the finest first."""
     return tuple(str(level) for level in range(count))
 
 
-def _rounded_anchors(sides: tuple[float, ...], strides: tuple[int, ...]) -> AnchorGenerator:
-    return RoundedAnchors(tuple((side,) for side in sides), (ASPECT_RATIOS,) * len(strides))
+def _rounded_anchors(sizes: tuple[float, ...], strides: tuple[int, ...]) -> AnchorGenerator:
+    return RoundedAnchors(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(strides))
 
 
-def _exact_anchors(sides: tuple[float, ...], strides: tuple[int, ...]) -> AnchorGenerator:
-    return FixedStrideAnchors(tuple((side,) for side in sides), (ASPECT_RATIOS,) * len(strides), strides)
+def _exact_anchors(sizes: tuple[float, ...], strides: tuple[int, ...]) -> AnchorGenerator:
+    return FixedStrideAnchors(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(strides), strides)
 
 
 def _half_pixel_off_pool(output_size: int, strides: tuple[int, ...]) -> nn.Module:
@@ -65,8 +66,8 @@ def _aligned_pool(output_size: int, strides: tuple[int, ...]) -> nn.Module:
     return AlignedRoIPool(level_names(len(strides)), output_size, strides)
 
 
-NUMERICS: Mapping[str, Numerics] = {
-    "torchvision": Numerics(
+CONVENTIONS: Mapping[str, Conventions] = {
+    "torchvision": Conventions(
         anchors=_rounded_anchors,
         box_coder=BoxCoder,
         roi_pool=_half_pixel_off_pool,
@@ -76,7 +77,7 @@ NUMERICS: Mapping[str, Numerics] = {
     ),
     # mmdet 2 and 3: anchor_generator.py, delta_xywh_bbox_coder.py, roi_align.py, rpn_head.py, bbox_nms.py,
     # fcn_mask_head.py.
-    "mmdet": Numerics(
+    "mmdet": Conventions(
         anchors=_exact_anchors,
         box_coder=ClampedBoxCoder,
         roi_pool=_aligned_pool,

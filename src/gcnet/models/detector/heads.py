@@ -1,8 +1,9 @@
-"""Heads of a detector: the parts put together, and last layers that compute in float32 at least."""
+"""Heads of a detector: assembly of RPN, box and mask heads, with outputs in float32."""
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
@@ -10,121 +11,153 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RPNHead
 
 from gcnet.models.detector.cascade import CascadeRoIHeads
-from gcnet.models.detector.conventions import Numerics
+from gcnet.models.detector.conventions import Conventions
 
 
 class ProposalHead(RPNHead):
-    """torchvision's, of the region proposal network."""
+    """torchvision's `RPNHead`, with outputs in at least float32."""
 
-    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, x: list[Float[Tensor, "n c _ _"]]) -> tuple[list[Tensor], list[Tensor]]:
+        """Predict objectness and box deltas of every anchor.
+
+        Args:
+            x: feature maps, the finest first.
+
+        Returns:
+            Objectness logits (N, A, H, W) and deltas (N, 4 A, H, W) of each level, for A anchors per cell.
+        """
         logits, deltas = super().forward(x)
         return [_precise(level) for level in logits], [_precise(level) for level in deltas]
 
 
 class BoxPredictor(FastRCNNPredictor):
-    """torchvision's, of classes and boxes."""
+    """torchvision's `FastRCNNPredictor` of class logits and box deltas, with outputs in at least float32."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Float[Tensor, "rois *features"]) -> tuple[Float[Tensor, "rois k"], Float[Tensor, "rois d"]]:
         logits, deltas = super().forward(x)
         return _precise(logits), _precise(deltas)
 
 
 class MaskPredictor(MaskRCNNPredictor):
-    """torchvision's, of masks."""
+    """torchvision's `MaskRCNNPredictor` of mask logits, with outputs in at least float32."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Float[Tensor, "rois c h w"]) -> Float[Tensor, "rois k h2 w2"]:
         return _precise(super().forward(input))
 
 
-def _precise(found: Tensor) -> Tensor:
-    return found.to(torch.promote_types(found.dtype, torch.float32))
+def _precise(tensor: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-_BOX_SIDE, _MASK_SIDE = 7, 14  # cells of what is pooled
+_BOX_SIDE, _MASK_SIDE = 7, 14  # side of the pooled maps, in cells
 _BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 @dataclass(frozen=True)
-class HeadPlan:
-    """What all stages of heads have in common.
+class HeadSpec:
+    """Sizes that all stages of heads share.
 
-    Args:
-        classes: with the background.
-        width: channels of the pyramid's maps and of the heads' convolutions.
-        hidden: width of the linear layers of the box head.
-        regions: of an image, sampled in training.
-        strides: of the maps that regions are pooled from.
-        normalised: four convolutions and one linear layer for the boxes, and batch norms; else two linear layers.
+    Attributes:
+        classes: number of classes, with the background.
+        fpn_channels: channels of the pyramid's levels and of the convolutions of the heads.
+        head_width: features of the linear layers of the box head.
+        rois_per_image: RoIs sampled per image in training.
+        strides: strides of the levels that RoIs are pooled from, in pixels.
+        batch_norm: box head of four convolutions and one linear layer, and batch norms in all heads; else two linear
+            layers.
         masks: whether there is a mask head.
-        detections: of an image, given at most.
+        detections: most detections per image.
     """
 
     classes: int
-    width: int
-    hidden: int
-    regions: int
+    fpn_channels: int
+    head_width: int
+    rois_per_image: int
     strides: tuple[int, ...]
-    normalised: bool
+    batch_norm: bool
     masks: bool = True
     detections: int = 100
 
 
-def build_cascade(parts: Numerics, plan: HeadPlan) -> CascadeRoIHeads:
-    """Three stages at overlaps of 0.5, 0.6 and 0.7, their deltas scaled by ever smaller deviations."""
+def build_cascade(parts: Conventions, spec: HeadSpec) -> CascadeRoIHeads:
+    """Build the three stages of Cascade R-CNN, with IoU thresholds of 0.5, 0.6 and 0.7 (arXiv 1712.00726).
+
+    Args:
+        parts: conventions.
+        spec: sizes.
+
+    Returns:
+        The heads; each stage has four class-agnostic deltas per RoI, scaled by ever smaller deviations.
+    """
     stages = []
-    for overlap, (place, size) in zip((0.5, 0.6, 0.7), ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067)), strict=True):
-        weights = (1 / place, 1 / place, 1 / size, 1 / size)
-        stage = build_heads(parts, plan, overlap=overlap, weights=weights)
-        stage.box_predictor.bbox_pred = nn.Linear(plan.hidden, 4)
+    for iou, (center, size) in zip((0.5, 0.6, 0.7), ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067)), strict=True):
+        weights = (1 / center, 1 / center, 1 / size, 1 / size)
+        stage = build_heads(parts, spec, iou_threshold=iou, box_weights=weights)
+        stage.box_predictor.bbox_pred = nn.Linear(spec.head_width, 4)
         stages.append(stage)
     return CascadeRoIHeads(stages, (1.0, 0.5, 0.25))
 
 
 def build_heads(
-    parts: Numerics,
-    plan: HeadPlan,
+    parts: Conventions,
+    spec: HeadSpec,
     *,
-    overlap: float = 0.5,
-    weights: tuple[float, float, float, float] = _BOX_WEIGHTS,
+    iou_threshold: float = 0.5,
+    box_weights: tuple[float, float, float, float] = _BOX_WEIGHTS,
 ) -> RoIHeads:
-    """One stage: regions with this overlap are objects, and these are the weights of a box's deltas."""
-    box_head = _build_box_head(plan)
+    """Build one stage of box and mask heads.
+
+    Args:
+        parts: conventions.
+        spec: sizes.
+        iou_threshold: IoU with an object from which on an RoI is positive, in [0, 1].
+        box_weights: weights of the four box deltas.
+
+    Returns:
+        The heads, with a score threshold of 0.05 and an NMS threshold of 0.5.
+    """
+    box_head = _build_box_head(spec)
     heads = parts.roi_heads(
-        box_roi_pool=parts.roi_pool(_BOX_SIDE, plan.strides),
+        box_roi_pool=parts.roi_pool(_BOX_SIDE, spec.strides),
         box_head=box_head,
-        box_predictor=BoxPredictor(plan.hidden, plan.classes),
-        fg_iou_thresh=overlap,
-        bg_iou_thresh=overlap,
-        batch_size_per_image=plan.regions,
+        box_predictor=BoxPredictor(spec.head_width, spec.classes),
+        fg_iou_thresh=iou_threshold,
+        bg_iou_thresh=iou_threshold,
+        batch_size_per_image=spec.rois_per_image,
         positive_fraction=0.25,
-        bbox_reg_weights=weights,
+        bbox_reg_weights=box_weights,
         score_thresh=0.05,
         nms_thresh=0.5,
-        detections_per_img=plan.detections,
-        **(_build_mask_parts(parts, plan) if plan.masks else {}),
+        detections_per_img=spec.detections,
+        **(_build_mask_parts(parts, spec) if spec.masks else {}),
     )
-    heads.box_coder = parts.box_coder(weights)
+    heads.box_coder = parts.box_coder(box_weights)
     return heads
 
 
 def limit_detections(detector: nn.Module, count: int) -> None:
-    """Have a detector give at most so many detections of an image."""
+    """Limit the number of detections that a detector returns per image.
+
+    Args:
+        detector: the network, changed in place.
+        count: most detections per image, 1 or more.
+    """
     for module in detector.modules():
         if isinstance(module, RoIHeads):
             module.detections_per_img = count
 
 
-def _build_mask_parts(parts: Numerics, plan: HeadPlan) -> dict[str, nn.Module]:
-    width, norm = plan.width, nn.BatchNorm2d if plan.normalised else None
+def _build_mask_parts(parts: Conventions, spec: HeadSpec) -> dict[str, nn.Module]:
+    channels, norm = spec.fpn_channels, nn.BatchNorm2d if spec.batch_norm else None
     return {
-        "mask_roi_pool": parts.roi_pool(_MASK_SIDE, plan.strides),
-        "mask_head": MaskRCNNHeads(width, [width] * 4, 1, norm_layer=norm),
-        "mask_predictor": MaskPredictor(width, width, plan.classes),
+        "mask_roi_pool": parts.roi_pool(_MASK_SIDE, spec.strides),
+        "mask_head": MaskRCNNHeads(channels, [channels] * 4, 1, norm_layer=norm),
+        "mask_predictor": MaskPredictor(channels, channels, spec.classes),
     }
 
 
-def _build_box_head(plan: HeadPlan) -> nn.Module:
-    if not plan.normalised:
-        return TwoMLPHead(plan.width * _BOX_SIDE**2, plan.hidden)
-    pooled = (plan.width, _BOX_SIDE, _BOX_SIDE)
-    return FastRCNNConvFCHead(pooled, [plan.width] * 4, [plan.hidden], norm_layer=nn.BatchNorm2d)
+def _build_box_head(spec: HeadSpec) -> nn.Module:
+    if not spec.batch_norm:
+        return TwoMLPHead(spec.fpn_channels * _BOX_SIDE**2, spec.head_width)
+    pooled = (spec.fpn_channels, _BOX_SIDE, _BOX_SIDE)
+    return FastRCNNConvFCHead(pooled, [spec.fpn_channels] * 4, [spec.head_width], norm_layer=nn.BatchNorm2d)

@@ -1,4 +1,4 @@
-"""Resizing and rounding of images as in mmdet, and pasting of masks at pixel centers."""
+"""Resizing and rounding of images as in mmdet, and mask pasting at pixel centers."""
 
 import math
 from collections.abc import Sequence
@@ -17,10 +17,18 @@ _MASKS = ("masks", "mask_bits")
 
 
 class PackedMasksTransform(GeneralizedRCNNTransform):
-    """torchvision's resizing, whose targets may hold masks packed into bits; the numbers are torchvision's."""
+    """torchvision's transform, with the same results, for targets whose masks may be packed into bits."""
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """The image at its new size, and its boxes and masks with it."""
+        """Resize an image and its target.
+
+        Args:
+            image: float (3, H, W).
+            target: `boxes` (K, 4) in pixels and, optionally, `masks` or `mask_bits` (see `resize_masks`).
+
+        Returns:
+            The image (3, H', W') and the resized target.
+        """
         old = image.shape[-2:]
         masks = {} if target is None else {name: target.pop(name) for name in _MASKS if name in target}
         image, target = super().resize(image, target)
@@ -31,17 +39,28 @@ class PackedMasksTransform(GeneralizedRCNNTransform):
 
 
 class RoundedTransform(GeneralizedRCNNTransform):
-    """mmdet's resizing: sides rounded to the nearest pixel, whole grey levels, normalised afterwards.
+    """mmdet's transform: sides rounded to the nearest pixel, 8-bit gray levels, normalization after resizing.
 
-    mmdet resizes 8-bit images with OpenCV, bilinear, so that each pixel is a whole number again. Images are (3, H, W)
-    in [0, 1]; here they are resized in floating point and rounded to 1/255, which differs from OpenCV's fixed-point
-    arithmetic by one grey level at most.
+    mmdet resizes 8-bit images with OpenCV's bilinear interpolation, which returns 8-bit images. Here images (3, H, W)
+    in [0, 1] are resized in floating point and rounded to multiples of 1/255, which differs from OpenCV's fixed-point
+    arithmetic by at most one gray level.
     """
 
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
-        """The batch of padded images and their targets, which are not changed themselves."""
+        """Resize, normalize and pad a batch.
+
+        Args:
+            images: floats (3, H, W) in [0, 1].
+            targets: as for `resize`, one per image; not modified.
+
+        Returns:
+            The padded batch (N, 3, H', W') with the sizes of its images, and the resized targets.
+
+        Raises:
+            ValueError: an image is not a floating-point (3, H, W) tensor.
+        """
         for image in images:
             if image.dim() != 3 or not image.is_floating_point():
                 raise ValueError(
@@ -50,15 +69,23 @@ class RoundedTransform(GeneralizedRCNNTransform):
         return super().forward(images, targets)
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Nothing yet: `resize` normalises what it has resized."""
+        """Return `image` (3, H, W) unchanged: `resize` normalizes after resizing."""
         return image
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """The image at its new size, normalised, and its boxes and masks with it."""
+        """Resize and normalize an image, and resize its target.
+
+        Args:
+            image: float (3, H, W) in [0, 1].
+            target: `boxes` (K, 4) in pixels and, optionally, `masks` or `mask_bits` (see `resize_masks`).
+
+        Returns:
+            The image (3, H', W') and the resized target.
+        """
         old = image.shape[-2:]
         shorts: Any = self.min_size
         short = self.torch_choice(list(shorts)) if self.training else shorts[-1]
-        new = rescaled(old[0], old[1], short, self.max_size)
+        new = resized_shape(old[0], old[1], min_size=short, max_size=self.max_size)
         if new != tuple(old):
             image = F.interpolate(image[None], new, mode="bilinear", align_corners=False)[0]
             image = (image * 255).round() / 255
@@ -74,22 +101,31 @@ class RoundedTransform(GeneralizedRCNNTransform):
         image_shapes: list[tuple[int, int]],
         original_image_sizes: list[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """Boxes in pixels of the original image, and masks (N, 1, H, W) of probabilities over it."""
+        """Scale detections back to the original images.
+
+        Args:
+            result: detections of each image; `boxes` (D, 4) and, optionally, `masks` (D, 1, M, M).
+            image_shapes: height and width of each resized image.
+            original_image_sizes: height and width of each original image.
+
+        Returns:
+            The detections, with `boxes` in pixels of the original image and `masks` (D, 1, H, W), probabilities.
+        """
         if self.training:
             return result
-        for found, shape, original in zip(result, image_shapes, original_image_sizes, strict=True):
-            found["boxes"] = resize_boxes(found["boxes"], list(shape), list(original))
-            if "masks" in found:
-                found["masks"] = paste_masks(found["masks"], found["boxes"], *original)
+        for detections, shape, original in zip(result, image_shapes, original_image_sizes, strict=True):
+            detections["boxes"] = resize_boxes(detections["boxes"], list(shape), list(original))
+            if "masks" in detections:
+                detections["masks"] = paste_masks(detections["masks"], detections["boxes"], *original)
         return result
 
 
 def resize_masks(target: dict[str, Tensor], old: Sequence[int], new: Sequence[int]) -> None:
-    """Resize the masks of a target in place, to the nearest pixel as `interpolate` does, without floating-point copies.
+    """Resize the masks of a target in place by nearest-neighbor interpolation, without floating-point copies.
 
     Args:
-        target: with `masks` uint8 (n, H, W) of 0 and 1, or `mask_bits`, the same packed as `gcnet.ops.bits` says,
-            which become `masks`; or without either.
+        target: with `masks` (K, H, W) uint8 of 0 and 1; or `mask_bits` (K, H, ceil(W / 8)) uint8, packed as in
+            `gcnet.ops.bits`, which are replaced by `masks`; or without either. `boxes` gives the device.
         old: height and width of the masks.
         new: height and width to resize to.
     """
@@ -102,21 +138,38 @@ def resize_masks(target: dict[str, Tensor], old: Sequence[int], new: Sequence[in
 
 
 def _nearest(old: int, new: int, *, device: torch.device) -> Int[Tensor, " new"]:
-    """The index of the pixel that each new pixel of an axis is taken from."""
-    places = torch.arange(old, dtype=torch.float32, device=device)
-    return F.interpolate(places[None, None], new)[0, 0].long()
+    """Source index of each pixel of a resized axis."""
+    indices = torch.arange(old, dtype=torch.float32, device=device)
+    return F.interpolate(indices[None, None], new)[0, 0].long()
 
 
-def rescaled(height: int, width: int, short: int, long: int) -> tuple[int, int]:
-    """Height and width with a short side of `short`, or a long one of `long` if that is smaller, to the nearest."""
-    scale = min(long / max(height, width), short / min(height, width))
+def resized_shape(height: int, width: int, *, min_size: int, max_size: int) -> tuple[int, int]:
+    """Return height and width after resizing with a fixed aspect ratio, rounded to the nearest pixel.
+
+    Args:
+        height: of the image in pixels.
+        width: of the image in pixels.
+        min_size: target of the short side in pixels.
+        max_size: most pixels of the long side.
+    """
+    scale = min(max_size / max(height, width), min_size / min(height, width))
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
 def paste_masks(
     masks: Float[Tensor, "n 1 side side"], boxes: Float[Tensor, "n 4"], height: int, width: int
 ) -> Float[Tensor, "n 1 height width"]:
-    """Each mask stretched over its box and sampled at the centres of the image's pixels, bilinear, zero outside."""
+    """Paste masks into images: resize each to its box, sampled bilinearly at pixel centers, zero outside.
+
+    Args:
+        masks: probabilities on a square grid.
+        boxes: left, top, right, bottom in pixels.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Returns:
+        Probabilities over the image.
+    """
     side = masks.shape[-1]
     pasted = masks.new_zeros(len(masks), 1, height, width)
     for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
@@ -125,13 +178,13 @@ def paste_masks(
         rows, columns = _pixels(top, bottom, side, height), _pixels(left, right, side, width)
         down = torch.arange(rows.start, rows.stop, dtype=masks.dtype, device=masks.device) + 0.5
         across = torch.arange(columns.start, columns.stop, dtype=masks.dtype, device=masks.device) + 0.5
-        places = (across - left) / (right - left) * 2 - 1, (down - top) / (bottom - top) * 2 - 1
-        grid = torch.stack(torch.meshgrid(*places, indexing="xy"), dim=-1)  # (rows, columns, 2)
+        relative = (across - left) / (right - left) * 2 - 1, (down - top) / (bottom - top) * 2 - 1
+        grid = torch.stack(torch.meshgrid(*relative, indexing="xy"), dim=-1)  # (rows, columns, 2)
         pasted[number, :, rows, columns] = F.grid_sample(masks[number, None], grid[None], align_corners=False)[0]
     return pasted
 
 
 def _pixels(start: float, stop: float, side: int, length: int) -> slice:
-    """The pixels of an axis that a box from `start` to `stop`, and half a cell of its mask around it, reaches."""
+    """The pixels of an axis covered by a box from `start` to `stop`, with a margin of half a mask cell."""
     half = (stop - start) / side / 2
     return slice(min(max(math.floor(start - half), 0), length), min(max(math.ceil(stop + half), 0), length))

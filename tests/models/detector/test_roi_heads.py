@@ -12,7 +12,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from gcnet.models.create import create_model
-from gcnet.models.detector import mask_loss
+from gcnet.models.detector import roi_heads
 from gcnet.models.detector.transform import PackedMasksTransform, RoundedTransform, resize_masks
 
 SIDE = 64
@@ -87,7 +87,7 @@ def test_a_batch_without_masks_trains_boxes_and_leaves_finite_statistics(heads: 
 def test_target_masks_do_not_depend_on_how_many_are_converted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build()
     together = losses(model, [target(40)])["loss_mask"]
-    monkeypatch.setattr(mask_loss, "_CHUNK", 7)
+    monkeypatch.setattr(roi_heads, "_MASK_CHUNK", 7)
     assert torch.equal(losses(model, [target(40)])["loss_mask"], together)
 
 
