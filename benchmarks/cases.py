@@ -18,11 +18,11 @@ from benchmarks.contestants import (
 )
 from benchmarks.shapes import Shape, Sizes
 from benchmarks.tasks import Task
-from gcnet.analysis.timing import PLAIN, Numerics
+from gcnet.analysis.timing import PLAIN, Precision
 from gcnet.blocks import build_block
 from gcnet.models.create import create_model
 
-LAYOUTS = (PLAIN, Numerics(channels_last=True))
+LAYOUTS = (PLAIN, Precision(channels_last=True))
 # Options with which a block also stands in the table of blocks.
 _OPTIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "gc": ({"heads": 4},),
@@ -43,8 +43,8 @@ class Case:
 def gc_forward(sizes: Sizes) -> list[Case]:
     """`gc` in inference, against mmcv's, timm's and a copy of the input."""
     return [
-        Case("gc_forward", "forward", (*_global_context(shape, numerics, "copy"), _copy(shape, numerics)))
-        for numerics in LAYOUTS
+        Case("gc_forward", "forward", (*_global_context(shape, precision, "copy"), _copy(shape, precision)))
+        for precision in LAYOUTS
         for shape in sizes.maps
     ]
 
@@ -52,8 +52,8 @@ def gc_forward(sizes: Sizes) -> list[Case]:
 def gc_backward(sizes: Sizes) -> list[Case]:
     """`gc`, forward and backward, against mmcv's and timm's."""
     return [
-        Case("gc_backward", "forward_backward", _global_context(shape, numerics))
-        for numerics in LAYOUTS
+        Case("gc_backward", "forward_backward", _global_context(shape, precision))
+        for precision in LAYOUTS
         for shape in sizes.maps
     ]
 
@@ -63,8 +63,8 @@ def networks(sizes: Sizes) -> list[Case]:
     runs: list[tuple[Task, int]] = [("forward", batch) for batch in sizes.batches]
     runs.append(("training_step", sizes.batches[-1]))
     return [
-        Case("networks", task, _networks(sizes.host, (batch, 3, sizes.pixels, sizes.pixels), numerics))
-        for numerics in LAYOUTS
+        Case("networks", task, _networks(sizes.host, (batch, 3, sizes.pixels, sizes.pixels), precision))
+        for precision in LAYOUTS
         for task, batch in runs
     ]
 
@@ -79,8 +79,8 @@ def non_local(sizes: Sizes) -> list[Case]:
     shapes["concatenation"] = sizes.concatenation
     gradients = _ours("nl_concatenation", sizes.concatenation_gradients)
     return [
-        Case("non_local", "forward", _non_local(mode, shape, numerics))
-        for numerics in LAYOUTS
+        Case("non_local", "forward", _non_local(mode, shape, precision))
+        for precision in LAYOUTS
         for mode, shape in shapes.items()
     ] + [Case("non_local", "forward_backward", (gradients,))]
 
@@ -93,7 +93,7 @@ def doubling(sizes: Sizes) -> list[Case]:
 
 
 def precision(sizes: Sizes) -> list[Case]:
-    """Training steps under each numerics, against float32 in contiguous memory: a classifier and a detector."""
+    """Training steps under each precision, against float32 in contiguous memory: a classifier and a detector."""
     classifier = partial(create_model, sizes.host)
     detector = partial(build_mask_rcnn, sizes.detector_pixels, sizes.detector_regions)
     return [
@@ -123,34 +123,34 @@ BENCHMARKS: dict[str, Callable[[Sizes], list[Case]]] = {
 }
 
 
-def _ours(name: str, shape: Shape, numerics: Numerics = PLAIN, against: tuple[str, ...] = ()) -> Contestant:
-    return Contestant(name, partial(build_block, name, channels=shape[1]), shape, numerics, against)
+def _ours(name: str, shape: Shape, precision: Precision = PLAIN, against: tuple[str, ...] = ()) -> Contestant:
+    return Contestant(name, partial(build_block, name, channels=shape[1]), shape, precision, against)
 
 
-def _copy(shape: Shape, numerics: Numerics) -> Contestant:
-    return Contestant("copy", Copy, shape, numerics)
+def _copy(shape: Shape, precision: Precision) -> Contestant:
+    return Contestant("copy", Copy, shape, precision)
 
 
-def _global_context(shape: Shape, numerics: Numerics, *floor: str) -> tuple[Contestant, ...]:
+def _global_context(shape: Shape, precision: Precision, *floor: str) -> tuple[Contestant, ...]:
     mmcv, timm = (partial(build, shape[1]) for build in (build_mmcv_context, build_timm_context))
     return (
-        _ours("gc", shape, numerics, ("mmcv", "timm", *floor)),
-        Contestant("mmcv", mmcv, shape, numerics, floor),
-        Contestant("timm", timm, shape, numerics, floor),
+        _ours("gc", shape, precision, ("mmcv", "timm", *floor)),
+        Contestant("mmcv", mmcv, shape, precision, floor),
+        Contestant("timm", timm, shape, precision, floor),
     )
 
 
-def _networks(host: str, shape: Shape, numerics: Numerics) -> tuple[Contestant, ...]:
+def _networks(host: str, shape: Shape, precision: Precision) -> tuple[Contestant, ...]:
     theirs = f"mmcv_gc_{host}"
     blocks = {f"gc_{host}": "gc", f"se_{host}": "se", f"snl_{host}": "snl", theirs: build_mmcv_context}
     return (
-        Contestant(host, partial(create_model, host), shape, numerics),
+        Contestant(host, partial(create_model, host), shape, precision),
         *(
             Contestant(
                 name,
                 partial(create_model, host, block=block),
                 shape,
-                numerics,
+                precision,
                 (host, theirs) if block == "gc" else (host,),
             )
             for name, block in blocks.items()
@@ -164,9 +164,9 @@ def _with_block(host: str, shape: Shape, block: str, options: Mapping[str, Any])
     return Contestant(host, partial(create_model, host), shape), Contestant(name, build, shape, against=(host,))
 
 
-def _non_local(mode: str, shape: Shape, numerics: Numerics) -> tuple[Contestant, ...]:
-    theirs = Contestant(f"mmcv_{mode}", partial(build_mmcv_non_local, shape[1], mode), shape, numerics)
-    return _ours(f"nl_{mode}", shape, numerics, (theirs.name,)), theirs
+def _non_local(mode: str, shape: Shape, precision: Precision) -> tuple[Contestant, ...]:
+    theirs = Contestant(f"mmcv_{mode}", partial(build_mmcv_non_local, shape[1], mode), shape, precision)
+    return _ours(f"nl_{mode}", shape, precision, (theirs.name,)), theirs
 
 
 def _sizes(name: str, shapes: Sequence[Shape]) -> tuple[Contestant, ...]:
@@ -182,11 +182,11 @@ def _numerics(name: str, build: Callable[[], nn.Module], images: tuple[int, int]
     count, pixels = images
     names = {
         name: PLAIN,
-        f"{name}_channels_last": Numerics(channels_last=True),
-        f"{name}_bf16": Numerics(torch.bfloat16),
-        f"{name}_bf16_channels_last": Numerics(torch.bfloat16, channels_last=True),
+        f"{name}_channels_last": Precision(channels_last=True),
+        f"{name}_bf16": Precision(torch.bfloat16),
+        f"{name}_bf16_channels_last": Precision(torch.bfloat16, channels_last=True),
     }
     return tuple(
-        Contestant(own, build, (count, 3, pixels, pixels), numerics, () if own == name else (name,))
-        for own, numerics in names.items()
+        Contestant(own, build, (count, 3, pixels, pixels), precision, () if own == name else (name,))
+        for own, precision in names.items()
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.shapes import Shape
-from gcnet.analysis.timing import PLAIN, Numerics, fill_zero_parameters
+from gcnet.analysis.timing import PLAIN, Precision, fill_zero_parameters
 from gcnet.models.create import create_model
 from gcnet.tasks.detection.costs import MeasuredDetector
 
@@ -25,7 +25,7 @@ class Contestant:
     name: str
     build: Callable[[], nn.Module]
     shape: Shape
-    numerics: Numerics = PLAIN
+    precision: Precision = PLAIN
     against: tuple[str, ...] = ()
 
     def prepare(self) -> tuple[nn.Module, Tensor]:

@@ -96,13 +96,13 @@ def table(case: Case, measured: dict[str, Measured]) -> list[dict[str, Any]]:
             "contestant": name,
             "against": case.against if name != case.against else "",
         }
-        row |= {"dtype": case.numerics.dtype, "layout": case.numerics.layout, "shape": "x".join(map(str, case.shape))}
+        row |= {"dtype": case.precision.dtype, "layout": case.precision.layout, "shape": "x".join(map(str, case.shape))}
         row |= {"median_ms": f"{median:.4f}", "p10_ms": f"{low:.4f}", "p90_ms": f"{high:.4f}"}
         row |= {"ratio": f"{median / base:.4f}", "peak_bytes": "" if found.peak_bytes is None else found.peak_bytes}
         rows.append(row | {"minimum_bytes": case.minimum_bytes.get(name, "")})
         memory = "" if found.peak_bytes is None else f"  {found.peak_bytes / 2**20:8,.0f} MiB"
         print(
-            f"{case.task:16} {case.numerics.dtype:13} {case.numerics.layout:13} {row['shape']:15} {name:12} "
+            f"{case.task:16} {case.precision.dtype:13} {case.precision.layout:13} {row['shape']:15} {name:12} "
             f"{median:9.3f} ms ({low:.3f} to {high:.3f})  x{median / base:.3f}{memory}",
             flush=True,
         )

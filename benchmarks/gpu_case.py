@@ -9,7 +9,7 @@ from benchmarks.turns import Work
 
 
 @dataclass(frozen=True)
-class Numerics:
+class Precision:
     """A dtype or "bf16 autocast", and a memory format: contiguous or channels_last."""
 
     dtype: str
@@ -27,7 +27,7 @@ class Case:
 
     Attributes:
         task: that all of them do.
-        numerics: of all.
+        precision: of all.
         shape: of the input.
         works: by name of the contestant.
         against: the contestant that the others are compared with.
@@ -35,7 +35,7 @@ class Case:
     """
 
     task: str
-    numerics: Numerics
+    precision: Precision
     shape: tuple[int, ...]
     works: Mapping[str, Work]
     against: str

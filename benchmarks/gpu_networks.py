@@ -6,30 +6,30 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.gpu_case import Case, Numerics
+from benchmarks.gpu_case import Case, Precision
 from benchmarks.turns import Work
 from gcnet.models.create import create_model
 
-NUMERICS = (
-    Numerics("float32", "contiguous"),
-    Numerics("float32", "channels_last"),
-    Numerics("bf16 autocast", "channels_last"),
+PRECISIONS = (
+    Precision("float32", "contiguous"),
+    Precision("float32", "channels_last"),
+    Precision("bf16 autocast", "channels_last"),
 )
-QUICK = NUMERICS[1:]
+QUICK = PRECISIONS[1:]
 
 
 def network_cases(host: str, shape: tuple[int, ...], device: torch.device, *, quick: bool) -> Iterator[Case]:
-    """Inference and training step of the network with and without `gc`, under each numerics."""
-    for numerics in QUICK if quick else NUMERICS:
+    """Inference and training step of the network with and without `gc`, under each precision."""
+    for precision in QUICK if quick else PRECISIONS:
         torch.manual_seed(0)
         networks = {name: create_model(name).to(device) for name in (host, f"gc_{host}")}
         for network in networks.values():
-            network.to(memory_format=numerics.memory_format)
-        images = torch.randn(shape, device=device).contiguous(memory_format=numerics.memory_format)
-        half = numerics.dtype == "bf16 autocast"
+            network.to(memory_format=precision.memory_format)
+        images = torch.randn(shape, device=device).contiguous(memory_format=precision.memory_format)
+        half = precision.dtype == "bf16 autocast"
         for task, build in (("inference", _inference), ("training_step", _training_step)):
             works = {name: build(network, images, half) for name, network in networks.items()}
-            yield Case(task, numerics, shape, works, against=host)
+            yield Case(task, precision, shape, works, against=host)
 
 
 def _inference(network: nn.Module, images: torch.Tensor, half: bool) -> Work:

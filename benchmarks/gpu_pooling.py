@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.gpu_case import Case, Numerics
+from benchmarks.gpu_case import Case, Precision
 from benchmarks.turns import Work
 from gcnet.blocks import build_block
 from gcnet.errors import UserError
@@ -32,13 +32,17 @@ def pooling_cases(batch: int, size: int, device: torch.device, *, quick: bool) -
     for dtype in DTYPES:
         for layout in ("contiguous", "channels_last"):
             for stage in ("c4",) if quick else STAGES:
-                yield from _stage(_map_shape(stage, batch, size), Numerics(dtype, layout), device)
+                yield from _stage(_map_shape(stage, batch, size), Precision(dtype, layout), device)
 
 
-def _stage(shape: tuple[int, ...], numerics: Numerics, device: torch.device) -> Iterator[Case]:
+def _stage(shape: tuple[int, ...], precision: Precision, device: torch.device) -> Iterator[Case]:
     torch.manual_seed(0)
-    dtype = DTYPES[numerics.dtype]
-    x = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=numerics.memory_format).requires_grad_()
+    dtype = DTYPES[precision.dtype]
+    x = (
+        torch.randn(shape, device=device, dtype=dtype)
+        .contiguous(memory_format=precision.memory_format)
+        .requires_grad_()
+    )
     block: Any = build_block("gc", channels=shape[1]).to(device, dtype).eval()
     pools: dict[str, Pool] = {"plain": pool_plain} | ({"triton": attention_pool_triton} if can_pool(x) else {})
     if "triton" in pools:
@@ -51,7 +55,7 @@ def _stage(shape: tuple[int, ...], numerics: Numerics, device: torch.device) -> 
         ("gc_block", _blocks(pools, x, block)),
     ):
         least = dict.fromkeys(pools, moved[task]["minimum"]) if moved else {}
-        yield Case(task, numerics, shape, works | {"copy": _copy(x)}, "plain", least | copied)
+        yield Case(task, precision, shape, works | {"copy": _copy(x)}, "plain", least | copied)
 
 
 def _map_shape(stage: str, batch: int, size: int) -> tuple[int, ...]:

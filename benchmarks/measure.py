@@ -31,7 +31,7 @@ def measure(case: Case, settings: BenchmarkSettings) -> list[Row]:
     rows = []
     for contestant in case.contestants:
         peak = _peak(case.task, contestant, settings.threads) if settings.memory else None
-        saved = saved_bytes(*contestant.prepare(), contestant.numerics) if case.task == "forward_backward" else None
+        saved = saved_bytes(*contestant.prepare(), contestant.precision) if case.task == "forward_backward" else None
         rows += [_row(case, contestant, times, other, (peak, saved)) for other in contestant.against or ("",)]
     return rows
 
@@ -58,15 +58,15 @@ def _row(
     memory: tuple[int | None, int | None],
 ) -> Row:
     own = [1000 * seconds for seconds in times[contestant.name]]
-    numerics = contestant.numerics
+    precision = contestant.precision
     lower, middle, upper = quantiles(own, method="inclusive")
     others = [1000 * seconds for seconds in times[other]] if other else []
     return Row(
         benchmark=case.benchmark,
         task=case.task,
         shape="x".join(map(str, contestant.shape)),
-        layout="channels_last" if numerics.channels_last else "contiguous",
-        dtype="float32" if numerics.autocast is None else f"{str(numerics.autocast).removeprefix('torch.')} autocast",
+        layout="channels_last" if precision.channels_last else "contiguous",
+        dtype="float32" if precision.autocast is None else f"{str(precision.autocast).removeprefix('torch.')} autocast",
         contestant=contestant.name,
         rounds=len(own),
         minimum_ms=min(own),

@@ -7,31 +7,31 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.contestants import Contestant
-from gcnet.analysis.timing import PLAIN, Numerics, forward_call, training_step_call
+from gcnet.analysis.timing import PLAIN, Precision, forward_call, training_step_call
 
 Task = Literal["forward", "forward_backward", "training_step"]
 
 
 def prepare_call(task: Task, contestant: Contestant) -> Callable[[], object]:
     """The call that is timed, everything built."""
-    return _CALLS[task](*contestant.prepare(), contestant.numerics)
+    return _CALLS[task](*contestant.prepare(), contestant.precision)
 
 
-def forward_backward_call(module: nn.Module, x: Tensor, numerics: Numerics = PLAIN) -> Callable[[], object]:
+def forward_backward_call(module: nn.Module, x: Tensor, precision: Precision = PLAIN) -> Callable[[], object]:
     """A call for the gradients of the map and all parameters, given a random one of the output, which has x's shape."""
-    module, x = numerics.arrange(module.train()), numerics.arrange(x).requires_grad_()
+    module, x = precision.arrange(module.train()), precision.arrange(x).requires_grad_()
     gradient = torch.randn_like(x)
     sources = [x, *module.parameters()]
 
     def call() -> object:
-        return torch.autograd.grad(numerics.run(module, x), sources, gradient)
+        return torch.autograd.grad(precision.run(module, x), sources, gradient)
 
     return call
 
 
-def saved_bytes(module: nn.Module, x: Tensor, numerics: Numerics = PLAIN) -> int:
+def saved_bytes(module: nn.Module, x: Tensor, precision: Precision = PLAIN) -> int:
     """Bytes that one forward pass keeps for backward: every storage once, the parameters' own left out."""
-    module, x = numerics.arrange(module.train()), numerics.arrange(x).requires_grad_()
+    module, x = precision.arrange(module.train()), precision.arrange(x).requires_grad_()
     own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     found: dict[int, int] = {}
 
@@ -41,13 +41,13 @@ def saved_bytes(module: nn.Module, x: Tensor, numerics: Numerics = PLAIN) -> int
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = numerics.run(module, x)
+        y = precision.run(module, x)
     kept = sum(size for place, size in found.items() if place not in own)
     del y  # only now: what backward needs lives as long as the output
     return kept
 
 
-_CALLS: dict[Task, Callable[[nn.Module, Tensor, Numerics], Callable[[], object]]] = {
+_CALLS: dict[Task, Callable[[nn.Module, Tensor, Precision], Callable[[], object]]] = {
     "forward": forward_call,
     "forward_backward": forward_backward_call,
     "training_step": training_step_call,

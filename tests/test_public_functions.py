@@ -34,11 +34,11 @@ def test_costs_are_those_of_the_command_line(tmp_path: Path, capsys: pytest.Capt
 
 def test_a_run_trained_and_resumed_from_python_is_that_of_the_command_line(tmp_path: Path) -> None:
     arguments = {"model": "cifar_resnet20", "data": "scenes", "limit_train": 8, "limit_val": 4, "batch_size": 4}
-    common = {"image_size": 32, "pictures": False, "device": "cpu"}
+    common = {"image_size": 32, "plots": False, "device": "cpu"}
     result = gcnet.train(**arguments, **common, steps=2, output=str(tmp_path / "python"))
     assert (result.steps, result.finished) == (2, True)
     flags = [word for name, value in arguments.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    line = ["train", *flags, "--image-size", "32", "--no-pictures", "--device", "cpu", "--steps", "2"]
+    line = ["train", *flags, "--image-size", "32", "--no-plots", "--device", "cpu", "--steps", "2"]
     assert main([*line, "--output", str(tmp_path / "cli")]) == 0
     weights = [(tmp_path / one / "weights" / "last.safetensors").read_bytes() for one in ("python", "cli")]
     assert weights[0] == weights[1]

@@ -123,5 +123,5 @@ def test_fine_tuning_runs_as_its_page_says(data_root: Path, tmp_path: Path) -> N
     worked_example = [command for command in commands_of(FINE_TUNING) if "imagenette32" in command]
     assert len(worked_example) == 4
     for command in worked_example:  # the others download published weights
-        run_command(command.replace("--epochs 4 --batch-size 64", "--steps 1 --batch-size 8 --no-pictures"), tmp_path)
+        run_command(command.replace("--epochs 4 --batch-size 64", "--steps 1 --batch-size 8 --no-plots"), tmp_path)
     run_example(KEEP, tmp_path)

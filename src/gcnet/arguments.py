@@ -14,6 +14,7 @@ from types import MappingProxyType, ModuleType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from gcnet.errors import UserError, unknown
+from gcnet.renamed import new_name, renamed
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -114,7 +115,8 @@ def settings_from(kind: type[S], values: Mapping[str, Any]) -> S:
     groups: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         if name not in arguments:
-            raise unknown("argument", name, arguments)
+            new = new_name(name)
+            raise renamed(name, new) if new in arguments else unknown("argument", name, arguments)
         argument = arguments[name]
         groups.setdefault(argument.group, {})[name] = _converted(argument, value)
     missing = [name for name, one in arguments.items() if one.default is MISSING and name not in values]

@@ -10,7 +10,7 @@ from torch import nn
 
 from gcnet.analysis.cost import analytic_flops, count_block_flops, count_flops, count_parameters, submodule_input_shapes
 from gcnet.analysis.memory import peak_memory, training_step_peak_memory
-from gcnet.analysis.timing import Numerics, fill_zero_parameters, forward_call, interleaved_times, training_step_call
+from gcnet.analysis.timing import Precision, fill_zero_parameters, forward_call, interleaved_times, training_step_call
 from gcnet.blocks import block_options, build_block, list_blocks
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
@@ -200,9 +200,9 @@ def test_calls_run_under_the_numerics_they_are_given() -> None:
             seen.append((y.dtype, x.is_contiguous(memory_format=torch.channels_last)))
             return y
 
-    numerics = Numerics(torch.bfloat16, channels_last=True)
-    forward_call(Look(3, 5, 1), torch.randn(2, 3, 7, 5), numerics)()
-    training_step_call(Look(3, 5, 1), torch.randn(2, 3, 7, 5), numerics)()
+    precision = Precision(torch.bfloat16, channels_last=True)
+    forward_call(Look(3, 5, 1), torch.randn(2, 3, 7, 5), precision)()
+    training_step_call(Look(3, 5, 1), torch.randn(2, 3, 7, 5), precision)()
     assert seen == [(torch.bfloat16, True)] * 2
 
 

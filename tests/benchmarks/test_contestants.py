@@ -14,7 +14,7 @@ from benchmarks.contestants import (
 )
 from benchmarks.shapes import QUICK, REAL, doublings
 from benchmarks.tasks import forward_backward_call, saved_bytes
-from gcnet.analysis.timing import Numerics
+from gcnet.analysis.timing import Precision
 from gcnet.blocks import build_block, list_blocks
 from gcnet.checkpoints import convert_block
 from gcnet.insertion import inserted
@@ -123,5 +123,5 @@ def test_saved_bytes_are_those_of_every_storage_once_without_the_parameters() ->
 def test_a_contestant_is_arranged_as_its_numerics_say() -> None:
     module, x = Contestant("conv", lambda: nn.Conv2d(3, 5, 3), (2, 3, 5, 7)).prepare()
     assert x.shape == (2, 3, 5, 7)
-    saved = saved_bytes(module, x, Numerics(torch.bfloat16, channels_last=True))
+    saved = saved_bytes(module, x, Precision(torch.bfloat16, channels_last=True))
     assert saved == 2 * (x.numel() + 5 * 3 * 3 * 3), "map and weight, both in half precision"

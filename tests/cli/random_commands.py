@@ -35,8 +35,8 @@ FIXED = {
     "device",
     "output",
     "resume",
-    "root",
-    "regions",
+    "download-dir",
+    "rois-per-image",
     "seeds",
     "steps",
     "measure",
@@ -140,7 +140,7 @@ def write_pool(folder: Path) -> Pool:
 
 def _train(data: Path, run: Path) -> None:
     """Train two steps of a run that may go on for two more."""
-    words = f"train --model cifar_resnet20 --data {data} --image-size 16 --batch-size 4 --steps 2 --no-pictures"
+    words = f"train --model cifar_resnet20 --data {data} --image-size 16 --batch-size 4 --steps 2 --no-plots"
     assert cli.main([*shlex.split(words), "--output", str(run)]) == cli.EXIT_OK
 
 
@@ -187,14 +187,14 @@ def random_flags(command: str, pool: Pool, choose: random.Random) -> list[str]:
         "backbone-weights": pool.classifiers + pool.odd_models,
         "results": pool.odd,
         "image-size": ("8", "16", "32", "33", "0", "large"),
-        "short-side": ("32", "48", "0", "-1"),
-        "long-side": ("48", "64", "0", "-1"),
+        "min-size": ("32", "48", "0", "-1"),
+        "max-size": ("48", "64", "0", "-1"),
         "batch-size": ("1", "2", "3", "4", "8", "0"),
         "limit-train": ("1", "2", "4", "0"),
         "limit-val": ("1", "2", "0"),
         "limit": ("1", "2", "3", "0"),
         "resize": ("16", "20", "32", "8", "0"),
-        "crop": ("0.5", "0.9", "1", "0", "2"),
+        "crop-pct": ("0.5", "0.9", "1", "0", "2"),
         "scene-distance": ("4", "8", "many"),
         "val-fraction": ("0.2", "0.5", "1"),
     }
@@ -226,16 +226,16 @@ class CommandLines:
         batch, size = self.choose.choice(("2", "4")), "32" if data == "scenes" else "16"
         limits = ["--limit-train", "8", "--limit-val", "4"]
         sizes = ["--batch-size", batch, "--image-size", size]
-        return ["train", "--model", model, "--data", data, *sizes, *limits, "--steps", "2", "--no-pictures"]
+        return ["train", "--model", model, "--data", data, *sizes, *limits, "--steps", "2", "--no-plots"]
 
     def _train_detector(self) -> list[str]:
         model = self.choose.choice(
             ("mask_rcnn_cifar_resnet20", "mask_rcnn_gc_cifar_resnet20", "faster_rcnn_cifar_resnet20")
         )
         data = self._mostly(self.pool.detection, self.pool.odd + self.pool.classification)
-        sizes = ["--short-side", "48", "--long-side", "64", "--regions", "16", "--batch-size", "2"]
+        sizes = ["--min-size", "48", "--max-size", "64", "--rois-per-image", "16", "--batch-size", "2"]
         limits = ["--limit-train", "4", "--limit-val", "2"]
-        return ["train", "--model", model, "--data", data, *sizes, *limits, "--steps", "2", "--no-pictures"]
+        return ["train", "--model", model, "--data", data, *sizes, *limits, "--steps", "2", "--no-plots"]
 
     def _evaluate(self) -> list[str]:
         pool, classifier = self.pool, self.choose.random() < 0.5

@@ -181,7 +181,7 @@ def test_a_cascade_by_name_is_analyzed_on_scenes(tmp_path: Path) -> None:
         ),
         ({"statistics": True, "data": "scenes", "batch_size": 4}, "--batch-size belongs to classifiers"),
         ({"statistics": True, "data": "photos", "preprocessing": AT_64}, "--image-size 64 belongs to classifiers"),
-        ({"statistics": True, "data": "cifar10", "root": "x"}, "--root belongs to classifiers"),
+        ({"statistics": True, "data": "cifar10", "download_dir": "x"}, "--download-dir belongs to classifiers"),
         ({"statistics": True, "data": "cifar10"}, "nothing at .cifar10. .--data.; a detector takes scenes"),
         ({"images": (Path("a.png"),)}, "neither attention over positions nor gates of channels to show"),
     ],

@@ -36,7 +36,7 @@ def test_clean_data_end_with_0(place: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_issues_end_with_1_and_are_listed_by_kind(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(place, str(place / "bad.json"), "--listed", "2") == 1
+    assert check(place, str(place / "bad.json"), "--max-listed", "2") == 1
     said = capsys.readouterr().out
     assert "issues       8 of 2 kinds" in said
     assert "neither bbox nor mask: 7 (skipped: skip the annotation)" in said

@@ -73,7 +73,7 @@ def test_missing_memory_is_one_sentence_that_names_the_flags_of_the_command(
     assert main(["train"]) == 1
     complaint = capsys.readouterr().err
     assert complaint.startswith("gcnet: out of memory: could not allocate 1,024 MiB; ")
-    assert all(flag in complaint for flag in ("--batch-size", "--accumulate", "--image-size", "--short-side"))
+    assert all(flag in complaint for flag in ("--batch-size", "--grad-accumulation", "--image-size", "--min-size"))
     assert main(["evaluate", "--model", "a.safetensors"]) == 1
     complaint = capsys.readouterr().err
-    assert "--batch-size" in complaint and "--accumulate" not in complaint
+    assert "--batch-size" in complaint and "--grad-accumulation" not in complaint

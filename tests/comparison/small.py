@@ -66,7 +66,7 @@ def small_detectors(output: Path, **changes: Any) -> CompareSettings:
     settings: dict[str, Any] = {
         "blocks": "none,gc",
         "model": "mask_rcnn_scenes_resnet",
-        "detector": DetectorSettings(short_side=(32,), long_side=32, regions=16),
+        "detector": DetectorSettings(min_size=(32,), max_size=32, rois_per_image=16),
         "data": DataSettings(data="scenes", limit_train=6, limit_val=3),
         "recipe": RecipeChoices(steps=2, batch_size=3, lr=0.01),
         "control": False,

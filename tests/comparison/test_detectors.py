@@ -81,15 +81,15 @@ def test_a_detector_with_a_block_in_its_name_is_refused() -> None:
 
 def test_options_of_detectors_are_refused_for_classifiers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--limit-train", "8", "--limit-val", "4", "--batch-size", "4", "--output", str(tmp_path / "out"))
-    assert main(["compare", "--regions", "9", *flags]) == 2
+    assert main(["compare", "--rois-per-image", "9", *flags]) == 2
     said = capsys.readouterr().err
-    assert "--regions" in said and "detector" in said and said.count("\n") == 1
+    assert "--rois-per-image" in said and "detector" in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_the_identity_of_a_comparison_has_options_of_detectors_only_for_detectors(tmp_path: Path) -> None:
     assert "detector" not in small(tmp_path, tmp_path / "out").identity()
-    other = replace(SETTINGS, detector=replace(SETTINGS.detector, regions=17))
+    other = replace(SETTINGS, detector=replace(SETTINGS.detector, rois_per_image=17))
     assert other.identity() != SETTINGS.identity()
 
 
@@ -98,7 +98,7 @@ def test_the_identity_of_a_comparison_has_options_of_detectors_only_for_detector
     [
         pytest.param("mask_rcnn_resnet18", DetectorSettings(), (800, 1333), id="the usual size"),
         pytest.param("mask_rcnn_scenes_resnet", DetectorSettings(), (64, 64), id="small network"),
-        pytest.param("mask_rcnn_resnet18", DetectorSettings(short_side=(48, 64), long_side=90), (64, 90), id="given"),
+        pytest.param("mask_rcnn_resnet18", DetectorSettings(min_size=(48, 64), max_size=90), (64, 90), id="given"),
         pytest.param("mask_rcnn_resnet18", DetectorSettings(backbone_weights="gone.pth"), (800, 1333), id="no file"),
     ],
 )
@@ -179,8 +179,8 @@ def test_a_comparison_of_detectors_leaves_mask_and_box_ap(tmp_path: Path, monkey
 def test_the_peak_memory_of_a_detector_is_measured_in_a_process_of_its_own() -> None:
     task = open_task(filled(describe(SETTINGS, "none", {})), Processes())
     on = gcnet.comparison.measure.Circumstances(3, (32, 32), 3, "cpu", 1, task.flops)
-    numerics = gcnet.analysis.timing.Numerics()
-    (peak,) = gcnet.comparison.measure._peak_memories(replace(SETTINGS, blocks="none"), {}, on, numerics)
+    precision = gcnet.analysis.timing.Precision()
+    (peak,) = gcnet.comparison.measure._peak_memories(replace(SETTINGS, blocks="none"), {}, on, precision)
     assert (peak or 0) > 1_000_000
 
 

@@ -59,7 +59,7 @@ def test_published_placement_gives_each_block_its_own_places() -> None:
 
 
 def test_named_places_are_the_same_for_every_block() -> None:
-    settings = replace(SAME, at=("layer1.*",), stages=None, position=None)
+    settings = replace(SAME, insert_at=("layer1.*",), stages=None, position=None)
     for block in ("se", "snl"):
         places = {
             name.partition(".context.")[0] for name, _ in context_parameters(create_variant(settings, block, {}, 3))
@@ -124,8 +124,12 @@ def test_a_run_is_evaluated_ten_times_or_once_an_epoch() -> None:
         pytest.param({"seeds": 0}, "--seeds must be at least 1, found 0", id="no seeds"),
         pytest.param({"jobs": 0}, "--jobs must be at least 1, found 0", id="no jobs"),
         pytest.param({"seed": -1}, "--seed must be 0 or more", id="negative seed"),
-        pytest.param({"placement": "published", "stages": (3,)}, "--placement published decides", id="contradiction"),
-        pytest.param({"at": ("layer1",), "stages": (3,)}, "--at names the places", id="at and stages"),
+        pytest.param(
+            {"placement": "published", "stages": (3,)},
+            "--stages, --position and --insert-at need --placement same",
+            id="contradiction",
+        ),
+        pytest.param({"insert_at": ("layer1",), "stages": (3,)}, "--insert-at excludes", id="at and stages"),
     ],
 )
 def test_what_cannot_work_is_refused_in_a_sentence(changes: dict[str, object], sentence: str) -> None:
@@ -154,7 +158,7 @@ def test_an_entry_may_have_options_and_a_ratio_of_its_own() -> None:
     check_names(settings, {})
     assert placement(settings, "gc:ratio=4", {}) == {"block": "gc", "ratio": 4}
     found = placement(settings, "gc:pooling=average:fusion=scale", {})
-    assert found == {"block": "gc", "ratio": 2, "options": ("pooling=average", "fusion=scale")}
+    assert found == {"block": "gc", "ratio": 2, "block_options": ("pooling=average", "fusion=scale")}
     network = create_variant(settings, "gc:pooling=average:fusion=scale", {}, 3)
     assert insertion_records(network)[0]["options"] == {"pooling": "average", "fusion": "scale"}
     assert plan(settings, epochs=2, variants={})[3].name == "main-gc-pooling=average-fusion=scale-seed0"

@@ -114,7 +114,7 @@ def test_a_classifiers_first_step_is_that_of_the_cpu(device: torch.device) -> No
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_detector_takes_steps_in_each_precision(precision: str, device: torch.device) -> None:
     skip_slow_half(precision, device)
-    network = create_model("mask_rcnn_gc_scenes_resnet", num_classes=3, detector={"regions": 32})
+    network = create_model("mask_rcnn_gc_scenes_resnet", num_classes=3, detector={"rois_per_image": 32})
     before = [parameter.clone() for parameter in network.parameters()]
     trainer, losses = steps(SameObjects(), network, device, precision=precision)
     assert losses[-1] < losses[0]
@@ -126,8 +126,8 @@ def test_a_deterministic_run_that_was_interrupted_ends_with_the_same_bits(
     device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen: dict[str, Any] = {"model": "cifar_resnet20", "block": "gc", "data": "scenes", "device": str(device)}
-    chosen |= {"limit_train": 8, "limit_val": 4, "batch_size": 4, "steps": 4, "ema": 0.9, "deterministic": True}
-    chosen |= {"pictures": False, "save_every_steps": 1, "log_every": 1, "precision": "bf16"}
+    chosen |= {"limit_train": 8, "limit_val": 4, "batch_size": 4, "steps": 4, "ema_decay": 0.9, "deterministic": True}
+    chosen |= {"plots": False, "save_every_steps": 1, "log_every": 1, "precision": "bf16"}
     whole = run_training(override(TrainSettings(), **chosen, output=str(tmp_path / "whole")), reporter=Silent())
     take = Trainer.train_step
 

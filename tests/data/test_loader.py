@@ -22,7 +22,7 @@ from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.settings import AugmentSettings, Preprocessing
 from gcnet.data.transforms import build_eval_transform, build_train_transform
 
-STRONG = AugmentSettings(random_crop="resized", rand_augment="randaugment", colour_jitter=0.3, erasing=0.5)
+STRONG = AugmentSettings(random_crop="resized", auto_augment="randaugment", color_jitter=0.3, erasing=0.5)
 
 
 class Noise:

@@ -17,7 +17,7 @@ from gcnet.data.settings import IMAGENET_MEAN, IMAGENET_STD, AugmentSettings, Pr
 from gcnet.data.transforms import build_eval_transform, build_train_transform
 
 SIZES = [(211, 97), (97, 211), (101, 101), (37, 37), (37, 53), (5, 3), (1, 1), (64, 61)]
-QUIET = {"random_crop": "none", "flip": 0.0}
+QUIET = {"random_crop": "none", "hflip": 0.0}
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -88,7 +88,7 @@ def test_the_automatic_crop_pads_small_images_and_resizes_others() -> None:
 def test_a_padded_crop_is_one_of_the_shifts_and_all_of_them_occur() -> None:
     image = photo(5, 5)
     transform = build_train_transform(
-        Preprocessing(5, mean=(0, 0, 0), std=(1, 1, 1)), AugmentSettings(random_crop="pad", pad=2, flip=0)
+        Preprocessing(5, mean=(0, 0, 0), std=(1, 1, 1)), AugmentSettings(random_crop="pad", pad=2, hflip=0)
     )
     bordered = np.pad(np.asarray(image), ((2, 2), (2, 2), (0, 0)))
     shifts = {bordered[y : y + 5, x : x + 5].tobytes(): (y, x) for y in range(5) for x in range(5)}
@@ -104,7 +104,7 @@ def test_flips_occur_as_often_as_asked(flip: float, share: float) -> None:
     image = photo(7, 7)
     mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     plain = build_eval_transform(Preprocessing(7))
-    transform = build_train_transform(Preprocessing(7), AugmentSettings(random_crop="none", flip=flip))
+    transform = build_train_transform(Preprocessing(7), AugmentSettings(random_crop="none", hflip=flip))
     results = [transform(image) for _ in range(400)]
     flipped = [torch.equal(pixels, plain(mirrored)) for pixels in results]
     assert all(
@@ -117,7 +117,7 @@ def test_a_resized_crop_takes_the_share_of_the_area_asked_for() -> None:
     ramp = np.zeros((101, 101, 3), np.uint8)
     ramp[..., 0] = np.arange(101)[:, None] * 2
     ramp[..., 1] = np.arange(101)[None, :] * 2
-    settings = AugmentSettings(random_crop="resized", crop_scale=(0.25, 0.36), flip=0)
+    settings = AugmentSettings(random_crop="resized", crop_scale=(0.25, 0.36), hflip=0)
     transform = build_train_transform(Preprocessing(29, mean=(0, 0, 0), std=(1, 1, 1)), settings)
     for _ in range(50):
         pixels = transform(Image.fromarray(ramp)) * 255 / 2
@@ -126,10 +126,10 @@ def test_a_resized_crop_takes_the_share_of_the_area_asked_for() -> None:
 
 
 CHANGES: dict[str, dict[str, object]] = {
-    "randaugment": {"rand_augment": "randaugment"},
-    "strong randaugment": {"rand_augment": "randaugment", "rand_magnitude": 20},
-    "trivial": {"rand_augment": "trivial"},
-    "colour": {"colour_jitter": 0.4},
+    "randaugment": {"auto_augment": "randaugment"},
+    "strong randaugment": {"auto_augment": "randaugment", "ra_magnitude": 20},
+    "trivial": {"auto_augment": "trivialaugment"},
+    "colour": {"color_jitter": 0.4},
     "erasing": {"erasing": 1.0},
 }
 
@@ -154,7 +154,7 @@ def test_each_augmentation_changes_the_image_and_follows_torchs_seed_alone(case:
 def test_a_greater_magnitude_changes_more() -> None:
     def change(magnitude: int) -> float:
         torch.manual_seed(5)
-        settings = AugmentSettings(**QUIET, rand_augment="randaugment", rand_magnitude=magnitude)
+        settings = AugmentSettings(**QUIET, auto_augment="randaugment", ra_magnitude=magnitude)
         transform = build_train_transform(Preprocessing(31), settings)
         plain = build_eval_transform(Preprocessing(31))(photo(31, 31))
         return sum((transform(photo(31, 31)) - plain).abs().mean().item() for _ in range(60))

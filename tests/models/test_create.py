@@ -119,7 +119,10 @@ def test_other_classifiers_come_by_their_own_name_and_take_blocks() -> None:
         ({"name": "resnet18", "fusion": "add"}, "fusion: no effect without a block"),
         ({"name": "resnet18", "weights": "nowhere.pth"}, "there is none at nowhere.pth"),
         ({"name": "gc_resnet18", "detector": {}}, '"resnet18" is a classifier; did you mean "mask_rcnn_resnet18"'),
-        ({"name": "mask_rcnn_resnet18", "detector": {"region": 3}}, 'a detector "region"; did you mean "regions"'),
+        (
+            {"name": "mask_rcnn_resnet18", "detector": {"rois": 3}},
+            'a detector "rois"; did you mean "rois_per_image"',
+        ),
         ({"name": "mask_rcnn_resnet18", "detector": {"cascade": True}}, 'unknown option of a detector "cascade"'),
     ],
     ids=lambda value: str(value)[:40],

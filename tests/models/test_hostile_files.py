@@ -259,7 +259,7 @@ def test_odd_records_of_insertions_are_one_sentence(model_path: Path, tmp_path: 
         {"num_classes": 11},
         {"architecture": "resnet50"},
         {"architecture": "vit_giant_patch14_224"},
-        {"architecture": "mask_rcnn_cifar_resnet20", "detector": {"width": 10**6}, "num_classes": 3},
+        {"architecture": "mask_rcnn_cifar_resnet20", "detector": {"fpn_channels": 10**6}, "num_classes": 3},
     ],
     ids=str,
 )

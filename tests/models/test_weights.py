@@ -74,7 +74,7 @@ SOURCES = {
 @pytest.mark.parametrize(
     ("name", "norm"),
     [
-        ("mask_rcnn_resnet18", "fixed"),
+        ("mask_rcnn_resnet18", "eval_stats"),
         ("mask_rcnn_gc_resnet18", "frozen"),
         ("cascade_mask_rcnn_nl_resnet18", "sync"),
     ],
@@ -220,7 +220,7 @@ def test_a_detector_starts_from_weights_with_other_classes(
     assert "6 outputs in the weights, 3 in the network" in caplog.text
     assert all(layer in caplog.text for layer in new)
     with pytest.raises(UserError, match="do not fit"):
-        create_model(name, num_classes=2, weights=tmp_path / "five.safetensors", detector={"width": 32})
+        create_model(name, num_classes=2, weights=tmp_path / "five.safetensors", detector={"fpn_channels": 32})
 
 
 @pytest.mark.parametrize(

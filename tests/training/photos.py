@@ -48,8 +48,15 @@ def steady_network(classes: int) -> nn.Module:
 def settings_for(photos: Path, output: Path, **changes: Any) -> TrainSettings:
     """A run of 3 epochs of 5 steps, augmented, mixed and averaged."""
     chosen = {"data": str(photos), "output": str(output), "epochs": 3.0, "batch_size": 10, "lr": 0.05, "seed": 7}
-    varied = {"ema": 0.9, "colour_jitter": 0.3, "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1, "erasing": 0.2}
-    quiet = {"pictures": False, "save_every_steps": 2, "log_every": 1}
+    varied = {
+        "ema_decay": 0.9,
+        "color_jitter": 0.3,
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "label_smoothing": 0.1,
+        "erasing": 0.2,
+    }
+    quiet = {"plots": False, "save_every_steps": 2, "log_every": 1}
     return override(TrainSettings(), **(chosen | varied | quiet | changes))
 
 

@@ -90,11 +90,11 @@ def test_processes_that_torchrun_did_not_start_are_one_sentence(monkeypatch):
         pass
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_with_synchronized_norms_unreadable_images_make_no_process_wait(accumulate, tmp_path):
+@pytest.mark.parametrize("grad_accumulation", [1, 3])
+def test_with_synchronized_norms_unreadable_images_make_no_process_wait(grad_accumulation, tmp_path):
     # Of 12 images a step, even ones belong to the first process. Step 1: the second one has none. Step 2: it has one.
     dropped = {1: list(range(1, 12, 2)), 2: list(range(3, 12, 2)), 3: [0]}
-    one, other = by_two(together.train_synchronized, tmp_path, tmp_path, dropped, accumulate)
+    one, other = by_two(together.train_synchronized, tmp_path, tmp_path, dropped, grad_accumulation)
     assert one["images"] == other["images"] == [12, 0, 7, 11]
     assert one["bits"] == other["bits"]
 

@@ -26,7 +26,7 @@ def header(data: Path | str, **changes: Any) -> list[str]:
 
 
 def test_the_header_names_images_classes_size_weights_recipe_and_machine(photos: Path) -> None:
-    lines = header(photos, block="gc", accumulate=2)
+    lines = header(photos, block="gc", grad_accumulation=2)
     assert lines[0] == "cifar_resnet20: 278,264 parameters, 8,997 of them in inserted blocks"
     assert (
         f"data: {photos}: 57 training images (19 per class), 21 validation images, 3 classes, 11 x 11 pixels" in lines

@@ -53,7 +53,7 @@ def run(folder, *, at=None, steps=50, task=None, reporter=None, recipe=None, **o
     torch.manual_seed(11)
     np.random.seed(11)
     network = nn.Sequential(tiny_network(dropout=0.3, batch_norm=True), Noise())
-    trainer = toy_trainer(task, network, steps=steps, ema=0.9, accumulate=3, **(recipe or {}))
+    trainer = toy_trainer(task, network, steps=steps, ema_decay=0.9, grad_accumulation=3, **(recipe or {}))
     settings = OutputSettings(**({"save_every_steps": 7, "save_every_epochs": None, "log_every": 4} | output))
     session = Session(trainer, folder, output=settings, reporter=reporter or Silent(), seed=11)
     if folder.checkpoint.exists():

@@ -34,9 +34,7 @@ def test_the_cosine_is_torchs_with_t_max_the_whole_run():
 
 
 def test_steps_are_torchs_milestones():
-    recipe = RecipeSettings(
-        steps=30, lr=0.3, schedule="step", milestones=(0.4, 0.9), step_factor=0.2, warmup_epochs=0.0
-    )
+    recipe = RecipeSettings(steps=30, lr=0.3, schedule="step", milestones=(0.4, 0.9), lr_gamma=0.2, warmup_epochs=0.0)
     optimizer = optimizer_at(0.3)
     expected = rates_of(MultiStepLR(optimizer, [12, 27], gamma=0.2), optimizer, 30)
     assert [build_schedule(recipe, 7).at(step) for step in range(30)] == pytest.approx(expected, rel=1e-9)
@@ -51,7 +49,7 @@ def test_the_warm_up_is_linear_and_ends_at_the_peak():
 
 
 def test_the_cosine_runs_over_what_the_warm_up_leaves():
-    recipe = RecipeSettings(steps=40, lr=0.4, final_lr=0.1, warmup_epochs=2.0)
+    recipe = RecipeSettings(steps=40, lr=0.4, min_lr=0.1, warmup_epochs=2.0)
     optimizer = optimizer_at(0.4)
     warm = LinearLR(optimizer, start_factor=0.1, total_iters=9)
     tail = CosineAnnealingLR(optimizer, T_max=30, eta_min=0.1)
@@ -64,7 +62,7 @@ def network():
 
 
 def test_blocks_have_a_learning_rate_of_their_own():
-    optimizer = build_optimizer(network(), RecipeSettings(block_lr=10.0), ["3.weight", "3.bias"])
+    optimizer = build_optimizer(network(), RecipeSettings(block_lr_mult=10.0), ["3.weight", "3.bias"])
     set_learning_rate(optimizer, 0.03)
     rates = {parameter.shape: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     assert rates[torch.Size([2, 5])] == pytest.approx(0.3)
@@ -73,7 +71,7 @@ def test_blocks_have_a_learning_rate_of_their_own():
 
 def test_a_learning_rate_for_blocks_that_are_not_there_is_refused():
     with pytest.raises(UserError, match="no inserted blocks"):
-        build_optimizer(network(), RecipeSettings(block_lr=10.0))
+        build_optimizer(network(), RecipeSettings(block_lr_mult=10.0))
 
 
 @pytest.mark.parametrize("decay_all", [True, False])

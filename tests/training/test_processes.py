@@ -42,9 +42,9 @@ def join(processes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accumulate", [1, 5])
-def test_two_processes_train_as_one_with_the_same_global_batch(photos, tmp_path, accumulate):
-    plain = {"mixup": 0.0, "cutmix": 0.0, "accumulate": accumulate, "clip_norm": 0.5}
+@pytest.mark.parametrize("grad_accumulation", [1, 5])
+def test_two_processes_train_as_one_with_the_same_global_batch(photos, tmp_path, grad_accumulation):
+    plain = {"mixup": 0.0, "cutmix": 0.0, "grad_accumulation": grad_accumulation, "clip_grad_norm": 0.5}
     alone = run(settings_for(photos, tmp_path / "alone", **plain), steady_network)
     settings = settings_for(photos, tmp_path / "two", **plain)
     assert join(run_as_two(settings, steady_network)) == [0, 0]
@@ -91,7 +91,7 @@ def wait_for_saves(checkpoint, count):
 
 @pytest.mark.slow
 def test_a_training_killed_ten_times_at_random_moments_ends_with_the_same_bits(photos, tmp_path):
-    changes = {"model": "cifar_resnet20", "block": "gc", "epochs": 8.0, "save_every_steps": 1, "accumulate": 2}
+    changes = {"model": "cifar_resnet20", "block": "gc", "epochs": 8.0, "save_every_steps": 1, "grad_accumulation": 2}
     unbroken = fast_start().Process(
         target=run_alone, args=(settings_for(photos, tmp_path / "unbroken", **changes), None)
     )

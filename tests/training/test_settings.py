@@ -60,22 +60,22 @@ REFUSED = {
     "no steps": (RecipeSettings, {"steps": 0}, "--steps must be positive"),
     "negative rate": (RecipeSettings, {"lr": -0.1}, "--lr must be positive and finite, found -0.1"),
     "rate that is no number": (RecipeSettings, {"lr": float("nan")}, "--lr must be positive"),
-    "uneven micro-batches": (RecipeSettings, {"batch_size": 10, "accumulate": 3}, "equal micro-batches"),
+    "uneven micro-batches": (RecipeSettings, {"batch_size": 10, "grad_accumulation": 3}, "equal micro-batches"),
     "nesterov adamw": (RecipeSettings, {"optimizer": "adamw", "nesterov": True}, "--nesterov belongs to"),
     "nesterov without momentum": (RecipeSettings, {"momentum": 0.0, "nesterov": True}, "needs --momentum"),
     "smoothing of one": (RecipeSettings, {"label_smoothing": 1.0}, r"in \[0, 1\)"),
-    "average of one": (RecipeSettings, {"ema": 1.0}, "between 0 and 1"),
-    "final above peak": (RecipeSettings, {"lr": 0.1, "final_lr": 0.2}, "is above --lr"),
-    "final of a constant": (RecipeSettings, {"schedule": "constant", "final_lr": 0.01}, "belongs to --schedule cosine"),
+    "average of one": (RecipeSettings, {"ema_decay": 1.0}, "between 0 and 1"),
+    "final above peak": (RecipeSettings, {"lr": 0.1, "min_lr": 0.2}, "is above --lr"),
+    "final of a constant": (RecipeSettings, {"schedule": "constant", "min_lr": 0.01}, "belongs to --schedule cosine"),
     "milestone beyond": (RecipeSettings, {"milestones": (1.5,)}, "fractions of the run"),
     "negative seed": (MachineSettings, {"seed": -1}, "--seed must be 0 or more"),
     "huge seed": (MachineSettings, {"seed": 2**63}, "--seed must be 0 or more, and below"),
     "endless": (RecipeSettings, {"epochs": 1e300}, "--epochs must be positive and at most 10"),
     "save every 0 steps": (OutputSettings, {"save_every_steps": 0}, "--save-every-steps must be positive"),
     "evaluate never": (OutputSettings, {"evaluate_every": float("inf")}, "must be positive and finite, found inf"),
-    "huge short side": (DetectorSettings, {"short_side": (800, 10_001)}, "--short-side must be at most 10,000 pixels"),
+    "huge short side": (DetectorSettings, {"min_size": (800, 10_001)}, "--min-size must be at most 10,000 pixels"),
     "ratio of zero": (NetworkSettings, {"ratio": 0.0}, "--ratio must be positive"),
-    "option without a value": (NetworkSettings, {"options": ("pooling",)}, 'takes NAME=VALUE.*found "pooling"'),
+    "option without a value": (NetworkSettings, {"block_options": ("pooling",)}, 'takes NAME=VALUE.*found "pooling"'),
 }
 
 
@@ -113,7 +113,10 @@ def test_an_unknown_name_gets_the_nearest_valid_one(kind, values, sentence):
 
 @pytest.mark.parametrize(
     ("given", "flags"),
-    [({"at": ("layer3",)}, "--at"), ({"ratio": 4.0, "options": ("heads=2",)}, "--ratio and --options")],
+    [
+        ({"insert_at": ("layer3",)}, "--insert-at"),
+        ({"ratio": 4.0, "block_options": ("heads=2",)}, "--ratio and --block-options"),
+    ],
 )
 def test_places_and_options_need_a_block(given: dict, flags: str) -> None:
     with pytest.raises(UserError, match=f"^{flags} without a block: add --block"):
@@ -123,13 +126,13 @@ def test_places_and_options_need_a_block(given: dict, flags: str) -> None:
 
 
 def test_block_options_are_numbers_truths_and_texts():
-    network = NetworkSettings(options=("pooling=average", "use-scale=False", "reduction=4", "a=b=c"))
-    assert network.block_options() == {"pooling": "average", "use_scale": False, "reduction": 4, "a": "b=c"}
+    network = NetworkSettings(block_options=("pooling=average", "use-scale=False", "reduction=4", "a=b=c"))
+    assert network.read_block_options() == {"pooling": "average", "use_scale": False, "reduction": 4, "a": "b=c"}
 
 
 def test_settings_survive_config_json():
     settings = TrainSettings(
-        network=NetworkSettings(stages=(2, 3), options=("a=1",)),
+        network=NetworkSettings(stages=(2, 3), block_options=("a=1",)),
         data=DataSettings(data="cifar10"),
         augment=AugmentSettings(crop_scale=(0.5, 1.0)),
         recipe=RecipeSettings(freeze=("a*",), epochs=3.5),
@@ -201,7 +204,7 @@ def test_the_learning_rate_of_a_preset_is_scaled_with_the_batch() -> None:
     [
         ({}, 24, 1, 24),
         ({}, 25, 2, 24),
-        ({"accumulate": 4}, 27, 2, 24),
+        ({"grad_accumulation": 4}, 27, 2, 24),
         ({}, 128, 1, None),
         ({"batch_size": 64}, 24, 1, 64),
     ],
@@ -210,9 +213,3 @@ def test_only_a_default_batch_shrinks_to_the_number_of_images(
     given: dict[str, int], images: int, processes: int, expected: int | None
 ) -> None:
     assert RecipeSettings(**given).fitted(images, processes).batch_size == expected  # type: ignore[arg-type]
-
-
-def test_settings_of_earlier_versions_are_read_under_their_names_of_today():
-    stored = TrainSettings(augment=AugmentSettings(random_crop="pad")).to_dict()
-    stored["augment"]["crop"] = stored["augment"].pop("random_crop")
-    assert TrainSettings.from_dict(stored).augment.random_crop == "pad"

@@ -53,7 +53,7 @@ def test_the_norm_uses_its_running_statistics_and_keeps_them() -> None:
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 4, "accumulate": 4}])
+@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 4, "grad_accumulation": 4}])
 def test_micro_batches_of_one_image_are_refused_before_anything_is_written(
     tmp_path: Path, changes: dict[str, int]
 ) -> None:
@@ -69,7 +69,7 @@ def test_micro_batches_of_one_image_are_refused_before_anything_is_written(
 
 def test_micro_batches_of_one_image_are_fine_where_norms_see_more_or_are_frozen(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", train_images=2, val_images=2)
-    frozen = settings_for(photos, tmp_path / "frozen", batch_size=1, freeze_norms=True, steps=2, epochs=None)
+    frozen = settings_for(photos, tmp_path / "frozen", batch_size=1, freeze_bn_stats=True, steps=2, epochs=None)
     assert run_training(frozen, build_model=normed_network, reporter=Lines()).finished
     larger = settings_for(photos, tmp_path / "larger", batch_size=1, steps=2, epochs=None)
     wide = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3))

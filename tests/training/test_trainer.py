@@ -43,7 +43,7 @@ def test_the_trainer_takes_the_same_steps_as_a_bare_torch_loop(name):
 def test_micro_batches_of_unequal_size_give_the_gradient_of_the_whole_batch():
     task = ToyTask(batch_size=12)
     task.dropped = {0: [1], 1: [0, 7], 2: list(range(10))}
-    whole, parts = toy_trainer(task), toy_trainer(task, accumulate=4)
+    whole, parts = toy_trainer(task), toy_trainer(task, grad_accumulation=4)
     losses = [outcome.loss_sums["squares"] for outcome in take(whole, 5)]
     assert losses == pytest.approx([outcome.loss_sums["squares"] for outcome in take(parts, 5)], rel=1e-5)
     for one, other in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
@@ -60,9 +60,9 @@ def test_a_step_reports_the_sum_of_the_losses_over_its_images():
     assert outcome.loss_sums == {"squares": pytest.approx(expected, rel=1e-5)}
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-def test_a_loss_that_is_not_finite_stops_before_any_weight_changes_and_names_the_images(accumulate):
-    trainer = toy_trainer(ToyTask(poison=2), accumulate=accumulate)
+@pytest.mark.parametrize("grad_accumulation", [1, 4])
+def test_a_loss_that_is_not_finite_stops_before_any_weight_changes_and_names_the_images(grad_accumulation):
+    trainer = toy_trainer(ToyTask(poison=2), grad_accumulation=grad_accumulation)
     take(trainer, 2)
     before = bits(trainer.network)
     with pytest.raises(
@@ -73,7 +73,7 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_changes_and_names_the
     assert trainer.step == 2
     assert raised.value.step == 2
     # The images of the micro-batch that is to blame, not of the whole step.
-    assert raised.value.names == [f"2/{index}" for index in (range(12) if accumulate == 1 else range(3, 6))]
+    assert raised.value.names == [f"2/{index}" for index in (range(12) if grad_accumulation == 1 else range(3, 6))]
 
 
 def test_an_infinite_loss_is_called_infinite():
@@ -107,7 +107,9 @@ def test_a_batch_without_readable_images_only_counts_the_step():
 
 def test_gradients_are_clipped_to_the_stated_norm():
     network = nn.Linear(3, 1)
-    trainer = toy_trainer(network=network, clip_norm=0.5, momentum=0.0, weight_decay=0.0, lr=1.0, schedule="constant")
+    trainer = toy_trainer(
+        network=network, clip_grad_norm=0.5, momentum=0.0, weight_decay=0.0, lr=1.0, schedule="constant"
+    )
     before = torch.cat([parameter.detach().flatten().clone() for parameter in network.parameters()])
     with torch.no_grad():
         network.bias += 100
@@ -118,7 +120,7 @@ def test_gradients_are_clipped_to_the_stated_norm():
 
 
 def test_the_average_follows_the_weights_by_its_formula():
-    trainer = toy_trainer(ema=0.8, network=nn.Linear(3, 1))
+    trainer = toy_trainer(ema_decay=0.8, network=nn.Linear(3, 1))
     expected = None
     for count in range(9):
         take(trainer, 1)
@@ -130,7 +132,7 @@ def test_the_average_follows_the_weights_by_its_formula():
 
 
 def test_the_average_takes_statistics_along_and_stays_in_evaluation_mode():
-    trainer = toy_trainer(ema=0.5, network=tiny_network(batch_norm=True))
+    trainer = toy_trainer(ema_decay=0.5, network=tiny_network(batch_norm=True))
     take(trainer, 5)
     norm, averaged = trainer.network[1], trainer.trained[1]
     assert int(averaged.num_batches_tracked) == int(norm.num_batches_tracked) == 5
@@ -142,7 +144,7 @@ def test_the_average_takes_statistics_along_and_stays_in_evaluation_mode():
 def test_frozen_norms_keep_their_statistics():
     network = tiny_network(batch_norm=True)
     before = network[1].running_mean.clone()
-    trainer = toy_trainer(network=network, freeze_norms=True)
+    trainer = toy_trainer(network=network, freeze_bn_stats=True)
     take(trainer, 3)
     assert torch.equal(network[1].running_mean, before)
     assert network.training
@@ -160,8 +162,8 @@ def test_half_precision_trains_with_float32_weights(precision):
 VARIANTS = {
     "plain": {},
     "adamw": {"optimizer": "adamw", "lr": 0.01},
-    "average": {"ema": 0.9},
-    "accumulation and clipping": {"accumulate": 3, "clip_norm": 1.0},
+    "average": {"ema_decay": 0.9},
+    "accumulation and clipping": {"grad_accumulation": 3, "clip_grad_norm": 1.0},
     "step schedule": {"schedule": "step", "milestones": (0.2, 0.4)},
     "fp16": {"precision": "fp16"},
     "nothing decayed but weights": {"decay_all": False},

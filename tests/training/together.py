@@ -90,7 +90,7 @@ def wait_for_a_process_that_ends(folder: Path) -> None:
         write(folder, Processes(), [type(error).__name__, str(error)])
 
 
-def train_synchronized(folder: Path, dropped: dict[int, list[int]], accumulate: int) -> None:
+def train_synchronized(folder: Path, dropped: dict[int, list[int]], grad_accumulation: int) -> None:
     """Four steps, some images of which cannot be read, by a network whose forward passes wait for each other."""
     torch.set_num_threads(1)
     with processes_joined(CPU) as processes:
@@ -98,7 +98,7 @@ def train_synchronized(folder: Path, dropped: dict[int, list[int]], accumulate: 
         task.dropped = dropped
         torch.manual_seed(3)
         network = nn.Sequential(nn.Linear(3, 7), Exchanging(), nn.ReLU(), nn.Linear(7, 1))
-        trainer = toy_trainer(task, network, accumulate=accumulate)
+        trainer = toy_trainer(task, network, grad_accumulation=grad_accumulation)
         trainer.synchronized = True
         batches = task.batches(0)
         images = [trainer.train_step(next(batches)).images for _ in range(4)]

@@ -216,7 +216,7 @@ def test_damaged_rows_are_kept_aside_and_the_run_goes_on(copy: Path) -> None:
         ("data", "workers", True),
         ("network", "model", None),
         ("network", "stages", [1, "a"]),
-        ("output", "pictures", "yes"),
+        ("output", "plots", "yes"),
         ("machine", "precision", "half"),
         ("machine", "colour", 3),
     ],
@@ -253,7 +253,7 @@ def test_the_command_takes_workers_device_and_length_beside_resume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, run = write_photos(tmp_path / "data"), tmp_path / "run"
-    short = ["--model", "cifar_resnet20", "--batch-size", "10", "--steps", "2", "--no-pictures", "--workers", "1"]
+    short = ["--model", "cifar_resnet20", "--batch-size", "10", "--steps", "2", "--no-plots", "--workers", "1"]
     assert main(["train", "--data", str(data), "--output", str(run), *short]) == 0
     assert main(["train", "--resume", str(run), "--steps", "3", "--workers", "0", "--device", "cpu"]) == 0
     assert "on from step 2 of 3" in capsys.readouterr().out

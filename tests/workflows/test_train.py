@@ -79,7 +79,7 @@ def test_any_number_of_workers_before_and_after_gives_the_same_bits(
 
 
 def test_accumulated_adamw_in_channels_last_resumes_to_the_bit(photos, tmp_path, monkeypatch):
-    changes = {"optimizer": "adamw", "accumulate": 2, "channels_last": True, "clip_norm": 1.0, "lr": 0.01}
+    changes = {"optimizer": "adamw", "grad_accumulation": 2, "channels_last": True, "clip_grad_norm": 1.0, "lr": 0.01}
     unbroken = run(settings_for(photos, tmp_path / "unbroken", **changes))
     with monkeypatch.context() as patch:
         crash_at(patch, 11)
@@ -96,8 +96,8 @@ def test_another_seed_gives_another_run(photos, tmp_path, whole):
 def pictured(photos, tmp_path_factory):
     """A run of a network by name, with everything that it leaves."""
     output = tmp_path_factory.mktemp("pictured") / "run"
-    changes = {"model": "cifar_resnet20", "block": "gc", "options": ("fusion=both",), "pictures": True}
-    return run(settings_for(photos, output, epochs=2.0, block_lr=3.0, **changes), None)
+    changes = {"model": "cifar_resnet20", "block": "gc", "block_options": ("fusion=both",), "plots": True}
+    return run(settings_for(photos, output, epochs=2.0, block_lr_mult=3.0, **changes), None)
 
 
 @pytest.mark.slow
@@ -162,8 +162,8 @@ def test_frozen_parameters_and_norms_stay_as_they_were(photos, tmp_path):
     changes = {
         "model": "cifar_resnet20",
         "freeze": ("layer1.*", "conv1.*"),
-        "freeze_norms": True,
-        "ema": None,
+        "freeze_bn_stats": True,
+        "ema_decay": None,
         "lr": 1e-4,
     }
     start = run(settings_for(photos, tmp_path / "start", model="cifar_resnet20", steps=1, epochs=None), None)
@@ -181,7 +181,7 @@ MISTAKES = {
     "freezing nothing": ({"freeze": ("layer9.*",)}, '"layer9.*" matches no parameter'),
     "batch larger than the set": ({"batch_size": 1000}, "batch"),
     "missing data": ({"data": "nowhere/photos"}, "nowhere/photos"),
-    "learning rate of no blocks": ({"block_lr": 2.0}, "no inserted blocks"),
+    "learning rate of no blocks": ({"block_lr_mult": 2.0}, "no inserted blocks"),
     "no such device": ({"device": "cuda:77"}, "cuda:77"),
     "odd device": ({"device": "tpu"}, "auto, cpu, cuda or cuda:N"),
 }
@@ -250,7 +250,7 @@ def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(photos, tmp_pat
 
 
 def test_a_run_says_where_at_put_the_blocks_and_its_file_rebuilds_them(photos, tmp_path, capsys):
-    changes = {"model": "cifar_resnet20", "block": "gc", "at": ("layer2.*", "c3"), "epochs": None, "steps": 2}
+    changes = {"model": "cifar_resnet20", "block": "gc", "insert_at": ("layer2.*", "c3"), "epochs": None, "steps": 2}
     settings = settings_for(photos, tmp_path / "run", **changes)
     said = "gc with ratio 4 on the output of 6 modules: layer2: 0, 1, 2 (32 channels)"
     result = run_training(settings)
@@ -261,7 +261,7 @@ def test_a_run_says_where_at_put_the_blocks_and_its_file_rebuilds_them(photos, t
 
 
 def command(photos, output, *more):
-    model = ("--model", "cifar_resnet20", "--data", str(photos), "--batch-size", "10", "--no-pictures")
+    model = ("--model", "cifar_resnet20", "--data", str(photos), "--batch-size", "10", "--no-plots")
     return [sys.executable, "-m", "gcnet", "train", *model, "--output", str(output), *more]
 
 
@@ -349,7 +349,7 @@ def test_names_that_are_not_utf_8_and_control_characters_end_no_training(tmp_pat
         os.rename(photos / split / "blue" / "0.png", os.fsencode(photos / split / "blue") + b"/\xff.png")
     with open(os.fsencode(photos / "train" / "blue") + b"/broken\xfe\n.png", "wb") as file:
         file.write(b"no image")
-    settings = override(settings_for(photos, tmp_path / "run", model="cifar_resnet20", epochs=1.0), pictures=True)
+    settings = override(settings_for(photos, tmp_path / "run", model="cifar_resnet20", epochs=1.0), plots=True)
     assert run_training(settings).finished
     printed = capsys.readouterr().out
     assert "\x1b" not in printed

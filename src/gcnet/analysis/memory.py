@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gcnet.analysis.timing import PLAIN, Numerics, training_step_call
+from gcnet.analysis.timing import PLAIN, Precision, training_step_call
 from gcnet.children import FROM_TERMINAL, end_with_parent, signals_blocked
 
 _PATIENCE = 300.0
@@ -28,14 +28,14 @@ def training_step_peak_memory(
     *,
     device: str = "cpu",
     threads: int = 1,
-    numerics: Numerics = PLAIN,
+    precision: Precision = PLAIN,
 ) -> int | None:
     """Bytes that one training step of `build()` takes beyond the built model, at the worst moment of the step.
 
     The step is on random images of `input_shape` (N, 3, H, W): gradients, activations, momentum and work space are in
     the number, weights and libraries are not. For the rest as `peak_memory`.
     """
-    prepare = partial(_training_step, build, input_shape, device, numerics)
+    prepare = partial(_training_step, build, input_shape, device, precision)
     return peak_memory(prepare, device=device, threads=threads)
 
 
@@ -76,9 +76,9 @@ def end_measurements() -> None:
 
 
 def _training_step(
-    build: Callable[[], nn.Module], input_shape: tuple[int, ...], device: str, numerics: Numerics
+    build: Callable[[], nn.Module], input_shape: tuple[int, ...], device: str, precision: Precision
 ) -> Callable[[], object]:
-    return training_step_call(build().to(device), torch.randn(input_shape, device=device), numerics)
+    return training_step_call(build().to(device), torch.randn(input_shape, device=device), precision)
 
 
 def _measure(

@@ -69,14 +69,14 @@ def interleaved_seconds(
 
 
 @dataclass(frozen=True)
-class Numerics:
+class Precision:
     """How a network is run: autocast to a half-precision dtype (None: as it is), and the memory format of its maps."""
 
     autocast: torch.dtype | None = None
     channels_last: bool = False
 
     def run(self, model: nn.Module, images: Tensor) -> Any:
-        """`model(images)` under these numerics."""
+        """`model(images)` with this precision."""
         if self.autocast is None:
             return model(images)
         with torch.autocast(images.device.type, dtype=self.autocast):
@@ -87,32 +87,32 @@ class Numerics:
         return thing.to(memory_format=torch.channels_last) if self.channels_last else thing
 
 
-PLAIN = Numerics()
+PLAIN = Precision()
 
 
-def forward_call(model: nn.Module, images: Tensor, numerics: Numerics = PLAIN) -> Callable[[], object]:
+def forward_call(model: nn.Module, images: Tensor, precision: Precision = PLAIN) -> Callable[[], object]:
     """A call that runs `model`, which is set to evaluation mode, without gradients; images (N, 3, H, W)."""
-    model, images = numerics.arrange(model.eval()), numerics.arrange(images)
+    model, images = precision.arrange(model.eval()), precision.arrange(images)
 
     def call() -> object:
         with torch.inference_mode():
-            return numerics.run(model, images)
+            return precision.run(model, images)
 
     return call
 
 
-def training_step_call(model: nn.Module, images: Tensor, numerics: Numerics = PLAIN) -> Callable[[], object]:
+def training_step_call(model: nn.Module, images: Tensor, precision: Precision = PLAIN) -> Callable[[], object]:
     """A call that does one training step: forward, backward and an update by SGD with momentum; images (N, 3, H, W).
 
     The learning rate is so small that the weights do not run away; the arithmetic is that of any other rate.
     """
-    model, images = numerics.arrange(model), numerics.arrange(images)
+    model, images = precision.arrange(model), precision.arrange(images)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9)
 
     def call() -> None:
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        numerics.run(model, images).float().square().mean().backward()
+        precision.run(model, images).float().square().mean().backward()
         optimizer.step()
 
     return call

@@ -55,7 +55,7 @@ EXIT_CODES = {
 
 # Refused by the system, not asked wrongly: full disks, limits on files and processes, failing hardware.
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO, errno.EROFS)
-_SAVING_MEMORY = ("batch_size", "accumulate", "image_size", "short_side", "precision", "jobs", "workers")
+_SAVING_MEMORY = ("batch_size", "grad_accumulation", "image_size", "min_size", "precision", "jobs", "workers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

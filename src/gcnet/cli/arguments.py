@@ -12,6 +12,7 @@ from gcnet.arguments import Argument, arguments_of, settings_from
 from gcnet.cli.parser import base_type, build_parser, flag_of, flags_of
 from gcnet.cli.synonyms import FLAGS, VALUES, similar_flag
 from gcnet.errors import UserError, nearest, unknown
+from gcnet.renamed import new_flag, renamed
 
 S = TypeVar("S")
 
@@ -111,6 +112,8 @@ class _Line:
             flag = name.replace("_", "-")
             if not re.match(r"--?[A-Za-z]", name) or (flag in self.flags and not self.flags[flag].positional):
                 continue
+            if (new := new_flag(flag)) in self.flags:
+                raise renamed(name, new)
             bare = flag.lstrip("-").lower()
             suggestion = similar_flag(bare, self.flags) or self._nearest_flag(bare)
             raise UserError(f'unknown flag "{name}"{suggestion or f"; {self.program} --help-all lists all flags"}')

@@ -38,7 +38,7 @@ def check_annotations(settings: "CheckDataSettings") -> int:
         checked[file] = _check_file(replace(settings, data=file, output=output), checks_images=True)
     splits = [split for split in (layout.train, layout.val, layout.test) if split]
     if all(len(split) == 1 for split in splits) and compare_splits(
-        [checked[one] for (one,) in splits], settings.listed
+        [checked[one] for (one,) in splits], settings.max_listed
     ):
         return EXIT_FAILURE
     return max(one.code for one in checked.values())
@@ -98,7 +98,7 @@ def _print(content: dict[str, Any], inspection: "Inspection", settings: "CheckDa
     kinds = len({issue.kind for issue in inspection.issues})
     print(f"issues       {len(inspection.issues):,}" + (f" of {kinds} kinds" if kinds else ""))
     headings = {kind: f"{what.action}: {what.remedy}" for kind, what in ISSUE_KINDS.items()}
-    report_kinds([*inspection.issues, *inspection.notes], headings, settings.listed)
+    report_kinds([*inspection.issues, *inspection.notes], headings, settings.max_listed)
     if inspection.dropped:
         print(f"\n{inspection.dropped:,} annotations are skipped together with their image or category")
 

@@ -31,7 +31,7 @@ def check_labeled(settings: "CheckDataSettings") -> int:
     for name, split in report.splits.items():
         _print_split(name, split)
     _print_classes(report)
-    _print_problems(report.problems, settings.listed)
+    _print_problems(report.problems, settings.max_listed)
     if settings.output is not None:
         _write(report, splits, settings.output)
     return EXIT_FAILURE if report.problems else EXIT_OK

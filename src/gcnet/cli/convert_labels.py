@@ -38,7 +38,7 @@ def convert_labels(settings: "CheckDataSettings", output: Path) -> int:
             f"{printable(files[split])}: {len(clean['images']):,} images, {len(clean['annotations']):,} objects, "
             f"{len(clean['categories']):,} classes"
         )
-    _print(problems, settings.listed)
+    _print(problems, settings.max_listed)
     print("\n".join(["", *(f"wrote {line}" for line in written), f"train with: {_command(converted, files)}"]))
     return EXIT_FAILURE if problems else EXIT_OK
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Container
 
+from gcnet.renamed import OLD_VALUES
+
 COMMANDS = {
     "val": "evaluate",
     "valid": "evaluate",
@@ -81,23 +83,23 @@ _FLAGS = {
     ("opt", "optim"): "--optimizer",
     ("sched", "scheduler", "lr-scheduler", "lr-scheduler-type", "lr-schedule"): "--schedule",
     ("cos-lr",): "--schedule cosine",
-    ("lr-decay", "lr-gamma", "gamma", "decay-rate"): "--step-factor",
+    ("lr-decay", "gamma", "decay-rate"): "--lr-gamma",
     ("lr-steps", "decay-milestones"): "--milestones",
     ("warmup", "lr-warmup-epochs", "warmup-steps"): "--warmup-epochs",
-    ("lrf", "min-lr", "lr-min", "eta-min"): "--final-lr",
-    ("accum", "accum-iter", "grad-accum", "grad-accum-steps", "gradient-accumulation-steps"): "--accumulate",
-    ("clip-grad", "max-grad-norm", "clip"): "--clip-norm",
-    ("model-ema", "ema-decay"): "--ema",
+    ("lrf", "lr-min", "eta-min"): "--min-lr",
+    ("accum", "accum-iter", "grad-accum", "grad-accum-steps", "gradient-accumulation-steps"): "--grad-accumulation",
+    ("clip-grad", "max-grad-norm", "clip"): "--clip-grad-norm",
+    ("model-ema", "model-ema-decay"): "--ema-decay",
     ("smoothing",): "--label-smoothing",
     ("conf", "conf-thres", "confidence", "score-thr", "score-threshold"): "--threshold",
     ("max-det", "max-detections"): "--detections-per-image",
     ("random-erase", "random-erasing", "reprob"): "--erasing",
-    ("aa", "auto-augment", "autoaugment", "trivial-augment"): "--rand-augment",
-    ("hflip", "fliplr"): "--flip",
-    ("jitter-color", "hsv-h", "hsv-s", "hsv-v"): "--colour-jitter",
+    ("aa", "autoaugment", "trivial-augment"): "--auto-augment",
+    ("fliplr", "hflip-prob"): "--hflip",
+    ("jitter-color", "hsv-h", "hsv-s", "hsv-v"): "--color-jitter",
     ("weighted-sampler", "balanced-sampling"): "--sampling balanced",
     ("sync-bn", "syncbn"): "--norm sync",
-    ("no-aug", "no-augment"): "--random-crop none --flip 0",
+    ("no-aug", "no-augment"): "--random-crop none --hflip 0",
     ("topk", "top-k", "k"): "--top",
     ("use-deterministic-algorithms",): "--deterministic",
     ("channels-first",): "--no-channels-last",
@@ -105,7 +107,6 @@ _FLAGS = {
     ("val-interval", "val-every", "eval-every", "eval-interval", "evaluation-interval"): "--evaluate-every",
     ("log-interval", "logging-steps", "print-freq", "log-freq"): "--log-every",
     ("continue", "auto-resume", "resume-from", "start-epoch"): "--resume",
-    ("crop-pct",): "--crop",
     ("evaluate-only", "eval-only", "test-only", "dry"): "--dry-run",
 }
 FLAGS = {name: flag for names, flag in _FLAGS.items() for name in names}
@@ -123,7 +124,7 @@ _HINTS = {
     ("dropout", "drop", "drop-rate", "drop-path"): "networks are trained with the dropout that they are built with",
     ("compile", "torchcompile", "torch-compile"): "in Python: torch.compile(gcnet.load_model(FILE))",
     ("wandb", "report-to", "tensorboard", "logger"): "a run writes metrics.jsonl and results.csv, for any logger",
-    ("flipud", "vflip"): "only horizontal flips are supported, by --flip",
+    ("flipud", "vflip"): "only horizontal flips are supported, by --hflip",
     ("rank", "local-rank", "dist-url", "launcher", "distributed", "nproc-per-node"): (
         "for several processes run torchrun --nproc-per-node N -m gcnet COMMAND"
     ),
@@ -166,5 +167,5 @@ _VALUES = {
     ("linear",): "bilinear",
     ("adam",): "adamw",
 }
-VALUES = {name: value for names, value in _VALUES.items() for name in names}
-"""Value of a flag in another tool -> the value here."""
+VALUES = {name: value for names, value in _VALUES.items() for name in names} | dict(OLD_VALUES)
+"""Value of a flag in another tool or an earlier version -> the value here."""

@@ -13,7 +13,7 @@ from gcnet.training.settings import DetectorSettings, MachineSettings, NetworkSe
 
 SUMMARY = "train a network, or resume a run"
 
-_MOVED = ("data", "val", "images", "root")
+_MOVED = ("data", "val", "images", "download_dir")
 _WITH_RESUME = ("workers", "device", "epochs", "steps", *_MOVED)
 
 
@@ -36,8 +36,8 @@ class Settings:
     """
 
     resume: str | None = None
-    """Resume the run in this folder, to the same bits as if it had not stopped. Accepted beside it: --workers and
-    --device; --data, --val, --images and --root where the data moved; --epochs or --steps for another length (the
+    """Resume the run in this folder, to the same bits as if it had not stopped. Accepted beside it: --workers,
+    --device; --data, --val, --images, --download-dir if the data moved; --epochs or --steps to change the length (the
     learning rate then follows the schedule of the new length from here on)."""
     dry_run: bool = False
     """Only train for up to four steps and try a validation image: shows FLOPs, memory and the time of the whole run."""

@@ -38,21 +38,21 @@ def _extras(training: TrainSettings) -> str:
     extras: dict[str, Any] = {
         name: value
         for name, value in asdict(recipe).items()
-        if name in ("label_smoothing", "mixup", "cutmix", "ema", "clip_norm") and value
+        if name in ("label_smoothing", "mixup", "cutmix", "ema_decay", "clip_grad_norm") and value
     }
-    if recipe.block_lr != 1:
-        extras["block_lr"] = recipe.block_lr
-    if recipe.warmup_from is not None:
-        extras["warm-up from"] = recipe.warmup_from
+    if recipe.block_lr_mult != 1:
+        extras["block_lr_mult"] = recipe.block_lr_mult
+    if recipe.warmup_start_factor is not None:
+        extras["warm-up from"] = recipe.warmup_start_factor
     added = "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in extras.items())
     if not recipe.decay_all:
         added += ", no weight decay on norms and biases"
     if recipe.freeze:
         added += f", frozen {' '.join(recipe.freeze)}"
-    if len(detector.short_side or ()) > 1:
-        added += f", short sides of {', '.join(map(str, detector.short_side or ()))} pixels in training"
-    if detector.jitter is not None:
-        added += f", jitter of size from {detector.jitter[0]:g} to {detector.jitter[1]:g}"
+    if len(detector.min_size or ()) > 1:
+        added += f", short sides of {', '.join(map(str, detector.min_size or ()))} pixels in training"
+    if detector.large_scale_jitter is not None:
+        added += f", jitter of size from {detector.large_scale_jitter[0]:g} to {detector.large_scale_jitter[1]:g}"
     return added
 
 
@@ -75,8 +75,8 @@ def _placement(settings: CompareSettings) -> str:
     if settings.placement == "published":
         return "each block at its own published places"
     places = "the network's usual ones"
-    if settings.at is not None or settings.stages is not None:
-        places = ", ".join(settings.at or [f"stage {stage}" for stage in settings.stages or ()])
+    if settings.insert_at is not None or settings.stages is not None:
+        places = ", ".join(settings.insert_at or [f"stage {stage}" for stage in settings.stages or ()])
     position = "" if settings.position is None else f", {settings.position}"
     return f"every block at the same places: {places}{position}"
 

@@ -11,7 +11,7 @@ from torch import nn
 from gcnet.analysis.cost import analytic_flops, count_parameters, submodule_input_shapes
 from gcnet.analysis.memory import end_measurements, training_step_peak_memory
 from gcnet.analysis.timing import (
-    Numerics,
+    Precision,
     Timing,
     fill_zero_parameters,
     forward_call,
@@ -56,7 +56,7 @@ def measure_costs(
     blocks, task = settings.block_names(), task_of(settings.model)
     total = len(blocks) + 2
     progress(0, total, "measuring forward passes")
-    numerics = Numerics(AUTOCAST[settings.precision], settings.channels_last)
+    precision = Precision(AUTOCAST[settings.precision], settings.channels_last)
     with torch.random.fork_rng(devices=[]):
         networks = {block: create_variant(settings, block, variants, on.num_classes) for block in blocks}
         plain = create_variant(settings, BASELINE, variants, on.num_classes)
@@ -67,20 +67,20 @@ def measure_costs(
         fill_zero_parameters(model)
         model.to(on.device)
     forward = interleaved_times(
-        {block: forward_call(model, images, numerics) for block, model in models.items()},
+        {block: forward_call(model, images, precision) for block, model in models.items()},
         repetitions=REPETITIONS,
         seconds=SECONDS,
         device=on.device,
     )
     progress(1, total, "measuring training steps")
     step = interleaved_times(
-        {block: training_step_call(model, images, numerics) for block, model in models.items()},
+        {block: training_step_call(model, images, precision) for block, model in models.items()},
         repetitions=REPETITIONS,
         seconds=SECONDS,
         device=on.device,
     )
     peaks = {}
-    for block, peak in zip(blocks, _peak_memories(settings, variants, on, numerics), strict=True):
+    for block, peak in zip(blocks, _peak_memories(settings, variants, on, precision), strict=True):
         progress(len(peaks) + 2, total, f"measuring the memory of {block}")
         peaks[block] = peak
     costs = {
@@ -103,14 +103,14 @@ def _build_runnable(settings: CompareSettings, block: str, variants: Variants, n
 
 
 def _peak_memories(
-    settings: CompareSettings, variants: Variants, on: Circumstances, numerics: Numerics
+    settings: CompareSettings, variants: Variants, on: Circumstances, precision: Precision
 ) -> Iterator[int | None]:
     """The peak memory of each block's network, in order; several are measured at a time."""
     shape = (on.batch_size, 3, *on.image_size)
 
     def peak(block: str) -> int | None:
         build = partial(_build_runnable, settings, block, variants, on.num_classes)
-        return training_step_peak_memory(build, shape, device=on.device, numerics=numerics)
+        return training_step_peak_memory(build, shape, device=on.device, precision=precision)
 
     pool = ThreadPoolExecutor(on.jobs)
     try:

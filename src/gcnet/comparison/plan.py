@@ -26,8 +26,8 @@ class Variant:
 
     Attributes:
         block: its name, or a builder of the user's own (`channels -> module`); None is the network as it is.
-        options: of the block, `NAME=VALUE` each, as in `NetworkSettings.options`.
-        placement: of ratio, stages, blocks, position and at, what differs from the rest of the comparison.
+        options: of the block, `NAME=VALUE` each, as in `NetworkSettings.block_options`.
+        placement: of ratio, stages, blocks, position and insert_at, what differs from the rest of the comparison.
     """
 
     block: str | Builder | None
@@ -104,7 +104,7 @@ def check_names(settings: CompareSettings, variants: Variants) -> None:
     for name in settings.block_names():
         variant = variant_of(name, variants)
         if variant.block is not None:
-            given = NetworkSettings(options=variant.options).block_options()
+            given = NetworkSettings(block_options=variant.options).read_block_options()
             check_options(
                 variant.block, given | {name: value for name, value in variant.placement.items() if name == "ratio"}
             )
@@ -130,8 +130,8 @@ def placement(settings: CompareSettings, name: str, variants: Variants) -> dict[
     if settings.placement == "published":
         chosen |= published_placement(f"{block}_", settings.model)
     else:
-        chosen |= {"stages": settings.stages, "position": settings.position, "at": settings.at}
-    chosen |= {"block": block, "options": variant.options or None, **variant.placement}
+        chosen |= {"stages": settings.stages, "position": settings.position, "insert_at": settings.insert_at}
+    chosen |= {"block": block, "block_options": variant.options or None, **variant.placement}
     return {name: value for name, value in chosen.items() if value is not None}
 
 
@@ -145,8 +145,9 @@ def create_variant(settings: CompareSettings, name: str, variants: Variants, num
         filled(describe(settings, BASELINE, variants)), num_classes, image_size=settings.data.image_size
     )
     chosen = placement(settings, name, variants)
-    options = NetworkSettings(options=chosen.pop("options", ())).block_options()
-    insert(network, chosen.pop("block"), **chosen, **options)
+    block = chosen.pop("block")
+    arguments = NetworkSettings(block=name, **chosen).block_arguments()
+    insert(network, block, **{key: value for key, value in arguments.items() if key != "block" and value is not None})
     return network
 
 
@@ -183,7 +184,7 @@ def plan(settings: CompareSettings, *, epochs: float, variants: Variants) -> lis
         save_every_epochs=None,
         save_every_minutes=0.5,
         evaluate_every=min(epochs / _CURVE_POINTS, 1.0),
-        pictures=False,
+        plots=False,
     )
     pairs = [(MAIN, block) for block in settings.block_names()] + [(CONTROL, b) for b in settings.control_blocks()]
     return [

@@ -36,9 +36,9 @@ class RecipeChoices:
     """Learning-rate schedule after warm-up."""
     warmup_epochs: float | None = None
     """Linear warm-up, in epochs."""
-    warmup_from: float | None = None
+    warmup_start_factor: float | None = None
     """Share of the learning rate that the warm-up starts from."""
-    block_lr: float | None = None
+    block_lr_mult: float | None = None
     """Factor on the learning rate of the inserted blocks."""
     label_smoothing: float | None = None
     """Label smoothing."""
@@ -50,9 +50,9 @@ class RecipeChoices:
     """Mixup with Beta(alpha, alpha); 0 is off."""
     cutmix: float | None = None
     """Cutmix with Beta(alpha, alpha); 0 is off."""
-    ema: float | None = None
+    ema_decay: float | None = None
     """Decay of an exponential moving average of the weights, which is then what is evaluated."""
-    clip_norm: float | None = None
+    clip_grad_norm: float | None = None
     """Clip the gradient to this L2 norm."""
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ class CompareSettings:
     """Stages that get the blocks, in the paper's numbers (placement same)."""
     position: str | None = None
     """Place within the residual block: after_norm, after_add or after_conv2 (placement same)."""
-    at: tuple[str, ...] | None = None
+    insert_at: tuple[str, ...] | None = None
     """Modules whose output gets the blocks, instead of stages, as in `gcnet train` (placement same)."""
     control: bool = True
     """On scenes, also train none and gc in the control setting, where no context is needed."""
@@ -121,10 +121,10 @@ class CompareSettings:
             raise UserError(f"--seed must be 0 or more, and below 2^63; found {self.seed}")
         if self.placement not in ("same", "published"):
             raise unknown("placement", self.placement, ("same", "published"))
-        if self.placement == "published" and (self.stages, self.position, self.at) != (None, None, None):
-            raise UserError("--placement published decides the places, so --stages, --position and --at go with same")
-        if self.at is not None and self.stages is not None:
-            raise UserError("--at names the places, so --stages goes without it")
+        if self.placement == "published" and (self.stages, self.position, self.insert_at) != (None, None, None):
+            raise UserError("--stages, --position and --insert-at need --placement same, found --placement published")
+        if self.insert_at is not None and self.stages is not None:
+            raise UserError("--insert-at excludes --stages; give one of them")
         names = self.block_names()
         repeated = next((name for name in names if names.count(name) > 1), None)
         if repeated is not None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from gcnet.errors import UserError, nearest, unknown
+from gcnet.renamed import OLD_VALUES
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -51,7 +52,7 @@ class PreprocessingSettings:
     """Side in pixels of the square that the network gets (default: the model file's or the network's own)."""
     resize: int | None = None
     """Short side in pixels to which images are resized before the center crop (default: as for --image-size)."""
-    crop: float | None = None
+    crop_pct: float | None = None
     """Share of the short side that the center crop keeps, such as 0.875; instead of --resize."""
     interpolation: Interpolation | None = None
     """Interpolation of resizing, always antialiased (default: as for --image-size)."""
@@ -70,12 +71,12 @@ class PreprocessingSettings:
             value = getattr(self, name)
             _check_side(f"--{name.replace('_', '-')}", value)
         _require(
-            self.crop is None or 0.01 <= self.crop <= 1,
-            f"--crop is a share of the short side, from 0.01 to 1; found {self.crop}",
+            self.crop_pct is None or 0.01 <= self.crop_pct <= 1,
+            f"--crop-pct is a share of the short side, from 0.01 to 1; found {self.crop_pct}",
         )
         _require(
-            self.crop is None or self.resize is None,
-            "--crop and --resize both set the short side before the crop; give one of them",
+            self.crop_pct is None or self.resize is None,
+            "--crop-pct and --resize both set the short side before the crop; give one of them",
         )
         for name, valid in _CHOICES.items():
             if getattr(self, name) not in (None, *valid):
@@ -104,8 +105,8 @@ class PreprocessingSettings:
             UserError: the short side before the crop is then below the image size.
         """
         size, resize = self.image_size or usual.image_size, self.resize
-        if self.crop is not None:
-            resize = math.floor(size / self.crop)  # as timm's crop_pct
+        if self.crop_pct is not None:
+            resize = math.floor(size / self.crop_pct)  # as timm's crop_pct
         elif resize is None and usual.resize is not None:
             resize = round(size * usual.resize / usual.image_size)
         return replace(
@@ -122,7 +123,9 @@ class PreprocessingSettings:
     @classmethod
     def like(cls, found: "Preprocessing") -> "PreprocessingSettings":
         """The settings that give `found`, whatever the network's own preprocessing is."""
-        values: dict[str, Any] = {item.name: getattr(found, item.name) for item in fields(cls) if item.name != "crop"}
+        values: dict[str, Any] = {
+            item.name: getattr(found, item.name) for item in fields(cls) if item.name != "crop_pct"
+        }
         values["resize"] = found.resize or found.image_size
         values["bit_depth"] = str(found.bit_depth)
         return cls(**values)
@@ -141,7 +144,7 @@ class DataSettings:
     """Folder of the images of a CSV or an annotation file (default: found beside it)."""
     val_fraction: float | None = None
     """Share of --data that is held out for validation, such as 0.2, chosen by --seed (classifiers: of every class)."""
-    root: str = "data"
+    download_dir: str = "data"
     """Folder of downloaded data sets (cifar10, cifar100)."""
     download: bool = False
     """Fetch cifar10 or cifar100 where they are missing; without it the network is never used."""
@@ -151,7 +154,7 @@ class DataSettings:
     resize: int | None = None
     """Evaluation: short side in pixels before the center crop (default: with --weights the network's own; else 256/224
     of the image size, none if it fits)."""
-    crop: float | None = None
+    crop_pct: float | None = None
     """Evaluation: share of the short side that the center crop keeps, such as 0.875; instead of --resize."""
     interpolation: Interpolation | None = None
     """Interpolation of resizing, always antialiased (default: with --weights the network's own, else bilinear)."""
@@ -232,13 +235,13 @@ class AugmentSettings:
     """Share of the image's area that a resized crop takes, from and to."""
     pad: int = 4
     """Pixels of black border around the image before a crop of its own size (--random-crop pad)."""
-    flip: float = 0.5
+    hflip: float = 0.5
     """Probability of a horizontal flip."""
-    rand_augment: Literal["none", "randaugment", "trivial"] = "none"
+    auto_augment: Literal["none", "randaugment", "trivialaugment"] = "none"
     """RandAugment or TrivialAugment."""
-    rand_magnitude: int = 9
+    ra_magnitude: int = 9
     """Magnitude of RandAugment, 0 to 30."""
-    colour_jitter: float = 0.0
+    color_jitter: float = 0.0
     """Random change of brightness, contrast and saturation by up to this factor."""
     erasing: float = 0.0
     """Probability of erasing a random rectangle."""
@@ -247,16 +250,16 @@ class AugmentSettings:
         """Check the ranges."""
         for name, valid in (
             ("random_crop", ("auto", "resized", "pad", "none")),
-            ("rand_augment", ("none", "randaugment", "trivial")),
+            ("auto_augment", ("none", "randaugment", "trivialaugment")),
         ):
             if getattr(self, name) not in valid:
-                raise unknown(name.replace("_", "-"), getattr(self, name), valid)
+                raise unknown(name.replace("_", "-"), getattr(self, name), valid, synonyms=OLD_VALUES)
         low, high = self.crop_scale
         _require(0 < low <= high <= 1, f"--crop-scale must be two shares with 0 < from <= to <= 1, found {low} {high}")
         _require(self.pad >= 0, f"--pad must be 0 or more, found {self.pad}")
-        _require(0 <= self.rand_magnitude <= 30, f"--rand-magnitude must be 0 to 30, found {self.rand_magnitude}")
-        _require(0 <= self.colour_jitter <= 1, f"--colour-jitter must be 0 to 1, found {self.colour_jitter}")
-        for name in ("flip", "erasing"):
+        _require(0 <= self.ra_magnitude <= 30, f"--ra-magnitude must be 0 to 30, found {self.ra_magnitude}")
+        _require(0 <= self.color_jitter <= 1, f"--color-jitter must be 0 to 1, found {self.color_jitter}")
+        for name in ("hflip", "erasing"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"--{name} is a probability from 0 to 1, found {value}")
 

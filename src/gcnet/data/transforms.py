@@ -65,7 +65,7 @@ class TrainTransform:
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
         image = self.crop_randomly(image)
-        if self.augment.flip and torch.rand(()).item() < self.augment.flip:
+        if self.augment.hflip and torch.rand(()).item() < self.augment.hflip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         for step in self.colours:
             image = step(image)
@@ -83,8 +83,8 @@ class TrainTransform:
         """What is drawn at random, such as "crop pad, flip 0.5"."""
         augment = self.augment
         found = [] if self.crop == "none" else [f"crop {self.crop}"]
-        found += [augment.rand_augment] if augment.rand_augment != "none" else []
-        numbers = {"flip": augment.flip, "color jitter": augment.colour_jitter, "erasing": augment.erasing}
+        found += [augment.auto_augment] if augment.auto_augment != "none" else []
+        numbers = {"flip": augment.hflip, "color jitter": augment.color_jitter, "erasing": augment.erasing}
         return ", ".join(found + [f"{name} {value:g}" for name, value in numbers.items() if value]) or "none"
 
     def __repr__(self) -> str:
@@ -152,10 +152,10 @@ def _crop_kind(preprocessing: Preprocessing, augment: AugmentSettings) -> str:
 
 def _colour_steps(augment: AugmentSettings) -> list[v2.Transform]:
     steps: list[v2.Transform] = []
-    if augment.rand_augment == "randaugment":
-        steps.append(v2.RandAugment(magnitude=augment.rand_magnitude, interpolation=InterpolationMode.BILINEAR))
-    if augment.rand_augment == "trivial":
+    if augment.auto_augment == "randaugment":
+        steps.append(v2.RandAugment(magnitude=augment.ra_magnitude, interpolation=InterpolationMode.BILINEAR))
+    if augment.auto_augment == "trivialaugment":
         steps.append(v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR))
-    if strength := augment.colour_jitter:
+    if strength := augment.color_jitter:
         steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
     return steps

@@ -15,7 +15,7 @@ _SMALL_HOSTS = {
     "resnet50": "cifar_resnet20",
 }
 _SMALL_STAGES = {3: 1, 4: 2, 5: 3}
-_PLACEMENT = ("ratio", "stages", "blocks", "position", "at")
+_PLACEMENT = ("ratio", "stages", "blocks", "position", "insert_at")
 # What a block has and where it goes unless a row says otherwise.
 _USUAL: Mapping[str, Any] = {
     "ratio": 16,

@@ -55,8 +55,8 @@ def create_model(
             blocks; or "pretrained" for the published ones, from the network.
         block: a block to insert, where the name has no prefix; with the further arguments of `gcnet.insert`.
         ratio, stages, blocks, position, at, options: as for `gcnet.insert`; they also override a prefix's own.
-        detector: of a detector, options of `build_mask_rcnn`: numerics, norm, norm_eps, heads, image_size,
-            anchor_sides, regions, detections_per_image, width, hidden. Files of `save_model` keep them.
+        detector: of a detector, options of `build_mask_rcnn`: conventions, norm, norm_eps, box_head, image_size,
+            anchor_sizes, rois_per_image, detections_per_image, fpn_channels, head_width. Model files keep them.
         backbone_weights: of a detector, instead of `weights`: a classifier's on the same host, for the backbone alone;
             a file of ours, torchvision's or timm's, or published ones. Blocks that the file lacks stay new.
         image_size: side in pixels of the images. ViT, Swin and other networks that are made for one size are built for

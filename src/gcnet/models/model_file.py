@@ -22,6 +22,7 @@ from gcnet.models.card import (
     set_card,
 )
 from gcnet.models.registry import build_host
+from gcnet.renamed import FORMAT_VERSION, upgraded_metadata
 from gcnet.storage import StorageError, has_checksum, load_tensors, save_tensors
 
 _PROFILES = ("total_ops", "total_params")
@@ -58,7 +59,7 @@ def save_model(
         category_ids=known.category_ids if category_ids is None else tuple(category_ids),
         image_size=known.image_size,
     )
-    save_tensors(Path(path), tensors, {"kind": "model", **asdict(card)})
+    save_tensors(Path(path), tensors, {"kind": "model", "format_version": FORMAT_VERSION, **asdict(card)})
 
 
 def load_model(
@@ -117,7 +118,7 @@ def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     if metadata.get("kind") != "model":
         kind = printable(str(metadata.get("kind", "file of unknown kind")))
         raise StorageError(f"{printable(path)} is not a model file but a {kind}")
-    return tensors, read_card(metadata, path)
+    return tensors, read_card(upgraded_metadata(metadata, path), path)
 
 
 def without_profiles(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

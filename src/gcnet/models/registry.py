@@ -58,12 +58,12 @@ _CLASSES = {"cifar_resnet20": 10, "cifar_resnet56": 10, "scenes_resnet": 6}
 
 # Hosts for small images get small parts: options of `build_mask_rcnn`.
 _MOST_CLASSES = 100_000_000
-_SMALL_DETECTOR: dict[str, Any] = {"image_size": (64, 64), "regions": 64, "width": 64, "hidden": 128}
-_CIFAR_DETECTOR = _SMALL_DETECTOR | {"anchor_sides": (10.0, 16.0, 24.0, 32.0)}
+_SMALL_DETECTOR: dict[str, Any] = {"image_size": (64, 64), "rois_per_image": 64, "fpn_channels": 64, "head_width": 128}
+_CIFAR_DETECTOR = _SMALL_DETECTOR | {"anchor_sizes": (10.0, 16.0, 24.0, 32.0)}
 _DETECTOR_DEFAULTS: dict[str, dict[str, Any]] = {
     "cifar_resnet20": _CIFAR_DETECTOR,
     "cifar_resnet56": _CIFAR_DETECTOR,
-    "scenes_resnet": _SMALL_DETECTOR | {"anchor_sides": (10.0,)},
+    "scenes_resnet": _SMALL_DETECTOR | {"anchor_sizes": (10.0,)},
 }
 
 

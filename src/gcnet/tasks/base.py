@@ -58,7 +58,7 @@ class Demonstration:
 
 # Found by trying on the generated scenes: long enough for every block, short enough for minutes on two cores.
 SHORT_RECIPE: Mapping[str, Any] = MappingProxyType(
-    {"optimizer": "adamw", "weight_decay": 0.01, "decay_all": False, "clip_norm": 5.0}
+    {"optimizer": "adamw", "weight_decay": 0.01, "decay_all": False, "clip_grad_norm": 5.0}
 )
 """Choices of the recipe of every demonstration."""
 

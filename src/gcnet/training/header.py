@@ -65,7 +65,7 @@ def _recipe(trainer: Trainer, settings: TrainSettings) -> str:
     recipe, processes = trainer.recipe, trainer.processes.world
     scaling = replace(settings.recipe, preset=recipe.preset, batch_size=recipe.batch_size).scaling()
     across = f" over {processes} processes" if processes > 1 else ""
-    accumulated = f" in {recipe.accumulate} micro-batches" if recipe.accumulate > 1 else ""
+    accumulated = f" in {recipe.grad_accumulation} micro-batches" if recipe.grad_accumulation > 1 else ""
     return (
         f"preset {recipe.preset}: {trainer.schedule.total} steps of {recipe.batch_size} images{accumulated}{across}, "
         f"{trainer.task.steps_per_epoch} per epoch; {recipe.optimizer}, lr {recipe.peak_lr:g} ({scaling}), "

@@ -120,7 +120,7 @@ class Session:
 
     def _step(self, batches: Iterator[Batch]) -> None:
         batch = next(batches)
-        if self.trainer.step == 0 and self.output.pictures and self.processes.first and batch.names:
+        if self.trainer.step == 0 and self.output.plots and self.processes.first and batch.names:
             with preserved_random_state():
                 self.task.draw_inputs(self.task.prepare(batch, 0, self.trainer.device), self.folder.train_images)
         self._name_skipped({skipped.name: skipped.reason for skipped in batch.skipped})
@@ -267,7 +267,7 @@ class Session:
 
     def _draw(self) -> None:
         finished = self.trainer.step >= self.total
-        if not self.output.pictures or not (finished or time.monotonic() - self._drew_at > _SECONDS_BETWEEN_CURVES):
+        if not self.output.plots or not (finished or time.monotonic() - self._drew_at > _SECONDS_BETWEEN_CURVES):
             return
         self._drew_at = time.monotonic()
         self.task.draw_curves(self.folder.evaluations(), self.folder.path)
@@ -275,7 +275,7 @@ class Session:
 
     def _draw_best(self) -> None:
         """Pictures of the best evaluation, unless they are drawn already."""
-        if self._best_found is not None and self.record.best is not None and self.output.pictures:
+        if self._best_found is not None and self.record.best is not None and self.output.plots:
             title = f"best weights, epoch {epoch_text(self.record.best['epoch'])}"
             self.task.draw_evaluation(self._best_found, self.folder.path, title=title)
         self._best_found = None

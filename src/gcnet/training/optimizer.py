@@ -53,12 +53,12 @@ def build_schedule(recipe: RecipeSettings, steps_per_epoch: int) -> Schedule:
     return Schedule(
         kind=recipe.schedule or "",
         peak=recipe.peak_lr,
-        final=recipe.final_lr,
+        final=recipe.min_lr,
         warmup=recipe.warmup_steps(steps_per_epoch),
         total=recipe.length(steps_per_epoch),
         milestones=recipe.milestones or (),
-        factor=recipe.step_factor,
-        start=recipe.warmup_from,
+        factor=recipe.lr_gamma,
+        start=recipe.warmup_start_factor,
     )
 
 
@@ -109,7 +109,7 @@ def _example(names: Sequence[str]) -> str:
     return f"; it takes patterns of their names, such as '{names[0].partition('.')[0]}.*'"
 
 
-def freeze_norms(model: nn.Module, *, all_of_them: bool) -> None:
+def freeze_bn_stats(model: nn.Module, *, all_of_them: bool) -> None:
     """Put batch norms of a network in training mode back into evaluation mode, so that their statistics stay.
 
     Args:
@@ -124,19 +124,21 @@ def freeze_norms(model: nn.Module, *, all_of_them: bool) -> None:
 def build_optimizer(model: nn.Module, recipe: RecipeSettings, block_parameters: Collection[str] = ()) -> Optimizer:
     """SGD or AdamW over the parameters that are not frozen.
 
-    Every group holds `lr_factor`, by which the schedule's learning rate is multiplied: `recipe.block_lr` for the
+    Every group holds `lr_factor`, by which the schedule's learning rate is multiplied: `recipe.block_lr_mult` for the
     parameters named in `block_parameters`, else 1. Vectors and scalars (norms and biases) go without decay where the
     recipe says so.
 
     Raises:
-        UserError: for a `block_lr` other than 1 where nothing was inserted.
+        UserError: for a `block_lr_mult` other than 1 where nothing was inserted.
     """
-    if recipe.block_lr != 1 and not block_parameters:
-        raise UserError(f"--block-lr {recipe.block_lr} has nothing to act on: the network has no inserted blocks")
+    if recipe.block_lr_mult != 1 and not block_parameters:
+        raise UserError(
+            f"--block-lr-mult {recipe.block_lr_mult} has nothing to act on: the network has no inserted blocks"
+        )
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            factor = recipe.block_lr if name in block_parameters else 1.0
+            factor = recipe.block_lr_mult if name in block_parameters else 1.0
             decay = recipe.decay if recipe.decay_all or parameter.ndim > 1 else 0.0
             groups.setdefault((factor, decay), []).append(parameter)
     described = [

@@ -23,8 +23,8 @@ class Preset:
         schedule: learning-rate schedule after warm-up.
         milestones: of the step schedule, as fractions of the run.
         warmup_epochs: linear warm-up, in epochs; in steps where there are `warmup_steps`.
-        warmup_from: share of the learning rate at the first step of warm-up; None is one step's share.
-        clip_norm: L2 norm that gradients are clipped to; 0 is off.
+        warmup_start_factor: share of the learning rate at the first step of warm-up; None is one step's share.
+        clip_grad_norm: L2 norm that gradients are clipped to; 0 is off.
         freeze: patterns of parameters that stay as they are, where a network has them.
     """
 
@@ -36,8 +36,8 @@ class Preset:
     milestones: tuple[float, ...] = (0.5, 0.75)
     warmup_epochs: float = 0.0
     warmup_steps: int | None = None
-    warmup_from: float | None = None
-    clip_norm: float = 0.0
+    warmup_start_factor: float | None = None
+    clip_grad_norm: float = 0.0
     freeze: tuple[str, ...] = ()
 
 
@@ -60,8 +60,8 @@ def _coco(epochs: int, first: int, second: int) -> Preset:
         schedule="step",
         milestones=(first / epochs, second / epochs),
         warmup_steps=500,
-        warmup_from=1 / 3,
-        clip_norm=35.0,
+        warmup_start_factor=1 / 3,
+        clip_grad_norm=35.0,
         freeze=_STEM,
     )
 
@@ -100,7 +100,7 @@ class RecipeSettings:
     batch_size: int | None = None
     """Global batch size, over all processes and micro-batches (default: 128; of 1x and 2x 16; fewer for fewer training
     images)."""
-    accumulate: int = 1
+    grad_accumulation: int = 1
     """Gradient accumulation: micro-batches per step; less memory, the same gradient except for batch statistics."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimizer."""
@@ -114,21 +114,21 @@ class RecipeSettings:
     """Weight decay (default: 1e-4 for SGD, 0.05 for AdamW)."""
     decay_all: bool = True
     """Weight decay on norms and biases too; --no-decay-all excludes them."""
-    block_lr: float = 1.0
+    block_lr_mult: float = 1.0
     """Learning-rate factor of inserted blocks."""
     schedule: Literal["cosine", "step", "constant"] | None = None
     """Learning-rate schedule after warm-up (default: cosine; of 1x and 2x step)."""
     milestones: tuple[float, ...] | None = None
     """Milestones of the step schedule, as fractions of the run (default: the preset's)."""
-    step_factor: float = 0.1
+    lr_gamma: float = 0.1
     """Factor of the learning rate at each milestone."""
-    final_lr: float = 0.0
+    min_lr: float = 0.0
     """Final learning rate of the cosine schedule."""
     warmup_epochs: float | None = None
     """Epochs of linear warm-up (default: the preset's, at most a tenth of the run)."""
-    warmup_from: float | None = None
+    warmup_start_factor: float | None = None
     """Warm-up start factor (default: 1/warm-up steps; of 1x and 2x 1/3)."""
-    clip_norm: float | None = None
+    clip_grad_norm: float | None = None
     """Gradient clipping by L2 norm; 0 disables it (default: off; of 1x and 2x 35)."""
     label_smoothing: float = 0.0
     """Label smoothing."""
@@ -140,12 +140,12 @@ class RecipeSettings:
     """Mixup alpha; 0 disables it; with --cutmix, one of the two is drawn per step."""
     cutmix: float = 0.0
     """CutMix alpha; 0 disables it."""
-    ema: float | None = None
+    ema_decay: float | None = None
     """Decay of an exponential moving average of the weights, which is then evaluated and saved."""
     freeze: tuple[str, ...] | None = None
     """Glob patterns of parameters to freeze, such as 'layer1.*'; running statistics of their batch norms are frozen too
     (default: none; of 1x and 2x the stem and c2, if the detector starts from weights)."""
-    freeze_norms: bool = False
+    freeze_bn_stats: bool = False
     """Freeze running statistics of batch norms (they run in evaluation mode)."""
 
     def __post_init__(self) -> None:
@@ -200,7 +200,7 @@ class RecipeSettings:
             images: number of training images.
             processes: that share each batch evenly, as micro-batches do.
         """
-        parts = processes * self.accumulate
+        parts = processes * self.grad_accumulation
         if self.batch_size is not None or self.images_per_step <= images or images < parts:
             return self
         return replace(self, batch_size=images - images % parts)
@@ -222,7 +222,7 @@ class RecipeSettings:
         """The same recipe with the preset named (`preset` where it is not) and nothing left to it but the length."""
         named = replace(self, preset=self.preset or preset)
         chosen = named._preset
-        open_settings = ("schedule", "milestones", "warmup_from", "clip_norm", "freeze")
+        open_settings = ("schedule", "milestones", "warmup_start_factor", "clip_grad_norm", "freeze")
         usual = {name: getattr(chosen, name) for name in open_settings if getattr(named, name) is None}
         return replace(named, batch_size=named.images_per_step, lr=named.peak_lr, weight_decay=named.decay, **usual)
 
@@ -238,33 +238,36 @@ class RecipeSettings:
             require(
                 value is None or 0 < value <= _LONGEST, f"{flag(name)} must be positive and at most 10^9, found {value}"
             )
-        for name in ("batch_size", "accumulate", "lr", "block_lr"):
+        for name in ("batch_size", "grad_accumulation", "lr", "block_lr_mult"):
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf, f"{flag(name)} must be positive and finite, found {value}")
-        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "final_lr", "clip_norm"):
+        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "min_lr", "clip_grad_norm"):
             value = getattr(self, name)
             require(value is None or 0 <= value < math.inf, f"{flag(name)} must be 0 or more and finite, found {value}")
         for name in ("momentum", "label_smoothing"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{flag(name)} must be in [0, 1), found {value}")
-        require(self.ema is None or 0 < self.ema < 1, f"--ema is a decay between 0 and 1, found {self.ema}")
-        require(self.images_per_step % self.accumulate == 0, self._uneven())
+        require(
+            self.ema_decay is None or 0 < self.ema_decay < 1,
+            f"--ema-decay is a decay between 0 and 1, found {self.ema_decay}",
+        )
+        require(self.images_per_step % self.grad_accumulation == 0, self._uneven())
         require(not self.nesterov or self.optimizer == "sgd", "--nesterov belongs to --optimizer sgd")
         require(not self.nesterov or self.momentum > 0, "--nesterov needs --momentum above 0")
-        require(self.final_lr <= self.peak_lr, f"--final-lr {self.final_lr} is above --lr {self.peak_lr}")
+        require(self.min_lr <= self.peak_lr, f"--min-lr {self.min_lr} is above --lr {self.peak_lr}")
         cosine = (self.schedule or self._preset.schedule) == "cosine"
-        require(self.final_lr == 0 or cosine, "--final-lr belongs to --schedule cosine")
+        require(self.min_lr == 0 or cosine, "--min-lr belongs to --schedule cosine")
         milestones = self.milestones or ()
         shown = " ".join(f"{at:g}" for at in milestones)
         require(
             all(0 < at < 1 for at in milestones),
             f"--milestones are fractions of the run between 0 and 1, such as 0.67 0.92; found {shown}",
         )
-        start = self.warmup_from
-        require(start is None or 0 <= start <= 1, f"--warmup-from is a share from 0 to 1, found {start}")
+        start = self.warmup_start_factor
+        require(start is None or 0 <= start <= 1, f"--warmup-start-factor is a share from 0 to 1, found {start}")
 
     def _uneven(self) -> str:
         return (
-            f"--accumulate must divide --batch-size into equal micro-batches, found {self.accumulate} "
+            f"--grad-accumulation must divide --batch-size into equal micro-batches, found {self.grad_accumulation} "
             f"micro-batches for {self.images_per_step} images"
         )

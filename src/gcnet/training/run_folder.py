@@ -7,7 +7,7 @@ metrics.jsonl            a row every --log-every steps ("train") and for each ev
 results.csv              a row for each evaluation, one an epoch unless --evaluate-every says otherwise
 checkpoint.safetensors   everything that `gcnet train --resume` needs; checksummed, replaced as a whole
 weights/best.safetensors the weights of the best evaluation, with preprocessing and class names (the moving
-average where --ema is given)
+average where --ema-decay is given)
 weights/last.safetensors those of the last one
 skipped.csv              images that could not be read, with the reason (only where there are any)
 output.log               lines that could not be printed, because standard output failed (only where there are any)
@@ -31,6 +31,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gcnet.errors import UserError, nearest_path, printable
+from gcnet.renamed import format_version, is_old, upgraded_settings
 from gcnet.storage import LockedError, StorageError, append_line, locked, read_json, write_atomic
 from gcnet.text_files import csv_bytes
 from gcnet.training.settings import TrainSettings
@@ -244,8 +245,11 @@ def open_folder(path: str | Path) -> tuple[RunFolder, TrainSettings, dict[str, A
     config = read_json(folder.config)
     if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
         raise StorageError(f"{printable(folder.config)} is damaged: it does not hold the settings of a run")
+    settings = config["settings"]
+    format_version(config, folder.config)  # refuses a newer version
     try:
-        return folder, TrainSettings.from_dict(config["settings"]), config
+        settings = upgraded_settings(settings) if is_old(config) else settings
+        return folder, TrainSettings.from_dict(settings), config
     except (LookupError, TypeError, AttributeError, ArithmeticError, UserError) as error:
         reason = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise StorageError(f"{printable(folder.config)} cannot be read as settings of a run: {reason}") from error

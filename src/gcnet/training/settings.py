@@ -10,17 +10,15 @@ from typing import Any, Literal, get_type_hints
 from gcnet.arguments import has_type
 from gcnet.data.settings import LARGEST_SIDE, AugmentSettings, DataSettings
 from gcnet.errors import UserError, nearest, unknown
+from gcnet.renamed import OLD_VALUES, new_name, renamed
 from gcnet.training.checks import flag, require
 from gcnet.training.recipe import RecipeSettings
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
-    "numerics": ("mmdet", "torchvision"),
-    "norm": ("fixed", "frozen", "batch", "sync"),
-    "heads": ("2fc", "4conv1fc"),
+    "conventions": ("mmdet", "torchvision"),
+    "norm": ("eval_stats", "frozen", "batch", "sync"),
+    "box_head": ("2fc", "4conv1fc"),
 }
-
-# Group and name of settings in runs of earlier versions, and the name of today.
-_OLD_NAMES: Mapping[tuple[str, str], str] = {("augment", "crop"): "random_crop"}
 
 
 @dataclass(frozen=True)
@@ -42,21 +40,21 @@ class NetworkSettings:
     """Residual blocks of each stage that get it, by index; negative counts from the end."""
     position: str | None = None
     """Place within the residual block: after_norm, after_add or after_conv2."""
-    at: tuple[str, ...] | None = None
+    insert_at: tuple[str, ...] | None = None
     """Modules whose output gets the block, instead of stages: names or patterns of them such as layer3.*, names of
     their types, or c3 for a stage (default: what suits the network, which is then said)."""
-    options: tuple[str, ...] = ()
+    block_options: tuple[str, ...] = ()
     """Options of the block as NAME=VALUE, such as pooling=average."""
 
     def __post_init__(self) -> None:
         """Check what needs no look at the network."""
         require(self.ratio is None or self.ratio > 0, f"--ratio must be positive, found {self.ratio}")
         require(
-            self.at is None or (self.stages is None and self.blocks is None),
-            "--at names the places, so --stages and --blocks go without it",
+            self.insert_at is None or (self.stages is None and self.blocks is None),
+            "--insert-at excludes --stages and --blocks; give one of them",
         )
-        for option in self.options:
-            require("=" in option, f'--options takes NAME=VALUE, such as pooling=average; found "{option}"')
+        for option in self.block_options:
+            require("=" in option, f'--block-options takes NAME=VALUE, such as pooling=average; found "{option}"')
 
     def block_arguments(self) -> dict[str, Any]:
         """The arguments of `gcnet.create_model` for the block: which one, where, and its options.
@@ -66,18 +64,26 @@ class NetworkSettings:
         """
         from gcnet.models.registry import split_name
 
-        places = {name: getattr(self, name) for name in ("ratio", "stages", "blocks", "position", "at")}
-        given = [f"--{name}" for name, value in (places | {"options": self.options}).items() if value not in (None, ())]
+        names = ("ratio", "stages", "blocks", "position", "insert_at", "block_options")
+        given = [flag(name) for name in names if getattr(self, name) not in (None, ())]
         require(
             not given or self.block is not None or bool(split_name(self.model)[0]),
             f"{' and '.join(given)} without a block: add --block, such as --block gc, or take a model with one, "
             "such as gc_resnet50",
         )
-        return {"block": self.block, **places, **self.block_options()}
+        return {
+            "block": self.block,
+            "ratio": self.ratio,
+            "stages": self.stages,
+            "blocks": self.blocks,
+            "position": self.position,
+            "at": self.insert_at,
+            **self.read_block_options(),
+        }
 
-    def block_options(self) -> dict[str, Any]:
-        """`options` by name; numbers, true, false and null are read as such, everything else is text."""
-        pairs = (option.split("=", 1) for option in self.options)
+    def read_block_options(self) -> dict[str, Any]:
+        """`block_options` by name; numbers, true, false and null are read as such, everything else is text."""
+        pairs = (option.split("=", 1) for option in self.block_options)
         return {name.strip().replace("-", "_"): _value(text.strip()) for name, text in pairs}
 
 
@@ -88,25 +94,25 @@ class DetectorSettings:
     backbone_weights: str | None = None
     """Start the backbone from a plain classifier's weights: a file of ours, timm's or torchvision's, or "pretrained"
     (published)."""
-    numerics: Literal["mmdet", "torchvision"] = "mmdet"
+    conventions: Literal["mmdet", "torchvision"] = "mmdet"
     """Implementation to match exactly: anchors, box coder, RoIAlign, resizing, mask pasting."""
-    norm: Literal["fixed", "frozen", "batch", "sync"] | None = None
-    """Norms of the backbone: fixed (statistics as loaded, scale and shift trained), frozen, batch, or sync (statistics
-    over all GPUs; on a CPU as batch). Default: fixed where the detector starts from weights, else batch."""
-    heads: Literal["2fc", "4conv1fc"] = "2fc"
+    norm: Literal["eval_stats", "frozen", "batch", "sync"] | None = None
+    """Batch norms of the backbone: eval_stats (running statistics as loaded, affine parameters trained), frozen, batch,
+    or sync (SyncBatchNorm on GPUs). Default: eval_stats if the detector starts from weights, else batch."""
+    box_head: Literal["2fc", "4conv1fc"] = "2fc"
     """Box head; 4conv1fc has batch norms in all heads and in the feature pyramid."""
-    short_side: tuple[int, ...] | None = None
+    min_size: tuple[int, ...] | None = None
     """Short side in pixels that images are resized to (default: 800; of small networks 64); of several, each training
     image gets one at random (multi-scale training), and evaluation the last."""
-    long_side: int | None = None
+    max_size: int | None = None
     """Long side in pixels that images are at most resized to (default: 1333; of small networks 64)."""
-    anchor_sides: tuple[float, ...] | None = None
+    anchor_sizes: tuple[float, ...] | None = None
     """Sides in pixels of the square anchors, one a level of the pyramid (default: 32 64 128 256 512)."""
-    regions: int | None = None
+    rois_per_image: int | None = None
     """RoIs sampled per image for the heads, 25 % positive (default: 512)."""
     detections_per_image: int | None = None
     """Detections of an image that the detector gives at most (default: 100; COCO's AP counts 100 of each class)."""
-    jitter: tuple[float, float] | None = None
+    large_scale_jitter: tuple[float, float] | None = None
     """Large-scale jitter: resize by a random factor from and to, such as 0.1 2.0, and cut or pad to a square of the
     short side."""
     empty_images: bool = False
@@ -117,19 +123,22 @@ class DetectorSettings:
         for name, valid in _CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in valid:
-                raise unknown(name, value, valid)
-        for name in ("short_side", "long_side", "anchor_sides", "regions", "detections_per_image"):
+                raise unknown(name, value, valid, synonyms=OLD_VALUES)
+        for name in ("min_size", "max_size", "anchor_sizes", "rois_per_image", "detections_per_image"):
             value = getattr(self, name)
             sizes = value if isinstance(value, tuple) else () if value is None else (value,)
             require(all(size > 0 for size in sizes), f"{flag(name)} must be positive, found {value}")
-        largest = max(self.short_side or (0,))
-        require(largest <= LARGEST_SIDE, f"--short-side must be at most {LARGEST_SIDE:,} pixels, found {largest}")
-        low, high = self.jitter or (1.0, 1.0)
-        require(0 < low <= high <= 10, f"--jitter takes two factors with 0 < from <= to <= 10, found {low:g} {high:g}")
+        largest = max(self.min_size or (0,))
+        require(largest <= LARGEST_SIDE, f"--min-size must be at most {LARGEST_SIDE:,} pixels, found {largest}")
+        low, high = self.large_scale_jitter or (1.0, 1.0)
+        require(
+            0 < low <= high <= 10,
+            f"--large-scale-jitter must be 0 < low <= high <= 10, found {low:g} {high:g}",
+        )
 
     def options(self) -> dict[str, Any]:
         """What was given of the options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`."""
-        names = ("numerics", "norm", "heads", "anchor_sides", "regions", "detections_per_image")
+        names = ("conventions", "norm", "box_head", "anchor_sizes", "rois_per_image", "detections_per_image")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -171,7 +180,7 @@ class OutputSettings:
     """Evaluate every N epochs, and always at the end."""
     log_every: int = 10
     """Log to metrics.jsonl every N steps."""
-    pictures: bool = True
+    plots: bool = True
     """Draw learning curves, confusion matrix and a sample of training images."""
 
     def __post_init__(self) -> None:
@@ -196,12 +205,13 @@ class TrainSettings:
     def anchored(self) -> "TrainSettings":
         """The same settings with absolute paths, so that a run can be resumed from any folder."""
         data, network, detector = self.data, self.network, self.detector
-        places = {"root": os.path.abspath(data.root), "val": _anchored(data.val), "images": _anchored(data.images)}
+        paths = {"val": _anchored(data.val), "images": _anchored(data.images)}
+        paths["download_dir"] = os.path.abspath(data.download_dir)
         if os.path.exists(data.data) and not data.is_generated:
-            places["data"] = os.path.abspath(data.data)
+            paths["data"] = os.path.abspath(data.data)
         return replace(
             self,
-            data=replace(data, **places),
+            data=replace(data, **paths),
             network=replace(network, weights=_anchored(network.weights)),
             detector=replace(detector, backbone_weights=_anchored(detector.backbone_weights)),
         )
@@ -223,12 +233,7 @@ class TrainSettings:
         for name in stored:
             if name not in groups:
                 raise unknown("group of settings", name, groups)
-        return cls(**{name: _group(groups[name], _renamed(name, values)) for name, values in stored.items()})
-
-
-def _renamed(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a group by their names of today."""
-    return {_OLD_NAMES.get((group, name), name): value for name, value in values.items()}
+        return cls(**{name: _group(groups[name], values) for name, values in stored.items()})
 
 
 def _anchored(path: str | None) -> str | None:
@@ -266,6 +271,7 @@ def override(settings: TrainSettings, **changes: Any) -> TrainSettings:
     changed: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         if name not in owners:
-            raise unknown("setting", name, owners)
+            new = new_name(name)
+            raise renamed(name, new) if new in owners else unknown("setting", name, owners)
         changed.setdefault(owners[name], {})[name] = value
     return replace(settings, **{group: replace(groups[group], **values) for group, values in changed.items()})

@@ -19,7 +19,7 @@ from gcnet.training.optimizer import (
     build_schedule,
     clip_gradients,
     freeze,
-    freeze_norms,
+    freeze_bn_stats,
     set_learning_rate,
 )
 from gcnet.training.recipe import RecipeSettings
@@ -46,7 +46,7 @@ class NonFiniteLoss(UserError):
         more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
         images = f"; images of the batch: {listed}{more}" if names else ""
         kind = "not a number" if math.isnan(value) else "infinite"
-        advice = "try a lower --lr, --clip-norm or --warmup-epochs"
+        advice = "try a lower --lr, --clip-grad-norm or --warmup-epochs"
         super().__init__(f"{what} is {kind} in step {step + 1}{images}; {advice}")
 
 
@@ -97,7 +97,7 @@ class Trainer:
         self.frozen = freeze(self.network, recipe.freeze or (), optional=recipe.preset_freeze)
         self.schedule = build_schedule(recipe, task.steps_per_epoch)
         self.optimizer = build_optimizer(self.network, recipe, block_parameters)
-        self.average = build_average(self.network, recipe.ema) if recipe.ema else None
+        self.average = build_average(self.network, recipe.ema_decay) if recipe.ema_decay else None
         self.autocast = AUTOCAST[machine.precision]
         self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "fp16")
         self._losses = _Losses(self.network, task)
@@ -136,18 +136,18 @@ class Trainer:
         """
         if not sum(counts) or (self.synchronized and not min(counts)):
             return []
-        most = min(self.recipe.accumulate, *counts) if self.synchronized else self.recipe.accumulate
+        most = min(self.recipe.grad_accumulation, *counts) if self.synchronized else self.recipe.grad_accumulation
         return self.task.split(batch, most)
 
     def _learn(self, parts: Sequence[Batch], images: int, rate: float) -> dict[str, float]:
         set_learning_rate(self.optimizer, rate)
         self.network.train()
-        freeze_norms(self.network, all_of_them=self.recipe.freeze_norms)
+        freeze_bn_stats(self.network, all_of_them=self.recipe.freeze_bn_stats)
         self.optimizer.zero_grad(set_to_none=True)
         sums = self._backward(parts, images)
         self.scaler.unscale_(self.optimizer)
-        if self.recipe.clip_norm:
-            clip_gradients(self.optimizer, self.recipe.clip_norm)
+        if self.recipe.clip_grad_norm:
+            clip_gradients(self.optimizer, self.recipe.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average:

@@ -6,7 +6,7 @@ import torch
 
 from gcnet.data.seeding import preserved_random_state
 from gcnet.errors import UserError
-from gcnet.training.optimizer import freeze_norms
+from gcnet.training.optimizer import freeze_bn_stats
 from gcnet.training.single_values import single_values_seen, training_norms
 from gcnet.training.task import micro_batches
 from gcnet.training.trainer import Trainer
@@ -23,7 +23,7 @@ def try_network(trainer: Trainer) -> None:
     """
     network, device = trainer.network, trainer.device
     network.train()
-    freeze_norms(network, all_of_them=trainer.recipe.freeze_norms)
+    freeze_bn_stats(network, all_of_them=trainer.recipe.freeze_bn_stats)
     norms = training_norms(network)
     network.eval()
     with preserved_random_state(), torch.no_grad(), single_values_seen(norms) as names:
@@ -37,17 +37,17 @@ def try_network(trainer: Trainer) -> None:
 def _smallest_batch(trainer: Trainer) -> int:
     """Images of the smallest micro-batch of a process."""
     own = trainer.recipe.images_per_step // trainer.processes.world
-    return min(where.stop - where.start for where in micro_batches(own, trainer.recipe.accumulate))
+    return min(where.stop - where.start for where in micro_batches(own, trainer.recipe.grad_accumulation))
 
 
 def _refused(trainer: Trainer, names: Sequence[str]) -> UserError:
     processes = f" over {trainer.processes.world} processes" if trainer.processes.world > 1 else ""
-    accumulate = trainer.recipe.accumulate
+    parts = trainer.recipe.grad_accumulation
     batch = f"--batch-size {trainer.recipe.images_per_step}{processes}"
-    batch += f" with --accumulate {accumulate}" if accumulate > 1 else ""
+    batch += f" with --grad-accumulation {parts}" if parts > 1 else ""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return UserError(
         f"{batch} gives micro-batches of 1 image, of which batch norms ({', '.join(names[:_LISTED])}{more}) would get "
         "a single value per channel and have no variance to normalize by: use a larger --batch-size, a smaller "
-        "--accumulate, larger images, or --freeze-norms"
+        "--grad-accumulation, larger images, or --freeze-bn-stats"
     )

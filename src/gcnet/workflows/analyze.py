@@ -8,8 +8,8 @@ from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.errors import UserError
 
 _OF_IMAGES = ("points",)
-_OF_CLASSIFIERS = ("root", "batch_size")
-_OF_STATISTICS = ("data", "root", "batch_size", "scene_distance", "seed")
+_OF_CLASSIFIERS = ("download_dir", "batch_size")
+_OF_STATISTICS = ("data", "download_dir", "batch_size", "scene_distance", "seed")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class AnalyzeSettings:
     data: str | None = None
     """Statistics: scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or
     a CSV. For detectors scenes, scenes-control, a folder laid out as COCO publishes its own, or an annotation file."""
-    root: str = "data"
+    download_dir: str = "data"
     """Statistics: folder of downloaded data sets (cifar10, cifar100)."""
     scene_distance: int | None = None
     """Statistics, scenes: pixels between the reference patch and the nearest shape (default: half of a 64 px image)."""
@@ -94,7 +94,7 @@ class AnalyzeSettings:
         """The settings of the images of --data; `size` is the side of the images that the network is for, if known."""
         return DataSettings(
             data=self.data or "",
-            root=self.root,
+            download_dir=self.download_dir,
             **self.preprocessing.for_data(size),
             limit_val=self.limit or 100,
             scene_distance=self.scene_distance,

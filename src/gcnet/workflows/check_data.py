@@ -33,7 +33,7 @@ class CheckDataSettings:
     output: Path | None = None
     """Folder for the report (JSON) and pictures: images.png (of annotations with --images), of annotations also
     labels.png."""
-    listed: int = 5
+    max_listed: int = 5
     """Problems of each kind that are printed; the report has them all."""
     workers: int = min(8, os.cpu_count() or 1)
     """Images read at a time."""
@@ -48,8 +48,8 @@ class CheckDataSettings:
             raise UserError(f"--convert takes the name of a new .json file, found {self.convert}")
         if self.convert is not None and (self.fix is not None or self.output is not None):
             raise UserError("--convert only converts: check its result with another gcnet check-data")
-        if self.listed < 0:
-            raise UserError(f"--listed must be 0 or more, found {self.listed}")
+        if self.max_listed < 0:
+            raise UserError(f"--max-listed must be 0 or more, found {self.max_listed}")
         check_workers(self.workers, least=1)
 
     def require_images(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.errors import UserError
 
-_OF_CLASSIFIERS = ("root", "download")
+_OF_CLASSIFIERS = ("download_dir", "download")
 _OF_NETWORKS = ("weights", "batch_size", "workers", "device")
 
 
@@ -33,7 +33,7 @@ class EvaluateSettings:
     """Evaluate the share of --data that `gcnet train` held out with the same --val-fraction and --seed."""
     results: Path | None = None
     """Evaluate the detections in this file (JSON, COCO's result format) instead of a model's."""
-    root: str = "data"
+    download_dir: str = "data"
     """Folder of downloaded data sets (cifar10, cifar100)."""
     download: bool = False
     """Fetch cifar10 or cifar100 where they are missing; without it the network is never used."""
@@ -83,7 +83,7 @@ class EvaluateSettings:
             val=self.val,
             images=self.images,
             val_fraction=self.val_fraction,
-            root=self.root,
+            download_dir=self.download_dir,
             download=self.download,
             **self.preprocessing.for_data(size),
             limit_val=self.limit,

@@ -10,6 +10,7 @@ from typing import Any
 from gcnet.data.settings import DataSettings
 from gcnet.devices import choose_device
 from gcnet.errors import UserError, printable
+from gcnet.renamed import FORMAT_VERSION, changed_names, is_old
 from gcnet.training.checkpoint import load_state
 from gcnet.training.data_record import compare_data, record_data
 from gcnet.training.distributed import processes_joined
@@ -74,11 +75,21 @@ def resume(
             recipe = settings.recipe.resolved(task.steps_per_epoch)
             changed = replace(settings, recipe=recipe)
             note = processes.by_first(lambda: _check_data(found, config, task, moved))
+            notes = [*([note] if note else []), *_renamed_settings(config)]
             if processes.first:
                 found.clean()
-                if moved or epochs is not None or steps is not None:
-                    write_json(found.config, config | {"settings": changed.to_dict()})
-            return drive(trainer, found, changed, reporter, state=state, resumed=True, notes=[note] if note else [])
+                if moved or epochs is not None or steps is not None or is_old(config):
+                    version = {"format_version": FORMAT_VERSION}
+                    write_json(found.config, config | version | {"settings": changed.to_dict()})
+            return drive(trainer, found, changed, reporter, state=state, resumed=True, notes=notes)
+
+
+def _renamed_settings(config: Mapping[str, Any]) -> list[str]:
+    """The note on a run of an earlier version: its settings with another name in this version."""
+    names = changed_names(config["settings"]) if is_old(config) else []
+    if not names:
+        return []
+    return [f"the run was started by an earlier version; config.json now has new names: {', '.join(names)}"]
 
 
 def _require_data(data: DataSettings) -> None:

@@ -12,7 +12,7 @@ from gcnet.workflows.analyze import AnalyzeSettings
 from gcnet.workflows.evaluate import EvaluateSettings
 
 _SUFFIX = ".safetensors"
-_SHARED = ("weights", "data", "root", "scene_distance", "seed", "limit", "preprocessing", "batch_size")
+_SHARED = ("weights", "data", "download_dir", "scene_distance", "seed", "limit", "preprocessing", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SimplifySettings:
     """Replace every block that can be, whatever its distances."""
     weights: str | None = None
     """Weights for a network by name: a file, "pretrained", or the name of published ones such as IMAGENET1K_V1."""
-    root: str = "data"
+    download_dir: str = "data"
     """Folder of downloaded data sets (cifar10, cifar100)."""
     scene_distance: int | None = None
     """Scenes: pixels between the reference patch and the nearest shape (default: half of a 64 px image)."""

@@ -17,6 +17,7 @@ from gcnet.data.images.folders import check_output_outside_images
 from gcnet.devices import choose_device
 from gcnet.errors import printable
 from gcnet.insertion import context_parameters
+from gcnet.renamed import FORMAT_VERSION
 from gcnet.tasks.registry import build_network, filled, open_task
 from gcnet.training.checkpoint import seed_everything
 from gcnet.training.data_record import record_data
@@ -101,6 +102,7 @@ def run_training(
         recipe = chosen.recipe.resolved(task.steps_per_epoch)
         processes = trainer.processes
         config = {
+            "format_version": FORMAT_VERSION,
             "gcnet": versions(["gcnet"]).get("gcnet"),
             "own_network": build_model is not None,
             "settings": replace(chosen, recipe=recipe, data=task.settled(chosen.data)).anchored().to_dict(),

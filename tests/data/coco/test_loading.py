@@ -39,7 +39,7 @@ def digest(batches: list[DetectionBatch]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("jitter", [None, (0.5, 1.5)])
 def test_any_number_of_workers_loads_the_same_batches(jitter: tuple[float, float] | None):
-    augment = build_augment(AugmentSettings(colour_jitter=0.4), jitter=jitter, side=64)
+    augment = build_augment(AugmentSettings(color_jitter=0.4), jitter=jitter, side=64)
     found = set()
     for workers in (0, 1, 2):
         order = EpochSampler(12, batch_size=4, seed=3)
@@ -152,6 +152,6 @@ def test_jitter_leaves_out_what_its_crop_cuts_away():
 
 def test_colours_change_the_image_alone():
     before = sample()
-    image, objects = build_augment(AugmentSettings(flip=0.0, colour_jitter=0.5), jitter=None, side=8)(*before)
+    image, objects = build_augment(AugmentSettings(hflip=0.0, color_jitter=0.5), jitter=None, side=8)(*before)
     assert image.size == before[0].size
     assert objects is before[1]

@@ -125,7 +125,7 @@ def test_missing_cifar_is_an_error_within_a_second_and_no_look_at_the_network(tm
 
     begin = time.perf_counter()
     with pytest.raises(UserError, match="give --download"):
-        open_data(DataSettings(data="cifar10", root=str(tmp_path)))
+        open_data(DataSettings(data="cifar10", download_dir=str(tmp_path)))
     assert time.perf_counter() - begin < 1
 
 

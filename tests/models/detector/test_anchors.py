@@ -97,9 +97,9 @@ def test_no_tensor_grows_with_anchors_times_objects() -> None:
     assert largest.elements <= 2 * anchors._CHUNK_PAIRS
 
 
-@pytest.mark.parametrize("numerics", ["torchvision", "mmdet"])
-def test_losses_with_parts_are_those_of_torchvisions_matcher(numerics: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = create_model("mask_rcnn_cifar_resnet20", num_classes=2, detector={"numerics": numerics}).train()
+@pytest.mark.parametrize("conventions", ["torchvision", "mmdet"])
+def test_losses_with_parts_are_those_of_torchvisions_matcher(conventions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("mask_rcnn_cifar_resnet20", num_classes=2, detector={"conventions": conventions}).train()
     targets = [
         {
             "boxes": torch.tensor([[4.0, 4.0, 20.0, 30.0], [30.0, 10.0, 60.0, 40.0]]),

@@ -69,9 +69,9 @@ def test_stages_that_do_not_halve_the_map_are_refused() -> None:
 
 
 @pytest.mark.parametrize("host", ["cifar_resnet20", "scenes_resnet"])
-@pytest.mark.parametrize("numerics", ["mmdet", "torchvision"])
-def test_anchors_of_a_small_detector_lie_on_every_cell_of_its_maps(host: str, numerics: str) -> None:
-    model = create_model(f"mask_rcnn_{host}", num_classes=3, detector={"numerics": numerics}).eval()
+@pytest.mark.parametrize("conventions", ["mmdet", "torchvision"])
+def test_anchors_of_a_small_detector_lie_on_every_cell_of_its_maps(host: str, conventions: str) -> None:
+    model = create_model(f"mask_rcnn_{host}", num_classes=3, detector={"conventions": conventions}).eval()
     anchors: list[Tensor] = []
     model.rpn.anchor_generator.register_forward_hook(lambda _, __, output: anchors.append(output[0]))
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_anchors_of_a_small_detector_lie_on_every_cell_of_its_maps(host: str, nu
     assert len(found) == 3 * sum(cells)
     sides = (found[:, 2:] - found[:, :2]).prod(dim=1).sqrt()
     for level, side in zip(sides.split([3 * count for count in cells]), model_sides(host), strict=True):
-        assert (level - side).abs().max() <= (1 if numerics == "torchvision" else 1e-4)
+        assert (level - side).abs().max() <= (1 if conventions == "torchvision" else 1e-4)
     assert found[: 3 * cells[0], :2].max() > 64 - STRIDES[host][0] - 14, "the last cell is by the image's edge"
 
 
@@ -141,10 +141,10 @@ def targets() -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("name", [*(f"mask_rcnn_gc_{host}" for host in SMALL), "cascade_mask_rcnn_scenes_resnet"])
-@pytest.mark.parametrize("numerics", ["mmdet", "torchvision"])
+@pytest.mark.parametrize("conventions", ["mmdet", "torchvision"])
 @pytest.mark.slow
-def test_a_small_detector_trains_every_parameter_and_finds_things(name: str, numerics: str) -> None:
-    model = create_model(name, num_classes=3, detector={"numerics": numerics, "norm": "batch"})
+def test_a_small_detector_trains_every_parameter_and_finds_things(name: str, conventions: str) -> None:
+    model = create_model(name, num_classes=3, detector={"conventions": conventions, "norm": "batch"})
     with torch.no_grad():
         for _, parameter in context_parameters(model):
             parameter.add_(0.05 * torch.randn(parameter.shape))
@@ -183,15 +183,15 @@ def test_a_small_detector_learns_where_two_squares_are() -> None:
 
 
 OPTIONS = {
-    "numerics": "torchvision",
+    "conventions": "torchvision",
     "norm": "frozen",
     "norm_eps": 0.0,
-    "heads": "4conv1fc",
+    "box_head": "4conv1fc",
     "image_size": [71, 89],
-    "anchor_sides": [9.0, 18.0, 27.0, 36.0],
-    "regions": 11,
-    "width": 24,
-    "hidden": 40,
+    "anchor_sizes": [9.0, 18.0, 27.0, 36.0],
+    "rois_per_image": 11,
+    "fpn_channels": 24,
+    "head_width": 40,
 }
 
 
@@ -208,7 +208,7 @@ def test_options_of_a_detector_travel_with_its_file(tmp_path: Path) -> None:
         num_classes=2,
         insertions=again.model_card.insertions,
         class_names=("cat", "dog"),
-        detector=OPTIONS | {"image_size": (71, 89), "anchor_sides": (9.0, 18.0, 27.0, 36.0)},
+        detector=OPTIONS | {"image_size": (71, 89), "anchor_sizes": (9.0, 18.0, 27.0, 36.0)},
         category_ids=(17, 18),
     )
     assert (again.transform.min_size, again.transform.max_size) == ((71,), 89)

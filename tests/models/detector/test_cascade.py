@@ -69,9 +69,9 @@ def test_three_equal_stages_without_deltas_are_one() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("numerics", ["mmdet", "torchvision"])
-def test_every_stage_has_losses_that_reach_every_parameter(numerics: str) -> None:
-    model = cascade(numerics=numerics)
+@pytest.mark.parametrize("conventions", ["mmdet", "torchvision"])
+def test_every_stage_has_losses_that_reach_every_parameter(conventions: str) -> None:
+    model = cascade(conventions=conventions)
     losses = model(photographs(), targets())
     each = {"loss_classifier", "loss_box_reg", "loss_mask"}
     rest = {"loss_objectness", "loss_rpn_box_reg"}

@@ -65,7 +65,7 @@ def test_with_torchvisions_parts_and_weights_the_outputs_are_torchvisions(kind: 
         backbone_name="resnet18", weights=None, norm_layer=lambda width: FrozenBatchNorm2d(width, eps=eps)
     )
     theirs = calibrated(kind(backbone, 7, min_size=SMALL[0], max_size=SMALL[1]))
-    ours = detector(numerics="torchvision", norm="frozen", norm_eps=eps, masks=kind is MaskRCNN).eval()
+    ours = detector(conventions="torchvision", norm="frozen", norm_eps=eps, masks=kind is MaskRCNN).eval()
     ours.load_state_dict(theirs.state_dict())
     with torch.no_grad():
         expected, found = theirs(photographs()), ours(photographs())
@@ -76,9 +76,10 @@ def test_with_torchvisions_parts_and_weights_the_outputs_are_torchvisions(kind: 
             torch.testing.assert_close(other[name], one[name], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("numerics", ["mmdet", "torchvision"])
-def test_faster_rcnn_is_mask_rcnn_without_its_mask_head(numerics: str) -> None:
-    boxes, masks = (detector(numerics=numerics, masks=found, width=16, hidden=32) for found in (False, True))
+@pytest.mark.parametrize("conventions", ["mmdet", "torchvision"])
+def test_faster_rcnn_is_mask_rcnn_without_its_mask_head(conventions: str) -> None:
+    narrow = {"fpn_channels": 16, "head_width": 32}
+    boxes, masks = (detector(conventions=conventions, masks=found, **narrow) for found in (False, True))
     assert set(masks.state_dict()) - set(boxes.state_dict()) == {key for key in masks.state_dict() if ".mask_" in key}
     boxes.load_state_dict({key: value for key, value in masks.state_dict().items() if ".mask_" not in key})
     both = [calibrated(model) for model in (boxes, masks)]
@@ -138,10 +139,10 @@ def test_every_detector_is_built_by_its_name_with_blocks_where_the_prefix_says(n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("numerics", ["mmdet", "torchvision"])
-@pytest.mark.parametrize("heads", ["2fc", "4conv1fc"])
-def test_it_trains_every_parameter_and_finds_things_in_images_of_any_size(numerics: str, heads: str) -> None:
-    model = detector(numerics=numerics, heads=heads)
+@pytest.mark.parametrize("conventions", ["mmdet", "torchvision"])
+@pytest.mark.parametrize("box_head", ["2fc", "4conv1fc"])
+def test_it_trains_every_parameter_and_finds_things_in_images_of_any_size(conventions: str, box_head: str) -> None:
+    model = detector(conventions=conventions, box_head=box_head)
     insert(model, "gc", ratio=4)
     with torch.no_grad():
         for _, parameter in context_parameters(model):
@@ -154,7 +155,7 @@ def test_it_trains_every_parameter_and_finds_things_in_images_of_any_size(numeri
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     calibrated(model)
     # torchvision's arithmetic rounds the side of a line down to no pixel at all.
-    odd = [torch.rand(3, 1, 300), torch.rand(3, 211, 1)] if numerics == "mmdet" else [torch.rand(3, 17, 11)] * 2
+    odd = [torch.rand(3, 1, 300), torch.rand(3, 211, 1)] if conventions == "mmdet" else [torch.rand(3, 17, 11)] * 2
     with torch.no_grad():
         for image, found in zip([*photographs(), *odd], model(photographs()) + model(odd), strict=True):
             height, width = image.shape[1:]
@@ -168,11 +169,11 @@ def test_it_trains_every_parameter_and_finds_things_in_images_of_any_size(numeri
 GATES = ("se", "eca", "ese", "lct", "gct", "srm", "fca", "ge")  # they do not start as the identity
 
 
-@pytest.mark.parametrize("numerics", ["mmdet", "torchvision"])
+@pytest.mark.parametrize("conventions", ["mmdet", "torchvision"])
 @pytest.mark.parametrize("cascade", [False, True])
 @pytest.mark.slow
-def test_under_autocast_it_finds_boxes_scores_and_masks_in_float32(numerics: str, cascade: bool) -> None:
-    model = calibrated(detector(numerics=numerics, cascade=cascade))
+def test_under_autocast_it_finds_boxes_scores_and_masks_in_float32(conventions: str, cascade: bool) -> None:
+    model = calibrated(detector(conventions=conventions, cascade=cascade))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for found in model(photographs()):
             assert len(found["boxes"])
@@ -214,7 +215,7 @@ def test_fixed_norms_keep_their_statistics_in_training_and_train_scale_and_shift
     images = torch.rand(2, 3, 64, 64)
     expected = host.eval()(images)
     statistics = {name: value.clone() for name, value in host.named_buffers()}
-    set_norms(host, "fixed", eps=1e-5)
+    set_norms(host, "eval_stats", eps=1e-5)
     output = host.train()(images)
     torch.testing.assert_close(output, expected)
     output.sum().backward()
@@ -237,7 +238,7 @@ def test_norms_to_be_synchronised_are_batch_norms_until_training_makes_them_so()
 
 @pytest.mark.parametrize("cascade", [False, True])
 def test_heads_are_trained_on_as_many_regions_of_an_image_as_told(cascade: bool) -> None:
-    model = detector(regions=7, cascade=cascade)
+    model = detector(rois_per_image=7, cascade=cascade)
     heads = model.roi_heads.stages if cascade else [model.roi_heads]
     seen = [[] for _ in heads]
     for counts, stage in zip(seen, heads, strict=True):
@@ -248,16 +249,16 @@ def test_heads_are_trained_on_as_many_regions_of_an_image_as_told(cascade: bool)
 
 
 INVALID_ARGUMENTS = {
-    "numerics": ({"numerics": "mmdet3"}, 'unknown numerics "mmdet3"; did you mean "mmdet"'),
+    "conventions": ({"conventions": "mmdet3"}, 'unknown conventions "mmdet3"; did you mean "mmdet"'),
     "norm": ({"norm": "frozn"}, 'unknown norm "frozn"; did you mean "frozen"'),
-    "heads": ({"heads": "2f"}, 'unknown heads "2f"; did you mean "2fc"'),
+    "box_head": ({"box_head": "2f"}, 'unknown box_head "2f"; did you mean "2fc"'),
     "classes": ({"num_classes": 0}, "at least 1, without the background; found 0"),
-    "levels": ({"anchor_sides": (8.0, 16.0)}, "one size for each of 5 levels, found 2"),
-    "sides": ({"anchor_sides": (8.0, 16.0, 32.0, 64.0, 0.0)}, "sizes in pixels above 0, one per level; found"),
+    "levels": ({"anchor_sizes": (8.0, 16.0)}, "one size for each of 5 levels, found 2"),
+    "sides": ({"anchor_sizes": (8.0, 16.0, 32.0, 64.0, 0.0)}, "sizes in pixels above 0, one per level; found"),
     "size": ({"image_size": (800, 600)}, "must be min_size and max_size in whole pixels, found"),
-    "regions": ({"regions": 0}, "regions must be a whole number, at least 1; found 0"),
-    "width": ({"width": 0}, "width must be a whole number, at least 1; found 0"),
-    "hidden": ({"hidden": -1}, "hidden must be a whole number, at least 1; found -1"),
+    "rois_per_image": ({"rois_per_image": 0}, "rois_per_image must be a whole number, at least 1; found 0"),
+    "fpn_channels": ({"fpn_channels": 0}, "fpn_channels must be a whole number, at least 1; found 0"),
+    "head_width": ({"head_width": -1}, "head_width must be a whole number, at least 1; found -1"),
     "eps": ({"norm_eps": -1e-5}, "norm_eps must be a number, at least 0; found -1e-05"),
 }
 
@@ -274,16 +275,16 @@ def test_a_mistyped_detector_gets_the_nearest_name() -> None:
 
 
 INVALID_OPTIONS = {
-    "region": (3, 'unknown option of a detector "region"; did you mean "regions"'),
-    "norm": (None, 'unknown norm "None"; valid: fixed, frozen, batch, sync'),
-    "heads": ("4conv", 'unknown heads "4conv"; did you mean "4conv1fc"'),
-    "numerics": ([], r'unknown numerics "\[\]"; valid: torchvision, mmdet'),
+    "rois": (3, 'unknown option of a detector "rois"; did you mean "rois_per_image"'),
+    "norm": (None, 'unknown norm "None"; valid: eval_stats, frozen, batch, sync'),
+    "box_head": ("4conv", 'unknown box_head "4conv"; did you mean "4conv1fc"'),
+    "conventions": ([], r'unknown conventions "\[\]"; valid: torchvision, mmdet'),
     "norm_eps": ("1e-5", "norm_eps must be a number, at least 0; found 1e-5"),
     "image_size": (800, "image_size must be min_size and max_size in whole pixels, found 800"),
-    "anchor_sides": ("big", "anchor_sides must be sizes in pixels above 0, one per level; found big"),
-    "width": (2.5, "width must be a whole number, at least 1; found 2.5"),
-    "hidden": (True, "hidden must be a whole number, at least 1; found True"),
-    "regions": (float("nan"), "regions must be a whole number, at least 1; found nan"),
+    "anchor_sizes": ("big", "anchor_sizes must be sizes in pixels above 0, one per level; found big"),
+    "fpn_channels": (2.5, "fpn_channels must be a whole number, at least 1; found 2.5"),
+    "head_width": (True, "head_width must be a whole number, at least 1; found True"),
+    "rois_per_image": (float("nan"), "rois_per_image must be a whole number, at least 1; found nan"),
 }
 
 
@@ -303,6 +304,6 @@ def test_an_invalid_option_is_refused(name: str) -> None:
         create_model("mask_rcnn_gc_cifar_resnet20", detector={name: value})
 
 
-@pytest.mark.parametrize("options", [{"norm_eps": 0}, {"anchor_sides": [8, 9.5]}, {"image_size": [7, 7]}], ids=str)
+@pytest.mark.parametrize("options", [{"norm_eps": 0}, {"anchor_sizes": [8, 9.5]}, {"image_size": [7, 7]}], ids=str)
 def test_whole_numbers_and_lists_do_as_well(options: dict) -> None:
     check_options(options)

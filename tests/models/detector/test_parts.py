@@ -1,4 +1,4 @@
-"""Each part in which mmdet's numerics differ from torchvision's, by hand or by an obvious loop."""
+"""Each part in which mmdet's conventions differ from torchvision's, by hand or by an obvious loop."""
 
 import math
 

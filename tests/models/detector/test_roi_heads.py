@@ -20,7 +20,7 @@ SIDE = 64
 
 def build(name: str = "mask_rcnn_scenes_resnet", **detector: Any) -> nn.Module:
     torch.manual_seed(2)
-    options = {"image_size": (SIDE, SIDE), "regions": 32, **detector}
+    options = {"image_size": (SIDE, SIDE), "rois_per_image": 32, **detector}
     return create_model(name, num_classes=3, detector=options).train()
 
 
@@ -43,10 +43,10 @@ def losses(model: nn.Module, targets: list[dict[str, Tensor]]) -> dict[str, Tens
     return model([torch.rand(3, SIDE, SIDE) for _ in targets], targets)
 
 
-@pytest.mark.parametrize("numerics", ["mmdet", "torchvision"])
+@pytest.mark.parametrize("conventions", ["mmdet", "torchvision"])
 @pytest.mark.parametrize("count", [3, 40])
-def test_losses_are_torchvisions_where_all_objects_have_masks(numerics: str, count: int) -> None:
-    model = build(numerics=numerics)
+def test_losses_are_torchvisions_where_all_objects_have_masks(conventions: str, count: int) -> None:
+    model = build(conventions=conventions)
     plain = copy.deepcopy(model)
     plain.roi_heads.forward = RoIHeads.forward.__get__(plain.roi_heads)
     targets = [target(count), target(1)]
@@ -73,9 +73,9 @@ def test_what_stands_in_the_place_of_a_missing_mask_has_no_effect(name: str) -> 
     assert not torch.equal(everything[f"{stage}loss_mask"], losses(model, [first])[f"{stage}loss_mask"])
 
 
-@pytest.mark.parametrize("heads", ["2fc", "4conv1fc"])
-def test_a_batch_without_masks_trains_boxes_and_leaves_finite_statistics(heads: str) -> None:
-    model = build(heads=heads)
+@pytest.mark.parametrize("box_head", ["2fc", "4conv1fc"])
+def test_a_batch_without_masks_trains_boxes_and_leaves_finite_statistics(box_head: str) -> None:
+    model = build(box_head=box_head)
     found = losses(model, [{**target(2), "has_mask": torch.zeros(2, dtype=torch.bool)}])
     assert float(found["loss_mask"].detach()) == 0
     assert float(found["loss_box_reg"].detach()) > 0

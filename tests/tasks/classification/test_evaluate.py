@@ -135,12 +135,12 @@ def test_a_new_image_size_keeps_the_share_that_the_crop_takes() -> None:
     for changed, expected in (
         ({}, usual),
         ({"image_size": 112}, Preprocessing(112, 128)),
-        ({"crop": 1.0}, Preprocessing(224)),
+        ({"crop_pct": 1.0}, Preprocessing(224)),
         ({"image_size": 300, "resize": 311}, Preprocessing(300, 311)),
     ):
         assert PreprocessingSettings(**changed).applied(usual) == expected
     assert PreprocessingSettings(image_size=64).applied(Preprocessing(32)) == Preprocessing(64)
-    assert PreprocessingSettings(crop=0.8).applied(Preprocessing(32)) == Preprocessing(32, 40)
+    assert PreprocessingSettings(crop_pct=0.8).applied(Preprocessing(32)) == Preprocessing(32, 40)
 
 
 @pytest.mark.parametrize(

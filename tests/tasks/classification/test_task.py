@@ -26,7 +26,7 @@ def photos(tmp_path_factory):
 
 
 def task_with(photos, **changes):
-    plain = {"mixup": 0.0, "cutmix": 0.0, "colour_jitter": 0.0, "erasing": 0.0, "label_smoothing": 0.0}
+    plain = {"mixup": 0.0, "cutmix": 0.0, "color_jitter": 0.0, "erasing": 0.0, "label_smoothing": 0.0}
     return open_classification(settings_for(photos, photos, **(plain | changes)), Processes())
 
 
@@ -119,7 +119,7 @@ def test_training_images_are_drawn_with_normalisation_undone(photos, tmp_path, m
     monkeypatch.setattr(
         plots, "contact_sheet", lambda images, titles, _path: drawn.update(images=images, titles=titles)
     )
-    task = task_with(photos, random_crop="none", flip=0.0)
+    task = task_with(photos, random_crop="none", hflip=0.0)
     batch = next(task.batches(0))
     task.draw_inputs(task.prepare(batch, 0, CPU), tmp_path / "sheet.png")
     names = [task.splits.train.name(index) for index in range(len(task.splits.train))]

@@ -16,7 +16,7 @@ from gcnet.data.coco.inspection import read_annotations
 from gcnet.data.scenes import Scenes
 
 MODEL = ["--model", "faster_rcnn_gc_scenes_resnet", "--device", "cpu"]
-SHORT = ["--batch-size", "2", "--steps", "2", "--regions", "16", "--no-pictures"]
+SHORT = ["--batch-size", "2", "--steps", "2", "--rois-per-image", "16", "--no-plots"]
 
 
 def write_boxes(root: Path, *, without: str = "all") -> Path:

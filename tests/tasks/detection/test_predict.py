@@ -211,7 +211,7 @@ def test_grey_and_transparent_and_turned_images_are_what_they_look_like(tmp_path
 
 
 def test_an_image_that_torchvisions_resizing_leaves_nothing_of_is_left_out_with_its_reason(tmp_path: Path) -> None:
-    model = build_finder(numerics="torchvision")
+    model = build_finder(conventions="torchvision")
     sizes = ((1, 90), (40, 30), (90, 1))
     paths = [write_image(waves(*size), tmp_path / f"{number}.png") for number, size in enumerate(sizes)]
     found = detected(model, *paths, threshold=0.9)

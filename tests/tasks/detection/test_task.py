@@ -31,9 +31,9 @@ SMALL: dict[str, Any] = {
     "limit_val": 3,
     "batch_size": 2,
     "steps": 6,
-    "regions": 16,
+    "rois_per_image": 16,
     "device": "cpu",
-    "pictures": False,
+    "plots": False,
     "save_every_steps": 2,
     "save_every_epochs": None,
     "log_every": 2,
@@ -50,7 +50,7 @@ def run(output: Path, **changes: Any) -> RunResult:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    return run(tmp_path_factory.mktemp("whole") / "run", pictures=True)
+    return run(tmp_path_factory.mktemp("whole") / "run", plots=True)
 
 
 def test_a_detectors_run_has_its_own_columns_and_pictures(whole: RunResult):
@@ -97,14 +97,14 @@ def test_a_broken_run_ends_with_the_same_bits(
 
 
 def test_accumulated_halves_of_a_batch_train(tmp_path: Path):
-    assert run(tmp_path / "run", steps=2, batch_size=4, accumulate=2).finished
+    assert run(tmp_path / "run", steps=2, batch_size=4, grad_accumulation=2).finished
 
 
 def test_the_papers_schedule_is_1x_with_its_rate_scaled_to_the_batch():
     chosen = override(TrainSettings(), model="mask_rcnn_gc_resnet50", batch_size=8, backbone_weights="resnet50.pth")
     recipe = filled_detection(chosen).recipe
     assert recipe.peak_lr == pytest.approx(0.01)
-    assert recipe.clip_norm == 35
+    assert recipe.clip_grad_norm == 35
     schedule = build_schedule(recipe, 7330)
     assert schedule.total == 12 * 7330
     assert schedule.at(0) == pytest.approx(0.01 / 3)
@@ -126,7 +126,7 @@ def test_the_stem_is_frozen_and_statistics_kept_only_where_there_are_weights_to_
     fresh = filled_detection(override(TrainSettings(), model="mask_rcnn_resnet50"))
     loaded = filled_detection(override(TrainSettings(), model="mask_rcnn_resnet50", backbone_weights="a.pth"))
     assert (fresh.detector.norm, fresh.recipe.freeze) == ("batch", ())
-    assert loaded.detector.norm == "fixed"
+    assert loaded.detector.norm == "eval_stats"
     assert loaded.recipe.freeze is not None
     assert filled_detection(override(fresh, norm="frozen")).detector.norm == "frozen"
 
@@ -165,8 +165,8 @@ def test_presets_freeze_what_a_network_has(model: str, changes: dict[str, Any], 
 
 
 def test_short_and_long_side_travel_with_the_weights_in_the_proportion_of_800_to_1333():
-    assert detector_options(DetectorSettings(short_side=(400, 480)))["image_size"] == (480, 800)
-    assert detector_options(DetectorSettings(short_side=(400,), long_side=500))["image_size"] == (400, 500)
+    assert detector_options(DetectorSettings(min_size=(400, 480)))["image_size"] == (480, 800)
+    assert detector_options(DetectorSettings(min_size=(400,), max_size=500))["image_size"] == (400, 500)
     assert "image_size" not in detector_options(DetectorSettings())
 
 
@@ -175,14 +175,14 @@ def test_short_and_long_side_travel_with_the_weights_in_the_proportion_of_800_to
     [
         ({"mixup": 0.2}, "--mixup 0.2 belongs to classifiers"),
         ({"erasing": 0.2}, "--erasing 0.2 belongs to classifiers"),
-        ({"long_side": 64}, "--long-side goes with --short-side"),
-        ({"model": "scenes_resnet", "regions": 4}, "--regions [0-9]+ belongs to detectors"),
+        ({"max_size": 64}, "--max-size goes with --min-size"),
+        ({"model": "scenes_resnet", "rois_per_image": 4}, "--rois-per-image [0-9]+ belongs to detectors"),
         ({"resize": 70}, "--resize 70 belongs to classifiers"),
     ],
 )
 def test_settings_of_the_other_task_are_refused(tmp_path: Path, changes: dict[str, Any], sentence: str):
     with pytest.raises(UserError, match=sentence):
-        run(tmp_path / "run", **({"regions": None} | changes))
+        run(tmp_path / "run", **({"rois_per_image": None} | changes))
     assert not (tmp_path / "run").exists()
 
 
@@ -236,7 +236,7 @@ def test_two_processes_train_on_a_folder_laid_out_as_coco_publishes_it(data_root
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gcnet"]
     arguments = (
         *("train", "--model", "mask_rcnn_gc_resnet18", "--data", data_root / "coco-mini", "--device", "cpu"),
-        *("--short-side", 96, "--regions", 32, "--batch-size", 4, "--limit-train", 16, "--limit-val", 5),
+        *("--min-size", 96, "--rois-per-image", 32, "--batch-size", 4, "--limit-train", 16, "--limit-val", 5),
         *("--steps", 2, "--output", tmp_path / "run"),
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -124,14 +124,14 @@ def build_augment(augment: AugmentSettings, *, jitter: tuple[float, float] | Non
     """The variation of training images.
 
     Args:
-        augment: of which `flip` and `colour_jitter` apply.
+        augment: of which `hflip` and `color_jitter` apply.
         jitter: large-scale jitter (simple copy-paste, arXiv 2012.07177, section 3.1): the image is resized to fit a
             square of `side` pixels times a factor between these two, then cropped or padded to the square; None leaves
             sizes as they are.
         side: of that square, in pixels.
     """
-    steps: list[Augment] = [RandomHorizontalFlip(augment.flip)] if augment.flip else []
-    if strength := augment.colour_jitter:
+    steps: list[Augment] = [RandomHorizontalFlip(augment.hflip)] if augment.hflip else []
+    if strength := augment.color_jitter:
         steps.append(Colours(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength)))
     if jitter is not None:
         steps.append(LargeScaleJitter(side, jitter))

@@ -29,7 +29,7 @@ class DataSplits:
         val: the validation images; the same classes.
         preprocessing: how images are prepared.
         classes: names of the classes, in the order of the labels.
-        generated: whether the images are generated scenes, which are cropped only where `--crop` says so: a crop
+        generated: whether the images are generated scenes, which are cropped only where `--crop-pct` says so: a crop
             could cut the reference patch off.
         notes: what was skipped, repaired or assumed, a sentence each.
     """
@@ -153,7 +153,7 @@ def _suited(settings: DataSettings, source: ImageSource) -> Preprocessing:
     """What suits the images, in the size of the settings where there is one."""
     depth = _bit_depth(settings, source)
     size, resize = settings.image_size, settings.resize
-    if size is None or (resize is None and settings.crop is None):
+    if size is None or (resize is None and settings.crop_pct is None):
         short, long = median_size(source)
         size = size or (short if short == long <= _SMALL else _LARGE)
         if resize is None and (short, long) != (size, size):
@@ -177,7 +177,7 @@ def _open_both(settings: DataSettings, seed: int, split_seed: int) -> tuple[Imag
 
 
 def _open_cifar(settings: DataSettings, split: str) -> CifarImages:
-    return CifarImages(settings.root, settings.data, train=split == "train", download=settings.download)
+    return CifarImages(settings.download_dir, settings.data, train=split == "train", download=settings.download)
 
 
 def _require_classes(settings: DataSettings, train: ImageSource) -> None:

@@ -1,1 +1,1 @@
-"""Mask R-CNN and its cascade on residual networks with context blocks, their numerics a bundle of parts."""
+"""Mask R-CNN and its cascade on residual networks with context blocks, their conventions a bundle of parts."""

@@ -25,7 +25,7 @@ class FixedBatchNorm2d(nn.BatchNorm2d):
 
 
 NORMS: Mapping[str, Callable[..., nn.Module]] = {
-    "fixed": FixedBatchNorm2d,
+    "eval_stats": FixedBatchNorm2d,
     "frozen": FrozenBatchNorm2d,
     "batch": nn.BatchNorm2d,
     "sync": nn.BatchNorm2d,  # converted by `nn.SyncBatchNorm.convert_sync_batchnorm` for training on several GPUs
@@ -37,7 +37,7 @@ def set_norms(model: nn.Module, kind: str, *, eps: float) -> None:
 
     Args:
         model: the network.
-        kind: "fixed" (running statistics, trainable scale and shift), "frozen" (nothing is trained), "batch", or
+        kind: "eval_stats" (running statistics, trainable scale and shift), "frozen" (nothing is trained), "batch", or
             "sync" (like "batch" here; training on several GPUs synchronizes them).
         eps: added to the variances, 0 or more.
 

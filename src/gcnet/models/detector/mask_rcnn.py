@@ -13,6 +13,7 @@ from gcnet.models.detector.anchors import AnchorMatcher, BoxPairs
 from gcnet.models.detector.backbone import NORMS, build_pyramid, set_norms
 from gcnet.models.detector.conventions import CONVENTIONS, Conventions
 from gcnet.models.detector.heads import HeadSpec, ProposalHead, build_cascade, build_heads
+from gcnet.renamed import OLD_VALUES, new_name, renamed
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as for the backbones' weights
 
@@ -23,16 +24,16 @@ def build_mask_rcnn(
     num_classes: int = 80,
     cascade: bool = False,
     masks: bool = True,
-    numerics: str = "mmdet",
-    norm: str = "fixed",
+    conventions: str = "mmdet",
+    norm: str = "eval_stats",
     norm_eps: float = 1e-5,
-    heads: str = "2fc",
+    box_head: str = "2fc",
     image_size: tuple[int, int] = (800, 1333),
-    anchor_sides: tuple[float, ...] | None = None,
-    regions: int = 512,
+    anchor_sizes: tuple[float, ...] | None = None,
+    rois_per_image: int = 512,
     detections_per_image: int = 100,
-    width: int = 256,
-    hidden: int = 1024,
+    fpn_channels: int = 256,
+    head_width: int = 1024,
 ) -> GeneralizedRCNN:
     """Build Faster R-CNN, Mask R-CNN or Cascade Mask R-CNN with a feature pyramid on a classifier.
 
@@ -49,19 +50,19 @@ def build_mask_rcnn(
         cascade: three stages of heads (Cascade Mask R-CNN, arXiv 1712.00726).
         masks: predict masks (Mask R-CNN); else boxes only (Faster R-CNN, arXiv 1506.01497), and neither outputs nor
             targets have `masks`.
-        numerics: a name of `CONVENTIONS`: the implementation to match in anchors, box coder, RoIAlign, resizing and
+        conventions: a name of `CONVENTIONS`: the implementation to match in anchors, box coder, RoIAlign, resizing and
             mask pasting.
-        norm: norms of the backbone: "fixed", "frozen", "batch", or "sync" (batch norms that training on several GPUs
-            synchronizes).
+        norm: batch norms of the backbone: "eval_stats" (running statistics as loaded, affine parameters trained),
+            "frozen", "batch", or "sync" (SyncBatchNorm when training on several GPUs).
         norm_eps: epsilon of these norms.
-        heads: box head, "2fc" or "4conv1fc"; the latter with batch norms in all heads and the pyramid, as in the
+        box_head: "2fc" or "4conv1fc"; the latter with batch norms in all heads and the pyramid, as in the
             papers.
         image_size: min_size and max_size of the resized images in pixels.
-        anchor_sides: sides of the square anchors in pixels, one per level; by default eight times each stride.
-        regions: RoIs sampled per image to train the heads, at most a quarter of them positive.
+        anchor_sizes: sides of the square anchors in pixels, one per level; by default eight times each stride.
+        rois_per_image: RoIs sampled per image to train the heads, at most a quarter of them positive.
         detections_per_image: most detections per image.
-        width: channels of the pyramid's levels and of the convolutions of the heads.
-        hidden: features of the linear layers of the box head.
+        fpn_channels: channels of the pyramid's levels and of the convolutions of the heads.
+        head_width: features of the linear layers of the box head.
 
     Returns:
         The detector, with fresh weights outside the classifier's layers.
@@ -74,17 +75,18 @@ def build_mask_rcnn(
     """
     if num_classes < 1:
         raise UserError(f"num_classes must be at least 1, without the background; found {num_classes}")
-    check_options({"numerics": numerics, "norm": norm, "norm_eps": norm_eps, "heads": heads, "image_size": image_size})
-    check_options({"anchor_sides": anchor_sides, "regions": regions, "detections_per_image": detections_per_image})
-    check_options({"width": width, "hidden": hidden})
+    check_options({"conventions": conventions, "norm": norm, "norm_eps": norm_eps, "box_head": box_head})
+    check_options({"image_size": image_size, "anchor_sizes": anchor_sizes, "rois_per_image": rois_per_image})
+    check_options({"detections_per_image": detections_per_image})
+    check_options({"fpn_channels": fpn_channels, "head_width": head_width})
     set_norms(classifier, norm, eps=norm_eps)
-    parts, batch_norm = CONVENTIONS[numerics], heads == "4conv1fc"
-    backbone, strides = build_pyramid(classifier, channels=width, batch_norm=batch_norm)
+    parts, batch_norm = CONVENTIONS[conventions], box_head == "4conv1fc"
+    backbone, strides = build_pyramid(classifier, channels=fpn_channels, batch_norm=batch_norm)
     spec = HeadSpec(
         num_classes + 1,
-        fpn_channels=width,
-        head_width=hidden,
-        rois_per_image=regions,
+        fpn_channels=fpn_channels,
+        head_width=head_width,
+        rois_per_image=rois_per_image,
         strides=strides[: len(backbone.fpn.layer_blocks)],
         batch_norm=batch_norm,
         masks=masks,
@@ -92,18 +94,18 @@ def build_mask_rcnn(
     )
     return GeneralizedRCNN(
         backbone,
-        _build_rpn(parts, width, anchor_sides or tuple(8.0 * stride for stride in strides), strides),
+        _build_rpn(parts, fpn_channels, anchor_sizes or tuple(8.0 * stride for stride in strides), strides),
         build_cascade(parts, spec) if cascade else build_heads(parts, spec),
         parts.transform(*image_size, list(_MEAN), list(_STD)),
     )
 
 
 def _build_rpn(
-    parts: Conventions, channels: int, anchor_sides: tuple[float, ...], strides: tuple[int, ...]
+    parts: Conventions, channels: int, anchor_sizes: tuple[float, ...], strides: tuple[int, ...]
 ) -> RegionProposalNetwork:
-    if len(anchor_sides) != len(strides):
-        raise UserError(f"anchor_sides must have one size for each of {len(strides)} levels, found {len(anchor_sides)}")
-    anchors = parts.anchors(anchor_sides, strides)
+    if len(anchor_sizes) != len(strides):
+        raise UserError(f"anchor_sizes must have one size for each of {len(strides)} levels, found {len(anchor_sizes)}")
+    anchors = parts.anchors(anchor_sizes, strides)
     rpn: Any = RegionProposalNetwork(
         anchors,
         ProposalHead(channels, anchors.num_anchors_per_location()[0]),
@@ -139,14 +141,15 @@ def check_options(options: Mapping[str, Any]) -> None:
     """
     for name, value in options.items():
         if name not in _CHECKS:
-            raise unknown("option of a detector", name, _CHECKS)
+            new = new_name(name)
+            raise renamed(name, new) if new in _CHECKS else unknown("option of a detector", name, _CHECKS)
         _CHECKS[name](name, value)
 
 
 def _one_of(valid: Iterable[str]) -> Callable[[str, object], None]:
     def check(name: str, value: object) -> None:
         if value not in tuple(valid):
-            raise unknown(name, str(value), valid)
+            raise unknown(name, str(value), valid, synonyms=OLD_VALUES)
 
     return check
 
@@ -180,14 +183,14 @@ def _is_positive(value: Any, kind: Any) -> bool:
 
 
 _CHECKS: Mapping[str, Callable[[str, object], None]] = {
-    "numerics": _one_of(CONVENTIONS),
+    "conventions": _one_of(CONVENTIONS),
     "norm": _one_of(NORMS),
     "norm_eps": _check_epsilon,
-    "heads": _one_of(HEADS),
+    "box_head": _one_of(HEADS),
     "image_size": _check_size,
-    "anchor_sides": _check_sides,
-    "regions": _check_whole,
+    "anchor_sizes": _check_sides,
+    "rois_per_image": _check_whole,
     "detections_per_image": _check_whole,
-    "width": _check_whole,
-    "hidden": _check_whole,
+    "fpn_channels": _check_whole,
+    "head_width": _check_whole,
 }

@@ -88,7 +88,7 @@ class Detection(Task):
         detector = training.detector
         backbone = detector.backbone_weights
         origin = f"backbone from {backbone}" if backbone else super().describe_origin(training)
-        return f"{origin}, norms {detector.norm}, heads {detector.heads}, numerics of {detector.numerics}"
+        return f"{origin}, norms {detector.norm}, box head {detector.box_head}, conventions of {detector.conventions}"
 
     def start_from(self, weights: str | None) -> dict[str, Any]:
         """The backbone starts from the weights, with batch norms over all images."""

@@ -36,7 +36,7 @@ from gcnet.training.trainer import AUTOCAST
 
 _SHOWN = 12
 _SHORT, _LONG = 800, 1333  # the sides of COCO's detectors, in pixels
-_CLASSIFIERS_AUGMENT = ("random_crop", "crop_scale", "pad", "rand_augment", "rand_magnitude", "erasing")
+_CLASSIFIERS_AUGMENT = ("random_crop", "crop_scale", "pad", "auto_augment", "ra_magnitude", "erasing")
 _CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix", "class_weights", "sampling")
 
 
@@ -73,11 +73,11 @@ class DetectionTraining:
         self.settings, self.processes = replace(settings, recipe=fitted), processes
         self.classes, self.evaluation_images = train.images.classes, len(self.val)
         seed, detector = settings.machine.seed, settings.detector
-        side = max(detector.short_side or (_SHORT,))
-        augment = build_augment(settings.augment, jitter=detector.jitter, side=side)
+        side = max(detector.min_size or (_SHORT,))
+        augment = build_augment(settings.augment, jitter=detector.large_scale_jitter, side=side)
         share: Any = {"rank": processes.rank, "world": processes.world}
         images = fitted.images_per_step
-        groups = None if detector.jitter else aspect_groups(self.train)
+        groups = None if detector.large_scale_jitter else aspect_groups(self.train)
         self._order = EpochSampler(len(self.train), batch_size=images, seed=seed, groups=groups, **share)
         self._samples = DetectionDataset(self.train, augment, seed=seed)
         in_order = EvaluationSampler(len(self.val), batch_size=1, **share)
@@ -171,10 +171,11 @@ class DetectionTraining:
     def describe_augmentation(self) -> str:
         """How images are varied with their objects."""
         augment, detector = self.settings.augment, self.settings.detector
-        scales = detector.short_side or ()
-        parts = [f"flip {augment.flip:g}"] if augment.flip else []
-        parts += [f"color jitter {augment.colour_jitter:g}"] if augment.colour_jitter else []
-        parts += [f"scale jitter {detector.jitter[0]:g} to {detector.jitter[1]:g}"] if detector.jitter else []
+        scales = detector.min_size or ()
+        parts = [f"flip {augment.hflip:g}"] if augment.hflip else []
+        parts += [f"color jitter {augment.color_jitter:g}"] if augment.color_jitter else []
+        if jitter := detector.large_scale_jitter:
+            parts.append(f"large-scale jitter {jitter[0]:g} to {jitter[1]:g}")
         parts += [f"short sides {' '.join(map(str, scales))}"] if len(scales) > 1 else []
         return ", ".join(parts) or "none"
 
@@ -277,18 +278,18 @@ def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
         detector=detector_options(detector),
         **network.block_arguments(),
     )
-    if detector.short_side is not None:
+    if detector.min_size is not None:
         transform: Any = model.transform
-        transform.min_size = detector.short_side
+        transform.min_size = detector.min_size
     return model
 
 
 def detector_options(detector: DetectorSettings) -> dict[str, Any]:
     """What is given of the options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`."""
     found = detector.options()
-    if detector.short_side is not None:
-        short = detector.short_side[-1]
-        found["image_size"] = (short, detector.long_side or round(short * _LONG / _SHORT))
+    if detector.min_size is not None:
+        short = detector.min_size[-1]
+        found["image_size"] = (short, detector.max_size or round(short * _LONG / _SHORT))
     return found
 
 
@@ -300,7 +301,7 @@ def filled_detection(settings: TrainSettings) -> TrainSettings:
         recipe = replace(recipe, freeze=())
     elif recipe.freeze is None and _backbone(settings) == "scenes_resnet":
         recipe = replace(recipe, freeze=("backbone.body.stem.*",))  # c2 is all the rest of this network
-    norm = detector.norm or ("fixed" if has_weights else "batch")
+    norm = detector.norm or ("eval_stats" if has_weights else "batch")
     return replace(settings, recipe=recipe.filled(DETECTOR_PRESET), detector=replace(detector, norm=norm))
 
 
@@ -326,8 +327,8 @@ def _backbone(settings: TrainSettings) -> str:
 def _refuse_classifiers(settings: TrainSettings) -> None:
     """Refuse what only classifiers have."""
     detector = settings.detector
-    if detector.long_side is not None and detector.short_side is None:
-        raise UserError("--long-side goes with --short-side")
+    if detector.max_size is not None and detector.min_size is None:
+        raise UserError("--max-size goes with --min-size")
     network = f"{settings.network.model} is a detector"
     refuse_changed(settings.augment, _CLASSIFIERS_AUGMENT, "classifiers", network)
     refuse_changed(settings.recipe, _CLASSIFIERS_RECIPE, "classifiers", network)
@@ -335,7 +336,7 @@ def _refuse_classifiers(settings: TrainSettings) -> None:
     if settings.data.is_generated:
         given = [flag for flag in given if not flag.startswith("--image-size")]
     if given:
-        raise UserError(f"{given[0]} belongs to classifiers, and {network}: give --short-side and --long-side")
+        raise UserError(f"{given[0]} belongs to classifiers, and {network}: give --min-size and --max-size")
 
 
 def _title(labels: Tensor, classes: Sequence[str]) -> str:

@@ -1,0 +1,174 @@
+"""Old names of settings and values, and upgrades of files that were written with them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gcnet.errors import Failure, UserError, printable
+
+FORMAT_VERSION = 2
+"""Version of the names in run folders, model files, block files and results of comparisons; version 1 wrote none."""
+
+SETTINGS: Mapping[str, Mapping[str, str]] = {
+    "network": {"options": "block_options", "at": "insert_at"},
+    "detector": {
+        "numerics": "conventions",
+        "heads": "box_head",
+        "short_side": "min_size",
+        "long_side": "max_size",
+        "anchor_sides": "anchor_sizes",
+        "regions": "rois_per_image",
+        "jitter": "large_scale_jitter",
+        "width": "fpn_channels",
+        "hidden": "head_width",
+    },
+    "data": {"root": "download_dir", "crop": "crop_pct"},
+    "augment": {
+        "crop": "random_crop",
+        "flip": "hflip",
+        "rand_augment": "auto_augment",
+        "rand_magnitude": "ra_magnitude",
+        "colour_jitter": "color_jitter",
+    },
+    "recipe": {
+        "accumulate": "grad_accumulation",
+        "block_lr": "block_lr_mult",
+        "step_factor": "lr_gamma",
+        "final_lr": "min_lr",
+        "warmup_from": "warmup_start_factor",
+        "clip_norm": "clip_grad_norm",
+        "ema": "ema_decay",
+        "freeze_norms": "freeze_bn_stats",
+    },
+    "output": {"pictures": "plots"},
+    "check_data": {"listed": "max_listed"},
+}
+"""Group of settings -> old name -> new name; a flag is the name with hyphens."""
+
+VALUES: Mapping[str, Mapping[str, str]] = {
+    "norm": {"fixed": "eval_stats"},
+    "auto_augment": {"trivial": "trivialaugment"},
+}
+"""New name of a setting -> old value -> new value."""
+
+_SKIPPED = ("augment", "crop")  # later, --crop was the flag of the center crop
+
+OLD_VALUES: Mapping[str, str] = {old: new for values in VALUES.values() for old, new in values.items()}
+"""Old value of any setting -> new value."""
+
+_NAMES = {old: new for group, names in SETTINGS.items() for old, new in names.items() if (group, old) != _SKIPPED}
+_DETECTORS = ("mask_rcnn_", "cascade_mask_rcnn_")  # names of version 1
+
+
+def new_name(old: str) -> str:
+    """The new name of a setting, or "" where its name is not an old one.
+
+    Args:
+        old: such as "clip_norm", which gives "clip_grad_norm".
+    """
+    return _NAMES.get(old, "")
+
+
+def new_flag(old: str) -> str:
+    """The new name of a flag, or "" where its name is not an old one.
+
+    Args:
+        old: with dashes, such as "--no-pictures", which gives "--no-plots".
+    """
+    no, name = ("no-", old[5:]) if old.startswith("--no-") else ("", old[2:])
+    new = new_name(name.replace("-", "_")).replace("_", "-")
+    return f"--{no}{new}" if new else ""
+
+
+def renamed(old: str, new: str) -> UserError:
+    """The error for an old name of an argument or a flag: "--options is now --block-options"."""
+    return UserError(f"{old} is now {new}")
+
+
+def upgraded_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A group of settings under the names and with the values of this version.
+
+    Args:
+        group: name of the group, a key of `SETTINGS` where names changed.
+        values: settings by their names of any version.
+    """
+    names = SETTINGS.get(group, {})
+    read = {names.get(name, name): value for name, value in values.items()}
+    return {name: _new_value(name, value) for name, value in read.items()}
+
+
+def upgraded_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run of version 1, with all groups upgraded.
+
+    Args:
+        settings: of config.json, group by group.
+    """
+    groups = {name: upgraded_group(name, values) for name, values in settings.items()}
+    is_detector = str(groups.get("network", {}).get("model", "")).startswith(_DETECTORS)
+    if is_detector and groups.get("data", {}).get("interpolation") == "bilinear":
+        groups["data"]["interpolation"] = None  # version 1 wrote the default of classifiers, which detectors ignore
+    return groups
+
+
+def upgraded_metadata(metadata: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """The metadata of a model file or block file in this version's names.
+
+    Args:
+        metadata: as stored, of any version.
+        path: of the file, for errors.
+
+    Raises:
+        UserError: the file is of a newer version than this package can read.
+        Failure: the version is no positive integer.
+    """
+    format_version(metadata, path)
+    if not is_old(metadata):
+        return dict(metadata)
+    upgraded = dict(metadata)
+    if isinstance(metadata.get("detector"), Mapping):
+        upgraded["detector"] = upgraded_group("detector", metadata["detector"])
+    return upgraded
+
+
+def changed_names(settings: Mapping[str, Any]) -> list[str]:
+    """The settings of a run that have another name in this version, each as "old -> new".
+
+    Args:
+        settings: of config.json, group by group.
+    """
+    names = [(old, new) for group in settings for old, new in SETTINGS.get(group, {}).items() if old in settings[group]]
+    return [f"{old} -> {new}" for old, new in names]
+
+
+def format_version(stored: Mapping[str, Any], path: str | Path) -> int:
+    """The format version of a file.
+
+    Args:
+        stored: its metadata; files of version 1 state none.
+        path: of the file, for errors.
+
+    Returns:
+        The version, 1 to `FORMAT_VERSION`.
+
+    Raises:
+        UserError: the file is of a newer version than this package can read.
+        Failure: the version is no positive integer.
+    """
+    version = stored.get("format_version", 1)
+    if type(version) is not int or version < 1:
+        raise Failure(f"{printable(path)} is damaged or was edited: format_version must be a positive integer")
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{printable(path)} has format version {version}, and this version of gcnet reads up to {FORMAT_VERSION}: "
+            "install a newer gcnet"
+        )
+    return version
+
+
+def is_old(stored: Mapping[str, Any]) -> bool:
+    """Whether the metadata of a file are of an earlier format version."""
+    return stored.get("format_version", 1) < FORMAT_VERSION
+
+
+def _new_value(name: str, value: Any) -> Any:
+    return VALUES.get(name, {}).get(value, value) if isinstance(value, str) else value
