@@ -17,6 +17,7 @@ from PIL import Image
 from gcnet.data.dataset import ClassificationDataset, Skipped
 from gcnet.data.decode import ImageError
 from gcnet.data.images.folders import FolderImages
+from gcnet.data.images.sources import ImageSource
 from gcnet.data.loader import Batch, Loader, LoadingError, build_loader, collate
 from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.settings import AugmentSettings, Preprocessing
@@ -25,7 +26,7 @@ from gcnet.data.transforms import build_eval_transform, build_train_transform
 STRONG = AugmentSettings(random_crop="resized", auto_augment="randaugment", color_jitter=0.3, erasing=0.5)
 
 
-class Noise:
+class Noise(ImageSource):
     """Random images; the indices in `damaged` cannot be read; `act` is called before each is read."""
 
     classes = ("a", "b", "c")

@@ -1,1 +1,1 @@
-"""Images: decoding, sources, transforms and loading, and the generated scenes."""
+"""Image decoding, data sets, transforms and loading; COCO annotations; generated scenes."""

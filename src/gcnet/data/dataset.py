@@ -1,4 +1,4 @@
-"""Map-style data sets by (epoch, index), with random transforms that any worker repeats to the bit."""
+"""Map-style data sets indexed by (epoch, index), with reproducible random transforms."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -17,7 +17,12 @@ from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that was left out, and why."""
+    """An image that could not be read.
+
+    Attributes:
+        name: Name of the image.
+        reason: Why it could not be read.
+    """
 
     name: str
     reason: str
@@ -28,24 +33,24 @@ Item = dict[str, Any] | Skipped
 
 @runtime_checkable
 class Named(Protocol):
-    """A fixed sequence of images that have names."""
+    """A fixed sequence of images with names."""
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What the image is called in messages and tables."""
+        """Return the name of the image at `index`, for messages and tables."""
         ...
 
 
 class SeededDataset(Dataset[Item]):
-    """SeededDataset of a source by key (epoch, index): dicts with a name, or Skipped.
+    """Data set whose items are indexed by (epoch, index): dicts with a name, or `Skipped` for an unreadable image.
 
-    The global generators of python, numpy and torch are seeded from (seed, epoch, index) before each sample is made,
-    and are given back as they were.
+    The global generators of Python, NumPy and PyTorch are seeded with (seed, epoch, index) for every sample and
+    restored afterwards, so a sample is the same in any worker process.
 
     Args:
-        source: of the names; what else it is, `sample` knows.
-        seed: of the random transforms.
+        source: Names of the images; `sample` reads them.
+        seed: Seed of the random transforms.
     """
 
     def __init__(self, source: Named, *, seed: int = 0) -> None:
@@ -53,7 +58,17 @@ class SeededDataset(Dataset[Item]):
 
     @abstractmethod
     def sample(self, index: int) -> dict[str, Any]:
-        """What there is beside the name; raises ImageError for an image that cannot be read."""
+        """Return the sample without its name.
+
+        Args:
+            index: Index of the image, from 0.
+
+        Returns:
+            Fields of the sample; the base class adds "name".
+
+        Raises:
+            ImageError: The image cannot be read.
+        """
 
     def __len__(self) -> int:
         return len(self.source)
@@ -65,7 +80,15 @@ class SeededDataset(Dataset[Item]):
         return self.load(keys)
 
     def load(self, keys: Sequence[Key], *, announce: Callable[[int], None] | None = None) -> list[Item]:
-        """The samples of several keys; `announce` is called with each index before it is read."""
+        """Return the samples of several keys.
+
+        Args:
+            keys: (epoch, index) of each sample.
+            announce: Called with each index before its image is read.
+
+        Returns:
+            A dict per sample, or `Skipped` for an unreadable image.
+        """
         items: list[Item] = []
         with preserved_random_state():
             for epoch, index in keys:
@@ -87,18 +110,18 @@ class SeededDataset(Dataset[Item]):
 
 
 class ClassificationDataset(SeededDataset):
-    """Labelled images of a source: dict(image: float32 (3, H, W), label: int, name: str), or Skipped.
+    """Labeled images: dict(image: float32 (3, H, W), label: int, name: str), or `Skipped`.
 
     Args:
-        source: where images come from.
-        transform: RGB image -> float32 (3, H, W).
-        seed: of the random transforms.
+        source: Labeled images.
+        transform: Maps an RGB image to float32 (3, H, W).
+        seed: Seed of the random transforms.
     """
 
     def __init__(self, source: ImageSource, transform: Callable[[Image.Image], Tensor], *, seed: int = 0) -> None:
         super().__init__(source, seed=seed)
-        self.labelled, self.transform = source, transform
+        self.images, self.transform = source, transform
 
     def sample(self, index: int) -> dict[str, Any]:
-        """The transformed image and its label."""
-        return {"image": self.transform(self.labelled.read(index)), "label": self.labelled.label(index)}
+        """Return the transformed image and the label of the image at `index`."""
+        return {"image": self.transform(self.images.read(index)), "label": self.images.label(index)}

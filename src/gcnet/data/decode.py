@@ -1,4 +1,4 @@
-"""Decodes image files to RGB; unreadable ones give one short reason."""
+"""Decoding of image files to RGB, with a short reason for every unreadable file."""
 
 import os
 import stat
@@ -41,14 +41,14 @@ _BRANDS: Mapping[bytes, str] = {
 
 
 def check_text(path: str | os.PathLike[str], text: str) -> None:
-    """Refuse what often stands where a file of data (JSON, CSV) is expected: nothing, a Git LFS pointer, a web page.
+    """Check that a text file (JSON, CSV) is neither empty nor a Git LFS pointer nor an HTML page.
 
     Args:
-        path: of the file.
-        text: its beginning, or all of it.
+        path: Path of the file, for messages.
+        text: The beginning of the file, or all of it.
 
     Raises:
-        UserError: naming what it is.
+        UserError: The file is one of these.
     """
     if not text.strip():
         raise UserError(f"{path} is empty")
@@ -59,10 +59,10 @@ def check_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def check_text_file(path: str | os.PathLike[str]) -> None:
-    """`check_text` of a file, by its beginning; whether there is one is not checked.
+    """Check the beginning of the text file at `path` as `check_text` does; missing files pass.
 
     Raises:
-        UserError: as `check_text`.
+        UserError: The file is empty, a Git LFS pointer or an HTML page.
     """
     try:
         with open(path, encoding="utf-8-sig", errors="replace") as file:
@@ -73,7 +73,15 @@ def check_text_file(path: str | os.PathLike[str]) -> None:
 
 
 def describe_content(path: str | os.PathLike[str]) -> str | None:
-    """Why a file is not an image, in a few words; None where its first bytes tell nothing."""
+    """Return what a file that is not an image contains, judged by its first bytes.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        A phrase with a remedy, such as "a PDF, not an image: convert its pages to PNG", or None if the content is
+        unknown.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
@@ -108,11 +116,15 @@ _PILLOW_MEGAPIXELS = 2 * 1024**3 / 4 / 3 / 1e6  # Pillow itself refuses twice it
 
 
 class ImageError(UserError):
-    """A file that does not yield an image; `path` and `reason` say which and why."""
+    """An image file that cannot be read.
+
+    Args:
+        path: Path or name of the image.
+        reason: Short reason, such as "truncated".
+    """
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        """Keep both as arguments, so that the error can be pickled from a worker."""
-        super().__init__(str(path), reason)
+        super().__init__(str(path), reason)  # both as arguments, so that the error can be pickled
         self.path = str(path)
         self.reason = reason
 
@@ -121,19 +133,19 @@ class ImageError(UserError):
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a file's name says that it is an image; hidden files (a leading dot) never do."""
+    """Return whether `name` has the suffix of a supported image format; hidden files have not."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its image before anything is decoded.
+    """Properties of an image, read without decoding it.
 
     Attributes:
-        width: in pixels, as stored.
-        height: in pixels, as stored.
+        width: Stored width in pixels.
+        height: Stored height in pixels.
         orientation: EXIF orientation, 1 to 8; 1 is upright.
-        mode: Pillow's name of its pixels, such as RGB, L or I;16.
+        mode: Pillow's mode, such as RGB, L or I;16.
     """
 
     width: int
@@ -143,12 +155,12 @@ class Header:
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """Width and height in pixels of the upright image."""
+        """Width and height in pixels after applying the EXIF orientation."""
         return (self.height, self.width) if self.orientation in _TURNED else (self.width, self.height)
 
     @property
     def is_16_bit(self) -> bool:
-        """Whether its values have 16 bits."""
+        """Whether the pixels have 16 bits."""
         return _is_deep(self.mode)
 
 
@@ -159,20 +171,22 @@ def open_image(
     max_megapixels: float = MAX_MEGAPIXELS,
     upright: bool = True,
 ) -> Image.Image:
-    """Decode a file to an RGB image of 8 bits, upright as its EXIF orientation says.
+    """Decode a file to an 8-bit RGB image.
 
-    Gray, palette and CMYK become RGB; of 16-bit gray the upper 8 of the `bit_depth` bits in use are kept; transparency
-    is blended with white; of an animation the first frame is taken.
+    Gray, palette and CMYK images are converted to RGB. 16-bit gray images keep the upper 8 of the `bit_depth` used
+    bits. Transparency is blended with white. Animations give their first frame.
 
     Args:
-        path: a JPEG, PNG, GIF, BMP, WebP, TIFF or PPM file, and AVIF or JPEG 2000 where Pillow reads them.
-        bit_depth: bits in use of 16-bit images, 8 to 16; larger values become white.
-        max_megapixels: the size in the header may not exceed this (nor Pillow's own limit of 179); it is read
-            before anything is decoded.
-        upright: whether the image is turned as its EXIF orientation says; else it stays as it is stored.
+        path: JPEG, PNG, GIF, BMP, WebP, TIFF or PPM file; AVIF and JPEG 2000 if Pillow supports them.
+        bit_depth: Used bits of 16-bit images, 8 to 16; larger values are clipped to white.
+        max_megapixels: Maximum size by the header, checked before decoding; Pillow's limit of 179 applies as well.
+        upright: Whether to apply the EXIF orientation.
+
+    Returns:
+        RGB image of the stored or upright size.
 
     Raises:
-        ImageError: for anything else, with a short reason.
+        ImageError: The file cannot be decoded.
     """
     with _opened(path, max_megapixels) as image:
         image.load()
@@ -180,34 +194,47 @@ def open_image(
 
 
 def read_header(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGAPIXELS) -> Header:
-    """Size, orientation and depth of an image without decoding it.
+    """Read size, orientation and mode of an image without decoding it.
+
+    Args:
+        path: Path of the image file.
+        max_megapixels: Maximum size by the header.
+
+    Returns:
+        The header.
 
     Raises:
-        ImageError: as `open_image`, for what the header shows.
+        ImageError: The file has no valid header, or the image is too large.
     """
     with _opened(path, max_megapixels) as image:
         return Header(*image.size, _orientation(image), image.mode)
 
 
 def read_values(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
-    """The stored pixels of an image: palette indices of a palette image.
+    """Read the stored pixel values of an image, such as the palette indices of a palette image.
 
     Args:
-        path: as for `open_image`.
-        max_megapixels: as for `open_image`.
+        path: Path of the image file.
+        max_megapixels: Maximum size by the header.
+
+    Returns:
+        Values (H, W) or (H, W, channels) in the stored dtype.
 
     Raises:
-        ImageError: as `open_image`.
+        ImageError: The file cannot be decoded.
     """
     with _opened(path, max_megapixels) as image:
         return np.array(image)
 
 
 def largest_value(path: str | os.PathLike[str]) -> int | None:
-    """The largest value of a 16-bit image; None for other images.
+    """Return the largest pixel value of a 16-bit image, or None for other images.
+
+    Args:
+        path: Path of the image file.
 
     Raises:
-        ImageError: as `open_image`.
+        ImageError: The file cannot be decoded.
     """
     with _opened(path, MAX_MEGAPIXELS) as image:
         image.load()
@@ -216,7 +243,7 @@ def largest_value(path: str | os.PathLike[str]) -> int | None:
 
 @contextmanager
 def _opened(path: str | os.PathLike[str], max_megapixels: float) -> Generator[Image.Image]:
-    """The image, not yet decoded; whatever goes wrong with it becomes an ImageError."""
+    """Open an image without decoding it; every failure becomes an ImageError."""
     _check_file(path)
     with warnings.catch_warnings():
         # Pillow warns of what is either decoded well enough (odd EXIF) or refused below (size).

@@ -1,4 +1,4 @@
-"""Batches and their loader: bit-identical for any number of workers; errors name the image."""
+"""Data loader with bit-identical batches for any number of workers; errors name the image."""
 
 import multiprocessing
 import re
@@ -26,12 +26,19 @@ _SILENT_WORKERS = "DataLoader timed out"
 
 
 class LoadingError(Failure):
-    """A loading process died or fell silent."""
+    """A data-loader worker died or timed out."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images that belong together, and those that would have but for damage; there may be none left (N = 0)."""
+    """A batch of labeled images; N is 0 if all of them were unreadable.
+
+    Attributes:
+        images: Float32 (N, 3, H, W).
+        labels: Class indices, int64 (N,).
+        names: Names of the N images.
+        skipped: Unreadable images of the batch.
+    """
 
     images: Float[Tensor, "n channels height width"]
     labels: Int[Tensor, " n"]
@@ -42,7 +49,7 @@ class Batch:
         return len(self.names)
 
     def pin_memory(self) -> "Batch":
-        """A copy in page-locked memory, for faster transfer to a GPU (the loader calls it)."""
+        """Return a copy in page-locked memory, for faster transfer to a GPU."""
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 
@@ -50,11 +57,14 @@ B = TypeVar("B")
 
 
 def collate(items: Sequence[Item], *, image_size: int = 0) -> Batch:
-    """Put samples together; damaged ones are listed as skipped and replaced by nothing.
+    """Stack samples into a batch; unreadable ones are listed as skipped.
 
     Args:
-        items: what `ClassificationDataset` gives; images of one shape.
-        image_size: side that an empty batch states.
+        items: Items of a `ClassificationDataset`, with images of one shape.
+        image_size: Side of the images of an empty batch, in pixels.
+
+    Returns:
+        The batch.
     """
     whole = [item for item in items if isinstance(item, dict)]
     images = [item["image"] for item in whole]
@@ -75,15 +85,18 @@ def build_loader(
     pin_memory: bool = False,
     image_size: int = 0,
 ) -> "Loader[Batch]":
-    """A loader of `dataset` in the order of `batch_sampler`.
+    """Build a loader of labeled images.
 
     Args:
-        dataset: the samples.
-        batch_sampler: the keys of each batch; anything that can be iterated anew and yields lists of keys.
-        workers: loading processes; 0 loads in this one.
-        timeout: seconds without a batch after which the workers count as hanging.
-        pin_memory: put batches into page-locked memory.
-        image_size: side that an empty batch states.
+        dataset: The samples.
+        batch_sampler: Keys of each batch.
+        workers: Worker processes; 0 loads in the calling process.
+        timeout: Seconds without a batch after which workers count as hanging.
+        pin_memory: Whether to put batches into page-locked memory.
+        image_size: Side of the images of an empty batch, in pixels.
+
+    Returns:
+        Loader of `Batch`.
     """
     return Loader(
         dataset,
@@ -96,13 +109,21 @@ def build_loader(
 
 
 class Loader(Generic[B]):
-    """Batches in the sampler's order; a worker that dies or hangs becomes one sentence that names the image.
+    """`torch.utils.data.DataLoader` with supervised workers: if one dies or hangs, the error names the image.
 
-    Workers stay alive from one iteration to the next. They ignore Ctrl-C, SIGTERM and SIGHUP, which the main process
-    answers: it stops them once it has saved. The main process's random state is not touched.
+    Workers stay alive between iterations. They ignore SIGINT, SIGTERM and SIGHUP, which the main process handles: it
+    saves first, then stops them. The random state of the main process is not changed.
+
+    Args:
+        dataset: The samples.
+        batch_sampler: Keys of each batch.
+        workers: Worker processes; 0 loads in the calling process.
+        collate_items: Makes a batch of a list of items.
+        timeout: Seconds without a batch after which workers count as hanging.
+        pin_memory: Whether to put batches into page-locked memory.
 
     Raises:
-        LoadingError: while iterating.
+        LoadingError: While iterating.
     """
 
     def __init__(
@@ -150,8 +171,8 @@ class Loader(Generic[B]):
             raise LoadingError(explained) from error
 
     def _explain(self, text: str) -> str | None:
-        if found := _DEAD_WORKERS.match(text):
-            pids = [int(pid) for pid in found[1].split(",")]
+        if match := _DEAD_WORKERS.match(text):
+            pids = [int(pid) for pid in match[1].split(",")]
             how = self._end_of(pids)
             advice = "--workers 0 loads in the main process and shows more"
             if "SIGBUS" in how or "Bus error" in text:

@@ -1,4 +1,4 @@
-"""Generates small data sets to try the commands on: class folders, and detection data in COCO format."""
+"""Small generated data sets for trying the commands: class folders and COCO annotations."""
 
 import io
 import math
@@ -24,18 +24,18 @@ _OVERSAMPLING = 3
 
 
 def write_photos(folder: Path, *, seed: int = 0) -> int:
-    """Write a data set for classification: JPEG files in `train/CLASS` and `val/CLASS`, one shape in each photo.
+    """Write a classification data set: JPEG files in `train/CLASS` and `val/CLASS`, one shape per photo.
 
     Args:
-        folder: where to; it must be empty or not exist.
-        seed: of the random shapes, colors and backgrounds.
+        folder: Output folder; must be empty or not exist.
+        seed: Seed of shapes, colors and backgrounds.
 
     Returns:
-        The number of photos.
+        Number of photos.
 
     Raises:
-        UserError: the folder is not empty.
-        StorageError: a file cannot be written.
+        UserError: The folder is not empty.
+        StorageError: A file cannot be written.
     """
     _require_empty(folder)
     written = 0
@@ -53,20 +53,20 @@ def write_photos(folder: Path, *, seed: int = 0) -> int:
 
 
 def write_coco(folder: Path, *, seed: int = 0) -> int:
-    """Write a data set for detection: `annotations/instances_{train,val}.json` and the images in `train` and `val`.
+    """Write a detection data set: `annotations/instances_{train,val}.json` and images in `train` and `val`.
 
     The images are scenes of `gcnet.data.scenes`, with boxes and masks of three categories.
 
     Args:
-        folder: where to; it must be empty or not exist.
-        seed: of the scenes.
+        folder: Output folder; must be empty or not exist.
+        seed: Seed of the scenes.
 
     Returns:
-        The number of images.
+        Number of images.
 
     Raises:
-        UserError: the folder is not empty.
-        StorageError: a file cannot be written.
+        UserError: The folder is not empty.
+        StorageError: A file cannot be written.
     """
     _require_empty(folder)
     for split, count in COCO_IMAGES.items():
@@ -85,7 +85,9 @@ def _require_empty(folder: Path) -> None:
 
 
 def _photo(name: str, random: np.random.Generator) -> Image.Image:
-    """A shape of random color, place, size and turn on a blurred background; 72 to 128 pixels a side, RGB."""
+    """Draw a shape of random color, position, size and rotation on a blurred background; RGB, sides of 72 to 128
+    pixels.
+    """
     width, height = (int(side) for side in random.integers(72, 129, size=2))
     large = (width * _OVERSAMPLING, height * _OVERSAMPLING)
     background, color = random.integers(0, 110, 3), random.integers(120, 256, 3)
@@ -105,7 +107,7 @@ def _photo(name: str, random: np.random.Generator) -> Image.Image:
 
 
 def _outline(corners: int, center: list[float], radius: float, turn: float) -> list[tuple[float, float]]:
-    """Corners of a regular polygon; of ten corners every second lies nearer to the center, which makes a star."""
+    """Return the corners of a regular polygon; a star has ten corners at alternating radii."""
     return [
         (
             center[0] + radius * (0.45 if corners == 10 and corner % 2 else 1) * math.cos(turn + angle),

@@ -1,4 +1,4 @@
-"""Batch samplers: which images make up which batch, by seed, epoch and step, for any number of processes."""
+"""Batch samplers for training and evaluation, for any number of processes and micro-batches."""
 
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -15,26 +15,26 @@ _ORDER = 0x0DE  # keeps the seeds of permutations apart from those of samples
 
 
 class EpochSampler:
-    """Batches of training: each epoch a new permutation, cut into global batches, each shared out evenly.
+    """Batches of training: a new permutation per epoch, cut into global batches, split evenly over processes.
 
-    The last images of an epoch that fill no global batch are left out of it (others in each epoch). One iteration goes
-    from the step set by `start` to the end of that step's epoch, and yields `accumulation` lists of keys a step; the
-    next iteration goes on with the next epoch.
+    The last images of an epoch that do not fill a global batch are dropped. An iteration runs from the step set by
+    `start` to the end of its epoch and yields `accumulation` lists of keys per step; the next iteration yields the next
+    epoch.
 
     Args:
-        length: number of images.
-        batch_size: images of one optimizer step, over all processes and micro-batches.
-        seed: decides the permutations.
-        rank: of this process.
-        world: number of processes.
-        accumulation: micro-batches a step.
-        groups: of each image, such as 0 for landscape and 1 for portrait; as many batches as can be are then of one
-            group, and the batches come in a random order.
-        labels: of each image; every class is then drawn equally often, its images in turn, those of rare classes
-            several times in an epoch.
+        length: Number of images.
+        batch_size: Images per optimizer step, over all processes and micro-batches.
+        seed: Seed of the permutations.
+        rank: Rank of this process.
+        world: Number of processes.
+        accumulation: Micro-batches per step.
+        groups: Group of each image, such as 0 for landscape and 1 for portrait. As many batches as possible are then of
+            a single group, in random order.
+        labels: Class of each image. Classes are then drawn equally often: images of rare classes several times per
+            epoch.
 
     Raises:
-        UserError: for a batch that cannot be shared out evenly, or that is larger than the set.
+        UserError: The batch is larger than the data set or cannot be split evenly.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class EpochSampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in one epoch."""
+        """Optimizer steps per epoch."""
         return self.length // self.batch_size
 
     def start(self, step: int) -> None:
-        """Go on after `step` optimizer steps since the beginning of the training: epoch and place in it follow."""
+        """Continue after `step` optimizer steps since the start of the training."""
         self._step = step
 
     def keys(self, epoch: int) -> list[Key]:
-        """The samples of an epoch in their order."""
+        """Return the keys of all samples of `epoch`, in order."""
         if self.labels is None:
             return [(epoch, index) for index in self.permutation(epoch)]
         generator = torch.Generator().manual_seed(mix_seed(_ORDER, self.seed, epoch))
@@ -81,13 +81,13 @@ class EpochSampler:
         return [(epoch + _REPETITION * drawn[number][0], drawn[number][1]) for number in order]
 
     def permutation(self, epoch: int) -> list[int]:
-        """The order of the images in an epoch."""
+        """Return the indices of all images in the order of `epoch`."""
         generator = torch.Generator().manual_seed(mix_seed(_ORDER, self.seed, epoch))
         order = torch.randperm(self.length, generator=generator).tolist()
         return order if self.groups is None else self._grouped(order, self.groups, generator)
 
     def _grouped(self, order: list[int], groups: Sequence[int], generator: torch.Generator) -> list[int]:
-        """The order, sorted into batches of one group; what is left of the groups makes up the last batches."""
+        """Sort the order into batches of one group; the remainders of the groups form the last batches."""
         size = self.batch_size
         batches: list[list[int]] = []
         rest: list[int] = []
@@ -102,7 +102,7 @@ class EpochSampler:
         return [index for batch in shuffled for index in batch] + rest[mixed * size :]
 
     def __len__(self) -> int:
-        """Lists of keys that the next iteration yields."""
+        """Return the number of lists of keys in the next iteration."""
         return (self.steps_per_epoch - self._step % self.steps_per_epoch) * self.accumulation
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -115,9 +115,9 @@ class EpochSampler:
 
 
 def _draw_balanced(labels: Sequence[int], generator: torch.Generator) -> list[tuple[int, int]]:
-    """As many draws as images, the same number of each class up to one, each as repetition and index.
+    """Draw as many samples as images, equally many per class, as (repetition, index).
 
-    Within a class every image comes once before one comes again.
+    Every image of a class is drawn once before any is repeated.
     """
     members: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
@@ -137,9 +137,15 @@ def _draw_balanced(labels: Sequence[int], generator: torch.Generator) -> list[tu
 
 
 class EvaluationSampler:
-    """Batches of evaluation: every image once, in order; whole batches go to the processes in turn, none is padded.
+    """Batches of evaluation: every image once, in order, without padding.
 
-    A batch holds the same images whatever the number of processes.
+    Whole batches are assigned to processes in turn, so a batch holds the same images for any number of processes.
+
+    Args:
+        length: Number of images.
+        batch_size: Images per batch of one process.
+        rank: Rank of this process.
+        world: Number of processes.
     """
 
     def __init__(self, length: int, *, batch_size: int, rank: int = 0, world: int = 1) -> None:

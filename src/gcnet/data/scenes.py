@@ -1,16 +1,16 @@
-"""Generated scenes: textured shapes to be counted against a reference patch far away in the image.
+"""Generated scenes: textured shapes to be compared with a distant reference patch.
 
-Every scene shows one framed reference patch near a corner, and `OBJECTS` shapes elsewhere, each with a brightness of
-its own. The label is the number of shapes that are brighter than the reference patch: 0 to 5, six classes, equally
-frequent. Brightness is the mean of the three channels over a shape, or over the patch inside its frame; the difference
-is never less than `MARGIN`. No shape comes nearer to the patch than `distance` pixels, so a feature whose receptive
-field is no larger than that sees a shape or the patch, never both, and cannot compare them. Averaging such features
-over the image does not mend this: the comparison is not a sum of one term a shape and one term for the patch.
+Every scene shows a framed reference patch near a corner and `OBJECTS` shapes elsewhere, each of its own brightness. The
+label is the number of shapes that are brighter than the patch: 0 to 5, six equally frequent classes. Brightness is the
+mean of the three channels over a shape, or over the patch inside its frame; it differs from that of the patch by at
+least `MARGIN`. Shapes and patch are at least `distance` pixels apart. Features whose receptive field is not larger
+cover a shape or the patch, never both, and cannot compare them. Global average pooling of such features does not help:
+the comparison is not a sum of terms of single shapes and of the patch.
 
-In the control setting (`context=False`) the patch has the same brightness in every image, so it need not be looked at:
-each shape can be judged where it stands, against a constant that the network learns.
+In the control setting (`context=False`) the patch has the same brightness in every image, so each shape can be
+classified on its own against a learned constant.
 
-This is a probe of one ability, not a benchmark of natural images.
+The scenes test one ability; they are not a benchmark of natural images.
 """
 
 import io
@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
+from gcnet.data.images.sources import ImageSource
 from gcnet.errors import UserError, unknown
 from gcnet.storage import write_atomic
 
@@ -45,7 +46,15 @@ _STREAM = 0x5CE7E5  # keeps these random numbers apart from others of the same s
 
 @dataclass(frozen=True)
 class SceneInstance:
-    """One instance: its category, its square box (top-left corner and side, pixels) and its brightness in [0, 1]."""
+    """An instance in a scene: the reference patch or a shape.
+
+    Attributes:
+        category: "reference" or a name of `SHAPES`.
+        top: Top edge of its square box, in pixels.
+        left: Left edge of its square box, in pixels.
+        side: Side of its square box, in pixels.
+        brightness: Mean brightness, 0 to 1.
+    """
 
     category: str
     top: int
@@ -54,24 +63,23 @@ class SceneInstance:
     brightness: float
 
 
-class Scenes:
-    """A set of scenes, each drawn when it is read, the same for the same (seed, split, index).
+class Scenes(ImageSource):
+    """A data set of scenes, generated on access and determined by (seed, split, index).
 
     Args:
-        length: number of scenes.
-        size: side of the square images in pixels, at least 32.
-        distance: least number of pixels between the box of the reference patch and that of a shape (the larger of the
-            two axes); shapes lie at most three eighths of the size further away than that.
-        context: whether the reference differs from image to image; False is the control setting.
+        length: Number of scenes.
+        size: Side of the square images in pixels, at least 32.
+        distance: Minimum distance in pixels between the box of the reference patch and that of a shape, along the
+            larger of both axes. The maximum is larger by three eighths of `size`.
+        context: Whether the reference patch differs between images; False is the control setting.
         split: "train" or "val".
-        seed: of the whole set.
+        seed: Seed of the data set.
 
     Raises:
-        UserError: an unknown split, or a distance that leaves no room for the shapes.
+        UserError: The split is unknown, or the distance leaves no room for the shapes.
     """
 
     classes = tuple(f"{count} brighter" for count in range(OBJECTS + 1))
-    notes = ()
 
     def __init__(
         self,
@@ -97,18 +105,18 @@ class Scenes:
         return self.length
 
     def name(self, index: int) -> str:
-        """What the scene is called in messages and tables."""
+        """Return the name of the scene at `index`, such as scenes/train/000017."""
         return f"scenes/{self.split}/{index:06d}"
 
     def label(self, index: int) -> int:
-        """How many shapes are brighter than the reference patch."""
+        """Return the number of shapes brighter than the reference patch in the scene at `index`."""
         return index % (OBJECTS + 1)
 
     def file(self, index: int) -> None:
-        """None: scenes are generated."""
+        """Return None for any `index`: scenes have no files."""
 
     def read(self, index: int) -> Image.Image:
-        """The image, RGB, `size` x `size`."""
+        """Return the scene at `index`: RGB, `size` x `size` pixels."""
         random = self._random(index)
         instances = self._instances(random, self.label(index))
         canvas = _background(random, self.size)
@@ -117,11 +125,11 @@ class Scenes:
         return Image.fromarray((canvas.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
     def instances(self, index: int) -> list[SceneInstance]:
-        """What is in the scene: the reference patch, then the shapes."""
+        """Return the reference patch and then the shapes of the scene at `index`."""
         return self._instances(self._random(index), self.label(index))
 
     def masks(self, index: int) -> Bool[np.ndarray, "instances size size"]:
-        """One mask a instance, in the order of `instances`."""
+        """Return the masks of the scene at `index`, (instances, size, size), in the order of `instances`."""
         instances = self.instances(index)
         masks = np.zeros((len(instances), self.size, self.size), dtype=bool)
         for mask, instance in zip(masks, instances, strict=True):
@@ -129,10 +137,11 @@ class Scenes:
         return masks
 
     def coco_annotations(self) -> dict[str, Any]:
-        """The whole set as a COCO dictionary, with boxes (x, y, w, h), masks as run lengths, and all ids from 1.
+        """Return the data set as COCO annotations.
 
-        Its categories are `CATEGORIES`: a shape counts as dark or bright as the reference patch of its image is, in
-        the control setting as it is itself.
+        Boxes are (x, y, w, h) in pixels, masks are run lengths, ids count from 1. The categories are `CATEGORIES`: a
+        shape is "dark" or "bright" depending on the reference patch of its image, in the control setting depending on
+        its own brightness.
         """
         categories = [{"id": number, "name": name} for number, name in enumerate(CATEGORIES, start=1)]
         images, annotations = [], []
@@ -155,17 +164,21 @@ class Scenes:
         return {"images": images, "categories": categories, "annotations": annotations}
 
     def _category(self, instance: SceneInstance, reference: SceneInstance) -> str:
-        """The name of `CATEGORIES` that a instance has beside the reference patch, which may be itself."""
+        """Return the category of an instance, given the reference patch of its scene."""
         if instance is reference:
             return "reference"
         decides, middle = (reference, sum(_REFERENCE_RANGE) / 2) if self.context else (instance, _CONTROL_REFERENCE)
         return "bright" if decides.brightness > middle else "dark"
 
     def write_coco(self, images: Path, annotations: Path) -> None:
-        """Write the set in COCO's format: its images as PNGs into a folder, its annotations into a JSON file.
+        """Write the data set in COCO format.
+
+        Args:
+            images: Folder of the PNG images.
+            annotations: JSON file of the annotations.
 
         Raises:
-            StorageError: something cannot be written, such as on a full disk.
+            StorageError: A file cannot be written.
         """
         content = self.coco_annotations()
         images.mkdir(parents=True, exist_ok=True)
@@ -194,7 +207,7 @@ class Scenes:
         ]
 
     def _places(self, random: np.random.Generator) -> tuple[tuple[int, int], list[tuple[int, int]]]:
-        """Top-left corners of the patch and of the shapes, drawn at the upper left, then mirrored at random."""
+        """Return top-left corners of patch and shapes: drawn at the upper left, then mirrored at random."""
         side, last = _side(self.size), self.size - _side(self.size)
         row, column = (int(value) for value in random.integers(0, _slack(self.size) + 1, size=2))
         for _ in range(_TRIES):
@@ -211,7 +224,7 @@ class Scenes:
         return mirrored((row, column)), [mirrored(place) for place in places]
 
     def _free_places(self, random: np.random.Generator, rows: int, columns: int) -> list[tuple[int, int]]:
-        """Corners of shapes that do not overlap, none in the first `rows` and `columns`, none far beyond them."""
+        """Return corners of non-overlapping shapes outside the first `rows` and `columns`, within a band beyond them."""
         side, last = _side(self.size), self.size - _side(self.size)
         band = round(_BAND * self.size)
         free = np.zeros((last + 1, last + 1), dtype=bool)
@@ -233,7 +246,7 @@ def _side(size: int) -> int:
 
 
 def _slack(size: int) -> int:
-    """How far from the corner the patch may lie."""
+    """Return the maximum distance of the patch from the corner, in pixels."""
     return size // 32
 
 
@@ -262,13 +275,16 @@ def _silhouettes(side: int) -> dict[str, Bool[np.ndarray, "side side"]]:
 
 @cache
 def _textures(side: int) -> list[Float[np.ndarray, "field field"]]:
-    """Stripes four ways, a checker, a soft checker and none, of values in [-1, 1], twice as wide as a shape."""
+    """Stripes in four directions, a checkerboard, a soft checkerboard and a constant; values in [-1, 1], twice as wide
+    as
+    a shape.
+    """
     y, x = np.mgrid[: 2 * side, : 2 * side]
     wave = 2 * np.pi / max(side * 0.4, 3)
     slanted = wave / 2**0.5
     waves = [wave * x + 0.1, wave * y + 0.1, slanted * (x + y) + 0.1, slanted * (x - y) + 0.1]
     checker = np.sin(waves[0]) * np.sin(waves[1])
-    patterns = [np.sign(np.sin(one)) for one in waves] + [np.sign(checker), checker, np.zeros_like(checker)]
+    patterns = [np.sign(np.sin(phase)) for phase in waves] + [np.sign(checker), checker, np.zeros_like(checker)]
     return [pattern.astype(np.float32) for pattern in patterns]
 
 
@@ -281,7 +297,7 @@ def _background(random: np.random.Generator, size: int) -> Float[np.ndarray, "si
 
 
 def _tint(random: np.random.Generator, strength: float) -> Float[np.ndarray, "3"]:
-    """A color whose three channels have the mean 1."""
+    """Return a color whose channels have the mean 1."""
     hue = random.random() * 2 * np.pi
     return (1 + strength * np.cos(hue + np.array([0, 2, 4]) * np.pi / 3)).astype(np.float32)
 
@@ -301,7 +317,7 @@ def _draw(canvas: Float[np.ndarray, "size size 3"], instance: SceneInstance, ran
 def _textured_tile(
     random: np.random.Generator, instance: SceneInstance, mask: Bool[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "h w 3"]:
-    """A textured, tinted tile whose mean over `mask` is the instance's brightness: nothing is clipped."""
+    """Return a textured, tinted tile whose mean over `mask` is the brightness of the instance, without clipping."""
     textures = _textures(instance.side)
     texture = textures[random.integers(len(textures))]
     top, left = random.integers(0, instance.side + 1, size=2)
@@ -318,7 +334,7 @@ def _box(mask: Bool[np.ndarray, "h w"]) -> list[int]:
 
 
 def _run_lengths(mask: Bool[np.ndarray, "h w"]) -> list[int]:
-    """COCO's uncompressed code: lengths of runs down the columns, off and on in turn, off first."""
+    """Return COCO's uncompressed run lengths: down the columns, background first."""
     flat = np.concatenate([[False], mask.T.ravel(), [False]])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()

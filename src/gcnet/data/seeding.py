@@ -1,4 +1,4 @@
-"""Per-sample seeds; the program's own random states are preserved."""
+"""Seeds of samples, and preservation of the global random state."""
 
 import random
 import struct
@@ -11,13 +11,13 @@ import torch
 
 
 def mix_seed(*numbers: int) -> int:
-    """One well-mixed seed of 63 bits from whole numbers of up to 64 bits with sign, such as (seed, epoch, index)."""
+    """Return a 63-bit seed that depends on all `numbers`, signed 64-bit integers such as (seed, epoch, index)."""
     digest = blake2b(struct.pack(f"<{len(numbers)}q", *numbers), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def seed_everything_for_sample(seed: int) -> None:
-    """Seed python's, numpy's and torch's global generators (the CPU's only: a GPU's belongs to the network)."""
+    """Seed the global CPU generators of Python, NumPy and PyTorch with `seed`."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)
@@ -25,7 +25,7 @@ def seed_everything_for_sample(seed: int) -> None:
 
 @contextmanager
 def preserved_random_state() -> Generator[None, None, None]:
-    """Give python's, numpy's and torch's global generators back as they were, whatever happens inside."""
+    """Restore the global generators of Python, NumPy and PyTorch on exit."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     try:
         yield

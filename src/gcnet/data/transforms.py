@@ -1,7 +1,6 @@
-"""Image transforms: deterministic ones for evaluation, random ones for training.
+"""Image transforms of training and evaluation.
 
-Geometry is Pillow's, antialiased. Every random draw comes from torch's global generator, which `gcnet.data.loader`
-seeds for each sample.
+Resizing is Pillow's, antialiased. Random numbers come from PyTorch's global generator, seeded per sample.
 """
 
 import numpy as np
@@ -24,34 +23,57 @@ _LONGEST = 16  # times the short side
 
 
 def build_eval_transform(preprocessing: Preprocessing) -> "EvalTransform":
-    """The transform of evaluation: RGB image of any size -> float32 (3, image_size, image_size), normalised."""
+    """Build the transform of evaluation.
+
+    Args:
+        preprocessing: Sizes, interpolation and normalization.
+
+    Returns:
+        Transform of an RGB image of any size to float32 (3, image_size, image_size), normalized.
+    """
     return EvalTransform(preprocessing)
 
 
 def build_train_transform(preprocessing: Preprocessing, augment: AugmentSettings) -> "TrainTransform":
-    """The transform of training: the same shape, after random crop, flip, colours and erasing.
+    """Build the transform of training: random crop, flip, color changes and erasing.
 
     The crop "auto" is "pad" for images of up to 64 pixels that need no resizing, otherwise "resized".
+
+    Args:
+        preprocessing: Sizes, interpolation and normalization.
+        augment: Random augmentations.
+
+    Returns:
+        Transform of an RGB image of any size to float32 (3, image_size, image_size), normalized.
     """
     return TrainTransform(preprocessing, augment)
 
 
 class EvalTransform:
-    """Short side resized, center crop, scaled to [0, 1], normalised."""
+    """Resize the short side, center crop, scale to [0, 1], normalize.
+
+    Args:
+        preprocessing: Sizes, interpolation and normalization.
+    """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
-        self.normalise = Normalize(preprocessing.mean, preprocessing.std)
+        self.normalize = Normalize(preprocessing.mean, preprocessing.std)
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
-        return self.normalise(resize_and_crop(image, self.preprocessing))
+        return self.normalize(resize_and_crop(image, self.preprocessing))
 
     def __repr__(self) -> str:
         return f"EvalTransform({self.preprocessing!r})"
 
 
 class TrainTransform:
-    """Random crop, flip, colours; scaled to [0, 1], normalised; random erasing."""
+    """Random crop, flip and color changes; scale to [0, 1], normalize; random erasing.
+
+    Args:
+        preprocessing: Sizes, interpolation and normalization.
+        augment: Random augmentations.
+    """
 
     def __init__(self, preprocessing: Preprocessing, augment: AugmentSettings) -> None:
         self.preprocessing, self.augment = preprocessing, augment
@@ -59,40 +81,45 @@ class TrainTransform:
         size, scale = preprocessing.image_size, augment.crop_scale
         mode = InterpolationMode(preprocessing.interpolation)
         self.resized_crop = v2.RandomResizedCrop(size, scale=scale, interpolation=mode, antialias=True)
-        self.colours = _colour_steps(augment)
-        self.normalise = Normalize(preprocessing.mean, preprocessing.std)
+        self.color_steps = _color_steps(augment)
+        self.normalize = Normalize(preprocessing.mean, preprocessing.std)
         self.erase = v2.RandomErasing(p=augment.erasing) if augment.erasing else None
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
         image = self.crop_randomly(image)
         if self.augment.hflip and torch.rand(()).item() < self.augment.hflip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        for step in self.colours:
+        for step in self.color_steps:
             image = step(image)
-        pixels = self.normalise(image)
+        pixels = self.normalize(image)
         return self.erase(pixels) if self.erase else pixels
 
     def crop_randomly(self, image: Image.Image) -> Image.Image:
-        """The first step: to the network's size, with more or less of the image in it."""
+        """Return `image`, an RGB image, cropped at random to the input size of the network."""
         if self.crop == "resized":
             return self.resized_crop(image)
         image = resize_and_crop(image, self.preprocessing)
         return shift_randomly(image, self.augment.pad) if self.crop == "pad" and self.augment.pad else image
 
     def describe(self) -> str:
-        """What is drawn at random, such as "crop pad, flip 0.5"."""
+        """Return the active augmentations, such as "crop pad, flip 0.5"."""
         augment = self.augment
-        found = [] if self.crop == "none" else [f"crop {self.crop}"]
-        found += [augment.auto_augment] if augment.auto_augment != "none" else []
+        parts = [] if self.crop == "none" else [f"crop {self.crop}"]
+        parts += [augment.auto_augment] if augment.auto_augment != "none" else []
         numbers = {"flip": augment.hflip, "color jitter": augment.color_jitter, "erasing": augment.erasing}
-        return ", ".join(found + [f"{name} {value:g}" for name, value in numbers.items() if value]) or "none"
+        return ", ".join(parts + [f"{name} {value:g}" for name, value in numbers.items() if value]) or "none"
 
     def __repr__(self) -> str:
         return f"TrainTransform({self.preprocessing!r}, {self.augment})"
 
 
 class Normalize:
-    """RGB image -> float32 (3, H, W): scaled to [0, 1], mean subtracted, divided by std."""
+    """RGB image to float32 (3, H, W): scaled to [0, 1], minus mean, divided by std.
+
+    Args:
+        mean: Mean of each of the three channels, 0 to 1.
+        std: Standard deviation of each of the three channels, above 0.
+    """
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.mean = torch.tensor(mean).view(3, 1, 1)
@@ -105,7 +132,15 @@ class Normalize:
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Short side (or both sides) to `resize`, by default `image_size`, then the central square of `image_size`."""
+    """Resize the short side (or both sides) to `resize`, then center crop to `image_size`.
+
+    Args:
+        image: RGB image.
+        preprocessing: Sizes, crop mode and interpolation.
+
+    Returns:
+        RGB image of `image_size` x `image_size` pixels.
+    """
     size = preprocessing.image_size
     short = preprocessing.resize or size
     if preprocessing.crop_mode == "squash":
@@ -125,7 +160,7 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.I
 
 
 def _without_far_ends(image: Image.Image) -> Image.Image:
-    """The central part of a very long image: resizing a line of 5,000 x 1 pixels would need 1,120,000 x 224."""
+    """Crop very long images first: resizing a line of 5,000 x 1 pixels would need 1,120,000 x 224."""
     width, height = image.size
     longest = _LONGEST * min(width, height)
     if max(width, height) <= longest:
@@ -135,7 +170,15 @@ def _without_far_ends(image: Image.Image) -> Image.Image:
 
 
 def shift_randomly(image: Image.Image, pad: int) -> Image.Image:
-    """A crop of the image's own size from the image with a black border of `pad` pixels."""
+    """Pad an image with black and crop it at random to its own size.
+
+    Args:
+        image: RGB image.
+        pad: Padding of each side, in pixels.
+
+    Returns:
+        RGB image of the same size.
+    """
     left, top = (torch.randint(0, 2 * pad + 1, (2,)) - pad).tolist()
     return image.crop((left, top, left + image.width, top + image.height))
 
@@ -150,7 +193,7 @@ def _crop_kind(preprocessing: Preprocessing, augment: AugmentSettings) -> str:
     )
 
 
-def _colour_steps(augment: AugmentSettings) -> list[v2.Transform]:
+def _color_steps(augment: AugmentSettings) -> list[v2.Transform]:
     steps: list[v2.Transform] = []
     if augment.auto_augment == "randaugment":
         steps.append(v2.RandAugment(magnitude=augment.ra_magnitude, interpolation=InterpolationMode.BILINEAR))

@@ -1,4 +1,4 @@
-"""Supervision of DataLoader workers: the image each is reading, signals, and their end."""
+"""Supervision of data-loader workers: current image, signals, termination."""
 
 import atexit
 import ctypes
@@ -19,7 +19,12 @@ from gcnet.data.sampler import Key
 
 
 class WorkerWatch(Dataset[Item]):
-    """The dataset as workers see it: each writes down in shared memory which image it is at."""
+    """The data set as workers see it: each worker records the index of its current image in shared memory.
+
+    Args:
+        dataset: The samples.
+        workers: Number of worker processes.
+    """
 
     def __init__(self, dataset: SeededDataset, workers: int) -> None:
         self.dataset = dataset
@@ -37,7 +42,7 @@ class WorkerWatch(Dataset[Item]):
         self._indices[self._worker] = index
 
     def begin(self, worker: int) -> None:
-        """Called once in each worker."""
+        """Initialize the worker with number `worker`; called once in each worker process."""
         self._worker = worker
         self._pids[worker] = os.getpid()
         for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
@@ -48,13 +53,20 @@ class WorkerWatch(Dataset[Item]):
             threading.Thread(target=_end_on_the_parents_sigterm, daemon=True).start()
 
     def describe(self, pids: Sequence[int] | None = None) -> str:
-        """What the workers of these process ids (by default all) were at."""
+        """Describe the images that workers are reading.
+
+        Args:
+            pids: Process ids of the workers (default: all).
+
+        Returns:
+            A phrase, such as 'while reading "cat.jpg" (index 3)'.
+        """
         indices = [index for pid, index in zip(self._pids, self._indices, strict=True) if pids is None or pid in pids]
         named = [f'"{self.dataset.source.name(index)}" (index {index})' for index in indices if index >= 0]
         return "while reading " + ", ".join(named) if named else "between two images"
 
     def end_workers(self) -> None:
-        """End the workers at once, also one that hangs: it would keep this process waiting at its own end."""
+        """Terminate all workers, also hanging ones, which would block the exit of this process."""
         children = [child for child in multiprocessing.active_children() if child.pid in list(self._pids)]
         for child in children:
             child.terminate()
@@ -75,21 +87,21 @@ def _end_all_workers() -> None:
 
 
 def end_workers_at_exit(watch: WorkerWatch) -> None:
-    """Have the workers ended before torch's own clean-up at exit, which would wait five seconds for each."""
+    """Terminate the workers of `watch` before PyTorch's clean-up at exit, which waits five seconds for each."""
     _watches.add(watch)
     atexit.unregister(_end_all_workers)
     atexit.register(_end_all_workers)
 
 
 def _end_on_the_parents_sigterm() -> None:
-    """Wait in a worker for SIGTERM and obey only its parent's: another sender means the main process, which decides."""
+    """Wait for SIGTERM in a worker and obey it only from the parent process."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
 def describe_shared_memory() -> str:
-    """How much shared memory there is, and what to do where it is too little."""
+    """Return the size of shared memory and the remedy if it is too small."""
     folder = "/dev/shm"
     size = f"{shutil.disk_usage(folder).total / 1e9:.2g} GB" if os.path.isdir(folder) else "no"
     return f"there is {size} shared memory: give the container more (docker run --shm-size=2g), or use --workers 0"

@@ -7,7 +7,7 @@ from PIL import Image
 from gcnet.data.decode import ImageError
 from gcnet.data.images.folders import FolderImages
 from gcnet.data.images.listing import list_images
-from gcnet.data.images.sources import CachedImages, ImageSource, SubsetImages, limit_images, read_sample
+from gcnet.data.images.sources import CachedImages, ImageSource, SubsetImages, limit_images
 from gcnet.errors import UserError
 
 
@@ -43,9 +43,9 @@ def test_class_folders_become_sorted_classes_and_files_come_in_a_fixed_order(fol
 
 
 def test_a_sample_holds_the_image_of_its_name(folder: Path) -> None:
-    sample = read_sample(FolderImages(folder), 3)
-    assert (sample.name, sample.label, sample.image.size) == ("cat/b.png", 1, (5, 7))
-    assert sample.image.getpixel((0, 0)) == (0, 2, 3)
+    images = FolderImages(folder)
+    assert (images.name(3), images.label(3), images.read(3).size) == ("cat/b.png", 1, (5, 7))
+    assert images.read(3).getpixel((0, 0)) == (0, 2, 3)
 
 
 def test_known_classes_set_the_labels_and_may_have_no_images_here(folder: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_subset_keeps_name_label_and_image_together(folder: Path) -> None:
     ]
 
 
-class Counted:
+class Counted(ImageSource):
     """Images of noise that count how often they are read."""
 
     classes = ("one",)

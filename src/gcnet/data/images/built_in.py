@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from gcnet.data.images.sources import ImageSource
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, unknown
 
@@ -18,7 +19,7 @@ SCENE_SIZE = 64
 SCENES_TRAIN, SCENES_VAL = 20_000, 2_000
 
 
-class CifarImages:
+class CifarImages(ImageSource):
     """CIFAR-10 or -100 (A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009).
 
     Args:
@@ -39,8 +40,6 @@ class CifarImages:
         self._pixels: np.ndarray = stored.data
         self._labels: list[int] = [int(label) for label in stored.targets]
         self._split = "train" if train else "val"
-
-    notes = ()
 
     def __len__(self) -> int:
         return len(self._labels)

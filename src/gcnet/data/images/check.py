@@ -128,17 +128,17 @@ def check_images(
     problems: list[ImageIssue] = []
     places: dict[bytes, list[tuple[str, int]]] = {}
     for name, images in splits.items():
-        looks = []
+        files = []
         with ThreadPoolExecutor(workers) as pool:
-            for look in pool.map(_look, map(images.file, range(len(images)))):
-                looks.append(look)
+            for file in pool.map(_look, map(images.file, range(len(images)))):
+                files.append(file)
                 progress(1)
-        for index, look in enumerate(looks):
-            if look.size is None:
-                problems.append(ImageIssue("unreadable image", _place(name, images, index), look.reason))
-            if look.digest is not None:
-                places.setdefault(look.digest, []).append((name, index))
-        reports[name] = _report(images, looks)
+        for index, file in enumerate(files):
+            if file.size is None:
+                problems.append(ImageIssue("unreadable image", _place(name, images, index), file.reason))
+            if file.digest is not None:
+                places.setdefault(file.digest, []).append((name, index))
+        reports[name] = _report(images, files)
     problems += _missing_classes(reports)
     for copies in places.values():
         if len(copies) > 1:
@@ -156,25 +156,25 @@ def _look(path: Path) -> _Look:
         return _Look(None, "", error.reason, None)
 
 
-def _report(images: FileImages, looks: Sequence[_Look]) -> SplitReport:
+def _report(images: FileImages, files: Sequence[_Look]) -> SplitReport:
     counts = Counter(images.label(index) for index in range(len(images)))
     return SplitReport(
         images=len(images),
         per_class={name: counts[label] for label, name in enumerate(images.classes)},
-        sizes=[look.size for look in looks if look.size is not None],
-        modes=dict(Counter(look.mode for look in looks if look.size is not None).most_common()),
+        sizes=[file.size for file in files if file.size is not None],
+        modes=dict(Counter(file.mode for file in files if file.size is not None).most_common()),
         notes=images.notes,
     )
 
 
 def _missing_classes(reports: Mapping[str, SplitReport]) -> list[ImageIssue]:
-    learned = reports.get("train")
+    train = reports.get("train")
     names = next(iter(reports.values())).per_class
     problems = [ImageIssue("single class", "data", f'"{name}" alone') for name in names if len(names) == 1]
     for name, report in reports.items():
         for label, count in report.per_class.items():
             if not count:
-                kind = "class without training images" if report is learned else "class without images"
+                kind = "class without training images" if report is train else "class without images"
                 problems.append(ImageIssue(kind, f"{name}/{label}", "no images"))
     return problems
 

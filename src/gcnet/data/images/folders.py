@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from gcnet.data.decode import has_image_suffix
 from gcnet.data.images.listing import Listing, describe_skipped, kind_of, list_images, loose_files, subfolders
@@ -33,24 +34,24 @@ def label_classes(
         UserError: for the first name that is not among the known ones, with the nearest of them.
     """
     known = {name: label for label, name in enumerate(found if classes is None else classes)}
-    by_composed = {composed(name): label for name, label in known.items()}
+    by_composed = {normalize_unicode(name): label for name, label in known.items()}
     labels: dict[str, int] = {}
     for name in found:
-        label = known.get(name, by_composed.get(composed(name)))
+        label = known.get(name, by_composed.get(normalize_unicode(name)))
         if label is None:
             raise _unknown(name, list(known), found, place)
         labels[name] = label
     other = [name for name in found if name not in known]
     notes = [_repaired(other, place)] if other else []
-    return labels, [*notes, *(alike(found, place) if classes is None else [])]
+    return labels, [*notes, *(describe_similar_classes(found, place) if classes is None else [])]
 
 
-def composed(name: str) -> str:
+def normalize_unicode(name: str) -> str:
     """The name with each letter and its accents as one character (Unicode's form NFC)."""
     return unicodedata.normalize("NFC", name)
 
 
-def alike(found: Sequence[str], place: object) -> list[str]:
+def describe_similar_classes(found: Sequence[str], place: object) -> list[str]:
     """A sentence on classes that may be meant as one; none where there are no such."""
     groups: dict[str, list[str]] = {}
     for name in found:
@@ -64,7 +65,7 @@ def alike(found: Sequence[str], place: object) -> list[str]:
 
 def _essence(name: str) -> str:
     """The name without what people mistype: case, spaces, how a letter is composed, and 2.0 for 2."""
-    text = "".join(composed(name).casefold().split())
+    text = "".join(normalize_unicode(name).casefold().split())
     return text.removesuffix(".0") if text.removesuffix(".0").isdecimal() else text
 
 
@@ -73,9 +74,9 @@ def _repaired(names: Sequence[str], place: object) -> str:
     return f"{place}: {which} written in another Unicode form than the known name, and taken for the same"
 
 
-def _unknown(name: str, known: Sequence[str], found: Sequence[str], place: object) -> UserError:
+def _unknown(name: str, known: Sequence[str], classes: Sequence[str], place: object) -> UserError:
     proposal = nearest(name, known)
-    lists = "" if proposal else f"; known: {_some(known)}; found: {_some(found)}"
+    lists = "" if proposal else f"; known: {_some(known)}; found: {_some(classes)}"
     return UserError(f'{place}: class "{name}" is not among the {len(known)} known ones{proposal}{lists}')
 
 
@@ -253,3 +254,62 @@ def _skipped_notes(root: Path, skipped: Counter[str], loose: Sequence[str]) -> l
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+class FolderLayout:
+    """Layout of class folders: `CLASS/*.jpg`, or `SPLIT/CLASS/*.jpg`.
+
+    Args:
+        path: The folder.
+        images: Not used: the images are in the class folders.
+    """
+
+    expected: ClassVar[str] = "a folder"
+    takes_images: ClassVar[bool] = False
+
+    def __init__(self, path: Path, images: str | None = None) -> None:  # noqa: ARG002
+        self.path = path
+
+    @staticmethod
+    def matches(path: Path) -> bool:
+        """Return whether `path` is a folder."""
+        return path.is_dir()
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the splits with a folder, keys of `SPLIT_NAMES`."""
+        return tuple(find_splits(self.path))
+
+    def class_names(self, split: str | None) -> list[str]:
+        """Return the sorted class names of `split`; None stands for class folders without splits."""
+        return class_folders(self._folder(split))
+
+    def open(self, split: str | None, classes: Sequence[str] | None = None) -> FolderImages:
+        """Return the labeled images of a split.
+
+        Args:
+            split: A split of `splits`; None takes class folders without splits.
+            classes: Known class names, in the order of the labels (default: those of the split, sorted).
+        """
+        return FolderImages(self._folder(split), classes=classes)
+
+    def check_unsplit(self) -> None:
+        """Check that the folder holds class folders, as `check_no_splits` does."""
+        check_no_splits(self.path)
+
+    def unused_notes(self) -> list[str]:
+        """Return a note on folders that belong to no split."""
+        names = possible_splits(self.path)
+        shown = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+        return [f"{self.path}: folders that are no split by their name are not used: {shown}"] if names else []
+
+    def unused_hint(self) -> str:
+        """Return the folders that belong to no split, for the end of an error message."""
+        names = possible_splits(self.path)
+        return f"; other folders there: {', '.join(names[:_LISTED])}" if names else ""
+
+    def split_hint(self) -> str:
+        """Return the expected folders, for the end of an error message."""
+        return f"; or lay it out as {expected_tree(self.path)}"
+
+    def _folder(self, split: str | None) -> Path:
+        return self.path if split is None else find_splits(self.path)[split]

@@ -4,21 +4,234 @@ import os
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import ClassVar, Protocol, runtime_checkable
 
-from gcnet.data.images.folders import (
-    FolderImages,
-    alike,
-    check_no_splits,
-    class_folders,
-    composed,
-    expected_tree,
-    find_splits,
-    possible_splits,
-)
+from gcnet.data.images.folders import FolderLayout, describe_similar_classes, expected_tree, normalize_unicode
 from gcnet.data.images.sources import FileImages, ImageSource, SubsetImages
-from gcnet.data.images.table import CsvImages, read_classes, read_splits, unknown_splits
+from gcnet.data.images.table import CsvLayout
 from gcnet.data.settings import BUILT_IN, DataSettings
 from gcnet.errors import UserError, nearest, nearest_path
+
+_SPLIT_IMAGES = {"val": "validation", "test": "test"}
+_VALIDATION_SPLITS = ("val", "test")  # the test split is used if there is no validation split
+
+
+@runtime_checkable
+class ImageLayout(Protocol):
+    """A layout of labeled images on disk.
+
+    Attributes:
+        expected: Description for messages, such as "a folder".
+        takes_images: Whether the images can be in a folder of their own.
+    """
+
+    expected: ClassVar[str]
+    takes_images: ClassVar[bool]
+
+    def __init__(self, path: Path, images: str | None = None) -> None: ...
+
+    @staticmethod
+    def matches(path: Path) -> bool:
+        """Return whether the data at `path` have this layout."""
+        ...
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the splits, keys of `SPLIT_NAMES`; empty for data without splits."""
+        ...
+
+    def class_names(self, split: str | None) -> list[str]:
+        """Return the sorted class names of `split`; None stands for data without splits."""
+        ...
+
+    def open(self, split: str | None, classes: Sequence[str] | None = None) -> FileImages:
+        """Return the labeled images of a split.
+
+        Args:
+            split: A split of `splits`; None takes all images.
+            classes: Known class names, in the order of the labels (default: those of the split, sorted).
+        """
+        ...
+
+    def check_unsplit(self) -> None:
+        """Check that data without splits are not splits in an unsupported arrangement.
+
+        Raises:
+            UserError: They are.
+        """
+        ...
+
+    def unused_notes(self) -> list[str]:
+        """Return notes on folders that belong to no split, a sentence each."""
+        ...
+
+    def unused_hint(self) -> str:
+        """Return the data that belong to no split, for the end of an error message."""
+        ...
+
+    def split_hint(self) -> str:
+        """Return how to add a validation split, for the end of an error message."""
+        ...
+
+
+LAYOUTS: tuple[type[ImageLayout], ...] = (CsvLayout, FolderLayout)
+"""Supported layouts of labeled images; a new layout is added here."""
+
+
+def find_image_layout(data: str, argument: str, images: str | None = None) -> ImageLayout:
+    """Find the layout of labeled images.
+
+    Args:
+        data: Path of the images.
+        argument: Argument that named the path, for messages.
+        images: Folder of the image files, for layouts that take one.
+
+    Returns:
+        The first matching layout of `LAYOUTS`.
+
+    Raises:
+        UserError: The path does not exist or has none of these layouts.
+    """
+    path = Path(data)
+    for layout in LAYOUTS:
+        if layout.matches(path):
+            return layout(path, images)
+    if path.is_file():
+        expected = " or ".join(layout.expected for layout in reversed(LAYOUTS))
+        raise UserError(f"{argument} takes {expected}, found the file {path}")
+    if os.sep in data or path.suffix or argument != "--data":
+        expected = f"expected {expected_tree(data)}" if argument == "--data" else "expected a folder of images or a CSV"
+        raise UserError(
+            f'{argument}: nothing at "{data}" (tried {os.path.realpath(path)}){nearest_path(path) or ";"} {expected}'
+        )
+    proposal = nearest(data, BUILT_IN) or nearest_path(path) or ";"
+    raise UserError(
+        f'unknown data "{data}"{proposal} valid: {", ".join(BUILT_IN)}, '
+        "a folder with train/ and val/, or a CSV of path, label and split"
+    )
+
+
+def open_labeled(settings: DataSettings, split_seed: int) -> tuple[ImageSource, ImageSource]:
+    """Open training and validation images of the same classes.
+
+    Args:
+        settings: `data` has a layout of `LAYOUTS`, with splits, `val` or `val_fraction`.
+        split_seed: Seed of the held-out validation images.
+
+    Returns:
+        Training and validation images.
+
+    Raises:
+        UserError: There are no such data, no validation images, or validation classes without training images.
+    """
+    layout = find_image_layout(settings.data, "--data", settings.images)
+    splits = layout.splits()
+    if splits and "train" not in splits:
+        raise UserError(
+            f"{settings.data} has {_SPLIT_IMAGES[splits[0]]} images but no training images (split train or training)"
+            f"{layout.unused_hint()}"
+        )
+    train = _open(layout, settings, "train" if splits else None)
+    train.notes = (*train.notes, *(layout.unused_notes() if splits else ()))
+    if settings.val is not None:
+        return train, _open_separate(settings.val, settings, train.classes)
+    if settings.val_fraction is not None:
+        if "val" in splits:
+            raise UserError(
+                f"{settings.data} has validation images already, and --val-fraction is for data without: leave it out"
+            )
+        rest, held_out = hold_out(train, settings.val_fraction, split_seed)
+        how = f"--val-fraction {settings.val_fraction:g} of every class, seed {split_seed}"
+        rest.notes = (*rest.notes, f"{len(held_out):,} of {len(train):,} images are held out for validation ({how})")
+        return rest, held_out
+    return train, _open_validation(layout, settings, splits, train.classes)
+
+
+def open_labeled_validation(settings: DataSettings, split_seed: int, classes: Sequence[str] | None) -> ImageSource:
+    """Open the validation images alone, the same as `open_labeled`; all images of data without splits.
+
+    Args:
+        settings: As for `open_labeled`.
+        split_seed: As for `open_labeled`.
+        classes: Class names in the order of the labels (default: as in training).
+
+    Returns:
+        The validation images.
+
+    Raises:
+        UserError: There are no such data, or they have a class that `classes` lacks.
+    """
+    layout = find_image_layout(settings.data, "--data", settings.images)
+    splits = layout.splits()
+    if not classes and "train" in splits:
+        classes = layout.class_names("train")
+    if settings.val is not None:
+        return _open_separate(settings.val, settings, classes)
+    if settings.val_fraction is not None:
+        images = _open(layout, settings, "train" if "train" in splits else None, classes)
+        return hold_out(images, settings.val_fraction, split_seed)[1]
+    if not splits:
+        return _open(layout, settings, None, classes)
+    return _open_validation(layout, settings, splits, classes)
+
+
+def open_splits(data: str, images: str | None = None) -> dict[str, FileImages]:
+    """Open all splits of a data set, with the same classes.
+
+    Args:
+        data: Path of data in a layout of `LAYOUTS`.
+        images: Folder of the image files, for layouts that take one.
+
+    Returns:
+        Images by split; "all" for data without splits.
+
+    Raises:
+        UserError: There are no such data.
+    """
+    layout = find_image_layout(data, "check-data", images)
+    settings = DataSettings(data=data, images=images)
+    splits: Sequence[str | None] = layout.splits() or (None,)
+    names = sorted({name for split in splits for name in layout.class_names(split)})
+    classes = sorted({normalize_unicode(name): name for name in reversed(names)}.values())
+    opened = {split or "all": _open(layout, settings, split, classes) for split in splits}
+    first = next(iter(opened.values()))
+    unused = layout.unused_notes() if splits[0] else []
+    first.notes = (*first.notes, *describe_similar_classes(classes, data), *unused)
+    return opened
+
+
+def _open(
+    layout: ImageLayout, settings: DataSettings, split: str | None, classes: Sequence[str] | None = None
+) -> FileImages:
+    """Open a split, or all images for None."""
+    if settings.images is not None and not layout.takes_images and not (settings.val or "").lower().endswith(".csv"):
+        raise UserError(f"--images belongs to a CSV or an annotation file, found the folder --data {settings.data}")
+    if split is None:
+        layout.check_unsplit()
+    return layout.open(split, classes)
+
+
+def _open_separate(data: str, settings: DataSettings, classes: Sequence[str] | None) -> ImageSource:
+    """Open separate validation data: their validation split, or all images of data without splits."""
+    layout = find_image_layout(data, "--val", settings.images)
+    splits = layout.splits()
+    return layout.open(next((split for split in _VALIDATION_SPLITS if split in splits), None), classes)
+
+
+def _open_validation(
+    layout: ImageLayout, settings: DataSettings, splits: Sequence[str], classes: Sequence[str] | None
+) -> ImageSource:
+    """Open the validation split, or the test split if there is no validation split."""
+    split = next((name for name in _VALIDATION_SPLITS if name in splits), None)
+    if split is None:
+        raise UserError(
+            f"{settings.data} has no validation images: --val-fraction 0.2 holds out a part of every class, --val "
+            f"takes their folder or CSV{layout.unused_hint() if splits else ''}{layout.split_hint()}"
+        )
+    images = _open(layout, settings, split, classes)
+    if split == "test":
+        note = f"{settings.data} has no validation images apart from its test images, which are used for validation"
+        images.notes = (*images.notes, note)
+    return images
 
 
 def hold_out(source: ImageSource, fraction: float, seed: int) -> tuple[SubsetImages, SubsetImages]:
@@ -56,184 +269,3 @@ def hold_out(source: ImageSource, fraction: float, seed: int) -> tuple[SubsetIma
 
 def _rank(name: str, seed: int) -> bytes:
     return blake2b(f"{seed}:{name}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
-
-
-_LISTED = 5
-_SPLIT_IMAGES = {"val": "validation", "test": "test"}
-_VALIDATION = ("val", "test")  # in this order: test images stand in where there are no others
-
-
-def open_labeled(settings: DataSettings, split_seed: int) -> tuple[ImageSource, ImageSource]:
-    """Training and validation images, of the same classes.
-
-    Args:
-        settings: `data` is a folder or a CSV, with splits or with `val` or `val_fraction`.
-        split_seed: of the choice of validation images with `val_fraction`.
-
-    Raises:
-        UserError: there are no such data, no validation images, or the validation images have further classes.
-    """
-    path = existing(settings.data, "--data")
-    splits = _splits(path)
-    if splits and "train" not in splits:
-        raise UserError(
-            f"{path} has {_SPLIT_IMAGES[splits[0]]} images but no training images (split train or training)"
-            + _others(path)
-        )
-    train = _open(path, settings, "train" if splits else None)
-    train.notes = (*train.notes, *_unused_folders(path, splits))
-    if settings.val is not None:
-        return train, _open_whole(settings.val, "--val", settings, train.classes)
-    if settings.val_fraction is not None:
-        if "val" in splits:
-            raise UserError(
-                f"{path} has validation images already, and --val-fraction is for data without: leave it out"
-            )
-        rest, held = hold_out(train, settings.val_fraction, split_seed)
-        how = f"--val-fraction {settings.val_fraction:g} of every class, seed {split_seed}"
-        rest.notes = (*rest.notes, f"{len(held):,} of {len(train):,} images are held out for validation ({how})")
-        return rest, held
-    return train, _open_validation(path, splits, settings, train.classes)
-
-
-def open_labeled_validation(settings: DataSettings, split_seed: int, classes: Sequence[str] | None) -> ImageSource:
-    """The validation images alone, as `open_labeled` chooses them; all images of data without splits.
-
-    Args:
-        settings: as for `open_labeled`.
-        split_seed: as for `open_labeled`.
-        classes: names of the classes in the order of the labels (default: as in training).
-
-    Raises:
-        UserError: there are no such data, or they have a class that `classes` lacks.
-    """
-    path = existing(settings.data, "--data")
-    splits = _splits(path)
-    classes = classes or _training_classes(path, splits)
-    if settings.val is not None:
-        return _open_whole(settings.val, "--val", settings, classes)
-    if settings.val_fraction is not None:
-        whole = _open(path, settings, "train" if "train" in splits else None, classes)
-        return hold_out(whole, settings.val_fraction, split_seed)[1]
-    if not splits:
-        return _open(path, settings, None, classes)
-    return _open_validation(path, splits, settings, classes)
-
-
-def open_splits(data: str, images: str | None = None) -> dict[str, FileImages]:
-    """All images of a folder or CSV by split, "all" where there are none, in the same classes for all splits.
-
-    Args:
-        data: a folder of class folders, with or without splits, or a CSV.
-        images: folder of the images of a CSV.
-
-    Raises:
-        UserError: there are no such data.
-    """
-    path, settings = existing(data, "check-data"), DataSettings(data=data, images=images)
-    splits = _splits(path) or (None,)
-    if path.is_file():
-        classes = sorted({name for split in splits for name in read_classes(path, split)})
-    else:
-        folders = find_splits(path)
-        classes = sorted({name for split in splits for name in class_folders(folders[split] if split else path)})
-    classes = sorted({composed(name): name for name in reversed(classes)}.values())
-    found: dict[str, FileImages] = {split or "all": _open(path, settings, split, classes) for split in splits}
-    for first in list(found.values())[:1]:
-        first.notes = (*first.notes, *alike(classes, path), *_unused_folders(path, splits if splits[0] else ()))
-    return found
-
-
-def existing(data: str, flag: str) -> Path:
-    """The path of a folder or CSV.
-
-    Raises:
-        UserError: there is nothing, or a file of another kind.
-    """
-    path = Path(data)
-    if path.is_dir():
-        return path
-    if path.is_file():
-        if path.suffix.lower() != ".csv":
-            raise UserError(f"{flag} takes a folder or a .csv file, found the file {path}")
-        return path
-    if os.sep in data or path.suffix or flag != "--data":
-        expected = f"expected {expected_tree(data)}" if flag == "--data" else "expected a folder of images or a CSV"
-        raise UserError(
-            f'{flag}: nothing at "{data}" (tried {os.path.realpath(path)}){nearest_path(path) or ";"} {expected}'
-        )
-    proposal = nearest(data, BUILT_IN) or nearest_path(path) or ";"
-    raise UserError(
-        f'unknown data "{data}"{proposal} valid: {", ".join(BUILT_IN)}, '
-        "a folder with train/ and val/, or a CSV of path, label and split"
-    )
-
-
-def _splits(path: Path) -> Sequence[str]:
-    return read_splits(path) if path.is_file() else tuple(find_splits(path))
-
-
-def _open(
-    path: Path, settings: DataSettings, split: str | None, classes: Sequence[str] | None = None
-) -> FolderImages | CsvImages:
-    """The images of a split, or of None all."""
-    if path.is_file():
-        return CsvImages(path, root=settings.images, split=split, classes=classes)
-    _refuse_images(settings)
-    if split is None:
-        check_no_splits(path)
-    return FolderImages(path if split is None else find_splits(path)[split], classes=classes)
-
-
-def _open_whole(data: str, flag: str, settings: DataSettings, classes: Sequence[str] | None) -> ImageSource:
-    """Validation data of their own: all of them, or where they have splits their validation part."""
-    path = existing(data, flag)
-    found = next((split for split in _VALIDATION if split in _splits(path)), None)
-    if path.is_dir():
-        return FolderImages(path if found is None else find_splits(path)[found], classes=classes)
-    return CsvImages(path, root=settings.images, split=found, classes=classes)
-
-
-def _open_validation(
-    path: Path, splits: Sequence[str], settings: DataSettings, classes: Sequence[str] | None
-) -> ImageSource:
-    split = next((name for name in _VALIDATION if name in splits), None)
-    if split is None:
-        raise UserError(
-            f"{path} has no validation images: --val-fraction 0.2 holds out a part of every class, --val takes their "
-            f"folder or CSV{_others(path) if splits else ''}"
-            + ("" if path.is_file() else f"; or lay it out as {expected_tree(path)}")
-        )
-    source = _open(path, settings, split, classes)
-    if split == "test":
-        note = f"{path} has no validation images apart from its test images, which are used for validation"
-        source.notes = (*source.notes, note)
-    return source
-
-
-def _others(path: Path) -> str:
-    """The folders or rows that no split takes, for messages; "" where there are none."""
-    if path.is_file():
-        return "".join(f"; {note}" for note in unknown_splits(path))
-    names = possible_splits(path)
-    return f"; other folders there: {', '.join(names[:_LISTED])}" if names else ""
-
-
-def _unused_folders(path: Path, splits: Sequence[str | None]) -> list[str]:
-    """A sentence on folders beside those of the splits; none where there are no such."""
-    names = possible_splits(path) if splits and path.is_dir() else []
-    shown = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
-    return [f"{path}: folders that are no split by their name are not used: {shown}"] if names else []
-
-
-def _training_classes(path: Path, splits: Sequence[str]) -> tuple[str, ...] | None:
-    if "train" not in splits:
-        return None
-    if path.is_file():
-        return read_classes(path, "train")
-    return tuple(class_folders(find_splits(path)["train"]))
-
-
-def _refuse_images(settings: DataSettings) -> None:
-    if settings.images is not None and not (settings.val or "").lower().endswith(".csv"):
-        raise UserError(f"--images belongs to a CSV or an annotation file, found the folder --data {settings.data}")

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from gcnet.data.coco.paths import resolve_paths
 from gcnet.data.decode import check_text
@@ -140,11 +140,6 @@ def read_splits(table: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple(split for split in SPLIT_NAMES if split in named)
 
 
-def read_classes(table: str | os.PathLike[str], split: str | None) -> tuple[str, ...]:
-    """The sorted labels of the rows of a split; of None those of all rows."""
-    return tuple(sorted({row.label for row in _rows_of_split(table, split)[0]}))
-
-
 def read_rows(table: str | os.PathLike[str]) -> list[Row]:
     """All rows of a CSV.
 
@@ -188,13 +183,6 @@ def _column(name: str) -> str:
     """The name of a column; in small letters for those that are read."""
     name = name.strip()
     return name.lower() if name.lower() in (*_REQUIRED, "split") else name
-
-
-def unknown_splits(table: str | os.PathLike[str]) -> list[str]:
-    """The number of rows of each unknown split, in a sentence; none where all splits are known."""
-    counts = Counter(row.split for row in read_rows(table) if row.split and split_named(row.split) is None)
-    note = _unused_note(table, counts)
-    return [note] if note else []
 
 
 def _rows_of_split(table: str | os.PathLike[str], split: str | None) -> tuple[list[Row], Counter[str]]:
@@ -272,3 +260,57 @@ def _require_some(table: object, files: Sequence[str], root: Path) -> None:
             f"{table}: none of its {len(files):,} images is in the folder {root}, such as {printable(files[0])}; "
             "--images takes the folder of the images"
         )
+
+
+class CsvLayout:
+    """Layout of a CSV with the columns path, label and, for several splits, split.
+
+    Args:
+        path: The CSV.
+        images: Folder of the images (default: the folder of the CSV).
+    """
+
+    expected: ClassVar[str] = "a .csv file"
+    takes_images: ClassVar[bool] = True
+
+    def __init__(self, path: Path, images: str | None = None) -> None:
+        self.path, self.images = path, images
+
+    @staticmethod
+    def matches(path: Path) -> bool:
+        """Return whether `path` is a CSV file."""
+        return path.is_file() and path.suffix.lower() == ".csv"
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the splits with rows, keys of `SPLIT_NAMES`."""
+        return read_splits(self.path)
+
+    def class_names(self, split: str | None) -> list[str]:
+        """Return the sorted labels of `split`; None stands for all rows."""
+        return sorted({row.label for row in _rows_of_split(self.path, split)[0]})
+
+    def open(self, split: str | None, classes: Sequence[str] | None = None) -> CsvImages:
+        """Return the labeled images of a split.
+
+        Args:
+            split: A split of `splits`; None takes all rows.
+            classes: Known class names, in the order of the labels (default: the sorted labels of the rows).
+        """
+        return CsvImages(self.path, root=self.images, split=split, classes=classes)
+
+    def check_unsplit(self) -> None:
+        """Accept any rows without a split."""
+
+    def unused_notes(self) -> list[str]:
+        """Return no notes: `CsvImages` notes rows of unknown splits."""
+        return []
+
+    def unused_hint(self) -> str:
+        """Return the number of rows of unknown splits, for the end of an error message."""
+        counts = Counter(row.split for row in read_rows(self.path) if row.split and split_named(row.split) is None)
+        note = _unused_note(self.path, counts)
+        return f"; {note}" if note else ""
+
+    def split_hint(self) -> str:
+        """Return no hint."""
+        return ""
