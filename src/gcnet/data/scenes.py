@@ -224,7 +224,7 @@ class Scenes(ImageSource):
         return mirrored((row, column)), [mirrored(place) for place in places]
 
     def _free_places(self, random: np.random.Generator, rows: int, columns: int) -> list[tuple[int, int]]:
-        """Return corners of non-overlapping shapes outside the first `rows` and `columns`, within a band beyond them."""
+        """Return corners of non-overlapping shapes outside the first `rows` and `columns`, within a band."""
         side, last = _side(self.size), self.size - _side(self.size)
         band = round(_BAND * self.size)
         free = np.zeros((last + 1, last + 1), dtype=bool)

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in torchvision's files; downloads only when asked."""
+"""Built-in data sets: CIFAR-10, CIFAR-100 and generated scenes."""
 
 import os
 from pathlib import Path
@@ -20,16 +20,18 @@ SCENES_TRAIN, SCENES_VAL = 20_000, 2_000
 
 
 class CifarImages(ImageSource):
-    """CIFAR-10 or -100 (A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009).
+    """CIFAR-10 or CIFAR-100.
+
+    Reference: A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 
     Args:
-        root: folder that holds, or will hold, the unpacked archive; its checksums are verified.
+        root: Folder of the unpacked archive; its checksums are verified.
         name: cifar10 or cifar100.
-        train: the 50,000 training images rather than the 10,000 test images.
-        download: fetch the archive where it is missing.
+        train: Whether to take the 50,000 training images instead of the 10,000 test images.
+        download: Whether to download a missing archive.
 
     Raises:
-        UserError: for an unknown name, missing or damaged files, or a download that fails.
+        UserError: The name is unknown, files are missing or damaged, or the download fails.
     """
 
     def __init__(self, root: str | Path, name: str, *, train: bool, download: bool = False) -> None:
@@ -45,18 +47,15 @@ class CifarImages(ImageSource):
         return len(self._labels)
 
     def name(self, index: int) -> str:
-        """Split and number, such as val/00017."""
         return f"{self._split}/{index:05d}"
 
     def label(self, index: int) -> int:
-        """Index into `classes`."""
         return self._labels[index]
 
     def file(self, index: int) -> None:
-        """None: the archive holds many images in one file."""
+        """Return None for any `index`: the archive holds many images in one file."""
 
     def read(self, index: int) -> Image.Image:
-        """The image, 32 x 32."""
         return Image.fromarray(self._pixels[index])
 
 
@@ -76,7 +75,16 @@ def _open_cifar(root: Path, name: str, train: bool, download: bool) -> Any:
 
 
 def open_scenes(settings: DataSettings, seed: int, split: str) -> "gcnet.data.scenes.Scenes":
-    """Generated scenes of one part, "train" or "val"."""
+    """Open generated scenes.
+
+    Args:
+        settings: Image size, distance and number of scenes; `data` selects the control setting.
+        seed: Seed of the scenes.
+        split: "train" or "val".
+
+    Returns:
+        The scenes.
+    """
     from gcnet.data.scenes import Scenes
 
     size = settings.image_size or SCENE_SIZE

@@ -1,4 +1,4 @@
-"""Checks labeled images before training: unreadable, duplicated, leaked, mislabeled."""
+"""Checks of labeled images before training: balance, unreadable, repeated, leaked and mislabeled images."""
 
 import hashlib
 import os
@@ -14,9 +14,16 @@ from gcnet.data.images.sources import FileImages, ImageSource
 
 
 def shared_notes(train: ImageSource, val: ImageSource) -> list[str]:
-    """Files that are both in training and in validation, or in training with several labels, a sentence each.
+    """Describe files that are in both splits, or in training under several labels.
 
-    Files are the same where their paths are, after symbolic links are followed.
+    Files are compared by path, after following symbolic links.
+
+    Args:
+        train: Training images.
+        val: Validation images.
+
+    Returns:
+        A sentence per finding.
     """
     paths = _resolved(train)
     labels: dict[str, set[int]] = {}
@@ -38,14 +45,14 @@ def shared_notes(train: ImageSource, val: ImageSource) -> list[str]:
 
 
 def _resolved(source: ImageSource) -> list[str]:
-    """The path of each image's file with symbolic links resolved; of images without files, none."""
+    """Return the path of each image file with symbolic links resolved."""
     files = [source.file(index) for index in range(len(source))]
     folders: dict[str, str] = {}
     return [_resolve(str(file), folders) for file in files if file is not None]
 
 
 def _resolve(file: str, folders: dict[str, str]) -> str:
-    """As `os.path.realpath`, which would look at every folder of every path again."""
+    """Resolve like `os.path.realpath`, with every folder resolved once."""
     folder, name = os.path.split(file)
     if folder not in folders:
         folders[folder] = os.path.realpath(folder)
@@ -67,7 +74,13 @@ IMAGE_ISSUE_KINDS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ImageIssue:
-    """One problem: its kind, a key of `IMAGE_ISSUE_KINDS`, where it is, and what was found."""
+    """An issue of an image or class.
+
+    Attributes:
+        kind: A key of `IMAGE_ISSUE_KINDS`.
+        place: Split with image or class, such as "train/cat/a.jpg".
+        found: What was found there.
+    """
 
     kind: str
     place: str
@@ -79,14 +92,14 @@ class ImageIssue:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What the images of one split are like.
+    """Statistics of the images of a split.
 
     Attributes:
-        images: their number.
-        per_class: number of images of each class.
-        sizes: width and height in pixels of each readable image, upright.
-        modes: number of readable images by Pillow's mode, such as RGB, L or I;16.
-        notes: what was skipped or repaired when the split was opened, a sentence each.
+        images: Number of images.
+        per_class: Number of images by class.
+        sizes: Width and height in pixels of each readable image, upright.
+        modes: Number of readable images by Pillow's mode, such as RGB, L or I;16.
+        notes: What was skipped or repaired when the split was opened, a sentence each.
     """
 
     images: int
@@ -98,7 +111,12 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class ImagesReport:
-    """What was found in labeled images: each split by name, and the problems in the order of `IMAGE_ISSUE_KINDS`."""
+    """Result of `check_images`.
+
+    Attributes:
+        splits: Statistics by split.
+        problems: Issues, in the order of `IMAGE_ISSUE_KINDS`.
+    """
 
     splits: Mapping[str, SplitReport]
     problems: tuple[ImageIssue, ...]
@@ -106,7 +124,7 @@ class ImagesReport:
 
 @dataclass(frozen=True)
 class _Look:
-    """What one file is: its upright size and mode, or why it cannot be read; and a digest of its bytes."""
+    """Upright size and mode of a file, or why it cannot be read, and a digest of its bytes."""
 
     size: tuple[int, int] | None
     mode: str
@@ -117,12 +135,15 @@ class _Look:
 def check_images(
     splits: Mapping[str, FileImages], *, workers: int = 1, progress: Callable[[int], None] = lambda _: None
 ) -> ImagesReport:
-    """Decode every image once and compare the bytes of all files.
+    """Decode every image and compare the bytes of all files.
 
     Args:
-        splits: the images of each split, such as train and val, of the same classes in the same order.
-        workers: images decoded at a time.
-        progress: called with the number of images done since the last call.
+        splits: Images of each split, such as train and val, with the same classes.
+        workers: Number of threads that decode images.
+        progress: Called with the number of images checked since the last call.
+
+    Returns:
+        Statistics and issues.
     """
     reports: dict[str, SplitReport] = {}
     problems: list[ImageIssue] = []
@@ -180,7 +201,7 @@ def _missing_classes(reports: Mapping[str, SplitReport]) -> list[ImageIssue]:
 
 
 def _repetition(copies: Sequence[tuple[str, int]], splits: Mapping[str, FileImages]) -> ImageIssue:
-    """The most serious of what files of the same bytes can be."""
+    """Return the most serious issue of files with the same bytes."""
     labels = {splits[name].label(index) for name, index in copies}
     kind = "repeated image"
     if len({name for name, _ in copies}) > 1:
@@ -200,34 +221,39 @@ _LISTED = 5
 
 
 def class_counts(source: ImageSource) -> list[int]:
-    """Number of images of each class, in the order of the labels."""
+    """Return the number of images of each class of `source`, in the order of the labels."""
     counts = Counter(source.label(index) for index in range(len(source)))
     return [counts[label] for label in range(len(source.classes))]
 
 
 def describe_counts(counts: Sequence[int]) -> str:
-    """The fewest and the most images of a class, in words."""
+    """Return the range of `counts`, images per class, such as "min 3, max 120 per class"."""
     smallest, largest = min(counts), max(counts)
     return f"{smallest:,} per class" if smallest == largest else f"min {smallest:,}, max {largest:,} per class"
 
 
 def balanced_weights(counts: Sequence[int]) -> list[float]:
-    """Weight of each class in the loss: n / (k * n_c), whose mean over the images is 1.
+    """Compute class weights of a balanced loss: n / (k n_c), with a mean of 1 over the images.
 
     Args:
-        counts: images n_c of each class; n is their sum, and k the number of classes that have any. A class without
-            images gets 0.
+        counts: Images n_c of each class; n is their sum and k the number of classes with images.
+
+    Returns:
+        Weight of each class; 0 for a class without images.
     """
     present = sum(count > 0 for count in counts)
     return [sum(counts) / (present * count) if count else 0.0 for count in counts]
 
 
 def class_notes(source: ImageSource, *, balanced: bool = False) -> list[str]:
-    """Classes that are rare or of which no image can be read, a sentence each.
+    """Describe rare classes and classes without a readable image.
 
     Args:
-        source: the training images.
-        balanced: whether the training makes up for rare classes already.
+        source: Training images.
+        balanced: Whether the training is balanced by weights or sampling.
+
+    Returns:
+        A sentence per finding.
     """
     counts = class_counts(source)
     notes = []

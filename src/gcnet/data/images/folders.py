@@ -1,4 +1,4 @@
-"""Images in class folders, splits, and matching of class names."""
+"""Labeled images in class folders, with or without folders of splits."""
 
 import os
 import re
@@ -20,18 +20,21 @@ _LISTED = 5
 def label_classes(
     found: Sequence[str], classes: Sequence[str] | None, place: object
 ) -> tuple[dict[str, int], list[str]]:
-    """The label of each class name in the data, and what was repaired, a sentence each.
+    """Assign labels to the class names of a data set.
 
-    A name that differs from a known one only in how Unicode composes its letters is the same class, since macOS and
-    other systems write letters with accents differently.
+    Names that differ from a known name only in their Unicode composition are the same class: operating systems compose
+    accented letters differently.
 
     Args:
-        found: names of the classes in the data.
-        classes: known names in the order of the labels; None takes those found.
-        place: the folder or table, for messages.
+        found: Class names in the data.
+        classes: Known names in the order of the labels (default: `found`).
+        place: Folder or table, for messages.
+
+    Returns:
+        Label of each name, and notes on repaired or similar names, a sentence each.
 
     Raises:
-        UserError: for the first name that is not among the known ones, with the nearest of them.
+        UserError: A name is not a known class.
     """
     known = {name: label for label, name in enumerate(found if classes is None else classes)}
     by_composed = {normalize_unicode(name): label for name, label in known.items()}
@@ -47,12 +50,20 @@ def label_classes(
 
 
 def normalize_unicode(name: str) -> str:
-    """The name with each letter and its accents as one character (Unicode's form NFC)."""
+    """Return `name` in Unicode's composed form (NFC)."""
     return unicodedata.normalize("NFC", name)
 
 
 def describe_similar_classes(found: Sequence[str], place: object) -> list[str]:
-    """A sentence on classes that may be meant as one; none where there are no such."""
+    """Describe classes with almost the same name.
+
+    Args:
+        found: Class names.
+        place: Folder or table, for messages.
+
+    Returns:
+        A sentence, or nothing if there are none.
+    """
     groups: dict[str, list[str]] = {}
     for name in found:
         groups.setdefault(_essence(name), []).append(name)
@@ -64,7 +75,7 @@ def describe_similar_classes(found: Sequence[str], place: object) -> list[str]:
 
 
 def _essence(name: str) -> str:
-    """The name without what people mistype: case, spaces, how a letter is composed, and 2.0 for 2."""
+    """Return a name without common typing differences: case, spaces, Unicode composition, and 2.0 for 2."""
     text = "".join(normalize_unicode(name).casefold().split())
     return text.removesuffix(".0") if text.removesuffix(".0").isdecimal() else text
 
@@ -85,26 +96,30 @@ def _some(classes: Sequence[str]) -> str:
 
 
 def expected_tree(root: str | os.PathLike[str]) -> str:
-    """How a folder of images has to look, for messages."""
+    """Return the expected class folders below `root`, for messages."""
     top = str(root).rstrip("/")
     return f"{top}/train/CLASS/*.jpg and {top}/val/CLASS/*.jpg (one folder per class, in both the same)"
 
 
 class FolderImages(FileImages):
-    """Images in class folders: `root/CLASS/**/*.png`; labels follow the sorted class names, or `classes` where given.
+    """Images in class folders: `root/CLASS/**/*.png`.
+
+    Args:
+        root: Folder of the class folders.
+        classes: Class names in the order of the labels (default: the sorted names of the folders).
 
     Raises:
-        UserError: the folder is missing or empty, has no class folders, or has a class that `classes` lacks.
+        UserError: The folder is missing or empty, has no class folders, or has a class that `classes` lacks.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> None:
         root = Path(root)
-        found = class_folders(root)
-        label_of, repaired = label_classes(found, classes, root)
+        folders = class_folders(root)
+        label_of, repaired = label_classes(folders, classes, root)
         files: list[str] = []
         labels: list[int] = []
         skipped: Counter[str] = Counter()
-        for folder in found:
+        for folder in folders:
             listing = list_images(root / folder)
             if not listing.files and classes is None:
                 raise UserError(_without_images(root / folder, listing))
@@ -114,14 +129,14 @@ class FolderImages(FileImages):
         if not files:
             raise UserError(f"found no images in the class folders of {root}{_beside(skipped)}")
         notes = repaired + _skipped_notes(root, skipped, loose_files(root))
-        super().__init__(root, files, labels, found if classes is None else classes, notes=notes)
+        super().__init__(root, files, labels, folders if classes is None else classes, notes=notes)
 
 
 def class_folders(root: Path) -> list[str]:
-    """Sorted names of the class folders.
+    """Return the sorted names of the class folders in `root`.
 
     Raises:
-        UserError: there is no such folder, or none in it.
+        UserError: The folder does not exist or has no subfolders.
     """
     if not root.is_dir():
         beside = subfolders(root.parent) if root.parent.is_dir() else []
@@ -135,12 +150,18 @@ def class_folders(root: Path) -> list[str]:
 
 
 def find_splits(root: Path) -> dict[str, Path]:
-    """The folders of training and validation images in a folder: some of the keys of `SPLIT_NAMES`, or none.
+    """Find the folders of splits.
 
-    A folder called train that holds no folders, beside others, is a class.
+    A folder named train that has no subfolders, beside other folders, is a class.
+
+    Args:
+        root: Folder to search.
+
+    Returns:
+        Folder of each split, a key of `SPLIT_NAMES`.
 
     Raises:
-        UserError: two folders stand for the same split.
+        UserError: Two folders have names of the same split.
     """
     folders = subfolders(root)
     splits: dict[str, list[str]] = {}
@@ -161,14 +182,14 @@ def find_splits(root: Path) -> dict[str, Path]:
 
 
 def check_output_outside_images(root: Path, output: Path) -> None:
-    """Refuse an output folder that would be read as a folder of images, such as a class, from then on.
+    """Check that an output folder will not be taken for a folder of images.
 
     Args:
-        root: folder of the images, with or without splits.
-        output: the folder to be made.
+        root: Folder of the images, with or without splits.
+        output: Output folder.
 
     Raises:
-        UserError: it is inside the folder of a split, or without splits inside `root`.
+        UserError: The output is inside a split, or inside `root` if it has no splits.
     """
     parents = Path(os.path.realpath(output)).parents
     if root.is_dir() and Path(os.path.realpath(root)) in parents:
@@ -183,12 +204,11 @@ def check_output_outside_images(root: Path, output: Path) -> None:
 
 
 def check_no_splits(root: Path) -> None:
-    """Refuse a folder of splits in the place of class folders.
+    """Check that the folders in `root` are classes and not splits in an unsupported arrangement.
 
     Raises:
-        UserError: that names the folders to give: those of splits in other words, such as images_train and images_val,
-            or the only folder, with splits in it, as some archives unpack; or folders of splits within those of
-            classes.
+        UserError: They are folders such as images_train and images_val, a single folder with splits, as some archives
+            unpack, or class folders that contain splits.
     """
     folders = subfolders(root)
     if len(folders) == 1 and (inner := find_splits(root / folders[0])):
@@ -213,7 +233,7 @@ def check_no_splits(root: Path) -> None:
 
 
 def possible_splits(root: Path) -> list[str]:
-    """Names of the folders that are no split by their name, and hold folders as a split does."""
+    """Return the folders in `root` that have subfolders, as splits do, but not the name of a split."""
     return [name for name in subfolders(root) if split_named(name) is None and subfolders(root / name)]
 
 

@@ -20,9 +20,13 @@ _VALIDATION_SPLITS = ("val", "test")  # the test split is used if there is no va
 class ImageLayout(Protocol):
     """A layout of labeled images on disk.
 
+    Args:
+        path: Path of the data.
+        images: Folder of the image files, for layouts that take one.
+
     Attributes:
         expected: Description for messages, such as "a folder".
-        takes_images: Whether the images can be in a folder of their own.
+        takes_images: Whether the image files can be in a folder of their own.
     """
 
     expected: ClassVar[str]
@@ -235,18 +239,21 @@ def _open_validation(
 
 
 def hold_out(source: ImageSource, fraction: float, seed: int) -> tuple[SubsetImages, SubsetImages]:
-    """Training and validation images of one source, in its order.
+    """Split images into training and validation images, class by class.
 
-    Of a class with n images round(fraction * n) are held out, at least one and at most n - 1; a single image is for
-    training. The choice depends on seed and names alone: an added image moves no other by more than the rounding.
+    round(fraction * n) of the n images of a class are held out, at least one and at most n - 1. The choice depends on
+    seed and names only, so adding images changes the split by no more than the rounding.
 
     Args:
-        source: all images.
-        fraction: share that is held out, between 0 and 1.
-        seed: of the choice.
+        source: All images.
+        fraction: Fraction to hold out, between 0 and 1.
+        seed: Seed of the choice.
+
+    Returns:
+        Training and validation images, in the order of `source`.
 
     Raises:
-        UserError: no class has two images.
+        UserError: No class has two images.
     """
     members: dict[int, list[int]] = {}
     for index in range(len(source)):

@@ -23,8 +23,8 @@ class Listing:
     """The image files below a folder.
 
     Attributes:
-        files: paths below the folder, in a fixed order.
-        skipped: number of files without an image suffix by kind, such as ".heic".
+        files: Paths relative to the folder, in a fixed order.
+        skipped: Number of other files by kind, such as ".heic".
     """
 
     files: list[str] = field(default_factory=list)
@@ -32,15 +32,21 @@ class Listing:
 
 
 def is_tool_file(name: str) -> bool:
-    """Whether a file or folder belongs to a tool rather than to the data: hidden, thumbnails, recycle bins."""
+    """Return whether `name` is a hidden file, a thumbnail, a recycle bin or another file of a tool."""
     return name.startswith(".") or name.lower() in _TOOL_FOLDERS or name.lower() in _TOOL_FILES
 
 
 def list_images(folder: str | os.PathLike[str]) -> Listing:
-    """Image files below a folder, by suffix; files and folders of tools do not count. Symbolic links are followed.
+    """List the image files below a folder, by suffix, without files of tools. Symbolic links are followed.
+
+    Args:
+        folder: Folder to search.
+
+    Returns:
+        Image files and counts of skipped files.
 
     Raises:
-        UserError: a folder cannot be read, or a symbolic link leads back to a folder around it.
+        UserError: A folder cannot be read, or a symbolic link leads to a parent folder.
     """
     listing = Listing()
     for name in _walk(str(folder), ()):
@@ -53,17 +59,17 @@ def list_images(folder: str | os.PathLike[str]) -> Listing:
 
 
 def subfolders(folder: str | os.PathLike[str]) -> list[str]:
-    """Sorted names of the folders in a folder, without those of tools."""
+    """Return the sorted names of the folders in `folder`, without those of tools."""
     return [entry.name for entry in _entries(str(folder)) if _is_folder(entry)]
 
 
 def loose_files(folder: str | os.PathLike[str]) -> list[str]:
-    """Sorted names of the files directly in a folder, without those of tools."""
+    """Return the sorted names of the files directly in `folder`, without those of tools."""
     return [entry.name for entry in _entries(str(folder)) if not _is_folder(entry)]
 
 
 def describe_skipped(skipped: Mapping[str, int]) -> str:
-    """Counts by kind, most frequent first, such as "12 .heic, 3 without a suffix"."""
+    """Return the counts of `skipped`, most frequent first, such as "12 .heic, 3 without a suffix"."""
     ordered = sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0]))
     shown = [f"{count:,} {kind}" for kind, count in ordered[:_LISTED_SUFFIXES]]
     rest = sum(count for _, count in ordered[_LISTED_SUFFIXES:])
@@ -71,7 +77,7 @@ def describe_skipped(skipped: Mapping[str, int]) -> str:
 
 
 def _walk(folder: str, around: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Paths below the folder of all files; `around` identifies the folders that it is in."""
+    """Yield the paths of all files below a folder; `around` identifies its parents."""
     status = os.stat(folder)
     identity = status.st_dev, status.st_ino
     if identity in around:
@@ -86,10 +92,10 @@ def _walk(folder: str, around: tuple[tuple[int, int], ...]) -> Iterator[str]:
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not is_tool_file(entry.name)]
+            kept = [entry for entry in entries if not is_tool_file(entry.name)]
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
-    return sorted(found, key=lambda entry: entry.name)
+    return sorted(kept, key=lambda entry: entry.name)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -100,24 +106,27 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
-    """What kind of file other than an image a path is, for counts: its suffix, or that it is a broken link."""
+    """Return the kind of file at `path` that is not an image: its suffix, or broken symbolic links."""
     if os.path.islink(path) and not os.path.exists(path):
         return "broken symbolic links"
     return os.path.splitext(path)[1].lower() or "without a suffix"
 
 
 def find_images(paths: Iterable[Path | str], *, note: Callable[[str], None] = lambda _: None) -> list[Path]:
-    """The files named, and the image files in the folders named (recursive, by suffix, sorted), each once.
+    """Find image files: files by name, and all image files below folders, each once.
 
     Args:
-        paths: files and folders.
-        note: called with a sentence on the files of other formats in the folders, where there are any.
+        paths: Files and folders.
+        note: Called with a sentence on skipped files of other formats.
+
+    Returns:
+        Paths, sorted within each folder.
 
     Raises:
-        UserError: a path does not exist, or no image file is found at all.
+        UserError: A path does not exist, or there are no image files.
     """
     named = [Path(path) for path in paths]
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     skipped: Counter[str] = Counter()
     for path in named:
         if not os.path.lexists(path):
@@ -125,16 +134,16 @@ def find_images(paths: Iterable[Path | str], *, note: Callable[[str], None] = la
         listing = list_images(path) if path.is_dir() else Listing([""])
         skipped += listing.skipped
         for file in listing.files:
-            found.setdefault(os.path.realpath(path / file), path / file)
+            files.setdefault(os.path.realpath(path / file), path / file)
     others = f"{skipped.total():,} files of unsupported formats ({describe_skipped(skipped)})"
-    if found and skipped:
+    if files and skipped:
         note(f"skipped {others}")
-    if not found and skipped:
+    if not files and skipped:
         raise UserError(f"no image files in {', '.join(map(str, named))}, only {others}")
-    if not found:
+    if not files:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(f"no image files in {', '.join(map(str, named))}; their names must end in one of {suffixes}")
-    return list(found.values())
+    return list(files.values())
 
 
 def _missing(path: Path) -> UserError:

@@ -1,4 +1,4 @@
-"""Opens the images that `--data` names, for training or evaluation."""
+"""Opens labeled images for training and evaluation, and chooses their preprocessing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,16 +22,16 @@ _LARGE_RESIZE = 256
 
 @dataclass(frozen=True)
 class DataSplits:
-    """Training and validation images with the preprocessing that suits both.
+    """Training and validation images with their preprocessing.
 
-    Args:
-        train: the training images.
-        val: the validation images; the same classes.
-        preprocessing: how images are prepared.
-        classes: names of the classes, in the order of the labels.
-        generated: whether the images are generated scenes, which are cropped only where `--crop-pct` says so: a crop
-            could cut the reference patch off.
-        notes: what was skipped, repaired or assumed, a sentence each.
+    Attributes:
+        train: Training images.
+        val: Validation images, of the same classes.
+        preprocessing: Preprocessing of both.
+        classes: Class names in the order of the labels.
+        generated: Whether the images are generated scenes; these are not cropped by default, since a crop could remove
+            the reference patch.
+        notes: What was skipped, repaired or assumed, a sentence each.
     """
 
     train: ImageSource
@@ -42,7 +42,7 @@ class DataSplits:
     notes: tuple[str, ...] = ()
 
     def train_transform(self, augment: AugmentSettings) -> "gcnet.data.transforms.TrainTransform":
-        """The transform of training images."""
+        """Return the transform of training images with the augmentations `augment`."""
         from gcnet.data.transforms import build_train_transform
 
         if self.generated and augment.random_crop == "auto":
@@ -50,7 +50,7 @@ class DataSplits:
         return build_train_transform(self.preprocessing, augment)
 
     def eval_transform(self) -> "gcnet.data.transforms.EvalTransform":
-        """The transform of validation images."""
+        """Return the transform of validation images."""
         from gcnet.data.transforms import build_eval_transform
 
         return build_eval_transform(self.preprocessing)
@@ -59,19 +59,21 @@ class DataSplits:
 def open_data(
     settings: DataSettings, seed: int = 0, *, split_seed: int = 0, preprocessing: Preprocessing | None = None
 ) -> DataSplits:
-    """Open the training and the validation images.
+    """Open training and validation images.
 
     Args:
-        settings: what to open; `data` is one of `gcnet.data.images.labeled.DATA_NAMES`, a folder of class folders, or
-            a CSV.
-        seed: of generated images; the same seed gives the same images.
-        split_seed: of the choice of validation images with `val_fraction`.
-        preprocessing: of the network's weights, but for the bit depth; by default chosen from the images. The settings
-            override it.
+        settings: Data, splits, limits and preprocessing.
+        seed: Seed of generated images.
+        split_seed: Seed of held-out validation images.
+        preprocessing: Preprocessing of the pretrained network (default: chosen from the images). `settings` take
+            precedence; the bit depth is always chosen from the images.
+
+    Returns:
+        Both splits with their preprocessing.
 
     Raises:
-        UserError: nothing of that name or shape is there, the parts do not fit together, there is one class only, or
-            no validation image can be read.
+        UserError: The data do not exist, the splits do not match, there is only one class, or no validation image can
+            be read.
     """
     train, val = _open_both(settings, seed, split_seed)
     _require_classes(settings, train)
@@ -96,18 +98,20 @@ def open_evaluation(
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> tuple[ImageSource, Preprocessing]:
-    """Open only the images to evaluate: the validation part, or all of a CSV or a folder that has no such parts.
+    """Open the images to evaluate: the validation split, or all images of data without splits.
 
     Args:
-        settings: what to open.
-        seed: of generated images.
-        split_seed: as for `open_data`.
-        classes: the class names that a network was trained with, in its order; labels then follow them. By default
-            the order is the one that `open_data` gives.
-        preprocessing: of the network; by default chosen from the images. The settings override it.
+        settings: Data, splits, limits and preprocessing.
+        seed: Seed of generated images.
+        split_seed: Seed of held-out validation images.
+        classes: Class names of the trained network, in the order of its outputs (default: as in `open_data`).
+        preprocessing: Preprocessing of the network (default: chosen from the images). `settings` take precedence.
+
+    Returns:
+        Images and preprocessing.
 
     Raises:
-        UserError: as `open_data`, and for a class that `classes` lacks.
+        UserError: As for `open_data`, and for a class that `classes` lacks.
     """
     if settings.is_generated:
         source: ImageSource = open_scenes(settings, seed, "val")
@@ -127,16 +131,22 @@ def open_evaluation(
 def choose_preprocessing(
     settings: DataSettings, source: ImageSource, usual: Preprocessing | None = None
 ) -> Preprocessing:
-    """The network's own preprocessing with what the settings override; without one, what suits the images.
+    """Choose the preprocessing: that of the network with changes of the settings, or one that fits the images.
 
-    That is small square images as they are, and others 224 from 256, with ImageNet's mean and standard deviation.
-    Generated images keep the size that they are generated in.
+    By default small square images keep their size; others are resized to 256 and cropped to 224 pixels, with the mean
+    and standard deviation of ImageNet. Generated images keep their size. The median size of a sample decides, see
+    `gcnet.data.images.probe.median_size`.
 
-    The medians of the images' sides decide, see `gcnet.data.images.probe.median_size`; where both sizes are given, no
-    image is looked at for them.
+    Args:
+        settings: Preprocessing options.
+        source: The images.
+        usual: Preprocessing of the network.
+
+    Returns:
+        The preprocessing.
 
     Raises:
-        UserError: a look at the images is needed and none can be read.
+        UserError: The size has to be read from the images, and none can be read.
     """
     if settings.is_generated:
         size = settings.image_size or SCENE_SIZE
@@ -150,7 +160,7 @@ def choose_preprocessing(
 
 
 def _suited(settings: DataSettings, source: ImageSource) -> Preprocessing:
-    """What suits the images, in the size of the settings where there is one."""
+    """Return the preprocessing that fits the images, with the sizes of the settings."""
     depth = _bit_depth(settings, source)
     size, resize = settings.image_size, settings.resize
     if size is None or (resize is None and settings.crop_pct is None):
@@ -162,7 +172,7 @@ def _suited(settings: DataSettings, source: ImageSource) -> Preprocessing:
 
 
 def _bit_depth(settings: DataSettings, source: ImageSource) -> int:
-    """Bits in use of 16-bit images, as given or as a sample shows."""
+    """Return the used bits of 16-bit images, from the settings or a sample of the images."""
     if settings.bit_depth != "auto":
         return int(settings.bit_depth)
     return estimate_bit_depth(source) or FULL_DEPTH

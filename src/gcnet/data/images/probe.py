@@ -1,4 +1,4 @@
-"""SeededDataset images to find their usual size, the bits in use, and whether any is readable."""
+"""Properties of a sample of images: median size, bit depth, readability."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,16 +14,19 @@ BIT_DEPTHS = (8, 10, 12, 14, 16)
 _DEEP_SAMPLED = 32
 _DECODED_CLASSES = 100
 _DEEP_SUFFIXES = (".png", ".tif", ".tiff", ".pgm", ".ppm", ".jp2", ".j2k", ".jpx")
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
 def median_size(source: ImageSource) -> tuple[int, int]:
-    """Medians of the short and of the long side, in pixels, over images spread evenly over the source.
+    """Return the median short side and the median long side of up to 100 evenly spread images, in pixels.
 
-    Only headers are read, and unreadable images are passed over.
+    Only headers are read; unreadable images are skipped.
+
+    Args:
+        source: The images.
 
     Raises:
-        UserError: no image can be read.
+        UserError: No image can be read.
     """
     headers = list(_readable(source, evenly_spread(range(len(source)), SAMPLED), _header))
     if not headers:
@@ -33,9 +36,15 @@ def median_size(source: ImageSource) -> tuple[int, int]:
 
 
 def estimate_bit_depth(source: ImageSource) -> int | None:
-    """The bits in use of a source's 16-bit images, one of `BIT_DEPTHS`, by a sample; None where it has none.
+    """Estimate the used bits of 16-bit images from the largest value of a sample.
 
-    The largest value of the sample decides: below 1,024 it is 10 bits, below 4,096 it is 12, and so on.
+    Values below 1,024 stand for 10 bits, below 4,096 for 12 bits, and so on.
+
+    Args:
+        source: The images.
+
+    Returns:
+        A value of `BIT_DEPTHS`, or None if there are no 16-bit images.
     """
     with_suffix = [index for index in range(len(source)) if _may_be_deep(source, index)]
     sampled = evenly_spread(with_suffix, SAMPLED)
@@ -48,18 +57,29 @@ def estimate_bit_depth(source: ImageSource) -> int | None:
 
 
 def unused_depth_note(source: ImageSource, bit_depth: int) -> str | None:
-    """What to tell where 16-bit images use fewer bits than they are read with, and so are dark; None elsewhere."""
-    found = estimate_bit_depth(source)
-    if found is None or found >= bit_depth:
+    """Describe 16-bit images that appear dark because they use fewer bits than assumed.
+
+    Args:
+        source: The images.
+        bit_depth: Assumed bits, 8 to 16.
+
+    Returns:
+        A sentence, or None.
+    """
+    used_bits = estimate_bit_depth(source)
+    if used_bits is None or used_bits >= bit_depth:
         return None
     return (
-        f"16-bit images use {found} bits (by the largest value of a sample) and are read as {bit_depth}-bit as in "
-        f"training, which makes them dark; --bit-depth {found} reads their full range"
+        f"16-bit images use {used_bits} bits (by the largest value of a sample) and are read as {bit_depth}-bit as in "
+        f"training, which makes them dark; --bit-depth {used_bits} reads their full range"
     )
 
 
 def unreadable_classes(source: ImageSource) -> list[str]:
-    """Names of the classes of which no image can be read; of more than 100 classes only headers are looked at."""
+    """Return the names of the classes of `source` without a readable image.
+
+    With more than 100 classes only headers are read.
+    """
     members: dict[int, list[int]] = {}
     for index in range(len(source)):
         members.setdefault(source.label(index), []).append(index)
@@ -72,10 +92,14 @@ def unreadable_classes(source: ImageSource) -> list[str]:
 
 
 def require_readable(source: ImageSource, what: str) -> None:
-    """Refuse a source of which no image can be decoded; `what` names it.
+    """Check that at least one image can be decoded.
+
+    Args:
+        source: The images.
+        what: Name of the split, for the message.
 
     Raises:
-        UserError: with the number of images and the first one's reason.
+        UserError: No image can be decoded; states the reason of the first.
     """
     try:
         first_readable(source, range(len(source)), _decoded)
@@ -83,11 +107,19 @@ def require_readable(source: ImageSource, what: str) -> None:
         raise UserError(f"{what}: {error}") from error
 
 
-def first_readable(source: ImageSource, indices: range, read: Callable[[ImageSource, int], Found]) -> Found:
-    """What `read` gives for the first image that can be read.
+def first_readable(source: ImageSource, indices: range, read: Callable[[ImageSource, int], T]) -> T:
+    """Read the first readable image.
+
+    Args:
+        source: The images.
+        indices: Indices to try, in order.
+        read: Reads the image of a source at an index.
+
+    Returns:
+        Result of `read`.
 
     Raises:
-        UserError: there is none.
+        UserError: No image can be read.
     """
     first: ImageError | None = None
     for index in indices:
@@ -98,9 +130,7 @@ def first_readable(source: ImageSource, indices: range, read: Callable[[ImageSou
     raise UserError(f"none of the {len(indices):,} images can be read; {first}")
 
 
-def _readable(
-    source: ImageSource, indices: "list[int] | range", read: Callable[[ImageSource, int], Found]
-) -> Iterator[Found]:
+def _readable(source: ImageSource, indices: "list[int] | range", read: Callable[[ImageSource, int], T]) -> Iterator[T]:
     for index in indices:
         try:
             yield read(source, index)

@@ -1,4 +1,4 @@
-"""Images and labels of a CSV, and its paths resolved below the image folder."""
+"""Labeled images listed in a CSV."""
 
 import csv
 import io
@@ -17,18 +17,18 @@ from gcnet.errors import UserError, no_folder, printable
 
 
 class ImageRoot:
-    """The folder of the images of a table.
+    """The image folder of a CSV.
 
-    A path is relative to this folder or else to the table's, or absolute; as it is written it must not leave the
-    image folder. What a symbolic link points to does not matter. Paths of other systems and machines (backslashes, URL
-    encoding, leading folders, URLs, other case) are repaired where that leads to one file of the folder.
+    Paths are relative to this folder or to that of the CSV, or absolute, and must be inside the image folder; symbolic
+    links may lead out of it. Paths of other systems and machines (backslashes, URL encoding, leading folders, URLs,
+    letter case) are repaired if they match a single file.
 
     Args:
-        root: the folder of the images.
-        beside: the table's folder.
+        root: Folder of the images.
+        beside: Folder of the CSV.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: The image folder does not exist.
     """
 
     def __init__(self, root: Path, beside: Path) -> None:
@@ -39,29 +39,34 @@ class ImageRoot:
         self._real = os.path.realpath(root)
 
     def below(self, paths: Sequence[str]) -> tuple[dict[str, str], str | None]:
-        """Paths below the image folder by the paths of the table, and what was repaired, in a sentence or None.
+        """Resolve paths to paths relative to the image folder.
 
-        Those that lie outside of the folder are left out, unless they are those of no file while others are: these get
-        a path without a file, as other missing images have.
+        Paths outside of the folder are omitted. If some files exist, paths without a file are kept, as missing images.
+
+        Args:
+            paths: Paths as written in the CSV.
+
+        Returns:
+            Relative path by path of the CSV, and a note on repaired paths, or None.
         """
-        found = {path: name for path in paths if (name := self._below(path)) is not None}
-        lacking = [path for path in paths if not self._exists(path, found.get(path))]
-        resolved = resolve_paths(self._bases[0], lacking)
-        strays = [path for path in lacking if path not in found and path not in resolved.found]
+        names = {path: name for path in paths if (name := self._below(path)) is not None}
+        missing = [path for path in paths if not self._exists(path, names.get(path))]
+        resolved = resolve_paths(self._bases[0], missing)
+        strays = [path for path in missing if path not in names and path not in resolved.found]
         if len(strays) < len(paths):
-            found |= {path: _without_start(path) for path in strays}
-        return {**found, **resolved.found}, resolved.note()
+            names |= {path: _without_start(path) for path in strays}
+        return {**names, **resolved.found}, resolved.note()
 
     def _exists(self, path: str, name: str | None) -> bool:
-        """Whether a path of the table is that of a file, in the folder or outside of it."""
+        """Return whether a path of the CSV is a file, inside or outside of the folder."""
         if name is not None:
             return os.path.lexists(os.path.join(self._bases[0], name))
         return any(os.path.lexists(os.path.normpath(os.path.join(base, path))) for base in self._bases)
 
     def _below(self, path: str) -> str | None:
-        """The path below the image folder as it is written; None for one that lies outside."""
-        found = [self._inside(os.path.join(base, path)) for base in self._bases]
-        names = list(dict.fromkeys(name for name in found if name is not None))
+        """Return the path relative to the image folder, or None if it lies outside."""
+        inside = [self._inside(os.path.join(base, path)) for base in self._bases]
+        names = list(dict.fromkeys(name for name in inside if name is not None))
         if len(names) < 2:
             return next(iter(names), None)
         return next((name for name in names if os.path.lexists(os.path.join(self._bases[0], name))), names[0])
@@ -76,7 +81,7 @@ class ImageRoot:
 
 
 def _without_start(path: str) -> str:
-    """A path that starts in the image folder, of one that starts elsewhere."""
+    """Return a path without leading folders such as .. or /."""
     return "/".join(part for part in path.split("/") if part not in ("", ".", ".."))
 
 
@@ -86,7 +91,14 @@ _LISTED = 5
 
 
 class Row(NamedTuple):
-    """A line of the table: its number in the file, and the values of path, label and split (None without a column)."""
+    """A row of the CSV.
+
+    Attributes:
+        line: Line number in the file, from 1.
+        path: Path of the image.
+        label: Class name.
+        split: Name of the split, or None without such a column.
+    """
 
     line: int
     path: str
@@ -95,16 +107,17 @@ class Row(NamedTuple):
 
 
 class CsvImages(FileImages):
-    """Images listed in a CSV with the columns path, label and, where it has several parts, split.
+    """Images of a CSV with the columns path, label and optionally split.
 
     Args:
-        table: the CSV; its first line names the columns.
-        root: folder of the images, which the paths are relative to and may not leave (default: the CSV's own).
-        split: take the rows of this split, a key of `SPLIT_NAMES`; None takes all rows.
-        classes: known class names, in the order of the labels (default: the sorted labels of the rows taken).
+        table: The CSV; its first line names the columns.
+        root: Folder of the images (default: that of the CSV).
+        split: Split to take, a key of `SPLIT_NAMES`; None takes all rows.
+        classes: Class names in the order of the labels (default: the sorted labels of the rows).
 
     Raises:
-        UserError: missing columns or rows, a path with two labels or outside of `root`, a label that `classes` lacks.
+        UserError: Columns or rows are missing, a path has two labels or lies outside of `root`, or `classes` lacks a
+            label.
     """
 
     def __init__(
@@ -118,18 +131,18 @@ class CsvImages(FileImages):
         rows, unused = _rows_of_split(table, split)
         images = ImageRoot(Path(table).parent if root is None else Path(root), Path(table).parent)
         listed, notes = _listed(table, rows, images)
-        found = sorted({row.label for row in rows})
-        label_of, repaired = label_classes(found, classes, table)
+        labels_found = sorted({row.label for row in rows})
+        label_of, repaired = label_classes(labels_found, classes, table)
         notes = [*repaired, *([note] if (note := _unused_note(table, unused)) else []), *notes]
         labels = [label_of[row.label] for row in listed.values()]
-        super().__init__(images.root, list(listed), labels, found if classes is None else classes, notes=notes)
+        super().__init__(images.root, list(listed), labels, labels_found if classes is None else classes, notes=notes)
 
 
 def read_splits(table: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The splits that a CSV has rows for, keys of `SPLIT_NAMES`; none where it has no column split.
+    """Return the splits with rows in `table`, keys of `SPLIT_NAMES`; empty without a column split.
 
     Raises:
-        UserError: the column names other splits only.
+        UserError: The column has no known split.
     """
     rows = read_rows(table)
     if rows[0].split is None:
@@ -141,10 +154,10 @@ def read_splits(table: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def read_rows(table: str | os.PathLike[str]) -> list[Row]:
-    """All rows of a CSV.
+    """Return all rows of the CSV `table`.
 
     Raises:
-        UserError: it is not a CSV in UTF-8, lacks the columns path and label, or has an empty value or no rows.
+        UserError: The file is not a CSV in UTF-8, lacks the columns path and label, has an empty value, or has no rows.
     """
     try:
         # Names of files need not be text: bytes that are not UTF-8 pass through, as in the file system.
@@ -170,7 +183,7 @@ def read_rows(table: str | os.PathLike[str]) -> list[Row]:
 
 
 def _delimiter(content: str) -> str:
-    """What stands between columns: the first of `_DELIMITERS` with which the first line names path and label."""
+    """Return the first delimiter of `_DELIMITERS` for which the first line names path and label."""
     first = content.splitlines()[:1]
     for delimiter in _DELIMITERS:
         for names in csv.reader(first, skipinitialspace=True, delimiter=delimiter):
@@ -180,13 +193,13 @@ def _delimiter(content: str) -> str:
 
 
 def _column(name: str) -> str:
-    """The name of a column; in small letters for those that are read."""
+    """Return the name of a column, in lower case for known columns."""
     name = name.strip()
     return name.lower() if name.lower() in (*_REQUIRED, "split") else name
 
 
 def _rows_of_split(table: str | os.PathLike[str], split: str | None) -> tuple[list[Row], Counter[str]]:
-    """The rows of a split, or of None all, and the number of rows by the name of a split that is unknown."""
+    """Return the rows of a split, or all rows for None, and the number of rows by unknown split."""
     rows = read_rows(table)
     if split is None:
         return rows, Counter()
@@ -213,8 +226,8 @@ def _unused_note(table: object, others: Counter[str]) -> str | None:
 def _check_columns(table: str | os.PathLike[str], columns: list[str]) -> None:
     for name in _REQUIRED:
         if name not in columns:
-            found = printable(", ".join(columns)) or "an empty file"
-            raise UserError(f"{table}: the first line must name the columns path, label (and split), found {found}")
+            names = printable(", ".join(columns)) or "an empty file"
+            raise UserError(f"{table}: the first line must name the columns path, label (and split), found {names}")
         if columns.count(name) > 1:
             raise UserError(
                 f'{table}: the first line must name each column once, found "{name}" {columns.count(name)} times'
@@ -230,7 +243,7 @@ def _row(table: object, line: int, columns: list[str], row: dict[str, str | None
 
 
 def _listed(table: object, rows: Sequence[Row], images: ImageRoot) -> tuple[dict[str, Row], list[str]]:
-    """The row of each file, and what was skipped or repaired, a sentence each."""
+    """Return the row of each file, and notes on skipped or repaired rows, a sentence each."""
     names, note = images.below([row.path for row in rows])
     listed: dict[str, Row] = {}
     for row in rows:
