@@ -1,9 +1,12 @@
 """Every public function, method and class has a complete Google docstring (the rules: `docstring_rules`)."""
 
+import doctest
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import gcnet
 from docstring_rules import violations
 
 SOURCE = Path(__file__).parents[1] / "src" / "gcnet"
@@ -11,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "gcnet"
 PENDING = frozenset(
     {
         *("analysis", "comparison", "costs", "data", "experiments", "tasks", "training", "visualization", "workflows"),
-        *("blocks", "checkpoints", "framework", "insertion", "models", "ops", ""),
+        *("checkpoints", "insertion", "models", ""),
     }
 )
 FOLDERS = sorted({path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()} - {"cli"} | {""})
@@ -38,6 +41,19 @@ def test_public_docstrings_of_a_folder_are_complete(folder: str) -> None:
 
 def test_folders_that_are_pending_exist() -> None:
     assert PENDING.issubset(FOLDERS)
+
+
+TRAINING = {SOURCE / "workflows" / "train.py"}  # the example trains for minutes
+EXAMPLES = [path for path in sorted(SOURCE.rglob("*.py")) if ">>> " in path.read_text() and path not in TRAINING]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=[str(path.relative_to(SOURCE)) for path in EXAMPLES])
+def test_examples_in_docstrings_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+    result = doctest.testmod(import_module(name), extraglobs={"gcnet": gcnet}, optionflags=doctest.ELLIPSIS)
+    assert result.attempted
+    assert result.failed == 0
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from named_blocks import NON_LOCAL
 
 
 def test_layer_norm_over_one_channel_is_refused_with_the_ratio_that_would_do() -> None:
-    with pytest.raises(UserError, match="LayerNorm over one is constant: 16 channels / ratio 16 leave 1; .* at most 8"):
+    with pytest.raises(UserError, match="LayerNorm of one channel is constant: 16 channels / ratio 16 leave 1; .* at most 8"):
         build_block("gc", channels=16)
     with pytest.raises(UserError, match="24 channels / ratio 16 leave 1"):
         build_block("gc", channels=24)
@@ -68,7 +68,7 @@ def test_bottleneck_of_one_channel_without_a_norm_is_allowed() -> None:
         (dict(name="nl_gaussian", reduction=0), "reduction must be a whole number from 1 up, found 0"),
         (dict(name="nl_gaussian", reduction=2.5), "reduction must be a whole number from 1 up, found 2.5"),
         (dict(name="gc", heads=3), "heads must divide the channels: 64 channels, heads 3; the nearest that does is 2"),
-        (dict(name="gc", heads=2, pooling="average"), "heads are of attention pooling"),
+        (dict(name="gc", heads=2, pooling="average"), "heads needs attention pooling"),
         (dict(name="gc_slots", slots=0), "slots must be a whole number from 1 up, found 0"),
         (dict(name="dnl", temperature=0), "temperature must be above 0, found 0"),
         (dict(name="eca", kernel_size=4), "kernel_size must be odd, found 4; the nearest is 5"),
@@ -85,7 +85,7 @@ def test_bottleneck_of_one_channel_without_a_norm_is_allowed() -> None:
             "power of two from 2 up where the gather is depthwise, found 6",
         ),
         (dict(name="ge", gather="max"), 'unknown gather "max"; valid: average, depthwise'),
-        (dict(name="ge", identity_init=True), "identity_init needs parameters that start at zero"),
+        (dict(name="ge", identity_init=True), "identity_init needs parameters to initialize to zero"),
         (dict(name="gc", dims=4), "dims must be 1, 2 or 3 spatial axes, found 4"),
         (dict(name="gc", channels=0), "channels must be a whole number from 1 up, found 0"),
         (dict(name="gc", channels=64.0), "channels must be a whole number from 1 up, found 64.0"),

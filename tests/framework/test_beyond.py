@@ -22,7 +22,7 @@ from gcnet.framework import (
     Pointwise,
     ResidualScale,
     Scale,
-    Standardise,
+    Standardize,
     StylePool,
     SubSample,
 )
@@ -31,7 +31,7 @@ from tolerances import assert_equal_within
 
 def test_transforms_of_channels_act_at_every_position_alone() -> None:
     context = torch.randn(2, 6, 3, 5, dtype=torch.float64)
-    parts = [Standardise(2), ChannelFilter(3).double(), ChannelAffine(6, weight=3, bias=7).double()]
+    parts = [Standardize(2), ChannelFilter(3).double(), ChannelAffine(6, weight=3, bias=7).double()]
     for part in parts:
         whole = part(context)
         for i in range(3):
@@ -43,7 +43,7 @@ def test_transforms_of_channels_act_at_every_position_alone() -> None:
 def test_standardising_small_differences_of_large_means_works_in_half_precision() -> None:
     context = (1000 + torch.arange(8.0)).view(1, 8, 1).half()
     expected = torch.nn.functional.layer_norm(context.double().flatten(1), (8,)).view(1, 8, 1)
-    assert_equal_within(Standardise()(context), expected, torch.float16)
+    assert_equal_within(Standardize()(context), expected, torch.float16)
 
 
 @pytest.mark.parametrize(

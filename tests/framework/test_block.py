@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gcnet.framework import Add, AveragePool, Branch, ContextBlock, Pointwise, Scale
+from gcnet.framework.in_place import apply_in_place, fuses_in_place
 from tolerances import assert_equal_within
 
 
@@ -83,9 +84,9 @@ def test_a_map_that_nobody_else_reads_is_written_over_only_where_gradients_are_o
     with torch.no_grad():
         copy = x.clone()
         assert torch.equal(block(copy), expected) and torch.equal(copy, x)
-        assert block.forward_in_place(copy).data_ptr() == copy.data_ptr() and torch.equal(copy, expected)
+        assert apply_in_place(block, copy).data_ptr() == copy.data_ptr() and torch.equal(copy, expected)
     copy = x.clone()
-    assert torch.equal(block.forward_in_place(copy), expected) and torch.equal(copy, x)
+    assert torch.equal(apply_in_place(block, copy), expected) and torch.equal(copy, x)
 
 
 @pytest.mark.parametrize("part", ["", "context", "add.fusion"])
@@ -95,7 +96,7 @@ def test_a_map_that_a_hook_has_seen_is_not_written_over(part: str) -> None:
     block.get_submodule(part).register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
     copy = x.clone()
     with torch.no_grad():
-        block.forward_in_place(copy)
+        apply_in_place(block, copy)
     assert torch.equal(copy, x) and torch.equal(seen[0], x)
 
 
@@ -111,5 +112,5 @@ def test_a_fusion_of_one_s_own_is_never_asked_to_write_over_its_map() -> None:
     x = torch.randn(2, 3, 5, 7)
     with torch.no_grad():
         copy = x.clone()
-        assert_equal_within(block.forward_in_place(copy), block(x), torch.float32)
-        assert torch.equal(copy, x) and not block.fuses_in_place
+        assert_equal_within(apply_in_place(block, copy), block(x), torch.float32)
+        assert torch.equal(copy, x) and not fuses_in_place(block)

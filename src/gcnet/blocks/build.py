@@ -7,13 +7,13 @@ from typing import Any
 from torch import nn
 
 from gcnet.blocks import attention, channel, paper, squeeze
-from gcnet.blocks.options import check_kinds
+from gcnet.blocks.options import check_types
 from gcnet.blocks.spec import BlockSpec, Builder
 from gcnet.errors import UserError, nearest, unknown
 
 BLOCKS: dict[str, BlockSpec] = paper.SPECS | attention.SPECS | channel.SPECS | squeeze.SPECS
 
-_NAMES_ELSEWHERE = {
+_OTHER_NAMES = {
     "gc": ("gcnet", "gcb", "gcblock", "gc_block", "global_context", "globalcontext", "context_block", "contextblock"),
     "nl_embedded_gaussian": ("nl", "nonlocal", "non_local", "non-local", "nlnet", "nonlocal2d"),
     "snl": ("simplified_nl", "simplified_non_local"),
@@ -24,23 +24,26 @@ _NAMES_ELSEWHERE = {
     "ge": ("genet", "gather_excite"),
     "dnl": ("dnlnet", "disentangled_non_local"),
 }
-_SYNONYMS = {elsewhere: name for name, others in _NAMES_ELSEWHERE.items() for elsewhere in others}
+_SYNONYMS = {other: name for name, others in _OTHER_NAMES.items() for other in others}
 
 
 def list_blocks() -> list[str]:
-    """The names that `build_block` knows."""
+    """Return the block names that `build_block` knows."""
     return list(BLOCKS)
 
 
 def find_builder(block: str | Builder) -> Builder:
-    """The builder of a named block; a builder of the user's own is returned as it is.
+    """Return the builder of a named block; a builder of the user's own is returned unchanged.
+
+    Args:
+        block: a name of `list_blocks()`, or a builder, `channels -> module`.
 
     Raises:
-        UserError: an unknown name, or something else than a name or a builder.
+        UserError: an unknown name, or neither a name nor a builder.
     """
     if isinstance(block, nn.Module) or not (isinstance(block, str) or callable(block)):
-        found = f"a module, {type(block).__name__}" if isinstance(block, nn.Module) else repr(block)
-        raise UserError(f"block must be a name of list_blocks() or a builder, channels -> module; found {found}")
+        shown = f"a module, {type(block).__name__}" if isinstance(block, nn.Module) else repr(block)
+        raise UserError(f"block must be a name of list_blocks() or a builder, channels -> module; found {shown}")
     if not isinstance(block, str):
         return block
     if block not in BLOCKS:
@@ -49,7 +52,7 @@ def find_builder(block: str | Builder) -> Builder:
 
 
 def block_options(block: str | Builder) -> tuple[str, ...]:
-    """The options that the builder of a block takes beyond `channels` and `dims`."""
+    """Return the options of the builder of `block`, a name or builder, beyond `channels` and `dims`."""
     parameters = list(inspect.signature(find_builder(block)).parameters.values())[1:]
     return tuple(
         parameter.name
@@ -59,7 +62,15 @@ def block_options(block: str | Builder) -> tuple[str, ...]:
 
 
 def check_options(block: str | Builder, options: dict[str, Any]) -> None:
-    """Raise UserError for an option that the block's builder does not take, listing those it does."""
+    """Check that a block takes the given options.
+
+    Args:
+        block: a name of `list_blocks()`, or a builder.
+        options: values by name.
+
+    Raises:
+        UserError: an option that the builder does not take; the message lists those it does.
+    """
     parameters = inspect.signature(find_builder(block)).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return  # A builder of the user's own that takes any option.
@@ -80,11 +91,20 @@ def build_block(
         name: one of `list_blocks()`, or a builder.
         channels: C of the maps, `(N, C, *S)`.
         ratio: the paper's r: the bottleneck has channels/r channels; None for the block's own default (16).
-        dims: spatial axes of the maps: 1, 2 or 3; a builder of your own is given it if it takes it.
-        options: the block's further options, as in its builder's docstring.
+        dims: number of spatial axes of the maps: 1, 2 or 3; passed to a builder of your own only if it takes it.
+        **options: further options of the block, as in the docstring of its builder.
+
+    Returns:
+        The block, a module of maps `(N, C, *S)` to maps of the same shape.
 
     Raises:
-        UserError: unknown name or option, or a value that the block refuses.
+        UserError: unknown name or option, or an invalid value.
+
+    Example:
+        >>> import torch
+        >>> block = build_block("gc", channels=64, ratio=16)
+        >>> block(torch.rand(2, 64, 7, 7)).shape
+        torch.Size([2, 64, 7, 7])
     """
     if isinstance(channels, bool) or not isinstance(channels, Integral) or channels < 1:
         raise UserError(f"channels must be a whole number from 1 up, found {channels!r}")
@@ -95,7 +115,7 @@ def build_block(
     check_options(name, options)
     builder = find_builder(name)
     if isinstance(name, str):
-        check_kinds(builder, options)
+        check_types(builder, options)
     if "dims" in inspect.signature(builder).parameters:
         options["dims"] = dims
     built: object = builder(channels, **options)

@@ -13,7 +13,15 @@ from gcnet.framework.fusion import DoubledScale, Scale
 
 
 def bottleneck_width(channels: int, ratio: float) -> int:
-    """Channels of the bottleneck: C/r, rounded down (the tolerance undoes the rounding of an inexact ratio)."""
+    """Return the channels of a bottleneck, C/r rounded down (with a tolerance for inexact ratios).
+
+    Args:
+        channels: C of the maps.
+        ratio: r, at least 1.
+
+    Raises:
+        UserError: a ratio below 1 or above `channels`.
+    """
     if not isinstance(ratio, Real):
         raise UserError(f"ratio must be a number, found {ratio!r}")
     if not ratio > 0:
@@ -30,20 +38,45 @@ def bottleneck_width(channels: int, ratio: float) -> int:
 
 
 def inner_channels(channels: int, reduction: int) -> int:
-    """C' of a non-local block: C/reduction rounded down, and at least 1."""
-    return max(channels // whole("reduction", reduction), 1)
+    """Return C' of a non-local block, C/reduction rounded down, and at least 1.
+
+    Args:
+        channels: C of the maps.
+        reduction: a whole number, at least 1.
+    """
+    return max(channels // check_integer("reduction", reduction), 1)
 
 
-def whole(option: str, value: float, least: int = 1) -> int:
-    """The value as a whole number of at least `least`."""
+def check_integer(option: str, value: float, least: int = 1) -> int:
+    """Return an option's value as an integer.
+
+    Args:
+        option: name of the option, for the error.
+        value: its value.
+        least: smallest valid value.
+
+    Raises:
+        UserError: not a whole number, or below `least`.
+    """
     if not isinstance(value, Real) or not least <= value < math.inf or value != int(value):
         raise UserError(f"{option} must be a whole number from {least} up, found {value!r}")
     return int(value)
 
 
-def parts(option: str, value: float, channels: int, *, least: int = 1, most: int | None = None) -> int:
-    """Into how many equal parts the channels are cut, each of at least `least` channels, `most` in all."""
-    count = whole(option, value)
+def check_divides(option: str, value: float, channels: int, *, least: int = 1, most: int | None = None) -> int:
+    """Return an option's value as an integer that divides the channels.
+
+    Args:
+        option: name of the option, for the error.
+        value: number of equal parts of the channels.
+        channels: C of the maps.
+        least: fewest channels of a part.
+        most: most parts; None for any number.
+
+    Raises:
+        UserError: the value does not divide the channels; the message names the nearest that does.
+    """
+    count = check_integer(option, value)
     if most is not None and count > most:
         raise UserError(f"{option} must be at most {most}, found {count}")
     if channels % count or channels // count < least:
@@ -55,21 +88,42 @@ def parts(option: str, value: float, channels: int, *, least: int = 1, most: int
     return count
 
 
-def choose(option: str, value: str, choices: dict[str, Any]) -> Any:
-    """What the name stands for."""
+def check_choice(option: str, value: str, choices: dict[str, Any]) -> Any:
+    """Return the choice that a name stands for.
+
+    Args:
+        option: name of the option, for the error.
+        value: name of the choice.
+        choices: choices by name.
+
+    Raises:
+        UserError: an unknown name.
+    """
     if value not in list(choices):
         raise unknown(option, str(value), choices)
     return choices[value]
 
 
 def check_eps(norm_eps: float) -> None:
-    """Refuse what would make a norm divide by zero or by the root of a negative number."""
+    """Check that `norm_eps` is a finite number of 0 or more.
+
+    Raises:
+        UserError: it is not.
+    """
     if not 0 <= norm_eps < math.inf:
         raise UserError(f"norm_eps must be 0 or more, found {norm_eps}")
 
 
-def check_kinds(builder: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:
-    """Refuse values that are no numbers, or not True or False, where the builder's annotations say so."""
+def check_types(builder: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:
+    """Check numbers and booleans against the annotations of a builder.
+
+    Args:
+        builder: builder of a block.
+        options: values by name.
+
+    Raises:
+        UserError: a value of another type.
+    """
     hints = get_type_hints(builder)
     for option, value in options.items():
         kinds = get_args(hints[option]) or (hints[option],)
@@ -81,5 +135,5 @@ def check_kinds(builder: Callable[..., nn.Module], options: Mapping[str, Any]) -
 
 
 def sigmoid_scale(identity_init: bool) -> nn.Module:
-    """The gate of a block: published, a half at a term of zero; or twice that, with which it starts as the identity."""
+    """Return the sigmoid gate of a block: as published, or doubled (`identity_init`), so that it is one at zero."""
     return DoubledScale() if identity_init else Scale()

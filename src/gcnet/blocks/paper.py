@@ -1,4 +1,4 @@
-"""The blocks of GCNet's paper: global context, simplified non-local, SE, and four non-local blocks."""
+"""The blocks of the GCNet paper: global context, simplified non-local, SE, and four non-local blocks."""
 
 import warnings
 from functools import partial
@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from gcnet.blocks.options import bottleneck_width, check_eps, choose, inner_channels, parts, sigmoid_scale
+from gcnet.blocks.options import bottleneck_width, check_choice, check_divides, check_eps, inner_channels, sigmoid_scale
 from gcnet.blocks.spec import EVERY_BLOCK, IDENTITY_INIT, NORM_EPS, ONE_BLOCK, RATIO, REDUCTION, BlockShape, BlockSpec
 from gcnet.errors import UserError
 from gcnet.framework.attention_contexts import MultiHeadPool
@@ -38,18 +38,35 @@ def build_gc(
     norm_eps: float = 1e-5,
     dims: int = 2,
 ) -> ContextBlock:
-    """Global context (arXiv 1904.11492, section 4.3): attention pooling, bottleneck with LayerNorm, addition.
+    """Global context: attention pooling, bottleneck with LayerNorm, addition.
 
-    `y_i = x_i + W2 relu(LN(W1 sum_j a_j x_j))`, `a = softmax_j(w_k . x_j)`. With `fusion="both"` the scale acts first.
-    With `heads` h, each h-th part of the channels is pooled by attention of its own, with w_k shared (MASTER, arXiv
-    1910.02562). Parameters for attention and addition, with P = channels/ratio: `2CP + C + C/h + 3P + 1`.
+    `y_i = x_i + W2 relu(LN(W1 sum_j a_j x_j))`, `a = softmax_j(w_k . x_j)`. Parameters for attention pooling and
+    addition, with h heads: `2CP + C + C/h + 3P + 1`.
+
+    Args:
+        channels: C of the maps.
+        ratio: reduction ratio r, at least 1: the bottleneck has P = channels/r channels.
+        pooling: context model, "attention" or "average".
+        fusion: "add", "scale" (sigmoid), or "both", scale first.
+        heads: attention maps, each for an equal part of the channels, with w_k shared (MASTER, arXiv 1910.02562).
+        norm_eps: added to the variance in LayerNorm, 0 or more.
+        dims: number of spatial axes: 1, 2 or 3.
+
+    Returns:
+        The block.
+
+    Raises:
+        UserError: an invalid value, or a ratio that leaves one channel.
+
+    Reference:
+        GCNet, arXiv 1904.11492, section 4.3.
     """
     check_eps(norm_eps)
     width = bottleneck_width(channels, ratio)
     if width == 1:
         raise UserError(
-            f"ratio must leave at least 2 channels, since LayerNorm over one is constant: {channels} channels / ratio "
-            f"{ratio:g} leave 1; give a ratio of at most {channels / 2:g}"
+            f"ratio must leave at least 2 channels, since LayerNorm of one channel is constant: {channels} channels / "
+            f"ratio {ratio:g} leave 1; use a ratio of at most {channels / 2:g}"
         )
     if width < 4:
         warnings.warn(
@@ -57,7 +74,7 @@ def build_gc(
             f"a ratio of {channels / 4:g} or less keeps at least 4",
             stacklevel=3,
         )
-    names = choose("fusion", fusion, {"add": ("add",), "scale": ("scale",), "both": ("scale", "add")})
+    names = check_choice("fusion", fusion, {"add": ("add",), "scale": ("scale",), "both": ("scale", "add")})
     context = _pooling(pooling, channels, heads)
 
     def branch(name: str) -> Branch:
@@ -70,35 +87,65 @@ def build_gc(
 
 
 def _pooling(pooling: str, channels: int, heads: int) -> nn.Module:
-    build = choose("pooling", pooling, {"attention": partial(AttentionPool, channels), "average": AveragePool})
-    if parts("heads", heads, channels) == 1:
+    build = check_choice("pooling", pooling, {"attention": partial(AttentionPool, channels), "average": AveragePool})
+    if check_divides("heads", heads, channels) == 1:
         return build()
     if pooling == "average":
-        raise UserError(f"heads are of attention pooling, and the average is the same for any: leave out heads={heads}")
+        raise UserError(f"heads needs attention pooling, found heads={heads} with average pooling")
     return MultiHeadPool(channels, int(heads))
 
 
 def build_snl(channels: int, *, dims: int = 2) -> ContextBlock:
-    """Simplified non-local (arXiv 1904.11492, eq. 4): attention pooling, one linear layer, addition.
+    """Simplified non-local: attention pooling, one linear layer, addition.
 
     `y_i = x_i + W_v sum_j a_j x_j`, `a = softmax_j(w_k . x_j)`. Parameters: `C^2 + 2C + 1`.
+
+    Args:
+        channels: C of the maps.
+        dims: number of spatial axes: 1, 2 or 3.
+
+    Returns:
+        The block.
+
+    Reference:
+        GCNet, arXiv 1904.11492, eq. 4.
     """
     transform = Pointwise(channels, channels, initialize=zero)
     return ContextBlock(AttentionPool(channels), {"add": Branch(transform, Add())}, channels=channels, dims=dims)
 
 
 def build_se(channels: int, *, ratio: float = 16, identity_init: bool = False, dims: int = 2) -> ContextBlock:
-    """Squeeze-and-excitation (arXiv 1709.01507): average pooling, bottleneck without a norm, sigmoid scale.
+    """Squeeze-and-excitation: average pooling, bottleneck, sigmoid scale.
 
-    `y_i = x_i * sigmoid(W2 relu(W1 mean_j x_j))`. With `identity_init` W2 starts at 0 and the gate is twice the
-    sigmoid, so that the new block is the identity. Parameters with P = channels/ratio: `2CP + P + C`.
+    `y_i = x_i * sigmoid(W2 relu(W1 mean_j x_j))`. Parameters: `2CP + P + C`.
+
+    Args:
+        channels: C of the maps.
+        ratio: reduction ratio r, at least 1: the bottleneck has P = channels/r channels.
+        identity_init: initialize W2 to 0 and double the gate, so that the new block is the identity.
+        dims: number of spatial axes: 1, 2 or 3.
+
+    Returns:
+        The block.
+
+    Raises:
+        UserError: an invalid value, or one that does not fit `channels`.
+
+    Reference:
+        SENet, arXiv 1709.01507.
     """
     branch = Branch(excitation(channels, ratio, identity_init), sigmoid_scale(identity_init))
     return ContextBlock(AveragePool(), {"scale": branch}, channels=channels, dims=dims)
 
 
 def excitation(channels: int, ratio: float, identity_init: bool) -> Bottleneck:
-    """The bottleneck of SE, its last layer zero at the start if the block shall be the identity."""
+    """Return the bottleneck of SE, `W2 relu(W1 c)`.
+
+    Args:
+        channels: C of the maps.
+        ratio: reduction ratio r, at least 1: the bottleneck has P = channels/r channels.
+        identity_init: initialize W2 to 0.
+    """
     width = bottleneck_width(channels, ratio)
     expand = Pointwise(width, channels, initialize=zero if identity_init else None)
     return Bottleneck(Pointwise(channels, width), nn.Identity(), expand)
@@ -112,9 +159,25 @@ def build_nl_gaussian(
     normalisation: Literal["none", "batch"] = "none",
     dims: int = 2,
 ) -> ContextBlock:
-    """Non-local, Gaussian (arXiv 1711.07971, eq. 2): `y_i = x_i + W_z sum_j softmax_j(x_i . x_j) W_v x_j`.
+    """Non-local, Gaussian: `y_i = x_i + W_z sum_j softmax_j(x_i . x_j) W_v x_j`.
 
-    Parameters with C' = channels/reduction: `2CC' + C' + C`.
+    Parameters: `2CC' + C' + C`.
+
+    Args:
+        channels: C of the maps.
+        reduction: the embeddings have C' = channels/reduction channels.
+        sub_sample: max-pool keys and values by 2 along each axis.
+        normalisation: "none", or "batch" for batch norm after W_z.
+        dims: number of spatial axes: 1, 2 or 3.
+
+    Returns:
+        The block.
+
+    Raises:
+        UserError: an invalid value, or one that does not fit `channels`.
+
+    Reference:
+        arXiv 1711.07971, eq. 2.
     """
     inner = inner_channels(channels, reduction)
     context = NonLocal(
@@ -136,9 +199,26 @@ def build_nl_embedded_gaussian(
     normalisation: Literal["none", "batch"] = "none",
     dims: int = 2,
 ) -> ContextBlock:
-    """Non-local, embedded Gaussian (arXiv 1711.07971, eq. 3): `y_i = x_i + W_z sum_j softmax_j(q_i . k_j) v_j`.
+    """Non-local, embedded Gaussian: `y_i = x_i + W_z sum_j softmax_j(q_i . k_j) v_j`.
 
-    With `use_scale` the products are divided by sqrt(C'), C' = channels/reduction. Parameters: `4CC' + 3C' + C`.
+    Parameters: `4CC' + 3C' + C`.
+
+    Args:
+        channels: C of the maps.
+        reduction: the embeddings have C' = channels/reduction channels.
+        sub_sample: max-pool keys and values by 2 along each axis.
+        use_scale: divide the products by sqrt(C').
+        normalisation: "none", or "batch" for batch norm after W_z.
+        dims: number of spatial axes: 1, 2 or 3.
+
+    Returns:
+        The block.
+
+    Raises:
+        UserError: an invalid value, or one that does not fit `channels`.
+
+    Reference:
+        arXiv 1711.07971, eq. 3.
     """
     affinity = SoftmaxAffinity(scaled=use_scale)
     return _embedded_non_local(affinity, channels, reduction, sub_sample, normalisation, dims)
@@ -152,9 +232,25 @@ def build_nl_dot_product(
     normalisation: Literal["none", "batch"] = "none",
     dims: int = 2,
 ) -> ContextBlock:
-    """Non-local, dot product (arXiv 1711.07971, eq. 4): `y_i = x_i + W_z sum_j (q_i . k_j / K) v_j` over K keys.
+    """Non-local, dot product: `y_i = x_i + W_z sum_j (q_i . k_j / K) v_j` over K keys.
 
-    Parameters with C' = channels/reduction: `4CC' + 3C' + C`.
+    Parameters: `4CC' + 3C' + C`.
+
+    Args:
+        channels: C of the maps.
+        reduction: the embeddings have C' = channels/reduction channels.
+        sub_sample: max-pool keys and values by 2 along each axis.
+        normalisation: "none", or "batch" for batch norm after W_z.
+        dims: number of spatial axes: 1, 2 or 3.
+
+    Returns:
+        The block.
+
+    Raises:
+        UserError: an invalid value, or one that does not fit `channels`.
+
+    Reference:
+        arXiv 1711.07971, eq. 4.
     """
     return _embedded_non_local(DotProductAffinity(), channels, reduction, sub_sample, normalisation, dims)
 
@@ -167,9 +263,25 @@ def build_nl_concatenation(
     normalisation: Literal["none", "batch"] = "none",
     dims: int = 2,
 ) -> ContextBlock:
-    """Non-local, concatenation (arXiv 1711.07971, eq. 5): `y_i = x_i + W_z sum_j (relu(w . [q_i; k_j]) / K) v_j`.
+    """Non-local, concatenation: `y_i = x_i + W_z sum_j (relu(w . [q_i; k_j]) / K) v_j` over K keys.
 
-    Parameters with C' = channels/reduction: `4CC' + 5C' + C`.
+    Parameters: `4CC' + 5C' + C`.
+
+    Args:
+        channels: C of the maps.
+        reduction: the embeddings have C' = channels/reduction channels.
+        sub_sample: max-pool keys and values by 2 along each axis.
+        normalisation: "none", or "batch" for batch norm after W_z.
+        dims: number of spatial axes: 1, 2 or 3.
+
+    Returns:
+        The block.
+
+    Raises:
+        UserError: an invalid value, or one that does not fit `channels`.
+
+    Reference:
+        arXiv 1711.07971, eq. 5.
     """
     affinity = ConcatenationAffinity(inner_channels(channels, reduction))
     return _embedded_non_local(affinity, channels, reduction, sub_sample, normalisation, dims)
@@ -190,15 +302,28 @@ def _embedded_non_local(
 
 
 def add_non_local(context: nn.Module, inner: int, *, channels: int, normalisation: str, dims: int) -> ContextBlock:
-    """Add W_z. The start is the identity: W_z is zero or, with batch normalisation, gamma is, and W_z is not."""
+    """Build a non-local block: the context, W_z and addition.
+
+    The new block is the identity: W_z is initialized to zero or, with batch norm, gamma.
+
+    Args:
+        context: `(N, C, *S) -> (N, C', *S)`.
+        inner: C'.
+        channels: C of the maps.
+        normalisation: "none", or "batch" for batch norm after W_z.
+        dims: number of spatial axes: 1, 2 or 3.
+
+    Returns:
+        The block.
+    """
 
     def plain() -> nn.Module:
         return Pointwise(inner, channels, initialize=zero)
 
-    def normalised() -> nn.Module:
+    def normalized() -> nn.Module:
         return nn.Sequential(Pointwise(inner, channels), BatchStandardization(channels))
 
-    transform = choose("normalisation", normalisation, {"none": plain, "batch": normalised})()
+    transform = check_choice("normalisation", normalisation, {"none": plain, "batch": normalized})()
     return ContextBlock(context, {"add": Branch(transform, Add())}, channels=channels, dims=dims)
 
 
@@ -214,12 +339,12 @@ def _snl_flops(shape: BlockShape) -> int:
 
 
 def excitation_flops(shape: BlockShape) -> int:
-    """4 C D."""
+    """Return the FLOPs of the bottleneck of SE for `shape`, 4 C D."""
     return 4 * shape.channels * shape.hidden
 
 
 def embedding_flops(shape: BlockShape) -> int:
-    """8 P C D, of query, key, value and W_z."""
+    """Return the FLOPs of query, key, value and W_z for `shape`, 8 P C D."""
     return 8 * shape.positions * shape.channels * shape.hidden
 
 
@@ -262,7 +387,7 @@ SPECS = {
             "ratio": RATIO,
             "pooling": "context model: attention, or average",
             "fusion": "add, scale, or both (scale first)",
-            "heads": "attention maps, one for each of as many groups of channels",
+            "heads": "number of attention maps, each for an equal group of channels",
             "norm_eps": NORM_EPS,
         },
     ),

@@ -1,4 +1,4 @@
-"""`BlockSpec`: a named block with its builder, parts in words, source, FLOPs, published placement and options."""
+"""`BlockSpec`: a named block with its builder, description, source, FLOPs, published placement and options."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,17 +17,17 @@ ONE_BLOCK: Mapping[str, Any] = MappingProxyType({"stages": (4,), "blocks": (-2,)
 
 RATIO = "reduction ratio r, at least 1: the bottleneck has channels/r channels"
 REDUCTION = "the inner maps have channels/reduction channels"
-IDENTITY_INIT = "start as the identity instead of as published"
+IDENTITY_INIT = "initialize to the identity instead of as published"
 NORM_EPS = "added to the variance in LayerNorm"
 
 
 @dataclass(frozen=True)
 class BlockShape:
-    """The feature map that a block works on, and the width of what is inside it.
+    """Feature map and inner width of a block, for FLOP formulas.
 
     Attributes:
         channels: C.
-        positions: P, of the map.
+        positions: P, number of positions of the map.
         hidden: D, channels/ratio or channels/reduction.
         key_positions: P', fewer than P where keys and values are sub-sampled.
     """
@@ -43,14 +43,14 @@ class BlockSpec:
     """A named block.
 
     Attributes:
-        build: channels -> block; its keyword arguments are the block's options.
-        context: the context model, in a few words.
-        transform: the transform, likewise.
-        fusion: the fusion, likewise.
-        source: where the block is from, with its arXiv number.
-        flops: FLOPs of one image by formula (a multiply-add is two), of a `BlockShape` and, by name, of the options
-            that change them.
-        options: help for each option of the builder, without `channels` and `dims`.
+        build: channels -> block; its keyword arguments are the options of the block.
+        context: short description of the context model.
+        transform: short description of the transform.
+        fusion: short description of the fusion.
+        source: reference with arXiv number.
+        flops: FLOPs per image (a multiply-add counts as two) of a `BlockShape` and, by name, of the options that change
+            them.
+        options: help of each option of the builder, without `channels` and `dims`.
         placement: arguments of `gcnet.insert` for the published placement; by default that of GC (`insert`'s own).
     """
 
@@ -65,5 +65,5 @@ class BlockSpec:
 
 
 def no_flops(_: BlockShape) -> int:
-    """0, of blocks of element-wise work, pooling and normalization only, which are not counted."""
+    """Return 0: element-wise operations, pooling and normalization are not counted."""
     return 0

@@ -1,10 +1,10 @@
-"""Squeeze-and-excitation with another squeeze: cosine components (FcaNet) or neighborhoods of the map (GENet)."""
+"""Squeeze-and-excitation with another squeeze: cosine components (FcaNet) or neighborhoods (GENet)."""
 
 from typing import Literal
 
 from torch import nn
 
-from gcnet.blocks.options import choose, parts, sigmoid_scale, whole
+from gcnet.blocks.options import check_choice, check_divides, check_integer, sigmoid_scale
 from gcnet.blocks.paper import excitation, excitation_flops
 from gcnet.blocks.spec import EVERY_BLOCK, IDENTITY_INIT, RATIO, BlockShape, BlockSpec
 from gcnet.errors import UserError
@@ -23,16 +23,32 @@ def build_fca(
     identity_init: bool = False,
     dims: int = 2,
 ) -> ContextBlock:
-    """Frequency channel attention (FcaNet, arXiv 2012.11879): cosine components, SE's bottleneck, sigmoid scale.
+    """Frequency channel attention: cosine components, bottleneck of SE, sigmoid scale.
 
-    `y_i = x_i * sigmoid(W2 relu(W1 c))`, with c from `FrequencyPool`: channels in as many groups as `frequencies`, each
-    summed against one discrete cosine on a grid of `grid` x `grid` positions, to which the map is averaged first. The
-    authors' grid is 56, 28, 14 and 7 in c2 to c5, the size of the maps of an image of 224 pixels; by default it is 7 in
-    all, the space in which they chose the frequencies. Their linear layers have no biases. With `identity_init` W2
-    starts at 0 and the gate is twice the sigmoid. Parameters with P = channels/ratio: `2CP + P + C`.
+    `y_i = x_i * sigmoid(W2 relu(W1 c))`, with c from `FrequencyPool`: each group of channels is projected on one
+    discrete cosine on a grid to which the map is averaged first. The authors' grids are 56, 28, 14 and 7 in c2 to c5,
+    the map sizes of 224-pixel images; the default is 7 in all, the grid of their frequency selection. Their linear
+    layers have no biases. Parameters: `2CP + P + C`.
+
+    Args:
+        channels: C of the maps.
+        ratio: reduction ratio r, at least 1: the bottleneck has P = channels/r channels.
+        frequencies: number of groups of channels, each with its own cosine, up to 32; a divisor of `channels`.
+        grid: positions along each axis, a multiple of 7.
+        identity_init: initialize W2 to 0 and double the gate, so that the new block is the identity.
+        dims: number of spatial axes: 1, 2 or 3.
+
+    Returns:
+        The block.
+
+    Raises:
+        UserError: an invalid value, or one that does not fit `channels`.
+
+    Reference:
+        FcaNet, arXiv 2012.11879.
     """
-    count = parts("frequencies", frequencies, channels, most=len(TOP_FREQUENCIES))
-    if whole("grid", grid, 7) % 7:
+    count = check_divides("frequencies", frequencies, channels, most=len(TOP_FREQUENCIES))
+    if check_integer("grid", grid, 7) % 7:
         raise UserError(f"grid must be a multiple of 7, found {grid}; the nearest is {7 * round(grid / 7)}")
     context = FrequencyPool(count, grid=int(grid), dims=dims)
     branch = Branch(excitation(channels, ratio, identity_init), sigmoid_scale(identity_init))
@@ -49,24 +65,40 @@ def build_ge(
     identity_init: bool = False,
     dims: int = 2,
 ) -> ContextBlock:
-    """Gather-excite (GENet, arXiv 1810.12348): a context from around each position, sigmoid scale.
+    """Gather-excite: a context of each neighborhood, sigmoid scale.
 
-    `y_i = x_i * sigmoid(spread(excite(gather(x)))_i)`; `spread` takes the nearest gathered position. The
-    paper's variants: GE-theta- (the default) averages and has no parameters, GE-theta gathers `depthwise`, GE-theta+
-    excites besides.
+    `y_i = x_i * sigmoid(spread(excite(gather(x)))_i)`; `spread` is nearest-neighbor interpolation. The paper's
+    GE-theta- (the default) averages and has no parameters, GE-theta gathers `depthwise`, GE-theta+ also excites. A
+    global depthwise gather is refused: its kernel has the size of the map, which a block does not know.
 
-    `extent` e says from how far: the average of 2e - 1 positions around every e-th along each axis (0: of the whole
-    map), or log2(e) convolutions by channel of 3 positions with stride 2, batch norm after each and ReLU between, and
-    ReLU at the end before exciting (as in the authors' RN50-GEPP). Their global depthwise gather is a kernel of the
-    map's size, which a block does not know: it is refused. Exciting is SE's bottleneck; only there `ratio` counts. With
-    `identity_init` the last layer starts at 0 (gamma, without exciting) and the gate is twice the sigmoid.
+    Parameters: none; depthwise `(3^dims + 2) C log2(e)`; exciting adds `2CP + P + C`.
 
-    Parameters: none; depthwise `(3^dims + 2) C log2(e)`; exciting adds `2CP + P + C` with P = channels/ratio.
+    Args:
+        channels: C of the maps.
+        extent: e: average of 2e - 1 positions around every e-th along each axis (0: global), or log2(e) depthwise
+            convolutions of size 3 and stride 2, with batch norm and ReLU (after the last only before exciting, as in
+            the authors' RN50-GEPP).
+        gather: "average", or "depthwise" convolutions.
+        excite: add the bottleneck of SE.
+        ratio: reduction ratio of that bottleneck, P = channels/ratio; ignored without `excite`.
+        identity_init: initialize the last layer to 0 (gamma, without `excite`) and double the gate.
+        dims: number of spatial axes: 1, 2 or 3.
+
+    Returns:
+        The block.
+
+    Raises:
+        UserError: an invalid value, or one that does not fit `channels`.
+
+    Reference:
+        GENet, arXiv 1810.12348.
     """
-    extent = whole("extent", extent, 0)
-    depthwise = choose("gather", gather, {"average": False, "depthwise": True})
+    extent = check_integer("extent", extent, 0)
+    depthwise = check_choice("gather", gather, {"average": False, "depthwise": True})
     if identity_init and not depthwise and not excite:
-        raise UserError("identity_init needs parameters that start at zero: gather depthwise, excite, or leave it out")
+        raise UserError(
+            'identity_init needs parameters to initialize to zero: use gather="depthwise" or excite=True, or omit it'
+        )
     bottleneck = excitation(channels, ratio, identity_init) if excite else nn.Identity()
     if depthwise:
         context = GatherPool(_depthwise(channels, extent, excite, identity_init, dims), bottleneck)
@@ -110,24 +142,24 @@ SPECS = {
         flops=_fca_flops,
         options={
             "ratio": RATIO,
-            "frequencies": f"groups of channels, each with a cosine of its own, up to {len(TOP_FREQUENCIES)}",
-            "grid": "positions along each axis that the map is averaged to, a multiple of 7",
+            "frequencies": f"number of groups of channels, each with its own cosine, up to {len(TOP_FREQUENCIES)}",
+            "grid": "positions along each axis after averaging, a multiple of 7",
             "identity_init": IDENTITY_INIT,
         },
         placement=EVERY_BLOCK,
     ),
     "ge": BlockSpec(
         build_ge,
-        context="average, of all or around",
+        context="global or local average",
         transform="none or bottleneck",
         fusion="scale",
         source="GENet, arXiv 1810.12348",
         flops=_ge_flops,
         options={
-            "extent": "how far to gather from, in positions; 0: the whole map",
+            "extent": "size of the neighborhood in positions; 0: the whole map",
             "gather": "average, or depthwise convolutions",
             "excite": "add SE's bottleneck",
-            "ratio": RATIO + ", with excite",
+            "ratio": RATIO + " (with excite)",
             "identity_init": IDENTITY_INIT,
         },
         placement=EVERY_BLOCK,

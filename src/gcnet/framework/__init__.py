@@ -8,7 +8,7 @@ from gcnet.framework.channel_transforms import (
     GatedNorm,
     Gaussian,
     ResponseNorm,
-    Standardise,
+    Standardize,
     StyleIntegration,
 )
 from gcnet.framework.context import (
@@ -70,7 +70,7 @@ __all__ = [
     "ShiftedScale",
     "SlotPool",
     "SoftmaxAffinity",
-    "Standardise",
+    "Standardize",
     "StyleIntegration",
     "StylePool",
     "SubSample",

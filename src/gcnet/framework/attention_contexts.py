@@ -11,14 +11,14 @@ from gcnet.ops.pairwise import attention_weights_rows, softmax_aggregate, softma
 
 
 class MultiHeadPool(nn.Module):
-    """Attention pooling of each head's channels by a map of its own, the key shared by the heads (MASTER).
+    """Attention pooling of each head's channels by its own attention map, with a key shared by the heads (MASTER).
 
-    arXiv 1910.02562, multi-aspect global context: `c = [c_1; ...; c_h]`,
-    `c_h = sum_j softmax_j(w . x_hj + b) x_hj`, with x_h the h-th part of the channels.
+    `c = [c_1; ...; c_h]`, `c_h = sum_j softmax_j(w . x_hj + b) x_hj`, with x_h the h-th part of the channels (arXiv
+    1910.02562, multi-aspect global context).
 
     Args:
         channels: C of the map.
-        heads: divides C.
+        heads: number of heads, a divisor of C.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -30,7 +30,7 @@ class MultiHeadPool(nn.Module):
         return self.pool(self._split(x)).view(*x.shape[:2], *[1] * (x.dim() - 2))
 
     def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n h *s"]:
-        """The weight that each head gives to every position, summing to one over positions."""
+        """Return the attention weights of each head over the positions of `x`, summing to one over positions."""
         return self.pool.attention(self._split(x)).view(x.shape[0], self.heads, *x.shape[2:])
 
     def _split(self, x: Tensor) -> Tensor:
@@ -42,10 +42,14 @@ class MultiHeadPool(nn.Module):
 
 
 class SlotPool(nn.Module):
-    """`c_s = sum_j softmax_j(w_s . x_j + b_s) x_j`: one vector for each slot, (N, C, slots), by a map of its own.
+    """Attention pooling into slots: `c_s = sum_j softmax_j(w_s . x_j + b_s) x_j`, (N, C, slots).
 
     The pooling half of efficient attention (arXiv 1812.01243, section 3) with the map itself as values; one slot is
     `AttentionPool`. `Distribute` is the other half.
+
+    Args:
+        channels: C of the map.
+        slots: number of slots.
     """
 
     def __init__(self, channels: int, slots: int) -> None:
@@ -57,12 +61,16 @@ class SlotPool(nn.Module):
         return torch.bmm(weights, x.flatten(2).transpose(1, 2)).transpose(1, 2)
 
     def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n k *s"]:
-        """The weight that each slot gives to every position, summing to one over positions."""
+        """Return the attention weights of each slot over the positions of `x`, summing to one over positions."""
         return attention_weights_rows(self.key(x).flatten(2)).view(x.shape[0], -1, *x.shape[2:])
 
 
 class WhitenedAffinity(nn.Module):
-    """`softmax_j((q_i - mean q) . (k_j - mean k) / (temperature sqrt(D)))`, means over positions (arXiv 2006.06668)."""
+    """`softmax_j((q_i - mean q) . (k_j - mean k) / (temperature sqrt(D)))`, means over positions (arXiv 2006.06668).
+
+    Args:
+        temperature: divisor of the products, above 0.
+    """
 
     def __init__(self, *, temperature: float) -> None:
         super().__init__()
@@ -74,6 +82,12 @@ class WhitenedAffinity(nn.Module):
         return softmax_aggregate(_centred(query), _centred(key), value, self._scale(query))
 
     def weights(self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]:
+        """Return the weights of the key positions for every query position.
+
+        Args:
+            query: embedded queries.
+            key: embedded keys.
+        """
         return softmax_weights(_centred(query), _centred(key), self._scale(query))
 
     def _scale(self, query: Tensor) -> float:
@@ -88,14 +102,17 @@ def _centred(tensor: Float[Tensor, "n d p"]) -> Float[Tensor, "n d p"]:
 
 
 class Disentangled(nn.Module):
-    """`c_i = sum_j (pairwise_ij + softmax_j(m_j)) v_j`, `m_j = w . x_j + b` (arXiv 2006.06668, section 4).
+    """Disentangled non-local context: `c_i = sum_j (pairwise_ij + softmax_j(m_j)) v_j`, `m_j = w . x_j + b`.
 
-    A whitened pairwise term for what queries have of their own, and a unary term, one map for all of them.
+    A whitened pairwise term, specific to each query, and a unary term, one attention map for all queries (arXiv
+    2006.06668, section 4).
 
     Args:
-        query, key, value: `(N, C, *S) -> (N, C', *S)`.
+        query: `(N, C, *S) -> (N, C', *S)`.
+        key: as `query`.
+        value: as `query`.
         unary: C -> 1.
-        pairwise: the weights of the pairwise term.
+        pairwise: affinity of the pairwise term.
     """
 
     def __init__(
@@ -115,7 +132,7 @@ class Disentangled(nn.Module):
         return context.reshape(*context.shape[:2], *x.shape[2:])
 
     def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n p p"]:
-        """Row i: the weights of both terms that query position i gives to all positions; they sum to two."""
+        """Return the weights of each query position of `x` (row) over all positions: both terms, summing to two."""
         unary = attention_weights(self.unary(x).flatten(1))
         return self.pairwise.weights(*self._query_and_key(x)) + unary.unsqueeze(1)
 

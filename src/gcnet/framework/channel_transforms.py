@@ -1,7 +1,6 @@
-"""Transforms without a channel matrix: normalize, weigh, convolve or gate the channels of a context.
+"""Transforms without a channel matrix: normalize, weight, convolve or gate the channels of a context.
 
-A context may come in more precision than the map (see `NormPool`); a term in the context's dtype is good enough, since
-the fusion brings it to the map's.
+A context may have a higher precision than the map (see `NormPool`); fusions cast its term to the map's dtype.
 """
 
 from collections.abc import Callable
@@ -15,16 +14,22 @@ from gcnet.framework.transform import BatchStandardization
 
 
 def per_channel(parameter: Float[Tensor, " c"], like: Float[Tensor, "n c *t"]) -> Float[Tensor, "c *one"]:
-    """A view of the parameter that broadcasts over a map or a context, in its dtype."""
+    """Return a view of `parameter` that broadcasts over a map or context, in its dtype.
+
+    Args:
+        parameter: one value per channel.
+        like: the map or context.
+    """
     return parameter.view(-1, *[1] * (like.dim() - 2)).to(like.dtype)
 
 
 class ChannelFilter(nn.Module):
-    """`y_c = sum_d w_d x_(c + d)`: one filter along the channel axis, zeros beyond its ends (ECA, arXiv 1910.03151).
+    """`y_c = sum_d w_d x_(c + d)`: one filter along the channel axis, zero-padded (ECA, arXiv 1910.03151).
 
     Args:
-        kernel_size: an odd number of neighbouring channels.
-        initialize: sets the weight (kernel_size,) to its start; None for PyTorch's, uniform within 1/sqrt(kernel_size).
+        kernel_size: odd number of neighboring channels.
+        initialize: initializes the weight (kernel_size,) in place; None for PyTorch's uniform within
+            1/sqrt(kernel_size).
     """
 
     def __init__(self, kernel_size: int, *, initialize: Callable[[Tensor], object] | None = None) -> None:
@@ -34,7 +39,7 @@ class ChannelFilter(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Return to the start given at construction."""
+        """Initialize the weight again."""
         bound = self.weight.numel() ** -0.5
         nn.init.uniform_(self.weight, -bound, bound) if self._initialize is None else self._initialize(self.weight)
 
@@ -49,7 +54,7 @@ class ChannelFilter(nn.Module):
         return f"kernel_size={self.weight.numel()}"
 
 
-class Standardise(nn.Module):
+class Standardize(nn.Module):
     """`z = (x - mean) / sqrt(var + eps)` over the channels of each group, position by position, in at least float32.
 
     Args:
@@ -73,9 +78,14 @@ class Standardise(nn.Module):
 
 
 class ChannelAffine(nn.Module):
-    """`y_c = w_c x_c + b_c`, with w and b at a given constant at the start.
+    """`y_c = w_c x_c + b_c`, with w and b initialized to constants.
 
-    It is no norm to `isinstance`, so a host network that sets all its norms to one and zero does not touch it.
+    Not a norm for `isinstance`, so a base model that initializes all its norms does not change it.
+
+    Args:
+        channels: C.
+        weight: initial w.
+        bias: initial b.
     """
 
     def __init__(self, channels: int, *, weight: float, bias: float) -> None:
@@ -86,7 +96,7 @@ class ChannelAffine(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Return to the start given at construction."""
+        """Set w and b to their initial values."""
         nn.init.constant_(self.weight, self._start[0])
         nn.init.constant_(self.bias, self._start[1])
 
@@ -98,10 +108,10 @@ class ChannelAffine(nn.Module):
 
 
 class Gaussian(nn.Module):
-    """`exp(-z^2 / (2 c^2))`, element by element: a context far from the mean is damped (Ruan et al., CVPR 2021).
+    """`exp(-z^2 / (2 c^2))`, element by element: contexts far from the mean are damped (Ruan et al., CVPR 2021).
 
     Args:
-        learned: c is 1 + 3 sigmoid(theta), between 1 and 4, with theta learned and zero at the start; else c is 2.
+        learned: c is 1 + 3 sigmoid(theta), between 1 and 4, with theta learned and initially zero; else c is 2.
     """
 
     theta: nn.Parameter | None
@@ -111,7 +121,7 @@ class Gaussian(nn.Module):
         self.register_parameter("theta", nn.Parameter(torch.zeros(())) if learned else None)
 
     def reset_parameters(self) -> None:
-        """Return to theta = 0."""
+        """Set theta to 0."""
         if self.theta is not None:
             nn.init.zeros_(self.theta)
 
@@ -121,9 +131,13 @@ class Gaussian(nn.Module):
 
 
 class ResponseNorm(nn.Module):
-    """`y_c = w_c g_c / (mean_d g_d + eps)`: a channel's response against that of all (GRN, arXiv 2301.00808, eq. 2).
+    """`y_c = w_c g_c / (mean_d g_d + eps)`: global response normalization (GRN, arXiv 2301.00808, eq. 2).
 
-    The paper divides by the sum over channels, its code by their mean. w is zero at the start.
+    The paper divides by the sum over channels, its code by the mean. w is initially zero.
+
+    Args:
+        channels: C.
+        eps: added to the mean.
     """
 
     def __init__(self, channels: int, *, eps: float) -> None:
@@ -133,7 +147,7 @@ class ResponseNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Return to w = 0."""
+        """Set w to 0."""
         nn.init.zeros_(self.weight)
 
     def forward(self, context: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
@@ -146,7 +160,11 @@ class ResponseNorm(nn.Module):
 class GatedNorm(nn.Module):
     """`tanh(gamma n + beta)`, `n_c = e_c / sqrt(mean_d e_d^2 + eps)`, `e = alpha x` (gated GCT, arXiv 1909.11519).
 
-    alpha is one and gamma and beta are zero at the start.
+    alpha is initially one, gamma and beta are zero.
+
+    Args:
+        channels: C.
+        eps: added to the mean square.
     """
 
     def __init__(self, channels: int, *, eps: float) -> None:
@@ -158,7 +176,7 @@ class GatedNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Return to alpha = 1, gamma = beta = 0."""
+        """Set alpha to 1, gamma and beta to 0."""
         nn.init.ones_(self.alpha)
         nn.init.zeros_(self.gamma)
         nn.init.zeros_(self.beta)
@@ -173,11 +191,11 @@ class GatedNorm(nn.Module):
 
 
 class StyleIntegration(nn.Module):
-    """`BN(w1 m + w2 s)` channel by channel: the channel-wise fully connected layer of SRM (arXiv 1903.10829).
+    """`BN(w1 m + w2 s)` per channel: the channel-wise fully connected layer of SRM (arXiv 1903.10829).
 
     Args:
-        channels: C; the context holds the means m of C channels, then their deviations s. `weight` is (2, C), zero at
-            the start; gamma of the batch normalisation is one.
+        channels: C. The context holds the means m of C channels, then their standard deviations s. `weight` is (2, C),
+            initially zero; gamma of the batch norm is initially one.
     """
 
     def __init__(self, channels: int) -> None:
@@ -187,7 +205,7 @@ class StyleIntegration(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Return to w = 0."""
+        """Set w1 and w2 to 0."""
         nn.init.zeros_(self.weight)
 
     def forward(self, context: Float[Tensor, "n c2 *t"]) -> Float[Tensor, "n c *t"]:

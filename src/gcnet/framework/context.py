@@ -1,7 +1,7 @@
 """Context models: attention pooling, average pooling, and non-local contexts.
 
-A context is `(N, C, *S) -> (N, C', 1, ...)` when it is the same for every query position, `(N, C', *S)` when it is not.
-Those that attend have `attention(x)`, the weights over positions.
+A context is `(N, C, *S) -> (N, C', 1, ...)` if it is the same for every query position, else `(N, C', *S)`. Contexts
+that attend have a method `attention(x)`, which returns the weights over positions.
 """
 
 from typing import Protocol, runtime_checkable
@@ -46,7 +46,7 @@ class AttentionPool(nn.Module):
         return context.view(*context.shape, *[1] * (x.dim() - 2))
 
     def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n *s"]:
-        """The weight of every position, summing to one over all."""
+        """Return the attention weight of every position of `x`, summing to one over positions."""
         return attention_weights(self.key(x, _logits)).view(x.shape[0], *x.shape[2:])
 
 
@@ -60,17 +60,28 @@ def _logits(x: Tensor, weight: Float[Tensor, "1 c"], bias: Float[Tensor, "1"]) -
 
 @runtime_checkable
 class Affinity(Protocol):
-    """How strongly query position i listens to key position j, and the sum over j that follows."""
+    """Pairwise weights between query and key positions, and the weighted sum of the values."""
 
     def __call__(
         self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"], value: Float[Tensor, "n v k"]
     ) -> Float[Tensor, "n v p"]: ...
 
-    def weights(self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]: ...
+    def weights(self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]:
+        """Return the weights of the key positions for every query position.
+
+        Args:
+            query: embedded queries.
+            key: embedded keys.
+        """
+        ...
 
 
 class SoftmaxAffinity(nn.Module):
-    """`softmax_j(q_i . k_j)`, with `scaled` over sqrt(D): (embedded) Gaussian, arXiv 1711.07971, eq. 2-3."""
+    """Embedded Gaussian `softmax_j(q_i . k_j)`, optionally scaled by 1/sqrt(D) (arXiv 1711.07971, eq. 2-3).
+
+    Args:
+        scaled: divide the products by sqrt(D).
+    """
 
     def __init__(self, *, scaled: bool) -> None:
         super().__init__()
@@ -82,6 +93,12 @@ class SoftmaxAffinity(nn.Module):
         return softmax_aggregate(query, key, value, self._scale(query))
 
     def weights(self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]:
+        """Return the weights of the key positions for every query position.
+
+        Args:
+            query: embedded queries.
+            key: embedded keys.
+        """
         return softmax_weights(query, key, self._scale(query))
 
     def _scale(self, query: Tensor) -> float:
@@ -100,6 +117,12 @@ class DotProductAffinity(nn.Module):
         return dot_product_aggregate(query, key, value)
 
     def weights(self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]:
+        """Return the weights of the key positions for every query position.
+
+        Args:
+            query: embedded queries.
+            key: embedded keys.
+        """
         return dot_product_weights(query, key)
 
 
@@ -116,7 +139,7 @@ class ConcatenationAffinity(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal with variance 2 over the 2 D inputs of the score."""
+        """Initialize with a normal of variance 2 / (2 D), for the 2 D inputs of the score."""
         nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
 
     def forward(
@@ -125,6 +148,12 @@ class ConcatenationAffinity(nn.Module):
         return concatenation_aggregate(*self._scores(query, key), value)
 
     def weights(self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]:
+        """Return the weights of the key positions for every query position.
+
+        Args:
+            query: embedded queries.
+            key: embedded keys.
+        """
         return concatenation_weights(*self._scores(query, key))
 
     def _scores(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,10 +171,12 @@ class SubSample(nn.Module):
 
 
 class NonLocal(nn.Module):
-    """A context of its own for every query position i: `c_i = sum_j affinity(q_i, k_j) v_j` (arXiv 1711.07971, eq. 1).
+    """Query-dependent context: `c_i = sum_j affinity(q_i, k_j) v_j` (arXiv 1711.07971, eq. 1).
 
     Args:
-        query, key, value: maps of channels, `(N, C, *S) -> (N, C', *S)`.
+        query: `(N, C, *S) -> (N, C', *S)`.
+        key: as `query`.
+        value: as `query`.
         affinity: the weights of the sum.
         sub_sample: shrinks key and value maps, or `nn.Identity()`.
     """
@@ -166,7 +197,7 @@ class NonLocal(nn.Module):
         return context.reshape(*context.shape[:2], *x.shape[2:])
 
     def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n p k"]:
-        """Row i: the weights that query position i gives to the key positions (flattened in memory order)."""
+        """Return the weights of each query position of `x` (row) over the key positions, in memory order."""
         return self.affinity.weights(*self._query_and_key(x))
 
     def _query_and_key(self, x: Tensor) -> tuple[Tensor, Tensor]:

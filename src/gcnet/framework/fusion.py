@@ -12,13 +12,23 @@ from gcnet.framework.pointwise import Pointwise
 
 
 class Fusion(nn.Module, ABC):
-    """A fusion that can write over its map, and whose gradient does not need its result."""
+    """Base class of fusions that can overwrite their map and whose gradient does not need their result."""
 
     @abstractmethod
     def forward(
         self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c *t"], *, out: Tensor | None = None
     ) -> Float[Tensor, "n c *s"]:
-        """Fuse into `out`, which may be `x` itself where gradients are off, or into a new map."""
+        """Fuse the term into the map.
+
+        Args:
+            x: the map.
+            term: the transformed context, of any shape that broadcasts over `x`.
+            out: tensor to write the result to, (N, C, *S); may be `x` itself where gradients are off. None for a new
+                tensor.
+
+        Returns:
+            The fused map.
+        """
 
 
 class Add(Fusion):
@@ -52,7 +62,7 @@ class HardScale(Fusion):
     """`y = x * hardsigmoid(term)`, `hardsigmoid(z) = min(max(z + 3, 0), 6) / 6` (eSE, arXiv 1911.06667).
 
     Args:
-        doubled: the gate is twice that, hence one where the term is zero; it still stops learning beyond -3 and 3.
+        doubled: double the gate, so that it is one where the term is zero; its gradient is still zero outside [-3, 3].
     """
 
     def __init__(self, *, doubled: bool) -> None:
@@ -88,7 +98,11 @@ class ResidualScale(Fusion):
 
 
 class ShiftedScale(Fusion):
-    """`y = x * (1 + term) + b_c` with a learned b, zero at the start (GRN, arXiv 2301.00808, algorithm 1)."""
+    """`y = x * (1 + term) + b_c` with a learned b, initially zero (GRN, arXiv 2301.00808, algorithm 1).
+
+    Args:
+        channels: C.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -96,7 +110,7 @@ class ShiftedScale(Fusion):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Return to b = 0."""
+        """Set b to 0."""
         nn.init.zeros_(self.bias)
 
     def forward(
@@ -106,10 +120,10 @@ class ShiftedScale(Fusion):
 
 
 class Distribute(Fusion):
-    """`y_i = x_i + sum_s softmax_s(W_q x_i) term_s`: every query position mixes the terms of the slots by itself.
+    """`y_i = x_i + sum_s softmax_s(W_q x_i) term_s`: every query position mixes the terms of the slots.
 
     Args:
-        query: the map's channels -> the slots.
+        query: channels of the map -> slots.
     """
 
     def __init__(self, query: Pointwise) -> None:
@@ -122,6 +136,6 @@ class Distribute(Fusion):
         return torch.add(x, torch.bmm(term, self.mixture(x).flatten(2).to(term.dtype)).view(x.shape), out=out)
 
     def mixture(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n k *s"]:
-        """How much each position takes of each slot, summing to one over the slots."""
+        """Return the weights of the slots at each position of `x`, summing to one over slots."""
         logits = self.query(x)
         return torch.softmax(logits, dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))

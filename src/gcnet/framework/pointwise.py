@@ -14,7 +14,15 @@ _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 def pointwise(
     x: Float[Tensor, "n c_in *s"], weight: Float[Tensor, "c_out c_in"], bias: Float[Tensor, "c_out"]
 ) -> Float[Tensor, "n c_out *s"]:
-    """`weight x_j + bias` at every position j; of a single position, without the cost of calling a convolution."""
+    """Return `weight x_j + bias` at every position j.
+
+    A single position skips the overhead of a convolution.
+
+    Args:
+        x: the map.
+        weight: the matrix.
+        bias: the bias.
+    """
     if math.prod(x.shape[2:]) == 1:
         return F.linear(x.flatten(1), weight, bias).view(x.shape[0], weight.shape[0], *x.shape[2:])
     return _CONVOLUTIONS[x.dim()](x, weight.view(*weight.shape, *[1] * (x.dim() - 2)), bias)
@@ -24,15 +32,15 @@ Operation = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Pointwise(nn.Module):
-    """`y_j = W x_j + b` at every position j; a 1x1 convolution for maps of 1, 2 or 3 spatial axes.
+    """`y_j = W x_j + b` at every position j: a 1x1 convolution for maps with 1, 2 or 3 spatial axes.
 
-    It is neither a convolution nor a linear layer to `isinstance`, so a host network that initialises all its
-    convolutions and linears anew does not touch it, and `reset_parameters` restores the block's own start.
+    Neither a convolution nor a linear layer for `isinstance`, so a base model that initializes all its convolutions and
+    linear layers does not change it; `reset_parameters` restores the block's own initialization.
 
     Args:
         in_channels: channels of `x`.
         out_channels: channels of `y`.
-        initialize: sets weight (out, in) and bias (out,) to their start.
+        initialize: initializes weight (out, in) and bias (out,) in place; None for `uniform`.
     """
 
     def __init__(
@@ -45,14 +53,21 @@ class Pointwise(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Return to the start given at construction."""
+        """Initialize weight and bias again."""
         self._initialize(self)
 
     def forward(self, x: Float[Tensor, "n c_in *s"], operation: Operation = pointwise) -> Float[Tensor, "n ..."]:
-        """Run `operation(x, weight, bias)`, by default the linear layer itself.
+        """Apply `operation(x, weight, bias)`, by default the linear layer itself.
 
-        An operation that is fused with the layer runs in here, so that whatever prepares the weights when a layer is
-        called (hooks of pruning, offloading and sharding) prepares them for it, too.
+        An operation that is fused with the layer runs in here, so that hooks that prepare the weights of a layer
+        (pruning, offloading, sharding) prepare them for it, too.
+
+        Args:
+            x: the map.
+            operation: function of map, weight (out, in) and bias (out,).
+
+        Returns:
+            The result of the operation.
         """
         return operation(x, self.weight, self.bias)
 
@@ -61,25 +76,25 @@ class Pointwise(nn.Module):
 
 
 def uniform(layer: Pointwise) -> None:
-    """PyTorch's start for linear layers and convolutions: uniform within 1/sqrt(in_channels), bias too."""
+    """Initialize `layer` as PyTorch's linear layers and convolutions: uniform within 1/sqrt(in_channels), bias too."""
     bound = layer.weight.shape[1] ** -0.5
     nn.init.uniform_(layer.weight, -bound, bound)
     nn.init.uniform_(layer.bias, -bound, bound)
 
 
 def kaiming_normal(layer: Pointwise) -> None:
-    """Normal with variance 2/in_channels (arXiv 1502.01852), bias zero: GCNet's start for the key of the attention."""
+    """Initialize `layer` normally with variance 2/in_channels (arXiv 1502.01852), bias zero: GCNet's attention key."""
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     nn.init.zeros_(layer.bias)
 
 
 def normal(layer: Pointwise) -> None:
-    """Normal with standard deviation 0.01, bias zero: the start of non-local query, key and value."""
+    """Initialize `layer` normally with standard deviation 0.01, bias zero: non-local query, key and value."""
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.zeros_(layer.bias)
 
 
 def zero(layer: Pointwise) -> None:
-    """Weight and bias zero: with addition, the block starts as the identity."""
+    """Set weight and bias of `layer` to zero: with addition, the new block is the identity."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 
 class NormPool(nn.Module):
-    """`c = sqrt(sum_j x_j^2 + eps)`, the l2 norm over positions, in at least float32: in float16 it would overflow."""
+    """`c = sqrt(sum_j x_j^2 + eps)`, the l2 norm over positions, in at least float32 since float16 would overflow.
+
+    Args:
+        eps: added to the sum of squares.
+    """
 
     def __init__(self, *, eps: float = 0.0) -> None:
         super().__init__()
@@ -25,10 +29,10 @@ class NormPool(nn.Module):
 
 
 class StylePool(nn.Module):
-    """`c = [m; s]`: every channel's mean and standard deviation over positions (SRM, arXiv 1903.10829).
+    """`c = [m; s]`: mean and standard deviation of every channel over positions (SRM, arXiv 1903.10829).
 
-    As in the authors' code the sum of squares is divided by one less than the number of positions, in the paper by that
-    number. One position alone has no deviation: zero.
+    As in the authors' code, the variance is the unbiased one; the paper divides by the number of positions. The
+    deviation of a single position is zero.
     """
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c2 *one"]:
@@ -49,16 +53,17 @@ TOP_FREQUENCIES = (
 
 
 class FrequencyPool(nn.Module):
-    """`c = sum_hw x_hw cos(pi u (h + 1/2) / G) cos(pi v (w + 1/2) / G)`, (u, v) by group of channels (FcaNet).
+    """`c = sum_hw x_hw cos(pi u (h + 1/2) / G) cos(pi v (w + 1/2) / G)`, (u, v) per group of channels (FcaNet).
 
-    arXiv 2012.11879, multi-spectral channel attention; with the factors that make the basis orthonormal, as in the
-    authors' code. The map is first averaged to G x G positions. With one axis only v counts; with three, the map is
+    arXiv 2012.11879, multi-spectral channel attention, with the factors of an orthonormal basis as in the authors'
+    code. The map is first averaged to G x G positions. With one spatial axis only v counts; with three, the map is
     first averaged over the first of them.
 
     Args:
-        frequencies: the first so many of `TOP_FREQUENCIES`, one for each group of neighbouring channels.
-        grid: G, a multiple of 7; frequencies grow with it, as in the authors' code.
-        dims: spatial axes.
+        frequencies: number of frequencies, from the start of `TOP_FREQUENCIES`, one for each group of neighboring
+            channels.
+        grid: G, a multiple of 7; frequencies scale with it, as in the authors' code.
+        dims: number of spatial axes.
     """
 
     basis: Tensor
@@ -107,7 +112,11 @@ def _wave(frequency: int, size: int) -> Tensor:
 
 
 class LocalAverage(nn.Module):
-    """The mean of the 2e - 1 positions around every e-th one, along each axis; the outside is left out."""
+    """Average of the 2e - 1 positions around every e-th position along each axis, without padding in the mean.
+
+    Args:
+        extent: e.
+    """
 
     def __init__(self, extent: int) -> None:
         super().__init__()
@@ -130,9 +139,13 @@ class LocalAverage(nn.Module):
 
 
 class HalvingFilter(nn.Module):
-    """A convolution of each channel alone, of 3 positions along each axis with stride 2 and zeros around, no bias.
+    """Depthwise convolution with kernel size 3, stride 2, zero padding and no bias.
 
-    No convolution to `isinstance`, as `Pointwise`. It starts uniform within 1/sqrt(3^dims), PyTorch's start.
+    Not a convolution for `isinstance`, like `Pointwise`. Initialized as PyTorch does: uniform within 1/sqrt(3^dims).
+
+    Args:
+        channels: C.
+        dims: number of spatial axes.
     """
 
     def __init__(self, channels: int, *, dims: int) -> None:
@@ -141,7 +154,7 @@ class HalvingFilter(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw a new start."""
+        """Initialize the weight again."""
         bound = self.weight[0].numel() ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
 
@@ -154,10 +167,10 @@ class HalvingFilter(nn.Module):
 
 
 class GatherPool(nn.Module):
-    """`c = spread(excite(gather(x)))`: a context of its own for every neighbourhood, at the size of the map.
+    """`c = spread(excite(gather(x)))`: a context for every neighborhood, at the size of the map.
 
-    Spreading takes the nearest gathered position. It changes nothing between channels, so to excite before it is the
-    same as after, on fewer positions.
+    Spreading is nearest-neighbor interpolation. It does not mix channels, so exciting before it equals exciting after
+    it, on fewer positions.
 
     Args:
         gather: `(N, C, *S) -> (N, C, *T)`, T smaller.

@@ -1,4 +1,4 @@
-"""Transforms of a context, `(N, C', ...) -> (N, C, ...)`: bottleneck and norms; the plainest is `Pointwise`."""
+"""Transforms of a context, `(N, C', ...) -> (N, C, ...)`: bottleneck and norms; the simplest is `Pointwise`."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -9,7 +9,12 @@ from gcnet.framework.pointwise import Pointwise
 
 
 class ChannelLayerNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each position of a channels-first map (arXiv 1607.06450)."""
+    """LayerNorm over the channels of each position of a channels-first map (arXiv 1607.06450).
+
+    Args:
+        channels: C.
+        eps: added to the variance.
+    """
 
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__(channels, eps=eps)
@@ -21,10 +26,14 @@ class ChannelLayerNorm(nn.LayerNorm):
 
 
 class BatchStandardization(_BatchNorm):
-    """Batch normalization with gamma zero (or the one given) and beta zero at the start, for any number of axes.
+    """Batch normalization for any number of axes, with beta and, by default, gamma initialized to zero.
 
-    Neither a `BatchNorm2d` to `isinstance` nor named like one, so a network that initializes its norms by type or by
-    class name leaves this one alone; `convert_sync_batchnorm` does convert it.
+    Neither a `BatchNorm2d` for `isinstance` nor named like one, so a base model that initializes norms by type or class
+    name does not change it; `convert_sync_batchnorm` converts it.
+
+    Args:
+        channels: C.
+        gamma: initial gamma.
     """
 
     def __init__(self, channels: int, *, gamma: float = 0.0) -> None:
@@ -47,7 +56,7 @@ class Bottleneck(nn.Module):
 
     Args:
         reduce: C' -> width.
-        norm: of width channels, or `nn.Identity()`.
+        norm: norm of `width` channels, or `nn.Identity()`.
         expand: width -> C.
     """
 

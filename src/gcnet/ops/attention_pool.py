@@ -17,7 +17,13 @@ from gcnet.ops.triton_pool import attention_pool_triton, can_pool
 def attention_logits(
     x: Float[Tensor, "n c p"], weight: Float[Tensor, "c"], bias: Float[Tensor, ""]
 ) -> Float[Tensor, "n p"]:
-    """`weight . x_j + bias`."""
+    """Return the attention logits `weight . x_j + bias` of every position j.
+
+    Args:
+        x: feature map, flattened over positions.
+        weight: key weight.
+        bias: key bias.
+    """
     rows = x.transpose(1, 2)
     if rows.is_contiguous():
         logits = torch.mm(weight.unsqueeze(0), rows.reshape(-1, weight.shape[0]).t()).view(rows.shape[:2])
@@ -27,29 +33,53 @@ def attention_logits(
 
 
 def attention_weights(logits: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
-    """Softmax over positions in at least float32, so that half-precision logits of any finite size stay finite."""
+    """Return the softmax of `logits` over positions, in at least float32: half-precision logits of any finite size stay
+    finite.
+    """
     return torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 def weighted_sum(x: Float[Tensor, "n c p"], weights: Float[Tensor, "n p"]) -> Float[Tensor, "n c"]:
-    """`sum_j weights_j x_j`, in the dtype of `x`."""
+    """Return `sum_j weights_j x_j`, in the dtype of `x`.
+
+    Args:
+        x: feature map, flattened over positions.
+        weights: attention weights of the positions.
+    """
     return torch.bmm(weights.to(x.dtype).unsqueeze(1), x.transpose(1, 2)).squeeze(1)
 
 
 def attention_pool_reference(
     x: Float[Tensor, "n c p"], weight: Float[Tensor, "c"], bias: Float[Tensor, ""]
 ) -> Float[Tensor, "n c"]:
-    """`attention_pool` with the gradient that autograd derives: what compiled and exported programs are made from."""
+    """Return `attention_pool` with autograd's own gradient, for compiled and exported programs.
+
+    Args:
+        x: feature map, flattened over positions.
+        weight: key weight.
+        bias: key bias.
+    """
     return weighted_sum(x, attention_weights(attention_logits(x, weight, bias)))
 
 
 def attention_pool(
     x: Float[Tensor, "n c p"], weight: Float[Tensor, "c"], bias: Float[Tensor, ""]
 ) -> Float[Tensor, "n c"]:
-    """`sum_j softmax_j(weight . x_j + bias) x_j`, in the dtype of `x`, under autocast too.
+    """Attention pooling: `sum_j softmax_j(weight . x_j + bias) x_j`.
 
-    The gradient is its own: it reads the map twice, writes one map, and keeps of the forward pass only the map, the
-    attention and vectors. On a GPU it runs in Triton kernels, where Triton is there.
+    The custom gradient reads the map twice and writes it once; of the forward pass it saves only the map, the attention
+    weights and vectors. On a GPU it runs in Triton kernels where Triton is available.
+
+    Args:
+        x: feature map, flattened over positions; contiguous or channels-last.
+        weight: key weight.
+        bias: key bias.
+
+    Returns:
+        The context, in the dtype of `x`, also under autocast.
+
+    Reference:
+        GCNet, arXiv 1904.11492, eq. 4.
     """
     if _autocasts(x.device.type):
         with torch.autocast(x.device.type, enabled=False):

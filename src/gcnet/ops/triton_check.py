@@ -14,11 +14,15 @@ _results: dict[tuple[torch.device, torch.dtype], bool] = {}
 
 
 def is_right(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernels may be used for maps of this dtype on this device.
+    """Whether the kernels are correct for maps of this dtype on this device.
 
-    The first call compares contexts and gradients of a small map, contiguous and channels-last, with float64. Where
-    one differs by more than `TOLERANCE`, or a kernel cannot be compiled, a RuntimeWarning is given, once, and the
-    answer is no from then on, for every device and dtype of this process.
+    The first call compares the context and the gradients of a small map, contiguous and channels-last, with float64. If
+    one differs by more than `TOLERANCE` or a kernel does not compile, a RuntimeWarning is issued once, and the kernels
+    are disabled for every device and dtype of the process.
+
+    Args:
+        device: of the maps.
+        dtype: of the maps.
     """
     if (device, dtype) not in _results:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():

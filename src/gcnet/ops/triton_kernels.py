@@ -164,7 +164,15 @@ def _gradient_kernel(
 
 
 def plan(x: Tensor, channels: int) -> tuple[int | SymInt, int | SymInt, dict[str, Any]]:
-    """How many programs share a sample, none without work; how many tiles each takes; and what a tile is."""
+    """Split the work of one call into programs.
+
+    Args:
+        x: feature map (N, C, P).
+        channels: C.
+
+    Returns:
+        Programs per sample (0 without work), tiles per program, and the compile-time constants of a tile.
+    """
     samples, _, positions = x.shape
     width = max(1 << (channels - 1).bit_length(), 16)
     height = TILE // width
@@ -178,7 +186,16 @@ def plan(x: Tensor, channels: int) -> tuple[int | SymInt, int | SymInt, dict[str
 
 @triton_op("gcnet::attention_pool", mutates_args=())
 def pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Context (N, C) of a map (N, C, P), each sample's largest logit, and its softmax's denominator; all float32."""
+    """Attention pooling by `_pool_kernel` and `_merge_kernel`.
+
+    Args:
+        x: feature map (N, C, P), any strides.
+        weight: key weight (C,), contiguous.
+        bias: key bias, unused since it cancels in the softmax.
+
+    Returns:
+        Context (N, C), largest logit (N,) and softmax denominator (N,) of each sample, in float32.
+    """
     samples, channels, positions = x.shape[0], int(weight.shape[0]), x.shape[2]
     splits, each, tile = plan(x, channels)
     sums = x.new_empty((samples, splits, channels), dtype=torch.float32)
@@ -205,7 +222,19 @@ def _results(x: Tensor, weight: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tens
 def gradient(
     grad: Tensor, x: Tensor, weight: Tensor, context: Tensor, peak: Tensor, mass: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x and of the weight."""
+    """Gradient of `pool` by `_gradient_kernel`.
+
+    Args:
+        grad: gradient of the context (N, C).
+        x: feature map (N, C, P).
+        weight: key weight (C,).
+        context: context of the forward pass (N, C).
+        peak: largest logit of each sample (N,).
+        mass: softmax denominator of each sample (N,).
+
+    Returns:
+        Gradients of `x` (N, C, P) and of `weight` (C,).
+    """
     samples, channels, positions = x.shape[0], int(weight.shape[0]), x.shape[2]
     grad_x = torch.empty_like(x)
     if grad_x.stride() != x.stride():  # a map with gaps; both are walked with the same strides

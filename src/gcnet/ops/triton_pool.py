@@ -21,10 +21,10 @@ READY = ALLOWED and find_spec("triton") is not None and any((os.environ.get("CC"
 
 
 def can_pool(x: Tensor) -> bool:
-    """Whether `attention_pool_triton` is to be used for this map (N, C, *S).
+    """Whether `attention_pool_triton` supports `x` (N, C, *S).
 
-    Triton must be ready and right (see `is_right`), the map on a GPU, its dtype and C such as the kernels take. ONNX
-    has no such operator, so the answer is no while exporting to it.
+    Triton must be available and correct (`is_right`), the map on a GPU, and its dtype and channels supported by the
+    kernels. ONNX has no such operator, so the result is False during ONNX export.
     """
     return READY and _suits(x) and is_right(x.device, x.dtype)
 
@@ -32,15 +32,27 @@ def can_pool(x: Tensor) -> bool:
 def attention_pool_triton(
     x: Float[Tensor, "n c *s"], weight: Float[Tensor, "*one c"], bias: Float[Tensor, "*one"]
 ) -> Float[Tensor, "n c"]:
-    """`sum_j softmax_j(w . x_j + b) x_j` (arXiv 1904.11492, eq. 4), for maps that `can_pool` accepts.
+    """Attention pooling by Triton kernels, for maps that `can_pool` accepts.
 
-    Contiguous and channels-last maps are read where they lie; one whose spatial axes are not in line is copied first.
-    Sums are in float32, the context is in the dtype of `x`. Kept for the gradient are the arguments, the context and
-    two numbers a sample. The bias cancels: it is not read, and its gradient is exactly zero. A second derivative raises
-    RuntimeError. `FlopCounterMode` counts it if opened after the first call, which brings the formula.
+    Contiguous and channels-last maps are read without a copy; a map whose spatial axes cannot be flattened in place is
+    copied first. Sums are in float32. Saved for the backward pass: the arguments, the context and two numbers per
+    sample. The bias cancels in the softmax: it is not read, and its gradient is exactly zero. A second derivative
+    raises RuntimeError. `FlopCounterMode` counts the operator if it is opened after the first call, which registers the
+    formula.
+
+    Args:
+        x: feature map.
+        weight: key weight, any shape with C elements.
+        bias: key bias.
+
+    Returns:
+        The context, in the dtype of `x`.
 
     Raises:
-        ValueError: the map has a dtype or a number of channels that the kernels or the weight are not made for.
+        ValueError: unsupported dtype or number of channels, or a weight with another number of channels.
+
+    Reference:
+        GCNet, arXiv 1904.11492, eq. 4.
     """
     if not _fits(x) or weight.numel() != x.shape[1]:
         raise ValueError(

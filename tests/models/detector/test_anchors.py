@@ -10,7 +10,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from gcnet.models.create import create_model
-from gcnet.models.detector import anchors
+from gcnet.models.detector import anchors as anchors_module
 from gcnet.models.detector.anchors import AnchorMatcher, BoxPairs
 
 
@@ -24,8 +24,8 @@ def parts(objects: Tensor, anchors: Tensor) -> Tensor:
 
 def in_parts_of(pairs: int, patch: pytest.MonkeyPatch) -> None:
     """Have everything with more pairs than this compared in parts."""
-    patch.setattr(anchors, "_MOST_DENSE_PAIRS", pairs)
-    patch.setattr(anchors, "_CHUNK_PAIRS", pairs)
+    patch.setattr(anchors_module, "_MOST_DENSE_PAIRS", pairs)
+    patch.setattr(anchors_module, "_CHUNK_PAIRS", pairs)
 
 
 def boxes(count: int, seed: int, *, step: float = 0.0) -> Tensor:
@@ -94,7 +94,7 @@ def test_no_tensor_grows_with_anchors_times_objects() -> None:
     anchors = boxes(100_000, seed=0)
     with Largest() as largest:
         parts(boxes(100, seed=1), anchors)
-    assert largest.elements <= 2 * anchors._CHUNK_PAIRS
+    assert largest.elements <= 2 * anchors_module._CHUNK_PAIRS
 
 
 @pytest.mark.parametrize("conventions", ["torchvision", "mmdet"])

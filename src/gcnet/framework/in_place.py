@@ -1,0 +1,51 @@
+"""Calls of a block that overwrite their map where nothing can observe it."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn.modules import module as module_hooks
+
+from gcnet.framework.block import ContextBlock
+from gcnet.framework.fusion import Fusion
+
+
+def apply_in_place(block: ContextBlock, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+    """Call a block on a map that no other code reads, and overwrite the map where possible.
+
+    A new map is returned where gradients are on, where the network is traced, compiled or exported, and where a hook on
+    the block or one of its parts could observe the change.
+
+    Args:
+        block: the block.
+        x: the map.
+
+    Returns:
+        The map with its context.
+    """
+    if torch.is_grad_enabled() or isinstance(x, Proxy) or is_observed(block) or not fuses_in_place(block):
+        return block(x)
+    block.check_shape(x)
+    context = block.context(x)
+    for branch in block.branches:
+        x = branch.fusion(x, branch.transform(context), out=x)
+    return x
+
+
+def fuses_in_place(block: ContextBlock) -> bool:
+    """Whether all fusions of `block` can overwrite the map, and no gradient needs the result of the block."""
+    return all(isinstance(branch.fusion, Fusion) for branch in block.branches)
+
+
+def is_observed(module: nn.Module) -> bool:
+    """Whether hooks could keep a map that `module` works on, or its operations are recorded into a program.
+
+    All modules within it are searched for forward hooks and replaced forward methods.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.jit.is_scripting():
+        return True
+    if torch.onnx.is_in_onnx_export() or torch._C._are_functorch_transforms_active():
+        return True
+    if module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks:
+        return True
+    return any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in module.modules())
