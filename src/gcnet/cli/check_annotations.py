@@ -19,11 +19,11 @@ def check_annotations(settings: "CheckDataSettings") -> int:
     """Check an annotation file, or all of a folder; 1 where there are issues."""
     from gcnet.cli import EXIT_FAILURE
     from gcnet.cli.check_splits import compare_splits
-    from gcnet.data.coco.layouts import find_layout, missing_annotations_error
+    from gcnet.data.coco.layouts import find_annotation_files, missing_annotations_error
 
     if not settings.data.is_dir():
         return _check_file(settings).code
-    layout = find_layout(settings.data)
+    layout = find_annotation_files(settings.data)
     files = layout.files()
     if not files:
         raise missing_annotations_error(layout, "train")

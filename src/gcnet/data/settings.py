@@ -36,8 +36,12 @@ def _require(condition: bool, sentence: str) -> None:
 def check_workers(workers: int, least: int = 0) -> None:
     """Check a number of data-loader workers.
 
+    Args:
+        workers: Number of worker processes.
+        least: Minimum.
+
     Raises:
-        UserError: it is below `least` or above 256.
+        UserError: The number is below `least` or above 256.
     """
     found = f"found {workers}"
     _require(workers >= least, f"--workers must be {least} or more, {found}")
@@ -46,7 +50,7 @@ def check_workers(workers: int, least: int = 0) -> None:
 
 @dataclass(frozen=True)
 class PreprocessingSettings:
-    """How images are prepared, where it is to differ from the network's own preprocessing."""
+    """Preprocessing options that override the preprocessing of the network."""
 
     image_size: int | None = None
     """Side in pixels of the square that the network gets (default: the model file's or the network's own)."""
@@ -66,7 +70,7 @@ class PreprocessingSettings:
     """Bits in use of 16-bit images (auto: as in training)."""
 
     def __post_init__(self) -> None:
-        """Check what needs no look at the network."""
+        """Check values that do not depend on the network."""
         for name in ("image_size", "resize"):
             value = getattr(self, name)
             _check_side(f"--{name.replace('_', '-')}", value)
@@ -88,21 +92,23 @@ class PreprocessingSettings:
             _check_channels(f"--{name}", getattr(self, name))
 
     def given(self) -> list[str]:
-        """The flags that are not at their default, each with its value."""
+        """Return the options that differ from their defaults, with their values."""
         values = ((item.name, getattr(self, item.name)) for item in fields(self))
         return [
             f"--{name.replace('_', '-')} {_flag_value(value)}" for name, value in values if value not in (None, "auto")
         ]
 
     def for_data(self, size: int | None) -> dict[str, Any]:
-        """The same as arguments of `DataSettings`, with `size` where no image size is given."""
+        """Return the options as arguments of `DataSettings`, with `size` as the default image size."""
         return asdict(self) | {"image_size": self.image_size or size}
 
     def applied(self, usual: "Preprocessing") -> "Preprocessing":
-        """`usual` with what is given changed; --image-size alone keeps the share that the center crop takes.
+        """Return the preprocessing `usual` with these options applied.
+
+        An image size without other options keeps the fraction of the image in the center crop.
 
         Raises:
-            UserError: the short side before the crop is then below the image size.
+            UserError: The short side before the crop is below the image size.
         """
         size, resize = self.image_size or usual.image_size, self.resize
         if self.crop_pct is not None:
@@ -121,19 +127,19 @@ class PreprocessingSettings:
         )
 
     @classmethod
-    def like(cls, found: "Preprocessing") -> "PreprocessingSettings":
-        """The settings that give `found`, whatever the network's own preprocessing is."""
+    def like(cls, preprocessing: "Preprocessing") -> "PreprocessingSettings":
+        """Return options that give the preprocessing `preprocessing` for any network."""
         values: dict[str, Any] = {
-            item.name: getattr(found, item.name) for item in fields(cls) if item.name != "crop_pct"
+            item.name: getattr(preprocessing, item.name) for item in fields(cls) if item.name != "crop_pct"
         }
-        values["resize"] = found.resize or found.image_size
-        values["bit_depth"] = str(found.bit_depth)
+        values["resize"] = preprocessing.resize or preprocessing.image_size
+        values["bit_depth"] = str(preprocessing.bit_depth)
         return cls(**values)
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """The images, and how they are loaded."""
+    """Data, splits, preprocessing and loading of images."""
 
     data: str = "scenes"
     """scenes or scenes-control (generated), cifar10, cifar100, a folder with train/ and val/, or a CSV table; for
@@ -178,7 +184,7 @@ class DataSettings:
     """DataLoader workers per process (0: main process); batches are bit-identical for any number."""
 
     def __post_init__(self) -> None:
-        """Check what needs no look at the images; `~` becomes the home folder."""
+        """Check values that do not depend on the images; `~` becomes the home folder."""
         for name in ("data", "val", "images"):
             if (path := getattr(self, name)) is not None:
                 _check_path(f"--{name}", path)
@@ -216,18 +222,18 @@ class DataSettings:
 
     @property
     def preprocessing(self) -> PreprocessingSettings:
-        """How the images are to be prepared, where it differs from the network's own preprocessing."""
+        """Preprocessing options."""
         return PreprocessingSettings(**{item.name: getattr(self, item.name) for item in fields(PreprocessingSettings)})
 
     @property
     def is_generated(self) -> bool:
-        """Whether the images are generated rather than read."""
+        """Whether the images are generated."""
         return self.data in ("scenes", "scenes-control")
 
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """How each training image is varied."""
+    """Random augmentations of training images."""
 
     random_crop: Literal["auto", "resized", "pad", "none"] = "auto"
     """resized: a random part; pad: shifted by up to --pad pixels; auto: pad for small images, none for scenes."""
@@ -266,17 +272,17 @@ class AugmentSettings:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes what the network sees: short side resized, center crop, scaled to [0, 1], normalized.
+    """Preprocessing of images: resize the short side, center crop, scale to [0, 1], normalize.
 
-    Args:
-        image_size: side of the square crop, in pixels.
-        resize: length of the short side before the crop; None stands for `image_size`, and then a square image of
-            exactly that size is not resampled.
-        interpolation: one of `INTERPOLATIONS`, antialiased.
-        mean: of each channel, subtracted after scaling to [0, 1].
-        std: of each channel, divided by after that.
-        bit_depth: bits in use of 16-bit images, of which the upper 8 are kept.
-        crop_mode: "squash" resizes both sides to `resize`, without keeping the aspect ratio, as timm's of that name.
+    Attributes:
+        image_size: Side of the square crop, in pixels.
+        resize: Short side before the crop, in pixels. None stands for `image_size`; square images of that size are then
+            not resampled.
+        interpolation: A name of `INTERPOLATIONS`, antialiased.
+        mean: Mean of each channel, subtracted after scaling to [0, 1].
+        std: Standard deviation of each channel, by which it is divided.
+        bit_depth: Used bits of 16-bit images, of which the upper 8 are kept.
+        crop_mode: "center", or "squash" to resize both sides to `resize` without keeping the aspect ratio, as in timm.
     """
 
     image_size: int
@@ -311,15 +317,18 @@ class Preprocessing:
         return f"{resized}{self.image_size} x {self.image_size} pixels, mean {mean}, std {std}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the fields as JSON values."""
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Preprocessing":
-        """What `to_dict` wrote.
+        """Return the preprocessing stored by `to_dict`.
+
+        Args:
+            stored: JSON values.
 
         Raises:
-            UserError: for a missing image_size, or a name that this version does not know.
+            UserError: image_size is missing, or a name is unknown.
         """
         valid = [item.name for item in fields(cls)]
         for name in stored:
@@ -339,7 +348,7 @@ def _check_path(flag: str, path: str) -> None:
 
 
 def _check_channels(name: str, values: tuple[float, ...] | None) -> None:
-    """Check that mean or standard deviation are three finite numbers, those of a deviation above zero."""
+    """Check that a mean or standard deviation has three finite numbers, and that the latter are positive."""
     if values is None:
         return
     lowest = 0.0 if name.endswith("std") else -math.inf
@@ -351,7 +360,7 @@ def _check_channels(name: str, values: tuple[float, ...] | None) -> None:
 
 
 def _flag_value(value: object) -> str:
-    """A value as the command line has it."""
+    """Return a value as written on the command line."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

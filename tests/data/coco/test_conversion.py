@@ -147,7 +147,7 @@ def test_invalid_labels_are_skipped_with_the_reason(tmp_path: Path, line: str, r
     write(tmp_path / "classes.txt", "cat\ndog\n")
     converted = convert_yolo(tmp_path)
     assert len(converted.splits[""]["annotations"]) == 1
-    assert [reason in problem.found for problem in converted.problems] == [True]
+    assert [reason in problem.details for problem in converted.problems] == [True]
     assert converted.problems[0].file_name == "images/a.png"
 
 

@@ -46,7 +46,7 @@ def test_each_kind_of_problem_is_found_where_it_is(tmp_path: Path) -> None:
     (root / "train" / "bird").mkdir()
     shutil.copy(cat / "3.png", root / "train" / "bird" / "x.tif.txt")
     report = check_images(open_splits(str(root)))
-    found = {(problem.kind, problem.place): problem.found for problem in report.problems}
+    found = {(problem.kind, problem.place): problem.details for problem in report.problems}
     assert found == {
         ("unreadable image", "train/dog/3.png"): "empty file",
         ("class without images", "val/bird"): "no images",

@@ -1,1 +1,1 @@
-"""Detection and instance segmentation data in COCO's JSON format: masks, issues, repaired copies."""
+"""Object detection and instance segmentation data in COCO format."""

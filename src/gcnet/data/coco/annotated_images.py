@@ -1,4 +1,4 @@
-"""Images with their COCO annotations."""
+"""Images with their COCO annotations, and the splits of a data set."""
 
 import hashlib
 import os
@@ -26,13 +26,13 @@ _SAMPLE = 100  # images whose headers are read to learn in which orientation the
 class CocoImages:
     """The images of a COCO file, in its order.
 
-    A label is the place of a category, from 1, in the file's categories sorted by id. Crowds are not among an image's
-    objects: a region with an unknown number of them is nothing to learn from.
+    Labels count from 1, in the order of the category ids. Crowd regions are not objects: they contain an unknown number
+    of objects and are not used for training.
 
     Args:
-        content: of a COCO file, without issues.
-        read: an entry of its images -> the image, RGB; raises ImageError.
-        indices: of the images to take, in order (default: all).
+        content: Content of a COCO file without issues.
+        read: Reads the RGB image of an entry of `content["images"]`; raises ImageError.
+        indices: Indices of the images to take, in order (default: all).
     """
 
     def __init__(
@@ -56,23 +56,27 @@ class CocoImages:
         return len(self.images)
 
     def name(self, index: int) -> str:
-        """The image's file name."""
+        """Return the file name of the image at `index`."""
         return self.images[index]["file_name"]
 
     def image_id(self, index: int) -> int:
-        """The image's id in the file."""
+        """Return the COCO id of the image at `index`."""
         return self.images[index]["id"]
 
     def size(self, index: int) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """Return height and width of the image at `index`, in pixels."""
         return self.images[index]["height"], self.images[index]["width"]
 
     def annotations(self, index: int) -> list[Entry]:
-        """The annotations of the image's objects: without crowds, and without objects outside the image."""
+        """Return the annotations of the image at `index`, without crowds and objects outside of the image."""
         return self._of_image[self.image_id(index)]
 
     def read(self, index: int) -> Image.Image:
-        """The image, RGB, upright; raises ImageError also where its size is not the one that is stated."""
+        """Return the image at `index`, RGB, in the orientation of its annotations.
+
+        Raises:
+            ImageError: The image cannot be read, or its size is not that of the annotations.
+        """
         image = self._read(self.images[index])
         if image.size[::-1] != self.size(index):
             height, width = self.size(index)
@@ -80,69 +84,76 @@ class CocoImages:
         return image
 
     def objects(self, index: int) -> Objects:
-        """The image's objects as training targets, without crowds; boxes end at the edge of the image."""
+        """Return the objects of the image at `index` as training targets, with boxes clipped to the image."""
         height, width = self.size(index)
-        found = self.annotations(index)
-        boxes = torch.tensor([annotation["bbox"] for annotation in found], dtype=torch.float32).reshape(-1, 4)
+        annotations = self.annotations(index)
+        boxes = torch.tensor([annotation["bbox"] for annotation in annotations], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        labels = torch.tensor([self._labels[annotation["category_id"]] for annotation in found], dtype=torch.int64)
-        drawn = (annotation_mask(annotation, height, width) for annotation in found)
-        masks = BitMasks.pack(drawn, len(found), height, width)
+        labels = torch.tensor(
+            [self._labels[annotation["category_id"]] for annotation in annotations], dtype=torch.int64
+        )
+        drawn = (annotation_mask(annotation, height, width) for annotation in annotations)
+        masks = BitMasks.pack(drawn, len(annotations), height, width)
         return Objects(clip_boxes_to_image(boxes, (height, width)), labels, masks, ~masks.is_empty())
 
     def files(self) -> set[str]:
-        """The paths of the image files; empty for images that are not read from files."""
+        """Return the paths of the image files; empty for generated images."""
         if not isinstance(self._read, FolderReader):
             return set()
         paths = (self._read.paths.path(image["file_name"]) for image in self.images)
         return {path for path in paths if path is not None}
 
     def file_size(self, index: int) -> int | None:
-        """Bytes of the image's file; None where the file is missing, or the image has no file of its own."""
+        """Return the size in bytes of the image file at `index`, or None without a file."""
         path = self._read.paths.path(self.name(index)) if isinstance(self._read, FolderReader) else None
         return None if path is None else size_on_disk(path)
 
     def subset(self, indices: Sequence[int]) -> "CocoImages":
-        """Some of the images, in this order."""
+        """Return the images at `indices`, in this order."""
         positions = {image["id"]: number for number, image in enumerate(self.content["images"])}
         return CocoImages(self.content, self._read, [positions[self.image_id(index)] for index in indices])
 
     def limited(self, limit: int | None) -> "CocoImages":
-        """At most so many images, evenly spread."""
+        """Return at most `limit` images, evenly spread; None keeps all."""
         if limit is None or limit >= len(self):
             return self
         return self.subset(evenly_spread(range(len(self)), limit))
 
     def with_objects(self) -> "CocoImages":
-        """Only the images with an object."""
+        """Return the images that have an object."""
         return self.subset([index for index in range(len(self)) if self.annotations(index)])
 
 
 def lies_within(box: Sequence[float], image: Entry) -> bool:
-    """Whether a part of a box (left, top, width, height) lies within its image."""
+    """Return whether a box overlaps its image.
+
+    Args:
+        box: Left, top, width and height in pixels.
+        image: Entry of the image, with its width and height.
+    """
     left, top, width, height = box
     return left + width > 0 and left < image["width"] and top + height > 0 and top < image["height"]
 
 
 class FolderReader:
-    """Reads the images of a folder in the orientation that their annotations are of.
+    """Reads images of a folder in the orientation of their annotations.
 
-    Sizes tell it for an image that its EXIF orientation turns by a quarter, unless it is square. Others are turned as
-    the EXIF orientation says, or stay as stored if the annotations of a sample of the images are of stored sizes.
+    If the EXIF orientation swaps width and height, the annotated size determines whether it is applied. For other
+    images it is applied, unless the annotations of a sample of images have the stored size.
 
     Args:
-        folder: of the images.
-        entries: of all images, which decide together what an unclear path means.
+        folder: Folder of the images.
+        entries: Entries of all images, which together resolve ambiguous paths.
     """
 
     def __init__(self, folder: str | os.PathLike[str], entries: Sequence[Entry]) -> None:
         self.paths = resolve_paths(folder, [entry["file_name"] for entry in entries])
-        turned = [fits for entry in evenly_spread(entries, _SAMPLE) if (fits := self._fits(entry)) is not None]
-        self._stored = turned.count("stored")
-        self._upright = turned.count("upright") >= self._stored
+        orientations = [fits for entry in evenly_spread(entries, _SAMPLE) if (fits := self._fits(entry)) is not None]
+        self._stored = orientations.count("stored")
+        self._upright = orientations.count("upright") >= self._stored
 
     def __call__(self, entry: Entry) -> Image.Image:
-        """The image, RGB; raises ImageError."""
+        """Return the RGB image of an entry; raises ImageError."""
         path = self._path(entry)
         return open_image(path, upright=(self._fits(entry) or self._usual) == "upright")
 
@@ -151,7 +162,7 @@ class FolderReader:
         return "upright" if self._upright else "stored"
 
     def notes(self) -> list[str]:
-        """What was repaired, a sentence each."""
+        """Return what was repaired, a sentence each."""
         notes = [note] if (note := self.paths.note()) else []
         if self._stored:
             notes.append(
@@ -160,10 +171,13 @@ class FolderReader:
         return notes
 
     def check_sizes(self, entries: Sequence[Entry]) -> None:
-        """Refuse annotations whose sizes fit none of a sample of the images.
+        """Check that the annotated size of at least one image of a sample is correct.
+
+        Args:
+            entries: Entries of the images.
 
         Raises:
-            UserError: naming the first image; none if no image can be read, which its reading tells.
+            UserError: All readable images of the sample have another size.
         """
         first = ""
         for entry in evenly_spread(entries, _SAMPLE):
@@ -186,7 +200,7 @@ class FolderReader:
         return path
 
     def _fits(self, entry: Entry) -> str | None:
-        """Whether the stated size is that of the image "upright" or "stored"; None for either, or neither."""
+        """Return whether the annotated size is the "upright" or the "stored" one; None if undecided."""
         try:
             header = read_header(self._path(entry))
         except ImageError:
@@ -199,7 +213,7 @@ class FolderReader:
 
 
 def _size_problem(found: tuple[int, int], stated: tuple[int, int]) -> str:
-    """How the size (width, height) of an image differs from the stated one."""
+    """Describe a size (width, height) that differs from the annotated one."""
     swapped = ", as if an EXIF orientation had been lost" if found == stated[::-1] else ""
     return f"has {found[0]} x {found[1]} pixels, its annotations are of {stated[0]} x {stated[1]}{swapped}"
 
@@ -209,15 +223,15 @@ _LISTED_ISSUES = 3
 
 @dataclass(frozen=True)
 class CocoSplit:
-    """The images of one part of a data set, and what was repaired or skipped in its annotations.
+    """A split of a data set, and what was repaired or skipped in its annotations.
 
     Attributes:
-        images: the images without the issues, with and without objects.
-        issues: what was repaired or skipped.
-        place: the annotation file, or what the images were generated from.
-        notes: what else the user should know, a sentence each.
-        image_ids: integer ids of images by the ids in the file; None where these are integers.
-        category_ids: integer ids of categories likewise.
+        images: Images without the issues, with and without objects.
+        issues: Repaired or skipped entries.
+        place: Annotation file, or name of the generated data.
+        notes: Further notes, a sentence each.
+        image_ids: Integer image ids by the ids of the file; None if these are integers.
+        category_ids: Integer category ids by the ids of the file; None if these are integers.
     """
 
     images: CocoImages
@@ -228,7 +242,7 @@ class CocoSplit:
     category_ids: Ids | None = None
 
     def issue_report(self) -> str | None:
-        """Sentence with the kinds and counts of issues, or None if there are none."""
+        """Return a sentence with kinds and counts of the issues, or None if there are none."""
         if not self.issues:
             return None
         first = "; ".join(str(issue) for issue in self.issues[:_LISTED_ISSUES])
@@ -237,17 +251,21 @@ class CocoSplit:
         return f"{count} in {place}: {summary(self.issues)}; such as {first}; gcnet check-data {place} lists them"
 
     def mask_counts(self) -> tuple[int, int]:
-        """The number of objects that have a mask, and of all objects; crowds do not count."""
-        objects = [one for index in range(len(self.images)) for one in self.images.annotations(index)]
-        return sum(bool(one.get("segmentation")) for one in objects), len(objects)
+        """Return the number of objects with a mask, and the number of objects, without crowds."""
+        objects = [annotation for index in range(len(self.images)) for annotation in self.images.annotations(index)]
+        return sum(bool(annotation.get("segmentation")) for annotation in objects), len(objects)
 
     def reports(self) -> list[str]:
-        """The issues and the notes, a sentence each."""
+        """Return issues and notes, a sentence each."""
         report = self.issue_report()
         return [*([report] if report else []), *self.notes]
 
     def contents(self) -> Iterator[tuple[str, str]]:
-        """Name and content of the annotation file and of every image: a digest of the one, the bytes of the other."""
+        """Yield what identifies the data of a training run.
+
+        Yields:
+            Name and digest of the annotation file, then name and size in bytes of each image file.
+        """
         if not self.images.files():  # generated
             return
         with open(self.place, "rb") as file:
@@ -256,9 +274,14 @@ class CocoSplit:
             yield self.images.name(index), str(self.images.file_size(index))
 
     def subset(self, indices: Sequence[int], *notes: str) -> "CocoSplit":
-        """Some of the images, in this order, with further notes."""
+        """Return the images at some indices, with additional notes.
+
+        Args:
+            indices: Indices of the images, in order.
+            notes: Notes to add, a sentence each.
+        """
         return replace(self, images=self.images.subset(indices), notes=(*self.notes, *notes))
 
     def limited(self, limit: int | None) -> "CocoSplit":
-        """At most so many images, evenly spread."""
+        """Return at most `limit` images, evenly spread; None keeps all."""
         return replace(self, images=self.images.limited(limit))

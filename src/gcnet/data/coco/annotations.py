@@ -1,4 +1,4 @@
-"""Annotations of a COCO file with issues repaired or skipped."""
+"""Annotations of a COCO file, repaired or skipped."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ _TRUTH: Mapping[str, int] = {"true": 1, "false": 0, "yes": 1, "no": 0}
 
 @dataclass(frozen=True)
 class _Draft:
-    """An annotation of a kept image and category, whose box is not checked against its mask yet."""
+    """An annotation of a kept image and category, before its box is compared with its mask."""
 
     entry: Entry
     image: Entry
@@ -33,28 +33,34 @@ class _Draft:
 
 
 class AnnotationEntries:
-    """The annotations that are kept.
+    """The valid annotations of a COCO file.
+
+    Args:
+        entries: The list "annotations" of the file.
+        images: Valid images.
+        categories: Valid categories.
+        issues: Receives the issues.
 
     Attributes:
-        kept: annotations of a kept image and category with an integer id, a box and, where they have one, a mask.
-        box_format: how the boxes of the file are written; they are converted if that is certain.
-        dropped: annotations dropped with their image or category, without an issue of their own.
+        kept: Annotations of a valid image and category, with an integer id, a box and optionally a mask.
+        box_format: Format of the boxes in the file; `kept` has COCO's format if the format is certain.
+        dropped: Number of annotations skipped with their image or category.
     """
 
     def __init__(
-        self, found: Sequence[Any], images: ImageEntries, categories: CategoryEntries, issues: list[Issue]
+        self, entries: Sequence[Any], images: ImageEntries, categories: CategoryEntries, issues: list[Issue]
     ) -> None:
         self._images, self._categories, self._issues = images, categories, issues
         self._names = {category["id"] for category in categories.kept}
         self.dropped = 0
-        self._polygons_scaled = self._are_polygons_fractions(found)
-        drafts = [draft for number, entry in enumerate(found, start=1) if (draft := self._draft(entry, number))]
+        self._polygons_scaled = self._are_polygons_fractions(entries)
+        drafts = [draft for number, entry in enumerate(entries, start=1) if (draft := self._draft(entry, number))]
         self.box_format, drafts = self._converted(drafts)
         shaped = [entry for draft in drafts if (entry := self._shaped(draft))]
-        self.kept = self._numbered(shaped, found)
+        self.kept = self._numbered(shaped, entries)
 
     def _draft(self, entry: Any, number: int) -> _Draft | None:
-        """The annotation with references resolved; None where it is dropped."""
+        """Return the annotation with resolved references, or None if it is skipped."""
         if not isinstance(entry, dict):
             kind = "annotation that is not an object"
             return self._issues.append(Issue(kind, f"annotation {number} of the list: {shorten(entry)}"))
@@ -77,7 +83,7 @@ class AnnotationEntries:
         return _Draft(entry, image, box, mask)
 
     def _check_references(self, image_id: object, category_id: object, report: Report) -> None:
-        """Report ids that are written otherwise than those of the image and the category."""
+        """Report ids written differently from those of the image and category."""
         if not self._images.ids.has(image_id) or not self._categories.ids.has(category_id):
             found = f"image_id {shorten(image_id)}, category_id {shorten(category_id)}"
             report("image_id or category_id not an integer", found)
@@ -91,10 +97,10 @@ class AnnotationEntries:
             segmentation = to_pixels(segmentation, height, width)
         return check_segmentation(segmentation, height, width, report)
 
-    def _are_polygons_fractions(self, found: Sequence[Any]) -> bool:
-        """Whether the polygons of the file are fractions of the images' sides, which is reported once."""
+    def _are_polygons_fractions(self, entries: Sequence[Any]) -> bool:
+        """Return whether the polygons are fractions of width and height; reported once."""
         polygons = []
-        for entry in found:
+        for entry in entries:
             image = self._images.by_id.get(self._images.ids(entry.get("image_id"))) if isinstance(entry, dict) else None
             if image is not None and isinstance(entry.get("segmentation"), list):
                 polygons.append((entry["segmentation"], image["height"], image["width"]))
@@ -109,7 +115,7 @@ class AnnotationEntries:
         return True
 
     def _converted(self, drafts: list[_Draft]) -> tuple[BoxFormat, list[_Draft]]:
-        """The format of the boxes, and the drafts with boxes in COCO's own."""
+        """Return the format of the boxes, and the drafts with boxes in COCO's format."""
         with_box = [number for number, draft in enumerate(drafts) if draft.box is not None]
         boxes = np.array([drafts[number].box for number in with_box], dtype=np.float64).reshape(-1, 4)
         images = [drafts[number].image for number in with_box]
@@ -127,7 +133,7 @@ class AnnotationEntries:
         return box_format, drafts
 
     def _shaped(self, draft: _Draft) -> Entry | None:
-        """The annotation with its box, crowd, segmentation and area; None where it is dropped."""
+        """Return the annotation with box, crowd flag, segmentation and area, or None if it is skipped."""
         entry, mask = dict(draft.entry), draft.mask
         report = self._reporter(draft.image, entry)
         box = self._box(draft, report)
@@ -144,7 +150,7 @@ class AnnotationEntries:
         return entry
 
     def _box(self, draft: _Draft, report: Report) -> list[float] | None:
-        """The box, or that of the mask where the box is of no use; None where there is neither."""
+        """Return the box, or that of the mask if the box is invalid, or None without either."""
         raw, box, around = draft.entry.get("bbox"), draft.box, draft.mask.box if draft.mask else None
         found = f"bbox {shorten(raw)} in {draft.image['width']} x {draft.image['height']} pixels"
         if box is None or box[2] <= 0 or box[3] <= 0:
@@ -167,12 +173,12 @@ class AnnotationEntries:
             report("bbox over the edge", found)
         return box
 
-    def _numbered(self, entries: list[Entry], found: Sequence[Any]) -> list[Entry]:
-        """The annotations, each once, with integer ids of their own."""
+    def _numbered(self, entries: list[Entry], file_entries: Sequence[Any]) -> list[Entry]:
+        """Return the annotations without repetitions, with unique integer ids."""
         kept: list[Entry] = []
         seen: set[bytes] = set()
         ids: set[int] = set()
-        own = [as_integer(entry.get("id")) or 0 for entry in found if isinstance(entry, dict)]
+        own = [as_integer(entry.get("id")) or 0 for entry in file_entries if isinstance(entry, dict)]
         next_id = 1 + max(own, default=0)
         for entry in entries:
             image = self._images.by_id[entry["image_id"]]
@@ -219,7 +225,7 @@ def _crowd(entry: Entry, report: Report) -> int:
 
 
 def _area(area: Any, box: Sequence[float], mask: Segmentation | None, report: Report, least: float) -> float:
-    """The area in the file if it is above `least`; else that of the mask or the box."""
+    """Return the annotated area if it is above `least`, otherwise that of the mask or box."""
     is_number = isinstance(area, int | float) and not isinstance(area, bool) and abs(area) < 1e300
     if is_number and (area > least or (area == 0 and mask is not None and mask.pixels == 0)):
         if area > (box[2] + 2) * (box[3] + 2):  # what is drawn may stand over by half a pixel
@@ -230,7 +236,7 @@ def _area(area: Any, box: Sequence[float], mask: Segmentation | None, report: Re
 
 
 def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
-    """The IoU of two boxes, the second with an area."""
+    """Return the IoU of two boxes; the second has an area above 0."""
     across = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
     down = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
     shared = max(across, 0) * max(down, 0)
@@ -238,7 +244,7 @@ def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def _are_apart(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether two boxes are more than a pixel, by which masks are rounded, away from each other."""
+    """Return whether two boxes are more than one pixel apart, the rounding error of masks."""
     return any(
         first[axis] > second[axis] + second[axis + 2] + 1 or second[axis] > first[axis] + first[axis + 2] + 1
         for axis in (0, 1)
@@ -246,13 +252,13 @@ def _are_apart(first: Sequence[float], second: Sequence[float]) -> bool:
 
 
 def _clipped(box: Sequence[float], image: Entry) -> list[float]:
-    """The part of a box that lies within its image."""
+    """Clip a box to its image."""
     left, top = max(box[0], 0), max(box[1], 0)
     right, bottom = min(box[0] + box[2], image["width"]), min(box[1] + box[3], image["height"])
     return [left, top, max(right - left, 0), max(bottom - top, 0)]
 
 
 def _digest(entry: Entry) -> bytes:
-    """A few bytes that stand for the content of an annotation without its id."""
+    """Return a digest of an annotation without its id."""
     content = json.dumps({**entry, "id": None}, sort_keys=True, default=str)
     return hashlib.blake2b(content.encode(), digest_size=16).digest()

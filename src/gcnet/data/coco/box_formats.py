@@ -1,4 +1,4 @@
-"""Recognizes box and polygon formats from all entries of a file: xyxy, center and size, fractions."""
+"""Recognition of box and polygon formats: xyxy, center and size, fractions."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,18 +12,28 @@ _SMALLEST = 8  # pixels of an image's side, below which a polygon within one pix
 
 
 def are_fractions(segmentations: Iterable[tuple[Any, int, int]]) -> bool:
-    """Whether all polygons of a file lie within the first pixel of their images, so that they must be fractions.
+    """Return whether all polygons of a file are within the first pixel of their images, hence fractions.
 
     Args:
-        segmentations: each with the height and the width of its image in pixels; what is no polygon does not count.
+        segmentations: (segmentation, height, width) of each object, sizes of the image in pixels; anything but polygons
+            is ignored.
     """
-    sized = ((_coordinates(one), min(height, width)) for one, height, width in segmentations)
-    found = [values for values, side in sized if values and side >= _SMALLEST]
-    return len(found) >= _NEEDED and all(0 <= value <= 1 for values in found for value in values)
+    sized = ((_coordinates(segmentation), min(height, width)) for segmentation, height, width in segmentations)
+    polygons = [values for values, side in sized if values and side >= _SMALLEST]
+    return len(polygons) >= _NEEDED and all(0 <= value <= 1 for values in polygons for value in values)
 
 
 def to_pixels(segmentation: Any, height: int, width: int) -> Any:
-    """Polygons, or one, with their fractions of the width and height as pixels; anything else as it is."""
+    """Convert polygons from fractions of width and height to pixels.
+
+    Args:
+        segmentation: A polygon or a list of polygons; anything else is returned unchanged.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+
+    Returns:
+        Polygons in pixels.
+    """
     if not _coordinates(segmentation):
         return segmentation
     if not isinstance(segmentation[0], list):
@@ -36,7 +46,7 @@ def _scaled(polygon: list[float], height: int, width: int) -> list[float]:
 
 
 def _coordinates(segmentation: Any) -> list[float]:
-    """All coordinates of polygons; none of what is no polygon."""
+    """Return all coordinates of polygons; empty for anything else."""
     if not isinstance(segmentation, list):
         return []
     parts = segmentation if all(isinstance(part, list) for part in segmentation) else [segmentation]
@@ -74,11 +84,11 @@ BOX_FORMATS: Mapping[str, Callable[[Boxes], Boxes]] = {
 
 @dataclass(frozen=True)
 class BoxFormat:
-    """How the boxes of a file are written.
+    """Format of the boxes of a file.
 
     Attributes:
-        names: formats of `BOX_FORMATS` that fit; several if the boxes do not tell them apart.
-        is_normalized: whether they are fractions of the image's sides.
+        names: Matching formats, keys of `BOX_FORMATS`; several if the boxes are ambiguous.
+        is_normalized: Whether coordinates are fractions of width and height.
     """
 
     names: tuple[str, ...]
@@ -90,16 +100,24 @@ class BoxFormat:
 
     @property
     def is_coco(self) -> bool:
-        """Whether it is COCO's own."""
+        """Whether this is COCO's format."""
         return self.names == (XYWH,) and not self.is_normalized
 
     @property
     def is_certain(self) -> bool:
-        """Whether boxes can be converted."""
+        """Whether the format is unambiguous, so that boxes can be converted."""
         return len(self.names) == 1
 
     def convert(self, boxes: Boxes, sizes: Sizes) -> Boxes:
-        """The boxes as left, top, width, height in pixels."""
+        """Convert boxes to left, top, width, height in pixels.
+
+        Args:
+            boxes: Boxes in this format, (N, 4).
+            sizes: Width and height of each image in pixels, (N, 2).
+
+        Returns:
+            Converted boxes, (N, 4).
+        """
         scaled = boxes * np.tile(sizes, 2) if self.is_normalized else boxes
         return BOX_FORMATS[self.names[0]](scaled)
 
@@ -108,12 +126,15 @@ COCO = BoxFormat((XYWH,), is_normalized=False)
 
 
 def recognize_format(boxes: Boxes, sizes: Sizes, mask_boxes: Boxes) -> BoxFormat:
-    """The format of the boxes of a file: COCO's own unless another one clearly fits better.
+    """Recognize the format of the boxes of a file.
 
     Args:
-        boxes: as the file has them, finite.
-        sizes: of their images.
-        mask_boxes: the boxes of their masks (left, top, width, height), NaN where there is none.
+        boxes: Finite boxes as written in the file, (N, 4).
+        sizes: Width and height of each image in pixels, (N, 2).
+        mask_boxes: Boxes of the masks (left, top, width, height), (N, 4); NaN without a mask.
+
+    Returns:
+        COCO's format unless another one fits clearly better.
     """
     with_mask = ~np.isnan(mask_boxes[:, 0])
     if with_mask.sum() >= _MASKS_NEEDED:
@@ -124,19 +145,23 @@ def recognize_format(boxes: Boxes, sizes: Sizes, mask_boxes: Boxes) -> BoxFormat
 
 
 def _by_masks(boxes: Boxes, sizes: Sizes, mask_boxes: Boxes) -> BoxFormat:
-    """The format whose boxes overlap those of the masks."""
+    """Return the format whose boxes overlap the boxes of the masks."""
     formats = [BoxFormat((name,), is_normalized) for is_normalized in (False, True) for name in BOX_FORMATS]
-    overlaps = [float(_overlaps(_clipped(one.convert(boxes, sizes), sizes), mask_boxes).mean()) for one in formats]
+    overlaps = [
+        float(_overlaps(_clipped(box_format.convert(boxes, sizes), sizes), mask_boxes).mean()) for box_format in formats
+    ]
     best = int(np.argmax(overlaps))
     is_better = overlaps[best] >= _FITS and overlaps[best] >= overlaps[0] + _BETTER
     return formats[best] if is_better else COCO
 
 
 def _by_edges(boxes: Boxes, sizes: Sizes) -> BoxFormat:
-    """The formats that keep the boxes within their images, if COCO's own does not."""
+    """Return the formats with boxes inside the images, if COCO's boxes are not."""
     is_normalized = bool((np.abs(boxes) <= 1 + _TOLERANCE).all() and (sizes >= 8).all())
     candidates = {name: BoxFormat((name,), is_normalized) for name in BOX_FORMATS}
-    shares = {name: _are_inside(one.convert(boxes, sizes), sizes).mean() for name, one in candidates.items()}
+    shares = {
+        name: _are_inside(box_format.convert(boxes, sizes), sizes).mean() for name, box_format in candidates.items()
+    }
     fitting = [name for name, share in shares.items() if share >= _MOST]
     if is_normalized:
         return BoxFormat(tuple(fitting or BOX_FORMATS), is_normalized=True)
@@ -151,7 +176,7 @@ def _by_edges(boxes: Boxes, sizes: Sizes) -> BoxFormat:
 
 
 def _overlaps(first: Boxes, second: Boxes) -> Float[np.ndarray, " n"]:
-    """The IoU of each box with the other of its row; 0 where a box has no area."""
+    """Return the IoU of the boxes in each row; 0 for a box without area."""
     starts = np.maximum(first[:, :2], second[:, :2])
     ends = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
     shared = np.clip(ends - starts, 0, None).prod(axis=1)
@@ -161,7 +186,7 @@ def _overlaps(first: Boxes, second: Boxes) -> Float[np.ndarray, " n"]:
 
 
 def _clipped(boxes: Boxes, sizes: Sizes) -> Boxes:
-    """The part of each box that lies within its image."""
+    """Clip each box to its image."""
     starts = np.clip(boxes[:, :2], 0, sizes)
     ends = np.clip(boxes[:, :2] + boxes[:, 2:], 0, sizes)
     return np.concatenate([starts, ends - starts], axis=1)

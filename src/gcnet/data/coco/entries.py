@@ -1,4 +1,4 @@
-"""Categories and images of a COCO file with issues repaired or skipped."""
+"""Categories and images of a COCO file, repaired or skipped."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,23 +15,27 @@ MOST_PIXELS = 2**31  # run lengths hold no more
 
 
 class CategoryEntries:
-    """The categories that are kept.
+    """The valid categories of a COCO file.
+
+    Args:
+        entries: The list "categories" of the file.
+        issues: Receives the issues.
 
     Attributes:
-        kept: categories with an integer id and a name of their own.
-        ids: integer ids by the ids in the file.
-        dropped: integer ids whose annotations are dropped with the category.
-        merged: integer id of a category whose name came before -> the first one's id.
+        kept: Categories with a unique integer id and name.
+        ids: Integer ids by the ids of the file.
+        dropped: Integer ids of skipped categories.
+        merged: Integer id of a category with a repeated name -> id of the first category of this name.
     """
 
-    def __init__(self, found: Sequence[Any], issues: list[Issue]) -> None:
+    def __init__(self, entries: Sequence[Any], issues: list[Issue]) -> None:
         self._issues = issues
-        self.ids = Ids(_raw_id(category) for category in found)
+        self.ids = Ids(_raw_id(category) for category in entries)
         self.dropped: set[int | None] = set()
         self.merged: dict[int, int] = {}
         by_id: dict[int, Entry] = {}
         by_name: dict[str, int] = {}
-        for number, category in enumerate(found, start=1):
+        for number, category in enumerate(entries, start=1):
             identity, name = self.ids(_raw_id(category)), self._valid_name(category)
             if identity is None or name is None:
                 self._report("category without id or name", f"category {number} of the list: {shorten(category)}")
@@ -49,7 +53,7 @@ class CategoryEntries:
         self.dropped -= by_id.keys() | {None}
 
     def _valid_name(self, category: Any) -> str | None:
-        """The name, without halves of surrogate pairs, which no file can hold."""
+        """Return the name with unpaired surrogates escaped, which files cannot store."""
         name = _name(category, "name")
         if name is None or not any("\ud800" <= letter <= "\udfff" for letter in name):
             return name
@@ -61,22 +65,27 @@ class CategoryEntries:
 
 
 class ImageEntries:
-    """The images that are kept.
+    """The valid images of a COCO file.
+
+    Args:
+        entries: The list "images" of the file.
+        issues: Receives the issues.
+        read_size: Reads height and width of an image file, in pixels.
 
     Attributes:
-        by_id: images with an integer id, a file and a size of their own.
-        ids: integer ids by the ids in the file.
-        dropped: integer ids whose annotations are dropped with the image.
+        by_id: Images with a unique integer id, a file name and a size, by id.
+        ids: Integer ids by the ids of the file.
+        dropped: Integer ids of skipped images.
     """
 
-    def __init__(self, found: Sequence[Any], issues: list[Issue], read_size: ReadSize) -> None:
+    def __init__(self, entries: Sequence[Any], issues: list[Issue], read_size: ReadSize) -> None:
         self._issues, self._read_size = issues, read_size
-        self.ids = Ids(_raw_id(image) for image in found)
+        self.ids = Ids(_raw_id(image) for image in entries)
         self.dropped: set[int | None] = set()
         self.by_id: dict[int, Entry] = {}
         self._names: dict[str, int] = {}
-        ambiguous = self._ambiguous(found)
-        for number, image in enumerate(found, start=1):
+        ambiguous = self._ambiguous(entries)
+        for number, image in enumerate(entries, start=1):
             identity, name = self.ids(_raw_id(image)), _name(image, "file_name")
             if identity is None or name is None:
                 self._issues.append(Issue("image without id or file name", f"image {number}: {shorten(image)}"))
@@ -88,15 +97,21 @@ class ImageEntries:
         self.dropped -= self.by_id.keys() | {None}
 
     def drop(self, image: Entry, kind: str, found: str) -> None:
-        """Drop an image, and its annotations with it."""
+        """Skip an image and its annotations.
+
+        Args:
+            image: Entry of the image.
+            kind: Kind of the issue.
+            found: Value in the file.
+        """
         self._report(image, kind, found)
         self.by_id.pop(image["id"], None)
         self.dropped.add(image["id"])
 
-    def _ambiguous(self, found: Sequence[Any]) -> set[int]:
-        """Image ids shared by several files; their annotations are ambiguous."""
+    def _ambiguous(self, entries: Sequence[Any]) -> set[int]:
+        """Return image ids shared by several files; their annotations are ambiguous."""
         names: dict[int, set[str | None]] = {}
-        for image in found:
+        for image in entries:
             if (identity := self.ids(_raw_id(image))) is not None:
                 names.setdefault(identity, set()).add(_name(image, "file_name"))
         return {identity for identity, files in names.items() if len(files) > 1}
@@ -117,7 +132,7 @@ class ImageEntries:
         return None
 
     def _size(self, image: Entry) -> tuple[int, int] | None:
-        """Height and width as the entry states them, or as the file has them."""
+        """Return the annotated height and width, or those of the file."""
         height, width = as_integer(image.get("height")), as_integer(image.get("width"))
         if height is None or width is None or height < 1 or width < 1:
             size = self._read_size(image["file_name"])
@@ -143,7 +158,7 @@ def _raw_id(entry: Any) -> object:
 
 
 def _name(entry: Any, key: str) -> str | None:
-    """A name that is not empty; numbers are names as well."""
+    """Return a non-empty name; numbers are converted."""
     name = entry.get(key) if isinstance(entry, dict) else None
     if isinstance(name, int | float) and not isinstance(name, bool):
         name = f"{name}"[:60]

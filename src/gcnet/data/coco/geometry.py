@@ -1,4 +1,4 @@
-"""Checks boxes and segmentations of COCO annotations."""
+"""Validation of boxes and segmentations of COCO annotations, also in nonstandard forms."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,14 @@ from gcnet.data.coco.values import as_number, bytes_in_text, integers, is_number
 
 
 def as_polygons(segmentation: Any) -> tuple[list[list[float]] | None, str]:
-    """Polygons, each x0, y0, x1, y1, ..., and in which other form they were, "" for COCO's; None for no polygons."""
+    """Convert a segmentation to a list of polygons.
+
+    Args:
+        segmentation: Segmentation of an annotation, also nested differently.
+
+    Returns:
+        Polygons, each x0, y0, x1, y1, ..., or None; and the nonstandard nesting, or "".
+    """
     if not isinstance(segmentation, list) or not segmentation:
         return None, ""
     if _are_numbers(segmentation):
@@ -34,7 +41,7 @@ def _are_numbers(values: Any) -> bool:
 
 
 def _are_points(values: Any) -> bool:
-    """Whether it is a list of three points or more, each x, y."""
+    """Return whether values are a list of at least three points (x, y)."""
     return (
         isinstance(values, list)
         and len(values) >= 3
@@ -54,12 +61,12 @@ _HUGE = 1e300
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A segmentation that COCO's tools can draw.
+    """A valid segmentation.
 
     Attributes:
-        value: polygons or run lengths.
-        pixels: of its mask.
-        box: of its mask: left, top, width, height; None for a mask without pixels.
+        value: Polygons or run lengths.
+        pixels: Number of pixels of the mask.
+        box: Left, top, width and height of the mask; None for an empty mask.
     """
 
     value: Any
@@ -68,7 +75,15 @@ class Segmentation:
 
 
 def read_box(box: Any, report: Report) -> list[float] | None:
-    """Four finite numbers; None for anything else. Numbers as text are converted and reported."""
+    """Read a box of four finite numbers.
+
+    Args:
+        box: Value of "bbox" in the file.
+        report: Called if numbers are written as text, which are converted.
+
+    Returns:
+        The box, or None if it is invalid.
+    """
     if not isinstance(box, list) or len(box) != 4:
         return None
     values = [as_number(value) for value in box]
@@ -81,13 +96,16 @@ def read_box(box: Any, report: Report) -> list[float] | None:
 
 
 def check_segmentation(segmentation: Any, height: int, width: int, report: Report) -> Segmentation | None:
-    """The segmentation without its issues, as COCO's tools draw it; None where nothing can be drawn.
+    """Validate and repair a segmentation.
 
     Args:
-        segmentation: of an annotation or a result, not empty.
-        height: of the image, in pixels.
-        width: likewise.
-        report: called for each issue.
+        segmentation: Segmentation of an annotation or result, not empty.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        report: Called with kind and value of each issue.
+
+    Returns:
+        The repaired segmentation, or None if nothing can be drawn.
     """
     if isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(segmentation[0], dict):
         report("segmentation nested unusually", "run lengths within a list")
@@ -129,7 +147,7 @@ def _drawn(segmentation: Any, height: int, width: int, report: Report) -> Segmen
 
 
 def _nested(segmentation: Any, report: Report) -> list[list[float]] | None:
-    """A list of polygons, each a list of numbers, also from other forms; None where it is none."""
+    """Return a list of polygons, also from nonstandard forms, or None."""
     polygons, form = as_polygons(segmentation)
     if polygons is None:
         polygons, form = as_polygons(without_text(segmentation))
@@ -155,5 +173,5 @@ def _check_polygon(polygon: list[float], height: int, width: int, report: Report
 
 
 def _is_finite(values: Sequence[float]) -> bool:
-    """Whether no value is NaN, infinite or, as JSON's integers may be, beyond what floating point holds."""
+    """Return whether no value is NaN, infinite or too large for a float, as JSON integers can be."""
     return all(abs(value) < _HUGE for value in values)

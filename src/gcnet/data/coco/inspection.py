@@ -1,4 +1,4 @@
-"""Inspects a COCO file: all issues, and a copy without them."""
+"""Reading of COCO files: with issues repaired or skipped, or unchanged as by pycocotools."""
 
 import json
 import os
@@ -30,16 +30,16 @@ _FILE_KINDS = {
 
 @dataclass(frozen=True)
 class Inspection:
-    """The issues of a COCO file, and its content without them.
+    """Issues of a COCO file, and its content without them.
 
     Attributes:
-        issues: what was repaired or skipped, in the order of the file: categories, images, annotations.
-        notes: what is unusual and was kept.
-        clean: the content without the issues; an inspection of it finds none.
-        dropped: annotations that went with their image or category, without an issue of their own.
-        box_format: how the boxes of the file are written; `clean` has them in COCO's format if that is certain.
-        image_ids: integer ids of images by the ids in the file.
-        category_ids: integer ids of categories by the ids in the file.
+        issues: Repaired or skipped entries: categories, images, annotations, in the order of the file.
+        notes: Unusual entries that are kept.
+        clean: The content without issues.
+        dropped: Number of annotations skipped with their image or category.
+        box_format: Format of the boxes in the file; `clean` has COCO's format if the format is certain.
+        image_ids: Integer image ids by the ids of the file.
+        category_ids: Integer category ids by the ids of the file.
     """
 
     issues: tuple[Issue, ...]
@@ -52,10 +52,10 @@ class Inspection:
 
 
 def read_annotations(path: str | Path) -> dict[str, Any]:
-    """The content of a COCO file.
+    """Return the content of the COCO file at `path`.
 
     Raises:
-        UserError: the file is missing, is no JSON, or lacks one of the lists images, annotations and categories.
+        UserError: The file is missing, is not JSON, or lacks a list of images, annotations or categories.
     """
     content = read_json(path, "annotation")
     for part in PARTS:
@@ -68,7 +68,7 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
 
 
 def _found(content: Any, part: str) -> str:
-    """What a file holds instead of a list, for messages."""
+    """Describe what a file has instead of a list."""
     if isinstance(content, dict) and part in content:
         return f'"{part}": {content[part]!r:.40}'
     if not isinstance(content, dict):
@@ -77,10 +77,14 @@ def _found(content: Any, part: str) -> str:
 
 
 def read_json(path: str | Path, what: str) -> Any:
-    """The content of a JSON file, of which `what` says what is in it.
+    """Return the content of a JSON file.
+
+    Args:
+        path: Path of the file.
+        what: Kind of the file for messages, such as "annotation".
 
     Raises:
-        UserError: the file is missing, cannot be read, or is no JSON.
+        UserError: The file is missing, cannot be read, or is not JSON.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -97,7 +101,7 @@ def read_json(path: str | Path, what: str) -> Any:
 
 
 def image_names(content: dict[str, Any]) -> list[str]:
-    """The `file_name` of each image of a COCO file, of those that have one."""
+    """Return the file names of the images in `content`, a COCO file."""
     names = (entry.get("file_name") for entry in content["images"] if isinstance(entry, dict))
     return [name for name in names if isinstance(name, str)]
 
@@ -110,14 +114,17 @@ def inspect(
     workers: int = 1,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Inspection:
-    """Check every category, image and annotation.
+    """Check all categories, images and annotations.
 
     Args:
-        content: of a COCO file, as `read_annotations` gives it; it is not changed.
-        folder: of the images; None checks the annotations alone.
-        decodes: whether the images of the folder are decoded; else only those without a size are opened.
-        workers: images decoded at a time.
-        progress: called with the number of images checked since the last call.
+        content: Content of a COCO file; not modified.
+        folder: Folder of the images; None checks the annotations only.
+        decodes: Whether to decode all images; otherwise only the headers of images without a size are read.
+        workers: Number of threads that decode images.
+        progress: Called with the number of images checked since the last call.
+
+    Returns:
+        Issues and repaired content.
     """
     issues: list[Issue] = []
     categories = CategoryEntries(content["categories"], issues)
@@ -143,14 +150,14 @@ def inspect(
 
 
 class _SizeReader:
-    """Reads the sizes of image files, upright, by their names in an annotation file."""
+    """Reads the upright size of image files by their names in an annotation file."""
 
     def __init__(self, folder: str | os.PathLike[str] | None, names: list[str]) -> None:
         self._folder, self._names = folder, names
         self._paths: Any = None
 
     def __call__(self, name: str) -> tuple[int, int] | None:
-        """Height and width in pixels; None where they cannot be read."""
+        """Return height and width in pixels, or None if the file cannot be read."""
         if self._folder is None:
             return None
         if self._paths is None:
@@ -166,7 +173,7 @@ class _SizeReader:
 
 
 def _check_files(images: ImageEntries, folder: Path, workers: int, progress: Callable[[int], None]) -> None:
-    """Drop the images whose file is missing, cannot be read, or has another size than is stated."""
+    """Skip images whose file is missing, unreadable or of another size."""
     entries = list(images.by_id.values())
     reader = FolderReader(folder, entries)
     with ThreadPoolExecutor(workers) as pool:
@@ -177,7 +184,7 @@ def _check_files(images: ImageEntries, folder: Path, workers: int, progress: Cal
 
 
 def _file_issue(image: Entry, reader: FolderReader) -> tuple[str, str] | None:
-    """Kind and finding of what is wrong with an image's file, or None."""
+    """Return kind and description of an issue of an image file, or None."""
     try:
         width, height = reader(image).size
     except ImageError as error:
@@ -199,14 +206,17 @@ _HUGE = 1e300
 
 
 def load_unrepaired(content: Mapping[str, Any], place: str) -> tuple[dict[str, Any], Ids, Ids]:
-    """The content as pycocotools loads it, and the integer ids of images and categories.
+    """Load a COCO file without repairs, as pycocotools does.
 
-    Of several images or categories of one id the last counts, and annotations of unknown ones do not, as in
-    pycocotools. Boxes, masks, areas and crowds are those of the file.
+    The last of several images or categories with the same id counts, and annotations of unknown ones are ignored.
+    Boxes, masks, areas and crowds are not modified.
 
     Args:
-        content: of a COCO file, as `gcnet.data.coco.inspection.read_annotations` gives it.
-        place: what the file is called in messages.
+        content: Content of a COCO file.
+        place: Name of the file, for messages.
+
+    Returns:
+        The content, and integer ids of images and categories by the ids of the file.
 
     Raises:
         UserError: pycocotools could not evaluate the file.

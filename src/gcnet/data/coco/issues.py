@@ -12,12 +12,11 @@ Action = Literal["repaired", "skipped", "noted"]
 
 @dataclass(frozen=True)
 class IssueKind:
-    """What is done about issues of a kind.
+    """How a kind of issue is handled.
 
     Attributes:
-        action: "repaired" keeps the entry with a corrected value, "skipped" removes it or a part of it, "noted" changes
-            nothing.
-        remedy: what exactly is done.
+        action: "repaired" corrects a value, "skipped" removes the entry or a part of it, "noted" changes nothing.
+        remedy: Description of the change.
     """
 
     action: Action
@@ -97,20 +96,25 @@ MASK_ISSUE_KINDS = frozenset(
 
 @dataclass(frozen=True)
 class Issue:
-    """One issue: a kind of `ISSUE_KINDS`, where it is, and what the file has there.
+    """An issue of a COCO file.
 
-    `image_id` and `annotation_id` are as the file has them, None where the issue has none.
+    Attributes:
+        kind: A key of `ISSUE_KINDS`.
+        details: Value in the file.
+        image_id: Image id in the file, if there is one.
+        annotation_id: Annotation id in the file, if there is one.
+        file_name: File name of the image.
     """
 
     kind: str
-    found: str
+    details: str
     image_id: object = None
     annotation_id: object = None
     file_name: str | None = None
 
     @property
     def action(self) -> Action:
-        """What is done about it."""
+        """How the issue is handled."""
         return ISSUE_KINDS[self.kind].action
 
     def __str__(self) -> str:
@@ -118,17 +122,25 @@ class Issue:
         named = f"{image} ({self.file_name})" if image and self.file_name else image or self.file_name
         annotation = None if self.annotation_id is None else f"annotation {self.annotation_id!s:.60}"
         place = ", ".join(part for part in (named, annotation) if part)
-        return printable(f"{place}: {self.found}" if place else self.found)
+        return printable(f"{place}: {self.details}" if place else self.details)
 
 
 def count_kinds(issues: Sequence[Issue], action: Action | None = None) -> dict[str, int]:
-    """How many issues there are of each kind, the most frequent first; of one action, or of all but noted ones."""
+    """Count issues by kind, most frequent first.
+
+    Args:
+        issues: The issues.
+        action: Action to count (default: repaired and skipped).
+
+    Returns:
+        Number of issues of each kind.
+    """
     wanted = ("repaired", "skipped") if action is None else (action,)
     return dict(Counter(issue.kind for issue in issues if issue.action in wanted).most_common())
 
 
 def summary(issues: Sequence[Issue]) -> str:
-    """Kinds and counts, such as "repaired: 3 x missing iscrowd; skipped: 1 x unknown image"."""
+    """Return kinds and counts of `issues`, such as "repaired: 3 x missing iscrowd; skipped: 1 x unknown image"."""
     parts = []
     for action in ("repaired", "skipped"):
         if counts := count_kinds(issues, action):

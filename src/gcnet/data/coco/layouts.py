@@ -1,4 +1,4 @@
-"""Finds annotation files and image folders in the layouts of annotation tools."""
+"""Annotation files and image folders in the layouts of annotation tools."""
 
 import os
 import re
@@ -25,8 +25,16 @@ _OTHERS = 20  # folders of any name that are searched for them
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The annotation files of a folder: of each split, and of no split that their names tell."""
+class AnnotationFiles:
+    """Annotation files of a folder, by split.
+
+    Attributes:
+        folder: The folder.
+        train: Files of the training split.
+        val: Files of the validation split.
+        test: Files of the test split.
+        unsplit: Files whose names mention no split.
+    """
 
     folder: Path
     train: tuple[Path, ...] = ()
@@ -35,31 +43,34 @@ class Layout:
     unsplit: tuple[Path, ...] = ()
 
     def files(self) -> tuple[Path, ...]:
-        """All of them."""
+        """Return all annotation files."""
         return (*self.train, *self.val, *self.test, *self.unsplit)
 
 
-def find_layout(folder: Path) -> Layout:
-    """The annotation files in a folder, in its folders of annotations, and in those of its splits."""
-    found: dict[str, list[Path]] = {"train": [], "val": [], "test": [], "unsplit": []}
+def find_annotation_files(folder: Path) -> AnnotationFiles:
+    """Return the annotation files in `folder`, its annotation folders and its folders of splits."""
+    files: dict[str, list[Path]] = {"train": [], "val": [], "test": [], "unsplit": []}
     for place in _annotation_places(folder):
         for path in _annotation_files(place):
             named = map(split_in_name, (path.stem, *reversed(path.relative_to(folder).parts[:-1])))
-            found[next((split for split in named if split), "unsplit")].append(path)
-    return Layout(folder, *(_preferred(found[name]) for name in ("train", "val", "test", "unsplit")))
+            files[next((split for split in named if split), "unsplit")].append(path)
+    return AnnotationFiles(folder, *(_preferred(files[name]) for name in ("train", "val", "test", "unsplit")))
 
 
 def image_folder(file: Path, names: Sequence[str], *, images: Path | None = None, split: str | None = None) -> Path:
-    """The folder of the images of an annotation file: the one in which most of a sample of them are.
+    """Find the image folder of an annotation file: the folder with most images of a sample.
 
     Args:
-        file: the annotation file.
-        names: `file_name` of each of its images.
-        images: the folder that the user names; it may hold one folder for each split.
-        split: of the file, where neither its name nor its folder's tells.
+        file: The annotation file.
+        names: File names of its images.
+        images: Image folder given by the user; may have a folder per split.
+        split: Split of the file if its name does not mention one.
+
+    Returns:
+        The image folder.
 
     Raises:
-        UserError: no folder has any image of the sample.
+        UserError: No folder has an image of the sample.
     """
     if images is not None and not images.is_dir():
         raise UserError(f"--images takes a folder, and {no_folder(images)}")
@@ -82,8 +93,13 @@ def image_folder(file: Path, names: Sequence[str], *, images: Path | None = None
     return best
 
 
-def missing_annotations_error(layout: Layout, split: str) -> UserError:
-    """The error for a folder without an annotation file of a split."""
+def missing_annotations_error(layout: AnnotationFiles, split: str) -> UserError:
+    """Return the error for a folder without annotations of a split.
+
+    Args:
+        layout: Annotation files of the folder.
+        split: The missing split.
+    """
     folder = layout.folder
     if not folder.is_dir():
         return UserError(
@@ -94,8 +110,8 @@ def missing_annotations_error(layout: Layout, split: str) -> UserError:
         return UserError(
             f"{printable(folder)} has COCO annotations in deeper folders, such as {deeper}: name them by --data FILE"
         )
-    found = [os.fspath(path.relative_to(folder)) for path in layout.files()] or _names(folder)
-    listed = ", ".join(map(printable, found[:6])) + (f", ... ({len(found)} in all)" if len(found) > 6 else "")
+    names = [os.fspath(path.relative_to(folder)) for path in layout.files()] or _names(folder)
+    listed = ", ".join(map(printable, names[:6])) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
     classes = "; folders of classes train classifiers, such as --model gc_resnet18" if _has_classes(folder) else ""
     return UserError(
         f"{printable(folder)} has no COCO annotation file for {split}: looked for annotations/instances_{split}*.json, "
@@ -104,29 +120,29 @@ def missing_annotations_error(layout: Layout, split: str) -> UserError:
 
 
 def find_nested_annotations(folder: Path) -> str:
-    """Annotation files in folders that are in no layout, such as those of several tasks, for messages; "" for none."""
-    found: list[Path] = []
+    """Return annotation files in deeper subfolders of `folder`, for messages, or ""."""
+    files: list[Path] = []
     places = [folder]
     for _ in range(_DEPTH):
         places = [inner for place in places for inner in _folders(place)][:_PLACES]
-        found += [file for place in places for file in _annotation_files(place)]
-    return " and ".join(printable(file) for file in found[:2])
+        files += [file for place in places for file in _annotation_files(place)]
+    return " and ".join(printable(file) for file in files[:2])
 
 
 def _has_classes(folder: Path) -> bool:
-    """Whether a folder, or a folder of a split in it, holds a folder of images for each class."""
+    """Return whether a folder, or a split in it, has class folders of images."""
     places = [folder, *(place for place in _folders(folder) if split_of_folder(place.name))]
-    classes = [one for place in places for one in _folders(place) if not _is_usual(one)]
-    return any(has_image_suffix(name) for one in classes[:_OTHERS] for name in _names(one)[:_SAMPLE])
+    classes = [folder for place in places for folder in _folders(place) if not _is_usual(folder)]
+    return any(has_image_suffix(name) for folder in classes[:_OTHERS] for name in _names(folder)[:_SAMPLE])
 
 
 def _is_usual(folder: Path) -> bool:
-    """Whether a folder's name is that of a split or of all images, rather than of a class."""
+    """Return whether a folder has the name of a split or of an image folder, not of a class."""
     return split_of_folder(folder.name) is not None or folder.name.lower() in _IMAGE_FOLDERS
 
 
 def _annotation_places(folder: Path) -> list[Path]:
-    """The folders that may hold annotation files."""
+    """Return the folders that may hold annotation files."""
     inner = [place for place in _folders(folder) if _is_annotation_place(place)]
     return [folder, *inner, *(other for place in inner for other in _folders(place) if _is_annotation_place(other))]
 
@@ -136,16 +152,16 @@ def _is_annotation_place(folder: Path) -> bool:
 
 
 def _annotation_files(folder: Path) -> list[Path]:
-    """The JSON files of a folder that hold COCO annotations by their first bytes."""
+    """Return the JSON files of a folder that are COCO annotations by their first bytes."""
     paths = [folder / name for name in _names(folder) if name.lower().endswith(".json")]
     return [path for path in paths if not path.name.startswith(_OTHER_TASKS) and _is_annotation_file(path)]
 
 
 def _is_annotation_file(path: Path) -> bool:
-    """Whether a file is named as COCO's, or begins as one; labelme's, one for each image, do not.
+    """Return whether a file has the name or the first bytes of COCO annotations, unlike labelme's files per image.
 
-    A file that is named after a split and holds no JSON, such as a Git LFS pointer, is one as well: reading it says
-    what it is, while without it the split would seem not to be there.
+    Files with the name of a split that are not JSON, such as a Git LFS pointer, count as well: reading them gives a
+    useful error.
     """
     if path.name.lower().startswith("instances"):
         return True
@@ -163,12 +179,12 @@ def _is_annotation_file(path: Path) -> bool:
 
 
 def _preferred(files: Sequence[Path]) -> tuple[Path, ...]:
-    """The files named as COCO's, if there are any; else all."""
+    """Return the files with COCO's names if there are any, otherwise all."""
     return tuple(path for path in files if path.name.lower().startswith("instances")) or tuple(files)
 
 
 def _image_places(file: Path, images: Path | None, split: str | None) -> list[Path]:
-    """Folders that may hold the images of an annotation file, the likeliest first, without those of other splits."""
+    """Return folders that may hold the images of an annotation file, most likely first."""
     beside = file.parent
     roots = [beside]
     if images is not None:
@@ -191,22 +207,22 @@ def _image_places(file: Path, images: Path | None, split: str | None) -> list[Pa
 
 
 def _score(folder: Path, names: Sequence[str]) -> tuple[int, int]:
-    """How many of the names are files of a folder as they are written, and how many are once they are repaired."""
+    """Return how many names are files of a folder as written, and how many after repairs."""
     resolved = resolve_paths(folder, names)
     return len(resolved.found) - len(resolved.repaired()), len(resolved.found)
 
 
 def _folders(folder: Path) -> list[Path]:
-    """The folders in a folder without hidden ones, sorted; none if it cannot be listed."""
+    """Return the sorted subfolders without hidden ones; empty if the folder cannot be listed."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(folder / one.name for one in entries if not one.name.startswith(".") and one.is_dir())
+            return sorted(folder / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     except OSError:
         return []
 
 
 def _names(folder: Path) -> list[str]:
-    """The names in a folder without hidden ones, sorted; none if it cannot be listed."""
+    """Return the sorted names in a folder without hidden ones; empty if it cannot be listed."""
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError:
@@ -214,10 +230,16 @@ def _names(folder: Path) -> list[str]:
 
 
 def split_files(settings: DataSettings) -> tuple[Path, Path | None]:
-    """The annotation files of training and validation; None for validation that is held out of training.
+    """Return the annotation files of training and validation.
+
+    Args:
+        settings: `data`, `val` and `val_fraction`.
+
+    Returns:
+        Training and validation file; None for validation held out of training.
 
     Raises:
-        UserError: there is no such file, or no validation data.
+        UserError: A file is missing, or there is no validation data.
     """
     train = annotation_file(settings.data, "--data", "train")
     check_text_file(train)
@@ -226,7 +248,7 @@ def split_files(settings: DataSettings) -> tuple[Path, Path | None]:
         if val.exists() and train.exists() and os.path.samefile(val, train):
             raise UserError(f"--val must be other images than --data, found {printable(val)} for both")
         return train, val
-    layout = find_layout(Path(settings.data))
+    layout = find_annotation_files(Path(settings.data))
     own = layout.val or layout.test
     if settings.val_fraction is not None:
         if layout.val:
@@ -244,36 +266,44 @@ def split_files(settings: DataSettings) -> tuple[Path, Path | None]:
 
 
 def annotation_file(data: str, flag: str, split: str) -> Path:
-    """The annotation file of a split, "train" or "val", that a flag names: a file, or a folder that holds it.
+    """Find the annotation file of a split.
+
+    Args:
+        data: Annotation file, or folder that has one.
+        flag: Option that named `data`, for messages.
+        split: "train" or "val".
+
+    Returns:
+        The annotation file.
 
     Raises:
-        UserError: the folder has no such file, or several.
+        UserError: The folder has no such file, or several.
     """
     path = Path(data)
     if not path.is_dir() and (path.suffix.lower() == ".json" or (path.is_file() and find_label_format(path) is None)):
         return path
-    layout = find_layout(path)
-    found = {"train": layout.train, "val": layout.val or layout.test}[split] or layout.unsplit
-    if not found and flag == "--val":
-        found = layout.files()
-    if not found and (label_format := find_label_format(path)) is not None:
+    layout = find_annotation_files(path)
+    files = {"train": layout.train, "val": layout.val or layout.test}[split] or layout.unsplit
+    if not files and flag == "--val":
+        files = layout.files()
+    if not files and (label_format := find_label_format(path)) is not None:
         place = printable(path)
         raise UserError(
             f"{place} holds {label_format.name}: convert them to COCO annotations by gcnet check-data {place} "
             "--convert FILE.json"
         )
-    if not found and path.is_dir() and (nested := describe_nested_labels(path)):
+    if not files and path.is_dir() and (nested := describe_nested_labels(path)):
         raise UserError(
             f"{printable(path)} holds {nested}: convert that folder by gcnet check-data --convert FILE.json"
         )
-    if not found:
+    if not files:
         raise missing_annotations_error(layout, split)
-    return _single(found, flag)
+    return _single(files, flag)
 
 
 def validates_on_test(settings: DataSettings) -> bool:
-    """Whether the data have a test split and no other for validation."""
-    layout = find_layout(Path(settings.data))
+    """Return whether the data of `settings` have a test split and no validation split."""
+    layout = find_annotation_files(Path(settings.data))
     return settings.val is None and not layout.val and bool(layout.test)
 
 

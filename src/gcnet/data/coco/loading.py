@@ -1,4 +1,4 @@
-"""Detection data set, batches and loader: images in [0, 1] with boxes, labels and masks."""
+"""Detection data set, augmentation, batches and data loader."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,9 +24,14 @@ Augment = Callable[[Image.Image, Objects], tuple[Image.Image, Objects]]
 
 @dataclass(frozen=True)
 class DetectionBatch:
-    """Images of any sizes, float32 (3, H, W) in [0, 1], with their objects as a detector takes them.
+    """A batch of images of any size with their objects.
 
-    `names` and `image_ids` go with the images; `skipped` names those that could not be read.
+    Attributes:
+        images: Float32 (3, H, W) in [0, 1] each.
+        targets: Objects of each image, as `Objects.to_dict` returns them; empty in evaluation.
+        names: Names of the images.
+        image_ids: COCO ids of the images.
+        skipped: Unreadable images of the batch.
     """
 
     images: list[Tensor]
@@ -39,15 +44,15 @@ class DetectionBatch:
         return len(self.names)
 
     def to(self, device: torch.device) -> "DetectionBatch":
-        """A copy on a device."""
+        """Return a copy on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "DetectionBatch":
-        """A copy in page-locked memory, for faster transfer to a GPU (the loader calls it)."""
+        """Return a copy in page-locked memory, for faster transfer to a GPU."""
         return self._each(Tensor.pin_memory)
 
     def part(self, where: slice) -> "DetectionBatch":
-        """Some of the images; those that could not be read stay behind."""
+        """Return the images at the slice `where`, without skipped ones."""
         return DetectionBatch(self.images[where], self.targets[where], self.names[where], self.image_ids[where], [])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "DetectionBatch":
@@ -56,13 +61,13 @@ class DetectionBatch:
 
 
 class DetectionDataset(SeededDataset):
-    """Images of a COCO set: dict(image, objects where they are asked for, image_id, name), or Skipped.
+    """Images of a COCO data set: dict(image, target, image_id, name), or `Skipped`.
 
     Args:
-        source: the images.
-        augment: varies an image with its objects, by draws from torch's global generator; None leaves both as they are.
-        with_objects: whether objects are drawn; evaluation needs none.
-        seed: of the variation.
+        source: The images.
+        augment: Random augmentation of an image and its objects; None for none.
+        with_objects: Whether to load objects; evaluation does not need them.
+        seed: Seed of the augmentation.
     """
 
     def __init__(
@@ -72,24 +77,24 @@ class DetectionDataset(SeededDataset):
         self.images, self.augment, self.with_objects = source, augment, with_objects
 
     def sample(self, index: int) -> dict[str, Any]:
-        """The image with its objects, both varied."""
-        image, found = self.images.read(index), {}
+        """Return the augmented image at `index` with its objects."""
+        image, target = self.images.read(index), {}
         if self.with_objects:
             objects = self.images.objects(index)
             if self.augment is not None:
                 image, objects = self.augment(image, objects)
-            found = objects.to_dict()
-        return {"image": image_to_tensor(image), "target": found, "image_id": self.images.image_id(index)}
+            target = objects.to_dict()
+        return {"image": image_to_tensor(image), "target": target, "image_id": self.images.image_id(index)}
 
 
 def image_to_tensor(image: Image.Image) -> Float[Tensor, "3 height width"]:
-    """An RGB image as float32 in [0, 1]."""
+    """Return the RGB image `image` as float32 (3, H, W) in [0, 1]."""
     values = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W)
     return values.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def collate_detection(items: Sequence[Item]) -> DetectionBatch:
-    """Put samples together; damaged ones are listed as skipped and replaced by nothing."""
+    """Return the batch of `items`; unreadable ones are listed as skipped."""
     whole = [item for item in items if isinstance(item, dict)]
     return DetectionBatch(
         images=[item["image"] for item in whole],
@@ -107,12 +112,22 @@ def build_detection_loader(
     *,
     pin_memory: bool = False,
 ) -> Loader[DetectionBatch]:
-    """A loader of the samples in the order of a sampler; 0 workers load in this process."""
+    """Build a data loader of detection samples.
+
+    Args:
+        samples: The samples.
+        order: Keys of each batch.
+        workers: Worker processes; 0 loads in the calling process.
+        pin_memory: Whether to put batches into page-locked memory.
+
+    Returns:
+        Loader of `DetectionBatch`.
+    """
     return Loader(samples, order, workers=workers, collate_items=collate_detection, pin_memory=pin_memory)
 
 
 def aspect_groups(source: CocoImages) -> list[int]:
-    """Of each image whether it is upright (1) or not (0), so that a batch's padding stays small."""
+    """Return 1 for each portrait image of `source` and 0 for landscape, to reduce padding in batches."""
     sizes = [source.size(index) for index in range(len(source))]
     return [int(height > width) for height, width in sizes]
 
@@ -121,25 +136,35 @@ _LEAST_SIDE = 1.0  # pixels of a box that a crop leaves
 
 
 def build_augment(augment: AugmentSettings, *, jitter: tuple[float, float] | None, side: int) -> Augment:
-    """The variation of training images.
+    """Build the augmentation of training images.
+
+    Large-scale jitter resizes the image to fit a square of `side` pixels times a random factor, and crops or pads it to
+    the square.
+
+    Reference: simple copy-paste, arXiv 2012.07177, section 3.1.
 
     Args:
-        augment: of which `hflip` and `color_jitter` apply.
-        jitter: large-scale jitter (simple copy-paste, arXiv 2012.07177, section 3.1): the image is resized to fit a
-            square of `side` pixels times a factor between these two, then cropped or padded to the square; None leaves
-            sizes as they are.
-        side: of that square, in pixels.
+        augment: Flip and color jitter.
+        jitter: Minimum and maximum factor of large-scale jitter; None disables it.
+        side: Side of the square of large-scale jitter, in pixels.
+
+    Returns:
+        Augmentation of an image and its objects.
     """
     steps: list[Augment] = [RandomHorizontalFlip(augment.hflip)] if augment.hflip else []
     if strength := augment.color_jitter:
-        steps.append(Colours(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength)))
+        steps.append(ImageTransform(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength)))
     if jitter is not None:
         steps.append(LargeScaleJitter(side, jitter))
-    return Chain(steps)
+    return Compose(steps)
 
 
-class Chain:
-    """One step after the other."""
+class Compose:
+    """Apply several augmentations in order.
+
+    Args:
+        steps: The augmentations.
+    """
 
     def __init__(self, steps: Sequence[Augment]) -> None:
         self.steps = steps
@@ -151,7 +176,11 @@ class Chain:
 
 
 class RandomHorizontalFlip:
-    """Left and right exchanged, with a probability."""
+    """Random horizontal flip.
+
+    Args:
+        probability: Probability of a flip, 0 to 1.
+    """
 
     def __init__(self, probability: float) -> None:
         self.probability = probability
@@ -166,8 +195,12 @@ class RandomHorizontalFlip:
         return mirrored, Objects(boxes, objects.labels, masks, objects.has_mask)
 
 
-class Colours:
-    """A change of the image alone."""
+class ImageTransform:
+    """Apply a transform to the image, not to its objects.
+
+    Args:
+        transform: Transform of an RGB image.
+    """
 
     def __init__(self, transform: v2.Transform) -> None:
         self.transform = transform
@@ -177,7 +210,12 @@ class Colours:
 
 
 class LargeScaleJitter:
-    """Resized by a random factor, then cropped or padded (black, right and below) to a square of `side` pixels."""
+    """Resize by a random factor, then crop or pad (black, right and below) to a square.
+
+    Args:
+        side: Side of the square in pixels.
+        factors: Minimum and maximum factor.
+    """
 
     def __init__(self, side: int, factors: tuple[float, float]) -> None:
         self.resize = v2.ScaleJitter((side, side), scale_range=factors, antialias=True)
@@ -198,7 +236,7 @@ class LargeScaleJitter:
 
         boxes = changed(as_boxes(objects.boxes, format="XYXY", canvas_size=size))
         masks = objects.masks.map(lambda mask: changed(tv_tensors.Mask(mask)), self.side, self.side)
-        found = Objects(boxes, objects.labels, masks, objects.has_mask)
-        sides = found.boxes[:, 2:] - found.boxes[:, :2]
-        is_seen = ~found.masks.is_empty() | ~found.has_mask
-        return self.crop.transform(padded, crop), found.select((sides >= _LEAST_SIDE).all(dim=1) & is_seen)
+        changed_objects = Objects(boxes, objects.labels, masks, objects.has_mask)
+        sides = changed_objects.boxes[:, 2:] - changed_objects.boxes[:, :2]
+        is_visible = ~changed_objects.masks.is_empty() | ~changed_objects.has_mask
+        return self.crop.transform(padded, crop), changed_objects.select((sides >= _LEAST_SIDE).all(dim=1) & is_visible)

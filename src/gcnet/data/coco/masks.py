@@ -1,4 +1,4 @@
-"""Masks of COCO annotations: polygons, and run-length encodings (lists or COCO's compressed text)."""
+"""Masks of COCO annotations: polygons, run-length encodings, bit masks, and the objects of an image."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,16 @@ Mask = Bool[np.ndarray, "height width"]
 
 
 def polygons_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -> Mask:
-    """The union of polygons, each x0, y0, x1, y1, ... in pixels, drawn as COCO's own tools draw them.
+    """Draw the union of polygons as COCO's tools do.
 
-    Three points or more each, for which `can_draw` holds; what lies beyond the image is cut off.
+    Args:
+        polygons: x0, y0, x1, y1, ... in pixels, at least three points each; `can_draw` holds. Parts outside of the
+            image are cut off.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+
+    Returns:
+        Mask (height, width).
     """
     from faster_coco_eval.core import mask as coco
 
@@ -30,12 +37,13 @@ def polygons_mask(polygons: Sequence[Sequence[float]], height: int, width: int) 
 
 
 def can_draw(polygon: Sequence[float], height: int, width: int) -> bool:
-    """Whether a polygon can be drawn at a bounded cost: COCO's tools walk along its whole outline, also off the image.
+    """Return whether a polygon can be drawn at a bounded cost: COCO's tools follow its outline outside of the image as
+    well.
 
     Args:
         polygon: x0, y0, x1, y1, ... in pixels, finite.
-        height: of the image, in pixels.
-        width: likewise.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
     """
     points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
     outline = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
@@ -43,10 +51,18 @@ def can_draw(polygon: Sequence[float], height: int, width: int) -> bool:
 
 
 def extent(segmentation: Any, height: int, width: int) -> tuple[int, list[float]]:
-    """Pixels of a segmentation's mask, and its box: left, top, width, height; without drawing the mask.
+    """Compute area and box of a segmentation without drawing it.
+
+    Args:
+        segmentation: Polygons or run lengths.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+
+    Returns:
+        Number of pixels of the mask, and its box: left, top, width, height.
 
     Raises:
-        ValueError: run lengths that are not those of an image of this size.
+        ValueError: The run lengths do not belong to an image of this size.
     """
     from faster_coco_eval.core import mask as coco
 
@@ -59,10 +75,18 @@ def extent(segmentation: Any, height: int, width: int) -> tuple[int, list[float]
 
 
 def runs_mask(counts: object, height: int, width: int) -> Mask:
-    """The mask of run lengths down the columns, off and on in turn, off first.
+    """Decode run lengths: down the columns, background first.
+
+    Args:
+        counts: List of run lengths, or COCO's compressed text.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+
+    Returns:
+        Mask (height, width).
 
     Raises:
-        ValueError: they are not run lengths of an image of this size.
+        ValueError: The run lengths do not belong to an image of this size.
     """
     lengths = _checked_lengths(counts, height, width)
     values = np.arange(len(lengths)) % 2 == 1
@@ -70,15 +94,22 @@ def runs_mask(counts: object, height: int, width: int) -> Mask:
 
 
 def run_lengths(counts: object) -> list[int]:
-    """Run lengths from a list, or from COCO's text.
+    """Decode run lengths from a list or from COCO's compressed text.
 
-    In the text each number is a series of characters from code 48 on: five bits a character, the lowest first, then a
-    bit that says whether more follow; the last one's fifth bit is the sign. From the fourth number on it is the
-    difference to the run before the last (`maskApi.c` of the COCO API). Read here, because the libraries' readers
-    trust the text, and read on beyond the end of a damaged one.
+    In the text each number is a series of characters from code 48 on: five bits per character, lowest first, and a bit
+    for continuation; the fifth bit of the last is the sign. From the fourth number on it is the difference to the run
+    before the last. The readers of other libraries trust the text and read beyond the end of damaged ones.
+
+    Reference: `maskApi.c` of the COCO API.
+
+    Args:
+        counts: List of integers, or text.
+
+    Returns:
+        Run lengths.
 
     Raises:
-        ValueError: they are neither.
+        ValueError: The value is neither.
     """
     if isinstance(counts, str):
         lengths: list[int] = []
@@ -94,7 +125,7 @@ def run_lengths(counts: object) -> list[int]:
 
 
 def compressed_runs(mask: Mask) -> dict[str, Any]:
-    """A mask as COCO's compressed run lengths, which JSON can hold."""
+    """Return `mask` (height, width) as COCO's compressed run lengths, ready for JSON."""
     from faster_coco_eval.core import mask as coco
 
     counts = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
@@ -102,14 +133,32 @@ def compressed_runs(mask: Mask) -> dict[str, Any]:
 
 
 def segmentation_mask(segmentation: Any, height: int, width: int) -> Mask:
-    """The mask of an annotation's `segmentation` without issues."""
+    """Draw the segmentation of an annotation without issues.
+
+    Args:
+        segmentation: Polygons or run lengths.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+
+    Returns:
+        Mask (height, width).
+    """
     if isinstance(segmentation, dict):
         return runs_mask(segmentation["counts"], height, width)
     return polygons_mask(segmentation, height, width)
 
 
 def annotation_mask(annotation: Mapping[str, Any], height: int, width: int) -> Mask:
-    """The mask of an annotation without issues; nothing where it has a box only."""
+    """Draw the mask of an annotation without issues.
+
+    Args:
+        annotation: Annotation of a COCO file.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+
+    Returns:
+        Mask (height, width); empty for an object with a box only.
+    """
     if not annotation.get("segmentation"):
         return np.zeros((height, width), dtype=bool)
     return segmentation_mask(annotation["segmentation"], height, width)
@@ -150,11 +199,11 @@ def _number(codes: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class BitMasks:
-    """Binary masks of one size, packed into bits: hundreds of full-size masks fit into memory.
+    """Binary masks of one size, packed to one bit per pixel, so that hundreds of masks fit into memory.
 
     Attributes:
-        bits: as `numpy.packbits` packs them along the width, uint8 (n, height, ceil(width / 8)).
-        width: of the masks, in pixels.
+        bits: Masks packed along the width by `numpy.packbits`, uint8 (N, H, ceil(W / 8)).
+        width: Width of the masks in pixels.
     """
 
     bits: UInt8[Tensor, "n height bytes"]
@@ -162,7 +211,17 @@ class BitMasks:
 
     @classmethod
     def pack(cls, masks: Iterable[np.ndarray], count: int, height: int, width: int) -> "BitMasks":
-        """Pack `count` masks (H, W) of 0 and 1 one at a time, so that only one is in memory unpacked."""
+        """Pack masks one at a time, so that only one is in memory unpacked.
+
+        Args:
+            masks: Masks (H, W) of 0 and 1.
+            count: Number of masks.
+            height: Height in pixels.
+            width: Width in pixels.
+
+        Returns:
+            The packed masks.
+        """
         bits = np.zeros((count, height, -(-width // 8)), dtype=np.uint8)
         for number, mask in enumerate(masks):
             # Rows must lie together, or packing takes much longer.
@@ -173,23 +232,32 @@ class BitMasks:
         return len(self.bits)
 
     def __iter__(self) -> Iterator[UInt8[Tensor, "height width"]]:
-        """The masks of 0 and 1, one after the other."""
+        """Iterate over the masks (H, W) of 0 and 1."""
         return (torch.from_numpy(np.unpackbits(bits, axis=1, count=self.width)) for bits in self.bits.numpy())
 
     def select(self, keep: Tensor | slice) -> "BitMasks":
-        """Those where `keep` (n,) holds, or of a slice."""
+        """Return the masks where `keep` (N,) is true, or those of a slice."""
         return BitMasks(self.bits[keep], self.width)
 
     def map(self, change: Callable[[Tensor], Tensor], height: int, width: int) -> "BitMasks":
-        """Each mask (H, W) of 0 and 1 changed to one of a new size, one at a time."""
+        """Transform each mask, one at a time.
+
+        Args:
+            change: Maps a mask (H, W) of 0 and 1 to a mask of the new size.
+            height: New height in pixels.
+            width: New width in pixels.
+
+        Returns:
+            The transformed masks.
+        """
         return BitMasks.pack((change(mask).numpy() for mask in self), len(self), height, width)
 
     def dense(self) -> UInt8[Tensor, "n height width"]:
-        """All masks of 0 and 1 at once."""
+        """Return all masks unpacked, uint8 (N, H, W) of 0 and 1."""
         return unpack_bits(self.bits, self.width)
 
     def is_empty(self) -> Bool[Tensor, " n"]:
-        """Whether a mask has no pixel."""
+        """Return which masks have no pixel, bool (N,)."""
         return self.bits.flatten(1).amax(dim=1) == 0
 
 
@@ -198,10 +266,10 @@ class Objects:
     """The objects of an image.
 
     Attributes:
-        boxes: left, top, right, bottom in pixels, float32 (n, 4).
-        labels: from 1, int64 (n,).
-        masks: of the image's size; empty for objects that have a box only.
-        has_mask: bool (n,); mask losses skip objects without a mask.
+        boxes: Left, top, right, bottom in pixels, float32 (N, 4).
+        labels: Labels from 1, int64 (N,).
+        masks: Masks of the size of the image; empty for objects with a box only.
+        has_mask: Whether an object has a mask, bool (N,); mask losses ignore the others.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -210,11 +278,15 @@ class Objects:
     has_mask: Bool[Tensor, " n"]
 
     def select(self, keep: Tensor) -> "Objects":
-        """Those where `keep` (n,) holds."""
+        """Return the objects where `keep` (N,) is true."""
         return Objects(self.boxes[keep], self.labels[keep], self.masks.select(keep), self.has_mask[keep])
 
     def to_dict(self) -> dict[str, Tensor]:
-        """A target for our detectors: `boxes`, `labels`, `mask_bits` (`BitMasks.bits`) and `has_mask`."""
+        """Return the target of a detector.
+
+        Returns:
+            `boxes` float32 (N, 4), `labels` int64 (N,), `mask_bits` uint8 (N, H, ceil(W / 8)) and `has_mask` bool (N,).
+        """
         return {
             "boxes": self.boxes,
             "labels": self.labels,

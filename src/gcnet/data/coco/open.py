@@ -12,7 +12,7 @@ from PIL import Image
 from gcnet.data.coco.annotated_images import CocoImages, CocoSplit, Entry, FolderReader
 from gcnet.data.coco.inspection import Inspection, image_names, inspect, load_unrepaired, read_annotations
 from gcnet.data.coco.issues import summary
-from gcnet.data.coco.layouts import annotation_file, find_layout, image_folder, split_files, validates_on_test
+from gcnet.data.coco.layouts import annotation_file, find_annotation_files, image_folder, split_files, validates_on_test
 from gcnet.data.decode import FULL_DEPTH
 from gcnet.data.images.built_in import open_scenes
 from gcnet.data.images.probe import estimate_bit_depth
@@ -23,16 +23,19 @@ from gcnet.errors import UserError, printable
 
 
 def open_coco(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> tuple[CocoSplit, CocoSplit]:
-    """Training and validation images, of the same categories.
+    """Open training and validation images of the same categories.
 
     Args:
-        settings: `data` is a folder in a layout of `gcnet.data.coco.layouts`, an annotation file (then with `val` or
-            `val_fraction`), or scenes or scenes-control; `limit_train` and `limit_val` take some images only.
-        seed: of generated images.
-        split_seed: of the choice of validation images with `val_fraction`.
+        settings: `data` is a folder in a layout of `gcnet.data.coco.layouts`, an annotation file (with `val` or
+            `val_fraction`), or generated scenes; `limit_train` and `limit_val` take a part of the images.
+        seed: Seed of generated images.
+        split_seed: Seed of held-out validation images.
+
+    Returns:
+        Training and validation split.
 
     Raises:
-        UserError: there are no such data, no validation images, or the parts have other categories.
+        UserError: The data do not exist, there are no validation images, or the categories differ.
     """
     if settings.is_generated:
         return _open_scenes(settings, "train", seed), _open_scenes(settings, "val", seed)
@@ -55,17 +58,20 @@ def open_validation(
     needs_images: bool = True,
     repairs: bool = True,
 ) -> CocoSplit:
-    """The validation images alone, as `open_coco` chooses them; without `val_fraction`, all of an annotation file.
+    """Open the validation images, the same as `open_coco`, or all images of an annotation file.
 
     Args:
-        settings: as for `open_coco`.
-        seed: of generated images.
-        split_seed: as for `open_coco`.
-        needs_images: whether the image files must be there.
-        repairs: whether issues are repaired or skipped; else the annotations are taken as pycocotools loads them.
+        settings: As for `open_coco`.
+        seed: Seed of generated images.
+        split_seed: As for `open_coco`.
+        needs_images: Whether the image files are required.
+        repairs: Whether to repair or skip issues; otherwise annotations are loaded as by pycocotools.
+
+    Returns:
+        The validation split.
 
     Raises:
-        UserError: there are no such data.
+        UserError: The data do not exist.
     """
     if settings.is_generated:
         return _open_scenes(settings, "val", seed)
@@ -83,7 +89,7 @@ def open_validation(
 
 
 def _noted(part: CocoSplit, settings: DataSettings) -> CocoSplit:
-    """The validation part, with a note if it is the test split."""
+    """Add a note if the validation data are the test split."""
     if not validates_on_test(settings):
         return part
     note = f"{printable(settings.data)} has no validation split: {printable(part.place)} is used for validation"
@@ -91,10 +97,18 @@ def _noted(part: CocoSplit, settings: DataSettings) -> CocoSplit:
 
 
 def held_out(part: CocoSplit, fraction: float, seed: int) -> tuple[CocoSplit, CocoSplit]:
-    """The images without a random share, and that share, both in their order.
+    """Split images at random into training and validation images.
+
+    Args:
+        part: All images.
+        fraction: Fraction to hold out, between 0 and 1.
+        seed: Seed of the choice.
+
+    Returns:
+        Training and validation images, in their order.
 
     Raises:
-        UserError: there are fewer than two images.
+        UserError: There are fewer than two images.
     """
     count = len(part.images)
     if count < 2:
@@ -114,7 +128,7 @@ def _open_scenes(settings: DataSettings, split: str, seed: int) -> CocoSplit:
 def _open_file(
     file: Path, settings: DataSettings, split: str, *, needs_images: bool = True, repairs: bool = True
 ) -> CocoSplit:
-    """All images of an annotation file."""
+    """Open all images of an annotation file."""
     content = read_annotations(file)
     images = None if settings.images is None else Path(settings.images)
     try:
@@ -148,7 +162,7 @@ def _check_sizes(reader: FolderReader, entries: Sequence[Entry], file: Path) -> 
 
 
 def _depth_notes(reader: FolderReader) -> list[str]:
-    """What to tell where 16-bit images use fewer bits, in a sentence; none elsewhere."""
+    """Describe 16-bit images that use fewer bits."""
     paths = list(reader.paths.found.values())
     depth = estimate_bit_depth(FileImages(Path(reader.paths.folder), paths, [0] * len(paths), ()))
     if depth is None or depth == FULL_DEPTH:
@@ -160,7 +174,7 @@ def _depth_notes(reader: FolderReader) -> list[str]:
 
 
 def _box_notes(inspection: Inspection, file: Path) -> list[str]:
-    """How many boxes do not fit their masks, in a sentence; none if all do."""
+    """Describe boxes that do not match their masks."""
     unlike = sum(note.kind == "bbox unlike the mask" for note in inspection.notes)
     if not unlike:
         return []
@@ -173,7 +187,7 @@ def _box_notes(inspection: Inspection, file: Path) -> list[str]:
 
 
 def _check_usable(content: dict[str, Any], inspection: Inspection, file: Path) -> None:
-    """Refuse annotations of which nothing is left, and boxes in another format, which are easily taken for COCO's."""
+    """Check that images and annotations are left, and that boxes have COCO's format."""
     place = printable(file)
     if not inspection.box_format.is_coco:
         raise UserError(
@@ -193,7 +207,11 @@ def _check_usable(content: dict[str, Any], inspection: Inspection, file: Path) -
 
 
 class SceneReader:
-    """Reads the image of an entry of `Scenes.coco_annotations`."""
+    """Reads the image of an entry of `Scenes.coco_annotations`.
+
+    Args:
+        scenes: The scenes.
+    """
 
     def __init__(self, scenes: Scenes) -> None:
         self.scenes = scenes
@@ -203,9 +221,9 @@ class SceneReader:
 
 
 def is_coco(data: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds COCO annotations, or a file is one of annotations."""
+    """Return whether `data` is a folder with COCO annotations, or a JSON file."""
     path = Path(data)
-    return bool(find_layout(path).files()) if path.is_dir() else path.suffix.lower() == ".json"
+    return bool(find_annotation_files(path).files()) if path.is_dir() else path.suffix.lower() == ".json"
 
 
 def _check_same(train: CocoSplit, val: CocoSplit) -> None:
@@ -218,7 +236,7 @@ def _check_same(train: CocoSplit, val: CocoSplit) -> None:
 
 
 def _with_shared(train: CocoSplit, val: CocoSplit) -> CocoSplit:
-    """The validation part, with a note of the image files that training has too."""
+    """Add a note on image files that are in both splits."""
     both = train.images.files() & val.images.files()
     if not both:
         return val

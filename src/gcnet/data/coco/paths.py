@@ -1,4 +1,4 @@
-"""Resolves image paths of annotation files to files of a folder."""
+"""Resolution of image paths in annotation files to files of a folder."""
 
 import os
 import re
@@ -21,9 +21,9 @@ class ResolvedPaths:
     """Files of the image names of an annotation file.
 
     Attributes:
-        folder: the image folder.
-        found: by name, the path of its file relative to the folder.
-        missing: by name, the reason why it has no file.
+        folder: Image folder.
+        found: Path relative to the folder, by name.
+        missing: Reason for a missing file, by name.
     """
 
     folder: str
@@ -31,15 +31,15 @@ class ResolvedPaths:
     missing: Mapping[str, str]
 
     def path(self, name: str) -> str | None:
-        """The path of an image's file; None if it is missing."""
+        """Return the path of the image `name`, or None if it is missing."""
         return os.path.join(self.folder, self.found[name]) if name in self.found else None
 
     def repaired(self) -> dict[str, str]:
-        """The names that stand for another path than they say, with that path."""
+        """Return the repaired paths by name."""
         return {name: path for name, path in self.found.items() if _inside(name, self.folder) != path}
 
     def note(self) -> str | None:
-        """Sentence with the number of repaired paths, or None if there are none."""
+        """Return a sentence with the number of repaired paths, or None if there are none."""
         repaired = self.repaired()
         if not repaired:
             return None
@@ -49,15 +49,17 @@ class ResolvedPaths:
 
 
 def resolve_paths(folder: str | os.PathLike[str], names: Iterable[str]) -> ResolvedPaths:
-    """Find the files of image names in a folder, also of names that tools of another system or machine wrote.
+    """Find the files of image names, also of names written on other systems and machines.
 
-    A name is taken as written if such a file exists. Otherwise backslashes, URL encoding, leading folders, URLs, and
-    upper and lower case are repaired if that leads to a file that no other name has. A name may lead out of the folder
-    through symbolic links only.
+    Existing files are taken as written. Otherwise backslashes, URL encoding, leading folders, URLs and letter case are
+    repaired if this gives a file that no other name has. Only symbolic links may lead out of the folder.
 
     Args:
-        folder: of the images.
-        names: `file_name` of each image.
+        folder: Image folder.
+        names: File name of each image.
+
+    Returns:
+        Files and missing names.
     """
     listing = _Listing(os.path.abspath(folder))
     found: dict[str, str] = {}
@@ -77,7 +79,7 @@ def resolve_paths(folder: str | os.PathLike[str], names: Iterable[str]) -> Resol
 
 
 class _Listing:
-    """The files of a folder, each of its subfolders listed at most once."""
+    """Files of a folder; every subfolder is listed at most once."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -85,7 +87,7 @@ class _Listing:
         self._folded: dict[str, dict[str, list[str]]] = {}
 
     def find(self, path: str) -> str | None:
-        """The path of a file below the folder, in its own spelling; None if there is none, or several."""
+        """Return the path of a file in its own spelling, or None if there is none, or several."""
         parent, name = os.path.split(path)
         names = self._names.get(parent)
         if names is None:
@@ -94,8 +96,8 @@ class _Listing:
             return path
         if parent not in self._folded:
             self._folded[parent] = {}
-            for one in names:
-                self._folded[parent].setdefault(_fold(one), []).append(one)
+            for other in names:
+                self._folded[parent].setdefault(_fold(other), []).append(other)
         same = self._folded[parent].get(_fold(name), [])
         return os.path.join(parent, same[0]) if len(same) == 1 else None
 
@@ -107,12 +109,12 @@ class _Listing:
 
 
 def _fold(name: str) -> str:
-    """A name in lower case and in one Unicode form."""
+    """Return a name in lower case and composed Unicode form."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _guesses(name: str, folder: str) -> Iterator[str]:
-    """Relative paths that a name may stand for, the most literal first; none leads out of the folder."""
+    """Yield relative paths that a name may stand for, most literal first, all inside the folder."""
     readings = list(dict.fromkeys(_readings(name)))
     for text in readings:
         if relative := _inside(text, folder):
@@ -126,7 +128,7 @@ def _guesses(name: str, folder: str) -> Iterator[str]:
 
 
 def _readings(name: str) -> Iterator[str]:
-    """The name, and what it may be an encoding of."""
+    """Yield the name and possible decodings of it."""
     yield name
     slashed = _DRIVE.sub("/", name, count=1).replace("\\", "/")
     yield slashed
@@ -143,7 +145,7 @@ def _readings(name: str) -> Iterator[str]:
 
 
 def _inside(text: str, folder: str) -> str | None:
-    """A path, as it is written, relative to the folder; None if it leads out of the folder."""
+    """Return a path relative to the folder, or None if it leads out of the folder."""
     if "\0" in text:
         return None
     path = os.path.normpath(os.path.join(folder, text))

@@ -7,11 +7,14 @@ _LARGEST = 2**53  # what JSON numbers of any tool hold exactly
 
 
 class Ids:
-    """Integer ids of entries, and what references to them mean.
+    """Integer ids of entries, and the resolution of references to them.
 
-    An id that is an integer keeps its value. Text and floats that stand for an integer become it, unless another entry
-    has that id; other text gets a new id, in alphabetical order. A reference is looked up as it is written, then as an
-    integer: 2, 2.0, "2" and "2.0" mean the same entry, unless there are entries for several of them.
+    Integer ids keep their value. Text and floats that represent an integer become that integer unless another entry has
+    it; other text gets new ids in alphabetical order. References are matched as written, then as an integer: 2, 2.0,
+    "2" and "2.0" are the same entry unless several of them exist.
+
+    Args:
+        raw: Ids as written in the file.
     """
 
     def __init__(self, raw: Iterable[object]) -> None:
@@ -32,16 +35,16 @@ class Ids:
                 self._ids[key] = value
                 taken.add(value)
         start = 1 + max((value for value in taken if value > 0), default=0)
-        for number, key in enumerate(sorted(others, key=lambda one: str(one[1])), start=start):
+        for number, key in enumerate(sorted(others, key=lambda key: str(key[1])), start=start):
             self._ids[key] = number
         self._texts = _by_value(self._ids)
 
     def has(self, raw: object) -> bool:
-        """Whether an entry has this id exactly as it is written."""
+        """Return whether an entry has the id `raw` exactly as written."""
         return type(raw) is not float and _key(raw) in self._ids
 
     def __call__(self, raw: object) -> int | None:
-        """The integer id that a raw id means; None if no entry has it."""
+        """Return the integer id of a raw id, or None if no entry has it."""
         key = _key(raw)
         if key in self._ids:
             return self._ids[key]
@@ -54,17 +57,17 @@ class Ids:
 
 
 def _by_value(ids: Mapping[tuple[str, object], int]) -> dict[int | None, list[int]]:
-    """The ids of all texts that stand for an integer, such as "1.0" and "01", by that integer."""
-    found: dict[int | None, list[int]] = {}
+    """Return the ids of texts that represent an integer, such as "1.0" and "01", by that integer."""
+    ids_by_value: dict[int | None, list[int]] = {}
     for (kind, raw), identity in ids.items():
         value = as_integer(raw) if kind == "text" else None
         if value is not None:
-            found.setdefault(value, []).append(identity)
-    return found
+            ids_by_value.setdefault(value, []).append(identity)
+    return ids_by_value
 
 
 def _key(raw: object) -> tuple[str, object] | None:
-    """A raw id as a dictionary key that tells 2 from "2"; None for what is no id."""
+    """Return a raw id as a dictionary key that distinguishes 2 from "2", or None for an invalid id."""
     if isinstance(raw, bool) or raw is None or raw == "":
         return None
     if isinstance(raw, str):
@@ -78,7 +81,7 @@ def _key(raw: object) -> tuple[str, object] | None:
 
 
 def as_integer(raw: object) -> int | None:
-    """The integer that a value stands for: 3, 3.0, "3" or "3.0"; None for anything else, or beyond 2^53."""
+    """Return the integer that `raw` represents (3, 3.0, "3", "3.0"), or None for anything else or beyond 2^53."""
     if isinstance(raw, bool) or raw is None:
         return None
     if isinstance(raw, str):
@@ -102,7 +105,7 @@ def _from_float(text: Any) -> int | None:
 
 
 def as_number(value: Any) -> float | None:
-    """The number that a value is, or that a text stands for; None for anything else."""
+    """Return the number that `value` is or represents as text, or None."""
     if isinstance(value, str) and len(value) <= 30 and "_" not in value:
         try:
             return float(value)
@@ -117,7 +120,15 @@ def is_number(value: Any) -> bool:
 
 
 def without_text(values: Any, depth: int = 3) -> Any:
-    """Nested lists with their texts as numbers where these stand for numbers; anything else as it is."""
+    """Convert numbers written as text in nested lists.
+
+    Args:
+        values: Nested lists of numbers and texts.
+        depth: Maximum depth of nesting.
+
+    Returns:
+        The lists with converted numbers; other values unchanged.
+    """
     if isinstance(values, list) and depth:
         return [without_text(value, depth - 1) for value in values]
     number = as_number(values) if isinstance(values, str) else None
@@ -125,7 +136,7 @@ def without_text(values: Any, depth: int = 3) -> Any:
 
 
 def integers(values: Any) -> list[int] | None:
-    """A list of numbers, or texts of them, as integers; None unless all are whole."""
+    """Return the list `values` of numbers, also written as text, as integers, or None if any is fractional."""
     if not isinstance(values, list):
         return None
     whole = [as_integer(value) for value in values]
@@ -133,13 +144,13 @@ def integers(values: Any) -> list[int] | None:
 
 
 def bytes_in_text(counts: str) -> str | None:
-    """The text of bytes that Python's str() wrote, such as "b'PZk0'"; None for other text."""
+    """Return the text in `counts` if it was written by Python's `str(bytes)`, such as "b'PZk0'", or None."""
     if len(counts) < 3 or not counts.startswith("b'") or not counts.endswith("'"):
         return None
     return counts[2:-1].replace("\\\\", "\\")
 
 
 def shorten(value: Any) -> str:
-    """A value as it stands in the file, shortened."""
+    """Return `value` as written in the file, shortened to 60 characters."""
     text = repr(value[:20] if isinstance(value, list | str) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."

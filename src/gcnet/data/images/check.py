@@ -79,15 +79,15 @@ class ImageIssue:
     Attributes:
         kind: A key of `IMAGE_ISSUE_KINDS`.
         place: Split with image or class, such as "train/cat/a.jpg".
-        found: What was found there.
+        details: What was found there.
     """
 
     kind: str
     place: str
-    found: str
+    details: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.found}"
+        return f"{self.place}: {self.details}"
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Labels of other formats converted to COCO annotations: YOLO and Pascal VOC."""
+"""Conversion of other label formats to COCO annotations."""

@@ -1,4 +1,4 @@
-"""Builds COCO annotations object by object, and records problems."""
+"""Construction of COCO annotations by converters, and the interface of a label format."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,24 +13,30 @@ from gcnet.errors import printable
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """What is wrong with a file, or should be known of it: a kind, and what was found in which file."""
+    """An issue of a label or image file.
+
+    Attributes:
+        kind: Kind of the issue.
+        details: Description.
+        file_name: File, relative to the data set.
+    """
 
     kind: str
-    found: str
+    details: str
     file_name: str = ""
 
     def __str__(self) -> str:
-        return printable(f"{self.file_name}: {self.found}" if self.file_name else self.found)
+        return printable(f"{self.file_name}: {self.details}" if self.file_name else self.details)
 
 
 @dataclass(frozen=True)
 class ConvertedData:
-    """A data set in COCO's format.
+    """A converted data set.
 
     Attributes:
-        root: the folder that the images' `file_name` are relative to.
-        splits: COCO content by split: "train", "val", "test", or "" for a data set without splits.
-        problems: what was skipped, or should be known, in the order of the files.
+        root: Folder that file names are relative to.
+        splits: COCO content by split: "train", "val", "test", or "" without splits.
+        problems: Skipped and unusual files and labels, in the order of the files.
     """
 
     root: Path
@@ -56,11 +62,11 @@ class LabelFormat:
 
 
 class CocoBuilder:
-    """Collects the images and objects of one split.
+    """Collects images and objects of a split.
 
     Args:
-        root: the folder that file names are relative to.
-        classes: names, whose category ids count from 1.
+        root: Folder that file names are relative to.
+        classes: Class names; category ids count from 1.
     """
 
     def __init__(self, root: Path, classes: Sequence[str]) -> None:
@@ -69,7 +75,13 @@ class CocoBuilder:
         self.annotations: list[dict[str, Any]] = []
 
     def add_image(self, path: Path, width: int, height: int) -> None:
-        """Add an image, to which the next objects belong."""
+        """Add an image; the following objects belong to it.
+
+        Args:
+            path: Image file.
+            width: Width in pixels.
+            height: Height in pixels.
+        """
         name = os.path.relpath(path, self.root)
         self.images.append({"id": len(self.images) + 1, "file_name": name, "width": width, "height": height})
 
@@ -85,11 +97,11 @@ class CocoBuilder:
         """Add an object to the last image.
 
         Args:
-            label: index of the class, from 0.
-            box: left, top, width and height in pixels.
+            label: Index of the class, from 0.
+            box: Left, top, width and height in pixels.
             polygon: x0, y0, x1, y1, ... in pixels.
-            runs: run lengths of the mask, of an object without a polygon.
-            is_difficult: whether VOC marks it as difficult, which is kept as an entry of its own.
+            runs: Run lengths of the mask, for an object without a polygon.
+            is_difficult: Whether VOC marks the object as difficult, which is kept as an additional key.
         """
         annotation: dict[str, Any] = {
             "id": len(self.annotations) + 1,
@@ -109,36 +121,41 @@ class CocoBuilder:
         self.annotations.append(annotation)
 
     def content(self) -> dict[str, Any]:
-        """The content of the COCO file."""
+        """Return the content of the COCO file."""
         categories = [{"id": number, "name": name} for number, name in enumerate(self.classes, start=1)]
         return {"images": self.images, "annotations": self.annotations, "categories": categories}
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image, turned as its EXIF orientation says, as annotation tools show it.
+    """Return width and height in pixels of the image at `path`, with its EXIF orientation applied.
 
     Raises:
-        ImageError: the file is no image.
+        ImageError: The file is not an image.
     """
     return read_header(path).upright_size
 
 
 def image_issue(error: ImageError, root: Path) -> LabelIssue:
-    """The problem of an image that cannot be read."""
+    """Return the issue of an unreadable image.
+
+    Args:
+        error: Error of reading the image.
+        root: Folder that file names are relative to.
+    """
     return LabelIssue("unreadable image, skipped", error.reason, file_name=os.path.relpath(error.path, root))
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The image files in a folder and its subfolders, sorted, without hidden ones."""
-    found: list[Path] = []
+    """Return the sorted image files in `folder` and its subfolders, without hidden ones."""
+    images: list[Path] = []
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place, name) for name in sorted(names) if has_image_suffix(name)]
-    return found
+        images += [Path(place, name) for name in sorted(names) if has_image_suffix(name)]
+    return images
 
 
 def _area(polygon: Sequence[float]) -> float:
-    """The area of a polygon by the shoelace formula."""
+    """Return the area of a polygon by the shoelace formula."""
     points = list(zip(polygon[::2], polygon[1::2], strict=True))
     turned = [*points[1:], points[0]]
     return abs(sum(x * v - u * y for (x, y), (u, v) in zip(points, turned, strict=True))) / 2

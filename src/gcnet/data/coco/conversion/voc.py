@@ -1,4 +1,4 @@
-"""Reads Pascal VOC annotations: an XML file per image, boxes in pixels."""
+"""Pascal VOC annotations: an XML file per image, boxes in pixels, masks in SegmentationObject."""
 
 import math
 import os
@@ -40,7 +40,7 @@ class _Object:
 
 @dataclass
 class _Image:
-    """What an XML file says of its image."""
+    """Content of an XML file."""
 
     file: Path
     file_name: str = ""
@@ -49,19 +49,25 @@ class _Image:
 
 
 def is_voc(path: Path) -> bool:
-    """Whether a folder holds XML files, in Annotations/ or in itself or its splits."""
+    """Return whether the folder `path`, its Annotations folder or its splits have XML files."""
     return path.is_dir() and bool(_xml_files(path))
 
 
 def convert_voc(path: Path) -> ConvertedData:
     """Convert a Pascal VOC data set.
 
-    Boxes count pixels from 1, as VOC's do, and include the last one; from 0 where any coordinate of the data set is 0
-    or a fraction. Splits are those of ImageSets/Main, or of folders called train, valid and so on. Masks are those of
+    Boxes count pixels from 1 and include the last pixel, as in VOC; from 0 if any coordinate of the data set is 0 or
+    fractional. Splits are those of ImageSets/Main or folders named train, valid and so on. Masks are read from
     SegmentationObject.
 
+    Args:
+        path: Folder of the data set.
+
+    Returns:
+        The data set in COCO format.
+
     Raises:
-        UserError: no file holds an annotation of VOC's format.
+        UserError: No file is a VOC annotation.
     """
     root = Path(os.path.realpath(path))
     problems: list[LabelIssue] = []
@@ -105,27 +111,27 @@ def _convert(
     size = image.size or upright
     builder.add_image(path, *size)
     masks = ObjectMasks(image.file, size, builder.root, problems)
-    for one in image.objects:
-        left, top, right, bottom = one.corners
+    for item in image.objects:
+        left, top, right, bottom = item.corners
         box = [left - first, top - first, right - left + first, bottom - top + first]
         if box[2] <= 0 or box[3] <= 0:
-            problems.append(LabelIssue("invalid box, skipped", f"{one.name} at {list(one.corners)}", file_name=name))
+            problems.append(LabelIssue("invalid box, skipped", f"{item.name} at {list(item.corners)}", file_name=name))
             continue
-        runs = masks.of(one.number, box)
-        builder.add_object(builder.classes.index(one.name), box, runs=runs, is_difficult=one.is_difficult)
+        runs = masks.of(item.number, box)
+        builder.add_object(builder.classes.index(item.name), box, runs=runs, is_difficult=item.is_difficult)
 
 
 def _pictures(root: Path) -> dict[str, list[Path]]:
-    """The images of a data set by their names without suffix; masks are not among them."""
-    found: dict[str, list[Path]] = {}
+    """Return the images of a data set by name without suffix; masks are excluded."""
+    images_by_stem: dict[str, list[Path]] = {}
     for image in images_below(root):
         if not any(part.lower().startswith("segmentation") for part in image.relative_to(root).parts[:-1]):
-            found.setdefault(image.stem, []).append(image)
-    return found
+            images_by_stem.setdefault(image.stem, []).append(image)
+    return images_by_stem
 
 
 def _picture(image: _Image, pictures: Mapping[str, list[Path]]) -> Path | None:
-    """The file of an image: beside its annotation, or of the annotation's name, in the folders nearest to it."""
+    """Return the image file: beside its annotation, or of the same name in the nearest folder."""
     named = image.file.with_name(os.path.basename(image.file_name.replace("\\", "/")))
     if named.is_file():
         return named
@@ -137,7 +143,7 @@ def _picture(image: _Image, pictures: Mapping[str, list[Path]]) -> Path | None:
 
 
 def _read(file: Path, root: Path, problems: list[LabelIssue]) -> _Image | None:
-    """What an XML file says; None, with a problem, if it is no annotation."""
+    """Return the content of an XML file, or None with an issue if it is not an annotation."""
     name = os.path.relpath(file, root)
     try:
         tree = read_xml(file)
@@ -149,24 +155,24 @@ def _read(file: Path, root: Path, problems: list[LabelIssue]) -> _Image | None:
         problems.append(LabelIssue("unreadable annotation, skipped", found, file_name=name))
         return None
     image = _Image(file, _text(tree, "filename") or f"{file.stem}.jpg", _size(tree.find("size")))
-    for number, one in enumerate(tree.findall("object"), start=1):
-        box = one.find("bndbox")
+    for number, item in enumerate(tree.findall("object"), start=1):
+        box = item.find("bndbox")
         corners = [] if box is None else [_number(_text(box, corner)) for corner in _CORNERS]
-        label = _text(one, "name")
+        label = _text(item, "name")
         if not label or len(corners) != 4 or not all(map(math.isfinite, corners)):
             problems.append(LabelIssue("object without name or box, skipped", f"name {label!r}", file_name=name))
             continue
         left, top, right, bottom = corners
-        difficult = _text(one, "difficult") == "1"
+        difficult = _text(item, "difficult") == "1"
         image.objects.append(_Object(number, label, (left, top, right, bottom), difficult))
     return image
 
 
 def read_xml(file: Path) -> Element:
-    """The root of an XML file without a document type, whose entities could grow without bounds.
+    """Return the root of the XML in `file`; document types are refused, since entities can grow without bounds.
 
     Raises:
-        UserError: the file is too large, has a document type, or is no XML.
+        UserError: The file is too large, has a document type, or is not XML.
     """
     builder = TreeBuilder()
     parser = expat.ParserCreate()
@@ -191,7 +197,7 @@ def _refuse(*_: object) -> None:
 
 
 def _xml_files(folder: Path) -> list[Path]:
-    """The XML files of a data set: in Annotations/, or in the folder and the folders of its splits."""
+    """Return the XML files of a data set: in Annotations, or in the folder and its splits."""
     places = _annotation_folders(folder)
     if not places:
         splits = [one for one in sorted(folder.iterdir()) if one.is_dir() and split_in_name(one.name)]
@@ -200,46 +206,46 @@ def _xml_files(folder: Path) -> list[Path]:
 
 
 def _annotation_folders(folder: Path) -> list[Path]:
-    return [one for one in sorted(folder.iterdir()) if one.is_dir() and one.name.lower() in ("annotations", "xml")]
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in ("annotations", "xml")]
 
 
 def _listed(place: Path) -> list[Path]:
     pattern = "*.xml"
-    found = place.rglob(pattern) if place.name.lower() in ("annotations", "xml") else place.glob(pattern)
-    return sorted(file for file in found if not file.name.startswith("."))
+    files = place.rglob(pattern) if place.name.lower() in ("annotations", "xml") else place.glob(pattern)
+    return sorted(file for file in files if not file.name.startswith("."))
 
 
 def _splits(root: Path, images: Sequence[_Image], problems: list[LabelIssue]) -> dict[str, list[_Image]]:
-    """The images of each split."""
+    """Return the images of each split."""
     by_stem = {image.file.stem: image for image in images}
     lists = root / "ImageSets" / "Main"
-    found: dict[str, list[_Image]] = {}
+    splits: dict[str, list[_Image]] = {}
     for split, names in (("train", ("train", "trainval")), ("val", ("val",)), ("test", ("test",))):
         file = next((lists / f"{name}.txt" for name in names if (lists / f"{name}.txt").is_file()), None)
         if file is None:
             continue
         lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         stems = [_listed_stem(line.strip(), by_stem) for line in lines if line.strip()]
-        found[split] = [by_stem[stem] for stem in stems if stem in by_stem]
-        if lacking := [stem for stem in stems if stem not in by_stem]:
+        splits[split] = [by_stem[stem] for stem in stems if stem in by_stem]
+        if missing := [stem for stem in stems if stem not in by_stem]:
             problems.append(
                 LabelIssue(
                     "listed without an annotation",
-                    f"{len(lacking):,} names, such as {lacking[0]}",
+                    f"{len(missing):,} names, such as {missing[0]}",
                     file_name=os.path.relpath(file, root),
                 )
             )
-    if found:
-        return found
+    if splits:
+        return splits
     for image in images:
         folders = image.file.relative_to(root).parts[:-1]
         split = next((split for name in reversed(folders) if (split := split_in_name(name))), "")
-        found.setdefault(split, []).append(image)
-    return found
+        splits.setdefault(split, []).append(image)
+    return splits
 
 
 def _listed_stem(line: str, known: Mapping[str, _Image]) -> str:
-    """The name in a line of a list: NAME, as VOC writes it, NAME 1, NAME -1, or the path of an image."""
+    """Return the name in a line of a list: NAME, NAME 1, NAME -1, or the path of an image."""
     names = (line, line.rsplit(maxsplit=1)[0])
     stems = [*names, *(PurePosixPath(name.replace("\\", "/")).stem for name in names)]
     return next((stem for stem in stems if stem in known), stems[-1])
@@ -257,7 +263,7 @@ def _number(text: str) -> float:
 
 
 def _size(element: Element | None) -> tuple[int, int] | None:
-    """Width and height; None where they are missing or 0, as some tools write."""
+    """Return width and height, or None if they are missing or 0."""
     if element is None:
         return None
     width, height = (_number(_text(element, side)) for side in ("width", "height"))
@@ -269,13 +275,13 @@ _ALIKE = 0.5  # IoU of a box and the box of its mask from which they belong toge
 
 
 class ObjectMasks:
-    """The masks of the objects of one image.
+    """Masks of the objects of an image.
 
     Args:
-        annotation: the XML file of the image; the masks are in a folder beside that of the XML files.
-        size: width and height of the image in pixels.
-        root: the folder that file names are relative to.
-        problems: gets what cannot be used.
+        annotation: XML file of the image; the masks are in a folder beside that of the XML files.
+        size: Width and height of the image in pixels.
+        root: Folder that file names are relative to.
+        problems: Receives the issues.
     """
 
     def __init__(self, annotation: Path, size: tuple[int, int], root: Path, problems: list[LabelIssue]) -> None:
@@ -284,11 +290,11 @@ class ObjectMasks:
         self._numbers = self._read(size) if self._file.is_file() else None
 
     def of(self, number: int, box: Sequence[float]) -> dict[str, Any] | None:
-        """The run lengths of an object's mask; None where it has none.
+        """Return the run lengths of the mask of an object, or None without a mask.
 
         Args:
-            number: of the object in the XML file, from 1.
-            box: left, top, width and height in pixels, which the mask has to fit.
+            number: Number of the object in the XML file, from 1.
+            box: Left, top, width and height in pixels, which the mask has to match.
         """
         if self._numbers is None or not (mask := self._numbers == number).any():
             return None
@@ -314,7 +320,7 @@ class ObjectMasks:
 
 
 def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
-    """The IoU of two boxes with an area."""
+    """Return the IoU of two boxes with areas above 0."""
     across = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
     down = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
     shared = max(across, 0) * max(down, 0)

@@ -1,4 +1,4 @@
-"""Reads YOLO labels: a text file per image, boxes and polygons as fractions of width and height."""
+"""YOLO labels: a text file per image, boxes and polygons as fractions of width and height."""
 
 import math
 import os
@@ -30,7 +30,7 @@ _TOLERANCE = 0.01  # share of a side by which a coordinate may lie beyond the im
 
 @dataclass(frozen=True)
 class _Layout:
-    """The image folders or lists of each split, the class names (None if no file has them), and whether of poses."""
+    """Image folders or lists by split, class names (None if unknown), and whether labels have keypoints."""
 
     root: Path
     splits: Mapping[str, tuple[Path, ...]]
@@ -39,7 +39,7 @@ class _Layout:
 
 
 def is_yolo(path: Path) -> bool:
-    """Whether a path is a YOLO data.yaml, or a folder with one, or with labels beside images."""
+    """Return whether `path` is a YOLO data.yaml, or a folder with one or with labels beside images."""
     if path.is_file():
         return path.suffix.lower() in (".yaml", ".yml")
     if not path.is_dir():
@@ -51,10 +51,13 @@ def convert_yolo(path: Path) -> ConvertedData:
     """Convert a YOLO data set for detection (class, center, size) or segmentation (class, polygon).
 
     Args:
-        path: a data.yaml, or a folder with one, with classes.txt, or with images/ and labels/.
+        path: data.yaml, or a folder with one, with classes.txt, or with images and labels folders.
+
+    Returns:
+        The data set in COCO format.
 
     Raises:
-        UserError: the files are not those of a YOLO data set.
+        UserError: The files are not a YOLO data set.
     """
     file = path if path.is_file() else _yaml_of(path)
     problems: list[LabelIssue] = []
@@ -70,7 +73,9 @@ def convert_yolo(path: Path) -> ConvertedData:
     for split, images in found.items():
         for image in images:
             _convert(builders[split], image, labels[image], layout.has_keypoints, problems)
-    return ConvertedData(layout.root, {split: one.content() for split, one in builders.items()}, tuple(problems))
+    return ConvertedData(
+        layout.root, {split: builder.content() for split, builder in builders.items()}, tuple(problems)
+    )
 
 
 def _convert(
@@ -99,7 +104,7 @@ def _convert(
 def _parse(
     line: str, classes: int, size: tuple[int, int], has_keypoints: bool
 ) -> tuple[int, list[float], list[float] | None]:
-    """Label, box and polygon in pixels of a line; raises ValueError with the reason."""
+    """Return label, box and polygon in pixels of a line; raises ValueError with the reason."""
     try:
         values = [float(text) for text in line.split()]
     except ValueError:
@@ -152,7 +157,7 @@ def _from_yaml(file: Path, problems: list[LabelIssue]) -> _Layout:
 
 
 def _place(root: Path, texts: Sequence[str]) -> Path | None:
-    """The folder or list that an entry of a data.yaml names, below its folder; None if it is missing."""
+    """Return the folder or list named in a data.yaml, or None if it is missing."""
     paths = (resolve_paths(root, [text.rstrip("/\\")]).path(text.rstrip("/\\")) for text in texts)
     return next((Path(path) for path in paths if path is not None), None)
 
@@ -172,7 +177,7 @@ def _from_folder(folder: Path) -> _Layout:
 
 
 def _label_folders(folder: Path) -> Iterator[Path]:
-    """Folders called labels that hold text files."""
+    """Yield folders named labels that contain text files."""
     for place in (folder, *(one for one in sorted(folder.iterdir()) if one.is_dir())):
         labels = place / "labels"
         if labels.is_dir() and any(labels.rglob("*.txt")):
@@ -180,7 +185,7 @@ def _label_folders(folder: Path) -> Iterator[Path]:
 
 
 def _has_labels_beside(folder: Path) -> bool:
-    """Whether a folder holds classes.txt, and images with labels beside them, also in a folder in it (Darknet)."""
+    """Return whether a folder, or a subfolder, has labels beside images (Darknet), and classes.txt."""
     if _class_file(folder) is None:
         return False
     for place in (folder, *(one for one in sorted(folder.iterdir()) if one.is_dir())):
@@ -192,7 +197,7 @@ def _has_labels_beside(folder: Path) -> bool:
 
 
 def _yaml_of(folder: Path) -> Path | None:
-    """The data.yaml of a folder: of the usual name, or the only one that names classes, such as coco8.yaml."""
+    """Return the data.yaml of a folder, or the only YAML file that lists classes, such as coco8.yaml."""
     usual = [folder / name for name in ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")]
     for file in usual:
         if file.is_file():
@@ -242,7 +247,7 @@ def _names(content: Mapping[str, Any], file: Path) -> tuple[str, ...] | None:
 
 
 def _numbered(labels: Any, problems: list[LabelIssue]) -> tuple[str, ...]:
-    """Names for classes of which no file tells the names."""
+    """Return numbers as names of unnamed classes."""
     firsts = {line.split()[0] for lines in labels for line in lines or []}
     highest = max((int(first) for first in firsts if first.isascii() and first.isdigit() and len(first) < 5), default=0)
     problems.append(LabelIssue("no class names", f"the classes are called 0 to {highest}; classes.txt would name them"))
@@ -250,7 +255,7 @@ def _numbered(labels: Any, problems: list[LabelIssue]) -> tuple[str, ...]:
 
 
 def _images(places: Sequence[Path], root: Path, problems: list[LabelIssue]) -> Iterator[Path]:
-    """The images of a split: of folders, or of text files that list them."""
+    """Yield the images of a split, from folders or text files that list them."""
     for place in places:
         if place.is_dir():
             yield from images_below(place)
@@ -266,7 +271,7 @@ def _images(places: Sequence[Path], root: Path, problems: list[LabelIssue]) -> I
 
 
 def _label_file(image: Path, root: Path) -> Path:
-    """The labels of an image: in labels/ where it is in images/, or beside it."""
+    """Return the label file of an image: in labels instead of images, or beside it."""
     parts = list(image.relative_to(root).parts)
     for place in range(len(parts) - 2, -1, -1):
         if parts[place].lower() == "images":
@@ -278,7 +283,7 @@ def _label_file(image: Path, root: Path) -> Path:
 
 
 def _unused_labels(used: set[Path], root: Path) -> list[LabelIssue]:
-    """Label files beside those of the images that belong to no image, or to one of an unsupported format."""
+    """Return issues of label files without an image."""
     folders = sorted({file.parent for file in used})
     others = [file for folder in folders for file in sorted(folder.glob("*.txt")) if file not in used]
     return [
@@ -291,13 +296,13 @@ def _unused_labels(used: set[Path], root: Path) -> list[LabelIssue]:
 
 
 def _is_label(file: Path) -> bool:
-    """Whether the first line of a text file is numbers, as labels are, and lists of images are not."""
+    """Return whether the first line of a text file has numbers, as labels have and lists of images have not."""
     first = (_lines(file) or [""])[0].split()
     return len(first) >= 5 and first[0].isdecimal()
 
 
 def _lines(file: Path) -> list[str] | None:
-    """The lines of a text file that are not blank; None if there is no such file."""
+    """Return the lines of a text file that are not blank, or None if there is no such file."""
     try:
         text = file.read_text(encoding="utf-8-sig", errors="replace")
     except FileNotFoundError:
