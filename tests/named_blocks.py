@@ -20,11 +20,11 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 for _name in NON_LOCAL:
     SETTINGS[_name] = (_name, {})
     SETTINGS[f"{_name} sub_sample"] = (_name, {"sub_sample": True})
-    SETTINGS[f"{_name} batch"] = (_name, {"normalisation": "batch"})
+    SETTINGS[f"{_name} batch"] = (_name, {"normalization": "batch"})
 SETTINGS |= {
     "gc heads": ("gc", {"ratio": 4, "heads": 2}),
     "dnl": ("dnl", {"temperature": 1.0}),
-    "dnl batch": ("dnl", {"temperature": 1.0, "normalisation": "batch"}),
+    "dnl batch": ("dnl", {"temperature": 1.0, "normalization": "batch"}),
     "gc_slots": ("gc_slots", {"slots": 3}),
     "gc_eca": ("gc_eca", {}),
     "gc_affine": ("gc_affine", {}),

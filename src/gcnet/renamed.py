@@ -41,6 +41,7 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
         "freeze_norms": "freeze_bn_stats",
     },
     "output": {"pictures": "plots"},
+    "block": {"normalisation": "normalization"},
     "check_data": {"listed": "max_listed"},
 }
 """Group of settings -> old name -> new name; a flag is the name with hyphens."""
@@ -50,6 +51,18 @@ VALUES: Mapping[str, Mapping[str, str]] = {
     "auto_augment": {"trivial": "trivialaugment"},
 }
 """New name of a setting -> old value -> new value."""
+
+COST_KEYS: Mapping[str, str] = {
+    "places": "sites",
+    "forward_minimum": "forward_seconds_min",
+    "forward_median": "forward_seconds_median",
+    "step_minimum": "step_seconds_min",
+    "step_median": "step_seconds_median",
+    "peak_memory": "peak_memory_bytes",
+    "batch": "batch_size",
+    "memory_batch": "memory_batch_size",
+}
+"""Old key -> new key of costs and of their timing in costs.json and results.json."""
 
 _SKIPPED = ("augment", "crop")  # later, --crop was the flag of the center crop
 
@@ -127,7 +140,33 @@ def upgraded_metadata(metadata: Mapping[str, Any], path: str | Path) -> dict[str
     upgraded = dict(metadata)
     if isinstance(metadata.get("detector"), Mapping):
         upgraded["detector"] = upgraded_group("detector", metadata["detector"])
+    if isinstance(metadata.get("insertions"), list):
+        upgraded["insertions"] = [_upgraded_insertion(record) for record in metadata["insertions"]]
     return upgraded
+
+
+def upgraded_comparison(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in the compare.json of version 1, upgraded.
+
+    Args:
+        settings: of the comparison, with the groups as mappings.
+    """
+    upgraded = upgraded_group("network", settings)
+    upgraded |= {name: upgraded_group(name, value) for name, value in upgraded.items() if isinstance(value, Mapping)}
+    data = upgraded.get("data")
+    if isinstance(data, dict) and settings.get("weights") is None and data.get("interpolation") == "bilinear":
+        data["interpolation"] = None  # the default, which version 1 wrote
+    return upgraded
+
+
+def upgraded_costs(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The costs and their timing in costs.json and results.json of version 1, upgraded.
+
+    Args:
+        content: with the entries `costs`, by block, and `timing`.
+    """
+    costs = {block: _with_new_keys(cost) for block, cost in content["costs"].items()}
+    return {**content, "costs": costs, "timing": _with_new_keys(content["timing"])}
 
 
 def changed_names(settings: Mapping[str, Any]) -> list[str]:
@@ -168,6 +207,16 @@ def format_version(stored: Mapping[str, Any], path: str | Path) -> int:
 def is_old(stored: Mapping[str, Any]) -> bool:
     """Whether the metadata of a file are of an earlier format version."""
     return stored.get("format_version", 1) < FORMAT_VERSION
+
+
+def _with_new_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {COST_KEYS.get(key, key): value for key, value in values.items()}
+
+
+def _upgraded_insertion(record: Any) -> Any:
+    if not isinstance(record, Mapping) or not isinstance(record.get("options"), Mapping):
+        return record  # damaged, which is reported where it is read
+    return {**record, "options": upgraded_group("block", record["options"])}
 
 
 def _new_value(name: str, value: Any) -> Any:

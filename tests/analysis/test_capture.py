@@ -319,7 +319,7 @@ def test_capture_changes_nothing_in_training() -> None:
         torch.manual_seed(3)
         model = nn.Sequential(
             nn.Conv2d(3, 8, 1),
-            gcnet.build_block("nl_gaussian", channels=8, normalisation="batch"),
+            gcnet.build_block("nl_gaussian", channels=8, normalization="batch"),
             Own(8),
             timm.layers.NonLocalAttn(8),
         ).train()

@@ -18,10 +18,10 @@ from tolerances import assert_equal_within
 
 SOFTMAX = {
     "gaussian": ("nl_gaussian", {}),
-    "gaussian batch": ("nl_gaussian", {"normalisation": "batch"}),
+    "gaussian batch": ("nl_gaussian", {"normalization": "batch"}),
     "embedded": ("nl_embedded_gaussian", {}),
     "embedded unscaled": ("nl_embedded_gaussian", {"use_scale": False}),
-    "embedded batch": ("nl_embedded_gaussian", {"normalisation": "batch", "reduction": 3}),
+    "embedded batch": ("nl_embedded_gaussian", {"normalization": "batch", "reduction": 3}),
 }
 
 
@@ -112,7 +112,7 @@ def mixed(seed: int) -> nn.Module:
     """A network in float64 with two non-local blocks whose queries agree, one of dot products, and one gc."""
     torch.manual_seed(seed)
     model = create_model("cifar_resnet20", num_classes=3)
-    insert(model, "nl_embedded_gaussian", stages=(1, 2), blocks=(0, 1), normalisation="batch")
+    insert(model, "nl_embedded_gaussian", stages=(1, 2), blocks=(0, 1), normalization="batch")
     insert(model, "nl_dot_product", stages=(3,), blocks=(1,), position="after_add")
     insert(model, "gc", stages=(3,), blocks=(0,), ratio=8)
     model.double().eval()

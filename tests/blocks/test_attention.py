@@ -133,7 +133,7 @@ def test_gc_eca_adds_the_pooled_channels_filtered(dims: int) -> None:
 
 
 @every_dims
-def test_gc_affine_adds_the_pooled_channels_normalised(dims: int) -> None:
+def test_gc_affine_adds_the_pooled_channels_normalized(dims: int) -> None:
     block, x = block_and_map("gc_affine", dims=dims, norm_eps=1e-3)
     norm = nn.LayerNorm(6, eps=1e-3).double()
     norm.load_state_dict({name: block.state_dict()[f"add.transform.1.{name}"] for name in ("weight", "bias")})

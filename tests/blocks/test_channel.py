@@ -81,7 +81,7 @@ def test_grn_weighs_a_channel_by_its_norm_over_the_mean_norm(dims: int) -> None:
 
 @every_dims
 @pytest.mark.parametrize("groups", [1, 2, 3])
-def test_lct_normalises_the_means_within_each_group(groups: int, dims: int) -> None:
+def test_lct_normalizes_the_means_within_each_group(groups: int, dims: int) -> None:
     block, x = block_and_map("lct", dims=dims, groups=groups)
     mean, size = x.flatten(2).mean(2), 6 // groups
     weight, bias = block.get_parameter("scale.transform.1.weight"), block.get_parameter("scale.transform.1.bias")
@@ -119,8 +119,8 @@ def test_gated_gct_is_its_formula_in_the_paper(dims: int) -> None:
     alpha, gamma, beta = (block.get_parameter(f"scale.transform.{name}") for name in ("alpha", "gamma", "beta"))
     embedding = alpha * (x.flatten(2).square().sum(2) + 1e-5).sqrt()
     # sqrt(C) e / ||e||, with the epsilon of the authors' code inside the mean.
-    normalised = embedding / (embedding.square().sum(1, keepdim=True) / 6 + 1e-5).sqrt()
-    expected = x + scaled(x, torch.tanh(gamma * normalised + beta))
+    normalized = embedding / (embedding.square().sum(1, keepdim=True) / 6 + 1e-5).sqrt()
+    expected = x + scaled(x, torch.tanh(gamma * normalized + beta))
     assert_equal_within(block(x), expected, torch.float64)
 
 

@@ -58,8 +58,8 @@ def test_bottleneck_of_one_channel_without_a_norm_is_allowed() -> None:
         (dict(name="gc", pooling=None), 'unknown pooling "None"; valid: attention, average'),
         (dict(name="gc", fusion=["add"]), "unknown fusion"),
         (
-            dict(name="nl_gaussian", normalisation="batchnorm"),
-            'unknown normalisation "batchnorm"; did you mean "batch"',
+            dict(name="nl_gaussian", normalization="batchnorm"),
+            'unknown normalization "batchnorm"; did you mean "batch"',
         ),
         (dict(name="gc", ratio=0), "ratio must be above 0, found 0"),
         (dict(name="gc", ratio=-2), "ratio must be above 0, found -2"),
@@ -127,7 +127,7 @@ def test_blocks_are_listed_with_their_options() -> None:
     assert list_blocks() == ["gc", "snl", "se", *NON_LOCAL, *beyond]
     assert list(BLOCKS) == list_blocks()
     assert block_options("gc") == ("ratio", "pooling", "fusion", "heads", "norm_eps")
-    assert block_options("nl_embedded_gaussian") == ("reduction", "sub_sample", "use_scale", "normalisation")
+    assert block_options("nl_embedded_gaussian") == ("reduction", "sub_sample", "use_scale", "normalization")
 
 
 def test_builder_of_one_s_own_builds_the_block() -> None:

@@ -54,7 +54,7 @@ def test_parameters_are_those_of_the_formulas_in_the_docstrings(channels: int, r
         ("nl_embedded_gaussian", ()): 4 * channels * inner + 3 * inner + channels,
         ("nl_dot_product", ()): 4 * channels * inner + 3 * inner + channels,
         ("nl_concatenation", ()): 4 * channels * inner + 5 * inner + channels,
-        ("nl_gaussian", (("normalisation", "batch"),)): 2 * channels * inner + inner + 3 * channels,
+        ("nl_gaussian", (("normalization", "batch"),)): 2 * channels * inner + inner + 3 * channels,
         ("gc", (("heads", heads),)): branch + channels // heads + 1,
         ("dnl", ()): 4 * channels * inner + 3 * inner + 2 * channels + 1,
         ("gc_slots", (("slots", 5),)): channels**2 + 2 * 5 * channels + channels + 2 * 5,

@@ -92,7 +92,7 @@ def test_new_gc_with_scale_halves_the_map_as_published(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [f"{name} batch" for name in NON_LOCAL])
-def test_normalised_block_starts_at_zero_by_gamma_alone_so_that_it_can_leave(name: str) -> None:
+def test_normalized_block_starts_at_zero_by_gamma_alone_so_that_it_can_leave(name: str) -> None:
     state = make(name).state_dict()
     assert state["add.transform.1.weight"].eq(0).all()
     assert state["add.transform.0.weight"].ne(0).any()

@@ -107,16 +107,16 @@ def non_local_cases() -> list[Case]:
         for mode in MODES:
             asked = {"mode": mode} if mode in ("embedded_gaussian", "dot_product") else {}
             for sub_sample in (False, True):
-                for normalised in (False, True):
+                for normalized in (False, True):
                     for scaled in (True, False) if mode == "embedded_gaussian" else (True,):
                         settings = {"mode": mode, "sub_sample": sub_sample, "use_scale": scaled, "reduction": 3}
-                        if normalised:
+                        if normalized:
                             settings["norm_cfg"] = norm
                         options = {"reduction": 3, "sub_sample": sub_sample}
-                        options |= {"normalisation": "batch"} if normalised else {}
+                        options |= {"normalization": "batch"} if normalized else {}
                         options |= {"use_scale": scaled} if mode == "embedded_gaussian" else {}
                         words = [f"mmcv-{dims}d-{mode}"]
-                        words += ["sub_sampled"] * sub_sample + ["norm"] * normalised + ["unscaled"] * (not scaled)
+                        words += ["sub_sampled"] * sub_sample + ["norm"] * normalized + ["unscaled"] * (not scaled)
                         cases.append(
                             Case(
                                 "-".join(words),
@@ -127,7 +127,7 @@ def non_local_cases() -> list[Case]:
                                 asked | ({"use_scale": False} if not scaled else {}),
                                 channels=23,
                                 dims=dims,
-                                training=normalised and dims == 2,
+                                training=normalized and dims == 2,
                             )
                         )
     return cases

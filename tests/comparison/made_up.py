@@ -30,17 +30,17 @@ def _cost(block: str) -> Cost:
     parameters, flops, step = COSTS[block]
     added = round(1e9 * flops - 2e9)
     return Cost(
-        places=2,
+        sites=2,
         parameters=parameters,
         added_parameters=parameters - 100_000,
         flops=round(1e9 * flops),
         added_flops=added,
         analytic_flops=added,
-        forward_minimum=step / 3,
-        forward_median=step / 2.5,
-        step_minimum=step * 0.9,
-        step_median=step,
-        peak_memory=round(step * 1e10),
+        forward_seconds_min=step / 3,
+        forward_seconds_median=step / 2.5,
+        step_seconds_min=step * 0.9,
+        step_seconds_median=step,
+        peak_memory_bytes=round(step * 1e10),
     )
 
 
@@ -88,7 +88,7 @@ def _comparison(
         costs={block: _cost(block) for block in blocks},
         about={"recipe": "sgd <0.1>, 5 epochs"},
         environment={"device": "cpu", "torch": "2"},
-        timing={"repetitions": 7, "batch": 16, "memory_batch": 32},
+        timing={"repetitions": 7, "batch_size": 16, "memory_batch_size": 32},
         created="2026-01-02 03:04 UTC",
         pictures=(_picture(),),
     )

@@ -169,10 +169,10 @@ def test_a_comparison_of_detectors_leaves_mask_and_box_ap(tmp_path: Path, monkey
     assert read_results(tmp_path / "out" / "results.json") == comparison
     assert listener.lines[-1].startswith("[3/3] build_scale, seed 0: mask AP ")
     costs = comparison.costs
-    assert costs["gc"].places == costs["build_scale"].places == 3
+    assert costs["gc"].sites == costs["build_scale"].sites == 3
     assert costs["gc"].analytic_flops == costs["gc"].added_flops > 0
     assert costs["build_scale"].added_parameters == 3 * 2 * 32
-    assert 0 < costs["none"].forward_median < 60 and 0 < costs["none"].step_median < 60
+    assert 0 < costs["none"].forward_seconds_median < 60 and 0 < costs["none"].step_seconds_median < 60
 
 
 @pytest.mark.slow

@@ -59,8 +59,8 @@ def test_a_comparison_leaves_its_results_a_table_a_figure_and_a_page(images: Pat
     assert listener.steps[-1] == 4 * STEPS
     assert listener.lines[-1].startswith("[4/4] gc, seed 1: top-1")
     costs = comparison.costs
-    assert costs["none"].added_parameters == costs["none"].places == 0
-    assert costs["gc"].places == 9
+    assert costs["none"].added_parameters == costs["none"].sites == 0
+    assert costs["gc"].sites == 9
     assert costs["gc"].parameters - costs["none"].parameters == costs["gc"].added_parameters == 8997
     assert costs["gc"].analytic_flops == costs["gc"].added_flops > 0
 
@@ -204,7 +204,7 @@ def test_killed_without_warning_the_same_command_comes_to_the_same_results(image
     subprocess.run(_command(images, tmp_path / "cut"), check=True, capture_output=True, timeout=180)
     cut = read_results(tmp_path / "cut" / "results.json")
     assert [run.curve for run in cut.runs] == [run.curve for run in whole.runs]
-    assert all(cost.peak_memory is not None and cost.peak_memory > 0 for cost in cut.costs.values())
+    assert all(cost.peak_memory_bytes is not None and cost.peak_memory_bytes > 0 for cost in cut.costs.values())
 
 
 @pytest.mark.slow

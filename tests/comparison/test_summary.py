@@ -99,7 +99,7 @@ def test_a_count_that_differs_from_the_formula_is_said() -> None:
 
 def test_costs_that_were_not_measured_are_dashes() -> None:
     comparison = made_up()
-    unmeasured = {**comparison.costs, "gc": replace(comparison.costs["gc"], peak_memory=None)}
+    unmeasured = {**comparison.costs, "gc": replace(comparison.costs["gc"], peak_memory_bytes=None)}
     assert table_rows(replace(comparison, costs=unmeasured))[2][-1] == "-"
     assert table_rows(replace(comparison, costs={}))[0][3:] == ("-",) * 5
 
@@ -181,7 +181,7 @@ def test_results_without_the_score_of_their_networks_are_refused(tmp_path: Path)
         pytest.param("{", "does not hold the results", id="not JSON"),
         pytest.param("{}", "does not hold the results", id="other JSON"),
         pytest.param("[]", "does not hold the results", id="a list"),
-        pytest.param('{"schema": 99}', "another layout", id="another layout"),
+        pytest.param('{"format_version": 99}', "has format version 99", id="newer format"),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str | None, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""Transforms: LayerNorm over channels, batch normalisation that starts at zero, and the bottleneck."""
+"""Transforms: LayerNorm over channels, batch normalization that starts at zero, and the bottleneck."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_bottleneck_equals_its_formula() -> None:
     context = torch.randn(3, 11, dtype=torch.float64)
     hidden = context @ bottleneck.reduce.weight.T + bottleneck.reduce.bias
     centred = hidden - hidden.mean(1, keepdim=True)
-    normalised = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
-    normalised = normalised * bottleneck.norm.weight + bottleneck.norm.bias
-    expected = normalised.clamp(min=0) @ bottleneck.expand.weight.T + bottleneck.expand.bias
+    normalized = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
+    normalized = normalized * bottleneck.norm.weight + bottleneck.norm.bias
+    expected = normalized.clamp(min=0) @ bottleneck.expand.weight.T + bottleneck.expand.bias
     assert_equal_within(bottleneck(context[..., None, None]), expected[..., None, None], torch.float64)

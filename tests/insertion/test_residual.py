@@ -171,7 +171,7 @@ def test_a_second_block_at_the_same_place_is_refused() -> None:
 
 def test_blocks_follow_the_hosts_dtype_and_mode() -> None:
     model = CifarResNet(20).double().eval()
-    insert(model, "nl_embedded_gaussian", normalisation="batch")
+    insert(model, "nl_embedded_gaussian", normalization="batch")
     assert not model.layer1[0].context.training
     assert {parameter.dtype for _, parameter in context_parameters(model)} == {torch.float64}
 
@@ -203,7 +203,7 @@ def test_blocks_still_run_after_norms_were_converted_or_frozen() -> None:
 def test_the_hosts_own_initialisation_leaves_the_identity() -> None:
     """torchvision's loop over modules, timm's `init_weights`, and a blanket `reset_parameters`."""
     model = HOSTS["timm basic"]().eval()
-    insert(model, "nl_embedded_gaussian", normalisation="batch")
+    insert(model, "nl_embedded_gaussian", normalization="batch")
     model.init_weights()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

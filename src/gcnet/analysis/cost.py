@@ -1,7 +1,7 @@
 """Parameters and FLOPs of networks and blocks.
 
 Convention: FLOPs as `torch.utils.flop_counter` counts them, a multiply-add being two, for one image; matrix products,
-convolutions and attention are counted, element-wise work, pooling and normalisation are not. Papers on vision networks
+convolutions and attention are counted, element-wise work, pooling and normalization are not. Papers on vision networks
 print multiply-adds under the name "FLOPs" (ResNet-50: 4.1 G), which is half of the number here. A deformable
 convolution counts as a convolution, and the one of its offsets besides; sampling between pixels is element-wise work.
 """

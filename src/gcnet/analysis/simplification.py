@@ -100,7 +100,7 @@ def shared_weights(block: ContextBlock, mean_input: Float[Tensor, " c"]) -> dict
     """The simplified non-local block that stands in for a softmax non-local one, in float64.
 
     Args:
-        block: one that `why_kept` does not refuse, in the state of its batch normalisation in evaluation mode.
+        block: one that `why_kept` does not refuse, in the state of its batch normalization in evaluation mode.
         mean_input: from `mean_inputs`.
 
     Returns:

@@ -9,7 +9,7 @@ from torch import nn
 
 from gcnet.blocks.channel import KERNEL_SIZE, channel_kernel_size, filter_flops
 from gcnet.blocks.options import check_eps, check_integer, inner_channels
-from gcnet.blocks.paper import NORMALISATION, add_non_local, embedding_flops
+from gcnet.blocks.paper import NORMALIZATION, add_non_local, embedding_flops
 from gcnet.blocks.spec import NORM_EPS, ONE_BLOCK, REDUCTION, BlockShape, BlockSpec
 from gcnet.errors import UserError
 from gcnet.framework.attention_contexts import Disentangled, SlotPool, WhitenedAffinity
@@ -25,7 +25,7 @@ def build_dnl(
     *,
     reduction: int = 2,
     temperature: float = 0.05,
-    normalisation: Literal["none", "batch"] = "none",
+    normalization: Literal["none", "batch"] = "none",
     dims: int = 2,
 ) -> ContextBlock:
     """Disentangled non-local: a whitened pairwise term and a unary term.
@@ -37,7 +37,7 @@ def build_dnl(
         channels: C of the maps.
         reduction: the embeddings have C' = channels/reduction channels.
         temperature: t, above 0; the default is that of the authors' segmentation code.
-        normalisation: "none", or "batch" for batch norm after W_z.
+        normalization: "none", or "batch" for batch norm after W_z.
         dims: number of spatial axes: 1, 2 or 3.
 
     Returns:
@@ -55,7 +55,7 @@ def build_dnl(
     query, key, value = (Pointwise(channels, inner, initialize=normal) for _ in range(3))
     pairwise = WhitenedAffinity(temperature=temperature)
     context = Disentangled(query, key, value, unary=Pointwise(channels, 1), pairwise=pairwise)
-    return add_non_local(context, inner, channels=channels, normalisation=normalisation, dims=dims)
+    return add_non_local(context, inner, channels=channels, normalization=normalization, dims=dims)
 
 
 def build_gc_slots(channels: int, *, slots: int = 4, dims: int = 2) -> ContextBlock:
@@ -165,7 +165,7 @@ SPECS = {
         options={
             "reduction": REDUCTION,
             "temperature": "divisor of the pairwise products, above 0",
-            "normalisation": NORMALISATION,
+            "normalization": NORMALIZATION,
         },
         placement=ONE_BLOCK,
     ),

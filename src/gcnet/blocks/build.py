@@ -10,6 +10,7 @@ from gcnet.blocks import attention, channel, paper, squeeze
 from gcnet.blocks.options import check_types
 from gcnet.blocks.spec import BlockSpec, Builder
 from gcnet.errors import UserError, nearest, unknown
+from gcnet.renamed import new_name, renamed
 
 BLOCKS: dict[str, BlockSpec] = paper.SPECS | attention.SPECS | channel.SPECS | squeeze.SPECS
 
@@ -77,6 +78,8 @@ def check_options(block: str | Builder, options: dict[str, Any]) -> None:
     valid = block_options(block)
     for option in options:
         if option not in valid:
+            if (new := new_name(option)) in valid:
+                raise renamed(option, new)
             listing = ", ".join(valid) or "none"
             proposal = nearest(option, valid) or ";"
             raise UserError(f'block "{_name(block)}" takes no option "{option}"{proposal} its options: {listing}')

@@ -156,7 +156,7 @@ def build_nl_gaussian(
     *,
     reduction: int = 2,
     sub_sample: bool = False,
-    normalisation: Literal["none", "batch"] = "none",
+    normalization: Literal["none", "batch"] = "none",
     dims: int = 2,
 ) -> ContextBlock:
     """Non-local, Gaussian: `y_i = x_i + W_z sum_j softmax_j(x_i . x_j) W_v x_j`.
@@ -167,7 +167,7 @@ def build_nl_gaussian(
         channels: C of the maps.
         reduction: the embeddings have C' = channels/reduction channels.
         sub_sample: max-pool keys and values by 2 along each axis.
-        normalisation: "none", or "batch" for batch norm after W_z.
+        normalization: "none", or "batch" for batch norm after W_z.
         dims: number of spatial axes: 1, 2 or 3.
 
     Returns:
@@ -187,7 +187,7 @@ def build_nl_gaussian(
         affinity=SoftmaxAffinity(scaled=False),
         sub_sample=SubSample() if sub_sample else nn.Identity(),
     )
-    return add_non_local(context, inner, channels=channels, normalisation=normalisation, dims=dims)
+    return add_non_local(context, inner, channels=channels, normalization=normalization, dims=dims)
 
 
 def build_nl_embedded_gaussian(
@@ -196,7 +196,7 @@ def build_nl_embedded_gaussian(
     reduction: int = 2,
     sub_sample: bool = False,
     use_scale: bool = True,
-    normalisation: Literal["none", "batch"] = "none",
+    normalization: Literal["none", "batch"] = "none",
     dims: int = 2,
 ) -> ContextBlock:
     """Non-local, embedded Gaussian: `y_i = x_i + W_z sum_j softmax_j(q_i . k_j) v_j`.
@@ -208,7 +208,7 @@ def build_nl_embedded_gaussian(
         reduction: the embeddings have C' = channels/reduction channels.
         sub_sample: max-pool keys and values by 2 along each axis.
         use_scale: divide the products by sqrt(C').
-        normalisation: "none", or "batch" for batch norm after W_z.
+        normalization: "none", or "batch" for batch norm after W_z.
         dims: number of spatial axes: 1, 2 or 3.
 
     Returns:
@@ -221,7 +221,7 @@ def build_nl_embedded_gaussian(
         arXiv 1711.07971, eq. 3.
     """
     affinity = SoftmaxAffinity(scaled=use_scale)
-    return _embedded_non_local(affinity, channels, reduction, sub_sample, normalisation, dims)
+    return _embedded_non_local(affinity, channels, reduction, sub_sample, normalization, dims)
 
 
 def build_nl_dot_product(
@@ -229,7 +229,7 @@ def build_nl_dot_product(
     *,
     reduction: int = 2,
     sub_sample: bool = False,
-    normalisation: Literal["none", "batch"] = "none",
+    normalization: Literal["none", "batch"] = "none",
     dims: int = 2,
 ) -> ContextBlock:
     """Non-local, dot product: `y_i = x_i + W_z sum_j (q_i . k_j / K) v_j` over K keys.
@@ -240,7 +240,7 @@ def build_nl_dot_product(
         channels: C of the maps.
         reduction: the embeddings have C' = channels/reduction channels.
         sub_sample: max-pool keys and values by 2 along each axis.
-        normalisation: "none", or "batch" for batch norm after W_z.
+        normalization: "none", or "batch" for batch norm after W_z.
         dims: number of spatial axes: 1, 2 or 3.
 
     Returns:
@@ -252,7 +252,7 @@ def build_nl_dot_product(
     Reference:
         arXiv 1711.07971, eq. 4.
     """
-    return _embedded_non_local(DotProductAffinity(), channels, reduction, sub_sample, normalisation, dims)
+    return _embedded_non_local(DotProductAffinity(), channels, reduction, sub_sample, normalization, dims)
 
 
 def build_nl_concatenation(
@@ -260,7 +260,7 @@ def build_nl_concatenation(
     *,
     reduction: int = 2,
     sub_sample: bool = False,
-    normalisation: Literal["none", "batch"] = "none",
+    normalization: Literal["none", "batch"] = "none",
     dims: int = 2,
 ) -> ContextBlock:
     """Non-local, concatenation: `y_i = x_i + W_z sum_j (relu(w . [q_i; k_j]) / K) v_j` over K keys.
@@ -271,7 +271,7 @@ def build_nl_concatenation(
         channels: C of the maps.
         reduction: the embeddings have C' = channels/reduction channels.
         sub_sample: max-pool keys and values by 2 along each axis.
-        normalisation: "none", or "batch" for batch norm after W_z.
+        normalization: "none", or "batch" for batch norm after W_z.
         dims: number of spatial axes: 1, 2 or 3.
 
     Returns:
@@ -284,11 +284,11 @@ def build_nl_concatenation(
         arXiv 1711.07971, eq. 5.
     """
     affinity = ConcatenationAffinity(inner_channels(channels, reduction))
-    return _embedded_non_local(affinity, channels, reduction, sub_sample, normalisation, dims)
+    return _embedded_non_local(affinity, channels, reduction, sub_sample, normalization, dims)
 
 
 def _embedded_non_local(
-    affinity: Affinity, channels: int, reduction: int, sub_sample: bool, normalisation: str, dims: int
+    affinity: Affinity, channels: int, reduction: int, sub_sample: bool, normalization: str, dims: int
 ) -> ContextBlock:
     inner = inner_channels(channels, reduction)
     context = NonLocal(
@@ -298,10 +298,10 @@ def _embedded_non_local(
         affinity=affinity,
         sub_sample=SubSample() if sub_sample else nn.Identity(),
     )
-    return add_non_local(context, inner, channels=channels, normalisation=normalisation, dims=dims)
+    return add_non_local(context, inner, channels=channels, normalization=normalization, dims=dims)
 
 
-def add_non_local(context: nn.Module, inner: int, *, channels: int, normalisation: str, dims: int) -> ContextBlock:
+def add_non_local(context: nn.Module, inner: int, *, channels: int, normalization: str, dims: int) -> ContextBlock:
     """Build a non-local block: the context, W_z and addition.
 
     The new block is the identity: W_z is initialized to zero or, with batch norm, gamma.
@@ -310,7 +310,7 @@ def add_non_local(context: nn.Module, inner: int, *, channels: int, normalisatio
         context: `(N, C, *S) -> (N, C', *S)`.
         inner: C'.
         channels: C of the maps.
-        normalisation: "none", or "batch" for batch norm after W_z.
+        normalization: "none", or "batch" for batch norm after W_z.
         dims: number of spatial axes: 1, 2 or 3.
 
     Returns:
@@ -323,7 +323,7 @@ def add_non_local(context: nn.Module, inner: int, *, channels: int, normalisatio
     def normalized() -> nn.Module:
         return nn.Sequential(Pointwise(inner, channels), BatchStandardization(channels))
 
-    transform = check_choice("normalisation", normalisation, {"none": plain, "batch": normalized})()
+    transform = check_choice("normalization", normalization, {"none": plain, "batch": normalized})()
     return ContextBlock(context, {"add": Branch(transform, Add())}, channels=channels, dims=dims)
 
 
@@ -368,11 +368,11 @@ def _concatenation_flops(shape: BlockShape) -> int:
     return embedding_flops(shape) + 2 * (shape.positions + shape.key_positions) * shape.hidden
 
 
-NORMALISATION = "none, or batch: batch norm after W_z"
+NORMALIZATION = "none, or batch: batch norm after W_z"
 _NON_LOCAL = {
     "reduction": REDUCTION,
     "sub_sample": "max-pool keys and values by 2 along each axis",
-    "normalisation": NORMALISATION,
+    "normalization": NORMALIZATION,
 }
 
 SPECS = {

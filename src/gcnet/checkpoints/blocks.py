@@ -327,7 +327,7 @@ def _non_local(
     options = {
         "reduction": max(channels // value.shape[0], 1),
         "sub_sample": "g.0.conv.weight" in state_dict,
-        "normalisation": "batch" if "conv_out.bn.weight" in state_dict else "none",
+        "normalization": "batch" if "conv_out.bn.weight" in state_dict else "none",
     }
     if mode == "embedded_gaussian":
         options["use_scale"] = use_scale is not False

@@ -22,6 +22,7 @@ from gcnet.comparison.runs import Workshop, carry_out
 from gcnet.comparison.settings import CompareSettings
 from gcnet.devices import choose_device
 from gcnet.errors import UserError, printable
+from gcnet.renamed import FORMAT_VERSION, format_version, is_old, upgraded_comparison, upgraded_costs
 from gcnet.storage import LockedError, StorageError, locked, read_json, write_atomic
 from gcnet.tasks.registry import filled, open_task, task_of
 from gcnet.training.distributed import Processes, processes_joined
@@ -161,10 +162,7 @@ def _open_folder(settings: CompareSettings, variants: Variants) -> Path:
     described = {name: variant.described() for name, variant in variants.items()}
     identity = json.loads(json.dumps(settings.identity() | ({"variants": described} if described else {})))
     if path.exists():
-        stored = read_json(path)
-        if not isinstance(stored, Mapping):
-            raise StorageError(f"{printable(path)} is damaged: it holds no settings")
-        _refuse_changes(folder, stored, identity)
+        _refuse_changes(folder, _read_settings(path), identity)
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
@@ -174,8 +172,28 @@ def _open_folder(settings: CompareSettings, variants: Variants) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the output folder {folder}: {error.strerror}") from error
-    write_atomic(path, (json.dumps(identity, indent=2) + "\n").encode())
+    write_atomic(path, (json.dumps({"format_version": FORMAT_VERSION, **identity}, indent=2) + "\n").encode())
     return folder
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The settings in compare.json; those that its version did not have yet are at their defaults."""
+    stored = read_json(path)
+    if not isinstance(stored, Mapping):
+        raise StorageError(f"{printable(path)} is damaged: it holds no settings")
+    format_version(stored, path)
+    settings = {name: value for name, value in stored.items() if name != "format_version"}
+    if not is_old(stored):
+        return settings
+    defaults = json.loads(json.dumps(asdict(CompareSettings())))
+    upgraded = upgraded_comparison(settings)
+    groups = {
+        name: defaults[name] | group
+        for name, group in upgraded.items()
+        if isinstance(group, Mapping) and isinstance(defaults.get(name), Mapping)
+    }
+    groups.get("data", {}).pop("workers", None)
+    return upgraded | groups
 
 
 def _refuse_changes(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -211,13 +229,16 @@ def _costs(
     path = folder / "costs.json"
     if path.exists():
         stored = read_json(path)
+        format_version(stored, path)
         try:
+            stored = upgraded_costs(stored) if is_old(stored) else stored
             return {block: Cost(**cost) for block, cost in stored["costs"].items()}, stored["timing"]
         except (LookupError, TypeError, AttributeError) as error:
             raise StorageError(f"{printable(path)} is damaged; delete it to measure again") from error
     reporter.say("measuring parameters, FLOPs, time and memory of each block")
     costs, timing = measure_costs(settings, variants, on, progress=reporter.advance)
-    content = {"costs": {block: asdict(cost) for block, cost in costs.items()}, "timing": timing}
+    costs_by_block = {block: asdict(cost) for block, cost in costs.items()}
+    content = {"format_version": FORMAT_VERSION, "costs": costs_by_block, "timing": timing}
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
     return costs, timing
 

@@ -88,7 +88,7 @@ def measure_costs(
         for block in blocks
     }
     repetitions = min(timing.repetitions for timing in (*forward.values(), *step.values()))
-    return costs, {"batch": len(images), "repetitions": repetitions, "memory_batch": on.batch_size}
+    return costs, {"batch_size": len(images), "repetitions": repetitions, "memory_batch_size": on.batch_size}
 
 
 def _runnable(settings: CompareSettings, network: nn.Module, num_classes: int) -> nn.Module:
@@ -128,7 +128,7 @@ def _cost(
     plain: nn.Module,
     on: Circumstances,
     times: tuple[Timing, Timing],
-    peak_memory: int | None,
+    peak_memory_bytes: int | None,
 ) -> Cost:
     forward, step = times
     flops, parameters = on.flops(network), count_parameters(network)
@@ -137,17 +137,17 @@ def _cost(
     places = [f"{place.name}.context" for insertion in inserted(body) for place in insertion.places]
     ratio = next((record["ratio"] for record in insertion_records(network) if record["ratio"] is not None), 16)
     return Cost(
-        places=len(places),
+        sites=len(places),
         parameters=parameters,
         added_parameters=parameters - count_parameters(plain),
         flops=flops,
         added_flops=flops - on.flops(plain),
         analytic_flops=_analytic(block, submodule_input_shapes(body, shape, places), ratio),
-        forward_minimum=forward.minimum,
-        forward_median=forward.median,
-        step_minimum=step.minimum,
-        step_median=step.median,
-        peak_memory=peak_memory,
+        forward_seconds_min=forward.minimum,
+        forward_seconds_median=forward.median,
+        step_seconds_min=step.minimum,
+        step_seconds_median=step.median,
+        peak_memory_bytes=peak_memory_bytes,
     )
 
 

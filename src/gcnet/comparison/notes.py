@@ -57,9 +57,9 @@ def _cost_notes(comparison: Comparison) -> list[str]:
         "does; papers on vision networks print multiply-adds under that name, half of this number."
     )
     measured = (
-        f"Times are medians of {timing['repetitions']} repetitions on a batch of {timing['batch']} {task.timed_input}, "
-        "the blocks taking turns in one process, with weights that are not zero; peak memory is what one training step "
-        f"of {timing['memory_batch']} images takes beyond the built model, in a fresh process."
+        f"Times are medians of {timing['repetitions']} repetitions on a batch of {timing['batch_size']} "
+        f"{task.timed_input}, interleaved over the blocks in one process, with non-zero block weights; peak memory is "
+        f"that of one training step of {timing['memory_batch_size']} images beyond the model, in a new process."
     )
     wrong = [
         block

@@ -116,8 +116,8 @@ def _costs(comparison: Comparison) -> str:
         for title, pick, scale, unit in (
             ("Parameters", "parameters", 1e3, "k"),
             ("Arithmetic of one image", "flops", 1e9, "GFLOPs"),
-            ("Training step", "step_median", 1e-3, "ms"),
-            ("Peak memory of a training step", "peak_memory", 1e6, "MB"),
+            ("Training step", "step_seconds_median", 1e-3, "ms"),
+            ("Peak memory of a training step", "peak_memory_bytes", 1e6, "MB"),
         )
     ]
     shown = "".join(_card(chart) for chart in charts if chart)

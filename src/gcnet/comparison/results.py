@@ -8,10 +8,10 @@ from typing import Any
 
 from gcnet.analysis.statistics import PairedDifference, Spread, paired_difference, spread, wilson_interval
 from gcnet.errors import UserError
+from gcnet.renamed import FORMAT_VERSION, format_version, is_old, upgraded_costs
 from gcnet.tasks.base import Score
 from gcnet.tasks.registry import TASKS, task_of
 
-SCHEMA = 1
 MAIN, CONTROL = "main", "control"
 BASELINE = "none"
 
@@ -41,24 +41,33 @@ class Run:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the network with one block costs.
+    """Costs of the network with one block.
 
-    FLOPs are of one image, a multiply-add counted as two; seconds are of one call on a batch; `peak_memory` is bytes a
-    training step takes beyond the built model, None where it could not be measured. `analytic_flops` is what the
-    formula of the block gives for its places, None for a block without a formula.
+    Attributes:
+        sites: number of inserted blocks.
+        parameters: of the network.
+        added_parameters: of the inserted blocks.
+        flops: of one image; a multiply-add counts as two.
+        added_flops: of the inserted blocks, counted.
+        analytic_flops: of the inserted blocks, by the block's formula; None for a block without one.
+        forward_seconds_min: shortest forward pass of a batch.
+        forward_seconds_median: median forward pass of a batch.
+        step_seconds_min: shortest training step of a batch.
+        step_seconds_median: median training step of a batch.
+        peak_memory_bytes: memory of a training step beyond the model; None where it could not be measured.
     """
 
-    places: int
+    sites: int
     parameters: int
     added_parameters: int
     flops: int
     added_flops: int
     analytic_flops: int | None
-    forward_minimum: float
-    forward_median: float
-    step_minimum: float
-    step_median: float
-    peak_memory: int | None
+    forward_seconds_min: float
+    forward_seconds_median: float
+    step_seconds_min: float
+    step_seconds_median: float
+    peak_memory_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,7 @@ def to_json(comparison: Comparison) -> str:
         for setting in (MAIN, CONTROL)
     }
     content = asdict(comparison) | {"runs": [run_to_dict(run) for run in comparison.runs], "summary": summary}
-    return json.dumps({"schema": SCHEMA, **content}, indent=2) + "\n"
+    return json.dumps({"format_version": FORMAT_VERSION, **content}, indent=2) + "\n"
 
 
 def read_results(path: Path) -> Comparison:
@@ -152,10 +161,10 @@ def read_results(path: Path) -> Comparison:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found.pop("schema") != SCHEMA:
-            raise UserError(f"{path} was written in another layout than this version reads (expected schema {SCHEMA})")
-        found.pop("summary")
-        return _comparison(found)
+        format_version(found, path)
+        found = upgraded_costs(found) if is_old(found) else found
+        entries = {name: value for name, value in found.items() if name not in ("format_version", "schema", "summary")}
+        return _comparison(entries)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:

@@ -85,12 +85,12 @@ def cost_texts(comparison: Comparison, block: str) -> tuple[str, ...]:
     cost = comparison.costs.get(block)
     if cost is None:
         return ("-",) * 5
-    memory = "-" if cost.peak_memory is None else f"{cost.peak_memory / 1e6:.0f}"
+    memory = "-" if cost.peak_memory_bytes is None else f"{cost.peak_memory_bytes / 1e6:.0f}"
     return (
         f"{cost.parameters:,}",
         _significant(cost.flops / 1e9),
-        f"{1e3 * cost.forward_median:.1f}",
-        f"{1e3 * cost.step_median:.1f}",
+        f"{1e3 * cost.forward_seconds_median:.1f}",
+        f"{1e3 * cost.step_seconds_median:.1f}",
         memory,
     )
 
@@ -115,7 +115,7 @@ def relative_step_time(comparison: Comparison, block: str) -> float | None:
     """Median time of a training step over that of no block; None where one of them was not measured."""
     baseline: Cost | None = comparison.costs.get(BASELINE)
     cost = comparison.costs.get(block)
-    return None if baseline is None or cost is None else cost.step_median / baseline.step_median
+    return None if baseline is None or cost is None else cost.step_seconds_median / baseline.step_seconds_median
 
 
 def _main_reading(comparison: Comparison, others: list[str]) -> str:

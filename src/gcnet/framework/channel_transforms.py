@@ -183,8 +183,8 @@ class GatedNorm(nn.Module):
 
     def forward(self, context: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
         embedding = context * per_channel(self.alpha, context)
-        normalised = embedding * torch.rsqrt(embedding.square().mean(dim=1, keepdim=True) + self.eps)
-        return torch.tanh(per_channel(self.gamma, context) * normalised + per_channel(self.beta, context))
+        normalized = embedding * torch.rsqrt(embedding.square().mean(dim=1, keepdim=True) + self.eps)
+        return torch.tanh(per_channel(self.gamma, context) * normalized + per_channel(self.beta, context))
 
     def extra_repr(self) -> str:
         return f"{self.alpha.numel()}, eps={self.eps}"

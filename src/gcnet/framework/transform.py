@@ -47,7 +47,7 @@ class BatchStandardization(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 3, 4, 5):
             raise ValueError(
-                f"batch normalisation takes (N, C, *S) with up to 3 spatial axes, found {input.dim()} axes"
+                f"batch normalization takes (N, C, *S) with up to 3 spatial axes, found {input.dim()} axes"
             )
 
 

@@ -18,6 +18,7 @@ from gcnet.errors import UserError, printable
 from gcnet.insertion import insert_record, inserted, insertion_records, remove
 from gcnet.insertion.record import check_record
 from gcnet.models.card import require_weights_of_blocks
+from gcnet.renamed import FORMAT_VERSION, upgraded_metadata
 from gcnet.storage import StorageError, load_tensors, save_tensors
 
 _COUNTERS = ("total_ops", "total_params")  # buffers that thop adds to every module
@@ -149,7 +150,11 @@ def save_context(model: nn.Module, path: str | Path) -> None:
         for key, tensor in block_weights(host.get_submodule("context"), _context_name(place)).items()
     }
     widths = {place: _widths(host) for place, host in blocks.items()}
-    save_tensors(Path(path), tensors, {"kind": "context", "insertions": _records(model), "widths": widths})
+    save_tensors(
+        Path(path),
+        tensors,
+        {"kind": "context", "format_version": FORMAT_VERSION, "insertions": _records(model), "widths": widths},
+    )
 
 
 def load_context(model: nn.Module, path: str | Path, *, builders: Mapping[str, Builder] | None = None) -> None:
@@ -169,6 +174,7 @@ def load_context(model: nn.Module, path: str | Path, *, builders: Mapping[str, B
     if Path(path).is_file():
         weight_format(Path(path))
     tensors, metadata = load_tensors(Path(path))
+    metadata = upgraded_metadata(metadata, path)
     records = _checked_records(metadata, path)
     require_weights_of_blocks(records, tensors, printable(path))
     _require_widths(model, records, metadata.get("widths"), path)

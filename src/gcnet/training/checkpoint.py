@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from gcnet.data.seeding import mix_seed
 from gcnet.errors import UserError, printable
+from gcnet.renamed import FORMAT_VERSION, format_version
 from gcnet.storage import load_tensors, save_tensors
 
 
@@ -52,8 +53,6 @@ def restore_random_states(states: dict[str, Any]) -> None:
     random.setstate((version, tuple(words.tolist()), gaussian))
 
 
-FORMAT = 1
-
 _TENSOR, _TUPLE, _PAIRS = "__tensor__", "__tuple__", "__pairs__"
 
 
@@ -65,7 +64,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = _pack(dict(state), "", tensors)
-    save_tensors(path, tensors, {"format": FORMAT, "state": tree})
+    save_tensors(path, tensors, {"format_version": FORMAT_VERSION, "state": tree})
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -73,12 +72,12 @@ def load_state(path: Path) -> dict[str, Any]:
 
     Raises:
         StorageError: for a missing or damaged file.
-        UserError: for a file of a later format.
+        UserError: for a file of a newer format, or of another kind.
     """
     tensors, metadata = load_tensors(path)
-    if metadata.get("format") != FORMAT or "state" not in metadata:
-        found = f"of format {metadata['format']}" if "state" in metadata and "format" in metadata else "another file"
-        raise UserError(f"{printable(path)} must be a training checkpoint of format {FORMAT}, and it is {found}")
+    if "state" not in metadata:
+        raise UserError(f"{printable(path)} must be a training checkpoint, found a file of another kind")
+    format_version(metadata, path)
     return _unpack(metadata["state"], tensors)
 
 

@@ -160,7 +160,7 @@ class Trainer:
         reading = None
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
-            with nullcontext() if last else self._unsynchronised():
+            with nullcontext() if last else self._unsynchronized():
                 with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
                     losses = self._wrapped(part)
                 values.append(losses.detach() * len(part.names))
@@ -232,7 +232,7 @@ class Trainer:
             return self._losses
         return DistributedDataParallel(self._losses)
 
-    def _unsynchronised(self) -> Any:
+    def _unsynchronized(self) -> Any:
         return self._wrapped.no_sync() if isinstance(self._wrapped, DistributedDataParallel) else nullcontext()
 
 

@@ -227,13 +227,13 @@ def test_fixed_norms_keep_their_statistics_in_training_and_train_scale_and_shift
     assert not [name for name, _ in other.named_parameters() if ".bn" in name]
 
 
-def test_norms_to_be_synchronised_are_batch_norms_until_training_makes_them_so() -> None:
+def test_norms_to_be_synchronized_are_batch_norms_until_training_makes_them_so() -> None:
     model = detector(norm="sync", norm_eps=1e-3)
     norms = [module for module in model.backbone.body.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(norms) == 20
     assert {(type(norm), norm.eps) for norm in norms} == {(nn.BatchNorm2d, 1e-3)}
-    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone.body)
-    assert sum(isinstance(module, nn.SyncBatchNorm) for module in synchronised.modules()) == 20
+    synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone.body)
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in synchronized.modules()) == 20
 
 
 @pytest.mark.parametrize("cascade", [False, True])

@@ -22,7 +22,7 @@ class ScoresFromPixels(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.normalise = nn.BatchNorm2d(3)
+        self.normalize = nn.BatchNorm2d(3)
 
     def forward(self, images: Tensor) -> Tensor:
         return images[:, 0, 0, :CLASSES]
@@ -102,11 +102,11 @@ def test_worst_confusions_come_most_frequent_first() -> None:
 def test_each_module_keeps_its_own_mode_and_no_gradient_is_kept() -> None:
     model = nn.Sequential(ScoresFromPixels(), nn.Identity())
     model.train()
-    model[0].normalise.eval()
+    model[0].normalize.eval()
     evaluate_classifier(model, make_batches(5), num_classes=CLASSES)
     assert model.training
     assert model[1].training
-    assert not model[0].normalise.training
+    assert not model[0].normalize.training
     with pytest.raises(UserError):
         evaluate_classifier(model, make_batches(5), num_classes=CLASSES + 1)
     assert model.training, "the mode comes back after a failure too"

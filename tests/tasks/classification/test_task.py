@@ -114,7 +114,7 @@ def test_batches_from_a_later_step_are_those_that_would_have_come(photos):
         assert torch.equal(batch.images, steps[start].images)
 
 
-def test_training_images_are_drawn_with_normalisation_undone(photos, tmp_path, monkeypatch):
+def test_training_images_are_drawn_with_normalization_undone(photos, tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
         plots, "contact_sheet", lambda images, titles, _path: drawn.update(images=images, titles=titles)

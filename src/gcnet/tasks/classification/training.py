@@ -236,7 +236,7 @@ class ClassificationTraining:
         )
 
     def draw_inputs(self, batch: Prepared, path: Path) -> None:
-        """The first images of a prepared batch with normalisation undone, and their labels."""
+        """The first images of a prepared batch with normalization undone, and their labels."""
         from gcnet.visualization.plots import contact_sheet
 
         preprocessing = self.splits.preprocessing
