@@ -16,7 +16,7 @@ class Optics:
     """A group."""
 
     focal_length: float = 50.0
-    """In millimeters; --aperture goes with it."""
+    """In millimeters; `aperture` goes with it."""
     aperture: Literal["f2", "f4"] | None = None
     """Opening."""
 
@@ -39,7 +39,7 @@ class Camera:
     def __post_init__(self) -> None:
         """Check the size."""
         if self.size is not None and min(self.size) < 1:
-            raise UserError(f"--size must be positive, found {self.size}; --no-places and --other stay")
+            raise UserError(f"`size` must be positive, found {self.size}; `places` stay")
 
 
 def describe(settings: Camera, *, shout: bool = False) -> str:
@@ -82,7 +82,7 @@ def test_the_signature_and_the_docstring_name_every_argument() -> None:
     assert signature.parameters["focal_length"].default == 35.0
     text = camera.__doc__ or ""
     assert "Args:\n    lens: Name of the lens.\n" in text
-    assert "    focal_length: In millimeters; aperture goes with it.\n" in text
+    assert "    focal_length: In millimeters; `aperture` goes with it.\n" in text
     assert text.endswith("    shout: in capitals.\n\nReturns:\n    The description.")
 
 
@@ -96,7 +96,7 @@ def test_the_signature_and_the_docstring_name_every_argument() -> None:
         ({"lens": "x", "focal_length": True}, "focal_length must be a number, found True"),
         ({"lens": "x", "aperture": "f8"}, 'aperture must be "f2" or "f4" or None, found \'f8\''),
         ({"lens": "x", "given": ("a",)}, 'unknown argument "given"'),
-        ({"lens": "x", "size": (0, 1)}, "size must be positive, found (0, 1); places and --other stay"),
+        ({"lens": "x", "size": (0, 1)}, "`size` must be positive, found (0, 1); `places` stay"),
     ],
 )
 def test_mistakes_name_arguments(arguments: dict[str, object], message: str) -> None:

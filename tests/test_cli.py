@@ -16,12 +16,11 @@ import pytest
 
 import gcnet
 from gcnet import cli
-from gcnet.arguments import POSITIONAL, advanced, arguments_of
+from gcnet.arguments import POSITIONAL, Argument, advanced, arguments_of
 from gcnet.cli.arguments import parse
-from gcnet.cli.parser import flags_of
 from gcnet.cli.synonyms import COMMANDS as SYNONYMS
 from gcnet.cli.synonyms import FLAGS
-from gcnet.cli.wording import with_flags
+from gcnet.cli.wording import flags_of, with_flags
 from gcnet.errors import UserError
 from gcnet.storage import StorageError, load_tensors
 
@@ -277,15 +276,16 @@ def test_the_model_may_have_its_flag_where_it_needs_none(arguments: str) -> None
 @pytest.mark.parametrize(
     ("sentence", "expected"),
     [
-        ("weights must be a file, found runs", "--weights must be a file, found runs"),
-        ("no weights are published: give weights=FILE", "no weights are published: give --weights FILE"),
-        ('unknown position "x"; valid: after_norm', 'unknown --position "x"; valid: after_norm'),
+        ("`weights` must be a file, found runs", "--weights must be a file, found runs"),
+        ("no weights are published: give `weights=FILE`", "no weights are published: give --weights FILE"),
+        ("plots need `plots=True`, not `plots=False`", "plots need --plots, not --no-plots"),
         ("heads must divide the channels", "heads must divide the channels"),
-        ("mmcv's ratio=1/16 is ratio=16 here", "mmcv's ratio=1/16 is ratio=16 here"),
+        ("`heads=2` of `gcnet blocks`", "heads=2 of `gcnet blocks`"),
     ],
 )
 def test_arguments_in_the_sentences_of_errors_are_named_as_flags(sentence: str, expected: str) -> None:
-    assert with_flags(sentence) == expected
+    arguments = [Argument("weights", str, None, ""), Argument("plots", bool, True, "")]
+    assert with_flags(sentence, arguments) == expected
 
 
 @pytest.mark.parametrize("columns", ["1", "40"])

@@ -41,7 +41,7 @@ __all__ = [
     "train",
 ]
 
-# Read on first use, so that importing the package (and `gcnet --help`) does not import torch.
+# Read on first use, so that importing the package (and `gcnet `help``) does not import torch.
 _HOMES = {
     "compare": "gcnet.comparison.experiment",
     "cost": "gcnet.costs.cost",

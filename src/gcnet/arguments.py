@@ -2,11 +2,9 @@
 
 import ast
 import inspect
-import re
 import sys
 import textwrap
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cache, wraps
 from pathlib import Path
@@ -29,7 +27,6 @@ INTERNAL: Mapping[str, Any] = MappingProxyType({"internal": True})
 ADVANCED: Mapping[str, Any] = MappingProxyType({"advanced": True})
 """Metadata of a field, or of a group of fields, that only `--help-all` shows."""
 
-_FLAG = re.compile(r"--(?:no-)?([a-z][a-z-]*)")
 _WIDTH = 100
 
 
@@ -67,8 +64,7 @@ def plain_arguments(kind: type[S]) -> Callable[[Callable[..., R]], Callable[...,
     """Have a function of settings take their fields as plain arguments.
 
     Groups (fields that are dataclasses themselves) are taken apart, so every setting is one argument by its own name.
-    Lists are taken for tuples, texts for paths, and lists for texts whose parts are separated by commas. Errors name
-    arguments where those of the command line name flags.
+    Lists are taken for tuples, texts for paths, and lists for texts whose parts are separated by commas.
 
     Args:
         kind: dataclass of the settings. The function takes them first; its other parameters are keyword-only.
@@ -91,8 +87,7 @@ def plain_arguments(kind: type[S]) -> Callable[[Callable[..., R]], Callable[...,
             if both := given.keys() & kwargs.keys():
                 raise TypeError(f"{title}() got several values for {', '.join(sorted(both))}")
             extra = {parameter.name: kwargs.pop(parameter.name) for parameter in own if parameter.name in kwargs}
-            with _naming_arguments({argument.name for argument in arguments}):
-                return function(settings_from(kind, given | kwargs), **extra)
+            return function(settings_from(kind, given | kwargs), **extra)
 
         vars(call)["__signature__"] = inspect.Signature([*_parameters(arguments), *own])
         call.__doc__ = _documented(inspect.getdoc(function) or "", arguments)
@@ -211,8 +206,7 @@ def _documented(text: str, arguments: Sequence[Argument]) -> str:
     """A docstring with the help of the settings at the end of its `Args:`, which it may lack."""
     lines = []
     for one in arguments:
-        shown = _FLAG.sub(lambda match: match[1].replace("-", "_"), one.help)
-        lines += textwrap.wrap(f"{one.name}: {shown}", _WIDTH, initial_indent="    ", subsequent_indent="        ")
+        lines += textwrap.wrap(f"{one.name}: {one.help}", _WIDTH, initial_indent="    ", subsequent_indent="        ")
     block = "\n".join(lines)
     head, args, rest = text.partition("Args:\n")
     if args:
@@ -260,19 +254,3 @@ def _described(kind: Any) -> str:
         return f"a sequence of {getattr(inner[0], '__name__', inner[0])}"
     words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
     return "None" if kind is type(None) else words.get(kind, getattr(kind, "__name__", str(kind)))
-
-
-@contextmanager
-def _naming_arguments(names: set[str]) -> Generator[None]:
-    """Errors that name flags, such as --batch-size, name the arguments instead: batch_size."""
-    try:
-        yield
-    except UserError as error:
-        if error.args and isinstance(error.args[0], str):
-            error.args = (_FLAG.sub(lambda match: _argument(match, names), error.args[0]), *error.args[1:])
-        raise
-
-
-def _argument(match: re.Match[str], names: set[str]) -> str:
-    name = match[1].replace("-", "_")
-    return name if name in names else match[0]

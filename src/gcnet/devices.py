@@ -36,11 +36,11 @@ def choose_device(name: str) -> torch.device:
         raise _unknown_device(name)
     if device.index is not None and in_several_processes():
         raise UserError(
-            f"--device {name}: under torchrun every process needs a GPU of its own; use --device cuda, and choose "
+            f"`device={name}`: under torchrun every process needs a GPU of its own; use `device=cuda`, and choose "
             "GPUs by CUDA_VISIBLE_DEVICES"
         )
     if not available:
-        raise UserError(f"--device {name}: PyTorch finds no CUDA GPU here; use --device cpu or auto")
+        raise UserError(f"`device={name}`: PyTorch finds no CUDA GPU here; use `device=cpu` or auto")
     device = torch.device("cuda", _gpu_index(name, device))
     torch.cuda.set_device(device)
     return device
@@ -49,7 +49,7 @@ def choose_device(name: str) -> torch.device:
 def _unknown_device(name: str) -> UserError:
     meant = f"cuda:{name}" if name.isdecimal() else {"gpu": "cuda"}.get(name.lower(), name.lower())
     proposal = f'; did you mean "{meant}"?' if meant != name and meant.startswith(("cuda", "cpu")) else ""
-    return UserError(f'--device takes auto, cpu, cuda or cuda:N, found "{name}"{proposal}')
+    return UserError(f'`device` takes auto, cpu, cuda or cuda:N, found "{name}"{proposal}')
 
 
 def _gpu_index(name: str, device: torch.device) -> int:
@@ -59,5 +59,5 @@ def _gpu_index(name: str, device: torch.device) -> int:
     if index < gpus:
         return index
     if device.index is None:
-        raise UserError(f"--device {name}: torchrun started more processes than there are GPUs here, {gpus}")
-    raise UserError(f"--device {name}: there are {gpus} GPUs, numbered from 0")
+        raise UserError(f"`device={name}`: torchrun started more processes than there are GPUs here, {gpus}")
+    raise UserError(f"`device={name}`: there are {gpus} GPUs, numbered from 0")

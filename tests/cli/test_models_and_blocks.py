@@ -34,7 +34,7 @@ def test_channels_that_a_block_refuses_are_said_with_its_name(capsys: pytest.Cap
     output = capsys.readouterr().out
     rows = _rows(output)
     assert [name for name, row in rows.items() if row[3] == "-"] == ["gc"]
-    assert "\n  gc: ratio must leave at least 2 channels" in output
+    assert "\n  gc: --ratio must leave at least 2 channels" in output
 
 
 @pytest.mark.parametrize(

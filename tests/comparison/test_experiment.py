@@ -115,9 +115,9 @@ def test_a_changed_setting_is_refused_for_the_same_folder(images: Path, tmp_path
     folder.mkdir()
     identity = small(images, folder).identity()
     (folder / "compare.json").write_text(json.dumps(identity))
-    with pytest.raises(UserError, match="holds a comparison with --seeds 1, found 3; give another --output"):
+    with pytest.raises(UserError, match="holds a comparison with `seeds=1`, found 3; give another `output`"):
         run_comparison(settings=small(images, folder, seeds=3))
-    with pytest.raises(UserError, match="with --blocks none,gc, found none,se"):
+    with pytest.raises(UserError, match="with `blocks=none,gc`, found none,se"):
         run_comparison(settings=small(images, folder, blocks="none,se"))
 
 

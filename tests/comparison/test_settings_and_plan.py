@@ -118,18 +118,18 @@ def test_a_run_is_evaluated_ten_times_or_once_an_epoch() -> None:
     ("changes", "sentence"),
     [
         pytest.param({"blocks": "none,gcc"}, r'unknown block "gcc"; did you mean "gc"\?', id="unknown block"),
-        pytest.param({"blocks": "none,,gc"}, "--blocks takes names separated by commas", id="empty name"),
+        pytest.param({"blocks": "none,,gc"}, "`blocks` takes names separated by commas", id="empty name"),
         pytest.param({"blocks": "gc,none,gc"}, 'each block once, found "gc" twice', id="repeated block"),
         pytest.param({"model": "gc_resnet50"}, 'a plain network, "resnet50", found "gc_resnet50"', id="block in name"),
-        pytest.param({"seeds": 0}, "--seeds must be at least 1, found 0", id="no seeds"),
-        pytest.param({"jobs": 0}, "--jobs must be at least 1, found 0", id="no jobs"),
-        pytest.param({"seed": -1}, "--seed must be 0 or more", id="negative seed"),
+        pytest.param({"seeds": 0}, "`seeds` must be at least 1, found 0", id="no seeds"),
+        pytest.param({"jobs": 0}, "`jobs` must be at least 1, found 0", id="no jobs"),
+        pytest.param({"seed": -1}, "`seed` must be 0 or more", id="negative seed"),
         pytest.param(
             {"placement": "published", "stages": (3,)},
-            "--stages, --position and --insert-at need --placement same",
+            "`stages`, `position` and `insert_at` need `placement` same",
             id="contradiction",
         ),
-        pytest.param({"insert_at": ("layer1",), "stages": (3,)}, "--insert-at excludes", id="at and stages"),
+        pytest.param({"insert_at": ("layer1",), "stages": (3,)}, "`insert_at` excludes", id="at and stages"),
     ],
 )
 def test_what_cannot_work_is_refused_in_a_sentence(changes: dict[str, object], sentence: str) -> None:
@@ -175,7 +175,7 @@ def test_a_variant_decides_its_own_places() -> None:
     [
         pytest.param("gc:heads", 'NAME=VALUE, as in gc:fusion=scale; found "heads"', id="no value"),
         pytest.param("gc:head=2", r'takes no option "head"; did you mean "heads"\?', id="unknown option"),
-        pytest.param("gc:ratio=much", 'ratio is a number, found "much"', id="not a number"),
+        pytest.param("gc:ratio=much", '`ratio` must be a number, found "much"', id="not a number"),
         pytest.param("snl:ratio=4", 'block "snl" takes no option "ratio"', id="no ratio"),
         pytest.param("none:ratio=4", "takes no options", id="options of none"),
     ],

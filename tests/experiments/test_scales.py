@@ -95,5 +95,5 @@ def test_small_networks_are_fine_tuned_from_weights_or_trained_from_scratch() ->
 def test_what_does_not_fit_the_networks_is_refused_before_anything_is_trained() -> None:
     with pytest.raises(UserError, match="have several networks: cifar_resnet20, cifar_resnet56"):
         train_tables(ReproduceSettings(table=("backbones",), scale="small", weights="resnet20.th"))
-    with pytest.raises(UserError, match="--data takes a COCO directory"):
+    with pytest.raises(UserError, match="`data` takes a COCO directory"):
         train_tables(ReproduceSettings(table=("design",), scale="full", weights="pretrained"))

@@ -157,7 +157,7 @@ def leaves(output: object) -> list[Tensor]:
 
 
 def test_a_network_of_answers_alone_asks_for_at() -> None:
-    with pytest.raises(UserError, match="found no place for a block.*give at="):
+    with pytest.raises(UserError, match="found no place for a block.*give `at`"):
         insert(nn.Sequential(nn.Conv2d(3, 5, 1), nn.Upsample(scale_factor=2)), "gc", example_input=(3, 16, 16))
 
 

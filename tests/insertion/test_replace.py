@@ -72,7 +72,7 @@ def test_a_place_without_a_block_is_refused() -> None:
 def test_a_ratio_that_the_block_does_not_take_is_refused() -> None:
     model: nn.Module = create_model("gc_cifar_resnet20")
     records = insertion_records(model)
-    with pytest.raises(UserError, match="ratio must be above 0, found 0"):
+    with pytest.raises(UserError, match="`ratio` must be above 0, found 0"):
         replace(model, "layer1.0", "se", ratio=0)
     with pytest.raises(UserError, match='block "eca" takes no option "ratio"'):
         replace(model, "layer1.0", "eca", ratio=4)

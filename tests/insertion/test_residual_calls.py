@@ -102,7 +102,7 @@ def test_a_forward_replaced_on_an_instance_is_refused(resnet: nn.Module) -> None
     kind, x = type(block), torch.randn(2, 3, 37, 41)
     block.forward = lambda x: kind.forward(block, x) * 2
     before = resnet(x)
-    with pytest.raises(UserError, match=r"the forward of this BasicBlock was replaced.*at=\"layer2.0\""):
+    with pytest.raises(UserError, match=r"the forward of this BasicBlock was replaced.*`at=layer2.0`"):
         insert(resnet, "gc")
     assert inserted(resnet) == () and torch.equal(resnet(x), before)
     insert(resnet, "gc", at="layer2.0")
@@ -148,7 +148,7 @@ def test_stages_of_own_classes_or_none_are_left_out_by_default_and_refused_by_nu
     model.layer4 = nn.Sequential(Doubling(256, 512, 2, nn.Sequential(nn.Conv2d(256, 512, 1, 2))), Doubling(512, 512))
     x = torch.randn(2, 3, 37, 41)
     before = model.eval()(x)
-    with pytest.raises(UserError, match="stages must be among 2, 3, 4 for this network, found 5"):
+    with pytest.raises(UserError, match="`stages` must be among 2, 3, 4 for this network, found 5"):
         insert(model, "gc", stages=(4, 5))
     insert(model, "gc")
     assert set(calls_of_blocks(model, x)) == {"layer2.0", "layer2.1", "layer3.0", "layer3.1"}

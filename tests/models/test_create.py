@@ -140,7 +140,7 @@ def test_pretrained_without_a_network_fails_at_once_and_says_what_to_do(monkeypa
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("socket.create_connection", unreachable)
     begin = time.perf_counter()
-    with pytest.raises(UserError, match="give weights=FILE"):
+    with pytest.raises(UserError, match="give `weights=FILE`"):
         create_model("resnet18", weights="pretrained")
     assert time.perf_counter() - begin < 1
 
@@ -212,17 +212,17 @@ def test_the_pretrained_cifar_networks_score_as_published_with_and_without_fresh
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("weights.safetensors", "is a file: give --weights weights.safetensors beside the name of its network"),
-        ("weights.txt", "weights.txt is a file: give --weights"),
-        ("run", "run is a folder; did you mean --resume run or --weights run/weights/best.safetensors"),
+        ("weights.safetensors", "is a file: give `weights=weights.safetensors` beside the name of its network"),
+        ("weights.txt", "weights.txt is a file: give `weights=weights.txt`"),
+        ("run", "run is a folder; did you mean `resume=run` or `weights=run/weights/best.safetensors`"),
         ("other", "other is a folder$"),
         ("weight.safetensors", 'there is no model file weight.safetensors; did you mean "weights.safetensors"'),
         ("resnet50.pth", "there is no model file resnet50.pth"),
         ("resnet50.a1_in2k", 'timm has no weights "a1_in2k" of resnet50; did you mean "resnet50.a1_in1k"'),
         ("gc-resnet50", 'did you mean "gc_resnet50"'),
         ("Mask-RCNN_ResNet50", 'did you mean "mask_rcnn_resnet50"'),
-        ("nl_mobilenet_v2", "--model mobilenet_v2 --block nl_embedded_gaussian"),
-        ("nl_dot_product_vit_b_16", "--model vit_b_16 --block nl_dot_product"),
+        ("nl_mobilenet_v2", "`model=mobilenet_v2` `block=nl_embedded_gaussian`"),
+        ("nl_dot_product_vit_b_16", "`model=vit_b_16` `block=nl_dot_product`"),
         ("maskrcnn_resnet50_fpn", 'models for detection.*our detector "mask_rcnn_resnet50"'),
         ("torchvision/fcn_resnet50", "models for segmentation"),
         ("hf_hub:timm/resnet18.a1_in1k", 'did you mean "resnet18"'),
@@ -245,10 +245,10 @@ def test_names_of_no_network_say_what_was_meant(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"name": None}, "name must be the name of a network"),
-        ({"name": "cifar_resnet20", "num_classes": 0}, "num_classes must be a whole number from 1 up, found 0"),
-        ({"name": "cifar_resnet20", "num_classes": "10"}, "num_classes must be a whole number from 1 up, found '10'"),
-        ({"name": "cifar_resnet20", "pretrained": True}, 'weights="pretrained" loads published weights'),
+        ({"name": None}, "`name` must be the name of a network"),
+        ({"name": "cifar_resnet20", "num_classes": 0}, "`num_classes` must be a whole number from 1 up, found 0"),
+        ({"name": "cifar_resnet20", "num_classes": "10"}, "`num_classes` must be a whole number from 1 up, found '10'"),
+        ({"name": "cifar_resnet20", "pretrained": True}, "`weights=pretrained` loads published weights"),
     ],
     ids=str,
 )

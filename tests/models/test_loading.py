@@ -260,7 +260,7 @@ def test_without_an_answer_published_weights_fail_within_a_second(
     assert published is not None
     began = time.monotonic()
     with pytest.raises(UserError, match="resnet18 IMAGENET1K_V1 is not in the cache, and .* cannot be reached"):
-        read_published(published, "--weights")
+        read_published(published, "weights")
     assert time.monotonic() - began < 1.5
     answered.set()
 

@@ -153,7 +153,7 @@ def test_weights_of_another_host_are_refused_by_name_and_by_shape(tmp_path: Path
 MISTAKES = {
     "classifier": (
         {"name": "gc_resnet18", "backbone_weights": "w.pth"},
-        'for a detector, and "resnet18" is a classifier: give weights=',
+        'for a detector, and "resnet18" is a classifier: give `weights`',
     ),
     "both": (
         {"name": "mask_rcnn_resnet18", "backbone_weights": "w.pth", "weights": "w.pth"},
@@ -165,7 +165,7 @@ MISTAKES = {
     ),
     "unpublished": (
         {"name": "mask_rcnn_gc_cifar_resnet20", "backbone_weights": "pretrained"},
-        'no pretrained weights are published for "cifar_resnet20": give backbone_weights=FILE',
+        'no pretrained weights are published for "cifar_resnet20": give `backbone_weights=FILE`',
     ),
 }
 
@@ -228,7 +228,7 @@ def test_a_detector_starts_from_weights_with_other_classes(
     [
         ("gc_cifar_resnet20", "cifar_resnet20", "weights", "with context blocks: put the same blocks into this one"),
         ("gc_cifar_resnet20", "mask_rcnn_cifar_resnet20", "backbone_weights", "with context blocks: put the same"),
-        ("cifar_resnet20", "mask_rcnn_cifar_resnet20", "weights", "of a classifier are given as --backbone-weights"),
+        ("cifar_resnet20", "mask_rcnn_cifar_resnet20", "weights", "of a classifier are given as `backbone_weights`"),
     ],
 )
 def test_weights_of_another_kind_of_network_are_recognized(

@@ -69,11 +69,11 @@ def test_a_detector_whose_weights_are_not_finite_is_refused(tmp_path: Path) -> N
 
 
 def test_detectors_that_cannot_be_opened_get_a_sentence(finder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs trained weights: give --weights FILE beside mask_rcnn_gc_scenes_"):
+    with pytest.raises(UserError, match="needs trained weights: give `weights=FILE` beside mask_rcnn_gc_scenes_"):
         open_detector("mask_rcnn_gc_scenes_resnet")
     with pytest.raises(UserError, match='unknown detector "mask_rcnn_scenes_resnt"; did you mean "mask_rcnn_scenes_'):
         open_detector("mask_rcnn_scenes_resnt")
-    with pytest.raises(UserError, match=r"finder\.safetensors says itself which network it is of: give it to --model"):
+    with pytest.raises(UserError, match=r"finder\.safetensors says itself which network it is of: give it to `model`"):
         open_detector("mask_rcnn_scenes_resnet", str(finder))
     torch.save(create_model("cifar_resnet20").state_dict(), tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"other\.pth do not fit this network"):

@@ -117,7 +117,7 @@ def test_no_process_waits_for_one_that_failed(rank, tmp_path):
 @pytest.mark.parametrize("name", ["cuda:0", "cuda:3"])
 def test_one_gpu_for_several_processes_is_refused(name, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match=f"--device {name}: under torchrun every process needs a GPU of its own"):
+    with pytest.raises(UserError, match=f"`device={name}`: under torchrun every process needs a GPU of its own"):
         choose_device(name)
 
 

@@ -92,7 +92,7 @@ def test_patterns_freeze_parameters_and_nothing_else():
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    with pytest.raises(UserError, match=r'--freeze "3.wight" matches no parameter; did you mean "3.weight"'):
+    with pytest.raises(UserError, match=r'`freeze=3.wight` matches no parameter; did you mean "3.weight"'):
         freeze(network(), ["0.*", "3.wight"])
 
 

@@ -55,26 +55,26 @@ def test_a_resolved_recipe_leaves_nothing_open_and_means_the_same():
 
 
 REFUSED = {
-    "epochs and steps": (RecipeSettings, {"epochs": 1.0, "steps": 1}, "--epochs or --steps, not both"),
-    "no epochs": (RecipeSettings, {"epochs": 0.0}, "--epochs must be positive and at most 10.9, found 0.0"),
-    "no steps": (RecipeSettings, {"steps": 0}, "--steps must be positive"),
-    "negative rate": (RecipeSettings, {"lr": -0.1}, "--lr must be positive and finite, found -0.1"),
-    "rate that is no number": (RecipeSettings, {"lr": float("nan")}, "--lr must be positive"),
+    "epochs and steps": (RecipeSettings, {"epochs": 1.0, "steps": 1}, "`epochs` or `steps`, not both"),
+    "no epochs": (RecipeSettings, {"epochs": 0.0}, "`epochs` must be positive and at most 10.9, found 0.0"),
+    "no steps": (RecipeSettings, {"steps": 0}, "`steps` must be positive"),
+    "negative rate": (RecipeSettings, {"lr": -0.1}, "`lr` must be positive and finite, found -0.1"),
+    "rate that is no number": (RecipeSettings, {"lr": float("nan")}, "`lr` must be positive"),
     "uneven micro-batches": (RecipeSettings, {"batch_size": 10, "grad_accumulation": 3}, "equal micro-batches"),
-    "nesterov adamw": (RecipeSettings, {"optimizer": "adamw", "nesterov": True}, "--nesterov belongs to"),
-    "nesterov without momentum": (RecipeSettings, {"momentum": 0.0, "nesterov": True}, "needs --momentum"),
+    "nesterov adamw": (RecipeSettings, {"optimizer": "adamw", "nesterov": True}, "`nesterov` belongs to"),
+    "nesterov without momentum": (RecipeSettings, {"momentum": 0.0, "nesterov": True}, "needs `momentum`"),
     "smoothing of one": (RecipeSettings, {"label_smoothing": 1.0}, r"in \[0, 1\)"),
     "average of one": (RecipeSettings, {"ema_decay": 1.0}, "between 0 and 1"),
-    "final above peak": (RecipeSettings, {"lr": 0.1, "min_lr": 0.2}, "is above --lr"),
-    "final of a constant": (RecipeSettings, {"schedule": "constant", "min_lr": 0.01}, "belongs to --schedule cosine"),
+    "final above peak": (RecipeSettings, {"lr": 0.1, "min_lr": 0.2}, "is above `lr=0.1`"),
+    "final of a constant": (RecipeSettings, {"schedule": "constant", "min_lr": 0.01}, "belongs to `schedule=cosine`"),
     "milestone beyond": (RecipeSettings, {"milestones": (1.5,)}, "fractions of the run"),
-    "negative seed": (MachineSettings, {"seed": -1}, "--seed must be 0 or more"),
-    "huge seed": (MachineSettings, {"seed": 2**63}, "--seed must be 0 or more, and below"),
-    "endless": (RecipeSettings, {"epochs": 1e300}, "--epochs must be positive and at most 10"),
-    "save every 0 steps": (OutputSettings, {"save_every_steps": 0}, "--save-every-steps must be positive"),
+    "negative seed": (MachineSettings, {"seed": -1}, "`seed` must be 0 or more"),
+    "huge seed": (MachineSettings, {"seed": 2**63}, "`seed` must be 0 or more, and below"),
+    "endless": (RecipeSettings, {"epochs": 1e300}, "`epochs` must be positive and at most 10"),
+    "save every 0 steps": (OutputSettings, {"save_every_steps": 0}, "`save_every_steps` must be positive"),
     "evaluate never": (OutputSettings, {"evaluate_every": float("inf")}, "must be positive and finite, found inf"),
-    "huge short side": (DetectorSettings, {"min_size": (800, 10_001)}, "--min-size must be at most 10,000 pixels"),
-    "ratio of zero": (NetworkSettings, {"ratio": 0.0}, "--ratio must be positive"),
+    "huge short side": (DetectorSettings, {"min_size": (800, 10_001)}, "`min_size` must be at most 10,000 pixels"),
+    "ratio of zero": (NetworkSettings, {"ratio": 0.0}, "`ratio` must be positive"),
     "option without a value": (NetworkSettings, {"block_options": ("pooling",)}, 'takes NAME=VALUE.*found "pooling"'),
 }
 
@@ -112,14 +112,14 @@ def test_an_unknown_name_gets_the_nearest_valid_one(kind, values, sentence):
 
 
 @pytest.mark.parametrize(
-    ("given", "flags"),
+    ("given", "names"),
     [
-        ({"insert_at": ("layer3",)}, "--insert-at"),
-        ({"ratio": 4.0, "block_options": ("heads=2",)}, "--ratio and --block-options"),
+        ({"insert_at": ("layer3",)}, "`insert_at`"),
+        ({"ratio": 4.0, "block_options": ("heads=2",)}, "`ratio` and `block_options`"),
     ],
 )
-def test_places_and_options_need_a_block(given: dict, flags: str) -> None:
-    with pytest.raises(UserError, match=f"^{flags} without a block: add --block"):
+def test_places_and_options_need_a_block(given: dict, names: str) -> None:
+    with pytest.raises(UserError, match=f"^{names} without a block: add `block`"):
         NetworkSettings("resnet18", **given).block_arguments()
     assert NetworkSettings("gc_resnet18", **given).block_arguments()["block"] is None
     assert NetworkSettings("resnet18", block="se", **given).block_arguments()["block"] == "se"

@@ -104,9 +104,9 @@ def test_added_removed_and_replaced_images_are_counted(copy: Path) -> None:
 
 def test_data_that_moved_are_named_once(copy: Path) -> None:
     (copy / "data").rename(copy / "elsewhere")
-    with pytest.raises(UserError, match="the run needs .*data, and nothing is there; .* --data beside --resume"):
+    with pytest.raises(UserError, match="the run needs .*data, and nothing is there; .* `data` beside `resume`"):
         go_on(copy)
-    with pytest.raises(UserError, match="--data .* not those of the run: files 1 removed"):
+    with pytest.raises(UserError, match="`data=.* not those of the run: files 1 removed"):
         other = copy / "other"
         shutil.copytree(copy / "elsewhere", other)
         (other / "train" / "red" / "0.png").unlink()

@@ -178,7 +178,7 @@ MISTAKES = {
     "folder that is taken": ({"output": "taken"}, "must not exist yet"),
     "unknown block": ({"block": "gcc"}, 'unknown block "gcc"; did you mean "gc"'),
     "unknown model": ({"model": "cifar_resnet21"}, 'did you mean "cifar_resnet20"'),
-    "freezing nothing": ({"freeze": ("layer9.*",)}, '"layer9.*" matches no parameter'),
+    "freezing nothing": ({"freeze": ("layer9.*",)}, "`freeze=layer9.*` matches no parameter"),
     "batch larger than the set": ({"batch_size": 1000}, "batch"),
     "missing data": ({"data": "nowhere/photos"}, "nowhere/photos"),
     "learning rate of no blocks": ({"block_lr_mult": 2.0}, "no inserted blocks"),
@@ -208,7 +208,7 @@ def test_without_an_output_runs_are_numbered(photos, tmp_path, monkeypatch):
 
 
 def test_an_existing_run_is_never_overwritten(photos, whole):
-    with pytest.raises(UserError, match="never overwritten; go on with --resume"):
+    with pytest.raises(UserError, match="never overwritten; go on with `resume="):
         run_training(settings_for(photos, whole.folder), reporter=Silent())
 
 

@@ -81,7 +81,7 @@ def estimate_jensen_shannon(
             f"sum to 1; found weights from {attention.min():.3g} and sums up to {attention.sum(-1).max():.3g}"
         )
     if pairs < 2:
-        raise UserError(f"pairs must be at least 2, which a standard error takes; found {pairs}")
+        raise UserError(f"`pairs` must be at least 2, which a standard error takes; found {pairs}")
     measure = _mean_of_all if attention.shape[-2] <= max(exact_up_to, 1) else partial(_mean_of_some, pairs=pairs)
     maps = attention.detach().double().reshape(-1, *attention.shape[-2:])  # (number of maps, P, K)
     found = torch.tensor([measure(rows) for rows in maps], dtype=torch.float64).view(*attention.shape[:-2], 2)

@@ -50,7 +50,7 @@ def build_dnl(
         arXiv 2006.06668, section 4.
     """
     if not temperature > 0:
-        raise UserError(f"temperature must be above 0, found {temperature:g}")
+        raise UserError(f"`temperature` must be above 0, found {temperature:g}")
     inner = inner_channels(channels, reduction)
     query, key, value = (Pointwise(channels, inner, initialize=normal) for _ in range(3))
     pairwise = WhitenedAffinity(temperature=temperature)

@@ -44,7 +44,7 @@ def find_builder(block: str | Builder) -> Builder:
     """
     if isinstance(block, nn.Module) or not (isinstance(block, str) or callable(block)):
         shown = f"a module, {type(block).__name__}" if isinstance(block, nn.Module) else repr(block)
-        raise UserError(f"block must be a name of list_blocks() or a builder, channels -> module; found {shown}")
+        raise UserError(f"`block` must be a name of list_blocks() or a builder, channels -> module; found {shown}")
     if not isinstance(block, str):
         return block
     if block not in BLOCKS:
@@ -110,9 +110,9 @@ def build_block(
         torch.Size([2, 64, 7, 7])
     """
     if isinstance(channels, bool) or not isinstance(channels, Integral) or channels < 1:
-        raise UserError(f"channels must be a whole number from 1 up, found {channels!r}")
+        raise UserError(f"`channels` must be a whole number from 1 up, found {channels!r}")
     if dims not in (1, 2, 3):
-        raise UserError(f"dims must be 1, 2 or 3 spatial axes, found {dims}")
+        raise UserError(f"`dims` must be 1, 2 or 3 spatial axes, found {dims}")
     if ratio is not None:
         options["ratio"] = ratio
     check_options(name, options)

@@ -68,7 +68,7 @@ def channel_kernel_size(channels: int, kernel_size: int | None) -> int:
     if kernel_size is None:
         return 2 * (int((math.log2(channels) + 1) / 2) // 2) + 1
     if check_integer("kernel_size", kernel_size) % 2 == 0:
-        raise UserError(f"kernel_size must be odd, found {kernel_size}; the nearest is {kernel_size + 1}")
+        raise UserError(f"`kernel_size` must be odd, found {kernel_size}; the nearest is {kernel_size + 1}")
     return int(kernel_size)
 
 

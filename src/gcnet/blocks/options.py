@@ -23,9 +23,9 @@ def bottleneck_width(channels: int, ratio: float) -> int:
         UserError: a ratio below 1 or above `channels`.
     """
     if not isinstance(ratio, Real):
-        raise UserError(f"ratio must be a number, found {ratio!r}")
+        raise UserError(f"`ratio` must be a number, found {ratio!r}")
     if not ratio > 0:
-        raise UserError(f"ratio must be above 0, found {ratio:g}")
+        raise UserError(f"`ratio` must be above 0, found {ratio:g}")
     if ratio < 1:  # mmcv's argument is the inverse.
         raise UserError(
             f"ratio r gives channels / r in the bottleneck, so it is at least 1, found {ratio:g}; mmcv's ratio=1/16 is "
@@ -33,7 +33,7 @@ def bottleneck_width(channels: int, ratio: float) -> int:
         )
     width = math.floor(channels / ratio + 1e-9)
     if width < 1:
-        raise UserError(f"ratio must be at most the channels: {channels} channels / ratio {ratio:g} leave none")
+        raise UserError(f"`ratio` must be at most the channels: {channels} channels / ratio {ratio:g} leave none")
     return width
 
 
@@ -59,7 +59,7 @@ def check_integer(option: str, value: float, least: int = 1) -> int:
         UserError: not a whole number, or below `least`.
     """
     if not isinstance(value, Real) or not least <= value < math.inf or value != int(value):
-        raise UserError(f"{option} must be a whole number from {least} up, found {value!r}")
+        raise UserError(f"`{option}` must be a whole number from {least} up, found {value!r}")
     return int(value)
 
 
@@ -78,7 +78,7 @@ def check_divides(option: str, value: float, channels: int, *, least: int = 1, m
     """
     count = check_integer(option, value)
     if most is not None and count > most:
-        raise UserError(f"{option} must be at most {most}, found {count}")
+        raise UserError(f"`{option}` must be at most {most}, found {count}")
     if channels % count or channels // count < least:
         highest = min(channels // least, most or channels)
         valid = [number for number in range(1, highest + 1) if channels % number == 0]
@@ -111,7 +111,7 @@ def check_eps(norm_eps: float) -> None:
         UserError: it is not.
     """
     if not 0 <= norm_eps < math.inf:
-        raise UserError(f"norm_eps must be 0 or more, found {norm_eps}")
+        raise UserError(f"`norm_eps` must be 0 or more, found {norm_eps}")
 
 
 def check_types(builder: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:
@@ -128,10 +128,10 @@ def check_types(builder: Callable[..., nn.Module], options: Mapping[str, Any]) -
     for option, value in options.items():
         kinds = get_args(hints[option]) or (hints[option],)
         if bool in kinds and value not in (True, False):
-            raise UserError(f"{option} must be True or False, found {value!r}")
+            raise UserError(f"`{option}` must be True or False, found {value!r}")
         optional = value is None and NoneType in kinds
         if {int, float}.intersection(kinds) and not optional and not isinstance(value, Real):
-            raise UserError(f"{option} must be a number, found {value!r}")
+            raise UserError(f"`{option}` must be a number, found {value!r}")
 
 
 def sigmoid_scale(identity_init: bool) -> nn.Module:

@@ -65,7 +65,7 @@ def build_gc(
     width = bottleneck_width(channels, ratio)
     if width == 1:
         raise UserError(
-            f"ratio must leave at least 2 channels, since LayerNorm of one channel is constant: {channels} channels / "
+            f"`ratio` must leave at least 2 channels, as LayerNorm of one is constant: {channels} channels / "
             f"ratio {ratio:g} leave 1; use a ratio of at most {channels / 2:g}"
         )
     if width < 4:

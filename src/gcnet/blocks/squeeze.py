@@ -49,7 +49,7 @@ def build_fca(
     """
     count = check_divides("frequencies", frequencies, channels, most=len(TOP_FREQUENCIES))
     if check_integer("grid", grid, 7) % 7:
-        raise UserError(f"grid must be a multiple of 7, found {grid}; the nearest is {7 * round(grid / 7)}")
+        raise UserError(f"`grid` must be a multiple of 7, found {grid}; the nearest is {7 * round(grid / 7)}")
     context = FrequencyPool(count, grid=int(grid), dims=dims)
     branch = Branch(excitation(channels, ratio, identity_init), sigmoid_scale(identity_init))
     return ContextBlock(context, {"scale": branch}, channels=channels, dims=dims)
@@ -110,7 +110,7 @@ def build_ge(
 
 def _depthwise(channels: int, extent: int, excite: bool, identity_init: bool, dims: int) -> nn.Sequential:
     if extent < 2 or extent & (extent - 1):
-        raise UserError(f"extent must be a power of two from 2 up where the gather is depthwise, found {extent}")
+        raise UserError(f"`extent` must be a power of two from 2 up where the gather is depthwise, found {extent}")
     layers: list[nn.Module] = []
     halvings = extent.bit_length() - 1
     for index in range(halvings):

@@ -79,19 +79,19 @@ def require_file(path: Path) -> None:
         UserError: there is nothing, or a folder, a pipe or a device.
     """
     if is_url(path):
-        raise UserError(f"weights must be a file on this machine, and {shown(path)} is a URL: download it first")
+        raise UserError(f"`weights` must be a file on this machine, and {shown(path)} is a URL: download it first")
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
-        raise UserError(f"weights must be a file, and there is none at {shown(path)}{_proposal(path)}") from error
+        raise UserError(f"`weights` must be a file, and there is none at {shown(path)}{_proposal(path)}") from error
     except (OSError, ValueError) as error:  # ValueError for a NUL in the name
         raise UserError(f"cannot read {shown(path)}: {getattr(error, 'strerror', None) or error}") from error
     if stat.S_ISDIR(mode):
         best = path / "weights" / "best.safetensors"
         proposal = f'; did you mean "{shown(best)}"?' if best.is_file() else ""
-        raise UserError(f"weights must be a file, and {shown(path)} is a folder{proposal}")
+        raise UserError(f"`weights` must be a file, and {shown(path)} is a folder{proposal}")
     if not stat.S_ISREG(mode):
-        raise UserError(f"weights must be an ordinary file, and {shown(path)} is a pipe, socket or device")
+        raise UserError(f"`weights` must be an ordinary file, and {shown(path)} is a pipe, socket or device")
 
 
 def shown(path: Path) -> str:
@@ -252,7 +252,7 @@ def read_weight_file(path: Path) -> WeightFile:
     """
     content: Any = _read_safetensors(path) if weight_format(path) == "safetensors" else _read_torch(path)
     if not isinstance(content, Mapping):
-        raise UserError(f"weights must be tensors by name, and {shown(path)} holds {_kind(content)}")
+        raise UserError(f"`weights` must be tensors by name, and {shown(path)} holds {_kind(content)}")
     weights, entries = _unwrapped(content)
     tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor) and isinstance(name, str)}
     if not tensors:
@@ -260,7 +260,7 @@ def read_weight_file(path: Path) -> WeightFile:
         if several:
             raise UserError(f"{shown(path)} holds several networks, {' and '.join(several)}: save one of them alone")
         names = ", ".join(f'"{printable(str(name))}"' for name in list(weights)[:5]) or "nothing"
-        raise UserError(f"weights must be tensors by name, and {shown(path)} holds something else: {names}")
+        raise UserError(f"`weights` must be tensors by name, and {shown(path)} holds something else: {names}")
     _check_tensors(path, tensors)
     notes = [f'entry "{printable(entry)}"' for entry in entries]
     for wrapper in _repeated_wrappers(tensors):

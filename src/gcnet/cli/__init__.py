@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import Any, cast
 
 from gcnet.cli.synonyms import COMMANDS as SYNONYMS
-from gcnet.cli.wording import with_flags
 from gcnet.errors import Failure, UserError, nearest, out_of_memory, printable, unknown
 
 # The summaries are repeated from each module's SUMMARY, so that the list is printed without importing the modules.
@@ -70,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = cast(Any, _show_warning)
             code = _dispatch(arguments)
     except UserError as error:
-        code = _report(with_flags(str(error)), _exit_code(error))
+        code = _report(_named_as_flags(str(error), arguments), _exit_code(error))
     except (MemoryError, RuntimeError, ImportError, OSError) as error:
         code = _report_failure(error, arguments)
     except KeyboardInterrupt:
@@ -81,6 +80,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, _end_at_once)  # what is left is Python's own end, which prints a traceback
     failure = _output_failure()
     return code if failure is None or code != EXIT_OK else _report_output(failure)
+
+
+def _named_as_flags(message: str, arguments: Sequence[str]) -> str:
+    """The message with the flags of the command in the place of arguments, which it has in backticks."""
+    if "`" not in message:
+        return message
+    from gcnet.arguments import arguments_of
+    from gcnet.cli.wording import with_flags
+
+    known = arguments[:1] and arguments[0] in COMMANDS
+    return with_flags(message, arguments_of(_module(arguments[0]).Settings) if known else ())
+
+
+def _module(command: str) -> Any:
+    return import_module(f"gcnet.cli.{command.replace('-', '_')}")
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -116,13 +130,11 @@ def _report_failure(error: Exception, arguments: Sequence[str]) -> int:
 
 def _flags_that_save_memory(command: str) -> list[str]:
     """Those of the flags of a command with which it needs less memory."""
-    from dataclasses import fields, is_dataclass
+    from gcnet.arguments import arguments_of
+    from gcnet.cli.parser import flag_of
 
-    module = import_module(f"gcnet.cli.{command.replace('-', '_')}")
-    settings = [item.name for item in fields(module.Settings)]
-    groups = [item.default_factory for item in fields(module.Settings) if is_dataclass(item.default_factory)]
-    names = {*settings, *(item.name for group in groups for item in fields(cast(Any, group)))}
-    return [f"--{name.replace('_', '-')}" for name in _SAVING_MEMORY if name in names]
+    flags = {argument.name: flag_of(argument) for argument in arguments_of(_module(command).Settings)}
+    return [flags[name] for name in _SAVING_MEMORY if name in flags]
 
 
 def _report_os_error(error: OSError) -> int:
@@ -196,7 +208,7 @@ def _unknown_command(name: str) -> UserError:
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    module = import_module(f"gcnet.cli.{command.replace('-', '_')}")
+    module = _module(command)
     from gcnet.cli.arguments import parse
     from gcnet.cli.files import check_outputs
 

@@ -9,15 +9,13 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from gcnet.arguments import Argument, arguments_of, settings_from
-from gcnet.cli.parser import base_type, build_parser, flag_of, flags_of
+from gcnet.cli.parser import build_parser
 from gcnet.cli.synonyms import FLAGS, VALUES, similar_flag
+from gcnet.cli.wording import base_type, flag_of, flags_of, takes
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.renamed import new_flag, renamed
 
 S = TypeVar("S")
-
-_NUMBERS = {2: "two", 3: "three"}
-_WORDS = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers")}
 
 
 def parse(kind: type[S], words: Sequence[str], *, program: str, epilogue: str) -> S | None:
@@ -82,21 +80,6 @@ def _model_first(arguments: Sequence[Argument], words: Sequence[str]) -> list[st
             values, after = ([value], index + 1) if equals else (list(words[index + 1 : index + 2]), index + 2)
             return [*values, *words[:index], *words[after:]]
     return list(words)
-
-
-def takes(argument: Argument) -> str:
-    """What a flag takes, in words."""
-    kind = base_type(argument)
-    if kind is bool:
-        return "no value"
-    if get_origin(kind) is Literal:
-        *first, last = map(str, get_args(kind))
-        return f"{', '.join(first)} or {last}" if first else last
-    if get_origin(kind) is tuple:
-        inner = get_args(kind)
-        plural = _WORDS.get(inner[0], ("", "values"))[1]
-        return plural if inner[-1] is Ellipsis else f"{_NUMBERS[len(inner)]} {plural}"
-    return _WORDS.get(kind, ("a value",))[0]
 
 
 class _Line:

@@ -4,6 +4,8 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gcnet.arguments import arguments_of
+from gcnet.cli.wording import with_flags
 from gcnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def _parameters(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
                 block = build_block(name, channels=settings.channels, ratio=ratio, dims=settings.dims)
             counts[name] = f"{count_parameters(block):,}"
         except UserError as error:
-            refusals[name] = str(error)
+            refusals[name] = with_flags(str(error), arguments_of(Settings))
     if not counts:
         raise UserError(next(iter(refusals.values())))
     return counts, refusals

@@ -8,32 +8,14 @@ from dataclasses import MISSING
 from functools import partial
 from inspect import cleandoc
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from gcnet.arguments import Argument
+from gcnet.cli.wording import base_type, flag_of, with_flags
 
 _WIDTHS = (80, 100)
 _HELP_COLUMN = 26
 _METAVARS = {int: "N", float: "F", Path: "PATH"}
-
-
-def flag_of(argument: Argument) -> str:
-    """The flag of an argument: `batch_size` is `--batch-size`."""
-    return "--" + argument.name.replace("_", "-")
-
-
-def flags_of(argument: Argument) -> tuple[str, ...]:
-    """All flags of an argument: of a switch also the one that turns it off."""
-    flag = flag_of(argument)
-    return (flag, f"--no-{flag[2:]}") if base_type(argument) is bool else (flag,)
-
-
-def base_type(argument: Argument) -> Any:
-    """The type of an argument's value, without None."""
-    if get_origin(argument.kind) not in (Union, UnionType):
-        return argument.kind
-    return next(kind for kind in get_args(argument.kind) if kind is not NoneType)
 
 
 def build_parser(kind: type, arguments: Sequence[Argument], program: str, *, show_all: bool, epilog: str = "") -> Any:
@@ -51,7 +33,7 @@ def build_parser(kind: type, arguments: Sequence[Argument], program: str, *, sho
     parser = ArgumentParser(
         prog=program,
         usage=_usage(arguments, program),
-        description=_wrapped(cleandoc(kind.__doc__ or ""), width),
+        description=_wrapped(with_flags(cleandoc(kind.__doc__ or ""), arguments), width),
         epilog=(f"more options: {program} --help-all\n\n" if hides else "") + epilog,
         formatter_class=partial(RawDescriptionHelpFormatter, width=width, max_help_position=_HELP_COLUMN),
         argument_default=SUPPRESS,
@@ -67,15 +49,15 @@ def build_parser(kind: type, arguments: Sequence[Argument], program: str, *, sho
         title = "" if argument.positional else argument.title or "options"
         if title not in groups:
             groups[title] = parser.add_argument_group(f"{title[:1].lower()}{title[1:]}")
-        _add(groups[title], argument, shown=show_all or not argument.advanced)
+        is_shown = show_all or not argument.advanced
+        _add(groups[title], argument, with_flags(_help(argument), arguments) if is_shown else SUPPRESS)
     last = parser.add_argument_group("help")
     last.add_argument("-h", "--help", action="store_true", help="show the usual options")
     last.add_argument("--help-all", action="store_true", help="show all options")
     return parser
 
 
-def _add(group: Any, argument: Argument, *, shown: bool) -> None:
-    text = _help(argument) if shown else SUPPRESS
+def _add(group: Any, argument: Argument, text: str) -> None:
     if argument.positional:
         is_many = get_origin(argument.kind) is tuple
         group.add_argument(argument.name, nargs="*" if is_many else "?", metavar=_metavar(argument), help=text)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from gcnet.arguments import INTERNAL
+from gcnet.arguments import INTERNAL, arguments_of
+from gcnet.cli.wording import with_flags
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError
 from gcnet.training.recipe import RecipeSettings
@@ -79,7 +80,7 @@ def run(settings: Settings) -> int:
     try:
         return _run(settings)
     except NonFiniteLoss as error:
-        print(f"gcnet: {error}", file=sys.stderr)
+        print(f"gcnet: {with_flags(str(error), arguments_of(Settings))}", file=sys.stderr)
         return EXIT_NON_FINITE
 
 

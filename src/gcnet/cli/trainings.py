@@ -5,8 +5,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from gcnet.arguments import arguments_of
 from gcnet.cli import EXIT_NON_FINITE, EXIT_OK
+from gcnet.cli.wording import with_flags
 from gcnet.training.progress import Reporter
+from gcnet.training.settings import TrainSettings
 
 Result = TypeVar("Result")
 
@@ -29,7 +32,7 @@ def carry_out(device: str, trainings: Callable[[Reporter], Result], tell: Callab
         except Stopped as stopped:
             code, ended = 128 + stopped.number, f"gcnet: {stopped}"
         except NonFiniteLoss as error:
-            code, ended = EXIT_NON_FINITE, f"gcnet: {error}"
+            code, ended = EXIT_NON_FINITE, f"gcnet: {with_flags(str(error), arguments_of(TrainSettings))}"
         else:
             code, ended = EXIT_OK, ""
         finally:

@@ -1,13 +1,69 @@
-"""Rewrites argument names in errors to command-line flags."""
+"""Arguments in words: flags, what they take, and messages with flags in the place of arguments."""
 
 import re
+from collections.abc import Iterable
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
-_FIRST = re.compile(r"^(weights|stages|blocks|ratio|position|channels|dims)(?= must )")
-_KIND = re.compile(r"^unknown (position)(?= \")")
-_ASSIGNED = re.compile(r"(?<!, )\b(weights|backbone_weights|block|at)=")
+from gcnet.arguments import Argument
+
+_CODE = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
+_NUMBERS = {2: "two", 3: "three"}
+_WORDS = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers")}
 
 
-def with_flags(sentence: str) -> str:
-    """The sentence with flags in the place of arguments: "give weights=FILE" becomes "give --weights FILE"."""
-    sentence = _KIND.sub(r"unknown --\1", _FIRST.sub(r"--\1", sentence))
-    return _ASSIGNED.sub(lambda found: f"--{found[1].replace('_', '-')} ", sentence)
+def flag_of(argument: Argument) -> str:
+    """The flag of an argument: `batch_size` is `--batch-size`."""
+    return "--" + argument.name.replace("_", "-")
+
+
+def flags_of(argument: Argument) -> tuple[str, ...]:
+    """All flags of an argument: of a switch also the one that turns it off."""
+    flag = flag_of(argument)
+    return (flag, f"--no-{flag[2:]}") if base_type(argument) is bool else (flag,)
+
+
+def base_type(argument: Argument) -> Any:
+    """The type of an argument's value, without None."""
+    if get_origin(argument.kind) not in (Union, UnionType):
+        return argument.kind
+    return next(kind for kind in get_args(argument.kind) if kind is not NoneType)
+
+
+def takes(argument: Argument) -> str:
+    """What a flag takes, in words."""
+    kind = base_type(argument)
+    if kind is bool:
+        return "no value"
+    if get_origin(kind) is Literal:
+        *first, last = map(str, get_args(kind))
+        return f"{', '.join(first)} or {last}" if first else last
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)
+        plural = _WORDS.get(inner[0], ("", "values"))[1]
+        return plural if inner[-1] is Ellipsis else f"{_NUMBERS[len(inner)]} {plural}"
+    return _WORDS.get(kind, ("a value",))[0]
+
+
+def with_flags(message: str, arguments: Iterable[Argument]) -> str:
+    """Replace arguments in backticks by the flags of a command.
+
+    Args:
+        message: names arguments as in Python: `` `batch_size` ``, or `` `batch_size=8` `` with a value.
+        arguments: of the command. A name that is not among them stays a name.
+
+    Returns:
+        The message with `--batch-size`, `--batch-size 8`, and `--no-plots` for `` `plots=False` ``.
+    """
+    flags = {argument.name: flag_of(argument) for argument in arguments if not argument.positional}
+
+    def shown(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        flag = flags.get(name, name)
+        if value is None or (value == "True" and name in flags):
+            return flag
+        if value == "False" and name in flags:
+            return f"--no-{flag[2:]}"
+        return f"{flag} {value}" if name in flags else f"{name}={value}"
+
+    return _CODE.sub(shown, message)

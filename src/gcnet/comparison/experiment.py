@@ -166,7 +166,7 @@ def _open_folder(settings: CompareSettings, variants: Variants) -> Path:
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
-            f"--output must be a new folder or one of an earlier comparison, found {folder}, which is neither"
+            f"`output` must be a new folder or one of an earlier comparison, found {folder}, which is neither"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,8 +201,8 @@ def _refuse_changes(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise UserError(
-                f"{folder} holds a comparison with --{name.replace('_', '-')} {before.get(name)}, "
-                f"found {now.get(name)}; give another --output, or the same settings to go on with it"
+                f"{folder} holds a comparison with `{name}={before.get(name)}`, "
+                f"found {now.get(name)}; give another `output`, or the same settings to go on with it"
             )
 
 

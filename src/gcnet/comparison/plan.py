@@ -60,7 +60,7 @@ def read_variant(text: str) -> Variant:
     for option in options:
         if "=" not in option:
             raise UserError(
-                f'--blocks takes options as NAME=VALUE, as in gc:fusion=scale; found "{option}" in "{text}"'
+                f'`blocks` takes options as NAME=VALUE, as in gc:fusion=scale; found "{option}" in "{text}"'
             )
     ratios = [option.partition("=")[2] for option in options if option.startswith("ratio=")]
     placement = {"ratio": _number(ratios[-1], text)} if ratios else {}
@@ -75,7 +75,7 @@ def _number(text: str, entry: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UserError(f'ratio is a number, found "{text}" in "{entry}"') from None
+        raise UserError(f'`ratio` must be a number, found "{text}" in "{entry}"') from None
 
 
 Variants = Mapping[str, Variant]
@@ -111,7 +111,7 @@ def check_names(settings: CompareSettings, variants: Variants) -> None:
     prefix, host = split_name(settings.model)
     if prefix:
         raise UserError(
-            f'compare puts the blocks in itself: --model takes a plain network, "{host}", found "{settings.model}"'
+            f'compare puts the blocks in itself: `model` takes a plain network, "{host}", found "{settings.model}"'
         )
 
 

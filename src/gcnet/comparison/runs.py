@@ -217,7 +217,7 @@ class _Child:
         code = self.process.exitcode
         if code and not stopping:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            advice = "; the system may be out of memory: try a smaller --jobs" if code == -signal.SIGKILL else ""
+            advice = "; the system may be out of memory: try a smaller `jobs`" if code == -signal.SIGKILL else ""
             raise Failure(
                 f"the training {self.training.name} {how}{advice}; what it printed is in {printable(self.log)}"
             )
@@ -244,7 +244,7 @@ def _work(sender: Connection, training: Training, workshop: Workshop, log: Path)
         missing = out_of_memory(error)
         if missing is None:
             raise
-        sender.send(_Failure.of(Failure(f"{missing}; less is needed with another --jobs or --batch-size")))
+        sender.send(_Failure.of(Failure(f"{missing}; less is needed with another `jobs` or `batch_size`")))
 
 
 class _Progress:

@@ -21,13 +21,13 @@ class RecipeChoices:
     epochs: float | None = None
     """Epochs."""
     steps: int | None = None
-    """Optimizer steps, instead of --epochs."""
+    """Optimizer steps, instead of `epochs`."""
     batch_size: int | None = None
     """Global batch size."""
     optimizer: Literal["sgd", "adamw"] | None = None
     """Optimizer."""
     lr: float | None = None
-    """Peak learning rate for the stated --batch-size."""
+    """Peak learning rate for the stated `batch_size`."""
     weight_decay: float | None = None
     """Weight decay."""
     decay_all: bool | None = None
@@ -116,25 +116,25 @@ class CompareSettings:
         for name in ("seeds", "jobs"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"--{name} must be at least 1, found {value}")
+                raise UserError(f"`{name}` must be at least 1, found {value}")
         if not 0 <= self.seed < 2**63:
-            raise UserError(f"--seed must be 0 or more, and below 2^63; found {self.seed}")
+            raise UserError(f"`seed` must be 0 or more, and below 2^63; found {self.seed}")
         if self.placement not in ("same", "published"):
             raise unknown("placement", self.placement, ("same", "published"))
         if self.placement == "published" and (self.stages, self.position, self.insert_at) != (None, None, None):
-            raise UserError("--stages, --position and --insert-at need --placement same, found --placement published")
+            raise UserError("`stages`, `position` and `insert_at` need `placement` same, found `placement` published")
         if self.insert_at is not None and self.stages is not None:
-            raise UserError("--insert-at excludes --stages; give one of them")
+            raise UserError("`insert_at` excludes `stages`; give one of them")
         names = self.block_names()
         repeated = next((name for name in names if names.count(name) > 1), None)
         if repeated is not None:
-            raise UserError(f'--blocks must name each block once, found "{repeated}" twice')
+            raise UserError(f'`blocks` must name each block once, found "{repeated}" twice')
 
     def block_names(self) -> tuple[str, ...]:
         """The blocks to compare, in order."""
         names = tuple(name.strip() for name in self.blocks.split(","))
         if not all(names):
-            raise UserError(f'--blocks takes names separated by commas, such as none,se,gc; found "{self.blocks}"')
+            raise UserError(f'`blocks` takes names separated by commas, such as none,se,gc; found "{self.blocks}"')
         return names
 
     def control_blocks(self) -> tuple[str, ...]:

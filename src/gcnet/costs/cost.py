@@ -64,7 +64,7 @@ class CostSettings:
     measure: bool = False
     """Also measure time and peak memory of a forward pass and of a training step, which takes a while."""
     device: str = "auto"
-    """With --measure: auto (cuda if there is one), cpu, cuda or cuda:N."""
+    """With `measure`: auto (cuda if there is one), cpu, cuda or cuda:N."""
     output: Path | None = None
     """Write cost.csv and cost.png into this folder."""
 
@@ -72,11 +72,11 @@ class CostSettings:
         """Refuse settings that cannot work."""
         if not self.model:
             raise UserError("gcnet cost needs at least one network, as in: gcnet cost gc_resnet50")
-        for name, value in (("num-classes", self.num_classes), ("batch-size", self.batch_size)):
+        for name, value in (("num_classes", self.num_classes), ("batch_size", self.batch_size)):
             if value is not None and value < 1:
-                raise UserError(f"--{name} must be at least 1, found {value}")
+                raise UserError(f"`{name}` must be at least 1, found {value}")
         if self.device != "auto" and not self.measure:
-            raise UserError("--device belongs to --measure; counting needs none")
+            raise UserError("`device` belongs to `measure`; counting needs none")
         self.sizes()
 
     def sizes(self) -> list[tuple[int, int]]:
@@ -87,7 +87,7 @@ class CostSettings:
             sides = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
             if min(sides) < 1 or max(sides) > LARGEST_COUNTED:
                 raise UserError(
-                    f"--image-size takes sides such as 224, or heights and widths such as 800x1280, of at most "
+                    f"`image_size` takes sides such as 224, or heights and widths such as 800x1280, of at most "
                     f"{LARGEST_COUNTED:,} pixels; found {text}"
                 )
             found.append(sides)

@@ -46,7 +46,7 @@ class CountedNetwork:
         """Refuse arguments beside a file."""
         if self._is_file:
             for name in self.arguments:
-                flag = f"--{name.replace('_', '-')}"
+                flag = f"`{name}`"
                 raise UserError(f"{flag} belongs to a network by name, and {self.name} is a model file")
 
     def build(self) -> nn.Module:
@@ -87,8 +87,8 @@ class CountedNetwork:
             if take_out_own_blocks(create_model(host.name, **host.arguments)):
                 return host
         raise UserError(
-            f"--against plain compares with the same network without blocks, and {self.name} has none: "
-            "give --block or a network with blocks, or name the other network, as in --against resnet50"
+            f"`against=plain` compares with the same network without blocks, and {self.name} has none: "
+            "give `block` or a network with blocks, or name the other network, as in `against=resnet50`"
         )
 
     def _host_choice(self, *, without_own_blocks: bool = False) -> "CountedNetwork":
@@ -183,7 +183,7 @@ def count(choice: CountedNetwork, size: tuple[int, int], batch: int) -> CostRepo
         reason = str(error).strip().splitlines()
         raise UserError(
             f"{choice.label} cannot be counted on images of {size[0]} x {size[1]} pixels "
-            f"({type(error).__name__}: {reason[0] if reason else ''}); --image-size takes another size"
+            f"({type(error).__name__}: {reason[0] if reason else ''}); `image_size` takes another size"
         ) from error
     kinds = (("total", [account.total]), ("stage", account.stages), ("block", account.blocks))
     return CostReport(choice.label, size, batch, tuple(_line(item, kind) for kind, items in kinds for item in items))

@@ -174,11 +174,11 @@ class Loader(Generic[B]):
         if match := _DEAD_WORKERS.match(text):
             pids = [int(pid) for pid in match[1].split(",")]
             how = self._end_of(pids)
-            advice = "--workers 0 loads in the main process and shows more"
+            advice = "`workers=0` loads in the main process and shows more"
             if "SIGBUS" in how or "Bus error" in text:
                 advice = describe_shared_memory()
             elif "SIGKILL" in how:
-                advice = "the system may be out of memory: try a smaller --workers or --batch-size"
+                advice = "the system may be out of memory: try a smaller `workers` or `batch_size`"
             return f"a loading process {how} {self._watch.describe(pids)}; {advice}"
         if text.startswith(_SILENT_WORKERS):
             return f"no loading process answered for {self._loader.timeout:g} s, {self._watch.describe()}"

@@ -51,10 +51,10 @@ class EpochSampler:
     ) -> None:
         _check_positive(batch_size)
         if batch_size > length:
-            raise UserError(f"--batch-size must be at most the number of training images, {length}, found {batch_size}")
+            raise UserError(f"`batch_size` must be at most the number of training images, {length}, found {batch_size}")
         if batch_size % (world * accumulation):
             raise UserError(
-                f"--batch-size must be a multiple of {world} processes x {accumulation} micro-batches, "
+                f"`batch_size` must be a multiple of {world} processes x {accumulation} micro-batches, "
                 f"found {batch_size}"
             )
         self.length, self.batch_size, self.seed = length, batch_size, seed

@@ -44,8 +44,8 @@ def check_workers(workers: int, least: int = 0) -> None:
         UserError: The number is below `least` or above 256.
     """
     found = f"found {workers}"
-    _require(workers >= least, f"--workers must be {least} or more, {found}")
-    _require(workers <= MOST_WORKERS, f"--workers must be at most {MOST_WORKERS}, {found}")
+    _require(workers >= least, f"`workers` must be {least} or more, {found}")
+    _require(workers <= MOST_WORKERS, f"`workers` must be at most {MOST_WORKERS}, {found}")
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,17 @@ class PreprocessingSettings:
     image_size: int | None = None
     """Side in pixels of the square that the network gets (default: the model file's or the network's own)."""
     resize: int | None = None
-    """Short side in pixels to which images are resized before the center crop (default: as for --image-size)."""
+    """Short side in pixels to which images are resized before the center crop (default: as for `image_size`)."""
     crop_pct: float | None = None
-    """Share of the short side that the center crop keeps, such as 0.875; instead of --resize."""
+    """Share of the short side that the center crop keeps, such as 0.875; instead of `resize`."""
     interpolation: Interpolation | None = None
-    """Interpolation of resizing, always antialiased (default: as for --image-size)."""
+    """Interpolation of resizing, always antialiased (default: as for `image_size`)."""
     mean: tuple[float, float, float] | None = None
-    """Mean of red, green and blue, of values from 0 to 1, that is subtracted (default: as for --image-size)."""
+    """Mean of red, green and blue, of values from 0 to 1, that is subtracted (default: as for `image_size`)."""
     std: tuple[float, float, float] | None = None
-    """Standard deviation of red, green and blue that is divided by (default: as for --image-size)."""
+    """Standard deviation of red, green and blue that is divided by (default: as for `image_size`)."""
     crop_mode: CropMode | None = None
-    """center resizes the short side, squash both sides, before the center crop (default: as for --image-size)."""
+    """center resizes the short side, squash both sides, before the center crop (default: as for `image_size`)."""
     bit_depth: BitDepth = "auto"
     """Bits in use of 16-bit images (auto: as in training)."""
 
@@ -73,30 +73,28 @@ class PreprocessingSettings:
         """Check values that do not depend on the network."""
         for name in ("image_size", "resize"):
             value = getattr(self, name)
-            _check_side(f"--{name.replace('_', '-')}", value)
+            _check_side(f"`{name}`", value)
         _require(
             self.crop_pct is None or 0.01 <= self.crop_pct <= 1,
-            f"--crop-pct is a share of the short side, from 0.01 to 1; found {self.crop_pct}",
+            f"`crop_pct` is a share of the short side, from 0.01 to 1; found {self.crop_pct}",
         )
         _require(
             self.crop_pct is None or self.resize is None,
-            "--crop-pct and --resize both set the short side before the crop; give one of them",
+            "`crop_pct` and `resize` both set the short side before the crop; give one of them",
         )
         for name, valid in _CHOICES.items():
             if getattr(self, name) not in (None, *valid):
-                raise unknown(f"--{name.replace('_', '-')}", getattr(self, name), valid)
+                raise unknown(f"`{name}`", getattr(self, name), valid)
         if self.bit_depth not in _BIT_DEPTHS:
-            raise unknown("--bit-depth", self.bit_depth, _BIT_DEPTHS)
+            raise unknown("`bit_depth`", self.bit_depth, _BIT_DEPTHS)
         _check_resize(self.resize, self.image_size)
         for name in ("mean", "std"):
-            _check_channels(f"--{name}", getattr(self, name))
+            _check_channels(f"`{name}`", getattr(self, name))
 
     def given(self) -> list[str]:
         """Return the options that differ from their defaults, with their values."""
         values = ((item.name, getattr(self, item.name)) for item in fields(self))
-        return [
-            f"--{name.replace('_', '-')} {_flag_value(value)}" for name, value in values if value not in (None, "auto")
-        ]
+        return [f"`{name}={_flag_value(value)}`" for name, value in values if value not in (None, "auto")]
 
     def for_data(self, size: int | None) -> dict[str, Any]:
         """Return the options as arguments of `DataSettings`, with `size` as the default image size."""
@@ -145,32 +143,32 @@ class DataSettings:
     """scenes or scenes-control (generated), cifar10, cifar100, a folder with train/ and val/, or a CSV table; for
     detectors scenes, scenes-control, a folder of images with COCO annotations, or an annotation file (JSON)."""
     val: str | None = None
-    """Validation data, where --data holds training data only: a folder, a CSV or an annotation file (JSON)."""
+    """Validation data, where `data` holds training data only: a folder, a CSV or an annotation file (JSON)."""
     images: str | None = None
     """Folder of the images of a CSV or an annotation file (default: found beside it)."""
     val_fraction: float | None = None
-    """Share of --data that is held out for validation, such as 0.2, chosen by --seed (classifiers: of every class)."""
+    """Share of `data` that is held out for validation, such as 0.2, chosen by `seed` (classifiers: of every class)."""
     download_dir: str = "data"
     """Folder of downloaded data sets (cifar10, cifar100)."""
     download: bool = False
     """Fetch cifar10 or cifar100 where they are missing; without it the network is never used."""
     image_size: int | None = None
-    """Input resolution in pixels (default: with --weights the network's own; else native size up to 64, otherwise
+    """Input resolution in pixels (default: with `weights` the network's own; else native size up to 64, otherwise
     224)."""
     resize: int | None = None
-    """Evaluation: short side in pixels before the center crop (default: with --weights the network's own; else 256/224
+    """Evaluation: short side in pixels before the center crop (default: with `weights` the network's own; else 256/224
     of the image size, none if it fits)."""
     crop_pct: float | None = None
-    """Evaluation: share of the short side that the center crop keeps, such as 0.875; instead of --resize."""
+    """Evaluation: share of the short side that the center crop keeps, such as 0.875; instead of `resize`."""
     interpolation: Interpolation | None = None
-    """Interpolation of resizing, always antialiased (default: with --weights the network's own, else bilinear)."""
+    """Interpolation of resizing, always antialiased (default: with `weights` the network's own, else bilinear)."""
     mean: tuple[float, float, float] | None = None
-    """Mean of red, green and blue, of values from 0 to 1, that is subtracted (default: with --weights the network's
+    """Mean of red, green and blue, of values from 0 to 1, that is subtracted (default: with `weights` the network's
     own, else ImageNet's)."""
     std: tuple[float, float, float] | None = None
-    """Standard deviation of red, green and blue that is divided by (default: as for --mean)."""
+    """Standard deviation of red, green and blue that is divided by (default: as for `mean`)."""
     crop_mode: CropMode | None = None
-    """Evaluation: center resizes the short side, squash both sides, before the center crop (default: with --weights the
+    """Evaluation: center resizes the short side, squash both sides, before the center crop (default: with `weights` the
     network's own, else center)."""
     bit_depth: BitDepth = "auto"
     """Classifiers: bits in use of 16-bit images (auto: from the largest value of a sample, the same for all images)."""
@@ -187,37 +185,37 @@ class DataSettings:
         """Check values that do not depend on the images; `~` becomes the home folder."""
         for name in ("data", "val", "images"):
             if (path := getattr(self, name)) is not None:
-                _check_path(f"--{name}", path)
+                _check_path(f"`{name}`", path)
                 object.__setattr__(self, name, os.path.expanduser(path))
         self._check_validation()
         _ = self.preprocessing  # which checks its part
         for name in ("limit_train", "limit_val"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"--{name.replace('_', '-')} must be positive, found {value}")
+            _require(value is None or value > 0, f"`{name}` must be positive, found {value}")
         check_workers(self.workers)
         _require(
             self.scene_distance is None or self.is_generated,
-            f'--scene-distance belongs to --data scenes or scenes-control, found --data "{self.data}"',
+            f"`scene_distance` belongs to `data` scenes or scenes-control, found `data={self.data}`",
         )
         _require(
             not self.download or self.data in ("cifar10", "cifar100"),
-            f'--download belongs to --data cifar10 or cifar100, found --data "{self.data}"',
+            f"`download` belongs to `data` cifar10 or cifar100, found `data={self.data}`",
         )
 
     def _check_validation(self) -> None:
         fraction = self.val_fraction
         _require(
             fraction is None or 0 < fraction < 1,
-            f"--val-fraction is a share between 0 and 1, such as 0.2; found {fraction}",
+            f"`val_fraction` is a share between 0 and 1, such as 0.2; found {fraction}",
         )
         _require(
             self.val is None or fraction is None,
-            "--val names validation data and --val-fraction splits it off --data; give one of them",
+            "`val` names validation data and `val_fraction` splits it off `data`; give one of them",
         )
         for name in ("val", "images", "val_fraction"):
             _require(
                 getattr(self, name) is None or self.data not in BUILT_IN,
-                f"--{name.replace('_', '-')} belongs to data of your own, and --data {self.data} has its own splits",
+                f"`{name}` belongs to data of your own, and `data={self.data}` has its own splits",
             )
 
     @property
@@ -236,11 +234,11 @@ class AugmentSettings:
     """Random augmentations of training images."""
 
     random_crop: Literal["auto", "resized", "pad", "none"] = "auto"
-    """resized: a random part; pad: shifted by up to --pad pixels; auto: pad for small images, none for scenes."""
+    """resized: a random part; pad: shifted by up to `pad` pixels; auto: pad for small images, none for scenes."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Share of the image's area that a resized crop takes, from and to."""
     pad: int = 4
-    """Pixels of black border around the image before a crop of its own size (--random-crop pad)."""
+    """Pixels of black border around the image before a crop of its own size (`random_crop` pad)."""
     hflip: float = 0.5
     """Probability of a horizontal flip."""
     auto_augment: Literal["none", "randaugment", "trivialaugment"] = "none"
@@ -261,13 +259,13 @@ class AugmentSettings:
             if getattr(self, name) not in valid:
                 raise unknown(name.replace("_", "-"), getattr(self, name), valid, synonyms=OLD_VALUES)
         low, high = self.crop_scale
-        _require(0 < low <= high <= 1, f"--crop-scale must be two shares with 0 < from <= to <= 1, found {low} {high}")
-        _require(self.pad >= 0, f"--pad must be 0 or more, found {self.pad}")
-        _require(0 <= self.ra_magnitude <= 30, f"--ra-magnitude must be 0 to 30, found {self.ra_magnitude}")
-        _require(0 <= self.color_jitter <= 1, f"--color-jitter must be 0 to 1, found {self.color_jitter}")
+        _require(0 < low <= high <= 1, f"`crop_scale` must be two shares with 0 < from <= to <= 1, found {low} {high}")
+        _require(self.pad >= 0, f"`pad` must be 0 or more, found {self.pad}")
+        _require(0 <= self.ra_magnitude <= 30, f"`ra_magnitude` must be 0 to 30, found {self.ra_magnitude}")
+        _require(0 <= self.color_jitter <= 1, f"`color_jitter` must be 0 to 1, found {self.color_jitter}")
         for name in ("hflip", "erasing"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"--{name} is a probability from 0 to 1, found {value}")
+            _require(0 <= value <= 1, f"`{name}` is a probability from 0 to 1, found {value}")
 
 
 @dataclass(frozen=True)

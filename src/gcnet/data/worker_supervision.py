@@ -104,4 +104,4 @@ def describe_shared_memory() -> str:
     """Return the size of shared memory and the remedy if it is too small."""
     folder = "/dev/shm"
     size = f"{shutil.disk_usage(folder).total / 1e9:.2g} GB" if os.path.isdir(folder) else "no"
-    return f"there is {size} shared memory: give the container more (docker run --shm-size=2g), or use --workers 0"
+    return f"there is {size} shared memory: give the container more (docker run --shm-size=2g), or use `workers=0`"

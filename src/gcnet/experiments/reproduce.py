@@ -53,7 +53,7 @@ def train_tables(settings: ReproduceSettings, *, reporter: Reporter | None = Non
     if settings.weights not in (None, "pretrained") and len(series) > 1:
         models = ", ".join(one.model for one in series)
         raise UserError(
-            f"--weights is one file, and these tables have several networks: {models}; take them one by one"
+            f"`weights` is one file, and these tables have several networks: {models}; take them one by one"
         )
     found = {}
     for one in series:
@@ -108,5 +108,5 @@ def reproduce(settings: ReproduceSettings, *, reporter: Reporter | None = None) 
         Stopped: a signal ended it.
     """
     if settings.scale is None:
-        raise UserError("--scale must be full or small: gcnet.reproduce trains the rows of tables")
+        raise UserError("`scale` must be full or small: gcnet.reproduce trains the rows of tables")
     return train_tables(settings, reporter=reporter)

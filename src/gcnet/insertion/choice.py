@@ -77,8 +77,8 @@ class Chooser:
         if not candidates:
             if stages is not None or blocks is not None:
                 raise UserError(
-                    f"stages and blocks are known of networks that are built of blocks in stages, and "
-                    f"{type(self._model).__name__} is none: give at="
+                    f"`stages` and `blocks` need a network that is built of blocks in stages, and "
+                    f"{type(self._model).__name__} is none: give `at`"
                 )
             return self._choice(default_places(self._model, self._run, self._axes), position)
         if stages is None:
@@ -140,7 +140,7 @@ class Chooser:
         if not called:
             raise UserError(
                 f"no residual block is called as a whole when {type(self._model).__name__} runs, so blocks within "
-                f"them would not run: give at= with modules that are called, such as {chosen[-1].name}.conv2"
+                f"them would not run: give `at` with modules that are called, such as {chosen[-1].name}.conv2"
             )
         return called
 
@@ -183,7 +183,7 @@ def _at_both_ends(tokens: Any) -> tuple[int, int]:
     """The numbers of extra tokens at the start and at the end, from one number or both."""
     both = (tokens, 0) if isinstance(tokens, int) else tuple(tokens) if isinstance(tokens, Sequence) else ()
     if len(both) != 2 or not all(isinstance(count, int) and count >= 0 for count in both):
-        raise UserError(f"prefix_tokens is a number of tokens from 0, or two (start, end); found {tokens!r}")
+        raise UserError(f"`prefix_tokens` is a number of tokens from 0, or two (start, end); found {tokens!r}")
     return both[0], both[1]
 
 

@@ -52,15 +52,15 @@ def choose(
     for stage in dict.fromkeys(stages):
         members = [candidate for candidate in candidates if candidate.stage == stage]
         if not members:
-            raise UserError(f"stages must be among {', '.join(map(str, there))} for this network, found {stage}")
+            raise UserError(f"`stages` must be among {', '.join(map(str, there))} for this network, found {stage}")
         count = len(members)
         for index in range(count) if blocks is None else blocks:
             if not -count <= index < count:
-                raise UserError(f"blocks must be indices from 0 to {count - 1} in stage {stage}, found {index}")
+                raise UserError(f"`blocks` must be indices from 0 to {count - 1} in stage {stage}, found {index}")
         indices = range(count) if blocks is None else sorted({index % count for index in blocks})
         chosen += [members[index] for index in indices]
     if not chosen:
-        raise UserError("stages and blocks must name at least one residual block, found none")
+        raise UserError("`stages` and `blocks` must name at least one residual block, found none")
     return sorted(chosen, key=candidates.index)
 
 
@@ -191,7 +191,7 @@ def residual_candidates(model: nn.Module) -> list[Candidate]:
 def require_position(name: str, module: nn.Module, position: object) -> None:
     """Raise UserError unless the residual block `name` has this position and the forward of its library."""
     if position not in POSITIONS:
-        raise unknown("position", str(position), POSITIONS)
+        raise unknown("`position`", str(position), POSITIONS)
     family = residual_family(module)
     if family is None:
         raise UserError(
@@ -204,7 +204,7 @@ def require_position(name: str, module: nn.Module, position: object) -> None:
     if replaced:
         raise UserError(
             f"a block within a residual block needs the forward of its library, and {replaced} was replaced: "
-            f'insert before that, or give at="{name}" for a block on its output'
+            f"insert before that, or give `at={name}` for a block on its output"
         )
 
 

@@ -207,7 +207,7 @@ def replace(model: nn.Module, places: str | Collection[str], block: str, *, rati
     missing = sorted(wanted - set(found))
     if missing:
         proposal = nearest(missing[0], found)
-        raise UserError(f"places must be modules with an inserted block, found {', '.join(missing)}{proposal}")
+        raise UserError(f"`places` must be modules with an inserted block, found {', '.join(missing)}{proposal}")
     modules = {name: module for name, module in found.items() if name in wanted}
     ratios = _ratios(modules, ratio) if "ratio" in block_options(block) else dict.fromkeys(modules)
     requests: dict[tuple[str | None, float | None], Request] = {}

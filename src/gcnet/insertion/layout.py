@@ -150,7 +150,7 @@ class Axes:
             return Layout(output.shape[axis], output.dim() - 2, channels_last)
         prefix, suffix = self._extra_tokens or self._tokens.of(call)
         if prefix + suffix >= output.shape[1]:
-            raise UserError(f"prefix_tokens must be fewer than the {output.shape[1]} tokens of {call.name}")
+            raise UserError(f"`prefix_tokens` must be fewer than the {output.shape[1]} tokens of {call.name}")
         return Layout(output.shape[-1], 1, channels_last=True, prefix=prefix, suffix=suffix)
 
     def taken_last(self, tensor: Tensor) -> bool:

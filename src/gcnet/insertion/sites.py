@@ -26,9 +26,9 @@ def as_list(at: At) -> list[str | type[nn.Module]]:
     for item in items:
         if not isinstance(item, str) and not (inspect.isclass(item) and issubclass(item, nn.Module)):
             found = f"a module itself, {type(item).__name__}" if isinstance(item, nn.Module) else repr(item)
-            raise UserError(f"at takes names of modules, patterns of them, or module types; found {found}")
+            raise UserError(f"`at` takes names of modules, patterns of them, or module types; found {found}")
     if not items:
-        raise UserError("at must name at least one place, found none")
+        raise UserError("`at` must name at least one place, found none")
     return items
 
 
@@ -153,7 +153,7 @@ def default_places(model: nn.Module, run: DryRun, axes: Axes) -> list[str]:
     if not places:
         raise UserError(
             f"found no place for a block in {type(model).__name__}, neither a map before a change of resolution nor "
-            "blocks of tokens: give at="
+            "blocks of tokens: give `at`"
         )
     return list(dict.fromkeys(places))
 

@@ -97,15 +97,17 @@ def create_model(
 
 def _check_arguments(name: object, num_classes: object, options: Mapping[str, Any]) -> None:
     if not isinstance(name, str):
-        raise UserError(f'name must be the name of a network, such as "resnet50"; found {name!r}')
+        raise UserError(f'`name` must be the name of a network, such as "resnet50"; found {name!r}')
     if num_classes is not None and (not isinstance(num_classes, Integral) or num_classes < 1):
-        raise UserError(f"num_classes must be a whole number from 1 up, found {num_classes!r}")
+        raise UserError(f"`num_classes` must be a whole number from 1 up, found {num_classes!r}")
     if "pretrained" in options:
-        raise UserError('pretrained= is not an argument here: weights="pretrained" loads published weights')
+        raise UserError("`pretrained` is not an argument: `weights=pretrained` loads published weights")
 
 
 def _require_backbone_alone(host_name: str, weights: object) -> None:
     if not is_detector(host_name):
-        raise UserError(f'backbone_weights= are for a detector, and "{host_name}" is a classifier: give weights=')
+        raise UserError(f'`backbone_weights` are for a detector, and "{host_name}" is a classifier: give `weights`')
     if weights is not None:
-        raise UserError("weights= are of the whole detector and backbone_weights= of its backbone: give one of the two")
+        raise UserError(
+            "`weights` are of the whole detector and `backbone_weights` of its backbone: give one of the two"
+        )

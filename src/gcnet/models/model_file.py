@@ -111,8 +111,8 @@ def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     path = Path(path)
     if weight_format(path) != "safetensors" or not has_checksum(path):
         raise UserError(
-            f"{printable(path)} holds weights alone, and not which network they are of: give them as --weights with "
-            "--model NAME (in Python: create_model(NAME, weights=...))"
+            f"{printable(path)} holds weights alone, and not which network they are of: give them as `weights` with "
+            "`model=NAME` (in Python: create_model(NAME, weights=...))"
         )
     tensors, metadata = load_tensors(path)
     if metadata.get("kind") != "model":

@@ -118,7 +118,7 @@ def _run(network: nn.Module, image_size: int, device: torch.device) -> object:
 def _unsuited(network: nn.Module, image_size: int, error: Exception) -> UserError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     size = median_size(network)
-    remedy = f"--image-size {size}" if size and size != image_size else "another --image-size"
+    remedy = f"`image_size={size}`" if size and size != image_size else "another `image_size`"
     takes = f"; it is made for {size} x {size}" if size and size != image_size else ""
     return UserError(
         f"{type(network).__name__} cannot run on images of {image_size} x {image_size} pixels{takes}: give {remedy} "

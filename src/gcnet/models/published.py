@@ -60,13 +60,13 @@ def find_published(name: str, weights: str | Path | None, argument: str = "weigh
     library, versions = published_versions(name)
     if not versions:
         missing = "" if text == PRETRAINED else f', and there is no file "{printable(text)}"'
-        raise UserError(f'no pretrained weights are published for "{name}"{missing}: give {argument}=FILE')
+        raise UserError(f'no pretrained weights are published for "{name}"{missing}: give `{argument}=FILE`')
     chosen = versions[0] if text in (PRETRAINED, "DEFAULT") else text
     version = next((version for version in versions if version.lower() == chosen.lower()), None)
     if version is None:
         proposal = nearest(text, versions) or ";"
         raise UserError(
-            f'{argument} must be a file, "pretrained", or published weights of {name}: there is no file '
+            f'`{argument}` must be a file, "pretrained", or published weights of {name}: there is no file '
             f'"{printable(text)}"{proposal} published: {", ".join(versions)}'
         )
     return Published(library, _plain(name), version)
@@ -202,7 +202,7 @@ def _require_network(host: str, published: Published, argument: str) -> None:
     failure = answers[0] if answers else OSError("no answer")
     if failure is not None:
         raise UserError(
-            f"{published} is not in the cache, and {host} cannot be reached ({failure}): give {argument}=FILE"
+            f"{published} is not in the cache, and {host} cannot be reached ({failure}): give `{argument}=FILE`"
         ) from failure
 
 

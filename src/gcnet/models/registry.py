@@ -249,7 +249,7 @@ def _from_timm(name: str, classes: int, image_size: int | None) -> nn.Module:
         if not size:
             raise UserError(f"timm cannot build {name}: {error}") from error
         raise UserError(
-            f"{name} cannot be built for images of {image_size} pixels: give another --image-size"
+            f"{name} cannot be built for images of {image_size} pixels: give another `image_size`"
         ) from error
 
 

@@ -37,8 +37,8 @@ def unknown_model(name: str, *, own: Sequence[str], detectors: Sequence[str], pr
     for host, block in hosts.items():
         if host in known:
             return UserError(
-                f'unknown model "{plain}"; blocks go into {host} by an option of their own: --model {host} '
-                f"--block {block}"
+                f'unknown model "{plain}"; blocks go into {host} by an option of their own: `model={host}` '
+                f"`block={block}`"
             )
     alike = _spelled_alike(plain, [*known, *detectors])
     hint = f'; did you mean "{alike}"?' if alike else ""
@@ -69,11 +69,11 @@ def _existing(path: Path) -> UserError:
     if path.is_dir():
         weights = path / _RUN_WEIGHTS
         hint = (
-            f"; did you mean --resume {printable(path)} or --weights {printable(weights)}?" if weights.exists() else ""
+            f"; did you mean `resume={printable(path)}` or `weights={printable(weights)}`?" if weights.exists() else ""
         )
-        return UserError(f"--model is the name of a network, and {printable(path)} is a folder{hint}")
+        return UserError(f"`model` is the name of a network, and {printable(path)} is a folder{hint}")
     return UserError(
-        f"--model is the name of a network, and {printable(path)} is a file: give --weights {printable(path)} beside "
+        f"`model` is the name of a network, and {printable(path)} is a file: give `weights={printable(path)}` beside "
         "the name of its network (in Python: create_model(NAME, weights=FILE))"
     )
 

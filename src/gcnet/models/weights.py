@@ -170,9 +170,9 @@ def _hint(model: nn.Module, loaded: Iterable[str], given: Iterable[str]) -> str:
     own = model.state_dict()
     unknown = [name for name in loaded if name not in own]
     if unknown and all(".context." in name for name in unknown) and not any(".context." in name for name in own):
-        return "; they are of a network with context blocks: put the same blocks into this one (--block)"
+        return "; they are of a network with context blocks: put the same blocks into this one (`block`)"
     if hasattr(model, "roi_heads") and not any(name.startswith(("backbone.", "roi_heads.")) for name in given):
-        return "; weights of a classifier are given as --backbone-weights"
+        return "; weights of a classifier are given as `backbone_weights`"
     return ""
 
 

@@ -91,12 +91,12 @@ def open_trained(
     path = model_path(model)
     if path is not None:
         if weights is not None:
-            raise UserError(f"--weights belongs to a network by name, and --model is a file that has its own: {model}")
+            raise UserError(f"`weights` belongs to a network by name, and `model` is a file that has its own: {model}")
         return _from_file(path)
     if weights is None:
         create_model(model)  # an unknown name deserves its own sentence
         raise UserError(
-            f"a network by name needs trained weights: give --weights FILE beside {model}, or a model file instead"
+            f"a network by name needs trained weights: give `weights=FILE` beside {model}, or a model file instead"
         )
     return _detector_from_name(model, weights) if is_detector(model) else _from_name(model, weights, image_size)
 
@@ -115,7 +115,7 @@ def model_path(model: str) -> Path | None:
         found = sorted(map(str, path.rglob("*" + MODEL_SUFFIX)))[:3]
         holds = f"; it holds {', '.join(map(printable, found))}" if found else ""
         raise UserError(
-            f"--model must be a model file, a run folder or a name, and {printable(model)} is a folder without "
+            f"`model` must be a model file, a run folder or a name, and {printable(model)} is a folder without "
             f"weights/best.safetensors{holds}"
         )
     if path.suffix == MODEL_SUFFIX and not os.path.lexists(model) and not is_url(model):
@@ -155,7 +155,7 @@ def _require_finite(model: nn.Module, origin: str) -> None:
 def _detector_from_name(name: str, weights: str) -> TrainedDetector:
     file = Path(weights)
     if file.suffix == MODEL_SUFFIX and file.is_file() and has_checksum(file):
-        raise UserError(f"{weights} says itself which network it is of: give it to --model, without --weights")
+        raise UserError(f"{weights} says itself which network it is of: give it to `model`, without `weights`")
     classes = None if weights == "pretrained" else _detector_classes(file)
     model = create_model(name, num_classes=classes, weights=weights)
     _require_finite(model, weights)
@@ -173,7 +173,7 @@ def _from_name(name: str, weights: str, image_size: int | None) -> TrainedClassi
     host = split_name(name)[1]
     own = own_preprocessing(host, weights)
     size = image_size or (own.image_size if own else None)
-    found = read_weights(weights, host, argument="--weights").tensors
+    found = read_weights(weights, host, argument="weights").tensors
     classes = _outputs(create_model(name), found, class_layers(host))
     model = create_model(name, num_classes=classes, weights=weights, image_size=size)
     loaded = loaded_weights(model)
@@ -188,7 +188,7 @@ def _outputs(fresh: nn.Module, found: Mapping[str, Tensor], layers: set[str]) ->
     Loading for fine-tuning initializes a classifier of another size anew; an evaluation must instead keep it.
     """
     own = fresh.state_dict()
-    matched, _ = matched_names(found, own, "--weights")
+    matched, _ = matched_names(found, own, "`weights`")
     unfit = {
         len(tensor)
         for name, tensor in matched.items()
@@ -219,7 +219,7 @@ def find_preprocessing(network: TrainedClassifier, given: PreprocessingSettings,
         return given.applied(network.preprocessing)
     if given.image_size is None:
         raise UserError(
-            f"{printable(model)} comes without preprocessing: give --image-size, the side of the images that it was "
+            f"{printable(model)} comes without preprocessing: give `image_size`, the side of the images that it was "
             "trained on"
         )
     return given.applied(Preprocessing(given.image_size))

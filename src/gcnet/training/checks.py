@@ -32,9 +32,4 @@ def refuse_changed(group: Any, names: Sequence[str], owner: str, network: str) -
     for name in names:
         value = getattr(group, name)
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        require(value == getattr(default, name), f"{flag(name)} {shown} belongs to {owner}, and {network}")
-
-
-def flag(name: str) -> str:
-    """A setting as the command line has it."""
-    return "--" + name.replace("_", "-")
+        require(value == getattr(default, name), f"`{name}={shown}` belongs to {owner}, and {network}")

@@ -96,10 +96,10 @@ def freeze(model: nn.Module, patterns: Sequence[str], *, optional: Collection[st
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if pattern not in optional and not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(f'--freeze "{pattern}" matches no parameter{nearest(pattern, names) or _example(names)}')
+            raise UserError(f"`freeze={pattern}` matches no parameter{nearest(pattern, names) or _example(names)}")
     frozen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if len(frozen) == len(names):
-        raise UserError(f"--freeze leaves nothing to train: all {len(names)} parameters match")
+        raise UserError(f"`freeze` leaves nothing to train: all {len(names)} parameters match")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name not in frozen)
     return frozen
@@ -133,7 +133,7 @@ def build_optimizer(model: nn.Module, recipe: RecipeSettings, block_parameters: 
     """
     if recipe.block_lr_mult != 1 and not block_parameters:
         raise UserError(
-            f"--block-lr-mult {recipe.block_lr_mult} has nothing to act on: the network has no inserted blocks"
+            f"`block_lr_mult={recipe.block_lr_mult}` has nothing to act on: the network has no inserted blocks"
         )
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

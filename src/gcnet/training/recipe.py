@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gcnet.errors import unknown
-from gcnet.training.checks import flag, require
+from gcnet.training.checks import require
 
 _DECAY = {"sgd": 1e-4, "adamw": 0.05}
 
@@ -96,7 +96,7 @@ class RecipeSettings:
     epochs: float | None = None
     """Epochs (default: the preset's)."""
     steps: int | None = None
-    """Optimizer steps, instead of --epochs."""
+    """Optimizer steps, instead of `epochs`."""
     batch_size: int | None = None
     """Global batch size, over all processes and micro-batches (default: 128; of 1x and 2x 16; fewer for fewer training
     images)."""
@@ -113,7 +113,7 @@ class RecipeSettings:
     weight_decay: float | None = None
     """Weight decay (default: 1e-4 for SGD, 0.05 for AdamW)."""
     decay_all: bool = True
-    """Weight decay on norms and biases too; --no-decay-all excludes them."""
+    """Weight decay on norms and biases too; `decay_all=False` excludes them."""
     block_lr_mult: float = 1.0
     """Learning-rate factor of inserted blocks."""
     schedule: Literal["cosine", "step", "constant"] | None = None
@@ -137,7 +137,7 @@ class RecipeSettings:
     sampling: Literal["uniform", "balanced"] = "uniform"
     """balanced: draw every class equally often; images of rare classes repeat within an epoch."""
     mixup: float = 0.0
-    """Mixup alpha; 0 disables it; with --cutmix, one of the two is drawn per step."""
+    """Mixup alpha; 0 disables it; with `cutmix`, one of the two is drawn per step."""
     cutmix: float = 0.0
     """CutMix alpha; 0 disables it."""
     ema_decay: float | None = None
@@ -154,7 +154,7 @@ class RecipeSettings:
             value = getattr(self, name)
             if value is not None and value not in valid:
                 raise unknown(name, value, valid)
-        require(self.steps is None or self.epochs is None, "give --epochs or --steps, not both")
+        require(self.steps is None or self.epochs is None, "give `epochs` or `steps`, not both")
         self._check_ranges()
 
     @property
@@ -236,38 +236,38 @@ class RecipeSettings:
         for name in ("epochs", "steps"):
             value = getattr(self, name)
             require(
-                value is None or 0 < value <= _LONGEST, f"{flag(name)} must be positive and at most 10^9, found {value}"
+                value is None or 0 < value <= _LONGEST, f"`{name}` must be positive and at most 10^9, found {value}"
             )
         for name in ("batch_size", "grad_accumulation", "lr", "block_lr_mult"):
             value = getattr(self, name)
-            require(value is None or 0 < value < math.inf, f"{flag(name)} must be positive and finite, found {value}")
+            require(value is None or 0 < value < math.inf, f"`{name}` must be positive and finite, found {value}")
         for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "min_lr", "clip_grad_norm"):
             value = getattr(self, name)
-            require(value is None or 0 <= value < math.inf, f"{flag(name)} must be 0 or more and finite, found {value}")
+            require(value is None or 0 <= value < math.inf, f"`{name}` must be 0 or more and finite, found {value}")
         for name in ("momentum", "label_smoothing"):
             value = getattr(self, name)
-            require(0 <= value < 1, f"{flag(name)} must be in [0, 1), found {value}")
+            require(0 <= value < 1, f"`{name}` must be in [0, 1), found {value}")
         require(
             self.ema_decay is None or 0 < self.ema_decay < 1,
-            f"--ema-decay is a decay between 0 and 1, found {self.ema_decay}",
+            f"`ema_decay` is a decay between 0 and 1, found {self.ema_decay}",
         )
         require(self.images_per_step % self.grad_accumulation == 0, self._uneven())
-        require(not self.nesterov or self.optimizer == "sgd", "--nesterov belongs to --optimizer sgd")
-        require(not self.nesterov or self.momentum > 0, "--nesterov needs --momentum above 0")
-        require(self.min_lr <= self.peak_lr, f"--min-lr {self.min_lr} is above --lr {self.peak_lr}")
+        require(not self.nesterov or self.optimizer == "sgd", "`nesterov` belongs to `optimizer=sgd`")
+        require(not self.nesterov or self.momentum > 0, "`nesterov` needs `momentum` above 0")
+        require(self.min_lr <= self.peak_lr, f"`min_lr={self.min_lr}` is above `lr={self.peak_lr}`")
         cosine = (self.schedule or self._preset.schedule) == "cosine"
-        require(self.min_lr == 0 or cosine, "--min-lr belongs to --schedule cosine")
+        require(self.min_lr == 0 or cosine, "`min_lr` belongs to `schedule=cosine`")
         milestones = self.milestones or ()
         shown = " ".join(f"{at:g}" for at in milestones)
         require(
             all(0 < at < 1 for at in milestones),
-            f"--milestones are fractions of the run between 0 and 1, such as 0.67 0.92; found {shown}",
+            f"`milestones` are fractions of the run between 0 and 1, such as 0.67 0.92; found {shown}",
         )
         start = self.warmup_start_factor
-        require(start is None or 0 <= start <= 1, f"--warmup-start-factor is a share from 0 to 1, found {start}")
+        require(start is None or 0 <= start <= 1, f"`warmup_start_factor` is a share from 0 to 1, found {start}")
 
     def _uneven(self) -> str:
         return (
-            f"--grad-accumulation must divide --batch-size into equal micro-batches, found {self.grad_accumulation} "
+            f"`grad_accumulation` must divide `batch_size` into equal micro-batches, found {self.grad_accumulation} "
             f"micro-batches for {self.images_per_step} images"
         )

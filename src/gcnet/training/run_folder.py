@@ -3,11 +3,11 @@
 config.json              all settings, with nothing left to presets
 environment.json         versions, machine and command line of the start and of each resumption
 data.csv.gz              name and content (class and bytes) of every image, which a resumed run compares
-metrics.jsonl            a row every --log-every steps ("train") and for each evaluation ("evaluation")
-results.csv              a row for each evaluation, one an epoch unless --evaluate-every says otherwise
+metrics.jsonl            a row every `log_every` steps ("train") and for each evaluation ("evaluation")
+results.csv              a row for each evaluation, one an epoch unless `evaluate_every` says otherwise
 checkpoint.safetensors   everything that `gcnet train --resume` needs; checksummed, replaced as a whole
 weights/best.safetensors the weights of the best evaluation, with preprocessing and class names (the moving
-average where --ema-decay is given)
+average where `ema_decay` is given)
 weights/last.safetensors those of the last one
 skipped.csv              images that could not be read, with the reason (only where there are any)
 output.log               lines that could not be printed, because standard output failed (only where there are any)
@@ -220,9 +220,9 @@ def _taken(path: Path) -> UserError:
     if (path / "config.json").exists():
         return UserError(
             f"{place} holds a run already, which is never overwritten; "
-            f"go on with --resume {place}, or take another --output"
+            f"go on with `resume={place}`, or take another `output`"
         )
-    return UserError(f"--output must not exist yet, found {place}; take another name")
+    return UserError(f"`output` must not exist yet, found {place}; take another name")
 
 
 def open_folder(path: str | Path) -> tuple[RunFolder, TrainSettings, dict[str, Any]]:
@@ -235,11 +235,11 @@ def open_folder(path: str | Path) -> tuple[RunFolder, TrainSettings, dict[str, A
     folder, place = RunFolder(Path(path)), printable(path)
     if folder.path.is_file() and folder.path.suffix == ".safetensors":
         raise UserError(
-            f"--resume takes a run folder, and {place} is a file of weights; give --weights {place} to start from them"
+            f"`resume` takes a run folder, and {place} is a file of weights; give `weights={place}` to start from them"
         )
     if not folder.path.is_dir():
         found = "a file" if folder.path.exists() else f"not there{nearest_path(path)}"
-        raise UserError(f"--resume takes a run folder, and {place} is {found}")
+        raise UserError(f"`resume` takes a run folder, and {place} is {found}")
     if not folder.config.exists():
         raise UserError(f"{place} is not a run folder: it has no config.json")
     config = read_json(folder.config)

@@ -11,7 +11,7 @@ from gcnet.arguments import has_type
 from gcnet.data.settings import LARGEST_SIDE, AugmentSettings, DataSettings
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.renamed import OLD_VALUES, new_name, renamed
-from gcnet.training.checks import flag, require
+from gcnet.training.checks import require
 from gcnet.training.recipe import RecipeSettings
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -48,13 +48,13 @@ class NetworkSettings:
 
     def __post_init__(self) -> None:
         """Check what needs no look at the network."""
-        require(self.ratio is None or self.ratio > 0, f"--ratio must be positive, found {self.ratio}")
+        require(self.ratio is None or self.ratio > 0, f"`ratio` must be positive, found {self.ratio}")
         require(
             self.insert_at is None or (self.stages is None and self.blocks is None),
-            "--insert-at excludes --stages and --blocks; give one of them",
+            "`insert_at` excludes `stages` and `blocks`; give one of them",
         )
         for option in self.block_options:
-            require("=" in option, f'--block-options takes NAME=VALUE, such as pooling=average; found "{option}"')
+            require("=" in option, f'`block_options` takes NAME=VALUE, such as pooling=average; found "{option}"')
 
     def block_arguments(self) -> dict[str, Any]:
         """The arguments of `gcnet.create_model` for the block: which one, where, and its options.
@@ -65,10 +65,10 @@ class NetworkSettings:
         from gcnet.models.registry import split_name
 
         names = ("ratio", "stages", "blocks", "position", "insert_at", "block_options")
-        given = [flag(name) for name in names if getattr(self, name) not in (None, ())]
+        given = [f"`{name}`" for name in names if getattr(self, name) not in (None, ())]
         require(
             not given or self.block is not None or bool(split_name(self.model)[0]),
-            f"{' and '.join(given)} without a block: add --block, such as --block gc, or take a model with one, "
+            f"{' and '.join(given)} without a block: add `block`, such as `block=gc`, or take a model with one, "
             "such as gc_resnet50",
         )
         return {
@@ -127,13 +127,13 @@ class DetectorSettings:
         for name in ("min_size", "max_size", "anchor_sizes", "rois_per_image", "detections_per_image"):
             value = getattr(self, name)
             sizes = value if isinstance(value, tuple) else () if value is None else (value,)
-            require(all(size > 0 for size in sizes), f"{flag(name)} must be positive, found {value}")
+            require(all(size > 0 for size in sizes), f"`{name}` must be positive, found {value}")
         largest = max(self.min_size or (0,))
-        require(largest <= LARGEST_SIDE, f"--min-size must be at most {LARGEST_SIDE:,} pixels, found {largest}")
+        require(largest <= LARGEST_SIDE, f"`min_size` must be at most {LARGEST_SIDE:,} pixels, found {largest}")
         low, high = self.large_scale_jitter or (1.0, 1.0)
         require(
             0 < low <= high <= 10,
-            f"--large-scale-jitter must be 0 < low <= high <= 10, found {low:g} {high:g}",
+            f"`large_scale_jitter` must be 0 < low <= high <= 10, found {low:g} {high:g}",
         )
 
     def options(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class MachineSettings:
 
     def __post_init__(self) -> None:
         """Check the names."""
-        require(0 <= self.seed < 2**63, f"--seed must be 0 or more, and below 2^63; found {self.seed}")
+        require(0 <= self.seed < 2**63, f"`seed` must be 0 or more, and below 2^63; found {self.seed}")
         if self.precision not in ("float32", "bf16", "fp16"):
             raise unknown("precision", self.precision, ("float32", "bf16", "fp16"))
 
@@ -187,7 +187,7 @@ class OutputSettings:
         """Check the intervals."""
         for name in ("save_every_steps", "save_every_epochs", "save_every_minutes", "evaluate_every", "log_every"):
             value = getattr(self, name)
-            require(value is None or 0 < value < math.inf, f"{flag(name)} must be positive and finite, found {value}")
+            require(value is None or 0 < value < math.inf, f"`{name}` must be positive and finite, found {value}")
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class NonFiniteLoss(UserError):
         more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
         images = f"; images of the batch: {listed}{more}" if names else ""
         kind = "not a number" if math.isnan(value) else "infinite"
-        advice = "try a lower --lr, --clip-grad-norm or --warmup-epochs"
+        advice = "try a lower `lr`, `clip_grad_norm` or `warmup_epochs`"
         super().__init__(f"{what} is {kind} in step {step + 1}{images}; {advice}")
 
 

@@ -43,11 +43,11 @@ def _smallest_batch(trainer: Trainer) -> int:
 def _refused(trainer: Trainer, names: Sequence[str]) -> UserError:
     processes = f" over {trainer.processes.world} processes" if trainer.processes.world > 1 else ""
     parts = trainer.recipe.grad_accumulation
-    batch = f"--batch-size {trainer.recipe.images_per_step}{processes}"
-    batch += f" with --grad-accumulation {parts}" if parts > 1 else ""
+    batch = f"`batch_size={trainer.recipe.images_per_step}`{processes}"
+    batch += f" with `grad_accumulation={parts}`" if parts > 1 else ""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return UserError(
         f"{batch} gives micro-batches of 1 image, of which batch norms ({', '.join(names[:_LISTED])}{more}) would get "
-        "a single value per channel and have no variance to normalize by: use a larger --batch-size, a smaller "
-        "--grad-accumulation, larger images, or --freeze-bn-stats"
+        "a single value per channel and have no variance to normalize by: use a larger `batch_size`, a smaller "
+        "`grad_accumulation`, larger images, or `freeze_bn_stats`"
     )

@@ -110,7 +110,7 @@ def _point(word: str) -> Point:
         x = y = math.nan
     if not (0 <= x <= 1 and 0 <= y <= 1):
         raise UserError(
-            '--points takes "auto", "grid", or points as X,Y, shares of width and height from 0 to 1, such as '
+            '`points` takes "auto", "grid", or points as X,Y, shares of width and height from 0 to 1, such as '
             f'0.5,0.25; found "{word}"'
         )
     return x, y

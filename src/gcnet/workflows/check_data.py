@@ -31,7 +31,7 @@ class CheckDataSettings:
     """Convert YOLO labels (a data.yaml, or a folder) or Pascal VOC annotations (a folder) to COCO annotations in this
     JSON file; with splits, one file for each: NAME_train.json, NAME_val.json."""
     output: Path | None = None
-    """Folder for the report (JSON) and pictures: images.png (of annotations with --images), of annotations also
+    """Folder for the report (JSON) and pictures: images.png (of annotations with `images`), of annotations also
     labels.png."""
     max_listed: int = 5
     """Problems of each kind that are printed; the report has them all."""
@@ -41,15 +41,15 @@ class CheckDataSettings:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         if self.images is not None and not self.images.is_dir():
-            raise UserError(f"--images takes a folder, and {no_folder(self.images)}")
+            raise UserError(f"`images` takes a folder, and {no_folder(self.images)}")
         if self.fix is not None and self.fix.exists():
-            raise UserError(f"--fix must not exist yet, found {self.fix}; take another name")
+            raise UserError(f"`fix` must not exist yet, found {self.fix}; take another name")
         if self.convert is not None and (self.convert.suffix.lower() != ".json" or self.convert.exists()):
-            raise UserError(f"--convert takes the name of a new .json file, found {self.convert}")
+            raise UserError(f"`convert` takes the name of a new .json file, found {self.convert}")
         if self.convert is not None and (self.fix is not None or self.output is not None):
-            raise UserError("--convert only converts: check its result with another gcnet check-data")
+            raise UserError("`convert` only converts: check its result with another gcnet check-data")
         if self.max_listed < 0:
-            raise UserError(f"--max-listed must be 0 or more, found {self.max_listed}")
+            raise UserError(f"`max_listed` must be 0 or more, found {self.max_listed}")
         check_workers(self.workers, least=1)
 
     def require_images(self) -> None:
@@ -60,4 +60,4 @@ class CheckDataSettings:
         """
         for name in _OF_ANNOTATIONS:
             if getattr(self, name) is not None:
-                raise UserError(f"--{name} belongs to annotations, and {self.data} holds labeled images")
+                raise UserError(f"`{name}` belongs to annotations, and {self.data} holds labeled images")

@@ -19,18 +19,18 @@ class EvaluateSettings:
     """
 
     model: str | None = None
-    """Model file, run folder (its best weights), or a network by name (then with --weights)."""
+    """Model file, run folder (its best weights), or a network by name (then with `weights`)."""
     weights: str | None = None
     """Weights for a network by name: a file, "pretrained", or the name of published ones such as IMAGENET1K_V1."""
     data: str = "scenes"
     """scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or a CSV. For
     detectors scenes, scenes-control, a folder of images with COCO annotations, or an annotation file (JSON)."""
     val: str | None = None
-    """Validation data, where --data are the training data of `gcnet train`."""
+    """Validation data, where `data` are the training data of `gcnet train`."""
     images: str | None = None
     """Folder of the images of a CSV or an annotation file (default: found beside it)."""
     val_fraction: float | None = None
-    """Evaluate the share of --data that `gcnet train` held out with the same --val-fraction and --seed."""
+    """Evaluate the share of `data` that `gcnet train` held out with the same `val_fraction` and `seed`."""
     results: Path | None = None
     """Evaluate the detections in this file (JSON, COCO's result format) instead of a model's."""
     download_dir: str = "data"
@@ -50,10 +50,10 @@ class EvaluateSettings:
     device: str = "auto"
     """auto (cuda if there is one), cpu, cuda or cuda:N; under torchrun each process takes its own GPU."""
     seed: int = 0
-    """Seed of generated scenes, and of the choice of images with --val-fraction."""
+    """Seed of generated scenes, and of the choice of images with `val_fraction`."""
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
     repair: bool = True
-    """Detectors: repair or skip invalid annotations, and report them; --no-repair evaluates on the annotations as
+    """Detectors: repair or skip invalid annotations, and report them; `repair=False` evaluates on the annotations as
     pycocotools loads them."""
     output: Path | None = None
     """Folder for results.json, per_class.csv and pictures; of detectors also for detections.json and worst.html."""
@@ -61,20 +61,20 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, before anything is loaded."""
         if self.batch_size is not None and self.batch_size < 1:
-            raise UserError(f"--batch-size must be at least 1, found {self.batch_size}")
+            raise UserError(f"`batch_size` must be at least 1, found {self.batch_size}")
         if self.detections_per_image is not None and self.detections_per_image < 1:
-            raise UserError(f"--detections-per-image must be at least 1, found {self.detections_per_image}")
+            raise UserError(f"`detections_per_image` must be at least 1, found {self.detections_per_image}")
         if self.results is not None:
             self._check_results()
         elif self.model is None:
-            raise UserError("gcnet evaluate needs --model, a model file or a name, or --results, a file of detections")
+            raise UserError("gcnet evaluate needs `model`, a model file or a name, or `results`, a file of detections")
         self.data_settings(None)
 
     def _check_results(self) -> None:
         if self.model is not None:
-            raise UserError("--results are evaluated instead of a model's; give one of --model and --results")
+            raise UserError("`results` are evaluated instead of a model's; give one of `model` and `results`")
         if flag := self._given(_OF_NETWORKS):
-            raise UserError(f"{flag} belongs to a network, and --results are evaluated without one")
+            raise UserError(f"{flag} belongs to a network, and `results` are evaluated without one")
 
     def data_settings(self, size: int | None) -> DataSettings:
         """The settings of the images; `size` is the side that the network was trained on, if known."""
@@ -97,12 +97,12 @@ class EvaluateSettings:
         Raises:
             UserError: for the first of it.
         """
-        found = f"{self.model} is a detector" if self.results is None else "--results are those of a detector"
+        found = f"{self.model} is a detector" if self.results is None else "`results` are those of a detector"
         if flag := self._given(_OF_CLASSIFIERS):
             raise UserError(f"{flag} belongs to classifiers, and {found}")
         given = self.preprocessing.given()
         if self.data_settings(None).is_generated:
-            given = [flag for flag in given if not flag.startswith("--image-size")]
+            given = [flag for flag in given if not flag.startswith("`image_size=")]
         if given:
             raise UserError(f"{given[0]} belongs to classifiers, and {found}")
 
@@ -113,5 +113,4 @@ class EvaluateSettings:
 
 
 def _flag(name: str, value: object) -> str:
-    flag = name.replace("_", "-")
-    return f"--no-{flag}" if value is False else f"--{flag}" if value is True else f"--{flag} {value}"
+    return f"`{name}`" if value is True else f"`{name}={value}`"

@@ -25,7 +25,7 @@ class PredictSettings:
     paths: tuple[Path, ...] = field(metadata=POSITIONAL)
     """Image files, or folders that are searched for images."""
     model: str
-    """Model file, run folder (its best weights), or a network by name (then with --weights)."""
+    """Model file, run folder (its best weights), or a network by name (then with `weights`)."""
     weights: str | None = None
     """Weights for a network by name: a file, "pretrained", or the name of published ones such as IMAGENET1K_V1."""
     top: int | None = None
@@ -45,7 +45,7 @@ class PredictSettings:
     csv: Path | None = None
     """Write the predictions as a table to this CSV file: a row for each image and class, or for each object."""
     overwrite: bool = False
-    """Replace files of --json, --csv and --output that exist already."""
+    """Replace files of `json`, `csv` and `output` that exist already."""
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
     batch_size: int | None = None
     """Images at a time (default: 32; of detectors 1)."""
@@ -61,22 +61,22 @@ class PredictSettings:
         for name in ("top", "batch_size", "detections_per_image"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, found {value}")
+                raise UserError(f"`{name}` must be at least 1, found {value}")
         files = {"json": None if self.json in (None, "-") else Path(self.json), "csv": self.csv, "output": self.output}
         for name, file in files.items():
             if file is not None and file.is_file():
                 self.refuse_existing(name, file)
         if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UserError(f"--threshold is a score, from 0 to 1; found {self.threshold}")
+            raise UserError(f"`threshold` is a score, from 0 to 1; found {self.threshold}")
 
-    def refuse_existing(self, flag: str, file: Path) -> None:
-        """Refuse to replace a file without --overwrite.
+    def refuse_existing(self, name: str, file: Path) -> None:
+        """Refuse to replace a file without `overwrite`.
 
         Raises:
             UserError: naming the file.
         """
         if not self.overwrite:
-            raise UserError(f"--{flag}: {printable(file)} exists already; --overwrite replaces it")
+            raise UserError(f"`{name}`: {printable(file)} exists already; `overwrite` replaces it")
 
     def require_classifier(self) -> None:
         """Refuse what is for detectors only, and a contact sheet that is no PNG file.
@@ -86,7 +86,7 @@ class PredictSettings:
         """
         self._refuse(_OF_DETECTORS, "detectors", "classifier")
         if self.output is not None and self.output.suffix.lower() != ".png":
-            raise UserError(f"--output of a classifier is a PNG file whose name ends in .png, found {self.output}")
+            raise UserError(f"`output` of a classifier is a PNG file whose name ends in .png, found {self.output}")
 
     def require_detector(self) -> None:
         """Refuse what is for classifiers only, and a file in place of the folder of pictures.
@@ -100,19 +100,19 @@ class PredictSettings:
         if self.output is None or self.output.is_dir():
             return
         if self.output.exists() or self.output.suffix.lower() in (".png", ".jpg", ".jpeg"):
-            raise UserError(f"--output of a detector is a folder for a picture of each image, found {self.output}")
+            raise UserError(f"`output` of a detector is a folder for a picture of each image, found {self.output}")
 
     def refuse_folder_of(self, paths: Sequence[Path]) -> None:
         """Refuse pictures among the images, of which the next prediction would take them for one.
 
         Raises:
-            UserError: --output is the folder of an image.
+            UserError: `output` is the folder of an image.
         """
         if self.output is not None and os.path.realpath(self.output) in {
             os.path.realpath(path.parent) for path in paths
         }:
             raise UserError(
-                f"--output must be another folder than that of the images, found {printable(self.output)}: its "
+                f"`output` must be another folder than that of the images, found {printable(self.output)}: its "
                 "pictures would be taken for images"
             )
 
@@ -120,4 +120,4 @@ class PredictSettings:
         for name in names:
             value: Any = getattr(self, name)
             if value is not None:
-                raise UserError(f"--{name.replace('_', '-')} belongs to {theirs}, and {self.model} is a {found}")
+                raise UserError(f"`{name}` belongs to {theirs}, and {self.model} is a {found}")

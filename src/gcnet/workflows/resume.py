@@ -103,7 +103,7 @@ def _require_data(data: DataSettings) -> None:
         if path is not None and os.path.isabs(path) and not os.path.exists(path):
             raise UserError(
                 f"the run needs {printable(path)}, and nothing is there; where the data moved, give the new place as "
-                f"--{name} beside --resume"
+                f"`{name}` beside `resume`"
             )
 
 
@@ -127,8 +127,8 @@ def _check_data(
     if difference is None:
         return None
     if moved:
-        flags = " ".join(f"--{name} {printable(value)}" for name, value in moved.items())
+        flags = " ".join(f"`{name}={printable(value)}`" for name, value in moved.items())
         raise UserError(
-            f"{flags} beside --resume is for data that moved, and these are not those of the run: {difference}"
+            f"{flags} beside `resume` is for data that moved, and these are not those of the run: {difference}"
         )
     return f"the data changed since the run started: {difference}; the run goes on, with another result than without it"

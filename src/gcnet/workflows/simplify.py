@@ -24,7 +24,7 @@ class SimplifySettings:
     """
 
     model: str = field(metadata=POSITIONAL)
-    """Model file, run folder (its best weights), or a network by name (then with --weights)."""
+    """Model file, run folder (its best weights), or a network by name (then with `weights`)."""
     data: str
     """scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or a CSV."""
     output: Path
@@ -56,17 +56,17 @@ class SimplifySettings:
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, before anything is loaded."""
         if self.output.suffix != _SUFFIX:
-            raise UserError(f"--output is a new model file and ends in {_SUFFIX}, found {self.output}")
+            raise UserError(f"`output` is a new model file and ends in {_SUFFIX}, found {self.output}")
         if os.path.realpath(self.output) == os.path.realpath(self.model):
-            raise UserError(f"--output must be another file, and {self.output} is the model itself")
+            raise UserError(f"`output` must be another file, and {self.output} is the model itself")
         if self.ratio is not None and self.block != "gc":
-            raise UserError(f"--ratio belongs to --block gc, found --block {self.block}")
+            raise UserError(f"`ratio` belongs to `block=gc`, found `block={self.block}`")
         if self.ratio is not None and not self.ratio >= 1:
-            raise UserError(f"--ratio must be at least 1, found {self.ratio:g}")
+            raise UserError(f"`ratio` must be at least 1, found {self.ratio:g}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UserError(f"--threshold is a cosine distance from 0 to 1, found {self.threshold:g}")
+            raise UserError(f"`threshold` is a cosine distance from 0 to 1, found {self.threshold:g}")
         if self.threshold is not None and self.all:
-            raise UserError("--all replaces blocks whatever their distances; give one of --all and --threshold")
+            raise UserError("`all` replaces blocks whatever their distances; give one of `all` and `threshold`")
         self.for_statistics()
         self.for_accuracy()
 

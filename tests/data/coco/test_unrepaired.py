@@ -111,7 +111,7 @@ def test_numbers_are_pycocotools_on_what_is_repaired_otherwise(change: Any) -> N
 def test_what_pycocotools_cannot_evaluate_is_refused_in_a_sentence(values: Content, sentence: str) -> None:
     content, _ = file_with_masks()
     content["annotations"][2].update(values)
-    with pytest.raises(UserError, match=rf"a\.json cannot be evaluated with --no-repair: .*{sentence}"):
+    with pytest.raises(UserError, match=rf"a\.json cannot be evaluated with `repair=False`: .*{sentence}"):
         load_unrepaired(content, "a.json")
 
 

@@ -60,13 +60,13 @@ def test_unlabeled_test_images_and_a_class_called_train_are_no_splits(tmp_path: 
 def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("train", "val", "valid"):
         add_classes(tmp_path / name)
-    with pytest.raises(UserError, match="several folders of validation images, val and valid: .* --val"):
+    with pytest.raises(UserError, match="several folders of validation images, val and valid: .* `val`"):
         opened(tmp_path)
 
 
 def test_data_without_validation_images_name_the_ways_out(tmp_path: Path) -> None:
     for root in (add_classes(tmp_path / "flat"), add_classes(tmp_path / "split" / "train").parent):
-        with pytest.raises(UserError, match=r"--val-fraction 0.2 .* --val ") as caught:
+        with pytest.raises(UserError, match=r"`val_fraction=0.2` .* `val` ") as caught:
             opened(root)
         assert "\n" not in str(caught.value)
         assert opened(root, val_fraction=0.25)[:2] == (6, 2)
@@ -76,7 +76,7 @@ def test_data_without_validation_images_name_the_ways_out(tmp_path: Path) -> Non
 def test_validation_images_beside_a_fraction_or_of_other_classes_are_refused(tmp_path: Path) -> None:
     add_classes(tmp_path / "train")
     add_classes(tmp_path / "val")
-    with pytest.raises(UserError, match="has validation images already, and --val-fraction"):
+    with pytest.raises(UserError, match="has validation images already, and `val_fraction`"):
         opened(tmp_path, val_fraction=0.5)
     with pytest.raises(UserError, match='class "dogs" is not among the 2 known ones; did you mean "dog"'):
         opened(tmp_path, val=str(add_classes(tmp_path / "other", classes=("cat", "dogs"))))
@@ -84,7 +84,7 @@ def test_validation_images_beside_a_fraction_or_of_other_classes_are_refused(tmp
 
 def test_the_folder_around_the_data_is_named(tmp_path: Path) -> None:
     add_classes(tmp_path / "photos" / "photos" / "train")
-    with pytest.raises(UserError, match=r"holds only the folder photos, with train in it: --data .*photos/photos"):
+    with pytest.raises(UserError, match=r"holds only the folder photos, with train in it: `data=.*photos/photos`"):
         opened(tmp_path / "photos")
 
 
@@ -143,7 +143,7 @@ def test_splits_in_other_words_are_not_taken_for_classes(
 ) -> None:
     add_classes(tmp_path / train)
     add_classes(tmp_path / val)
-    with pytest.raises(UserError, match=f"same class folders in both: --data .*{train} --val .*{val}"):
+    with pytest.raises(UserError, match=f"same class folders in both: `data=.*{train}` `val=.*{val}`"):
         opened(tmp_path, **given)
     assert opened(tmp_path / train, val=str(tmp_path / val))[:2] == (8, 8)
 
@@ -156,7 +156,7 @@ def test_classes_with_words_of_splits_in_their_names_stay_classes(tmp_path: Path
 def test_a_folder_that_no_split_takes_is_named_where_validation_images_are_missing(tmp_path: Path) -> None:
     add_classes(tmp_path / "train")
     add_classes(tmp_path / "dev")
-    with pytest.raises(UserError, match="--val takes their folder or CSV; other folders there: dev;"):
+    with pytest.raises(UserError, match="`val` takes their folder or CSV; other folders there: dev;"):
         opened(tmp_path)
 
 
@@ -237,5 +237,5 @@ def test_no_output_goes_where_it_would_be_a_class(data: str, output: str, refuse
     if not refused:
         check_output_outside_images(tmp_path / data, tmp_path / output)
         return
-    with pytest.raises(UserError, match="--output must not be in a folder of images"):
+    with pytest.raises(UserError, match="`output` must not be in a folder of images"):
         check_output_outside_images(tmp_path / data, tmp_path / output)

@@ -124,7 +124,7 @@ def test_missing_cifar_is_an_error_within_a_second_and_no_look_at_the_network(tm
     import torchvision.datasets  # noqa: F401  its import is not what is timed
 
     begin = time.perf_counter()
-    with pytest.raises(UserError, match="give --download"):
+    with pytest.raises(UserError, match="give `download`"):
         open_data(DataSettings(data="cifar10", download_dir=str(tmp_path)))
     assert time.perf_counter() - begin < 1
 

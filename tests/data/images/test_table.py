@@ -60,7 +60,7 @@ def test_a_path_that_leaves_the_folder_is_refused_with_its_line(outside: str, tm
     inner.mkdir()
     write(tmp_path, "")
     path = write(inner, f"path,label\na.png,dog\n{outside},cat\n")
-    with pytest.raises(UserError, match="line 3: .* lies outside of the image folder .*; --images takes"):
+    with pytest.raises(UserError, match="line 3: .* lies outside of the image folder .*; `images` takes"):
         CsvImages(path)
 
 
@@ -107,7 +107,7 @@ def test_a_table_of_which_no_image_is_there_says_how_to_name_their_folder(tmp_pa
     (tmp_path / "lists").mkdir()
     path = tmp_path / "lists" / "list.csv"
     path.write_text(write(tmp_path, "path,label\na.png,dog\nb.png,cat\n").read_text())
-    with pytest.raises(UserError, match="none of its 2 images is in the folder .*lists, such as a.png; --images"):
+    with pytest.raises(UserError, match="none of its 2 images is in the folder .*lists, such as a.png; `images`"):
         CsvImages(path)
     assert len(CsvImages(path, root=tmp_path)) == 2
 
@@ -132,9 +132,9 @@ def test_images_may_lie_in_the_folder_that_is_named_and_nowhere_else(tmp_path: P
     images = CsvImages(table, root=tmp_path)
     assert [images.name(index) for index in range(3)] == ["a.png", "b.png", "c d.png"]
     assert images.read(1).size == (3, 2)
-    with pytest.raises(UserError, match="line 2: .* lies outside of the image folder .*--images"):
+    with pytest.raises(UserError, match="line 2: .* lies outside of the image folder .*`images`"):
         CsvImages(table)
-    with pytest.raises(UserError, match="--images takes a folder, and there is none at"):
+    with pytest.raises(UserError, match="`images` takes a folder, and there is none at"):
         CsvImages(table, root=tmp_path / "nowhere")
 
 

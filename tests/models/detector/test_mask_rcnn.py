@@ -259,7 +259,7 @@ INVALID_ARGUMENTS = {
     "rois_per_image": ({"rois_per_image": 0}, "rois_per_image must be a whole number, at least 1; found 0"),
     "fpn_channels": ({"fpn_channels": 0}, "fpn_channels must be a whole number, at least 1; found 0"),
     "head_width": ({"head_width": -1}, "head_width must be a whole number, at least 1; found -1"),
-    "eps": ({"norm_eps": -1e-5}, "norm_eps must be a number, at least 0; found -1e-05"),
+    "eps": ({"norm_eps": -1e-5}, "`norm_eps` must be a number, at least 0; found -1e-05"),
 }
 
 
@@ -279,7 +279,7 @@ INVALID_OPTIONS = {
     "norm": (None, 'unknown norm "None"; valid: eval_stats, frozen, batch, sync'),
     "box_head": ("4conv", 'unknown box_head "4conv"; did you mean "4conv1fc"'),
     "conventions": ([], r'unknown conventions "\[\]"; valid: torchvision, mmdet'),
-    "norm_eps": ("1e-5", "norm_eps must be a number, at least 0; found 1e-5"),
+    "norm_eps": ("1e-5", "`norm_eps` must be a number, at least 0; found 1e-5"),
     "image_size": (800, "image_size must be min_size and max_size in whole pixels, found 800"),
     "anchor_sizes": ("big", "anchor_sizes must be sizes in pixels above 0, one per level; found big"),
     "fpn_channels": (2.5, "fpn_channels must be a whole number, at least 1; found 2.5"),

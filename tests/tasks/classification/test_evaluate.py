@@ -146,12 +146,12 @@ def test_a_new_image_size_keeps_the_share_that_the_crop_takes() -> None:
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"batch_size": 0}, "--batch-size must be at least 1, found 0"),
-        ({"model": None}, "gcnet evaluate needs --model, a model file or a name, or --results"),
-        ({"results": Path("r.json")}, "give one of --model and --results"),
-        ({"model": None, "results": Path("r.json"), "workers": 2}, "--workers 2 belongs to a network"),
-        ({"images": "photos"}, "--images belongs to data of your own, and --data scenes has its own splits"),
-        ({"workers": -1}, "--workers must be 0 or more"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, found 0"),
+        ({"model": None}, "gcnet evaluate needs `model`, a model file or a name, or `results`"),
+        ({"results": Path("r.json")}, "give one of `model` and `results`"),
+        ({"model": None, "results": Path("r.json"), "workers": 2}, "`workers=2` belongs to a network"),
+        ({"images": "photos"}, "`images` belongs to data of your own, and `data=scenes` has its own splits"),
+        ({"workers": -1}, "`workers` must be 0 or more"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changed: dict, sentence: str) -> None:

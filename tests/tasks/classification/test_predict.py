@@ -142,8 +142,8 @@ def test_paths_that_lead_nowhere_get_a_sentence(tmp_path: Path) -> None:
     ("changed", "sentence"),
     [
         ({"paths": ()}, "at least one image or folder"),
-        ({"top": 0}, "--top must be at least 1, found 0"),
-        ({"batch_size": -1}, "--batch-size must be at least 1, found -1"),
+        ({"top": 0}, "`top` must be at least 1, found 0"),
+        ({"batch_size": -1}, "`batch_size` must be at least 1, found -1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changed: dict, sentence: str) -> None:
@@ -154,7 +154,7 @@ def test_settings_that_cannot_work_are_refused(changed: dict, sentence: str) -> 
 @pytest.mark.parametrize(
     ("model", "weights", "sentence"),
     [
-        ("cifar_resnet20", None, "needs trained weights: give --weights FILE"),
+        ("cifar_resnet20", None, "needs trained weights: give `weights=FILE`"),
         ("cifar_resnt20", None, 'unknown model "cifar_resnt20"; did you mean "cifar_resnet20"'),
         ("nowhere.safetensors", None, r"nowhere\.safetensors"),
         ("cifar_resnet20", "nowhere.pth", r"nowhere\.pth"),
@@ -174,7 +174,7 @@ def test_a_folder_in_place_of_a_model_file_names_the_files_inside(model_file: Pa
         UserError, match=r"is a folder without weights/best\.safetensors; it holds .*fruit\.safetensors"
     ):
         run(PredictSettings((tmp_path,), str(model_file.parent), device="cpu"))
-    with pytest.raises(UserError, match="--weights belongs to a network by name"):
+    with pytest.raises(UserError, match="`weights` belongs to a network by name"):
         run(PredictSettings((tmp_path,), str(model_file), str(model_file), device="cpu"))
 
 
@@ -215,7 +215,7 @@ def test_a_contact_sheet_is_a_png() -> None:
 
 
 def test_flags_of_detectors_are_refused_for_a_classifier() -> None:
-    with pytest.raises(UserError, match="--threshold belongs to detectors, and resnet18 is a classifier"):
+    with pytest.raises(UserError, match="`threshold` belongs to detectors, and resnet18 is a classifier"):
         PredictSettings((Path("a.png"),), "resnet18", threshold=0.3).require_classifier()
 
 
@@ -236,7 +236,7 @@ def test_files_are_replaced_with_overwrite_only(model_file: Path, tmp_path: Path
     file = tmp_path / "taken.png"
     file.write_text("mine")
     output = {flag: str(file) if flag == "json" else file}
-    with pytest.raises(UserError, match=f"--{flag}: .*taken.png exists already; --overwrite replaces it"):
+    with pytest.raises(UserError, match=f"`{flag}`: .*taken.png exists already; `overwrite` replaces it"):
         PredictSettings((tmp_path / "images",), str(model_file), **output)
     assert file.read_text() == "mine"
     assert run(PredictSettings((tmp_path / "images",), str(model_file), overwrite=True, device="cpu", **output)) == 0

@@ -206,19 +206,19 @@ def test_weights_by_name_say_in_which_order_their_labels_are_read(
     [
         (
             {"preprocessing": PreprocessingSettings(crop_pct=0.5)},
-            r"--crop-pct 0\.5 belongs to classifiers, and .*scenes\.safetensors is a detector",
+            r"`crop_pct=0\.5` belongs to classifiers, and .*scenes\.safetensors is a detector",
         ),
-        ({"preprocessing": PreprocessingSettings(resize=70)}, "--resize 70 belongs to classifiers"),
+        ({"preprocessing": PreprocessingSettings(resize=70)}, "`resize=70` belongs to classifiers"),
         (
             {"preprocessing": PreprocessingSettings(interpolation="bicubic")},
-            "--interpolation bicubic belongs to classifiers",
+            "`interpolation=bicubic` belongs to classifiers",
         ),
-        ({"download_dir": "elsewhere"}, "--download-dir elsewhere belongs to classifiers"),
+        ({"download_dir": "elsewhere"}, "`download_dir=elsewhere` belongs to classifiers"),
         (
             {"data": "nowhere", "preprocessing": PreprocessingSettings(image_size=70)},
-            "--image-size 70 belongs to classif",
+            "`image_size=70` belongs to classif",
         ),
-        ({"data": "nowhere"}, "nothing at .nowhere. .--data.; a detector takes scenes"),
+        ({"data": "nowhere"}, "nothing at .nowhere. .`data`.; a detector takes scenes"),
     ],
 )
 def test_flags_of_classifiers_are_refused(detector_file: Path, changed: dict, sentence: str) -> None:
@@ -228,7 +228,7 @@ def test_flags_of_classifiers_are_refused(detector_file: Path, changed: dict, se
 
 def test_flags_of_classifiers_are_refused_beside_results_too() -> None:
     with pytest.raises(
-        UserError, match=r"--crop-pct 0\.5 belongs to classifiers, and --results are those of a detector"
+        UserError, match=r"`crop_pct=0\.5` belongs to classifiers, and `results` are those of a detector"
     ):
         run(EvaluateSettings(results=Path("r.json"), preprocessing=PreprocessingSettings(crop_pct=0.5)))
 

@@ -39,11 +39,11 @@ def test_the_images_of_a_file_may_lie_elsewhere(coco: Path, tmp_path: Path) -> N
     file = tmp_path / "elsewhere" / "objects.json"
     file.parent.mkdir()
     (coco / "annotations" / "instances_val.json").rename(file)
-    with pytest.raises(UserError, match="none of the images is found in .*; --images names their folder"):
+    with pytest.raises(UserError, match="none of the images is found in .*; `images` names their folder"):
         open_truth(DataSettings(str(file)))
     part = open_truth(DataSettings(str(file), limit_val=4, images=str(coco / "val")))
     assert (len(part.images), part.images.read(0).size) == (4, (64, 64))
-    with pytest.raises(UserError, match=r"--images takes a folder, and there is none at .*vla; did you mean \".*val\""):
+    with pytest.raises(UserError, match=r"`images` takes a folder, and there is none at .*vla; did you mean \".*val\""):
         open_truth(DataSettings(str(file), images=str(coco / "vla")))
 
 

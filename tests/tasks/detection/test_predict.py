@@ -237,7 +237,7 @@ def test_images_of_odd_sizes_work(finder: Path, tmp_path: Path, width: int, heig
 
 def test_pictures_do_not_go_among_the_images(finder: Path, tmp_path: Path) -> None:
     write_image(waves(30, 30), tmp_path / "a.png")
-    with pytest.raises(UserError, match="--output must be another folder than that of the images"):
+    with pytest.raises(UserError, match="`output` must be another folder than that of the images"):
         predict(finder, tmp_path, output=tmp_path)
     assert [file.name for file in tmp_path.glob("*.jpg")] == []
 
@@ -258,11 +258,11 @@ def test_a_damaged_image_is_skipped_and_named(finder: Path, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"top": 3}, "--top belongs to classifiers"),
-        ({"preprocessing": PreprocessingSettings(image_size=30)}, "--image-size 30 belongs to classifiers"),
+        ({"top": 3}, "`top` belongs to classifiers"),
+        ({"preprocessing": PreprocessingSettings(image_size=30)}, "`image_size=30` belongs to classifiers"),
         ({"classes": "bal"}, 'unknown class "bal"; did you mean "ball"'),
         ({"classes": "cube,"}, 'unknown class "";'),
-        ({"output": Path("sheet.png")}, "--output of a detector is a folder"),
+        ({"output": Path("sheet.png")}, "`output` of a detector is a folder"),
     ],
 )
 def test_what_cannot_work_is_refused(finder: Path, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
@@ -271,7 +271,7 @@ def test_what_cannot_work_is_refused(finder: Path, tmp_path: Path, changes: dict
 
 
 def test_a_threshold_beyond_1_is_refused() -> None:
-    with pytest.raises(UserError, match="--threshold is a score, from 0 to 1; found 1.5"):
+    with pytest.raises(UserError, match="`threshold` is a score, from 0 to 1; found 1.5"):
         PredictSettings((Path("a.png"),), "model", threshold=1.5)
 
 
@@ -300,6 +300,6 @@ def test_objects_are_written_as_a_table_and_pictures_are_not_replaced(finder: Pa
     names = dict(zip(CATEGORY_IDS, CLASSES, strict=True))
     assert [row["class"] for row in rows] == [names[one["category_id"]] for one in found]
     assert [float(row["width"]) for row in rows] == pytest.approx([one["bbox"][2] for one in found], abs=0.01)
-    with pytest.raises(UserError, match=r"--output: .*waves.*jpg exists already; --overwrite replaces it"):
+    with pytest.raises(UserError, match=r"`output`: .*waves.*jpg exists already; `overwrite` replaces it"):
         predict(finder, path, **settings)
     assert predict(finder, path, overwrite=True, **settings) == 0

@@ -173,11 +173,11 @@ def test_short_and_long_side_travel_with_the_weights_in_the_proportion_of_800_to
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"mixup": 0.2}, "--mixup 0.2 belongs to classifiers"),
-        ({"erasing": 0.2}, "--erasing 0.2 belongs to classifiers"),
-        ({"max_size": 64}, "--max-size goes with --min-size"),
-        ({"model": "scenes_resnet", "rois_per_image": 4}, "--rois-per-image [0-9]+ belongs to detectors"),
-        ({"resize": 70}, "--resize 70 belongs to classifiers"),
+        ({"mixup": 0.2}, "`mixup=0.2` belongs to classifiers"),
+        ({"erasing": 0.2}, "`erasing=0.2` belongs to classifiers"),
+        ({"max_size": 64}, "`max_size` goes with `min_size`"),
+        ({"model": "scenes_resnet", "rois_per_image": 4}, "`rois_per_image=[0-9]+` belongs to detectors"),
+        ({"resize": 70}, "`resize=70` belongs to classifiers"),
     ],
 )
 def test_settings_of_the_other_task_are_refused(tmp_path: Path, changes: dict[str, Any], sentence: str):

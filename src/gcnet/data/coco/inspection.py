@@ -286,4 +286,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _refusal(place: str, found: str) -> UserError:
-    return UserError(printable(f"{place} cannot be evaluated with --no-repair: {found}"))
+    return UserError(printable(f"{place} cannot be evaluated with `repair=False`: {found}"))

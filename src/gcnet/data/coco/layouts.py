@@ -73,7 +73,7 @@ def image_folder(file: Path, names: Sequence[str], *, images: Path | None = None
         UserError: No folder has an image of the sample.
     """
     if images is not None and not images.is_dir():
-        raise UserError(f"--images takes a folder, and {no_folder(images)}")
+        raise UserError(f"`images` takes a folder, and {no_folder(images)}")
     sample = evenly_spread(names, _SAMPLE)
     places = _image_places(file, images, split_in_name(file.stem) or split_of_folder(file.parent.name) or split)
     best, most = places[0], (0, 0)
@@ -88,7 +88,7 @@ def image_folder(file: Path, names: Sequence[str], *, images: Path | None = None
         tried = f"the first {len(sample)}" if len(sample) < len(names) else "the"
         raise UserError(
             f"{printable(file)}: none of {tried} images is found in {looked}; the first is "
-            f'"{printable(sample[0])}"{"" if images else "; --images names their folder"}'
+            f'"{printable(sample[0])}"{"" if images else "; `images` names their folder"}'
         )
     return best
 
@@ -103,16 +103,16 @@ def missing_annotations_error(layout: AnnotationFiles, split: str) -> UserError:
     folder = layout.folder
     if not folder.is_dir():
         return UserError(
-            f'nothing at "{printable(folder)}" (--data){nearest_path(folder) or ";"} a detector takes scenes, '
+            f'nothing at "{printable(folder)}" (`data`){nearest_path(folder) or ";"} a detector takes scenes, '
             f"scenes-control, a folder of images with COCO annotations, or an annotation file (JSON)"
         )
     if not layout.files() and (deeper := find_nested_annotations(folder)):
         return UserError(
-            f"{printable(folder)} has COCO annotations in deeper folders, such as {deeper}: name them by --data FILE"
+            f"{printable(folder)} has COCO annotations in deeper folders, such as {deeper}: name them by `data=FILE`"
         )
     names = [os.fspath(path.relative_to(folder)) for path in layout.files()] or _names(folder)
     listed = ", ".join(map(printable, names[:6])) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
-    classes = "; folders of classes train classifiers, such as --model gc_resnet18" if _has_classes(folder) else ""
+    classes = "; folders of classes train classifiers, such as `model=gc_resnet18`" if _has_classes(folder) else ""
     return UserError(
         f"{printable(folder)} has no COCO annotation file for {split}: looked for annotations/instances_{split}*.json, "
         f"annotations/{split}.json, {split}.json and {split}/*.json; found {listed or 'nothing'}{classes}"
@@ -241,12 +241,12 @@ def split_files(settings: DataSettings) -> tuple[Path, Path | None]:
     Raises:
         UserError: A file is missing, or there is no validation data.
     """
-    train = annotation_file(settings.data, "--data", "train")
+    train = annotation_file(settings.data, "`data`", "train")
     check_text_file(train)
     if settings.val is not None:
-        val = annotation_file(settings.val, "--val", "val")
+        val = annotation_file(settings.val, "`val`", "val")
         if val.exists() and train.exists() and os.path.samefile(val, train):
-            raise UserError(f"--val must be other images than --data, found {printable(val)} for both")
+            raise UserError(f"`val` must be other images than `data`, found {printable(val)} for both")
         return train, val
     layout = find_annotation_files(Path(settings.data))
     own = layout.val or layout.test
@@ -254,15 +254,15 @@ def split_files(settings: DataSettings) -> tuple[Path, Path | None]:
         if layout.val:
             raise UserError(
                 f"{printable(settings.data)} has validation data of its own, {printable(layout.val[0])}: leave out "
-                f"--val-fraction, or name the file of the training images by --data"
+                f"`val_fraction`, or name the file of the training images by `data`"
             )
         return train, None
     if not own:
         raise UserError(
-            f"{printable(train)} has training images only: name a file of validation images by --val FILE, or hold "
-            f"out a share of the images by --val-fraction 0.2"
+            f"{printable(train)} has training images only: name a file of validation images by `val=FILE`, or hold "
+            f"out a share of the images by `val_fraction=0.2`"
         )
-    return train, _single(own, "--val")
+    return train, _single(own, "`val`")
 
 
 def annotation_file(data: str, flag: str, split: str) -> Path:
@@ -284,13 +284,13 @@ def annotation_file(data: str, flag: str, split: str) -> Path:
         return path
     layout = find_annotation_files(path)
     files = {"train": layout.train, "val": layout.val or layout.test}[split] or layout.unsplit
-    if not files and flag == "--val":
+    if not files and flag == "`val`":
         files = layout.files()
     if not files and (label_format := find_label_format(path)) is not None:
         place = printable(path)
         raise UserError(
             f"{place} holds {label_format.name}: convert them to COCO annotations by gcnet check-data {place} "
-            "--convert FILE.json"
+            "`convert=FILE.json`"
         )
     if not files and path.is_dir() and (nested := describe_nested_labels(path)):
         raise UserError(

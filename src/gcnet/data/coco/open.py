@@ -80,9 +80,9 @@ def open_validation(
         part = held_out(part, settings.val_fraction, split_seed)[1]
     else:
         file = (
-            annotation_file(settings.val, "--val", "val")
+            annotation_file(settings.val, "`val`", "val")
             if settings.val
-            else annotation_file(settings.data, "--data", "val")
+            else annotation_file(settings.data, "`data`", "val")
         )
         part = _noted(_open_file(file, settings, "val", needs_images=needs_images, repairs=repairs), settings)
     return part.limited(settings.limit_val)
@@ -112,7 +112,7 @@ def held_out(part: CocoSplit, fraction: float, seed: int) -> tuple[CocoSplit, Co
     """
     count = len(part.images)
     if count < 2:
-        raise UserError(f"--val-fraction needs two images or more to split, found {count} in {part.place}")
+        raise UserError(f"`val_fraction` needs two images or more to split, found {count} in {part.place}")
     taken = min(max(1, round(fraction * count)), count - 1)
     chosen = set(random.Random(seed).sample(range(count), taken))
     note = f"{taken:,} of {count:,} images of {part.place} are held out for validation (--val-fraction {fraction:g})"

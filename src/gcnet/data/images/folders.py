@@ -176,7 +176,7 @@ def find_splits(root: Path) -> dict[str, Path]:
         if len(names) > 1:
             raise UserError(
                 f"{root} has several folders of {'training' if split == 'train' else 'validation'} images, "
-                f"{' and '.join(names)}: rename one of them, or give the folders to use by --data and --val"
+                f"{' and '.join(names)}: rename one of them, or give the folders to use by `data` and `val`"
             )
     return {split: root / splits[split][0] for split in SPLIT_NAMES if splits.get(split)}
 
@@ -198,7 +198,7 @@ def check_output_outside_images(root: Path, output: Path) -> None:
         ]
         if inside:
             raise UserError(
-                f"--output must not be in a folder of images, where it would be taken for images or a class; found "
+                f"`output` must not be in a folder of images, where it would be taken for images or a class; found "
                 f"{printable(output)} in {printable(inside[0])}"
             )
 
@@ -213,7 +213,7 @@ def check_no_splits(root: Path) -> None:
     folders = subfolders(root)
     if len(folders) == 1 and (inner := find_splits(root / folders[0])):
         held = " and ".join(path.name for path in inner.values())
-        raise UserError(f"{root} holds only the folder {folders[0]}, with {held} in it: --data {root / folders[0]}")
+        raise UserError(f"{root} holds only the folder {folders[0]}, with {held} in it: `data={root / folders[0]}`")
     inner_names = [subfolders(root / name) for name in folders]
     if len(folders) > 1 and all(names and all(map(split_named, names)) for names in inner_names):
         name, split = folders[0], inner_names[0][0]
@@ -228,7 +228,7 @@ def check_no_splits(root: Path) -> None:
             if set(subfolders(root / name)) & set(subfolders(root / other)):
                 raise UserError(
                     f"{root} holds {name} and {other} with the same class folders in both: "
-                    f"--data {root / name} --val {root / other}"
+                    f"`data={root / name}` `val={root / other}`"
                 )
 
 

@@ -102,8 +102,8 @@ def find_image_layout(data: str, argument: str, images: str | None = None) -> Im
     if path.is_file():
         expected = " or ".join(layout.expected for layout in reversed(LAYOUTS))
         raise UserError(f"{argument} takes {expected}, found the file {path}")
-    if os.sep in data or path.suffix or argument != "--data":
-        expected = f"expected {expected_tree(data)}" if argument == "--data" else "expected a folder of images or a CSV"
+    if os.sep in data or path.suffix or argument != "`data`":
+        expected = f"expected {expected_tree(data)}" if argument == "`data`" else "expected a folder of images or a CSV"
         raise UserError(
             f'{argument}: nothing at "{data}" (tried {os.path.realpath(path)}){nearest_path(path) or ";"} {expected}'
         )
@@ -127,7 +127,7 @@ def open_labeled(settings: DataSettings, split_seed: int) -> tuple[ImageSource, 
     Raises:
         UserError: There are no such data, no validation images, or validation classes without training images.
     """
-    layout = find_image_layout(settings.data, "--data", settings.images)
+    layout = find_image_layout(settings.data, "`data`", settings.images)
     splits = layout.splits()
     if splits and "train" not in splits:
         raise UserError(
@@ -141,7 +141,7 @@ def open_labeled(settings: DataSettings, split_seed: int) -> tuple[ImageSource, 
     if settings.val_fraction is not None:
         if "val" in splits:
             raise UserError(
-                f"{settings.data} has validation images already, and --val-fraction is for data without: leave it out"
+                f"{settings.data} has validation images already, and `val_fraction` is for data without: leave it out"
             )
         rest, held_out = hold_out(train, settings.val_fraction, split_seed)
         how = f"--val-fraction {settings.val_fraction:g} of every class, seed {split_seed}"
@@ -164,7 +164,7 @@ def open_labeled_validation(settings: DataSettings, split_seed: int, classes: Se
     Raises:
         UserError: There are no such data, or they have a class that `classes` lacks.
     """
-    layout = find_image_layout(settings.data, "--data", settings.images)
+    layout = find_image_layout(settings.data, "`data`", settings.images)
     splits = layout.splits()
     if not classes and "train" in splits:
         classes = layout.class_names("train")
@@ -208,7 +208,7 @@ def _open(
 ) -> FileImages:
     """Open a split, or all images for None."""
     if settings.images is not None and not layout.takes_images and not (settings.val or "").lower().endswith(".csv"):
-        raise UserError(f"--images belongs to a CSV or an annotation file, found the folder --data {settings.data}")
+        raise UserError(f"`images` belongs to a CSV or an annotation file, found the folder `data={settings.data}`")
     if split is None:
         layout.check_unsplit()
     return layout.open(split, classes)
@@ -216,7 +216,7 @@ def _open(
 
 def _open_separate(data: str, settings: DataSettings, classes: Sequence[str] | None) -> ImageSource:
     """Open separate validation data: their validation split, or all images of data without splits."""
-    layout = find_image_layout(data, "--val", settings.images)
+    layout = find_image_layout(data, "`val`", settings.images)
     splits = layout.splits()
     return layout.open(next((split for split in _VALIDATION_SPLITS if split in splits), None), classes)
 
@@ -228,7 +228,7 @@ def _open_validation(
     split = next((name for name in _VALIDATION_SPLITS if name in splits), None)
     if split is None:
         raise UserError(
-            f"{settings.data} has no validation images: --val-fraction 0.2 holds out a part of every class, --val "
+            f"{settings.data} has no validation images: `val_fraction=0.2` holds out a part of every class, `val` "
             f"takes their folder or CSV{layout.unused_hint() if splits else ''}{layout.split_hint()}"
         )
     images = _open(layout, settings, split, classes)
@@ -264,7 +264,7 @@ def hold_out(source: ImageSource, fraction: float, seed: int) -> tuple[SubsetIma
         held.update(sorted(indices, key=lambda index: _rank(source.name(index), seed))[:count])
     if not held:
         raise UserError(
-            f"--val-fraction needs a class of two images or more to split, found {len(source):,} images in "
+            f"`val_fraction` needs a class of two images or more to split, found {len(source):,} images in "
             f"{len(members):,} classes"
         )
     everything = range(len(source))

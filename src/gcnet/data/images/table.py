@@ -33,7 +33,7 @@ class ImageRoot:
 
     def __init__(self, root: Path, beside: Path) -> None:
         if not root.is_dir():
-            raise UserError(f"--images takes a folder, and {no_folder(root)}")
+            raise UserError(f"`images` takes a folder, and {no_folder(root)}")
         self.root = root
         self._bases = list(dict.fromkeys((os.path.abspath(root), os.path.abspath(beside))))
         self._real = os.path.realpath(root)
@@ -251,7 +251,7 @@ def _listed(table: object, rows: Sequence[Row], images: ImageRoot) -> tuple[dict
         name = names.get(row.path)
         if name is None:
             raise UserError(
-                f'{place}: "{printable(row.path)}" lies outside of the image folder {images.root}; --images takes the '
+                f'{place}: "{printable(row.path)}" lies outside of the image folder {images.root}; `images` takes the '
                 "folder of the images"
             )
         first = listed.setdefault(name, row)
@@ -271,7 +271,7 @@ def _require_some(table: object, files: Sequence[str], root: Path) -> None:
     if not any((root / name).exists() for name in files):
         raise UserError(
             f"{table}: none of its {len(files):,} images is in the folder {root}, such as {printable(files[0])}; "
-            "--images takes the folder of the images"
+            "`images` takes the folder of the images"
         )
 
 

@@ -286,10 +286,10 @@ def open_classification(settings: TrainSettings, processes: Processes) -> Classi
 def _for_detectors(settings: TrainSettings) -> UserError:
     model = settings.network.model
     if Path(model).is_file():
-        return UserError(f"--model takes the name of a network, found the file {model}: give its weights by --weights")
+        return UserError(f"`model` takes the name of a network, found the file {model}: give its weights by `weights`")
     detector = f"mask_rcnn_{model}" if f"mask_rcnn_{model}" in list_detectors() else "mask_rcnn_gc_resnet50"
     return UserError(
-        f"{printable(settings.data.data)} holds COCO annotations, for detectors such as --model {detector}, and "
+        f"{printable(settings.data.data)} holds COCO annotations, for detectors such as `model={detector}`, and "
         f"{model} is not one"
     )
 

@@ -97,7 +97,7 @@ class Detection(Task):
     def check_data_name(self, data: str) -> None:
         """Refuse data of labeled images."""
         if data in ("cifar10", "cifar100"):
-            raise UserError("this table is of detectors: --data takes a COCO directory")
+            raise UserError("this table is of detectors: `data` takes a COCO directory")
 
     def scores(self, model: str) -> tuple[Score, ...]:
         """AP of masks, if the detector predicts any, and of boxes."""
@@ -105,7 +105,7 @@ class Detection(Task):
 
     def why_another_score(self, model: str) -> str:
         """Objects without a mask."""
-        return f"not every validation object of --data has a mask: take {without_masks(model)}, a detector of boxes"
+        return f"not every validation object of `data` has a mask: take {without_masks(model)}, a detector of boxes"
 
     def describe_scores(self, names: str, images: str) -> str:
         """What average precision is."""

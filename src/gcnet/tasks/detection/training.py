@@ -328,15 +328,15 @@ def _refuse_classifiers(settings: TrainSettings) -> None:
     """Refuse what only classifiers have."""
     detector = settings.detector
     if detector.max_size is not None and detector.min_size is None:
-        raise UserError("--max-size goes with --min-size")
+        raise UserError("`max_size` goes with `min_size`")
     network = f"{settings.network.model} is a detector"
     refuse_changed(settings.augment, _CLASSIFIERS_AUGMENT, "classifiers", network)
     refuse_changed(settings.recipe, _CLASSIFIERS_RECIPE, "classifiers", network)
     given = settings.data.preprocessing.given()
     if settings.data.is_generated:
-        given = [flag for flag in given if not flag.startswith("--image-size")]
+        given = [flag for flag in given if not flag.startswith("`image_size=")]
     if given:
-        raise UserError(f"{given[0]} belongs to classifiers, and {network}: give --min-size and --max-size")
+        raise UserError(f"{given[0]} belongs to classifiers, and {network}: give `min_size` and `max_size`")
 
 
 def _title(labels: Tensor, classes: Sequence[str]) -> str:
