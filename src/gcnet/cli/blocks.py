@@ -19,14 +19,14 @@ _COLUMNS = ("block", "context", "transform", "fusion", "parameters", "source")
 
 @dataclass(frozen=True)
 class Settings:
-    """List the blocks: context, transform, fusion, parameters, source and options."""
+    """List blocks with context, transform, fusion, parameters, source and options."""
 
     channels: int = 256
-    """Channels of the map for which parameters are counted."""
+    """Number of input channels."""
     ratio: float = 16
-    """Reduction ratio r of the blocks that have one."""
+    """Reduction ratio of blocks that have one."""
     dims: int = 2
-    """Spatial axes of the map: 1, 2 or 3."""
+    """Number of spatial dimensions: 1, 2 or 3."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no network has."""

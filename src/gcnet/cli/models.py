@@ -33,15 +33,14 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """List the networks: parameters, FLOPs of one image, and what is published, with its source."""
+    """List models with parameters, FLOPs and published results."""
 
     model: str | None = None
-    """Only this network; also a detector, or any classifier of timm or torchvision."""
+    """Show only this model; also a detector, or any classifier of timm or torchvision."""
     num_classes: int | None = None
-    """Length of the logits (default: 1000, for CIFAR networks 10); of a detector its classes of objects (80)."""
+    """Number of classes (default: 1000; 10 for CIFAR models, 80 for detectors)."""
     image_size: int | None = None
-    """Side in pixels of the image whose FLOPs are counted (default: 224, for CIFAR networks 32; of detectors 800 x
-    1280, on small networks 64)."""
+    """Input resolution in pixels for FLOPs (default: 224; 32 for CIFAR models, 800 x 1280 for detectors)."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING
 from functools import partial
 from inspect import cleandoc
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -16,6 +17,13 @@ from gcnet.cli.wording import base_type, flag_of, with_flags
 _WIDTHS = (80, 100)
 _HELP_COLUMN = 26
 _METAVARS = {int: "N", float: "F", Path: "PATH"}
+
+
+class _Formatter(RawDescriptionHelpFormatter):
+    """argparse's, which breaks no words at hyphens: a flag stays on one line."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def build_parser(kind: type, arguments: Sequence[Argument], program: str, *, show_all: bool, epilog: str = "") -> Any:
@@ -35,7 +43,7 @@ def build_parser(kind: type, arguments: Sequence[Argument], program: str, *, sho
         usage=_usage(arguments, program),
         description=_wrapped(with_flags(cleandoc(kind.__doc__ or ""), arguments), width),
         epilog=(f"more options: {program} --help-all\n\n" if hides else "") + epilog,
-        formatter_class=partial(RawDescriptionHelpFormatter, width=width, max_help_position=_HELP_COLUMN),
+        formatter_class=partial(_Formatter, width=width, max_help_position=_HELP_COLUMN),
         argument_default=SUPPRESS,
         allow_abbrev=False,
         add_help=False,
@@ -91,10 +99,17 @@ def _metavar(argument: Argument) -> str:
 def _help(argument: Argument) -> str:
     """The help, with the default where its text does not state it."""
     text, default = argument.help, argument.default
-    if "default" not in text and default not in (MISSING, None, False, (), ""):
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        text = f"{text.removesuffix('.')} (default: {'on' if default is True else shown})."
+    is_shown = default is not False and default is not MISSING and default not in (None, ())
+    if "default" not in text and is_shown:
+        text = f"{text.removesuffix('.')} (default: {_value(default)})."
     return text.replace("%", "%%")
+
+
+def _value(default: Any) -> str:
+    """A default as it would be typed."""
+    if isinstance(default, tuple):
+        return " ".join(map(_value, default))
+    return "on" if default is True else f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _usage(arguments: Sequence[Argument], program: str) -> str:
@@ -102,7 +117,8 @@ def _usage(arguments: Sequence[Argument], program: str) -> str:
     for argument in arguments:
         name = _metavar(argument)
         if argument.positional:
-            words.append(f"{name} ..." if get_origin(argument.kind) is tuple else name)
+            name = f"{name} ..." if get_origin(argument.kind) is tuple else name
+            words.append(name if argument.default is MISSING else f"[{name}]")
         elif argument.default is MISSING:
             words.append(f"{flag_of(argument)} {name}")
     return " ".join([*words, "[options]"])
@@ -110,5 +126,8 @@ def _usage(arguments: Sequence[Argument], program: str) -> str:
 
 def _wrapped(text: str, width: int) -> str:
     """Paragraphs wrapped; indented lines, such as examples, as they are."""
-    paragraphs = text.split("\n\n")
-    return "\n\n".join(part if part.startswith(" ") else textwrap.fill(part, width) for part in paragraphs)
+    lines: list[str] = []
+    for is_kept, group in groupby(text.splitlines(), key=lambda line: not line or line.startswith(" ")):
+        part = list(group)
+        lines += part if is_kept else textwrap.wrap(" ".join(part), width, break_on_hyphens=False)
+    return "\n".join(lines)

@@ -12,10 +12,9 @@ SUMMARY = "write a small generated data set to try the commands on"
 
 @dataclass(frozen=True)
 class Settings:
-    """Write a small generated data set: photos in class folders, or detection data in COCO's format.
+    """Write a small generated data set: photos in class folders, or COCO annotations.
 
-    For example:
-
+    Examples:
       gcnet sample-data photos --output photos
       gcnet sample-data coco --output coco
     """
@@ -23,9 +22,9 @@ class Settings:
     kind: Literal["photos", "coco"] = field(metadata=POSITIONAL)
     """photos (classification, 128 images of 4 classes) or coco (detection, 32 images with boxes and masks)."""
     output: Path | None = None
-    """Folder to write, new or empty (default: photos or coco)."""
+    """New or empty folder (default: photos or coco)."""
     seed: int = 0
-    """Seed of the generated images."""
+    """Random seed."""
 
     def __post_init__(self) -> None:
         """Check the seed."""

@@ -20,15 +20,13 @@ _WITH_RESUME = ("workers", "device", "epochs", "steps", *_MOVED)
 
 @dataclass(frozen=True)
 class Settings:
-    """Train a network on images, or resume an interrupted run.
+    """Train a model, or resume a run.
 
-    Without arguments: a small residual network with global context on generated scenes. Ctrl-C, SIGTERM and SIGHUP (a
-    closed terminal) save and stop, SIGUSR1 saves and goes on; a second Ctrl-C ends at once. A failing standard output
-    (a closed pipe, a full disk) does not end the training: its lines go to output.log in the run folder. Under torchrun
-    the processes share every batch.
+    Defaults train a small ResNet with GC blocks on generated scenes. Ctrl-C, SIGTERM and SIGHUP save a checkpoint and
+    stop; SIGUSR1 saves a checkpoint and continues; a second Ctrl-C stops at once. Under torchrun, the processes share
+    each batch.
 
-    For example:
-
+    Examples:
       gcnet train --model cifar_resnet20 --block gc --data photos --output runs/first
       gcnet train --preset finetune --model resnet50 --weights resnet50.pth --block gc --data photos
       gcnet train --model mask_rcnn_gc_resnet50 --backbone-weights resnet50.pth --data coco
@@ -37,11 +35,10 @@ class Settings:
     """
 
     resume: str | None = None
-    """Resume the run in this folder, to the same bits as if it had not stopped. Accepted beside it: --workers,
-    --device; --data, --val, --images, --download-dir if the data moved; --epochs or --steps to change the length (the
-    learning rate then follows the schedule of the new length from here on)."""
+    """Resume the run in this folder, bit-exactly. With it: `workers`, `device`; `epochs` or `steps` to change
+    the length; `data`, `val`, `images`, `download_dir` if the data moved."""
     dry_run: bool = False
-    """Only train for up to four steps and try a validation image: shows FLOPs, memory and the time of the whole run."""
+    """Estimate time, memory and FLOPs of the run from a few steps; writes nothing."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     data: DataSettings = field(default_factory=DataSettings)

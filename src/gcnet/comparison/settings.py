@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from gcnet.arguments import advanced
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError, unknown
 from gcnet.training.recipe import PRESETS
@@ -67,49 +68,54 @@ class RecipeChoices:
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """Train the same network with different blocks, side by side, and report accuracy (of detectors AP) and cost.
+    """Train a model with different blocks, and report accuracy (AP of detectors) and cost.
 
-    Without any flag this is the demonstration: generated scenes whose class depends on something far away in the image,
-    five blocks, and the control setting where no context is needed. Interrupted, the same command goes on.
+    Defaults run the demonstration: five blocks on generated scenes whose class depends on a distant object, and a
+    control setting that needs no context. The same command resumes an interrupted comparison.
+
+    Examples:
+      gcnet compare
+      gcnet compare --blocks none,se,gc --seeds 3 --model cifar_resnet20 --data cifar10 --epochs 30
     """
 
     blocks: str = "none,se,nl_embedded_gaussian,snl,gc"
-    """Blocks to compare, separated by commas (`gcnet blocks` lists them), with options behind colons as in
-    gc:pooling=average:ratio=4; none is the network as it is."""
+    """Blocks to compare, separated by commas, with options after colons such as gc:pooling=average:ratio=4; none
+    is the model without a block."""
     seeds: int = 1
-    """Number of seeds; 3 or more for a spread and an interval of the differences."""
-    seed: int = 0
-    """The first seed."""
+    """Number of seeds; 3 or more for confidence intervals."""
+    seed: int = advanced(0)
+    """First seed."""
     model: str = "scenes_resnet"
-    """Network by name, without a block in its name."""
+    """Model name, without a block."""
     weights: str | None = None
-    """Start every network from these weights of the plain network: a file, or the name of published ones."""
-    placement: Literal["same", "published"] = "same"
-    """same: every block at the same places; published: each block at the places of its own paper."""
-    ratio: float | None = None
-    """Reduction ratio r of the blocks that have one."""
-    stages: tuple[int, ...] | None = None
-    """Stages that get the blocks, in the paper's numbers (placement same)."""
-    position: str | None = None
-    """Place within the residual block: after_norm, after_add or after_conv2 (placement same)."""
-    insert_at: tuple[str, ...] | None = None
-    """Modules whose output gets the blocks, instead of stages, as in `gcnet train` (placement same)."""
-    control: bool = True
-    """On scenes, also train none and gc in the control setting, where no context is needed."""
+    """Initial weights of all models: a file, "pretrained", or a published version such as IMAGENET1K_V1
+    (default: random)."""
+    placement: Literal["same", "published"] = advanced("same")
+    """Insert all blocks at the same sites, or each as published."""
+    ratio: float | None = advanced(None)
+    """Reduction ratio of the blocks (default: 16; 4 in CIFAR models)."""
+    stages: tuple[int, ...] | None = advanced(None)
+    """Stages that get the blocks: 2 to 5 (c2 to c5), in CIFAR models 1 to 3."""
+    position: str | None = advanced(None)
+    """Position in the residual block: after_norm, after_add or after_conv2."""
+    insert_at: tuple[str, ...] | None = advanced(None)
+    """Modules whose output gets the blocks, instead of `stages`."""
+    control: bool = advanced(True)
+    """On scenes, also compare none and gc in the control setting, where no context is needed."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     recipe: RecipeChoices = field(default_factory=RecipeChoices)
     device: str = "auto"
-    """auto (cuda if there is one), cpu, cuda or cuda:N."""
+    """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Precision: float32, or mixed precision (autocast) in bf16 or fp16."""
-    channels_last: bool = True
-    """Channels-last memory for network and images."""
+    """Precision: float32, or mixed precision in bf16 or fp16."""
+    channels_last: bool = advanced(True)
+    """Use the channels_last memory format."""
     jobs: int | None = None
-    """Trainings at a time, each with its share of the cores (default: one per core, 4 at most; on a GPU one)."""
+    """Number of parallel trainings (default: one per CPU core, at most 4; one on a GPU)."""
     output: str | None = None
-    """Folder for the runs and the report (default: runs/compare-DATA); the same command goes on in it."""
+    """Folder for runs and report; an existing comparison is resumed (default: runs/compare-DATA)."""
 
     def __post_init__(self) -> None:
         """Check what needs no look at the network."""

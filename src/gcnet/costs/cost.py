@@ -35,38 +35,36 @@ _OF_TIMES = (
 
 @dataclass(frozen=True)
 class CostSettings:
-    """Count what networks cost by stage and by context block: parameters, FLOPs, memory that training keeps.
+    """Count parameters, FLOPs and activations of models, by stage and context block.
 
-    Counting takes seconds and no weights. Several networks and image sizes are set side by side.
+    Counting takes seconds and needs no weights.
 
-    For example:
-
+    Examples:
       gcnet cost gc_resnet50 --against plain
       gcnet cost resnet50 wide_resnet50_2 --block gc --image-size 224 448 --output costs
       gcnet cost gc_cifar_resnet20 --against plain --batch-size 16 --measure
     """
 
     model: tuple[str, ...] = field(default=(), metadata=POSITIONAL)
-    """Networks by name, model files, or run folders (their best weights)."""
+    """Model names, model files or run folders (their best weights are used)."""
     block: str | None = None
-    """Block to insert into networks whose name has none."""
+    """Context block to insert into models without one in their name."""
     ratio: float | None = None
-    """Reduction ratio r of the blocks (default: 16, in small networks 4)."""
+    """Reduction ratio of the block (default: 16; 4 in CIFAR models)."""
     num_classes: int | None = None
-    """Classes of networks by name (default: 1000, for CIFAR networks 10, of detectors 80)."""
+    """Number of classes of models given by name (default: 1000; 10 for CIFAR models, 80 for detectors)."""
     against: str | None = None
-    """Give differences to this network, or to "plain", the same one without blocks (inserted ones, or else timm's and
-    torchvision's own)."""
+    """Show differences to this model, or to "plain", the same model without blocks."""
     image_size: tuple[str, ...] = ()
-    """Image sizes, each a side such as 224 or HEIGHTxWIDTH (default: what the network is for)."""
+    """Input sizes: N for a square, or HEIGHTxWIDTH (default: the model's own)."""
     batch_size: int | None = None
-    """Images of a training step (default: 32, of detectors 2)."""
+    """Batch size of a training step (default: 32; 2 for detectors)."""
     measure: bool = False
-    """Also measure time and peak memory of a forward pass and of a training step, which takes a while."""
+    """Measure time and peak memory of forward passes and training steps, too."""
     device: str = "auto"
-    """With `measure`: auto (cuda if there is one), cpu, cuda or cuda:N."""
+    """Device for `measure`: cpu, cuda or cuda:N; auto uses CUDA if available."""
     output: Path | None = None
-    """Write cost.csv and cost.png into this folder."""
+    """Folder for cost.csv and cost.png."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from gcnet.arguments import advanced
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.renamed import OLD_VALUES
 
@@ -50,24 +51,25 @@ def check_workers(workers: int, least: int = 0) -> None:
 
 @dataclass(frozen=True)
 class PreprocessingSettings:
-    """Preprocessing options that override the preprocessing of the network."""
+    """Preprocessing."""
 
     image_size: int | None = None
-    """Side in pixels of the square that the network gets (default: the model file's or the network's own)."""
-    resize: int | None = None
-    """Short side in pixels to which images are resized before the center crop (default: as for `image_size`)."""
-    crop_pct: float | None = None
-    """Share of the short side that the center crop keeps, such as 0.875; instead of `resize`."""
-    interpolation: Interpolation | None = None
-    """Interpolation of resizing, always antialiased (default: as for `image_size`)."""
-    mean: tuple[float, float, float] | None = None
-    """Mean of red, green and blue, of values from 0 to 1, that is subtracted (default: as for `image_size`)."""
-    std: tuple[float, float, float] | None = None
-    """Standard deviation of red, green and blue that is divided by (default: as for `image_size`)."""
-    crop_mode: CropMode | None = None
-    """center resizes the short side, squash both sides, before the center crop (default: as for `image_size`)."""
-    bit_depth: BitDepth = "auto"
-    """Bits in use of 16-bit images (auto: as in training)."""
+    """Input resolution in pixels (default: as stored with the model, or the model's own)."""
+    resize: int | None = advanced(None)
+    """Size of the short side before the center crop, in pixels (default: as for `image_size`)."""
+    crop_pct: float | None = advanced(None)
+    """Fraction of the short side kept by the center crop, such as 0.875; instead of `resize`."""
+    interpolation: Interpolation | None = advanced(None)
+    """Interpolation for resizing, with antialiasing (default: as for `image_size`)."""
+    mean: tuple[float, float, float] | None = advanced(None)
+    """Mean of the RGB channels, for values in [0, 1] (default: as for `image_size`)."""
+    std: tuple[float, float, float] | None = advanced(None)
+    """Standard deviation of the RGB channels (default: as for `image_size`)."""
+    crop_mode: CropMode | None = advanced(None)
+    """Resize the short side (center) or both sides (squash) before the center crop (default: as for
+    `image_size`)."""
+    bit_depth: BitDepth = advanced("auto")
+    """Used bits of 16-bit images; auto takes the value from training."""
 
     def __post_init__(self) -> None:
         """Check values that do not depend on the network."""
@@ -137,49 +139,49 @@ class PreprocessingSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Data, splits, preprocessing and loading of images."""
+    """Data."""
 
     data: str = "scenes"
-    """scenes or scenes-control (generated), cifar10, cifar100, a folder with train/ and val/, or a CSV table; for
-    detectors scenes, scenes-control, a folder of images with COCO annotations, or an annotation file (JSON)."""
+    """Data: scenes or scenes-control (generated), cifar10, cifar100, a folder with train/ and val/, or a CSV.
+    Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation file."""
     val: str | None = None
-    """Validation data, where `data` holds training data only: a folder, a CSV or an annotation file (JSON)."""
-    images: str | None = None
-    """Folder of the images of a CSV or an annotation file (default: found beside it)."""
-    val_fraction: float | None = None
-    """Share of `data` that is held out for validation, such as 0.2, chosen by `seed` (classifiers: of every class)."""
-    download_dir: str = "data"
+    """Validation data, if `data` holds training data only: a folder, CSV or annotation file."""
+    images: str | None = advanced(None)
+    """Image folder of a CSV or annotation file (default: found beside it)."""
+    val_fraction: float | None = advanced(None)
+    """Fraction of `data` to hold out for validation, such as 0.2; for classifiers stratified by class."""
+    download_dir: str = advanced("data")
     """Folder of downloaded data sets (cifar10, cifar100)."""
-    download: bool = False
-    """Fetch cifar10 or cifar100 where they are missing; without it the network is never used."""
+    download: bool = advanced(False)
+    """Download cifar10 or cifar100 if missing; nothing is downloaded otherwise."""
     image_size: int | None = None
-    """Input resolution in pixels (default: with `weights` the network's own; else native size up to 64, otherwise
+    """Input resolution in pixels (default: the model's with `weights`; else native size up to 64, otherwise
     224)."""
-    resize: int | None = None
-    """Evaluation: short side in pixels before the center crop (default: with `weights` the network's own; else 256/224
-    of the image size, none if it fits)."""
-    crop_pct: float | None = None
-    """Evaluation: share of the short side that the center crop keeps, such as 0.875; instead of `resize`."""
-    interpolation: Interpolation | None = None
-    """Interpolation of resizing, always antialiased (default: with `weights` the network's own, else bilinear)."""
-    mean: tuple[float, float, float] | None = None
-    """Mean of red, green and blue, of values from 0 to 1, that is subtracted (default: with `weights` the network's
-    own, else ImageNet's)."""
-    std: tuple[float, float, float] | None = None
-    """Standard deviation of red, green and blue that is divided by (default: as for `mean`)."""
-    crop_mode: CropMode | None = None
-    """Evaluation: center resizes the short side, squash both sides, before the center crop (default: with `weights` the
-    network's own, else center)."""
-    bit_depth: BitDepth = "auto"
-    """Classifiers: bits in use of 16-bit images (auto: from the largest value of a sample, the same for all images)."""
-    limit_train: int | None = None
-    """Use only so many training images, evenly spread over the set (scenes: generate so many)."""
-    limit_val: int | None = None
-    """Use only so many validation images, evenly spread over the set (scenes: generate so many)."""
-    scene_distance: int | None = None
-    """Scenes: pixels between the reference patch and the nearest shape (default: half the image size)."""
+    resize: int | None = advanced(None)
+    """Size of the short side before the center crop in evaluation, in pixels (default: the model's with
+    `weights`, else `image_size` * 256/224, or none if the images fit)."""
+    crop_pct: float | None = advanced(None)
+    """Fraction of the short side kept by the center crop in evaluation, such as 0.875; instead of `resize`."""
+    interpolation: Interpolation | None = advanced(None)
+    """Interpolation for resizing, with antialiasing (default: the model's with `weights`, else bilinear)."""
+    mean: tuple[float, float, float] | None = advanced(None)
+    """Mean of the RGB channels, for values in [0, 1] (default: the model's with `weights`, else ImageNet's)."""
+    std: tuple[float, float, float] | None = advanced(None)
+    """Standard deviation of the RGB channels (default: as for `mean`)."""
+    crop_mode: CropMode | None = advanced(None)
+    """In evaluation, resize the short side (center) or both sides (squash) before the center crop (default: the
+    model's with `weights`, else center)."""
+    bit_depth: BitDepth = advanced("auto")
+    """Used bits of 16-bit images; auto measures a sample of images."""
+    limit_train: int | None = advanced(None)
+    """Maximum number of training images, evenly spread; for scenes the number to generate."""
+    limit_val: int | None = advanced(None)
+    """Maximum number of validation images, evenly spread; for scenes the number to generate."""
+    scene_distance: int | None = advanced(None)
+    """Generated scenes: pixels between the reference patch and the nearest shape (default: half of
+    `image_size`)."""
     workers: int = 0
-    """DataLoader workers per process (0: main process); batches are bit-identical for any number."""
+    """DataLoader workers per process; batches are bit-identical for any number."""
 
     def __post_init__(self) -> None:
         """Check values that do not depend on the images; `~` becomes the home folder."""
@@ -231,24 +233,25 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """Random augmentations of training images."""
+    """Augmentation."""
 
-    random_crop: Literal["auto", "resized", "pad", "none"] = "auto"
-    """resized: a random part; pad: shifted by up to `pad` pixels; auto: pad for small images, none for scenes."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Share of the image's area that a resized crop takes, from and to."""
-    pad: int = 4
-    """Pixels of black border around the image before a crop of its own size (`random_crop` pad)."""
-    hflip: float = 0.5
+    random_crop: Literal["auto", "resized", "pad", "none"] = advanced("auto")
+    """Random crop: resized, pad (shift by up to `pad` pixels) or none; auto is pad for small images, none for
+    scenes, else resized."""
+    crop_scale: tuple[float, float] = advanced((0.08, 1.0))
+    """Range of the area fraction of a resized crop."""
+    pad: int = advanced(4)
+    """Padding in pixels before a pad crop."""
+    hflip: float = advanced(0.5)
     """Probability of a horizontal flip."""
-    auto_augment: Literal["none", "randaugment", "trivialaugment"] = "none"
-    """RandAugment or TrivialAugment."""
-    ra_magnitude: int = 9
+    auto_augment: Literal["none", "randaugment", "trivialaugment"] = advanced("none")
+    """Auto-augment policy."""
+    ra_magnitude: int = advanced(9)
     """Magnitude of RandAugment, 0 to 30."""
-    color_jitter: float = 0.0
-    """Random change of brightness, contrast and saturation by up to this factor."""
-    erasing: float = 0.0
-    """Probability of erasing a random rectangle."""
+    color_jitter: float = advanced(0.0)
+    """Strength of brightness, contrast and saturation jitter, 0 to 1."""
+    erasing: float = advanced(0.0)
+    """Probability of random erasing."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gcnet.arguments import advanced
 from gcnet.comparison.settings import RecipeChoices
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
@@ -12,15 +13,13 @@ SCALES = ("full", "small")
 
 @dataclass(frozen=True)
 class ReproduceSettings:
-    """Train the networks in a table of GCNet's paper, or only count what they cost, beside what was published.
+    """Train the models of a table of the GCNet paper, or count their costs, beside published numbers.
 
-    `scale=small` trains the same rows in a small network (cifar_resnet20) on small images, in minutes to hours on a
-    CPU; full is the published protocol (COCO: 1x, batch norms over all images; ImageNet: 40 epochs from a trained
-    network). Interrupted, the same command goes on. With `cost_only` nothing is trained: accuracies stand there as they
-    were published, each with its source. Where none is known, there is none.
+    `scale=small` trains the rows as cifar_resnet20 on small images; `scale=full` is the published protocol (COCO: 1x,
+    synchronized batch norms; ImageNet: 40 epochs from a trained model). The same command resumes an interrupted run.
+    With `cost_only`, accuracies are the published ones.
 
-    For example:
-
+    Examples:
       gcnet reproduce --list
       gcnet reproduce --table design --cost-only
       gcnet reproduce --table design pooling-fusion --scale small --data cifar10 --weights resnet20.th
@@ -28,31 +27,30 @@ class ReproduceSettings:
     """
 
     table: tuple[str, ...] = ()
-    """Tables by name, or all. Rows that several of them share are trained once."""
+    """Names of tables, or all; rows in several tables are trained once."""
     list: bool = False
     """List the tables."""
     cost_only: bool = False
-    """Only count what the networks cost."""
+    """Count the costs of the models without training."""
     scale: Literal["full", "small"] | None = None
-    """Train the rows: full or small."""
+    """Train the models: full is the published protocol, small takes minutes to hours on a CPU."""
     weights: str | None = None
-    """With `scale`: trained weights of the plain network that all start from, of COCO's detectors of the backbone: a
-    file or "pretrained" (torchvision's IMAGENET1K_V1, as in the paper). Without it small networks train from random
-    weights, with the preset scratch."""
+    """Initial weights with `scale`, for COCO of the backbone: a file, or "pretrained" (IMAGENET1K_V1) (default:
+    random, for small only)."""
     seeds: int | None = None
-    """With `scale`: number of seeds (default: 3 of small, 1 of full)."""
-    seed: int = 0
-    """With `scale`: the first seed."""
+    """Number of seeds (default: 3 for small, 1 for full)."""
+    seed: int = advanced(0)
+    """First seed."""
     data: DataSettings = field(default_factory=lambda: DataSettings(data="cifar10"))
     recipe: RecipeChoices = field(default_factory=RecipeChoices)
     device: str = "auto"
-    """auto (cuda if there is one), cpu, cuda or cuda:N."""
+    """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Precision: float32, or mixed precision (autocast) in bf16 or fp16."""
+    """Precision: float32, or mixed precision in bf16 or fp16."""
     jobs: int | None = None
-    """Trainings at a time, each with its share of the cores (default: one per core, 4 at most; on a GPU one)."""
+    """Number of parallel trainings (default: one per CPU core, at most 4; one on a GPU)."""
     output: str | None = None
-    """With `scale`: folder for the runs and the tables (default: runs/reproduce-TABLE-SCALE)."""
+    """Folder for runs and tables (default: runs/reproduce-TABLE-SCALE)."""
 
     def __post_init__(self) -> None:
         """Refuse what says nothing, or two things."""

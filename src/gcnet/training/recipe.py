@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from gcnet.arguments import advanced
 from gcnet.errors import unknown
 from gcnet.training.checks import require
 
@@ -88,65 +89,67 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class RecipeSettings:
-    """How it is trained; what is not given comes from the preset."""
+    """Training recipe."""
 
     preset: Literal["scratch", "finetune", "1x", "2x"] | None = None
-    """scratch (120 epochs, lr 0.1 for 128 images), or finetune: new blocks in a trained classifier (40, lr 0.02);
-    detectors: 1x (12 epochs, lr 0.02 for 16 images) or 2x (24), as in the paper (default: scratch; of detectors 1x)."""
+    """Recipe: scratch (120 epochs) or finetune (40 epochs) for classifiers, 1x (12 epochs) or 2x (24 epochs) for
+    detectors (default: scratch or 1x)."""
     epochs: float | None = None
-    """Epochs (default: the preset's)."""
-    steps: int | None = None
-    """Optimizer steps, instead of `epochs`."""
+    """Number of epochs (default: from `preset`)."""
+    steps: int | None = advanced(None)
+    """Number of optimizer steps, instead of `epochs`."""
     batch_size: int | None = None
-    """Global batch size, over all processes and micro-batches (default: 128; of 1x and 2x 16; fewer for fewer training
-    images)."""
-    grad_accumulation: int = 1
-    """Gradient accumulation: micro-batches per step; less memory, the same gradient except for batch statistics."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Global batch size, over all GPUs and accumulation steps (default: 128; 16 for 1x and 2x; at most the
+    number of training images)."""
+    grad_accumulation: int = advanced(1)
+    """Gradient accumulation steps per optimizer step; `batch_size` includes them."""
+    optimizer: Literal["sgd", "adamw"] = advanced("sgd")
     """Optimizer."""
     lr: float | None = None
-    """Peak learning rate (default: the preset's, scaled linearly with the batch size)."""
-    momentum: float = 0.9
+    """Peak learning rate (default: 0.1 for scratch, 0.02 for the other presets with SGD, scaled linearly with
+    `batch_size`)."""
+    momentum: float = advanced(0.9)
     """SGD momentum."""
-    nesterov: bool = False
-    """Nesterov momentum."""
-    weight_decay: float | None = None
+    nesterov: bool = advanced(False)
+    """Use Nesterov momentum."""
+    weight_decay: float | None = advanced(None)
     """Weight decay (default: 1e-4 for SGD, 0.05 for AdamW)."""
-    decay_all: bool = True
-    """Weight decay on norms and biases too; `decay_all=False` excludes them."""
-    block_lr_mult: float = 1.0
-    """Learning-rate factor of inserted blocks."""
-    schedule: Literal["cosine", "step", "constant"] | None = None
-    """Learning-rate schedule after warm-up (default: cosine; of 1x and 2x step)."""
-    milestones: tuple[float, ...] | None = None
-    """Milestones of the step schedule, as fractions of the run (default: the preset's)."""
-    lr_gamma: float = 0.1
-    """Factor of the learning rate at each milestone."""
-    min_lr: float = 0.0
+    decay_all: bool = advanced(True)
+    """Apply weight decay to norms and biases, too."""
+    block_lr_mult: float = advanced(1.0)
+    """Learning-rate multiplier of inserted blocks."""
+    schedule: Literal["cosine", "step", "constant"] | None = advanced(None)
+    """Learning-rate schedule after warm-up (default: cosine; step for 1x and 2x)."""
+    milestones: tuple[float, ...] | None = advanced(None)
+    """Milestones of the step schedule, as fractions of the run (default: from `preset`)."""
+    lr_gamma: float = advanced(0.1)
+    """Learning-rate factor at each milestone."""
+    min_lr: float = advanced(0.0)
     """Final learning rate of the cosine schedule."""
-    warmup_epochs: float | None = None
-    """Epochs of linear warm-up (default: the preset's, at most a tenth of the run)."""
-    warmup_start_factor: float | None = None
-    """Warm-up start factor (default: 1/warm-up steps; of 1x and 2x 1/3)."""
-    clip_grad_norm: float | None = None
-    """Gradient clipping by L2 norm; 0 disables it (default: off; of 1x and 2x 35)."""
-    label_smoothing: float = 0.0
+    warmup_epochs: float | None = advanced(None)
+    """Epochs of linear warm-up (default: 5 for scratch, 0 for finetune, 500 steps for 1x and 2x; at most a tenth
+    of the run)."""
+    warmup_start_factor: float | None = advanced(None)
+    """Learning-rate factor at the first warm-up step (default: 1/warm-up steps; 1/3 for 1x and 2x)."""
+    clip_grad_norm: float | None = advanced(None)
+    """Maximum gradient norm, 0 to disable (default: 35 for 1x and 2x, else 0)."""
+    label_smoothing: float = advanced(0.0)
     """Label smoothing."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """balanced: weight the loss by n / (k * n_c), for n_c of n images in k classes."""
-    sampling: Literal["uniform", "balanced"] = "uniform"
-    """balanced: draw every class equally often; images of rare classes repeat within an epoch."""
-    mixup: float = 0.0
-    """Mixup alpha; 0 disables it; with `cutmix`, one of the two is drawn per step."""
-    cutmix: float = 0.0
-    """CutMix alpha; 0 disables it."""
-    ema_decay: float | None = None
-    """Decay of an exponential moving average of the weights, which is then evaluated and saved."""
-    freeze: tuple[str, ...] | None = None
-    """Glob patterns of parameters to freeze, such as 'layer1.*'; running statistics of their batch norms are frozen too
-    (default: none; of 1x and 2x the stem and c2, if the detector starts from weights)."""
-    freeze_bn_stats: bool = False
-    """Freeze running statistics of batch norms (they run in evaluation mode)."""
+    class_weights: Literal["none", "balanced"] = advanced("none")
+    """Class weights in the loss; balanced is n / (k * n_c) for n_c of n images in k classes."""
+    sampling: Literal["uniform", "balanced"] = advanced("uniform")
+    """Sampling of training images; balanced draws all classes equally often, with repetition."""
+    mixup: float = advanced(0.0)
+    """Mixup alpha, 0 to disable; with `cutmix`, each step uses one of the two."""
+    cutmix: float = advanced(0.0)
+    """CutMix alpha, 0 to disable."""
+    ema_decay: float | None = advanced(None)
+    """Decay of the exponential moving average of weights, which is evaluated and saved (default: no average)."""
+    freeze: tuple[str, ...] | None = advanced(None)
+    """Glob patterns of parameters to freeze, such as 'layer1.*'; their batch-norm statistics are frozen, too
+    (default: none; the stem and c2 for 1x and 2x with initial weights)."""
+    freeze_bn_stats: bool = advanced(False)
+    """Freeze running statistics of batch norms."""
 
     def __post_init__(self) -> None:
         """Refuse unknown names and contradictions."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_type_hints
 
-from gcnet.arguments import has_type
+from gcnet.arguments import advanced, has_type
 from gcnet.data.settings import LARGEST_SIDE, AugmentSettings, DataSettings
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.renamed import OLD_VALUES, new_name, renamed
@@ -23,28 +23,31 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """The network, and the blocks that are put into it."""
+    """Model and context blocks."""
 
     model: str = "gc_cifar_resnet20"
-    """Network by name (`gcnet models` lists them); gc_, snl_, se_ or nl_ in front puts that block into it."""
+    """Model name (`gcnet models` lists them); a prefix such as gc_, snl_, se_ or nl_ inserts that block."""
     weights: str | None = None
-    """Start from these weights of the plain network or the one with blocks: a file, "pretrained" (torchvision's DEFAULT
-    or timm's first), or the name of published ones, such as IMAGENET1K_V1 or a1_in1k."""
+    """Initial weights of the model, with or without blocks: a file, "pretrained", or a published version such as
+    IMAGENET1K_V1 or a1_in1k (default: random)."""
     block: str | None = None
-    """Block to insert (`gcnet blocks` lists them)."""
-    ratio: float | None = None
-    """Reduction ratio r of the block: its bottleneck has C/r channels."""
-    stages: tuple[int, ...] | None = None
-    """Stages that get the block, in the paper's numbers: 2 to 5 (c2 to c5), in a CIFAR network 1 to 3."""
-    blocks: tuple[int, ...] | None = None
-    """Residual blocks of each stage that get it, by index; negative counts from the end."""
-    position: str | None = None
-    """Place within the residual block: after_norm, after_add or after_conv2."""
-    insert_at: tuple[str, ...] | None = None
-    """Modules whose output gets the block, instead of stages: names or patterns of them such as layer3.*, names of
-    their types, or c3 for a stage (default: what suits the network, which is then said)."""
-    block_options: tuple[str, ...] = ()
-    """Options of the block as NAME=VALUE, such as pooling=average."""
+    """Context block to insert (`gcnet blocks` lists them)."""
+    ratio: float | None = advanced(None)
+    """Reduction ratio r of the block: C/r bottleneck channels (default: 16; 4 in CIFAR models)."""
+    stages: tuple[int, ...] | None = advanced(None)
+    """Stages that get the block: 2 to 5 (c2 to c5), in CIFAR models 1 to 3 (default: as published for the
+    block)."""
+    blocks: tuple[int, ...] | None = advanced(None)
+    """Indices of the residual blocks within each stage that get the block; negative ones count from the end
+    (default: all)."""
+    position: str | None = advanced(None)
+    """Position in the residual block: after_norm, after_add or after_conv2 (default: as published for the
+    block)."""
+    insert_at: tuple[str, ...] | None = advanced(None)
+    """Modules whose output gets the block, instead of `stages`: names, patterns such as 'layer3.*', types, or c2
+    to c5."""
+    block_options: tuple[str, ...] = advanced(())
+    """Block options as NAME=VALUE, such as pooling=average."""
 
     def __post_init__(self) -> None:
         """Check what needs no look at the network."""
@@ -89,34 +92,34 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class DetectorSettings:
-    """What only a detector has."""
+    """Detector."""
 
     backbone_weights: str | None = None
-    """Start the backbone from a plain classifier's weights: a file of ours, timm's or torchvision's, or "pretrained"
-    (published)."""
-    conventions: Literal["mmdet", "torchvision"] = "mmdet"
+    """Initial weights of the backbone: a classifier's file, "pretrained", or a published version (default:
+    random)."""
+    conventions: Literal["mmdet", "torchvision"] = advanced("mmdet")
     """Implementation to match exactly: anchors, box coder, RoIAlign, resizing, mask pasting."""
-    norm: Literal["eval_stats", "frozen", "batch", "sync"] | None = None
-    """Batch norms of the backbone: eval_stats (running statistics as loaded, affine parameters trained), frozen, batch,
-    or sync (SyncBatchNorm on GPUs). Default: eval_stats if the detector starts from weights, else batch."""
-    box_head: Literal["2fc", "4conv1fc"] = "2fc"
-    """Box head; 4conv1fc has batch norms in all heads and in the feature pyramid."""
-    min_size: tuple[int, ...] | None = None
-    """Short side in pixels that images are resized to (default: 800; of small networks 64); of several, each training
-    image gets one at random (multi-scale training), and evaluation the last."""
-    max_size: int | None = None
-    """Long side in pixels that images are at most resized to (default: 1333; of small networks 64)."""
-    anchor_sizes: tuple[float, ...] | None = None
-    """Sides in pixels of the square anchors, one a level of the pyramid (default: 32 64 128 256 512)."""
-    rois_per_image: int | None = None
-    """RoIs sampled per image for the heads, 25 % positive (default: 512)."""
-    detections_per_image: int | None = None
-    """Detections of an image that the detector gives at most (default: 100; COCO's AP counts 100 of each class)."""
-    large_scale_jitter: tuple[float, float] | None = None
-    """Large-scale jitter: resize by a random factor from and to, such as 0.1 2.0, and cut or pad to a square of the
-    short side."""
-    empty_images: bool = False
-    """Train on images without objects too."""
+    norm: Literal["eval_stats", "frozen", "batch", "sync"] | None = advanced(None)
+    """Batch norm of the backbone: eval_stats (fixed running statistics, trained affine), frozen, batch, or sync
+    (SyncBatchNorm on GPUs) (default: eval_stats with initial weights, else batch)."""
+    box_head: Literal["2fc", "4conv1fc"] = advanced("2fc")
+    """Box head; 4conv1fc also has batch norms in the FPN and all heads."""
+    min_size: tuple[int, ...] | None = advanced(None)
+    """Size of the short side in pixels; several for multi-scale training, the last for evaluation (default: 800;
+    64 in small models)."""
+    max_size: int | None = advanced(None)
+    """Maximum size of the long side in pixels (default: 1333; 64 in small models)."""
+    anchor_sizes: tuple[float, ...] | None = advanced(None)
+    """Anchor size in pixels for each FPN level (default: 32 64 128 256 512)."""
+    rois_per_image: int | None = advanced(None)
+    """RoIs sampled per image to train the heads, 25 % positive (default: 512)."""
+    detections_per_image: int | None = advanced(None)
+    """Maximum detections per image (default: 100)."""
+    large_scale_jitter: tuple[float, float] | None = advanced(None)
+    """Range of random resizing for large-scale jitter, such as 0.1 2.0; images are cropped or padded to a
+    square."""
+    empty_images: bool = advanced(False)
+    """Train on images without objects, too."""
 
     def __post_init__(self) -> None:
         """Check what needs no look at the network."""
@@ -144,18 +147,18 @@ class DetectorSettings:
 
 @dataclass(frozen=True)
 class MachineSettings:
-    """Where it runs, and in which numbers."""
+    """Device and precision."""
 
     device: str = "auto"
-    """auto (cuda if there is one), cpu, cuda or cuda:N; under torchrun each process takes its own GPU."""
+    """Device: cpu, cuda or cuda:N; auto uses CUDA if available. Under torchrun, each process uses its own GPU."""
     seed: int = 0
-    """Random seed: initial weights, data order, augmentation, dropout."""
+    """Random seed for initial weights, data order, augmentation and dropout."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Precision: float32, or mixed precision (autocast) in bf16 or fp16 (fp16 with loss scaling)."""
-    channels_last: bool = False
-    """Channels-last memory for network and images (faster on recent GPUs)."""
-    deterministic: bool = False
-    """Deterministic GPU kernels: slower, and a resumed run is then exact to the bit on a GPU too."""
+    """Precision: float32, or mixed precision in bf16 or fp16 (fp16 with loss scaling)."""
+    channels_last: bool = advanced(False)
+    """Use the channels_last memory format."""
+    deterministic: bool = advanced(False)
+    """Use deterministic GPU kernels: slower, but a resumed run is bit-exact."""
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -166,22 +169,22 @@ class MachineSettings:
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """What the run leaves behind, and when."""
+    """Output."""
 
     output: str | None = None
-    """Run folder, which must not exist yet (default: runs/NAME, with a number behind it where that is taken)."""
-    save_every_steps: int | None = None
+    """New run folder (default: runs/NAME, numbered if it exists)."""
+    save_every_steps: int | None = advanced(None)
     """Save a checkpoint every N steps."""
-    save_every_epochs: float | None = 1.0
+    save_every_epochs: float | None = advanced(1.0)
     """Save a checkpoint every N epochs."""
-    save_every_minutes: float | None = None
+    save_every_minutes: float | None = advanced(None)
     """Save a checkpoint every N minutes."""
-    evaluate_every: float = 1.0
-    """Evaluate every N epochs, and always at the end."""
-    log_every: int = 10
+    evaluate_every: float = advanced(1.0)
+    """Evaluate every N epochs, and at the end."""
+    log_every: int = advanced(10)
     """Log to metrics.jsonl every N steps."""
-    plots: bool = True
-    """Draw learning curves, confusion matrix and a sample of training images."""
+    plots: bool = advanced(True)
+    """Plot learning curves, the confusion matrix and sample images."""
 
     def __post_init__(self) -> None:
         """Check the intervals."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gcnet.arguments import POSITIONAL
+from gcnet.arguments import POSITIONAL, advanced
 from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.errors import UserError
 
@@ -14,43 +14,47 @@ _OF_STATISTICS = ("data", "download_dir", "batch_size", "scene_distance", "seed"
 
 @dataclass(frozen=True)
 class AnalyzeSettings:
-    """Show what a trained network attends to in images, or measure over a data set how much that depends on where.
+    """Draw attention maps of a trained model, or measure how much its attention depends on the query.
 
-    Images become PNG files, and one page on which a click shows the map of that query in every layer. `statistics`
-    gives the average distances between positions of inputs, outputs and attention (Table 1 of the paper) for every
-    layer, and says where a gc block would do. Channel weights of gates are drawn by class. Of a detector, the backbone
-    is shown and measured.
+    For images, writes PNG files and a page that shows the map of any query position in every layer. With `statistics`,
+    writes the average distances between positions of inputs, outputs and attention (Table 1 of the paper). Channel
+    weights of gates are drawn by class. For a detector, its backbone is analyzed.
+
+    Examples:
+      gcnet analyze runs/first photo.jpg
+      gcnet analyze runs/first --statistics --data photos
     """
 
     model: str = field(metadata=POSITIONAL)
-    """Model file, run folder (its best weights), or a network by name (then with `weights`)."""
+    """Model file, run folder (its best weights are used), or a model name with `weights`."""
     images: tuple[Path, ...] = field(default=(), metadata=POSITIONAL)
-    """Image files, or folders that are searched for images."""
+    """Image files, or folders to search for images."""
     weights: str | None = None
-    """Weights for a network by name: a file, "pretrained", or the name of published ones such as IMAGENET1K_V1."""
+    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
     points: tuple[str, ...] = ("auto",)
-    """Query points: auto (four of different colours), grid (three by three), or X,Y from 0 to 1 each, such as
-    0.5,0.25 for half the width and a quarter of the height."""
+    """Query points: auto (four of different colors), grid (3 x 3), or X,Y in [0, 1] such as 0.5,0.25."""
     statistics: bool = False
-    """Measure the distances over the images of `data` instead."""
+    """Measure query dependence over `data` instead of drawing maps."""
     data: str | None = None
-    """Statistics: scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or
-    a CSV. For detectors scenes, scenes-control, a folder laid out as COCO publishes its own, or an annotation file."""
-    download_dir: str = "data"
-    """Statistics: folder of downloaded data sets (cifar10, cifar100)."""
-    scene_distance: int | None = None
-    """Statistics, scenes: pixels between the reference patch and the nearest shape (default: half of a 64 px image)."""
-    seed: int = 0
-    """Statistics: seed of generated scenes."""
-    batch_size: int | None = None
-    """Statistics of classifiers: images at a time (default: 8); those of a detector go one by one."""
+    """Data for `statistics`: scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with
+    class folders, or a CSV. Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation
+    file."""
+    download_dir: str = advanced("data")
+    """Folder of downloaded data sets (cifar10, cifar100)."""
+    scene_distance: int | None = advanced(None)
+    """Generated scenes: pixels between the reference patch and the nearest shape (default: half of a 64-pixel
+    image)."""
+    seed: int = advanced(0)
+    """Random seed of generated scenes."""
+    batch_size: int | None = advanced(None)
+    """Batch size of classifiers (default: 8; detectors use 1)."""
     limit: int | None = None
-    """Use only so many images, evenly spread over all (default: 12 for pictures, 100 for statistics)."""
+    """Maximum number of images, evenly spread (default: 12 for maps, 100 for statistics)."""
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
     device: str = "auto"
-    """auto (cuda if there is one), cpu, cuda or cuda:N."""
+    """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
     output: Path = Path("analysis")
-    """Folder for the pictures and the page, or for statistics.csv and statistics.png."""
+    """Folder for images and index.html, or for statistics.csv and statistics.png."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""

@@ -13,30 +13,32 @@ _OF_ANNOTATIONS = ("fix",)
 
 @dataclass(frozen=True)
 class CheckDataSettings:
-    """Find the problems of a data set before training.
+    """Find issues of a data set before training.
 
-    Annotations in COCO's format: invalid entries, and a copy without them; of a folder also images in several splits.
-    Class folders or a CSV: unreadable and skipped files, duplicates, images in several splits, sizes, class balance.
+    COCO annotations: invalid entries, and images in several splits. Class folders or a CSV: damaged and skipped files,
+    duplicates, images in several splits, image sizes, class balance. The exit code is 0 without issues, else 1.
 
-    Exit code 0 for clean data, 1 where problems were found.
+    Examples:
+      gcnet check-data photos
+      gcnet check-data annotations.json --images images --fix fixed.json
+      gcnet check-data data.yaml --convert annotations.json
     """
 
     data: Path = field(metadata=POSITIONAL)
-    """An annotation file (JSON), a folder of class folders, or a CSV."""
+    """Annotation file (JSON), folder of class folders, or CSV."""
     images: Path | None = None
-    """Folder of the images of an annotation file, each of which is then read, or of a CSV."""
+    """Image folder of an annotation file or CSV; images of annotations are read only if it is given."""
     fix: Path | None = None
-    """Annotations: write a copy without the problems to this file, which must not exist yet."""
+    """Write a copy of the annotations without issues to this new file."""
     convert: Path | None = None
-    """Convert YOLO labels (a data.yaml, or a folder) or Pascal VOC annotations (a folder) to COCO annotations in this
-    JSON file; with splits, one file for each: NAME_train.json, NAME_val.json."""
+    """Convert YOLO labels (data.yaml or folder) or Pascal VOC annotations (folder) to COCO annotations in this
+    new JSON file; splits become NAME_train.json, NAME_val.json."""
     output: Path | None = None
-    """Folder for the report (JSON) and pictures: images.png (of annotations with `images`), of annotations also
-    labels.png."""
+    """Folder for a JSON report and images.png; for annotations also labels.png."""
     max_listed: int = 5
-    """Problems of each kind that are printed; the report has them all."""
+    """Issues printed for each kind; the report lists all."""
     workers: int = min(8, os.cpu_count() or 1)
-    """Images read at a time."""
+    """Number of images read in parallel (default: number of CPU cores, at most 8)."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""

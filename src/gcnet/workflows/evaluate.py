@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gcnet.arguments import advanced
 from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.errors import UserError
 
@@ -12,51 +13,55 @@ _OF_NETWORKS = ("weights", "batch_size", "workers", "device")
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Measure how well a trained network does on the validation images of a data set.
+    """Evaluate a trained model: accuracy of a classifier, COCO average precision of a detector.
 
-    A classifier by its accuracy, a detector by COCO's average precision of boxes and masks; which it is, the model file
-    says. Damaged images are skipped, counted and named. Also runs in several processes under torchrun.
+    Damaged images are skipped and listed. Under torchrun, the processes share the images.
+
+    Examples:
+      gcnet evaluate --model runs/first --data photos
+      gcnet evaluate --model resnet50 --weights pretrained --data imagenet --limit 1000
+      gcnet evaluate --results detections.json --data coco
     """
 
     model: str | None = None
-    """Model file, run folder (its best weights), or a network by name (then with `weights`)."""
+    """Model file, run folder (its best weights are used), or a model name with `weights`."""
     weights: str | None = None
-    """Weights for a network by name: a file, "pretrained", or the name of published ones such as IMAGENET1K_V1."""
+    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
     data: str = "scenes"
-    """scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or a CSV. For
-    detectors scenes, scenes-control, a folder of images with COCO annotations, or an annotation file (JSON)."""
-    val: str | None = None
-    """Validation data, where `data` are the training data of `gcnet train`."""
-    images: str | None = None
-    """Folder of the images of a CSV or an annotation file (default: found beside it)."""
-    val_fraction: float | None = None
-    """Evaluate the share of `data` that `gcnet train` held out with the same `val_fraction` and `seed`."""
+    """Data: scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
+    or a CSV. Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation file."""
+    val: str | None = advanced(None)
+    """Validation data, if `data` holds training data only, as in training."""
+    images: str | None = advanced(None)
+    """Image folder of a CSV or annotation file (default: found beside it)."""
+    val_fraction: float | None = advanced(None)
+    """Evaluate the fraction of `data` held out in training with the same `val_fraction` and `seed`."""
     results: Path | None = None
-    """Evaluate the detections in this file (JSON, COCO's result format) instead of a model's."""
-    download_dir: str = "data"
+    """Evaluate these detections (JSON in COCO's result format) instead of a model."""
+    download_dir: str = advanced("data")
     """Folder of downloaded data sets (cifar10, cifar100)."""
-    download: bool = False
-    """Fetch cifar10 or cifar100 where they are missing; without it the network is never used."""
+    download: bool = advanced(False)
+    """Download cifar10 or cifar100 if missing; nothing is downloaded otherwise."""
     limit: int | None = None
-    """Use only so many images, evenly spread over the set (scenes: generate so many)."""
-    scene_distance: int | None = None
-    """Scenes: pixels between the reference patch and the nearest shape (default: half of a 64 px image)."""
+    """Maximum number of images, evenly spread; for scenes the number to generate."""
+    scene_distance: int | None = advanced(None)
+    """Generated scenes: pixels between the reference patch and the nearest shape (default: half of a 64-pixel
+    image)."""
     batch_size: int | None = None
-    """Images per batch, in each process (default: 64; of detectors 1)."""
-    detections_per_image: int | None = None
-    """Detectors: detections of an image at most (default: as trained, 100; COCO's AP counts 100 of each class)."""
+    """Batch size per process (default: 64; 1 for detectors)."""
+    detections_per_image: int | None = advanced(None)
+    """Detectors: maximum detections per image (default: as trained, 100)."""
     workers: int = 0
-    """Loading processes; 0 loads in the main process."""
+    """DataLoader workers per process."""
     device: str = "auto"
-    """auto (cuda if there is one), cpu, cuda or cuda:N; under torchrun each process takes its own GPU."""
-    seed: int = 0
-    """Seed of generated scenes, and of the choice of images with `val_fraction`."""
+    """Device: cpu, cuda or cuda:N; auto uses CUDA if available. Under torchrun, each process uses its own GPU."""
+    seed: int = advanced(0)
+    """Random seed of generated scenes, and of `val_fraction`."""
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
-    repair: bool = True
-    """Detectors: repair or skip invalid annotations, and report them; `repair=False` evaluates on the annotations as
-    pycocotools loads them."""
+    repair: bool = advanced(True)
+    """Detectors: repair or skip invalid annotations; without it, they are evaluated as pycocotools reads them."""
     output: Path | None = None
-    """Folder for results.json, per_class.csv and pictures; of detectors also for detections.json and worst.html."""
+    """Folder for results.json, per_class.csv and plots; for detectors also detections.json and worst.html."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, before anything is loaded."""

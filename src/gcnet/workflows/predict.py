@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gcnet.arguments import POSITIONAL
+from gcnet.arguments import POSITIONAL, advanced
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError, printable
 
@@ -18,39 +18,42 @@ _OF_DETECTORS = ("threshold", "classes", "detections_per_image")
 class PredictSettings:
     """Predict the classes of images with a classifier, or the objects in them with a detector.
 
-    Which it is, the model file says. Damaged files are skipped and named. Exit code 0 if at least one image worked,
-    1 if none did.
+    Damaged files are skipped and listed. The exit code is 0 if at least one image could be read, else 1.
+
+    Examples:
+      gcnet predict photo.jpg --model runs/first
+      gcnet predict photos --model detector.safetensors --threshold 0.7 --output annotated
     """
 
     paths: tuple[Path, ...] = field(metadata=POSITIONAL)
-    """Image files, or folders that are searched for images."""
+    """Image files, or folders to search for images."""
     model: str
-    """Model file, run folder (its best weights), or a network by name (then with `weights`)."""
+    """Model file, run folder (its best weights are used), or a model name with `weights`."""
     weights: str | None = None
-    """Weights for a network by name: a file, "pretrained", or the name of published ones such as IMAGENET1K_V1."""
+    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
     top: int | None = None
-    """Classifiers: how many classes to give for each image (default: 5)."""
+    """Classifiers: number of classes to print (default: 5)."""
     threshold: float | None = None
-    """Detectors: give objects with a score above this, from 0 to 1 (default: 0.5)."""
+    """Detectors: minimum score, 0 to 1 (default: 0.5)."""
     classes: str | None = None
-    """Detectors: give objects of these classes only, their names separated by commas."""
-    detections_per_image: int | None = None
-    """Detectors: objects of an image at most, the best ones (default: as trained, 100)."""
+    """Detectors: only these classes, separated by commas."""
+    detections_per_image: int | None = advanced(None)
+    """Detectors: maximum detections per image (default: as trained, 100)."""
     json: str | None = None
-    """Write the predictions as JSON to this file; - for standard output. Those of detectors are laid out as COCO's
-    annotations: images, categories and annotations, the latter with scores and compressed masks."""
+    """Write predictions to this JSON file (- for standard output); detections in COCO's annotation format with
+    scores."""
     output: Path | None = None
-    """Classifiers: write a contact sheet of the images with their classes to this PNG file. Detectors: write a picture
-    of each image with its objects into this folder."""
+    """Classifiers: write a contact sheet to this PNG file. Detectors: write an annotated copy of each image to
+    this folder."""
     csv: Path | None = None
-    """Write the predictions as a table to this CSV file: a row for each image and class, or for each object."""
+    """Write predictions to this CSV file, a row for each class or object."""
     overwrite: bool = False
-    """Replace files of `json`, `csv` and `output` that exist already."""
+    """Overwrite existing files of `json`, `csv` and `output`."""
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
     batch_size: int | None = None
-    """Images at a time (default: 32; of detectors 1)."""
+    """Batch size (default: 32; 1 for detectors)."""
     device: str = "auto"
-    """auto (cuda if there is one), cpu, cuda or cuda:N."""
+    """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from gcnet.arguments import POSITIONAL
+from gcnet.arguments import POSITIONAL, advanced
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.workflows.analyze import AnalyzeSettings
@@ -17,41 +17,46 @@ _SHARED = ("weights", "data", "download_dir", "scene_distance", "seed", "limit",
 
 @dataclass(frozen=True)
 class SimplifySettings:
-    """Replace non-local blocks whose attention does not depend on the query by simpler blocks, in a new model file.
+    """Replace query-independent non-local blocks by simpler blocks, and write a new model file.
 
-    Which those are is measured on your data, as by gcnet analyze --statistics. The new blocks start from the weights of
-    the old ones: snl takes over attention and output, gc the attention alone. Says the accuracy before and after.
+    Query dependence is measured on `data`, as by gcnet analyze --statistics. snl blocks take over attention and output
+    weights, gc blocks only attention. Accuracy is printed before and after.
+
+    Example:
+      gcnet simplify runs/first --data photos --output simple.safetensors
     """
 
     model: str = field(metadata=POSITIONAL)
-    """Model file, run folder (its best weights), or a network by name (then with `weights`)."""
+    """Model file, run folder (its best weights are used), or a model name with `weights`."""
     data: str
-    """scenes (generated), scenes-control, cifar10, cifar100, a folder with val/ or with class folders, or a CSV."""
+    """Data: scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
+    or a CSV."""
     output: Path
-    """The new model file (.safetensors)."""
+    """New model file (.safetensors)."""
     block: Literal["snl", "gc"] = "snl"
-    """What to put there: snl, the same where all queries are the same, or gc, which is then to be trained."""
-    ratio: float | None = None
-    """gc: channels over those of its bottleneck (default: 16, in the small networks 4)."""
+    """Replacement: snl is equivalent for query-independent blocks; gc needs further training."""
+    ratio: float | None = advanced(None)
+    """Reduction ratio of gc blocks (default: 16; 4 in CIFAR models)."""
     threshold: float | None = None
-    """Average cosine distance up to which maps, and what is added, count as the same for all queries (default: 0.1)."""
+    """Maximum cosine distance between positions at which a block counts as query-independent (default: 0.1)."""
     all: bool = False
-    """Replace every block that can be, whatever its distances."""
+    """Replace all non-local blocks, whatever their distance."""
     weights: str | None = None
-    """Weights for a network by name: a file, "pretrained", or the name of published ones such as IMAGENET1K_V1."""
-    download_dir: str = "data"
+    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
+    download_dir: str = advanced("data")
     """Folder of downloaded data sets (cifar10, cifar100)."""
-    scene_distance: int | None = None
-    """Scenes: pixels between the reference patch and the nearest shape (default: half of a 64 px image)."""
-    seed: int = 0
-    """Seed of generated scenes."""
+    scene_distance: int | None = advanced(None)
+    """Generated scenes: pixels between the reference patch and the nearest shape (default: half of a 64-pixel
+    image)."""
+    seed: int = advanced(0)
+    """Random seed of generated scenes."""
     limit: int | None = None
-    """Use only so many images, evenly spread (default: 100 for the distances, all for the accuracy)."""
+    """Maximum number of images, evenly spread (default: 100 to measure distances, all for accuracy)."""
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
-    batch_size: int | None = None
-    """Images at a time (default: 8 for the distances, 64 for the accuracy)."""
+    batch_size: int | None = advanced(None)
+    """Batch size (default: 8 to measure distances, 64 for accuracy)."""
     device: str = "auto"
-    """auto (cuda if there is one), cpu, cuda or cuda:N."""
+    """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, before anything is loaded."""

@@ -290,7 +290,7 @@ def annotation_file(data: str, flag: str, split: str) -> Path:
         place = printable(path)
         raise UserError(
             f"{place} holds {label_format.name}: convert them to COCO annotations by gcnet check-data {place} "
-            "`convert=FILE.json`"
+            "--convert FILE.json"
         )
     if not files and path.is_dir() and (nested := describe_nested_labels(path)):
         raise UserError(
