@@ -122,7 +122,7 @@ def test_a_comparison_goes_on_with_the_same_settings(copy, monkeypatch, capsys):
     monkeypatch.chdir(folder.parent)
     flags = "--blocks none,gc --steps 4 --limit-train 32 --limit-val 16 --batch-size 8 --no-control --jobs 1"
     assert main(["compare", *flags.split(), "--warmup-start-factor", "0.5", "--output", "compare"]) == 0
-    assert "2 of 2 trainings are done already" in capsys.readouterr().out
+    assert "2 of 2 trainings are finished already" in capsys.readouterr().out
     assert json.loads((folder / "results.json").read_text())["format_version"] == FORMAT_VERSION
     assert read_results(folder / "results.json").runs == read_results(FILES / "compare" / "results.json").runs
 

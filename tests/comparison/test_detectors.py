@@ -13,7 +13,7 @@ from comparison.small import Listener, small, small_detectors
 from gcnet.cli import main
 from gcnet.comparison.experiment import run_comparison
 from gcnet.comparison.pictures import sample_pictures
-from gcnet.comparison.plan import Variant, check_names, create_variant, describe, plan
+from gcnet.comparison.plan import Variant, check_names, create_variant, plan_trainings, training_settings
 from gcnet.comparison.results import read_results
 from gcnet.comparison.settings import CompareSettings, RecipeChoices
 from gcnet.data.scenes import CATEGORIES, OBJECTS
@@ -21,7 +21,7 @@ from gcnet.errors import UserError
 from gcnet.insertion import context_parameters, insertion_records
 from gcnet.models.create import create_model
 from gcnet.tasks.detection.costs import MeasuredDetector
-from gcnet.tasks.registry import filled, open_task, task_of
+from gcnet.tasks.registry import open_task, task_of, with_defaults
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import DetectorSettings
 
@@ -58,7 +58,7 @@ def test_published_placement_of_detectors_is_that_of_their_backbone() -> None:
 
 
 def test_what_is_set_for_detectors_reaches_every_training() -> None:
-    trainings = plan(replace(SETTINGS, control=True, seeds=2), epochs=1, variants={})
+    trainings = plan_trainings(replace(SETTINGS, control=True, seeds=2), epochs=1, variants={})
     assert len(trainings) == 8
     assert {training.settings.detector for training in trainings} == {SETTINGS.detector}
     assert {training.settings.data.data for training in trainings} == {"scenes", "scenes-control"}
@@ -66,12 +66,12 @@ def test_what_is_set_for_detectors_reaches_every_training() -> None:
 
 def test_the_demonstration_of_detectors_is_shorter_and_of_fewer_scenes() -> None:
     demonstration = CompareSettings(model="mask_rcnn_scenes_resnet")
-    recipe = filled(describe(demonstration, "none", {})).recipe
+    recipe = with_defaults(training_settings(demonstration, "none", {})).recipe
     assert (recipe.length(400), recipe.batch_size, recipe.schedule, recipe.optimizer) == (400, 8, "cosine", "adamw")
-    data = describe(demonstration, "none", {}).data
+    data = training_settings(demonstration, "none", {}).data
     assert (data.limit_train, data.limit_val) == (3_200, 200)
     named = replace(demonstration, recipe=RecipeChoices(preset="2x"))
-    assert filled(describe(named, "none", {})).recipe.schedule == "step"
+    assert with_defaults(training_settings(named, "none", {})).recipe.schedule == "step"
 
 
 def test_a_detector_with_a_block_in_its_name_is_refused() -> None:
@@ -105,12 +105,14 @@ def test_the_identity_of_a_comparison_has_options_of_detectors_only_for_detector
 def test_the_size_of_images_is_that_of_the_evaluation(
     model: str, detector: DetectorSettings, size: tuple[int, int]
 ) -> None:
-    task = open_task(filled(describe(replace(SETTINGS, model=model, detector=detector), "none", {})), Processes())
+    task = open_task(
+        with_defaults(training_settings(replace(SETTINGS, model=model, detector=detector), "none", {})), Processes()
+    )
     assert task_of(task.settings.network.model).input_size(task) == size
 
 
 def test_detection_data_are_described_and_shown_with_their_objects() -> None:
-    task = open_task(filled(describe(SETTINGS, "none", {})), Processes())
+    task = open_task(with_defaults(training_settings(SETTINGS, "none", {})), Processes())
     words = task.describe_data(task_of(task.settings.network.model).input_size(task))
     assert (
         words == "6 training and 3 validation images, 3 classes of objects, resized to a long side of at most 32 pixels"
@@ -177,17 +179,17 @@ def test_a_comparison_of_detectors_leaves_mask_and_box_ap(tmp_path: Path, monkey
 
 @pytest.mark.slow
 def test_the_peak_memory_of_a_detector_is_measured_in_a_process_of_its_own() -> None:
-    task = open_task(filled(describe(SETTINGS, "none", {})), Processes())
-    on = gcnet.comparison.measure.Circumstances(3, (32, 32), 3, "cpu", 1, task.flops)
+    task = open_task(with_defaults(training_settings(SETTINGS, "none", {})), Processes())
+    spec = gcnet.comparison.measure.MeasurementSpec(3, (32, 32), 3, "cpu", 1, task.flops)
     precision = gcnet.analysis.timing.Precision()
-    (peak,) = gcnet.comparison.measure._peak_memories(replace(SETTINGS, blocks="none"), {}, on, precision)
+    (peak,) = gcnet.comparison.measure._peak_memories(replace(SETTINGS, blocks="none"), {}, spec, precision)
     assert (peak or 0) > 1_000_000
 
 
 def test_frozen_parts_of_the_recipe_are_frozen_when_a_detector_is_measured() -> None:
     detector = DetectorSettings(backbone_weights="pretrained")
     settings = CompareSettings(model="mask_rcnn_resnet18", blocks="none", detector=detector, data=SETTINGS.data)
-    assert filled(describe(settings, "none", {})).recipe.freeze
+    assert with_defaults(training_settings(settings, "none", {})).recipe.freeze
     network = create_variant(replace(settings, detector=DetectorSettings()), "none", {}, 3)
     model = gcnet.comparison.measure._runnable(settings, network, 3)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}

@@ -81,7 +81,7 @@ def test_an_interrupted_comparison_goes_on_with_what_is_not_done(
     written = done.stat().st_mtime_ns
     listener = Listener()
     continued = run_comparison(settings=settings, reporter=listener)
-    assert "1 of 2 trainings are done already" in listener.lines
+    assert "1 of 2 trainings are finished already" in listener.lines
     assert done.stat().st_mtime_ns == written
     assert [run.scores for run in continued.runs] == [run.scores for run in whole.runs]
     assert [run.curve for run in continued.runs] == [run.curve for run in whole.runs]
@@ -100,7 +100,7 @@ def test_a_signal_in_the_middle_of_a_training_saves_it_and_the_same_command_resu
                 os.kill(os.getpid(), signal.SIGTERM)
 
     settings = small(images, tmp_path / "cut")
-    with pytest.raises(Stopped, match="SIGTERM; the same command goes on"):
+    with pytest.raises(Stopped, match="SIGTERM; repeat the command to resume"):
         run_comparison(settings=settings, reporter=Interrupting())
     assert not (tmp_path / "cut" / "runs" / "main-gc-seed0.json").exists()
     listener = Listener()
@@ -220,7 +220,7 @@ def test_ctrl_c_ends_with_code_130_and_leaves_no_process_behind(images: Path, tm
     os.killpg(process.pid, signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert complaint.decode().strip() == "gcnet: stopped by SIGINT; the same command goes on"
+    assert complaint.decode().strip() == "gcnet: stopped by SIGINT; repeat the command to resume"
     assert _is_group_gone(process.pid, seconds=30)
 
 

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from comparison.small import small
-from gcnet.comparison.plan import Variant, check_names, create_variant, data_settings, placement, plan, recipe_settings
+from gcnet.comparison.plan import (
+    Variant,
+    check_names,
+    create_variant,
+    data_settings,
+    placement,
+    plan_trainings,
+    recipe_settings,
+)
 from gcnet.comparison.settings import CompareSettings, RecipeChoices
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
@@ -17,7 +25,7 @@ SAME = CompareSettings(model="cifar_resnet20", data=DataSettings(data="somewhere
 
 
 def test_all_blocks_are_trained_with_the_same_recipe_data_and_seeds() -> None:
-    trainings = plan(replace(SAME, seeds=2, seed=5), epochs=10, variants={})
+    trainings = plan_trainings(replace(SAME, seeds=2, seed=5), epochs=10, variants={})
     assert [(training.seed, training.block) for training in trainings] == [
         (seed, block) for seed in (5, 6) for block in ("none", "se", "nl_embedded_gaussian", "snl", "gc")
     ]
@@ -76,10 +84,12 @@ def test_a_ratio_is_given_to_the_blocks_that_have_one() -> None:
 
 def test_scenes_have_a_control_setting_with_no_block_and_gc_alone() -> None:
     settings = CompareSettings(model="cifar_resnet20")
-    control = [training for training in plan(settings, epochs=2, variants={}) if training.setting == "control"]
+    control = [
+        training for training in plan_trainings(settings, epochs=2, variants={}) if training.setting == "control"
+    ]
     assert [training.block for training in control] == ["none", "gc"]
     assert {training.settings.data.data for training in control} == {"scenes-control"}
-    main = plan(settings, epochs=2, variants={})[0].settings.data
+    main = plan_trainings(settings, epochs=2, variants={})[0].settings.data
     assert replace(control[0].settings.data, data="scenes") == main
 
 
@@ -110,8 +120,8 @@ def test_the_number_of_scenes_can_be_chosen() -> None:
 
 
 def test_a_run_is_evaluated_ten_times_or_once_an_epoch() -> None:
-    assert plan(SAME, epochs=2, variants={})[0].settings.output.evaluate_every == pytest.approx(0.2)
-    assert plan(SAME, epochs=40, variants={})[0].settings.output.evaluate_every == 1.0
+    assert plan_trainings(SAME, epochs=2, variants={})[0].settings.output.evaluate_every == pytest.approx(0.2)
+    assert plan_trainings(SAME, epochs=40, variants={})[0].settings.output.evaluate_every == 1.0
 
 
 @pytest.mark.parametrize(
@@ -161,7 +171,7 @@ def test_an_entry_may_have_options_and_a_ratio_of_its_own() -> None:
     assert found == {"block": "gc", "ratio": 2, "block_options": ("pooling=average", "fusion=scale")}
     network = create_variant(settings, "gc:pooling=average:fusion=scale", {}, 3)
     assert insertion_records(network)[0]["options"] == {"pooling": "average", "fusion": "scale"}
-    assert plan(settings, epochs=2, variants={})[3].name == "main-gc-pooling=average-fusion=scale-seed0"
+    assert plan_trainings(settings, epochs=2, variants={})[3].name == "main-gc-pooling=average-fusion=scale-seed0"
 
 
 def test_a_variant_decides_its_own_places() -> None:

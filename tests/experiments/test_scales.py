@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gcnet.comparison.plan import Variant, check_names, create_variant, describe
+from gcnet.comparison.plan import Variant, check_names, create_variant, training_settings
 from gcnet.comparison.settings import CompareSettings
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
@@ -73,7 +73,7 @@ def test_the_full_protocol_of_coco_is_1x_with_norms_over_all_images() -> None:
     settings = ReproduceSettings(table=("design",), scale="full", weights="backbone.pth", data=DataSettings("coco"))
     (series,) = series_of(find_tables(settings.table), small=False)
     compared = comparison_settings(settings, series)
-    training = describe(compared, "+1 NL", series.variants)
+    training = training_settings(compared, "+1 NL", series.variants)
     assert (training.recipe.preset, training.detector.norm) == ("1x", "sync")
     assert (training.detector.backbone_weights, training.network.weights) == ("backbone.pth", None)
     assert (training.network.block, training.network.stages, training.network.blocks) == (

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gcnet.analysis.cost import analytic_flops, count_flops, count_parameters
-from gcnet.experiments.rows import SOURCES, Published, build_linear_bottleneck, build_relu_bottleneck
+from gcnet.experiments.rows import SOURCES, PublishedResult, build_linear_bottleneck, build_relu_bottleneck
 from gcnet.experiments.tables import TABLES
 from gcnet.experiments.text import RowCost, count_table
 from gcnet.models.create import create_model
@@ -37,7 +37,7 @@ def gc(channels: int, ratio: int) -> int:
     return 2 * channels * width + 2 * channels + 3 * width + 1
 
 
-def published() -> list[Published]:
+def published() -> list[PublishedResult]:
     return [
         value
         for table in TABLES.values()
@@ -93,7 +93,7 @@ def test_with_strides_in_the_first_convolution_the_published_multiply_adds_come_
     for layer in (model.layer2, model.layer3, model.layer4):
         layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
     found = TABLES["imagenet"].rows[-1].multiply_adds
-    assert found == Published("3.87", "ECA")
+    assert found == PublishedResult("3.87", "ECA")
     assert f"{count_flops(model, (1, 3, 224, 224)) / 2e9:.2f}" == found.value
 
 

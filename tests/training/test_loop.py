@@ -17,7 +17,7 @@ from torch import nn
 from gcnet.errors import UserError
 from gcnet.storage import StorageError
 from gcnet.training.checkpoint import load_state
-from gcnet.training.loop import Session
+from gcnet.training.loop import TrainingLoop
 from gcnet.training.progress import Lines as PlainLines
 from gcnet.training.progress import Silent
 from gcnet.training.run_folder import create_folder
@@ -55,15 +55,15 @@ def run(folder, *, at=None, steps=50, task=None, reporter=None, recipe=None, **o
     network = nn.Sequential(tiny_network(dropout=0.3, batch_norm=True), Noise())
     trainer = toy_trainer(task, network, steps=steps, ema_decay=0.9, grad_accumulation=3, **(recipe or {}))
     settings = OutputSettings(**({"save_every_steps": 7, "save_every_epochs": None, "log_every": 4} | output))
-    session = Session(trainer, folder, output=settings, reporter=reporter or Silent(), seed=11)
+    loop = TrainingLoop(trainer, folder, output=settings, reporter=reporter or Silent(), seed=11)
     if folder.checkpoint.exists():
-        session.restore(load_state(folder.checkpoint))
+        loop.restore(load_state(folder.checkpoint))
     else:
         folder.rewind(0, 0)
     if at is not None:
         act_at(trainer, *at)
-    session.go()
-    return session
+    loop.run()
+    return loop
 
 
 def act_at(trainer, step, action):
@@ -114,9 +114,7 @@ def test_a_crash_at_any_step_and_a_resumption_give_the_bits_of_an_unbroken_run(w
             one, other = getattr(unbroken.trainer, name), getattr(resumed.trainer, name)
             assert bits(one) == bits(other), (step, name)
         assert without_times(folder.rows()) == without_times(unbroken_folder.rows()), step
-        assert (
-            resumed.record.best["top1" if "top1" in resumed.record.best else "score"] == unbroken.record.best["score"]
-        )
+        assert resumed.state.best["top1" if "top1" in resumed.state.best else "score"] == unbroken.state.best["score"]
         assert folder.last.read_text() == unbroken_folder.last.read_text()
         assert folder.best.read_text() == unbroken_folder.best.read_text()
 
@@ -170,8 +168,8 @@ def test_usr1_saves_and_goes_on(fresh):
     task = ToyTask()
     poisoned = task.whole_batch
     task.whole_batch = lambda step: (look() if step == 6 else None, poisoned(step))[1]
-    session = run(folder, at=(5, sent(signal.SIGUSR1)), task=task, save_every_steps=None)
-    assert session.trainer.step == 50
+    loop = run(folder, at=(5, sent(signal.SIGUSR1)), task=task, save_every_steps=None)
+    assert loop.trainer.step == 50
     assert steps == [5]
 
 
@@ -229,10 +227,10 @@ def test_a_standard_output_that_fails_does_not_end_the_run(whole, fresh, monkeyp
 def test_a_second_interrupt_ends_the_process_at_once_with_130():
     script = textwrap.dedent("""
         import os, signal, time
-        from gcnet.training.signals import signals_heard
-        with signals_heard() as wishes:
+        from gcnet.training.signals import handle_signals
+        with handle_signals() as request:
             os.kill(os.getpid(), signal.SIGINT)
-            assert wishes.stop == signal.SIGINT
+            assert request.stop == signal.SIGINT
             print("still here", flush=True)
             os.kill(os.getpid(), signal.SIGINT)
             print("not reached", flush=True)
@@ -292,11 +290,11 @@ def test_the_training_loss_of_an_epoch_is_the_mean_over_its_images(fresh):
     task, folder = ToyTask(), fresh()
     task.dropped = {3: [0, 4, 6]}
     sums = []
-    session = run(folder, steps=17, task=task, at=(99, crash), log_every=1)
+    loop = run(folder, steps=17, task=task, at=(99, crash), log_every=1)
     for row in folder.rows():
         if row["kind"] == "train":
             sums.append(row["loss"] * (9 if row["step"] == 4 else 12))
-    assert session.record.last["train_loss"] == pytest.approx(sum(sums) / (16 * 12 + 9), rel=1e-9)
+    assert loop.state.last["train_loss"] == pytest.approx(sum(sums) / (16 * 12 + 9), rel=1e-9)
 
 
 def test_a_line_that_a_crash_cut_off_is_dropped(fresh):
@@ -310,9 +308,9 @@ def test_a_line_that_a_crash_cut_off_is_dropped(fresh):
 
 
 def test_the_best_weights_are_those_of_the_best_evaluation(whole):
-    session, folder = whole
+    loop, folder = whole
     best = max(folder.evaluations(), key=lambda row: row["score"])
-    assert session.record.best == best
+    assert loop.state.best == best
     assert (folder.best.read_text() == folder.last.read_text()) == (best["step"] == 50)
 
 
@@ -324,9 +322,9 @@ def test_an_unreadable_image_is_named_once_and_counted(fresh):
                 yield batch
 
     folder, lines = fresh(), Lines()
-    session = run(folder, task=Unlucky(), reporter=lines)
+    loop = run(folder, task=Unlucky(), reporter=lines)
     assert [line for line in lines.said if "broken" in line] == ["skipped a/broken.png: truncated"]
-    assert session.record.last["skipped_in_all"] == 1
+    assert loop.state.last["skipped_in_all"] == 1
     assert folder.skipped.read_text() == "name,reason\na/broken.png,truncated\n"
 
 

@@ -25,7 +25,7 @@ def test_finetune_is_the_papers_second_stage():
     recipe = RecipeSettings(preset="finetune")
     assert recipe.length(steps_per_epoch=10) == 400
     assert recipe.peak_lr == 0.02
-    assert recipe.filled().schedule == "cosine"
+    assert recipe.with_defaults().schedule == "cosine"
     assert recipe.warmup_steps(10) == 0
     assert (recipe.optimizer, recipe.momentum, recipe.decay) == ("sgd", 0.9, 1e-4)
 
@@ -47,11 +47,11 @@ def test_what_is_given_overrides_the_preset():
 
 def test_a_resolved_recipe_leaves_nothing_open_and_means_the_same():
     recipe = RecipeSettings(epochs=2.5)
-    resolved = recipe.resolved(37)
+    resolved = recipe.with_steps(37)
     assert None not in (resolved.steps, resolved.lr, resolved.weight_decay, resolved.warmup_epochs)
     assert resolved.length(37) == recipe.length(37)
     assert resolved.warmup_steps(37) == recipe.warmup_steps(37)
-    assert resolved.resolved(37) == resolved
+    assert resolved.with_steps(37) == resolved
 
 
 REFUSED = {
@@ -169,11 +169,11 @@ def test_anchored_settings_do_not_depend_on_the_working_folder(tmp_path, monkeyp
     (tmp_path / "photos").mkdir()
     (tmp_path / "start.safetensors").touch()
     monkeypatch.chdir(tmp_path)
-    anchored = override(TrainSettings(), data="photos", weights="start.safetensors").anchored()
+    anchored = override(TrainSettings(), data="photos", weights="start.safetensors").with_absolute_paths()
     assert anchored.data.data == str(tmp_path / "photos")
     assert anchored.network.weights == str(tmp_path / "start.safetensors")
-    assert override(TrainSettings(), weights="pretrained").anchored().network.weights == "pretrained"
-    assert TrainSettings().anchored().data.data == "scenes"
+    assert override(TrainSettings(), weights="pretrained").with_absolute_paths().network.weights == "pretrained"
+    assert TrainSettings().with_absolute_paths().data.data == "scenes"
 
 
 def test_settings_cannot_be_changed():
@@ -212,4 +212,4 @@ def test_the_learning_rate_of_a_preset_is_scaled_with_the_batch() -> None:
 def test_only_a_default_batch_shrinks_to_the_number_of_images(
     given: dict[str, int], images: int, processes: int, expected: int | None
 ) -> None:
-    assert RecipeSettings(**given).fitted(images, processes).batch_size == expected  # type: ignore[arg-type]
+    assert RecipeSettings(**given).with_batch_size_for(images, processes).batch_size == expected  # type: ignore[arg-type]

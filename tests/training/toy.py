@@ -96,7 +96,7 @@ class ToyTask:
     def sample(self, device: torch.device) -> Points:
         return self.prepare(self.whole_batch(0), 0, device)
 
-    def answers(self, network: nn.Module, batch: Points) -> object:
+    def forward(self, network: nn.Module, batch: Points) -> object:
         return network(batch.inputs)
 
     def flops(self, network: nn.Module) -> int:

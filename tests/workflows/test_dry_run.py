@@ -10,7 +10,7 @@ from training.toy import ToyTask, toy_trainer
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
 def test_an_evaluation_is_timed_in_the_precision_of_the_run(precision, dtype):
     task, seen = ToyTask(), []
-    task.answers = lambda network, batch: seen.append(network(batch.inputs).dtype)
+    task.forward = lambda network, batch: seen.append(network(batch.inputs).dtype)
     assert _time_forward(toy_trainer(task, precision=precision), task.whole_batch(0)) > 0
     assert seen == [dtype]
 

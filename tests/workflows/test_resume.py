@@ -118,7 +118,7 @@ def test_data_that_moved_are_named_once(copy: Path) -> None:
 
 def test_a_run_without_a_checkpoint_says_that_it_starts_again(copy: Path) -> None:
     (copy / "run" / "checkpoint.safetensors").unlink(missing_ok=True)
-    assert any("no checkpoint.safetensors to go on from" in line for line in go_on(copy)[1])
+    assert any("no checkpoint.safetensors" in line for line in go_on(copy)[1])
 
 
 def test_names_that_are_no_text_are_recorded_and_compared(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_run_can_be_extended_and_its_schedule_follows_the_new_length(copy: Pat
     go_on(copy)
     result, said = go_on(copy, epochs=4.0)
     assert (result.steps, result.total_steps) == (20, 20)
-    assert any("on from step 15 of 20" in line for line in said)
+    assert any("resuming at step 15 of 20" in line for line in said)
     rows = [json.loads(line) for line in (copy / "run" / "metrics.jsonl").read_text().splitlines()]
     rates = {row["step"]: row["learning_rate"] for row in rows if row["kind"] == "train"}
     assert rates[15] < rates[16] > rates[20]
@@ -256,7 +256,7 @@ def test_the_command_takes_workers_device_and_length_beside_resume(
     short = ["--model", "cifar_resnet20", "--batch-size", "10", "--steps", "2", "--no-plots", "--workers", "1"]
     assert main(["train", "--data", str(data), "--output", str(run), *short]) == 0
     assert main(["train", "--resume", str(run), "--steps", "3", "--workers", "0", "--device", "cpu"]) == 0
-    assert "on from step 2 of 3" in capsys.readouterr().out
+    assert "resuming at step 2 of 3" in capsys.readouterr().out
     stored = open_folder(run)[1]
     assert (stored.recipe.steps, stored.data.workers, stored.machine.device) == (3, 0, "cpu")
     assert main(["train", "--resume", str(run), "--lr", "0.1"]) == 2

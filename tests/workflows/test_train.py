@@ -208,7 +208,7 @@ def test_without_an_output_runs_are_numbered(photos, tmp_path, monkeypatch):
 
 
 def test_an_existing_run_is_never_overwritten(photos, whole):
-    with pytest.raises(UserError, match="never overwritten; go on with `resume="):
+    with pytest.raises(UserError, match="never overwritten; resume it with `resume="):
         run_training(settings_for(photos, whole.folder), reporter=Silent())
 
 
@@ -285,7 +285,7 @@ def test_the_command_ends_a_stopped_run_with_the_documented_code(photos, tmp_pat
     with subprocess.Popen(
         [sys.executable, "-m", "gcnet", "train", "--resume", str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
     ) as process:
-        assert f"on from step {step} of 2500" in next(lines_of(process))
+        assert f"resuming at step {step} of 2500" in next(lines_of(process))
         process.kill()
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from gcnet.arguments import Argument, arguments_of, settings_from
 from gcnet.cli.parser import build_parser
-from gcnet.cli.synonyms import FLAGS, VALUES, similar_flag
+from gcnet.cli.synonyms import FLAGS, VALUE_SYNONYMS, similar_flag
 from gcnet.cli.wording import base_type, flag_of, flags_of, takes
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.renamed import new_flag, renamed
@@ -137,7 +137,7 @@ class _Line:
         if get_origin(kind) is Literal:
             choices = {str(choice): choice for choice in get_args(kind)}
             if text not in choices:
-                raise unknown(name, text, sorted(choices), synonyms=VALUES)
+                raise unknown(name, text, sorted(choices), synonyms=VALUE_SYNONYMS)
             return choices[text]
         try:
             return text if kind is bool else kind(text)

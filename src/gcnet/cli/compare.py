@@ -9,12 +9,12 @@ Settings = CompareSettings
 
 def run(settings: CompareSettings) -> int:
     """Compare, print the table and what it says; 130 or 143 after a signal, 3 for a loss that is not finite."""
-    from gcnet.cli.trainings import carry_out
+    from gcnet.cli.trainings import run_with_reporter
     from gcnet.comparison.experiment import output_folder, run_comparison
     from gcnet.comparison.report import FILES
     from gcnet.comparison.summary import terminal_text
 
-    return carry_out(
+    return run_with_reporter(
         settings.device,
         lambda reporter: run_comparison(settings=settings, reporter=reporter),
         lambda found: print(f"\n{terminal_text(found)}\n\n{', '.join(FILES)} in {output_folder(settings)}"),

@@ -35,10 +35,10 @@ def _count(settings: ReproduceSettings) -> int:
 
 
 def _train(settings: ReproduceSettings) -> int:
-    from gcnet.cli.trainings import carry_out
+    from gcnet.cli.trainings import run_with_reporter
     from gcnet.experiments.reproduce import train_tables
 
-    return carry_out(
+    return run_with_reporter(
         settings.device,
         lambda reporter: train_tables(settings, reporter=reporter),
         lambda found: _tell(settings, found),
@@ -47,7 +47,7 @@ def _train(settings: ReproduceSettings) -> int:
 
 def _tell(settings: ReproduceSettings, found: "Mapping[tuple[str, str], Measured]") -> None:
     """Write the tables of what was trained, and print them."""
-    from gcnet.experiments.reproduce import find_tables, output_folder
+    from gcnet.experiments.reproduce import find_tables, tables_folder
     from gcnet.experiments.text import measured_text
     from gcnet.storage import write_atomic
 
@@ -55,7 +55,7 @@ def _tell(settings: ReproduceSettings, found: "Mapping[tuple[str, str], Measured
     tables = {name: table for name, table in find_tables(settings.table).items() if name in trained}
     small = settings.scale == "small"
     text = "\n\n".join(measured_text(name, table, found, small=small) for name, table in tables.items())
-    write_atomic(output_folder(settings) / "tables.md", f"{text}\n".encode())
+    write_atomic(tables_folder(settings) / "tables.md", f"{text}\n".encode())
     print(
-        f"\n{text}\n\ntables.md in {output_folder(settings)}, and a report for each network in the folder of its name"
+        f"\n{text}\n\ntables.md in {tables_folder(settings)}, and a report for each network in the folder of its name"
     )

@@ -167,5 +167,5 @@ _VALUES = {
     ("linear",): "bilinear",
     ("adam",): "adamw",
 }
-VALUES = {name: value for names, value in _VALUES.items() for name in names} | dict(OLD_VALUES)
+VALUE_SYNONYMS = {name: value for names, value in _VALUES.items() for name in names} | dict(OLD_VALUES)
 """Value of a flag in another tool or an earlier version -> the value here."""

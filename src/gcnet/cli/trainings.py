@@ -14,7 +14,7 @@ from gcnet.training.settings import TrainSettings
 Result = TypeVar("Result")
 
 
-def carry_out(device: str, trainings: Callable[[Reporter], Result], tell: Callable[[Result], None]) -> int:
+def run_with_reporter(device: str, trainings: Callable[[Reporter], Result], tell: Callable[[Result], None]) -> int:
     """Carry out what takes a reporter and tell its result: 0, or the code of a signal or of a loss that is not finite.
 
     Of the processes of torchrun all take part, and the first alone speaks.

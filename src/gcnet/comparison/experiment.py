@@ -13,18 +13,18 @@ import torch
 from gcnet.arguments import plain_arguments
 from gcnet.blocks import Builder
 from gcnet.comparison.describe import describe_experiment, describe_machine
-from gcnet.comparison.measure import Circumstances, measure_costs
+from gcnet.comparison.measure import MeasurementSpec, measure_costs
 from gcnet.comparison.pictures import sample_pictures
-from gcnet.comparison.plan import Variant, Variants, check_names, describe, plan
+from gcnet.comparison.plan import Variant, Variants, check_names, plan_trainings, training_settings
 from gcnet.comparison.report import write_report
 from gcnet.comparison.results import BASELINE, Comparison, Cost
-from gcnet.comparison.runs import Workshop, carry_out
+from gcnet.comparison.runs import RunContext, run_all
 from gcnet.comparison.settings import CompareSettings
 from gcnet.devices import choose_device
 from gcnet.errors import UserError, printable
 from gcnet.renamed import FORMAT_VERSION, format_version, is_old, upgraded_comparison, upgraded_costs
 from gcnet.storage import LockedError, StorageError, locked, read_json, write_atomic
-from gcnet.tasks.registry import filled, open_task, task_of
+from gcnet.tasks.registry import open_task, task_of, with_defaults
 from gcnet.training.distributed import Processes, processes_joined
 from gcnet.training.progress import Reporter, Silent
 
@@ -39,8 +39,8 @@ def run_comparison(
 ) -> Comparison:
     """Train the same network with each block, measure accuracy (of detectors AP) and cost, and write the report.
 
-    Interrupted, the same call goes on: finished trainings stand, the ones in progress are resumed. Under torchrun all
-    processes share each training, one training at a time.
+    Repeat the call to resume an interrupted comparison. Under torchrun all processes share each training, one training
+    at a time.
 
     Args:
         blocks: names as in `--blocks`, or builders of your own (`channels -> module`); or variants by the name that
@@ -73,22 +73,22 @@ def _check_score(metric: str, settings: CompareSettings) -> None:
 
 def _compare(settings: CompareSettings, variants: Variants, processes: Processes, reporter: Reporter) -> Comparison:
     device = str(choose_device(settings.device))
-    task = open_task(describe(settings, BASELINE, variants), Processes())
-    training = filled(task.settings)
+    task = open_task(training_settings(settings, BASELINE, variants), Processes())
+    training = with_defaults(task.settings)
     _check_score(task.metric, settings)
     steps = training.recipe.length(task.steps_per_epoch)
-    training = replace(training, recipe=training.recipe.resolved(task.steps_per_epoch))
-    trainings = plan(settings, epochs=steps / task.steps_per_epoch, variants=variants)
+    training = replace(training, recipe=training.recipe.with_steps(task.steps_per_epoch))
+    trainings = plan_trainings(settings, epochs=steps / task.steps_per_epoch, variants=variants)
     size = task_of(settings.model).input_size(task)
     folder = processes.by_first(lambda: _open_folder(settings, variants))
     jobs, threads = _share_cores(settings.jobs, device, len(trainings)) if processes.world == 1 else (1, 1)
     with _only_writer(folder, processes):
         for note in task.notes():
             reporter.say(printable(note))
-        on = Circumstances(len(task.classes), size, training.recipe.images_per_step, device, jobs, task.flops)
+        spec = MeasurementSpec(len(task.classes), size, training.recipe.images_per_step, device, jobs, task.flops)
         with _removed_if_new(folder, processes):
-            costs, timing = processes.by_first(lambda: _costs(folder, settings, variants, on, reporter))
-        runs = carry_out(trainings, Workshop(settings, folder, jobs, threads, variants, steps, processes), reporter)
+            costs, timing = processes.by_first(lambda: _costs(folder, settings, variants, spec, reporter))
+        runs = run_all(trainings, RunContext(settings, folder, jobs, threads, variants, steps, processes), reporter)
         reporter.close()
         comparison = Comparison(
             model=settings.model,
@@ -202,7 +202,7 @@ def _refuse_changes(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str
         if before.get(name) != now.get(name):
             raise UserError(
                 f"{folder} holds a comparison with `{name}={before.get(name)}`, "
-                f"found {now.get(name)}; give another `output`, or the same settings to go on with it"
+                f"found {now.get(name)}; give another `output`, or the same settings to resume it"
             )
 
 
@@ -223,7 +223,7 @@ def _share_cores(jobs: int | None, device: str, trainings: int) -> tuple[int, in
 
 
 def _costs(
-    folder: Path, settings: CompareSettings, variants: Variants, on: Circumstances, reporter: Reporter
+    folder: Path, settings: CompareSettings, variants: Variants, spec: MeasurementSpec, reporter: Reporter
 ) -> tuple[dict[str, Cost], dict[str, int]]:
     """What an earlier attempt measured, or a new measurement."""
     path = folder / "costs.json"
@@ -236,7 +236,7 @@ def _costs(
         except (LookupError, TypeError, AttributeError) as error:
             raise StorageError(f"{printable(path)} is damaged; delete it to measure again") from error
     reporter.say("measuring parameters, FLOPs, time and memory of each block")
-    costs, timing = measure_costs(settings, variants, on, progress=reporter.advance)
+    costs, timing = measure_costs(settings, variants, spec, progress=reporter.advance)
     costs_by_block = {block: asdict(cost) for block, cost in costs.items()}
     content = {"format_version": FORMAT_VERSION, "costs": costs_by_block, "timing": timing}
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
@@ -252,8 +252,8 @@ def compare(
 ) -> Comparison:
     """Train the same network with each block, measure accuracy (of detectors AP) and cost, and write the report.
 
-    Interrupted, the same call goes on: finished trainings stand, the ones in progress are resumed. Under torchrun all
-    processes share each training, one training at a time.
+    Repeat the call to resume an interrupted comparison. Under torchrun all processes share each training, one training
+    at a time.
 
     Args:
         variants: instead of `blocks`, builders of your own (`channels -> module`) or names; or variants by the name

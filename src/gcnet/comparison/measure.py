@@ -18,12 +18,12 @@ from gcnet.analysis.timing import (
     interleaved_times,
     training_step_call,
 )
-from gcnet.comparison.plan import Variants, create_variant, describe
+from gcnet.comparison.plan import Variants, create_variant, training_settings
 from gcnet.comparison.results import BASELINE, Cost
 from gcnet.comparison.settings import CompareSettings
 from gcnet.insertion import inserted, insertion_records
 from gcnet.tasks.base import Task
-from gcnet.tasks.registry import filled, task_of
+from gcnet.tasks.registry import task_of, with_defaults
 from gcnet.training.optimizer import freeze
 from gcnet.training.trainer import AUTOCAST
 
@@ -31,8 +31,17 @@ REPETITIONS, SECONDS = 15, 20.0
 
 
 @dataclass(frozen=True)
-class Circumstances:
-    """What the networks are measured on: image_size is height and width in pixels, flops what counts those of one."""
+class MeasurementSpec:
+    """Conditions of the cost measurements.
+
+    Attributes:
+        num_classes: of the networks.
+        image_size: height and width in pixels.
+        batch_size: images per training step.
+        device: such as "cpu" or "cuda:0".
+        jobs: measurements of memory at a time.
+        flops: counts the FLOPs of one image.
+    """
 
     num_classes: int
     image_size: tuple[int, int]
@@ -45,7 +54,7 @@ class Circumstances:
 def measure_costs(
     settings: CompareSettings,
     variants: Variants,
-    on: Circumstances,
+    spec: MeasurementSpec,
     *,
     progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> tuple[dict[str, Cost], dict[str, int]]:
@@ -58,42 +67,42 @@ def measure_costs(
     progress(0, total, "measuring forward passes")
     precision = Precision(AUTOCAST[settings.precision], settings.channels_last)
     with torch.random.fork_rng(devices=[]):
-        networks = {block: create_variant(settings, block, variants, on.num_classes) for block in blocks}
-        plain = create_variant(settings, BASELINE, variants, on.num_classes)
-    models = {block: _runnable(settings, network, on.num_classes) for block, network in networks.items()}
-    batch = min(task.timed_images, on.batch_size)
-    images = torch.randn(batch, 3, *on.image_size, device=on.device)
+        networks = {block: create_variant(settings, block, variants, spec.num_classes) for block in blocks}
+        plain = create_variant(settings, BASELINE, variants, spec.num_classes)
+    models = {block: _runnable(settings, network, spec.num_classes) for block, network in networks.items()}
+    batch = min(task.timed_images, spec.batch_size)
+    images = torch.randn(batch, 3, *spec.image_size, device=spec.device)
     for model in models.values():
         fill_zero_parameters(model)
-        model.to(on.device)
+        model.to(spec.device)
     forward = interleaved_times(
         {block: forward_call(model, images, precision) for block, model in models.items()},
         repetitions=REPETITIONS,
         seconds=SECONDS,
-        device=on.device,
+        device=spec.device,
     )
     progress(1, total, "measuring training steps")
     step = interleaved_times(
         {block: training_step_call(model, images, precision) for block, model in models.items()},
         repetitions=REPETITIONS,
         seconds=SECONDS,
-        device=on.device,
+        device=spec.device,
     )
     peaks = {}
-    for block, peak in zip(blocks, _peak_memories(settings, variants, on, precision), strict=True):
+    for block, peak in zip(blocks, _peak_memories(settings, variants, spec, precision), strict=True):
         progress(len(peaks) + 2, total, f"measuring the memory of {block}")
         peaks[block] = peak
     costs = {
-        block: _cost(task, block, networks[block], plain, on, (forward[block], step[block]), peaks[block])
+        block: _cost(task, block, networks[block], plain, spec, (forward[block], step[block]), peaks[block])
         for block in blocks
     }
     repetitions = min(timing.repetitions for timing in (*forward.values(), *step.values()))
-    return costs, {"batch_size": len(images), "repetitions": repetitions, "memory_batch_size": on.batch_size}
+    return costs, {"batch_size": len(images), "repetitions": repetitions, "memory_batch_size": spec.batch_size}
 
 
 def _runnable(settings: CompareSettings, network: nn.Module, num_classes: int) -> nn.Module:
     """The network as time and memory are measured: what the recipe freezes is frozen, and a detector has objects."""
-    recipe = filled(describe(settings, BASELINE, {})).recipe
+    recipe = with_defaults(training_settings(settings, BASELINE, {})).recipe
     freeze(network, recipe.freeze or (), optional=recipe.preset_freeze)
     return task_of(settings.model).measured(network, num_classes)
 
@@ -103,16 +112,16 @@ def _build_runnable(settings: CompareSettings, block: str, variants: Variants, n
 
 
 def _peak_memories(
-    settings: CompareSettings, variants: Variants, on: Circumstances, precision: Precision
+    settings: CompareSettings, variants: Variants, spec: MeasurementSpec, precision: Precision
 ) -> Iterator[int | None]:
     """The peak memory of each block's network, in order; several are measured at a time."""
-    shape = (on.batch_size, 3, *on.image_size)
+    shape = (spec.batch_size, 3, *spec.image_size)
 
     def peak(block: str) -> int | None:
-        build = partial(_build_runnable, settings, block, variants, on.num_classes)
-        return training_step_peak_memory(build, shape, device=on.device, precision=precision)
+        build = partial(_build_runnable, settings, block, variants, spec.num_classes)
+        return training_step_peak_memory(build, shape, device=spec.device, precision=precision)
 
-    pool = ThreadPoolExecutor(on.jobs)
+    pool = ThreadPoolExecutor(spec.jobs)
     try:
         yield from pool.map(peak, settings.block_names())
     finally:  # also after Ctrl-C, which the processes that measure do not hear
@@ -126,13 +135,13 @@ def _cost(
     block: str,
     network: nn.Module,
     plain: nn.Module,
-    on: Circumstances,
+    spec: MeasurementSpec,
     times: tuple[Timing, Timing],
     peak_memory_bytes: int | None,
 ) -> Cost:
     forward, step = times
-    flops, parameters = on.flops(network), count_parameters(network)
-    body, _, size = task.body(network, on.image_size)
+    flops, parameters = spec.flops(network), count_parameters(network)
+    body, _, size = task.body(network, spec.image_size)
     shape = (1, 3, *size)
     places = [f"{place.name}.context" for insertion in inserted(body) for place in insertion.places]
     ratio = next((record["ratio"] for record in insertion_records(network) if record["ratio"] is not None), 16)
@@ -141,7 +150,7 @@ def _cost(
         parameters=parameters,
         added_parameters=parameters - count_parameters(plain),
         flops=flops,
-        added_flops=flops - on.flops(plain),
+        added_flops=flops - spec.flops(plain),
         analytic_flops=_analytic(block, submodule_input_shapes(body, shape, places), ratio),
         forward_seconds_min=forward.minimum,
         forward_seconds_median=forward.median,

@@ -12,7 +12,7 @@ from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, unknown
 from gcnet.insertion import insert
 from gcnet.models.registry import published_placement, split_name
-from gcnet.tasks.registry import build_network, filled, task_of
+from gcnet.tasks.registry import build_network, task_of, with_defaults
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import MachineSettings, NetworkSettings, OutputSettings, TrainSettings
 
@@ -139,10 +139,10 @@ def create_variant(settings: CompareSettings, name: str, variants: Variants, num
     """The network with one block; the host is built first, so that a seed gives it the same weights for every block."""
     if not variant_of(name, variants).is_own:
         return build_network(
-            filled(describe(settings, name, variants)), num_classes, image_size=settings.data.image_size
+            with_defaults(training_settings(settings, name, variants)), num_classes, image_size=settings.data.image_size
         )
     network = build_network(
-        filled(describe(settings, BASELINE, variants)), num_classes, image_size=settings.data.image_size
+        with_defaults(training_settings(settings, BASELINE, variants)), num_classes, image_size=settings.data.image_size
     )
     chosen = placement(settings, name, variants)
     block = chosen.pop("block")
@@ -178,7 +178,7 @@ def recipe_settings(settings: CompareSettings) -> RecipeSettings:
     return RecipeSettings(**(recipe | given))
 
 
-def plan(settings: CompareSettings, *, epochs: float, variants: Variants) -> list[Training]:
+def plan_trainings(settings: CompareSettings, *, epochs: float, variants: Variants) -> list[Training]:
     """All trainings, seed by seed; `epochs` is their length, over which ten evaluations or more are spread."""
     output = OutputSettings(
         save_every_epochs=None,
@@ -188,13 +188,18 @@ def plan(settings: CompareSettings, *, epochs: float, variants: Variants) -> lis
     )
     pairs = [(MAIN, block) for block in settings.block_names()] + [(CONTROL, b) for b in settings.control_blocks()]
     return [
-        Training(setting, block, seed, describe(settings, block, variants, setting=setting, seed=seed, output=output))
+        Training(
+            setting,
+            block,
+            seed,
+            training_settings(settings, block, variants, setting=setting, seed=seed, output=output),
+        )
         for seed in settings.seed_numbers()
         for setting, block in pairs
     ]
 
 
-def describe(
+def training_settings(
     settings: CompareSettings,
     block: str,
     variants: Variants,

@@ -25,25 +25,32 @@ from gcnet.tasks.registry import task_of
 from gcnet.training.distributed import Processes
 from gcnet.training.progress import Reporter, clock
 from gcnet.training.run_folder import RunFolder
-from gcnet.training.signals import signals_heard
+from gcnet.training.signals import handle_signals
 from gcnet.training.trainer import NonFiniteLoss
 
-_GLANCE = 1.0
+_POLL_SECONDS = 1.0
 
 
 class Stopped(Exception):
-    """A signal (SIGINT or SIGTERM) ended the comparison; what was running has saved its state."""
+    """Raised when SIGINT or SIGTERM ended the comparison; the running trainings have saved checkpoints."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on")
+        super().__init__(f"stopped by {signal.Signals(number).name}; repeat the command to resume")
         self.number = number
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Where and how trainings are carried out: how many at a time, the threads and the steps of each.
+class RunContext:
+    """Execution context of a comparison's trainings.
 
-    Of several `processes` all take part in every training, and the first alone writes.
+    Attributes:
+        settings: of the comparison.
+        folder: output folder.
+        jobs: trainings at a time.
+        threads: CPU threads per training.
+        variants: networks by block name, for blocks that a name alone does not describe.
+        steps: optimizer steps per training.
+        processes: all take part in every training; only the first writes.
     """
 
     settings: CompareSettings
@@ -55,14 +62,14 @@ class Workshop:
     processes: Processes
 
     def path(self, training: Training) -> Path:
-        """The run folder of a training."""
+        """Return the run folder of a training."""
         return self.folder / "runs" / training.name
 
     def result(self, training: Training) -> Run | None:
-        """What a finished training came to, or None.
+        """Read the result of a training, None if it is not finished.
 
         Raises:
-            StorageError: its file is damaged.
+            StorageError: the file is damaged.
         """
         path = self.path(training).with_suffix(".json")
         if not path.exists():
@@ -73,42 +80,50 @@ class Workshop:
             raise StorageError(f"{printable(path)} is damaged; delete it to read the training again") from error
 
 
-def carry_out(trainings: Sequence[Training], workshop: Workshop, reporter: Reporter) -> list[Run]:
-    """Train what is not trained yet, and return the results of all, in their order.
+def run_all(trainings: Sequence[Training], context: RunContext, reporter: Reporter) -> list[Run]:
+    """Run the trainings that are not finished.
+
+    Args:
+        trainings: of the comparison.
+        context: where and how they run.
+        reporter: of the progress.
+
+    Returns:
+        The results of all trainings, in the given order.
 
     Raises:
-        Stopped: a signal came; the trainings that were running have saved their state.
-        UserError: a training cannot be done; the others have saved their state.
-        NonFiniteLoss: a training met a loss that is not finite.
+        Stopped: a signal was received; the running trainings have saved checkpoints.
+        UserError: a training failed; the others have saved checkpoints.
+        NonFiniteLoss: a loss was not finite.
     """
-    (workshop.folder / "runs").mkdir(parents=True, exist_ok=True)
-    processes = workshop.processes
-    done = processes.by_first(lambda: [workshop.result(training) is not None for training in trainings])
+    (context.folder / "runs").mkdir(parents=True, exist_ok=True)
+    processes = context.processes
+    done = processes.by_first(lambda: [context.result(training) is not None for training in trainings])
     waiting = [training for training, is_done in zip(trainings, done, strict=True) if not is_done]
     if len(waiting) < len(trainings):
-        reporter.say(f"{len(trainings) - len(waiting)} of {len(trainings)} trainings are done already")
-    progress = _Progress(workshop, trainings, reporter)
-    if workshop.jobs == 1:
+        reporter.say(f"{len(trainings) - len(waiting)} of {len(trainings)} trainings are finished already")
+    progress = _Progress(context, trainings, reporter)
+    if context.jobs == 1:
         for training in waiting:
-            _train(training, workshop, progress.reporter_of(training))
+            _train(training, context, progress.reporter_of(training))
             progress.finished(training)
     else:
-        _carry_out_in_processes(waiting, workshop, progress)
-    return processes.by_first(lambda: [run for training in trainings if (run := workshop.result(training)) is not None])
+        _run_in_processes(waiting, context, progress)
+    return processes.by_first(lambda: [run for training in trainings if (run := context.result(training)) is not None])
 
 
-def _train(training: Training, workshop: Workshop, reporter: Reporter) -> None:
-    """Train, or go on with, one run in this process, and put down what it came to."""
+def _train(training: Training, context: RunContext, reporter: Reporter) -> None:
+    """Train or resume one run in this process and save its result."""
     from gcnet.workflows.resume import resume
     from gcnet.workflows.train import run_training
 
-    path = workshop.path(training)
-    is_own = variant_of(training.block, workshop.variants).is_own
-    build = partial(create_variant, workshop.settings, training.block, workshop.variants) if is_own else None
-    processes = workshop.processes
+    path = context.path(training)
+    is_own = variant_of(training.block, context.variants).is_own
+    build = partial(create_variant, context.settings, training.block, context.variants) if is_own else None
+    processes = context.processes
     # Waits for a process whose parent was killed, and which is saving its state.
     with locked(path.with_suffix(".lock"), wait=True) if processes.first else nullcontext():
-        if processes.by_first(lambda: workshop.result(training) is not None):
+        if processes.by_first(lambda: context.result(training) is not None):
             return
         if processes.by_first((path / "config.json").exists):
             result = resume(path, build_model=build, reporter=reporter)
@@ -117,10 +132,10 @@ def _train(training: Training, workshop: Workshop, reporter: Reporter) -> None:
             result = run_training(replace(training.settings, output=output), build_model=build, reporter=reporter)
         if result.stopped:
             raise Stopped(result.stopped)
-        processes.by_first(lambda: _put_down(training, path))
+        processes.by_first(lambda: _save_result(training, path))
 
 
-def _put_down(training: Training, path: Path) -> None:
+def _save_result(training: Training, path: Path) -> None:
     run = run_to_dict(_read_run(training, RunFolder(path)))
     write_atomic(path.with_suffix(".json"), json.dumps(run, indent=2).encode())
 
@@ -148,31 +163,31 @@ def _read_run(training: Training, folder: RunFolder) -> Run:
     )
 
 
-def _carry_out_in_processes(waiting: Sequence[Training], workshop: Workshop, progress: "_Progress") -> None:
-    queue, running = list(waiting), list[_Child]()
-    with signals_heard() as wishes:
+def _run_in_processes(waiting: Sequence[Training], context: RunContext, progress: "_Progress") -> None:
+    queue, running = list(waiting), list[_Worker]()
+    with handle_signals() as request:
         try:
-            while (queue or running) and not wishes.stop:
-                while queue and len(running) < workshop.jobs:
-                    running.append(_Child(queue.pop(0), workshop))
-                wait([child.process.sentinel for child in running], timeout=_GLANCE)
-                for child in [child for child in running if not child.process.is_alive()]:
-                    running.remove(child)
-                    child.check(stopping=bool(wishes.stop))
-                    progress.finished(child.training)
-                progress.look([child.training for child in running])
+            while (queue or running) and not request.stop:
+                while queue and len(running) < context.jobs:
+                    running.append(_Worker(queue.pop(0), context))
+                wait([worker.process.sentinel for worker in running], timeout=_POLL_SECONDS)
+                for worker in [worker for worker in running if not worker.process.is_alive()]:
+                    running.remove(worker)
+                    worker.check(stopping=bool(request.stop))
+                    progress.finished(worker.training)
+                progress.poll([worker.training for worker in running])
         finally:
-            for child in running:
-                child.process.terminate()
-            for child in running:
-                child.process.join()
-        if wishes.stop:
-            raise Stopped(wishes.stop)
+            for worker in running:
+                worker.process.terminate()
+            for worker in running:
+                worker.process.join()
+        if request.stop:
+            raise Stopped(request.stop)
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """A user's mistake or a loss that is not finite, on its way from a child."""
+    """Picklable form of an error in a worker process."""
 
     kind: str
     sentence: str
@@ -192,24 +207,24 @@ class _Failure:
         return (UserError if self.kind == UserError.__name__ else Failure)(f"{name}: {self.sentence}")
 
 
-class _Child:
-    """A process that does one training, with what it prints in a file beside its run folder."""
+class _Worker:
+    """A process that runs one training; its output goes to a log file beside the run folder."""
 
-    def __init__(self, training: Training, workshop: Workshop) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.training, self.log = training, workshop.path(training).with_suffix(".log")
-        self.receiver, sender = context.Pipe(duplex=False)
-        self.process: SpawnProcess = context.Process(target=_work, args=(sender, training, workshop, self.log))
+    def __init__(self, training: Training, context: RunContext) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.training, self.log = training, context.path(training).with_suffix(".log")
+        self.receiver, sender = spawn.Pipe(duplex=False)
+        self.process: SpawnProcess = spawn.Process(target=_worker_main, args=(sender, training, context, self.log))
         with signals_blocked(*FROM_TERMINAL):
             self.process.start()
         sender.close()
 
     def check(self, *, stopping: bool) -> None:
-        """Raise what the training met, in this process."""
+        """Raise the error of a worker that ended, if any."""
         self.process.join()
         try:
             failure = self.receiver.recv()
-        except EOFError:  # it ended without a word, which is how a training that worked ends
+        except EOFError:  # no message: the training succeeded
             failure = None
         self.receiver.close()
         if failure is not None:
@@ -218,13 +233,11 @@ class _Child:
         if code and not stopping:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             advice = "; the system may be out of memory: try a smaller `jobs`" if code == -signal.SIGKILL else ""
-            raise Failure(
-                f"the training {self.training.name} {how}{advice}; what it printed is in {printable(self.log)}"
-            )
+            raise Failure(f"the training {self.training.name} {how}{advice}; its output is in {printable(self.log)}")
 
 
-def _work(sender: Connection, training: Training, workshop: Workshop, log: Path) -> None:
-    """The life of a child: its words go to the log, and it saves its state and ends when its parent is gone."""
+def _worker_main(sender: Connection, training: Training, context: RunContext, log: Path) -> None:
+    """Worker entry point: logs to a file; saves a checkpoint and exits if the parent is gone."""
     with log.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
@@ -233,9 +246,9 @@ def _work(sender: Connection, training: Training, workshop: Workshop, log: Path)
 
     from gcnet.training.progress import Lines
 
-    torch.set_num_threads(workshop.threads)
+    torch.set_num_threads(context.threads)
     try:
-        _train(training, workshop, Lines())
+        _train(training, context, Lines())
     except Stopped as stopped:
         sys.exit(128 + stopped.number)
     except UserError as error:
@@ -248,65 +261,64 @@ def _work(sender: Connection, training: Training, workshop: Workshop, log: Path)
 
 
 class _Progress:
-    """Steps done over all trainings, told to a reporter."""
+    """Reports the steps of all trainings."""
 
-    def __init__(self, workshop: Workshop, trainings: Sequence[Training], reporter: Reporter) -> None:
-        self.workshop, self.trainings, self.reporter = workshop, trainings, reporter
+    def __init__(self, context: RunContext, trainings: Sequence[Training], reporter: Reporter) -> None:
+        self.context, self.trainings, self.reporter = context, trainings, reporter
         self._began = time.monotonic()
-        self.done = sum(workshop.result(training) is not None for training in trainings)
+        self.done = sum(context.result(training) is not None for training in trainings)
 
     def finished(self, training: Training) -> None:
-        """Say what a training came to."""
-        run = self.workshop.result(training)
+        """Report the result of a finished training."""
+        run = self.context.result(training)
         if run is None:
             return
         self.done += 1
-        what = _title(training)
         score = task_of(training.settings.network.model).scores(training.settings.network.model)[0]
         reached = f"{score.name} {100 * run.scores[score.column]:.1f}{score.unit}"
-        self.reporter.say(f"[{self.done}/{len(self.trainings)}] {what}: {reached} in {run.seconds:.0f} s")
+        self.reporter.say(f"[{self.done}/{len(self.trainings)}] {_label(training)}: {reached} in {run.seconds:.0f} s")
 
-    def look(self, running: Sequence[Training]) -> None:
-        """Count the steps of running trainings from what they have written."""
-        self.tell(sum(_steps_written(self.workshop.path(training)) for training in running), running)
+    def poll(self, running: Sequence[Training]) -> None:
+        """Report the steps that running trainings have logged."""
+        self.report(sum(_steps_written(self.context.path(training)) for training in running), running)
 
-    def tell(self, steps: int, running: Sequence[Training]) -> None:
-        """Tell the reporter how far all trainings are, with `steps` steps done in the running ones."""
-        total = self.workshop.steps * len(self.trainings)
-        names = ", ".join(map(_title, running))
+    def report(self, steps: int, running: Sequence[Training]) -> None:
+        """Report the steps of all trainings, of which `steps` are in the running ones."""
+        total = self.context.steps * len(self.trainings)
+        names = ", ".join(map(_label, running))
         self.reporter.advance(
-            min(self.done * self.workshop.steps + steps, total),
+            min(self.done * self.context.steps + steps, total),
             total,
             f"training {names}  {clock(time.monotonic() - self._began)}",
         )
 
     def reporter_of(self, training: Training) -> Reporter:
-        """A reporter for a training in this process, that passes on how far it is."""
-        return _Quiet(partial(self.tell, running=[training]))
+        """Return a reporter for a training in this process that forwards its steps."""
+        return _ProgressOnly(partial(self.report, running=[training]))
 
 
-class _Quiet:
-    """Passes on the steps of one training, and says nothing."""
+class _ProgressOnly:
+    """Reporter that forwards the steps of one training and drops its lines."""
 
-    def __init__(self, tell: partial[None]) -> None:
-        self._tell = tell
+    def __init__(self, report: partial[None]) -> None:
+        self._report = report
 
     def say(self, text: str) -> None:  # noqa: ARG002
-        """Nothing: the comparison says a line when the training is done."""
+        """Drop the line: the comparison prints one line per training."""
 
     def advance(self, step: int, total: int, text: str) -> None:  # noqa: ARG002
-        """Pass the step on."""
-        self._tell(step)
+        """Forward the step."""
+        self._report(step)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
-def _title(training: Training) -> str:
+def _label(training: Training) -> str:
     return f"{training.block}, seed {training.seed}" + (", control" if training.setting == "control" else "")
 
 
 def _steps_written(path: Path) -> int:
-    """The last step in the rows of a run that may be writing one at this moment."""
+    """Return the last logged step of a run, which may be writing a row at this moment."""
     rows = RunFolder(path).rows() if path.exists() else []
     return int(rows[-1]["step"]) if rows else 0

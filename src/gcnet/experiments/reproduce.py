@@ -8,7 +8,7 @@ from gcnet.comparison.experiment import run_comparison
 from gcnet.comparison.results import Comparison
 from gcnet.comparison.settings import CompareSettings
 from gcnet.errors import UserError, unknown
-from gcnet.experiments.rows import Table
+from gcnet.experiments.rows import PaperTable
 from gcnet.experiments.scales import SMALL_RATIO, Series, series_of
 from gcnet.experiments.settings import ReproduceSettings
 from gcnet.experiments.tables import TABLES
@@ -27,7 +27,7 @@ class Measured:
     name: str
 
 
-def find_tables(names: tuple[str, ...]) -> dict[str, Table]:
+def find_tables(names: tuple[str, ...]) -> dict[str, PaperTable]:
     """The tables by name, "all" being every one.
 
     Raises:
@@ -42,7 +42,7 @@ def find_tables(names: tuple[str, ...]) -> dict[str, Table]:
 def train_tables(settings: ReproduceSettings, *, reporter: Reporter | None = None) -> dict[tuple[str, str], Measured]:
     """Train every row of the tables over the seeds, and return what came out by table and label.
 
-    Interrupted, the same call goes on. Rows without a counterpart in small networks are missing at small scale.
+    Repeat the call to resume. Rows without a counterpart in small networks are missing at small scale.
 
     Raises:
         UserError: an unknown table, or settings that do not fit its networks.
@@ -62,7 +62,7 @@ def train_tables(settings: ReproduceSettings, *, reporter: Reporter | None = Non
     return found
 
 
-def output_folder(settings: ReproduceSettings) -> Path:
+def tables_folder(settings: ReproduceSettings) -> Path:
     """Where the runs and the tables are."""
     return Path(settings.output or f"runs/reproduce-{'-'.join(settings.table)}-{settings.scale}")
 
@@ -85,7 +85,7 @@ def comparison_settings(settings: ReproduceSettings, series: Series) -> CompareS
         device=settings.device,
         precision=settings.precision,
         jobs=settings.jobs,
-        output=str(output_folder(settings) / series.model),
+        output=str(tables_folder(settings) / series.model),
         **task.start_from(weights),
     )
 
@@ -94,7 +94,7 @@ def comparison_settings(settings: ReproduceSettings, series: Series) -> CompareS
 def reproduce(settings: ReproduceSettings, *, reporter: Reporter | None = None) -> dict[tuple[str, str], Measured]:
     """Train the rows of the paper's tables (`scale`), in full or in small networks.
 
-    Interrupted, the same call goes on. Rows without a counterpart in small networks are missing at small scale.
+    Repeat the call to resume. Rows without a counterpart in small networks are missing at small scale.
 
     Args:
         reporter: of the progress (default: none).

@@ -36,7 +36,7 @@ def _block(transform: nn.Module, channels: int, dims: int) -> ContextBlock:
 
 SOURCES: Mapping[str, str] = {
     "O": "README of github.com/xvjiarui/GCNet, commit 029db54",
-    "T1": "Table 1 of GCNet, arXiv 1904.11492",
+    "T1": "PaperTable 1 of GCNet, arXiv 1904.11492",
     "ECA": "table of ECA-Net, arXiv 1910.03151",
     "PVT": "table of PVT, arXiv 2102.12122",
 }
@@ -44,7 +44,7 @@ SOURCES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedResult:
     """A value with the digits that are printed, and the mark of its source in `SOURCES`."""
 
     value: str
@@ -52,7 +52,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One network of a table.
 
     Args:
@@ -67,13 +67,13 @@ class Row:
     label: str
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    parameters: Published | None = None
-    multiply_adds: Published | None = None
-    scores: tuple[Published, ...] = ()
+    parameters: PublishedResult | None = None
+    multiply_adds: PublishedResult | None = None
+    scores: tuple[PublishedResult, ...] = ()
 
 
 @dataclass(frozen=True)
-class Table:
+class PaperTable:
     """A table of the paper.
 
     Args:
@@ -87,5 +87,5 @@ class Table:
     title: str
     scores: tuple[str, ...]
     size: tuple[int, int]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     notes: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ from typing import Any
 
 from gcnet.comparison.plan import Variant
 from gcnet.comparison.results import BASELINE
-from gcnet.experiments.rows import Row, Table
+from gcnet.experiments.rows import PaperTable, TableRow
 from gcnet.models.registry import published_placement, split_name
 
 _SMALL_HOSTS = {
@@ -43,9 +43,9 @@ class Series:
     names: Mapping[tuple[str, str], str]
 
 
-def series_of(tables: Mapping[str, Table], *, small: bool) -> list[Series]:
+def series_of(tables: Mapping[str, PaperTable], *, small: bool) -> list[Series]:
     """The comparisons that train all rows of the tables; at small scale rows without a counterpart are left out."""
-    by_model: dict[str, list[tuple[str, Row]]] = {}
+    by_model: dict[str, list[tuple[str, TableRow]]] = {}
     for name, table in tables.items():
         for row in table.rows:
             host = split_name(row.model)[1]
@@ -55,7 +55,7 @@ def series_of(tables: Mapping[str, Table], *, small: bool) -> list[Series]:
     return [_series(model, rows, small=small) for model, rows in by_model.items()]
 
 
-def _small_model(host: str, row: Row) -> str | None:
+def _small_model(host: str, row: TableRow) -> str | None:
     """The small network in place of a host; None where there is none, or where it has not the place of the row's block.
 
     After the second of three convolutions there is no place in blocks that have two.
@@ -63,17 +63,17 @@ def _small_model(host: str, row: Row) -> str | None:
     return None if row.options.get("position") == "after_conv2" else _SMALL_HOSTS.get(host)
 
 
-def _series(model: str, rows: Sequence[tuple[str, Row]], *, small: bool) -> Series:
+def _series(model: str, rows: Sequence[tuple[str, TableRow]], *, small: bool) -> Series:
     found: dict[str, Variant] = {BASELINE: Variant(None)}
     names: dict[tuple[str, str], str] = {}
     for table, row in rows:
-        variant = variant_of(row, small=small)
+        variant = row_variant(row, small=small)
         names[table, row.label] = next((name for name, other in found.items() if other == variant), row.label)
         found.setdefault(names[table, row.label], variant)
     return Series(model, found, names)
 
 
-def variant_of(row: Row, *, small: bool) -> Variant:
+def row_variant(row: TableRow, *, small: bool) -> Variant:
     """The block of a row; equal for rows that say the same in different words."""
     given: dict[str, Any] = {**published_placement(*split_name(row.model)), **row.options}
     chosen = {name: value for name, value in given.items() if value != _USUAL.get(name)}

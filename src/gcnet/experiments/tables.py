@@ -6,7 +6,7 @@ A published value stands here only where its source is known; what the paper pri
 from collections.abc import Mapping
 from typing import Any
 
-from gcnet.experiments.rows import Published, Row, Table, build_linear_bottleneck, build_relu_bottleneck
+from gcnet.experiments.rows import PaperTable, PublishedResult, TableRow, build_linear_bottleneck, build_relu_bottleneck
 
 _AP, _ACCURACY = ("box AP", "mask AP"), ("top-1", "top-5")
 _COCO_SIZE, _IMAGENET_SIZE = (800, 1280), (224, 224)
@@ -16,23 +16,23 @@ _PLAIN, _GC, _SNL, _NL = (f"mask_rcnn_{prefix}resnet50" for prefix in ("", "gc_"
 _ONE: Mapping[str, Any] = {"stages": (4,), "blocks": (-2,), "position": "after_add"}
 
 
-def _official(*values: float) -> tuple[Published, ...]:
-    return tuple(Published(f"{value:.1f}", "O") for value in values)
+def _official(*values: float) -> tuple[PublishedResult, ...]:
+    return tuple(PublishedResult(f"{value:.1f}", "O") for value in values)
 
 
-_BASELINE = Row("baseline", _PLAIN, scores=_official(37.2, 33.8))
-_ALL = Row(
+_BASELINE = TableRow("baseline", _PLAIN, scores=_official(37.2, 33.8))
+_ALL = TableRow(
     "+all GC",
     _GC,
-    parameters=Published("46.9", "ECA"),
-    multiply_adds=Published("279.6", "ECA"),
+    parameters=PublishedResult("46.9", "ECA"),
+    multiply_adds=PublishedResult("279.6", "ECA"),
     scores=_official(39.4, 35.7),
 )
 
 
-def _all(label: str, **options: Any) -> Row:
+def _all(label: str, **options: Any) -> TableRow:
     """The full network under another name."""
-    return Row(label, _ALL.model, options, _ALL.parameters, _ALL.multiply_adds, _ALL.scores)
+    return TableRow(label, _ALL.model, options, _ALL.parameters, _ALL.multiply_adds, _ALL.scores)
 
 
 _REGIONS = (
@@ -51,10 +51,12 @@ _STRIDES = (
 )
 
 
-def _by_fusion(model: str, full: Row) -> tuple[Row, ...]:
+def _by_fusion(model: str, full: TableRow) -> tuple[TableRow, ...]:
     """Average (avg) or attention (att) pooling, with scale or addition, in all blocks of c3 to c5."""
     pairs = (("avg", "average", "scale"), ("avg", "average", "add"), ("att", "attention", "scale"))
-    rows = [Row(f"{word}+{fusion}", model, {"pooling": pooling, "fusion": fusion}) for word, pooling, fusion in pairs]
+    rows = [
+        TableRow(f"{word}+{fusion}", model, {"pooling": pooling, "fusion": fusion}) for word, pooling, fusion in pairs
+    ]
     return *rows, full
 
 
@@ -67,116 +69,116 @@ _BACKBONES = (
 )
 
 
-def _by_backbone() -> tuple[Row, ...]:
+def _by_backbone() -> tuple[TableRow, ...]:
     rows = []
     for label, name, plain, sixteen, four in _BACKBONES:
-        rows.append(Row(label, name.format(""), scores=_official(*plain)))
-        rows.append(Row(f"{label} +GC r16", name.format("gc_"), {"ratio": 16}, scores=_official(*sixteen)))
-        rows.append(Row(f"{label} +GC r4", name.format("gc_"), {"ratio": 4}, scores=_official(*four)))
+        rows.append(TableRow(label, name.format(""), scores=_official(*plain)))
+        rows.append(TableRow(f"{label} +GC r16", name.format("gc_"), {"ratio": 16}, scores=_official(*sixteen)))
+        rows.append(TableRow(f"{label} +GC r4", name.format("gc_"), {"ratio": 4}, scores=_official(*four)))
     return tuple(rows)
 
 
-_IMAGENET_ALL = Row(
+_IMAGENET_ALL = TableRow(
     "+all GC",
     "gc_resnet50",
-    parameters=Published("28.08", "ECA"),
-    multiply_adds=Published("3.87", "ECA"),
-    scores=(Published("77.70", "ECA"), Published("93.66", "ECA")),
+    parameters=PublishedResult("28.08", "ECA"),
+    multiply_adds=PublishedResult("3.87", "ECA"),
+    scores=(PublishedResult("77.70", "ECA"), PublishedResult("93.66", "ECA")),
 )
 
-TABLES: Mapping[str, Table] = {
-    "design": Table(
+TABLES: Mapping[str, PaperTable] = {
+    "design": PaperTable(
         "Block design, COCO",
         _AP,
         _COCO_SIZE,
         (
             _BASELINE,
-            Row(
+            TableRow(
                 "+1 NL",
                 _NL,
-                parameters=Published("46.5", "ECA"),
-                multiply_adds=Published("288.7", "ECA"),
-                scores=(Published("38.0", "ECA"), Published("34.7", "T1")),
+                parameters=PublishedResult("46.5", "ECA"),
+                multiply_adds=PublishedResult("288.7", "ECA"),
+                scores=(PublishedResult("38.0", "ECA"), PublishedResult("34.7", "T1")),
             ),
-            Row("+1 SNL", _SNL, _ONE),
-            Row("+1 GC", _GC, _ONE),
+            TableRow("+1 SNL", _SNL, _ONE),
+            TableRow("+1 GC", _GC, _ONE),
             _ALL,
         ),
         (_REGIONS, _PAIRS),
     ),
-    "position": Table(
+    "position": PaperTable(
         "Position in the residual block, COCO",
         _AP,
         _COCO_SIZE,
         (
             _BASELINE,
-            Row("afterAdd", _GC, {"position": "after_add"}),
-            Row("after3x3", _GC, {"position": "after_conv2"}),
+            TableRow("afterAdd", _GC, {"position": "after_add"}),
+            TableRow("after3x3", _GC, {"position": "after_conv2"}),
             _all("after1x1", position="after_norm"),
         ),
         (_REGIONS,),
     ),
-    "stages": Table(
+    "stages": PaperTable(
         "Stages with GC, COCO",
         _AP,
         _COCO_SIZE,
         (
             _BASELINE,
-            *(Row(f"c{stage}", _GC, {"stages": (stage,)}) for stage in (3, 4, 5)),
+            *(TableRow(f"c{stage}", _GC, {"stages": (stage,)}) for stage in (3, 4, 5)),
             _all("c3+c4+c5", stages=(3, 4, 5)),
         ),
         (_REGIONS,),
     ),
-    "bottleneck": Table(
+    "bottleneck": PaperTable(
         "Bottleneck of the transform, COCO",
         _AP,
         _COCO_SIZE,
         (
             _BASELINE,
-            Row("w/o ratio (SNL)", _SNL),
-            Row("r16", _PLAIN, {"block": build_linear_bottleneck}),
-            Row("r16+ReLU", _PLAIN, {"block": build_relu_bottleneck}),
+            TableRow("w/o ratio (SNL)", _SNL),
+            TableRow("r16", _PLAIN, {"block": build_linear_bottleneck}),
+            TableRow("r16+ReLU", _PLAIN, {"block": build_relu_bottleneck}),
             _all("r16+LN+ReLU"),
         ),
         (_REGIONS,),
     ),
-    "ratio": Table(
+    "ratio": PaperTable(
         "Bottleneck ratio, COCO",
         _AP,
         _COCO_SIZE,
         (
             _BASELINE,
-            Row(
+            TableRow(
                 "ratio 4",
                 _GC,
                 {"ratio": 4},
-                Published("54.2", "PVT"),
-                Published("279.6", "PVT"),
+                PublishedResult("54.2", "PVT"),
+                PublishedResult("279.6", "PVT"),
                 _official(39.9, 36.2),
             ),
-            Row("ratio 8", _GC, {"ratio": 8}),
+            TableRow("ratio 8", _GC, {"ratio": 8}),
             _all("ratio 16", ratio=16),
-            Row("ratio 32", _GC, {"ratio": 32}),
+            TableRow("ratio 32", _GC, {"ratio": 32}),
         ),
         (_FROZEN, _REGIONS),
     ),
-    "pooling-fusion": Table(
+    "pooling-fusion": PaperTable(
         "Pooling and fusion, COCO",
         _AP,
         _COCO_SIZE,
         (_BASELINE, *_by_fusion(_GC, _all("att+add"))),
         (_REGIONS,),
     ),
-    "backbones": Table("Backbones, COCO", _AP, _COCO_SIZE, _by_backbone()),
-    "imagenet": Table(
+    "backbones": PaperTable("Backbones, COCO", _AP, _COCO_SIZE, _by_backbone()),
+    "imagenet": PaperTable(
         "ResNet-50, ImageNet",
         _ACCURACY,
         _IMAGENET_SIZE,
         (
-            Row("baseline", "resnet50"),
-            Row("+1 NL", "nl_resnet50"),
-            Row("+1 SNL", "snl_resnet50", _ONE),
-            Row("+1 GC", "gc_resnet50", _ONE),
+            TableRow("baseline", "resnet50"),
+            TableRow("+1 NL", "nl_resnet50"),
+            TableRow("+1 SNL", "snl_resnet50", _ONE),
+            TableRow("+1 GC", "gc_resnet50", _ONE),
             *_by_fusion("gc_resnet50", _IMAGENET_ALL),
         ),
         (_STRIDES,),

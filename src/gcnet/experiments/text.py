@@ -9,7 +9,7 @@ from gcnet.analysis.cost import count_parameters
 from gcnet.comparison.notes import notes
 from gcnet.comparison.summary import difference_text, score_text
 from gcnet.experiments.reproduce import Measured
-from gcnet.experiments.rows import SOURCES, Published, Row, Table
+from gcnet.experiments.rows import SOURCES, PaperTable, PublishedResult, TableRow
 from gcnet.models.create import create_model
 from gcnet.tasks.registry import task_of
 from gcnet.text_files import markdown_table
@@ -19,23 +19,23 @@ from gcnet.text_files import markdown_table
 class RowCost:
     """What a row's network costs: parameters, and FLOPs of one image, a multiply-add being two."""
 
-    row: Row
+    row: TableRow
     parameters: int
     flops: int
 
 
-def count_table(table: Table) -> list[RowCost]:
+def count_table(table: PaperTable) -> list[RowCost]:
     """The cost of every row, on images of the table's size; of a detector with 1000 boxes and 100 masks."""
     return [_count(row, table.size) for row in table.rows]
 
 
-def _count(row: Row, size: tuple[int, int]) -> RowCost:
+def _count(row: TableRow, size: tuple[int, int]) -> RowCost:
     with torch.device("meta"):
         model = create_model(row.model, **row.options)
     return RowCost(row, count_parameters(model), task_of(row.model).count_flops(model, size))
 
 
-def cost_text(table: Table, costs: Sequence[RowCost]) -> str:
+def cost_text(table: PaperTable, costs: Sequence[RowCost]) -> str:
     """Parameters and multiply-adds, with the published values of these and of the scores."""
     headings = ("network", "parameters (M)", "published", "GMACs", "published", "GFLOPs", *table.scores)
     rows = [
@@ -61,7 +61,7 @@ def cost_text(table: Table, costs: Sequence[RowCost]) -> str:
     return _text(table.title, markdown_table(headings, rows), remarks, values)
 
 
-def measured_text(name: str, table: Table, found: Mapping[tuple[str, str], Measured], *, small: bool) -> str:
+def measured_text(name: str, table: PaperTable, found: Mapping[tuple[str, str], Measured], *, small: bool) -> str:
     """What was measured of each row of the table called `name`, and the published scores."""
     rows = [row for row in table.rows if (name, row.label) in found]
     measured = [found[name, row.label] for row in rows]
@@ -100,12 +100,12 @@ def _circumstances(measured: Measured) -> Iterable[str]:
     return (f"{name}: {about[name]}" for name in ("data", "network", "recipe"))
 
 
-def _text(title: str, body: str, remarks: Iterable[str], values: Iterable[Published | None]) -> str:
+def _text(title: str, body: str, remarks: Iterable[str], values: Iterable[PublishedResult | None]) -> str:
     """Title, table and remarks, with the sources of the published values that stand in it."""
     printed = {value.source for value in values if value is not None}
     sources = (f"[{mark}] {source}" for mark, source in SOURCES.items() if mark in printed)
     return "\n".join([f"{title}\n", body, "", *(f"* {remark}" for remark in (*remarks, *sources))])
 
 
-def _published(value: Published | None) -> str:
+def _published(value: PublishedResult | None) -> str:
     return "-" if value is None else f"{value.value} [{value.source}]"

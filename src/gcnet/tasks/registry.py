@@ -18,7 +18,7 @@ def task_of(model: str) -> Task:
     return next(task for task in TASKS.values() if task.owns(model))
 
 
-def filled(settings: TrainSettings) -> TrainSettings:
+def with_defaults(settings: TrainSettings) -> TrainSettings:
     """The settings with nothing left to the preset but the length, which depends on the data."""
     return task_of(settings.network.model).with_defaults(settings)
 

@@ -13,7 +13,7 @@ from gcnet.training.checkpoint import check_fits, random_states, restore_random_
 from gcnet.training.progress import Reporter, clock, epoch_text, score_text
 from gcnet.training.run_folder import RunFolder, write_json
 from gcnet.training.settings import OutputSettings
-from gcnet.training.signals import STOPPING, Wishes, signals_heard
+from gcnet.training.signals import STOP_SIGNALS, StopRequest, handle_signals
 from gcnet.training.task import Batch, Evaluation
 from gcnet.training.trainer import NonFiniteLoss, StepOutcome, Trainer
 
@@ -22,7 +22,7 @@ _SECONDS_BETWEEN_SKIPPED = 10.0
 
 
 @dataclass
-class Mean:
+class LossSums:
     """Sums of this process' losses over its images, and images of all processes, since the last row."""
 
     sums: dict[str, float] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Mean:
 
 
 @dataclass
-class Record:
+class RunState:
     """Where a run stands, beside its trainer; the part of a checkpoint that people could read."""
 
     evaluated: int = 0
@@ -48,7 +48,7 @@ class Record:
     seconds: float = 0.0
 
 
-class Session:
+class TrainingLoop:
     """Drives a trainer from where it stands to the end of its run, or until a signal asks it to stop.
 
     Args:
@@ -66,7 +66,7 @@ class Session:
     ) -> None:
         self.trainer, self.folder, self.output, self.reporter, self.seed = trainer, folder, output, reporter, seed
         self.task, self.processes = trainer.task, trainer.processes
-        self.record, self.window, self.epoch = Record(), Mean(), Mean()
+        self.state, self.window, self.epoch = RunState(), LossSums(), LossSums()
         self.stopped = 0
         self._saved = -1
         self._began = self._saved_at = time.monotonic()
@@ -82,16 +82,16 @@ class Session:
         """Steps of the whole run."""
         return self.trainer.schedule.total
 
-    def go(self) -> None:
+    def run(self) -> None:
         """Run.
 
         Raises:
             NonFiniteLoss: the last checkpoint is then untouched; non_finite.json lists the images.
             StorageError: when something cannot be written.
         """
-        with signals_heard() as wishes:
+        with handle_signals() as request:
             try:
-                self._go(wishes)
+                self._run(request)
             except NonFiniteLoss as error:
                 if self.processes.first:
                     write_json(self.folder.path / "non_finite.json", {"step": error.step + 1, "images": error.names})
@@ -99,11 +99,11 @@ class Session:
             finally:
                 self.reporter.close()
 
-    def _go(self, wishes: Wishes) -> None:
+    def _run(self, request: StopRequest) -> None:
         batches = self.task.batches(self.trainer.step)
         while True:
-            self._evaluate_if_due(wishes)
-            wanted = self._agree(wishes)
+            self._evaluate_if_due(request)
+            wanted = self._agree(request)
             done = self.trainer.step >= self.total
             if wanted or done or self.stopped or self._save_due():
                 self._save()
@@ -116,7 +116,7 @@ class Session:
             self._draw_best()
             name = signal.Signals(self.stopped).name
             place = printable(self.folder.path)
-            self.reporter.say(f"{name}: saved at step {self.trainer.step}; go on with --resume {place}")
+            self.reporter.say(f"{name}: saved at step {self.trainer.step}; resume with --resume {place}")
 
     def _step(self, batches: Iterator[Batch]) -> None:
         batch = next(batches)
@@ -164,20 +164,20 @@ class Session:
 
     def seconds(self) -> float:
         """Seconds that all parts of the run took so far."""
-        return round(self.record.seconds + time.monotonic() - self._began, 3)
+        return round(self.state.seconds + time.monotonic() - self._began, 3)
 
     def _write_row(self, outcome: StepOutcome) -> None:
         means, images = self._means(self.window), self.window.images
         now = time.monotonic()
         pace, self._row_at = images / max(now - self._row_at, 1e-9), now
-        self.window = Mean()
+        self.window = LossSums()
         if self.processes.first:
             parts = means if len(means) > 1 else {}
             row = {"kind": "train", "step": self.trainer.step, "epoch": round(self._epoch(), 4)}
             rates = {"learning_rate": outcome.rate, "images_per_second": round(pace, 2), "seconds": self.seconds()}
             self.folder.append(row | {"loss": _total(means)} | parts | rates)
 
-    def _means(self, mean: Mean) -> dict[str, float]:
+    def _means(self, mean: LossSums) -> dict[str, float]:
         """Each loss as a mean over the images of all processes."""
         gathered = self.processes.gather((mean.sums, mean.own_images))
         images = sum(count for _, count in gathered)
@@ -185,10 +185,10 @@ class Session:
         return {name: math.fsum(sums.get(name, 0.0) for sums, _ in gathered) / images for name in names}
 
     def _name_skipped(self, skipped: Mapping[str, str]) -> None:
-        new = {name: reason for name, reason in skipped.items() if name not in self.record.skipped}
+        new = {name: reason for name, reason in skipped.items() if name not in self.state.skipped}
         if not new:
             return
-        self.record.skipped |= new
+        self.state.skipped |= new
         for name, reason in new.items():
             self.reporter.say(f"skipped {printable(name)}: {printable(reason)}")
         if time.monotonic() - self._skipped_written > _SECONDS_BETWEEN_SKIPPED:
@@ -196,13 +196,13 @@ class Session:
 
     def _write_skipped(self) -> None:
         self._skipped_written = time.monotonic()
-        if self.processes.first and self.record.skipped:
-            self.folder.write_skipped(self.record.skipped)
+        if self.processes.first and self.state.skipped:
+            self.folder.write_skipped(self.state.skipped)
 
-    def _evaluate_if_due(self, wishes: Wishes) -> None:
+    def _evaluate_if_due(self, request: StopRequest) -> None:
         step = self.trainer.step
         every = max(1, round(self.output.evaluate_every * self.task.steps_per_epoch))
-        if step == self.record.evaluated or (step % every and step != self.total):
+        if step == self.state.evaluated or (step % every and step != self.total):
             return
         self.trainer.share_trained()
         self.trainer.check_weights()
@@ -213,7 +213,7 @@ class Session:
             found = self.task.evaluate(
                 self.trainer.trained,
                 self.trainer.device,
-                stop=lambda: alone and bool(wishes.stop),
+                stop=lambda: alone and bool(request.stop),
                 progress=lambda done: self._advance(f"validating {done:,}/{self.task.evaluation_images:,}"),
             )
         if found is not None:
@@ -232,11 +232,11 @@ class Session:
             "train_loss": _total(means),
         }
         row |= {"learning_rate": self.trainer.schedule.at(step - 1), **found.metrics, "images": found.images}
-        row |= {"skipped": len(found.skipped), "skipped_in_all": len(self.record.skipped), "seconds": self.seconds()}
+        row |= {"skipped": len(found.skipped), "skipped_in_all": len(self.state.skipped), "seconds": self.seconds()}
         metric = self.task.metric
-        is_best = self.record.best is None or row[metric] > self.record.best[metric]
-        self.record.last, self.record.evaluated, self.epoch = row, step, Mean()
-        self.record.best = row if is_best else self.record.best
+        is_best = self.state.best is None or row[metric] > self.state.best[metric]
+        self.state.last, self.state.evaluated, self.epoch = row, step, LossSums()
+        self.state.best = row if is_best else self.state.best
         self._write_weights(best=is_best)
         if self.processes.first:
             self.folder.append(row)
@@ -255,7 +255,7 @@ class Session:
 
     def _gather_skipped(self, evaluated: Mapping[str, str]) -> None:
         everywhere = dict(evaluated)
-        for skipped in self.processes.gather(self.record.skipped):
+        for skipped in self.processes.gather(self.state.skipped):
             everywhere |= skipped
         self._name_skipped(everywhere)
 
@@ -275,19 +275,19 @@ class Session:
 
     def _draw_best(self) -> None:
         """Pictures of the best evaluation, unless they are drawn already."""
-        if self._best_found is not None and self.record.best is not None and self.output.plots:
-            title = f"best weights, epoch {epoch_text(self.record.best['epoch'])}"
+        if self._best_found is not None and self.state.best is not None and self.output.plots:
+            title = f"best weights, epoch {epoch_text(self.state.best['epoch'])}"
             self.task.draw_evaluation(self._best_found, self.folder.path, title=title)
         self._best_found = None
 
-    def _agree(self, wishes: Wishes) -> bool:
+    def _agree(self, request: StopRequest) -> bool:
         """Take notice of signals, in all processes alike; returns whether a checkpoint was asked for."""
-        save = wishes.save
-        wishes.save = False
-        wishes.look_for_launcher()
-        asked = [wishes.stop == number for number in STOPPING]
+        save = request.save
+        request.save = False
+        request.check_launcher()
+        asked = [request.stop == number for number in STOP_SIGNALS]
         *stops, saves = self.processes.sums([*asked, save or self._minutes_over()])
-        self.stopped = next((number for number, votes in zip(STOPPING, stops, strict=True) if votes), 0)
+        self.stopped = next((number for number, votes in zip(STOP_SIGNALS, stops, strict=True) if votes), 0)
         return bool(saves)
 
     def _minutes_over(self) -> bool:
@@ -306,9 +306,9 @@ class Session:
         self.trainer.check_weights()
         own = {"random": random_states(), "window": asdict(self.window), "epoch": asdict(self.epoch)}
         everyone = self.processes.gather(own)
-        skipped = {name: reason for part in self.processes.gather(self.record.skipped) for name, reason in part.items()}
+        skipped = {name: reason for part in self.processes.gather(self.state.skipped) for name, reason in part.items()}
         if self.processes.first:
-            record = asdict(self.record) | {"seconds": self.seconds(), "skipped": skipped}
+            record = asdict(self.state) | {"seconds": self.seconds(), "skipped": skipped}
             state = {"trainer": self.trainer.state(), "record": record, "processes": everyone}
             save_state(self.folder.checkpoint, state)
         self._saved, self._saved_at = self.trainer.step, time.monotonic()
@@ -324,7 +324,7 @@ class Session:
         """
         check_fits(self.trainer.network, state["trainer"]["network"])
         self.trainer.load_state(state["trainer"])
-        self.record = Record(**state["record"])
+        self.state = RunState(**state["record"])
         self._saved = self.trainer.step
         rank, saved = self.processes.rank, state["processes"]
         if self.processes.world != len(saved):
@@ -334,12 +334,12 @@ class Session:
             )
         if rank < len(saved):
             restore_random_states(saved[rank]["random"])
-            self.window, self.epoch = Mean(**saved[rank]["window"]), Mean(**saved[rank]["epoch"])
+            self.window, self.epoch = LossSums(**saved[rank]["window"]), LossSums(**saved[rank]["epoch"])
         else:
             seed_everything(self.seed, rank, self.trainer.step)
         if not self.processes.first:
             return []
-        return self.folder.rewind(self.trainer.step, self.record.evaluated)
+        return self.folder.rewind(self.trainer.step, self.state.evaluated)
 
 
 def _total(means: Mapping[str, float]) -> float:

@@ -49,7 +49,7 @@ class Schedule:
 
 def build_schedule(recipe: RecipeSettings, steps_per_epoch: int) -> Schedule:
     """The schedule of a recipe for epochs of that many steps."""
-    recipe = recipe.filled()
+    recipe = recipe.with_defaults()
     return Schedule(
         kind=recipe.schedule or "",
         peak=recipe.peak_lr,

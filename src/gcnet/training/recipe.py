@@ -196,7 +196,7 @@ class RecipeSettings:
             return "of the preset"
         return f"{preset.lr[self.optimizer]:g} for {preset.batch_size} images, scaled to {self.images_per_step}"
 
-    def fitted(self, images: int, processes: int) -> "RecipeSettings":
+    def with_batch_size_for(self, images: int, processes: int) -> "RecipeSettings":
         """The recipe with the default batch size reduced to the number of training images; a given one stays.
 
         Args:
@@ -221,7 +221,7 @@ class RecipeSettings:
         usual = round(preset.warmup_epochs * steps_per_epoch) if preset.warmup_steps is None else preset.warmup_steps
         return min(usual, self.length(steps_per_epoch) // 10)
 
-    def filled(self, preset: str = CLASSIFIER_PRESET) -> "RecipeSettings":
+    def with_defaults(self, preset: str = CLASSIFIER_PRESET) -> "RecipeSettings":
         """The same recipe with the preset named (`preset` where it is not) and nothing left to it but the length."""
         named = replace(self, preset=self.preset or preset)
         chosen = named._preset
@@ -229,9 +229,9 @@ class RecipeSettings:
         usual = {name: getattr(chosen, name) for name in open_settings if getattr(named, name) is None}
         return replace(named, batch_size=named.images_per_step, lr=named.peak_lr, weight_decay=named.decay, **usual)
 
-    def resolved(self, steps_per_epoch: int) -> "RecipeSettings":
+    def with_steps(self, steps_per_epoch: int) -> "RecipeSettings":
         """The same recipe with nothing left to the preset."""
-        filled = self.filled()
+        filled = self.with_defaults()
         warmup = filled.warmup_steps(steps_per_epoch) / steps_per_epoch
         return replace(filled, epochs=None, steps=filled.length(steps_per_epoch), warmup_epochs=warmup)
 

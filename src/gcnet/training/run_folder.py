@@ -202,7 +202,7 @@ def check_free(path: Path) -> None:
     """Refuse a place where something is already.
 
     Raises:
-        UserError: that says how to go on with the run that is there.
+        UserError: the path exists; the message says how to resume a run there.
     """
     if path.exists():
         raise _taken(path)
@@ -220,7 +220,7 @@ def _taken(path: Path) -> UserError:
     if (path / "config.json").exists():
         return UserError(
             f"{place} holds a run already, which is never overwritten; "
-            f"go on with `resume={place}`, or take another `output`"
+            f"resume it with `resume={place}`, or choose another `output`"
         )
     return UserError(f"`output` must not exist yet, found {place}; take another name")
 

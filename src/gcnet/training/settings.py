@@ -205,18 +205,18 @@ class TrainSettings:
     machine: MachineSettings = field(default_factory=MachineSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
 
-    def anchored(self) -> "TrainSettings":
+    def with_absolute_paths(self) -> "TrainSettings":
         """The same settings with absolute paths, so that a run can be resumed from any folder."""
         data, network, detector = self.data, self.network, self.detector
-        paths = {"val": _anchored(data.val), "images": _anchored(data.images)}
+        paths = {"val": _absolute(data.val), "images": _absolute(data.images)}
         paths["download_dir"] = os.path.abspath(data.download_dir)
         if os.path.exists(data.data) and not data.is_generated:
             paths["data"] = os.path.abspath(data.data)
         return replace(
             self,
             data=replace(data, **paths),
-            network=replace(network, weights=_anchored(network.weights)),
-            detector=replace(detector, backbone_weights=_anchored(detector.backbone_weights)),
+            network=replace(network, weights=_absolute(network.weights)),
+            detector=replace(detector, backbone_weights=_absolute(detector.backbone_weights)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -239,7 +239,7 @@ class TrainSettings:
         return cls(**{name: _group(groups[name], values) for name, values in stored.items()})
 
 
-def _anchored(path: str | None) -> str | None:
+def _absolute(path: str | None) -> str | None:
     return os.path.abspath(path) if path is not None and os.path.exists(path) else path
 
 

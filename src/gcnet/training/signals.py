@@ -9,45 +9,47 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
-STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 @dataclass
-class Wishes:
-    """What signals have asked for so far.
+class StopRequest:
+    """Requests received by signals.
 
     Attributes:
-        stop: the signal that stops the run, or 0; SIGTERM also where torchrun, which started this process, is gone.
-        save: whether a checkpoint is wanted.
+        stop: number of the signal that stops the run, or 0; also SIGTERM if the parent torchrun is gone.
+        save: whether a checkpoint was requested.
     """
 
     stop: int = 0
     save: bool = False
     _launcher: int | None = None
 
-    def look_for_launcher(self) -> None:
-        """Ask to stop where torchrun has gone: nobody else would end this process, or see how it ends."""
+    def check_launcher(self) -> None:
+        """Request a stop if the parent torchrun is gone: nothing else would end this process."""
         if self._launcher is not None and os.getppid() != self._launcher:
             self.stop = self.stop or signal.SIGTERM
 
 
 @contextmanager
-def signals_heard() -> Generator[Wishes, None, None]:
-    """Inside, `STOPPING` and SIGUSR1 only set wishes; a second SIGINT ends the process at once with code 130.
+def handle_signals() -> Generator[StopRequest, None, None]:
+    """Turn `STOP_SIGNALS` and SIGUSR1 into requests; a second SIGINT ends the process immediately with code 130.
 
-    A SIGHUP that is ignored, as under nohup, stays ignored. In a thread other than the main one nothing is installed,
-    and no wish is ever set.
+    An ignored SIGHUP, as under nohup, stays ignored. Outside of the main thread no handler is installed.
+
+    Yields:
+        The requests, updated by the signal handler.
     """
-    wishes = Wishes(_launcher=os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None)
+    request = StopRequest(_launcher=os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None)
     if threading.current_thread() is not threading.main_thread():
-        yield wishes
+        yield request
         return
-    numbers = [number for number in STOPPING if not _is_ignored_hangup(number)]
+    numbers = [number for number in STOP_SIGNALS if not _is_ignored_hangup(number)]
     numbers += [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
-    handler = _build_handler(wishes, os.getpid())
+    handler = _build_handler(request, os.getpid())
     old = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield wishes
+        yield request
     finally:
         for number, previous in old.items():
             signal.signal(number, previous)
@@ -57,22 +59,22 @@ def _is_ignored_hangup(number: int) -> bool:
     return number not in (signal.SIGTERM, signal.SIGINT) and signal.getsignal(number) is signal.SIG_IGN
 
 
-def _build_handler(wishes: Wishes, owner: int) -> Callable[[int, FrameType | None], None]:
+def _build_handler(request: StopRequest, owner: int) -> Callable[[int, FrameType | None], None]:
     interrupts = 0
 
     def handle(number: int, _frame: FrameType | None) -> None:
         nonlocal interrupts
         if os.getpid() != owner:
-            return  # a loading process that was only just forked: the main process decides when it ends
+            return  # a forked data-loader worker: the main process ends it
         if number == signal.SIGINT:
             interrupts += 1
             if interrupts > 1:
                 _end_at_once()
-            wishes.stop = wishes.stop or number
-        elif number in STOPPING:
-            wishes.stop = number
+            request.stop = request.stop or number
+        elif number in STOP_SIGNALS:
+            request.stop = number
         else:
-            wishes.save = True
+            request.save = True
 
     return handle
 

@@ -177,7 +177,7 @@ class TrainingTask(Protocol[Loaded, Prepared]):
             UserError: none can be read.
         """
 
-    def answers(self, network: nn.Module, batch: Prepared) -> object:
+    def forward(self, network: nn.Module, batch: Prepared) -> object:
         """What the network, in evaluation mode, says of a non-empty batch."""
 
     def flops(self, network: nn.Module) -> int:

@@ -89,7 +89,7 @@ class Trainer:
         processes: Processes,
         block_parameters: Collection[str] = (),
     ) -> None:
-        self.recipe = recipe = recipe.filled()
+        self.recipe = recipe = recipe.with_defaults()
         self.task, self.device, self.processes = task, device, processes
         self.network = network.to(device)
         if machine.channels_last:

@@ -29,7 +29,7 @@ def try_network(trainer: Trainer) -> None:
     with preserved_random_state(), torch.no_grad(), single_values_seen(norms) as names:
         batch = trainer.task.sample(device)
         with torch.autocast(device.type, dtype=trainer.autocast, enabled=trainer.autocast is not None):
-            trainer.task.answers(network, batch)
+            trainer.task.forward(network, batch)
     if names and _smallest_batch(trainer) == 1:
         raise _refused(trainer, names)
 

@@ -124,7 +124,7 @@ def _time_forward(trainer: Trainer, batch: Batch) -> float:
     began = time.perf_counter()
     precision, half = trainer.autocast, trainer.autocast is not None
     with torch.no_grad(), torch.autocast(trainer.device.type, dtype=precision, enabled=half):
-        trainer.task.answers(trainer.network, batch)
+        trainer.task.forward(trainer.network, batch)
     _wait(trainer.device)
     return (time.perf_counter() - began) / len(batch.names)
 

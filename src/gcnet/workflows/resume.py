@@ -64,7 +64,7 @@ def resume(
     if device is not None:
         settings = replace(settings, machine=replace(settings.machine, device=device))
     if moved:
-        settings = replace(settings, data=replace(settings.data, **moved)).anchored()
+        settings = replace(settings, data=replace(settings.data, **moved)).with_absolute_paths()
     _require_data(settings.data)
     if epochs is not None or steps is not None:
         settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs, steps=steps))
@@ -72,7 +72,7 @@ def resume(
         state = load_state(found.checkpoint) if os.path.lexists(found.checkpoint) else None
         with assembled(settings, build_model, resumed=state is not None) as (trainer, task):
             _check_length(trainer, state)
-            recipe = settings.recipe.resolved(task.steps_per_epoch)
+            recipe = settings.recipe.with_steps(task.steps_per_epoch)
             changed = replace(settings, recipe=recipe)
             note = processes.by_first(lambda: _check_data(found, config, task, moved))
             notes = [*([note] if note else []), *_renamed_settings(config)]
@@ -131,4 +131,4 @@ def _check_data(
         raise UserError(
             f"{flags} beside `resume` is for data that moved, and these are not those of the run: {difference}"
         )
-    return f"the data changed since the run started: {difference}; the run goes on, with another result than without it"
+    return f"the data changed since the run started: {difference}; the run continues, with a different result"

@@ -18,12 +18,12 @@ from gcnet.devices import choose_device
 from gcnet.errors import printable
 from gcnet.insertion import context_parameters
 from gcnet.renamed import FORMAT_VERSION
-from gcnet.tasks.registry import build_network, filled, open_task
+from gcnet.tasks.registry import build_network, open_task, with_defaults
 from gcnet.training.checkpoint import seed_everything
 from gcnet.training.data_record import record_data
 from gcnet.training.distributed import Processes, processes_joined
 from gcnet.training.header import data_lines, print_header
-from gcnet.training.loop import Session
+from gcnet.training.loop import TrainingLoop
 from gcnet.training.progress import Lines, LiveBar, Reporter, Silent, choose_reporter, epoch_text, score_text
 from gcnet.training.run_folder import LISTING, RunFolder, check_free, create_folder, default_name, versions
 from gcnet.training.settings import MachineSettings, TrainSettings
@@ -98,14 +98,14 @@ def run_training(
     check_output_outside_images(Path(settings.data.data), Path(wanted))
     with assembled(settings, build_model) as (trainer, task):
         try_network(trainer)
-        chosen = replace(filled(settings), recipe=trainer.recipe)
-        recipe = chosen.recipe.resolved(task.steps_per_epoch)
+        chosen = replace(with_defaults(settings), recipe=trainer.recipe)
+        recipe = chosen.recipe.with_steps(task.steps_per_epoch)
         processes = trainer.processes
         config = {
             "format_version": FORMAT_VERSION,
             "gcnet": versions(["gcnet"]).get("gcnet"),
             "own_network": build_model is not None,
-            "settings": replace(chosen, recipe=recipe, data=task.settled(chosen.data)).anchored().to_dict(),
+            "settings": replace(chosen, recipe=recipe, data=task.settled(chosen.data)).with_absolute_paths().to_dict(),
         }
         output, name = settings.output.output, default_name(settings)
 
@@ -160,7 +160,7 @@ def assembled(
     device = choose_device(settings.machine.device)
     with processes_joined(device) as processes, _gpu_switches(settings.machine):
         task = open_task(settings, processes)
-        settings = filled(task.settings)  # the default batch size depends on the number of images
+        settings = with_defaults(task.settings)  # the default batch size depends on the number of images
         seed = settings.machine.seed
         seed_everything(seed)
         described = _without_files(settings) if resumed else settings
@@ -198,32 +198,32 @@ def drive(
     reporter = (reporter or choose_reporter()) if processes.first else Silent()
     if isinstance(reporter, Lines | LiveBar):
         reporter.output.log = folder.log
-    session = Session(trainer, folder, output=settings.output, reporter=reporter, seed=settings.machine.seed)
+    loop = TrainingLoop(trainer, folder, output=settings.output, reporter=reporter, seed=settings.machine.seed)
     found = list(notes)
     if state is not None:
-        found += session.restore(state)
+        found += loop.restore(state)
     elif resumed and processes.first:
-        found.append("there is no checkpoint.safetensors to go on from, so the run starts again")
+        found.append("no checkpoint.safetensors: the run starts from step 0")
         found += folder.rewind(0, 0)
-    if processes.first and trainer.step < session.total:
+    if processes.first and trainer.step < loop.total:
         found += folder.note_environment(str(trainer.device), processes.world)
-    _announce(session, settings, resumed=resumed)
+    _announce(loop, settings, resumed=resumed)
     for note in found:
         reporter.say(f"note: {note}")
-    session.go()
-    record = session.record
+    loop.run()
+    record = loop.state
     result = RunResult(
         folder=folder.path,
         steps=trainer.step,
-        total_steps=session.total,
+        total_steps=loop.total,
         best=record.best,
         last=record.last,
-        seconds=session.seconds(),
+        seconds=loop.seconds(),
         skipped=record.skipped,
         metric=trainer.task.metric,
-        stopped=session.stopped,
+        stopped=loop.stopped,
     )
-    _conclude(result, session.reporter)
+    _conclude(result, loop.reporter)
     return result
 
 
@@ -237,16 +237,16 @@ def _conclude(result: RunResult, reporter: Reporter) -> None:
         reporter.say(f"finished; best {score} in epoch {epoch_text(best['epoch'])}: {place}")
 
 
-def _announce(session: Session, settings: TrainSettings, *, resumed: bool) -> None:
-    trainer, say = session.trainer, session.reporter.say
+def _announce(loop: TrainingLoop, settings: TrainSettings, *, resumed: bool) -> None:
+    trainer, say = loop.trainer, loop.reporter.say
     if not resumed:
-        print_header(trainer, settings, session.folder.path, say)
+        print_header(trainer, settings, loop.folder.path, say)
         return
-    place = printable(session.folder.path)
-    if trainer.step >= session.total:
+    place = printable(loop.folder.path)
+    if trainer.step >= loop.total:
         say(f"{place}: finished at step {trainer.step}; --resume {place} --epochs N trains on, to N epochs in all")
         return
-    say(f"{place}: on from step {trainer.step} of {session.total}")
+    say(f"{place}: resuming at step {trainer.step} of {loop.total}")
     for line in data_lines(trainer, settings):
         say(line)
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from gcnet.tasks.classification.training import open_classification
 from gcnet.training.distributed import Processes
 from gcnet.training.progress import Lines, LiveBar, clock
-from gcnet.training.signals import signals_heard
+from gcnet.training.signals import handle_signals
 from gcnet.visualization import plots
 from training.photos import CLASSES, settings_for, write_photos
 
@@ -132,7 +132,7 @@ def test_signals_are_left_alone_outside_the_main_thread():
     seen = []
 
     def listen():
-        with signals_heard() as wishes:
+        with handle_signals() as wishes:
             seen.append((wishes.stop, wishes.save))
 
     thread = threading.Thread(target=listen)

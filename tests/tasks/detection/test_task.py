@@ -15,7 +15,7 @@ from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model, read_model_file
-from gcnet.tasks.detection.training import DetectionTraining, detector_options, filled_detection
+from gcnet.tasks.detection.training import DetectionTraining, detector_options, with_detection_defaults
 from gcnet.training.optimizer import build_schedule, freeze
 from gcnet.training.progress import Silent
 from gcnet.training.run_folder import RunFolder, open_folder
@@ -102,7 +102,7 @@ def test_accumulated_halves_of_a_batch_train(tmp_path: Path):
 
 def test_the_papers_schedule_is_1x_with_its_rate_scaled_to_the_batch():
     chosen = override(TrainSettings(), model="mask_rcnn_gc_resnet50", batch_size=8, backbone_weights="resnet50.pth")
-    recipe = filled_detection(chosen).recipe
+    recipe = with_detection_defaults(chosen).recipe
     assert recipe.peak_lr == pytest.approx(0.01)
     assert recipe.clip_grad_norm == 35
     schedule = build_schedule(recipe, 7330)
@@ -116,23 +116,23 @@ def test_the_papers_schedule_is_1x_with_its_rate_scaled_to_the_batch():
 
 
 def test_2x_is_twice_as_long_and_steps_at_epochs_16_and_22():
-    recipe = filled_detection(override(TrainSettings(), model="mask_rcnn_resnet50", preset="2x")).recipe
+    recipe = with_detection_defaults(override(TrainSettings(), model="mask_rcnn_resnet50", preset="2x")).recipe
     schedule = build_schedule(recipe, 100)
     assert schedule.total == 2400
     assert [schedule.at(step) for step in (1599, 1600, 2199, 2200)] == pytest.approx([0.02, 0.002, 0.002, 0.0002])
 
 
 def test_the_stem_is_frozen_and_statistics_kept_only_where_there_are_weights_to_keep():
-    fresh = filled_detection(override(TrainSettings(), model="mask_rcnn_resnet50"))
-    loaded = filled_detection(override(TrainSettings(), model="mask_rcnn_resnet50", backbone_weights="a.pth"))
+    fresh = with_detection_defaults(override(TrainSettings(), model="mask_rcnn_resnet50"))
+    loaded = with_detection_defaults(override(TrainSettings(), model="mask_rcnn_resnet50", backbone_weights="a.pth"))
     assert (fresh.detector.norm, fresh.recipe.freeze) == ("batch", ())
     assert loaded.detector.norm == "eval_stats"
     assert loaded.recipe.freeze is not None
-    assert filled_detection(override(fresh, norm="frozen")).detector.norm == "frozen"
+    assert with_detection_defaults(override(fresh, norm="frozen")).detector.norm == "frozen"
 
 
 def test_a_frozen_stem_is_the_first_convolution_and_c2_without_the_blocks_put_into_it():
-    recipe = filled_detection(override(TrainSettings(), model="mask_rcnn_resnet50", backbone_weights="a")).recipe
+    recipe = with_detection_defaults(override(TrainSettings(), model="mask_rcnn_resnet50", backbone_weights="a")).recipe
     for name in ("mask_rcnn_resnet18", "mask_rcnn_se_resnet50"):
         with torch.device("meta"):
             model = create_model(name, num_classes=1)
@@ -155,7 +155,7 @@ def test_a_frozen_stem_is_the_first_convolution_and_c2_without_the_blocks_put_in
     ],
 )
 def test_presets_freeze_what_a_network_has(model: str, changes: dict[str, Any], stems: set[str]):
-    chosen = filled_detection(override(TrainSettings(), model=model, backbone_weights="a", **changes))
+    chosen = with_detection_defaults(override(TrainSettings(), model=model, backbone_weights="a", **changes))
     with torch.device("meta"):
         network = create_model(model, num_classes=1, detector={"norm": chosen.detector.norm})
     frozen = freeze(network, chosen.recipe.freeze or (), optional=chosen.recipe.preset_freeze)

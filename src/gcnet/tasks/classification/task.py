@@ -39,7 +39,7 @@ class Classification(Task):
 
     def with_defaults(self, settings: TrainSettings) -> TrainSettings:
         """The recipe filled in from its preset."""
-        return replace(settings, recipe=settings.recipe.filled())
+        return replace(settings, recipe=settings.recipe.with_defaults())
 
     def open_training(self, settings: TrainSettings, processes: Processes) -> "ClassificationTraining":
         """The images of the settings."""

@@ -59,7 +59,7 @@ class ClassificationTraining:
     metric = "top1"
 
     def __init__(self, splits: DataSplits, settings: TrainSettings, processes: Processes) -> None:
-        recipe = settings.recipe.fitted(len(splits.train), processes.world)
+        recipe = settings.recipe.with_batch_size_for(len(splits.train), processes.world)
         self._reduced = recipe is not settings.recipe
         self.splits, self.settings, self.processes = splits, replace(settings, recipe=recipe), processes
         counts = class_counts(splits.train)
@@ -175,7 +175,7 @@ class ClassificationTraining:
         images = batch.images.to(device, memory_format=self._memory)
         return Prepared(images, batch.labels.to(device), batch.names, [])
 
-    def answers(self, network: nn.Module, batch: Prepared) -> object:
+    def forward(self, network: nn.Module, batch: Prepared) -> object:
         """Logits (N, K)."""
         return network(batch.images)
 

@@ -61,9 +61,9 @@ class Detection(Task):
 
     def with_defaults(self, settings: TrainSettings) -> TrainSettings:
         """Recipe and norm filled in, which depend on whether the detector starts from weights."""
-        from gcnet.tasks.detection.training import filled_detection
+        from gcnet.tasks.detection.training import with_detection_defaults
 
-        return filled_detection(settings)
+        return with_detection_defaults(settings)
 
     def open_training(self, settings: TrainSettings, processes: Processes) -> "DetectionTraining":
         """The images of the settings with their objects."""

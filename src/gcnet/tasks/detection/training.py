@@ -68,7 +68,7 @@ class DetectionTraining:
         judges_masks = self._finds_masks and not _without_mask(val)
         self.metric = "mask_ap" if judges_masks else "box_ap"
         recipe = replace(settings.recipe, preset=settings.recipe.preset or DETECTOR_PRESET)
-        fitted = recipe.fitted(len(self.train), processes.world)
+        fitted = recipe.with_batch_size_for(len(self.train), processes.world)
         self._reduced = fitted is not recipe
         self.settings, self.processes = replace(settings, recipe=fitted), processes
         self.classes, self.evaluation_images = train.images.classes, len(self.val)
@@ -144,7 +144,7 @@ class DetectionTraining:
         """A batch of one validation image, without its objects."""
         return collate_detection([first_readable(DetectionDataset(self.val, with_objects=False))]).to(device)
 
-    def answers(self, network: nn.Module, batch: DetectionBatch) -> object:
+    def forward(self, network: nn.Module, batch: DetectionBatch) -> object:
         """The detections of the network, in evaluation mode, with masks pasted a few at a time as in evaluation."""
         return detector_results(network, batch.images, batch.image_ids, self.val.category_ids)
 
@@ -293,7 +293,7 @@ def detector_options(detector: DetectorSettings) -> dict[str, Any]:
     return found
 
 
-def filled_detection(settings: TrainSettings) -> TrainSettings:
+def with_detection_defaults(settings: TrainSettings) -> TrainSettings:
     """The settings with recipe and norm filled in: without weights, a stem is not frozen nor are statistics kept."""
     recipe, detector = settings.recipe, settings.detector
     has_weights = detector.backbone_weights is not None or settings.network.weights is not None
@@ -302,7 +302,7 @@ def filled_detection(settings: TrainSettings) -> TrainSettings:
     elif recipe.freeze is None and _backbone(settings) == "scenes_resnet":
         recipe = replace(recipe, freeze=("backbone.body.stem.*",))  # c2 is all the rest of this network
     norm = detector.norm or ("eval_stats" if has_weights else "batch")
-    return replace(settings, recipe=recipe.filled(DETECTOR_PRESET), detector=replace(detector, norm=norm))
+    return replace(settings, recipe=recipe.with_defaults(DETECTOR_PRESET), detector=replace(detector, norm=norm))
 
 
 def _require_masks(part: CocoSplit, model: str) -> None:
