@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from benchmarks.rows import Circumstances, Row
-from gcnet.comparison.charts import colours
-from gcnet.visualization.plots import INK, save_figure, style_axes
+from gcnet.visualization.style import INK, block_color, save_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,10 +30,17 @@ def draw_positions(rows: Sequence[Row], where: Circumstances, path: Path) -> Non
 
 
 def _draw(axes: "Axes", rows: Sequence[Row], value: Callable[[Row], float]) -> None:
-    for block, colour in colours(list(dict.fromkeys(row.contestant for row in rows))).items():
+    for block in dict.fromkeys(row.contestant for row in rows):
         points = [(_positions(row), value(row)) for row in rows if row.contestant == block and value(row) > 0]
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, linewidth=1.8, label=block)
+            axes.plot(
+                *zip(*points, strict=True),
+                color=block_color(block),
+                marker="o",
+                markersize=4,
+                linewidth=1.8,
+                label=block,
+            )
     axes.set_xscale("log")
     axes.set_yscale("log")
     counts = sorted({_positions(row) for row in rows})

@@ -8,14 +8,16 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from comparison.made_up import made_up, made_up_detectors
-from gcnet.comparison.charts import Axis, colours, cost_chart, curves_chart, round_step, score_chart
-from gcnet.comparison.figure import render_figure
-from gcnet.comparison.page import render_page
+from comparison.made_up import TOP1, made_up, made_up_detectors
+from gcnet.comparison import figures
+from gcnet.comparison.figures import cost_svg, curve_summary, curves_svg, render_figure, score_svg
+from gcnet.comparison.page import render_comparison
 from gcnet.comparison.report import FILES, write_report
 from gcnet.comparison.results import Comparison
+from gcnet.visualization.style import BASELINE_COLOR, INK
 
 CASES = [
     pytest.param(made_up(), id="three seeds and control"),
@@ -54,79 +56,94 @@ class _Tags(HTMLParser):
 
 @pytest.mark.parametrize("comparison", CASES)
 def test_the_page_is_well_formed_and_needs_no_network(comparison: Comparison) -> None:
-    page = render_page(comparison)
+    page = render_comparison(comparison)
     tags = _Tags()
     tags.feed(page)
     assert tags.open == []
     assert all(link.startswith("data:image/png;base64,") for link in tags.links)
     assert not tags.tags & {"script", "link", "iframe"}
-    assert "http" not in page and "@import" not in page and "url(" not in page
+    assert not re.search(r"(src|href)=.https?:|@import|url\((?!#)", page)
     assert "nan" not in re.sub(r"<[^>]*base64[^>]*>", "", page)
 
 
 def test_the_page_follows_light_and_dark() -> None:
-    assert "prefers-color-scheme: dark" in render_page(made_up())
+    assert "prefers-color-scheme: dark" in render_comparison(made_up())
 
 
 def test_what_the_user_names_cannot_break_the_page() -> None:
-    page = render_page(replace(made_up(), data="<b>&", about={"network": "<script>alert(1)</script>"}))
+    page = render_comparison(replace(made_up(), data="<b>&", about={"network": "<script>alert(1)</script>"}))
     assert "<script>" not in page and "&lt;b&gt;&amp;" in page
 
 
 def test_the_page_says_data_model_recipe_machine_date_and_seeds() -> None:
-    page = render_page(made_up())
+    page = render_comparison(made_up())
     assert all(word in page for word in ("scenes", "tiny_net", "sgd &lt;0.1&gt;", "3 seeds", "2026-01-02", "torch"))
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are rendered as SVG."""
+    figures_drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "figure_svg", lambda figure, _: figures_drawn.append(figure) or "<svg></svg>")
+    return figures_drawn
+
+
 @pytest.mark.parametrize("comparison", CASES)
-def test_the_charts_are_xml_and_stay_in_their_frame(comparison: Comparison) -> None:
-    charts = [score_chart(comparison), curves_chart(comparison)]
-    charts.append(cost_chart(comparison, "cost", {"none": 3.0, "gc": 5.0}.get, "ms"))
-    for chart in filter(None, charts):
-        tree = ElementTree.fromstring(chart)
-        width = float(tree.attrib["viewBox"].split()[2])
-        assert all(0 <= float(circle.attrib["cx"]) <= width for circle in tree.iter("circle"))
+def test_the_charts_are_xml_without_ids_in_common(comparison: Comparison) -> None:
+    charts = [
+        score_svg(comparison),
+        curves_svg(comparison),
+        cost_svg(comparison, "cost", {"none": 3.0, "gc": 5.0}, "ms"),
+    ]
+    ids = [
+        {element.attrib["id"] for element in ElementTree.fromstring(chart).iter() if "clip" in element.tag.lower()}
+        for chart in filter(None, charts)
+    ]
+    assert sum(map(len, ids)) == len(set().union(*ids))
 
 
-def test_a_dot_stands_where_its_accuracy_is_on_the_axis() -> None:
-    tree = ElementTree.fromstring(score_chart(made_up()))
-    ticks = {text.text: float(text.attrib["x"]) for text in tree.iter("text") if text.attrib["class"] == "tick"}
-    at = ticks["70 %"]
-    per_percent = (ticks["80 %"] - at) / 10
-    dots = sorted(float(circle.attrib["cx"]) for circle in tree.iter("circle"))
-    assert dots[0] == pytest.approx(at, abs=0.11)
-    assert dots[-1] == pytest.approx(at + 21 * per_percent, abs=0.11)
+def test_the_charts_take_the_colors_of_the_page_and_are_reproducible() -> None:
+    chart = score_svg(made_up())
+    assert "currentColor" in chart and "var(--line)" in chart and INK not in chart
+    assert chart == score_svg(made_up())
 
 
-def test_the_charts_of_detectors_are_in_mask_ap_without_a_unit() -> None:
-    comparison = made_up_detectors()
-    for chart in (score_chart(comparison), curves_chart(comparison)):
-        tree = ElementTree.fromstring(chart)
-        ticks = [text.text or "" for text in tree.iter("text") if text.attrib["class"] == "tick"]
-        assert "mask ap" in tree.attrib["aria-label"].lower()
-        assert len(ticks) > 4 and not any("%" in tick for tick in ticks)
-    page = render_page(comparison)
-    assert "<h2>Mask AP</h2>" in page and "difference to it in points of AP" in page
-    assert "top-1" not in page and "ccuracy" not in page
+def test_a_dot_of_each_seed_stands_at_its_score_beside_the_difference(drawn: list[Figure]) -> None:
+    score_svg(made_up())
+    axes = drawn[0].axes[0]
+    dots = sorted(x for collection in axes.collections for x, _ in collection.get_offsets())
+    assert dots == pytest.approx(sorted(100 * value for block in TOP1["main"].values() for value in block))
+    differences = [text.get_text() for text in axes.texts]
+    assert differences[0] == "" and differences[2].startswith("+19.5")
 
 
-def test_bars_of_a_cost_are_as_long_as_the_cost() -> None:
-    chart = cost_chart(made_up(), "time", {"none": 2.0, "se": 3.0, "gc": 4.0}.get, "ms")
-    widths = [float(bar.attrib["width"]) for bar in ElementTree.fromstring(chart).iter("rect")]
-    assert widths[1] / widths[0] == pytest.approx(1.5, rel=0.01)
-    assert widths[2] / widths[0] == pytest.approx(2, rel=0.01)
-    assert "(2.00x)" in chart
+def test_learning_curves_are_the_means_over_seeds() -> None:
+    curve = curve_summary(made_up(), "gc")
+    assert curve.epochs == (1, 2, 3, 4, 5)
+    assert curve.means[-1] == pytest.approx(100 * 0.905)
+    assert (curve.lows[-1], curve.highs[-1]) == pytest.approx((90, 91))
 
 
-def test_ticks_are_round_and_within_the_axis() -> None:
-    assert [round_step(value) for value in (0.7, 1.0, 1.1, 3.0, 7.0, 0.02)] == [1, 1, 2, 5, 10, 0.02]
-    assert Axis(61, 99, 0, 1).ticks(4) == [70, 80, 90]
+def test_one_point_is_no_curve() -> None:
+    single = replace(made_up(blocks=("gc",), control=False))
+    single = replace(single, runs=tuple(replace(run, curve=run.curve[-1:]) for run in single.runs))
+    assert curves_svg(single) == ""
 
 
-def test_every_block_has_a_colour_of_its_own_and_none_is_grey() -> None:
-    found = colours(("none", "se", "gc", "snl"))
-    assert len(set(found.values())) == 4
-    assert colours(("gc", "none"))["none"] == found["none"]
+def test_of_many_blocks_each_has_a_panel_with_the_baseline(drawn: list[Figure]) -> None:
+    comparison = made_up(control=False)
+    runs = [replace(run, block=block) for block in ("ge", "ese") for run in comparison.runs if run.block == "gc"]
+    curves_svg(replace(comparison, blocks=(*comparison.blocks, "ge", "ese"), runs=(*comparison.runs, *runs)))
+    panels = [axes for axes in drawn[0].axes if axes.lines]
+    assert [axes.get_title(loc="left") for axes in panels] == ["se", "gc", "ge", "ese"]
+    assert all(axes.lines[0].get_color() == BASELINE_COLOR for axes in panels)
+
+
+def test_cost_bars_start_at_zero_and_give_the_ratio_to_the_baseline(drawn: list[Figure]) -> None:
+    cost_svg(made_up(), "Training step", {"none": 4.0, "gc": 6.0}, "ms")
+    axes = drawn[0].axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [4.0, 6.0]
+    assert [text.get_text().strip() for text in axes.texts] == ["4 ms", "6 ms (1.50x)"]
 
 
 @pytest.mark.parametrize("comparison", CASES)

@@ -10,7 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gcnet.visualization import fonts
-from gcnet.visualization.plots import contact_sheet, plain, plot_confusion
+from gcnet.visualization.fonts import shown_text
+from gcnet.visualization.images import contact_sheet
+from gcnet.visualization.plots import plot_confusion
 
 CAT = "\u732b"  # in no font of matplotlib's
 RARE = "\u0359"  # a combining asterisk: in STIXGeneral, which comes with matplotlib, and not in DejaVu Sans
@@ -33,11 +35,11 @@ def no_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_fonts")
-def test_characters_that_no_font_has_are_escaped_and_said_once() -> None:
+def test_characters_without_a_font_are_escaped_with_one_warning() -> None:
     with pytest.warns(UserWarning, match=f'no installed font has the characters "{CAT}"'):
-        assert plain(f"a {CAT}", 20) == r"a \u732b"
-    assert plain(CAT, 20) == r"\u732b"  # warnings are errors here: the second time there is none
-    assert plain("caf\xe9 \u043a\u043e\u0442", 20) == "caf\xe9 \u043a\u043e\u0442"
+        assert shown_text(f"a {CAT}", 20) == r"a \u732b"
+    assert shown_text(CAT, 20) == r"\u732b"  # warnings are errors here: the second time there is none
+    assert shown_text("caf\xe9 \u043a\u043e\u0442", 20) == "caf\xe9 \u043a\u043e\u0442"
 
 
 @pytest.mark.usefixtures("no_fonts")

@@ -2,12 +2,16 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from gcnet.visualization.plots import contact_sheet, plot_confusion, plot_learning_curves
+from gcnet.visualization import plots
+from gcnet.visualization.images import contact_sheet
+from gcnet.visualization.plots import plot_confusion, plot_learning_curves
 
 
 def _pixels(path: Path) -> np.ndarray:
@@ -20,15 +24,64 @@ def _has_colour(pixels: np.ndarray, colour: tuple[int, int, int]) -> bool:
     return bool((np.abs(pixels - np.array(colour)).max(axis=-1) <= 3).any())
 
 
-def test_learning_curves_draw_each_measured_quantity_in_its_colour(tmp_path: Path) -> None:
-    rows = [{"epoch": epoch, "learning_rate": 0.1, "train_loss": 2.0 / epoch} for epoch in range(1, 8)]
-    plot_learning_curves(rows, tmp_path / "train.png")
-    both = [row | {"val_loss": 2.5 / row["epoch"], "top1": 0.1 * row["epoch"], "top5": 0.9} for row in rows]
-    plot_learning_curves(both, tmp_path / "both.png")
-    green, vermillion = (0x00, 0x9E, 0x73), (0xD5, 0x5E, 0x00)
-    assert not _has_colour(_pixels(tmp_path / "train.png"), vermillion)
-    assert _has_colour(_pixels(tmp_path / "both.png"), vermillion)
-    assert _has_colour(_pixels(tmp_path / "both.png"), green)
+SCORES = {"Top-1": {"top1": "top-1 (%)", "top5": "top-5 (%)"}}
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved."""
+    saved: list[Figure] = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, *_, **__: saved.append(figure))
+    return saved
+
+
+def curves(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+
+
+def test_learning_curves_draw_losses_and_learning_rate_of_every_step(figures: list[Figure], tmp_path: Path) -> None:
+    steps = [
+        {
+            "kind": "train",
+            "step": n,
+            "epoch": n / 4,
+            "loss": 3.0 - n / 8,
+            "learning_rate": min(n, 4) / 10,
+            "seconds": 1.0,
+        }
+        for n in range(1, 9)
+    ]
+    evaluations = [
+        {"kind": "evaluation", "epoch": epoch, "train_loss": 2.0, "val_loss": 2.5, "top1": epoch / 4, "top5": 0.9}
+        for epoch in (1, 2)
+    ]
+    plot_learning_curves([*steps, *evaluations], tmp_path / "curves.png", scores=SCORES)
+    loss, top1, rate = figures[0].axes
+    assert curves(loss)["training, by step"] == ([n / 4 for n in range(1, 9)], [3.0 - n / 8 for n in range(1, 9)])
+    assert curves(loss)["validation"] == ([1, 2], [2.5, 2.5])
+    assert curves(top1)["top-1 (%)"] == ([1, 2], [25, 50])
+    assert top1.get_title(loc="left") == "Top-1 (best 50.0 at epoch 2)"
+    assert list(rate.lines[0].get_ydata()) == [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4], "the warm-up is visible"
+
+
+def test_learning_curves_of_a_detector_have_a_panel_with_the_parts_of_its_loss(
+    figures: list[Figure], tmp_path: Path
+) -> None:
+    steps = [
+        {
+            "kind": "train",
+            "step": n,
+            "epoch": n,
+            "loss": 3.0,
+            "loss_mask": 2.0,
+            "loss_box_reg": 1.0,
+            "learning_rate": 0.1,
+        }
+        for n in (1, 2)
+    ]
+    plot_learning_curves(steps, tmp_path / "curves.png", scores={})
+    parts = next(axes for axes in figures[0].axes if axes.get_title(loc="left") == "Parts of the training loss")
+    assert curves(parts) == {"mask": ([1, 2], [2, 2]), "box reg": ([1, 2], [1, 1])}
 
 
 @pytest.mark.parametrize(
@@ -38,13 +91,12 @@ def test_learning_curves_draw_each_measured_quantity_in_its_colour(tmp_path: Pat
         [{"epoch": 1, "learning_rate": 0.1, "train_loss": 2.0, "top1": 0.5}],
         [{"epoch": 1, "train_loss": float("nan"), "top1": None}, {"epoch": 2, "train_loss": 1.0, "top1": ""}],
         [{"epoch": 0.5, "learning_rate": 0.0, "train_loss": float("inf"), "val_loss": 1.0}],
+        [{"kind": "train", "epoch": 0.5, "learning_rate": 0.0, "loss": 1.0}],
     ],
-    ids=["none", "one epoch", "gaps", "infinite"],
+    ids=["none", "one epoch", "gaps", "infinite", "one step"],
 )
 def test_learning_curves_take_rows_with_gaps(rows: list[dict], tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        plot_learning_curves(rows, tmp_path / "curves.png")
+    plot_learning_curves(rows, tmp_path / "curves.png", scores=SCORES, caption="scenes")
     assert _pixels(tmp_path / "curves.png").shape[1] > 800
 
 

@@ -107,6 +107,7 @@ def _write(content: dict[str, Any], inspection: "Inspection", settings: "CheckDa
     from gcnet.data.coco.inspection import PARTS
     from gcnet.storage import write_atomic
     from gcnet.visualization.annotations import draw_annotated_sheet, plot_label_statistics
+    from gcnet.visualization.style import figure_caption
 
     folder.mkdir(parents=True, exist_ok=True)
     clean = inspection.clean
@@ -121,10 +122,14 @@ def _write(content: dict[str, Any], inspection: "Inspection", settings: "CheckDa
     }
     write_atomic(folder / "issues.json", (json.dumps(report, indent=2, default=str) + "\n").encode())
     written = ["issues.json"]
+    counts = f"{len(clean['images']):,} images, {len(clean['annotations']):,} objects"
+    caption = figure_caption(Path(str(settings.data)).name, counts)
     if clean["annotations"]:
-        plot_label_statistics(clean, folder / "labels.png")
+        plot_label_statistics(clean, folder / "labels.png", caption=caption)
         written.append("labels.png")
-    if settings.images is not None and draw_annotated_sheet(clean, settings.images, folder / "images.png"):
+    if settings.images is not None and draw_annotated_sheet(
+        clean, settings.images, folder / "images.png", caption=caption
+    ):
         written.append("images.png")
     print(f"\nwrote {', '.join(written)} into {folder}")
 

@@ -116,7 +116,8 @@ def _draw(images: "FileImages", path: Path) -> int:
     """A contact sheet of images spread evenly over the classes with their labels; returns how many it shows."""
     from gcnet.data.decode import ImageError
     from gcnet.data.images.sources import evenly_spread
-    from gcnet.visualization.plots import contact_sheet
+    from gcnet.visualization.images import contact_sheet
+    from gcnet.visualization.style import figure_caption
 
     pictures, titles = [], []
     for index in evenly_spread(range(len(images)), _SHEET):
@@ -128,5 +129,5 @@ def _draw(images: "FileImages", path: Path) -> int:
         pictures.append(picture)
         titles.append(printable(f"{images.classes[images.label(index)]}\n{Path(images.name(index)).name}"))
     if pictures:
-        contact_sheet(pictures, titles, path)
+        contact_sheet(pictures, titles, path, caption=figure_caption(f"{len(images):,} images"))
     return len(pictures)

@@ -158,6 +158,7 @@ def _write(
     from gcnet.storage import write_atomic
     from gcnet.text_files import csv_bytes, json_bytes
     from gcnet.visualization.plots import plot_confusion
+    from gcnet.visualization.style import figure_caption
 
     folder.mkdir(parents=True, exist_ok=True)
     origin = {"model": settings.model, "weights": settings.weights, "data": settings.data}
@@ -167,5 +168,6 @@ def _write(
     for name, row, share, label in zip(classes, result.confusion, result.per_class, range(len(classes)), strict=True):
         rows.append([name, sum(row), row[label], "" if share is None else f"{share:.6f}"])
     write_atomic(folder / "per_class.csv", csv_bytes(rows))
-    plot_confusion(result.confusion, classes, folder / "confusion.png")
+    caption = figure_caption(Path(settings.data).name, Path(str(settings.model)).name)
+    plot_confusion(result.confusion, classes, folder / "confusion.png", caption=caption)
     print(f"\nwrote results.json, per_class.csv and confusion.png into {folder}")

@@ -153,10 +153,11 @@ def _hundredths(value: float | None) -> str:
 
 def _write(result: "DetectorResult", part: "CocoSplit", settings: "EvaluateSettings", folder: Path) -> None:
     from gcnet.storage import write_atomic
-    from gcnet.tasks.detection.error_gallery import write_worst
+    from gcnet.tasks.detection.error_gallery import write_error_gallery
     from gcnet.tasks.detection.matching import match_images
     from gcnet.tasks.detection.precision_recall import plot_precision_recall
     from gcnet.text_files import csv_bytes, json_bytes
+    from gcnet.visualization.style import figure_caption
 
     folder.mkdir(parents=True, exist_ok=True)
     images = part.images
@@ -168,13 +169,14 @@ def _write(result: "DetectorResult", part: "CocoSplit", settings: "EvaluateSetti
     if judged is None:
         write_atomic(folder / "detections.json", json.dumps(result.results).encode())
         written.append("detections.json")
-    plot_precision_recall(result.boxes, result.masks, folder / "precision_recall.png")
+    about = f"{Path(settings.model or str(judged)).name} on {Path(settings.data).name}"
+    caption = figure_caption(about, f"{len(result.image_ids):,} images")
+    plot_precision_recall(result.boxes, result.masks, folder / "precision_recall.png", caption=caption)
     outcomes = match_images(images.content, result.results, result.image_ids)
-    about = f"{settings.model or judged} on {settings.data}"
-    worst = write_worst(images, outcomes, folder, about=about)
-    if not worst:
-        print("gcnet: no worst.html, since no image has an error, or none of these can be read", file=sys.stderr)
-    written += ["precision_recall.png", *worst]
+    gallery = write_error_gallery(images, outcomes, folder, about=about)
+    if not gallery:
+        print("gcnet: no error gallery: no image has errors, or none of these can be read", file=sys.stderr)
+    written += ["precision_recall.png", *gallery]
     print(f"\nwrote {', '.join(written[:-1])} and {written[-1]} into {folder}")
 
 

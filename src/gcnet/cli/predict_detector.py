@@ -26,7 +26,7 @@ def detect(detector: "TrainedDetector", paths: Sequence[Path], settings: "Predic
     from gcnet.cli.progress import progress_bar
     from gcnet.tasks.detection.predict import detect_images
 
-    pictures = _Pictures(detector, paths, settings.output)
+    pictures = _Pictures(detector, paths, settings)
     for file in pictures.files():
         if file.exists():
             settings.refuse_existing("output", file)
@@ -66,10 +66,11 @@ def _table(detections: "Detections") -> "Iterator[Sequence[object]]":
 class _Pictures:
     """Writes a picture of each image that it is called with into a folder, if there is one to be written to."""
 
-    def __init__(self, detector: "TrainedDetector", paths: Sequence[Path], folder: Path | None) -> None:
+    def __init__(self, detector: "TrainedDetector", paths: Sequence[Path], settings: "PredictSettings") -> None:
         from gcnet.visualization.detections import picture_names
 
-        self.folder = folder
+        self.folder = folder = settings.output
+        self.labels = settings.labels or "auto"
         self.classes = dict(zip(detector.category_ids, detector.names(), strict=True))
         self.names = {} if folder is None else picture_names(paths, folder)
 
@@ -79,12 +80,13 @@ class _Pictures:
 
     def __call__(self, image: "Image.Image", found: "Detected") -> None:
         from gcnet.storage import write_atomic
-        from gcnet.visualization.detections import draw_detections, encode_picture
+        from gcnet.visualization.detections import draw_detections
+        from gcnet.visualization.images import encode_jpeg
 
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            picture = draw_detections(image, found.results, self.classes)
-            write_atomic(self.folder / self.names[found.path], encode_picture(picture))
+            picture = draw_detections(image, found.results, self.classes, labels=self.labels)
+            write_atomic(self.folder / self.names[found.path], encode_jpeg(picture))
 
 
 def _print_table(detections: "Detections") -> None:

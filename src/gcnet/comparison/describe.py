@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shlex
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,15 @@ def describe_machine(device: str, jobs: int, threads: int) -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}",
         "versions": ", ".join(f"{package} {version}" for package, version in found.items()),
+        **_command(),
     }
+
+
+def _command() -> dict[str, str]:
+    """The command line, where it is that of `gcnet`."""
+    program = Path(sys.argv[0])
+    is_gcnet = program.name == "gcnet" or program.parts[-2:] == ("gcnet", "__main__.py")
+    return {"command": shlex.join(["gcnet", *sys.argv[1:]])} if is_gcnet else {}
 
 
 def _placement(settings: CompareSettings) -> str:

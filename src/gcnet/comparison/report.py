@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from gcnet.comparison.figure import render_figure
-from gcnet.comparison.page import render_page
+from gcnet.comparison.figures import render_figure
+from gcnet.comparison.page import render_comparison
 from gcnet.comparison.results import Comparison, to_json
 from gcnet.comparison.summary import markdown
 from gcnet.storage import write_atomic
@@ -21,7 +21,7 @@ def write_report(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
         to_json(comparison).encode("utf-8", "backslashreplace"),
         markdown(comparison).encode("utf-8", "backslashreplace"),
         render_figure(comparison),
-        render_page(comparison).encode("utf-8", "backslashreplace"),
+        render_comparison(comparison).encode("utf-8", "backslashreplace"),
     )
     paths = tuple(folder / name for name in FILES)
     for path, content in zip(paths, contents, strict=True):

@@ -10,8 +10,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter
 
 from gcnet.costs.report import CostReport, Quantity, scaled_quantities
-from gcnet.visualization.plots import PALE, plain, style_axes
-from gcnet.visualization.style import COLOURS
+from gcnet.visualization.fonts import shown_text
+from gcnet.visualization.style import PALE, PALETTE, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,12 +32,12 @@ def render_costs(bills: Sequence[CostReport]) -> bytes:
     FigureCanvasAgg(figure)
     stages = list(dict.fromkeys(line.part for bill in bills for line in bill.lines if line.kind == "stage"))
     stages = stages if len(stages) <= _MOST_STAGES else []
-    colours = {stage: COLOURS[index % len(COLOURS)] for index, stage in enumerate(stages)}
+    colours = {stage: PALETTE[index % len(PALETTE)] for index, stage in enumerate(stages)}
     quantities = scaled_quantities([bill.total for bill in bills])
     panels = figure.subplots(rows, min(len(keys), _PANELS), squeeze=False).flatten()
     for index, (key, axes) in enumerate(zip(keys, panels, strict=False)):
         _draw(axes, quantities[key], key, bills, colours if key in _BY_STAGE else {})
-        names = [plain(_short_title(bill), 60) if index % _PANELS == 0 else "" for bill in bills]
+        names = [shown_text(_short_title(bill), 60) if index % _PANELS == 0 else "" for bill in bills]
         axes.set_yticks(range(len(bills)), names)
         axes.set_ylim(len(bills) - 0.4, -0.6)
     for axes in panels[len(keys) :]:

@@ -270,7 +270,7 @@ class TrainingLoop:
         if not self.output.plots or not (finished or time.monotonic() - self._drew_at > _SECONDS_BETWEEN_CURVES):
             return
         self._drew_at = time.monotonic()
-        self.task.draw_curves(self.folder.evaluations(), self.folder.path)
+        self.task.draw_curves(self.folder.rows(), self.folder.path)
         self._draw_best()
 
     def _draw_best(self) -> None:

@@ -59,6 +59,11 @@ class NetworkSettings:
         for option in self.block_options:
             require("=" in option, f'`block_options` takes NAME=VALUE, such as pooling=average; found "{option}"')
 
+    @property
+    def title(self) -> str:
+        """Name for figures, such as "resnet18 + gc"."""
+        return self.model if self.block is None else f"{self.model} + {self.block}"
+
     def block_arguments(self) -> dict[str, Any]:
         """The arguments of `gcnet.create_model` for the block: which one, where, and its options.
 

@@ -203,7 +203,7 @@ class TrainingTask(Protocol[Loaded, Prepared]):
         """A picture of training images as the network sees them."""
 
     def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Plots the metrics of all evaluations so far."""
+        """Plot the rows of metrics.jsonl: losses and learning rate by step, scores by evaluation."""
 
     def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
         """Pictures of an evaluation; the title says which."""

@@ -10,42 +10,53 @@ import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from gcnet.data.coco.annotated_images import FolderReader
-from gcnet.data.coco.masks import BitMasks, compressed_runs, segmentation_mask
+from gcnet.data.coco.masks import BitMasks, compressed_runs
 from gcnet.data.decode import ImageError
 from gcnet.data.images.sources import evenly_spread
-from gcnet.visualization.plots import BLUE, INK, VERMILLION, contact_sheet, plain, save_figure, style_axes
+from gcnet.visualization.fonts import shown_text
+from gcnet.visualization.images import contact_sheet, fit_image
+from gcnet.visualization.overlays import Overlay, draw_overlays, instance_color
+from gcnet.visualization.style import BLUE, VERMILION, save_figure, style_axes
 
 SMALL, MEDIUM = 32, 96
 """COCO's bounds of small and medium objects: areas of their squares, in pixels."""
 _LISTED_CLASSES = 30
 _TILE = 320
-# Okabe & Ito's palette, bright enough to be seen on photographs.
-_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
-def draw_annotations(image: Image.Image, annotations: Sequence[Mapping[str, Any]]) -> Image.Image:
-    """The image (RGB) with the boxes and masks of its annotations (without issues), a colour for each category."""
-    pixels = np.array(image, dtype=np.float32)  # (H, W, 3)
-    for annotation in annotations:
-        if annotation.get("segmentation"):
-            mask = segmentation_mask(annotation["segmentation"], image.height, image.width)
-            pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(category_colour(annotation["category_id"]))
-    drawn = Image.fromarray(pixels.astype(np.uint8))
-    draw = ImageDraw.Draw(drawn)
-    line = max(1, round(max(image.size) / _TILE))
-    for annotation in annotations:
-        left, top, width, height = annotation["bbox"]
-        right, bottom = max(left + width - 1, left), max(top + height - 1, top)
-        draw.rectangle((left, top, right, bottom), outline=category_colour(annotation["category_id"]), width=line)
-    return drawn
+def draw_annotations(
+    image: Image.Image, annotations: Sequence[Mapping[str, Any]], *, side: int | None = None
+) -> Image.Image:
+    """Draw COCO annotations on their image, each object in a color of its own.
+
+    Args:
+        image: RGB.
+        annotations: without issues; `bbox` and `segmentation` in pixels of the image.
+        side: resize the image to this longer side in pixels before drawing (default: no resizing).
+    """
+    overlays = [Overlay(annotation, instance_color(index)) for index, annotation in enumerate(annotations)]
+    shown = image if side is None else fit_image(image, side)
+    return draw_overlays(shown, overlays, (image.height, image.width))
 
 
-def draw_targets(image: Float[Tensor, "3 h w"], target: Mapping[str, Tensor]) -> Image.Image:
-    """An image in [0, 1] with the boxes and masks of a target as `gcnet.data.coco.masks.Objects.to_dict` gives it."""
+def draw_targets(
+    image: Float[Tensor, "3 h w"], target: Mapping[str, Tensor], *, side: int | None = None
+) -> Image.Image:
+    """Draw the objects of a training image, each in a color of its own.
+
+    Args:
+        image: values from 0 to 1.
+        target: as from `gcnet.data.coco.masks.Objects.to_dict`: `boxes` (n, 4) as left, top, right and bottom in
+            pixels, `labels` (n,) and `mask_bits`.
+        side: as for `draw_annotations`.
+
+    Returns:
+        The annotated image.
+    """
     values = (image.float().cpu() * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     corners = target["boxes"].cpu()
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
@@ -54,45 +65,64 @@ def draw_targets(image: Float[Tensor, "3 h w"], target: Mapping[str, Tensor]) ->
         {"category_id": label, "bbox": box, "segmentation": compressed_runs(mask.bool().numpy())}
         for label, box, mask in zip(target["labels"].tolist(), boxes, masks, strict=True)
     ]
-    return draw_annotations(Image.fromarray(values), annotations)
+    return draw_annotations(Image.fromarray(values), annotations, side=side)
 
 
-def draw_annotated_sheet(content: Mapping[str, Any], folder: Path, path: Path, *, count: int = 24) -> int:
-    """Write some images spread over a COCO set (without issues) with their annotations into a PNG; returns how many."""
+def draw_annotated_sheet(
+    content: Mapping[str, Any], folder: Path, path: Path, *, count: int = 24, caption: str = ""
+) -> int:
+    """Write a PNG with annotated images, spread evenly over a COCO set.
+
+    Args:
+        content: of the annotation file, without issues.
+        folder: with the images; those that cannot be read are skipped.
+        path: of the PNG, which is not written if no image can be read.
+        count: maximum number of images.
+        caption: small text below, from `gcnet.visualization.style.figure_caption`.
+
+    Returns:
+        The number of images drawn.
+    """
     images = content["images"]
     chosen = evenly_spread(images, count)
     names = {category["id"]: category["name"] for category in content["categories"]}
-    of_image: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in chosen}
+    objects: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in chosen}
     for annotation in content["annotations"]:
-        if annotation["image_id"] in of_image:
-            of_image[annotation["image_id"]].append(annotation)
+        if annotation["image_id"] in objects:
+            objects[annotation["image_id"]].append(annotation)
     reader, pictures, titles = FolderReader(folder, images), [], []
     for image in chosen:
         try:
             picture = reader(image)
         except ImageError:
             continue
-        found = of_image[image["id"]]
-        counts = Counter(names[annotation["category_id"]] for annotation in found)
-        listed = ", ".join(f"{number} {name}" for name, number in counts.most_common(3)) or "nothing"
-        pictures.append(draw_annotations(picture, found))
+        annotations = objects[image["id"]]
+        counts = Counter(names[annotation["category_id"]] for annotation in annotations)
+        listed = ", ".join(f"{number} {name}" for name, number in counts.most_common(3)) or "no objects"
+        pictures.append(draw_annotations(picture, annotations, side=_TILE))
         titles.append(f"{image['file_name']}\n{listed}")
     if pictures:
-        contact_sheet(pictures, titles, path, columns=4, tile=_TILE)
+        contact_sheet(pictures, titles, path, columns=4, tile=_TILE, caption=caption)
     return len(pictures)
 
 
-def plot_label_statistics(content: Mapping[str, Any], path: Path) -> None:
-    """Draw a COCO set (without issues) into a PNG: objects by class, by size and by image, and where they lie."""
+def plot_label_statistics(content: Mapping[str, Any], path: Path, *, caption: str = "") -> None:
+    """Draw statistics of a COCO set into a PNG: objects by class, by size and by image, and centers of the boxes.
+
+    Args:
+        content: of the annotation file, without issues.
+        path: of the PNG.
+        caption: small text below, from `gcnet.visualization.style.figure_caption`.
+    """
     annotations = content["annotations"]
     sides = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     figure = Figure(figsize=(14, 9), layout="constrained")
-    (classes, sizes), (images, places) = figure.subplots(2, 2)
+    (classes, sizes), (images, centers) = figure.subplots(2, 2)
     _draw_classes(classes, content)
     _draw_sizes(sizes, [annotation["area"] for annotation in annotations])
     _draw_image_counts(images, Counter(annotation["image_id"] for annotation in annotations), len(sides))
-    _draw_places(places, [(annotation["bbox"], sides[annotation["image_id"]]) for annotation in annotations])
-    save_figure(figure, path)
+    _draw_centers(centers, [(annotation["bbox"], sides[annotation["image_id"]]) for annotation in annotations])
+    save_figure(figure, path, caption=caption)
 
 
 def _draw_classes(axes: Any, content: Mapping[str, Any]) -> None:
@@ -101,29 +131,32 @@ def _draw_classes(axes: Any, content: Mapping[str, Any]) -> None:
     shown = ordered[:_LISTED_CLASSES]
     values = [counts[category["id"]] for category in shown]
     size = 10 if len(shown) <= 12 else 7.5
-    axes.barh(range(len(shown)), values, color=BLUE)
+    axes.barh(range(len(shown)), values, color=BLUE, height=min(0.8, 0.25 * len(shown)))
     more = f", the {len(shown)} most frequent of {len(ordered)}" if len(ordered) > len(shown) else ""
     style_axes(axes, f"Objects by class{more}", "objects", "")
-    axes.set_yticks(range(len(shown)), [plain(category["name"], 22) for category in shown], fontsize=size)
-    axes.invert_yaxis()
+    axes.set_yticks(range(len(shown)), [shown_text(category["name"], 22) for category in shown], fontsize=size)
+    axes.set_ylim(max(len(shown), 3) - 0.5, -0.5)  # a bar of one class does not fill the panel
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _draw_sizes(axes: Any, areas: Sequence[float]) -> None:
     roots = np.sqrt(np.asarray(areas, dtype=float))
+    words: list[str] = []
     if len(roots):
         bins = np.geomspace(roots.min() * 0.99, roots.max() * 1.01 + 1e-6, 40)
         axes.hist(roots, bins=bins, color=BLUE)
         shares = [np.mean(roots < SMALL), np.mean((roots >= SMALL) & (roots < MEDIUM)), np.mean(roots >= MEDIUM)]
-        words = [f"{share:.0%} {name}" for share, name in zip(shares, ("small", "medium", "large"), strict=True)]
-        text = axes.text(0.98, 0.95, "\n".join(words), transform=axes.transAxes, ha="right", va="top", color=INK)
-        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 3})  # legible where it crosses a line
+        names = ("small", "medium", "large")
+        words = [f"{100 * share:.0f} % {name}" for share, name in zip(shares, names, strict=True)]
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     for bound in (SMALL, MEDIUM):
-        axes.axvline(bound, color=VERMILLION, linestyle="--", linewidth=1)
+        axes.axvline(bound, color=VERMILION, linestyle="--", linewidth=1)
     style_axes(
-        axes, f"Objects by size; lines at {SMALL} and {MEDIUM} pixels", "square root of the area (pixels)", "objects"
+        axes,
+        f"Objects by size: {', '.join(words) or 'none'}",
+        f"square root of the area (pixels); COCO's limits at {SMALL} and {MEDIUM}",
+        "objects",
     )
 
 
@@ -137,17 +170,12 @@ def _draw_image_counts(axes: Any, counts: Counter[int], images: int) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _draw_places(axes: Any, boxes: Sequence[tuple[Sequence[float], tuple[int, int]]]) -> None:
-    centres = np.array(
+def _draw_centers(axes: Any, boxes: Sequence[tuple[Sequence[float], tuple[int, int]]]) -> None:
+    centers = np.array(
         [((box[0] + box[2] / 2) / width, (box[1] + box[3] / 2) / height) for box, (width, height) in boxes]
     ).reshape(-1, 2)
-    counts, _, _ = np.histogram2d(centres[:, 1], centres[:, 0], bins=24, range=((0, 1), (0, 1)))
+    counts, _, _ = np.histogram2d(centers[:, 1], centers[:, 0], bins=24, range=((0, 1), (0, 1)))
     picture = axes.imshow(counts, cmap="Blues", extent=(0, 1, 1, 0), aspect="equal")
     axes.figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02, label="objects")
     style_axes(axes, "Centers of the boxes", "share of the width", "share of the height")
     axes.grid(False)
-
-
-def category_colour(category_id: int) -> tuple[int, int, int]:
-    """Red, green and blue of a category, always the same."""
-    return _COLOURS[category_id % len(_COLOURS)]

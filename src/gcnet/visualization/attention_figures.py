@@ -13,7 +13,8 @@ from PIL import Image
 from gcnet.analysis.query_independence import Interval, Layer
 from gcnet.data.images.sources import evenly_spread
 from gcnet.visualization.attention_maps import ImageMaps, LayerMaps, Point
-from gcnet.visualization.plots import BLUE, GREEN, INK, VERMILLION, plain, save_figure, style_axes
+from gcnet.visualization.fonts import shown_text
+from gcnet.visualization.style import BLUE, GREEN, INK, VERMILION, save_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,9 +101,9 @@ def plot_gates(
     for axes, (name, weights) in zip(panels, shown, strict=True):
         order = np.argsort(-weights.mean(0), kind="stable")
         drawn = axes.imshow(weights[:, order], aspect="auto", cmap="viridis", interpolation="nearest")
-        axes.set_title(plain(name, 60), loc="left", fontsize=10, color=INK)
+        axes.set_title(shown_text(name, 60), loc="left", fontsize=10, color=INK)
         if len(classes) <= 20:
-            axes.set_yticks(range(len(classes)), [plain(one, 20) for one in classes], fontsize=8)
+            axes.set_yticks(range(len(classes)), [shown_text(one, 20) for one in classes], fontsize=8)
         else:
             axes.set_ylabel("class", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -126,7 +127,7 @@ def plot_distances(layers: Sequence[Layer], path: Path) -> None:
     quantities = [
         (0.2, "input", "input $x_i$", INK),
         (0.0, "added", "output $z_i - x_i$", BLUE),
-        (-0.2, "attention", "attention", VERMILLION),
+        (-0.2, "attention", "attention", VERMILION),
     ]
     for offset, key, name, colour in quantities[: 1 if only_inputs else 3]:
         _dots(cosine, [getattr(layer, key) for layer in layers], [row + offset for row in rows], name, colour)
@@ -134,7 +135,7 @@ def plot_distances(layers: Sequence[Layer], path: Path) -> None:
     if not only_inputs:
         _dots(panels[1], [layer.divergence for layer in layers], [float(row) for row in rows], "attention", GREEN)
         style_axes(panels[1], "Of attention maps", "Jensen-Shannon divergence (nats, at most 0.69)", "")
-    cosine.set_yticks(rows, [plain(layer.name or layer.kind, 36) for layer in layers], fontsize=9)
+    cosine.set_yticks(rows, [shown_text(layer.name or layer.kind, 36) for layer in layers], fontsize=9)
     for axes, least in zip(panels, (0.2, 0.05), strict=False):  # so that next to nothing looks like next to nothing
         right = max(axes.get_xlim()[1], least)
         axes.set_xlim(-0.02 * right, right)
@@ -154,7 +155,7 @@ def _dots(axes: "Axes", values: Sequence[Interval | None], heights: Sequence[flo
 
 def _title(layer: LayerMaps) -> str:
     height, width = layer.attention.key_grid
-    return f"{plain(layer.name or layer.kind, 24)}\n{height} x {width}"
+    return f"{shown_text(layer.name or layer.kind, 24)}\n{height} x {width}"
 
 
 def _draw_image(axes: "Axes", image: Image.Image) -> None:
@@ -194,5 +195,5 @@ def _style_scale(bar: Any) -> None:
 def _head(figure: Figure, maps: ImageMaps) -> None:
     """The figure's first lines: which image, what it was taken for, and what the colours are."""
     scale = "color: attention weight, as a multiple of uniform attention (uniform = 1)"
-    text = f"{plain(maps.path.name, 40)}: {plain(maps.answer, 40)}\n{scale}"
+    text = f"{shown_text(maps.path.name, 40)}: {shown_text(maps.answer, 40)}\n{scale}"
     figure.suptitle(text, x=0.01, ha="left", fontsize=11, color=INK)

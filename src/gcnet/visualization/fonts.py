@@ -1,7 +1,7 @@
-"""Fonts for names in any script, and the placement of labels."""
+"""Text in figures: fonts for any script, shortening, escapes for missing characters."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -11,22 +11,56 @@ from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.text import Text
 from PIL import ImageFont
 
+from gcnet.errors import printable
+
 _DEFAULT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
 @cache
 def picture_font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
-    """The font for text on pictures.
+    """Load the font for text drawn on an image.
 
     Args:
-        size: in pixels.
-        text: what is to be written; where matplotlib's font lacks a character of it, an installed font is taken.
+        size: height in pixels.
+        text: text to draw; if DejaVu Sans lacks a character of it, an installed font that has it is used instead.
     """
     return ImageFont.truetype(_font_with(_missing(text)) or _DEFAULT, size)
 
 
+def picture_text(text: str, length: int = 40) -> str:
+    """Prepare text for drawing on an image: printable, in characters that a font has, shortened in its middle.
+
+    Args:
+        text: such as a class or file name.
+        length: maximum number of characters.
+    """
+    return shorten(legible(printable(text)), length)
+
+
+def shown_text(text: str, length: int) -> str:
+    """Prepare text for Matplotlib: as `picture_text`, with dollar signs escaped so that they do not start a formula."""
+    return picture_text(text, length).replace("$", r"\$")
+
+
+def shorten(text: str, length: int) -> str:
+    """Cut text in its middle to `length` characters, since file and class names often differ at their ends."""
+    if len(text) <= length:
+        return text
+    head = max(0, (length - 1) // 2)
+    tail = max(0, length - 1 - head)
+    return f"{text[:head]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - tail :]}"
+
+
+def shorten_to_width(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Cut text in its middle until it is at most `width` pixels wide."""
+    length = len(text)
+    while length and font.getlength(shorten(text, length)) > width:
+        length -= 1
+    return shorten(text, length)
+
+
 def legible(text: str) -> str:
-    """The text, with characters that no installed font has escaped; warns about these once."""
+    r"""Escape the characters that no installed font has, as in `\u732b`; warns once for each set of characters."""
     missing = _missing(text)
     if not missing or _font_with(missing) is not None:
         return text
@@ -35,7 +69,7 @@ def legible(text: str) -> str:
 
 
 def use_fallback_fonts(figure: Figure) -> None:
-    """Give every text of a figure an installed font that has the characters matplotlib's own lacks."""
+    """Add to each text of a figure an installed font with the characters that Matplotlib's own font lacks."""
     for text in figure.findobj(Text):
         missing = _missing(text.get_text())
         font = _font_with(missing) if missing else None
@@ -50,19 +84,19 @@ def _characters(font: Path) -> frozenset[int]:
 
 @cache
 def _missing(text: str) -> frozenset[str]:
-    """The printable characters of a text that matplotlib's font lacks."""
+    """The printable characters of a text that DejaVu Sans lacks."""
     return frozenset(letter for letter in text if letter.isprintable() and ord(letter) not in _characters(_DEFAULT))
 
 
 @cache
 def _font_with(letters: frozenset[str]) -> Path | None:
-    """The first installed font that has all the letters; None if there are no letters, or no such font."""
+    """The first installed font with all of the letters; None without letters or such a font."""
     codes = {ord(letter) for letter in letters}
     return next((font for font in _installed() if codes <= _characters(font)), None) if codes else None
 
 
 def _installed() -> Iterator[Path]:
-    """Fonts that are installed on the system, without matplotlib's own."""
+    """The fonts of the system, without Matplotlib's own."""
     own = _DEFAULT.parents[1]
     yield from (Path(entry.fname) for entry in fontManager.ttflist if own not in Path(entry.fname).parents)
 
@@ -71,28 +105,7 @@ def _installed() -> Iterator[Path]:
 def _warn_missing(letters: frozenset[str]) -> None:
     shown = "".join(sorted(letters))
     warnings.warn(
-        f'no installed font has the characters "{shown}", which are escaped in pictures; '
+        f'no installed font has the characters "{shown}", which are escaped in figures; '
         "install a font such as Noto Sans CJK",
         stacklevel=4,
     )
-
-
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom, in pixels."""
-
-
-def label_places(box: Box, size: tuple[float, float], sheet: tuple[int, int]) -> list[Box]:
-    """Where a text of `size` (width, height) may go on a `sheet` (width, height): above, in or below its box."""
-    (left, top, _, bottom), (width, height) = box, size
-    x = min(max(left, 0), max(sheet[0] - width, 0))
-    tops = [min(max(y, 0), sheet[1] - height) for y in (top - height, top, bottom - height, bottom)]
-    return [(x, y, x + width, y + height) for y in tops]
-
-
-def first_free(places: Iterable[Box], taken: Sequence[Box]) -> Box | None:
-    """The first of the places that overlaps with none that is taken."""
-    return next((place for place in places if not any(_overlap(place, other) for other in taken)), None)
-
-
-def _overlap(one: Box, other: Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -61,7 +61,7 @@ class EvaluateSettings:
     repair: bool = advanced(True)
     """Detectors: repair or skip invalid annotations; without it, they are evaluated as pycocotools reads them."""
     output: Path | None = None
-    """Folder for results.json, per_class.csv and plots; for detectors also detections.json and worst.html."""
+    """Folder for results.json, per_class.csv and plots; for detectors also detections.json and the error gallery."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, before anything is loaded."""

@@ -4,14 +4,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gcnet.arguments import POSITIONAL, advanced
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError, printable
 
 _OF_CLASSIFIERS = ("top",)
-_OF_DETECTORS = ("threshold", "classes", "detections_per_image")
+_OF_DETECTORS = ("threshold", "classes", "detections_per_image", "labels")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class PredictSettings:
     """Detectors: only these classes, separated by commas."""
     detections_per_image: int | None = advanced(None)
     """Detectors: maximum detections per image (default: as trained, 100)."""
+    labels: Literal["auto", "on", "off"] | None = None
+    """Detectors: class and score beside objects in annotated images; auto (default) skips labels that would overlap,
+    and all labels with more than 30 objects."""
     json: str | None = None
     """Write predictions to this JSON file (- for standard output); detections in COCO's annotation format with
     scores."""

@@ -14,7 +14,7 @@ from gcnet.tasks.classification.training import open_classification
 from gcnet.training.distributed import Processes
 from gcnet.training.progress import Lines, LiveBar, clock
 from gcnet.training.signals import handle_signals
-from gcnet.visualization import plots
+from gcnet.visualization import images as sheets
 from training.photos import CLASSES, settings_for, write_photos
 
 CPU = torch.device("cpu")
@@ -117,7 +117,7 @@ def test_batches_from_a_later_step_are_those_that_would_have_come(photos):
 def test_training_images_are_drawn_with_normalization_undone(photos, tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
-        plots, "contact_sheet", lambda images, titles, _path: drawn.update(images=images, titles=titles)
+        sheets, "contact_sheet", lambda images, titles, _path, **_: drawn.update(images=images, titles=titles)
     )
     task = task_with(photos, random_crop="none", hflip=0.0)
     batch = next(task.batches(0))

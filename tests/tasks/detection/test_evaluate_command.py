@@ -83,11 +83,11 @@ def test_a_detector_is_judged_as_its_own_detections_are(
         classes = list(csv.DictReader(file))
     assert [one["class"] for one in classes] == list(CATEGORIES)
     assert sum(int(one["objects"]) for one in classes) == 36
-    for name in ("precision_recall.png", "worst.png"):
+    for name in ("precision_recall.png", "error_gallery.png"):
         with Image.open(out / name) as picture:
             assert picture.width > 500
-    assert "000001.png" in (out / "worst.html").read_text()
-    assert "000002.png" not in (out / "worst.html").read_text()
+    assert "000001.png" in (out / "error_gallery.html").read_text()
+    assert "000002.png" not in (out / "error_gallery.html").read_text()
 
 
 def test_what_is_found_exactly_scores_a_hundred(
@@ -104,7 +104,7 @@ def test_what_is_found_exactly_scores_a_hundred(
     assert [rows[name] for name in ("APm", "APl", "ARm", "ARl")] == [["-", "-"]] * 4
     assert [rows[name] for name in CATEGORIES] == [["100.0", "100.0"]] * 3
     assert "no COCO result" not in printed
-    assert not (tmp_path / "worst.html").exists()
+    assert not (tmp_path / "error_gallery.html").exists()
 
 
 def test_results_are_judged_without_a_model(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from gcnet.data.scenes import Scenes
 from gcnet.tasks.detection.evaluate import judge
 from gcnet.tasks.detection.precision_recall import plot_precision_recall
-from gcnet.visualization.plots import BLUE, GREEN, VERMILLION
+from gcnet.visualization.style import BLUE, GREEN, VERMILION
 from tasks.shaken import as_results, shaken
 
 Content = dict[str, Any]
@@ -49,7 +49,7 @@ def test_any_number_of_classes_is_drawn(tmp_path: Path, classes: int) -> None:
     for number, annotation in enumerate(content["annotations"]):
         annotation["category_id"] = number % max(classes - 1, 1) + 1  # the last one has no object
     path = drawn(content, shaken(content), tmp_path / "curves.png")
-    assert len(rows_of(path, VERMILLION))
+    assert len(rows_of(path, VERMILION))
 
 
 def test_without_an_object_there_is_no_line(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from gcnet.data.transforms import build_eval_transform
 from gcnet.errors import UserError
 from gcnet.models.outputs import class_scores, evaluating
 from gcnet.tasks.trained import TrainedClassifier
-from gcnet.visualization.plots import contact_sheet
+from gcnet.visualization.images import contact_sheet
 
 SHEET_IMAGES = 60
 
@@ -101,7 +101,7 @@ def draw_predictions(predictions: Sequence[Prediction], path: Path) -> int:
     """
     shown = evenly_spread(predictions, SHEET_IMAGES)
     titles = [
-        "\n".join([one.path.name, *(f"{probability:.0%} {name}" for name, probability in one.classes[:2])])
+        "\n".join([one.path.name, *(f"{name} {100 * probability:.0f} %" for name, probability in one.classes[:2])])
         for one in shown
     ]
     contact_sheet([_thumbnail(one.path) for one in shown], titles, path)

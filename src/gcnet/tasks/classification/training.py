@@ -237,27 +237,39 @@ class ClassificationTraining:
 
     def draw_inputs(self, batch: Prepared, path: Path) -> None:
         """The first images of a prepared batch with normalization undone, and their labels."""
-        from gcnet.visualization.plots import contact_sheet
+        from gcnet.visualization.images import contact_sheet
 
         preprocessing = self.splits.preprocessing
         mean, std = torch.tensor(preprocessing.mean).view(3, 1, 1), torch.tensor(preprocessing.std).view(3, 1, 1)
         images = batch.images[:_SHOWN].float().cpu() * std + mean  # (n, 3, H, W) in [0, 1]
         pixels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
         titles = [_title(label, self.splits.classes) for label in batch.targets[:_SHOWN].cpu()]
-        contact_sheet(list(pixels), titles, path)
+        contact_sheet(list(pixels), titles, path, caption=self._caption("training images after augmentation"))
 
     def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
         """Learning curves."""
-        from gcnet.visualization.plots import ACCURACY, plot_learning_curves
+        from gcnet.visualization.plots import plot_learning_curves
 
-        scores = {key: name for key, name in ACCURACY.items() if key != "top5" or len(self.classes) > 5}
-        plot_learning_curves(rows, folder / "curves.png", scores=scores)
+        scores = {"Top-1": {"top1": "top-1 (%)"}} | ({"Top-5": {"top5": "top-5 (%)"}} if len(self.classes) > 5 else {})
+        caption = self._caption(f"{self.evaluation_images:,} validation images")
+        plot_learning_curves(rows, folder / "curves.png", scores=scores, caption=caption)
 
     def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
         """The confusion matrix."""
         from gcnet.visualization.plots import plot_confusion
 
-        plot_confusion(evaluation.details.confusion, self.splits.classes, folder / "confusion.png", title=title)
+        plot_confusion(
+            evaluation.details.confusion,
+            self.splits.classes,
+            folder / "confusion.png",
+            title=title,
+            caption=self._caption(),
+        )
+
+    def _caption(self, *parts: str) -> str:
+        from gcnet.visualization.style import figure_caption
+
+        return figure_caption(Path(self.settings.data.data).name, self.settings.network.title, *parts)
 
 
 def open_classification(settings: TrainSettings, processes: Processes) -> ClassificationTraining:

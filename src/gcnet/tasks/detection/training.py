@@ -34,7 +34,7 @@ from gcnet.training.settings import DetectorSettings, TrainSettings
 from gcnet.training.task import Evaluation, first_readable, micro_batches, unless_stopped
 from gcnet.training.trainer import AUTOCAST
 
-_SHOWN = 12
+_SHOWN, _TILE = 12, 320
 _SHORT, _LONG = 800, 1333  # the sides of COCO's detectors, in pixels
 _CLASSIFIERS_AUGMENT = ("random_crop", "crop_scale", "pad", "auto_augment", "ra_magnitude", "erasing")
 _CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix", "class_weights", "sampling")
@@ -224,21 +224,27 @@ class DetectionTraining:
     def draw_inputs(self, batch: DetectionBatch, path: Path) -> None:
         """The first images of a batch with their boxes and masks."""
         from gcnet.visualization.annotations import draw_targets
-        from gcnet.visualization.plots import contact_sheet
+        from gcnet.visualization.images import contact_sheet
 
         count = min(len(batch), _SHOWN)
-        pictures = [draw_targets(batch.images[index], batch.targets[index]) for index in range(count)]
+        pictures = [draw_targets(batch.images[index], batch.targets[index], side=_TILE) for index in range(count)]
         titles = [_title(batch.targets[index]["labels"], self.classes) for index in range(count)]
-        contact_sheet(pictures, titles, path, columns=4, tile=320)
+        caption = self._caption("training images after augmentation")
+        contact_sheet(pictures, titles, path, columns=4, tile=_TILE, caption=caption)
 
     def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
         """Learning curves."""
         from gcnet.visualization.plots import plot_learning_curves
 
-        scores = {"mask_ap": "mask AP", "mask_ap50": "mask AP50"} if self.metric == "mask_ap" else {}
-        scores |= {"box_ap": "box AP", "box_ap50": "box AP50"}
-        words = {"quantity": "average precision on validation images", "loss": "sum of the detector's losses"}
-        plot_learning_curves(rows, folder / "curves.png", scores=scores, **words)
+        scores = {"Masks": {"mask_ap": "mask AP", "mask_ap50": "mask AP50"}} if self.metric == "mask_ap" else {}
+        scores |= {"Boxes": {"box_ap": "box AP", "box_ap50": "box AP50"}}
+        caption = self._caption(f"{self.evaluation_images:,} validation images")
+        plot_learning_curves(rows, folder / "curves.png", scores=scores, loss="sum of the losses", caption=caption)
+
+    def _caption(self, *parts: str) -> str:
+        from gcnet.visualization.style import figure_caption
+
+        return figure_caption(Path(self.settings.data.data).name, self.settings.network.title, *parts)
 
     def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
         """Nothing: `gcnet evaluate` draws the pictures of a detector."""
