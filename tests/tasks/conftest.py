@@ -11,7 +11,7 @@ from gcnet.models.model_file import save_model
 from tasks.fruit import CLASSES, SIZE
 
 
-@pytest.fixture(scope="loop")
+@pytest.fixture(scope="session")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `gc_cifar_resnet20` for three classes with random weights."""
     torch.manual_seed(3)
