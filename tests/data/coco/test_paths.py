@@ -80,7 +80,7 @@ def test_symbolic_links_are_followed(tmp_path: Path):
 
 def test_two_names_never_share_a_file_by_repair(tmp_path: Path):
     resolved = resolve_paths(write(tmp_path, "1.png", "2.png"), ["cam1/1.png", "cam2/1.png", "2.png", "cam1/2.png"])
-    assert resolved.found == {"2.png": "2.png"}
+    assert resolved.files == {"2.png": "2.png"}
     assert set(resolved.missing.values()) == {AMBIGUOUS}
 
 

@@ -197,7 +197,7 @@ def test_classes_with_almost_the_same_name_are_kept_apart_and_reported(tmp_path:
     add_classes(tmp_path / "val", 1, classes=("Cat", "cat"))
     splits = open_data(DataSettings(data=str(tmp_path)))
     assert len(splits.classes) == 7
-    expected = 'kept apart: "2" and "2.0"; "Cat" and "cat"; "PolarBear" and "polar bear"'
+    expected = 'different classes: "2" and "2.0"; "Cat" and "cat"; "PolarBear" and "polar bear"'
     assert splits.notes[0].endswith(expected)
     assert open_splits(str(tmp_path))["train"].notes[0].endswith(expected)
 

@@ -184,7 +184,7 @@ def test_columns_of_other_delimiters_in_capitals_and_below_blank_lines_are_read(
 def test_a_row_again_is_skipped_and_counted(tmp_path: Path) -> None:
     images = CsvImages(write(tmp_path, "path,label\na.png,dog\nb.png,cat\n./a.png,dog\n"))
     assert [(images.name(i), images.label(i)) for i in range(len(images))] == [("a.png", 1), ("b.png", 0)]
-    assert images.notes == (f"{tmp_path}/list.csv: 1 of 3 rows repeat another one and are skipped",)
+    assert images.notes == (f"{tmp_path}/list.csv: 1 of 3 rows are repeated and skipped",)
 
 
 def test_splits_go_by_their_usual_names_and_others_are_counted(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ class AnnotationEntries:
             return None
         image = self._images.by_id.get(image_id)
         if image is None:
-            found = f"image_id {shorten(raw)}" if "image_id" in entry else f"annotation {number} has no image_id"
-            return self._issues.append(Issue("unknown image", found, None, identity))
+            details = f"image_id {shorten(raw)}" if "image_id" in entry else f"annotation {number} has no image_id"
+            return self._issues.append(Issue("unknown image", details, None, identity))
         if category_id not in self._names:
             return self._report(image, entry, "unknown category", f"category_id {shorten(raw_category)}")
         entry = {**entry, "image_id": image["id"], "category_id": category_id}
@@ -85,8 +85,8 @@ class AnnotationEntries:
     def _check_references(self, image_id: object, category_id: object, report: Report) -> None:
         """Report ids written differently from those of the image and category."""
         if not self._images.ids.has(image_id) or not self._categories.ids.has(category_id):
-            found = f"image_id {shorten(image_id)}, category_id {shorten(category_id)}"
-            report("image_id or category_id not an integer", found)
+            details = f"image_id {shorten(image_id)}, category_id {shorten(category_id)}"
+            report("image_id or category_id not an integer", details)
 
     def _mask(self, entry: Entry, image: Entry, report: Report) -> Segmentation | None:
         segmentation = entry.get("segmentation")
@@ -125,8 +125,8 @@ class AnnotationEntries:
         box_format = recognize_format(boxes, sizes, np.array(around, dtype=np.float64).reshape(-1, 4))
         if box_format.is_coco:
             return COCO, drafts
-        found = f"{len(boxes):,} boxes are {box_format}, instead of left, top, width, height in pixels"
-        self._issues.append(Issue("boxes in another format", found))
+        details = f"{len(boxes):,} boxes are {box_format}, instead of left, top, width, height in pixels"
+        self._issues.append(Issue("boxes in another format", details))
         if box_format.is_certain:
             for number, box in zip(with_box, box_format.convert(boxes, sizes).tolist(), strict=True):
                 drafts[number] = replace(drafts[number], box=box)
@@ -152,25 +152,25 @@ class AnnotationEntries:
     def _box(self, draft: _Draft, report: Report) -> list[float] | None:
         """Return the box, or that of the mask if the box is invalid, or None without either."""
         raw, box, around = draft.entry.get("bbox"), draft.box, draft.mask.box if draft.mask else None
-        found = f"bbox {shorten(raw)} in {draft.image['width']} x {draft.image['height']} pixels"
+        details = f"bbox {shorten(raw)} in {draft.image['width']} x {draft.image['height']} pixels"
         if box is None or box[2] <= 0 or box[3] <= 0:
             if around is None:
-                return report("neither bbox nor mask", found)
-            report("missing bbox" if raw is None else "invalid bbox", found)
+                return report("neither bbox nor mask", details)
+            report("missing bbox" if raw is None else "invalid bbox", details)
             return around
         if around is not None:
             if _are_apart(box, around):
-                report("bbox apart from the mask", f"{found}, the mask's is {around}")
+                report("bbox apart from the mask", f"{details}, the mask's is {around}")
                 return around
             overlap = _overlap(_clipped(box, draft.image), around)
             if overlap < _ALIKE:
                 report("bbox unlike the mask", f"bbox {shorten(box)}, the mask's is {around} (IoU {overlap:.2f})")
         if not lies_within(box, draft.image):
-            report("bbox outside the image", found)
+            report("bbox outside the image", details)
             return box
         beyond = max(-box[0], -box[1], box[0] + box[2] - draft.image["width"], box[1] + box[3] - draft.image["height"])
         if beyond > _EDGE:
-            report("bbox over the edge", found)
+            report("bbox over the edge", details)
         return box
 
     def _numbered(self, entries: list[Entry], file_entries: Sequence[Any]) -> list[Entry]:

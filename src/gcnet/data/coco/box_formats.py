@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-_NEEDED = 3  # objects, fewer of which may lie within one pixel by chance
-_SMALLEST = 8  # pixels of an image's side, below which a polygon within one pixel is plausible
+_NEEDED = 3  # minimum number of objects, to exclude chance
+_SMALLEST = 8  # minimum side in pixels; in smaller images, polygons within one pixel are plausible
 
 
 def are_fractions(segmentations: Iterable[tuple[Any, int, int]]) -> bool:
@@ -60,11 +60,11 @@ Sizes = Float[np.ndarray, "n 2"]  # width and height of each box's image, in pix
 
 XYWH = "left, top, width, height"
 
-_MASKS_NEEDED, _BOXES_NEEDED = 3, 5  # objects, fewer of which may look like another format by chance
-_FITS, _BETTER = 0.8, 0.15  # mean IoU with the masks, and how much better than that of COCO's own format
-_BEYOND = 0.25  # share of boxes that must end beyond the image as left, top, width, height
-_TOLERANCE = 0.5  # pixels that a box may end beyond the image
-_MOST = 0.95  # share of boxes that a format must keep within their images: a few of a file may be faulty
+_MASKS_NEEDED, _BOXES_NEEDED = 3, 5  # minimum number of objects, to exclude chance
+_FITS, _BETTER = 0.8, 0.15  # minimum mean IoU with the masks, and minimum gain over COCO's format
+_BEYOND = 0.25  # minimum fraction of boxes beyond the image in COCO's format
+_TOLERANCE = 0.5  # pixels
+_MOST = 0.95  # fraction of boxes that must be inside their images; a few may be wrong
 
 
 def _from_corners(boxes: Boxes) -> Boxes:
@@ -168,7 +168,7 @@ def _by_edges(boxes: Boxes, sizes: Sizes) -> BoxFormat:
     is_beyond = (boxes[:, :2] + boxes[:, 2:] > sizes + _TOLERANCE).any(axis=1)
     if not fitting or is_beyond.mean() < _BEYOND:
         return COCO
-    # Corners in order happen by chance far less often than centers within the image.
+    # Ordered corners are far less likely by chance than centers within the image.
     corners, centers = list(BOX_FORMATS)[1:]
     if corners in fitting:
         return candidates[corners]

@@ -20,7 +20,7 @@ def as_polygons(segmentation: Any) -> tuple[list[list[float]] | None, str]:
     if not isinstance(segmentation, list) or not segmentation:
         return None, ""
     if _are_numbers(segmentation):
-        return [segmentation], "one polygon that is not in a list"
+        return [segmentation], "a polygon without an outer list"
     if _are_points(segmentation):
         return [_joined(segmentation)], "a list of points"
     if all(map(_are_numbers, segmentation)):
@@ -30,9 +30,9 @@ def as_polygons(segmentation: Any) -> tuple[list[list[float]] | None, str]:
     inner = segmentation[0]
     if len(segmentation) == 1 and isinstance(inner, list):
         if all(map(_are_numbers, inner)):
-            return inner, "a list of polygons within a list"
+            return inner, "nested lists of polygons"
         if all(map(_are_points, inner)):
-            return [_joined(points) for points in inner], "polygons as lists of points within a list"
+            return [_joined(points) for points in inner], "nested lists of polygons as points"
     return None, ""
 
 
@@ -53,7 +53,7 @@ def _joined(points: list[list[float]]) -> list[float]:
     return [value for point in points for value in point]
 
 
-# Called with the kind of an issue (of `issues.KINDS`) and what was found.
+# Called with the kind of an issue, a key of `ISSUE_KINDS`, and the value in the file.
 Report = Callable[[str, str], None]
 
 _HUGE = 1e300

@@ -60,9 +60,9 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
     content = read_json(path, "annotation")
     for part in PARTS:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            found = _found(content, part)
+            content_found = _found(content, part)
             raise UserError(
-                f'{path} is not in COCO\'s format: expected a list "{part}" at its top level, found {found}'
+                f'{path} is not in COCO\'s format: expected a list "{part}" at its top level, found {content_found}'
             )
     return content
 
@@ -250,13 +250,13 @@ def _by_id(entries: Sequence[Any], kind: str, place: str) -> tuple[dict[int, Ent
         if not isinstance(entry, dict) or entry.get("id") is None:
             raise _refusal(place, f"{kind} {number} of the list has no id")
     ids = Ids(entry["id"] for entry in entries)
-    found: dict[int, Entry] = {}
+    entries_by_id: dict[int, Entry] = {}
     for entry in entries:
         identity = ids(entry["id"])
         if identity is None:
             raise _refusal(place, f"the id of a listed {kind} is {shorten(entry['id'])}")
-        found[identity] = {**entry, "id": identity}
-    return found, ids
+        entries_by_id[identity] = {**entry, "id": identity}
+    return entries_by_id, ids
 
 
 def _annotation(entry: Entry, image: Entry, category: Entry, place: str) -> Entry:
@@ -273,9 +273,9 @@ def _annotation(entry: Entry, image: Entry, category: Entry, place: str) -> Entr
     if not entry.get("segmentation"):
         return loaded
 
-    def report(kind: str, found: str) -> None:
+    def report(kind: str, details: str) -> None:
         if kind not in _DRAWN:
-            raise _refusal(place, f"{name} has an invalid mask ({kind}: {found})")
+            raise _refusal(place, f"{name} has an invalid mask ({kind}: {details})")
 
     checked = check_segmentation(entry["segmentation"], image["height"], image["width"], report)
     return loaded if checked is None else {**loaded, "segmentation": checked.value}

@@ -209,7 +209,7 @@ def _image_places(file: Path, images: Path | None, split: str | None) -> list[Pa
 def _score(folder: Path, names: Sequence[str]) -> tuple[int, int]:
     """Return how many names are files of a folder as written, and how many after repairs."""
     resolved = resolve_paths(folder, names)
-    return len(resolved.found) - len(resolved.repaired()), len(resolved.found)
+    return len(resolved.files) - len(resolved.repaired()), len(resolved.files)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -42,7 +42,7 @@ def open_coco(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> 
     train_file, val_file = split_files(settings)
     train = _open_file(train_file, settings, "train")
     if val_file is None:
-        train, val = held_out(train, settings.val_fraction or 0.0, split_seed)
+        train, val = hold_out_images(train, settings.val_fraction or 0.0, split_seed)
     else:
         val = _noted(_open_file(val_file, settings, "val"), settings)
     train, val = train.limited(settings.limit_train), val.limited(settings.limit_val)
@@ -77,7 +77,7 @@ def open_validation(
         return _open_scenes(settings, "val", seed)
     if settings.val is None and settings.val_fraction is not None:
         part = _open_file(split_files(settings)[0], settings, "train", needs_images=needs_images, repairs=repairs)
-        part = held_out(part, settings.val_fraction, split_seed)[1]
+        part = hold_out_images(part, settings.val_fraction, split_seed)[1]
     else:
         file = (
             annotation_file(settings.val, "`val`", "val")
@@ -96,7 +96,7 @@ def _noted(part: CocoSplit, settings: DataSettings) -> CocoSplit:
     return replace(part, notes=(*part.notes, note))
 
 
-def held_out(part: CocoSplit, fraction: float, seed: int) -> tuple[CocoSplit, CocoSplit]:
+def hold_out_images(part: CocoSplit, fraction: float, seed: int) -> tuple[CocoSplit, CocoSplit]:
     """Split images at random into training and validation images.
 
     Args:
@@ -163,7 +163,7 @@ def _check_sizes(reader: FolderReader, entries: Sequence[Entry], file: Path) -> 
 
 def _depth_notes(reader: FolderReader) -> list[str]:
     """Describe 16-bit images that use fewer bits."""
-    paths = list(reader.paths.found.values())
+    paths = list(reader.paths.files.values())
     depth = estimate_bit_depth(FileImages(Path(reader.paths.folder), paths, [0] * len(paths), ()))
     if depth is None or depth == FULL_DEPTH:
         return []

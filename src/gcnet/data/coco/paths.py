@@ -22,21 +22,21 @@ class ResolvedPaths:
 
     Attributes:
         folder: Image folder.
-        found: Path relative to the folder, by name.
+        files: Path relative to the folder, by name.
         missing: Reason for a missing file, by name.
     """
 
     folder: str
-    found: Mapping[str, str]
+    files: Mapping[str, str]
     missing: Mapping[str, str]
 
     def path(self, name: str) -> str | None:
         """Return the path of the image `name`, or None if it is missing."""
-        return os.path.join(self.folder, self.found[name]) if name in self.found else None
+        return os.path.join(self.folder, self.files[name]) if name in self.files else None
 
     def repaired(self) -> dict[str, str]:
         """Return the repaired paths by name."""
-        return {name: path for name, path in self.found.items() if _inside(name, self.folder) != path}
+        return {name: path for name, path in self.files.items() if _inside(name, self.folder) != path}
 
     def note(self) -> str | None:
         """Return a sentence with the number of repaired paths, or None if there are none."""
@@ -62,20 +62,20 @@ def resolve_paths(folder: str | os.PathLike[str], names: Iterable[str]) -> Resol
         Files and missing names.
     """
     listing = _Listing(os.path.abspath(folder))
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     missing: dict[str, str] = {}
     for name in names:
         path = next((path for guess in _guesses(name, listing.folder) if (path := listing.find(guess))), None)
         if path is not None:
-            found[name] = path
+            files[name] = path
         else:
             missing[name] = MISSING if _inside(name, listing.folder) else OUTSIDE
-    owners = Counter(found.values())
-    for name in ResolvedPaths(listing.folder, found, missing).repaired():
-        if owners[found[name]] > 1:
+    owners = Counter(files.values())
+    for name in ResolvedPaths(listing.folder, files, missing).repaired():
+        if owners[files[name]] > 1:
             missing[name] = AMBIGUOUS
-            del found[name]
-    return ResolvedPaths(listing.folder, found, missing)
+            del files[name]
+    return ResolvedPaths(listing.folder, files, missing)
 
 
 class _Listing:

@@ -1,1 +1,1 @@
-"""Labeled images: class folders, CSV tables, CIFAR, and problems of them found before training."""
+"""Labeled images: class folders, CSV tables, CIFAR, generated scenes, and their checks."""

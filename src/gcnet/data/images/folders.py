@@ -18,7 +18,7 @@ _LISTED = 5
 
 
 def label_classes(
-    found: Sequence[str], classes: Sequence[str] | None, place: object
+    names: Sequence[str], classes: Sequence[str] | None, place: object
 ) -> tuple[dict[str, int], list[str]]:
     """Assign labels to the class names of a data set.
 
@@ -26,8 +26,8 @@ def label_classes(
     accented letters differently.
 
     Args:
-        found: Class names in the data.
-        classes: Known names in the order of the labels (default: `found`).
+        names: Class names in the data.
+        classes: Known names in the order of the labels (default: `names`).
         place: Folder or table, for messages.
 
     Returns:
@@ -36,17 +36,17 @@ def label_classes(
     Raises:
         UserError: A name is not a known class.
     """
-    known = {name: label for label, name in enumerate(found if classes is None else classes)}
+    known = {name: label for label, name in enumerate(names if classes is None else classes)}
     by_composed = {normalize_unicode(name): label for name, label in known.items()}
     labels: dict[str, int] = {}
-    for name in found:
+    for name in names:
         label = known.get(name, by_composed.get(normalize_unicode(name)))
         if label is None:
-            raise _unknown(name, list(known), found, place)
+            raise _unknown(name, list(known), names, place)
         labels[name] = label
-    other = [name for name in found if name not in known]
-    notes = [_repaired(other, place)] if other else []
-    return labels, [*notes, *(describe_similar_classes(found, place) if classes is None else [])]
+    recomposed = [name for name in names if name not in known]
+    notes = [_repaired(recomposed, place)] if recomposed else []
+    return labels, [*notes, *(describe_similar_classes(names, place) if classes is None else [])]
 
 
 def normalize_unicode(name: str) -> str:
@@ -54,24 +54,24 @@ def normalize_unicode(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def describe_similar_classes(found: Sequence[str], place: object) -> list[str]:
+def describe_similar_classes(names: Sequence[str], place: object) -> list[str]:
     """Describe classes with almost the same name.
 
     Args:
-        found: Class names.
+        names: Class names.
         place: Folder or table, for messages.
 
     Returns:
         A sentence, or nothing if there are none.
     """
     groups: dict[str, list[str]] = {}
-    for name in found:
+    for name in names:
         groups.setdefault(_essence(name), []).append(name)
-    several = [names for names in groups.values() if len(names) > 1]
+    several = [similar for similar in groups.values() if len(similar) > 1]
     if not several:
         return []
-    shown = "; ".join(" and ".join(f'"{name}"' for name in names) for names in several[:_LISTED])
-    return [f"{place}: classes with almost the same name are kept apart: {shown}"]
+    shown = "; ".join(" and ".join(f'"{name}"' for name in similar) for similar in several[:_LISTED])
+    return [f"{place}: classes with almost the same name are treated as different classes: {shown}"]
 
 
 def _essence(name: str) -> str:
@@ -82,7 +82,7 @@ def _essence(name: str) -> str:
 
 def _repaired(names: Sequence[str], place: object) -> str:
     which = f'class "{names[0]}" is' if len(names) == 1 else f'{len(names)} classes, such as "{names[0]}", are'
-    return f"{place}: {which} written in another Unicode form than the known name, and taken for the same"
+    return f"{place}: {which} the known class in another Unicode form"
 
 
 def _unknown(name: str, known: Sequence[str], classes: Sequence[str], place: object) -> UserError:
@@ -98,7 +98,7 @@ def _some(classes: Sequence[str]) -> str:
 def expected_tree(root: str | os.PathLike[str]) -> str:
     """Return the expected class folders below `root`, for messages."""
     top = str(root).rstrip("/")
-    return f"{top}/train/CLASS/*.jpg and {top}/val/CLASS/*.jpg (one folder per class, in both the same)"
+    return f"{top}/train/CLASS/*.jpg and {top}/val/CLASS/*.jpg (one folder per class, the same in both)"
 
 
 class FolderImages(FileImages):
@@ -176,7 +176,7 @@ def find_splits(root: Path) -> dict[str, Path]:
         if len(names) > 1:
             raise UserError(
                 f"{root} has several folders of {'training' if split == 'train' else 'validation'} images, "
-                f"{' and '.join(names)}: rename one of them, or give the folders to use by `data` and `val`"
+                f"{' and '.join(names)}: rename one of them, or pass the folders as `data` and `val`"
             )
     return {split: root / splits[split][0] for split in SPLIT_NAMES if splits.get(split)}
 
@@ -198,7 +198,7 @@ def check_output_outside_images(root: Path, output: Path) -> None:
         ]
         if inside:
             raise UserError(
-                f"`output` must not be in a folder of images, where it would be taken for images or a class; found "
+                f"`output` must not be in a folder of images, since it would be read as a class; found "
                 f"{printable(output)} in {printable(inside[0])}"
             )
 

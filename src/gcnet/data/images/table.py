@@ -52,10 +52,10 @@ class ImageRoot:
         names = {path: name for path in paths if (name := self._below(path)) is not None}
         missing = [path for path in paths if not self._exists(path, names.get(path))]
         resolved = resolve_paths(self._bases[0], missing)
-        strays = [path for path in missing if path not in names and path not in resolved.found]
+        strays = [path for path in missing if path not in names and path not in resolved.files]
         if len(strays) < len(paths):
             names |= {path: _without_start(path) for path in strays}
-        return {**names, **resolved.found}, resolved.note()
+        return {**names, **resolved.files}, resolved.note()
 
     def _exists(self, path: str, name: str | None) -> bool:
         """Return whether a path of the CSV is a file, inside or outside of the folder."""
@@ -263,7 +263,7 @@ def _listed(table: object, rows: Sequence[Row], images: ImageRoot) -> tuple[dict
     _require_some(table, list(listed), images.root)
     notes = [f"{table}: {note}"] if note else []
     if len(listed) < len(rows):
-        notes.append(f"{table}: {len(rows) - len(listed):,} of {len(rows):,} rows repeat another one and are skipped")
+        notes.append(f"{table}: {len(rows) - len(listed):,} of {len(rows):,} rows are repeated and skipped")
     return listed, notes
 
 

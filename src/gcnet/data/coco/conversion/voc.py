@@ -72,20 +72,20 @@ def convert_voc(path: Path) -> ConvertedData:
     root = Path(os.path.realpath(path))
     problems: list[LabelIssue] = []
     files = _xml_files(root)
-    read = [one for file in files if (one := _read(file, root, problems)) is not None]
+    read = [item for file in files if (item := _read(file, root, problems)) is not None]
     if not read:
         reason = f"; {problems[0]}" if problems else ""
         raise UserError(f"{printable(path)}: none of {len(files)} XML files is a Pascal VOC annotation{reason}")
-    corners = [value for image in read for one in image.objects for value in one.corners]
+    corners = [value for image in read for item in image.objects for value in item.corners]
     first = 0 if any(value < 1 or value != int(value) for value in corners) else _FIRST_PIXEL
-    classes = sorted({one.name for image in read for one in image.objects})
+    classes = sorted({item.name for image in read for item in image.objects})
     pictures = _pictures(root)
     builders: dict[str, CocoBuilder] = {}
     for split, images in _splits(root, read, problems).items():
         builder = builders[split] = CocoBuilder(root, classes)
         for image in images:
             _convert(builder, image, first, pictures, problems)
-    return ConvertedData(root, {split: one.content() for split, one in builders.items()}, tuple(problems))
+    return ConvertedData(root, {split: item.content() for split, item in builders.items()}, tuple(problems))
 
 
 def _convert(
@@ -105,8 +105,8 @@ def _convert(
     stored = header.width, header.height
     upright = header.upright_size
     if image.size is not None and image.size not in (upright, stored):
-        found = f"{image.size[0]} x {image.size[1]} in the annotation, {stored[0]} x {stored[1]} in the file"
-        problems.append(LabelIssue("image of another size, skipped", found, file_name=name))
+        sizes = f"{image.size[0]} x {image.size[1]} in the annotation, {stored[0]} x {stored[1]} in the file"
+        problems.append(LabelIssue("image of another size, skipped", sizes, file_name=name))
         return
     size = image.size or upright
     builder.add_image(path, *size)
@@ -151,8 +151,8 @@ def _read(file: Path, root: Path, problems: list[LabelIssue]) -> _Image | None:
         problems.append(LabelIssue("unreadable annotation, skipped", str(error), file_name=name))
         return None
     if tree.tag != "annotation":
-        found = f"its root is <{tree.tag}>, expected <annotation>"
-        problems.append(LabelIssue("unreadable annotation, skipped", found, file_name=name))
+        reason = f"its root is <{tree.tag}>, expected <annotation>"
+        problems.append(LabelIssue("unreadable annotation, skipped", reason, file_name=name))
         return None
     image = _Image(file, _text(tree, "filename") or f"{file.stem}.jpg", _size(tree.find("size")))
     for number, item in enumerate(tree.findall("object"), start=1):
@@ -200,7 +200,7 @@ def _xml_files(folder: Path) -> list[Path]:
     """Return the XML files of a data set: in Annotations, or in the folder and its splits."""
     places = _annotation_folders(folder)
     if not places:
-        splits = [one for one in sorted(folder.iterdir()) if one.is_dir() and split_in_name(one.name)]
+        splits = [path for path in sorted(folder.iterdir()) if path.is_dir() and split_in_name(path.name)]
         places = [folder, *(place for split in splits for place in (_annotation_folders(split) or [split]))]
     return [file for place in places for file in _listed(place)]
 
@@ -311,8 +311,10 @@ class ObjectMasks:
         except ImageError as error:
             return self._report("unreadable masks, skipped", error.reason)
         if numbers.shape != size[::-1] or numbers.dtype != np.uint8:
-            found = f"values of shape {numbers.shape}, expected a palette or gray image of {size[0]} x {size[1]} pixels"
-            return self._report("unreadable masks, skipped", found)
+            reason = (
+                f"values of shape {numbers.shape}, expected a palette or gray image of {size[0]} x {size[1]} pixels"
+            )
+            return self._report("unreadable masks, skipped", reason)
         return numbers
 
     def _report(self, kind: str, found: str) -> None:

@@ -62,15 +62,15 @@ def convert_yolo(path: Path) -> ConvertedData:
     file = path if path.is_file() else _yaml_of(path)
     problems: list[LabelIssue] = []
     layout = _from_yaml(file, problems) if file is not None else _from_folder(path)
-    found = {split: list(_images(places, layout.root, problems)) for split, places in layout.splits.items()}
-    if not any(found.values()):
+    images_by_split = {split: list(_images(places, layout.root, problems)) for split, places in layout.splits.items()}
+    if not any(images_by_split.values()):
         raise UserError(f"{printable(path)}: no images of a YOLO data set found in {printable(layout.root)}")
-    files = {image: _label_file(image, layout.root) for images in found.values() for image in images}
+    files = {image: _label_file(image, layout.root) for images in images_by_split.values() for image in images}
     problems += _unused_labels(set(files.values()), layout.root)
     labels = {image: _lines(file) for image, file in files.items()}
     classes = layout.classes or _numbered(labels.values(), problems)
-    builders = {split: CocoBuilder(layout.root, classes) for split in found}
-    for split, images in found.items():
+    builders = {split: CocoBuilder(layout.root, classes) for split in images_by_split}
+    for split, images in images_by_split.items():
         for image in images:
             _convert(builders[split], image, labels[image], layout.has_keypoints, problems)
     return ConvertedData(
@@ -149,8 +149,8 @@ def _from_yaml(file: Path, problems: list[LabelIssue]) -> _Layout:
         if lacking and split == "train":
             raise UserError(f'{printable(root)} has no "{printable(lacking[0])}", which its data.yaml names')
         problems += [LabelIssue(f"missing images of {split}, skipped", f"no {text}") for text in lacking]
-        if found := tuple(place for place in places.values() if place is not None):
-            splits[split] = found
+        if existing := tuple(place for place in places.values() if place is not None):
+            splits[split] = existing
     if not splits:
         raise UserError(f"{printable(file)} is no YOLO data set: expected the keys train, val and names")
     return _Layout(root, splits, _names(content, file), "kpt_shape" in content)
@@ -178,7 +178,7 @@ def _from_folder(folder: Path) -> _Layout:
 
 def _label_folders(folder: Path) -> Iterator[Path]:
     """Yield folders named labels that contain text files."""
-    for place in (folder, *(one for one in sorted(folder.iterdir()) if one.is_dir())):
+    for place in (folder, *(subfolder for subfolder in sorted(folder.iterdir()) if subfolder.is_dir())):
         labels = place / "labels"
         if labels.is_dir() and any(labels.rglob("*.txt")):
             yield labels
@@ -188,7 +188,7 @@ def _has_labels_beside(folder: Path) -> bool:
     """Return whether a folder, or a subfolder, has labels beside images (Darknet), and classes.txt."""
     if _class_file(folder) is None:
         return False
-    for place in (folder, *(one for one in sorted(folder.iterdir()) if one.is_dir())):
+    for place in (folder, *(subfolder for subfolder in sorted(folder.iterdir()) if subfolder.is_dir())):
         names = set(os.listdir(place))
         labels = {f"{os.path.splitext(name)[0]}.txt" for name in names if has_image_suffix(name)} & names
         if any(_is_label(place / name) for name in sorted(labels)[:_SAMPLE]):
@@ -238,8 +238,8 @@ def _names(content: Mapping[str, Any], file: Path) -> tuple[str, ...] | None:
     if isinstance(names, dict):
         names = {int(key) if isinstance(key, str) and key.isdecimal() else key: name for key, name in names.items()}
         if set(names) != set(range(len(names))):
-            found = ", ".join(str(key) for key in list(names)[:5])
-            raise UserError(f"{printable(file)}: names must count from 0 without gaps, found {printable(found)}")
+            keys = ", ".join(str(key) for key in list(names)[:5])
+            raise UserError(f"{printable(file)}: names must count from 0 without gaps, found {printable(keys)}")
         names = [names[index] for index in range(len(names))]
     if names is not None and not (isinstance(names, list) and names):
         raise UserError(f"{printable(file)}: names must list the classes, found {names!r:.60}")
