@@ -124,7 +124,7 @@ def test_a_copy_of_nothing_is_not_written_and_the_reason_comes_first(
         (("good.json", "--workers", "0"), "--workers must be 1 or more"),
         (
             (),
-            "gcnet check-data needs DATA: an annotation file (JSON), a folder of class folders, or a CSV",
+            "gcnet check-data needs DATA: annotation file (JSON), folder of class folders, or CSV",
         ),
     ],
 )

@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gcnet.arguments import arguments_of
+from gcnet.cli.wording import with_flags
 from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ def _check_file(settings: "CheckDataSettings", *, checks_images: bool = False) -
         inspection = inspect(content, folder, decodes=checks_images, workers=settings.workers, progress=progress)
     _print(content, inspection, settings)
     if lacks_images:
+        problem = with_flags(problem, arguments_of(type(settings)))
         print(f"gcnet: image files not checked: {problem}", file=sys.stderr)
     elif not checks_images:
         print("gcnet: image files not checked; pass --images", file=sys.stderr)
