@@ -59,6 +59,10 @@ def test_a_classifier_resumes_as_it_would_have_gone_on(copy, capsys):
     printed = capsys.readouterr().out
     assert "accumulate -> grad_accumulation" in printed and "pictures -> plots" in printed
     assert_close(rows(run / "metrics.jsonl"), rows(FILES / "classifier_continued.jsonl"))
+    evaluations = [
+        row for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "val_loss" in row
+    ]
+    assert [row["top1_fraction"] for row in evaluations] == [0.25, 0.1875]
     config = json.loads((run / "config.json").read_text())
     assert config["format_version"] == FORMAT_VERSION and not old_names(config["settings"])
     settings = config["settings"]

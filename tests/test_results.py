@@ -8,7 +8,7 @@ import pytest
 from gcnet.analysis.statistics import paired_difference, spread, wilson_interval
 from gcnet.blocks import BLOCKS
 from gcnet.comparison.results import read_results
-from gcnet.comparison.summary import control_rows, headings, reading, table_rows
+from gcnet.comparison.summary import conclusion, control_rows, headings, table_rows
 from gcnet.data.coco.open import open_coco
 from gcnet.data.settings import DataSettings
 from gcnet.experiments.reproduce import Measured, find_tables
@@ -47,7 +47,7 @@ def test_the_tables_are_those_of_the_results(path: Path) -> None:
     titles = headings(comparison.scores)
     if PAGES[path.stem] == "results":
         assert markdown_table(titles, table_rows(comparison)) in page
-        assert reading(comparison) in page
+        assert conclusion(comparison) in page
     elif PAGES[path.stem] == "blocks":
         assert markdown_table(titles[:4], [row[:4] for row in table_rows(comparison)]) in page
     if comparison.tested("control"):

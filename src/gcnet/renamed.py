@@ -64,6 +64,17 @@ COST_KEYS: Mapping[str, str] = {
 }
 """Old key -> new key of costs and of their timing in costs.json and results.json."""
 
+METRIC_KEYS: Mapping[str, str] = {
+    "top1": "top1_fraction",
+    "top5": "top5_fraction",
+    "box_ap": "bbox_AP",
+    "box_ap50": "bbox_AP50",
+    "mask_ap": "segm_AP",
+    "mask_ap50": "segm_AP50",
+    "skipped_in_all": "skipped_total",
+}
+"""Old key -> new key of metrics, in rows of metrics.jsonl, checkpoints and results of comparisons; all from 0 to 1."""
+
 _SKIPPED = ("augment", "crop")  # later, --crop was the flag of the center crop
 
 OLD_VALUES: Mapping[str, str] = {old: new for values in VALUES.values() for old, new in values.items()}
@@ -167,6 +178,15 @@ def upgraded_costs(content: Mapping[str, Any]) -> dict[str, Any]:
     """
     costs = {block: _with_new_keys(cost) for block, cost in content["costs"].items()}
     return {**content, "costs": costs, "timing": _with_new_keys(content["timing"])}
+
+
+def upgraded_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of metrics, of any version, under the keys of this version.
+
+    Args:
+        row: of metrics.jsonl, a checkpoint or the results of a comparison.
+    """
+    return {METRIC_KEYS.get(key, key): value for key, value in row.items()}
 
 
 def changed_names(settings: Mapping[str, Any]) -> list[str]:

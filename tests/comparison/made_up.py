@@ -52,12 +52,12 @@ def _picture() -> Picture:
 
 def made_up(*, seeds: int = 3, blocks: tuple[str, ...] = ("none", "se", "gc"), control: bool = True) -> Comparison:
     """A comparison of classifiers over up to three seeds, with or without the control setting."""
-    return _comparison("tiny_net", TOP1, ("top1",), seeds=seeds, blocks=blocks, control=control)
+    return _comparison("tiny_net", TOP1, ("top1_fraction",), seeds=seeds, blocks=blocks, control=control)
 
 
 def made_up_detectors(*, seeds: int = 3, blocks: tuple[str, ...] = ("none", "gc"), control: bool = True) -> Comparison:
     """The same of detectors; their box AP is 0.1 above their mask AP."""
-    columns = ("mask_ap", "box_ap")
+    columns = ("segm_AP", "bbox_AP")
     return _comparison("mask_rcnn_scenes_resnet", MASK_AP, columns, seeds=seeds, blocks=blocks, control=control)
 
 

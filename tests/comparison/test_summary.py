@@ -9,7 +9,7 @@ import pytest
 from comparison.made_up import made_up, made_up_detectors
 from gcnet.comparison.notes import notes
 from gcnet.comparison.results import CONTROL, Comparison, Run, read_results, to_json
-from gcnet.comparison.summary import control_rows, headings, markdown, reading, table_rows, terminal_text
+from gcnet.comparison.summary import conclusion, control_rows, headings, markdown, table_rows, terminal_text
 from gcnet.errors import UserError
 from gcnet.tasks.classification.task import TOP1
 from gcnet.text_files import markdown_table
@@ -17,7 +17,11 @@ from gcnet.text_files import markdown_table
 
 def _with_top1(comparison: Comparison, setting: str, block: str, values: tuple[float, ...]) -> Comparison:
     def changed(run: Run) -> Run:
-        return replace(run, scores={"top1": values[run.seed]}) if (run.setting, run.block) == (setting, block) else run
+        return (
+            replace(run, scores={"top1_fraction": values[run.seed]})
+            if (run.setting, run.block) == (setting, block)
+            else run
+        )
 
     return replace(comparison, runs=tuple(map(changed, comparison.runs)))
 
@@ -31,7 +35,7 @@ def test_the_table_has_mean_spread_and_paired_difference() -> None:
 
 
 def test_a_block_that_gains_beyond_the_spread_is_told_from_one_that_does_not() -> None:
-    text = reading(made_up())
+    text = conclusion(made_up())
     assert "above no block beyond the spread over seeds: gc (+19.5" in text
     assert "not told apart from no block by these seeds: se (+0.3" in text
     assert "within what these seeds leave open" in text
@@ -39,32 +43,32 @@ def test_a_block_that_gains_beyond_the_spread_is_told_from_one_that_does_not() -
 
 def test_a_block_that_loses_is_said_to_lose() -> None:
     worse = _with_top1(made_up(), "main", "gc", (0.50, 0.52, 0.51))
-    assert "below no block beyond the spread over seeds: gc (-20.0" in reading(worse)
-    assert "se has the highest top-1 of the blocks" in reading(worse)
+    assert "below no block beyond the spread over seeds: gc (-20.0" in conclusion(worse)
+    assert "se has the highest top-1 of the blocks" in conclusion(worse)
 
 
 def test_a_control_setting_that_separates_too_is_said_to() -> None:
     odd = _with_top1(made_up(), CONTROL, "gc", (0.80, 0.81, 0.80))
-    assert "which for gc is beyond the spread over seeds there too" in reading(odd)
+    assert "which for gc is beyond the spread over seeds there too" in conclusion(odd)
 
 
 def test_one_seed_claims_no_spread() -> None:
     single = made_up(seeds=1)
-    assert "with one seed no spread can be given" in reading(single)
+    assert "with one seed no spread can be given" in conclusion(single)
     assert "±" not in table_rows(single)[2][1] + table_rows(single)[2][2]
     assert "no spread can be given, nor the smallest difference" in notes(single)[0]
 
 
 def test_one_seeds_reading_says_what_the_number_of_images_leaves_open() -> None:
     # 1.96 sqrt((0.7 0.3 + 0.9 0.1) / 1000) = 0.0339
-    assert "(+20.0 points, where the validation images alone leave ± 3.4 open)" in reading(made_up(seeds=1))
+    assert "(+20.0 points, where the validation images alone leave ± 3.4 open)" in conclusion(made_up(seeds=1))
 
 
 def test_two_runs_without_an_error_still_leave_something_open() -> None:
     comparison = made_up(seeds=1)
-    perfect = replace(comparison, runs=tuple(replace(run, scores={"top1": 1.0}) for run in comparison.runs))
+    perfect = replace(comparison, runs=tuple(replace(run, scores={"top1_fraction": 1.0}) for run in comparison.runs))
     # Wilson of 1000 of 1000: from 1 / (1 + 1.96^2 / 1000) = 0.99617 to 1, so half of it, sqrt(2) times, is 0.0027.
-    assert "leave ± 0.3 open" in reading(perfect)
+    assert "leave ± 0.3 open" in conclusion(perfect)
 
 
 def test_the_smallest_difference_that_could_be_shown_is_stated() -> None:
@@ -72,12 +76,12 @@ def test_the_smallest_difference_that_could_be_shown_is_stated() -> None:
 
 
 def test_without_no_block_no_gain_is_claimed() -> None:
-    text = reading(made_up(blocks=("se", "gc"), control=False))
+    text = conclusion(made_up(blocks=("se", "gc"), control=False))
     assert "without none among the blocks, no gain over it can be told" in text
 
 
 def test_no_block_alone_is_described() -> None:
-    assert "the network without a block has a top-1 of 71.0 ± 1.0 %" in reading(
+    assert "the network without a block has a top-1 of 71.0 ± 1.0 %" in conclusion(
         made_up(blocks=("none",), control=False)
     )
 
@@ -125,7 +129,7 @@ def test_no_word_on_detectors_is_of_accuracy_or_of_shares_of_images(seeds: int) 
 
 
 def test_what_detectors_gain_is_said_in_points_of_ap() -> None:
-    text = reading(made_up_detectors())
+    text = conclusion(made_up_detectors())
     assert "gc has the highest mask AP of the blocks with 40.5 ± 0.5 against 31.0 ± 1.0 without a block;" in text
     assert "above no block beyond the spread over seeds: gc (+9.5 ± 1.2)" in text
     assert "the difference to no block (55.3 ± 0.6), in points of AP, is: gc (0.0 ± 1.2), which is within" in text
@@ -134,10 +138,10 @@ def test_what_detectors_gain_is_said_in_points_of_ap() -> None:
 
 def test_of_one_seed_of_detectors_no_uncertainty_can_be_given() -> None:
     single = made_up_detectors(seeds=1)
-    assert "(+10.0 points of AP); with one seed no uncertainty can be given" in reading(single)
-    assert "is: gc (0.0), of one seed, so that no uncertainty can be given." in reading(single)
+    assert "(+10.0 points of AP); with one seed no uncertainty can be given" in conclusion(single)
+    assert "is: gc (0.0), of one seed, so that no uncertainty can be given." in conclusion(single)
     assert "no uncertainty can be given" in notes(single)[0]
-    assert "±" not in "".join(reading(single) + "".join(table_rows(single)[1]))
+    assert "±" not in "".join(conclusion(single) + "".join(table_rows(single)[1]))
 
 
 def test_a_markdown_table_is_aligned_and_its_cells_are_escaped() -> None:
@@ -160,10 +164,10 @@ def test_results_come_back_from_their_file(comparison: Comparison, tmp_path: Pat
 
 def test_a_run_in_the_file_has_each_score_under_its_own_name() -> None:
     run = json.loads(to_json(made_up()))["runs"][0]
-    assert (run["top1"], run["curve"][-1]["top1"]) == (0.70, 0.70)
+    assert (run["top1_fraction"], run["curve"][-1]["top1_fraction"]) == (0.70, 0.70)
     found = json.loads(to_json(made_up_detectors()))
-    assert (found["runs"][0]["mask_ap"], found["runs"][0]["box_ap"]) == (0.30, 0.40)
-    assert found["summary"]["main"]["gc"]["box_ap"]["mean"] == pytest.approx(0.505)
+    assert (found["runs"][0]["segm_AP"], found["runs"][0]["bbox_AP"]) == (0.30, 0.40)
+    assert found["summary"]["main"]["gc"]["bbox_AP"]["mean"] == pytest.approx(0.505)
     assert found["summary"]["main"]["gc"]["difference_to_none"]["difference"] == pytest.approx(0.095)
 
 

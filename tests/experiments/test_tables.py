@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gcnet.analysis.cost import analytic_flops, count_flops, count_parameters
-from gcnet.experiments.rows import SOURCES, PublishedResult, build_linear_bottleneck, build_relu_bottleneck
+from gcnet.experiments.rows import PAPERS, PublishedResult, build_linear_bottleneck, build_relu_bottleneck
 from gcnet.experiments.tables import TABLES
 from gcnet.experiments.text import RowCost, count_table
 from gcnet.models.create import create_model
@@ -113,7 +113,7 @@ def test_the_numbers_of_the_notes_are_those_of_the_formulas() -> None:
 
 def test_every_published_value_is_a_number_with_a_known_source() -> None:
     values = published()
-    assert {value.source for value in values} == set(SOURCES)
+    assert {value.source for value in values} == set(PAPERS)
     assert all(float(value.value) > 0 for value in values)
 
 

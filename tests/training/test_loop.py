@@ -114,7 +114,7 @@ def test_a_crash_at_any_step_and_a_resumption_give_the_bits_of_an_unbroken_run(w
             one, other = getattr(unbroken.trainer, name), getattr(resumed.trainer, name)
             assert bits(one) == bits(other), (step, name)
         assert without_times(folder.rows()) == without_times(unbroken_folder.rows()), step
-        assert resumed.state.best["top1" if "top1" in resumed.state.best else "score"] == unbroken.state.best["score"]
+        assert resumed.state.best["score"] == unbroken.state.best["score"]
         assert folder.last.read_text() == unbroken_folder.last.read_text()
         assert folder.best.read_text() == unbroken_folder.best.read_text()
 
@@ -324,7 +324,7 @@ def test_an_unreadable_image_is_named_once_and_counted(fresh):
     folder, lines = fresh(), Lines()
     loop = run(folder, task=Unlucky(), reporter=lines)
     assert [line for line in lines.said if "broken" in line] == ["skipped a/broken.png: truncated"]
-    assert loop.state.last["skipped_in_all"] == 1
+    assert loop.state.last["skipped_total"] == 1
     assert folder.skipped.read_text() == "name,reason\na/broken.png,truncated\n"
 
 

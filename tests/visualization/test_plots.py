@@ -24,7 +24,7 @@ def _has_colour(pixels: np.ndarray, colour: tuple[int, int, int]) -> bool:
     return bool((np.abs(pixels - np.array(colour)).max(axis=-1) <= 3).any())
 
 
-SCORES = {"Top-1": {"top1": "top-1 (%)", "top5": "top-5 (%)"}}
+SCORES = {"Top-1": {"top1_fraction": "top-1 (%)", "top5_fraction": "top-5 (%)"}}
 
 
 @pytest.fixture
@@ -52,7 +52,14 @@ def test_learning_curves_draw_losses_and_learning_rate_of_every_step(figures: li
         for n in range(1, 9)
     ]
     evaluations = [
-        {"kind": "evaluation", "epoch": epoch, "train_loss": 2.0, "val_loss": 2.5, "top1": epoch / 4, "top5": 0.9}
+        {
+            "kind": "evaluation",
+            "epoch": epoch,
+            "train_loss": 2.0,
+            "val_loss": 2.5,
+            "top1_fraction": epoch / 4,
+            "top5_fraction": 0.9,
+        }
         for epoch in (1, 2)
     ]
     plot_learning_curves([*steps, *evaluations], tmp_path / "curves.png", scores=SCORES)
@@ -88,8 +95,11 @@ def test_learning_curves_of_a_detector_have_a_panel_with_the_parts_of_its_loss(
     "rows",
     [
         [],
-        [{"epoch": 1, "learning_rate": 0.1, "train_loss": 2.0, "top1": 0.5}],
-        [{"epoch": 1, "train_loss": float("nan"), "top1": None}, {"epoch": 2, "train_loss": 1.0, "top1": ""}],
+        [{"epoch": 1, "learning_rate": 0.1, "train_loss": 2.0, "top1_fraction": 0.5}],
+        [
+            {"epoch": 1, "train_loss": float("nan"), "top1_fraction": None},
+            {"epoch": 2, "train_loss": 1.0, "top1_fraction": ""},
+        ],
         [{"epoch": 0.5, "learning_rate": 0.0, "train_loss": float("inf"), "val_loss": 1.0}],
         [{"kind": "train", "epoch": 0.5, "learning_rate": 0.0, "loss": 1.0}],
     ],

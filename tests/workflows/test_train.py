@@ -136,7 +136,7 @@ def test_the_reported_accuracy_is_that_of_the_saved_weights(pictured, photos):
     for index in range(len(splits.val)):
         with torch.no_grad():
             hits += int(network(transform(splits.val.read(index))[None]).argmax()) == splits.val.label(index)
-    assert pictured.last["top1"] == pytest.approx(hits / 21)
+    assert pictured.last["top1_fraction"] == pytest.approx(hits / 21)
     assert pictured.last["images"] == 21
 
 
@@ -154,7 +154,7 @@ def test_damaged_images_are_left_out_named_once_and_counted(tmp_path):
     (photos / "val" / "red" / "2.png").write_bytes((photos / "val" / "red" / "1.png").read_bytes()[:60])
     result = run(settings_for(photos, tmp_path / "run"))
     assert set(result.skipped) == {"red/3.png", "red/2.png"}
-    assert (result.last["images"], result.last["skipped"], result.last["skipped_in_all"]) == (20, 1, 2)
+    assert (result.last["images"], result.last["skipped"], result.last["skipped_total"]) == (20, 1, 2)
     assert (result.folder / "skipped.csv").read_text().count("red/3.png") == 1
 
 

@@ -164,7 +164,7 @@ def _write(
     origin = {"model": settings.model, "weights": settings.weights, "data": settings.data}
     content = origin | {"preprocessing": preprocessing.to_dict()} | result.to_dict(classes)
     write_atomic(folder / "results.json", json_bytes(content))
-    rows: list[list[object]] = [["class", "images", "correct", "top1"]]
+    rows: list[list[object]] = [["class", "images", "correct", "top1_fraction"]]
     for name, row, share, label in zip(classes, result.confusion, result.per_class, range(len(classes)), strict=True):
         rows.append([name, sum(row), row[label], "" if share is None else f"{share:.6f}"])
     write_atomic(folder / "per_class.csv", csv_bytes(rows))

@@ -78,10 +78,10 @@ def _check_classes(
 
 def _judge_results(part: "CocoSplit", settings: "EvaluateSettings") -> "DetectorResult":
     from gcnet.tasks.detection.evaluate import judge
-    from gcnet.tasks.detection.results import box_format_note, read_results
+    from gcnet.tasks.detection.results import box_format_note, read_detections
 
     images = part.images
-    results, skipped = read_results(str(settings.results), images.content, part.image_ids, part.category_ids)
+    results, skipped = read_detections(str(settings.results), images.content, part.image_ids, part.category_ids)
     if note := box_format_note(results, images.content):
         report_notes([f"{printable(str(settings.results))}: {note}"])
     if skipped:

@@ -94,7 +94,7 @@ def _row(name: str, settings: Settings) -> tuple[str, ...]:
     with torch.device("meta"):
         model = create_model(name, num_classes=settings.num_classes)
     task = task_of(name)
-    size = task.median_size(name, model) if side is None else (side, side)
+    size = task.default_image_size(name, model) if side is None else (side, side)
     flops = task.count_flops(model, size) / 1e9
     counted = f"{flops:.3g}" if flops < 1 else f"{flops:.2f}"
     return name, f"{count_parameters(model):,}", counted, f"{size[0]} x {size[1]}"

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from gcnet.comparison.results import BASELINE, CONTROL, MAIN, Comparison, Run
-from gcnet.comparison.summary import difference_text, relative_step_time
+from gcnet.comparison.summary import difference_cell, relative_step_time
 from gcnet.visualization.style import (
     BASELINE_COLOR,
     INK,
@@ -174,7 +174,7 @@ def _draw_scores(axes: "Axes", comparison: Comparison, settings: Sequence[str], 
     style_axes(axes, f"{comparison.score.title}, {_seeds(comparison)}", comparison.score.heading, "")
     if differences and BASELINE in blocks:
         for row, block in enumerate(blocks):
-            text = difference_text(comparison, block, settings[0]) if block != BASELINE else ""
+            text = difference_cell(comparison, block, settings[0]) if block != BASELINE else ""
             axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=10, color=INK)
 
 

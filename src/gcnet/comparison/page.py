@@ -7,7 +7,7 @@ from markupsafe import Markup
 from gcnet.comparison.figures import cost_svg, curves_svg, score_svg
 from gcnet.comparison.notes import notes
 from gcnet.comparison.results import BASELINE, CONTROL, Comparison, Cost
-from gcnet.comparison.summary import control_rows, headings, reading, score_headings, table_rows
+from gcnet.comparison.summary import conclusion, control_rows, headings, score_headings, table_rows
 from gcnet.visualization.pages import render_page
 
 _COSTS = (
@@ -25,7 +25,7 @@ def render_comparison(comparison: Comparison) -> str:
         "comparison.html",
         title=f"Blocks compared on {comparison.data}",
         subtitle=_subtitle(comparison),
-        summary=reading(comparison),
+        summary=conclusion(comparison),
         score_title=comparison.score.title,
         scores=_score_charts(comparison),
         score_caption=_score_caption(comparison),

@@ -8,7 +8,7 @@ from typing import Any
 
 from gcnet.analysis.statistics import PairedDifference, Spread, paired_difference, spread, wilson_interval
 from gcnet.errors import UserError
-from gcnet.renamed import FORMAT_VERSION, format_version, is_old, upgraded_costs
+from gcnet.renamed import FORMAT_VERSION, format_version, is_old, upgraded_costs, upgraded_metrics
 from gcnet.tasks.base import Score
 from gcnet.tasks.registry import TASKS, task_of
 
@@ -143,7 +143,7 @@ class Comparison:
 def to_json(comparison: Comparison) -> str:
     """All results as JSON text, with derived scores and differences beside the runs for programs that plot them.
 
-    A run and a point of its curve have each score under its column: `top1`, or `mask_ap` and `box_ap`.
+    A run and a point of its curve have each score under its column: `top1_fraction`, or `segm_AP` and `bbox_AP`.
     """
     summary = {
         setting: {block: _summary(comparison, block, setting) for block in comparison.tested(setting)}
@@ -211,8 +211,9 @@ def _flat(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nested(found: Mapping[str, Any]) -> dict[str, Any]:
-    scores = {column: found[column] for column in _columns() if column in found}
-    return {name: value for name, value in found.items() if name not in scores} | {"scores": scores}
+    read = upgraded_metrics(found)
+    scores = {column: read[column] for column in _columns() if column in read}
+    return {name: value for name, value in read.items() if name not in scores} | {"scores": scores}
 
 
 def _summary(comparison: Comparison, block: str, setting: str) -> dict[str, Any]:

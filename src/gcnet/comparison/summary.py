@@ -24,22 +24,22 @@ def headings(scores: Sequence[Score]) -> tuple[str, ...]:
 
 def table_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """One row of text a block, under `headings` of its scores."""
-    return [(*_score_texts(comparison, block, MAIN), *cost_texts(comparison, block)) for block in comparison.tested()]
+    return [(*_score_cells(comparison, block, MAIN), *cost_cells(comparison, block)) for block in comparison.tested()]
 
 
 def control_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """One row of text a block of the control setting, under `score_headings` of its scores."""
-    return [_score_texts(comparison, block, CONTROL) for block in comparison.tested(CONTROL)]
+    return [_score_cells(comparison, block, CONTROL) for block in comparison.tested(CONTROL)]
 
 
-def _score_texts(comparison: Comparison, block: str, setting: str) -> tuple[str, ...]:
-    first, *others = (score_text(comparison, block, setting, score=score) for score in comparison.scores)
-    return block, first, difference_text(comparison, block, setting), *others
+def _score_cells(comparison: Comparison, block: str, setting: str) -> tuple[str, ...]:
+    first, *others = (score_cell(comparison, block, setting, score=score) for score in comparison.scores)
+    return block, first, difference_cell(comparison, block, setting), *others
 
 
 def markdown(comparison: Comparison) -> str:
     """The tables, the reading and what is needed to judge them, as a Markdown document."""
-    parts = [f"# Blocks compared on {comparison.data}", reading(comparison)]
+    parts = [f"# Blocks compared on {comparison.data}", conclusion(comparison)]
     parts.append(markdown_table(headings(comparison.scores), table_rows(comparison)))
     if comparison.tested(CONTROL):
         parts.append(f"Control setting ({comparison.control_data}), where no context is needed:")
@@ -56,17 +56,17 @@ def terminal_text(comparison: Comparison) -> str:
     if comparison.tested(CONTROL):
         parts.append(f"Control setting ({comparison.control_data}):")
         parts.append(markdown_table(score_headings(comparison.scores), control_rows(comparison)))
-    return "\n\n".join([*parts, reading(comparison), notes(comparison)[0]])
+    return "\n\n".join([*parts, conclusion(comparison), notes(comparison)[0]])
 
 
-def score_text(comparison: Comparison, block: str, setting: str = MAIN, *, score: Score | None = None) -> str:
+def score_cell(comparison: Comparison, block: str, setting: str = MAIN, *, score: Score | None = None) -> str:
     """Mean and standard deviation of a score over seeds, times 100; by default of the one that decides."""
     found = comparison.result(block, setting, score=score)
     spread = "" if found.deviation is None else f" ± {100 * found.deviation:.1f}"
     return f"{100 * found.mean:.1f}{spread}"
 
 
-def difference_text(comparison: Comparison, block: str, setting: str = MAIN) -> str:
+def difference_cell(comparison: Comparison, block: str, setting: str = MAIN) -> str:
     """Paired difference to no block with the half-width of its 95 % interval, times 100."""
     found = comparison.difference(block, setting)
     if found is None:
@@ -80,7 +80,7 @@ def signed(fraction: float) -> str:
     return f"{points:+.1f}" if points else "0.0"
 
 
-def cost_texts(comparison: Comparison, block: str) -> tuple[str, ...]:
+def cost_cells(comparison: Comparison, block: str) -> tuple[str, ...]:
     """Parameters, GFLOPs, forward and step time (medians) and peak memory; dashes where they were not measured."""
     cost = comparison.costs.get(block)
     if cost is None:
@@ -95,7 +95,7 @@ def cost_texts(comparison: Comparison, block: str) -> tuple[str, ...]:
     )
 
 
-def reading(comparison: Comparison) -> str:
+def conclusion(comparison: Comparison) -> str:
     """What the numbers say, and what they cannot say, in one or two sentences."""
     if not comparison.of(BASELINE):
         best = _best(comparison, comparison.tested())
@@ -137,7 +137,7 @@ def _main_reading(comparison: Comparison, others: list[str]) -> str:
 
 
 def _one_seed_reading(comparison: Comparison, best: str) -> str:
-    score, difference = comparison.score, difference_text(comparison, best)
+    score, difference = comparison.score, difference_cell(comparison, best)
     chance = "and the order of blocks that lie close together may be chance."
     if not score.is_share:
         return f"({difference} {score.points}); with one seed no uncertainty can be given, {chance}"
@@ -181,11 +181,11 @@ def _best(comparison: Comparison, blocks: Sequence[str]) -> str:
 
 
 def _value(comparison: Comparison, block: str, setting: str = MAIN) -> str:
-    return score_text(comparison, block, setting) + comparison.score.unit
+    return score_cell(comparison, block, setting) + comparison.score.unit
 
 
 def _listing(comparison: Comparison, blocks: list[str], setting: str = MAIN) -> str:
-    return ", ".join(f"{block} ({difference_text(comparison, block, setting)})" for block in blocks)
+    return ", ".join(f"{block} ({difference_cell(comparison, block, setting)})" for block in blocks)
 
 
 def _seen(comparison: Comparison, block: str, setting: str) -> bool:

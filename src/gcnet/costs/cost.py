@@ -189,7 +189,7 @@ def _reports(networks: "Sequence[CountedNetwork]", size: tuple[int, int], settin
     reports = [count(network, size, batch) for network in networks]
     if not settings.measure:
         return reports
-    from gcnet.costs.measured import measure
+    from gcnet.costs.measured import measure_network
     from gcnet.devices import choose_device
 
-    return measure(networks, reports, str(choose_device(settings.device)))
+    return measure_network(networks, reports, str(choose_device(settings.device)))

@@ -19,7 +19,7 @@ REPETITIONS, SECONDS = 15, 20.0
 _STAGE = re.compile(r"layer\d+")
 
 
-def measure(choices: Sequence[CountedNetwork], bills: Sequence[CostReport], device: str) -> list[CostReport]:
+def measure_network(choices: Sequence[CountedNetwork], bills: Sequence[CostReport], device: str) -> list[CostReport]:
     """The bills of these networks, all of one image size and batch, with times and peak memory added.
 
     Times are medians of interleaved calls; a step is forward, backward and update. The stages of residual networks and

@@ -116,7 +116,7 @@ class CountedNetwork:
             return preprocessing["image_size"], preprocessing["image_size"]
         skeleton = self._host_choice().skeleton()
         name = self._host.removeprefix("torchvision/")
-        return _named_size(name, skeleton) or self.task.median_size(self._host, skeleton)
+        return _named_size(name, skeleton) or self.task.default_image_size(self._host, skeleton)
 
     @property
     def _host(self) -> str:

@@ -34,9 +34,9 @@ def _block(transform: nn.Module, channels: int, dims: int) -> ContextBlock:
     return ContextBlock(AttentionPool(channels), {"add": Branch(transform, Add())}, channels=channels, dims=dims)
 
 
-SOURCES: Mapping[str, str] = {
+PAPERS: Mapping[str, str] = {
     "O": "README of github.com/xvjiarui/GCNet, commit 029db54",
-    "T1": "PaperTable 1 of GCNet, arXiv 1904.11492",
+    "T1": "Table 1 of GCNet, arXiv 1904.11492",
     "ECA": "table of ECA-Net, arXiv 1910.03151",
     "PVT": "table of PVT, arXiv 2102.12122",
 }
@@ -45,7 +45,7 @@ SOURCES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """A value with the digits that are printed, and the mark of its source in `SOURCES`."""
+    """A value with the digits that are printed, and the mark of its source in `PAPERS`."""
 
     value: str
     source: str

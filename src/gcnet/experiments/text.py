@@ -7,9 +7,9 @@ import torch
 
 from gcnet.analysis.cost import count_parameters
 from gcnet.comparison.notes import notes
-from gcnet.comparison.summary import difference_text, score_text
+from gcnet.comparison.summary import difference_cell, score_cell
 from gcnet.experiments.reproduce import Measured
-from gcnet.experiments.rows import SOURCES, PaperTable, PublishedResult, TableRow
+from gcnet.experiments.rows import PAPERS, PaperTable, PublishedResult, TableRow
 from gcnet.models.create import create_model
 from gcnet.tasks.registry import task_of
 from gcnet.text_files import markdown_table
@@ -77,9 +77,9 @@ def measured_text(name: str, table: PaperTable, found: Mapping[tuple[str, str], 
             row.label,
             f"{one.comparison.costs[one.name].parameters / 1e6:.4g}",
             f"{one.comparison.costs[one.name].flops / 1e9:.4g}",
-            score_text(one.comparison, one.name),
-            difference_text(one.comparison, one.name),
-            *(score_text(one.comparison, one.name, score=other) for other in others),
+            score_cell(one.comparison, one.name),
+            difference_cell(one.comparison, one.name),
+            *(score_cell(one.comparison, one.name, score=other) for other in others),
             *map(_published, row.scores or (None,) * len(table.scores)),
         )
         for row, one in zip(rows, measured, strict=True)
@@ -103,7 +103,7 @@ def _circumstances(measured: Measured) -> Iterable[str]:
 def _text(title: str, body: str, remarks: Iterable[str], values: Iterable[PublishedResult | None]) -> str:
     """Title, table and remarks, with the sources of the published values that stand in it."""
     printed = {value.source for value in values if value is not None}
-    sources = (f"[{mark}] {source}" for mark, source in SOURCES.items() if mark in printed)
+    sources = (f"[{mark}] {source}" for mark, source in PAPERS.items() if mark in printed)
     return "\n".join([f"{title}\n", body, "", *(f"* {remark}" for remark in (*remarks, *sources))])
 
 

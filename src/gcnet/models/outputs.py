@@ -117,7 +117,7 @@ def _run(network: nn.Module, image_size: int, device: torch.device) -> object:
 
 def _unsuited(network: nn.Module, image_size: int, error: Exception) -> UserError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    size = median_size(network)
+    size = default_image_size(network)
     remedy = f"`image_size={size}`" if size and size != image_size else "another `image_size`"
     takes = f"; it is made for {size} x {size}" if size and size != image_size else ""
     return UserError(
@@ -126,7 +126,7 @@ def _unsuited(network: nn.Module, image_size: int, error: Exception) -> UserErro
     )
 
 
-def median_size(network: nn.Module) -> int | None:
+def default_image_size(network: nn.Module) -> int | None:
     """Side in pixels of the images that a network says it is made for, None where it does not say."""
     for owner in (getattr(network, "patch_embed", None), network):
         for name in ("img_size", "image_size"):

@@ -171,7 +171,7 @@ class Task(ABC):
     # Costs
 
     @abstractmethod
-    def median_size(self, name: str, model: "nn.Module") -> tuple[int, int]:
+    def default_image_size(self, name: str, model: "nn.Module") -> tuple[int, int]:
         """Height and width in pixels of the image that a network's FLOPs are counted for, unless given."""
 
     @abstractmethod

@@ -4,13 +4,14 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from gcnet.data.seeding import preserved_random_state
 from gcnet.errors import UserError, printable
+from gcnet.renamed import upgraded_metrics
 from gcnet.training.checkpoint import check_fits, random_states, restore_random_states, save_state, seed_everything
-from gcnet.training.progress import Reporter, clock, epoch_text, score_text
+from gcnet.training.progress import Reporter, clock, epoch_text, format_score
 from gcnet.training.run_folder import RunFolder, write_json
 from gcnet.training.settings import OutputSettings
 from gcnet.training.signals import STOP_SIGNALS, StopRequest, handle_signals
@@ -46,6 +47,13 @@ class RunState:
     last: dict[str, Any] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+
+
+def _read_state(stored: Mapping[str, Any]) -> RunState:
+    """The state in a checkpoint, of this or an earlier version."""
+    state = RunState(**stored)
+    best, last = (None if row is None else upgraded_metrics(row) for row in (state.best, state.last))
+    return replace(state, best=best, last=last)
 
 
 class TrainingLoop:
@@ -232,7 +240,7 @@ class TrainingLoop:
             "train_loss": _total(means),
         }
         row |= {"learning_rate": self.trainer.schedule.at(step - 1), **found.metrics, "images": found.images}
-        row |= {"skipped": len(found.skipped), "skipped_in_all": len(self.state.skipped), "seconds": self.seconds()}
+        row |= {"skipped": len(found.skipped), "skipped_total": len(self.state.skipped), "seconds": self.seconds()}
         metric = self.task.metric
         is_best = self.state.best is None or row[metric] > self.state.best[metric]
         self.state.last, self.state.evaluated, self.epoch = row, step, LossSums()
@@ -245,8 +253,12 @@ class TrainingLoop:
             self._best_found = found if is_best else self._best_found
             self._draw()
         # One of five guesses among at most five classes is always right.
-        metrics = {name: value for name, value in found.metrics.items() if name != "top5" or len(self.task.classes) > 5}
-        shown = "  ".join(score_text(name, value) for name, value in metrics.items())
+        metrics = {
+            name: value
+            for name, value in found.metrics.items()
+            if name != "top5_fraction" or len(self.task.classes) > 5
+        }
+        shown = "  ".join(format_score(name, value) for name, value in metrics.items())
         star = "  (best)" if is_best else ""
         self.reporter.say(
             f"epoch {epoch_text(self._epoch())}  step {step}/{self.total}  train_loss {_total(means):.4f}  {shown}"
@@ -324,7 +336,7 @@ class TrainingLoop:
         """
         check_fits(self.trainer.network, state["trainer"]["network"])
         self.trainer.load_state(state["trainer"])
-        self.state = RunState(**state["record"])
+        self.state = _read_state(state["record"])
         self._saved = self.trainer.step
         rank, saved = self.processes.rank, state["processes"]
         if self.processes.world != len(saved):

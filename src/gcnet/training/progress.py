@@ -10,8 +10,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 from gcnet.storage import StorageError, append_line, discard_standard_output
 
 _SECONDS_BETWEEN_LINES = 10.0
-_PER_CENT = {"top1": "top-1", "top5": "top-5"}
-_TIMES_100 = {"box_ap": "box AP", "box_ap50": "box AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"}
+_PER_CENT = {"top1_fraction": "top-1", "top5_fraction": "top-5"}
+_TIMES_100 = {"bbox_AP": "box AP", "bbox_AP50": "box AP50", "segm_AP": "mask AP", "segm_AP50": "mask AP50"}
 
 
 @runtime_checkable
@@ -178,7 +178,7 @@ def epoch_text(epoch: float) -> str:
     return f"{epoch:.2f}".rstrip("0").rstrip(".")
 
 
-def score_text(name: str, value: float) -> str:
+def format_score(name: str, value: float) -> str:
     """A number of an evaluation as `gcnet evaluate` shows it: accuracy in per cent, AP times 100, a loss as it is."""
     if name in _PER_CENT:
         return f"{_PER_CENT[name]} {100 * value:.2f}%"

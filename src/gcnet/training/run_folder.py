@@ -31,7 +31,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gcnet.errors import UserError, nearest_path, printable
-from gcnet.renamed import format_version, is_old, upgraded_settings
+from gcnet.renamed import format_version, is_old, upgraded_metrics, upgraded_settings
 from gcnet.storage import LockedError, StorageError, append_line, locked, read_json, write_atomic
 from gcnet.text_files import csv_bytes
 from gcnet.training.settings import TrainSettings
@@ -42,12 +42,12 @@ RESULT_COLUMNS = (
     "step",
     "train_loss",
     "val_loss",
-    "top1",
-    "top5",
-    "box_ap",
-    "box_ap50",
-    "mask_ap",
-    "mask_ap50",
+    "top1_fraction",
+    "top5_fraction",
+    "bbox_AP",
+    "bbox_AP50",
+    "segm_AP",
+    "segm_AP50",
     "learning_rate",
     "images",
     "skipped",
@@ -263,6 +263,7 @@ def _row(line: str) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict) or row.get("kind") not in ("train", "evaluation") or not _is_number(row.get("step")):
         return None
+    row = upgraded_metrics(row)
     if row["kind"] == "evaluation":
         needed = {"epoch", "train_loss", *(name for name in RESULT_COLUMNS if name in row)}
         if not all(_is_number(row.get(name)) for name in needed):

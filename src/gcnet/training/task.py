@@ -41,9 +41,9 @@ class Batch(Protocol):
         """The images that belong to the batch and could not be read."""
 
 
-Loaded = TypeVar("Loaded", bound=Batch)
-Prepared = TypeVar("Prepared", bound=Batch)
-Result = TypeVar("Result")
+_Loaded = TypeVar("_Loaded", bound=Batch)
+_Prepared = TypeVar("_Prepared", bound=Batch)
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class _Stopped(Exception):
 
 
 def unless_stopped(
-    evaluate: Callable[[Callable[[int], None]], Result],
+    evaluate: Callable[[Callable[[int], None]], _Result],
     stop: Callable[[], bool],
     progress: Callable[[int], None] = lambda _: None,
-) -> Result | None:
+) -> _Result | None:
     """What `evaluate` gives, or None where `stop()` is true at one of its calls of the progress that it is given.
 
     Args:
@@ -87,7 +87,7 @@ def unless_stopped(
         return None
 
 
-def first_readable(samples: SeededDataset) -> dict[str, Any]:
+def first_validation_sample(samples: SeededDataset) -> dict[str, Any]:
     """The first sample of the validation images that can be read.
 
     Raises:
@@ -109,7 +109,7 @@ def micro_batches(images: int, parts: int) -> list[slice]:
 
 
 @runtime_checkable
-class TrainingTask(Protocol[Loaded, Prepared]):
+class TrainingTask(Protocol[_Loaded, _Prepared]):
     """A kind of training, such as classification; its batches may change type when they are prepared.
 
     Attributes:
@@ -155,29 +155,29 @@ class TrainingTask(Protocol[Loaded, Prepared]):
     def describe_augmentation(self) -> str:
         """How training images are varied, for the header of a run."""
 
-    def batches(self, first_step: int) -> Iterator[Loaded]:
+    def batches(self, first_step: int) -> Iterator[_Loaded]:
         """This process' share of the global batch of `first_step`, of the next step, and so on for ever.
 
         What it yields for a step depends on the seed and the step alone, not on where it was started.
         """
 
-    def prepare(self, batch: Loaded, step: int, device: torch.device) -> Prepared:
+    def prepare(self, batch: _Loaded, step: int, device: torch.device) -> _Prepared:
         """The batch on the device, mixed with itself where the recipe says so, by a draw of (seed, step) alone."""
 
-    def split(self, batch: Prepared, parts: int) -> list[Prepared]:
+    def split(self, batch: _Prepared, parts: int) -> list[_Prepared]:
         """The batch cut into at most so many micro-batches of nearly equal size, none empty unless all are."""
 
-    def losses(self, network: nn.Module, batch: Prepared) -> dict[str, Tensor]:
+    def losses(self, network: nn.Module, batch: _Prepared) -> dict[str, Tensor]:
         """The losses to be added, each a mean over the images of a non-empty batch, shape ()."""
 
-    def sample(self, device: torch.device) -> Prepared:
+    def sample(self, device: torch.device) -> _Prepared:
         """A batch of one validation image, the first that can be read, on the device.
 
         Raises:
             UserError: none can be read.
         """
 
-    def forward(self, network: nn.Module, batch: Prepared) -> object:
+    def forward(self, network: nn.Module, batch: _Prepared) -> object:
         """What the network, in evaluation mode, says of a non-empty batch."""
 
     def flops(self, network: nn.Module) -> int:
@@ -199,7 +199,7 @@ class TrainingTask(Protocol[Loaded, Prepared]):
     def save(self, network: nn.Module, path: Path) -> None:
         """Write weights that can be used without the run: the network's description and its preprocessing inside."""
 
-    def draw_inputs(self, batch: Prepared, path: Path) -> None:
+    def draw_inputs(self, batch: _Prepared, path: Path) -> None:
         """A picture of training images as the network sees them."""
 
     def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:

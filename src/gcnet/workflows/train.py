@@ -24,7 +24,7 @@ from gcnet.training.data_record import record_data
 from gcnet.training.distributed import Processes, processes_joined
 from gcnet.training.header import data_lines, print_header
 from gcnet.training.loop import TrainingLoop
-from gcnet.training.progress import Lines, LiveBar, Reporter, Silent, choose_reporter, epoch_text, score_text
+from gcnet.training.progress import Lines, LiveBar, Reporter, Silent, choose_reporter, epoch_text, format_score
 from gcnet.training.run_folder import LISTING, RunFolder, check_free, create_folder, default_name, versions
 from gcnet.training.settings import MachineSettings, TrainSettings
 from gcnet.training.task import TrainingTask
@@ -39,8 +39,8 @@ _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 class RunResult:
     """What a run came to.
 
-    `best` and `last` are rows of results.csv, None before the first evaluation: of a classifier top1 and top5 as
-    fractions and val_loss, of a detector box_ap, box_ap50, mask_ap and mask_ap50; train_loss, epoch, step, ...;
+    `best` and `last` are rows of results.csv, None before the first evaluation: of a classifier top1_fraction,
+    top5_fraction and val_loss, of a detector bbox_AP, bbox_AP50, segm_AP and segm_AP50; train_loss, epoch, step, ...;
     `metric` names the number that decides what is best; `stopped` is the number of the signal that ended it early, or
     0; `seconds` counts all its parts; `skipped` names the images that could not be read, with the reason.
     """
@@ -52,7 +52,7 @@ class RunResult:
     last: dict[str, Any] | None
     seconds: float
     skipped: dict[str, str]
-    metric: str = "top1"
+    metric: str = "top1_fraction"
     stopped: int = 0
 
     @property
@@ -233,7 +233,7 @@ def _conclude(result: RunResult, reporter: Reporter) -> None:
         reporter.say(f"{count} skipped; see {printable(result.folder / 'skipped.csv')}")
     if result.finished and result.best is not None:
         best, place = result.best, printable(result.best_weights)
-        score = score_text(result.metric, best[result.metric])
+        score = format_score(result.metric, best[result.metric])
         reporter.say(f"finished; best {score} in epoch {epoch_text(best['epoch'])}: {place}")
 
 

@@ -58,7 +58,7 @@ def test_results_are_written_printed_and_right(
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == list(CLASSES)
     assert [int(row["correct"]) for row in rows] == [confusion[label][label] for label in range(3)]
-    assert [float(row["top1"]) for row in rows] == pytest.approx(
+    assert [float(row["top1_fraction"]) for row in rows] == pytest.approx(
         [r[i] / sum(r) for i, r in enumerate(confusion)], abs=1e-6
     )
     with Image.open(out / "confusion.png") as picture:

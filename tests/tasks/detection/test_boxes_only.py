@@ -47,8 +47,8 @@ def trained(boxes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_detector_of_boxes_trains_on_data_without_masks(trained: Path):
     with (trained / "results.csv").open() as file:
         row = next(csv.DictReader(file))
-    assert float(row["box_ap"]) >= 0
-    assert not row.get("mask_ap")
+    assert float(row["bbox_AP"]) >= 0
+    assert not row.get("segm_AP")
     losses = json.loads((trained / "metrics.jsonl").read_text().splitlines()[0])
     assert "loss_mask" not in losses
 

@@ -11,7 +11,7 @@ from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
 from gcnet.tasks.detection.evaluate import judge
 from gcnet.tasks.detection.metrics import evaluate_detections
-from gcnet.tasks.detection.results import read_results
+from gcnet.tasks.detection.results import read_detections
 from tasks.shaken import as_results, shaken
 
 CONTENT = Scenes(3).coco_annotations()
@@ -27,25 +27,25 @@ def written(tmp_path: Path, content: Any) -> Path:
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     for results in (shaken(CONTENT), as_results(CONTENT), [RESULT], []):
-        assert read_results(written(tmp_path, results), CONTENT) == (results, 0)
+        assert read_detections(written(tmp_path, results), CONTENT) == (results, 0)
 
 
 def test_masks_may_be_polygons_or_empty_and_boxes_of_no_size(tmp_path: Path) -> None:
     polygon = {**RESULT, "segmentation": [[3, 3, 20, 3, 20, 9.5]]}
     empty = {**RESULT, "segmentation": {"size": [64, 64], "counts": [64 * 64]}, "bbox": [0, 0, 0, 0]}
-    read, _ = read_results(written(tmp_path, [polygon, empty]), CONTENT)
+    read, _ = read_detections(written(tmp_path, [polygon, empty]), CONTENT)
     assert read == [polygon, empty]
     assert evaluate_detections(CONTENT, read, kind="segm").numbers["AP"] == 0.0
 
 
 def test_polygons_over_the_edge_stay_as_they_are(tmp_path: Path) -> None:
     over = {**RESULT, "segmentation": [[3, 3, 90, 3, 90, 9]]}
-    assert read_results(written(tmp_path, [over]), CONTENT)[0][0]["segmentation"] == [[3, 3, 90, 3, 90, 9]]
+    assert read_detections(written(tmp_path, [over]), CONTENT)[0][0]["segmentation"] == [[3, 3, 90, 3, 90, 9]]
 
 
 def test_results_may_be_boxes_only(tmp_path: Path) -> None:
     results = [{name: value for name, value in one.items() if name != "segmentation"} for one in shaken(CONTENT)]
-    read, _ = read_results(written(tmp_path, results), CONTENT)
+    read, _ = read_detections(written(tmp_path, results), CONTENT)
     assert read == results
     judged = judge(CONTENT, read, [1, 2, 3])
     expected = evaluate_detections(CONTENT, shaken(CONTENT), kind="bbox")
@@ -61,7 +61,7 @@ def test_predictions_are_matched_by_file_and_class_name(tmp_path: Path) -> None:
     ]
     stray = {"id": 1, "file_name": "/photos/val/other.png"}, {**RESULT, "image_id": 1, "category_id": 71}
     content = {"images": [*images, stray[0]], "categories": others, "annotations": [*found, stray[1]]}
-    read, _ = read_results(written(tmp_path, content), CONTENT)
+    read, _ = read_detections(written(tmp_path, content), CONTENT)
     assert read == shaken(CONTENT)
     twice = {**content, "images": [*images, {"id": 4, "file_name": f"b/{names[1]}"}]}
     strange = {**content, "categories": [{"id": 71, "name": "drak"}]}
@@ -72,7 +72,7 @@ def test_predictions_are_matched_by_file_and_class_name(tmp_path: Path) -> None:
         ({**content, "categories": [{}]}, "is not a file of gcnet predict --json: .*'id'.* is missing"),
     ):
         with pytest.raises(UserError, match=sentence):
-            read_results(written(tmp_path, wrong), CONTENT)
+            read_detections(written(tmp_path, wrong), CONTENT)
 
 
 def without(key: str) -> dict[str, Any]:
@@ -108,21 +108,21 @@ MISTAKES = {
 def test_what_cannot_be_judged_is_named(tmp_path: Path, content: Any, sentence: str) -> None:
     path = written(tmp_path, content)
     with pytest.raises(UserError, match=sentence) as caught:
-        read_results(path, CONTENT)
+        read_detections(path, CONTENT)
     assert str(caught.value).startswith(str(path))
 
 
 def test_a_missing_file_is_named_with_its_nearest(tmp_path: Path) -> None:
     written(tmp_path, [])
     with pytest.raises(UserError, match=r"no results file at .*; did you mean \".*results\.json\""):
-        read_results(tmp_path / "result.json", CONTENT)
+        read_detections(tmp_path / "result.json", CONTENT)
     with pytest.raises(UserError, match="cannot read"):
-        read_results(tmp_path, CONTENT)
+        read_detections(tmp_path, CONTENT)
 
 
 def test_results_name_images_as_the_file_does_and_those_of_skipped_images_do_not_count(tmp_path: Path) -> None:
     image_ids = Ids(["a", "1", "gone"])  # 2, 1 and 3
     results = [{**RESULT, "image_id": "1"}, {**RESULT, "image_id": "gone"}]
     content = {**CONTENT, "images": [image for image in CONTENT["images"] if image["id"] == 1]}
-    read, skipped = read_results(written(tmp_path, results), content, image_ids)
+    read, skipped = read_detections(written(tmp_path, results), content, image_ids)
     assert (read, skipped) == ([{**RESULT, "image_id": 1}], 1)

@@ -15,7 +15,7 @@ from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model, read_model_file
-from gcnet.tasks.detection.training import DetectionTraining, detector_options, with_detection_defaults
+from gcnet.tasks.detection.training import DetectionTraining, mask_rcnn_options, with_detection_defaults
 from gcnet.training.optimizer import build_schedule, freeze
 from gcnet.training.progress import Silent
 from gcnet.training.run_folder import RunFolder, open_folder
@@ -56,8 +56,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 def test_a_detectors_run_has_its_own_columns_and_pictures(whole: RunResult):
     folder = RunFolder(whole.folder)
     columns = folder.results.read_text().splitlines()[0].split(",")
-    assert columns[:7] == ["epoch", "step", "train_loss", "box_ap", "box_ap50", "mask_ap", "mask_ap50"]
-    assert whole.metric == "mask_ap"
+    assert columns[:7] == ["epoch", "step", "train_loss", "bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50"]
+    assert whole.metric == "segm_AP"
     assert whole.last is not None
     assert whole.last["images"] == 3
     parts = [row for row in folder.rows() if row["kind"] == "train"][0]
@@ -165,9 +165,9 @@ def test_presets_freeze_what_a_network_has(model: str, changes: dict[str, Any], 
 
 
 def test_short_and_long_side_travel_with_the_weights_in_the_proportion_of_800_to_1333():
-    assert detector_options(DetectorSettings(min_size=(400, 480)))["image_size"] == (480, 800)
-    assert detector_options(DetectorSettings(min_size=(400,), max_size=500))["image_size"] == (400, 500)
-    assert "image_size" not in detector_options(DetectorSettings())
+    assert mask_rcnn_options(DetectorSettings(min_size=(400, 480)))["image_size"] == (480, 800)
+    assert mask_rcnn_options(DetectorSettings(min_size=(400,), max_size=500))["image_size"] == (400, 500)
+    assert "image_size" not in mask_rcnn_options(DetectorSettings())
 
 
 @pytest.mark.parametrize(
@@ -246,5 +246,5 @@ def test_two_processes_train_on_a_folder_laid_out_as_coco_publishes_it(data_root
     assert ended.returncode == 0, ended.stderr
     row = RunFolder(tmp_path / "run").evaluations()[-1]
     assert row["images"] == 5
-    assert 0 <= row["mask_ap"] <= 1
+    assert 0 <= row["segm_AP"] <= 1
     assert all(tensor.isfinite().all() for tensor in read_model_file(RunFolder(tmp_path / "run").last)[0].values())

@@ -56,9 +56,9 @@ class ClassificationResult:
         return {
             "images": self.images,
             "correct": self.correct,
-            "top1": self.top1,
-            "top1_interval_95": list(self.interval),
-            "top5": self.top5,
+            "top1_fraction": self.top1,
+            "top1_interval_95_fraction": list(self.interval),
+            "top5_fraction": self.top5,
             "loss": self.loss,
             "images_skipped": len(self.skipped),
             "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],

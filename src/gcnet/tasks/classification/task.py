@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gcnet.tasks.classification.training import ClassificationTraining
     from gcnet.training.task import TrainingTask
 
-TOP1 = Score("top1", "top-1", "top-1 accuracy", " %", "points", is_share=True)
+TOP1 = Score("top1_fraction", "top-1", "top-1 accuracy", " %", "points", is_share=True)
 _SIDE = 224
 
 
@@ -63,7 +63,7 @@ class Classification(Task):
         source = cast(Any, task).splits.val
         return source.read(index), source.classes[source.label(index)]
 
-    def median_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
+    def default_image_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
         """The side that a network for small images is made for, else 224."""
         side = small_input(split_name(name)[1]) or _SIDE
         return side, side

@@ -30,7 +30,7 @@ from gcnet.tasks.classification.preprocessing import own_preprocessing
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import TrainSettings
-from gcnet.training.task import Evaluation, first_readable, micro_batches, unless_stopped
+from gcnet.training.task import Evaluation, first_validation_sample, micro_batches, unless_stopped
 from gcnet.training.trainer import AUTOCAST
 
 _SHOWN = 24
@@ -56,7 +56,7 @@ class ClassificationTraining:
         processes: which share of every batch is this process' own.
     """
 
-    metric = "top1"
+    metric = "top1_fraction"
 
     def __init__(self, splits: DataSplits, settings: TrainSettings, processes: Processes) -> None:
         recipe = settings.recipe.with_batch_size_for(len(splits.train), processes.world)
@@ -171,7 +171,7 @@ class ClassificationTraining:
 
     def sample(self, device: torch.device) -> Prepared:
         """A batch of one validation image."""
-        batch = collate([first_readable(ClassificationDataset(self.splits.val, self.splits.eval_transform()))])
+        batch = collate([first_validation_sample(ClassificationDataset(self.splits.val, self.splits.eval_transform()))])
         images = batch.images.to(device, memory_format=self._memory)
         return Prepared(images, batch.labels.to(device), batch.names, [])
 
@@ -225,7 +225,7 @@ class ClassificationTraining:
         result = unless_stopped(judged, stop, lambda done: progress(min(done * world, self.evaluation_images)))
         if result is None:
             return None
-        metrics = {"val_loss": result.loss, "top1": result.top1, "top5": result.top5}
+        metrics = {"val_loss": result.loss, "top1_fraction": result.top1, "top5_fraction": result.top5}
         skipped = {one.name: one.reason for one in result.skipped}
         return Evaluation(metrics, result.images, skipped, result)
 
@@ -250,7 +250,9 @@ class ClassificationTraining:
         """Learning curves."""
         from gcnet.visualization.plots import plot_learning_curves
 
-        scores = {"Top-1": {"top1": "top-1 (%)"}} | ({"Top-5": {"top5": "top-5 (%)"}} if len(self.classes) > 5 else {})
+        scores = {"Top-1": {"top1_fraction": "top-1 (%)"}} | (
+            {"Top-5": {"top5_fraction": "top-5 (%)"}} if len(self.classes) > 5 else {}
+        )
         caption = self._caption(f"{self.evaluation_images:,} validation images")
         plot_learning_curves(rows, folder / "curves.png", scores=scores, caption=caption)
 

@@ -72,7 +72,7 @@ _HUGE = 1e300
 _ACCEPTED = ("mask without pixels", "RLE numbers not integers")
 
 
-def read_results(
+def read_detections(
     path: str | Path, annotations: Mapping[str, Any], image_ids: Ids | None = None, category_ids: Ids | None = None
 ) -> tuple[list[dict[str, Any]], int]:
     """The results of a file, each with a box and, if all have one, a mask that can be evaluated.

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from gcnet.tasks.detection.training import DetectionTraining
     from gcnet.training.task import TrainingTask
 
-MASK_AP = Score("mask_ap", "mask AP", "mask AP", "", "points of AP", is_share=False)
-BOX_AP = Score("box_ap", "box AP", "box AP", "", "points of AP", is_share=False)
+MASK_AP = Score("segm_AP", "mask AP", "mask AP", "", "points of AP", is_share=False)
+BOX_AP = Score("bbox_AP", "box AP", "box AP", "", "points of AP", is_share=False)
 _LISTED = 3  # classes named under a picture
 
 
@@ -135,7 +135,7 @@ class Detection(Task):
         annotations = val.annotations(index)
         return draw_annotations(val.read(index), annotations), _listed(names[one["category_id"]] for one in annotations)
 
-    def median_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
+    def default_image_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
         """Sides of 5 to 8, as the 800 by 1280 at which detectors are usually counted, or as long as it may be."""
         transform: Any = model.transform
         short = transform.min_size[-1]

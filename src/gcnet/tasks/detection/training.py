@@ -31,10 +31,11 @@ from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.recipe import DETECTOR_PRESET
 from gcnet.training.settings import DetectorSettings, TrainSettings
-from gcnet.training.task import Evaluation, first_readable, micro_batches, unless_stopped
+from gcnet.training.task import Evaluation, first_validation_sample, micro_batches, unless_stopped
 from gcnet.training.trainer import AUTOCAST
 
 _SHOWN, _TILE = 12, 320
+_IOU_TYPES = {"box": "bbox", "mask": "segm"}  # as in pycocotools
 _SHORT, _LONG = 800, 1333  # the sides of COCO's detectors, in pixels
 _CLASSIFIERS_AUGMENT = ("random_crop", "crop_scale", "pad", "auto_augment", "ra_magnitude", "erasing")
 _CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix", "class_weights", "sampling")
@@ -66,7 +67,7 @@ class DetectionTraining:
         if self._finds_masks:
             _require_masks(train, settings.network.model)
         judges_masks = self._finds_masks and not _without_mask(val)
-        self.metric = "mask_ap" if judges_masks else "box_ap"
+        self.metric = "segm_AP" if judges_masks else "bbox_AP"
         recipe = replace(settings.recipe, preset=settings.recipe.preset or DETECTOR_PRESET)
         fitted = recipe.with_batch_size_for(len(self.train), processes.world)
         self._reduced = fitted is not recipe
@@ -108,7 +109,7 @@ class DetectionTraining:
         with_mask, objects = self.parts[0].mask_counts()
         if self._finds_masks and with_mask < objects:
             notes.append(f"{objects - with_mask:,} of {objects:,} training objects have no mask: no mask loss for them")
-        if self._finds_masks and self.metric == "box_ap":
+        if self._finds_masks and self.metric == "bbox_AP":
             val = self.parts[1]
             boxes_only, total = _without_mask(val), len(val.images.content["annotations"])
             notes.append(
@@ -142,7 +143,7 @@ class DetectionTraining:
 
     def sample(self, device: torch.device) -> DetectionBatch:
         """A batch of one validation image, without its objects."""
-        return collate_detection([first_readable(DetectionDataset(self.val, with_objects=False))]).to(device)
+        return collate_detection([first_validation_sample(DetectionDataset(self.val, with_objects=False))]).to(device)
 
     def forward(self, network: nn.Module, batch: DetectionBatch) -> object:
         """The detections of the network, in evaluation mode, with masks pasted a few at a time as in evaluation."""
@@ -210,7 +211,7 @@ class DetectionTraining:
         if result is None:
             return None
         metrics = {
-            f"{kind}_{name.lower()}": found.numbers[name] or 0.0
+            f"{_IOU_TYPES[kind]}_{name}": found.numbers[name] or 0.0
             for kind, found in result.kinds().items()
             for name in ("AP", "AP50")
         }
@@ -236,8 +237,8 @@ class DetectionTraining:
         """Learning curves."""
         from gcnet.visualization.plots import plot_learning_curves
 
-        scores = {"Masks": {"mask_ap": "mask AP", "mask_ap50": "mask AP50"}} if self.metric == "mask_ap" else {}
-        scores |= {"Boxes": {"box_ap": "box AP", "box_ap50": "box AP50"}}
+        scores = {"Masks": {"segm_AP": "mask AP", "segm_AP50": "mask AP50"}} if self.metric == "segm_AP" else {}
+        scores |= {"Boxes": {"bbox_AP": "box AP", "bbox_AP50": "box AP50"}}
         caption = self._caption(f"{self.evaluation_images:,} validation images")
         plot_learning_curves(rows, folder / "curves.png", scores=scores, loss="sum of the losses", caption=caption)
 
@@ -281,7 +282,7 @@ def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
         num_classes=num_classes,
         weights=network.weights,
         backbone_weights=detector.backbone_weights,
-        detector=detector_options(detector),
+        detector=mask_rcnn_options(detector),
         **network.block_arguments(),
     )
     if detector.min_size is not None:
@@ -290,7 +291,7 @@ def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
     return model
 
 
-def detector_options(detector: DetectorSettings) -> dict[str, Any]:
+def mask_rcnn_options(detector: DetectorSettings) -> dict[str, Any]:
     """What is given of the options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`."""
     found = detector.options()
     if detector.min_size is not None:
