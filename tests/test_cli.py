@@ -225,10 +225,7 @@ def test_a_mistaken_argument_gets_one_sentence(arguments: str, sentence: str) ->
         (["train", "--learning_rate", "1"], 'unknown flag "--learning_rate"; did you mean "--lr"?'),
         (["train", "--num-classes", "10"], 'unknown flag "--num-classes"; the number of classes comes from the data'),
         (["blocks", "--amp"], 'unknown flag "--amp"; gcnet blocks --help-all lists all flags'),
-        (
-            ["evaluate", "a.safetensors"],
-            'unexpected argument "a.safetensors"; gcnet evaluate takes the model as --model a.safetensors',
-        ),
+        (["evaluate", "a.safetensors"], "there is no model file a.safetensors"),
         (["train", "imgsz=64"], 'unexpected argument "imgsz=64"; did you mean "--image-size 64"?'),
         (["predict", "--conf", "1"], 'unknown flag "--conf"; did you mean "--threshold"?'),
         (

@@ -14,7 +14,7 @@ from gcnet.data.settings import DataSettings
 from gcnet.experiments.reproduce import Measured, find_tables
 from gcnet.experiments.scales import series_of
 from gcnet.experiments.text import measured_text
-from gcnet.tasks.detection.metrics import evaluate_detections
+from gcnet.tasks.detection.coco_metrics import evaluate_detections
 from gcnet.tasks.detection.oracle import mask_oracle
 from gcnet.text_files import markdown_table
 

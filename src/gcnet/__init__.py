@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from gcnet.models.create import create_model
     from gcnet.models.model_file import load_model, save_model
     from gcnet.models.registry import list_detectors, list_models
+    from gcnet.workflows.analyze import analyze
+    from gcnet.workflows.check_data import check_data
+    from gcnet.workflows.evaluate import evaluate
+    from gcnet.workflows.predict import predict
     from gcnet.workflows.resume import resume
+    from gcnet.workflows.simplify import simplify
     from gcnet.workflows.train import train
 
 __version__ = "0.1.0"
@@ -34,19 +39,29 @@ __all__ = [
     "remove",
     "save_context",
     "save_model",
+    "analyze",
+    "check_data",
     "compare",
     "cost",
+    "evaluate",
+    "predict",
     "reproduce",
     "resume",
+    "simplify",
     "train",
 ]
 
 # Read on first use, so that importing the package (and `gcnet `help``) does not import torch.
 _HOMES = {
+    "analyze": "gcnet.workflows.analyze",
+    "check_data": "gcnet.workflows.check_data",
     "compare": "gcnet.comparison.experiment",
     "cost": "gcnet.costs.cost",
+    "evaluate": "gcnet.workflows.evaluate",
+    "predict": "gcnet.workflows.predict",
     "reproduce": "gcnet.experiments.reproduce",
     "resume": "gcnet.workflows.resume",
+    "simplify": "gcnet.workflows.simplify",
     "train": "gcnet.workflows.train",
     "build_block": "gcnet.blocks",
     "list_blocks": "gcnet.blocks",

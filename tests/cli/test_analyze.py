@@ -8,14 +8,17 @@ import pytest
 import torch
 
 from cli.animals import CLASSES
+from gcnet.cli import analyze as command
 from gcnet.cli import main
-from gcnet.cli.analyze import run
+from gcnet.cli.messages import printed_messages
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.insertion import insert
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model, save_model
-from gcnet.workflows.analyze import AnalyzeSettings
+from gcnet.tasks.settings import AnalyzeSettings
+
+run = printed_messages()(command.run)
 
 
 @pytest.fixture
@@ -102,7 +105,7 @@ def test_a_network_of_shared_maps_has_nothing_to_measure_but_its_inputs(
     )
     assert run(settings) == 0
     text = capsys.readouterr().out
-    assert text.startswith("nothing to measure: every layer has one attention map for all positions by construction")
+    assert text.startswith("query-independent by construction: every layer has one attention map for all positions")
     titles = next(line for line in text.splitlines() if line.startswith("layer "))
     assert titles.split() == ["layer", "input"] and "one map " not in text.split("layer ", 1)[1].split("\n\n")[0]
     assert (output / "statistics.png").exists()

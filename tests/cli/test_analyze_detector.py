@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gcnet.cli.analyze import run
+from gcnet.cli import analyze as command
+from gcnet.cli.messages import printed_messages
 from gcnet.data.coco.loading import image_to_tensor
 from gcnet.data.decode import open_image
 from gcnet.data.scenes import Scenes
@@ -19,10 +20,12 @@ from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
-from gcnet.tasks.detection.attention import look_at_objects
-from gcnet.tasks.trained import TrainedDetector
-from gcnet.visualization import attention_figures
-from gcnet.workflows.analyze import AnalyzeSettings
+from gcnet.tasks.detection.attention import attention_of_detector
+from gcnet.tasks.detection.trained import TrainedDetector
+from gcnet.tasks.settings import AnalyzeSettings
+from gcnet.workflows import attention_maps, attention_statistics
+
+run = printed_messages()(command.run)
 
 CLASSES = ("ball", "cube", "cone")
 NL = "layer1.1.context"
@@ -71,7 +74,7 @@ def attention_by_hand(model: Any, path: Path) -> tuple[Tensor, Tensor]:
 
 def test_maps_are_those_of_the_network_without_the_padding(photos: Path) -> None:
     model = build("mask_rcnn_nl_scenes_resnet")
-    maps = look_at_objects(TrainedDetector(model, CLASSES, (1, 2, 3)), photos / "a.png")
+    maps = attention_of_detector(TrainedDetector(model, CLASSES, (1, 2, 3)), photos / "a.png")
     weights, _ = attention_by_hand(model, photos / "a.png")
     (layer,) = maps.layers
     assert layer.name == f"body.{NL}"
@@ -90,7 +93,7 @@ def test_the_answer_counts_the_objects_that_the_network_is_sure_of(photos: Path)
         model.roi_heads.box_predictor.cls_score.bias.copy_(torch.tensor([0.0, 0.0, 9.0, 0.0]))
         found = model([image_to_tensor(open_image(photos / "a.png"))])[0]
     expected = f"{int((found['scores'] > 0.5).sum())} cube"
-    maps = look_at_objects(TrainedDetector(model, CLASSES, (1, 2, 3)), photos / "a.png")
+    maps = attention_of_detector(TrainedDetector(model, CLASSES, (1, 2, 3)), photos / "a.png")
     assert maps.answer == expected
     assert [layer.attention.is_shared for layer in maps.layers] == [True] * len(maps.layers)
 
@@ -110,7 +113,8 @@ def test_gates_have_one_row_for_all_images(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn = []
-    monkeypatch.setattr(attention_figures, "plot_gates", lambda gates, names, *_, **__: drawn.append((gates, names)))
+    for module in (attention_maps, attention_statistics):
+        monkeypatch.setattr(module, "plot_gates", lambda gates, names, *_, **__: drawn.append((gates, names)))
     model = save("mask_rcnn_se_scenes_resnet", tmp_path)
     assert run(AnalyzeSettings(model, (photos / "a.png",), output=tmp_path / "out", device="cpu")) == 0
     settings = AnalyzeSettings(model, statistics=True, data="scenes", limit=2, output=tmp_path / "out", device="cpu")
@@ -177,12 +181,12 @@ def test_a_cascade_by_name_is_analyzed_on_scenes(tmp_path: Path) -> None:
     [
         (
             {"images": (Path("a.png"),), "preprocessing": AT_64},
-            "--image-size 64 belongs to classifiers, and .* is a detector",
+            "`image_size=64` belongs to classifiers, and .* is a detector",
         ),
-        ({"statistics": True, "data": "scenes", "batch_size": 4}, "--batch-size belongs to classifiers"),
-        ({"statistics": True, "data": "photos", "preprocessing": AT_64}, "--image-size 64 belongs to classifiers"),
-        ({"statistics": True, "data": "cifar10", "download_dir": "x"}, "--download-dir belongs to classifiers"),
-        ({"statistics": True, "data": "cifar10"}, "nothing at .cifar10. .--data.; a detector takes scenes"),
+        ({"statistics": True, "data": "scenes", "batch_size": 4}, "`batch_size` belongs to classifiers"),
+        ({"statistics": True, "data": "photos", "preprocessing": AT_64}, "`image_size=64` belongs to classifiers"),
+        ({"statistics": True, "data": "cifar10", "download_dir": "x"}, "`download_dir` belongs to classifiers"),
+        ({"statistics": True, "data": "cifar10"}, "nothing at .cifar10. .`data`.; a detector takes scenes"),
         ({"images": (Path("a.png"),)}, "neither attention over positions nor gates of channels to show"),
     ],
 )

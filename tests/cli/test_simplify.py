@@ -10,7 +10,8 @@ from gcnet.cli import main
 from gcnet.insertion import context_parameters, insert
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
-from gcnet.tasks.trained import open_network
+from gcnet.tasks.classification.trained import TrainedClassifier
+from gcnet.tasks.trained import open_trained
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def run(model: Path, photos: Path, output: Path, *arguments: str) -> int:
 
 def kinds(path: Path) -> dict[str, str]:
     """The context of each inserted block of a file."""
-    model = open_network(str(path)).model
+    model = open_trained(str(path)).trained.model
     return {
         name: type(module.get_submodule("context")).__name__
         for name, module in model.named_modules()
@@ -62,13 +63,15 @@ def test_blocks_whose_queries_agree_are_replaced_and_the_answers_stay(
         "layer2.0.context": "NonLocal",
         "layer3.0.context": "AttentionPool",
     }
-    old, new = open_network(str(mixed)), open_network(str(output))
+    old, new = open_trained(str(mixed)).trained, open_trained(str(output)).trained
+    assert isinstance(old, TrainedClassifier)
+    assert isinstance(new, TrainedClassifier)
     assert (new.class_names, new.preprocessing) == (old.class_names, old.preprocessing)
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(new.model(images), old.model(images), rtol=1e-4, atol=1e-4)
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()}
-    assert rows["layer1.0.context"].endswith("snl in its place")
+    assert rows["layer1.0.context"].endswith("replaced by snl")
     assert "kept: it depends on the query" in rows["layer1.1.context"]
     assert "kept: its weights are no distribution over positions" in rows["layer2.0.context"]
     assert "layer3.0.context" not in rows
@@ -79,14 +82,14 @@ def test_blocks_whose_queries_agree_are_replaced_and_the_answers_stay(
 
 
 @pytest.mark.slow
-def test_a_file_evaluates_to_the_accuracy_that_was_said(
+def test_a_file_evaluates_to_the_accuracy_printed(
     photos: Path, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "gc.safetensors"
     assert run(mixed, photos, output, "--all", "--block", "gc", "--ratio", "2") == 0
     assert kinds(output)["layer1.1.context"] == "AttentionPool"
     printed = capsys.readouterr().out
-    assert "gc attends as the blocks did, but its bottleneck starts anew and adds nothing yet" in printed
+    assert "their bottlenecks are new and add nothing yet" in printed
     said = next(line.split()[1] for line in printed.splitlines() if line.startswith("after"))
     assert main(["evaluate", "--model", str(output), "--data", str(photos), "--device", "cpu"]) == 0
     assert f"top-1    {said} " in capsys.readouterr().out

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.weights import loaded_weights
-from gcnet.tasks.trained import open_network
+from gcnet.tasks.classification.trained import TrainedClassifier
+from gcnet.tasks.trained import open_trained
 
 NAME = "cifar_resnet20"
 
@@ -145,7 +146,7 @@ def test_weights_without_a_classifier_leave_it_new_for_training_and_are_refused_
     assert loaded is not None
     assert loaded.head.endswith(f"{head.rstrip('.')} not in the weights")
     with pytest.raises(UserError, match=f"has no trained classifier for {name}"):
-        open_network(name, str(tmp_path / "features.pth"))
+        open_trained(name, str(tmp_path / "features.pth"))
 
 
 TWO_HEADS = {
@@ -172,7 +173,8 @@ def test_all_heads_of_a_network_start_anew_for_another_number_of_classes(
 
 def test_inception_without_its_auxiliary_head_loads_and_can_be_evaluated(tmp_path: Path) -> None:
     torch.save(headless("torchvision/inception_v3", "AuxLogits."), tmp_path / "plain.pth")
-    network = open_network("torchvision/inception_v3", str(tmp_path / "plain.pth"))
+    network = open_trained("torchvision/inception_v3", str(tmp_path / "plain.pth")).trained
+    assert isinstance(network, TrainedClassifier)
     assert network.num_classes == 1000
     assert network.preprocessing is not None
     assert network.preprocessing.image_size == 299

@@ -8,8 +8,15 @@ import torch
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
-from gcnet.tasks.trained import model_path, open_detector, open_network, open_trained
+from gcnet.tasks.detection.trained import TrainedDetector
+from gcnet.tasks.trained import model_path, open_trained
 from tasks.things import CATEGORY_IDS, CLASSES, build_finder, save_finder
+
+
+def open_detector(model: str, weights: str | None = None) -> TrainedDetector:
+    detector = open_trained(model, weights).trained
+    assert isinstance(detector, TrainedDetector)
+    return detector
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +49,18 @@ def test_a_file_without_class_names_names_the_classes_by_their_ids(tmp_path: Pat
     assert open_detector(str(tmp_path / "plainer.safetensors")).category_ids == (1, 2, 3)
 
 
-def test_a_classifier_is_no_detector_and_a_detector_no_classifier(model_file: Path, finder: Path) -> None:
-    assert open_network(str(model_file)).num_classes == 3
-    with pytest.raises(UserError, match=r"fruit\.safetensors is a classifier, and a detector is expected"):
-        open_detector(str(model_file))
-    with pytest.raises(UserError, match=r"finder\.safetensors is a detector, and a classifier is expected"):
-        open_network(str(finder))
+def test_each_network_comes_with_its_task(model_file: Path, finder: Path) -> None:
+    assert open_trained(str(model_file)).task.name == "classification"
+    assert open_trained(str(finder)).task.name == "detection"
 
 
 def test_names_and_ids_must_be_one_for_each_class(tmp_path: Path) -> None:
     save_model(build_finder(), tmp_path / "names.safetensors", class_names=("ball", "cube"))
     with pytest.raises(UserError, match="names 2 classes for 3 outputs; it must name each"):
-        open_detector(str(tmp_path / "names.safetensors"))
+        open_trained(str(tmp_path / "names.safetensors"))
     save_model(build_finder(), tmp_path / "ids.safetensors", category_ids=(1, 2, 3, 4))
     with pytest.raises(UserError, match="names 4 category ids for 3 outputs; it must name each"):
-        open_detector(str(tmp_path / "ids.safetensors"))
+        open_trained(str(tmp_path / "ids.safetensors"))
 
 
 def test_a_detector_whose_weights_are_not_finite_is_refused(tmp_path: Path) -> None:
@@ -65,25 +69,27 @@ def test_a_detector_whose_weights_are_not_finite_is_refused(tmp_path: Path) -> N
         model.roi_heads.box_predictor.cls_score.bias[1] = float("nan")
     save_model(model, tmp_path / "broken.safetensors")
     with pytest.raises(UserError, match=r"must be finite numbers; roi_heads.box_predictor.cls_score.bias of .*broken"):
-        open_detector(str(tmp_path / "broken.safetensors"))
+        open_trained(str(tmp_path / "broken.safetensors"))
 
 
 def test_detectors_that_cannot_be_opened_get_a_sentence(finder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs trained weights: give `weights=FILE` beside mask_rcnn_gc_scenes_"):
-        open_detector("mask_rcnn_gc_scenes_resnet")
+        open_trained("mask_rcnn_gc_scenes_resnet")
     with pytest.raises(UserError, match='unknown detector "mask_rcnn_scenes_resnt"; did you mean "mask_rcnn_scenes_'):
-        open_detector("mask_rcnn_scenes_resnt")
-    with pytest.raises(UserError, match=r"finder\.safetensors says itself which network it is of: give it to `model`"):
-        open_detector("mask_rcnn_scenes_resnet", str(finder))
+        open_trained("mask_rcnn_scenes_resnt")
+    with pytest.raises(
+        UserError, match=r"finder\.safetensors is a model file, which names its network: give it to `model`"
+    ):
+        open_trained("mask_rcnn_scenes_resnet", str(finder))
     torch.save(create_model("cifar_resnet20").state_dict(), tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"other\.pth do not fit this network"):
-        open_detector("mask_rcnn_scenes_resnet", str(tmp_path / "other.pth"))
+        open_trained("mask_rcnn_scenes_resnet", str(tmp_path / "other.pth"))
 
 
 def test_a_name_that_is_too_long_for_a_file_is_the_name_of_no_network() -> None:
     assert model_path("x" * 5000) is None
     with pytest.raises(UserError, match="unknown model"):
-        open_network("x" * 5000)
+        open_trained("x" * 5000)
 
 
 def test_a_model_file_that_is_not_there_is_named_with_the_nearest_one(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from gcnet.analysis.query_independence import Interval, Layer
 from gcnet.data.settings import Preprocessing
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
-from gcnet.tasks.classification.attention import look_at
-from gcnet.tasks.trained import TrainedClassifier
+from gcnet.tasks.classification.attention import attention_of_image
+from gcnet.tasks.classification.trained import TrainedClassifier
 from gcnet.visualization.attention_figures import plot_distances, plot_gates, plot_queries, plot_shared
 from gcnet.visualization.attention_maps import ImageMaps, LayerMaps, choose_points
 from gcnet.visualization.gates import GateMeans
@@ -46,7 +46,7 @@ def test_an_image_is_looked_at_as_the_network_sees_it(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     network = TrainedClassifier(create_model("gc_cifar_resnet20", num_classes=3), 3, class_names=("ant", "bee", "cat"))
     network.model.train()
-    maps = look_at(network, tmp_path / "a.png", Preprocessing(16, 20))
+    maps = attention_of_image(network, tmp_path / "a.png", Preprocessing(16, 20))
     assert maps.image.size == (16, 16)
     assert [layer.attention.grid for layer in maps.layers] == [(16, 16)] * 3 + [(8, 8)] * 3 + [(4, 4)] * 3
     assert maps.answer.split()[0] == ("ant", "bee", "cat")[maps.label]
@@ -73,7 +73,7 @@ def test_points_are_taken_as_they_are_given() -> None:
 
 @pytest.mark.parametrize("word", ["0.5", "1.5,0", "a,b", "0.1,0.2,0.3", "nan,0", "auto,grid"])
 def test_points_that_cannot_be_get_a_sentence(word: str) -> None:
-    with pytest.raises(UserError, match='points takes "auto", "grid", or points as X,Y'):
+    with pytest.raises(UserError, match='`points` takes "auto", "grid", or points as X,Y'):
         choose_points([word], Image.new("RGB", (9, 9)))
 
 

@@ -122,14 +122,14 @@ def shared_weights(block: ContextBlock, mean_input: Float[Tensor, " c"]) -> dict
     }
 
 
-def simplify(
+def replace_blocks(
     model: nn.Module,
     means: Mapping[str, Float[Tensor, " c"]],
     block: Literal["snl", "gc"],
     *,
     ratio: float | None = None,
 ) -> nn.Module:
-    """A new network like `model`, in eval mode, with simpler blocks in place of some of its non-local ones.
+    """Copy a network, in eval mode, with simpler blocks in place of some of its non-local ones.
 
     Args:
         model: a network with inserted blocks; it stays as it is.

@@ -209,15 +209,18 @@ def _unknown_command(name: str) -> UserError:
 
 def _run(command: str, arguments: list[str]) -> int:
     module = _module(command)
+    from gcnet.arguments import arguments_of
     from gcnet.cli.arguments import parse
     from gcnet.cli.files import check_outputs
+    from gcnet.cli.messages import printed_messages
 
     settings = parse(module.Settings, arguments, program=f"gcnet {command}", epilogue=_exit_codes())
     if settings is None:
         return EXIT_OK
     if _is_first_process():  # several would take each other's trial for a folder that exists
         check_outputs(settings, command)
-    return module.run(settings)
+    with printed_messages(list(arguments_of(module.Settings))):
+        return module.run(settings)
 
 
 def _help() -> str:

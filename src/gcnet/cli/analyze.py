@@ -1,6 +1,6 @@
 """`gcnet analyze`: visualizes attention maps, and measures how query-dependent they are."""
 
-from gcnet.workflows.analyze import AnalyzeSettings
+from gcnet.tasks.settings import AnalyzeSettings
 
 SUMMARY = "visualize attention maps, and measure how query-dependent they are"
 
@@ -8,19 +8,16 @@ Settings = AnalyzeSettings
 
 
 def run(settings: AnalyzeSettings) -> int:
-    """Analyze, print and write what is asked for; 0 if at least one image worked, 1 if none did."""
-    from gcnet.devices import choose_device
-    from gcnet.tasks.trained import TrainedDetector, open_trained
+    """Analyze, print and write the result; 0 if at least one image could be read, else 1."""
+    from gcnet.cli.files import report_counts, report_skipped, report_written
+    from gcnet.workflows.analyze import AttentionMaps, run_analysis
 
-    device = choose_device(settings.device)
-    network = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
-    if isinstance(network, TrainedDetector):
-        settings.require_detector()
-    network.model.to(device)
-    if settings.statistics:
-        from gcnet.cli.analyze_data import measure
-
-        return measure(network, settings)
-    from gcnet.cli.analyze_images import draw
-
-    return draw(network, settings)
+    result = run_analysis(settings)
+    report_skipped(result.skipped)
+    report_counts(result.images, len(result.skipped), "analyzed")
+    if not result.images:
+        return 1
+    print(result)
+    files = result.files if isinstance(result, AttentionMaps) else result.write(settings.output)
+    report_written(files, settings.output)
+    return 0

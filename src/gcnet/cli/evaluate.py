@@ -1,6 +1,6 @@
-"""`gcnet evaluate`: evaluates a trained network on labeled images."""
+"""`gcnet evaluate`: evaluates a trained network on labeled or annotated images."""
 
-from gcnet.workflows.evaluate import EvaluateSettings
+from gcnet.tasks.settings import EvaluateSettings
 
 SUMMARY = "evaluate a trained network on labeled or annotated images"
 
@@ -8,28 +8,15 @@ Settings = EvaluateSettings
 
 
 def run(settings: EvaluateSettings) -> int:
-    """Evaluate, print the result and write what --output asks for."""
-    from gcnet.devices import choose_device
-    from gcnet.tasks.trained import TrainedClassifier, open_trained
-    from gcnet.training.distributed import processes_joined
+    """Evaluate, print the result and write the files of --output."""
+    from gcnet.cli.files import report_skipped, report_written
+    from gcnet.devices import is_first_process
+    from gcnet.workflows.evaluate import run_evaluation
 
-    device = choose_device(settings.device)
-    size = settings.preprocessing.image_size
-    found = None if settings.model is None else open_trained(settings.model, settings.weights, image_size=size)
-    with processes_joined(device) as processes:
-        if isinstance(found, TrainedClassifier):
-            from gcnet.cli.evaluate_classifier import run_classifier
-
-            found.model.to(device)
-            run_classifier(settings, found, processes)
-        else:
-            from gcnet.cli.evaluate_detector import run_detector
-            from gcnet.models.detector.heads import limit_detections
-
-            settings.require_detector()
-            if found is not None:
-                found.model.to(device)
-                if settings.detections_per_image is not None:
-                    limit_detections(found.model, settings.detections_per_image)
-            run_detector(settings, found, processes)
+    result = run_evaluation(settings)
+    if is_first_process():
+        report_skipped(result.skipped)
+        print(result)
+        if settings.output is not None:
+            report_written(result.write(settings.output), settings.output)
     return 0

@@ -3,14 +3,13 @@
 import sys
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gcnet.errors import UserError, printable
-from gcnet.storage import check_output_file, check_output_folder, write_atomic
-from gcnet.text_files import csv_bytes
+from gcnet.storage import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from gcnet.data.dataset import Skipped
 
@@ -44,63 +43,18 @@ def check_outputs(settings: object, command: str) -> None:
             raise type(error)(f"--{name}: {error}") from error
 
 
-def report_skipped(skipped: "Sequence[Skipped]", worked: int, done: str) -> None:
-    """Name the files skipped, and count them beside those that worked, for which something was `done`."""
-    for one in skipped:
-        print(f"skipped {printable(one.name)}: {one.reason}", file=sys.stderr)
-    total = worked + len(skipped)
-    print(f"{worked} of {total} images {done}, {len(skipped)} skipped", file=sys.stderr)
+def report_skipped(skipped: "Sequence[Skipped]") -> None:
+    """Print the name of each skipped file, and the reason."""
+    for file in skipped:
+        print(f"skipped {printable(file.name)}: {file.reason}", file=sys.stderr)
 
 
-def report_kinds(items: "Sequence[Any]", headings: "Mapping[str, str]", listed: int) -> None:
-    """Print items grouped by their `kind`, the first few of each kind.
-
-    Args:
-        items: what is printed, by `str`; each has a `kind`.
-        headings: for each kind, in the order of printing, the text behind its count.
-        listed: number of items printed for each kind.
-    """
-    for kind, heading in headings.items():
-        of_kind = [item for item in items if item.kind == kind]
-        if not of_kind:
-            continue
-        print(f"\n{kind}: {len(of_kind):,} ({heading})")
-        for item in of_kind[:listed]:
-            print(f"  {printable(str(item))}")
-        if len(of_kind) > listed > 0:
-            print(f"  and {len(of_kind) - listed:,} more")
-
-
-def report_notes(notes: "Iterable[str]") -> None:
-    """Print what was skipped, repaired or assumed in the data, a line each."""
-    for note in notes:
-        report_note(note)
-
-
-def report_note(note: str) -> None:
-    """Print one such line."""
-    print(f"gcnet: note: {printable(note)}", file=sys.stderr)
+def report_counts(images: int, skipped: int, done: str) -> None:
+    """Print how many images were processed, in the past participle `done`, and how many skipped."""
+    print(f"{images} of {images + skipped} images {done}, {skipped} skipped", file=sys.stderr)
 
 
 def report_written(files: "Sequence[str]", folder: Path) -> None:
     """Say what was written where."""
     listed = files if len(files) <= 6 else [*files[:5], f"{len(files) - 5} more"]
     print(f"\nwrote {', '.join(listed)} into {folder}")
-
-
-def write_csv(rows: "Iterable[Sequence[object]]", file: Path) -> None:
-    """Write rows, the first of which names the columns, into a CSV file, whose folder is made where there is none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, csv_bytes(rows))
-
-
-def write_json(content: dict[str, Any], where: str) -> None:
-    """Write the content into a file, whose folder is made where there is none, or print it where that is "-"."""
-    import json
-
-    text = json.dumps(content, indent=2) + "\n"
-    if where == "-":
-        sys.stdout.write(text)
-    else:
-        Path(where).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(Path(where), text.encode())

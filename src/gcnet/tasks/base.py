@@ -1,15 +1,36 @@
 """The interface of a task, such as classification, towards the commands."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from gcnet.errors import UserError
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
     from torch import nn
 
+    from gcnet.models.card import ModelCard
+    from gcnet.tasks.results import (
+        AttentionReader,
+        DataReport,
+        EvaluationResult,
+        LoadedModel,
+        MeasuredImages,
+        PredictionResult,
+        TrainedModel,
+    )
+    from gcnet.tasks.settings import (
+        AnalyzeSettings,
+        CheckDataSettings,
+        CommandSettings,
+        EvaluateSettings,
+        PredictSettings,
+    )
     from gcnet.training.distributed import Processes
     from gcnet.training.settings import TrainSettings
     from gcnet.training.task import TrainingTask
@@ -68,6 +89,11 @@ class Task(ABC):
 
     Attributes:
         name: of the task.
+        noun: for a network of the task, such as "classifier".
+        data_noun: for its data, such as "labeled images".
+        own_settings: settings that only some tasks have, this one among them, by the settings of the command.
+        reads_results: whether `gcnet evaluate --results` reads its predictions.
+        can_simplify: whether `gcnet simplify` takes its networks.
         all_scores: that its networks may have.
         demonstration: the training of `gcnet compare` on generated scenes.
         step_images: images of a training step whose costs are counted.
@@ -82,6 +108,11 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    noun: ClassVar[str]
+    data_noun: ClassVar[str]
+    own_settings: "ClassVar[Mapping[type[CommandSettings], tuple[str, ...]]]" = MappingProxyType({})
+    reads_results: ClassVar[bool] = False
+    can_simplify: ClassVar[bool] = False
     all_scores: ClassVar[tuple[Score, ...]]
     demonstration: ClassVar[Demonstration]
     step_images: ClassVar[int]
@@ -136,6 +167,80 @@ class Task(ABC):
         Raises:
             UserError: they are not.
         """
+
+    # Use of trained networks
+
+    @abstractmethod
+    def open_file(self, path: "Path", model: "nn.Module", card: "ModelCard") -> "TrainedModel":
+        """The network of a model file with what the task needs of its card.
+
+        Raises:
+            UserError: the card does not suit the task.
+        """
+
+    @abstractmethod
+    def open_by_name(self, name: str, weights: str, image_size: int | None) -> "TrainedModel":
+        """A network by name with weights: a file, "pretrained", or the name of published weights.
+
+        Raises:
+            UserError: the weights do not fit.
+        """
+
+    @abstractmethod
+    def evaluate(
+        self, loaded: "LoadedModel", settings: "EvaluateSettings", processes: "Processes"
+    ) -> "EvaluationResult":
+        """Evaluate a trained network, whose model is on its device, in all processes together.
+
+        Raises:
+            UserError: the data do not exist or do not fit the network.
+        """
+
+    def evaluate_results(self, settings: "EvaluateSettings", processes: "Processes") -> "EvaluationResult":
+        """Evaluate the predictions in the file `settings.results`, where `reads_results`.
+
+        Raises:
+            UserError: the file or the data do not exist, or do not fit each other.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def predict(
+        self, loaded: "LoadedModel", paths: "Sequence[Path]", settings: "PredictSettings"
+    ) -> "PredictionResult":
+        """Predict for image files, and write the pictures of `settings.output`.
+
+        Raises:
+            UserError: settings that cannot work, or outputs that are not finite.
+        """
+
+    @abstractmethod
+    def recognizes_data(self, settings: "CheckDataSettings") -> bool:
+        """Whether a data set has the layout of the task's data."""
+
+    @abstractmethod
+    def check_data(self, settings: "CheckDataSettings") -> "DataReport":
+        """Find the issues of a data set.
+
+        Raises:
+            UserError: the data do not exist, or are of another layout.
+        """
+
+    def attention_reader(self, loaded: "LoadedModel", settings: "AnalyzeSettings") -> "AttentionReader":  # noqa: ARG002
+        """How attention maps of image files are computed.
+
+        Raises:
+            UserError: the network or the task has none.
+        """
+        raise UserError(f"gcnet analyze reads no attention of a {self.noun}, and {loaded.origin} is one")
+
+    def measured_images(self, loaded: "LoadedModel", settings: "AnalyzeSettings") -> "MeasuredImages":  # noqa: ARG002
+        """The images of `settings.data` for statistics of attention.
+
+        Raises:
+            UserError: the data do not exist, or the task has no such statistics.
+        """
+        raise UserError(f"gcnet analyze measures no attention of a {self.noun}, and {loaded.origin} is one")
 
     # Scores and pictures of a comparison
 

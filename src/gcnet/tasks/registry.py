@@ -2,9 +2,11 @@
 
 from torch import nn
 
+from gcnet.errors import UserError
 from gcnet.tasks.base import Task
 from gcnet.tasks.classification.task import Classification
 from gcnet.tasks.detection.task import Detection
+from gcnet.tasks.settings import CheckDataSettings, CommandSettings
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import TrainSettings
 from gcnet.training.task import TrainingTask
@@ -16,6 +18,35 @@ TASKS: dict[str, Task] = {task.name: task for task in (Detection(), Classificati
 def task_of(model: str) -> Task:
     """The task of a network, by its name with or without a block in it."""
     return next(task for task in TASKS.values() if task.owns(model))
+
+
+def task_of_results() -> Task:
+    """The task whose predictions `gcnet evaluate --results` reads."""
+    return next(task for task in TASKS.values() if task.reads_results)
+
+
+def task_of_data(settings: CheckDataSettings) -> Task:
+    """The task whose data `gcnet check-data` is given."""
+    return next(task for task in TASKS.values() if task.recognizes_data(settings))
+
+
+def refuse_settings_of_other_tasks(settings: CommandSettings, task: Task, subject: str) -> None:
+    """Refuse settings that have no effect on a task.
+
+    Args:
+        settings: of a command.
+        task: the task of the network.
+        subject: the network and its kind, for errors, such as "runs/photos is a classifier".
+
+    Raises:
+        UserError: a setting of other tasks differs from its default.
+    """
+    own = task.own_settings.get(type(settings), ())
+    for other in TASKS.values():
+        for name in other.own_settings.get(type(settings), ()):
+            if name not in own and (flags := settings.given(name)):
+                owners = other.data_noun if isinstance(settings, CheckDataSettings) else f"{other.noun}s"
+                raise UserError(f"{flags[0]} belongs to {owners}, and {subject}")
 
 
 def with_defaults(settings: TrainSettings) -> TrainSettings:

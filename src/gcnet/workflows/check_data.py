@@ -1,65 +1,48 @@
-"""Settings of `gcnet check-data`."""
+"""`gcnet.check_data`: finds the issues of a data set before training."""
 
-import os
-from dataclasses import dataclass, field
-from pathlib import Path
-
-from gcnet.arguments import POSITIONAL
-from gcnet.data.settings import check_workers
-from gcnet.errors import UserError, no_folder
-
-_OF_ANNOTATIONS = ("fix",)
+from gcnet.arguments import plain_arguments
+from gcnet.tasks.registry import refuse_settings_of_other_tasks, task_of_data
+from gcnet.tasks.results import DataReport
+from gcnet.tasks.settings import CheckDataSettings
 
 
-@dataclass(frozen=True)
-class CheckDataSettings:
-    """Find issues of a data set before training.
+def run_check(settings: CheckDataSettings) -> DataReport:
+    """`check_data` of settings, without writing `output` and `fix`.
 
-    COCO annotations: invalid entries, and images in several splits. Class folders or a CSV: damaged and skipped files,
-    duplicates, images in several splits, image sizes, class balance. The exit code is 0 without issues, else 1.
+    Args:
+        settings: of the check; with `convert`, the converted annotations are written.
 
-    Examples:
-      gcnet check-data photos
-      gcnet check-data annotations.json --images images --fix fixed.json
-      gcnet check-data data.yaml --convert annotations.json
+    Raises:
+        UserError: as `check_data`.
     """
+    task = task_of_data(settings)
+    refuse_settings_of_other_tasks(settings, task, f"{settings.data} holds {task.data_noun}")
+    return task.check_data(settings)
 
-    data: Path = field(metadata=POSITIONAL)
-    """Annotation file (JSON), folder of class folders, or CSV."""
-    images: Path | None = None
-    """Image folder of an annotation file or CSV; images of annotations are read only if it is given."""
-    fix: Path | None = None
-    """Write a copy of the annotations without issues to this new file."""
-    convert: Path | None = None
-    """Convert YOLO labels (data.yaml or folder) or Pascal VOC annotations (folder) to COCO annotations in this
-    new JSON file; splits become NAME_train.json, NAME_val.json."""
-    output: Path | None = None
-    """Folder for a JSON report and images.png; for annotations also labels.png."""
-    max_listed: int = 5
-    """Issues printed for each kind; the report lists all."""
-    workers: int = min(8, os.cpu_count() or 1)
-    """Number of images read in parallel (default: number of CPU cores, at most 8)."""
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        if self.images is not None and not self.images.is_dir():
-            raise UserError(f"`images` takes a folder, and {no_folder(self.images)}")
-        if self.fix is not None and self.fix.exists():
-            raise UserError(f"`fix` must not exist yet, found {self.fix}; take another name")
-        if self.convert is not None and (self.convert.suffix.lower() != ".json" or self.convert.exists()):
-            raise UserError(f"`convert` takes the name of a new .json file, found {self.convert}")
-        if self.convert is not None and (self.fix is not None or self.output is not None):
-            raise UserError("`convert` only converts: check its result with another gcnet check-data")
-        if self.max_listed < 0:
-            raise UserError(f"`max_listed` must be 0 or more, found {self.max_listed}")
-        check_workers(self.workers, least=1)
+@plain_arguments(CheckDataSettings)
+def check_data(settings: CheckDataSettings) -> DataReport:
+    """Find the issues of a data set before training: COCO annotations, class folders or a CSV.
 
-    def require_images(self) -> None:
-        """Refuse what belongs to annotations.
+    Returns:
+        The issues; `str()` gives a summary, `write(folder)` all of them as JSON with pictures.
 
-        Raises:
-            UserError: for the first such flag.
-        """
-        for name in _OF_ANNOTATIONS:
-            if getattr(self, name) is not None:
-                raise UserError(f"`{name}` belongs to annotations, and {self.data} holds labeled images")
+    Raises:
+        UserError: no such data, data of an unknown layout, or nothing would be left after fixing.
+
+    Example:
+        >>> from PIL import Image
+        >>> from pathlib import Path
+        >>> for split in ("train", "val"):
+        ...     for number, name in enumerate(("cat", "dog")):
+        ...         Path("pets", split, name).mkdir(parents=True)
+        ...         Image.new("RGB", (32, 32), (50 * number, len(split), 0)).save(f"pets/{split}/{name}/1.png")
+        >>> gcnet.check_data("pets").has_issues
+        False
+    """
+    report = run_check(settings)
+    if settings.output is not None:
+        report.write(settings.output)
+    if settings.fix is not None:
+        report.write_fixed(settings.fix)
+    return report

@@ -1,129 +1,83 @@
-"""Settings of `gcnet predict`."""
+"""`gcnet.predict`: predicts classes or objects for image files."""
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import json
+import logging
+import sys
 from pathlib import Path
-from typing import Any, Literal
 
-from gcnet.arguments import POSITIONAL, advanced
-from gcnet.data.settings import PreprocessingSettings
-from gcnet.errors import UserError, printable
+from gcnet.arguments import plain_arguments
+from gcnet.data.images.listing import find_images
+from gcnet.devices import choose_device
+from gcnet.storage import write_atomic
+from gcnet.tasks.registry import refuse_settings_of_other_tasks
+from gcnet.tasks.results import PredictionResult
+from gcnet.tasks.settings import PredictSettings
+from gcnet.tasks.trained import open_trained
+from gcnet.text_files import csv_bytes
 
-_OF_CLASSIFIERS = ("top",)
-_OF_DETECTORS = ("threshold", "classes", "detections_per_image", "labels")
+_logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PredictSettings:
+def run_prediction(settings: PredictSettings) -> PredictionResult:
+    """`predict` of settings; writes the pictures of `output`, but not `json` and `csv`.
+
+    Args:
+        settings: of the prediction.
+
+    Returns:
+        The predictions and the skipped files.
+
+    Raises:
+        UserError: no such network or images, or settings that do not fit the network.
+    """
+    device = choose_device(settings.device)
+    paths = find_images(settings.paths, note=_logger.warning)
+    loaded = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
+    refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
+    loaded.trained.model.to(device)
+    for line in loaded.describe():
+        _logger.info(line)
+    return loaded.task.predict(loaded, paths, settings)
+
+
+@plain_arguments(PredictSettings)
+def predict(settings: PredictSettings) -> PredictionResult:
     """Predict the classes of images with a classifier, or the objects in them with a detector.
 
-    Damaged files are skipped and listed. The exit code is 0 if at least one image could be read, else 1.
+    Returns:
+        The predictions by image and the skipped files; `str()` gives a table, `to_dict()` plain values.
 
-    Examples:
-      gcnet predict photo.jpg --model runs/first
-      gcnet predict photos --model detector.safetensors --threshold 0.7 --output annotated
+    Raises:
+        UserError: no such network or images, or settings that do not fit the network.
+
+    Example:
+        >>> from PIL import Image
+        >>> Image.new("RGB", (80, 64)).save("black.png")
+        >>> model = gcnet.create_model("gc_scenes_resnet")
+        >>> gcnet.save_model(model, "scenes.safetensors", preprocessing={"image_size": 64})
+        >>> predictions = gcnet.predict("black.png", model="scenes.safetensors", top=2)
+        >>> len(predictions.images[0].classes)
+        2
     """
+    predictions = run_prediction(settings)
+    write_tables(predictions, settings)
+    return predictions
 
-    paths: tuple[Path, ...] = field(metadata=POSITIONAL)
-    """Image files, or folders to search for images."""
-    model: str
-    """Model file, run folder (its best weights are used), or a model name with `weights`."""
-    weights: str | None = None
-    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
-    top: int | None = None
-    """Classifiers: number of classes to print (default: 5)."""
-    threshold: float | None = None
-    """Detectors: minimum score, 0 to 1 (default: 0.5)."""
-    classes: str | None = None
-    """Detectors: only these classes, separated by commas."""
-    detections_per_image: int | None = advanced(None)
-    """Detectors: maximum detections per image (default: as trained, 100)."""
-    labels: Literal["auto", "on", "off"] | None = None
-    """Detectors: class and score beside objects in annotated images; auto (default) skips labels that would overlap,
-    and all labels with more than 30 objects."""
-    json: str | None = None
-    """Write predictions to this JSON file (- for standard output); detections in COCO's annotation format with
-    scores."""
-    output: Path | None = None
-    """Classifiers: write a contact sheet to this PNG file. Detectors: write an annotated copy of each image to
-    this folder."""
-    csv: Path | None = None
-    """Write predictions to this CSV file, a row for each class or object."""
-    overwrite: bool = False
-    """Overwrite existing files of `json`, `csv` and `output`."""
-    preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
-    batch_size: int | None = None
-    """Batch size (default: 32; 1 for detectors)."""
-    device: str = "auto"
-    """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
 
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
-        if not self.paths:
-            raise UserError(
-                "gcnet predict needs at least one image or folder, as in: gcnet predict --model FILE photo.jpg"
-            )
-        for name in ("top", "batch_size", "detections_per_image"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"`{name}` must be at least 1, found {value}")
-        files = {"json": None if self.json in (None, "-") else Path(self.json), "csv": self.csv, "output": self.output}
-        for name, file in files.items():
-            if file is not None and file.is_file():
-                self.refuse_existing(name, file)
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UserError(f"`threshold` is a score, from 0 to 1; found {self.threshold}")
+def write_tables(predictions: PredictionResult, settings: PredictSettings) -> None:
+    """Write the files of `json` and `csv`, whose folders are created.
 
-    def refuse_existing(self, name: str, file: Path) -> None:
-        """Refuse to replace a file without `overwrite`.
-
-        Raises:
-            UserError: naming the file.
-        """
-        if not self.overwrite:
-            raise UserError(f"`{name}`: {printable(file)} exists already; `overwrite` replaces it")
-
-    def require_classifier(self) -> None:
-        """Refuse what is for detectors only, and a contact sheet that is no PNG file.
-
-        Raises:
-            UserError: for the first of it.
-        """
-        self._refuse(_OF_DETECTORS, "detectors", "classifier")
-        if self.output is not None and self.output.suffix.lower() != ".png":
-            raise UserError(f"`output` of a classifier is a PNG file whose name ends in .png, found {self.output}")
-
-    def require_detector(self) -> None:
-        """Refuse what is for classifiers only, and a file in place of the folder of pictures.
-
-        Raises:
-            UserError: for the first of it.
-        """
-        self._refuse(_OF_CLASSIFIERS, "classifiers", "detector")
-        if given := self.preprocessing.given():
-            raise UserError(f"{given[0]} belongs to classifiers, and {self.model} is a detector")
-        if self.output is None or self.output.is_dir():
-            return
-        if self.output.exists() or self.output.suffix.lower() in (".png", ".jpg", ".jpeg"):
-            raise UserError(f"`output` of a detector is a folder for a picture of each image, found {self.output}")
-
-    def refuse_folder_of(self, paths: Sequence[Path]) -> None:
-        """Refuse pictures among the images, of which the next prediction would take them for one.
-
-        Raises:
-            UserError: `output` is the folder of an image.
-        """
-        if self.output is not None and os.path.realpath(self.output) in {
-            os.path.realpath(path.parent) for path in paths
-        }:
-            raise UserError(
-                f"`output` must be another folder than that of the images, found {printable(self.output)}: its "
-                "pictures would be taken for images"
-            )
-
-    def _refuse(self, names: tuple[str, ...], theirs: str, found: str) -> None:
-        for name in names:
-            value: Any = getattr(self, name)
-            if value is not None:
-                raise UserError(f"`{name}` belongs to {theirs}, and {self.model} is a {found}")
+    Args:
+        predictions: of `run_prediction`.
+        settings: of the prediction; "-" as `json` is standard output.
+    """
+    if settings.json is not None:
+        content = json.dumps({"model": settings.model, **predictions.to_dict()}, indent=2) + "\n"
+        if settings.json == "-":
+            sys.stdout.write(content)
+        else:
+            Path(settings.json).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(Path(settings.json), content.encode())
+    if settings.csv is not None:
+        settings.csv.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(settings.csv, csv_bytes(predictions.rows()))

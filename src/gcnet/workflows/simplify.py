@@ -1,87 +1,185 @@
-"""Settings of `gcnet simplify`."""
+"""`gcnet.simplify`: replaces query-independent non-local blocks of a trained network by simpler ones."""
 
-import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
 
-from gcnet.arguments import POSITIONAL, advanced
-from gcnet.data.settings import PreprocessingSettings
+from torch import Tensor, nn
+
+from gcnet.analysis.cost import count_parameters
+from gcnet.analysis.query_independence import Layer, measure_layers
+from gcnet.analysis.replacement import INDEPENDENT, dependence
+from gcnet.analysis.simplification import find_non_local, mean_inputs, replace_blocks, why_kept
+from gcnet.arguments import plain_arguments
+from gcnet.data.dataset import Skipped
+from gcnet.devices import choose_device
 from gcnet.errors import UserError
-from gcnet.workflows.analyze import AnalyzeSettings
-from gcnet.workflows.evaluate import EvaluateSettings
-
-_SUFFIX = ".safetensors"
-_SHARED = ("weights", "data", "download_dir", "scene_distance", "seed", "limit", "preprocessing", "batch_size")
+from gcnet.models.model_file import save_model
+from gcnet.models.outputs import evaluating
+from gcnet.tasks.results import EvaluationResult, LoadedModel
+from gcnet.tasks.settings import SimplifySettings
+from gcnet.tasks.trained import open_trained
+from gcnet.training.distributed import Processes
 
 
 @dataclass(frozen=True)
-class SimplifySettings:
-    """Replace query-independent non-local blocks by simpler blocks, and write a new model file.
+class Simplified:
+    """Result of `gcnet.simplify`; `str()` gives the distances of the blocks, and metrics before and after.
 
-    Query dependence is measured on `data`, as by gcnet analyze --statistics. snl blocks take over attention and output
-    weights, gc blocks only attention. Accuracy is printed before and after.
-
-    Example:
-      gcnet simplify runs/first --data photos --output simple.safetensors
+    Attributes:
+        layers: measured distances of the non-local blocks.
+        kept: of each block that stays, by name, the reason.
+        block: that replaces the others.
+        images: number of images measured.
+        skipped: images that could not be read.
+        model: the new network in eval mode; None if no block was replaced.
+        before: evaluation of the old network; None if no block was replaced.
+        after: evaluation of the new network; None if no block was replaced.
+        costs: parameters and FLOPs of an image, before and after.
     """
 
-    model: str = field(metadata=POSITIONAL)
-    """Model file, run folder (its best weights are used), or a model name with `weights`."""
-    data: str
-    """Data: scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
-    or a CSV."""
-    output: Path
-    """New model file (.safetensors)."""
-    block: Literal["snl", "gc"] = "snl"
-    """Replacement: snl is equivalent for query-independent blocks; gc needs further training."""
-    ratio: float | None = advanced(None)
-    """Reduction ratio of gc blocks (default: 16; 4 in CIFAR models)."""
-    threshold: float | None = None
-    """Maximum cosine distance between positions at which a block counts as query-independent (default: 0.1)."""
-    all: bool = False
-    """Replace all non-local blocks, whatever their distance."""
-    weights: str | None = None
-    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
-    download_dir: str = advanced("data")
-    """Folder of downloaded data sets (cifar10, cifar100)."""
-    scene_distance: int | None = advanced(None)
-    """Generated scenes: pixels between the reference patch and the nearest shape (default: half of a 64-pixel
-    image)."""
-    seed: int = advanced(0)
-    """Random seed of generated scenes."""
-    limit: int | None = None
-    """Maximum number of images, evenly spread (default: 100 to measure distances, all for accuracy)."""
-    preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
-    batch_size: int | None = advanced(None)
-    """Batch size (default: 8 to measure distances, 64 for accuracy)."""
-    device: str = "auto"
-    """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
+    layers: tuple[Layer, ...]
+    kept: Mapping[str, str]
+    block: str
+    images: int
+    skipped: tuple[Skipped, ...]
+    model: nn.Module | None = field(default=None, repr=False)
+    before: EvaluationResult | None = None
+    after: EvaluationResult | None = None
+    costs: tuple[tuple[int, int], ...] = ()
 
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work, before anything is loaded."""
-        if self.output.suffix != _SUFFIX:
-            raise UserError(f"`output` is a new model file and ends in {_SUFFIX}, found {self.output}")
-        if os.path.realpath(self.output) == os.path.realpath(self.model):
-            raise UserError(f"`output` must be another file, and {self.output} is the model itself")
-        if self.ratio is not None and self.block != "gc":
-            raise UserError(f"`ratio` belongs to `block=gc`, found `block={self.block}`")
-        if self.ratio is not None and not self.ratio >= 1:
-            raise UserError(f"`ratio` must be at least 1, found {self.ratio:g}")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UserError(f"`threshold` is a cosine distance from 0 to 1, found {self.threshold:g}")
-        if self.threshold is not None and self.all:
-            raise UserError("`all` replaces blocks whatever their distances; give one of `all` and `threshold`")
-        self.for_statistics()
-        self.for_accuracy()
+    @property
+    def replaced(self) -> list[str]:
+        """Names of the blocks that are replaced."""
+        return [layer.name for layer in self.layers if layer.name not in self.kept]
 
-    def for_statistics(self) -> AnalyzeSettings:
-        """The settings of `gcnet analyze --statistics` by which blocks are measured."""
-        return AnalyzeSettings(self.model, statistics=True, **self._shared())
+    def __str__(self) -> str:
+        """What happens to each block and why, and metrics before and after."""
+        return "\n".join([*self._blocks(), *self._comparison()])
 
-    def for_accuracy(self) -> EvaluateSettings:
-        """The settings of `gcnet evaluate` by which both networks are evaluated."""
-        return EvaluateSettings(self.model, **self._shared())
+    def _blocks(self) -> list[str]:
+        if not self.layers:
+            return []
+        width = max(len("layer"), *(len(layer.name) for layer in self.layers))
+        lines = [
+            "distance: average cosine distance between positions of maps and of what is added, the higher upper end of",
+            f"their 95 % intervals over {self.layers[0].images:,} images",
+            "",
+            f"{'layer':<{width}}  distance",
+        ]
+        for layer in self.layers:
+            reason = self.kept.get(layer.name)
+            fate = f"replaced by {self.block}" if reason is None else f"kept: {reason}"
+            lines.append(f"{layer.name:<{width}}  {dependence(layer):<8.4f}  {fate}")
+        return lines
 
-    def _shared(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _SHARED}
+    def _comparison(self) -> list[str]:
+        if self.before is None or self.after is None:
+            return []
+        columns = self.before.summary()
+        heads = "".join(f"  {title:<{_width(column)}}" for title, column in columns.items())
+        lines = ["", f"{'':<6}{heads}  {'parameters':>12}  {'MFLOPs an image':>15}"]
+        for title, result, (parameters, flops) in zip(
+            ("before", "after"), (self.before, self.after), self.costs, strict=True
+        ):
+            cells = "".join(f"  {cell:<{_width(columns[name])}}" for name, cell in result.summary().items())
+            lines.append(f"{title:<6}{cells}  {parameters:>12,}  {flops / 1e6:>15,.4g}")
+        lines.append(f"{self.after.images:,} images evaluated, {len(self.after.skipped):,} skipped; 95 % intervals")
+        if self.block == "gc":
+            lines.append(
+                "The gc blocks keep the attention; their bottlenecks are new and add nothing yet: train further."
+            )
+        return lines
+
+
+def _width(cell: str) -> int:
+    return max(len(cell) + 2, 7)
+
+
+def run_simplification(settings: SimplifySettings) -> Simplified:
+    """`simplify` of settings, without writing `output`.
+
+    Args:
+        settings: of the simplification.
+
+    Raises:
+        UserError: as `simplify`.
+    """
+    device = choose_device(settings.device)
+    loaded = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
+    if not loaded.task.can_simplify:
+        raise UserError(f"gcnet simplify takes no {loaded.task.noun}, and {settings.model} is one")
+    model = loaded.trained.model.to(device)
+    if not find_non_local(model):
+        raise UserError(
+            f"{settings.model} has none of the non-local blocks (nl_...) that gcnet.insert puts into networks"
+        )
+    result, means, size = _measure(loaded, settings)
+    if not result.replaced:
+        return result
+    chosen = {name: means[name] for name in result.replaced}
+    simplified = replace_blocks(model, chosen, settings.block, ratio=settings.ratio)
+    new = loaded.with_model(simplified)
+    before, after = (loaded.task.evaluate(each, settings.for_accuracy(), Processes()) for each in (loaded, new))
+    costs = tuple((count_parameters(each), loaded.task.count_flops(each, size)) for each in (model, simplified))
+    return replace(result, model=simplified, before=before, after=after, costs=costs)
+
+
+@plain_arguments(SimplifySettings)
+def simplify(settings: SimplifySettings) -> Simplified:
+    """Replace non-local blocks whose attention does not depend on the query by simpler blocks, in a new model file.
+
+    Returns:
+        The measured distances, the blocks replaced and kept, and metrics before and after. Where no block can be
+        replaced, no file is written.
+
+    Raises:
+        UserError: no such network or data, or the network has no non-local blocks of `gcnet.insert`.
+
+    Example:
+        >>> model = gcnet.create_model("nl_scenes_resnet")
+        >>> gcnet.save_model(model, "scenes.safetensors", preprocessing={"image_size": 64})
+        >>> result = gcnet.simplify("scenes.safetensors", data="scenes", output="snl.safetensors", all=True, limit=4)
+        >>> len(result.replaced)
+        1
+    """
+    result = run_simplification(settings)
+    if result.model is not None:
+        write_simplified(result.model, settings.output)
+    return result
+
+
+def write_simplified(model: nn.Module, output: Path) -> None:
+    """Write the new network as a model file, whose folder is created.
+
+    Args:
+        model: of `Simplified`.
+        output: the file.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_model(model, output)
+
+
+def _measure(loaded: LoadedModel, settings: SimplifySettings) -> tuple[Simplified, dict[str, Tensor], tuple[int, int]]:
+    """The distances of the non-local blocks, the mean of the inputs of each, and height and width of the images.
+
+    Without layers if no image could be read.
+    """
+    model = loaded.trained.model
+    blocks, measured = find_non_local(model), loaded.task.measured_images(loaded, settings.for_statistics())
+    sizes = []
+
+    def images() -> Iterator[Tensor]:
+        for batch in measured.images():
+            sizes.append((batch.shape[-2], batch.shape[-1]))
+            yield batch
+
+    with evaluating(model), mean_inputs(blocks) as means:
+        layers = measure_layers(measured.model, images())
+    threshold = None if settings.all else INDEPENDENT if settings.threshold is None else settings.threshold
+    layers = [layer for layer in layers if layer.name in blocks]
+    reasons = {layer.name: why_kept(blocks[layer.name], layer, threshold) for layer in layers}
+    kept = {name: reason for name, reason in reasons.items() if reason is not None}
+    skipped = tuple(measured.skipped)
+    result = Simplified(tuple(layers), kept, settings.block, measured.worked, skipped)
+    return result, means(), sizes[-1] if sizes else (0, 0)

@@ -7,7 +7,7 @@ import pytest
 
 from gcnet.data.coco.inspection import load_unrepaired
 from gcnet.errors import UserError
-from gcnet.tasks.detection.metrics import NUMBERS, evaluate_detections
+from gcnet.tasks.detection.coco_metrics import NUMBERS, evaluate_detections
 from tasks.random_coco import Content, as_pycocotools, pycocotools_numbers, random_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

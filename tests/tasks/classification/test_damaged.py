@@ -131,5 +131,5 @@ def test_five_hundred_damaged_files_do_not_crash_and_every_one_is_accounted_for(
     }
     for file in skipped_files:
         assert messages.count(f"skipped {val / file}: ") == 1
-    assert f"{result['images']} of {FILES} images classified, {result['images_skipped']} skipped" in messages
+    assert f"{result['images']} of {FILES} images processed, {result['images_skipped']} skipped" in messages
     assert sheet.exists()

@@ -11,13 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from gcnet.cli.evaluate import run
+from gcnet.cli import evaluate as command
+from gcnet.cli.messages import printed_messages
 from gcnet.data.settings import Preprocessing, PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model, save_model
-from gcnet.workflows.evaluate import EvaluateSettings
+from gcnet.tasks.settings import EvaluateSettings
 from tasks.fruit import CLASSES, COUNTS, SIZE, random_pixels, write_fruit
+
+run = printed_messages()(command.run)
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
@@ -112,7 +115,7 @@ def test_weights_without_class_names_say_in_which_order_they_are_read(
     torch.save(create_model("cifar_resnet20", num_classes=3).state_dict(), tmp_path / "three.pth")
     assert run(EvaluateSettings("cifar_resnet20", str(tmp_path / "three.pth"), data=str(val), device="cpu")) == 0
     assert (
-        "names no classes; its outputs are taken to mean, in this order, apple, banana, cherry"
+        "has no class names; its outputs are assumed to be, in this order, apple, banana, cherry"
         in capsys.readouterr().err
     )
 
@@ -149,7 +152,7 @@ def test_a_new_image_size_keeps_the_share_that_the_crop_takes() -> None:
         ({"batch_size": 0}, "`batch_size` must be at least 1, found 0"),
         ({"model": None}, "gcnet evaluate needs `model`, a model file or a name, or `results`"),
         ({"results": Path("r.json")}, "give one of `model` and `results`"),
-        ({"model": None, "results": Path("r.json"), "workers": 2}, "`workers=2` belongs to a network"),
+        ({"model": None, "results": Path("r.json"), "workers": 2}, "`workers` belongs to a network"),
         ({"images": "photos"}, "`images` belongs to data of your own, and `data=scenes` has its own splits"),
         ({"workers": -1}, "`workers` must be 0 or more"),
     ],

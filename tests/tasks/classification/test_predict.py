@@ -8,14 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from gcnet.cli.predict import run
+from gcnet.cli import predict as command
+from gcnet.cli.messages import printed_messages
 from gcnet.data.images.listing import find_images
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model, save_model
-from gcnet.workflows.predict import PredictSettings
+from gcnet.tasks.settings import PredictSettings
 from tasks.fruit import CLASSES, random_pixels, write_fruit
+
+run = printed_messages()(command.run)
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
@@ -54,7 +57,7 @@ def test_json_on_standard_output_is_all_there_is(
     assert content["skipped"] == [
         {"name": str(tmp_path / "broken.png"), "reason": "not an image of a known format"},
     ]
-    assert "15 of 16 images classified, 1 skipped" in printed.err
+    assert "15 of 16 images processed, 1 skipped" in printed.err
 
 
 def test_the_table_has_a_line_for_each_image_with_its_best_class(
@@ -209,14 +212,16 @@ def test_outputs_that_are_not_finite_are_refused_and_the_image_named(model_file:
         run(PredictSettings((tmp_path / "images",), str(tmp_path / "broken.safetensors"), device="cpu"))
 
 
-def test_a_contact_sheet_is_a_png() -> None:
+def test_a_contact_sheet_is_a_png(model_file: Path, tmp_path: Path) -> None:
+    write_fruit(tmp_path / "images")
     with pytest.raises(UserError, match=r"ends in \.png, found sheet\.jpg"):
-        PredictSettings((Path("a.png"),), "resnet18", output=Path("sheet.jpg")).require_classifier()
+        run(PredictSettings((tmp_path / "images",), str(model_file), output=Path("sheet.jpg"), device="cpu"))
 
 
-def test_flags_of_detectors_are_refused_for_a_classifier() -> None:
-    with pytest.raises(UserError, match="`threshold` belongs to detectors, and resnet18 is a classifier"):
-        PredictSettings((Path("a.png"),), "resnet18", threshold=0.3).require_classifier()
+def test_flags_of_detectors_are_refused_for_a_classifier(model_file: Path, tmp_path: Path) -> None:
+    write_fruit(tmp_path / "images")
+    with pytest.raises(UserError, match=r"`threshold` belongs to detectors, and .* is a classifier"):
+        run(PredictSettings((tmp_path / "images",), str(model_file), threshold=0.3, device="cpu"))
 
 
 def test_a_table_has_a_row_for_each_image_and_class(model_file: Path, tmp_path: Path) -> None:

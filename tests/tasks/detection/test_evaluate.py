@@ -20,8 +20,8 @@ from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.ops.bits import unpack_bits
 from gcnet.tasks.detection import inference as inference
-from gcnet.tasks.detection.evaluate import evaluate_detector, judge
-from gcnet.tasks.detection.metrics import coco_results, evaluate_detections
+from gcnet.tasks.detection.coco_metrics import coco_results, evaluate_detections
+from gcnet.tasks.detection.metrics import evaluate_detector, judge
 from tasks.shaken import Knowing, as_results, shaken
 from tasks.things import build_finder
 

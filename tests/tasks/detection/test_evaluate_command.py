@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from gcnet.cli import evaluate as command
 from gcnet.cli import main
-from gcnet.cli.evaluate import run
+from gcnet.cli.messages import printed_messages
 from gcnet.data.coco.inspection import read_annotations
 from gcnet.data.coco.loading import image_to_tensor
 from gcnet.data.coco.open import open_validation
@@ -22,10 +23,15 @@ from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model, save_model
-from gcnet.tasks import trained as trained
-from gcnet.tasks.detection.metrics import NUMBERS, coco_results, evaluate_detections
-from gcnet.workflows.evaluate import EvaluateSettings
+from gcnet.tasks.detection.coco_metrics import NUMBERS, coco_results, evaluate_detections
+from gcnet.tasks.detection.trained import TrainedDetector
+from gcnet.tasks.registry import TASKS
+from gcnet.tasks.results import LoadedModel
+from gcnet.tasks.settings import EvaluateSettings
+from gcnet.workflows import evaluate
 from tasks.shaken import Knowing, as_results, shaken
+
+run = printed_messages()(command.run)
 
 Content = dict[str, Any]
 
@@ -95,9 +101,10 @@ def test_what_is_found_exactly_scores_a_hundred(
 ) -> None:
     Scenes(7, split="val").read(2).save(coco / "val" / "000002.png")
     images = open_validation(DataSettings(str(coco))).images
-    knowing = trained.TrainedDetector(Knowing(images), CATEGORIES, (1, 2, 3))
+    knowing = TrainedDetector(Knowing(images), CATEGORIES, (1, 2, 3))
     knowing.model.register_parameter("anchor", torch.nn.Parameter(torch.zeros(1)))
-    monkeypatch.setattr(trained, "open_trained", lambda *_, **__: knowing)
+    known = LoadedModel(TASKS["detection"], knowing, "known", "known")
+    monkeypatch.setattr(evaluate, "open_trained", lambda *_, **__: known)
     assert run(EvaluateSettings("known", data=str(coco), batch_size=3, device="cpu", output=tmp_path)) == 0
     rows = table(printed := capsys.readouterr().out)
     assert [rows[name] for name in ("AP", "AP50", "AP75", "APs", "AR100", "ARs")] == [["100.0", "100.0"]] * 6
@@ -131,7 +138,7 @@ def test_so_few_images_of_coco_give_no_coco_result(
     results.write_text("[]")
     assert run(EvaluateSettings(results=results, data=str(data_root / "coco-mini"), limit=5)) == 0
     printed = capsys.readouterr().out
-    assert "So few of COCO's images give no COCO result: that takes all 5,000 of its validation set." in printed
+    assert "Subset of COCO val2017: not comparable to published AP, which uses all 5,000 images." in printed
     assert table(printed)["AP"] == ["0.0", "0.0"]
 
 
@@ -198,7 +205,7 @@ def test_weights_by_name_say_in_which_order_their_labels_are_read(
     torch.save(create_model("mask_rcnn_scenes_resnet", num_classes=3).state_dict(), tmp_path / "three.pth")
     file = str(tmp_path / "three.pth")
     assert run(EvaluateSettings("mask_rcnn_scenes_resnet", file, data="scenes-control", limit=1, device="cpu")) == 0
-    assert f"its labels are taken to mean, in this order, {', '.join(CATEGORIES)}" in capsys.readouterr().err
+    assert f"its labels are assumed to be, in this order, {', '.join(CATEGORIES)}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -213,7 +220,7 @@ def test_weights_by_name_say_in_which_order_their_labels_are_read(
             {"preprocessing": PreprocessingSettings(interpolation="bicubic")},
             "`interpolation=bicubic` belongs to classifiers",
         ),
-        ({"download_dir": "elsewhere"}, "`download_dir=elsewhere` belongs to classifiers"),
+        ({"download_dir": "elsewhere"}, "`download_dir` belongs to classifiers"),
         (
             {"data": "nowhere", "preprocessing": PreprocessingSettings(image_size=70)},
             "`image_size=70` belongs to classif",
@@ -227,9 +234,7 @@ def test_flags_of_classifiers_are_refused(detector_file: Path, changed: dict, se
 
 
 def test_flags_of_classifiers_are_refused_beside_results_too() -> None:
-    with pytest.raises(
-        UserError, match=r"`crop_pct=0\.5` belongs to classifiers, and `results` are those of a detector"
-    ):
+    with pytest.raises(UserError, match=r"`crop_pct=0\.5` belongs to classifiers, and `results` are of a detector"):
         run(EvaluateSettings(results=Path("r.json"), preprocessing=PreprocessingSettings(crop_pct=0.5)))
 
 

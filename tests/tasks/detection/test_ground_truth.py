@@ -10,7 +10,7 @@ from gcnet.data.decode import ImageError
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
-from gcnet.tasks.detection.evaluate import open_truth
+from gcnet.tasks.detection.metrics import open_truth
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ def test_on_genuine_images_with_crowds_they_are_too(data_root: Path) -> None:
 
 
 def compressed(content: Content, annotation: Content) -> Content:
-    from gcnet.tasks.detection.metrics import compressed as compress
+    from gcnet.tasks.detection.coco_metrics import compressed as compress
 
     image = next(image for image in content["images"] if image["id"] == annotation["image_id"])
     return compress(annotation["segmentation"], image["height"], image["width"])

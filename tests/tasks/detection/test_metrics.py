@@ -17,7 +17,7 @@ from gcnet.data.coco.inspection import read_annotations
 from gcnet.data.coco.masks import runs_mask
 from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
-from gcnet.tasks.detection.metrics import DEFINITIONS, NUMBERS, coco_results, evaluate_detections
+from gcnet.tasks.detection.coco_metrics import DEFINITIONS, NUMBERS, coco_results, evaluate_detections
 from tasks.shaken import as_results, shaken
 
 Content = dict[str, Any]

@@ -12,7 +12,7 @@ from gcnet.data.coco.masks import compressed_runs, runs_mask
 from gcnet.data.coco.open import open_coco
 from gcnet.data.settings import DataSettings
 from gcnet.tasks.detection import inference as inference
-from gcnet.tasks.detection.metrics import evaluate_detections
+from gcnet.tasks.detection.coco_metrics import evaluate_detections
 from gcnet.tasks.detection.oracle import mask_oracle
 from tasks.shaken import as_results
 

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from gcnet.data.scenes import Scenes
-from gcnet.tasks.detection.evaluate import judge
+from gcnet.tasks.detection.metrics import judge
 from gcnet.tasks.detection.precision_recall import plot_precision_recall
 from gcnet.visualization.style import BLUE, GREEN, VERMILION
 from tasks.shaken import as_results, shaken

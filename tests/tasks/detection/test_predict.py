@@ -11,7 +11,8 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor, nn
 
-from gcnet.cli.predict import run
+from gcnet.cli import predict as command
+from gcnet.cli.messages import printed_messages
 from gcnet.data.coco.masks import runs_mask
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
@@ -21,9 +22,11 @@ from gcnet.models.detector.heads import limit_detections
 from gcnet.models.model_file import load_model
 from gcnet.tasks.detection import inference as inference
 from gcnet.tasks.detection.predict import Detections, detect_images
-from gcnet.tasks.trained import TrainedDetector
-from gcnet.workflows.predict import PredictSettings
+from gcnet.tasks.detection.trained import TrainedDetector
+from gcnet.tasks.settings import PredictSettings
 from tasks.things import CATEGORY_IDS, CLASSES, build_finder, save_finder, waves, write_image
+
+run = printed_messages()(command.run)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +80,7 @@ def test_pycocotools_reads_the_json(finder: Path, tmp_path: Path, capsys: pytest
             assert mask.sum() == one["area"] == coco_mask.area(one["segmentation"])
             assert np.array_equal(mask, runs_mask(one["segmentation"]["counts"], *size))
     assert len(read.loadRes(read.dataset["annotations"]).getAnnIds()) == len(read.getAnnIds())
-    assert "2 of 2 images searched for objects" in capsys.readouterr().err
+    assert "2 of 2 images processed" in capsys.readouterr().err
 
 
 def test_only_the_classes_asked_for_are_given(finder: Path, tmp_path: Path) -> None:
@@ -248,7 +251,7 @@ def test_a_damaged_image_is_skipped_and_named(finder: Path, tmp_path: Path, caps
     assert predict(finder, tmp_path, output=tmp_path / "drawn") == 0
     said = capsys.readouterr()
     assert f"skipped {tmp_path / 'bad.png'}: not an image of a known format" in said.err
-    assert "1 of 2 images searched for objects, 1 skipped" in said.err
+    assert "1 of 2 images processed, 1 skipped" in said.err
     assert "images: resized to " in said.err
     assert len(list((tmp_path / "drawn").iterdir())) == 1
     (tmp_path / "good.png").unlink()

@@ -9,7 +9,7 @@ from PIL import Image
 from gcnet.data.coco.annotated_images import CocoImages
 from gcnet.data.coco.inspection import inspect
 from gcnet.data.coco.masks import segmentation_mask
-from gcnet.tasks.detection.metrics import NUMBERS, evaluate_detections
+from gcnet.tasks.detection.coco_metrics import NUMBERS, evaluate_detections
 from tasks.random_coco import Content, as_pycocotools, pycocotools_numbers, random_file
 
 REPAIRS = {"invalid area"}  # areas may be missing

@@ -9,8 +9,8 @@ import pytest
 from gcnet.data.coco.values import Ids
 from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
-from gcnet.tasks.detection.evaluate import judge
-from gcnet.tasks.detection.metrics import evaluate_detections
+from gcnet.tasks.detection.coco_metrics import evaluate_detections
+from gcnet.tasks.detection.metrics import judge
 from gcnet.tasks.detection.results import read_detections
 from tasks.shaken import as_results, shaken
 

@@ -1,29 +1,67 @@
-"""Attention maps of a classifier on an image file."""
+"""Attention of a classifier: maps of image files, and the images of its statistics."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from gcnet.analysis.capture import capture, describe_unread
 from gcnet.analysis.readers import Adapter
+from gcnet.data.coco.open import is_coco
+from gcnet.data.dataset import ClassificationDataset, Skipped
 from gcnet.data.decode import open_image
+from gcnet.data.images.open import open_evaluation
+from gcnet.data.loader import build_loader
+from gcnet.data.sampler import EvaluationSampler
 from gcnet.data.settings import Preprocessing
-from gcnet.data.transforms import Normalize, resize_and_crop
+from gcnet.data.transforms import Normalize, build_eval_transform, resize_and_crop
 from gcnet.errors import UserError
-from gcnet.models.outputs import evaluating
-from gcnet.tasks.trained import TrainedClassifier
+from gcnet.models.outputs import check_classifier, evaluating
+from gcnet.progress_bar import progress_bar
+from gcnet.tasks.classification.trained import TrainedClassifier, find_preprocessing
+from gcnet.tasks.results import AttentionReader, LoadedModel, MeasuredImages
+from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.visualization.attention_maps import ImageMaps, layer_maps
 
+BATCH_SIZE = 8
+_logger = logging.getLogger(__name__)
 
-def look_at(
+
+def attention_reader(loaded: LoadedModel, settings: AnalyzeSettings) -> AttentionReader:
+    """How attention maps of image files are computed for a classifier.
+
+    Args:
+        loaded: a `TrainedClassifier` on its device.
+        settings: of the analysis.
+
+    Raises:
+        UserError: the network comes without preprocessing.
+    """
+    network = loaded.trained
+    assert isinstance(network, TrainedClassifier)
+    preprocessing = find_preprocessing(network, settings.preprocessing, settings.weights or settings.model)
+    check_classifier(network.model, preprocessing.image_size, network.num_classes)
+    _logger.info("preprocessing: %s", preprocessing)
+    names = [f"predicted {name}" for name in network.names()]
+    return AttentionReader(partial(attention_of_image, network, preprocessing=preprocessing), names)
+
+
+def attention_of_image(
     network: TrainedClassifier,
     path: Path,
     preprocessing: Preprocessing,
     *,
     adapters: Mapping[type[nn.Module], Adapter] | None = None,
 ) -> ImageMaps:
-    """What a classifier attends to in an image file; its output must be one vector of logits.
+    """Attention maps and channel gates of a classifier for an image file.
+
+    Args:
+        network: the classifier.
+        path: of the image.
+        preprocessing: of the image.
+        adapters: readers of attention modules of the user's own, by type.
 
     Raises:
         ImageError: the file cannot be read.
@@ -41,3 +79,45 @@ def look_at(
     layers = layer_maps(network.model, found.attention)
     unread = describe_unread(network.model, found.unread)
     return ImageMaps(path, image, label, answer, layers, tuple(found.gates), unread)
+
+
+class LabeledImages(MeasuredImages):
+    """Images of a data set in batches, with their labels.
+
+    Args:
+        loaded: a `TrainedClassifier` on its device.
+        settings: of the analysis.
+
+    Raises:
+        UserError: there are no such images.
+    """
+
+    def __init__(self, loaded: LoadedModel, settings: AnalyzeSettings) -> None:
+        network = loaded.trained
+        assert isinstance(network, TrainedClassifier)
+        if is_coco(settings.data or ""):
+            raise UserError(f"`data` takes images of classes, and {settings.data} is in COCO's format, for detectors")
+        given = settings.data_settings(network.preprocessing.image_size if network.preprocessing else None)
+        source, preprocessing = open_evaluation(given, settings.seed, preprocessing=network.preprocessing)
+        for note in source.notes:
+            _logger.warning(note)
+        samples = ClassificationDataset(source, build_eval_transform(preprocessing))
+        sampler = EvaluationSampler(len(source), batch_size=settings.batch_size or BATCH_SIZE)
+        self._loader = build_loader(samples, sampler, image_size=preprocessing.image_size)
+        self._total = len(source)
+        self.model, self.classes = network.model, source.classes
+        self.labels: list[int] = []
+        self.skipped: list[Skipped] = []
+        self.worked = 0
+
+    def images(self) -> Iterator[Tensor]:
+        """Images (N, 3, H, W) of each batch that has any."""
+        device = next(self.model.parameters()).device
+        with progress_bar("images", self._total) as progress:
+            for batch in self._loader:
+                self.labels = batch.labels.tolist()
+                self.skipped += batch.skipped
+                self.worked += len(batch)
+                if len(batch):
+                    yield batch.images.to(device)
+                progress(len(batch) + len(batch.skipped))

@@ -1,7 +1,8 @@
-"""Predictions of a classifier for image files."""
+"""Predicts the classes of image files."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,22 @@ from torch import Tensor
 
 from gcnet.data.dataset import Skipped
 from gcnet.data.decode import ImageError, open_image
-from gcnet.data.images.sources import evenly_spread
+from gcnet.data.images.probe import unused_depth_note
+from gcnet.data.images.sources import FileImages, evenly_spread
 from gcnet.data.settings import Preprocessing
 from gcnet.data.transforms import build_eval_transform
-from gcnet.errors import UserError
-from gcnet.models.outputs import class_scores, evaluating
-from gcnet.tasks.trained import TrainedClassifier
+from gcnet.errors import UserError, printable
+from gcnet.models.outputs import check_classifier, class_scores, evaluating
+from gcnet.progress_bar import progress_bar
+from gcnet.tasks.classification.trained import TrainedClassifier, find_preprocessing
+from gcnet.tasks.results import LoadedModel, PredictionResult
+from gcnet.tasks.settings import PredictSettings
 from gcnet.visualization.images import contact_sheet
 
 SHEET_IMAGES = 60
+TOP = 5
+BATCH_SIZE = 32
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,11 +44,31 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What `predict_images` found: predictions in the order of the files, and the files skipped."""
+class Predictions(PredictionResult):
+    """Result of `gcnet.predict` for a classifier.
+
+    Attributes:
+        images: the prediction of each image, in the order of the files.
+        skipped: files that could not be read.
+        figures: description of the contact sheet written, empty if there is none.
+    """
 
     images: tuple[Prediction, ...]
-    skipped: tuple[Skipped, ...]
+
+    def __str__(self) -> str:
+        """A row for each image: its classes and their probabilities, the most probable first."""
+        if not self.images:
+            return ""
+        names = [printable(image.path) for image in self.images]
+        width = max(map(len, names))
+        column = max(5, *(len(printable(name)) for image in self.images for name, _ in image.classes))
+        ranks = range(1, len(self.images[0].classes) + 1)
+        head = "".join(f"  {f'top {rank}':<{column}}  {'prob.':>6}" for rank in ranks)
+        lines = [f"{'image':<{width}}{head}"]
+        for name, image in zip(names, self.images, strict=True):
+            cells = (f"  {printable(label):<{column}}  {probability:>6.1%}" for label, probability in image.classes)
+            lines.append(f"{name:<{width}}{''.join(cells)}")
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """The predictions as plain JSON values."""
@@ -49,6 +77,56 @@ class Predictions:
             "images_skipped": len(self.skipped),
             "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
         }
+
+    def rows(self) -> Iterator[Sequence[object]]:
+        """A row for each image and class, the most probable first; the names of the columns before them."""
+        yield "image", "class", "probability"
+        for image in self.images:
+            for name, probability in image.classes:
+                yield image.path, name, f"{probability:.6f}"
+
+
+def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSettings) -> Predictions:
+    """Classify image files, and write the contact sheet of `settings.output`.
+
+    Args:
+        loaded: a `TrainedClassifier` on its device.
+        paths: of the images.
+        settings: of the prediction.
+
+    Returns:
+        The predictions and the skipped files.
+
+    Raises:
+        UserError: the network comes without preprocessing, `output` is no PNG file, or outputs are not finite.
+    """
+    network = loaded.trained
+    assert isinstance(network, TrainedClassifier)
+    if settings.output is not None and settings.output.suffix.lower() != ".png":
+        raise UserError(f"`output` of a classifier is a PNG file whose name ends in .png, found {settings.output}")
+    preprocessing = find_preprocessing(network, settings.preprocessing, settings.weights or settings.model)
+    check_classifier(network.model, preprocessing.image_size, network.num_classes)
+    images = FileImages(Path(), [str(path) for path in paths], [0] * len(paths), ["unknown"])
+    if note := unused_depth_note(images, preprocessing.bit_depth):
+        _logger.warning(note)
+    _logger.info("preprocessing: %s", preprocessing)
+    with progress_bar("images", len(paths)) as progress:
+        predictions = predict_images(
+            network,
+            paths,
+            preprocessing=preprocessing,
+            top=settings.top or TOP,
+            batch_size=settings.batch_size or BATCH_SIZE,
+            device=next(network.model.parameters()).device,
+            progress=progress,
+        )
+    if settings.output is None or not predictions.images:
+        return predictions
+    settings.output.parent.mkdir(parents=True, exist_ok=True)
+    shown = draw_predictions(predictions.images, settings.output)
+    return replace(
+        predictions, figures=f"contact sheet of {shown} of {len(predictions.images)} images: {settings.output}"
+    )
 
 
 def predict_images(
@@ -61,9 +139,22 @@ def predict_images(
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """Classify image files; a file that cannot be read is skipped and named, never replaced.
+    """Classify image files; a file that cannot be read is skipped.
 
-    Raises UserError when the network's outputs for an image are not finite numbers.
+    Args:
+        network: the classifier.
+        paths: of the images.
+        preprocessing: of the images.
+        top: number of classes given for each image, from 1.
+        batch_size: number of images of a forward pass.
+        device: of the network.
+        progress: called with the number of files done since its last call.
+
+    Returns:
+        The predictions in the order of the files, and the skipped files.
+
+    Raises:
+        UserError: the network's outputs for an image are not finite.
     """
     transform = build_eval_transform(preprocessing)
     done: list[Prediction] = []

@@ -1,6 +1,7 @@
 """The classification task."""
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
@@ -10,11 +11,20 @@ from gcnet.analysis.cost import count_flops
 from gcnet.analysis.itemized import image_stages, run_images
 from gcnet.models.registry import small_input, split_name
 from gcnet.tasks.base import SHORT_RECIPE, Demonstration, Score, Task
+from gcnet.tasks.settings import AnalyzeSettings, CheckDataSettings, EvaluateSettings, PredictSettings
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from gcnet.models.card import ModelCard
+    from gcnet.tasks.classification.evaluate import ClassifierEvaluation
+    from gcnet.tasks.classification.predict import Predictions
+    from gcnet.tasks.classification.trained import TrainedClassifier
     from gcnet.tasks.classification.training import ClassificationTraining
+    from gcnet.tasks.results import AttentionReader, DataReport, LoadedModel, MeasuredImages
     from gcnet.training.task import TrainingTask
 
 TOP1 = Score("top1_fraction", "top-1", "top-1 accuracy", " %", "points", is_share=True)
@@ -25,6 +35,16 @@ class Classification(Task):
     """Image classification; every name that no other task owns is that of a classifier."""
 
     name = "classification"
+    noun = "classifier"
+    data_noun = "labeled images"
+    own_settings = MappingProxyType(
+        {
+            EvaluateSettings: ("download_dir", "download", "preprocessing"),
+            PredictSettings: ("top", "preprocessing"),
+            AnalyzeSettings: ("download_dir", "batch_size", "preprocessing"),
+        }
+    )
+    can_simplify = True
     all_scores = (TOP1,)
     demonstration = Demonstration(
         {**SHORT_RECIPE, "steps": 600, "batch_size": 64, "lr": 0.01, "warmup_epochs": 0.3}, train=6_400, val=1_200
@@ -52,6 +72,54 @@ class Classification(Task):
         from gcnet.tasks.classification.training import build_classifier
 
         return build_classifier(settings, num_classes, image_size=image_size)
+
+    def open_file(self, path: "Path", model: nn.Module, card: "ModelCard") -> "TrainedClassifier":
+        """The classifier, with the preprocessing and class names of its card."""
+        from gcnet.tasks.classification.trained import classifier_of_file
+
+        return classifier_of_file(path, model, card)
+
+    def open_by_name(self, name: str, weights: str, image_size: int | None) -> "TrainedClassifier":
+        """The classifier, with the preprocessing of its published weights."""
+        from gcnet.tasks.classification.trained import classifier_by_name
+
+        return classifier_by_name(name, weights, image_size)
+
+    def evaluate(
+        self, loaded: "LoadedModel", settings: EvaluateSettings, processes: Processes
+    ) -> "ClassifierEvaluation":
+        """Accuracy on labeled images."""
+        from gcnet.tasks.classification.evaluate import evaluate
+
+        return evaluate(loaded, settings, processes)
+
+    def predict(self, loaded: "LoadedModel", paths: "Sequence[Path]", settings: PredictSettings) -> "Predictions":
+        """The most probable classes of each image."""
+        from gcnet.tasks.classification.predict import predict
+
+        return predict(loaded, paths, settings)
+
+    def recognizes_data(self, settings: CheckDataSettings) -> bool:  # noqa: ARG002
+        """Whatever no other task recognizes."""
+        return True
+
+    def check_data(self, settings: CheckDataSettings) -> "DataReport":
+        """Class folders or a CSV."""
+        from gcnet.tasks.classification.check_data import check_labeled_images
+
+        return check_labeled_images(settings)
+
+    def attention_reader(self, loaded: "LoadedModel", settings: AnalyzeSettings) -> "AttentionReader":
+        """Maps of the whole network."""
+        from gcnet.tasks.classification.attention import attention_reader
+
+        return attention_reader(loaded, settings)
+
+    def measured_images(self, loaded: "LoadedModel", settings: AnalyzeSettings) -> "MeasuredImages":
+        """Labeled images in batches."""
+        from gcnet.tasks.classification.attention import LabeledImages
+
+        return LabeledImages(loaded, settings)
 
     def input_size(self, task: "TrainingTask") -> tuple[int, int]:
         """The side of the images, twice."""

@@ -1,6 +1,9 @@
-"""Attention maps of a detector's backbone, with its detections."""
+"""Attention of a detector's backbone: maps of image files, and the images of its statistics."""
 
+import logging
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +12,40 @@ from torch import Tensor
 from gcnet.analysis.attention import Attention
 from gcnet.analysis.capture import capture, describe_unread
 from gcnet.analysis.padding import Padding
-from gcnet.data.coco.loading import image_to_tensor
+from gcnet.data.coco.loading import DetectionDataset, build_detection_loader, image_to_tensor
+from gcnet.data.coco.open import open_validation
+from gcnet.data.dataset import Skipped
+from gcnet.data.sampler import EvaluationSampler
 from gcnet.models.outputs import evaluating
+from gcnet.progress_bar import progress_bar
 from gcnet.tasks.detection.predict import read_image
-from gcnet.tasks.trained import TrainedDetector
+from gcnet.tasks.detection.trained import TrainedDetector
+from gcnet.tasks.results import AttentionReader, LoadedModel, MeasuredImages
+from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.visualization.attention_maps import ImageMaps, layer_maps
+from gcnet.visualization.gates import ALL_IMAGES
 
 _THRESHOLD = 0.5
+_logger = logging.getLogger(__name__)
 
 
-def look_at_objects(detector: TrainedDetector, path: Path) -> ImageMaps:
-    """Attention maps of the backbone for an image file that the detector gets alone.
+def attention_reader(loaded: LoadedModel) -> AttentionReader:
+    """How attention maps of image files are computed for the backbone of a `TrainedDetector`."""
+    detector = loaded.trained
+    assert isinstance(detector, TrainedDetector)
+    return AttentionReader(partial(attention_of_detector, detector), [ALL_IMAGES])
 
-    The network pads what it has resized on the right and below. Queries and keys there are left out; in uniform
-    attention all keys have weight 1, those there as well. The answer counts the objects with a score above 0.5.
+
+def attention_of_detector(detector: TrainedDetector, path: Path) -> ImageMaps:
+    """Attention maps and channel gates of a detector's backbone for an image file.
+
+    The network pads the resized image on the right and below. Queries and keys in the padding are dropped; uniform
+    attention has weight 1 at every key, those in the padding included. The answer counts the objects with a score
+    above 0.5.
+
+    Args:
+        detector: the detector.
+        path: of the image.
 
     Raises:
         ImageError: the file cannot be read, or is too narrow to be resized.
@@ -54,3 +77,46 @@ def _answer(detector: TrainedDetector, batch: Any, features: dict[str, Tensor]) 
     labels = objects["labels"][objects["scores"] > _THRESHOLD].tolist()
     counts = Counter(detector.names()[label - 1] for label in labels).most_common()
     return ", ".join(f"{count} {name}" for name, count in counts) or "no objects"
+
+
+class AnnotatedImages(MeasuredImages):
+    """Images of a data set as the detector resizes and pads them, one by one, so that the padding is small and known.
+
+    Args:
+        loaded: a `TrainedDetector` on its device.
+        settings: of the analysis.
+
+    Raises:
+        UserError: there are no such images.
+    """
+
+    def __init__(self, loaded: LoadedModel, settings: AnalyzeSettings) -> None:
+        detector: Any = loaded.trained.model
+        part = open_validation(settings.data_settings(), settings.seed)
+        for note in part.reports():
+            _logger.warning(note)
+        self._images, self._transform, self.model = part.images, detector.transform, detector.backbone
+        self._padding: Padding | None = None
+        self.classes, self.labels = (ALL_IMAGES,), [0]
+        self.skipped: list[Skipped] = []
+        self.worked = 0
+
+    def images(self) -> Iterator[Tensor]:
+        """Each image that can be read, (1, 3, H, W)."""
+        device = next(self.model.parameters()).device
+        samples = DetectionDataset(self._images, with_objects=False)
+        order = EvaluationSampler(len(self._images), batch_size=1)
+        with progress_bar("images", len(self._images)) as progress:
+            for batch in build_detection_loader(samples, order):
+                self.skipped += batch.skipped
+                for image in batch.images:
+                    padded, _ = self._transform([image.to(device)])
+                    self._padding = Padding(padded.image_sizes[0], tuple(padded.tensors.shape[-2:]))
+                    self.worked += 1
+                    yield padded.tensors
+                progress(1)
+
+    def part(self, attention: Attention) -> Attention:
+        """The attention of the positions inside the last image."""
+        assert self._padding is not None
+        return self._padding.without_queries(attention)

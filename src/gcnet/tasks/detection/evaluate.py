@@ -1,196 +1,250 @@
-"""Evaluation of a detector, or of a file of detections, on annotated images."""
+"""Evaluates a trained detector, or a file of detections, on annotated images."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from gcnet.data.coco.annotated_images import CocoSplit
-from gcnet.data.coco.loading import DetectionBatch
-from gcnet.data.coco.open import open_validation
+from gcnet.data.coco.annotated_images import CocoImages, CocoSplit
+from gcnet.data.coco.issues import count_kinds
+from gcnet.data.coco.loading import DetectionDataset, build_detection_loader
 from gcnet.data.dataset import Skipped
-from gcnet.data.settings import DataSettings
-from gcnet.errors import UserError
-from gcnet.models.outputs import evaluating
-from gcnet.tasks.detection.inference import detector_results
-from gcnet.tasks.detection.metrics import DetectionResult, evaluate_detections
+from gcnet.data.sampler import EvaluationSampler
+from gcnet.errors import UserError, printable
+from gcnet.models.detector.heads import limit_detections
+from gcnet.progress_bar import progress_bar
+from gcnet.storage import write_atomic
+from gcnet.tasks.detection.coco_metrics import DEFINITIONS, NUMBERS
+from gcnet.tasks.detection.error_gallery import write_error_gallery
+from gcnet.tasks.detection.matching import match_images
+from gcnet.tasks.detection.metrics import IOU_TYPES, DetectorResult, evaluate_detector, judge, open_truth
+from gcnet.tasks.detection.precision_recall import plot_precision_recall
+from gcnet.tasks.detection.results import box_format_note, read_detections
+from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
+from gcnet.tasks.results import EvaluationResult, LoadedModel
+from gcnet.tasks.settings import EvaluateSettings
+from gcnet.text_files import csv_bytes, json_bytes
+from gcnet.training.distributed import Processes
+from gcnet.visualization.style import figure_caption
 
-
-def open_truth(settings: DataSettings, seed: int = 0, *, needs_images: bool = True, repairs: bool = True) -> CocoSplit:
-    """The images of `open_validation`.
-
-    Args:
-        settings: which images.
-        seed: of generated images, and of the choice of images with `val_fraction`.
-        needs_images: whether the image files must be there.
-        repairs: whether issues of the annotations are repaired or skipped; else they are as pycocotools loads them.
-
-    Raises:
-        UserError: there are no such data.
-    """
-    return open_validation(settings, seed, split_seed=seed, needs_images=needs_images, repairs=repairs)
-
-
-_COCO_IMAGES = 5000
+BATCH_SIZE = 1
+_LISTED_CLASSES = 100
+_PLURALS = {"box": "boxes", "mask": "masks"}
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class DetectorResult:
-    """What an evaluation found.
+class DetectorEvaluation(EvaluationResult):
+    """Result of `gcnet.evaluate` for a detector or a file of detections.
 
     Attributes:
-        boxes: evaluated by the overlap of boxes.
-        masks: evaluated by the overlap of masks; on the images whose objects all have masks; None where
-            there are none, or detections have boxes only.
-        image_ids: of the images evaluated.
-        objects: how many of each category, by its name, are in these images; crowds do not count.
-        skipped: images that could not be read, and were not evaluated.
-        results: all detections, in COCO's result format.
+        metrics: average precision of boxes and masks, and all detections.
+        part: the annotated images.
+        origin: model, weights, results and data as given.
+        repair: whether invalid annotations were repaired or skipped.
     """
 
-    boxes: DetectionResult
-    masks: DetectionResult | None
-    image_ids: tuple[int, ...] = field(repr=False)
-    objects: Mapping[str, int]
-    skipped: tuple[Skipped, ...]
-    results: Sequence[Mapping[str, Any]] = field(repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers as plain JSON values, fractions from 0 to 1; None where there is nothing to find."""
-        kinds = self.kinds()
-        return {
-            "images": len(self.image_ids),
-            "images_skipped": len(self.skipped),
-            "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
-            "objects": sum(self.objects.values()),
-            "is_coco_subset": self.is_coco_subset,
-            **{kind: dict(found.numbers) for kind, found in kinds.items()},
-            "per_class": {
-                name: {"objects": count, **{kind + "_AP": found.per_class[name] for kind, found in kinds.items()}}
-                for name, count in self.objects.items()
-            },
-        }
-
-    def kinds(self) -> dict[str, DetectionResult]:
-        """The results by "box" and, if there are masks, "mask"."""
-        return {"box": self.boxes} | ({} if self.masks is None else {"mask": self.masks})
+    metrics: DetectorResult
+    part: CocoSplit = field(repr=False)
+    origin: Mapping[str, Any]
+    repair: bool
 
     @property
-    def is_coco_subset(self) -> bool:
-        """Whether these are COCO's 80 categories on fewer images than its validation part has."""
-        return len(self.image_ids) < _COCO_IMAGES and set(self.objects) == set(_coco_names())
+    def images(self) -> int:
+        """Number of images evaluated."""
+        return len(self.metrics.image_ids)
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Images that could not be read."""
+        return self.metrics.skipped
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """COCO's numbers as fractions: `bbox_AP`, `bbox_AP50`, ... and, with masks, `segm_AP`, ..."""
+        return {
+            f"{IOU_TYPES[kind]}_{name}": value
+            for kind, result in self.metrics.kinds().items()
+            for name, value in result.numbers.items()
+        }
+
+    def __str__(self) -> str:
+        """COCO's numbers, and AP by class."""
+        return "\n".join([*self._totals(), *self._numbers(), *self._by_class()])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of results.json, repaired and skipped annotations among it."""
+        issues = self.part.issues
+        return {
+            **self.origin,
+            **self.metrics.to_dict(),
+            "repair": self.repair,
+            "repaired": count_kinds(issues, "repaired"),
+            "skipped_annotations": count_kinds(issues, "skipped"),
+            "issues": [asdict(issue) | {"action": issue.action} for issue in issues],
+        }
+
+    def write(self, folder: Path) -> list[str]:
+        """Write results.json, per_class.csv, detections.json of a detector, the PR curves and the error gallery."""
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics, images = self.metrics, self.part.images
+        write_atomic(folder / "results.json", json_bytes(self.to_dict()))
+        write_atomic(folder / "per_class.csv", csv_bytes(self._table()))
+        written = ["results.json", "per_class.csv"]
+        if self.origin["results"] is None:
+            write_atomic(folder / "detections.json", json.dumps(metrics.results).encode())
+            written.append("detections.json")
+        about = f"{Path(str(self.origin['model'] or self.origin['results'])).name} on {Path(self.origin['data']).name}"
+        caption = figure_caption(about, f"{self.images:,} images")
+        plot_precision_recall(metrics.boxes, metrics.masks, folder / "precision_recall.png", caption=caption)
+        outcomes = match_images(images.content, metrics.results, metrics.image_ids)
+        gallery = write_error_gallery(images, outcomes, folder, about=about)
+        if not gallery:
+            _logger.warning("no error gallery: no image has errors, or none of these can be read")
+        return [*written, "precision_recall.png", *gallery]
+
+    def _totals(self) -> list[str]:
+        metrics = self.metrics
+        lines = [
+            f"images   {self.images:,} evaluated, {len(metrics.skipped):,} skipped",
+            f"objects  {sum(metrics.objects.values()):,} of {len(metrics.objects):,} classes",
+        ]
+        with_masks = self.images if metrics.masks is None else metrics.masks.images
+        if with_masks < self.images:
+            lines.append(f"masks    evaluated on {with_masks:,} images; in the others some objects have no mask")
+        if metrics.is_coco_subset:
+            lines += ["", "Subset of COCO val2017: not comparable to published AP, which uses all 5,000 images."]
+        return lines
+
+    def _numbers(self) -> list[str]:
+        width = max(map(len, DEFINITIONS))
+        kinds = self.metrics.kinds()
+        heads = "".join(f"  {_PLURALS[kind]:>5}" for kind in kinds)
+        lines = ["", f"{'':<5}  {'times 100, mean over the classes':<{width}}{heads}"]
+        for name, definition in zip(NUMBERS, DEFINITIONS, strict=True):
+            values = "".join(f"  {_hundredths(result.numbers[name]):>5}" for result in kinds.values())
+            lines.append(f"{name:<5}  {definition:<{width}}{values}")
+        return lines
+
+    def _by_class(self) -> list[str]:
+        listed = list(self.metrics.objects.items())[:_LISTED_CLASSES]
+        width = max(len("class"), *(len(printable(name)) for name, _ in listed))
+        kinds = self.metrics.kinds()
+        heads = "".join(f"  {'AP ' + kind:>7}" for kind in kinds)
+        lines = ["", f"{'class':<{width}}  {'objects':>7}{heads}"]
+        for name, count in listed:
+            values = "".join(f"  {_hundredths(result.per_class[name]):>7}" for result in kinds.values())
+            lines.append(f"{printable(name):<{width}}  {count:>7,}{values}")
+        more = len(self.metrics.objects) - len(listed)
+        return [*lines, f"and {more:,} more in per_class.csv"] if more else lines
+
+    def _table(self) -> list[list[object]]:
+        kinds = self.metrics.kinds()
+        rows: list[list[object]] = [["class", "objects", *(f"{kind}_AP" for kind in kinds)]]
+        for name, count in self.metrics.objects.items():
+            values = (result.per_class[name] for result in kinds.values())
+            rows.append([name, count, *("" if value is None else f"{value:.6f}" for value in values)])
+        return rows
 
 
-def evaluate_detector(
-    model: nn.Module,
-    batches: Iterable[DetectionBatch],
-    annotations: Mapping[str, Any],
-    category_ids: Sequence[int],
-    *,
-    device: torch.device | str = "cpu",
-    autocast: torch.dtype | None = None,
-    progress: Callable[[int], None] = lambda _: None,
-    gather: Callable[[object], list[Any]] = lambda value: [value],
-) -> DetectorResult:
-    """Judge a detector, whose training mode is put back; the images that could be read are those that count.
+def _hundredths(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Processes) -> DetectorEvaluation:
+    """Evaluate a detector on the images of `settings.data`.
 
     Args:
-        model: in evaluation mode, a list of images -> dicts of boxes, labels, scores and, of some, masks.
-        batches: this process' share of the images.
-        annotations: the content of a COCO file without issues, of these images and perhaps more.
-        category_ids: of each label, in the order of the labels.
-        device: of the model.
-        autocast: a half precision, or None.
-        progress: told of the number of images after each batch.
-        gather: the values of all processes, of which each judges all.
+        loaded: a `TrainedDetector` on its device.
+        settings: of the evaluation.
+        processes: that share the images.
 
     Raises:
-        UserError: in every process, where no image could be read or scores are not finite.
+        UserError: there are no such images, or other classes than the detector's.
     """
-    place = torch.device(device)
-    results: list[dict[str, Any]] = []
-    image_ids: list[int] = []
-    skipped: list[Skipped] = []
-    has_masks = True
-    with evaluating(model) as network:
-        for batch in batches:
-            with torch.autocast(place.type, dtype=autocast, enabled=autocast is not None):
-                images = [image.to(place, non_blocking=True) for image in batch.images]
-                found, with_masks = detector_results(network, images, batch.image_ids, category_ids)
-            has_masks = has_masks and with_masks
-            results += found
-            image_ids += batch.image_ids
-            skipped += batch.skipped
-            progress(len(batch.names) + len(batch.skipped))
-    everyone = gather((results, image_ids, skipped, [has_masks]))
-    results, image_ids, skipped, masks = (
-        [one for part in parts for one in part] for parts in zip(*everyone, strict=True)
-    )
-    return judge(annotations, results, sorted(image_ids), skipped, has_masks=all(masks))
+    detector = loaded.trained
+    assert isinstance(detector, TrainedDetector)
+    if settings.detections_per_image is not None:
+        limit_detections(detector.model, settings.detections_per_image)
+    part = _open_part(settings, processes, needs_images=True)
+    images = part.images
+    _check_classes(detector, images, settings)
+    if processes.first:
+        if detector.class_names is None:
+            order = ", ".join(images.classes[:3]) + (", ..." if len(images.classes) > 3 else "")
+            origin = settings.weights or settings.model
+            _logger.warning("%s has no class names; its labels are assumed to be, in this order, %s", origin, order)
+        counts = f"{len(images):,} images, {len(images.classes):,} classes of objects"
+        _logger.info("data: %s: %s, %s", settings.data, counts, describe_resizing(detector.model))
+    metrics = _measure(detector, images, settings, processes)
+    return DetectorEvaluation(metrics, part, _origin(settings), settings.repair)
 
 
-def judge(
-    annotations: Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]],
-    image_ids: Sequence[int],
-    skipped: Sequence[Skipped] = (),
-    *,
-    has_masks: bool = True,
-) -> DetectorResult:
-    """Evaluate the boxes of these images and, if all results and all annotations have masks, the masks.
+def evaluate_results(settings: EvaluateSettings, processes: Processes) -> DetectorEvaluation:
+    """Evaluate the detections in the file `settings.results`.
 
     Args:
-        annotations: the content of a COCO file without faults.
-        results: in COCO's result format.
-        image_ids: of the images that count.
-        skipped: images that could not be read.
-        has_masks: whether the results are of a detector that predicts masks.
+        settings: of the evaluation.
+        processes: of which the first reports.
 
     Raises:
-        UserError: there is no image, or a score that is not finite.
+        UserError: the file or the annotations do not exist, or do not fit each other.
     """
-    if not image_ids:
-        reasons = "; ".join(f"{one.name}: {one.reason}" for one in skipped[:3])
-        raise UserError(f"no image could be read, so there is nothing to judge; {reasons}")
-    for result in results:
-        if not abs(result["score"]) <= 1:
-            raise UserError(f"scores must be from 0 to 1; image {result['image_id']} has one of {result['score']}")
-    boxes = evaluate_detections(annotations, results, kind="bbox", image_ids=image_ids)
-    masks = _evaluate_masks(annotations, results, image_ids) if has_masks else None
-    objects = _count_objects(annotations, set(image_ids))
-    return DetectorResult(boxes, masks, tuple(image_ids), objects, tuple(skipped), results)
+    part = _open_part(settings, processes, needs_images=False)
+    images = part.images
+    results, skipped = read_detections(str(settings.results), images.content, part.image_ids, part.category_ids)
+    if note := box_format_note(results, images.content):
+        _logger.warning("%s: %s", settings.results, note)
+    if skipped:
+        _logger.warning("%s results are of skipped images, and do not count", f"{skipped:,}")
+    metrics = judge(images.content, results, [images.image_id(index) for index in range(len(images))])
+    return DetectorEvaluation(metrics, part, _origin(settings), settings.repair)
 
 
-def _evaluate_masks(
-    annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]], image_ids: Sequence[int]
-) -> DetectionResult | None:
-    """The masks evaluated on the images whose objects all have one; None where there is no such image with objects."""
-    boxes_only = {one["image_id"] for one in annotations["annotations"] if not one.get("segmentation")}
-    kept = [identity for identity in image_ids if identity not in boxes_only]
-    chosen = set(kept)
-    objects = [one for one in annotations["annotations"] if one["image_id"] in chosen]
-    found = [one for one in results if one["image_id"] in chosen]
-    if (boxes_only and not objects) or not all(one.get("segmentation") for one in found):
-        return None
-    return evaluate_detections({**annotations, "annotations": objects}, found, kind="segm", image_ids=kept)
+def _origin(settings: EvaluateSettings) -> dict[str, Any]:
+    results = None if settings.results is None else str(settings.results)
+    return {"model": settings.model, "weights": settings.weights, "results": results, "data": settings.data}
 
 
-def _count_objects(annotations: Mapping[str, Any], image_ids: set[int]) -> dict[str, int]:
-    counts = Counter(
-        one["category_id"]
-        for one in annotations["annotations"]
-        if one["image_id"] in image_ids and one.get("iscrowd", 0) == 0
-    )
-    categories = sorted(annotations["categories"], key=lambda category: category["id"])
-    return {category["name"]: counts[category["id"]] for category in categories}
+def _open_part(settings: EvaluateSettings, processes: Processes, *, needs_images: bool) -> CocoSplit:
+    part = open_truth(settings.data_settings(None), settings.seed, needs_images=needs_images, repairs=settings.repair)
+    if processes.first:
+        for note in part.reports():
+            _logger.warning(note)
+    return part
 
 
-def _coco_names() -> list[str]:
-    """The names of COCO's 80 categories, as torchvision lists them."""
-    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+def _check_classes(detector: TrainedDetector, images: CocoImages, settings: EvaluateSettings) -> None:
+    origin, names = settings.weights or settings.model, detector.class_names
+    count = len(detector.category_ids)
+    if count != len(images.classes):
+        raise UserError(
+            f"{origin} has {count} classes and {settings.data} {len(images.classes)}; an evaluation needs the same "
+            f"classes in both"
+        )
+    for number, (name, other) in enumerate(zip(names or images.classes, images.classes, strict=True), start=1):
+        if name != other:
+            raise UserError(
+                f"{origin} and {settings.data} need the same classes in the same order; class {number} is "
+                f'"{name}" in the former and "{other}" in the latter'
+            )
 
-    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    return [name for name in names if name not in ("__background__", "N/A")]
+
+def _measure(
+    detector: TrainedDetector, images: CocoImages, settings: EvaluateSettings, processes: Processes
+) -> DetectorResult:
+    size = settings.batch_size or BATCH_SIZE
+    order = EvaluationSampler(len(images), batch_size=size, rank=processes.rank, world=processes.world)
+    batches = build_detection_loader(DetectionDataset(images, with_objects=False), order, settings.workers)
+    with progress_bar("images", sum(len(keys) for keys in order), shown=processes.first) as progress:
+        return evaluate_detector(
+            detector.model,
+            batches,
+            images.content,
+            images.category_ids,
+            device=next(detector.model.parameters()).device,
+            progress=progress,
+            gather=processes.gather,
+        )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from gcnet.tasks.detection.metrics import coco_results
+from gcnet.tasks.detection.coco_metrics import coco_results
 
 _PASTED_PIXELS = 2**25
 """Pixels of masks pasted at a time: 128 MiB of float32, or one mask where that is larger."""

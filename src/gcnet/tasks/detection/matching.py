@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gcnet.data.coco.annotated_images import Entry
-from gcnet.tasks.detection.metrics import compressed
+from gcnet.tasks.detection.coco_metrics import compressed
 
 SCORE, OVERLAP = 0.5, 0.5
 """Detections count from this score on, and find an object whose mask (or box) they overlap by this much (IoU)."""

@@ -1,198 +1,197 @@
-"""COCO's box and mask AP and AR."""
+"""Evaluation of a detector, or of a file of detections, on annotated images."""
 
-import copy
-import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-from torch import Tensor
+import torch
+from torch import nn
 
-from gcnet.data.coco.masks import compressed_runs, segmentation_mask
-from gcnet.errors import UserError, unknown
+from gcnet.data.coco.annotated_images import CocoSplit
+from gcnet.data.coco.loading import DetectionBatch
+from gcnet.data.coco.open import open_validation
+from gcnet.data.dataset import Skipped
+from gcnet.data.settings import DataSettings
+from gcnet.errors import UserError
+from gcnet.models.outputs import evaluating
+from gcnet.tasks.detection.coco_metrics import DetectionResult, evaluate_detections
+from gcnet.tasks.detection.inference import detector_results
 
-KINDS = ("bbox", "segm")
-NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""COCO's twelve, in its order: average precision and recall over IoU 0.50 to 0.95, by IoU, by size, by detections."""
-DEFINITIONS = (
-    "precision, IoU 0.50 to 0.95",
-    "precision, IoU 0.50",
-    "precision, IoU 0.75",
-    "precision, objects below 32 x 32 pixels",
-    "precision, up to 96 x 96 pixels",
-    "precision, above",
-    "recall, 1 detection an image and class",
-    "recall, 10 detections",
-    "recall, 100 detections",
-    "recall, objects below 32 x 32 pixels",
-    "recall, up to 96 x 96 pixels",
-    "recall, above",
-)
-"""Of each of `NUMBERS`, in short."""
-MASK_THRESHOLD = 0.5
+
+def open_truth(settings: DataSettings, seed: int = 0, *, needs_images: bool = True, repairs: bool = True) -> CocoSplit:
+    """The images of `open_validation`.
+
+    Args:
+        settings: which images.
+        seed: of generated images, and of the choice of images with `val_fraction`.
+        needs_images: whether the image files must be there.
+        repairs: whether issues of the annotations are repaired or skipped; else they are as pycocotools loads them.
+
+    Raises:
+        UserError: there are no such data.
+    """
+    return open_validation(settings, seed, split_seed=seed, needs_images=needs_images, repairs=repairs)
+
+
+IOU_TYPES = {"box": "bbox", "mask": "segm"}  # as in pycocotools
+_COCO_IMAGES = 5000
 
 
 @dataclass(frozen=True)
-class DetectionResult:
-    """What an evaluation of boxes or masks found; all numbers are fractions from 0 to 1.
+class DetectorResult:
+    """What an evaluation found.
 
-    `numbers` holds `NUMBERS` by name, None where the annotations have nothing to find (no small object, say);
-    `per_class` the AP of each category by its name, None where it has no object; `precision[i, j, k]` the precision at
-    IoU 0.50 + 0.05 i and recall j / 100 of the k-th category, NaN where it has no object; `images` is how many
-    were evaluated.
+    Attributes:
+        boxes: evaluated by the overlap of boxes.
+        masks: evaluated by the overlap of masks; on the images whose objects all have masks; None where
+            there are none, or detections have boxes only.
+        image_ids: of the images evaluated.
+        objects: how many of each category, by its name, are in these images; crowds do not count.
+        skipped: images that could not be read, and were not evaluated.
+        results: all detections, in COCO's result format.
     """
 
-    kind: str
-    numbers: Mapping[str, float | None]
-    per_class: Mapping[str, float | None]
-    images: int
-    precision: Float[np.ndarray, "10 101 categories"] = field(repr=False)
+    boxes: DetectionResult
+    masks: DetectionResult | None
+    image_ids: tuple[int, ...] = field(repr=False)
+    objects: Mapping[str, int]
+    skipped: tuple[Skipped, ...]
+    results: Sequence[Mapping[str, Any]] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as plain JSON values, fractions from 0 to 1; None where there is nothing to find."""
+        kinds = self.kinds()
+        return {
+            "images": len(self.image_ids),
+            "images_skipped": len(self.skipped),
+            "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
+            "objects": sum(self.objects.values()),
+            "is_coco_subset": self.is_coco_subset,
+            **{kind: dict(found.numbers) for kind, found in kinds.items()},
+            "per_class": {
+                name: {"objects": count, **{kind + "_AP": found.per_class[name] for kind, found in kinds.items()}}
+                for name, count in self.objects.items()
+            },
+        }
+
+    def kinds(self) -> dict[str, DetectionResult]:
+        """The results by "box" and, if there are masks, "mask"."""
+        return {"box": self.boxes} | ({} if self.masks is None else {"mask": self.masks})
+
+    @property
+    def is_coco_subset(self) -> bool:
+        """Whether these are COCO's 80 categories on fewer images than its validation part has."""
+        return len(self.image_ids) < _COCO_IMAGES and set(self.objects) == set(_coco_names())
 
 
-def coco_results(
-    detections: Sequence[Mapping[str, Tensor]], image_ids: Sequence[int], category_ids: Sequence[int]
-) -> list[dict[str, Any]]:
-    """A detector's output in COCO's result format: boxes as left, top, width, height; masks as compressed run lengths.
-
-    Args:
-        detections: of each image: `boxes` (n, 4) corners in pixels, `labels` (n,) from 1, `scores` (n,), and where
-            there are masks, `masks` (n, 1, H, W) probabilities, of which a pixel belongs to the mask from a half on.
-        image_ids: of each image.
-        category_ids: of each label, in the order of the labels.
-    """
-    return [
-        result
-        for found, image_id in zip(detections, image_ids, strict=True)
-        for result in _results_of_image(found, image_id, category_ids)
-    ]
-
-
-def evaluate_detections(
+def evaluate_detector(
+    model: nn.Module,
+    batches: Iterable[DetectionBatch],
     annotations: Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]],
+    category_ids: Sequence[int],
     *,
-    kind: str = "bbox",
-    image_ids: Sequence[int] | None = None,
-) -> DetectionResult:
-    """Judge results against annotations as the COCO API does, with at most 100 detections an image and class.
+    device: torch.device | str = "cpu",
+    autocast: torch.dtype | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+    gather: Callable[[object], list[Any]] = lambda value: [value],
+) -> DetectorResult:
+    """Judge a detector, whose training mode is put back; the images that could be read are those that count.
 
     Args:
-        annotations: the content of a COCO file without issues.
-        results: of `coco_results`, or read from a file of that format.
-        kind: "bbox" for boxes, "segm" for masks.
-        image_ids: judge these images alone; by default all of the annotations.
+        model: in evaluation mode, a list of images -> dicts of boxes, labels, scores and, of some, masks.
+        batches: this process' share of the images.
+        annotations: the content of a COCO file without issues, of these images and perhaps more.
+        category_ids: of each label, in the order of the labels.
+        device: of the model.
+        autocast: a half precision, or None.
+        progress: told of the number of images after each batch.
+        gather: the values of all processes, of which each judges all.
 
     Raises:
-        UserError: an unknown kind; no category; a result of an image or a category that the annotations lack; a
-            result without what is evaluated; masks to evaluate where the annotations have none.
+        UserError: in every process, where no image could be read or scores are not finite.
     """
-    if kind not in KINDS:
-        raise unknown("kind", kind, KINDS)
-    _check(annotations, results, kind)
-    annotations, results, image_ids = _without_negative_ids(annotations, results, image_ids)
-    # Imported here: the library takes a tenth of a second, and neither training nor drawing needs it.
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    with warnings.catch_warnings():
-        # An object of id 0 counts as missed even where it is found, in pycocotools and here; only files evaluated
-        # without repairs have one.
-        warnings.filterwarnings("ignore", "Found annotation id 0", UserWarning)
-        truth = COCO(copy.deepcopy(dict(annotations)))
-    judged = _masks_of(results, annotations) if kind == "segm" else [dict(result) for result in results]
-    evaluation = COCOeval_faster(truth, truth.loadRes(judged), kind, print_function=lambda *_: None)
-    if image_ids is not None:
-        evaluation.params.imgIds = list(image_ids)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]  # all sizes, 100 detections
-    precision = np.where(precision < 0, np.nan, precision)
-    names = {category["id"]: category["name"] for category in annotations["categories"]}
-    per_class = {
-        names[identity]: _fraction(values.mean() if np.isfinite(values).any() else -1.0)
-        for identity, values in zip(evaluation.params.catIds, np.moveaxis(precision, 2, 0), strict=True)
-    }
-    return DetectionResult(
-        kind=kind,
-        numbers={name: _fraction(value) for name, value in zip(NUMBERS, evaluation.stats[:12], strict=True)},
-        per_class=per_class,
-        images=len(evaluation.params.imgIds),
-        precision=precision,
+    place = torch.device(device)
+    results: list[dict[str, Any]] = []
+    image_ids: list[int] = []
+    skipped: list[Skipped] = []
+    has_masks = True
+    with evaluating(model) as network:
+        for batch in batches:
+            with torch.autocast(place.type, dtype=autocast, enabled=autocast is not None):
+                images = [image.to(place, non_blocking=True) for image in batch.images]
+                found, with_masks = detector_results(network, images, batch.image_ids, category_ids)
+            has_masks = has_masks and with_masks
+            results += found
+            image_ids += batch.image_ids
+            skipped += batch.skipped
+            progress(len(batch.names) + len(batch.skipped))
+    everyone = gather((results, image_ids, skipped, [has_masks]))
+    results, image_ids, skipped, masks = (
+        [one for part in parts for one in part] for parts in zip(*everyone, strict=True)
     )
+    return judge(annotations, results, sorted(image_ids), skipped, has_masks=all(masks))
 
 
-def compressed(segmentation: Any, height: int, width: int) -> Any:
-    """The segmentation of an annotation or a result, without issues, as compressed run lengths."""
-    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str | bytes):
-        return segmentation
-    return compressed_runs(segmentation_mask(segmentation, height, width))
+def judge(
+    annotations: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    image_ids: Sequence[int],
+    skipped: Sequence[Skipped] = (),
+    *,
+    has_masks: bool = True,
+) -> DetectorResult:
+    """Evaluate the boxes of these images and, if all results and all annotations have masks, the masks.
+
+    Args:
+        annotations: the content of a COCO file without faults.
+        results: in COCO's result format.
+        image_ids: of the images that count.
+        skipped: images that could not be read.
+        has_masks: whether the results are of a detector that predicts masks.
+
+    Raises:
+        UserError: there is no image, or a score that is not finite.
+    """
+    if not image_ids:
+        reasons = "; ".join(f"{one.name}: {one.reason}" for one in skipped[:3])
+        raise UserError(f"no image could be read, so there is nothing to judge; {reasons}")
+    for result in results:
+        if not abs(result["score"]) <= 1:
+            raise UserError(f"scores must be from 0 to 1; image {result['image_id']} has one of {result['score']}")
+    boxes = evaluate_detections(annotations, results, kind="bbox", image_ids=image_ids)
+    masks = _evaluate_masks(annotations, results, image_ids) if has_masks else None
+    objects = _count_objects(annotations, set(image_ids))
+    return DetectorResult(boxes, masks, tuple(image_ids), objects, tuple(skipped), results)
 
 
-def _results_of_image(found: Mapping[str, Tensor], image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    corners = found["boxes"].cpu().double()
-    sizes = corners[:, 2:] - corners[:, :2]
-    labels, scores = found["labels"].tolist(), found["scores"].tolist()
-    results: list[dict[str, Any]] = [
-        {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": [*corner, *size], "score": score}
-        for label, score, corner, size in zip(labels, scores, corners[:, :2].tolist(), sizes.tolist(), strict=True)
-    ]
-    if "masks" in found:
-        masks = (found["masks"][:, 0] >= MASK_THRESHOLD).cpu().numpy()  # (n, H, W)
-        for result, mask in zip(results, masks, strict=True):
-            result["segmentation"] = compressed_runs(mask)
-    return results
+def _evaluate_masks(
+    annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]], image_ids: Sequence[int]
+) -> DetectionResult | None:
+    """The masks evaluated on the images whose objects all have one; None where there is no such image with objects."""
+    boxes_only = {one["image_id"] for one in annotations["annotations"] if not one.get("segmentation")}
+    kept = [identity for identity in image_ids if identity not in boxes_only]
+    chosen = set(kept)
+    objects = [one for one in annotations["annotations"] if one["image_id"] in chosen]
+    found = [one for one in results if one["image_id"] in chosen]
+    if (boxes_only and not objects) or not all(one.get("segmentation") for one in found):
+        return None
+    return evaluate_detections({**annotations, "annotations": objects}, found, kind="segm", image_ids=kept)
 
 
-def _check(annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str) -> None:
-    needed = {"bbox": "bbox", "segm": "segmentation"}[kind]
-    if not annotations["categories"]:
-        raise UserError("the annotations have no category, so there is nothing to judge")
-    if kind == "segm" and not all(annotation.get("segmentation") for annotation in annotations["annotations"]):
-        raise UserError("masks are evaluated against masks, and some annotations have no segmentation; evaluate bbox")
-    images = {image["id"] for image in annotations["images"]}
-    categories = {category["id"] for category in annotations["categories"]}
-    for number, result in enumerate(results, start=1):
-        for key in ("image_id", "category_id", "score", needed):
-            if key not in result:
-                raise UserError(f'result {number} has no "{key}", which judging {kind} needs')
-        if result["image_id"] not in images:
-            raise UserError(f"result {number} is of image {result['image_id']}, which the annotations do not have")
-        if result["category_id"] not in categories:
-            raise UserError(
-                f"result {number} is of category {result['category_id']}, which the annotations do not have"
-            )
+def _count_objects(annotations: Mapping[str, Any], image_ids: set[int]) -> dict[str, int]:
+    counts = Counter(
+        one["category_id"]
+        for one in annotations["annotations"]
+        if one["image_id"] in image_ids and one.get("iscrowd", 0) == 0
+    )
+    categories = sorted(annotations["categories"], key=lambda category: category["id"])
+    return {category["name"]: counts[category["id"]] for category in categories}
 
 
-def _without_negative_ids(
-    annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]], image_ids: Sequence[int] | None
-) -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]], Sequence[int] | None]:
-    """The same with image ids from 1 in the same order where some are negative, which faster-coco-eval refuses."""
-    identities = sorted({image["id"] for image in annotations["images"]})
-    if not identities or identities[0] >= 0:
-        return annotations, results, image_ids
-    number = {identity: place for place, identity in enumerate(identities, start=1)}
-    images = [{**image, "id": number[image["id"]]} for image in annotations["images"]]
-    objects = [{**one, "image_id": number[one["image_id"]]} for one in annotations["annotations"]]
-    renamed = [{**result, "image_id": number[result["image_id"]]} for result in results]
-    chosen = None if image_ids is None else [number[identity] for identity in image_ids]
-    return {**annotations, "images": images, "annotations": objects}, renamed, chosen
+def _coco_names() -> list[str]:
+    """The names of COCO's 80 categories, as torchvision lists them."""
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-
-def _masks_of(results: Sequence[Mapping[str, Any]], annotations: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The results without their boxes, from which COCO would take the areas, and with compressed run lengths."""
-    sizes = {image["id"]: [image["height"], image["width"]] for image in annotations["images"]}
-    judged = []
-    for number, result in enumerate(results, start=1):
-        runs, size = result["segmentation"], sizes[result["image_id"]]
-        if isinstance(runs, dict) and runs.get("size") != size:
-            raise UserError(f"result {number} has a mask of size {runs.get('size')} in an image of {size}")
-        kept = {key: value for key, value in result.items() if key != "bbox"}
-        judged.append(kept | {"segmentation": compressed(runs, *size)})
-    return judged
-
-
-def _fraction(value: float) -> float | None:
-    """COCO's -1 stands for nothing to measure."""
-    return None if value < 0 else float(value)
+    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return [name for name in names if name not in ("__background__", "N/A")]

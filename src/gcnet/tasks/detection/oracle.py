@@ -10,8 +10,8 @@ from torchvision.ops import roi_align
 from gcnet.data.coco.annotated_images import CocoImages
 from gcnet.data.coco.masks import BitMasks
 from gcnet.models.detector.transform import paste_masks
+from gcnet.tasks.detection.coco_metrics import MASK_THRESHOLD, coco_results
 from gcnet.tasks.detection.inference import chunks
-from gcnet.tasks.detection.metrics import MASK_THRESHOLD, coco_results
 
 
 def mask_oracle(images: CocoImages, side: int = 28) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from gcnet.tasks.detection.metrics import DetectionResult
+from gcnet.tasks.detection.coco_metrics import DetectionResult
 from gcnet.visualization.fonts import shown_text
 from gcnet.visualization.style import BLUE, GREEN, INK, PALETTE, VERMILION, save_figure, style_axes
 

@@ -1,8 +1,11 @@
-"""Detections for image files."""
+"""Detects objects in image files."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +19,34 @@ from gcnet.data.coco.loading import image_to_tensor
 from gcnet.data.coco.masks import extent
 from gcnet.data.dataset import Skipped
 from gcnet.data.decode import ImageError, open_image
-from gcnet.errors import UserError, unknown
+from gcnet.errors import UserError, printable, unknown
+from gcnet.models.detector.heads import limit_detections
 from gcnet.models.detector.transform import RoundedTransform
 from gcnet.models.outputs import evaluating
+from gcnet.progress_bar import progress_bar
+from gcnet.storage import write_atomic
 from gcnet.tasks.detection.inference import Found, detect, pasted_results
-from gcnet.tasks.trained import TrainedDetector
+from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
+from gcnet.tasks.results import LoadedModel, PredictionResult
+from gcnet.tasks.settings import PredictSettings
+from gcnet.visualization.detections import draw_detections, picture_names
+from gcnet.visualization.images import encode_jpeg
+
+THRESHOLD = 0.5
+BATCH_SIZE = 1
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Detected:
-    """What was found in one image.
+    """The objects of one image.
 
     Attributes:
         path: the file.
         image_id: from 1, in the order of the images that could be read.
         height: pixels of the image, upright.
         width: likewise.
-        results: in COCO's result format (`gcnet.tasks.detection.metrics.coco_results`), the best first, each also
+        results: in COCO's result format (`gcnet.tasks.detection.coco_metrics.coco_results`), the best first, each also
             with the `area` of its mask in pixels, or of its box if the detector predicts no masks.
     """
 
@@ -44,12 +58,40 @@ class Detected:
 
 
 @dataclass(frozen=True)
-class Detections:
-    """What `detect_images` found: the images in the order of the files, the files skipped, class names by category."""
+class Detections(PredictionResult):
+    """Result of `gcnet.predict` for a detector.
+
+    Attributes:
+        images: the objects of each image, in the order of the files.
+        skipped: files that could not be read.
+        categories: class names by category id.
+        figures: description of the pictures written, empty if none were.
+    """
 
     images: tuple[Detected, ...]
-    skipped: tuple[Skipped, ...]
     categories: dict[int, str]
+
+    def __str__(self) -> str:
+        """A row for each image: the number of objects, the best score, and the objects by class."""
+        if not self.images:
+            return ""
+        names = [printable(image.path) for image in self.images]
+        width = max(map(len, [*names, "image"]))
+        lines = [f"{'image':<{width}}  {'objects':>7}  {'best':>5}  classes"]
+        for name, image in zip(names, self.images, strict=True):
+            best = f"{image.results[0]['score']:.3f}" if image.results else "-"
+            counts = Counter(result["category_id"] for result in image.results).most_common()
+            classes = ", ".join(f"{count} {printable(self.categories[identity])}" for identity, count in counts)
+            lines.append(f"{name:<{width}}  {len(image.results):>7}  {best:>5}  {classes or '-'}")
+        return "\n".join(lines)
+
+    def rows(self) -> Iterator[Sequence[object]]:
+        """A row for each object: image, class, score and box in pixels; the names of the columns before them."""
+        yield "image", "class", "score", "left", "top", "width", "height"
+        for image in self.images:
+            for result in image.results:
+                box = (f"{value:.2f}" for value in result["bbox"])
+                yield image.path, self.categories[result["category_id"]], f"{result['score']:.6f}", *box
 
     def to_dict(self) -> dict[str, Any]:
         """The detections as plain JSON values, laid out as a file of COCO annotations, which COCO's API reads.
@@ -73,6 +115,81 @@ class Detections:
             "images_skipped": len(self.skipped),
             "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
         }
+
+
+def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSettings) -> Detections:
+    """Detect objects in image files, and write the pictures of `settings.output`.
+
+    Args:
+        loaded: a `TrainedDetector` on its device.
+        paths: of the images.
+        settings: of the prediction.
+
+    Returns:
+        The detections and the skipped files.
+
+    Raises:
+        UserError: an unknown class, `output` is no folder or that of the images, or pictures exist already.
+    """
+    detector = loaded.trained
+    assert isinstance(detector, TrainedDetector)
+    _check_output(settings, paths)
+    if settings.detections_per_image is not None:
+        limit_detections(detector.model, settings.detections_per_image)
+    pictures = _Pictures(detector, paths, settings)
+    for file in pictures.files():
+        if file.exists():
+            settings.refuse_existing("output", file)
+    _logger.info("images: %s", describe_resizing(detector.model))
+    with progress_bar("images", len(paths)) as progress:
+        detections = detect_images(
+            detector,
+            paths,
+            threshold=THRESHOLD if settings.threshold is None else settings.threshold,
+            classes=None if settings.classes is None else [name.strip() for name in settings.classes.split(",")],
+            batch_size=settings.batch_size or BATCH_SIZE,
+            show=pictures,
+            progress=progress,
+        )
+    if settings.output is None or not detections.images:
+        return detections
+    return replace(detections, figures=f"pictures of the images with their objects: {settings.output}")
+
+
+def _check_output(settings: PredictSettings, paths: Sequence[Path]) -> None:
+    """Refuse a file in place of the folder of pictures, and the folder of the images, whose pictures would be taken
+    for images by the next prediction.
+    """
+    output = settings.output
+    if output is None:
+        return
+    if not output.is_dir() and (output.exists() or output.suffix.lower() in (".png", ".jpg", ".jpeg")):
+        raise UserError(f"`output` of a detector is a folder for a picture of each image, found {output}")
+    if os.path.realpath(output) in {os.path.realpath(path.parent) for path in paths}:
+        raise UserError(
+            f"`output` must be another folder than that of the images, found {printable(output)}: its pictures would "
+            "be taken for images"
+        )
+
+
+class _Pictures:
+    """Writes a picture of each image and its objects into a folder, if there is one."""
+
+    def __init__(self, detector: TrainedDetector, paths: Sequence[Path], settings: PredictSettings) -> None:
+        self._folder = folder = settings.output
+        self._labels = settings.labels or "auto"
+        self._classes = dict(zip(detector.category_ids, detector.names(), strict=True))
+        self._names = {} if folder is None else picture_names(paths, folder)
+
+    def files(self) -> list[Path]:
+        """The files that it writes."""
+        return [] if self._folder is None else [self._folder / name for name in self._names.values()]
+
+    def __call__(self, image: Image.Image, detected: Detected) -> None:
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            picture = draw_detections(image, detected.results, self._classes, labels=self._labels)
+            write_atomic(self._folder / self._names[detected.path], encode_jpeg(picture))
 
 
 def detect_images(

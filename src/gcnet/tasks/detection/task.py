@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,11 +20,20 @@ from gcnet.tasks.detection.costs import (
     padded_size,
     run_heads,
 )
+from gcnet.tasks.settings import AnalyzeSettings, CheckDataSettings, EvaluateSettings, PredictSettings
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import DetectorSettings, TrainSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from gcnet.models.card import ModelCard
+    from gcnet.tasks.detection.evaluate import DetectorEvaluation
+    from gcnet.tasks.detection.predict import Detections
+    from gcnet.tasks.detection.trained import TrainedDetector
     from gcnet.tasks.detection.training import DetectionTraining
+    from gcnet.tasks.results import AttentionReader, DataReport, LoadedModel, MeasuredImages
     from gcnet.training.task import TrainingTask
 
 MASK_AP = Score("segm_AP", "mask AP", "mask AP", "", "points of AP", is_share=False)
@@ -35,6 +45,16 @@ class Detection(Task):
     """Object detection and instance segmentation: faster_rcnn_*, mask_rcnn_* and cascade_mask_rcnn_*."""
 
     name = "detection"
+    noun = "detector"
+    data_noun = "annotations"
+    own_settings = MappingProxyType(
+        {
+            EvaluateSettings: ("results", "detections_per_image", "repair"),
+            CheckDataSettings: ("fix", "convert"),
+            PredictSettings: ("threshold", "classes", "detections_per_image", "labels"),
+        }
+    )
+    reads_results = True
     all_scores = (MASK_AP, BOX_AP)
     demonstration = Demonstration(
         {**SHORT_RECIPE, "steps": 400, "batch_size": 8, "lr": 0.003, "warmup_epochs": 0.1, "schedule": "cosine"},
@@ -82,6 +102,63 @@ class Detection(Task):
         from gcnet.tasks.detection.training import build_detector
 
         return build_detector(settings, num_classes)
+
+    def open_file(self, path: "Path", model: nn.Module, card: "ModelCard") -> "TrainedDetector":
+        """The detector, with the class names and category ids of its card."""
+        from gcnet.tasks.detection.trained import detector_of_file
+
+        return detector_of_file(path, model, card)
+
+    def open_by_name(self, name: str, weights: str, image_size: int | None) -> "TrainedDetector":  # noqa: ARG002
+        """The detector, for images of any size."""
+        from gcnet.tasks.detection.trained import detector_by_name
+
+        return detector_by_name(name, weights)
+
+    def evaluate(self, loaded: "LoadedModel", settings: EvaluateSettings, processes: Processes) -> "DetectorEvaluation":
+        """Average precision on annotated images."""
+        from gcnet.tasks.detection.evaluate import evaluate
+
+        return evaluate(loaded, settings, processes)
+
+    def evaluate_results(self, settings: EvaluateSettings, processes: Processes) -> "DetectorEvaluation":
+        """Average precision of the detections in a file."""
+        from gcnet.tasks.detection.evaluate import evaluate_results
+
+        return evaluate_results(settings, processes)
+
+    def predict(self, loaded: "LoadedModel", paths: "Sequence[Path]", settings: PredictSettings) -> "Detections":
+        """The objects in each image."""
+        from gcnet.tasks.detection.predict import predict
+
+        return predict(loaded, paths, settings)
+
+    def recognizes_data(self, settings: CheckDataSettings) -> bool:
+        """COCO annotations, and with `convert` other labels of boxes."""
+        from gcnet.data.coco.open import is_coco
+
+        return settings.convert is not None or is_coco(settings.data)
+
+    def check_data(self, settings: CheckDataSettings) -> "DataReport":
+        """COCO annotations, or labels to convert."""
+        from gcnet.tasks.detection.check_data import check_annotations
+        from gcnet.tasks.detection.convert_labels import convert_labels
+
+        if settings.convert is not None:
+            return convert_labels(settings.data, settings.convert, settings.max_listed)
+        return check_annotations(settings)
+
+    def attention_reader(self, loaded: "LoadedModel", settings: AnalyzeSettings) -> "AttentionReader":  # noqa: ARG002
+        """Maps of the backbone."""
+        from gcnet.tasks.detection.attention import attention_reader
+
+        return attention_reader(loaded)
+
+    def measured_images(self, loaded: "LoadedModel", settings: AnalyzeSettings) -> "MeasuredImages":
+        """Annotated images, one by one."""
+        from gcnet.tasks.detection.attention import AnnotatedImages
+
+        return AnnotatedImages(loaded, settings)
 
     def describe_origin(self, training: TrainSettings) -> str:
         """Weights of the detector or of its backbone, norms, heads and conventions."""

@@ -25,8 +25,8 @@ from gcnet.errors import UserError, printable
 from gcnet.models.model_file import save_model
 from gcnet.models.registry import backbone_name, has_masks, split_name, without_masks
 from gcnet.tasks.detection.costs import count_detector_flops
-from gcnet.tasks.detection.evaluate import DetectorResult, evaluate_detector
 from gcnet.tasks.detection.inference import detector_results
+from gcnet.tasks.detection.metrics import IOU_TYPES, DetectorResult, evaluate_detector
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.recipe import DETECTOR_PRESET
@@ -35,7 +35,6 @@ from gcnet.training.task import Evaluation, first_validation_sample, micro_batch
 from gcnet.training.trainer import AUTOCAST
 
 _SHOWN, _TILE = 12, 320
-_IOU_TYPES = {"box": "bbox", "mask": "segm"}  # as in pycocotools
 _SHORT, _LONG = 800, 1333  # the sides of COCO's detectors, in pixels
 _CLASSIFIERS_AUGMENT = ("random_crop", "crop_scale", "pad", "auto_augment", "ra_magnitude", "erasing")
 _CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix", "class_weights", "sampling")
@@ -211,7 +210,7 @@ class DetectionTraining:
         if result is None:
             return None
         metrics = {
-            f"{_IOU_TYPES[kind]}_{name}": found.numbers[name] or 0.0
+            f"{IOU_TYPES[kind]}_{name}": found.numbers[name] or 0.0
             for kind, found in result.kinds().items()
             for name in ("AP", "AP50")
         }

@@ -1,0 +1,158 @@
+"""Checks labeled images before training."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median_low
+
+from gcnet.data.coco.conversion.formats import describe_nested_labels, find_label_format
+from gcnet.data.coco.layouts import find_nested_annotations
+from gcnet.data.decode import ImageError
+from gcnet.data.images.check import IMAGE_ISSUE_KINDS, IMBALANCE, ImagesReport, SplitReport, check_images
+from gcnet.data.images.labeled import open_splits
+from gcnet.data.images.sources import FileImages, evenly_spread
+from gcnet.errors import UserError, printable
+from gcnet.progress_bar import progress_bar
+from gcnet.storage import write_atomic
+from gcnet.tasks.results import DataReport, describe_issues
+from gcnet.tasks.settings import CheckDataSettings
+from gcnet.text_files import json_bytes
+from gcnet.visualization.images import contact_sheet
+from gcnet.visualization.style import figure_caption
+
+_SHEET_IMAGES = 60
+_LISTED_CLASSES = 40
+
+
+@dataclass(frozen=True)
+class LabeledImagesReport(DataReport):
+    """Result of `gcnet.check_data` for class folders or a CSV.
+
+    Attributes:
+        report: counts and issues.
+        splits: the images by the name of their split.
+        listed: number of issues of each kind in the text.
+    """
+
+    report: ImagesReport
+    splits: Mapping[str, FileImages] = field(repr=False)
+    listed: int
+
+    @property
+    def has_issues(self) -> bool:
+        """Whether there is any issue."""
+        return bool(self.report.problems)
+
+    def __str__(self) -> str:
+        """Images, sizes and classes of each split, and the first issues of each kind."""
+        lines = [line for name, split in self.report.splits.items() for line in _describe_split(name, split)]
+        problems = self.report.problems
+        kinds = len({problem.kind for problem in problems})
+        count = f"problems  {len(problems):,}" + (f" of {kinds} kinds" if kinds > 1 else "")
+        issues = describe_issues(problems, IMAGE_ISSUE_KINDS, self.listed)
+        return "\n".join([*lines, "", *_describe_classes(self.report), "", count, *issues])
+
+    def write(self, folder: Path) -> list[str]:
+        """Write report.json, and images.png with some images of the first split."""
+        folder.mkdir(parents=True, exist_ok=True)
+        splits = {
+            name: {
+                "images": split.images,
+                "per_class": dict(split.per_class),
+                "sizes": {f"{width}x{height}": count for (width, height), count in Counter(split.sizes).most_common()},
+                "modes": dict(split.modes),
+                "notes": list(split.notes),
+            }
+            for name, split in self.report.splits.items()
+        }
+        problems = [asdict(problem) for problem in self.report.problems]
+        write_atomic(folder / "report.json", json_bytes({"splits": splits, "problems": problems}))
+        has_sheet = _draw_sheet(next(iter(self.splits.values())), folder / "images.png")
+        return ["report.json", *(["images.png"] if has_sheet else [])]
+
+
+def check_labeled_images(settings: CheckDataSettings) -> LabeledImagesReport:
+    """Check class folders or a CSV: unreadable and duplicate files, images in several splits, class balance.
+
+    Args:
+        settings: of the check.
+
+    Raises:
+        UserError: there are no such images, or they have labels for detectors.
+    """
+    _refuse_other_data(settings.data)
+    splits = open_splits(str(settings.data), None if settings.images is None else str(settings.images))
+    with progress_bar("images", sum(map(len, splits.values()))) as progress:
+        report = check_images(splits, workers=settings.workers, progress=progress)
+    return LabeledImagesReport(report, splits, settings.max_listed)
+
+
+def _refuse_other_data(data: Path) -> None:
+    if (label_format := find_label_format(data)) is not None:
+        raise UserError(
+            f"{data} holds {label_format.name}: convert them to COCO annotations by `convert=FILE.json` first"
+        )
+    if nested := describe_nested_labels(data):
+        raise UserError(f"{data} holds {nested}: convert that folder to COCO annotations by `convert=FILE.json` first")
+    if data.is_dir() and (nested := find_nested_annotations(data)):
+        raise UserError(f"{data} has COCO annotations in deeper folders, such as {nested}: check each of these files")
+    if data.is_file() and data.suffix.lower() != ".csv":
+        hint = "; labels of YOLO or Pascal VOC are given as their folder" if data.suffix in (".txt", ".xml") else ""
+        raise UserError(f"gcnet check-data takes an annotation file (.json), a folder or a CSV, found {data}{hint}")
+
+
+def _describe_split(name: str, split: SplitReport) -> list[str]:
+    counts = list(split.per_class.values())
+    per_class = f"{min(counts):,} to {max(counts):,} per class" if min(counts) != max(counts) else f"{counts[0]:,} each"
+    lines = [f"{name:<6} {split.images:,} images, {len(counts):,} classes ({per_class})"]
+    if split.sizes:
+        modes = ", ".join(f"{count:,} {mode}" for mode, count in split.modes.items())
+        lines.append(f"       {_describe_sizes(split.sizes)}; {modes}")
+    return [*lines, *(f"       {printable(note)}" for note in split.notes)]
+
+
+def _describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
+    if len(set(sizes)) == 1:
+        return f"all {sizes[0][0]} x {sizes[0][1]} pixels"
+    shorts, longs = [min(size) for size in sizes], [max(size) for size in sizes]
+    return (
+        f"short side {min(shorts)} to {max(shorts)} pixels (median {median_low(shorts)}), "
+        f"long side {min(longs)} to {max(longs)} (median {median_low(longs)})"
+    )
+
+
+def _describe_classes(report: ImagesReport) -> list[str]:
+    """The classes with the most training images first; of many, the first and the last of them."""
+    main = next(iter(report.splits.values()))
+    ordered = sorted(main.per_class, key=lambda name: -main.per_class[name])
+    half = _LISTED_CLASSES // 2
+    shown = ordered if len(ordered) <= _LISTED_CLASSES else [*ordered[:half], *ordered[-half:]]
+    names = [printable(name) for name in shown]
+    width = max(map(len, [*names, "class"]))
+    lines = [f"{'class':<{width}}" + "".join(f"  {split:>8}" for split in report.splits)]
+    for name, label in zip(names, shown, strict=True):
+        counts = (split.per_class[label] for split in report.splits.values())
+        lines.append(f"{name:<{width}}" + "".join(f"  {count:>8,}" for count in counts))
+    if len(shown) < len(ordered):
+        lines.append(f"and {len(ordered) - len(shown):,} classes in between")
+    most, least = main.per_class[ordered[0]], min(filter(None, main.per_class.values()), default=0)
+    if most > IMBALANCE * least:
+        lines.append(f"imbalance {most:,} to {least:,}: train with balanced class weights or balanced sampling")
+    return lines
+
+
+def _draw_sheet(images: FileImages, path: Path) -> bool:
+    """Draw a contact sheet of images with their labels, spread evenly over the classes, if any can be read."""
+    pictures, titles = [], []
+    for index in evenly_spread(range(len(images)), _SHEET_IMAGES):
+        try:
+            picture = images.read(index)
+        except ImageError:
+            continue
+        picture.thumbnail((400, 400))
+        pictures.append(picture)
+        titles.append(printable(f"{images.classes[images.label(index)]}\n{Path(images.name(index)).name}"))
+    if pictures:
+        contact_sheet(pictures, titles, path, caption=figure_caption(f"{len(images):,} images"))
+    return bool(pictures)

@@ -1,0 +1,237 @@
+"""Evaluates a trained classifier on labeled images."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gcnet.data.coco.open import is_coco
+from gcnet.data.dataset import ClassificationDataset, Skipped
+from gcnet.data.images.open import open_evaluation
+from gcnet.data.images.probe import unused_depth_note
+from gcnet.data.images.sources import ImageSource
+from gcnet.data.loader import build_loader
+from gcnet.data.sampler import EvaluationSampler
+from gcnet.data.settings import Preprocessing
+from gcnet.data.transforms import build_eval_transform
+from gcnet.errors import UserError, printable
+from gcnet.models.outputs import check_classifier
+from gcnet.progress_bar import progress_bar
+from gcnet.storage import write_atomic
+from gcnet.tasks.classification.metrics import ClassificationResult, evaluate_classifier
+from gcnet.tasks.classification.trained import TrainedClassifier
+from gcnet.tasks.results import EvaluationResult, LoadedModel
+from gcnet.tasks.settings import EvaluateSettings
+from gcnet.text_files import csv_bytes, json_bytes
+from gcnet.training.distributed import Processes
+from gcnet.visualization.plots import plot_confusion
+from gcnet.visualization.style import figure_caption
+
+BATCH_SIZE = 64
+_LISTED_CONFUSIONS = 10
+_LISTED_CLASSES = 100
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClassifierEvaluation(EvaluationResult):
+    """Result of `gcnet.evaluate` for a classifier.
+
+    Attributes:
+        metrics: accuracy, loss and confusion matrix.
+        classes: names of the classes, in the order of the logits.
+        preprocessing: of the images.
+        origin: model, weights and data as given.
+    """
+
+    metrics: ClassificationResult
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    origin: Mapping[str, Any]
+
+    @property
+    def images(self) -> int:
+        """Number of images evaluated."""
+        return self.metrics.images
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Images that could not be read."""
+        return self.metrics.skipped
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """`top1_fraction`, `top5_fraction`, and `loss` in nats."""
+        return {
+            "top1_fraction": self.metrics.top1,
+            "top5_fraction": self.metrics.top5,
+            "loss": self.metrics.loss,
+        }
+
+    def summary(self) -> dict[str, str]:
+        """Top-1 with its 95 % interval, and the loss."""
+        low, high = self.metrics.interval
+        return {"top-1": f"{self.metrics.top1:.2%} ({low:.2%}-{high:.2%})", "loss": f"{self.metrics.loss:.4f}"}
+
+    def __str__(self) -> str:
+        """Accuracy in all and by class, and the most frequent confusions."""
+        return "\n".join([*self._totals(), *self._by_class(), *self._confusions()])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of results.json."""
+        return {
+            **self.origin,
+            "preprocessing": self.preprocessing.to_dict(),
+            **self.metrics.to_dict(self.classes),
+        }
+
+    def write(self, folder: Path) -> list[str]:
+        """Write results.json, per_class.csv and confusion.png."""
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics = self.metrics
+        write_atomic(folder / "results.json", json_bytes(self.to_dict()))
+        rows: list[list[object]] = [["class", "images", "correct", "top1_fraction"]]
+        for label, name in enumerate(self.classes):
+            counts, share = metrics.confusion[label], metrics.per_class[label]
+            rows.append([name, sum(counts), counts[label], "" if share is None else f"{share:.6f}"])
+        write_atomic(folder / "per_class.csv", csv_bytes(rows))
+        caption = figure_caption(*(Path(str(self.origin[name])).name for name in ("data", "model")))
+        plot_confusion(metrics.confusion, self.classes, folder / "confusion.png", caption=caption)
+        return ["results.json", "per_class.csv", "confusion.png"]
+
+    def _totals(self) -> list[str]:
+        metrics = self.metrics
+        low, high = metrics.interval
+        lines = [
+            f"images   {metrics.images:,} evaluated, {len(metrics.skipped):,} skipped",
+            f"top-1    {metrics.top1:.2%} ({metrics.correct:,} of {metrics.images:,}; "
+            f"95% interval {low:.2%} to {high:.2%})",
+        ]
+        if len(self.classes) > 5:
+            lines.append(f"top-5    {metrics.top5:.2%}")
+        return [*lines, f"loss     {metrics.loss:.4f} (mean cross-entropy, nats)"]
+
+    def _by_class(self) -> list[str]:
+        if len(self.classes) > _LISTED_CLASSES:
+            return []
+        width = self._width()
+        lines = ["", f"{'class':<{width}}  {'images':>7}  {'correct':>7}  {'top-1':>7}"]
+        for label, name in enumerate(self.classes):
+            images, correct = sum(self.metrics.confusion[label]), self.metrics.confusion[label][label]
+            share = f"{correct / images:.2%}" if images else "-"
+            lines.append(f"{printable(name):<{width}}  {images:>7,}  {correct:>7,}  {share:>7}")
+        return lines
+
+    def _confusions(self) -> list[str]:
+        worst = self.metrics.worst_confusions(_LISTED_CONFUSIONS)
+        names, width = [printable(name) for name in self.classes], self._width()
+        lines = [
+            f"{names[true]:<{width}}  {names[predicted]:<{width}}  {count:>5,}" for true, predicted, count in worst
+        ]
+        return ["", "most frequent confusions (true class, predicted class, images)", *lines] if lines else []
+
+    def _width(self) -> int:
+        return max(len(printable(name)) for name in self.classes)
+
+
+def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Processes) -> ClassifierEvaluation:
+    """Evaluate a classifier on the images of `settings.data`.
+
+    Args:
+        loaded: a `TrainedClassifier` on its device.
+        settings: of the evaluation.
+        processes: that share the images.
+
+    Raises:
+        UserError: there are no such images, or other classes than the network's.
+    """
+    network = loaded.trained
+    assert isinstance(network, TrainedClassifier)
+    source, preprocessing, notes = _open_images(network, settings)
+    if processes.first:
+        for note in notes:
+            _logger.warning(note)
+        _logger.info("data: %s: %s images, %d classes", settings.data, f"{len(source):,}", len(source.classes))
+        _logger.info("preprocessing: %s", preprocessing)
+    metrics = measure(network, source, preprocessing, settings, processes)
+    origin = {"model": settings.model, "weights": settings.weights, "data": settings.data}
+    return ClassifierEvaluation(metrics, source.classes, preprocessing, origin)
+
+
+def measure(
+    network: TrainedClassifier,
+    source: ImageSource,
+    preprocessing: Preprocessing,
+    settings: EvaluateSettings,
+    processes: Processes,
+) -> ClassificationResult:
+    """The metrics of a classifier on labeled images.
+
+    Args:
+        network: on its device.
+        source: the images.
+        preprocessing: of the images.
+        settings: batch size and workers.
+        processes: that share the images.
+
+    Returns:
+        The metrics over the images of all processes.
+    """
+    images = ClassificationDataset(source, build_eval_transform(preprocessing))
+    size = settings.batch_size or BATCH_SIZE
+    sampler = EvaluationSampler(len(source), batch_size=size, rank=processes.rank, world=processes.world)
+    batches = build_loader(images, sampler, settings.workers, image_size=preprocessing.image_size)
+    share = sum(len(keys) for keys in sampler)
+    device = next(network.model.parameters()).device
+    with progress_bar("images", share, shown=processes.first) as progress:
+        return evaluate_classifier(
+            network.model, batches, num_classes=len(source.classes), device=device, progress=progress
+        )
+
+
+def _open_images(
+    network: TrainedClassifier, settings: EvaluateSettings
+) -> tuple[ImageSource, Preprocessing, list[str]]:
+    """The images in the order of the network's classes, their preprocessing, and notes on them."""
+    if is_coco(settings.data):
+        raise UserError(f"{settings.data} is for detectors, in COCO's format, and {settings.model} is a classifier")
+    size = network.preprocessing.image_size if network.preprocessing else None
+    try:
+        source, preprocessing = open_evaluation(
+            settings.data_settings(size),
+            settings.seed,
+            split_seed=settings.seed,
+            classes=network.class_names,
+            preprocessing=network.preprocessing,
+        )
+    except UserError as error:
+        if settings.data != "scenes":
+            raise
+        raise UserError(f"{error}; `data` names other images than the generated scenes") from error
+    notes = [*source.notes]
+    if depth_note := unused_depth_note(source, preprocessing.bit_depth):
+        notes.append(depth_note)
+    _check_classes(network, source, settings)
+    check_classifier(network.model, preprocessing.image_size, network.num_classes)
+    if network.class_names is None:
+        order = ", ".join(source.classes[:3]) + (", ..." if len(source.classes) > 3 else "")
+        origin = settings.weights or settings.model
+        notes.append(f"{origin} has no class names; its outputs are assumed to be, in this order, {order}")
+    return source, preprocessing, notes
+
+
+def _check_classes(network: TrainedClassifier, source: ImageSource, settings: EvaluateSettings) -> None:
+    if network.num_classes != len(source.classes):
+        raise UserError(
+            f"{settings.weights or settings.model} has {network.num_classes} classes{_listed(network.class_names)} and "
+            f"{settings.data} {len(source.classes)}{_listed(source.classes)}; an evaluation needs the same classes in "
+            "both"
+        )
+
+
+def _listed(classes: tuple[str, ...] | None) -> str:
+    """The first class names, in parentheses; nothing if there are none."""
+    if not classes:
+        return ""
+    return f" ({printable(', '.join(classes[:5]))}{', ...' if len(classes) > 5 else ''})"

@@ -1,0 +1,116 @@
+"""Trained classifiers, with their preprocessing and class names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from gcnet.data.settings import Preprocessing, PreprocessingSettings
+from gcnet.errors import UserError, printable
+from gcnet.models.card import ModelCard, card_of
+from gcnet.models.create import create_model
+from gcnet.models.matching import AUXILIARY, class_layers, matched_names
+from gcnet.models.registry import split_name
+from gcnet.models.weights import loaded_weights, read_weights
+from gcnet.tasks.classification.preprocessing import own_preprocessing, published_preprocessing
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A trained classifier.
+
+    Attributes:
+        model: the network, images (N, 3, H, W) float -> logits (N, num_classes).
+        num_classes: length of the logits.
+        preprocessing: of its images; None if the weights come without it.
+        class_names: in the order of the logits; None if the weights come without them.
+    """
+
+    model: nn.Module
+    num_classes: int
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def names(self) -> tuple[str, ...]:
+        """The class names, or "class 0", "class 1", ... if there are none."""
+        return self.class_names or tuple(f"class {label}" for label in range(self.num_classes))
+
+
+def classifier_of_file(path: Path, model: nn.Module, card: ModelCard) -> TrainedClassifier:
+    """The classifier of a model file.
+
+    Args:
+        path: of the file.
+        model: its network.
+        card: its model card, with a number of classes.
+
+    Returns:
+        The classifier; a file without preprocessing gets that of the published weights of its architecture.
+    """
+    preprocessing = None if card.preprocessing is None else Preprocessing.from_dict(card.preprocessing)
+    if preprocessing is None and card.architecture is not None:
+        preprocessing = published_preprocessing(card.architecture, str(path))
+    return TrainedClassifier(model, card.num_classes or 0, preprocessing, card.class_names)
+
+
+def classifier_by_name(name: str, weights: str, image_size: int | None) -> TrainedClassifier:
+    """A classifier by name with weights.
+
+    Args:
+        name: as for `create_model`.
+        weights: a file, "pretrained", or the name of published weights.
+        image_size: side of the images in pixels, if it is not the network's own.
+
+    Raises:
+        UserError: the weights do not fit, or have no trained classifier.
+    """
+    host = split_name(name)[1]
+    own = own_preprocessing(host, weights)
+    size = image_size or (own.image_size if own else None)
+    tensors = read_weights(weights, host, argument="weights").tensors
+    classes = _number_of_classes(create_model(name), tensors, class_layers(host))
+    model = create_model(name, num_classes=classes, weights=weights, image_size=size)
+    loaded = loaded_weights(model)
+    if loaded is not None and loaded.new_layers and not set(loaded.new_layers) <= AUXILIARY:
+        raise UserError(f"{weights} has no trained classifier for {name}: {loaded.head}")
+    return TrainedClassifier(model.eval(), card_of(model).num_classes or 0, own)
+
+
+def _number_of_classes(fresh: nn.Module, tensors: Mapping[str, Tensor], layers: set[str]) -> int | None:
+    """The number of classes of the weights; None if it is the network's usual one.
+
+    Loading for fine-tuning replaces a classifier of another size; an evaluation must keep it.
+    """
+    own = fresh.state_dict()
+    matched, _ = matched_names(tensors, own, "`weights`")
+    sizes = {
+        len(tensor)
+        for name, tensor in matched.items()
+        if name in own
+        and name.rpartition(".")[0] in layers
+        and tensor.shape != own[name].shape
+        and tensor.shape[1:] == own[name].shape[1:]
+    }
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def find_preprocessing(network: TrainedClassifier, given: PreprocessingSettings, model: str) -> Preprocessing:
+    """The preprocessing of a classifier's images.
+
+    Args:
+        network: the classifier.
+        given: settings that replace those of the network.
+        model: the network as the user named it, for errors.
+
+    Raises:
+        UserError: the network has no preprocessing of its own, and no image size is given.
+    """
+    if network.preprocessing is not None:
+        return given.applied(network.preprocessing)
+    if given.image_size is None:
+        raise UserError(
+            f"{printable(model)} comes without preprocessing: give `image_size`, the side of the images that it was "
+            "trained on"
+        )
+    return given.applied(Preprocessing(given.image_size))

@@ -1,0 +1,398 @@
+"""Settings of the commands on trained networks and data: evaluate, predict, analyze, simplify and check-data."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gcnet.arguments import POSITIONAL, advanced
+from gcnet.data.settings import DataSettings, PreprocessingSettings, check_workers
+from gcnet.errors import UserError, no_folder, printable
+
+_MODEL_SUFFIX = ".safetensors"
+_OF_NETWORKS = ("weights", "batch_size", "workers", "device")
+_OF_IMAGES = ("points",)
+_OF_STATISTICS = ("data", "download_dir", "batch_size", "scene_distance", "seed")
+_OF_BOTH = ("weights", "data", "download_dir", "scene_distance", "seed", "limit", "preprocessing", "batch_size")
+
+
+class CommandSettings:
+    """Settings of a command, some of which only some tasks have."""
+
+    def given(self, name: str) -> list[str]:
+        """Return a setting, or those of a group, that differ from their defaults, as errors name them.
+
+        Args:
+            name: the setting or the group.
+
+        Returns:
+            Each in backticks.
+        """
+        value = getattr(self, name)
+        if isinstance(value, PreprocessingSettings):
+            skipped = "`image_size=" if self._is_generated else ""
+            return [given for given in value.given() if not (skipped and given.startswith(skipped))]
+        return [] if value == getattr(type(self), name) else [f"`{name}=False`" if value is False else f"`{name}`"]
+
+    @property
+    def _is_generated(self) -> bool:
+        """Whether the images are generated, in the image size of the settings."""
+        return False
+
+
+@dataclass(frozen=True)
+class EvaluateSettings(CommandSettings):
+    """Evaluate a trained model: accuracy of a classifier, COCO average precision of a detector.
+
+    Damaged images are skipped and listed. Under torchrun, the processes share the images.
+
+    Examples:
+      gcnet evaluate --model runs/first --data photos
+      gcnet evaluate --model resnet50 --weights pretrained --data imagenet --limit 1000
+      gcnet evaluate --results detections.json --data coco
+    """
+
+    model: str | None = field(default=None, metadata=POSITIONAL)
+    """Model file, run folder (its best weights are used), or a model name with `weights`."""
+    weights: str | None = None
+    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
+    data: str = "scenes"
+    """Data: scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
+    or a CSV. Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation file."""
+    val: str | None = advanced(None)
+    """Validation data, if `data` holds training data only, as in training."""
+    images: str | None = advanced(None)
+    """Image folder of a CSV or annotation file (default: found beside it)."""
+    val_fraction: float | None = advanced(None)
+    """Evaluate the fraction of `data` held out in training with the same `val_fraction` and `seed`."""
+    results: Path | None = None
+    """Evaluate these detections (JSON in COCO's result format) instead of a model."""
+    download_dir: str = advanced("data")
+    """Folder of downloaded data sets (cifar10, cifar100)."""
+    download: bool = advanced(False)
+    """Download cifar10 or cifar100 if missing; nothing is downloaded otherwise."""
+    limit: int | None = None
+    """Maximum number of images, evenly spread; for scenes the number to generate."""
+    scene_distance: int | None = advanced(None)
+    """Generated scenes: pixels between the reference patch and the nearest shape (default: half of a 64-pixel
+    image)."""
+    batch_size: int | None = None
+    """Batch size per process (default: 64; 1 for detectors)."""
+    detections_per_image: int | None = advanced(None)
+    """Detectors: maximum detections per image (default: as trained, 100)."""
+    workers: int = 0
+    """DataLoader workers per process."""
+    device: str = "auto"
+    """Device: cpu, cuda or cuda:N; auto uses CUDA if available. Under torchrun, each process uses its own GPU."""
+    seed: int = advanced(0)
+    """Random seed of generated scenes, and of `val_fraction`."""
+    preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
+    repair: bool = advanced(True)
+    """Detectors: repair or skip invalid annotations; without it, they are evaluated as pycocotools reads them."""
+    output: Path | None = None
+    """Folder for results.json, per_class.csv and plots; for detectors also detections.json and the error gallery."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work, before anything is loaded."""
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"`batch_size` must be at least 1, found {self.batch_size}")
+        if self.detections_per_image is not None and self.detections_per_image < 1:
+            raise UserError(f"`detections_per_image` must be at least 1, found {self.detections_per_image}")
+        if self.results is not None:
+            self._check_results()
+        elif self.model is None:
+            raise UserError("gcnet evaluate needs `model`, a model file or a name, or `results`, a file of detections")
+        self.data_settings(None)
+
+    def _check_results(self) -> None:
+        if self.model is not None:
+            raise UserError("`results` are evaluated instead of a model's; give one of `model` and `results`")
+        if names := [name for setting in _OF_NETWORKS for name in self.given(setting)]:
+            raise UserError(f"{names[0]} belongs to a network, and `results` are evaluated without one")
+
+    def data_settings(self, size: int | None) -> DataSettings:
+        """The settings of the images; `size` is the side that the network was trained on, if known."""
+        return DataSettings(
+            data=self.data,
+            val=self.val,
+            images=self.images,
+            val_fraction=self.val_fraction,
+            download_dir=self.download_dir,
+            download=self.download,
+            **self.preprocessing.for_data(size),
+            limit_val=self.limit,
+            scene_distance=self.scene_distance,
+            workers=self.workers,
+        )
+
+    @property
+    def _is_generated(self) -> bool:
+        return self.data_settings(None).is_generated
+
+
+@dataclass(frozen=True)
+class PredictSettings(CommandSettings):
+    """Predict the classes of images with a classifier, or the objects in them with a detector.
+
+    Damaged files are skipped and listed. The exit code is 0 if at least one image could be read, else 1.
+
+    Examples:
+      gcnet predict photo.jpg --model runs/first
+      gcnet predict photos --model detector.safetensors --threshold 0.7 --output annotated
+    """
+
+    paths: tuple[Path, ...] = field(metadata=POSITIONAL)
+    """Image files, or folders to search for images."""
+    model: str
+    """Model file, run folder (its best weights are used), or a model name with `weights`."""
+    weights: str | None = None
+    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
+    top: int | None = None
+    """Classifiers: number of classes to print (default: 5)."""
+    threshold: float | None = None
+    """Detectors: minimum score, 0 to 1 (default: 0.5)."""
+    classes: str | None = None
+    """Detectors: only these classes, separated by commas."""
+    detections_per_image: int | None = advanced(None)
+    """Detectors: maximum detections per image (default: as trained, 100)."""
+    labels: Literal["auto", "on", "off"] | None = None
+    """Detectors: class and score beside objects in annotated images; auto (default) skips labels that would overlap,
+    and all labels with more than 30 objects."""
+    json: str | None = None
+    """Write predictions to this JSON file (- for standard output); detections in COCO's annotation format with
+    scores."""
+    output: Path | None = None
+    """Classifiers: write a contact sheet to this PNG file. Detectors: write an annotated copy of each image to
+    this folder."""
+    csv: Path | None = None
+    """Write predictions to this CSV file, a row for each class or object."""
+    overwrite: bool = False
+    """Overwrite existing files of `json`, `csv` and `output`."""
+    preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
+    batch_size: int | None = None
+    """Batch size (default: 32; 1 for detectors)."""
+    device: str = "auto"
+    """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        if not self.paths:
+            raise UserError(
+                "gcnet predict needs at least one image or folder, as in: gcnet predict --model FILE photo.jpg"
+            )
+        for name in ("top", "batch_size", "detections_per_image"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"`{name}` must be at least 1, found {value}")
+        files = {"json": None if self.json in (None, "-") else Path(self.json), "csv": self.csv, "output": self.output}
+        for name, file in files.items():
+            if file is not None and file.is_file():
+                self.refuse_existing(name, file)
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UserError(f"`threshold` is a score, from 0 to 1; found {self.threshold}")
+
+    def refuse_existing(self, name: str, file: Path) -> None:
+        """Refuse to replace a file without `overwrite`.
+
+        Raises:
+            UserError: naming the file.
+        """
+        if not self.overwrite:
+            raise UserError(f"`{name}`: {printable(file)} exists already; `overwrite` replaces it")
+
+
+@dataclass(frozen=True)
+class AnalyzeSettings(CommandSettings):
+    """Draw attention maps of a trained model, or measure how much its attention depends on the query.
+
+    For images, writes PNG files and a page that shows the map of any query position in every layer. With `statistics`,
+    writes the average distances between positions of inputs, outputs and attention (Table 1 of the paper). Channel
+    weights of gates are drawn by class. For a detector, its backbone is analyzed.
+
+    Examples:
+      gcnet analyze runs/first photo.jpg
+      gcnet analyze runs/first --statistics --data photos
+    """
+
+    model: str = field(metadata=POSITIONAL)
+    """Model file, run folder (its best weights are used), or a model name with `weights`."""
+    images: tuple[Path, ...] = field(default=(), metadata=POSITIONAL)
+    """Image files, or folders to search for images."""
+    weights: str | None = None
+    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
+    points: tuple[str, ...] = ("auto",)
+    """Query points: auto (four of different colors), grid (3 x 3), or X,Y in [0, 1] such as 0.5,0.25."""
+    statistics: bool = False
+    """Measure query dependence over `data` instead of drawing maps."""
+    data: str | None = None
+    """Data for `statistics`: scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with
+    class folders, or a CSV. Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation
+    file."""
+    download_dir: str = advanced("data")
+    """Folder of downloaded data sets (cifar10, cifar100)."""
+    scene_distance: int | None = advanced(None)
+    """Generated scenes: pixels between the reference patch and the nearest shape (default: half of a 64-pixel
+    image)."""
+    seed: int = advanced(0)
+    """Random seed of generated scenes."""
+    batch_size: int | None = advanced(None)
+    """Batch size of classifiers (default: 8; detectors use 1)."""
+    limit: int | None = None
+    """Maximum number of images, evenly spread (default: 12 for maps, 100 for statistics)."""
+    preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
+    device: str = "auto"
+    """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
+    output: Path = Path("analysis")
+    """Folder for images and index.html, or for statistics.csv and statistics.png."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        for name in ("batch_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"`{name}` must be at least 1, found {value}")
+        if self.statistics and self.data is None:
+            raise UserError("`statistics` are measured over a data set: give `data`")
+        if self.statistics and self.images:
+            raise UserError(f"`statistics` are measured over `data`, not over images named; found {self.images[0]}")
+        if not self.statistics and not self.images:
+            raise UserError(
+                "gcnet analyze needs images, or `statistics` with `data`, as in: gcnet analyze FILE photo.jpg"
+            )
+        self._refuse(_OF_IMAGES if self.statistics else _OF_STATISTICS)
+
+    def _refuse(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            if getattr(self, name) != getattr(AnalyzeSettings, name):
+                where = "pictures of images, and `statistics` are asked for" if self.statistics else "`statistics`"
+                raise UserError(f"`{name}` belongs to {where}")
+
+    @property
+    def _is_generated(self) -> bool:
+        return self.statistics and self.data_settings().is_generated
+
+    def data_settings(self, size: int | None = None) -> DataSettings:
+        """The settings of the images of `data`; `size` is the side of the images that the network is for, if known."""
+        return DataSettings(
+            data=self.data or "",
+            download_dir=self.download_dir,
+            **self.preprocessing.for_data(size),
+            limit_val=self.limit or 100,
+            scene_distance=self.scene_distance,
+        )
+
+
+@dataclass(frozen=True)
+class SimplifySettings:
+    """Replace query-independent non-local blocks by simpler blocks, and write a new model file.
+
+    Query dependence is measured on `data`, as by gcnet analyze --statistics. snl blocks take over attention and output
+    weights, gc blocks only attention. Accuracy is printed before and after.
+
+    Example:
+      gcnet simplify runs/first --data photos --output simple.safetensors
+    """
+
+    model: str = field(metadata=POSITIONAL)
+    """Model file, run folder (its best weights are used), or a model name with `weights`."""
+    data: str
+    """Data: scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
+    or a CSV."""
+    output: Path
+    """New model file (.safetensors)."""
+    block: Literal["snl", "gc"] = "snl"
+    """Replacement: snl is equivalent for query-independent blocks; gc needs further training."""
+    ratio: float | None = advanced(None)
+    """Reduction ratio of gc blocks (default: 16; 4 in CIFAR models)."""
+    threshold: float | None = None
+    """Maximum cosine distance between positions at which a block counts as query-independent (default: 0.1)."""
+    all: bool = False
+    """Replace all non-local blocks, whatever their distance."""
+    weights: str | None = None
+    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
+    download_dir: str = advanced("data")
+    """Folder of downloaded data sets (cifar10, cifar100)."""
+    scene_distance: int | None = advanced(None)
+    """Generated scenes: pixels between the reference patch and the nearest shape (default: half of a 64-pixel
+    image)."""
+    seed: int = advanced(0)
+    """Random seed of generated scenes."""
+    limit: int | None = None
+    """Maximum number of images, evenly spread (default: 100 to measure distances, all for accuracy)."""
+    preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
+    batch_size: int | None = advanced(None)
+    """Batch size (default: 8 to measure distances, 64 for accuracy)."""
+    device: str = "auto"
+    """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work, before anything is loaded."""
+        if self.output.suffix != _MODEL_SUFFIX:
+            raise UserError(f"`output` is a new model file and ends in {_MODEL_SUFFIX}, found {self.output}")
+        if os.path.realpath(self.output) == os.path.realpath(self.model):
+            raise UserError(f"`output` must be another file, and {self.output} is the model itself")
+        if self.ratio is not None and self.block != "gc":
+            raise UserError(f"`ratio` belongs to `block=gc`, found `block={self.block}`")
+        if self.ratio is not None and not self.ratio >= 1:
+            raise UserError(f"`ratio` must be at least 1, found {self.ratio:g}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UserError(f"`threshold` is a cosine distance from 0 to 1, found {self.threshold:g}")
+        if self.threshold is not None and self.all:
+            raise UserError("`all` replaces blocks whatever their distances; give one of `all` and `threshold`")
+        self.for_statistics()
+        self.for_accuracy()
+
+    def for_statistics(self) -> AnalyzeSettings:
+        """The settings of `gcnet analyze --statistics` by which blocks are measured."""
+        return AnalyzeSettings(self.model, statistics=True, **self._shared())
+
+    def for_accuracy(self) -> EvaluateSettings:
+        """The settings of `gcnet evaluate` by which both networks are evaluated."""
+        return EvaluateSettings(self.model, **self._shared())
+
+    def _shared(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _OF_BOTH}
+
+
+@dataclass(frozen=True)
+class CheckDataSettings(CommandSettings):
+    """Find issues of a data set before training.
+
+    COCO annotations: invalid entries, and images in several splits. Class folders or a CSV: damaged and skipped files,
+    duplicates, images in several splits, image sizes, class balance. The exit code is 0 without issues, else 1.
+
+    Examples:
+      gcnet check-data photos
+      gcnet check-data annotations.json --images images --fix fixed.json
+      gcnet check-data data.yaml --convert annotations.json
+    """
+
+    data: Path = field(metadata=POSITIONAL)
+    """Annotation file (JSON), folder of class folders, or CSV."""
+    images: Path | None = None
+    """Image folder of an annotation file or CSV; images of annotations are read only if it is given."""
+    fix: Path | None = None
+    """Write a copy of the annotations without issues to this new file."""
+    convert: Path | None = None
+    """Convert YOLO labels (data.yaml or folder) or Pascal VOC annotations (folder) to COCO annotations in this
+    new JSON file; splits become NAME_train.json, NAME_val.json."""
+    output: Path | None = None
+    """Folder for a JSON report and images.png; for annotations also labels.png."""
+    max_listed: int = 5
+    """Issues printed for each kind; the report lists all."""
+    workers: int = min(8, os.cpu_count() or 1)
+    """Number of images read in parallel (default: number of CPU cores, at most 8)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.images is not None and not self.images.is_dir():
+            raise UserError(f"`images` takes a folder, and {no_folder(self.images)}")
+        if self.fix is not None and self.fix.exists():
+            raise UserError(f"`fix` must not exist yet, found {self.fix}; take another name")
+        if self.convert is not None and (self.convert.suffix.lower() != ".json" or self.convert.exists()):
+            raise UserError(f"`convert` takes the name of a new .json file, found {self.convert}")
+        if self.convert is not None and (self.fix is not None or self.output is not None):
+            raise UserError("`convert` only converts: check its result with another gcnet check-data")
+        if self.max_listed < 0:
+            raise UserError(f"`max_listed` must be 0 or more, found {self.max_listed}")
+        check_workers(self.workers, least=1)

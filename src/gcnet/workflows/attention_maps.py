@@ -1,0 +1,146 @@
+"""Attention maps of image files, drawn into a folder with a page."""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from gcnet.data.dataset import Skipped
+from gcnet.data.decode import ImageError
+from gcnet.data.images.listing import find_images
+from gcnet.data.images.sources import evenly_spread
+from gcnet.errors import UserError, printable
+from gcnet.progress_bar import progress_bar
+from gcnet.storage import write_atomic
+from gcnet.tasks.results import LoadedModel
+from gcnet.tasks.settings import AnalyzeSettings
+from gcnet.visualization.attention_figures import plot_gates, plot_queries, plot_shared
+from gcnet.visualization.attention_maps import ImageMaps, LayerMaps, choose_points
+from gcnet.visualization.attention_page import Page
+from gcnet.visualization.gates import GateMeans
+
+IMAGES = 12
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Result of `gcnet.analyze` for images; `str()` gives predictions and layers.
+
+    Attributes:
+        predictions: of each image, by its path.
+        layers: description of each layer with attention maps.
+        skipped: files that could not be read.
+        files: names of the files written into `output`.
+    """
+
+    predictions: dict[str, str]
+    layers: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    files: tuple[str, ...]
+
+    @property
+    def images(self) -> int:
+        """Number of images analyzed."""
+        return len(self.predictions)
+
+    def __str__(self) -> str:
+        """The prediction of each image, and a table of the layers."""
+        lines = [f"{printable(path)}: {prediction}" for path, prediction in self.predictions.items()]
+        table = ["", f"{'layer':<32}  {'positions':>9}  maps", *self.layers] if self.layers else []
+        return "\n".join([*lines, *table])
+
+
+def draw_attention_maps(loaded: LoadedModel, settings: AnalyzeSettings) -> AttentionMaps:
+    """Draw the attention maps of image files, and write a page of them.
+
+    Args:
+        loaded: a trained network on its device.
+        settings: of the analysis; files go into `output`.
+
+    Raises:
+        UserError: no such images, or the network has nothing to show.
+    """
+    reader = loaded.task.attention_reader(loaded, settings)
+    choose_points(settings.points, Image.new("RGB", (1, 1)))  # an invalid point is an error before the first image
+    paths, skipped = _choose_images(settings), []
+    drawing = _Drawing(reader.row_names, settings, len(paths))
+    with progress_bar("images", len(paths)) as progress:
+        for path in paths:
+            try:
+                drawing.add(reader.read(path))
+            except ImageError as error:
+                skipped.append(Skipped(str(path), error.reason))
+            progress(1)
+    files = drawing.finish()
+    return AttentionMaps(drawing.predictions, tuple(drawing.layers), tuple(skipped), tuple(files))
+
+
+def _choose_images(settings: AnalyzeSettings) -> list[Path]:
+    paths = find_images(settings.images, note=_logger.warning)
+    count = min(settings.limit or IMAGES, len(paths))
+    if count < len(paths):
+        _logger.info("%d of %d images, evenly spread; `limit` takes another number", count, len(paths))
+    return evenly_spread(paths, count)
+
+
+class _Drawing:
+    """Draws image after image, so that the attention of only one is in memory."""
+
+    def __init__(self, row_names: Sequence[str], settings: AnalyzeSettings, total: int) -> None:
+        self._row_names, self._settings = row_names, settings
+        self._page = Page(f"Attention maps of {settings.model}", total)
+        self._gates = GateMeans()
+        self._files: list[str] = []
+        self.predictions: dict[str, str] = {}
+        self.layers: list[str] = []
+
+    def add(self, maps: ImageMaps) -> None:
+        """Draw the pictures of an image."""
+        if not maps.layers and not maps.gates:
+            raise UserError(
+                f"{self._settings.model} has neither attention over positions nor gates of channels to show"
+                + (f"; {maps.unread}" if maps.unread else "")
+            )
+        if maps.unread and not self.predictions:
+            _logger.info(maps.unread)
+        folder = self._settings.output
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"{len(self.predictions) + 1:02}-{re.sub(r'[^A-Za-z0-9.-]+', '_', maps.path.stem)[:60]}"
+        if plot_queries(maps, choose_points(self._settings.points, maps.image), folder / f"{stem}-queries.png"):
+            self._files.append(f"{stem}-queries.png")
+        if plot_shared(maps, folder / f"{stem}-shared.png"):
+            self._files.append(f"{stem}-shared.png")
+        if maps.layers:
+            self._page.add(maps)
+        self._gates.add(maps.gates, [maps.label])
+        self.predictions[str(maps.path)] = maps.answer
+        self.layers = self.layers or [_describe(layer) for layer in maps.layers]
+
+    def finish(self) -> list[str]:
+        """Write the page and the figure of gates; return the names of all files."""
+        folder, gates, count = self._settings.output, self._gates, len(self.predictions)
+        if gates.names:
+            names = [self._row_names[label] for label in gates.labels]
+            plot_gates(gates.rows(), names, folder / "gates.png", images=count)
+            self._files.insert(0, "gates.png")
+        if self.layers:
+            write_atomic(folder / "index.html", self._page.render().encode("utf-8", "backslashreplace"))
+            self._files.insert(0, "index.html")
+        if self.layers and len(self._page) < count:
+            _logger.info("index.html has room for %d of %d images", len(self._page), count)
+        return self._files
+
+
+def _describe(layer: LayerMaps) -> str:
+    """Name, positions and kind of maps of a layer."""
+    attention = layer.attention
+    height, width = attention.grid
+    heads = attention.weights.shape[-2 if attention.is_shared else -3]
+    maps = "one for all queries" if attention.is_shared else "one for each query"
+    windows = "" if attention.windows is None else ", in windows"
+    several = f", mean of {heads} heads" if heads > 1 else ""
+    return f"{layer.name or layer.kind:<32}  {f'{height} x {width}':>9}  {maps}{windows}{several}"

@@ -1,0 +1,153 @@
+"""Statistics of attention over a data set: how much it depends on the query position, layer by layer."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gcnet.analysis.capture import describe_unread
+from gcnet.analysis.query_independence import Interval, Layer, measure_layers
+from gcnet.analysis.replacement import reading
+from gcnet.data.dataset import Skipped
+from gcnet.errors import UserError
+from gcnet.models.outputs import evaluating
+from gcnet.storage import write_atomic
+from gcnet.tasks.results import LoadedModel
+from gcnet.tasks.settings import AnalyzeSettings
+from gcnet.text_files import csv_bytes
+from gcnet.visualization.attention_figures import plot_distances, plot_gates
+from gcnet.visualization.gates import GateMeans
+
+_TITLES = ("input", "output", "attention", "js divergence")
+_KEYS = ("input", "added", "attention", "divergence")  # attributes of a layer
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AttentionStatistics:
+    """Result of `gcnet.analyze` with `statistics`; `str()` gives a table.
+
+    Attributes:
+        layers: average distances between positions by layer (Table 1 of arXiv 1904.11492).
+        reading: the result in a sentence or two.
+        images: number of images measured.
+        skipped: images that could not be read.
+        gates: mean channel weights of gates by class.
+        classes: names of the classes of the images.
+    """
+
+    layers: tuple[Layer, ...]
+    reading: str
+    images: int
+    skipped: tuple[Skipped, ...]
+    gates: GateMeans = field(repr=False)
+    classes: tuple[str, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        """The distances of each layer, and the result in a sentence or two."""
+        lines = []
+        if self.layers and all(layer.is_shared for layer in self.layers):
+            lines += [
+                "query-independent by construction: every layer has one attention map for all positions, so that maps",
+                "and outputs do not differ between positions; only the inputs are shown",
+                "",
+            ]
+        return "\n".join([*lines, *(self._table() if self.layers else []), "", self.reading])
+
+    def _table(self) -> list[str]:
+        lines = [
+            f"average distance between positions, {self.layers[0].images:,} images; 95 % intervals over images",
+            "cosine from 0 (the same) over 0.5 (unrelated) to 1; js divergence in nats, up to 0.69",
+            "",
+        ]
+        width = max(len("layer"), *(len(layer.name) for layer in self.layers))
+        titles = _TITLES[:1] if all(layer.is_shared for layer in self.layers) else _TITLES
+        lines.append(f"{'layer':<{width}}  " + "  ".join(f"{title:<23}" for title in titles).rstrip())
+        for layer in self.layers:
+            maps = ["one map", "one map"] if layer.is_shared else [_cell(layer.attention), _cell(layer.divergence)]
+            cells = [_cell(layer.input), _cell(layer.added), *maps][: len(titles)]
+            lines.append(f"{layer.name:<{width}}  " + "  ".join(f"{cell:<23}" for cell in cells).rstrip())
+        return lines
+
+    def write(self, folder: Path) -> list[str]:
+        """Write statistics.csv and statistics.png, and gates.png if there are gates.
+
+        Args:
+            folder: of the files; created if it does not exist.
+
+        Returns:
+            Names of the files written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        files = []
+        if self.layers:
+            write_atomic(folder / "statistics.csv", csv_bytes(self._rows()))
+            plot_distances(self.layers, folder / "statistics.png")
+            files += ["statistics.csv", "statistics.png"]
+        if self.gates.names:
+            names = [self.classes[label] for label in self.gates.labels]
+            plot_gates(self.gates.rows(), names, folder / "gates.png", images=self.images)
+            files.append("gates.png")
+        return files
+
+    def _rows(self) -> list[list[object]]:
+        bounds = [f"{'output' if key == 'added' else key}{end}" for key in _KEYS for end in ("", "_low", "_high")]
+        rows: list[list[object]] = [
+            ["layer", "kind", "positions", "channels", "images", "shared", *bounds, "divergence_error"]
+        ]
+        for layer in self.layers:
+            grid = "x".join(map(str, layer.grid))
+            rows.append(
+                [layer.name, layer.kind, grid, layer.channels, layer.images, layer.is_shared]
+                + [value for key in _KEYS for value in _numbers(getattr(layer, key))]
+                + [f"{layer.divergence_error:.2g}"]
+            )
+        return rows
+
+
+def measure_attention(loaded: LoadedModel, settings: AnalyzeSettings) -> AttentionStatistics:
+    """Measure how much the attention of a network depends on the query position.
+
+    Args:
+        loaded: a trained network on its device.
+        settings: of the analysis.
+
+    Returns:
+        The statistics; of no layers if no image could be read.
+
+    Raises:
+        UserError: the network has nothing to measure, or the data do not exist.
+    """
+    gates, unread = GateMeans(), list[str]()
+    measured = loaded.task.measured_images(loaded, settings)
+    with evaluating(loaded.trained.model):
+        layers = measure_layers(
+            measured.model,
+            measured.images(),
+            on_gates=lambda weights: gates.add(weights, measured.labels),
+            on_unread=unread.extend,
+            part=measured.part,
+        )
+    missed = describe_unread(measured.model, unread)
+    if measured.worked and not layers and not gates.names:
+        raise UserError(
+            f"{settings.model} has neither attention over positions nor gates of channels to measure"
+            + (f"; {missed}" if missed else "")
+        )
+    if missed:
+        _logger.info(missed)
+    text = reading(measured.model, layers) if measured.worked else ""
+    skipped = tuple(measured.skipped)
+    return AttentionStatistics(tuple(layers), text, measured.worked, skipped, gates, measured.classes)
+
+
+def _cell(interval: Interval | None) -> str:
+    if interval is None:
+        return "-"
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:.4f}"
+    return f"{interval.mean:.4f} ({interval.low:.4f}-{interval.high:.4f})"
+
+
+def _numbers(interval: Interval | None) -> list[str]:
+    values = (None, None, None) if interval is None else (interval.mean, interval.low, interval.high)
+    return ["" if value is None else f"{value:.6g}" for value in values]
