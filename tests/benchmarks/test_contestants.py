@@ -68,9 +68,7 @@ def test_every_block_is_measured_in_the_same_places_against_the_plain_network() 
     with torch.device("meta"):
         found = [inserted(case.contestants[1].build())[0] for case in cases[::2]]
     for insertion in found:
-        assert [place.name for place in insertion.places] == [
-            f"layer{stage}.{i}" for stage in (2, 3, 4) for i in (0, 1)
-        ]
+        assert [site.name for site in insertion.sites] == [f"layer{stage}.{i}" for stage in (2, 3, 4) for i in (0, 1)]
     assert all(case.contestants[1].against == (case.contestants[0].name,) == ("resnet18",) for case in cases)
 
 

@@ -55,7 +55,7 @@ def test_a_new_block_is_listed_counted_and_part_of_names(capsys: pytest.CaptureF
     assert "toy pooling" in output
     assert "    bias=True                     whether there is one\n" in output
     network = create_model("toy_resnet50")
-    names = [place.name for insertion in gcnet.inserted(network) for place in insertion.places]
+    names = [site.name for insertion in gcnet.inserted(network) for site in insertion.sites]
     assert [name.split(".")[0] for name in names] == ["layer3"] * 6
     added = count_parameters(network) - count_parameters(create_model("resnet50"))
     assert added == 6 * count_parameters(build_block("toy", channels=1024))

@@ -90,7 +90,7 @@ def test_another_network_may_be_what_is_compared_with(capsys: pytest.CaptureFixt
     rows = table(capsys.readouterr().out, "gc_cifar_resnet20, 32 x 32, batch 32, against snl_cifar_resnet20")
     snl = 3 * sum(channels**2 + 2 * channels + 1 for channels in (16, 32, 64))
     assert rows["total"][1].startswith(f"{GC_PARAMETERS - snl:,} (-")
-    assert rows["layer1.0.context"][1].startswith(f"{173 - 17**2:,} (-"), "blocks in the same place are compared"
+    assert rows["layer1.0.context"][1].startswith(f"{173 - 17**2:,} (-"), "blocks at the same site are compared"
     assert rows["head"][0] == "195"
 
 
@@ -119,16 +119,16 @@ def test_blocks_behind_other_modules_are_rows_and_their_stages_sum_up(name: str,
     assert cost(name, "--block", "gc", "--ratio", "4", "--against", "plain", "--output", str(tmp_path)) == 0
     total, *rows = read_csv(tmp_path)
     blocks = [row for row in rows if row["kind"] == "block"]
-    places = inserted(create_model(name, block="gc", ratio=4))[0].places
-    assert [row["part"] for row in blocks] == [f"{place.name}.context" for place in places]
-    assert [int(row["parameters"]) for row in blocks] == [place.parameters for place in places]
+    sites = inserted(create_model(name, block="gc", ratio=4))[0].sites
+    assert [row["part"] for row in blocks] == [f"{site.name}.context" for site in sites]
+    assert [int(row["parameters"]) for row in blocks] == [site.parameters for site in sites]
     for key in ("parameters", "flops", "kept_bytes"):
         assert sum(int(row[key]) for row in rows if row["kind"] == "stage") == int(total[key])
-    assert int(total["parameters_difference"]) == sum(place.parameters for place in places)
+    assert int(total["parameters_difference"]) == sum(site.parameters for site in sites)
     assert sum(int(row["flops"]) for row in blocks) == int(total["flops_difference"]) > 0
     stages = {row["part"]: int(row["parameters_difference"]) for row in rows if row["kind"] == "stage"}
     for stage, added in stages.items():  # A block counts in the stage that holds its module.
-        assert added == sum(place.parameters for place in places if f"{place.name}.".startswith(f"{stage}."))
+        assert added == sum(site.parameters for site in sites if f"{site.name}.".startswith(f"{stage}."))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The default places of many architectures: identity at the start, gradients everywhere, and everything taken back."""
+"""The default sites of many architectures: identity at the start, gradients everywhere, and everything taken back."""
 
 from collections.abc import Callable
 
@@ -82,7 +82,7 @@ def test_every_block_starts_as_the_identity_learns_everywhere_and_comes_out_agai
         before = model(x)
     for block in BLOCKS:
         said = insert(model, block, example_input=x)
-        assert said.places and [key for key in model.state_dict() if ".context." not in key] == names
+        assert said.sites and [key for key in model.state_dict() if ".context." not in key] == names
         if block != "se":
             with torch.no_grad():
                 assert torch.equal(model(x), before), said

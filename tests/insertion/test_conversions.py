@@ -10,7 +10,7 @@ from torch.ao import quantization
 
 from gcnet.errors import UserError
 from gcnet.insertion import context_parameters, insert, inserted, remove
-from insertion.hosts import randomise
+from insertion.networks import randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
@@ -41,7 +41,7 @@ def test_a_block_on_the_last_of_fused_modules_goes_with_them(model: nn.Module) -
     expected = model(x)
     names = [name.partition(".context.")[2] for name, _ in context_parameters(model)]
     fused = quantization.fuse_modules(model, [["conv", "norm", "act"], ["last", "relu"]])
-    assert [place.name for place in inserted(fused)[0].places] == ["conv.1", "last.1"]
+    assert [site.name for site in inserted(fused)[0].sites] == ["conv.1", "last.1"]
     assert [name.partition(".context.")[2] for name, _ in context_parameters(fused)] == names
     torch.testing.assert_close(fused(x), expected)
     for again in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
@@ -79,7 +79,7 @@ def test_a_quantized_network_runs_its_blocks_in_floating_point(training: bool) -
         prepared(x)
     converted = quantization.convert(prepared)
     assert "quantized" in type(converted.conv).__module__
-    assert len(inserted(converted)[0].places) == 2
+    assert len(inserted(converted)[0].sites) == 2
     found = converted(x)
     without = copy.deepcopy(converted)
     remove(without)
@@ -111,11 +111,11 @@ def test_an_encoder_that_is_run_with_padding_at_insertion() -> None:
     model = encoder()
     padding = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])
     example = {"src": torch.zeros(2, 7, 32), "src_key_padding_mask": padding}
-    assert len(insert(model, "gc", example_input=example).places) == 3
+    assert len(insert(model, "gc", example_input=example).sites) == 3
 
 
 def test_nested_tensors_are_refused_in_one_sentence() -> None:
     model = nn.Sequential(nn.Linear(8, 8))
     insert(model, "se", at="0", ratio=2, example_input=torch.zeros(2, 5, 8))
-    with pytest.raises(UserError, match="takes no nested tensors"):
+    with pytest.raises(UserError, match="do not take nested tensors"):
         model(torch.nested.nested_tensor([torch.randn(3, 8), torch.randn(5, 8)]))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gcnet.errors import UserError
 from gcnet.insertion import insert, inserted
-from insertion.hosts import randomise
+from insertion.networks import randomise
 
 
 class Bare(nn.Module):
@@ -67,7 +67,7 @@ ORDERS = {"first": ((0, 3, 1, 2), BareFirst), "last": ((0, 1, 2, 3), Bare)}
 def test_the_axis_of_the_channels_is_measured_where_all_sides_are_equal(order: str) -> None:
     model = Maps(*ORDERS[order], fixed=False).eval()
     insert(model, "se", at="blocks.*", ratio=4, example_input=(3, 48, 48))
-    assert inserted(model)[0].places[0].form == ("map" if order == "first" else "channels-last map")
+    assert inserted(model)[0].sites[0].form == ("map" if order == "first" else "channels-last map")
     assert_acts_by_hand(randomise(model), ["blocks.0", "blocks.1"], torch.randn(2, 3, 48, 48), last=order == "last")
 
 
@@ -75,7 +75,7 @@ def test_the_axis_of_the_channels_is_measured_where_all_sides_are_equal(order: s
 def test_an_axis_that_nothing_says_is_refused_and_can_be_given(order: str) -> None:
     model, x = Maps(*ORDERS[order], fixed=True).eval(), torch.randn(2, 3, 48, 48)
     with pytest.raises(
-        UserError, match=r"channels is unknown in blocks.0, which gives \(2, 12, 12, 12\): give layout="
+        UserError, match=r"the channel axis of blocks.0, which returns \(2, 12, 12, 12\), is unknown: use `layout`"
     ):
         insert(model, "se", at="blocks.*", ratio=4, example_input=x)
     assert inserted(model) == ()
@@ -107,8 +107,8 @@ def test_convnext_at_a_size_with_as_many_rows_as_channels() -> None:
     model = timm.create_model("test_convnext", num_classes=3).eval()
     channels = model.stages[0].blocks[0].conv_dw.out_channels
     side = 4 * channels
-    places = insert(model, "se", at="stages.0", ratio=4, example_input=(3, side, side)).places
-    assert (places[0].channels, places[0].form) == (channels, "map")
+    sites = insert(model, "se", at="stages.0", ratio=4, example_input=(3, side, side)).sites
+    assert (sites[0].channels, sites[0].form) == (channels, "map")
     assert model(torch.randn(1, 3, side // 2, side + 32)).isfinite().all()
 
 
@@ -145,10 +145,10 @@ class Block(nn.Module):
 
 def test_tokens_that_nothing_explains_are_refused_and_can_be_said_to_be_tokens() -> None:
     model, x = Tokens().eval(), torch.randn(2, 3, 48, 64)
-    with pytest.raises(UserError, match="channels is unknown in blocks.0"):
+    with pytest.raises(UserError, match="the channel axis of blocks.0"):
         insert(model, "se", at="blocks.*", ratio=4, example_input=x)
     insert(model, "se", at="blocks.*", ratio=4, example_input=x, layout="tokens")
-    assert [(place.channels, place.form) for place in inserted(model)[0].places] == [(20, "tokens")] * 3
+    assert [(site.channels, site.form) for site in inserted(model)[0].sites] == [(20, "tokens")] * 3
     assert_acts_by_hand(randomise(model), ["blocks.1"], x, last=True)
 
 
@@ -206,7 +206,7 @@ class Pooled(nn.Module):
 
 def test_class_tokens_that_cannot_be_measured_are_asked_for() -> None:
     model = Pooled().eval()
-    with pytest.raises(UserError, match="gives 49 tokens, 1 more than the positions of a map.*give prefix_tokens="):
+    with pytest.raises(UserError, match="returns 49 tokens, 1 more than the positions of a map.*use `prefix_tokens`"):
         insert(model, "se", at="blocks.0", ratio=4, example_input=(3, 48, 64))
     insert(model, "se", at="blocks.0", ratio=4, example_input=(3, 48, 64), prefix_tokens=1)
     randomise(model)
@@ -235,7 +235,7 @@ class Windows(nn.Module):
 
 def test_a_batch_as_long_as_a_window_is_no_reason_to_refuse() -> None:
     model = Windows()
-    assert insert(model, "se", at="attn", ratio=2, example_input=torch.zeros(4, 3, 16, 16)).places[0].form == "tokens"
+    assert insert(model, "se", at="attn", ratio=2, example_input=torch.zeros(4, 3, 16, 16)).sites[0].form == "tokens"
 
 
 class BatchSecond(nn.Module):
@@ -251,7 +251,7 @@ class BatchSecond(nn.Module):
 
 @pytest.mark.parametrize("shape", [(2, 5, 6), (1, 5, 6), (5, 5, 6)])
 def test_outputs_whose_batch_is_the_second_axis_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match=r"the first axis must be the batch, and mix gives \(P, N, C\)"):
+    with pytest.raises(UserError, match=r"the first axis must be the batch, and mix returns \(P, N, C\)"):
         insert(BatchSecond(), "se", at="mix", example_input=torch.zeros(shape))
 
 

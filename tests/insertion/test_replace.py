@@ -1,4 +1,4 @@
-"""Other blocks in place of inserted ones: the place, its position and all other weights stay."""
+"""Other blocks in place of inserted ones: the site, its position and all other weights stay."""
 
 import pytest
 import timm
@@ -15,13 +15,13 @@ def test_a_new_block_takes_the_place_and_position_and_other_weights_stay(name: s
     stage = 1 if name == "scenes_resnet" else 3
     model = create_model(name, num_classes=3, block="se", ratio=2, stages=(stage,), position="after_add")
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    place = inserted(model)[0].places[0].name
-    replace(model, {place}, "gc", ratio=4)
+    site = inserted(model)[0].sites[0].name
+    replace(model, {site}, "gc", ratio=4)
     new = [record for record in insertion_records(model) if record["block"] == "gc"]
     assert [(record["position"], record["ratio"]) for record in new] == [("after_add", 4)]
-    assert [one["name"] for one in new[0]["places"]] == [place]
+    assert [one["name"] for one in new[0]["places"]] == [site]
     for key, tensor in model.state_dict().items():
-        if not key.startswith(f"{place}.context."):
+        if not key.startswith(f"{site}.context."):
             assert torch.equal(before[key], tensor), key
 
 
@@ -32,7 +32,7 @@ def test_blocks_on_tokens_are_replaced_where_they_are() -> None:
     expected = model(x)
     replace(model, {"blocks.0"}, "gc")
     assert torch.equal(model(x), expected)
-    assert {one.block: [place.name for place in one.places] for one in inserted(model)} == {
+    assert {one.block: [site.name for site in one.sites] for one in inserted(model)} == {
         "nl_embedded_gaussian": ["blocks.1"],
         "gc": ["blocks.0"],
     }

@@ -1,4 +1,4 @@
-"""Insertion into residual blocks: the right places and numbers, and nothing lost with copies and conversions."""
+"""Insertion into residual blocks: the right sites and numbers, and nothing lost with copies and conversions."""
 
 import copy
 import pickle
@@ -16,7 +16,7 @@ from gcnet.insertion import context_parameters, insert, insertion_records
 from gcnet.insertion.residual_blocks.position import Positioned
 from gcnet.models.backbones.cifar_resnet import CifarResNet
 
-HOSTS = {
+BASE_MODELS = {
     "torchvision basic": lambda: torchvision.models.resnet18(num_classes=7),
     "torchvision bottleneck": lambda: torchvision.models.resnet50(num_classes=7),
     "timm basic": lambda: timm.create_model("resnet10t", num_classes=7, zero_init_last=False),
@@ -27,7 +27,7 @@ HOSTS = {
 }
 POSITIONS = [
     (host, position)
-    for host in HOSTS
+    for host in BASE_MODELS
     for position in ("after_norm", "after_add", "after_conv2")
     if position != "after_conv2" or host not in ("torchvision basic", "timm basic", "cifar")
 ]
@@ -46,10 +46,10 @@ def randomise(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.fixture(params=HOSTS)
+@pytest.fixture(params=BASE_MODELS)
 def host(request: pytest.FixtureRequest) -> nn.Module:
     torch.manual_seed(0)
-    return HOSTS[request.param]().eval()
+    return BASE_MODELS[request.param]().eval()
 
 
 def test_a_fresh_addition_block_leaves_output_and_host_names_as_they_were(host: nn.Module) -> None:
@@ -77,7 +77,7 @@ def test_trained_blocks_change_the_output_and_all_receive_gradients(host: nn.Mod
 def test_the_block_acts_where_the_position_says(name: str, position: str) -> None:
     """Judged by another mechanism: the plain host with the same block appended to the module before the position."""
     torch.manual_seed(0)
-    plain = HOSTS[name]().eval()
+    plain = BASE_MODELS[name]().eval()
     inserted = copy.deepcopy(plain)
     insert(inserted, "se", ratio=4, blocks=(-1,), position=position)
     randomise(inserted)
@@ -105,15 +105,15 @@ def _append(plain: nn.Module, path: str, context: nn.Module, position: str) -> N
 def test_stages_are_counted_as_in_the_paper_and_block_indices_from_the_end() -> None:
     model = torchvision.models.resnet50()
     result = insert(model, "gc", stages=(4,), blocks=(-2,), position="after_add")
-    assert [(place.name, place.channels) for place in result.places] == [("layer3.4", 1024)]
+    assert [(site.name, site.channels) for site in result.sites] == [("layer3.4", 1024)]
     assert result.parameters == 2 * 1024 * 64 + 2 * 1024 + 3 * 64 + 1
 
 
 def test_the_default_is_every_block_of_c3_to_c5_and_all_stages_with_ratio_4_of_a_cifar_network() -> None:
-    places = insert(torchvision.models.resnet50(), "gc").places
-    assert [place.name.split(".")[0] for place in places] == ["layer2"] * 4 + ["layer3"] * 6 + ["layer4"] * 3
+    sites = insert(torchvision.models.resnet50(), "gc").sites
+    assert [site.name.split(".")[0] for site in sites] == ["layer2"] * 4 + ["layer3"] * 6 + ["layer4"] * 3
     model = CifarResNet(20)
-    assert len(insert(model, "gc").places) == 9
+    assert len(insert(model, "gc").sites) == 9
     assert model.layer1[0].context.add.transform.reduce.weight.shape == (4, 16)
 
 
@@ -131,7 +131,7 @@ def test_a_builder_of_ones_own_is_inserted_and_recorded() -> None:
 
     model = CifarResNet(20)
     result = insert(model, build_shift, blocks=(0,), amount=0.5)
-    assert len(result.places) == 3
+    assert len(result.sites) == 3
     assert model.layer2[0].context.eps == 0.5
     assert insertion_records(model)[0]["custom"] is True
 
@@ -160,10 +160,10 @@ def test_wrong_use_gets_a_sentence_and_leaves_the_model_alone(arguments: dict, s
     assert insertion_records(model) == []
 
 
-def test_a_second_block_at_the_same_place_is_refused() -> None:
+def test_a_second_block_at_the_same_site_is_refused() -> None:
     model = CifarResNet(20)
     insert(model, "gc", stages=(3,))
-    with pytest.raises(UserError, match=r"layer3\.0 has one already"):
+    with pytest.raises(UserError, match=r"layer3\.0 already has a context block"):
         insert(model, "se")
     insert(model, "se", stages=(1,))
     assert len(insertion_records(model)) == 2
@@ -186,10 +186,10 @@ def test_copies_and_pickles_carry_the_blocks(host: nn.Module) -> None:
 
 def test_blocks_still_run_after_norms_were_converted_or_frozen() -> None:
     for convert, create in (
-        (nn.SyncBatchNorm.convert_sync_batchnorm, HOSTS["torchvision basic"]),
-        (nn.SyncBatchNorm.convert_sync_batchnorm, HOSTS["timm basic"]),
-        (freeze_batch_norm_2d, HOSTS["timm basic"]),
-        (freeze_batch_norm_2d, HOSTS["torchvision bottleneck"]),
+        (nn.SyncBatchNorm.convert_sync_batchnorm, BASE_MODELS["torchvision basic"]),
+        (nn.SyncBatchNorm.convert_sync_batchnorm, BASE_MODELS["timm basic"]),
+        (freeze_batch_norm_2d, BASE_MODELS["timm basic"]),
+        (freeze_batch_norm_2d, BASE_MODELS["torchvision bottleneck"]),
     ):
         torch.manual_seed(0)
         plain = create().eval()
@@ -202,7 +202,7 @@ def test_blocks_still_run_after_norms_were_converted_or_frozen() -> None:
 
 def test_the_hosts_own_initialisation_leaves_the_identity() -> None:
     """torchvision's loop over modules, timm's `init_weights`, and a blanket `reset_parameters`."""
-    model = HOSTS["timm basic"]().eval()
+    model = BASE_MODELS["timm basic"]().eval()
     insert(model, "nl_embedded_gaussian", normalization="batch")
     model.init_weights()
     for module in model.modules():
@@ -238,7 +238,7 @@ def test_a_published_block_gives_the_same_network_as_building_it_in_by_hand() ->
 def test_every_block_goes_into_a_network_with_its_defaults(block: str) -> None:
     model = torchvision.models.resnet18(num_classes=3).eval()
     report = insert(model, block)
-    assert len(report.places) == 6
+    assert len(report.sites) == 6
     assert report.parameters == sum(parameter.numel() for _, parameter in context_parameters(model))
     assert model(torch.randn(2, 3, 65, 67)).isfinite().all()
     small = CifarResNet(20, 7)

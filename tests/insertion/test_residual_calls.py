@@ -30,13 +30,13 @@ def calls_of_blocks(model: nn.Module, x: Tensor) -> dict[str, int]:
     """How often each inserted block runs, counted by hooks."""
     counts = {}
     for insertion in inserted(model):
-        for place in insertion.places:
-            counts[place.name] = 0
+        for site in insertion.sites:
+            counts[site.name] = 0
 
-            def count(*_: object, name: str = place.name) -> None:
+            def count(*_: object, name: str = site.name) -> None:
                 counts[name] += 1
 
-            model.get_submodule(f"{place.name}.context").register_forward_hook(count)
+            model.get_submodule(f"{site.name}.context").register_forward_hook(count)
     model(x)
     return counts
 
@@ -89,7 +89,7 @@ def test_residual_blocks_that_are_not_called_are_refused_where_they_are_named(
 
 def test_residual_blocks_that_are_called_by_their_parts_are_refused(resnet: nn.Module) -> None:
     model = Apart(resnet)
-    with pytest.raises(UserError, match="no residual block is called as a whole when Apart runs"):
+    with pytest.raises(UserError, match="Apart calls no residual block as a whole"):
         insert(model, "gc")
     assert inserted(model) == ()
     x = torch.randn(2, 3, 37, 41)
@@ -167,7 +167,7 @@ def test_a_network_without_its_last_stage_gets_blocks_in_those_it_has() -> None:
     features = timm.create_model("resnet18", features_only=True, out_indices=(1, 2, 3)).eval()
     insert(features, "gc")
     assert set(calls_of_blocks(features, torch.randn(1, 3, 37, 41)).values()) == {1}
-    assert {place.name.split(".")[0] for place in inserted(features)[0].places} == {"layer2", "layer3"}
+    assert {site.name.split(".")[0] for site in inserted(features)[0].sites} == {"layer2", "layer3"}
 
 
 class Wrapped(nn.Module):
@@ -191,9 +191,9 @@ def test_the_width_of_residual_blocks_is_measured(wrap: Callable, position: str)
     for block in (*model.layer3, *model.layer4):
         block.conv2, block.conv3 = wrap(block.conv2), wrap(block.conv3)
     before = model.eval()(x)
-    places = insert(model, "gc", stages=(4, 5), position=position).places
+    sites = insert(model, "gc", stages=(4, 5), position=position).sites
     expected = {"layer3": 256, "layer4": 512} if position == "after_conv2" else {"layer3": 1024, "layer4": 2048}
-    assert all(place.channels == expected[place.name.split(".")[0]] for place in places)
+    assert all(site.channels == expected[site.name.split(".")[0]] for site in sites)
     assert torch.equal(model(x), before)
 
 
@@ -202,12 +202,12 @@ def test_a_network_that_only_takes_other_inputs_asks_for_an_example() -> None:
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
             return super().forward(x + y)
 
-    with pytest.raises(UserError, match="missing 1 required positional argument.*give example_input="):
+    with pytest.raises(UserError, match="missing 1 required positional argument.*use `example_input`"):
         insert(Pair(torchvision.models.resnet18()), "gc")
     x = torch.zeros(1, 3, 40, 40)
-    assert len(insert(Pair(torchvision.models.resnet18()), "gc", example_input=(x, x)).places) == 4
+    assert len(insert(Pair(torchvision.models.resnet18()), "gc", example_input=(x, x)).sites) == 4
 
 
 def test_a_detector_takes_blocks_in_its_backbone_without_being_run_in_full() -> None:
     model = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    assert len(insert(model, "gc").places) == 13
+    assert len(insert(model, "gc").sites) == 13

@@ -21,12 +21,12 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from gcnet.insertion import context_parameters, insert, inserted
 from gcnet.models.backbones.cifar_resnet import CifarResNet
-from insertion.hosts import HOSTS, create, images, randomise
+from insertion.networks import BASE_MODELS, create, images, randomise
 
 
 def with_blocks(name: str, block: str = "gc") -> nn.Module:
     model = create(name)
-    insert(model, block, example_input=HOSTS[name][1])
+    insert(model, block, example_input=BASE_MODELS[name][1])
     return randomise(model)
 
 
@@ -96,7 +96,7 @@ def test_the_layers_that_torchvision_takes_out_of_a_network_keep_their_blocks() 
     getter = IntermediateLayerGetter(model, {"layer2": "a", "layer4": "b"})
     for found, value in zip(getter(x).values(), expected, strict=True):
         torch.testing.assert_close(found, value)
-    assert [place.name for place in inserted(getter)[0].places] == ["layer2.1", "layer4.0"]
+    assert [site.name for site in inserted(getter)[0].sites] == ["layer2.1", "layer4.0"]
 
 
 @pytest.mark.parametrize("wrapper", [FeatureListNet, FeatureHookNet])
@@ -122,11 +122,11 @@ def test_blocks_go_into_timms_features_only_networks(name: str) -> None:
     assert all(torch.equal(found, value) for found, value in zip(model(x), before, strict=True))
     calls = []
     for insertion in inserted(randomise(model)):
-        for place in insertion.places:
-            context = model.get_submodule(f"{place.name}.context")
-            context.register_forward_hook(lambda *_, name=place.name: calls.append(name))
+        for site in insertion.sites:
+            context = model.get_submodule(f"{site.name}.context")
+            context.register_forward_hook(lambda *_, name=site.name: calls.append(name))
     assert not torch.allclose(model(x)[-1], before[-1])
-    assert sorted(calls) == sorted(place.name for place in inserted(model)[0].places)
+    assert sorted(calls) == sorted(site.name for site in inserted(model)[0].sites)
 
 
 @pytest.mark.parametrize("name", ["convnext", "vit", "swin"])
@@ -160,7 +160,7 @@ def test_distributed_training_reaches_every_block(tmp_path: Path) -> None:
     try:
         shared = nn.parallel.DistributedDataParallel(model)
         shared(images("2-D")).square().sum().backward()
-        assert [place.name for place in inserted(shared)[0].places] == ["module.2", "module.6", "module.10"]
+        assert [site.name for site in inserted(shared)[0].sites] == ["module.2", "module.6", "module.10"]
         with pytest.raises(ValueError, match="insert before wrapping"):
             insert(shared, "se")
     finally:

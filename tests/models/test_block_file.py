@@ -18,7 +18,7 @@ from gcnet.models.backbones.cifar_resnet import CifarResNet
 from gcnet.models.block_file import load_context, save_context
 from gcnet.models.model_file import save_model
 from gcnet.storage import StorageError, load_tensors, save_tensors
-from insertion.hosts import create, images, randomise
+from insertion.networks import create, images, randomise
 
 
 @pytest.mark.parametrize("name", ["2-D", "swin", "vit"])
@@ -48,7 +48,7 @@ def test_residual_blocks_and_a_builder_of_ones_own_come_back_and_load_into_block
     insert(model, build_norm, stages=(1,), position="after_add")
     randomise(model)
     save_context(model, tmp_path / "blocks.safetensors")
-    with pytest.raises(UserError, match="is your own: pass builders="):
+    with pytest.raises(UserError, match=r"is not one of gcnet.list_blocks\(\): pass builders="):
         load_context(fresh, tmp_path / "blocks.safetensors")
     assert inserted(fresh) == ()
     builders = {f"{__name__}.{build_norm.__qualname__}": build_norm}

@@ -256,7 +256,7 @@ def test_a_run_says_where_at_put_the_blocks_and_its_file_rebuilds_them(photos, t
     result = run_training(settings)
     assert said in capsys.readouterr().out
     rebuilt = load_model(result.last_weights)
-    assert [place.name for place in inserted(rebuilt)[0].places] == [f"layer{n}.{i}" for n in (2, 3) for i in range(3)]
+    assert [site.name for site in inserted(rebuilt)[0].sites] == [f"layer{n}.{i}" for n in (2, 3) for i in range(3)]
     assert said in str(dry_run(settings))
 
 

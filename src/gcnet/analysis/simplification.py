@@ -33,8 +33,8 @@ _TAKEN_OVER = {"snl": ("context.key", "add.transform"), "gc": ("context.key",)}
 
 def find_non_local(model: nn.Module) -> dict[str, ContextBlock]:
     """The inserted non-local blocks of a network, by their names (`layer3.4.context`)."""
-    places = (place.name for insertion in inserted(model) for place in insertion.places)
-    blocks = {f"{name}.context": model.get_submodule(f"{name}.context") for name in places}
+    sites = (site.name for insertion in inserted(model) for site in insertion.sites)
+    blocks = {f"{name}.context": model.get_submodule(f"{name}.context") for name in sites}
     return {
         name: block
         for name, block in blocks.items()
@@ -141,9 +141,9 @@ def replace_blocks(
         UserError: as `gcnet.insertion.insert`.
     """
     blocks = find_non_local(model)
-    places = [name.removesuffix(".context") for name in means]
+    sites = [name.removesuffix(".context") for name in means]
     simplified = copy.deepcopy(model).eval()
-    replace(simplified, places, block, ratio=ratio)
+    replace(simplified, sites, block, ratio=ratio)
     for name, mean in means.items():
         weights = shared_weights(blocks[name], mean)
         for layer in _TAKEN_OVER[block]:

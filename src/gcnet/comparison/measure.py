@@ -143,15 +143,15 @@ def _cost(
     flops, parameters = spec.flops(network), count_parameters(network)
     body, _, size = task.body(network, spec.image_size)
     shape = (1, 3, *size)
-    places = [f"{place.name}.context" for insertion in inserted(body) for place in insertion.places]
+    sites = [f"{site.name}.context" for insertion in inserted(body) for site in insertion.sites]
     ratio = next((record["ratio"] for record in insertion_records(network) if record["ratio"] is not None), 16)
     return Cost(
-        sites=len(places),
+        sites=len(sites),
         parameters=parameters,
         added_parameters=parameters - count_parameters(plain),
         flops=flops,
         added_flops=flops - spec.flops(plain),
-        analytic_flops=_analytic(block, submodule_input_shapes(body, shape, places), ratio),
+        analytic_flops=_analytic(block, submodule_input_shapes(body, shape, sites), ratio),
         forward_seconds_min=forward.minimum,
         forward_seconds_median=forward.median,
         step_seconds_min=step.minimum,
@@ -161,7 +161,7 @@ def _cost(
 
 
 def _analytic(block: str, inputs: Mapping[str, tuple[int, ...]], ratio: float) -> int | None:
-    """The sum of the block's formula over its places by the shape of their input; None for a block without one."""
+    """The sum of the block's formula over its sites by the shape of their input; None for a block without one."""
     total = 0
     for _, channels, *sides in inputs.values():
         flops = analytic_flops(block, channels=channels, positions=torch.Size(sides).numel(), ratio=ratio)

@@ -1,12 +1,12 @@
-"""Putting context blocks into a network that already exists, listing them and taking them out again."""
+"""Insertion of context blocks into existing networks, their listing and removal."""
 
 from gcnet.insertion.attach import context_parameters, inserted, insertion_records, remove
 from gcnet.insertion.insert import insert, insert_record, replace
-from gcnet.insertion.record import Insertion, Place
+from gcnet.insertion.record import Insertion, Site
 
 __all__ = [
     "Insertion",
-    "Place",
+    "Site",
     "context_parameters",
     "insert",
     "insert_record",

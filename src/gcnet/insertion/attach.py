@@ -1,4 +1,4 @@
-"""Blocks attached to modules: by a forward hook or in a residual block; listed, described and removed."""
+"""Attaches blocks to modules, by a forward hook or inside a residual block; lists and removes them."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,22 +12,22 @@ from torch import Tensor, nn
 from gcnet.errors import UserError
 from gcnet.insertion.families import into_residual, out_of_residual
 from gcnet.insertion.layout import Layout
-from gcnet.insertion.record import Insertion, Place
+from gcnet.insertion.record import Insertion, Site
 from gcnet.insertion.residual_blocks.position import Positioned
 
-# A key of our own: numbers are given out anew in every process, and one could be given twice after unpickling.
+# A fixed key: PyTorch numbers hooks anew in every process, so a number could occur twice after unpickling.
 _KEY: Any = "gcnet.context"
 
 
 class ContextHook:
-    """Runs the child `context` of the module that it is called with, so that copies and replicas use their own.
+    """Forward hook that runs the child `context` of the module it is called with, so that copies use their own block.
 
-    Tools that fuse or quantize modules move the hooks of a module to its replacement, without its children. There the
-    hook puts the block back; in a Sequential on its last child, as a child of a Sequential itself would run twice.
+    Tools that fuse or quantize modules move hooks to the replacing module, without its children. The hook then adds the
+    block again; in a Sequential to its last child, since a child of the Sequential itself would run twice.
 
     Args:
         context: the block.
-        installed: the module's `context_insertion`.
+        installed: `context_insertion` of the module.
     """
 
     def __init__(self, context: nn.Module, installed: Any) -> None:
@@ -45,7 +45,7 @@ class ContextHook:
         return self.installed.layout.run(module._modules["context"], output)
 
     def put_back(self, module: nn.Module) -> None:
-        """Make the block a child of the module, or of the last module of a Sequential, unless it is one."""
+        """Add the block as a child of `module`, or of the last module of a Sequential, if it is missing."""
         if _is_sequence(module):
             if not is_attached(_last(module)):
                 attach(_last(module), self.context, self.installed)
@@ -64,7 +64,13 @@ def _last(module: nn.Module) -> nn.Module:
 
 
 def attach(module: nn.Module, context: nn.Module, installed: Any) -> None:
-    """Make `context` a child that acts on every output of `module`, before what other hooks do with it."""
+    """Add a block as the child `context` of a module and run it on every output, before other forward hooks.
+
+    Args:
+        module: the module.
+        context: the block.
+        installed: `context_insertion` of the module.
+    """
     module.add_module("context", context)
     vars(context)["qconfig"] = None  # The block stays in floating point where its network is quantized.
     others = dict(module._forward_hooks)
@@ -74,7 +80,7 @@ def attach(module: nn.Module, context: nn.Module, installed: Any) -> None:
 
 
 def detach(module: nn.Module) -> None:
-    """Undo `attach`, also where the user cleared the hooks."""
+    """Undo `attach` on `module`, also if the user cleared its hooks."""
     forget(module)
     context = module._modules.pop("context", None)
     if context is not None:
@@ -82,14 +88,19 @@ def detach(module: nn.Module) -> None:
 
 
 def forget(module: nn.Module, contexts: Collection[nn.Module | None] | None = None) -> None:
-    """Remove the hooks that run one of `contexts`; None for any."""
+    """Remove the hooks of a module that run given blocks.
+
+    Args:
+        module: the module.
+        contexts: the blocks; None for all.
+    """
     for key, hook in list(module._forward_hooks.items()):
         if isinstance(hook, ContextHook) and (contexts is None or hook.context in contexts):
             del module._forward_hooks[key]
 
 
 def is_attached(module: nn.Module) -> bool:
-    """Whether `module` runs a context by `attach`; a block that was lost when its module was replaced is put back."""
+    """Whether `module` runs a block by `attach`; a block lost when its module was replaced is added again."""
     hook = next((hook for hook in module._forward_hooks.values() if isinstance(hook, ContextHook)), None)
     if hook is not None:
         hook.put_back(module)
@@ -100,7 +111,7 @@ _SAVED = "use_nested_tensor_without_context"
 
 
 def keep_padding(model: nn.Module, holds_block: set[nn.Module]) -> None:
-    """Turn nested tensors off in the encoders that hold a block, and on again in those that no longer do.
+    """Disable nested tensors in encoders that hold a block, and enable them again in those that no longer do.
 
     Args:
         model: the network.
@@ -118,13 +129,18 @@ def keep_padding(model: nn.Module, holds_block: set[nn.Module]) -> None:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What one call of `insert` was told, in values that JSON can hold.
+class InsertRequest:
+    """The arguments of one call of `insert`, in JSON values.
 
-    Args:
-        order: counts the calls on one network.
-        custom: `block` names a builder of the user's own.
-        stages, blocks: of residual blocks, which were chosen; else None.
+    Attributes:
+        order: index of the call on this network.
+        block: name of the block, or of the user's builder.
+        custom: whether `block` names a builder of the user's own.
+        ratio: the paper's r, or None.
+        stages: stages of the residual blocks, where chosen by stage; else None.
+        blocks: their indices within the stages; else None.
+        position: position in residual blocks; None for the outputs of modules.
+        options: further options of the block.
     """
 
     order: int
@@ -139,14 +155,25 @@ class Request:
 
 @dataclass(frozen=True)
 class Installed:
-    """One inserted block; its module keeps this as `context_insertion`."""
+    """One inserted block; its module stores it as `context_insertion`.
 
-    request: Request
+    Attributes:
+        request: the call of `insert`.
+        layout: layout of the module's output.
+    """
+
+    request: InsertRequest
     layout: Layout
 
 
 def install(module: nn.Module, context: nn.Module, installed: Installed) -> None:
-    """Put the block into the module, on its device, in its dtype and mode."""
+    """Add a block to a module.
+
+    Args:
+        module: the module.
+        context: the block, on the device and in the dtype of the module.
+        installed: how it is inserted.
+    """
     if installed.request.position is None:
         attach(module, context, installed)
     else:
@@ -155,7 +182,7 @@ def install(module: nn.Module, context: nn.Module, installed: Installed) -> None
 
 
 def uninstall(module: nn.Module) -> None:
-    """Take the block out again; the module is then as it was."""
+    """Remove the block of `module`, which is then as before the insertion."""
     if isinstance(module, Positioned):
         out_of_residual(module)
     else:
@@ -163,55 +190,87 @@ def uninstall(module: nn.Module) -> None:
     del vars(module)["context_insertion"]
 
 
-def require_room(name: str, module: nn.Module) -> None:
-    """Raise UserError where the name `context` is taken."""
+def check_free(name: str, module: nn.Module) -> None:
+    """Check that a module has no context block and no other child named `context`.
+
+    Args:
+        name: of the module, for errors.
+        module: the module.
+
+    Raises:
+        UserError: it has one.
+    """
     if is_installed(module):
-        raise UserError(f"a module takes one context block, and {name} has one already; gcnet.remove takes it out")
+        raise UserError(f"{name} already has a context block, and a module takes one; gcnet.remove removes it")
     if "context_insertion" in vars(module):
         raise UserError(f"{name} has a block whose forward hook was cleared, so it does not run: gcnet.remove it first")
     if hasattr(module, "context"):
-        raise UserError(f"the block becomes the child `context` of its module, and {name} has a `context` of its own")
+        raise UserError(f"a block becomes the child `context` of its module, and {name} already has a `context`")
 
 
 def is_installed(module: nn.Module) -> bool:
-    """Whether the module runs an inserted block."""
+    """Whether `module` runs an inserted block."""
     return is_attached(module) or ("context_insertion" in vars(module) and isinstance(module, Positioned))
 
 
-def require_network(model: object) -> None:
-    """Check that a network is given and not its name, its class or its weights.
+def check_network(model: object) -> None:
+    """Check that `model` is an `nn.Module` and not its name, class or weights.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not.
     """
     if not isinstance(model, nn.Module):
-        found = f'"{model}"' if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
-        raise UserError(f"the network must be an nn.Module, as gcnet.create_model builds by name; found {found}")
+        shown = f'"{model}"' if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
+        raise UserError(f"the network must be an nn.Module, such as one of gcnet.create_model; found {shown}")
 
 
 def installed_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Names and modules of the network that run an inserted block."""
-    require_network(model)
+    """Iterate over the modules that run an inserted block.
+
+    Args:
+        model: the network.
+
+    Yields:
+        Name and module.
+
+    Raises:
+        UserError: `model` is not a module.
+    """
+    check_network(model)
     return ((name, module) for name, module in model.named_modules() if is_installed(module))
 
 
 def build_device(model: nn.Module, name: str) -> torch.device:
-    """Where to build a block for this module: on the CPU, or without values where its parameters have none."""
+    """Return the device to build a block on: CPU, or meta if the parameters of the module are there.
+
+    Args:
+        model: the network.
+        name: of the module.
+    """
     example = _nearest_float(model, name)
     return torch.device("cpu" if example is None or not example[0].is_meta else "meta")
 
 
-def match_host(context: nn.Module, model: nn.Module, name: str) -> nn.Module:
-    """The block in the device, dtype and mode of the module: its own parameters', or those of what holds it."""
-    found = _nearest_float(model, name)
-    if found is None:
+def match_module(context: nn.Module, model: nn.Module, name: str) -> nn.Module:
+    """Move a block to the device, dtype and mode of a module: those of its own tensors, or of the nearest parent's.
+
+    Args:
+        context: the block.
+        model: the network.
+        name: of the module.
+
+    Returns:
+        The block.
+    """
+    nearest = _nearest_float(model, name)
+    if nearest is None:
         return context.to(dtype=torch.get_default_dtype()).train(model.training)
-    example, training = found
+    example, training = nearest
     return context.to(device=example.device, dtype=example.dtype).train(training)
 
 
 def _nearest_float(model: nn.Module, name: str) -> tuple[Tensor, bool] | None:
-    """A floating-point tensor of the module, else of the nearest module that holds it and has one, and its mode."""
+    """A floating-point tensor of the module or its nearest parent with one, and the mode of that."""
     while True:
         holder = model.get_submodule(name)
         for tensor in chain(holder.parameters(), holder.buffers()):
@@ -223,37 +282,56 @@ def _nearest_float(model: nn.Module, name: str) -> tuple[Tensor, bool] | None:
 
 
 def next_order(model: nn.Module) -> int:
-    """The number of the next call of `insert` on this network."""
+    """Return the index of the next call of `insert` on `model`."""
     return 1 + max((_installed(module).request.order for _, module in installed_modules(model)), default=-1)
 
 
 def inserted(model: nn.Module) -> tuple[Insertion, ...]:
-    """The blocks that the network runs: places and added parameters, one `Insertion` for each call of `insert`."""
+    """List the inserted blocks of a network.
+
+    Args:
+        model: the network.
+
+    Returns:
+        One `Insertion` per call of `insert`, with its sites and added parameters.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> model = resnet18()
+        >>> insertion = insert(model, "gc", stages=(4, 5))
+        >>> [site.name for site in inserted(model)[0].sites]
+        ['layer3.0', 'layer3.1', 'layer4.0', 'layer4.1']
+    """
     return tuple(
         describe(calls[0].request, [(name, model.get_submodule(name)) for name in names])
         for calls, names in _by_call(model)
     )
 
 
-def describe(request: Request, modules: Sequence[tuple[str, nn.Module]]) -> Insertion:
-    """One call's insertion, from the modules that run its blocks."""
-    places = []
+def describe(request: InsertRequest, modules: Sequence[tuple[str, nn.Module]]) -> Insertion:
+    """Return the `Insertion` of one call.
+
+    Args:
+        request: the call.
+        modules: names and modules that run its blocks.
+    """
+    sites = []
     for name, module in modules:
         layout = _installed(module).layout
         parameters = sum(parameter.numel() for parameter in _context(module).parameters())
-        places.append(Place(name, layout.channels, parameters, layout.form))
-    return Insertion(request.block, request.position, tuple(places), request.ratio)
+        sites.append(Site(name, layout.channels, parameters, layout.form))
+    return Insertion(request.block, request.position, tuple(sites), request.ratio)
 
 
 def insertion_records(model: nn.Module) -> list[dict[str, Any]]:
-    """What `insert` was told and where its blocks are, call by call, in JSON's values (for files that rebuild it)."""
+    """Return the arguments and sites of every call of `insert` in JSON values, for files that rebuild `model`."""
     records = []
     for calls, names in _by_call(model):
         record = asdict(calls[0].request)
         del record["order"]
         layouts = [asdict(call.layout) for call in calls]
         for layout in layouts:
-            if not layout["suffix"]:  # Files of networks without such tokens stay readable by older versions.
+            if not layout["suffix"]:  # Older versions cannot read it; most files do not need it.
                 del layout["suffix"]
         record["places"] = [{"name": name, **layout} for name, layout in zip(names, layouts, strict=True)]
         records.append(record)
@@ -261,7 +339,9 @@ def insertion_records(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def context_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Names and parameters of all inserted blocks, for training them alone or at a learning rate of their own."""
+    """Return names and parameters of all inserted blocks of `model`, for training them alone or at their own learning
+    rate.
+    """
     return [
         (f"{name}.context.{parameter_name}" if name else f"context.{parameter_name}", parameter)
         for name, module in installed_modules(model)
@@ -270,32 +350,32 @@ def context_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def remove(model: nn.Module, what: Insertion | str | Sequence[str] | None = None) -> None:
-    """Take inserted blocks out.
+    """Remove inserted blocks.
 
     Args:
-        model: the network; without any blocks it is what it was before the first `insert`, exactly.
-        what: one of `inserted(model)`, or names of places or patterns of them ("layer3.*"); None for all blocks, also
-            those whose forward hook was cleared.
+        model: the network; without any blocks it is exactly what it was before the first `insert`.
+        what: one of `inserted(model)`, or names or patterns of sites ("layer3.*"); None for all blocks, including those
+            whose forward hook was cleared.
 
     Raises:
         UserError: no inserted block has such a name. Nothing is removed then.
     """
-    require_network(model)
-    there = {name: module for name, module in model.named_modules() if _holds_block(module)}
+    check_network(model)
+    holders = {name: module for name, module in model.named_modules() if _holds_block(module)}
     if what is None:
-        chosen = set(there)
+        chosen = set(holders)
     else:
-        wanted = [place.name for place in what.places] if isinstance(what, Insertion) else what
+        wanted = [site.name for site in what.sites] if isinstance(what, Insertion) else what
         chosen = set()
         for pattern in [wanted] if isinstance(wanted, str) else wanted:
-            found = {pattern} & set(there) or {name for name in there if fnmatchcase(name, pattern)}
-            if not found:
-                raise UserError(f'no inserted block is at "{pattern}"; there are {", ".join(there) or "none"}')
-            chosen |= found
-    contexts = [there[name]._modules.get("context") for name in chosen]
+            matching = {pattern} & set(holders) or {name for name in holders if fnmatchcase(name, pattern)}
+            if not matching:
+                raise UserError(f'there is no inserted block at "{pattern}"; blocks: {", ".join(holders) or "none"}')
+            chosen |= matching
+    contexts = [holders[name]._modules.get("context") for name in chosen]
     for name in chosen:
-        uninstall(there[name])
-    for module in model.modules():  # Fused modules have hooks for the blocks of their parts.
+        uninstall(holders[name])
+    for module in model.modules():  # Fused modules hold hooks of the blocks of their parts.
         forget(module, contexts)
     keep_padding(model, {module for _, module in installed_modules(model)})
 
@@ -313,11 +393,28 @@ def _context(module: nn.Module) -> nn.Module:
 
 
 def _by_call(model: nn.Module) -> list[tuple[list[Installed], list[str]]]:
-    """Of every call of `insert`, in order, its blocks and the names of their modules."""
-    found: dict[int, tuple[list[Installed], list[str]]] = {}
+    """The blocks of every call of `insert`, in order, and the names of their modules."""
+    by_order: dict[int, tuple[list[Installed], list[str]]] = {}
     for name, module in installed_modules(model):
         installed = _installed(module)
-        calls, names = found.setdefault(installed.request.order, ([], []))
+        calls, names = by_order.setdefault(installed.request.order, ([], []))
         calls.append(installed)
         names.append(name)
-    return [found[order] for order in sorted(found)]
+    return [by_order[order] for order in sorted(by_order)]
+
+
+ALREADY_SCRIPTED = "it is TorchScript, so insert before torch.jit"
+
+
+def find_obstacle(module: nn.Module) -> str | None:
+    """Return why `module` cannot take a block, or None."""
+    kind = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        return ALREADY_SCRIPTED
+    if isinstance(module, nn.modules.batchnorm._NormBase) or "BatchNorm" in kind:
+        return f"it is a {kind}, which norm conversions replace"
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        return None if len(module) else "it is empty"
+    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        return f"it is a {kind}, whose children may be called one by one"
+    return None

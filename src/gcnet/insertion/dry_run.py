@@ -1,158 +1,142 @@
-"""One dry run of a network on a copy or on itself: the modules called, their order, inputs and outputs."""
+"""Dry run of a network on an example input: the modules called, their order, inputs and outputs."""
 
-import copy
 import functools
-import logging
-import random
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gcnet.errors import UserError, out_of_memory
-from gcnet.insertion.examples import Example, find_examples
+from gcnet.insertion.model_copies import in_place, like_training, note_failure, on_meta, on_own_device
 
-_LOG = logging.getLogger("gcnet")
+_BATCH = 2
+_SIZES = {1: (1024,), 2: (224, 224), 3: (16, 224, 224)}
+# Classes whose forward takes a list of images; of any other network a batch is tried first.
+_TAKE_LISTS = frozenset(
+    f"torchvision.models.detection.{name}"
+    for name in ("generalized_rcnn.GeneralizedRCNN", "retinanet.RetinaNet", "fcos.FCOS", "ssd.SSD")
+)
 
 
-def note_failure(trial: str) -> None:
-    """Log the error that is being handled, with its traceback, for those who look for it (level DEBUG).
+@dataclass(frozen=True)
+class Example:
+    """The arguments of one forward pass; `str()` gives the shapes of their tensors.
 
-    Networks fail in any way on devices, sizes and modes that they are not made for, and insertion goes on without the
-    trial; where the cause is a mistake in the network, this shows it.
+    Attributes:
+        args: positional arguments.
+        kwargs: keyword arguments.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments."""
+        return [leaf for leaf in tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, Tensor)]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Example":
+        """Return the same arguments with `function` applied to every tensor (any shape, such as (N, C, H, W))."""
+        args, kwargs = tree_map_only(Tensor, function, (self.args, dict(self.kwargs)))
+        return Example(args, kwargs)
+
+    def to(self, device: torch.device | str) -> "Example":
+        """Return the same arguments on another `device`; tensors without values (device "meta") become zeros."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return torch.zeros_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
+
+        return self.map(move)
+
+    def __str__(self) -> str:
+        return ", ".join(str(tuple(tensor.shape)) for tensor in self.tensors) or "the example_input"
+
+
+def find_examples(model: nn.Module, given: Any) -> list[Example]:
+    """List the inputs to try, in order.
 
     Args:
-        trial: what was tried, in a few words.
-    """
-    _LOG.debug("insertion goes on without a trial run that failed: %s", trial, exc_info=True)
+        model: the network.
+        given: `example_input` of `insert`; None for zeros of the sizes that the network names, as a batch and as a
+            list.
 
-
-@contextmanager
-def on_meta(model: nn.Module) -> Generator[nn.Module, None, None]:
-    """A copy in eval mode whose tensors are on the meta device: shapes without values.
+    Returns:
+        The inputs.
 
     Raises:
-        Exception: whatever copying an object of the network raises.
+        UserError: a shape with a side below 1, or a text, a number or an array.
     """
-    yield _copy(model, lambda tensor: torch.empty_like(tensor, device="meta", requires_grad=False)).eval()
+    if given is None:
+        batches = [_zeros(model, (_BATCH, *shape)) for shape in dict.fromkeys(_likely_shapes(model))]
+        lists = [Example((list(batch.tensors[0]),)) for batch in batches]
+        names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(model).__mro__}
+        return lists if names & _TAKE_LISTS else [*batches, *lists]
+    if isinstance(given, Example):
+        return [given]
+    if isinstance(given, str | int | float) or hasattr(given, "__array_interface__"):
+        shown = f"a numpy array of shape {given.shape}" if hasattr(given, "shape") else repr(given)
+        raise UserError(f"example_input must be a tensor, a shape, or a tuple or dict of arguments; found {shown}")
+    if isinstance(given, Sequence) and given and all(isinstance(side, int) for side in given):
+        if min(given) < 1:
+            raise UserError(f"example_input: every side of a shape must be at least 1, found {tuple(given)}")
+        return [_zeros(model, shape) for shape in ((_BATCH, *given), tuple(given))]
+    if isinstance(given, Mapping):  # Keyword arguments, or one argument that is a dict.
+        named = [Example(kwargs=dict(given))] if all(isinstance(key, str) for key in given) else []
+        return [*named, Example((given,))]
+    return [Example(given if isinstance(given, tuple) else (given,))]
 
 
-@contextmanager
-def on_own_device(model: nn.Module) -> Generator[nn.Module, None, None]:
-    """A copy in eval mode that shares the memory of the parameters.
-
-    Raises:
-        Exception: whatever copying an object of the network raises.
-    """
-    yield _copy(model, lambda tensor: tensor.detach() if isinstance(tensor, nn.Parameter) else _clone(tensor)).eval()
+def _zeros(model: nn.Module, shape: Sequence[int]) -> Example:
+    floats = (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point())
+    return Example((torch.zeros(*shape, dtype=next(floats, torch.float32), device="cpu"),))
 
 
-@contextmanager
-def in_place(model: nn.Module) -> Generator[nn.Module, None, None]:
-    """The network itself in eval mode.
-
-    Attributes, containers, buffers, hooks and modes of its modules and of objects that its hooks belong to are restored
-    afterwards.
-    """
-    undo = [*_restore_tensors(model), *_restore_objects(model)]
-    try:
-        yield model.eval()
-    finally:
-        with torch.no_grad():
-            for restore in undo:
-                restore()
-
-
-@contextmanager
-def like_training(model: nn.Module) -> Generator[None, None, None]:
-    """Run attention as in training, not on its fast path with nested tensors; restore random states afterwards."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
-    python, numpy = random.getstate(), np.random.get_state()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.random.fork_rng(devices=sorted(devices, key=str)):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        random.setstate(python)
-        np.random.set_state(numpy)
+def _likely_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
+    """Shapes without the batch: those that the network names, then those for its first convolution."""
+    convolutions = (module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd))
+    first = next(convolutions, None)
+    channels, dims = (3, 2) if first is None else (first.in_channels, first.weight.dim() - 2)
+    for size in _named_sizes(model):
+        if isinstance(size, int):
+            yield (channels, size, size)
+        elif isinstance(size, Sequence) and size and all(isinstance(side, int) for side in size):
+            yield (channels, *size)
+    for name in ("pretrained_cfg", "default_cfg"):
+        config = getattr(model, name, None)
+        size = config.get("input_size") if isinstance(config, dict) else None
+        if size is not None:
+            yield (channels, *size[1:])
+            yield tuple(size)
+    yield (channels, *_SIZES[dims])
+    yield (3, *_SIZES[2])
 
 
-def _clone(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone()
-
-
-def _copy(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A deep copy in which `replace` makes the tensors."""
-    memo: dict[int, Any] = {}
-    for tensor in chain(model.parameters(), _plain_tensors(model)):
-        new = replace(tensor)
-        memo[id(tensor)] = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
-    return copy.deepcopy(model, memo)
-
-
-def _plain_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """The buffers, and the tensors that are plain attributes."""
-    yield from model.buffers()
-    for module in model.modules():
-        yield from (value for value in vars(module).values() if isinstance(value, Tensor))
-
-
-def _restore_tensors(model: nn.Module) -> Iterator[Callable[[], object]]:
-    for tensor in {id(tensor): tensor for tensor in _plain_tensors(model)}.values():
-        yield partial(tensor.copy_, _clone(tensor))
-
-
-def _restore_objects(model: nn.Module) -> Iterator[Callable[[], object]]:
-    for owner in _owners(model):
-        if isinstance(owner, torch.jit.ScriptModule):
-            yield partial(owner.train, owner.training)
-            continue
-        for value in (vars(owner), *vars(owner).values()):
-            restore = _restorer(value)
-            if restore is not None:
-                yield restore
-
-
-def _owners(model: nn.Module) -> list[Any]:
-    owners: dict[int, Any] = {}
-    for module in model.modules():
-        owners[id(module)] = module
-        for hook in chain(module._forward_hooks.values(), module._forward_pre_hooks.values()):
-            owner = getattr(hook, "__self__", None)
-            if hasattr(owner, "__dict__") and not isinstance(owner, type):
-                owners[id(owner)] = owner
-    return list(owners.values())
-
-
-def _restorer(value: Any) -> Callable[[], object] | None:
-    """A function that gives a container or a random generator its present contents back; None for other objects."""
-    if isinstance(value, torch.Generator):
-        return partial(value.set_state, value.get_state())
-    if isinstance(value, dict | set):
-        return partial(_refill, value, value.update, copy.copy(value))
-    if isinstance(value, list | deque):
-        return partial(_refill, value, value.extend, list(value))
-    return None
-
-
-def _refill(container: Any, fill: Callable[[Any], object], contents: Any) -> None:
-    container.clear()
-    fill(contents)
+def _named_sizes(model: nn.Module) -> Iterator[Any]:
+    """Image sizes in the attributes of timm, torchvision and Hugging Face networks."""
+    yield getattr(getattr(model, "patch_embed", None), "img_size", None)
+    yield getattr(model, "image_size", None)
+    config: Any = getattr(model, "config", None)
+    for holder in (config, getattr(config, "vision_config", None)):
+        yield holder.get("image_size") if isinstance(holder, dict) else getattr(holder, "image_size", None)
 
 
 @dataclass(eq=False)
 class Call:
-    """One call of one module; `children` are the calls made while it ran."""
+    """One call of one module.
+
+    Attributes:
+        name: of the module.
+        module: the module.
+        parent: the call that made this one, None for the network's.
+        inputs: tensors among the arguments, of any shape.
+        output: as returned.
+        children: calls made while it ran.
+        returned: whether it returned.
+    """
 
     name: str
     module: nn.Module
@@ -169,13 +153,13 @@ class Call:
         return first if isinstance(first, Tensor) else None
 
     def subtree(self) -> Iterator["Call"]:
-        """This call and all within it, in the order in which they began."""
+        """Yield this call and all within it, in the order in which they began."""
         yield self
         for child in self.children:
             yield from child.subtree()
 
     def ancestors(self) -> Iterator["Call"]:
-        """The calls that this one is within, from the innermost."""
+        """Yield the calls that contain this one, the innermost first."""
         call = self.parent
         while call is not None:
             yield call
@@ -186,10 +170,10 @@ class Call:
 class DryRun:
     """The calls of one forward pass, in the order in which they began; the first is that of the whole network.
 
-    Args:
-        calls: all of them, or those before the pass failed where these were enough.
+    Attributes:
+        calls: all of them, or those before the pass failed if these were enough.
         example: the input.
-        runnable: how the network was run, one of `gcnet.insertion.dry_run`.
+        runnable: how the network was run: a context manager of `gcnet.insertion.model_copies`.
         device: of the tensors.
     """
 
@@ -199,13 +183,14 @@ class DryRun:
     device: torch.device = torch.device("cpu")
 
     def of(self, name: str) -> list[Call]:
-        """The calls of one module that returned."""
+        """Return the calls of the module `name` that returned."""
         return [call for call in self.calls if call.name == name and call.returned]
 
     def is_shared(self, name: str) -> bool:
-        """Whether a module without parameters, such as an activation, is called in several places of the network.
+        """Whether the module `name`, without parameters such as an activation, is called at several points of the
+        network.
 
-        A part of an encoder that runs several times is in one place.
+        A part of an encoder that runs several times is at one point.
         """
         calls = self.of(name)
         if len(calls) < 2 or any(True for _ in calls[0].module.parameters()):
@@ -218,7 +203,12 @@ class DryRun:
 
 
 class CannotRun(UserError):
-    """A network failed on every example input; `reason` says how."""
+    """A network failed on every example input.
+
+    Args:
+        reason: the error of the network, in one line.
+        text: the message.
+    """
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -226,63 +216,74 @@ class CannotRun(UserError):
 
 
 def dry_run(model: nn.Module, example: Any, *, names: Collection[str] = (), partial: bool = False) -> DryRun:
-    """Run the network once, in eval mode, without a trace.
+    """Run the network once, in eval mode, without side effects.
 
-    A copy on the meta device is tried first, then one on the network's own device. The network itself is run where it
-    cannot be copied, and where a copy calls modules of the original (as a forward set on an instance may).
+    A copy on the meta device is tried first, then one on the network's own device. The network itself is run if it
+    cannot be copied, or if a copy calls modules of the original (as a forward set on an instance may).
 
     Args:
         model: the network.
         example: as `example_input` of `insert`.
-        names: of modules that are expected to be called.
-        partial: accept a pass that failed after all of `names` had returned. Detectors fail on the meta device behind
+        names: modules that are expected to be called.
+        partial: accept a pass that failed after all of `names` had returned. Detectors fail on the meta device after
             the backbone, and running them on a CPU takes long.
+
+    Returns:
+        The calls.
 
     Raises:
         CannotRun: no pass succeeded; raised from the error of the network.
         RuntimeError, MemoryError: out of memory.
     """
     failure: Exception | None = None
-    lacking: DryRun | None = None  # a whole pass without some of the names
+    incomplete: DryRun | None = None  # a whole pass without calls of some names
     examples = find_examples(model, example)
     own = next(chain(model.parameters(), model.buffers()), torch.empty(0, device="cpu")).device
     for runnable, device in ((on_meta, torch.device("meta")), (on_own_device, own), (in_place, own)):
-        if lacking is not None and runnable is not in_place:
+        if incomplete is not None and runnable is not in_place:
             continue
-        for inputs in examples if lacking is None else [lacking.example]:
+        for inputs in examples if incomplete is None else [incomplete.example]:
             run, error = attempt(model, DryRun([], inputs, runnable, device))
             if (error is None or partial) and all(run.of(name) for name in names):
                 return run
             if error is None:
-                lacking = lacking or run
+                incomplete = incomplete or run
                 break
             failure = error if inputs is examples[0] else failure
-    if lacking is not None:
-        return lacking
+    if incomplete is not None:
+        return incomplete
     if failure is not None and out_of_memory(failure) is not None:
-        raise failure  # another example_input is not what helps
+        raise failure  # another example_input would not help
     shapes = " and ".join(dict.fromkeys(map(str, examples)))
     reason = ": ".join([type(failure).__name__, *str(failure).strip().splitlines()[:1]])
     raise CannotRun(
         reason,
-        f"insert runs the network once to see its shapes, and that failed on {shapes} ({reason}): give "
-        f"{'' if example is None else 'another '}example_input=, a tensor, a shape such as "
+        f"the network must run once to determine its shapes, and failed on {shapes} ({reason}): use "
+        f"{'' if example is None else 'another '}`example_input`, a tensor, a shape such as "
         "(3, 224, 224), a tuple of arguments, or a dict of keyword arguments",
     ) from failure
 
 
 def attempt(model: nn.Module, run: DryRun) -> tuple[DryRun, Exception | None]:
-    """Make an empty run: the calls until the end, or until the error that is returned with them."""
+    """Run the network once and record its calls.
+
+    Args:
+        model: the network.
+        run: an empty run, which is filled.
+
+    Returns:
+        The run, and the error that ended it or None.
+    """
     try:
-        with run.runnable(model) as host:
-            _watch(host, run.example.to(run.device), run.calls)
-    except Exception as error:  # A network of any kind may fail in any way; the error is reported.
+        with run.runnable(model) as copy:
+            _record(copy, run.example.to(run.device), run.calls)
+    except Exception as error:  # networks fail in any way; the error is reported
         note_failure(f"{run.example} on {run.device}")
         return run, error
     return run, None
 
 
-def _watch(model: nn.Module, example: Example, calls: list[Call]) -> None:
+def _record(model: nn.Module, example: Example, calls: list[Call]) -> None:
     """Run `model`, a copy or restored afterwards, with hooks on every module, and append its calls."""
     stack: list[Call] = []
 

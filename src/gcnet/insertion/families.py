@@ -1,4 +1,4 @@
-"""Known families of networks: their residual or token blocks by stage, and adding a block inside a residual block."""
+"""Known network families: their residual or token blocks by stage, and context blocks inside residual blocks."""
 
 import inspect
 import math
@@ -22,7 +22,13 @@ _WORD = re.compile(r"c(\d+)")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A module that can take a context block: its stage (in the paper's numbers, 4 for c4), its index within it."""
+    """A module that can take a context block.
+
+    Attributes:
+        name: of the module.
+        stage: in the paper's numbers, 4 for c4.
+        index: within the stage, from 0.
+    """
 
     name: str
     stage: int
@@ -30,7 +36,7 @@ class Candidate:
 
 
 def stage_of(word: object) -> int | None:
-    """4 of "c4"; None of what is no stage's word."""
+    """Return 4 for the `word` "c4"; None for anything else than a stage."""
     match = _WORD.fullmatch(word) if isinstance(word, str) else None
     return int(match[1]) if match else None
 
@@ -40,10 +46,18 @@ def choose(
     stages: Sequence[int],
     blocks: Sequence[int] | None,
 ) -> list[Candidate]:
-    """The candidates of `stages` with the indices `blocks` (None: all), in network order.
+    """Select candidates by stage and index.
+
+    Args:
+        candidates: all candidates, in network order.
+        stages: stages to select.
+        blocks: indices within each stage, negative from its end; None for all.
+
+    Returns:
+        The selected candidates, in network order.
 
     Raises:
-        UserError: a stage or an index that is not there, or nothing chosen.
+        UserError: a stage or an index that does not exist, or an empty selection.
     """
     _require_whole("stages", stages)
     _require_whole("blocks", () if blocks is None else blocks)
@@ -60,7 +74,7 @@ def choose(
         indices = range(count) if blocks is None else sorted({index % count for index in blocks})
         chosen += [members[index] for index in indices]
     if not chosen:
-        raise UserError("`stages` and `blocks` must name at least one residual block, found none")
+        raise UserError("`stages` and `blocks` must select at least one residual block, found none")
     return sorted(chosen, key=candidates.index)
 
 
@@ -72,14 +86,14 @@ def _require_whole(name: str, numbers: object) -> None:
 
 _STAGE = re.compile(r"layer(\d+)\.\d+$")  # residual networks name their stages: c3 is layer2
 _TIMM_MOBILE = "timm.models._efficientnet_blocks"
-# The class of the blocks, and the child whose output is meant, empty for the block's own.
+# Class of the blocks, and the child whose output takes the context block (empty: the block itself).
 _BLOCKS = {
     "timm.models.regnet.Bottleneck": "",
     "timm.models.regnet.PreBottleneck": "",
     "torchvision.models.regnet.ResBottleneckBlock": "",
     "timm.models.convnext.ConvNeXtBlock": "",
     "torchvision.models.convnext.CNBlock": "",
-    # A dense block runs over its children, so its transition's convolution, on all its maps, stands for it.
+    # A dense block iterates over its children, so the block goes to the convolution of its transition.
     "timm.models.densenet.DenseTransition": ".conv",
     "torchvision.models.densenet._Transition": ".conv",
     f"{_TIMM_MOBILE}.DepthwiseSeparableConv": "",
@@ -101,7 +115,15 @@ _BLOCKS = {
 
 
 def family_candidates(run: DryRun, axes: Axes) -> list[Candidate]:
-    """The blocks of known families, each with its stage: by its name, else by its stride (8 is c3, 32 is c5)."""
+    """Find the blocks of known families, with their stages by name, else by stride (8 is c3, 32 is c5).
+
+    Args:
+        run: a dry run.
+        axes: layouts of its outputs.
+
+    Returns:
+        The candidates, in network order.
+    """
     side = next((tensor.shape[-1] for tensor in run.calls[0].inputs if tensor.dim() >= 4), None)
     if side is None:
         return []
@@ -118,7 +140,7 @@ def family_candidates(run: DryRun, axes: Axes) -> list[Candidate]:
 
 
 def default_stages(candidates: list[Candidate]) -> tuple[int, ...]:
-    """The last three, as the paper's c3 to c5 (arXiv 1904.11492, section 5.1)."""
+    """Return the last three stages of `candidates`, as the paper's c3 to c5 (arXiv 1904.11492, section 5.1)."""
     return tuple(sorted({candidate.stage for candidate in candidates})[-3:])
 
 
@@ -142,7 +164,16 @@ _LAYER = re.compile(r"(?:^|\.)layer(\d+)\.(\d+)$")
 
 @dataclass(frozen=True)
 class ResidualFamily:
-    """Residual blocks of one kind: the class that runs a context, and how the paper counts their stages."""
+    """Residual blocks of one kind.
+
+    Attributes:
+        home: module of the class with a context block.
+        name: name of that class.
+        first_stage: stage of `layer1` in the paper's numbers.
+        default_stages: stages that take blocks by default.
+        default_ratio: ratio by default; None for the block's own.
+        bottleneck: whether the blocks are bottlenecks.
+    """
 
     home: str
     name: str
@@ -163,22 +194,22 @@ _FAMILIES = {
     "gcnet.models.backbones.cifar_resnet.BasicBlock": _CIFAR,
     "gcnet.models.backbones.scenes_resnet.SceneBottleneck": _SCENES,
 } | {
-    f"{host}.{name}": ResidualFamily(
+    f"{source}.{name}": ResidualFamily(
         f"gcnet.insertion.residual_blocks.{library}", f"{name}WithContext", bottleneck=name == "Bottleneck", **_IMAGENET
     )
-    for library, host in (("torchvision", "torchvision.models.resnet"), ("timm", "timm.models.resnet"))
+    for library, source in (("torchvision", "torchvision.models.resnet"), ("timm", "timm.models.resnet"))
     for name in ("BasicBlock", "Bottleneck")
 }
 
 
 def residual_family(module: nn.Module) -> ResidualFamily | None:
-    """The family of a residual block, or None."""
-    host = _host_class(module)
-    return None if host is None else _FAMILIES[_path(host)]
+    """Return the family of the residual block `module`, or None."""
+    library_class = _library_class(module)
+    return None if library_class is None else _FAMILIES[_path(library_class)]
 
 
 def residual_candidates(model: nn.Module) -> list[Candidate]:
-    """The residual blocks of known families, with their stages in the paper's numbers."""
+    """Return the residual blocks of known families in `model`, with stages in the paper's numbers."""
     found = []
     for name, module in model.named_modules():
         family = residual_family(module)
@@ -188,33 +219,50 @@ def residual_candidates(model: nn.Module) -> list[Candidate]:
     return found
 
 
-def require_position(name: str, module: nn.Module, position: object) -> None:
-    """Raise UserError unless the residual block `name` has this position and the forward of its library."""
+def check_position(name: str, module: nn.Module, position: object) -> None:
+    """Check that a residual block has a position, and the forward of its library.
+
+    Args:
+        name: of the module, for errors.
+        module: the module.
+        position: the position.
+
+    Raises:
+        UserError: an unknown position, not a residual block of a known family, or a replaced forward.
+    """
     if position not in POSITIONS:
         raise unknown("`position`", str(position), POSITIONS)
     family = residual_family(module)
     if family is None:
         raise UserError(
-            f"position is for residual blocks of ResNets and ResNeXts, and {name} is a {type(module).__name__}: "
-            f"without position= the block acts on its output"
+            f"`position` needs a residual block of a ResNet or ResNeXt, and {name} is a {type(module).__name__}: omit "
+            "`position` for a block on its output"
         )
     if position == "after_conv2" and not family.bottleneck:
         raise UserError(f"position after_conv2 is for bottlenecks, and {name} is a basic block")
     replaced = _replaced_forward(module)
     if replaced:
         raise UserError(
-            f"a block within a residual block needs the forward of its library, and {replaced} was replaced: "
-            f"insert before that, or give `at={name}` for a block on its output"
+            f"a block inside a residual block needs the original forward, and {replaced} was replaced: "
+            f"insert before that, or use `at={name}` for a block on its output"
         )
 
 
 def position_child(position: str) -> str:
-    """The child of a residual block whose output has the channels of `position`; empty for the block's own output."""
+    """Return the child of a residual block whose output has the channels of `position`; empty for the block's own
+    output.
+    """
     return "bn2" if position == "after_conv2" else ""
 
 
 def into_residual(module: nn.Module, context: nn.Module, position: Any) -> None:
-    """Turn a residual block that passed `require_position` into one whose forward runs `context` at `position`."""
+    """Change the class of a residual block to the one whose forward runs a context block.
+
+    Args:
+        module: a residual block that passed `check_position`.
+        context: the context block.
+        position: where the forward runs it.
+    """
     family = residual_family(module)
     assert family is not None
     module.__class__ = getattr(import_module(family.home), family.name)
@@ -223,30 +271,30 @@ def into_residual(module: nn.Module, context: nn.Module, position: Any) -> None:
 
 
 def out_of_residual(module: nn.Module) -> None:
-    """Undo `into_residual`."""
-    host = _host_class(module)
-    assert host is not None
+    """Undo `into_residual` on `module`."""
+    library_class = _library_class(module)
+    assert library_class is not None
     module._modules.pop("context", None)
     vars(module).pop("context_position", None)
-    module.__class__ = host
+    module.__class__ = library_class
 
 
 def _replaced_forward(module: nn.Module) -> str | None:
-    """Whose forward is not the one in the source of its class: the instance's or the class's; None where it is."""
-    kind: Any = _host_class(module)
+    """The replaced forward, of the instance or its class; None if it is the original."""
+    kind: Any = _library_class(module)
     assert kind is not None
     if "forward" in vars(module):
         return f"the forward of this {kind.__name__}"
     definer: Any = next(base for base in kind.__mro__ if "forward" in vars(base))
-    # Our own may be wrapped by a checker of types.
+    # Forward methods of this package may be wrapped by a type checker.
     forward = inspect.unwrap(definer.forward) if definer.__module__.startswith("gcnet.") else definer.forward
     code = getattr(forward, "__code__", None)
     own = code is not None and code.co_filename == sys.modules[definer.__module__].__file__
     return None if own and code.co_qualname == f"{definer.__qualname__}.forward" else f"the forward of {kind.__name__}"
 
 
-def _host_class(module: nn.Module) -> type | None:
-    # A subclass may have a forward of its own, so only the class itself counts, or the one that a context was put into.
+def _library_class(module: nn.Module) -> type | None:
+    # A subclass may have its own forward, so only the exact class counts, or the one with a context block.
     kinds = type(module).__mro__ if isinstance(module, Positioned) else (type(module),)
     return next((kind for kind in kinds if _path(kind) in _FAMILIES), None)
 

@@ -1,4 +1,4 @@
-"""Layout of a module's output: which axis holds the channels, and a block for (N, C, *S) run on it."""
+"""Layout of a module's output: the axis of the channels, and how to run a block for (N, C, *S) on it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,13 +15,13 @@ from gcnet.insertion.tokens import ExtraTokens, Variation
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the channels and the positions of a tensor are.
+    """Axes of channels and positions of a tensor.
 
-    Args:
+    Attributes:
         channels: C.
-        dims: axes of positions: 1 for tokens.
+        dims: number of axes of positions: 1 for tokens.
         channels_last: (N, *S, C) instead of (N, C, *S).
-        prefix: tokens at the start (class tokens, registers) that a block does not see and does not change.
+        prefix: tokens at the start (class tokens, registers) that a block neither sees nor changes.
         suffix: such tokens at the end.
     """
 
@@ -33,18 +33,25 @@ class Layout:
 
     @property
     def form(self) -> str:
-        """In words, as in `Place.form`."""
+        """The form of the output, "map", "channels-last map" or "tokens", as in `Site.form`."""
         if not self.channels_last:
             return "map"
         return "tokens" if self.dims == 1 else "channels-last map"
 
     def run(self, block: nn.Module, output: Any) -> Any:
-        """`block` on a module's output, or on the first item where that is a tuple or a list.
+        """Apply a block to a module's output, or to the first item of a tuple or list.
 
-        torch.fx's stand-in for a tensor passes unchecked.
+        Proxies of torch.fx are not checked.
+
+        Args:
+            block: the block, for maps (N, C, *S).
+            output: output of the module.
+
+        Returns:
+            The output with its context.
 
         Raises:
-            UserError: the output is not laid out as it was when the block was inserted.
+            UserError: the output has another layout than at insertion.
         """
         if isinstance(output, tuple | list) and output:
             items = [self._on_tensor(block, output[0]), *output[1:]]
@@ -71,7 +78,7 @@ class Layout:
 
     def _check(self, x: Any) -> None:
         if isinstance(x, Tensor) and x.is_nested:
-            raise UserError("a context block takes no nested tensors: give the encoder enable_nested_tensor=False")
+            raise UserError("context blocks do not take nested tensors: set enable_nested_tensor=False in the encoder")
         axis = -1 if self.channels_last else 1
         if isinstance(x, Tensor) and x.dim() == self.dims + 2 and x.shape[axis] == self.channels:
             return
@@ -86,16 +93,16 @@ LAYOUTS = ("channels_first", "channels_last", "tokens")
 
 
 class Axes:
-    """The layouts of a dry run's outputs.
+    """Layouts of the outputs of a dry run.
 
-    The axes that change with the size of the input hold positions. Where a network takes one size only, the layers that
-    take or make a tensor say where its channels are.
+    Axes that change with the size of the input hold positions. If a network takes one size only, the layers that take
+    or make a tensor determine its channel axis.
 
     Args:
         run: the dry run.
         model: the network that was run.
-        layout: one of `LAYOUTS` for all outputs; None to find out.
-        extra_tokens: numbers of class tokens and registers at the start and at the end; None to find out.
+        layout: one of `LAYOUTS` for all outputs; None to infer it.
+        extra_tokens: numbers of class tokens and registers at the start and at the end; None to infer them.
     """
 
     def __init__(
@@ -120,29 +127,29 @@ class Axes:
                     self._taken.setdefault(id(tensor), axis)
 
     def layout(self, call: Call) -> Layout:
-        """The layout of the call's output.
+        """Return the layout of the output of `call`.
 
         Raises:
-            UserError: the output is no tensor of floats with channels and 1 to 3 axes of positions, or where its
-                channels or its class tokens are is unknown.
+            UserError: not a floating-point tensor with channels and 1 to 3 axes of positions, or its channel axis or
+                class tokens are unknown.
         """
         output = call.tensor
         if output is None:
-            found = type(call.output).__name__
+            kind = type(call.output).__name__
             raise UserError(
-                f"a block acts on a tensor, or on the first item of a tuple or list, and {call.name} gives a {found}: "
-                "name a module that gives one"
+                f"a block needs a tensor, alone or first in a tuple or list, and {call.name} returns a {kind}: use "
+                "another module"
             )
         if not 3 <= output.dim() <= 5 or not (output.is_floating_point() or output.is_quantized):
             raise UserError(
-                f"a block acts on floats of shape (N, C, *S), (N, *S, C) or (N, P, C), and {call.name} gives "
+                f"a block needs floats of shape (N, C, *S), (N, *S, C) or (N, P, C), and {call.name} returns "
                 f"{output.dtype} of shape {tuple(output.shape)}"
             )
         axis = self._axis(call)
         if axis is None:
             raise UserError(
-                f"the axis of the channels is unknown in {call.name}, which gives {tuple(output.shape)}: give layout=, "
-                f"one of {', '.join(LAYOUTS)}"
+                f"the channel axis of {call.name}, which returns {tuple(output.shape)}, is unknown: use `layout`, one "
+                f"of {', '.join(LAYOUTS)}"
             )
         self._require_batch_first(call)
         channels_last = axis == _LAST
@@ -154,11 +161,11 @@ class Axes:
         return Layout(output.shape[-1], 1, channels_last=True, prefix=prefix, suffix=suffix)
 
     def taken_last(self, tensor: Tensor) -> bool:
-        """Whether a layer takes this tensor, with its channels on the last axis."""
+        """Whether a layer takes `tensor` (of any shape, such as (N, P, C)) with channels on the last axis."""
         return self._taken.get(id(tensor)) == _LAST
 
     def channels_last(self, call: Call) -> bool:
-        """Whether the output's channels are known to be on the last axis."""
+        """Whether the output of `call` is known to have its channels on the last axis."""
         return self._axis(call) == _LAST
 
     @cached_property
@@ -187,7 +194,7 @@ class Axes:
         return self._by_layers(call, output) or self._by_sides(output) or self._by_likeness(call, output)
 
     def _by_layers(self, call: Call, output: Tensor) -> int | None:
-        """From the layer that takes or makes this tensor; else the nearest that makes or takes one of its shape."""
+        """From the layer that reads or returns this tensor, else the nearest that does so with its shape."""
         axis = self._taken.get(id(output))
         if axis is not None:
             return axis
@@ -203,12 +210,12 @@ class Axes:
         return None
 
     def _by_sides(self, output: Tensor) -> int | None:
-        """From square maps of square images, and of regions: the axis of another length holds the channels."""
+        """From square maps of square images and RoIs: the axis of another length holds the channels."""
         if output.dim() < 4 or output.shape[1] == output.shape[-1]:
             return None
         is_square_behind = len(set(output.shape[2:])) == 1
         image = next((tensor for tensor in self._run.calls[0].inputs if tensor.dim() == output.dim()), None)
-        if image is None:  # a detector takes a list of images, and pools square maps of regions
+        if image is None:  # a list of images, whose RoIs are pooled to square maps
             return _FIRST if is_square_behind else None
         if len(set(image.shape[2:])) > 1:
             return None
@@ -217,7 +224,7 @@ class Axes:
         return _LAST if len(set(output.shape[1:-1])) == 1 else None
 
     def _by_likeness(self, call: Call, output: Tensor) -> int | None:
-        """From an input of the same shape; else from other modules of this class, whose axes have other lengths."""
+        """From an input of the same shape, else from other modules of this class whose axes differ in length."""
         for tensor in call.inputs:
             if tensor.shape == output.shape and id(tensor) in self._taken:
                 return self._taken[id(tensor)]
@@ -233,7 +240,7 @@ class Axes:
         return axes.pop() if len(axes) == 1 else None
 
     def _require_batch_first(self, call: Call) -> None:
-        """Refuse outputs whose first axis is not the batch: it changes with the batch, and attention is not over it."""
+        """Raise UserError for outputs whose first axis is not the batch."""
         shape = tuple(call.tensor.shape) if call.tensor is not None else ()
         axes = self._variation.batch_axes(call)
         over_first = any(
@@ -244,11 +251,11 @@ class Axes:
         )
         if over_first or (axes and 0 not in axes):
             letters = "(P, N, C)" if len(shape) == 3 else "another order"
-            raise UserError(f"the first axis must be the batch, and {call.name} gives {letters} = {shape}")
+            raise UserError(f"the first axis must be the batch, and {call.name} returns {letters} = {shape}")
 
 
 def _implied(module: nn.Module, tensor: object) -> int | None:
-    """The channel axis of a tensor that such a layer takes or makes."""
+    """The channel axis of a tensor that the layer reads or returns, None if unknown."""
     if not isinstance(tensor, Tensor) or tensor.dim() < 3:
         return None
     if isinstance(module, nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase | nn.GroupNorm):

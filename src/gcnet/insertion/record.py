@@ -1,4 +1,4 @@
-"""Records of insertions: in memory, and as model files hold them, checked before anything is built."""
+"""Records of insertions, in memory and in model files, validated before anything is built."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,13 +13,13 @@ from gcnet.insertion.residual_blocks.position import POSITIONS
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """One inserted block: the module whose output it acts on, or the residual block that runs it.
 
-    Args:
+    Attributes:
         name: of the module; the block is its child `context`.
-        channels: C of what the block sees.
-        parameters: added by the block.
+        channels: C of the block's input.
+        parameters: parameters added by the block.
         form: "map", (N, C, *S); "channels-last map", (N, *S, C); or "tokens", (N, P, C).
     """
 
@@ -31,38 +31,38 @@ class Place:
 
 @dataclass(frozen=True)
 class Insertion:
-    """What one call of `insert` put where; `str()` says it in one line.
+    """Result of one call of `insert`; `str()` summarizes it in one line.
 
-    Args:
-        block: its name.
-        position: within residual blocks, such as "after_norm"; None where the block acts on a module's output.
-        places: in the order of the network.
-        ratio: the paper's r, where the block has one and it is not the block's own.
+    Attributes:
+        block: name of the block.
+        position: position in residual blocks, such as "after_norm"; None if the blocks act on outputs of modules.
+        sites: in network order.
+        ratio: the paper's r; None if the block has none or its own default was used.
     """
 
     block: str
     position: str | None
-    places: tuple[Place, ...]
+    sites: tuple[Site, ...]
     ratio: float | None = None
 
     @property
     def parameters(self) -> int:
-        """Parameters added in all."""
-        return sum(place.parameters for place in self.places)
+        """Number of added parameters."""
+        return sum(site.parameters for site in self.sites)
 
     def __str__(self) -> str:
-        groups = groupby(self.places, lambda place: (place.name.rpartition(".")[0], place.channels, place.form))
-        said = [self._group(parent, channels, form, list(places)) for (parent, channels, form), places in groups]
-        count = len(self.places)
+        groups = groupby(self.sites, lambda site: (site.name.rpartition(".")[0], site.channels, site.form))
+        parts = [self._group(parent, channels, form, list(sites)) for (parent, channels, form), sites in groups]
+        count = len(self.sites)
         if self.position is None:
             ratio = "" if self.ratio is None else f"with ratio {self.ratio:g} "
             where = f"{ratio}on the output of {count} module{'s' if count > 1 else ''}"
         else:
             where = f"{self.position} in {count} residual blocks"
-        return f"{self.block} {where}: {'; '.join(said)}; {self.parameters:,} parameters added"
+        return f"{self.block} {where}: {'; '.join(parts)}; {self.parameters:,} parameters added"
 
-    def _group(self, parent: str, channels: int, form: str, places: list[Place]) -> str:
-        names = ", ".join(place.name.rpartition(".")[2] for place in places)
+    def _group(self, parent: str, channels: int, form: str, sites: list[Site]) -> str:
+        names = ", ".join(site.name.rpartition(".")[2] for site in sites)
         words = f"{channels} channels" if form == "map" else f"{form} of {channels} channels"
         if self.position is not None:
             return f"{parent} blocks {names} ({words})"
@@ -75,10 +75,13 @@ _LARGEST = 2**24  # of a number of channels, heads or slots: far beyond any bloc
 
 
 def check_record(record: object) -> None:
-    """Raise UserError for a record that `insertion_records` cannot have written.
+    """Check one record of `insertion_records` read from a file.
 
     Args:
-        record: one call of `insert`, as read from a file.
+        record: one call of `insert`.
+
+    Raises:
+        UserError: `insertion_records` cannot have written it.
     """
     if not isinstance(record, Mapping):
         raise _damaged("an insertion", "an object", record)
@@ -92,25 +95,25 @@ def check_record(record: object) -> None:
             raise _damaged("block", "a name of gcnet.list_blocks()", record["block"])
         check_options(record["block"], dict(record["options"]))
         _check_values(record["block"], record["options"])
-    if "places" in record:  # Files from before any network could be a host have none.
+    if "places" in record:  # files of early versions, for ResNets only, have none
         _check_places(record["places"])
 
 
-def _check_places(places: object) -> None:
-    if not isinstance(places, Sequence) or isinstance(places, str) or not places:
-        raise _damaged("places", "a list of places", places)
+def _check_places(sites: object) -> None:
+    if not isinstance(sites, Sequence) or isinstance(sites, str) or not sites:
+        raise _damaged("places", "a list of sites", sites)
     known = {field.name: type(field.default) for field in fields(Layout)} | {"name": str, "channels": int}
-    for place in places:
-        if not isinstance(place, Mapping) or not {"name", "channels"} <= set(place) <= set(known):
-            raise _damaged("a place", f"an object of {', '.join(known)}", place)
-        for key, value in place.items():
+    for site in sites:
+        if not isinstance(site, Mapping) or not {"name", "channels"} <= set(site) <= set(known):
+            raise _damaged("a site", f"an object of {', '.join(known)}", site)
+        for key, value in site.items():
             if type(value) is not known[key] or not 0 <= (value if isinstance(value, int) else 0) <= _LARGEST:
-                raise _damaged(f"{key} of a place", _KINDS[known[key]], value)
-        if place["channels"] < 1 or not 1 <= place.get("dims", 2) <= 3:
-            raise _damaged("a place", "1 channel or more and 1 to 3 axes", place)
-    names = [place["name"] for place in places]
+                raise _damaged(f"{key} of a site", _KINDS[known[key]], value)
+        if site["channels"] < 1 or not 1 <= site.get("dims", 2) <= 3:
+            raise _damaged("a site", "1 channel or more and 1 to 3 axes", site)
+    names = [site["name"] for site in sites]
     if len(set(names)) < len(names):
-        raise _damaged("places", "each place once", names)
+        raise _damaged("places", "unique sites", names)
 
 
 def _check_values(block: str, options: Mapping[str, Any]) -> None:

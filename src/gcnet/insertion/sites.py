@@ -1,42 +1,64 @@
-"""Insertion sites in any network: those that `at` names, before each change of resolution, or after token blocks."""
+"""Choice of insertion sites: by name, by stage or by default, and the layout of each."""
 
 import inspect
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import groupby
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gcnet.errors import UserError, nearest
-from gcnet.insertion.attach import installed_modules
-from gcnet.insertion.dry_run import Call, DryRun
-from gcnet.insertion.heads import answer_modules, reads_all_tokens
-from gcnet.insertion.layout import Axes
+from gcnet.errors import UserError, nearest, unknown
+from gcnet.insertion.attach import ALREADY_SCRIPTED, find_obstacle, installed_modules
+from gcnet.insertion.default_sites import default_sites
+from gcnet.insertion.dry_run import DryRun, dry_run
+from gcnet.insertion.families import (
+    Candidate,
+    check_position,
+    choose,
+    default_stages,
+    family_candidates,
+    position_child,
+    residual_candidates,
+    residual_family,
+    stage_of,
+)
+from gcnet.insertion.layout import LAYOUTS, Axes, Layout
 
 At = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
 
 def as_list(at: At) -> list[str | type[nn.Module]]:
-    """`at` as a list, of which every item is a pattern or a module type."""
+    """Return `at` as a list of patterns and module types.
+
+    Raises:
+        UserError: something else in it, or an empty list.
+    """
     is_one = isinstance(at, str | type | nn.Module) or not isinstance(at, Iterable)
     items: list[Any] = [at] if is_one else list(at)
     for item in items:
         if not isinstance(item, str) and not (inspect.isclass(item) and issubclass(item, nn.Module)):
-            found = f"a module itself, {type(item).__name__}" if isinstance(item, nn.Module) else repr(item)
-            raise UserError(f"`at` takes names of modules, patterns of them, or module types; found {found}")
+            shown = f"a module, {type(item).__name__}" if isinstance(item, nn.Module) else repr(item)
+            raise UserError(f"`at` takes module names, patterns, or module types; found {shown}")
     if not items:
-        raise UserError("`at` must name at least one place, found none")
+        raise UserError("`at` must name at least one module, found none")
     return items
 
 
 def matches(model: nn.Module, item: str | type[nn.Module]) -> list[str]:
-    """Names of the modules that a pattern (of names, else the name of a type) or a type means.
+    """Find the modules that a pattern (of names, else the name of a type) or a type matches.
 
-    Where one match lies within another, the outer one counts: `layer3.*` means the blocks, not what is in them. What is
-    within inserted blocks does not count.
+    Of nested matches only the outer counts: `layer3.*` means the blocks, not their children. Modules inside inserted
+    blocks do not count.
+
+    Args:
+        model: the network.
+        item: a pattern or a module type.
+
+    Returns:
+        Names of modules.
 
     Raises:
         UserError: nothing matches.
@@ -56,57 +78,49 @@ def matches(model: nn.Module, item: str | type[nn.Module]) -> list[str]:
 
 
 def resolve(model: nn.Module, name: str) -> str:
-    """The module that takes the block for the output of `name`: of a plain Sequential its last child.
+    """Find the module that takes the block for the output of a module: the last child of a plain Sequential.
 
     A child added to a Sequential would run twice, by its iteration and by the hook.
 
+    Args:
+        model: the network.
+        name: of the module.
+
+    Returns:
+        Name of the module.
+
     Raises:
-        UserError: a module that cannot take a block, with what to name instead.
+        UserError: the module cannot take a block; the message names an alternative.
     """
     module = model.get_submodule(name)
-    problem = unfit(module)
+    problem = find_obstacle(module)
     if problem is None and any(
         isinstance(model.get_submodule(holder), torch.jit.ScriptModule) for holder in ("", *_holders(name))
     ):
-        problem = _SCRIPTED
+        problem = ALREADY_SCRIPTED
     if problem is not None:
         raise UserError(f"{name} cannot take a block: {problem}{_instead(model, name)}")
     return resolve(model, f"{name}.{list(module._modules)[-1]}") if isinstance(module, nn.Sequential) else name
 
 
-_SCRIPTED = "TorchScript is compiled already, so insert before torch.jit"
-
-
-def unfit(module: nn.Module) -> str | None:
-    """Why a module cannot take a block, or None."""
-    kind = type(module).__name__
-    if isinstance(module, torch.jit.ScriptModule):
-        return _SCRIPTED
-    if isinstance(module, nn.modules.batchnorm._NormBase) or "BatchNorm" in kind:
-        return f"it is a {kind}, which conversions of norms replace"
-    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-        return None if len(module) else "it is empty"
-    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        return f"it is a {kind}, whose children may be run one by one, the block with them"
-    return None
-
-
 def _instead(model: nn.Module, name: str) -> str:
-    """The tail of the sentence: what to name."""
+    """The end of the message, with an alternative."""
     module = model.get_submodule(name)
     if isinstance(module, torch.jit.ScriptModule):
         return ""
     if isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Sequential):
-        return f'; name a module within it, such as "{name}.{next(iter(module._modules))}"' if len(module) else ""
+        return f'; use a module within it, such as "{name}.{next(iter(module._modules))}"' if len(module) else ""
     holder = name.rpartition(".")[0]
-    while holder and (unfit(model.get_submodule(holder)) or isinstance(model.get_submodule(holder), nn.Sequential)):
+    while holder and (
+        find_obstacle(model.get_submodule(holder)) or isinstance(model.get_submodule(holder), nn.Sequential)
+    ):
         holder = holder.rpartition(".")[0]
-    return f"; name the module that holds it, {holder}" if holder else "; name the module before it"
+    return f"; use its parent, {holder}" if holder else "; use the module before it"
 
 
 def _nothing(model: nn.Module, item: str | type, names: Sequence[str]) -> UserError:
     if not names:
-        return UserError(f"at names modules within the network, and {type(model).__name__} has none")
+        return UserError(f"`at` needs modules inside the network, and {type(model).__name__} has none")
     kinds = sorted({type(model.get_submodule(name)).__name__ for name in names})
     if isinstance(item, type):
         return UserError(f"no module in the network is a {item.__name__} (at); it has {_first(kinds)}")
@@ -125,139 +139,201 @@ def _holders(name: str) -> Iterator[str]:
         yield name
 
 
-# Maps of a smaller stride are the stem's, and take no block where enough deeper ones do, as the paper's c3 to c5.
-_STEM_STRIDE, _ENOUGH = 4, 3
-_LEAST_CHANNELS = 4  # The bottleneck of narrower maps would have one channel.
-# How much more than halving its sides (as 35 to 17 is) counts as one change of resolution.
-_SLACK = 1.5
+_RATIOS = (16, 8, 4, 2)
+_LEAST_WIDTH = 4  # channels of a bottleneck: LayerNorm over fewer leaves little
 
 
-def default_places(model: nn.Module, run: DryRun, axes: Axes) -> list[str]:
-    """The last module of each resolution, or every token block, where these hold more of the parameters.
+@dataclass(frozen=True)
+class SiteChoice:
+    """Chosen insertion sites, in network order.
+
+    Attributes:
+        sites: layouts by module name.
+        position: position in residual blocks; None for the outputs of modules.
+        stages: their stages, if chosen by stage.
+        default_ratio: ratio if none is given; None for the block's own.
+        run: the dry run; None if the sites come from a file or from other blocks.
+    """
+
+    sites: dict[str, Layout]
+    position: str | None
+    stages: list[int] | None
+    default_ratio: float | None
+    run: DryRun | None
+
+
+class SiteChooser:
+    """Chooses insertion sites in one network.
+
+    Args:
+        model: the network.
+        example: `example_input` of `insert`.
+        layout: as for `insert`.
+        prefix_tokens: as for `insert`.
 
     Raises:
-        UserError: there is neither.
+        UserError: an unknown layout, or an invalid number of tokens.
     """
-    answers = answer_modules(model, run)
-    trunk = [call for call in _trunk(run.calls[0], axes) if call.name not in answers and _fits(call, run)]
-    tokens = _token_blocks(run, axes)
-    if len(tokens) > 1:
-        layout = axes.layout(tokens[-1])
-        may_be_unread = layout.prefix + layout.suffix or not isinstance(tokens[-1].output, Tensor)
-        if may_be_unread and not reads_all_tokens(model, run, tokens[-1].name, layout):
-            del tokens[-1]  # What a block did to the other tokens there would be read by nothing.
-    in_maps, in_tokens = (_size({call.module for call in calls}) for calls in (trunk, tokens))
-    places = _last_of_resolutions(_without_logits(trunk, run, axes), axes, run)
-    if tokens and (in_tokens > in_maps or not places):
-        places = [call.name for call in tokens]
-    if not places:
-        raise UserError(
-            f"found no place for a block in {type(model).__name__}, neither a map before a change of resolution nor "
-            "blocks of tokens: give `at`"
-        )
-    return list(dict.fromkeys(places))
 
+    def __init__(self, model: nn.Module, example: Any, *, layout: str | None = None, prefix_tokens: Any = None) -> None:
+        if layout is not None and layout not in LAYOUTS:
+            raise unknown("layout", layout, LAYOUTS)
+        self._model = model
+        self._example = example
+        self._layout_name = layout
+        self._extra_tokens = None if prefix_tokens is None else _at_both_ends(prefix_tokens)
+        found = residual_candidates(model)
+        self._family = residual_family(model.get_submodule(found[0].name)) if found else None
+        # Some networks of other families have residual blocks in their stem.
+        if self._family is None or all(site.stage not in self._family.default_stages for site in found):
+            found, self._family = [], None
+        self._residual = found
 
-def _fits(call: Call, run: DryRun) -> bool:
-    """Whether a block can go there: one shape, wide enough, and no activation that is used elsewhere too."""
-    calls = run.of(call.name)
-    shapes = {getattr(other.tensor, "shape", None) for other in calls}
-    width = 0 if call.tensor is None else max(call.tensor.shape[1], call.tensor.shape[-1])
-    return len(shapes) == 1 and width >= _LEAST_CHANNELS and not run.is_shared(call.name)
+    def by_stage(self, stages: Sequence[int] | None, blocks: Sequence[int] | None, position: str | None) -> SiteChoice:
+        """Choose blocks of the stages of a known family, or the default sites of any network.
 
+        Args:
+            stages: stages; None for the default.
+            blocks: indices within each stage; None for all.
+            position: position in residual blocks; None for the default.
 
-def _size(modules: Iterable[nn.Module]) -> int:
-    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+        Returns:
+            The sites.
 
-
-def _token_blocks(run: DryRun, axes: Axes) -> list[Call]:
-    """The outermost modules of a type that is repeated with the same tokens coming out."""
-    kinds: dict[Call, tuple[type, tuple[int, ...]]] = {}
-    for call in run.calls:
-        fit = unfit(call.module) is None and not isinstance(call.module, nn.Sequential)
-        output = call.tensor
-        if call.children and fit and output is not None and _is_tokens(call, axes) and output.shape[1] > 1:
-            kinds[call] = (type(call.module), tuple(output.shape))
-    repeated = Counter(kind for _, kind in {(call.name, kind) for call, kind in kinds.items()})
-    blocks = {call: kind for call, kind in kinds.items() if repeated[kind] > 1}
-    return [call for call in blocks if not any(holder in blocks for holder in call.ancestors())]
-
-
-def _without_logits(trunk: list[Call], run: DryRun, axes: Axes) -> list[Call]:
-    """The trunk without maps of the logits at its end, which some classifiers make before they pool."""
-    logits = getattr(run.calls[0].output, "shape", ())[1:]
-    kept = list(trunk)
-    while kept and _channels(kept[-1], axes) == tuple(logits):
-        kept.pop()
-    lost = {_spatial(call, axes) for call in trunk[len(kept) :]}
-    left = {_spatial(call, axes) for call in kept if _size([call.module])}
-    return kept if all(spatial in left or _positions(spatial) == 1 for spatial in lost) else trunk
-
-
-def _channels(call: Call, axes: Axes) -> tuple[int, ...]:
-    return () if call.tensor is None else (call.tensor.shape[-1 if axes.channels_last(call) else 1],)
-
-
-def _last_of_resolutions(trunk: list[Call], axes: Axes, run: DryRun) -> list[str]:
-    """The last module of every resolution that has parameters, without the stem's."""
-    width = sum(_input_spatial(run.calls[0])[-1:])
-    ends: list[tuple[str, float]] = []
-    for spatial, group in groupby(trunk, lambda call: _spatial(call, axes)):
-        calls = list(group)
-        fit = [name for name in (_end(call, axes, run) for call in calls) if name is not None]
-        if spatial and fit and _positions(spatial) > 1 and _size(call.module for call in calls):
-            ends.append((fit[-1], width / spatial[-1]))
-    deep = [name for name, stride in ends if round(stride) >= _STEM_STRIDE]
-    return deep if len(set(deep)) >= _ENOUGH else [name for name, _ in ends]
-
-
-def _trunk(call: Call, axes: Axes) -> Iterator[Call]:
-    """The calls that give maps, outermost first; one that changes the resolution more than once is looked into."""
-    current: int | None = None
-    for child in call.children:
-        spatial = _spatial(child, axes)
-        if spatial is None:
-            if child.children and not _is_tokens(child, axes, of_input=True):
-                yield from _trunk(child, axes)
-            continue
-        positions = _positions(spatial)
-        before = _positions(_input_spatial(child)) if current is None else current
-        step = _SLACK * 2 ** len(spatial)
-        if child.children and not positions * step >= before >= positions / step:
-            yield from _trunk(child, axes)
+        Raises:
+            UserError: an unknown stage or index, or stages of a network without stages.
+        """
+        candidates = self._candidates
+        if not candidates:
+            if stages is not None or blocks is not None:
+                raise UserError(
+                    f"`stages` and `blocks` need known stages, and {type(self._model).__name__} has none: use `at`"
+                )
+            return self._choice(default_sites(self._model, self._run, self._axes), position)
+        if stages is None:
+            usual = default_stages(candidates) if self._family is None else self._family.default_stages
+            there = {candidate.stage for candidate in candidates}
+            chosen = choose(candidates, [stage for stage in usual if stage in there], blocks)
         else:
-            yield child
-        current = positions
+            chosen = choose(candidates, stages, blocks)
+        if self._family is not None:
+            position = position or "after_norm"
+            if stages is None and blocks is None:
+                chosen = self._called(chosen)
+        names = [candidate.name for candidate in chosen]
+        return self._choice(names, position, sorted({candidate.stage for candidate in chosen}))
+
+    def by_name(self, at: At, position: str | None) -> SiteChoice:
+        """Choose the modules that `at` matches.
+
+        Args:
+            at: names, patterns, types or stages.
+            position: position in residual blocks; None for the default.
+
+        Returns:
+            The sites.
+
+        Raises:
+            UserError: nothing matches, or a module cannot take a block.
+        """
+        items = as_list(at)
+        stages = [self._stage(item) for item in items]
+        names: list[str] = []
+        for item, stage in zip(items, stages, strict=True):
+            if stage is None:
+                names += [resolve(self._model, name) for name in matches(self._model, item)]
+            else:
+                names += [candidate.name for candidate in choose(self._candidates, [stage], None)]
+        if self._residual and None not in stages:
+            position = position or "after_norm"
+        own = {id(module): name for name, module in self._model.named_modules()}  # the first of a module's names
+        chosen = {own[id(self._model.get_submodule(name))] for name in names}
+        return self._choice([name for name in own.values() if name in chosen], position)
+
+    def _stage(self, item: object) -> int | None:
+        """The stage that "c3" means in a network of a known family, unless a module has that name."""
+        stage = stage_of(item)
+        named = any(name == item for name, _ in self._model.named_modules())
+        return None if stage is None or named or not self._candidates else stage
+
+    @cached_property
+    def _run(self) -> DryRun:
+        return dry_run(self._model, self._example)
+
+    @cached_property
+    def _residual_run(self) -> DryRun:
+        """A run in which every residual block returned, or a complete one."""
+        names = [candidate.name for candidate in self._residual]
+        return dry_run(self._model, self._example, names=names, partial=True)
+
+    @cached_property
+    def _axes(self) -> Axes:
+        return Axes(self._run, self._model, layout=self._layout_name, extra_tokens=self._extra_tokens)
+
+    @cached_property
+    def _candidates(self) -> list[Candidate]:
+        return self._residual or family_candidates(self._run, self._axes)
+
+    def _called(self, chosen: list[Candidate]) -> list[Candidate]:
+        """The candidates that the network calls: it may hold unused stages."""
+        called = [candidate for candidate in chosen if self._residual_run.of(candidate.name)]
+        if not called:
+            raise UserError(
+                f"{type(self._model).__name__} calls no residual block as a whole, so blocks inside would not run: use "
+                f"`at` with modules that are called, such as {chosen[-1].name}.conv2"
+            )
+        return called
+
+    def _choice(self, names: list[str], position: str | None, stages: list[int] | None = None) -> SiteChoice:
+        usual = None if self._family is None else self._family.default_ratio
+        if position is not None:
+            sites = {name: self._residual_layout(name, position) for name in names}
+            return SiteChoice(sites, position, stages, usual, self._residual_run)
+        names = [resolve(self._model, name) for name in names]
+        if any(not self._run.of(name) for name in names):
+            self._run = dry_run(self._model, self._example, names=names)
+        sites = {name: self._layout(name) for name in names}
+        return SiteChoice(sites, None, stages, usual or narrow_ratio(sites), self._run)
+
+    def _residual_layout(self, name: str, position: str) -> Layout:
+        check_position(name, self._model.get_submodule(name), position)
+        child = position_child(position)
+        calls = self._residual_run.of(f"{name}.{child}" if child else name)
+        if not calls:
+            raise _not_called(name)
+        return Layout(calls[0].output.shape[1])
+
+    def _layout(self, name: str) -> Layout:
+        calls = self._run.of(name)
+        if not calls:
+            raise _not_called(name)
+        layouts = {self._axes.layout(call) for call in calls}
+        if len(layouts) > 1:
+            shapes = ", ".join(sorted({str(tuple(call.tensor.shape)) for call in calls if call.tensor is not None}))
+            raise UserError(f"a block takes one shape, and {name} returns several in one run: {shapes}")
+        if self._run.is_shared(name):
+            raise UserError(
+                f"{name} has no parameters and is called {len(calls)} times in one run (a shared activation), so a "
+                "block there would act each time: use another module"
+            )
+        return layouts.pop()
 
 
-def _spatial(call: Call, axes: Axes) -> tuple[int, ...] | None:
-    """The axes of positions of a call that gives a map, else None."""
-    output = call.tensor
-    if output is None or not 3 <= output.dim() <= 5 or _is_tokens(call, axes):
-        return None
-    return tuple(output.shape[1:-1] if axes.channels_last(call) else output.shape[2:])
+def _at_both_ends(tokens: Any) -> tuple[int, int]:
+    """The numbers of extra tokens at the start and at the end, from one number or both."""
+    both = (tokens, 0) if isinstance(tokens, int) else tuple(tokens) if isinstance(tokens, Sequence) else ()
+    if len(both) != 2 or not all(isinstance(count, int) and count >= 0 for count in both):
+        raise UserError(
+            f"`prefix_tokens` must be a number of tokens, at least 0, or two (start, end); found {tokens!r}"
+        )
+    return both[0], both[1]
 
 
-def _input_spatial(call: Call) -> tuple[int, ...]:
-    return next((tuple(tensor.shape[2:]) for tensor in call.inputs if tensor.dim() >= 3), ())
+def _not_called(name: str) -> UserError:
+    return UserError(f"{name} is not called when the network runs, so a block there would not run")
 
 
-def _is_tokens(call: Call, axes: Axes, *, of_input: bool = False) -> bool:
-    if of_input:
-        return any(tensor.dim() == 3 and axes.taken_last(tensor) for tensor in call.inputs)
-    return call.tensor is not None and call.tensor.dim() == 3 and axes.channels_last(call)
-
-
-def _positions(spatial: tuple[int, ...] | None) -> int:
-    count = 1
-    for side in spatial or ():
-        count *= side
-    return count
-
-
-def _end(call: Call, axes: Axes, run: DryRun) -> str | None:
-    """The module that can take a block for the output of the call: of a Sequential the last within it that can."""
-    if not isinstance(call.module, nn.Sequential):
-        return call.name if unfit(call.module) is None and _fits(call, run) else None
-    same = (child for child in reversed(call.children) if _spatial(child, axes) == _spatial(call, axes))
-    return next((name for name in (_end(child, axes, run) for child in same) if name is not None), None)
+def narrow_ratio(sites: dict[str, Layout]) -> float:
+    """Return 16, or the largest ratio below it that leaves each bottleneck of `sites` four channels."""
+    narrowest = min(layout.channels for layout in sites.values())
+    return next((ratio for ratio in _RATIOS if narrowest >= _LEAST_WIDTH * ratio), _RATIOS[-1])

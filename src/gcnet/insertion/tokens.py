@@ -1,4 +1,4 @@
-"""Axes of tokens: those whose length follows the input, and class tokens or registers among them."""
+"""Token axes: which axes follow the size of the input, and the number of class tokens and registers."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gcnet.errors import UserError
-from gcnet.insertion.dry_run import Call, DryRun, attempt, in_place, like_training, note_failure, on_meta, on_own_device
-from gcnet.insertion.examples import Example
+from gcnet.insertion.dry_run import Call, DryRun, Example, attempt
+from gcnet.insertion.model_copies import in_place, like_training, note_failure, on_meta, on_own_device
 
 _MORE = 32  # pixels, a multiple of the strides of most networks
 
 
 class Variation:
-    """How the shapes of a network's outputs follow its input, from further runs on a larger batch and other sizes.
+    """Changes of a network's output shapes with a larger batch and other input sizes, from further runs.
 
     Args:
         model: the network.
@@ -31,11 +31,11 @@ class Variation:
         self._run = run
 
     def position_axes(self, call: Call) -> set[int]:
-        """Axes of the call's output that change with the size of the input; empty where the network takes one size."""
+        """Return the axes of the output of `call` that change with the input size; empty for one size."""
         return self._changed(call, self._other_sizes)
 
     def batch_axes(self, call: Call) -> set[int]:
-        """Axes of the call's output that change with the batch; empty where that is unknown."""
+        """Return the axes of the output of `call` that change with the batch; empty if unknown."""
         return self._changed(call, self._other_batch)
 
     def _changed(self, call: Call, others: list[dict[Call, Call]]) -> set[int]:
@@ -58,7 +58,7 @@ class Variation:
 
     @cached_property
     def _other_sizes(self) -> list[dict[Call, Call]]:
-        """A run on another size; none where sequences may change along either axis, which says nothing."""
+        """A run on another size; none if sequences may change along either axis, which is ambiguous."""
         is_sequence = max((tensor.dim() for tensor in self._run.example.tensors), default=0) == 3
         found = []
         for example in _resized(self._run.example):
@@ -69,7 +69,7 @@ class Variation:
         return [] if len(whole) > 1 else whole or [max(found, key=len)] if found else []
 
     def _matched(self, example: Example) -> dict[Call, Call]:
-        """The calls of a run on another input, by those of the first run, as far as both are the same."""
+        """The calls of a run on another input by those of the first run, as far as both agree."""
         other, _ = attempt(self._model, replace(self._run, calls=[], example=example))
         matched = {}
         for own, call in zip(self._run.calls, other.calls, strict=False):
@@ -81,7 +81,7 @@ class Variation:
 
 
 def _resized(example: Example) -> Iterator[Example]:
-    """The example with more positions: of maps along all their axes, of sequences along the one or the other."""
+    """The example with more positions: maps along all axes, sequences along either axis."""
     dims = max((tensor.dim() for tensor in example.tensors), default=0)
     if dims >= 4:
         yield example.map(_longer(dims, tuple(range(2, dims)), lambda side: side + _MORE))
@@ -104,13 +104,13 @@ def _longer(dims: int, axes: tuple[int, ...], change: Callable[[int], int]) -> C
 
 
 _NAMES = ("cls_token", "class_token", "dist_token", "reg_token", "register_tokens")
-_MOST = 8  # more tokens than the positions of a map than this are not class tokens
-_LEAST_POSITIONS = 4  # for each class token
+_MOST = 8  # most class tokens and registers
+_LEAST_POSITIONS = 4  # per class token
 _CAPTURED = 4  # tensors of one shape that are compared, in the order in which they appear
 
 
 class ExtraTokens:
-    """The numbers of class tokens and registers in the outputs of a dry run.
+    """Numbers of class tokens and registers in the outputs of a dry run.
 
     Args:
         model: the network.
@@ -123,13 +123,13 @@ class ExtraTokens:
         self._measured: dict[tuple[int, ...], tuple[int, int] | None] = {}
 
     def of(self, call: Call) -> tuple[int, int]:
-        """Extra tokens at the start and at the end of the call's output (N, P, C).
+        """Return the numbers of extra tokens at the start and at the end of the output (N, P, C) of `call`.
 
-        They are measured: the network is run on two inputs up to the first such tensor, and its extra tokens are equal.
-        Where that is not possible, the network's own count or the names of its parameters say it.
+        They are measured: the network is run on two inputs up to the first such tensor, in which extra tokens are
+        equal. If that is not possible, the network's own count or the names of its parameters are used.
 
         Raises:
-            UserError: there are more tokens than positions, and none of these says which are extra.
+            UserError: there are more tokens than positions of a map, and the extra tokens cannot be inferred.
         """
         assert call.tensor is not None
         shape = tuple(call.tensor.shape)
@@ -151,8 +151,8 @@ class ExtraTokens:
         ]
         if more:
             raise UserError(
-                f"{call.name} gives {shape[1]} tokens, {more[0]} more than the positions of a map; the class tokens "
-                "among them are unknown: give prefix_tokens=, their number at the start, or (start, end)"
+                f"{call.name} returns {shape[1]} tokens, {more[0]} more than the positions of a map, and its class "
+                "tokens are unknown: use `prefix_tokens`, their number at the start, or (start, end)"
             )
         return 0, 0
 
@@ -160,7 +160,7 @@ class ExtraTokens:
     def _positions_of_maps(self) -> set[int]:
         outputs = (call.tensor for call in self._run.calls)
         sides = (output.shape[2:] for output in outputs if output is not None and output.dim() >= 4)
-        # Attention of one query (N, heads, 1, P) is no map.
+        # Attention of one query (N, heads, 1, P) is not a map.
         return {math.prod(shape) for shape in sides if min(shape) > 1}
 
     @cached_property
@@ -169,7 +169,7 @@ class ExtraTokens:
         return {output.shape[1] for output in outputs if output is not None and output.dim() == 3}
 
     def _named(self, call: Call, positions: int) -> int:
-        """The tokens that the network counts or names, where the others are as many as elsewhere."""
+        """The number of extra tokens by the network's attribute or parameters, if the rest matches other outputs."""
         for module in self._holders(call.name):
             number = getattr(module, "num_prefix_tokens", None)
             tokens = [value for name, value in module.named_parameters() if name.rpartition(".")[2] in _NAMES]
@@ -191,7 +191,7 @@ class ExtraTokens:
         return self._measured[shape]
 
     def _first_tensors(self, shape: tuple[int, ...], changed: bool) -> list[Tensor]:
-        """The first tensors of this shape that modules take or give, in a run on random numbers."""
+        """The first tensors of this shape that modules read or return, in a run on random numbers."""
         tensors = chain(self._model.parameters(), self._model.buffers())
         device = next(tensors, torch.empty(0, device="cpu")).device
         if device.type == "meta":
@@ -200,10 +200,10 @@ class ExtraTokens:
         for runnable in runnables:
             found: list[Tensor] = []
             try:
-                with runnable(self._model) as host, torch.no_grad(), like_training(host):
-                    _capture(host, shape, found)
+                with runnable(self._model) as copy, torch.no_grad(), like_training(copy):
+                    _capture(copy, shape, found)
                     example = _random(self._run.example, changed).to(device)
-                    host(*example.args, **example.kwargs)
+                    copy(*example.args, **example.kwargs)
             except _Captured:
                 return found
             except Exception:  # fall through to the next way; if all fail, parameter names decide
@@ -214,7 +214,7 @@ class ExtraTokens:
 
 
 class _Captured(Exception):
-    """Enough tensors: the rest of the network need not run."""
+    """Ends a run after enough tensors."""
 
 
 def _capture(model: nn.Module, shape: tuple[int, ...], found: list[Tensor]) -> None:
@@ -247,7 +247,7 @@ def _random(example: Example, changed: bool) -> Example:
 
 
 def _equal_ends(first: Tensor, second: Tensor) -> tuple[int, int] | None:
-    """Tokens at the start and at the end that are equal in both; None where all are, or equal ones lie between."""
+    """Numbers of equal tokens at the start and the end; None if all are equal, or some in between."""
     equal = (first == second).all(dim=2).all(dim=0).tolist()
     if all(equal):
         return None

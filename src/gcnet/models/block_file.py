@@ -17,7 +17,7 @@ from gcnet.checkpoints.foreign_files import weight_format
 from gcnet.errors import UserError, printable
 from gcnet.insertion import insert_record, inserted, insertion_records, remove
 from gcnet.insertion.record import check_record
-from gcnet.models.card import require_weights_of_blocks
+from gcnet.models.card import check_block_weights
 from gcnet.renamed import FORMAT_VERSION, upgraded_metadata
 from gcnet.storage import StorageError, load_tensors, save_tensors
 
@@ -128,7 +128,7 @@ Record = dict[str, Any]
 
 
 def save_context(model: nn.Module, path: str | Path) -> None:
-    """Write the inserted blocks' weights and places to one small `.safetensors` file, atomically and checksummed.
+    """Write the inserted blocks' weights and sites to one small `.safetensors` file, atomically and checksummed.
 
     Names are those of the network itself, without the wrappers of compiling, parallel training or peft. Of pruned and
     weight-normalized layers the weights that they compute with are written.
@@ -145,11 +145,11 @@ def save_context(model: nn.Module, path: str | Path) -> None:
     if not blocks:
         raise UserError(f"nothing is inserted in this {type(model).__name__}, so there is no block to save")
     tensors = {
-        f"{_context_name(place)}.{key}": tensor
-        for place, host in blocks.items()
-        for key, tensor in block_weights(host.get_submodule("context"), _context_name(place)).items()
+        f"{_context_name(site)}.{key}": tensor
+        for site, host in blocks.items()
+        for key, tensor in block_weights(host.get_submodule("context"), _context_name(site)).items()
     }
-    widths = {place: _widths(host) for place, host in blocks.items()}
+    widths = {site: _widths(host) for site, host in blocks.items()}
     save_tensors(
         Path(path),
         tensors,
@@ -161,14 +161,14 @@ def load_context(model: nn.Module, path: str | Path, *, builders: Mapping[str, B
     """Load a file of `save_context` into the network that the blocks were trained in; insert them if none are.
 
     Args:
-        model: the host, plain or with the same blocks at the same places, however these were asked for; it is changed
+        model: the host, plain or with the same blocks at the same sites, however these were asked for; it is changed
             in place.
         path: the file.
         builders: for blocks of the user's own, the builder by the name that the file gives it.
 
     Raises:
         StorageError: the file is missing, damaged or of another origin.
-        UserError: the host lacks a place, has other channels there, holds other blocks, or a builder is missing. The
+        UserError: the host lacks a site, has other channels there, holds other blocks, or a builder is missing. The
             model is then unchanged.
     """
     if Path(path).is_file():
@@ -176,7 +176,7 @@ def load_context(model: nn.Module, path: str | Path, *, builders: Mapping[str, B
     tensors, metadata = load_tensors(Path(path))
     metadata = upgraded_metadata(metadata, path)
     records = _checked_records(metadata, path)
-    require_weights_of_blocks(records, tensors, printable(path))
+    check_block_weights(records, tensors, printable(path))
     _require_widths(model, records, metadata.get("widths"), path)
     if inserted(model):
         _require_same(_records(model), records, path)
@@ -208,7 +208,7 @@ def _checked_records(metadata: Mapping[str, Any], path: str | Path) -> list[Reco
 
 def _blocks(model: nn.Module) -> dict[str, nn.Module]:
     """The modules that run a block, by their names in the plain network."""
-    names = [place.name for insertion in inserted(model) for place in insertion.places]
+    names = [site.name for insertion in inserted(model) for site in insertion.sites]
     return {plain_name(model, name): model.get_submodule(name) for name in names}
 
 
@@ -216,12 +216,12 @@ def _records(model: nn.Module) -> list[Record]:
     """`insertion_records` with names of the plain network, as JSON gives them back."""
     records = insertion_records(model)
     for record in records:
-        record["places"] = [place | {"name": plain_name(model, place["name"])} for place in record["places"]]
+        record["places"] = [site | {"name": plain_name(model, site["name"])} for site in record["places"]]
     return json.loads(json.dumps(records))
 
 
-def _context_name(place: str) -> str:
-    return f"{place}.context" if place else "context"
+def _context_name(site: str) -> str:
+    return f"{site}.context" if site else "context"
 
 
 def _widths(host: nn.Module) -> dict[str, int]:
@@ -234,38 +234,38 @@ def _widths(host: nn.Module) -> dict[str, int]:
 
 
 def _require_widths(model: nn.Module, records: Sequence[Record], widths: object, path: str | Path) -> None:
-    """Raise UserError where a place has vectors of the same names and of other lengths than when the file was made."""
+    """Raise UserError where a site has vectors of the same names and of other lengths than when the file was made."""
     known = dict(widths) if isinstance(widths, Mapping) else {}  # Older files have none.
     for record in records:
         if record["position"] is not None:
             norm = "bn2" if record["position"] == "after_conv2" else "bn3"
-            for place in record.get("places", ()):
-                known.setdefault(place["name"], {f"{norm}.weight": place["channels"]})
+            for site in record.get("places", ()):
+                known.setdefault(site["name"], {f"{norm}.weight": site["channels"]})
     modules = {plain_name(model, name): module for name, module in model.named_modules()}
-    for place, lengths in known.items():
-        if not isinstance(lengths, Mapping) or place not in modules:
+    for site, lengths in known.items():
+        if not isinstance(lengths, Mapping) or site not in modules:
             continue
-        own = _widths(modules[place])
+        own = _widths(modules[site])
         for name in lengths.keys() & own.keys():
             if lengths[name] != own[name]:
                 raise UserError(
-                    f"{path} is of a network of another width: {printable(place)}.{name} had {lengths[name]} channels "
+                    f"{path} is of a network of another width: {printable(site)}.{name} had {lengths[name]} channels "
                     f"there and has {own[name]} here"
                 )
 
 
 def _require_same(own: Sequence[Record], given: Sequence[Record], path: str | Path) -> None:
-    """Raise UserError unless both describe the same blocks at the same places."""
+    """Raise UserError unless both describe the same blocks at the same sites."""
     here, there = _described(own), _described(given)
-    for place in there:
-        if place not in here:
+    for site in there:
+        if site not in here:
             raise UserError(
-                f"{path} has a block at {place}, where this network has none; "
+                f"{path} has a block at {site}, where this network has none; "
                 "gcnet.remove(model) takes out the blocks that are there"
             )
-        if here[place] != there[place]:
+        if here[site] != there[site]:
             raise UserError(
-                f"the block of {path} at {place} is another than this network's: {_difference(there, here, place)}; "
+                f"the block of {path} at {site} is another than this network's: {_difference(there, here, site)}; "
                 "gcnet.remove(model) takes out the blocks that are there"
             )
     extra = sorted(set(here) - set(there))
@@ -277,7 +277,7 @@ def _require_same(own: Sequence[Record], given: Sequence[Record], path: str | Pa
 
 
 def _described(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """Of every place its block in full: defaults of options filled in; the ratio is in the shapes of the weights."""
+    """Of every site its block in full: defaults of options filled in; the ratio is in the shapes of the weights."""
     found = {}
     for record in records:
         options = dict(record["options"])
@@ -285,24 +285,24 @@ def _described(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
             parameters = signature(find_builder(record["block"])).parameters.values()
             defaults = {one.name: one.default for one in parameters if one.default is not Parameter.empty}
             options = {key: value for key, value in (defaults | options).items() if key not in ("ratio", "dims")}
-        for place in record.get("places", ()):
-            layout = {key: value for key, value in place.items() if key != "name"}
-            found[place["name"]] = {"block": record["block"], "position": record["position"], **layout, **options}
+        for site in record.get("places", ()):
+            layout = {key: value for key, value in site.items() if key != "name"}
+            found[site["name"]] = {"block": record["block"], "position": record["position"], **layout, **options}
     return found
 
 
-def _difference(there: Mapping[str, Mapping[str, Any]], here: Mapping[str, Mapping[str, Any]], place: str) -> str:
-    keys = [*there[place], *here[place]]
-    key = next(key for key in keys if there[place].get(key) != here[place].get(key))
-    return f"{key} {there[place].get(key)} instead of {here[place].get(key)}"
+def _difference(there: Mapping[str, Mapping[str, Any]], here: Mapping[str, Mapping[str, Any]], site: str) -> str:
+    keys = [*there[site], *here[site]]
+    key = next(key for key in keys if there[site].get(key) != here[site].get(key))
+    return f"{key} {there[site].get(key)} instead of {here[site].get(key)}"
 
 
 def _load(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Load the blocks' weights, which must fit name by name; nothing is changed where one does not."""
     loads = []
     known = set()
-    for place, host in _blocks(model).items():
-        block, prefix = unwrapped(host.get_submodule("context")), f"{_context_name(place)}."
+    for site, host in _blocks(model).items():
+        block, prefix = unwrapped(host.get_submodule("context")), f"{_context_name(site)}."
         weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         own = block.state_dict()
         _require_fit(own, weights, prefix, path)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gcnet.blocks import build_block
 from gcnet.errors import UserError, printable
 from gcnet.insertion.record import check_record
-from gcnet.models.registry import build_host
+from gcnet.models.registry import build_base_model
 from gcnet.storage import StorageError
 
 _LONGEST = 80  # letters of a value in an error
@@ -113,9 +113,7 @@ _ENTRIES: dict[str, tuple[Callable[[object], bool], str]] = {
 }
 
 
-def require_weights_of_blocks(
-    records: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor], path: object
-) -> None:
+def check_block_weights(records: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor], path: object) -> None:
     """Check that a file holds the weights of the blocks that its records describe.
 
     Args:
@@ -129,21 +127,21 @@ def require_weights_of_blocks(
     for record in records:
         if record["custom"] or "places" not in record:
             continue
-        for place in record["places"]:
+        for site in record["places"]:
             with torch.device("meta"):
                 block = build_block(
                     record["block"],
-                    channels=place["channels"],
-                    dims=place.get("dims", 2),
+                    channels=site["channels"],
+                    dims=site.get("dims", 2),
                     ratio=record["ratio"],
                     **record["options"],
                 )
-            prefix = f"{place['name']}.context." if place["name"] else "context."
+            prefix = f"{site['name']}.context." if site["name"] else "context."
             shapes = {prefix + name: tensor.shape for name, tensor in block.state_dict().items()}
             _require_shapes(shapes, tensors, path, "blocks")
 
 
-def require_weights_of_host(card: ModelCard, tensors: Mapping[str, Tensor], path: object) -> None:
+def check_base_weights(card: ModelCard, tensors: Mapping[str, Tensor], path: object) -> None:
     """Check that a file holds the weights of the network that its card describes, before that is built.
 
     Args:
@@ -163,7 +161,7 @@ def require_weights_of_host(card: ModelCard, tensors: Mapping[str, Tensor], path
                 raise StorageError(f"{path} declares {name} {number:,}, and its tensors have {held:,} elements in all")
     try:
         with torch.device("meta"):
-            host = build_host(card.architecture or "", card.num_classes, card.detector, card.image_size)
+            host = build_base_model(card.architecture or "", card.num_classes, card.detector, card.image_size)
     except UserError:
         raise
     except (RuntimeError, NotImplementedError):  # cannot be built without memory; its weights are compared afterwards

@@ -14,7 +14,7 @@ from gcnet.insertion.sites import At
 from gcnet.models.card import ModelCard, set_card
 from gcnet.models.registry import (
     backbone_name,
-    build_host,
+    build_base_model,
     default_classes,
     detector_options,
     is_detector,
@@ -45,7 +45,7 @@ def create_model(
     What a detector maps to what is said at `gcnet.models.detector.mask_rcnn.build_mask_rcnn`.
 
     Args:
-        name: one of `list_models()`, plain or with a prefix that puts blocks at their published places (`gc_resnet50`;
+        name: one of `list_models()`, plain or with a prefix that puts blocks at their published sites (`gc_resnet50`;
             every block's name is one: `eca_resnet50`); any classifier of timm or torchvision by its own name (timm
             first; `torchvision/NAME` and `timm/NAME` say which); or a detector (`mask_rcnn_gc_resnet50`,
             `cascade_mask_rcnn_gc_resnext101_32x4d_dcn`).
@@ -66,11 +66,11 @@ def create_model(
         UserError: an unknown name or option, weights that do not fit, or what `gcnet.insert` refuses.
     """
     _check_arguments(name, num_classes, options)
-    prefix, host_name = split_name(name)
+    prefix, base_name = split_name(name)
     if prefix and block is not None:
-        raise UserError(f'"{name}" has a block in its name already: for the block "{block}" take "{host_name}"')
+        raise UserError(f'"{name}" has a block in its name already: for the block "{block}" take "{base_name}"')
     given = {"block": block, "ratio": ratio, "stages": stages, "blocks": blocks, "position": position, "at": at}
-    published = published_placement(prefix, host_name)
+    published = published_placement(prefix, base_name)
     if at is not None:  # The published stages, blocks and position give way to it.
         published = {key: value for key, value in published.items() if key in ("block", "ratio")}
     placement: dict[str, Any] = published | {key: value for key, value in given.items() if value is not None}
@@ -80,18 +80,18 @@ def create_model(
             'name a block, such as "gc", or a model with one, such as "gc_resnet50"'
         )
     if backbone_weights is not None:
-        _require_backbone_alone(host_name, weights)
-    classes = num_classes or default_classes(host_name)
-    chosen = None if detector is None else detector_options(host_name, detector)
-    model = build_host(host_name, classes, chosen, image_size)
-    host_names = set(model.state_dict())
+        _require_backbone_alone(base_name, weights)
+    classes = num_classes or default_classes(base_name)
+    chosen = None if detector is None else detector_options(base_name, detector)
+    model = build_base_model(base_name, classes, chosen, image_size)
+    base_keys = set(model.state_dict())
     if "block" in placement:
         insert(model, placement.pop("block"), **placement, **options)
     if weights is not None:
-        load_weights(model, weights, host_name, host_names, host_options={"detector": chosen, "image_size": image_size})
+        load_weights(model, weights, base_name, base_keys, base_options={"detector": chosen, "image_size": image_size})
     if backbone_weights is not None:
-        load_backbone(model, backbone_weights, backbone_name(host_name))
-    set_card(model, ModelCard(host_name, classes, detector=chosen, image_size=image_size))
+        load_backbone(model, backbone_weights, backbone_name(base_name))
+    set_card(model, ModelCard(base_name, classes, detector=chosen, image_size=image_size))
     return model
 
 
@@ -104,9 +104,9 @@ def _check_arguments(name: object, num_classes: object, options: Mapping[str, An
         raise UserError("`pretrained` is not an argument: `weights=pretrained` loads published weights")
 
 
-def _require_backbone_alone(host_name: str, weights: object) -> None:
-    if not is_detector(host_name):
-        raise UserError(f'`backbone_weights` are for a detector, and "{host_name}" is a classifier: give `weights`')
+def _require_backbone_alone(base_name: str, weights: object) -> None:
+    if not is_detector(base_name):
+        raise UserError(f'`backbone_weights` are for a detector, and "{base_name}" is a classifier: give `weights`')
     if weights is not None:
         raise UserError(
             "`weights` are of the whole detector and `backbone_weights` of its backbone: give one of the two"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gcnet.errors import UserError, printable
-from gcnet.models.registry import build_host, is_detector
+from gcnet.models.registry import build_base_model, is_detector
 
 # Layers of auxiliary classifiers, which count in training only.
 AUXILIARY = frozenset({"AuxLogits.fc", "aux1.fc2", "aux2.fc2"})
@@ -144,7 +144,7 @@ def _resized_embedding(embedding: Tensor, own: Tensor, model: Any) -> Tensor:
 
 
 def new_head(
-    own: Mapping[str, Tensor], found: Mapping[str, Tensor], fresh: set[str], host_name: str, options: Mapping[str, Any]
+    own: Mapping[str, Tensor], found: Mapping[str, Tensor], fresh: set[str], base_name: str, options: Mapping[str, Any]
 ) -> NewHead:
     """The layers of a head that weights for other classes, or without a classifier, leave new.
 
@@ -152,14 +152,14 @@ def new_head(
         own: the network's tensors.
         found: the weights, by the same names.
         fresh: names of tensors that stay new anyway.
-        host_name: of the network without its blocks.
-        options: of `build_host`, beside name and classes.
+        base_name: of the network without its blocks.
+        options: of `build_base_model`, beside name and classes.
     """
     unfit = {name for name, value in found.items() if name in own and own[name].shape != value.shape}
     missing = {name for name in own if name not in found and name not in fresh}
     if not unfit and not missing:
         return NewHead()
-    layers = class_layers(host_name, options)
+    layers = class_layers(base_name, options)
     dependent = {name for name in own if name.rpartition(".")[0] in layers}
     if unfit and unfit <= dependent and all(own[name].shape[1:] == found[name].shape[1:] for name in unfit):
         names = dependent
@@ -167,7 +167,7 @@ def new_head(
         counts = f"{len(found[first])} outputs in the weights, {len(own[first])} in the network"
     else:
         names, counts = set(), ""
-    absent = _absent(found, missing - names, layers, host_name)
+    absent = _absent(found, missing - names, layers, base_name)
     new = frozenset(names | absent)
     if not new:
         return NewHead()
@@ -176,9 +176,9 @@ def new_head(
     return NewHead(new, shown, f"classifier initialized anew ({', '.join(shown)}): {reason}")
 
 
-def _absent(found: Mapping[str, Tensor], missing: set[str], layers: set[str], host_name: str) -> set[str]:
+def _absent(found: Mapping[str, Tensor], missing: set[str], layers: set[str], base_name: str) -> set[str]:
     """The missing names, where all lie in heads of which nothing is found."""
-    depth = None if is_detector(host_name) else 1
+    depth = None if is_detector(base_name) else 1
     roots = {".".join(layer.split(".")[:depth]) + "." for layer in layers}
     heads = tuple(root for root in roots if not any(name.startswith(root) for name in found))
     return missing if heads and all(name.startswith(heads) for name in missing) else set()
@@ -188,18 +188,18 @@ def _roots(names: set[str]) -> str:
     return ", ".join(sorted({name.partition(".")[0] for name in names}))
 
 
-def class_layers(host_name: str, options: Mapping[str, Any] | None = None) -> set[str]:
+def class_layers(base_name: str, options: Mapping[str, Any] | None = None) -> set[str]:
     """The layers whose shape depends on the number of classes."""
-    two, three = (_shapes(host_name, classes, options or {}) for classes in (2, 3))
+    two, three = (_shapes(base_name, classes, options or {}) for classes in (2, 3))
     return {name.rpartition(".")[0] for name in two if two[name] != three[name]}
 
 
-def _shapes(host_name: str, classes: int, options: Mapping[str, Any]) -> dict[str, torch.Size]:
+def _shapes(base_name: str, classes: int, options: Mapping[str, Any]) -> dict[str, torch.Size]:
     try:
         with torch.device("meta"):
-            host = build_host(host_name, classes, **options)
+            host = build_base_model(base_name, classes, **options)
     except (RuntimeError, NotImplementedError):  # RegNets compute their widths with tensors
-        host = build_host(host_name, classes, **options)
+        host = build_base_model(base_name, classes, **options)
     return {name: tensor.shape for name, tensor in host.state_dict().items()}
 
 

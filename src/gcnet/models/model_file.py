@@ -16,12 +16,12 @@ from gcnet.models.block_file import require_whole, unwrapped
 from gcnet.models.card import (
     ModelCard,
     card_of,
+    check_base_weights,
+    check_block_weights,
     read_card,
-    require_weights_of_blocks,
-    require_weights_of_host,
     set_card,
 )
-from gcnet.models.registry import build_host
+from gcnet.models.registry import build_base_model
 from gcnet.renamed import FORMAT_VERSION, upgraded_metadata
 from gcnet.storage import StorageError, has_checksum, load_tensors, save_tensors
 
@@ -78,15 +78,15 @@ def load_model(
             not fit. `model` is then unchanged.
     """
     tensors, card = read_model_file(path)
-    require_weights_of_blocks(card.insertions, tensors, printable(path))
+    check_block_weights(card.insertions, tensors, printable(path))
     if model is None:
         if card.architecture is None:
             raise UserError(
                 f"{printable(path)} holds the weights of a network of your own: pass that network, "
                 "load_model(path, model)"
             )
-        require_weights_of_host(card, tensors, printable(path))
-        model = build_host(card.architecture, card.num_classes, card.detector, card.image_size)
+        check_base_weights(card, tensors, printable(path))
+        model = build_base_model(card.architecture, card.num_classes, card.detector, card.image_size)
     before = {id(module) for _, module in installed_modules(model)}
     try:
         for record in card.insertions:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gcnet.errors import UserError
-from gcnet.insertion.dry_run import in_place, on_meta
+from gcnet.insertion.model_copies import in_place, on_meta
 
 # The weight of each auxiliary loss, by the type that torchvision's networks return in training: 0.3 as in section 5 of
 # GoogLeNet (arXiv 1409.4842), 0.4 as in PyTorch's fine-tuning tutorial for Inception v3.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gcnet.checkpoints.foreign_files import read_state_dict
 from gcnet.errors import UserError, nearest, printable
-from gcnet.models.registry import HOSTS, is_detector
+from gcnet.models.registry import BASE_MODELS, is_detector
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -75,7 +75,7 @@ def find_published(name: str, weights: str | Path | None, argument: str = "weigh
 def published_versions(name: str) -> tuple[str, list[str]]:
     """The library of a network without blocks, and the names of its published weights, the library's choice first."""
     library, plain = name.rpartition("/")[0], _plain(name)
-    if library == "torchvision" or name in HOSTS or is_detector(plain):
+    if library == "torchvision" or name in BASE_MODELS or is_detector(plain):
         return "torchvision", _torchvision_versions(plain)
     import timm
 

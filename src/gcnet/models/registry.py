@@ -42,7 +42,7 @@ def _scenes_resnet(num_classes: int) -> nn.Module:
 
 _SMALL_INPUTS = {"cifar_": 32, "scenes_": 64}
 
-HOSTS: dict[str, Callable[[int], nn.Module]] = {
+BASE_MODELS: dict[str, Callable[[int], nn.Module]] = {
     "resnet18": _torchvision_resnet("resnet18"),
     "resnet34": _torchvision_resnet("resnet34"),
     "resnet50": _torchvision_resnet("resnet50"),
@@ -71,7 +71,7 @@ def _detector(host: str, kind: str, suffix: str, num_classes: int, options: Mapp
     from gcnet.models.detector.backbone import make_deformable
     from gcnet.models.detector.mask_rcnn import build_mask_rcnn
 
-    backbone = HOSTS[host](1)
+    backbone = BASE_MODELS[host](1)
     if suffix == _DEFORMABLE:
         make_deformable(backbone)
     chosen = _DETECTOR_DEFAULTS.get(host, {}) | dict(options)
@@ -106,7 +106,7 @@ def list_models() -> list[str]:
 
     The name of every other block is a prefix, too (`eca_resnet50`); timm's and torchvision's networks come on top.
     """
-    return [prefix + host for host in HOSTS for prefix in ("", *_LISTED)]
+    return [prefix + host for host in BASE_MODELS for prefix in ("", *_LISTED)]
 
 
 def list_detectors() -> list[str]:
@@ -136,14 +136,14 @@ def without_masks(name: str) -> str:
     return _FASTER + name.removeprefix(kind)
 
 
-def default_classes(host_name: str) -> int:
+def default_classes(base_name: str) -> int:
     """The number of classes that a network has unless told otherwise."""
-    return 80 if is_detector(host_name) else _CLASSES.get(host_name, 1000)
+    return 80 if is_detector(base_name) else _CLASSES.get(base_name, 1000)
 
 
-def small_input(host_name: str) -> int | None:
+def small_input(base_name: str) -> int | None:
     """Side in pixels of the images that a network for small images is made for; None for any other network."""
-    return next((side for start, side in _SMALL_INPUTS.items() if host_name.startswith(start)), None)
+    return next((side for start, side in _SMALL_INPUTS.items() if base_name.startswith(start)), None)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -154,7 +154,7 @@ def split_name(name: str) -> tuple[str, str]:
     kind = next((kind for kind in _DETECTOR_KINDS if name.startswith(kind)), "")
     for prefix in _prefixes():
         host = kind + name.removeprefix(kind + prefix)
-        if name.startswith(kind + prefix) and (host in HOSTS or host in _DETECTORS):
+        if name.startswith(kind + prefix) and (host in BASE_MODELS or host in _DETECTORS):
             return prefix, host
     return "", name
 
@@ -164,39 +164,39 @@ def _prefixes() -> dict[str, str]:
     return {"nl_": "nl_embedded_gaussian"} | {f"{block}_": block for block in BLOCKS}
 
 
-def backbone_name(host_name: str) -> str:
+def backbone_name(base_name: str) -> str:
     """The classifier that a detector stands on; of any other network the name itself."""
-    return _DETECTORS[host_name][0] if host_name in _DETECTORS else host_name
+    return _DETECTORS[base_name][0] if base_name in _DETECTORS else base_name
 
 
-def detector_options(host_name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def detector_options(base_name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `build_mask_rcnn` for a detector, checked, their sequences as tuples.
 
     Raises:
         UserError: the network is no detector, an option is unknown, or its value cannot be.
     """
-    if not is_detector(host_name):
-        proposal = nearest(_DETECTOR_KINDS[0] + host_name, list_detectors())
-        raise UserError(f'detector= holds options of a detector, and "{host_name}" is a classifier{proposal}')
+    if not is_detector(base_name):
+        proposal = nearest(_DETECTOR_KINDS[0] + base_name, list_detectors())
+        raise UserError(f'detector= holds options of a detector, and "{base_name}" is a classifier{proposal}')
     from gcnet.models.detector.mask_rcnn import check_options
 
     check_options(options)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
-def published_placement(prefix: str, host_name: str) -> dict[str, Any]:
+def published_placement(prefix: str, base_name: str) -> dict[str, Any]:
     """Arguments of `insert` that a prefix stands for in a host."""
     block = _prefixes().get(prefix)
     if block is None:
         return {}
     placement: dict[str, Any] = {"block": block, **BLOCKS[block].placement}
-    small = _SMALL_STAGES.get(backbone_name(host_name))
+    small = _SMALL_STAGES.get(backbone_name(base_name))
     if small and "stages" in placement:
         placement["stages"] = small[placement["stages"]]
     return placement
 
 
-def build_host(
+def build_base_model(
     name: str, num_classes: int | None, detector: Mapping[str, Any] | None = None, image_size: int | None = None
 ) -> nn.Module:
     """A plain network by name, with fresh weights.
@@ -214,8 +214,8 @@ def build_host(
     if classes > _MOST_CLASSES:
         raise UserError(f"a network has at most {_MOST_CLASSES:,} classes, found {classes:,}")
     options = {} if detector is None else detector_options(name, detector)
-    if name in HOSTS:
-        return HOSTS[name](classes)
+    if name in BASE_MODELS:
+        return BASE_MODELS[name](classes)
     if name in _DETECTORS:
         return _detector(*_DETECTORS[name], classes, options)
     library, _, plain = name.rpartition("/")

@@ -14,7 +14,7 @@ from gcnet.errors import UserError, printable
 from gcnet.models.matching import listed, looks_like_mmdet, matched_names, new_head, resized
 from gcnet.models.model_file import load_strictly, without_profiles
 from gcnet.models.published import find_published, read_published
-from gcnet.models.registry import build_host
+from gcnet.models.registry import build_base_model
 
 _LOG = logging.getLogger("gcnet")
 _COUNTER = ".num_batches_tracked"
@@ -58,10 +58,10 @@ def loaded_weights(model: nn.Module) -> LoadedWeights | None:
 def load_weights(
     model: nn.Module,
     source: str | Path,
-    host_name: str,
-    host_names: set[str],
+    base_name: str,
+    base_keys: set[str],
     *,
-    host_options: Mapping[str, Any] | None = None,
+    base_options: Mapping[str, Any] | None = None,
 ) -> LoadedWeights:
     """Load weights of the host or of the whole network.
 
@@ -71,27 +71,27 @@ def load_weights(
     Args:
         model: the network, with its blocks.
         source: a file, "pretrained", or the name of published weights.
-        host_name: of the network without its blocks.
-        host_names: names of the weights of the network without its blocks.
-        host_options: of `build_host`, beside name and classes.
+        base_name: of the network without its blocks.
+        base_keys: names of the weights of the network without its blocks.
+        base_options: of `build_base_model`, beside name and classes.
 
     Raises:
         UserError: the weights cannot be had, or do not fit. The model is then unchanged.
     """
-    options = dict(host_options or {})
-    weights = read_weights(source, host_name, argument="weights", image_size=options.get("image_size"))
+    options = dict(base_options or {})
+    weights = read_weights(source, base_name, argument="weights", image_size=options.get("image_size"))
     own = without_profiles(model.state_dict())
     matched, notes = matched_names(weights.tensors, own, str(source))
     given = resized(matched, own, model)
     found = _counters(own) | given
-    fresh = _fresh(own, found, host_names)
-    head = new_head(own, given, fresh | set(_counters(own)), host_name, options)
+    fresh = _fresh(own, found, base_keys)
+    head = new_head(own, given, fresh | set(_counters(own)), base_name, options)
     loaded = {name: value for name, value in found.items() if name not in head.names}
     _load(model, loaded | {name: own[name] for name in fresh | head.names}, weights, str(source))
     if head.reason:
         _LOG.warning("%s: %s", printable(str(source)), head.reason)
     report = LoadedWeights(
-        origin=_origin(source, host_name),
+        origin=_origin(source, base_name),
         tensors=sum(name not in head.names for name in given),
         head=head.reason,
         new_layers=head.layers,
@@ -119,7 +119,7 @@ def load_backbone(model: nn.Module, source: str | Path, classifier: str) -> Load
     body = model.get_submodule("backbone.body")
     own = without_profiles(body.state_dict())
     with torch.device("meta"):
-        plain = build_host(classifier, 1).state_dict()
+        plain = build_base_model(classifier, 1).state_dict()
     found, notes = matched_names(weights.tensors, plain | own, str(source))
     head = {name for name in plain if not hasattr(body, name.partition(".")[0])}
     unread = {name for name in found if name in head or (name.endswith(_COUNTER) and name not in own)}
@@ -134,13 +134,13 @@ def load_backbone(model: nn.Module, source: str | Path, classifier: str) -> Load
     return report
 
 
-def read_weights(source: str | Path, host_name: str, *, argument: str, image_size: int | None = None) -> WeightFile:
+def read_weights(source: str | Path, base_name: str, *, argument: str, image_size: int | None = None) -> WeightFile:
     """Weights by name, of a file or published; `argument` is what the user gave them as.
 
     Raises:
         UserError: the file cannot be read, or the weights cannot be had.
     """
-    published = find_published(host_name, source, argument)
+    published = find_published(base_name, source, argument)
     if published is None:
         return read_weight_file(Path(source))
     return WeightFile(read_published(published, argument, image_size))
@@ -176,8 +176,8 @@ def _hint(model: nn.Module, loaded: Iterable[str], given: Iterable[str]) -> str:
     return ""
 
 
-def _origin(source: str | Path, host_name: str) -> str:
-    published = find_published(host_name, source)
+def _origin(source: str | Path, base_name: str) -> str:
+    published = find_published(base_name, source)
     return str(source if published is None else published)
 
 
@@ -186,9 +186,9 @@ def _counters(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in own.items() if name.endswith(_COUNTER)}
 
 
-def _fresh(own: Mapping[str, Tensor], found: Iterable[str], host_names: set[str]) -> set[str]:
+def _fresh(own: Mapping[str, Tensor], found: Iterable[str], base_keys: set[str]) -> set[str]:
     """The names of what stays new: offsets, and blocks of which nothing is found."""
-    added = {name for name in own if name not in host_names}
+    added = {name for name in own if name not in base_keys}
     offsets = {name for name in added if _OFFSETS in name}
     blocks = added - offsets
     return (offsets | blocks if blocks.isdisjoint(found) else offsets).difference(found)

@@ -18,7 +18,7 @@ from gcnet.models.detector.backbone import DeformableConv2d, build_pyramid, make
 from gcnet.models.detector.cascade import CascadeRoIHeads
 from gcnet.models.detector.mask_rcnn import build_mask_rcnn
 from gcnet.models.model_file import load_model, save_model
-from gcnet.models.registry import build_host
+from gcnet.models.registry import build_base_model
 
 STRIDES = {
     "resnet18": (4, 8, 16, 32, 64),
@@ -33,7 +33,7 @@ SMALL = [name for name in STRIDES if not name.startswith("resnet")]
 @pytest.mark.parametrize("host", STRIDES)
 def test_maps_are_as_many_as_stages_and_as_large_as_their_strides_say(host: str) -> None:
     with torch.device("meta"):
-        backbone, strides = build_pyramid(build_host(host, 1), channels=13, batch_norm=False)
+        backbone, strides = build_pyramid(build_base_model(host, 1), channels=13, batch_norm=False)
         maps = backbone(torch.randn(2, 3, 128, 192))
     assert strides == STRIDES[host]
     assert [tuple(level.shape) for level in maps.values()] == [(2, 13, 128 // s, 192 // s) for s in STRIDES[host]]
@@ -43,7 +43,7 @@ def test_maps_are_as_many_as_stages_and_as_large_as_their_strides_say(host: str)
 
 
 def test_finding_the_strides_leaves_the_host_and_the_random_numbers_as_they_were() -> None:
-    host = build_host("resnet18", 1)
+    host = build_base_model("resnet18", 1)
     before = {name: value.clone() for name, value in host.state_dict().items()}
     torch.manual_seed(3)
     ours, _ = build_pyramid(host, channels=7, batch_norm=False)
@@ -62,7 +62,7 @@ def test_a_host_without_stages_is_refused() -> None:
 
 
 def test_stages_that_do_not_halve_the_map_are_refused() -> None:
-    host = build_host("resnet18", 1)
+    host = build_base_model("resnet18", 1)
     host.layer3[0].conv1.stride = host.layer3[0].downsample[0].stride = (1, 1)
     with pytest.raises(UserError, match=r"must double from stage to stage, found strides \[4, 8, 8, 16\]"):
         build_mask_rcnn(host)
@@ -92,7 +92,8 @@ def model_sides(host: str) -> tuple[float, ...]:
 def test_anchors_are_eight_strides_wide_unless_told_otherwise() -> None:
     with torch.device("meta"):
         sizes = [
-            build_mask_rcnn(build_host(name, 1)).rpn.anchor_generator.sizes for name in ("resnet18", "cifar_resnet20")
+            build_mask_rcnn(build_base_model(name, 1)).rpn.anchor_generator.sizes
+            for name in ("resnet18", "cifar_resnet20")
         ]
     assert sizes == [((32,), (64,), (128,), (256,), (512,)), ((8,), (16,), (32,), (64,))]
 
@@ -281,7 +282,7 @@ def test_under_autocast_it_is_near_float32() -> None:
 
 
 def test_they_go_into_every_bottleneck_of_c3_to_c5_and_leave_a_network_as_it_was() -> None:
-    model = build_host("resnet50", 3).eval()
+    model = build_base_model("resnet50", 3).eval()
     images = torch.rand(1, 3, 64, 64)
     names = set(model.state_dict())
     with torch.no_grad():
@@ -296,4 +297,4 @@ def test_they_go_into_every_bottleneck_of_c3_to_c5_and_leave_a_network_as_it_was
 
 def test_a_network_of_basic_blocks_is_refused() -> None:
     with pytest.raises(UserError, match="ResNet has none"):
-        make_deformable(build_host("resnet18", 3))
+        make_deformable(build_base_model("resnet18", 3))

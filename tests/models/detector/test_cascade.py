@@ -6,7 +6,7 @@ from torch import nn
 
 from gcnet.models.detector.cascade import CascadeRoIHeads, _is_among, _refine
 from gcnet.models.detector.mask_rcnn import build_mask_rcnn
-from gcnet.models.registry import build_host
+from gcnet.models.registry import build_base_model
 from models.detector.test_mask_rcnn import SMALL, calibrated, detector, photographs, targets
 
 
@@ -84,7 +84,7 @@ def test_every_stage_has_losses_that_reach_every_parameter(conventions: str) -> 
 
 
 def test_an_image_in_which_nothing_is_proposed_has_no_detections() -> None:
-    model = build_mask_rcnn(build_host("resnet18", 1), num_classes=2, cascade=True, image_size=SMALL).eval()
+    model = build_mask_rcnn(build_base_model("resnet18", 1), num_classes=2, cascade=True, image_size=SMALL).eval()
     nothing = [torch.zeros(0, 4)]
     features = {name: torch.zeros(1, 256, 8, 8) for name in "0123"}
     with torch.no_grad():

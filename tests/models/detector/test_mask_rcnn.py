@@ -20,14 +20,14 @@ from gcnet.models.detector.cascade import CascadeRoIHeads
 from gcnet.models.detector.mask_rcnn import build_mask_rcnn, check_options
 from gcnet.models.detector.roi_heads import UnfilteredRoIHeads
 from gcnet.models.model_file import load_model, save_model
-from gcnet.models.registry import build_host, list_detectors
+from gcnet.models.registry import build_base_model, list_detectors
 
 SMALL = (96, 160)
 
 
 def detector(**options: object) -> GeneralizedRCNN:
     torch.manual_seed(0)
-    return build_mask_rcnn(build_host("resnet18", 1), **{"num_classes": 6, "image_size": SMALL, **options})
+    return build_mask_rcnn(build_base_model("resnet18", 1), **{"num_classes": 6, "image_size": SMALL, **options})
 
 
 def photographs() -> list[torch.Tensor]:
@@ -205,7 +205,7 @@ def test_a_file_rebuilds_a_detector_with_its_blocks(tmp_path: Path) -> None:
 
 
 def test_fixed_norms_keep_their_statistics_in_training_and_train_scale_and_shift() -> None:
-    host = build_host("resnet18", 1)
+    host = build_base_model("resnet18", 1)
     with torch.no_grad():
         for module in host.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -223,7 +223,7 @@ def test_fixed_norms_keep_their_statistics_in_training_and_train_scale_and_shift
     norms = [module for module in host.modules() if isinstance(module, FixedBatchNorm2d)]
     assert len(norms) == 20
     assert all(norm.weight.grad is not None and norm.bias.grad is not None for norm in norms)
-    set_norms(other := build_host("resnet18", 1), "frozen", eps=0.0)
+    set_norms(other := build_base_model("resnet18", 1), "frozen", eps=0.0)
     assert not [name for name, _ in other.named_parameters() if ".bn" in name]
 
 

@@ -1,6 +1,6 @@
 """timm's ResNet and ResNeXt blocks with a context block.
 
-Where the host has its own channel attention (`se`), the context block comes after it.
+The context block comes after the channel attention of the residual block (`se`), if there is one.
 """
 
 from timm.models.resnet import BasicBlock, Bottleneck
@@ -10,7 +10,7 @@ from gcnet.insertion.residual_blocks.position import Positioned
 
 
 class _TimmResidual(Positioned):
-    """What both blocks do after their last norm, and the host's parts that may be absent."""
+    """The forward pass of both blocks after their last norm."""
 
     aa: nn.Module
     se: nn.Module | None

@@ -8,7 +8,7 @@ from gcnet.data.settings import Preprocessing
 from gcnet.errors import UserError
 from gcnet.models.model_file import read_model_file
 from gcnet.models.published import Published, find_published, published_versions, timm_config, torchvision_weights
-from gcnet.models.registry import HOSTS, is_detector, small_input
+from gcnet.models.registry import BASE_MODELS, is_detector, small_input
 from gcnet.storage import has_checksum
 
 _USUAL = Preprocessing(224, 256)  # of ImageNet networks about which nobody says more
@@ -43,7 +43,7 @@ def published_preprocessing(
     library, versions = published_versions(name)
     plain = name.rpartition("/")[2].partition(".")[0]
     if not versions:
-        return _USUAL if name in HOSTS else _unpublished(name, training)
+        return _USUAL if name in BASE_MODELS else _unpublished(name, training)
     published = find_published(name, weights)
     version = published.version if published else _version_of_file(library, plain, versions, weights)
     chosen = Published(library, plain, version)

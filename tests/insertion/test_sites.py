@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from gcnet.errors import UserError
 from gcnet.insertion import insert, inserted
 from gcnet.models.backbones.cifar_resnet import CifarResNet
-from insertion.hosts import create, images, plain
+from insertion.networks import create, images, plain
 
 
 def names(model: nn.Module) -> list[str]:
-    return [place.name for insertion in inserted(model) for place in insertion.places]
+    return [site.name for insertion in inserted(model) for site in insertion.sites]
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,10 @@ def names(model: nn.Module) -> list[str]:
 def test_at_takes_patterns_types_and_stages(at: Any, expected: list[str] | None) -> None:
     model = CifarResNet(20)
     if expected is None:
-        with pytest.raises(UserError, match=r"linear gives torch.float32 of shape \(2, 10\)"):
+        with pytest.raises(UserError, match=r"linear returns torch.float32 of shape \(2, 10\)"):
             insert(model, "gc", at=at)
     else:
-        assert [place.name for place in insert(model, "gc", at=at).places] == expected
+        assert [site.name for site in insert(model, "gc", at=at).sites] == expected
         assert names(model) == expected
 
 
@@ -113,9 +113,9 @@ def test_the_default_of_every_family(family: str) -> None:
     build, first, count = DEFAULTS[family]
     with torch.device("meta"):
         model = build()
-        places = insert(model, "gc").places
-    assert [place.name for place in places][: len(first)] == first
-    assert len(places) == count == len(names(model))
+        sites = insert(model, "gc").sites
+    assert [site.name for site in sites][: len(first)] == first
+    assert len(sites) == count == len(names(model))
 
 
 def test_the_result_says_what_went_where() -> None:
@@ -196,26 +196,29 @@ class Runner(nn.Module):
         ({"at": "frist"}, r'no module name matches "frist"; did you mean "first"'),
         ({"at": nn.Conv3d}, "no module in the network is a Conv3d \\(at\\); it has BatchNorm2d, Conv2d"),
         ({"at": "Conv2D"}, 'no module name matches "Conv2D"; did you mean "Conv2d"'),
-        ({"at": []}, "at least one place"),
-        ({"at": "first", "stages": (3,)}, "stages and blocks go without"),
+        ({"at": []}, "at least one module"),
+        ({"at": "first", "stages": (3,)}, "cannot be combined with `stages` or `blocks`"),
         ({"at": "norm"}, "norm.1 cannot take a block: it is a BatchNorm2d"),
         ({"at": nn.BatchNorm2d}, "norm.1 cannot take a block: it is a BatchNorm2d"),
         ({"at": "parts"}, 'parts cannot take a block: it is a ModuleList.*such as "parts.0"'),
         ({"at": "idle"}, "idle is not called"),
-        ({"at": "taken"}, "taken has a `context` of its own"),
-        ({"at": "pair"}, "pair gives a dict: name a module that gives one"),
-        ({"at": "shared"}, "shared gives several in one run"),
-        ({"at": "runner"}, "runs the children of runner itself"),
-        ({"at": "scripted"}, "TorchScript is compiled already"),
-        ({"at": "first", "position": "after_norm"}, "position is for residual blocks"),
+        ({"at": "taken"}, "taken already has a `context`"),
+        ({"at": "pair"}, "pair returns a dict: use another module"),
+        ({"at": "shared"}, "shared returns several in one run"),
+        ({"at": "runner"}, "calls the children of runner itself"),
+        ({"at": "scripted"}, "it is TorchScript"),
+        ({"at": "first", "position": "after_norm"}, "`position` needs a residual block"),
         (
             {"at": "first", "example_input": (7, 9, 9)},
-            r"failed on \(2, 7, 9, 9\) and \(7, 9, 9\).*give another example_input=",
+            r"failed on \(2, 7, 9, 9\) and \(7, 9, 9\).*use another `example_input`",
         ),
-        ({"stages": (3,)}, "need a network that is built of blocks in stages"),
+        ({"stages": (3,)}, "`stages` and `blocks` need known stages"),
         ({"at": "narrow", "block": "nope"}, 'unknown block "nope"'),
         ({"at": "first", "block": no_module}, "a builder must return a module, and no_module returned None"),
-        ({"at": "first", "block": Wider}, r"must keep the shape .* at first it gives \(2, 9, 13, 17\) for \(2, 8, 13"),
+        (
+            {"at": "first", "block": Wider},
+            r"must keep the shape .* at first it returns \(2, 9, 13, 17\) for \(2, 8, 13",
+        ),
         ({"at": "first", "block": Failing}, "runs without the blocks and fails with them: AttributeError: .*undefined"),
         ({"at": "narrow", "layout": "NHWC"}, 'unknown layout "NHWC"; valid: channels_first'),
         ({"at": "narrow", "example_input": "3x32x32"}, "`example_input` must be a tensor, .*; found '3x32x32'"),
@@ -224,7 +227,7 @@ class Runner(nn.Module):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_wrong_use_gets_a_sentence_and_leaves_the_model_alone(arguments: dict, sentence: str) -> None:
+def test_invalid_arguments_are_refused_and_leave_the_model_unchanged(arguments: dict, sentence: str) -> None:
     model = Strange()
     before = {name: set(vars(module)) for name, module in model.named_modules()}
     arguments = {"block": "gc", "example_input": (3, 13, 17)} | arguments
@@ -251,7 +254,7 @@ def test_positions_before_the_batch_and_modules_without_a_shape_are_refused() ->
     encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
     with pytest.raises(UserError, match="the first axis must be the batch"):
         insert(encoder, "gc", example_input=torch.zeros(10, 2, 32))
-    with pytest.raises(UserError, match="0 has no shape yet"):
+    with pytest.raises(UserError, match="0 has lazy parameters"):
         insert(nn.Sequential(nn.LazyConv2d(32, 3), nn.ReLU()), "gc")
 
 
@@ -267,10 +270,10 @@ def test_a_shape_that_changes_between_calls_is_refused_when_it_does() -> None:
 def test_a_second_insertion_goes_elsewhere_and_both_are_listed() -> None:
     model = create("vit")
     insert(model, "gc", at="blocks.1", example_input=images("vit"))
-    with pytest.raises(UserError, match=r"blocks\.1 has one already"):
+    with pytest.raises(UserError, match=r"blocks\.1 already has a context block"):
         insert(model, "se", at="blocks.*", example_input=images("vit"))
     insert(model, "se", at="blocks.0", example_input=images("vit"))
-    assert [(insertion.block, [place.name for place in insertion.places]) for insertion in inserted(model)] == [
+    assert [(insertion.block, [site.name for site in insertion.sites]) for insertion in inserted(model)] == [
         ("gc", ["blocks.1"]),
         ("se", ["blocks.0"]),
     ]

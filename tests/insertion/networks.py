@@ -34,7 +34,7 @@ def swin() -> nn.Module:
     )
 
 
-HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+BASE_MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "1-D": (lambda: plain(1), (3, 61)),
     "2-D": (plain, (3, 23, 29)),
     "3-D": (lambda: plain(3), (3, 5, 11, 13)),
@@ -48,12 +48,12 @@ HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def create(name: str) -> nn.Module:
     """The host, in eval mode, with the same weights every time."""
     torch.manual_seed(0)
-    return HOSTS[name][0]().eval()
+    return BASE_MODELS[name][0]().eval()
 
 
 def images(name: str, batch: int = 2) -> Tensor:
     """What the host takes."""
-    return torch.randn(batch, *HOSTS[name][1], generator=torch.Generator().manual_seed(1))
+    return torch.randn(batch, *BASE_MODELS[name][1], generator=torch.Generator().manual_seed(1))
 
 
 def randomise(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Default places in networks with answers of every form: logits of pixels, images, grids of boxes, tokens."""
+"""Default sites in networks with answers of every form: logits of pixels, images, grids of boxes, tokens."""
 
 from collections.abc import Callable
 
@@ -146,7 +146,7 @@ def test_blocks_go_onto_features_and_never_onto_the_answer(case: str) -> None:
     model, x = build().eval(), torch.randn(2, *shape)
     answer = leaves(model(x))
     insert(model, "gc", example_input=shape)
-    assert [place.name for place in inserted(model)[0].places] == expected
+    assert [site.name for site in inserted(model)[0].sites] == expected
     assert all(torch.equal(first, second) for first, second in zip(leaves(model(x)), answer, strict=True))
 
 
@@ -156,8 +156,8 @@ def leaves(output: object) -> list[Tensor]:
     return list(output.values()) if isinstance(output, dict) else list(output)
 
 
-def test_a_network_of_answers_alone_asks_for_at() -> None:
-    with pytest.raises(UserError, match="found no place for a block.*give `at`"):
+def test_a_network_of_outputs_alone_asks_for_at() -> None:
+    with pytest.raises(UserError, match="no default sites in Sequential.*use `at`"):
         insert(nn.Sequential(nn.Conv2d(3, 5, 1), nn.Upsample(scale_factor=2)), "gc", example_input=(3, 16, 16))
 
 
@@ -177,8 +177,8 @@ class Shared(nn.Module):
 
 
 def test_an_activation_that_is_used_twice_takes_no_block() -> None:
-    places = [place.name for place in insert(Shared(), "gc", example_input=(3, 32, 32)).places]
-    assert places == ["two", "three"]
+    sites = [site.name for site in insert(Shared(), "gc", example_input=(3, 32, 32)).sites]
+    assert sites == ["two", "three"]
     for name in ("act", "again"):
         with pytest.raises(UserError, match="act has no parameters and is called 2 times in one run"):
             insert(Shared(), "gc", at=name, example_input=(3, 32, 32))
@@ -196,7 +196,7 @@ VITS = {
 def test_the_last_block_of_a_vit_takes_a_block_where_its_tokens_are_read(case: str) -> None:
     options, all_tokens = VITS[case]
     model = timm.create_model("test_vit", img_size=48, **options).eval()
-    names = [place.name for place in insert(model, "gc", example_input=(3, 48, 48)).places]
+    names = [site.name for site in insert(model, "gc", example_input=(3, 48, 48)).sites]
     assert names == [f"blocks.{index}" for index in range(len(model.blocks) if all_tokens else len(model.blocks) - 1)]
 
 
@@ -214,7 +214,7 @@ class LikeHuggingFace(nn.Module):
 
 def test_tokens_are_read_where_they_are_one_of_several_outputs() -> None:
     model = LikeHuggingFace(timm.create_model("test_vit", img_size=48))
-    assert len(insert(model, "gc", example_input={"pixel_values": torch.zeros(1, 3, 48, 48)}).places) == len(
+    assert len(insert(model, "gc", example_input={"pixel_values": torch.zeros(1, 3, 48, 48)}).sites) == len(
         model.vit.blocks
     )
 
@@ -243,8 +243,8 @@ def test_token_blocks_that_give_tuples_are_places(strides: tuple[int, ...]) -> N
     model, x = mvit(strides).eval(), torch.randn(2, 3, 4, 32, 32)
     before = model(x)
     insertion = insert(model, "gc", example_input=x, ratio=4)
-    assert [place.name for place in insertion.places] == [f"blocks.{index}" for index in range(len(strides) - 1)]
-    assert {place.form for place in insertion.places} == {"tokens"}
+    assert [site.name for site in insertion.sites] == [f"blocks.{index}" for index in range(len(strides) - 1)]
+    assert {site.form for site in insertion.sites} == {"tokens"}
     assert all(block.context_insertion.layout.prefix == 1 for block in model.blocks[:-1])
     assert torch.equal(model(x), before)
 
@@ -275,7 +275,7 @@ class LikeTnt(nn.Module):
 
 def test_the_last_block_takes_none_where_the_first_item_of_its_tuple_is_not_read() -> None:
     model = LikeTnt()
-    names = [place.name for place in insert(model, "gc", ratio=2, example_input=(3, 16, 16)).places]
+    names = [site.name for site in insert(model, "gc", ratio=2, example_input=(3, 16, 16)).sites]
     assert names == ["blocks.0", "blocks.1"]
 
 
@@ -292,7 +292,7 @@ class Pair(nn.Module):
 
 def test_the_activations_of_an_encoder_that_runs_twice_are_not_shared_ones() -> None:
     model, x = Pair(), torch.randn(2, 3, 32, 32)
-    names = [place.name for place in insert(model, "gc", example_input=(x, x)).places]
+    names = [site.name for site in insert(model, "gc", example_input=(x, x)).sites]
     assert names == ["encoder.0.2", "encoder.1.2", "encoder.2.2"]
 
 
@@ -306,7 +306,7 @@ class Scaled(nn.Sequential):
 def test_the_parts_of_sequentials_with_a_forward_of_their_own_are_places() -> None:
     layers = [Scaled(nn.Conv2d(width, 2 * width, 3, 2), nn.ReLU()) for width in (4, 8, 16)]
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), *layers)
-    assert [place.name for place in insert(model, "gc").places] == ["1.1", "2.1", "3.1"]
+    assert [site.name for site in insert(model, "gc").sites] == ["1.1", "2.1", "3.1"]
 
 
 def test_one_activation_in_several_sequentials_takes_no_block() -> None:
@@ -314,4 +314,4 @@ def test_one_activation_in_several_sequentials_takes_no_block() -> None:
     model = nn.Sequential(
         *(nn.Sequential(nn.Conv2d(width, out, 3, 2), activation) for width, out in ((3, 8), (8, 16), (16, 32)))
     )
-    assert [place.name for place in insert(model, "gc").places] == ["0.0", "1.0", "2.0"]
+    assert [site.name for site in insert(model, "gc").sites] == ["0.0", "1.0", "2.0"]

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from gcnet.insertion import context_parameters, insert, inserted, insertion_records, remove
 from gcnet.insertion.dry_run import dry_run
 from gcnet.models.model_file import load_model, save_model
-from insertion.hosts import HOSTS, create, images, randomise
+from insertion.networks import BASE_MODELS, create, images, randomise
 
 
-@pytest.fixture(params=HOSTS)
+@pytest.fixture(params=BASE_MODELS)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 def with_blocks(name: str, block: str = "gc") -> nn.Module:
     model = create(name)
-    insert(model, block, example_input=HOSTS[name][1])
+    insert(model, block, example_input=BASE_MODELS[name][1])
     return randomise(model)
 
 
@@ -36,7 +36,7 @@ def test_a_fresh_addition_block_leaves_output_names_statistics_and_modes_as_they
     next(iter(host.children())).eval()
     modes = {key: module.training for key, module in host.named_modules()}
     statistics = copy.deepcopy(dict(host.named_buffers()))
-    insert(host, "nl_gaussian", example_input=HOSTS[name][1])
+    insert(host, "nl_gaussian", example_input=BASE_MODELS[name][1])
     assert {key: host.get_submodule(key).training for key in modes} == modes
     assert all(torch.equal(host.get_buffer(key), value) for key, value in statistics.items())
     assert torch.equal(host.eval()(images(name)), before)
@@ -65,17 +65,17 @@ def test_the_dry_run_of_a_network_that_needs_real_numbers_leaves_no_trace() -> N
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert model.training and not any(module._forward_hooks for module in model.modules())
-    assert [place.name for place in insert(model, "snl", at="second", example_input=(1, 3, 7, 9)).places] == ["second"]
+    assert [site.name for site in insert(model, "snl", at="second", example_input=(1, 3, 7, 9)).sites] == ["second"]
 
 
 @pytest.mark.slow
 def test_the_block_sees_channels_and_positions_where_they_are(name: str) -> None:
     """Judged by another mechanism: a hook on the plain host that lays the output out by hand."""
     model, expected = with_blocks(name, "se"), create(name)
-    for place in inserted(model)[0].places:
-        context = model.get_submodule(place.name).context
-        expected.get_submodule(place.name).register_forward_hook(_by_hand(name, context))
-    assert len(inserted(model)[0].places) >= 3
+    for site in inserted(model)[0].sites:
+        context = model.get_submodule(site.name).context
+        expected.get_submodule(site.name).register_forward_hook(_by_hand(name, context))
+    assert len(inserted(model)[0].sites) >= 3
     output = model(images(name))
     torch.testing.assert_close(output, expected(images(name)), rtol=1e-5, atol=1e-6)
     assert not torch.allclose(output, create(name)(images(name)), atol=1e-4)
@@ -119,7 +119,7 @@ def test_remove_restores_the_host_exactly(name: str) -> None:
     host = create(name)
     before = {key: (type(module), set(vars(module))) for key, module in host.named_modules()}
     states, output = list(host.state_dict()), host(images(name))
-    insert(host, "gc", example_input=HOSTS[name][1])
+    insert(host, "gc", example_input=BASE_MODELS[name][1])
     randomise(host)
     remove(host)
     assert {key: (type(module), set(vars(module))) for key, module in host.named_modules()} == before
@@ -137,19 +137,19 @@ def test_blocks_run_once_after_norms_were_converted_or_frozen(
     model = with_blocks(name)
     output, calls = model(images(name)), []
     model = convert(model).eval()
-    for place in inserted(model)[0].places:
-        block = model.get_submodule(place.name).context
-        block.register_forward_hook(lambda *_, name=place.name: calls.append(name))
+    for site in inserted(model)[0].sites:
+        block = model.get_submodule(site.name).context
+        block.register_forward_hook(lambda *_, name=site.name: calls.append(name))
     torch.testing.assert_close(model(images(name)), output, rtol=1e-5, atol=1e-5)
-    assert sorted(calls) == sorted(place.name for place in inserted(model)[0].places)
+    assert sorted(calls) == sorted(site.name for site in inserted(model)[0].sites)
 
 
 def test_a_block_that_was_replaced_with_its_module_is_not_counted() -> None:
     model = with_blocks("2-D")
     model[2] = nn.ReLU()
-    assert [place.name for place in inserted(model)[0].places] == ["6", "10"]
+    assert [site.name for site in inserted(model)[0].sites] == ["6", "10"]
     assert all(key.startswith(("6.", "10.")) for key, _ in context_parameters(model))
-    assert [place["name"] for place in insertion_records(model)[0]["places"]] == ["6", "10"]
+    assert [site["name"] for site in insertion_records(model)[0]["places"]] == ["6", "10"]
 
 
 @pytest.mark.parametrize("name", ["2-D", "swin", "vit"])

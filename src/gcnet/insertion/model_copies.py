@@ -1,0 +1,156 @@
+"""Runs of a network without side effects: copies on the meta device or with shared memory, or restored."""
+
+import copy
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_LOG = logging.getLogger("gcnet")
+
+
+def note_failure(trial: str) -> None:
+    """Log the current exception with its traceback at level DEBUG.
+
+    Networks fail in any way on devices, sizes and modes they are not made for, and insertion continues without the
+    trial; if the cause is a mistake in the network, the log shows it.
+
+    Args:
+        trial: what was tried, in a few words.
+    """
+    _LOG.debug("insertion goes on without a trial run that failed: %s", trial, exc_info=True)
+
+
+@contextmanager
+def on_meta(model: nn.Module) -> Generator[nn.Module, None, None]:
+    """Copy `model` to the meta device, in eval mode: shapes without values.
+
+    Yields:
+        The copy.
+
+    Raises:
+        Exception: whatever copying an object of the network raises.
+    """
+    yield _copy(model, lambda tensor: torch.empty_like(tensor, device="meta", requires_grad=False)).eval()
+
+
+@contextmanager
+def on_own_device(model: nn.Module) -> Generator[nn.Module, None, None]:
+    """Copy `model` in eval mode, with parameters in shared memory.
+
+    Yields:
+        The copy.
+
+    Raises:
+        Exception: whatever copying an object of the network raises.
+    """
+    yield _copy(model, lambda tensor: tensor.detach() if isinstance(tensor, nn.Parameter) else _clone(tensor)).eval()
+
+
+@contextmanager
+def in_place(model: nn.Module) -> Generator[nn.Module, None, None]:
+    """Use `model` itself in eval mode and restore it afterwards.
+
+    Attributes, containers, buffers, hooks and modes of its modules, and objects that its hooks belong to, are restored.
+
+    Yields:
+        The network.
+    """
+    undo = [*_restore_tensors(model), *_restore_objects(model)]
+    try:
+        yield model.eval()
+    finally:
+        with torch.no_grad():
+            for restore in undo:
+                restore()
+
+
+@contextmanager
+def like_training(model: nn.Module) -> Generator[None, None, None]:
+    """Run attention of `model` as in training, without the fast path of nested tensors; restores random states.
+
+    Yields:
+        Nothing.
+    """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
+    python, numpy = random.getstate(), np.random.get_state()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.random.fork_rng(devices=sorted(devices, key=str)):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _clone(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def _copy(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A deep copy in which `replace` makes the tensors."""
+    memo: dict[int, Any] = {}
+    for tensor in chain(model.parameters(), _plain_tensors(model)):
+        new = replace(tensor)
+        memo[id(tensor)] = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+    return copy.deepcopy(model, memo)
+
+
+def _plain_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """The buffers, and the tensors that are plain attributes."""
+    yield from model.buffers()
+    for module in model.modules():
+        yield from (value for value in vars(module).values() if isinstance(value, Tensor))
+
+
+def _restore_tensors(model: nn.Module) -> Iterator[Callable[[], object]]:
+    for tensor in {id(tensor): tensor for tensor in _plain_tensors(model)}.values():
+        yield partial(tensor.copy_, _clone(tensor))
+
+
+def _restore_objects(model: nn.Module) -> Iterator[Callable[[], object]]:
+    for owner in _owners(model):
+        if isinstance(owner, torch.jit.ScriptModule):
+            yield partial(owner.train, owner.training)
+            continue
+        for value in (vars(owner), *vars(owner).values()):
+            restore = _restorer(value)
+            if restore is not None:
+                yield restore
+
+
+def _owners(model: nn.Module) -> list[Any]:
+    owners: dict[int, Any] = {}
+    for module in model.modules():
+        owners[id(module)] = module
+        for hook in chain(module._forward_hooks.values(), module._forward_pre_hooks.values()):
+            owner = getattr(hook, "__self__", None)
+            if hasattr(owner, "__dict__") and not isinstance(owner, type):
+                owners[id(owner)] = owner
+    return list(owners.values())
+
+
+def _restorer(value: Any) -> Callable[[], object] | None:
+    """A function that gives a container or a random generator its present contents back; None for other objects."""
+    if isinstance(value, torch.Generator):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, dict | set):
+        return partial(_refill, value, value.update, copy.copy(value))
+    if isinstance(value, list | deque):
+        return partial(_refill, value, value.extend, list(value))
+    return None
+
+
+def _refill(container: Any, fill: Callable[[Any], object], contents: Any) -> None:
+    container.clear()
+    fill(contents)
