@@ -132,7 +132,7 @@ def same(first: Any, second: Any) -> bool:
 def test_a_failure_in_a_network_that_cannot_be_copied_is_the_networks_own() -> None:
     model = Locked()
     before = observed(model)
-    with pytest.raises(UserError, match="expected input.* to have 3 channels, but got 5 channels.*another example_in"):
+    with pytest.raises(UserError, match="expected input.* to have 3 channels, but got 5 channels.*another `example_in"):
         insert(model, "gc", example_input=torch.zeros(1, 5, 9, 9))
     assert all(same(value, before[name]) for name, value in observed(model).items())
     assert not model.first._forward_hooks and not model._forward_pre_hooks

@@ -298,7 +298,7 @@ def inserted(model: nn.Module) -> tuple[Insertion, ...]:
     Example:
         >>> from torchvision.models import resnet18
         >>> model = resnet18()
-        >>> insertion = insert(model, "gc", stages=(4, 5))
+        >>> insertion = gcnet.insert(model, "gc", stages=(4, 5))
         >>> [site.name for site in inserted(model)[0].sites]
         ['layer3.0', 'layer3.1', 'layer4.0', 'layer4.1']
     """

@@ -79,10 +79,10 @@ def find_examples(model: nn.Module, given: Any) -> list[Example]:
         return [given]
     if isinstance(given, str | int | float) or hasattr(given, "__array_interface__"):
         shown = f"a numpy array of shape {given.shape}" if hasattr(given, "shape") else repr(given)
-        raise UserError(f"example_input must be a tensor, a shape, or a tuple or dict of arguments; found {shown}")
+        raise UserError(f"`example_input` must be a tensor, a shape, or a tuple or dict of arguments; found {shown}")
     if isinstance(given, Sequence) and given and all(isinstance(side, int) for side in given):
         if min(given) < 1:
-            raise UserError(f"example_input: every side of a shape must be at least 1, found {tuple(given)}")
+            raise UserError(f"`example_input`: every side of a shape must be at least 1, found {tuple(given)}")
         return [_zeros(model, shape) for shape in ((_BATCH, *given), tuple(given))]
     if isinstance(given, Mapping):  # Keyword arguments, or one argument that is a dict.
         named = [Example(kwargs=dict(given))] if all(isinstance(key, str) for key in given) else []

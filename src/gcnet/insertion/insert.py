@@ -94,7 +94,7 @@ def insert(
         >>> from torchvision.models import resnet18
         >>> insertion = insert(resnet18(), "gc", ratio=16)
         >>> len(insertion.sites), insertion.parameters
-        (6, 46230)
+        (6, 89942)
     """
     check_network(model)
     check_options(block, options)

@@ -323,9 +323,7 @@ def _at_both_ends(tokens: Any) -> tuple[int, int]:
     """The numbers of extra tokens at the start and at the end, from one number or both."""
     both = (tokens, 0) if isinstance(tokens, int) else tuple(tokens) if isinstance(tokens, Sequence) else ()
     if len(both) != 2 or not all(isinstance(count, int) and count >= 0 for count in both):
-        raise UserError(
-            f"`prefix_tokens` must be a number of tokens, at least 0, or two (start, end); found {tokens!r}"
-        )
+        raise UserError(f"`prefix_tokens` must be a number of tokens, or two (start, end); found {tokens!r}")
     return both[0], both[1]
 
 
