@@ -57,8 +57,8 @@ def test_a_run_trained_and_resumed_from_python_is_that_of_the_command_line(tmp_p
     [
         ("train", {"modle": "resnet18"}, 'unknown argument "modle"; did you mean "model"'),
         ("train", {"batch_size": 0}, "`batch_size` must be"),
-        ("train", {"lr": "high"}, "lr must be a number or None, found 'high'"),
-        ("compare", {"placement": "best"}, 'placement must be "same" or "published"'),
+        ("train", {"lr": "high"}, "`lr` must be a number or None, found 'high'"),
+        ("compare", {"placement": "best"}, '`placement` must be "same" or "published"'),
         ("cost", {"model": "resnet18", "device": "cpu"}, "`device` belongs to `measure`"),
         ("reproduce", {"table": "design", "cost_only": True}, "`scale` must be full or small"),
     ],

@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, 
 from functools import cache, wraps
 from pathlib import Path
 from types import MappingProxyType, ModuleType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from gcnet.errors import UserError, unknown
 from gcnet.renamed import new_name, renamed
@@ -22,7 +22,7 @@ POSITIONAL: Mapping[str, Any] = MappingProxyType({"positional": True})
 """Metadata of a field that may be given without its name, in Python and on the command line."""
 
 INTERNAL: Mapping[str, Any] = MappingProxyType({"internal": True})
-"""Metadata of a field that is no argument."""
+"""Metadata of a field that is no argument; the one named `given` gets the names of the arguments that are given."""
 
 ADVANCED: Mapping[str, Any] = MappingProxyType({"advanced": True})
 """Metadata of a field, or of a group of fields, that only `--help-all` shows."""
@@ -116,9 +116,38 @@ def settings_from(kind: type[S], values: Mapping[str, Any]) -> S:
         groups.setdefault(argument.group, {})[name] = _converted(argument, value)
     missing = [name for name, one in arguments.items() if one.default is MISSING and name not in values]
     if missing:
-        raise UserError(f"{missing[0]} is missing: give it a value")
+        raise UserError(f"`{missing[0]}` is missing: give it a value")
     built = {name: replace(group, **groups[name]) for name, group in _groups(kind).items() if name in groups}
-    return kind(**built, **groups.get("", {}))
+    names = {"given": tuple(values)} if any(item.name == "given" for item in fields(cast(Any, kind))) else {}
+    return kind(**built, **groups.get("", {}), **names)
+
+
+def check_choices(settings: Any, synonyms: Mapping[str, str] | None = None) -> None:
+    """Check the fields whose type is a Literal.
+
+    Args:
+        settings: a dataclass.
+        synonyms: other names of values, as of `gcnet.errors.unknown`.
+
+    Raises:
+        UserError: a value is none of the choices.
+    """
+    for name, choices in _choices(type(settings)).items():
+        value = getattr(settings, name)
+        if value not in choices:
+            raise unknown(f"`{name}`", str(value), filter(None, choices), synonyms=synonyms)
+
+
+@cache
+def _choices(kind: Any) -> dict[str, tuple[Any, ...]]:
+    """For each field whose type is a Literal its choices, with None where it is optional."""
+    choices = {}
+    for name, annotation in get_type_hints(kind).items():
+        parts = get_args(annotation) if get_origin(annotation) in (UnionType, Union) else (annotation,)
+        listed = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
+        if listed:
+            choices[name] = (*listed, *([None] if type(None) in parts else []))
+    return choices
 
 
 def has_type(value: Any, kind: Any) -> bool:
@@ -226,7 +255,7 @@ def _converted(argument: Argument, value: Any) -> Any:
         candidate = _as(kind, value)
         if has_type(candidate, argument.kind):
             return candidate
-    raise UserError(f"{argument.name} must be {_described(argument.kind)}, found {value!r}")
+    raise UserError(f"`{argument.name}` must be {_described(argument.kind)}, found {value!r}")
 
 
 def _as(kind: Any, value: Any) -> Any:

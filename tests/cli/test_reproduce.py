@@ -37,7 +37,7 @@ def test_a_table_has_what_is_counted_beside_what_is_published_with_its_source(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("", "takes --list, or --table NAME with --cost-only or --scale full|small"),
+        ("", "takes --list, or --table NAME with --cost-only, --scale full or --scale small"),
         ("--list --table design --cost-only", "takes --list, or --table NAME"),
         ("--list --cost-only", "takes --list, or --table NAME"),
         ("--table design", "takes --list, or --table NAME"),

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gcnet.comparison.settings import CompareSettings, RecipeChoices
+from gcnet.comparison.settings import CompareSettings
 from gcnet.data.settings import DataSettings
-from gcnet.training.settings import DetectorSettings
+from gcnet.training.recipe import RecipeSettings
+from gcnet.training.settings import DetectorSettings, MachineSettings
 
 STEPS = 4
 
@@ -33,8 +34,8 @@ def small(images: Path, output: Path, **changes: Any) -> CompareSettings:
         "blocks": "none,gc",
         "model": "cifar_resnet20",
         "data": DataSettings(data=str(images)),
-        "recipe": RecipeChoices(steps=STEPS, batch_size=9, lr=0.05),
-        "device": "cpu",
+        "recipe": RecipeSettings(steps=STEPS, batch_size=9, lr=0.05),
+        "machine": MachineSettings(device="cpu", channels_last=True),
         "jobs": 1,
         "output": str(output),
     }
@@ -68,9 +69,9 @@ def small_detectors(output: Path, **changes: Any) -> CompareSettings:
         "model": "mask_rcnn_scenes_resnet",
         "detector": DetectorSettings(min_size=(32,), max_size=32, rois_per_image=16),
         "data": DataSettings(data="scenes", limit_train=6, limit_val=3),
-        "recipe": RecipeChoices(steps=2, batch_size=3, lr=0.01),
+        "recipe": RecipeSettings(steps=2, batch_size=3, lr=0.01),
         "control": False,
-        "device": "cpu",
+        "machine": MachineSettings(device="cpu", channels_last=True),
         "jobs": 1,
         "output": str(output),
     }

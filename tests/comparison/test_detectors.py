@@ -15,7 +15,7 @@ from gcnet.comparison.experiment import run_comparison
 from gcnet.comparison.pictures import sample_pictures
 from gcnet.comparison.plan import Variant, check_names, create_variant, plan_trainings, training_settings
 from gcnet.comparison.results import read_results
-from gcnet.comparison.settings import CompareSettings, RecipeChoices
+from gcnet.comparison.settings import CompareSettings
 from gcnet.data.scenes import CATEGORIES, OBJECTS
 from gcnet.errors import UserError
 from gcnet.insertion import context_parameters, insertion_records
@@ -23,6 +23,7 @@ from gcnet.models.create import create_model
 from gcnet.tasks.detection.costs import MeasuredDetector
 from gcnet.tasks.registry import open_task, task_of, with_defaults
 from gcnet.training.distributed import Processes
+from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import DetectorSettings
 
 SETTINGS = small_detectors(Path("nowhere"))
@@ -70,7 +71,7 @@ def test_the_demonstration_of_detectors_is_shorter_and_of_fewer_scenes() -> None
     assert (recipe.length(400), recipe.batch_size, recipe.schedule, recipe.optimizer) == (400, 8, "cosine", "adamw")
     data = training_settings(demonstration, "none", {}).data
     assert (data.limit_train, data.limit_val) == (3_200, 200)
-    named = replace(demonstration, recipe=RecipeChoices(preset="2x"))
+    named = replace(demonstration, recipe=RecipeSettings(preset="2x"))
     assert with_defaults(training_settings(named, "none", {})).recipe.schedule == "step"
 
 

@@ -17,9 +17,9 @@ from comparison.small import STEPS, Listener, small, write_images
 from gcnet.cli import main
 from gcnet.comparison.experiment import run_comparison
 from gcnet.comparison.results import Comparison, read_results
-from gcnet.comparison.settings import RecipeChoices
 from gcnet.errors import UserError
 from gcnet.storage import locked
+from gcnet.training.recipe import RecipeSettings
 
 LONG = 30
 
@@ -190,7 +190,7 @@ def _is_group_gone(group: int, *, seconds: float) -> bool:
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("quick")
 def test_killed_without_warning_the_same_command_comes_to_the_same_results(images: Path, tmp_path: Path) -> None:
-    recipe = RecipeChoices(steps=LONG, batch_size=9, lr=0.05)
+    recipe = RecipeSettings(steps=LONG, batch_size=9, lr=0.05)
     whole = run_comparison(settings=small(images, tmp_path / "whole", recipe=recipe))
     process = subprocess.Popen(_command(images, tmp_path / "cut"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     rows = tmp_path / "cut" / "runs" / "main-none-seed0" / "metrics.jsonl"

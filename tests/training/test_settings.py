@@ -86,13 +86,13 @@ def test_a_contradiction_is_refused_on_construction(kind, values, sentence):
 
 
 UNKNOWN = {
-    "unknown preset": (RecipeSettings, {"preset": "scrach"}, 'unknown preset "scrach"; did you mean "scratch"'),
+    "unknown preset": (RecipeSettings, {"preset": "scrach"}, 'unknown `preset` "scrach"; did you mean "scratch"'),
     "unknown optimizer": (RecipeSettings, {"optimizer": "adam"}, 'did you mean "adamw"'),
     "unknown schedule": (RecipeSettings, {"schedule": "cos"}, 'did you mean "cosine"'),
     "unknown precision": (
         MachineSettings,
         {"precision": "fp32"},
-        'unknown precision "fp32"; valid: float32, bf16, fp16',
+        'unknown `precision` "fp32"; valid: float32, bf16, fp16',
     ),
 }
 

@@ -4,9 +4,9 @@ import os
 import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING
 from types import NoneType
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from gcnet.arguments import Argument, arguments_of, settings_from
 from gcnet.cli.parser import build_parser
@@ -58,10 +58,7 @@ def parse(kind: type[S], words: Sequence[str], *, program: str, epilogue: str) -
         if argument.name in read
     }
     line.refuse_missing(values)
-    settings = settings_from(kind, values)
-    if any(item.name == "given" for item in fields(cast(Any, kind))):
-        settings = replace(cast(Any, settings), given=tuple(values))
-    return settings
+    return settings_from(kind, values)
 
 
 def _hyphenated(word: str) -> str:

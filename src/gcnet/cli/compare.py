@@ -15,7 +15,7 @@ def run(settings: CompareSettings) -> int:
     from gcnet.comparison.summary import terminal_text
 
     return run_with_reporter(
-        settings.device,
+        settings.machine.device,
         lambda reporter: run_comparison(settings=settings, reporter=reporter),
         lambda found: print(f"\n{terminal_text(found)}\n\n{', '.join(FILES)} in {output_folder(settings)}"),
     )

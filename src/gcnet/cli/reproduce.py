@@ -39,7 +39,7 @@ def _train(settings: ReproduceSettings) -> int:
     from gcnet.experiments.reproduce import train_tables
 
     return run_with_reporter(
-        settings.device,
+        settings.machine.device,
         lambda reporter: train_tables(settings, reporter=reporter),
         lambda found: _tell(settings, found),
     )

@@ -58,7 +58,7 @@ def run_comparison(
     """
     settings, variants = _with_blocks(settings or CompareSettings(), blocks)
     check_names(settings, variants)
-    with processes_joined(choose_device(settings.device)) as processes:
+    with processes_joined(choose_device(settings.machine.device)) as processes:
         listener = reporter if reporter and processes.first else Silent()
         return _compare(settings, variants, processes, listener)
 
@@ -72,7 +72,7 @@ def _check_score(metric: str, settings: CompareSettings) -> None:
 
 
 def _compare(settings: CompareSettings, variants: Variants, processes: Processes, reporter: Reporter) -> Comparison:
-    device = str(choose_device(settings.device))
+    device = str(choose_device(settings.machine.device))
     task = open_task(training_settings(settings, BASELINE, variants), Processes())
     training = with_defaults(task.settings)
     _check_score(task.metric, settings)
@@ -177,27 +177,21 @@ def _open_folder(settings: CompareSettings, variants: Variants) -> Path:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """The settings in compare.json; those that its version did not have yet are at their defaults."""
+    """The settings in compare.json, in the names of this version."""
     stored = read_json(path)
     if not isinstance(stored, Mapping):
         raise StorageError(f"{printable(path)} is damaged: it holds no settings")
     format_version(stored, path)
     settings = {name: value for name, value in stored.items() if name != "format_version"}
-    if not is_old(stored):
-        return settings
-    defaults = json.loads(json.dumps(asdict(CompareSettings())))
-    upgraded = upgraded_comparison(settings)
-    groups = {
-        name: defaults[name] | group
-        for name, group in upgraded.items()
-        if isinstance(group, Mapping) and isinstance(defaults.get(name), Mapping)
-    }
-    groups.get("data", {}).pop("workers", None)
-    return upgraded | groups
+    return upgraded_comparison(settings) if is_old(stored) else settings
 
 
 def _refuse_changes(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    before, now = _flat(stored), _flat(wanted)
+    """Refuse other settings than the stored ones, which have the defaults of settings that their version lacks."""
+    defaults = asdict(CompareSettings())
+    defaults["recipe"] = dict.fromkeys(defaults["recipe"])
+    now, usual = _flat(wanted), _flat(json.loads(json.dumps(defaults)))
+    before = {name: usual[name] for name in now if name in usual} | _flat(stored)
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise UserError(

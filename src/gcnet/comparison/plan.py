@@ -14,7 +14,7 @@ from gcnet.insertion import insert
 from gcnet.models.registry import published_placement, split_name
 from gcnet.tasks.registry import build_network, task_of, with_defaults
 from gcnet.training.recipe import RecipeSettings
-from gcnet.training.settings import MachineSettings, NetworkSettings, OutputSettings, TrainSettings
+from gcnet.training.settings import NetworkSettings, OutputSettings, TrainSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -168,7 +168,7 @@ def data_settings(settings: CompareSettings, setting: str) -> DataSettings:
 
 def recipe_settings(settings: CompareSettings) -> RecipeSettings:
     """The recipe: the demonstration's on scenes unless a preset is named, then what is given."""
-    given = settings.recipe.given()
+    given = settings.recipe_choices()
     is_demo = settings.data.is_generated and "preset" not in given
     recipe = dict(task_of(settings.model).demonstration.recipe) if is_demo else {}
     if "epochs" in given:
@@ -218,8 +218,6 @@ def training_settings(
         data=data_settings(settings, setting),
         augment=settings.augment,
         recipe=recipe_settings(settings),
-        machine=MachineSettings(
-            device=settings.device, seed=seed, precision=settings.precision, channels_last=settings.channels_last
-        ),
+        machine=replace(settings.machine, seed=seed),
         output=output or OutputSettings(),
     )

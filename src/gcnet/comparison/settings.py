@@ -1,69 +1,15 @@
 """Settings of a comparison; imports neither torch nor numpy."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from gcnet.arguments import advanced
+from gcnet.arguments import INTERNAL, advanced, check_choices
 from gcnet.data.settings import AugmentSettings, DataSettings
-from gcnet.errors import UserError, unknown
-from gcnet.training.recipe import PRESETS
-from gcnet.training.settings import DetectorSettings
+from gcnet.errors import UserError
+from gcnet.training.recipe import RecipeSettings
+from gcnet.training.settings import DetectorSettings, MachineSettings
 
 CONTROL_OF = {"scenes": "scenes-control"}
-
-
-@dataclass(frozen=True)
-class RecipeChoices:
-    """How every network is trained; what is not given comes from the preset."""
-
-    preset: str | None = None
-    """scratch, finetune, 1x or 2x as in `gcnet train`; by default the demonstration's short recipe on scenes, else
-    scratch, of detectors 1x."""
-    epochs: float | None = None
-    """Epochs."""
-    steps: int | None = None
-    """Optimizer steps, instead of `epochs`."""
-    batch_size: int | None = None
-    """Global batch size."""
-    optimizer: Literal["sgd", "adamw"] | None = None
-    """Optimizer."""
-    lr: float | None = None
-    """Peak learning rate for the stated `batch_size`."""
-    weight_decay: float | None = None
-    """Weight decay."""
-    decay_all: bool | None = None
-    """Weight decay on norms and biases too (default: as in `gcnet train`; of the demonstration not)."""
-    schedule: Literal["cosine", "step", "constant"] | None = None
-    """Learning-rate schedule after warm-up."""
-    warmup_epochs: float | None = None
-    """Linear warm-up, in epochs."""
-    warmup_start_factor: float | None = None
-    """Share of the learning rate that the warm-up starts from."""
-    block_lr_mult: float | None = None
-    """Factor on the learning rate of the inserted blocks."""
-    label_smoothing: float | None = None
-    """Label smoothing."""
-    class_weights: Literal["none", "balanced"] | None = None
-    """balanced: rare classes count more in the training loss, n / (k * n_c) for n_c of n images in k classes."""
-    sampling: Literal["uniform", "balanced"] | None = None
-    """balanced: every class is drawn equally often, so that images of rare classes come several times in an epoch."""
-    mixup: float | None = None
-    """Mixup with Beta(alpha, alpha); 0 is off."""
-    cutmix: float | None = None
-    """Cutmix with Beta(alpha, alpha); 0 is off."""
-    ema_decay: float | None = None
-    """Decay of an exponential moving average of the weights, which is then what is evaluated."""
-    clip_grad_norm: float | None = None
-    """Clip the gradient to this L2 norm."""
-
-    def __post_init__(self) -> None:
-        """Check the preset's name."""
-        if self.preset is not None and self.preset not in PRESETS:
-            raise unknown("preset", self.preset, PRESETS)
-
-    def given(self) -> dict[str, Any]:
-        """The choices that were made."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -71,7 +17,8 @@ class CompareSettings:
     """Train a model with different blocks, and report accuracy (AP of detectors) and cost.
 
     Defaults run the demonstration: five blocks on generated scenes whose class depends on a distant object, and a
-    control setting that needs no context. The same command resumes an interrupted comparison.
+    control setting that needs no context. On scenes, the default recipe is the demonstration's. The same command
+    resumes an interrupted comparison.
 
     Examples:
       gcnet compare
@@ -83,8 +30,6 @@ class CompareSettings:
     is the model without a block."""
     seeds: int = 1
     """Number of seeds; 3 or more for confidence intervals."""
-    seed: int = advanced(0)
-    """First seed."""
     model: str = "scenes_resnet"
     """Model name, without a block."""
     weights: str | None = None
@@ -105,17 +50,14 @@ class CompareSettings:
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
-    recipe: RecipeChoices = field(default_factory=RecipeChoices)
-    device: str = "auto"
-    """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Precision: float32, or mixed precision in bf16 or fp16."""
-    channels_last: bool = advanced(True)
-    """Use the channels_last memory format."""
+    recipe: RecipeSettings = field(default_factory=RecipeSettings)
+    machine: MachineSettings = field(default_factory=lambda: MachineSettings(channels_last=True))
     jobs: int | None = None
     """Number of parallel trainings (default: one per CPU core, at most 4; one on a GPU)."""
     output: str | None = None
     """Folder for runs and report; an existing comparison is resumed (default: runs/compare-DATA)."""
+
+    given: tuple[str, ...] = field(default=(), metadata=INTERNAL)
 
     def __post_init__(self) -> None:
         """Check what needs no look at the network."""
@@ -123,10 +65,7 @@ class CompareSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"`{name}` must be at least 1, found {value}")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"`seed` must be 0 or more, and below 2^63; found {self.seed}")
-        if self.placement not in ("same", "published"):
-            raise unknown("placement", self.placement, ("same", "published"))
+        check_choices(self)
         if self.placement == "published" and (self.stages, self.position, self.insert_at) != (None, None, None):
             raise UserError("`stages`, `position` and `insert_at` need `placement` same, found `placement` published")
         if self.insert_at is not None and self.stages is not None:
@@ -153,7 +92,12 @@ class CompareSettings:
 
     def seed_numbers(self) -> tuple[int, ...]:
         """The seeds, in order."""
-        return tuple(range(self.seed, self.seed + self.seeds))
+        return tuple(range(self.machine.seed, self.machine.seed + self.seeds))
+
+    def recipe_choices(self) -> dict[str, Any]:
+        """The recipe settings that are given or not the default; the demonstration decides the others on scenes."""
+        values = ((item, getattr(self.recipe, item.name)) for item in fields(self.recipe))
+        return {item.name: value for item, value in values if value != item.default or item.name in self.given}
 
     @property
     def control_data(self) -> str | None:
@@ -165,9 +109,10 @@ class CompareSettings:
         from gcnet.tasks.registry import task_of
 
         found = asdict(self)
-        for name in ("output", "jobs"):
+        for name in ("output", "jobs", "given"):
             del found[name]
         del found["data"]["workers"]
+        found["recipe"] = dict.fromkeys(found["recipe"]) | self.recipe_choices()
         for group in task_of(self.model).unused_settings:
             found.pop(group, None)
         return found

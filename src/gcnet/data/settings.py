@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from gcnet.arguments import advanced
-from gcnet.errors import UserError, nearest, unknown
+from gcnet.arguments import advanced, check_choices
+from gcnet.errors import UserError, nearest
 from gcnet.renamed import OLD_VALUES
 
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -24,9 +23,6 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropMode = Literal["center", "squash"]
 BitDepth = Literal["auto", "8", "10", "12", "14", "16"]
-
-_CHOICES: Mapping[str, tuple[str, ...]] = {"interpolation": INTERPOLATIONS, "crop_mode": ("center", "squash")}
-_BIT_DEPTHS = ("auto", "8", "10", "12", "14", "16")
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -84,11 +80,7 @@ class PreprocessingSettings:
             self.crop_pct is None or self.resize is None,
             "`crop_pct` and `resize` both set the short side before the crop; give one of them",
         )
-        for name, valid in _CHOICES.items():
-            if getattr(self, name) not in (None, *valid):
-                raise unknown(f"`{name}`", getattr(self, name), valid)
-        if self.bit_depth not in _BIT_DEPTHS:
-            raise unknown("`bit_depth`", self.bit_depth, _BIT_DEPTHS)
+        check_choices(self)
         _check_resize(self.resize, self.image_size)
         for name in ("mean", "std"):
             _check_channels(f"`{name}`", getattr(self, name))
@@ -255,12 +247,7 @@ class AugmentSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, valid in (
-            ("random_crop", ("auto", "resized", "pad", "none")),
-            ("auto_augment", ("none", "randaugment", "trivialaugment")),
-        ):
-            if getattr(self, name) not in valid:
-                raise unknown(name.replace("_", "-"), getattr(self, name), valid, synonyms=OLD_VALUES)
+        check_choices(self, OLD_VALUES)
         low, high = self.crop_scale
         _require(0 < low <= high <= 1, f"`crop_scale` must be two shares with 0 < from <= to <= 1, found {low} {high}")
         _require(self.pad >= 0, f"`pad` must be 0 or more, found {self.pad}")
@@ -279,7 +266,7 @@ class Preprocessing:
         image_size: Side of the square crop, in pixels.
         resize: Short side before the crop, in pixels. None stands for `image_size`; square images of that size are then
             not resampled.
-        interpolation: A name of `INTERPOLATIONS`, antialiased.
+        interpolation: nearest, bilinear, bicubic or lanczos, antialiased.
         mean: Mean of each channel, subtracted after scaling to [0, 1].
         std: Standard deviation of each channel, by which it is divided.
         bit_depth: Used bits of 16-bit images, of which the upper 8 are kept.
@@ -303,9 +290,7 @@ class Preprocessing:
             _check_side(name, value)
         is_depth = type(self.bit_depth) is int and 8 <= self.bit_depth <= 16
         _require(is_depth, f"bit_depth must be 8 to 16, found {self.bit_depth!r}")
-        for name, valid in _CHOICES.items():
-            if getattr(self, name) not in valid:
-                raise unknown(name, str(getattr(self, name)), valid)
+        check_choices(self)
         _check_resize(self.resize, self.image_size)
         for name in ("mean", "std"):
             _require(getattr(self, name) is not None, f"{name} must be three numbers, found None")

@@ -76,14 +76,13 @@ def comparison_settings(settings: ReproduceSettings, series: Series) -> CompareS
     weights = _FIRST_WEIGHTS if settings.weights == "pretrained" else settings.weights
     return CompareSettings(
         seeds=settings.seeds or (3 if small else 1),
-        seed=settings.seed,
         model=series.model,
         ratio=SMALL_RATIO if small else 16,
         control=False,
         data=settings.data,
         recipe=recipe,
-        device=settings.device,
-        precision=settings.precision,
+        machine=settings.machine,
+        given=settings.given,
         jobs=settings.jobs,
         output=str(tables_folder(settings) / series.model),
         **task.start_from(weights),

@@ -3,12 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gcnet.arguments import advanced
-from gcnet.comparison.settings import RecipeChoices
+from gcnet.arguments import INTERNAL
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
-
-SCALES = ("full", "small")
+from gcnet.training.recipe import RecipeSettings
+from gcnet.training.settings import MachineSettings
 
 
 @dataclass(frozen=True)
@@ -39,23 +38,22 @@ class ReproduceSettings:
     random, for small only)."""
     seeds: int | None = None
     """Number of seeds (default: 3 for small, 1 for full)."""
-    seed: int = advanced(0)
-    """First seed."""
     data: DataSettings = field(default_factory=lambda: DataSettings(data="cifar10"))
-    recipe: RecipeChoices = field(default_factory=RecipeChoices)
-    device: str = "auto"
-    """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Precision: float32, or mixed precision in bf16 or fp16."""
+    recipe: RecipeSettings = field(default_factory=RecipeSettings)
+    machine: MachineSettings = field(default_factory=lambda: MachineSettings(channels_last=True))
     jobs: int | None = None
     """Number of parallel trainings (default: one per CPU core, at most 4; one on a GPU)."""
     output: str | None = None
     """Folder for runs and tables (default: runs/reproduce-TABLE-SCALE)."""
 
+    given: tuple[str, ...] = field(default=(), metadata=INTERNAL)
+
     def __post_init__(self) -> None:
-        """Refuse what says nothing, or two things."""
+        """Check that exactly one of `list`, `cost_only` and `scale` is given."""
         if self.list + self.cost_only + (self.scale is not None) != 1 or self.list == bool(self.table):
-            raise UserError("gcnet reproduce takes `list`, or `table=NAME` with `cost_only` or `scale`")
+            raise UserError(
+                "gcnet reproduce takes `list`, or `table=NAME` with `cost_only`, `scale=full` or `scale=small`"
+            )
         if self.seeds is not None and self.seeds < 1:
             raise UserError(f"`seeds` must be at least 1, found {self.seeds}")
         if self.scale == "full" and self.weights is None:

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from gcnet.arguments import advanced
-from gcnet.errors import unknown
+from gcnet.arguments import advanced, check_choices
 from gcnet.training.checks import require
 
 _DECAY = {"sgd": 1e-4, "adamw": 0.05}
@@ -78,13 +77,6 @@ PRESETS: Mapping[str, Preset] = {
 CLASSIFIER_PRESET, DETECTOR_PRESET = "scratch", "1x"
 
 _LONGEST = 10**9
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "preset": tuple(PRESETS),
-    "optimizer": ("sgd", "adamw"),
-    "schedule": ("cosine", "step", "constant"),
-    "class_weights": ("none", "balanced"),
-    "sampling": ("uniform", "balanced"),
-}
 
 
 @dataclass(frozen=True)
@@ -153,10 +145,7 @@ class RecipeSettings:
 
     def __post_init__(self) -> None:
         """Refuse unknown names and contradictions."""
-        for name, valid in _CHOICES.items():
-            value = getattr(self, name)
-            if value is not None and value not in valid:
-                raise unknown(name, value, valid)
+        check_choices(self)
         require(self.steps is None or self.epochs is None, "give `epochs` or `steps`, not both")
         self._check_ranges()
 

@@ -7,18 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_type_hints
 
-from gcnet.arguments import advanced, has_type
+from gcnet.arguments import advanced, check_choices, has_type
 from gcnet.data.settings import LARGEST_SIDE, AugmentSettings, DataSettings
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.renamed import OLD_VALUES, new_name, renamed
 from gcnet.training.checks import require
 from gcnet.training.recipe import RecipeSettings
-
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "conventions": ("mmdet", "torchvision"),
-    "norm": ("eval_stats", "frozen", "batch", "sync"),
-    "box_head": ("2fc", "4conv1fc"),
-}
 
 
 @dataclass(frozen=True)
@@ -128,10 +122,7 @@ class DetectorSettings:
 
     def __post_init__(self) -> None:
         """Check what needs no look at the network."""
-        for name, valid in _CHOICES.items():
-            value = getattr(self, name)
-            if value is not None and value not in valid:
-                raise unknown(name, value, valid, synonyms=OLD_VALUES)
+        check_choices(self, OLD_VALUES)
         for name in ("min_size", "max_size", "anchor_sizes", "rois_per_image", "detections_per_image"):
             value = getattr(self, name)
             sizes = value if isinstance(value, tuple) else () if value is None else (value,)
@@ -168,8 +159,7 @@ class MachineSettings:
     def __post_init__(self) -> None:
         """Check the names."""
         require(0 <= self.seed < 2**63, f"`seed` must be 0 or more, and below 2^63; found {self.seed}")
-        if self.precision not in ("float32", "bf16", "fp16"):
-            raise unknown("precision", self.precision, ("float32", "bf16", "fp16"))
+        check_choices(self)
 
 
 @dataclass(frozen=True)
