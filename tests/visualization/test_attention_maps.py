@@ -1,7 +1,9 @@
 """What is drawn of attention: maps in their unit, query points where they should be, figures that show them."""
 
+import math
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,15 @@ from gcnet.models.create import create_model
 from gcnet.tasks.classification.attention import attention_of_image
 from gcnet.tasks.classification.trained import TrainedClassifier
 from gcnet.visualization.attention_figures import plot_distances, plot_gates, plot_queries, plot_shared
-from gcnet.visualization.attention_maps import ImageMaps, LayerMaps, choose_points
+from gcnet.visualization.attention_maps import (
+    COLOR_MAP,
+    ImageMaps,
+    LayerMaps,
+    choose_points,
+    image_edges,
+    log_ratio,
+    scale_limit,
+)
 from gcnet.visualization.gates import GateMeans
 
 
@@ -83,10 +93,32 @@ def test_each_query_of_a_layer_is_drawn_where_it_looks(tmp_path: Path) -> None:
     assert plot_shared(maps, tmp_path / "shared.png") == 0
     assert not (tmp_path / "shared.png").exists()
     pixels = _pixels(tmp_path / "queries.png")
-    bright = (pixels[..., 0] > 200) & (pixels[..., 1] > 200) & (pixels[..., 2] < 190)  # the highest weight
-    columns = np.flatnonzero(bright.sum(0) > 30)
+    top = 255 * np.array(matplotlib.colormaps[COLOR_MAP](1.0)[:3])
+    columns = np.flatnonzero((np.abs(pixels - top).max(-1) <= 3).sum(0) > 30)
     assert len(columns) > 0
     assert columns[0] < pixels.shape[1] / 3 < columns[-1]
+
+
+def test_uniform_attention_is_the_middle_of_a_symmetric_logarithmic_scale() -> None:
+    values = np.array([[1.0, 2.0], [0.5, 8.0]])
+    limit = scale_limit(values)
+    assert limit == 3
+    assert log_ratio(values, limit).tolist() == [[0, 1], [-1, 3]]
+    assert log_ratio(np.array([0.0, -0.3, 1e-9]), 3.0).tolist() == [-3, -3, -3]
+
+
+@pytest.mark.parametrize(("highest", "limit"), [(1.0, 1.0), (1.5, 1.0), (6144.0, math.log2(6144))])
+def test_the_scale_of_an_even_map_ends_at_twice_uniform_attention(highest: float, limit: float) -> None:
+    assert scale_limit(np.full((3, 5), highest)) == pytest.approx(limit)
+
+
+def test_edges_are_where_an_image_changes() -> None:
+    image = Image.new("RGB", (8, 6))
+    image.paste("white", (4, 0, 8, 6))
+    edges = image_edges(image)
+    assert edges.shape == (6, 8)
+    assert (edges[:, 3:5] == 1).all() and not edges[:, :3].any() and not edges[:, 5:].any()
+    assert not image_edges(Image.new("RGB", (1, 7))).any()
 
 
 def test_layers_with_one_map_are_drawn_side_by_side(tmp_path: Path) -> None:

@@ -16,7 +16,11 @@ from gcnet.analysis.capture import Gate
 from gcnet.errors import UserError
 
 Point = tuple[float, float]
-"""Where a query is: from the left and from the top, as shares of the image's width and height."""
+"""Position of a query: x from the left and y from the top, as fractions of the image's width and height."""
+COLOR_MAP = "RdBu_r"
+"""Diverging color map of attention: white is uniform attention, red more, blue less."""
+SMALLEST_LIMIT = 1.0
+"""Color scales reach at least this log2 ratio to uniform attention, a factor of 2."""
 
 _AUTO_POINTS, _AUTO_CELLS = 4, 14
 _GRID = (1 / 6, 1 / 2, 5 / 6)
@@ -63,8 +67,8 @@ class ImageMaps:
         image: as the network saw it.
         label: the most probable class, by its number; of a detector 0.
         answer: its name and probability; of a detector the objects.
-        layers: those that attend over two axes, in the order of the calls.
-        gates: of those that weigh channels; of one image each.
+        layers: with attention over two axes, in the order of the calls.
+        gates: channel weights, of one image each.
         unread: a sentence about attention that cannot be read, or empty.
     """
 
@@ -77,21 +81,48 @@ class ImageMaps:
     unread: str = ""
 
 
+def scale_limit(*maps: Float[np.ndarray, "_ _"]) -> float:
+    """Return the end of a color scale for maps: log2 of the highest ratio to uniform attention, at least 1.
+
+    Args:
+        maps: ratios to uniform attention, from `LayerMaps.map_of` or `LayerMaps.mean_map`.
+    """
+    highest = max(float(values.max()) for values in maps)
+    return max(SMALLEST_LIMIT, math.log2(max(highest, 1.0)))
+
+
+def log_ratio(values: Float[np.ndarray, "*shape"], limit: float) -> Float[np.ndarray, "*shape"]:
+    """Return log2 of ratios to uniform attention, clipped to [-limit, limit]; ratios of 0 or less become -limit."""
+    return np.log2(np.maximum(values, 2.0**-limit)).clip(-limit, limit)
+
+
+def image_edges(image: Image.Image) -> Float[np.ndarray, "h w"]:
+    """Return the edges of an image, from 0 to 1, to be drawn over a map without hiding its colors."""
+    gray = np.asarray(image.convert("L"), dtype=np.float32)
+    strength = np.hypot(*np.gradient(gray)) if min(gray.shape) > 1 else np.zeros_like(gray)
+    return (strength / max(float(np.quantile(strength, 0.98)), 1.0)).clip(0, 1)
+
+
 def layer_maps(model: nn.Module, attention: Sequence[tuple[str, Attention]]) -> tuple[LayerMaps, ...]:
-    """The captured attention of a model that is over two axes."""
+    """Return the captured attention over two spatial axes.
+
+    Args:
+        model: whose modules have the names.
+        attention: name of the module and its attention, in the order of the calls.
+    """
     return tuple(
-        LayerMaps(name, type(model.get_submodule(name)).__name__, one)
-        for name, one in attention
-        if len(one.grid) == len(one.key_grid) == 2
+        LayerMaps(name, type(model.get_submodule(name)).__name__, weights)
+        for name, weights in attention
+        if len(weights.grid) == len(weights.key_grid) == 2
     )
 
 
 def choose_points(words: Sequence[str], image: Image.Image) -> list[Point]:
-    """The query points that `--points` asks for.
+    """Return the query points that are asked for.
 
     Args:
-        words: "auto", four that differ in colour; "grid", three by three; or points as X,Y, from 0 to 1.
-        image: in which "auto" looks.
+        words: "auto" for four points of different colors, "grid" for three by three, or points as X,Y from 0 to 1.
+        image: to choose the points of "auto" from.
 
     Raises:
         UserError: a word is none of these.
@@ -117,17 +148,17 @@ def _point(word: str) -> Point:
 
 
 def _different_points(image: Image.Image) -> list[Point]:
-    """The centre, then each time the cell whose colour is farthest from those already chosen."""
+    """The center, then repeatedly the cell whose color differs most from those already chosen."""
     cells = np.asarray(image.convert("RGB").resize((_AUTO_CELLS, _AUTO_CELLS), Image.Resampling.BOX), dtype=float)
-    colours = cells.reshape(-1, 3)
+    colors = cells.reshape(-1, 3)
     chosen = [_AUTO_CELLS * (_AUTO_CELLS // 2) + _AUTO_CELLS // 2]
     while len(chosen) < _AUTO_POINTS:
-        distances = ((colours[:, None] - colours[chosen]) ** 2).sum(-1).min(-1)
-        # Far from the chosen in place too, where the colours say nothing.
+        distances = ((colors[:, None] - colors[chosen]) ** 2).sum(-1).min(-1)
+        # Of equal colors, the cell farthest away.
         places = np.array(
             [
-                min(math.dist(divmod(cell, _AUTO_CELLS), divmod(one, _AUTO_CELLS)) for one in chosen)
-                for cell in range(len(colours))
+                min(math.dist(divmod(cell, _AUTO_CELLS), divmod(other, _AUTO_CELLS)) for other in chosen)
+                for cell in range(len(colors))
             ]
         )
         chosen.append(int(np.lexsort((places, distances))[-1]))

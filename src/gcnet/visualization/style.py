@@ -146,7 +146,9 @@ def figure_png(figure: Figure, *, caption: str = "") -> bytes:
     """Render a figure as PNG, with an optional caption below it."""
     FigureCanvasAgg(figure)
     if caption:
-        figure.text(0.005, -0.01, shown_text(caption, 200), va="top", fontsize=8.5, color=SOFT)
+        figure.draw_without_rendering()
+        bottom = (figure.get_tightbbox().y0 - 0.06) / figure.get_figheight()
+        figure.text(0.005, bottom, shown_text(caption, 200), va="top", fontsize=8.5, color=SOFT)
     use_fallback_fonts(figure)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", bbox_inches="tight", pad_inches=0.15)
