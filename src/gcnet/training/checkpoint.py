@@ -25,7 +25,7 @@ def seed_everything(*numbers: int) -> None:
 
 
 def random_states() -> dict[str, Any]:
-    """The states of all global generators, of GPUs that of this process' own, as tensors and plain values."""
+    """Return the states of all global generators (of GPUs that of this process' own) as tensors and plain values."""
     version, words, gaussian = random.getstate()
     algorithm, keys, position, has_gaussian, cached = np.random.get_state(legacy=True)
     return {
@@ -43,7 +43,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Set all global generators to what `random_states` returned; that of a GPU only where this process uses one."""
+    """Set all global generators to `states` of `random_states`; that of a GPU only if this process uses one."""
     torch.set_rng_state(states["torch"].cpu())
     if states["cuda"] and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(states["cuda"][0].cpu())
@@ -57,10 +57,14 @@ _TENSOR, _TUPLE, _PAIRS = "__tensor__", "__tuple__", "__pairs__"
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write nested dicts, lists and tuples of tensors, numbers, strings and None, atomically.
+    """Write a state to one checksummed file, atomically.
+
+    Args:
+        path: the file.
+        state: nested dicts, lists and tuples of tensors, numbers, strings and None.
 
     Raises:
-        StorageError: when it cannot be written, a full disk included; an older file at `path` is then untouched.
+        StorageError: it cannot be written, for example to a full disk; an older file at `path` is then untouched.
     """
     tensors: dict[str, Tensor] = {}
     tree = _pack(dict(state), "", tensors)
@@ -68,11 +72,17 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """What `save_state` wrote, with tensors on the CPU.
+    """Read a state that `save_state` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The state, with tensors on the CPU.
 
     Raises:
-        StorageError: for a missing or damaged file.
-        UserError: for a file of a newer format, or of another kind.
+        StorageError: the file is missing or damaged.
+        UserError: the file is of a newer format version, or of another kind.
     """
     tensors, metadata = load_tensors(path)
     if "state" not in metadata:
@@ -82,10 +92,14 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def check_fits(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
-    """Check that a checkpoint is of this network.
+    """Check that a checkpoint fits the network.
+
+    Args:
+        network: to restore.
+        stored: tensors of any shape, by name.
 
     Raises:
-        UserError: for the first weight that is missing, unknown or of another shape.
+        UserError: a weight is missing, unknown or of another shape.
     """
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
@@ -98,10 +112,14 @@ def check_fits(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Restore an optimizer exactly.
+    """Restore an optimizer to the same bits.
 
-    The file holds contiguous tensors, but a running optimizer's momenta have the strides of their parameters
+    The file has contiguous tensors, but the momenta of a running optimizer have the strides of their parameters
     (channels-last), and elementwise kernels may round differently by layout; so the strides are restored as well.
+
+    Args:
+        optimizer: to restore.
+        state: of `Optimizer.state_dict`.
     """
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():

@@ -7,10 +7,14 @@ from gcnet.errors import UserError
 
 
 def require(condition: bool, sentence: str) -> None:
-    """Refuse settings that contradict each other or make no sense.
+    """Raise unless `condition` holds.
+
+    Args:
+        condition: to hold.
+        sentence: the error message.
 
     Raises:
-        UserError: `sentence`, where `condition` does not hold.
+        UserError: it does not hold.
     """
     if not condition:
         raise UserError(sentence)

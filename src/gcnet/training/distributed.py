@@ -44,7 +44,7 @@ class Processes:
         return self.rank == 0
 
     def sums(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over all processes, in float64."""
+        """Return each of the `values` summed over all processes, in float64."""
         if self.world == 1:
             return list(values)
         summed = torch.tensor(values, dtype=torch.float64)
@@ -52,11 +52,11 @@ class Processes:
         return summed.tolist()
 
     def counts(self, value: int) -> list[int]:
-        """The whole number of every process, by rank, in every process."""
+        """Return the integer `value` of every process, by rank."""
         return [round(count) for count in self.sums([value * (rank == self.rank) for rank in range(self.world)])]
 
     def gather(self, value: object) -> list:
-        """The value of every process, by rank, in every process."""
+        """Return the `value` of every process, by rank."""
         if self.world == 1:
             return [value]
         gathered: list = [None] * self.world
@@ -64,7 +64,7 @@ class Processes:
         return gathered
 
     def from_first(self, value: Any) -> Any:
-        """The first process' value, in every process."""
+        """Return the `value` of the first process, in every process."""
         return self.gather(value if self.first else None)[0]
 
     def by_first(self, work: Callable[[], Any]) -> Any:
@@ -119,12 +119,19 @@ def _reported(error: BaseException) -> UserError:
 
 @contextmanager
 def processes_joined(device: torch.device) -> Generator[Processes, None, None]:
-    """The processes of this run: those that torchrun announces in the environment (nccl on GPUs, else gloo), or one.
+    """Join the processes that torchrun started (nccl on GPUs, else gloo); without torchrun, a single process.
 
-    A process group that exists already is used and left as it is.
+    An existing process group is used and left as it is.
 
     Args:
-        device: of this process, as `choose_device` returned it.
+        device: of this process, as returned by `choose_device`.
+
+    Yields:
+        The processes.
+
+    Raises:
+        UserError: the environment of torchrun is inconsistent.
+        Failure: the connection to another process is lost.
     """
     exists = dist.is_initialized()
     if not exists and not in_several_processes():

@@ -37,7 +37,15 @@ def print_header(trainer: Trainer, settings: TrainSettings, folder: Path, say: C
 
 
 def data_lines(trainer: Trainer, settings: TrainSettings) -> list[str]:
-    """Number of images, classes and input size, then what the user should know of the data."""
+    """Return lines on the data: number of images, classes, input size, and notes of the task.
+
+    Args:
+        trainer: with its task.
+        settings: of the run.
+
+    Returns:
+        The lines.
+    """
     task = trainer.task
     data = printable(f"data: {settings.data.data}: {task.describe_data(task.input_size(trainer.network))}")
     return [data, *(printable(note) for note in [*task.notes(), *_norm_notes(trainer, settings)])]

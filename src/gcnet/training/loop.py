@@ -24,14 +24,20 @@ _SECONDS_BETWEEN_SKIPPED = 10.0
 
 @dataclass
 class LossSums:
-    """Sums of this process' losses over its images, and images of all processes, since the last row."""
+    """Sums of losses since the last logged row.
+
+    Attributes:
+        sums: by loss, over the images of this process.
+        own_images: images of this process.
+        images: images of all processes.
+    """
 
     sums: dict[str, float] = field(default_factory=dict)
     own_images: int = 0
     images: int = 0
 
     def add(self, outcome: StepOutcome) -> None:
-        """Count a step."""
+        """Add the `outcome` of a step."""
         self.images += outcome.images
         self.own_images += outcome.own_images
         for name, value in outcome.loss_sums.items():
@@ -40,7 +46,15 @@ class LossSums:
 
 @dataclass
 class RunState:
-    """Where a run stands, beside its trainer; the part of a checkpoint that people could read."""
+    """State of a run beside its trainer, saved in checkpoints.
+
+    Attributes:
+        evaluated: step of the last evaluation.
+        best: row of the best evaluation.
+        last: row of the last evaluation.
+        skipped: reason by name of each image that could not be read.
+        seconds: training time so far.
+    """
 
     evaluated: int = 0
     best: dict[str, Any] | None = None
@@ -57,16 +71,17 @@ def _read_state(stored: Mapping[str, Any]) -> RunState:
 
 
 class TrainingLoop:
-    """Drives a trainer from where it stands to the end of its run, or until a signal asks it to stop.
+    """Drives a trainer to the end of its run, or until a signal requests a stop.
 
     Args:
         trainer: with its task.
         folder: of the run.
-        output: when to evaluate, save and write rows.
-        reporter: told of the progress.
-        seed: of the run, for processes that a checkpoint knows nothing of.
+        output: when to evaluate, save and log.
+        reporter: of the progress.
+        seed: of the run, for processes that are not in the checkpoint.
 
-    `stopped` is the number of the signal that ended it, or 0.
+    Attributes:
+        stopped: number of the signal that ended the run, or 0.
     """
 
     def __init__(
@@ -91,11 +106,11 @@ class TrainingLoop:
         return self.trainer.schedule.total
 
     def run(self) -> None:
-        """Run.
+        """Train until the end, or until a stop is requested.
 
         Raises:
-            NonFiniteLoss: the last checkpoint is then untouched; non_finite.json lists the images.
-            StorageError: when something cannot be written.
+            NonFiniteLoss: the last checkpoint is untouched; non_finite.json lists the images.
+            StorageError: a file cannot be written.
         """
         with handle_signals() as request:
             try:
@@ -171,7 +186,7 @@ class TrainingLoop:
         return self.trainer.step / self.task.steps_per_epoch
 
     def seconds(self) -> float:
-        """Seconds that all parts of the run took so far."""
+        """Return the training time so far in seconds, including earlier parts of a resumed run."""
         return round(self.state.seconds + time.monotonic() - self._began, 3)
 
     def _write_row(self, outcome: StepOutcome) -> None:
@@ -326,10 +341,13 @@ class TrainingLoop:
         self._saved, self._saved_at = self.trainer.step, time.monotonic()
 
     def restore(self, state: Mapping[str, Any]) -> list[str]:
-        """Go back to a checkpoint's state; the rows written after it are dropped.
+        """Restore a checkpoint; rows written after it are dropped.
+
+        Args:
+            state: of the checkpoint.
 
         Returns:
-            What of the run's files was damaged, a sentence each.
+            Notes on damaged files of the run, one sentence each.
 
         Raises:
             UserError: the checkpoint does not fit the network.

@@ -17,11 +17,21 @@ from gcnet.training.recipe import RecipeSettings
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up to `peak`, then cosine, steps or a constant, for steps 0 to `total` - 1.
+    """Linear warm-up to `peak`, then cosine, multi-step or constant, for steps 0 to `total` - 1.
 
-    The cosine reaches `final` only after the last step, as `torch.optim.lr_scheduler.CosineAnnealingLR` with
-    T_max = `total` does; with warm-up it runs over the remaining steps. In warm-up, step i has
-    peak * (i + 1) / warmup, or where `start` is given peak * (start + (1 - start) * i / warmup), as mmdet has it.
+    The cosine reaches `final` after the last step, as `torch.optim.lr_scheduler.CosineAnnealingLR` with T_max of
+    `total`; with warm-up it runs over the remaining steps. In warm-up, step i has peak * (i + 1) / warmup, or with
+    `start` peak * (start + (1 - start) * i / warmup), as in mmdet.
+
+    Args:
+        kind: "cosine", "step" or "constant".
+        peak: learning rate after warm-up.
+        final: learning rate at the end of the cosine.
+        warmup: steps of warm-up.
+        total: steps of the run.
+        milestones: fractions of the run at which "step" multiplies by `factor`.
+        factor: of each milestone.
+        start: warm-up start factor in [0, 1], None for 1 / warmup.
     """
 
     kind: str
@@ -34,7 +44,7 @@ class Schedule:
     start: float | None = None
 
     def at(self, step: int) -> float:
-        """The learning rate of step `step`, counted from 0."""
+        """Return the learning rate of `step`, counted from 0."""
         if step < self.warmup:
             if self.start is None:
                 return self.peak * (step + 1) / self.warmup
@@ -48,7 +58,15 @@ class Schedule:
 
 
 def build_schedule(recipe: RecipeSettings, steps_per_epoch: int) -> Schedule:
-    """The schedule of a recipe for epochs of that many steps."""
+    """Build the learning-rate schedule of a recipe.
+
+    Args:
+        recipe: with its preset.
+        steps_per_epoch: optimizer steps per epoch.
+
+    Returns:
+        The schedule.
+    """
     recipe = recipe.with_defaults()
     return Schedule(
         kind=recipe.schedule or "",
@@ -63,10 +81,17 @@ def build_schedule(recipe: RecipeSettings, steps_per_epoch: int) -> Schedule:
 
 
 def build_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of the network that follows it: average = d * average + (1 - d) * weights, floating buffers included.
+    """Build an exponential moving average of the weights: average = d * average + (1 - d) * weights.
 
-    d is min(decay, (1 + n) / (10 + n)) after n updates, so that a short run is not an average of its initial weights
-    (the warm-up of `tf.train.ExponentialMovingAverage`).
+    d is min(decay, (1 + n) / (10 + n)) after n updates, as in `tf.train.ExponentialMovingAverage`, so that the initial
+    weights do not dominate a short run. Floating-point buffers are averaged too.
+
+    Args:
+        model: the network.
+        decay: in (0, 1).
+
+    Returns:
+        The average, a copy of the network at first.
     """
 
     @torch.no_grad()
@@ -83,15 +108,18 @@ def build_average(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def freeze(model: nn.Module, patterns: Sequence[str], *, optional: Collection[str] = ()) -> list[str]:
-    """Switch off the gradient of every parameter whose name matches a pattern; returns their names.
+    """Freeze every parameter whose name matches a pattern.
 
     Args:
         model: the network.
-        patterns: of parameter names, such as "layer1.*".
-        optional: those of the patterns that may match nothing, as a preset's may: frozen norms have no parameters.
+        patterns: glob patterns of parameter names, such as "layer1.*".
+        optional: patterns that may match nothing, such as those of a preset (frozen norms have no parameters).
+
+    Returns:
+        The names of the frozen parameters.
 
     Raises:
-        UserError: for another pattern that matches no parameter, or when none is left to train.
+        UserError: another pattern matches no parameter, or no parameter is left to train.
     """
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
@@ -122,14 +150,21 @@ def freeze_bn_stats(model: nn.Module, *, all_of_them: bool) -> None:
 
 
 def build_optimizer(model: nn.Module, recipe: RecipeSettings, block_parameters: Collection[str] = ()) -> Optimizer:
-    """SGD or AdamW over the parameters that are not frozen.
+    """Build SGD or AdamW over the parameters that are not frozen.
 
-    Every group holds `lr_factor`, by which the schedule's learning rate is multiplied: `recipe.block_lr_mult` for the
-    parameters named in `block_parameters`, else 1. Vectors and scalars (norms and biases) go without decay where the
-    recipe says so.
+    Every group has an `lr_factor` that multiplies the learning rate of the schedule. Vectors and scalars (norms and
+    biases) have no weight decay unless `recipe.decay_all`.
+
+    Args:
+        model: the network.
+        recipe: optimizer, learning rate, weight decay.
+        block_parameters: names of the parameters whose `lr_factor` is `recipe.block_lr_mult`.
+
+    Returns:
+        The optimizer.
 
     Raises:
-        UserError: for a `block_lr_mult` other than 1 where nothing was inserted.
+        UserError: `block_lr_mult` is not 1 and there are no `block_parameters`.
     """
     if recipe.block_lr_mult != 1 and not block_parameters:
         raise UserError(
@@ -152,12 +187,25 @@ def build_optimizer(model: nn.Module, recipe: RecipeSettings, block_parameters: 
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Give every group its share of the schedule's learning rate."""
+    """Set the learning rate of every parameter group, multiplied by its `lr_factor`.
+
+    Args:
+        optimizer: of `build_optimizer`.
+        rate: learning rate of the schedule.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_factor"]
 
 
 def clip_gradients(optimizer: Optimizer, limit: float) -> torch.Tensor:
-    """Scale all gradients down to a total L2 norm of at most `limit`; returns the norm before that, shape ()."""
+    """Clip the gradients of all parameters of an optimizer.
+
+    Args:
+        optimizer: with gradients.
+        limit: maximum total L2 norm.
+
+    Returns:
+        The norm before clipping, shape ().
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return nn.utils.clip_grad_norm_(parameters, limit)

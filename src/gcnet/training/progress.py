@@ -16,29 +16,41 @@ _TIMES_100 = {"bbox_AP": "box AP", "bbox_AP50": "box AP50", "segm_AP": "mask AP"
 
 @runtime_checkable
 class Reporter(Protocol):
-    """Told of a run's progress."""
+    """Receives the progress of a run."""
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Report `text` as a permanent line."""
 
     def advance(self, step: int, total: int, text: str) -> None:
-        """`step` of `total` steps are done; `text` says where things stand."""
+        """Report progress.
+
+        Args:
+            step: number of steps done.
+            total: number of steps of the run.
+            text: current loss, learning rate and speed.
+        """
 
     def close(self) -> None:
-        """Nothing more will be told."""
+        """End the report."""
 
 
 class Silent:
-    """Says nothing."""
+    """Reporter without output."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Ignore `text`."""
 
     def advance(self, step: int, total: int, text: str) -> None:
-        """Nothing."""
+        """Ignore the progress.
+
+        Args:
+            step: ignored.
+            total: ignored.
+            text: ignored.
+        """
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class SurvivingOutput:
@@ -54,14 +66,18 @@ class SurvivingOutput:
         self.log: Path | None = None
 
     def write(self, text: str) -> int:
-        """Write where that is still possible."""
+        """Write `text` while standard output works.
+
+        Returns:
+            The number of characters.
+        """
         if not self.failed:
             with self._failures_noted():
                 sys.stdout.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush where that is still possible."""
+        """Flush while standard output works."""
         if not self.failed:
             with self._failures_noted():
                 sys.stdout.flush()
@@ -71,7 +87,7 @@ class SurvivingOutput:
         return not self.failed and sys.stdout.isatty()
 
     def line(self, text: str) -> None:
-        """Print a line; once standard output has failed, add it to the log."""
+        """Print `text`; after standard output failed, append it to the log."""
         self.write(f"{text}\n")
         self.flush()
         if self.failed and self.log is not None:
@@ -88,7 +104,7 @@ class SurvivingOutput:
 
 
 class Lines:
-    """Plain lines on standard output, progress at most every ten seconds."""
+    """Reporter that prints plain lines on standard output, progress every ten seconds at most."""
 
     def __init__(self) -> None:
         self.output = SurvivingOutput()
@@ -96,11 +112,17 @@ class Lines:
         self._spoke = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Print the line."""
+        """Print `text`."""
         self.output.line(text)
 
     def advance(self, step: int, total: int, text: str) -> None:
-        """Print it where the last one is long enough ago."""
+        """Print a line with the remaining time, if the last line is old enough.
+
+        Args:
+            step: number of steps done.
+            total: number of steps of the run.
+            text: current loss, learning rate and speed.
+        """
         left = self._pace.seconds_left(step, total)
         now = time.monotonic()
         if now - self._spoke >= _SECONDS_BETWEEN_LINES:
@@ -108,11 +130,11 @@ class Lines:
             self.output.line(f"step {step}/{total}  {text}  {clock(left)} left")
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 class LiveBar:
-    """A bar with the time left at the foot of the terminal; lines scroll above it."""
+    """Reporter with a progress bar below scrolling lines."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -126,14 +148,20 @@ class LiveBar:
         self._task: Any = None
 
     def say(self, text: str) -> None:
-        """Print the line above the bar."""
+        """Print `text` above the bar."""
         if self.output.failed:
             self.output.line(text)
         else:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, step: int, total: int, text: str) -> None:
-        """Move the bar."""
+        """Move the bar.
+
+        Args:
+            step: number of steps done.
+            total: number of steps of the run.
+            text: current loss, learning rate and speed.
+        """
         left = f"{clock(self._pace.seconds_left(step, total))} left"
         if self._task is None:
             self._bar.start()
@@ -160,12 +188,12 @@ class _Pace:
 
 
 def choose_reporter() -> Reporter:
-    """The live bar where standard output is a terminal, else plain lines."""
+    """Return a `LiveBar` on a terminal, else `Lines`."""
     return LiveBar() if sys.stdout.isatty() else Lines()
 
 
 def clock(seconds: float | None) -> str:
-    """12 -> 0:12, 4000 -> 1:06:40; "?" where it is not known."""
+    """Return `seconds` as text: 12 is "0:12", 4000 is "1:06:40", None is "?"."""
     if seconds is None:
         return "?"
     minutes, rest = divmod(round(seconds), 60)
@@ -174,12 +202,20 @@ def clock(seconds: float | None) -> str:
 
 
 def epoch_text(epoch: float) -> str:
-    """3.0 -> 3, 0.6667 -> 0.67."""
+    """Return `epoch` as text: 3.0 is "3", 0.6667 is "0.67"."""
     return f"{epoch:.2f}".rstrip("0").rstrip(".")
 
 
 def format_score(name: str, value: float) -> str:
-    """A number of an evaluation as `gcnet evaluate` shows it: accuracy in per cent, AP times 100, a loss as it is."""
+    """Return a metric as text with its name: accuracy in %, AP times 100, a loss as it is.
+
+    Args:
+        name: key of the metric, such as "top1_fraction".
+        value: accuracy and AP from 0 to 1.
+
+    Returns:
+        Such as "top-1 67.25%".
+    """
     if name in _PER_CENT:
         return f"{_PER_CENT[name]} {100 * value:.2f}%"
     if name in _TIMES_100:

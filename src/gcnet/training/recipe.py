@@ -13,19 +13,20 @@ _DECAY = {"sgd": 1e-4, "adamw": 0.05}
 
 @dataclass(frozen=True)
 class Preset:
-    """What a named recipe says wherever the user does not.
+    """Defaults of a named recipe.
 
     Attributes:
         epochs: length.
-        lr: peak learning rate by optimizer for `batch_size` images; scaled in proportion to the batch that is used.
+        lr: peak learning rate by optimizer for `batch_size` images, scaled linearly with the batch size.
         weight_decay: by optimizer.
-        batch_size: images of one optimizer step.
+        batch_size: images per optimizer step.
         schedule: learning-rate schedule after warm-up.
         milestones: of the step schedule, as fractions of the run.
-        warmup_epochs: linear warm-up, in epochs; in steps where there are `warmup_steps`.
-        warmup_start_factor: share of the learning rate at the first step of warm-up; None is one step's share.
-        clip_grad_norm: L2 norm that gradients are clipped to; 0 is off.
-        freeze: patterns of parameters that stay as they are, where a network has them.
+        warmup_epochs: linear warm-up in epochs, unless `warmup_steps` is given.
+        warmup_steps: linear warm-up in steps.
+        warmup_start_factor: factor of the learning rate at the first step; None for 1 / warm-up steps.
+        clip_grad_norm: maximum L2 norm of the gradient; 0 disables clipping.
+        freeze: glob patterns of parameters to freeze if the network has them.
     """
 
     epochs: float
@@ -177,7 +178,7 @@ class RecipeSettings:
         return self._preset.freeze
 
     def scaling(self) -> str:
-        """Where the learning rate comes from, in a few words."""
+        """Return the origin of the learning rate in words, such as "0.1 for 128 images, scaled to 64"."""
         preset = self._preset
         if self.lr is not None:
             return "as given"
@@ -186,11 +187,14 @@ class RecipeSettings:
         return f"{preset.lr[self.optimizer]:g} for {preset.batch_size} images, scaled to {self.images_per_step}"
 
     def with_batch_size_for(self, images: int, processes: int) -> "RecipeSettings":
-        """The recipe with the default batch size reduced to the number of training images; a given one stays.
+        """Reduce the default batch size to the number of training images; a given batch size stays.
 
         Args:
             images: number of training images.
-            processes: that share each batch evenly, as micro-batches do.
+            processes: each takes an equal share of the batch.
+
+        Returns:
+            The recipe.
         """
         parts = processes * self.grad_accumulation
         if self.batch_size is not None or self.images_per_step <= images or images < parts:
@@ -198,12 +202,12 @@ class RecipeSettings:
         return replace(self, batch_size=images - images % parts)
 
     def length(self, steps_per_epoch: int) -> int:
-        """Optimizer steps in all, at least one."""
+        """Return the number of optimizer steps, at least 1, for `steps_per_epoch`."""
         epochs = self._preset.epochs if self.epochs is None else self.epochs
         return self.steps if self.steps is not None else max(1, round(epochs * steps_per_epoch))
 
     def warmup_steps(self, steps_per_epoch: int) -> int:
-        """Steps of linear warm-up; the preset's are cut to a tenth of a short run."""
+        """Return the number of warm-up steps for `steps_per_epoch`; a preset's are limited to a tenth of the run."""
         if self.warmup_epochs is not None:
             return round(self.warmup_epochs * steps_per_epoch)
         preset = self._preset
@@ -211,7 +215,14 @@ class RecipeSettings:
         return min(usual, self.length(steps_per_epoch) // 10)
 
     def with_defaults(self, preset: str = CLASSIFIER_PRESET) -> "RecipeSettings":
-        """The same recipe with the preset named (`preset` where it is not) and nothing left to it but the length."""
+        """Fill in the values of the preset, except for the length.
+
+        Args:
+            preset: used if the recipe names none.
+
+        Returns:
+            The recipe.
+        """
         named = replace(self, preset=self.preset or preset)
         chosen = named._preset
         open_settings = ("schedule", "milestones", "warmup_start_factor", "clip_grad_norm", "freeze")
@@ -219,7 +230,11 @@ class RecipeSettings:
         return replace(named, batch_size=named.images_per_step, lr=named.peak_lr, weight_decay=named.decay, **usual)
 
     def with_steps(self, steps_per_epoch: int) -> "RecipeSettings":
-        """The same recipe with nothing left to the preset."""
+        """Resolve the recipe completely: length and warm-up in steps for `steps_per_epoch`.
+
+        Returns:
+            The recipe.
+        """
         filled = self.with_defaults()
         warmup = filled.warmup_steps(steps_per_epoch) / steps_per_epoch
         return replace(filled, epochs=None, steps=filled.length(steps_per_epoch), warmup_epochs=warmup)

@@ -56,7 +56,11 @@ RESULT_COLUMNS = (
 
 
 class RunFolder:
-    """The paths of one run, and its text files."""
+    """Paths and text files of a run.
+
+    Args:
+        path: of the folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,10 +79,10 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Generator[None]:
-        """Be the only process that trains in the folder.
+        """Hold the lock of the folder, so that only one process trains in it.
 
         Raises:
-            UserError: another process does.
+            UserError: another process holds it.
         """
         with ExitStack() as stack:
             try:
@@ -92,11 +96,11 @@ class RunFolder:
             yield
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row to metrics.jsonl."""
+        """Append `row` to metrics.jsonl."""
         append_line(self.metrics, json.dumps(row))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; damaged ones, and a last line that was cut off by a crash, are skipped."""
+        """Return the rows of metrics.jsonl, without damaged ones and an incomplete last line."""
         return [row for row in map(_row, self._lines()) if row is not None]
 
     def _lines(self) -> list[str]:
@@ -105,7 +109,15 @@ class RunFolder:
         return self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
 
     def rewind(self, step: int, evaluated: int) -> list[str]:
-        """Drop the rows from after a checkpoint, which the resumed run writes again; returns what was damaged."""
+        """Drop the rows after a checkpoint, which the resumed run writes again.
+
+        Args:
+            step: of the checkpoint.
+            evaluated: step of its last evaluation.
+
+        Returns:
+            Notes on damaged rows, one sentence each.
+        """
         rows, lines = self.rows(), len(self._lines())
         notes = [f"{lines - len(rows)} of its {lines} rows"] if len(rows) < lines else []
         notes = [_set_aside(self.metrics, note) for note in notes]
@@ -116,22 +128,30 @@ class RunFolder:
         return notes
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """The rows of the evaluations."""
+        """Return the rows of the evaluations."""
         return [row for row in self.rows() if row["kind"] == "evaluation"]
 
     def write_results(self) -> None:
-        """Write results.csv anew from metrics.jsonl."""
+        """Write results.csv from metrics.jsonl."""
         rows = self.evaluations()
         others = sorted({name for row in rows for name in row} - {"kind", *RESULT_COLUMNS})
         columns = [name for name in RESULT_COLUMNS if any(name in row for row in rows)] + others
         write_atomic(self.results, csv_bytes([columns, *([row.get(name, "") for name in columns] for row in rows)]))
 
     def write_skipped(self, skipped: Mapping[str, str]) -> None:
-        """Write skipped.csv: each image that was left out, once."""
+        """Write skipped.csv: reason by name of each image in `skipped`."""
         write_atomic(self.skipped, csv_bytes([("name", "reason"), *sorted(skipped.items())]))
 
     def note_environment(self, device: str, processes: int) -> list[str]:
-        """Add this start or resumption to environment.json; returns what was damaged."""
+        """Append this start or resumption to environment.json.
+
+        Args:
+            device: of the run.
+            processes: their number.
+
+        Returns:
+            Notes on a damaged file, one sentence each.
+        """
         notes, starts = [], []
         if self.environment.exists():
             try:
@@ -152,10 +172,20 @@ class RunFolder:
 def create_folder(
     output: str | None, name: str, config: Mapping[str, Any], files: Mapping[str, bytes] = MappingProxyType({})
 ) -> RunFolder:
-    """Make a run folder that holds its config.json, and further files by name, from its first moment on.
+    """Create a run folder together with its config.json and further files.
+
+    Args:
+        output: path; None for runs/NAME, runs/NAME-2 and so on.
+        name: NAME.
+        config: content of config.json.
+        files: content of further files by name.
+
+    Returns:
+        The folder.
 
     Raises:
-        UserError: where `output` exists already; without `output` it is runs/NAME, runs/NAME-2 and so on.
+        UserError: `output` exists.
+        StorageError: the folder cannot be created.
     """
     parent = Path(output).parent if output else Path("runs")
     wanted = Path(output) if output else parent / name
@@ -199,17 +229,17 @@ def _put(draft: Path, wanted: Path, *, may_number: bool) -> Path:
 
 
 def check_free(path: Path) -> None:
-    """Refuse a place where something is already.
+    """Check that `path` does not exist.
 
     Raises:
-        UserError: the path exists; the message says how to resume a run there.
+        UserError: it exists; the message says how to resume a run there.
     """
     if path.exists():
         raise _taken(path)
 
 
 def default_name(settings: TrainSettings) -> str:
-    """The name of a run in runs/: network, block and data."""
+    """Return the name of a run from network, block and data in `settings`."""
     network = settings.network
     parts = [network.model, network.block, Path(settings.data.data).stem]
     return re.sub(r"[^\w.-]+", "_", "-".join(part for part in parts if part))
@@ -226,11 +256,17 @@ def _taken(path: Path) -> UserError:
 
 
 def open_folder(path: str | Path) -> tuple[RunFolder, TrainSettings, dict[str, Any]]:
-    """A run folder, its settings and the whole of its config.json.
+    """Open a run folder and upgrade its settings to this version.
+
+    Args:
+        path: of the folder.
+
+    Returns:
+        The folder, its settings, and config.json as stored.
 
     Raises:
-        UserError: where there is no run.
-        StorageError: for a damaged config.json.
+        UserError: there is no run, or it is of a newer version.
+        StorageError: config.json is damaged.
     """
     folder, place = RunFolder(Path(path)), printable(path)
     if folder.path.is_file() and folder.path.suffix == ".safetensors":
@@ -283,12 +319,25 @@ def _set_aside(path: Path, what: str) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON, atomically."""
+    """Write indented JSON, atomically.
+
+    Args:
+        path: the file.
+        value: JSON value.
+    """
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def describe_environment(device: str, processes: int) -> dict[str, Any]:
-    """What the numbers may depend on beside the settings."""
+    """Return versions, machine and command line, which results may depend on.
+
+    Args:
+        device: of the run.
+        processes: their number.
+
+    Returns:
+        JSON values for environment.json.
+    """
     import torch
 
     return {
@@ -305,7 +354,7 @@ def describe_environment(device: str, processes: int) -> dict[str, Any]:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """The installed versions of packages; those that are not installed are left out."""
+    """Return the versions of those `packages` that are installed."""
     found = {}
     for package in packages:
         try:

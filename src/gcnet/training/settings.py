@@ -59,10 +59,10 @@ class NetworkSettings:
         return self.model if self.block is None else f"{self.model} + {self.block}"
 
     def block_arguments(self) -> dict[str, Any]:
-        """The arguments of `gcnet.create_model` for the block: which one, where, and its options.
+        """Return the arguments of `gcnet.create_model` for the block: name, insertion sites and options.
 
         Raises:
-            UserError: a place or an option is given, and there is no block.
+            UserError: sites or options are given without a block.
         """
         from gcnet.models.registry import split_name
 
@@ -84,7 +84,7 @@ class NetworkSettings:
         }
 
     def read_block_options(self) -> dict[str, Any]:
-        """`block_options` by name; numbers, true, false and null are read as such, everything else is text."""
+        """Return `block_options` by name; numbers, true, false and null are parsed, everything else is text."""
         pairs = (option.split("=", 1) for option in self.block_options)
         return {name.strip().replace("-", "_"): _value(text.strip()) for name, text in pairs}
 
@@ -136,7 +136,7 @@ class DetectorSettings:
         )
 
     def options(self) -> dict[str, Any]:
-        """What was given of the options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`."""
+        """Return the given options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn` by name."""
         names = ("conventions", "norm", "box_head", "anchor_sizes", "rois_per_image", "detections_per_image")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -190,7 +190,17 @@ class OutputSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything that decides a training run; stored, with nothing left open, in its config.json."""
+    """All settings of a training run; config.json stores them fully resolved.
+
+    Attributes:
+        network: model, weights and block.
+        detector: options of detectors.
+        data: images and preprocessing.
+        augment: augmentation of training images.
+        recipe: optimization.
+        machine: device and precision.
+        output: run folder, intervals of saving, evaluation and logging.
+    """
 
     network: NetworkSettings = field(default_factory=NetworkSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
@@ -201,7 +211,7 @@ class TrainSettings:
     output: OutputSettings = field(default_factory=OutputSettings)
 
     def with_absolute_paths(self) -> "TrainSettings":
-        """The same settings with absolute paths, so that a run can be resumed from any folder."""
+        """Return the settings with absolute paths, so that a run can be resumed from any folder."""
         data, network, detector = self.data, self.network, self.detector
         paths = {"val": _absolute(data.val), "images": _absolute(data.images)}
         paths["download_dir"] = os.path.abspath(data.download_dir)
@@ -215,15 +225,21 @@ class TrainSettings:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values, one entry a group."""
+        """Return the settings as JSON values, group by group."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "TrainSettings":
-        """The settings that `to_dict` wrote.
+        """Read the settings that `to_dict` wrote.
+
+        Args:
+            stored: JSON values, group by group, under the names of this version.
+
+        Returns:
+            The settings.
 
         Raises:
-            UserError: for a group or a setting that this version does not know.
+            UserError: an unknown group or setting, or a value of the wrong type.
         """
         groups = {item.name: item.default_factory for item in fields(cls)}
         if not isinstance(stored, Mapping) or not all(isinstance(group, Mapping) for group in stored.values()):
@@ -259,10 +275,17 @@ def _value(text: str) -> Any:
 
 
 def override(settings: TrainSettings, **changes: Any) -> TrainSettings:
-    """A copy with single settings changed by name, whichever group they are in: `override(settings, lr=0.1, seed=1)`.
+    """Return a copy of `settings` with single settings changed by name, in whichever group they are.
+
+    Args:
+        settings: to copy.
+        **changes: new values, such as `lr=0.1, seed=1`.
+
+    Returns:
+        The changed settings.
 
     Raises:
-        UserError: for a name that no group has.
+        UserError: no group has the name.
     """
     groups = {item.name: getattr(settings, item.name) for item in fields(settings)}
     owners = {setting.name: name for name, group in groups.items() if is_dataclass(group) for setting in fields(group)}

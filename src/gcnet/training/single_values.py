@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def training_norms(network: nn.Module) -> dict[str, _BatchNorm]:
-    """The batch norms in training mode whose statistics are of this process' images alone, by name."""
+    """Return the batch norms of `network` in training mode with statistics of this process only, by name."""
     return {
         name: module
         for name, module in network.named_modules()
@@ -19,7 +19,14 @@ def training_norms(network: nn.Module) -> dict[str, _BatchNorm]:
 
 @contextmanager
 def single_values_seen(norms: Mapping[str, _BatchNorm]) -> Generator[list[str]]:
-    """Inside, a list of the names of the norms that were called with a single value per channel."""
+    """Record batch norms that are called with a single value per channel.
+
+    Args:
+        norms: by name.
+
+    Yields:
+        The names of such norms, filled in as they are called.
+    """
     names: list[str] = []
     with _watched(norms, lambda name, _: names.append(name)):
         yield names
@@ -27,9 +34,15 @@ def single_values_seen(norms: Mapping[str, _BatchNorm]) -> Generator[list[str]]:
 
 @contextmanager
 def running_statistics_for_single_values(network: nn.Module) -> Generator[list[str]]:
-    """Inside, a norm in training mode that gets a single value per channel normalizes by its running statistics.
+    """Let batch norms in training mode use their running statistics for inputs with a single value per channel.
 
-    PyTorch would raise an error. The running statistics stay as they are. Yields the names of these norms.
+    PyTorch raises an error for such inputs. The running statistics are not updated by them.
+
+    Args:
+        network: in training mode.
+
+    Yields:
+        The names of such norms, filled in as they are called.
     """
     norms = training_norms(network)
     names: list[str] = []

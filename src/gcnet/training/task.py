@@ -48,7 +48,14 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome of an evaluation: numbers by name, images used and left out, and what only the task understands."""
+    """Result of an evaluation during training.
+
+    Attributes:
+        metrics: values by key, such as `top1_fraction`.
+        images: number of evaluated images.
+        skipped: reason by name of each image that could not be read.
+        details: what the task needs to draw it.
+    """
 
     metrics: Mapping[str, float]
     images: int = 0
@@ -65,12 +72,15 @@ def unless_stopped(
     stop: Callable[[], bool],
     progress: Callable[[int], None] = lambda _: None,
 ) -> _Result | None:
-    """What `evaluate` gives, or None where `stop()` is true at one of its calls of the progress that it is given.
+    """Run an evaluation that can be interrupted between batches.
 
     Args:
-        evaluate: calls its argument with the number of images of each batch.
-        stop: whether to give up.
+        evaluate: called with a function that it calls with the number of images of each batch.
+        stop: whether to interrupt, checked after each batch.
         progress: called with the number of images so far.
+
+    Returns:
+        The result of `evaluate`, None if it was interrupted.
     """
     done = 0
 
@@ -88,10 +98,16 @@ def unless_stopped(
 
 
 def first_validation_sample(samples: SeededDataset) -> dict[str, Any]:
-    """The first sample of the validation images that can be read.
+    """Load the first readable validation sample.
+
+    Args:
+        samples: data set of the validation images.
+
+    Returns:
+        The sample.
 
     Raises:
-        UserError: none can be read.
+        UserError: no image can be read.
     """
     reasons: list[str] = []
     for index in range(len(samples)):
@@ -103,7 +119,15 @@ def first_validation_sample(samples: SeededDataset) -> dict[str, Any]:
 
 
 def micro_batches(images: int, parts: int) -> list[slice]:
-    """Where a batch is cut into at most so many micro-batches of nearly equal size, none of them empty."""
+    """Split a batch into micro-batches of nearly equal size.
+
+    Args:
+        images: batch size.
+        parts: maximum number of micro-batches.
+
+    Returns:
+        One slice per micro-batch, none of them empty.
+    """
     cuts = [images * part // parts for part in range(parts + 1)]
     return [slice(begin, end) for begin, end in pairwise(cuts) if begin < end]
 
@@ -138,50 +162,101 @@ class TrainingTask(Protocol[_Loaded, _Prepared]):
         """
 
     def settled(self, data: DataSettings) -> DataSettings:
-        """The settings of the data with nothing left to be chosen, as config.json keeps them."""
+        """Resolve the settings of `data` that depend on the images, for config.json.
+
+        Returns:
+            The settings with explicit values.
+        """
 
     def notes(self) -> list[str]:
-        """What the user should know of the data before the run begins, a sentence each."""
+        """Return what the user should know about the data before training, one sentence each."""
 
     def input_size(self, network: nn.Module) -> tuple[int, int]:
-        """Height and width in pixels of what the network sees; of a detector the short and the long side."""
+        """Return the input size of `network` in pixels: height and width, for detectors the short and the long side."""
 
     def describe_data(self, size: tuple[int, int]) -> str:
-        """Number of images and classes, and the input size, for the header of a run; `size` as `input_size`."""
+        """Describe the data for the header of a run.
+
+        Args:
+            size: input size in pixels, as `input_size`.
+
+        Returns:
+            Number of images and classes, and the input size, in words.
+        """
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """Name and content of every file of the data, which a resumed run compares: bytes and label, or a digest."""
+        """Return name and content of every data file, compared when a run is resumed: bytes and label, or a digest."""
 
     def describe_augmentation(self) -> str:
-        """How training images are varied, for the header of a run."""
+        """Return the augmentation in words, for the header of a run."""
 
     def batches(self, first_step: int) -> Iterator[_Loaded]:
-        """This process' share of the global batch of `first_step`, of the next step, and so on for ever.
+        """Iterate over this process' shares of the global batches, without end.
 
-        What it yields for a step depends on the seed and the step alone, not on where it was started.
+        Args:
+            first_step: step of the first batch. The batch of a step depends on seed and step only.
+
+        Returns:
+            The batches.
         """
 
     def prepare(self, batch: _Loaded, step: int, device: torch.device) -> _Prepared:
-        """The batch on the device, mixed with itself where the recipe says so, by a draw of (seed, step) alone."""
+        """Move a batch to the device and apply mixup or CutMix.
+
+        Args:
+            batch: loaded batch.
+            step: of the batch; with the seed it determines the draw.
+            device: of the network.
+
+        Returns:
+            The prepared batch.
+        """
 
     def split(self, batch: _Prepared, parts: int) -> list[_Prepared]:
-        """The batch cut into at most so many micro-batches of nearly equal size, none empty unless all are."""
+        """Split a batch into micro-batches of nearly equal size.
+
+        Args:
+            batch: prepared batch.
+            parts: maximum number of micro-batches.
+
+        Returns:
+            The micro-batches, none empty unless the batch is.
+        """
 
     def losses(self, network: nn.Module, batch: _Prepared) -> dict[str, Tensor]:
-        """The losses to be added, each a mean over the images of a non-empty batch, shape ()."""
+        """Compute the losses of a micro-batch.
+
+        Args:
+            network: in training mode.
+            batch: prepared, with at least one image.
+
+        Returns:
+            Losses by name, each a mean over the images, shape (); training minimizes their sum.
+        """
 
     def sample(self, device: torch.device) -> _Prepared:
-        """A batch of one validation image, the first that can be read, on the device.
+        """Load the first readable validation image as a batch of one on `device`.
+
+        Returns:
+            The prepared batch.
 
         Raises:
-            UserError: none can be read.
+            UserError: no image can be read.
         """
 
     def forward(self, network: nn.Module, batch: _Prepared) -> object:
-        """What the network, in evaluation mode, says of a non-empty batch."""
+        """Run the network on a batch.
+
+        Args:
+            network: in evaluation mode.
+            batch: prepared, with at least one image.
+
+        Returns:
+            The output of the network.
+        """
 
     def flops(self, network: nn.Module) -> int:
-        """Arithmetic of one image in evaluation mode, a multiply-add counted as two."""
+        """Return the FLOPs of `network` for one image in evaluation mode; a multiply-add counts as two."""
 
     def evaluate(
         self,
@@ -191,19 +266,47 @@ class TrainingTask(Protocol[_Loaded, _Prepared]):
         stop: Callable[[], bool],
         progress: Callable[[int], None] = lambda _: None,
     ) -> Evaluation | None:
-        """Evaluate over all processes; None if `stop()` became true in between.
+        """Evaluate on the validation images, over all processes.
 
-        `progress` is called with the number of images done so far over all processes, as far as this one knows.
+        Args:
+            network: to evaluate.
+            device: of the network.
+            stop: whether to interrupt, checked after each batch.
+            progress: called with the number of evaluated images over all processes, as known to this one.
+
+        Returns:
+            The evaluation, None if it was interrupted.
         """
 
     def save(self, network: nn.Module, path: Path) -> None:
-        """Write weights that can be used without the run: the network's description and its preprocessing inside."""
+        """Write a model file with preprocessing and class names.
+
+        Args:
+            network: to save.
+            path: the file.
+        """
 
     def draw_inputs(self, batch: _Prepared, path: Path) -> None:
-        """A picture of training images as the network sees them."""
+        """Draw training images as the network sees them.
+
+        Args:
+            batch: prepared batch.
+            path: of the PNG.
+        """
 
     def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Plot the rows of metrics.jsonl: losses and learning rate by step, scores by evaluation."""
+        """Plot losses and learning rate by step, and scores by evaluation.
+
+        Args:
+            rows: of metrics.jsonl.
+            folder: for curves.png.
+        """
 
     def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
-        """Pictures of an evaluation; the title says which."""
+        """Draw figures of an evaluation.
+
+        Args:
+            evaluation: its details hold what is drawn.
+            folder: for the figures.
+            title: of the figures.
+        """

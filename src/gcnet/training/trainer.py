@@ -32,11 +32,13 @@ _LISTED = 8
 
 
 class NonFiniteLoss(UserError):
-    """The loss of a step is not finite; the weights are those from before that step.
+    """The loss of a step is not finite; the weights are those before the step.
 
-    Attributes:
-        step: the step, counted from 0, that could not be taken.
-        names: the images of the micro-batches whose loss is not finite.
+    Args:
+        step: counted from 0.
+        value: of the loss.
+        names: images of the micro-batches with a non-finite loss.
+        what: name of the loss in the message.
     """
 
     def __init__(self, step: int, value: float, names: Sequence[str], *, what: str = "the loss") -> None:
@@ -55,7 +57,14 @@ AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """One step: images used over all processes, the sum of each loss over this process' images, the learning rate."""
+    """Result of a training step.
+
+    Attributes:
+        images: number of images over all processes.
+        own_images: number of images of this process.
+        loss_sums: sum of each loss over the images of this process.
+        rate: learning rate.
+    """
 
     images: int
     own_images: int
@@ -111,13 +120,19 @@ class Trainer:
         return self.average.module if self.average else self.network
 
     def train_step(self, batch: Batch) -> StepOutcome:
-        """Train on this process' share of one global batch, and count the step.
+        """Train on this process' share of a global batch and count the step.
 
-        A batch without any readable image changes nothing but the count. Nor does one with synchronized batch norms
-        (SyncBatchNorm) of which one process can read no image; the outcome then counts no images.
+        A batch without readable images only counts the step. So does a batch with synchronized batch norms
+        (SyncBatchNorm) of which one process can read no image; the outcome then has no images.
+
+        Args:
+            batch: share of this process.
+
+        Returns:
+            The outcome.
 
         Raises:
-            NonFiniteLoss: in every process, before the optimizer has changed a weight.
+            NonFiniteLoss: in every process, before any weight changes.
         """
         batch = self.task.prepare(batch, self.step, self.device)
         counts = self.processes.counts(len(batch.names))
@@ -209,7 +224,7 @@ class Trainer:
         self.processes.copy_from_first(self.trained)
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on, but for the global random states."""
+        """Return the state that the next step depends on, except for the global random states."""
         return {
             "step": self.step,
             "network": self.network.state_dict(),

@@ -17,6 +17,9 @@ _LISTED = 3
 def try_network(trainer: Trainer) -> None:
     """Run the first readable validation image through the network in evaluation mode; nothing changes.
 
+    Args:
+        trainer: ready for its first step.
+
     Raises:
         UserError: no validation image can be read, or micro-batches have one image and a batch norm would see a single
             value per channel.
