@@ -48,10 +48,15 @@ class CompareSettings:
     control: bool = advanced(True)
     """On scenes, also compare none and gc in the control setting, where no context is needed."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
+    """Options of detectors."""
     data: DataSettings = field(default_factory=DataSettings)
+    """Images and preprocessing."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+    """Augmentation of training images."""
     recipe: RecipeSettings = field(default_factory=RecipeSettings)
+    """Optimization."""
     machine: MachineSettings = field(default_factory=lambda: MachineSettings(channels_last=True))
+    """Device and precision."""
     jobs: int | None = None
     """Number of parallel trainings (default: one per CPU core, at most 4; one on a GPU)."""
     output: str | None = None

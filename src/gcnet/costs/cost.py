@@ -78,7 +78,11 @@ class CostSettings:
         self.sizes()
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of every image size."""
+        """Return height and width of every image size.
+
+        Raises:
+            UserError: a size is invalid.
+        """
         found = []
         for text in self.image_size:
             match = _SIZE.fullmatch(text)
@@ -120,7 +124,11 @@ class Costs:
         return "\n\n".join([*texts, "\n".join(notes)])
 
     def write(self, folder: Path) -> list[str]:
-        """Write cost.csv and cost.png into a folder, which is made; returns their names."""
+        """Write cost.csv and cost.png into `folder`, which is created.
+
+        Returns:
+            The file names.
+        """
         from gcnet.costs.figure import render_costs
         from gcnet.costs.report import costs_csv
         from gcnet.storage import write_atomic
@@ -133,7 +141,7 @@ class Costs:
 
 
 def count_costs(settings: CostSettings) -> Costs:
-    """`cost` of settings, without writing `output`."""
+    """Return the costs for `settings` without writing `output`."""
     from gcnet.costs.networks import CountedNetwork
 
     given = {"block": settings.block, "ratio": settings.ratio, "num_classes": settings.num_classes}

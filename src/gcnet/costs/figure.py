@@ -24,7 +24,7 @@ _MOST_STAGES = 12  # in the legend; of more, the totals are drawn
 
 
 def render_costs(bills: Sequence[CostReport]) -> bytes:
-    """The figure as PNG bytes; times and peak memory, where they were measured, of whole networks."""
+    """Return a figure of `bills` as PNG bytes, with times and peak memory of whole networks if they were measured."""
     keys = [key for key in (*_BY_STAGE, *_WHOLE) if any(key in bill.total.values for bill in bills)]
     rows = -(-len(keys) // _PANELS)
     figure = Figure(figsize=(4.2 * min(len(keys), _PANELS) + 2, 0.9 + (1 + 0.45 * len(bills)) * rows))

@@ -20,10 +20,18 @@ _STAGE = re.compile(r"layer\d+")
 
 
 def measure_network(choices: Sequence[CountedNetwork], bills: Sequence[CostReport], device: str) -> list[CostReport]:
-    """The bills of these networks, all of one image size and batch, with times and peak memory added.
+    """Add times and peak memory to the costs of networks.
 
-    Times are medians of interleaved calls; a step is forward, backward and update. The stages of residual networks and
-    the context blocks are timed alone, too, on random maps of the shape they meet: forward, and forward and backward.
+    Times are medians of interleaved calls; a step is forward, backward and update. Stages of residual networks and
+    context blocks are also timed alone on random maps of their input shape: forward, and forward and backward.
+
+    Args:
+        choices: the networks.
+        bills: their costs, all for one image size and batch size.
+        device: such as "cpu" or "cuda:0".
+
+    Returns:
+        The costs with measurements.
     """
     size, batch = bills[0].size, bills[0].batch
     timed = [_timed(choice, size, batch, device) for choice in choices]

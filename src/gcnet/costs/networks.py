@@ -50,7 +50,7 @@ class CountedNetwork:
                 raise UserError(f"{flag} belongs to a network by name, and {self.name} is a model file")
 
     def build(self) -> nn.Module:
-        """The network, with fresh weights or those of its file."""
+        """Return the network with the weights of its file, else with new weights."""
         if self._path is not None:
             return load_model(self._path)
         model = create_model(self.name, **self.arguments)
@@ -59,7 +59,7 @@ class CountedNetwork:
         return model
 
     def skeleton(self) -> nn.Module:
-        """The network for counting, without weights where that is possible."""
+        """Return the network for counting, on the meta device if possible."""
         if self._is_file:
             return self.build()
         try:
@@ -69,16 +69,16 @@ class CountedNetwork:
             return self.build()
 
     def sized(self, size: tuple[int, int]) -> "CountedNetwork":
-        """The same network, built for square images of this size where it is made for one size (ViT, Swin, ...)."""
+        """Return the network built for square images of `size`, if it is made for one size (ViT, Swin, ...)."""
         if self._is_file or not self.task.has_fixed_size or size[0] != size[1]:
             return self
         return replace(self, arguments={**self.arguments, "image_size": size[0]})
 
     def plain(self) -> "CountedNetwork":
-        """The same network without blocks: without inserted ones, or else without those of timm or torchvision.
+        """Return the network without inserted blocks, or if it has none without the blocks of timm or torchvision.
 
         Raises:
-            UserError: there are no blocks in it.
+            UserError: it has no blocks.
         """
         if self._has_blocks:
             return self._host_choice()
@@ -110,7 +110,7 @@ class CountedNetwork:
         return task_of(self._host)
 
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels of the images that it is for."""
+        """Return the default height and width of images in pixels."""
         preprocessing = self._card.preprocessing
         if preprocessing is not None:
             return preprocessing["image_size"], preprocessing["image_size"]
@@ -144,7 +144,11 @@ class CountedNetwork:
 
 
 def take_out_own_blocks(model: nn.Module) -> int:
-    """Put nn.Identity in the place of timm's and torchvision's attention blocks; returns how many there were."""
+    """Replace the attention blocks of timm and torchvision in `model` by nn.Identity.
+
+    Returns:
+        Their number.
+    """
     found = [
         (parent, name)
         for parent in model.modules()
@@ -171,7 +175,15 @@ def _named_size(name: str, model: Any) -> tuple[int, int] | None:
 
 
 def count(choice: CountedNetwork, size: tuple[int, int], batch: int) -> CostReport:
-    """Parameters, FLOPs and what a training forward keeps: in all, by stage and by block.
+    """Count parameters, FLOPs and saved activations: in total, by stage and by block.
+
+    Args:
+        choice: the network.
+        size: height and width of images in pixels.
+        batch: images per training step.
+
+    Returns:
+        The costs.
 
     Raises:
         UserError: the network does not take images of this size.

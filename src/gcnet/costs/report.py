@@ -13,7 +13,13 @@ _LONGEST_NAME = 44
 
 @dataclass(frozen=True)
 class CostRow:
-    """A part of a network, and what it costs by the keys of `QUANTITIES`; kind is total, stage or block."""
+    """Costs of a part of a network.
+
+    Attributes:
+        part: its name.
+        kind: "total", "stage" or "block".
+        values: by key of `QUANTITIES`.
+    """
 
     part: str
     kind: str
@@ -22,7 +28,14 @@ class CostRow:
 
 @dataclass(frozen=True)
 class CostReport:
-    """What a network costs at an image size (height, width in pixels) and a batch: the total, then its parts."""
+    """Costs of a network.
+
+    Attributes:
+        model: its name.
+        size: height and width of images in pixels.
+        batch: images per training step.
+        lines: the total, then the parts.
+    """
 
     model: str
     size: tuple[int, int]
@@ -35,7 +48,7 @@ class CostReport:
         return self.lines[0]
 
     def title(self) -> str:
-        """Model and size of the images."""
+        """Return model and image size as text."""
         return f"{self.model}, {self.size[0]} x {self.size[1]}"
 
 
@@ -54,12 +67,28 @@ class Quantity:
     spread: tuple[str, str] | None = None
 
     def text(self, value: float, sign: str = "") -> str:
-        """The value in the column's unit: whole from 1000 on, below with four digits."""
+        """Format a value in the unit of the column: integers from 1000 on, else four significant digits.
+
+        Args:
+            value: in base units.
+            sign: "+" to show the sign of positive values.
+
+        Returns:
+            The text.
+        """
         shown = value / self.unit
         return f"{shown:{sign},.0f}" if abs(shown) >= 1000 or self.unit == 1 else f"{shown:{sign}.4g}"
 
     def cell(self, line: CostRow, key: str) -> str:
-        """The line's value, with its quartiles where they are known."""
+        """Format the value of a row, with its quartiles if they are known.
+
+        Args:
+            line: the row.
+            key: of `QUANTITIES`.
+
+        Returns:
+            The text.
+        """
         if key not in line.values:
             return "-"
         text = self.text(line.values[key])
@@ -69,7 +98,15 @@ class Quantity:
         return f"{text} ({low}-{high})"
 
     def difference(self, value: float, other: float) -> str:
-        """How much more than the other this is, in the column's unit and in per cent."""
+        """Format a difference in the unit of the column and in %.
+
+        Args:
+            value: in base units.
+            other: baseline in base units.
+
+        Returns:
+            The text.
+        """
         if value == other:
             return "0"
         return self.text(value - other, "+") + (f" ({100 * (value - other) / other:+.3g} %)" if other else "")
@@ -92,7 +129,15 @@ _WITHOUT_DIFFERENCE = ("multiply_adds",)  # which are half the FLOPs
 
 
 def totals_table(bills: Sequence[CostReport], others: Sequence[CostReport | None]) -> str:
-    """One row a network and image size."""
+    """Format one row per network and image size.
+
+    Args:
+        bills: costs of the networks.
+        others: baseline of each, or None.
+
+    Returns:
+        A Markdown table.
+    """
     rows = [
         (_shortened(bill.title()), bill.total, other.total if other else None)
         for bill, other in zip(bills, others, strict=True)
@@ -101,14 +146,22 @@ def totals_table(bills: Sequence[CostReport], others: Sequence[CostReport | None
 
 
 def parts_table(bill: CostReport, other: CostReport | None) -> str:
-    """One row a part: the stages, their sum, and the blocks, which are parts of stages."""
+    """Format the parts of a network: stages, their sum, and blocks.
+
+    Args:
+        bill: costs of the network.
+        other: costs of the baseline, or None.
+
+    Returns:
+        A Markdown table.
+    """
     theirs = {line.part: line for line in other.lines} if other else {}
     lines = sorted(bill.lines, key=lambda line: ("stage", "total", "block").index(line.kind))
     return _tables("part", [(_shortened(line.part), line, theirs.get(line.part)) for line in lines])
 
 
 def scaled_quantities(lines: Sequence[CostRow]) -> dict[str, Quantity]:
-    """`QUANTITIES` with the unit of arithmetic (G, M or K) in which the smallest of these values can be read."""
+    """Return `QUANTITIES` with the unit of FLOPs (G, M or K) that suits the smallest value of `lines`."""
     values = [value for line in lines for key in _ARITHMETIC if (value := line.values.get(key, 0)) > 0]
     prefix, unit = next(
         ((prefix, unit) for prefix, unit in (("G", 1e9), ("M", 1e6)) if values and min(values) >= 0.01 * unit),
@@ -157,7 +210,15 @@ def _shortened(name: str) -> str:
 
 
 def costs_csv(bills: Sequence[CostReport], others: Sequence[CostReport | None]) -> str:
-    """One row a part of each network; of each quantity the value, and against another the difference and per cent."""
+    """Format all costs as CSV, with differences to the baseline in base units and in %.
+
+    Args:
+        bills: costs of the networks.
+        others: baseline of each, or None.
+
+    Returns:
+        CSV text, one row per part of each network.
+    """
     about = ("model", "against", "height", "width", "batch", "part", "kind")
     columns = [
         name

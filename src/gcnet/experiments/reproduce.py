@@ -21,17 +21,22 @@ _FIRST_WEIGHTS = "IMAGENET1K_V1"
 
 @dataclass(frozen=True)
 class Measured:
-    """A row's place in what was trained: its comparison and its name there."""
+    """Trained network of a row.
+
+    Attributes:
+        comparison: that trained it.
+        name: of the network in the comparison.
+    """
 
     comparison: Comparison
     name: str
 
 
 def find_tables(names: tuple[str, ...]) -> dict[str, PaperTable]:
-    """The tables by name, "all" being every one.
+    """Return the tables called `names`; "all" stands for every table.
 
     Raises:
-        UserError: there is no such table.
+        UserError: an unknown table.
     """
     for name in names:
         if name not in TABLES and name != "all":
@@ -40,13 +45,18 @@ def find_tables(names: tuple[str, ...]) -> dict[str, PaperTable]:
 
 
 def train_tables(settings: ReproduceSettings, *, reporter: Reporter | None = None) -> dict[tuple[str, str], Measured]:
-    """Train every row of the tables over the seeds, and return what came out by table and label.
+    """Train every row of the tables over the seeds. Repeat the call to resume.
 
-    Repeat the call to resume. Rows without a counterpart in small networks are missing at small scale.
+    Args:
+        settings: tables, scale and data.
+        reporter: of the progress.
+
+    Returns:
+        Trained networks by table and label; at small scale without rows that have no small counterpart.
 
     Raises:
         UserError: an unknown table, or settings that do not fit its networks.
-        Stopped: a signal ended it.
+        Stopped: a signal was received.
     """
     small = settings.scale == "small"
     series = series_of(find_tables(settings.table), small=small)
@@ -63,12 +73,20 @@ def train_tables(settings: ReproduceSettings, *, reporter: Reporter | None = Non
 
 
 def tables_folder(settings: ReproduceSettings) -> Path:
-    """Where the runs and the tables are."""
+    """Return the output folder of `settings`."""
     return Path(settings.output or f"runs/reproduce-{'-'.join(settings.table)}-{settings.scale}")
 
 
 def comparison_settings(settings: ReproduceSettings, series: Series) -> CompareSettings:
-    """The comparison that trains a series: the published protocol, or the fine-tuning of a small network."""
+    """Build the settings of the comparison that trains a series.
+
+    Args:
+        settings: of the reproduction.
+        series: rows on one network.
+
+    Returns:
+        The published protocol, or at small scale the fine-tuning of a small network.
+    """
     task, small = task_of(series.model), settings.scale == "small"
     task.check_data_name(settings.data.data)
     preset = task.preset[settings.weights is not None]

@@ -15,13 +15,31 @@ from gcnet.framework.transform import Bottleneck
 
 
 def build_linear_bottleneck(channels: int, *, ratio: float = 16, dims: int = 2) -> ContextBlock:
-    """GC with `W2 W1 c` as its transform; parameters with P = channels/ratio: `2CP + 2C + P + 1`."""
+    """Build GC with the transform `W2 W1 c`.
+
+    Args:
+        channels: C of the maps.
+        ratio: the bottleneck has P = C / ratio channels.
+        dims: spatial axes, 1 to 3.
+
+    Returns:
+        The block, with 2CP + 2C + P + 1 parameters.
+    """
     width = bottleneck_width(channels, ratio)
     return _block(nn.Sequential(Pointwise(channels, width), _expand(width, channels)), channels, dims)
 
 
 def build_relu_bottleneck(channels: int, *, ratio: float = 16, dims: int = 2) -> ContextBlock:
-    """GC with `W2 relu(W1 c)` as its transform; parameters with P = channels/ratio: `2CP + 2C + P + 1`."""
+    """Build GC with the transform `W2 relu(W1 c)`.
+
+    Args:
+        channels: C of the maps.
+        ratio: the bottleneck has P = C / ratio channels.
+        dims: spatial axes, 1 to 3.
+
+    Returns:
+        The block, with 2CP + 2C + P + 1 parameters.
+    """
     width = bottleneck_width(channels, ratio)
     return _block(Bottleneck(Pointwise(channels, width), nn.Identity(), _expand(width, channels)), channels, dims)
 
@@ -45,7 +63,12 @@ PAPERS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """A value with the digits that are printed, and the mark of its source in `PAPERS`."""
+    """Published value.
+
+    Attributes:
+        value: with the published digits.
+        source: key of `PAPERS`.
+    """
 
     value: str
     source: str

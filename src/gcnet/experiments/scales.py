@@ -44,7 +44,15 @@ class Series:
 
 
 def series_of(tables: Mapping[str, PaperTable], *, small: bool) -> list[Series]:
-    """The comparisons that train all rows of the tables; at small scale rows without a counterpart are left out."""
+    """Group the rows of tables by network.
+
+    Args:
+        tables: by name.
+        small: small scale, where rows without a small counterpart are omitted.
+
+    Returns:
+        One series per network.
+    """
     by_model: dict[str, list[tuple[str, TableRow]]] = {}
     for name, table in tables.items():
         for row in table.rows:
@@ -74,7 +82,15 @@ def _series(model: str, rows: Sequence[tuple[str, TableRow]], *, small: bool) ->
 
 
 def row_variant(row: TableRow, *, small: bool) -> Variant:
-    """The block of a row; equal for rows that say the same in different words."""
+    """Return the block of a row; equal for rows with the same block.
+
+    Args:
+        row: of a table.
+        small: small scale.
+
+    Returns:
+        The block with options and placement.
+    """
     given: dict[str, Any] = {**published_placement(*split_name(row.model)), **row.options}
     chosen = {name: value for name, value in given.items() if value != _USUAL.get(name)}
     block = chosen.pop("block", None)

@@ -39,8 +39,11 @@ class ReproduceSettings:
     seeds: int | None = None
     """Number of seeds (default: 3 for small, 1 for full)."""
     data: DataSettings = field(default_factory=lambda: DataSettings(data="cifar10"))
+    """Images and preprocessing."""
     recipe: RecipeSettings = field(default_factory=RecipeSettings)
+    """Optimization."""
     machine: MachineSettings = field(default_factory=lambda: MachineSettings(channels_last=True))
+    """Device and precision."""
     jobs: int | None = None
     """Number of parallel trainings (default: one per CPU core, at most 4; one on a GPU)."""
     output: str | None = None

@@ -17,7 +17,13 @@ from gcnet.text_files import markdown_table
 
 @dataclass(frozen=True)
 class RowCost:
-    """What a row's network costs: parameters, and FLOPs of one image, a multiply-add being two."""
+    """Costs of the network of a row.
+
+    Attributes:
+        row: of the table.
+        parameters: number of parameters.
+        flops: of one image; a multiply-add counts as two.
+    """
 
     row: TableRow
     parameters: int
@@ -25,7 +31,7 @@ class RowCost:
 
 
 def count_table(table: PaperTable) -> list[RowCost]:
-    """The cost of every row, on images of the table's size; of a detector with 1000 boxes and 100 masks."""
+    """Return the costs of every row of `table` at its image size; for detectors with 1000 boxes and 100 masks."""
     return [_count(row, table.size) for row in table.rows]
 
 
@@ -36,7 +42,15 @@ def _count(row: TableRow, size: tuple[int, int]) -> RowCost:
 
 
 def cost_text(table: PaperTable, costs: Sequence[RowCost]) -> str:
-    """Parameters and multiply-adds, with the published values of these and of the scores."""
+    """Format parameters and multiply-adds beside published values.
+
+    Args:
+        table: to format.
+        costs: of its rows.
+
+    Returns:
+        A Markdown table with notes.
+    """
     headings = ("network", "parameters (M)", "published", "GMACs", "published", "GFLOPs", *table.scores)
     rows = [
         (
@@ -62,7 +76,17 @@ def cost_text(table: PaperTable, costs: Sequence[RowCost]) -> str:
 
 
 def measured_text(name: str, table: PaperTable, found: Mapping[tuple[str, str], Measured], *, small: bool) -> str:
-    """What was measured of each row of the table called `name`, and the published scores."""
+    """Format measured scores beside published ones.
+
+    Args:
+        name: of the table.
+        table: to format.
+        found: trained networks by table and label.
+        small: small scale, whose scores are not comparable to the published ones.
+
+    Returns:
+        A Markdown table with notes.
+    """
     rows = [row for row in table.rows if (name, row.label) in found]
     measured = [found[name, row.label] for row in rows]
     comparison = measured[0].comparison
