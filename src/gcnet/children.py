@@ -12,12 +12,12 @@ FROM_TERMINAL = ("SIGINT", "SIGHUP")
 
 @contextmanager
 def signals_blocked(*names: str) -> Generator[None]:
-    """Start children with signals blocked, which they inherit; the parent gets those that came once it is left.
+    """Start children with signals blocked, which they inherit; the parent receives pending ones on exit.
 
-    Ctrl-C and a closed terminal send a signal to all processes of a command: the parent answers for its children.
+    Ctrl-C and a closed terminal signal all processes of a command: the parent handles them for its children.
 
     Args:
-        names: of the signals, such as `FROM_TERMINAL`; those that this system does not have are passed over.
+        *names: names of the signals, such as `FROM_TERMINAL`; unknown ones are skipped.
     """
     numbers = {getattr(signal, name) for name in names if hasattr(signal, name)}
     if not hasattr(signal, "pthread_sigmask"):
@@ -31,7 +31,11 @@ def signals_blocked(*names: str) -> Generator[None]:
 
 
 def end_with_parent(number: int) -> None:
-    """Have this process, which multiprocessing started, get a signal when its parent has gone."""
+    """Send this process, started by multiprocessing, a signal when its parent has ended.
+
+    Args:
+        number: signal number.
+    """
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -1,4 +1,4 @@
-"""The device of this process, and whether it is the first of those that torchrun started."""
+"""The device of this process, and its rank under torchrun."""
 
 import os
 
@@ -8,20 +8,20 @@ from gcnet.errors import UserError
 
 
 def is_first_process() -> bool:
-    """Whether this process is the only one or the first of those that torchrun started, joined or not."""
+    """Whether this process is the only one or of rank 0 under torchrun."""
     return not in_several_processes() or os.environ.get("RANK", "0") == "0"
 
 
 def in_several_processes() -> bool:
-    """Whether torchrun started several processes, of which this is one."""
+    """Whether torchrun started several processes, including this one."""
     return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called "auto", "cpu", "cuda" or "cuda:N"; under torchrun a GPU of this process' own.
+    """Return the device called `name`: "auto", "cpu", "cuda" or "cuda:N"; under torchrun a GPU per process.
 
     Raises:
-        UserError: for a name or a GPU that is not there, and for one GPU for several processes.
+        UserError: an unknown name, a missing GPU, or one GPU for several processes.
     """
     available = torch.cuda.is_available()
     if name == "auto":

@@ -1,4 +1,4 @@
-"""Usage errors: one clear sentence, with the nearest valid name."""
+"""Usage errors: one sentence, with the nearest valid name."""
 
 import os
 import re
@@ -24,20 +24,22 @@ _SIZE = re.compile(r"(?:Tried|Unable) to allocate ([\d.]+ \w?i?B)")
 
 
 class UserError(ValueError):
-    """A usage error; its text is one sentence with the rule, the expected and the found value."""
+    """A usage error; its text is one sentence with the rule, the expected and the actual value."""
 
 
 class Failure(UserError):
-    """The command is right and something else failed, such as a disk or a loading process: exit code 1, not 2."""
+    """Args:
+    runtime error of a correct command, such as a full disk: exit code 1 instead of 2.
+    """
 
 
 def nearest(name: str, valid: Iterable[str], synonyms: Mapping[str, str] | None = None) -> str:
-    """Suggestion to append to a sentence: the valid name most similar to `name`, or "" where none is similar.
+    """Return a suggestion to append to a sentence: the most similar valid name, or "" if none is similar.
 
     Args:
         name: the unknown name.
         valid: all valid names.
-        synonyms: what other tools call the valid names, in lower case, and the valid name of each.
+        synonyms: names in other tools, in lower case, and the valid name of each.
     """
     valid = list(valid)
     synonym = (synonyms or {}).get(name.lower())
@@ -75,12 +77,12 @@ def _share_words(name: str, other: str) -> bool:
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether a path is a URL, also where pathlib has left it a single slash."""
+    """Whether `path` is a URL, also if pathlib has reduced its slashes."""
     return _URL.match(str(path)) is not None
 
 
 def nearest_path(path: str | Path) -> str:
-    """Suggestion to append to a sentence: an existing path whose parts are similar to those of `path`, or ""."""
+    """Return a suggestion to append to a sentence: an existing path similar to `path`, or ""."""
     wanted = Path(path)
     existing = wanted
     while not existing.is_dir() and existing != existing.parent:
@@ -97,7 +99,7 @@ def nearest_path(path: str | Path) -> str:
 
 
 def no_folder(path: str | Path) -> str:
-    """The end of a sentence on a path that is no folder: that it is a file, or what is near it."""
+    """Return the end of a sentence on a `path` that is not a folder: it is a file, or the nearest path."""
     if Path(path).exists():
         return f"{printable(path)} is a file"
     return f"there is none at {printable(path)}{nearest_path(path)}"
@@ -106,15 +108,14 @@ def no_folder(path: str | Path) -> str:
 def unknown(
     kind: str, name: str, valid: Iterable[str], *, listed: int = _LISTED, synonyms: Mapping[str, str] | None = None
 ) -> UserError:
-    """Error for a name that is not among the valid ones.
+    """Create the error for an unknown name.
 
     Args:
-        kind: what the name is of, such as "block".
+        kind: kind of name, such as "block".
         name: the unknown name.
         valid: all valid names.
-        listed: number of valid names up to which all are listed; of more, the first few and only where none is
-            similar to `name`.
-        synonyms: as of `nearest`.
+        listed: largest number of valid names to list all; of more, the first few are listed if none is similar.
+        synonyms: as for `nearest`.
 
     Returns:
         The error, with the most similar valid name.
@@ -130,9 +131,9 @@ def unknown(
 
 
 def printable(name: str | Path) -> str:
-    """The name with control characters, line breaks and undecodable bytes escaped, safe to print to a terminal.
+    """Return `name` with control characters, line breaks and undecodable bytes escaped, safe for a terminal.
 
-    One of more than 4,000 letters, which only a damaged or hostile file has, is cut off.
+    Names of more than 4,000 characters, from damaged or hostile files, are truncated.
     """
     text = str(name)
     if len(text) > _LONGEST:
@@ -141,9 +142,9 @@ def printable(name: str | Path) -> str:
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """What memory an error says is missing, such as "out of memory: could not allocate 768 MiB"; None for any other.
+    """Return a description such as "out of memory: could not allocate 768 MiB" of `error`; None for other errors.
 
-    PyTorch raises a RuntimeError of its own on the CPU, and torch.OutOfMemoryError on a GPU.
+    PyTorch raises RuntimeError on the CPU, and torch.OutOfMemoryError on a GPU.
     """
     text = str(error)
     kinds = {kind.__name__ for kind in type(error).__mro__}

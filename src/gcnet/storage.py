@@ -28,11 +28,16 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system with
 
 
 class StorageError(Failure):
-    """A file cannot be written, or what was read is not what was written."""
+    """A file cannot be written, or was damaged or edited."""
 
 
 class LockedError(Failure):
-    """Another process holds a lock; `owner` is its process id, or None where it is not known."""
+    """Another process holds a lock.
+
+    Args:
+        sentence: the message.
+        owner: process id of the owner, None if unknown.
+    """
 
     def __init__(self, sentence: str, owner: int | None = None) -> None:
         super().__init__(sentence)
@@ -40,12 +45,16 @@ class LockedError(Failure):
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a crash or a full disk leaves either the old file or the new one, whole.
+    """Write a file so that a crash or a full disk leaves either the old file or the complete new one.
 
-    A symbolic link stays, and its file is written. A device or a pipe, such as /dev/null, is written into.
+    Symbolic links stay, and their target is written. Devices and pipes, such as /dev/null, are written into.
+
+    Args:
+        path: the file.
+        data: its content.
 
     Raises:
-        StorageError: the data cannot be written; of a full disk with the space needed and the space free.
+        StorageError: the data cannot be written; the message of a full disk says how much space is needed and free.
     """
     if _is_stream(path):
         return _write_into(path, data)
@@ -84,7 +93,11 @@ def _write_into(path: Path, data: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file; where the disk is full, the file stays as it was.
+    """Append a line to a text file; on a full disk the file stays unchanged.
+
+    Args:
+        path: the file.
+        line: the line, without its end.
 
     Raises:
         StorageError: the line cannot be written.
@@ -101,7 +114,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Return the content of the JSON file `path`.
 
     Raises:
         StorageError: the file cannot be read, or is not JSON.
@@ -114,14 +127,17 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = False) -> Generator[None]:
-    """Hold a lock on a file, which is created where it is missing and stays; the lock ends with the process.
+    """Hold a lock on a file, which is created if missing and stays; the lock ends with the process.
 
-    Processes forked meanwhile, such as data-loader workers, do not hold it. On a file system without locks nothing is
+    Processes forked meanwhile, such as data-loader workers, do not hold it. On file systems without locks nothing is
     locked.
 
     Args:
-        path: the lock file; it holds the process id of its last owner.
+        path: the lock file; it contains the process id of its last owner.
         wait: wait for another owner instead of raising.
+
+    Yields:
+        Nothing.
 
     Raises:
         LockedError: another process holds the lock (or this one, elsewhere).
@@ -166,7 +182,7 @@ def _owner(descriptor: int) -> int | None:
 
 
 def discard_standard_output() -> None:
-    """Send what is still written to a failing standard output to nowhere, also what Python flushes at its end."""
+    """Redirect a failing standard output to the null device, including what Python flushes on exit."""
     with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed, or no file
         output = sys.stdout.fileno()
         null = os.open(os.devnull, os.O_WRONLY)
@@ -175,7 +191,7 @@ def discard_standard_output() -> None:
 
 
 def check_output_folder(path: Path) -> None:
-    """Check that files can be written into a folder, which need not exist yet; nothing is left behind.
+    """Check that files can be written into the folder `path`, which need not exist; no trace is left.
 
     Raises:
         UserError: a file is in the way.
@@ -185,7 +201,7 @@ def check_output_folder(path: Path) -> None:
 
 
 def check_output_file(path: Path) -> None:
-    """Check that a file can be written, whose folders need not exist yet; nothing is left behind or changed.
+    """Check that the file `path` can be written, whose folders need not exist; nothing is left or changed.
 
     Raises:
         UserError: the path is a folder, or a file is in the way.
@@ -221,7 +237,16 @@ def _check_output(folder: Path, file: Path) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, Any]) -> None:
-    """Write tensors (any device; stored contiguous) and JSON metadata to one safetensors file: atomic, checksummed."""
+    """Write tensors and JSON metadata to one safetensors file, atomically and with a checksum.
+
+    Args:
+        path: the file.
+        tensors: by name, on any device; stored contiguous.
+        metadata: JSON values.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
     from safetensors.torch import save
 
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -241,9 +266,13 @@ def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[
 
 
 def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
-    """Read a file of `save_tensors`: tensors on the CPU, and the metadata.
+    """Read the file `path` of `save_tensors`.
 
-    Raises StorageError for a missing file, a file of another origin, and a file whose bytes differ from those written.
+    Returns:
+        Tensors by name on the CPU, and the metadata.
+
+    Raises:
+        StorageError: a missing file, a file of another origin, or one whose bytes differ from those written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -292,7 +321,7 @@ def _metadata(data: bytes) -> dict[str, Any] | None:
 
 
 def has_checksum(path: Path) -> bool:
-    """Whether a safetensors file is one of `save_tensors`, by either of the two names that only it writes.
+    """Whether the safetensors file `path` was written by `save_tensors`, by two names in its header.
 
     Raises:
         StorageError: it cannot be read.

@@ -1,4 +1,4 @@
-"""Rows as CSV or Markdown and values as JSON, whatever is in their names: formulas, or bytes that are not UTF-8."""
+"""CSV, Markdown and JSON output, safe for formulas and for names that are not UTF-8."""
 
 import csv
 import io
@@ -11,10 +11,10 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
-    """Rows as CSV in UTF-8.
+    """Return `rows` as CSV in UTF-8.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front; bytes of file names that are not
-    UTF-8 stay as they are.
+    Text that a spreadsheet would interpret as a formula is prefixed with an apostrophe; bytes of file names that are
+    not UTF-8 are kept.
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([_safe(cell) for cell in row] for row in rows)
@@ -25,13 +25,13 @@ def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def json_bytes(content: Any) -> bytes:
-    """A value as indented JSON in UTF-8, with escapes for what is not UTF-8, which a reader gets back as it was."""
+    """Return `content` as indented JSON in UTF-8, with escapes for anything that is not UTF-8."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "backslashreplace")
 
 
 def describe_json_error(error: ValueError | RecursionError) -> str:
-    """Why `json.loads` refused a text, to go behind the name of the file: it may be JSON and still be too much."""
+    """Return why `json.loads` failed with `error`, to append to a file name."""
     if isinstance(error, RecursionError):
         return "cannot be read as JSON: its lists or objects are nested too deeply"
     if "integer string conversion" in str(error):
@@ -52,7 +52,13 @@ def _safe(cell: object) -> object:
 def markdown_table(
     headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] | None = None
 ) -> str:
-    """A Markdown table, padded to read as plain text; `right` are the columns set to the right (all but the first)."""
+    """Return a Markdown table, padded to be readable as plain text.
+
+    Args:
+        headings: column headings.
+        rows: cells of each row.
+        right: headings of right-aligned columns; None for all but the first.
+    """
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in (headings, *rows)]
     columns = [
         _Column(

@@ -1,5 +1,5 @@
-"""Weights published by others, in our keys: literal key tables, strict."""
+"""Published weights: one file with a key table per source, and safe reading of files of other libraries."""
 
-from gcnet.checkpoints.blocks import convert_block, infer_block
+from gcnet.checkpoints.convert import convert_block, infer_block
 
 __all__ = ["convert_block", "infer_block"]

@@ -1,4 +1,4 @@
-"""Weight files of other libraries: their kind by content, and their tensors without running any code."""
+"""Weight files of other libraries: format by content, and tensors without running code."""
 
 import os
 import pickle
@@ -46,10 +46,10 @@ _PICKLES = (b"\x80\x01", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def weight_format(path: Path) -> Format:
-    """The format of a weight file, by what is in it; its suffix does not count.
+    """Return the format of the weight file `path`, by content; its suffix is ignored.
 
     Raises:
-        UserError: there is no readable file, or it holds something else, which the sentence names.
+        UserError: no readable file, or another kind of file, which the message names.
     """
     require_file(path)
     head, size = _beginning(path), path.stat().st_size
@@ -73,10 +73,10 @@ def weight_format(path: Path) -> Format:
 
 
 def require_file(path: Path) -> None:
-    """Check that there is an ordinary file that can be read.
+    """Check that `path` is an ordinary, readable file.
 
     Raises:
-        UserError: there is nothing, or a folder, a pipe or a device.
+        UserError: it is missing, or a folder, a pipe or a device.
     """
     if is_url(path):
         raise UserError(f"`weights` must be a file on this machine, and {shown(path)} is a URL: download it first")
@@ -95,7 +95,7 @@ def require_file(path: Path) -> None:
 
 
 def shown(path: Path) -> str:
-    """The path as it can be printed."""
+    """Return `path` as printable text."""
     return printable(os.fspath(path))
 
 
@@ -163,7 +163,7 @@ def _is_text(head: bytes) -> bool:
 
 
 class Inert(list[Any]):
-    """Takes whatever a pickle gives to the class or function it stands for, and does nothing with it."""
+    """Stand-in for any class or function in a pickle; accepts everything and does nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> "Inert":
         """An empty one, whatever the arguments."""
@@ -228,26 +228,37 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The tensors of a file by name, and in words what was taken off them, such as 'entry "state_dict"'."""
+    """The tensors of a weight file.
+
+    Attributes:
+        tensors: by name.
+        notes: what was removed around them, such as 'entry "state_dict"'.
+    """
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file, as `read_weight_file` gives them."""
+    """Return the tensors of the weight file `path`, as `read_weight_file` reads them."""
     return read_weight_file(path).tensors
 
 
 def read_weight_file(path: Path) -> WeightFile:
-    """The tensors of a safetensors file or of a `torch.save` file (`weights_only=True`, never a fallback).
+    """Read the tensors of a safetensors file or a `torch.save` file (always with `weights_only=True`).
 
-    An entry such as `state_dict` or `model` around them, or any other that alone holds tensors, and the prefixes of
-    DataParallel and torch.compile, are taken off. Objects of training programs beside the weights are passed over: none
-    of their code runs.
+    An entry around them such as `state_dict` or `model`, or any other that alone holds tensors, and the prefixes of
+    DataParallel and torch.compile are removed. Objects of training programs beside the weights are skipped: none of
+    their code runs.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tensors by name, with notes.
 
     Raises:
-        UserError: the file is missing, damaged or something else, needs code, holds no tensors by name or several
+        UserError: the file is missing, damaged or of another kind, needs code, or holds no named tensors or several
             networks.
     """
     content: Any = _read_safetensors(path) if weight_format(path) == "safetensors" else _read_torch(path)

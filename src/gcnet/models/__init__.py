@@ -1,1 +1,1 @@
-"""Networks: classification models by name, insertion of blocks into them, and files that rebuild them."""
+"""Networks: classifiers and detectors by name, and files that rebuild them."""

@@ -1,4 +1,4 @@
-"""Files of context blocks alone: their weights, whatever tools have done to the modules, and where they belong."""
+"""Files of context blocks alone: weights and sites, whatever tools have wrapped the modules in."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +33,12 @@ _WRAPPED = {
 
 
 def plain_name(model: nn.Module, name: str) -> str:
-    """The name of a module without the parts that compiling, parallel training, averaging and peft put into it."""
+    """Return the name of a module without the parts added by compiling, parallel training, averaging and peft.
+
+    Args:
+        model: the network.
+        name: of the module.
+    """
     kept, module = [], model
     for part in name.split(".") if name else ():
         if not _is_wrapping(module, part):
@@ -43,7 +48,7 @@ def plain_name(model: nn.Module, name: str) -> str:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module within compiled, parallel and averaged ones, and the trained copy of peft's `modules_to_save`."""
+    """Return the module inside compiled, parallel and averaged wrappers of `module`, or peft's trained copy."""
     while True:
         child = _WRAPPED.get(type(module).__name__)
         if child is not None and child in module._modules:
@@ -56,14 +61,14 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def block_weights(block: nn.Module, name: str) -> dict[str, Tensor]:
-    """The parameters and persistent buffers of a block, by the names of a new one.
+    """Return parameters and persistent buffers of a block, with the keys of a new one.
 
-    Pruned, weight-normalized and parametrized layers give the weights that they compute with; buffers of FLOP counters
-    are skipped.
+    Pruned, weight-normalized and parametrized layers yield their effective weights; buffers of FLOP counters are
+    skipped.
 
     Args:
         block: an inserted block, possibly wrapped.
-        name: of the block, for the error.
+        name: of the block, for errors.
 
     Raises:
         UserError: the weights are sharded or not in memory.
@@ -74,11 +79,14 @@ def block_weights(block: nn.Module, name: str) -> dict[str, Tensor]:
 
 
 def require_whole(tensors: Mapping[str, Tensor], owner: str) -> None:
-    """Raise UserError where this process does not hold all values of a tensor.
+    """Check that this process holds all values of all tensors.
 
     Args:
         tensors: weights by name.
-        owner: what they are of, for the error.
+        owner: what they belong to, for errors.
+
+    Raises:
+        UserError: a tensor is sharded (FSDP) or on the meta device (offloaded).
     """
     for key, tensor in tensors.items():
         if hasattr(tensor, "full_tensor"):
@@ -128,17 +136,17 @@ Record = dict[str, Any]
 
 
 def save_context(model: nn.Module, path: str | Path) -> None:
-    """Write the inserted blocks' weights and sites to one small `.safetensors` file, atomically and checksummed.
+    """Write the weights and sites of inserted blocks to one small `.safetensors` file, atomically, with a checksum.
 
-    Names are those of the network itself, without the wrappers of compiling, parallel training or peft. Of pruned and
-    weight-normalized layers the weights that they compute with are written.
+    Names are those of the plain network, without wrappers of compiling, parallel training or peft. Pruned and
+    weight-normalized layers are saved with their effective weights.
 
     Args:
         model: a network with blocks, plain or wrapped.
         path: the file.
 
     Raises:
-        UserError: nothing is inserted, or weights are sharded (FSDP) or offloaded.
+        UserError: there are no inserted blocks, or weights are sharded (FSDP) or offloaded.
         StorageError: the file cannot be written; an old one at `path` is then untouched.
     """
     blocks = _blocks(model)
@@ -158,18 +166,17 @@ def save_context(model: nn.Module, path: str | Path) -> None:
 
 
 def load_context(model: nn.Module, path: str | Path, *, builders: Mapping[str, Builder] | None = None) -> None:
-    """Load a file of `save_context` into the network that the blocks were trained in; insert them if none are.
+    """Load a file of `save_context` into the network of its blocks; insert them if there are none.
 
     Args:
-        model: the host, plain or with the same blocks at the same sites, however these were asked for; it is changed
-            in place.
+        model: the base model, plain or with the same blocks at the same sites; changed in place.
         path: the file.
-        builders: for blocks of the user's own, the builder by the name that the file gives it.
+        builders: builders of your own blocks, by the name in the file.
 
     Raises:
         StorageError: the file is missing, damaged or of another origin.
-        UserError: the host lacks a site, has other channels there, holds other blocks, or a builder is missing. The
-            model is then unchanged.
+        UserError: the base model lacks a site, has other channels there, or holds other blocks, or a builder is
+            missing. The model is then unchanged.
     """
     if Path(path).is_file():
         weight_format(Path(path))

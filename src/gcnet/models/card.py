@@ -1,4 +1,4 @@
-"""Model card: metadata of a model file, validated on reading."""
+"""Model card: metadata of a model file, validated on reading and against its tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,17 +19,17 @@ _LONGEST = 80  # letters of a value in an error
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model file says beside its weights.
+    """Metadata of a model file.
 
-    Args:
-        architecture: name of the host network for `create_model`, None for a network of the user's own.
-        num_classes: length of the logits, None for a network of the user's own.
-        insertions: what `insert` was told, call by call.
-        preprocessing: how images are prepared (`gcnet.data.settings.Preprocessing` as a dict), or None.
-        class_names: in the order of the logits, of a detector in that of the labels from 1; or None.
-        detector: what `create_model` was given as `detector`, or None.
-        category_ids: of a detector's labels from 1 in order, the ids in COCO's annotations; or None.
-        image_size: that `create_model` was given, or None.
+    Attributes:
+        architecture: name of the base model for `create_model`; None for a network of your own.
+        num_classes: number of classes; None for a network of your own.
+        insertions: records of `insert`, call by call.
+        preprocessing: `gcnet.data.settings.Preprocessing` as a dict, or None.
+        class_names: in the order of the logits, for detectors of the labels from 1; or None.
+        detector: `detector` of `create_model`, or None.
+        category_ids: ids in COCO annotations of a detector's labels, from 1; or None.
+        image_size: `image_size` of `create_model`, or None.
     """
 
     architecture: str | None = None
@@ -43,24 +43,29 @@ class ModelCard:
 
 
 def card_of(model: nn.Module) -> ModelCard:
-    """The card that a model of ours carries (empty for a network of the user's own)."""
+    """Return the card of `model`; an empty one for a network of your own."""
     return getattr(model, "model_card", ModelCard())
 
 
 def set_card(model: nn.Module, card: ModelCard) -> None:
-    """Give a model the card that `save_model` will write."""
+    """Set the card that `save_model` will write.
+
+    Args:
+        model: the network.
+        card: the card.
+    """
     vars(model)["model_card"] = card
 
 
 def read_card(metadata: Mapping[str, Any], path: Path) -> ModelCard:
-    """The card in the metadata of a model file.
+    """Return the card in the metadata of a model file.
 
     Args:
-        metadata: as JSON gives it.
+        metadata: as read from JSON.
         path: of the file, for errors.
 
     Raises:
-        StorageError: an entry is not what `save_model` writes.
+        StorageError: an entry that `save_model` does not write.
     """
     # Older files lack entries that came later.
     values: dict[str, Any] = {field.name: metadata.get(field.name, field.default) for field in fields(ModelCard)}
@@ -114,15 +119,15 @@ _ENTRIES: dict[str, tuple[Callable[[object], bool], str]] = {
 
 
 def check_block_weights(records: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor], path: object) -> None:
-    """Check that a file holds the weights of the blocks that its records describe.
+    """Check that a file holds the weights of the blocks in its records.
 
     Args:
-        records: of `insertion_records`, already checked.
+        records: of `insertion_records`, already validated.
         tensors: of the file, by name.
         path: of the file, for errors.
 
     Raises:
-        StorageError: it does not.
+        StorageError: a tensor is missing or has another shape.
     """
     for record in records:
         if record["custom"] or "places" not in record:
@@ -142,7 +147,7 @@ def check_block_weights(records: Sequence[Mapping[str, Any]], tensors: Mapping[s
 
 
 def check_base_weights(card: ModelCard, tensors: Mapping[str, Tensor], path: object) -> None:
-    """Check that a file holds the weights of the network that its card describes, before that is built.
+    """Check that a file holds the weights of the base model in its card, before that is built.
 
     Args:
         card: of the file; `architecture` is the name of a network.
@@ -150,8 +155,8 @@ def check_base_weights(card: ModelCard, tensors: Mapping[str, Tensor], path: obj
         path: of the file, for errors.
 
     Raises:
-        StorageError: it does not.
-        UserError: the architecture or an option is unknown.
+        StorageError: a tensor is missing or has another shape.
+        UserError: unknown architecture or option.
     """
     held = sum(tensor.numel() for tensor in tensors.values())
     numbers = {"num_classes": card.num_classes, **(card.detector or {})}

@@ -1,4 +1,4 @@
-"""Matches weights to a network by name and shape: prefixes, heads for other classes, other sizes."""
+"""Matches weights to a network by key and shape: prefixes, heads for other classes, other image sizes."""
 
 import sys
 import warnings
@@ -26,7 +26,13 @@ _FILTER_FAILURES = (KeyError, RuntimeError, ValueError, AttributeError, IndexErr
 
 @dataclass(frozen=True)
 class NewHead:
-    """The part of a classifier that stays new: names of its weights and layers, and the reason in words."""
+    """The newly initialized part of a classifier.
+
+    Attributes:
+        names: keys of its weights.
+        layers: names of its layers.
+        reason: why, in words.
+    """
 
     names: frozenset[str] = frozenset()
     layers: tuple[str, ...] = ()
@@ -36,20 +42,20 @@ class NewHead:
 def matched_names(
     found: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Weights by the network's own names: without the prefix that a larger model around the network gave them.
+    """Return weights by the network's own keys, without the prefix of a larger model around the network.
 
-    Of such a model (`backbone.` beside `head.fc.`) the layers outside the prefix that the network lacks are left out.
+    Layers of such a model (`backbone.` beside `head.fc.`) outside the prefix that the network lacks are skipped.
 
     Args:
-        found: the weights by their names in the file.
-        own: the network's.
+        found: the weights by their keys in the file.
+        own: the network's weights.
         origin: of the weights, for errors.
 
     Returns:
-        The weights by name, and in words what was done.
+        The weights by key, and notes on what was done.
 
     Raises:
-        UserError: several prefixes fit equally well, so that the file holds several networks.
+        UserError: several prefixes fit equally well: the file holds several networks.
     """
     if sum(name in own for name in found) >= _LEAST_SHARE * len(own):
         return dict(found), []
@@ -98,15 +104,20 @@ def _without_prefix(
 
 
 def listed(names: list[str]) -> str:
-    """The first names, and how many more there are."""
+    """Return the first of `names`, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(map(printable, names[:_SHOWN])) + more
 
 
 def resized(found: dict[str, Tensor], own: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights in the names and shapes of timm's or torchvision's network: position embeddings of another grid resized.
+    """Return weights with position embeddings resized to the grid of a timm or torchvision network.
 
-    Weights that fit, and those of other networks, stay as they are.
+    Weights that fit, and those of other networks, are returned unchanged.
+
+    Args:
+        found: the weights.
+        own: the network's weights.
+        model: the network.
     """
     fits = all(name in own and own[name].shape == value.shape for name, value in found.items())
     if fits and len(found) >= len(own):
@@ -146,14 +157,14 @@ def _resized_embedding(embedding: Tensor, own: Tensor, model: Any) -> Tensor:
 def new_head(
     own: Mapping[str, Tensor], found: Mapping[str, Tensor], fresh: set[str], base_name: str, options: Mapping[str, Any]
 ) -> NewHead:
-    """The layers of a head that weights for other classes, or without a classifier, leave new.
+    """Return the layers of a head to initialize, for weights of other classes or without a classifier.
 
     Args:
         own: the network's tensors.
-        found: the weights, by the same names.
-        fresh: names of tensors that stay new anyway.
-        base_name: of the network without its blocks.
-        options: of `build_base_model`, beside name and classes.
+        found: the weights, by the same keys.
+        fresh: keys of tensors that are newly initialized anyway.
+        base_name: name of the base model.
+        options: options of `build_base_model`, beside name and classes.
     """
     unfit = {name for name, value in found.items() if name in own and own[name].shape != value.shape}
     missing = {name for name in own if name not in found and name not in fresh}
@@ -189,7 +200,12 @@ def _roots(names: set[str]) -> str:
 
 
 def class_layers(base_name: str, options: Mapping[str, Any] | None = None) -> set[str]:
-    """The layers whose shape depends on the number of classes."""
+    """Return the layers whose shape depends on the number of classes.
+
+    Args:
+        base_name: name of the base model.
+        options: options of `build_base_model`, beside name and classes.
+    """
     two, three = (_shapes(base_name, classes, options or {}) for classes in (2, 3))
     return {name.rpartition(".")[0] for name in two if two[name] != three[name]}
 

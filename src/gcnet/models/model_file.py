@@ -1,4 +1,4 @@
-"""Model files: weights with all that rebuilds the network."""
+"""Model files: weights with the metadata that rebuilds the network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -36,10 +36,17 @@ def save_model(
     class_names: Sequence[str] | None = None,
     category_ids: Sequence[int] | None = None,
 ) -> None:
-    """Write the weights and the model card to one `.safetensors` file, atomically and checksummed.
+    """Write weights and model card to one `.safetensors` file, atomically and with a checksum.
 
-    What is not given is taken from the card that the model was loaded with. Of a compiled, parallel or averaged network
-    the network within is written.
+    Values that are not given are those of the card that the model was loaded with. Of compiled, parallel or averaged
+    networks the inner network is written.
+
+    Args:
+        model: the network.
+        path: the file.
+        preprocessing: `gcnet.data.settings.Preprocessing` as a dict.
+        class_names: in the order of the logits, for detectors of the labels from 1.
+        category_ids: ids in COCO annotations of a detector's labels.
 
     Raises:
         UserError: weights are sharded (FSDP) or offloaded.
@@ -65,17 +72,20 @@ def save_model(
 def load_model(
     path: str | Path, model: nn.Module | None = None, *, builders: Mapping[str, Builder] | None = None
 ) -> nn.Module:
-    """Rebuild the network of a model file, its blocks inserted and its weights loaded, in eval mode on the CPU.
+    """Rebuild the network of a model file with its blocks and weights.
 
     Args:
         path: a file of `save_model`.
-        model: the plain host, for a network that `create_model` does not know; blocks are inserted into it, in place.
-        builders: for blocks of the user's own, the builder by the name that the file gives it.
+        model: the plain base model, for a network that `create_model` does not know; blocks are inserted in place.
+        builders: builders of your own blocks, by the name in the file.
+
+    Returns:
+        The network, in eval mode on the CPU.
 
     Raises:
         StorageError: the file is damaged, was edited, or is of another kind.
-        UserError: there is no file of ours at `path`, the host or a builder is needed and not given, or the weights do
-            not fit. `model` is then unchanged.
+        UserError: not a file of this package, a missing base model or builder, or weights that do not fit. `model` is
+            then unchanged.
     """
     tensors, card = read_model_file(path)
     check_block_weights(card.insertions, tensors, printable(path))
@@ -102,11 +112,14 @@ def load_model(
 
 
 def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
-    """Weights by name, and the card, of a file of `save_model`.
+    """Read the file `path` of `save_model`.
+
+    Returns:
+        Weights by name, and the card.
 
     Raises:
         StorageError: the file is missing, damaged or of another kind.
-        UserError: it is no file of ours, which the sentence names.
+        UserError: a file of another library, which the message names.
     """
     path = Path(path)
     if weight_format(path) != "safetensors" or not has_checksum(path):
@@ -122,12 +135,12 @@ def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
 
 
 def without_profiles(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without the counts that thop leaves in a network that it profiled."""
+    """Return `tensors` without the counters that thop leaves in a profiled network."""
     return {name: value for name, value in tensors.items() if name.rpartition(".")[2] not in _PROFILES}
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Load weights that must fit name by name and shape by shape; counts of thop do not matter.
+    """Load weights that must match key by key and shape by shape; counters of thop are ignored.
 
     Args:
         model: the network.
@@ -135,8 +148,7 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
         origin: of the weights, for errors.
 
     Raises:
-        UserError: they do not fit; the sentence names what is missing, unknown or of another shape. The model is then
-            unchanged.
+        UserError: missing, unknown or misshapen weights, which the message names. The model is then unchanged.
     """
     whole = model.state_dict()
     own, given = without_profiles(whole), without_profiles(tensors)

@@ -1,4 +1,4 @@
-"""Outputs of classifiers: logits alone or with those of auxiliary heads, and inference in evaluation mode."""
+"""Outputs of classifiers: logits, with those of auxiliary heads, and inference in evaluation mode."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,22 +25,27 @@ _RUN_FAILURES = (AssertionError, RuntimeError, ValueError, IndexError, TypeError
 
 @dataclass(frozen=True)
 class ClassOutputs:
-    """Logits (N, K), and those of auxiliary heads, each with the weight of its loss."""
+    """Logits of a classifier.
+
+    Attributes:
+        logits: (N, K).
+        auxiliary: loss weight and logits (N, K) of each auxiliary head.
+    """
 
     logits: Tensor
     auxiliary: tuple[tuple[float, Tensor], ...] = ()
 
 
 def class_outputs(output: object) -> ClassOutputs:
-    """The logits in the output of a classifier.
+    """Return the logits in the output of a classifier.
 
     Args:
         output: logits (N, K); a named tuple of torchvision's GoogLeNet or Inception v3, whose auxiliary logits count in
-            training; a mapping or an object with an entry `logits` (or `out`, `output`), such as those of Hugging Face;
-            or a tuple or list that starts with the logits.
+            training; a mapping or object with an entry `logits` (or `out`, `output`), as of Hugging Face; or a tuple or
+            list that begins with the logits.
 
     Raises:
-        UserError: there are no logits in it.
+        UserError: it has no logits.
     """
     kind = type(output).__name__
     logits = _logits(output)
@@ -64,18 +69,18 @@ def _logits(output: object) -> Tensor | None:
 
 
 def check_classifier(network: nn.Module, image_size: int, num_classes: int) -> None:
-    """Run a copy of the network once, in evaluation and in training mode, to see that it takes and gives what it must.
+    """Run a copy of a network in evaluation and in training mode to check its input and output.
 
-    The copy is on the meta device, so that it costs neither memory nor arithmetic; a network that cannot run there is
-    run itself, in evaluation mode.
+    The copy is on the meta device and needs neither memory nor arithmetic; a network that does not run there is run
+    itself, in evaluation mode.
 
     Args:
-        network: the classifier; left as it is, as is torch's random state.
+        network: the classifier; unchanged, as is the random state of torch.
         image_size: side of the square images in pixels.
-        num_classes: expected length of the logits.
+        num_classes: expected number of logits.
 
     Raises:
-        UserError: it does not run on images of this size, or does not return logits of this length.
+        UserError: it does not run on images of this size, or returns another number of logits.
     """
     logits = class_outputs(_answer(network, image_size)).logits
     if logits.shape[1] != num_classes:
@@ -127,7 +132,7 @@ def _unsuited(network: nn.Module, image_size: int, error: Exception) -> UserErro
 
 
 def default_image_size(network: nn.Module) -> int | None:
-    """Side in pixels of the images that a network says it is made for, None where it does not say."""
+    """Return the image size in pixels that `network` declares, None if it does not."""
     for owner in (getattr(network, "patch_embed", None), network):
         for name in ("img_size", "image_size"):
             size = getattr(owner, name, None)
@@ -141,7 +146,11 @@ def default_image_size(network: nn.Module) -> int | None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Generator[nn.Module]:
-    """The network in evaluation mode without gradients; on leaving, every module has the mode it had before."""
+    """Use `model` in evaluation mode without gradients; modes of all modules are restored afterwards.
+
+    Yields:
+        The network, inside its DistributedDataParallel wrapper if there is one.
+    """
     # DistributedDataParallel exchanges buffers at every call, so processes with unequal numbers of batches would hang.
     network = model.module if isinstance(model, DistributedDataParallel) else model
     modes = [(module, module.training) for module in network.modules()]
@@ -161,7 +170,14 @@ def class_scores(
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
 ) -> Float[Tensor, "n k"]:
-    """The network's outputs (logits) for a batch, float32 on the CPU; `autocast` names a half precision or None."""
+    """Return the logits of a batch, in float32 on the CPU.
+
+    Args:
+        model: the classifier.
+        images: preprocessed images.
+        device: of the model.
+        autocast: half-precision dtype of autocast; None for none.
+    """
     place = torch.device(device)
     with torch.autocast(place.type, dtype=autocast, enabled=autocast is not None):
         scores = class_outputs(model(images.to(place, non_blocking=True))).logits

@@ -43,16 +43,16 @@ class Published:
 
 
 def find_published(name: str, weights: str | Path | None, argument: str = "weights") -> Published | None:
-    """The published weights that `weights` names for a network; None where it is None or a file.
+    """Return the published weights that an argument names; None for None and for a file.
 
     Args:
-        name: of a network without blocks.
-        weights: "pretrained" for what the library itself takes (torchvision's DEFAULT, the first tag of timm), or the
-            name of one version: IMAGENET1K_V1, or a tag of timm such as a1_in1k.
-        argument: what the user gave the weights as.
+        name: of a base model.
+        weights: "pretrained" for the library's own choice (torchvision's DEFAULT, the first tag of timm), or the name
+            of one version: IMAGENET1K_V1, or a tag of timm such as a1_in1k.
+        argument: name of the argument, for errors.
 
     Raises:
-        UserError: none are published for this network, or none of that name and there is no such file.
+        UserError: no weights are published for this network, or none of that name and no such file exists.
     """
     text = "" if weights is None else str(weights)
     if not text or (text != PRETRAINED and _is_path(text)):
@@ -73,7 +73,7 @@ def find_published(name: str, weights: str | Path | None, argument: str = "weigh
 
 
 def published_versions(name: str) -> tuple[str, list[str]]:
-    """The library of a network without blocks, and the names of its published weights, the library's choice first."""
+    """Return the library of the base model `name` and the names of its published weights, the default first."""
     library, plain = name.rpartition("/")[0], _plain(name)
     if library == "torchvision" or name in BASE_MODELS or is_detector(plain):
         return "torchvision", _torchvision_versions(plain)
@@ -85,14 +85,19 @@ def published_versions(name: str) -> tuple[str, list[str]]:
 
 
 def torchvision_weights(name: str, version: str) -> Any:
-    """The member of torchvision's enumeration, which has `transforms` and `url`."""
+    """Return the member of torchvision's weights enumeration, which has `transforms` and `url`.
+
+    Args:
+        name: of the network.
+        version: name of the weights.
+    """
     import torchvision.models
 
     return torchvision.models.get_model_weights(name)[version]
 
 
 def timm_config(published: Published) -> "PretrainedCfg":
-    """What timm says of the weights: file, preprocessing, classes."""
+    """Return timm's configuration of `published`: file, preprocessing, classes."""
     import timm
 
     config = timm.get_pretrained_cfg(f"{published.network}.{published.version}".rstrip("."))
@@ -102,7 +107,7 @@ def timm_config(published: Published) -> "PretrainedCfg":
 
 
 def published_file(published: Published) -> Path | None:
-    """The file of the weights in the cache of its library, None where it is not there."""
+    """Return the cached file of `published`, None if it is not in the cache."""
     import torch
 
     hub = Path(torch.hub.get_dir(), "checkpoints")
@@ -120,12 +125,12 @@ def published_file(published: Published) -> Path | None:
 
 
 def read_published(published: Published, argument: str, image_size: int | None = None) -> dict[str, Tensor]:
-    """The tensors of the weights, by the names of their library's network: from its cache, else from the network.
+    """Return the published tensors by the keys of their library's network, from the cache or the internet.
 
     Args:
-        published: which.
-        argument: what the user gave them as, for errors.
-        image_size: side of the images in pixels, where timm is to resize position embeddings.
+        published: the weights.
+        argument: name of the user's argument, for errors.
+        image_size: side of the images in pixels, for timm to resize position embeddings.
 
     Raises:
         UserError: they are not in the cache, and their server cannot be reached.

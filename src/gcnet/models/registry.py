@@ -1,4 +1,4 @@
-"""Model registry: resolves names to a backbone and the placement of its blocks."""
+"""Model registry: resolves names to a base model and the placement of its blocks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -102,15 +102,17 @@ _SMALL_STAGES = {
 
 
 def list_models() -> list[str]:
-    """The classifiers with names of our own, plain and with the blocks of GCNet's paper.
+    """Return the names of the classifiers of this package, plain and with the blocks of the GCNet paper.
 
-    The name of every other block is a prefix, too (`eca_resnet50`); timm's and torchvision's networks come on top.
+    Names of other blocks are prefixes, too (`eca_resnet50`); classifiers of timm and torchvision are valid as well.
     """
     return [prefix + host for host in BASE_MODELS for prefix in ("", *_LISTED)]
 
 
 def list_detectors() -> list[str]:
-    """The detectors, plain and with the blocks of GCNet's paper; every other block's name is a prefix, too."""
+    """Return the names of the detectors, plain and with the blocks of the GCNet paper; other block names are prefixes,
+    too.
+    """
     return [
         kind + prefix + name.removeprefix(kind)
         for name in _DETECTORS
@@ -121,35 +123,38 @@ def list_detectors() -> list[str]:
 
 
 def is_detector(name: str) -> bool:
-    """Whether a network's name is that of a detector."""
+    """Whether `name` is the name of a detector."""
     return name.startswith(_DETECTOR_KINDS)
 
 
 def has_masks(name: str) -> bool:
-    """Whether a detector, by its name, predicts masks beside boxes."""
+    """Whether the detector called `name` predicts masks."""
     return is_detector(name) and not name.startswith(_FASTER)
 
 
 def without_masks(name: str) -> str:
-    """The detector of boxes only on the same network: `mask_rcnn_resnet50` -> `faster_rcnn_resnet50`."""
+    """Return the name of the detector `name` without masks: `mask_rcnn_resnet50` -> `faster_rcnn_resnet50`."""
     kind = next(kind for kind in (_CASCADE, _MASK, _FASTER) if name.startswith(kind))
     return _FASTER + name.removeprefix(kind)
 
 
 def default_classes(base_name: str) -> int:
-    """The number of classes that a network has unless told otherwise."""
+    """Return the default number of classes of the network `base_name`."""
     return 80 if is_detector(base_name) else _CLASSES.get(base_name, 1000)
 
 
 def small_input(base_name: str) -> int | None:
-    """Side in pixels of the images that a network for small images is made for; None for any other network."""
+    """Return the image size in pixels of the network `base_name` if it is for small images; else None."""
     return next((side for start, side in _SMALL_INPUTS.items() if base_name.startswith(start)), None)
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """`gc_resnet50` -> (`gc_`, `resnet50`), `mask_rcnn_gc_resnet50` -> (`gc_`, `mask_rcnn_resnet50`).
+    """Split a block prefix from `name`: `gc_resnet50` -> (`gc_`, `resnet50`).
 
-    The prefix is empty for every other name.
+    Likewise `mask_rcnn_gc_resnet50` -> (`gc_`, `mask_rcnn_resnet50`); the prefix of any other name is empty.
+
+    Returns:
+        Prefix and name of the base model.
     """
     kind = next((kind for kind in _DETECTOR_KINDS if name.startswith(kind)), "")
     for prefix in _prefixes():
@@ -165,15 +170,19 @@ def _prefixes() -> dict[str, str]:
 
 
 def backbone_name(base_name: str) -> str:
-    """The classifier that a detector stands on; of any other network the name itself."""
+    """Return the classifier that the detector `base_name` is built on; other names are returned unchanged."""
     return _DETECTORS[base_name][0] if base_name in _DETECTORS else base_name
 
 
 def detector_options(base_name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of `build_mask_rcnn` for a detector, checked, their sequences as tuples.
+    """Return validated options of `build_mask_rcnn`, sequences as tuples.
+
+    Args:
+        base_name: name of a detector.
+        options: values by name.
 
     Raises:
-        UserError: the network is no detector, an option is unknown, or its value cannot be.
+        UserError: not a detector, an unknown option, or an invalid value.
     """
     if not is_detector(base_name):
         proposal = nearest(_DETECTOR_KINDS[0] + base_name, list_detectors())
@@ -185,7 +194,12 @@ def detector_options(base_name: str, options: Mapping[str, Any]) -> dict[str, An
 
 
 def published_placement(prefix: str, base_name: str) -> dict[str, Any]:
-    """Arguments of `insert` that a prefix stands for in a host."""
+    """Return the arguments of `insert` that a prefix stands for.
+
+    Args:
+        prefix: such as `gc_`.
+        base_name: name of the base model.
+    """
     block = _prefixes().get(prefix)
     if block is None:
         return {}
@@ -199,16 +213,19 @@ def published_placement(prefix: str, base_name: str) -> dict[str, Any]:
 def build_base_model(
     name: str, num_classes: int | None, detector: Mapping[str, Any] | None = None, image_size: int | None = None
 ) -> nn.Module:
-    """A plain network by name, with fresh weights.
+    """Build a network without blocks by name, with fresh weights.
 
     Args:
-        name: of the network without blocks.
-        num_classes: length of the logits; None for the usual one.
+        name: of the network.
+        num_classes: number of classes; None for the default.
         detector: options of `build_mask_rcnn`.
-        image_size: side in pixels that networks which are made for one size (ViT, Swin, ...) are built for.
+        image_size: image size in pixels of networks that are built for one size (ViT, Swin, ...).
+
+    Returns:
+        The network.
 
     Raises:
-        UserError: the name is unknown, or the network cannot be built for this size.
+        UserError: unknown name, or a network that cannot be built for this size.
     """
     classes = num_classes or default_classes(name)
     if classes > _MOST_CLASSES:

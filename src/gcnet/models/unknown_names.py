@@ -1,4 +1,4 @@
-"""Errors for unknown model names, with what was probably meant."""
+"""Errors for unknown model names, with the most likely intended name."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +12,16 @@ _RUN_WEIGHTS = Path("weights/best.safetensors")
 
 
 def unknown_model(name: str, *, own: Sequence[str], detectors: Sequence[str], prefixes: Mapping[str, str]) -> UserError:
-    """The error for a name that neither we nor timm nor torchvision have.
+    """Create the error for a name that neither this package nor timm nor torchvision knows.
 
     Args:
-        name: what was given as the name of a network; it may be a file or a folder.
-        own: the names of our classifiers.
-        detectors: the names of our detectors.
-        prefixes: the blocks that prefixes of our names stand for ("gc" of "gc_").
+        name: the name given; it may be a file or a folder.
+        own: names of the classifiers of this package.
+        detectors: names of the detectors.
+        prefixes: blocks by prefix ("gc" of "gc_").
+
+    Returns:
+        The error.
     """
     path = Path(name)
     if os.path.exists(name):  # not the method of Path, which raises for names that are too long
@@ -52,7 +55,7 @@ def unknown_model(name: str, *, own: Sequence[str], detectors: Sequence[str], pr
 
 
 def unknown_tag(name: str) -> UserError:
-    """The error for a network of timm with weights ("resnet50.TAG") that timm does not have."""
+    """Return the error for a timm network `name` with unknown pretrained weights ("resnet50.TAG")."""
     if os.path.exists(name):
         return _existing(Path(name))
     if Path(name).suffix in _WEIGHT_SUFFIXES:

@@ -1,4 +1,4 @@
-"""Loads weights into networks with blocks, and classifier weights into a detector's backbone."""
+"""Loads weights into networks with blocks, and classifier weights into the backbone of a detector."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -23,15 +23,15 @@ _OFFSETS = ".conv_offset."
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What was loaded into a network.
+    """Summary of weights loaded into a network.
 
     Attributes:
         origin: the file, or the published weights ("torchvision resnet50 IMAGENET1K_V2").
-        tensors: how many were loaded.
-        head: in words, why layers of the classifier are initialized anew; empty where they were loaded.
-        new_layers: names of the layers that are initialized anew.
-        new_blocks: how many tensors of inserted blocks the weights do not have.
-        notes: what was taken off the weights' names or left out, in words.
+        tensors: number of loaded tensors.
+        head: why layers of the classifier are newly initialized; empty if they were loaded.
+        new_layers: names of newly initialized layers.
+        new_blocks: number of tensors of inserted blocks that the weights lack.
+        notes: removed prefixes and skipped tensors, in words.
     """
 
     origin: str
@@ -51,7 +51,7 @@ class LoadedWeights:
 
 
 def loaded_weights(model: nn.Module) -> LoadedWeights | None:
-    """What `create_model` loaded into a network, None for one without weights."""
+    """Return the summary of the weights that `create_model` loaded into `model`, None without weights."""
     return vars(model).get("loaded_weights")
 
 
@@ -63,20 +63,23 @@ def load_weights(
     *,
     base_options: Mapping[str, Any] | None = None,
 ) -> LoadedWeights:
-    """Load weights of the host or of the whole network.
+    """Load weights of the base model or of the whole network.
 
-    Layers whose shape depends on the number of classes are initialized anew, all of them, where the weights are for
-    another number or lack them; so are blocks where the weights have none.
+    Layers whose shape depends on the number of classes are newly initialized, all of them, if the weights have another
+    number of classes or lack them; so are blocks if the weights have none.
 
     Args:
         model: the network, with its blocks.
         source: a file, "pretrained", or the name of published weights.
-        base_name: of the network without its blocks.
-        base_keys: names of the weights of the network without its blocks.
-        base_options: of `build_base_model`, beside name and classes.
+        base_name: name of the base model.
+        base_keys: state-dict keys of the base model.
+        base_options: options of `build_base_model`, beside name and classes.
+
+    Returns:
+        A summary.
 
     Raises:
-        UserError: the weights cannot be had, or do not fit. The model is then unchanged.
+        UserError: unavailable weights, or weights that do not fit. The model is then unchanged.
     """
     options = dict(base_options or {})
     weights = read_weights(source, base_name, argument="weights", image_size=options.get("image_size"))
@@ -103,17 +106,20 @@ def load_weights(
 
 
 def load_backbone(model: nn.Module, source: str | Path, classifier: str) -> LoadedWeights:
-    """Load a classifier's weights, but for its head, into the layers that a detector took over.
+    """Load the weights of a classifier, without its head, into the backbone of a detector.
 
-    Offsets of deformable convolutions stay as they are; so do blocks, where the file has none.
+    Offsets of deformable convolutions stay, as do blocks if the file has none.
 
     Args:
         model: a detector.
-        source: a file of ours, torchvision's or timm's, "pretrained", or the name of published weights.
+        source: a file of this package, torchvision or timm, "pretrained", or the name of published weights.
         classifier: name of the plain classifier.
 
+    Returns:
+        A summary.
+
     Raises:
-        UserError: the weights cannot be had, or do not fit. The model is then unchanged.
+        UserError: unavailable weights, or weights that do not fit. The model is then unchanged.
     """
     weights = read_weights(source, classifier, argument="backbone_weights")
     body = model.get_submodule("backbone.body")
@@ -135,10 +141,16 @@ def load_backbone(model: nn.Module, source: str | Path, classifier: str) -> Load
 
 
 def read_weights(source: str | Path, base_name: str, *, argument: str, image_size: int | None = None) -> WeightFile:
-    """Weights by name, of a file or published; `argument` is what the user gave them as.
+    """Return the weights of a file, or published ones.
+
+    Args:
+        source: a file, "pretrained", or the name of published weights.
+        base_name: name of the base model.
+        argument: name of the user's argument, for errors.
+        image_size: image size in pixels, to resize position embeddings of timm.
 
     Raises:
-        UserError: the file cannot be read, or the weights cannot be had.
+        UserError: the file cannot be read, or the weights are unavailable.
     """
     published = find_published(base_name, source, argument)
     if published is None:

@@ -1,4 +1,4 @@
-"""The ResNets for 32-pixel images (arXiv 1512.03385, section 4.2), with parameter-free shortcuts (option A)."""
+"""ResNets for 32-pixel images (arXiv 1512.03385, section 4.2), with parameter-free shortcuts (option A)."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from gcnet.insertion.residual_blocks.position import Positioned
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which subsamples and pads channels with zeros where the shape changes.
+    """Two 3x3 convolutions and a shortcut, which subsamples and zero-pads channels if the shape changes.
 
     Args:
         in_channels: channels of the input.
@@ -26,7 +26,7 @@ class BasicBlock(nn.Module):
         self.added_channels = channels - in_channels
 
     def shortcut(self, x: Float[Tensor, "n c_in h w"]) -> Float[Tensor, "n c_out h_out w_out"]:
-        """The input at every `stride`-th pixel, with zero channels on both sides up to the output's channels."""
+        """Return every `stride`-th pixel of `x`, with zero channels on both sides."""
         if self.stride == 1 and self.added_channels == 0:
             return x
         before = self.added_channels // 2
@@ -40,13 +40,13 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Three stages of 16, 32 and 64 channels, of (depth - 2) / 6 basic blocks each, then the mean and a linear layer.
+    """Three stages of 16, 32 and 64 channels with (depth - 2) / 6 basic blocks each, average pooling, linear layer.
 
     Images are (N, 3, H, W) float, logits (N, num_classes).
 
     Args:
         depth: 20, 32, 44, 56 or 110 in the paper.
-        num_classes: length of the logits.
+        num_classes: number of classes.
     """
 
     def __init__(self, depth: int, num_classes: int = 10) -> None:

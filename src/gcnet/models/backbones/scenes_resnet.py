@@ -1,4 +1,4 @@
-"""Small network for generated scenes; its receptive field is smaller than the distance the classes depend on."""
+"""Small network for generated scenes, with a receptive field smaller than the distance between objects."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,12 +18,12 @@ class SceneBottleneck(Bottleneck):
 
 
 class ScenesResNet(nn.Module):
-    """Two strided convolutions, one stage of three bottlenecks at a quarter of the size, the mean and a linear layer.
+    """Two strided convolutions, one stage of three bottlenecks at stride 4, average pooling and a linear layer.
 
     Images are (N, 3, H, W) float, logits (N, num_classes).
 
     Args:
-        num_classes: length of the logits.
+        num_classes: number of classes.
     """
 
     def __init__(self, num_classes: int = 6) -> None:

@@ -269,27 +269,27 @@ def test_weights_of_another_number_of_channels_are_refused_with_both_shapes(case
 
 def test_mode_that_the_keys_leave_open_is_asked_for() -> None:
     weights = NonLocal2d(23, mode="dot_product").state_dict()
-    with pytest.raises(UserError, match="both modes embedded_gaussian and dot_product: give mode"):
+    with pytest.raises(UserError, match="both modes embedded_gaussian and dot_product: give `mode`"):
         infer_block(weights, "mmcv_non_local", 23)
 
 
 def test_mode_that_contradicts_the_keys_is_refused() -> None:
     weights = NonLocal2d(23, mode="gaussian").state_dict()
-    with pytest.raises(UserError, match="mode dot_product contradicts the keys, which are those of gaussian"):
+    with pytest.raises(UserError, match="`mode=dot_product` contradicts the keys, which fit gaussian"):
         infer_block(weights, "mmcv_non_local", 23, mode="dot_product")
     with pytest.raises(UserError, match='unknown mode "gausian"; did you mean "gaussian"'):
         infer_block(weights, "mmcv_non_local", 23, mode="gausian")
 
 
 def test_scaling_is_asked_for_only_where_it_acts() -> None:
-    with pytest.raises(UserError, match="use_scale belongs to mode embedded_gaussian, found it with dot_product"):
+    with pytest.raises(UserError, match="`use_scale` needs mode embedded_gaussian, found dot_product"):
         infer_block(NonLocal2d(23).state_dict(), "mmcv_non_local", 23, mode="dot_product", use_scale=True)
-    with pytest.raises(UserError, match="belong to mmcv_non_local weights, found them with timm_se"):
+    with pytest.raises(UserError, match="are options of mmcv_non_local weights, found timm_se"):
         infer_block(SEModule(46).state_dict(), "timm_se", 46, use_scale=True)
 
 
 def test_bottleneck_of_one_channel_is_refused_as_in_a_block_of_ours() -> None:
-    with pytest.raises(UserError, match="LayerNorm over one is constant"):
+    with pytest.raises(UserError, match="LayerNorm of one is constant"):
         infer_block(MmcvContextBlock(46, 1 / 46).state_dict(), "mmcv_context", 46)
 
 

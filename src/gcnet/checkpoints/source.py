@@ -1,0 +1,135 @@
+"""A weight source: key tables from another library's block to ours, and the block that weights belong to."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+class WrongShape(Exception):
+    """A tensor does not have the shape of its key; the text is the expected shape."""
+
+
+def kernel(tensor: Tensor) -> Tensor:
+    """Return the kernel `tensor` (out, in, 1, ...), with 1, 2 or 3 spatial axes, as a matrix (out, in).
+
+    Raises:
+        WrongShape: another shape.
+    """
+    if tensor.dim() not in (3, 4, 5) or any(side != 1 for side in tensor.shape[2:]):
+        raise WrongShape("(out, in, 1), (out, in, 1, 1) or (out, in, 1, 1, 1)")
+    return tensor.reshape(tensor.shape[:2])
+
+
+def vector(tensor: Tensor) -> Tensor:
+    """Return `tensor` (channels,) unchanged.
+
+    Raises:
+        WrongShape: another shape.
+    """
+    if tensor.dim() != 1:
+        raise WrongShape("(channels,)")
+    return tensor
+
+
+def layer_norm(tensor: Tensor) -> Tensor:
+    """Return `tensor` (P, 1, 1), of a LayerNorm over all axes of a pooled map, as (P,).
+
+    Raises:
+        WrongShape: another shape.
+    """
+    if tensor.dim() != 3 or tensor.shape[1:] != (1, 1):
+        raise WrongShape("(channels, 1, 1)")
+    return tensor.reshape(-1)
+
+
+def query_then_key(tensor: Tensor) -> Tensor:
+    """Return `tensor` (1, 2 D, 1, 1), the score weights of query and key concatenated, as (2, D).
+
+    Raises:
+        WrongShape: another shape.
+    """
+    if tensor.dim() != 4 or tensor.shape[0] != 1 or tensor.shape[1] % 2 or tensor.shape[2:] != (1, 1):
+        raise WrongShape("(1, 2 x channels, 1, 1)")
+    return tensor.reshape(2, -1)
+
+
+def scalar(tensor: Tensor) -> Tensor:
+    """Return `tensor` () unchanged.
+
+    Raises:
+        WrongShape: another shape.
+    """
+    if tensor.dim() != 0:
+        raise WrongShape("()")
+    return tensor
+
+
+Table = dict[str, tuple[str, Callable[[Tensor], Tensor]]]
+"""Source key -> our key, and the function that reshapes the tensor."""
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """The weights of one block of another library.
+
+    Attributes:
+        state_dict: by the keys of the source.
+        converted: by our keys, in our shapes.
+        channels: C of the maps.
+        mode: mmcv's mode of a non-local block, None if not given.
+        use_scale: mmcv's option of that name, None if not given.
+    """
+
+    state_dict: Mapping[str, Tensor]
+    converted: Mapping[str, Tensor]
+    channels: int
+    mode: str | None = None
+    use_scale: bool | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A block class of another library.
+
+    Attributes:
+        tables: groups of key tables; the keys of a block are one table from each group.
+        describe: name and options of our block for given weights.
+        has_modes: whether keys do not determine the block, so that `mode` and `use_scale` are needed.
+    """
+
+    tables: tuple[tuple[Table, ...], ...]
+    describe: Callable[[BlockWeights], tuple[str, dict[str, Any]]]
+    has_modes: bool = False
+
+
+def describe_se(weights: BlockWeights) -> tuple[str, dict[str, Any]]:
+    """Return name and options of the squeeze-and-excitation block of `weights`."""
+    return "se", {"ratio": weights.channels / weights.converted["scale.transform.reduce.weight"].shape[0]}
+
+
+def describe_gc(weights: BlockWeights, *, norm_eps: float) -> tuple[str, dict[str, Any]]:
+    """Return name and options of the global context block of given weights.
+
+    Args:
+        weights: the weights.
+        norm_eps: epsilon of the LayerNorm of the source.
+    """
+    fusions = [name for name in ("add", "scale") if f"{name}.transform.reduce.weight" in weights.converted]
+    width = weights.converted[f"{fusions[0]}.transform.reduce.weight"].shape[0]
+    return "gc", {
+        "ratio": weights.channels / width,
+        "pooling": "attention" if "context.key.weight" in weights.converted else "average",
+        "fusion": "both" if len(fusions) == 2 else fusions[0],
+        "norm_eps": norm_eps,
+    }
+
+
+SE_TABLE: Table = {
+    "fc1.weight": ("scale.transform.reduce.weight", kernel),
+    "fc1.bias": ("scale.transform.reduce.bias", vector),
+    "fc2.weight": ("scale.transform.expand.weight", kernel),
+    "fc2.bias": ("scale.transform.expand.bias", vector),
+}
+"""Keys of the squeeze-and-excitation blocks of timm and torchvision."""
