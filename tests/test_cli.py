@@ -195,7 +195,7 @@ def test_a_mistyped_verb_gets_the_nearest_one(
         ("model=gc --model gc", 'unexpected argument "model=gc"; did you mean "--model gc"?'),
         ("--model gc --optimizer adam", 'unknown --optimizer "adam"; did you mean "adamw"? valid: adamw, sgd'),
         ("--model gc --epochs 0 --sede 1", 'unknown flag "--sede"; gcnet train --help-all lists all flags'),
-        ("", "gcnet train needs --model, which takes a value"),
+        ("", "gcnet train needs --model MODEL: which"),
         ("--model", "--model takes a value, found nothing"),
         ("--model gc --epochs many", '--epochs takes a whole number, found "many"'),
         ("--model gc --epochs=2.5", '--epochs takes a whole number, found "2.5"'),

@@ -61,4 +61,4 @@ def test_the_command_writes_a_folder_of_the_name(
     assert capsys.readouterr().out == "wrote 32 generated images to coco\n"
     assert (tmp_path / "coco" / "annotations" / "instances_train.json").is_file()
     assert cli.main(["sample-data"]) == 2
-    assert "gcnet sample-data needs KIND: photos" in capsys.readouterr().err
+    assert "gcnet sample-data needs {photos,coco}: photos" in capsys.readouterr().err

@@ -30,7 +30,7 @@ COMMANDS = {
     "blocks": "list blocks with parts, parameters and options",
 }
 
-# What the processes of torchrun do together; of every other command the first one does all.
+# Commands that run in all processes of torchrun; the others run in the first one only.
 PARALLEL = ("train", "evaluate", "compare", "reproduce")
 
 EXIT_OK = 0
@@ -52,7 +52,7 @@ EXIT_CODES = {
 }
 
 
-# Refused by the system, not asked wrongly: full disks, limits on files and processes, failing hardware.
+# Errors of the system rather than of usage: full disks, limits on files and processes, failing hardware.
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO, errno.EROFS)
 _SAVING_MEMORY = ("batch_size", "grad_accumulation", "image_size", "min_size", "precision", "jobs", "workers")
 
@@ -129,7 +129,7 @@ def _report_failure(error: Exception, arguments: Sequence[str]) -> int:
 
 
 def _flags_that_save_memory(command: str) -> list[str]:
-    """Those of the flags of a command with which it needs less memory."""
+    """Flags of a command that reduce its memory."""
     from gcnet.arguments import arguments_of
     from gcnet.cli.parser import flag_of
 
@@ -228,7 +228,7 @@ def _help() -> str:
     commands = "\n".join(f"  {command:{width}}  {summary}" for command, summary in COMMANDS.items())
     return (
         "usage: gcnet COMMAND [OPTIONS]\n\nGlobal context for vision networks.\n\n"
-        f"commands (gcnet COMMAND --help shows the options):\n{commands}\n\n"
+        f"commands (gcnet COMMAND --help shows the usual options, --help-all all of them):\n{commands}\n\n"
         f"options:\n  -h, --help  show this help\n  --version   show the version\n\n{_exit_codes()}"
     )
 

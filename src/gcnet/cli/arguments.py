@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from gcnet.arguments import Argument, arguments_of, settings_from
-from gcnet.cli.parser import build_parser
+from gcnet.cli.parser import build_parser, metavar
 from gcnet.cli.synonyms import FLAGS, VALUE_SYNONYMS, similar_flag
 from gcnet.cli.wording import base_type, flag_of, flags_of, takes
 from gcnet.errors import UserError, nearest, unknown
@@ -39,11 +39,8 @@ def parse(kind: type[S], words: Sequence[str], *, program: str, epilogue: str) -
     if show_all or list(words) == ["help"] or not {"-h", "--help"}.isdisjoint(words):
         parser.print_help()
         return None
-    line = _Line(
-        _model_first(arguments, words),
-        program,
-        {flag: argument for argument in arguments for flag in flags_of(argument)},
-    )
+    flags = {flag: argument for argument in arguments for flag in flags_of(argument)}
+    line = _Line(_model_first(arguments, words), program, flags)
     line.refuse_unknown_flags()
     line.refuse_empty_values()
     try:
@@ -73,9 +70,12 @@ def _model_first(arguments: Sequence[Argument], words: Sequence[str]) -> list[st
         return list(words)
     for index, word in enumerate(words):
         flag, equals, value = word.partition("=")
+        if flag == "--model" and equals:
+            return [value, *words[:index], *words[index + 1 :]]
         if flag == "--model":
-            values, after = ([value], index + 1) if equals else (list(words[index + 1 : index + 2]), index + 2)
-            return [*values, *words[:index], *words[after:]]
+            if words[index + 1 : index + 2] in ([], [""]) or words[index + 1].startswith("--"):
+                raise UserError("--model takes a value, found nothing")
+            return [words[index + 1], *words[:index], *words[index + 2 :]]
     return list(words)
 
 
@@ -115,10 +115,9 @@ class _Line:
         for flag, argument in self.flags.items():
             if argument.default is not MISSING or values.get(argument.name, ()) != ():
                 continue
-            if argument.positional:
-                text = argument.help[:1].lower() + argument.help[1:].rstrip(".")
-                raise UserError(f"{self.program} needs {argument.name.upper()}: {text}")
-            raise UserError(f"{self.program} needs {flag}, which takes {takes(argument)}")
+            name = metavar(argument) if argument.positional else f"{flag} {metavar(argument)}"
+            text = argument.help[:1].lower() + argument.help[1:].rstrip(".")
+            raise UserError(f"{self.program} needs {name}: {text}")
 
     def value(self, argument: Argument, read: Any) -> Any:
         """The value of an argument from its texts."""

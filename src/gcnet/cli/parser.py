@@ -68,11 +68,11 @@ def build_parser(kind: type, arguments: Sequence[Argument], program: str, *, sho
 def _add(group: Any, argument: Argument, text: str) -> None:
     if argument.positional:
         is_many = get_origin(argument.kind) is tuple
-        group.add_argument(argument.name, nargs="*" if is_many else "?", metavar=_metavar(argument), help=text)
+        group.add_argument(argument.name, nargs="*" if is_many else "?", metavar=metavar(argument), help=text)
         return
     flag, kind = flag_of(argument), base_type(argument)
     if kind is not bool:
-        group.add_argument(flag, nargs=_count(kind), metavar=_metavar(argument), help=text)
+        group.add_argument(flag, nargs=_count(kind), metavar=metavar(argument), help=text)
     elif argument.default is False:
         group.add_argument(flag, action="store_true", help=text)
         group.add_argument(f"--no-{flag[2:]}", dest=argument.name, action="store_false", help=SUPPRESS)
@@ -87,13 +87,15 @@ def _count(kind: Any) -> int | str | None:
     return "*" if get_args(kind)[-1] is Ellipsis else len(get_args(kind))
 
 
-def _metavar(argument: Argument) -> str:
+def metavar(argument: Argument) -> str:
+    """The placeholder of a value in the help: N, F, PATH, choices in braces, or the end of the name."""
     kind = base_type(argument)
     if get_origin(kind) is tuple:
         kind = get_args(kind)[0]
     if get_origin(kind) is Literal:
         return "{" + ",".join(map(str, get_args(kind))) + "}"
-    return _METAVARS.get(kind, argument.name.split("_")[-1].upper())
+    name = argument.name.split("_")[-1].upper()
+    return name if argument.positional else _METAVARS.get(kind, name)
 
 
 def _help(argument: Argument) -> str:
@@ -115,7 +117,7 @@ def _value(default: Any) -> str:
 def _usage(arguments: Sequence[Argument], program: str) -> str:
     words = [program]
     for argument in arguments:
-        name = _metavar(argument)
+        name = metavar(argument)
         if argument.positional:
             name = f"{name} ..." if get_origin(argument.kind) is tuple else name
             words.append(name if argument.default is MISSING else f"[{name}]")

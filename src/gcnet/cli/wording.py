@@ -50,12 +50,12 @@ def with_flags(message: str, arguments: Iterable[Argument]) -> str:
 
     Args:
         message: names arguments as in Python: `` `batch_size` ``, or `` `batch_size=8` `` with a value.
-        arguments: of the command. A name that is not among them stays a name.
+        arguments: of the command. Other names, and values without a flag, stay as they are but for the backticks.
 
     Returns:
         The message with `--batch-size`, `--batch-size 8`, and `--no-plots` for `` `plots=False` ``.
     """
-    flags = {argument.name: flag_of(argument) for argument in arguments if not argument.positional}
+    flags = {item.name: flag_of(item) for item in arguments if not item.positional or item.name == "model"}
 
     def shown(match: re.Match[str]) -> str:
         name, value = match[1], match[2]

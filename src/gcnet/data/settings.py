@@ -134,7 +134,7 @@ class DataSettings:
     """Data."""
 
     data: str = "scenes"
-    """Data: scenes or scenes-control (generated), cifar10, cifar100, a folder with train/ and val/, or a CSV.
+    """scenes or scenes-control (generated), cifar10, cifar100, a folder with train/ and val/, or a CSV.
     Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation file."""
     val: str | None = None
     """Validation data, if `data` holds training data only: a folder, CSV or annotation file."""
