@@ -55,7 +55,7 @@ REFUSED = {
     "text_renamed": (lambda: b"no image at all\n" * 9, "not an image"),
     "eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
     "zero_bytes": (lambda: bytes(777), "not an image"),
-    "float_tiff": (lambda: encoded(Image.fromarray(np.ones((5, 7), np.float32)), "TIFF"), "no agreed range"),
+    "float_tiff": (lambda: encoded(Image.fromarray(np.ones((5, 7), np.float32)), "TIFF"), "no defined range"),
 }
 
 

@@ -223,7 +223,7 @@ def test_a_worker_that_hangs_is_found_out_and_ended() -> None:
 
     loader = build_loader(eval_images(Noise(4, act=hang)), EvaluationSampler(4, batch_size=2), 1, timeout=2)
     begin = time.perf_counter()
-    with pytest.raises(LoadingError, match='answered for 2 s, while reading "noise/3.png"'):
+    with pytest.raises(LoadingError, match='responded for 2 s, while reading "noise/3.png"'):
         list(loader)
     del loader
     assert time.perf_counter() - begin < 20

@@ -300,7 +300,7 @@ def _is_deep(mode: str) -> bool:
 
 def _to_rgb(image: Image.Image, path: str | os.PathLike[str], bit_depth: int) -> Image.Image:
     if image.mode == "F":
-        raise ImageError(path, "floating-point pixels have no agreed range")
+        raise ImageError(path, "floating-point pixels have no defined range")
     if _is_deep(image.mode):
         return _from_16_bits(image, path, bit_depth)
     if image.has_transparency_data:
@@ -313,7 +313,7 @@ def _to_rgb(image: Image.Image, path: str | os.PathLike[str], bit_depth: int) ->
 def _from_16_bits(image: Image.Image, path: str | os.PathLike[str], bit_depth: int) -> Image.Image:
     values = np.asarray(image)
     if values.size and (values.min() < 0 or values.max() > 65535):
-        raise ImageError(path, "32-bit pixels have no agreed range")
+        raise ImageError(path, "32-bit pixels have no defined range")
     upper = values.astype(np.int64) >> (bit_depth - 8)
     return Image.fromarray(upper.clip(max=255).astype(np.uint8)).convert("RGB")
 

@@ -179,9 +179,9 @@ class Loader(Generic[B]):
                 advice = describe_shared_memory()
             elif "SIGKILL" in how:
                 advice = "the system may be out of memory: try a smaller `workers` or `batch_size`"
-            return f"a loading process {how} {self._watch.describe(pids)}; {advice}"
+            return f"a data-loader worker {how} {self._watch.describe(pids)}; {advice}"
         if text.startswith(_SILENT_WORKERS):
-            return f"no loading process answered for {self._loader.timeout:g} s, {self._watch.describe()}"
+            return f"no data-loader worker responded for {self._loader.timeout:g} s, {self._watch.describe()}"
         return None
 
     def _end_of(self, pids: Sequence[int]) -> str:

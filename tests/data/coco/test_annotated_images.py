@@ -68,7 +68,7 @@ def test_images_without_objects_can_be_left_out_and_parts_be_taken():
 
 def test_an_image_of_another_size_than_stated_is_refused(tmp_path: Path):
     Image.new("RGB", (10, 8)).save(tmp_path / "full.png")
-    with pytest.raises(ImageError, match="it has 10 x 8 pixels, its annotations are of 8 x 10"):
+    with pytest.raises(ImageError, match="it has 10 x 8 pixels, its annotations have 8 x 10"):
         CocoImages(content(), FolderReader(tmp_path, content()["images"])).read(1)
 
 
@@ -102,7 +102,7 @@ def test_missing_and_ambiguous_files_are_named(tmp_path: Path):
     write(tmp_path)
     (tmp_path / "annotations" / "instances_train2014.json").write_text("{}")
     with pytest.raises(
-        UserError, match=r"found 2: .*instances_train2014.json, .*instances_train2017.json; name one by"
+        UserError, match=r"found 2: .*instances_train2014.json, .*instances_train2017.json; use `data` FILE"
     ):
         open_coco(DataSettings(data=str(tmp_path)))
     (tmp_path / "annotations" / "instances_train2014.json").unlink()

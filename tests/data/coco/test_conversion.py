@@ -177,7 +177,7 @@ def test_a_training_on_other_labels_names_their_conversion(tmp_path: Path, capsy
     for data in (tmp_path, tmp_path / "data.yaml"):
         arguments = ["--data", str(data), "--output", str(tmp_path.with_name(f"{tmp_path.name}-run"))]
         assert main(["train", "--model", "faster_rcnn_cifar_resnet20", *arguments]) == 2
-        assert f"holds YOLO labels: convert them to COCO annotations by gcnet check-data {data} --convert" in (
+        assert f"holds YOLO labels: convert them to COCO annotations with gcnet check-data {data} --convert" in (
             capsys.readouterr().err
         )
 

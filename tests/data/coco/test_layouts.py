@@ -75,7 +75,7 @@ SINGLE = {
 def test_one_annotation_file_is_split_by_image_or_refused(tmp_path: Path, files: dict[str, tuple[str, str]]):
     write_layout(tmp_path, files)
     for data in (tmp_path, tmp_path / next(iter(files))):
-        with pytest.raises(UserError, match=r"training images only: .* `val=FILE`, or .* `val_fraction=0\.2`"):
+        with pytest.raises(UserError, match=r"training images only: use `val=FILE` .*, or .* `val_fraction=0\.2`"):
             open_coco(DataSettings(str(data)))
         train, val = open_coco(DataSettings(str(data), val_fraction=0.4))
         assert sorted(names(train.images) + names(val.images)) == ["0_0.png", "0_1.png", "0_2.png"]
@@ -97,7 +97,7 @@ def test_a_file_of_validation_images_may_be_named(tmp_path: Path):
     write_layout(tmp_path, {"a.json": ("one", ""), "b.json": ("two", "")})
     train, val = open_coco(DataSettings(str(tmp_path / "a.json"), val=str(tmp_path / "b.json")))
     assert (len(train.images), len(val.images)) == (3, 2)
-    with pytest.raises(UserError, match="`val` must be other images than `data`"):
+    with pytest.raises(UserError, match="`val` and `data` must differ"):
         open_coco(DataSettings(str(tmp_path / "a.json"), val=str(tmp_path / "a.json")))
 
 
@@ -148,12 +148,12 @@ def test_images_in_both_splits_are_reported(tmp_path: Path):
     write_json(tmp_path / "train.json", content(shared))
     write_json(tmp_path / "val.json", content(["b.png"]))
     val = open_coco(DataSettings(str(tmp_path)))[1]
-    assert val.reports()[0].startswith("1 of 1 validation images are training images too, such as ")
+    assert val.reports()[0].startswith("1 of 1 validation images are also training images, such as ")
 
 
 def test_a_fraction_beside_validation_data_is_refused(tmp_path: Path):
     write_layout(tmp_path, LAYOUTS["Roboflow"])
-    with pytest.raises(UserError, match="has validation data of its own, .*valid.*: leave out `val_fraction`"):
+    with pytest.raises(UserError, match="has validation data, .*valid.*: omit `val_fraction`"):
         open_coco(DataSettings(str(tmp_path), val_fraction=0.2))
 
 
@@ -191,9 +191,7 @@ def test_annotations_in_deeper_folders_are_named_and_not_taken_for_classes(
 ):
     write_layout(tmp_path, {"task_0/annotations/instances_default.json": ("task_0/images", "")})
     found = re.escape(str(tmp_path / "task_0/annotations/instances_default.json"))
-    with pytest.raises(
-        UserError, match=f"COCO annotations in deeper folders, such as {found}: name them by `data=FILE`"
-    ):
+    with pytest.raises(UserError, match=f"COCO annotations in subfolders, such as {found}: use `data=FILE`"):
         open_coco(DataSettings(str(tmp_path)))
     assert main(["check-data", str(tmp_path)]) == 2
     assert "COCO annotations in deeper folders" in capsys.readouterr().err

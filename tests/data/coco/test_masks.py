@@ -64,14 +64,14 @@ def test_polygons_are_drawn_as_the_coco_api_draws_them(polygons: list[list[float
     [
         ([1, 2], "cover 3 of 6 pixels"),
         ([7, -1], "negative"),
-        ([1.5, 4.5], "neither whole numbers nor text"),
-        ([True, 5], "neither whole numbers nor text"),
-        (None, "neither whole numbers nor text"),
+        ([1.5, 4.5], "neither integers nor text"),
+        ([True, 5], "neither integers nor text"),
+        (None, "neither integers nor text"),
         ("", "cover 0 of 6"),
-        ("1`", "ends within a number"),
-        ("é", "no run lengths"),
-        ("15!", "no run lengths"),
-        ("f" * 300, "ends within a number"),
+        ("1`", "end within a number"),
+        ("é", "invalid characters"),
+        ("15!", "invalid characters"),
+        ("f" * 300, "end within a number"),
     ],
 )
 def test_what_is_no_run_lengths_is_refused(counts: object, sentence: str) -> None:

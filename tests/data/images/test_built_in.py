@@ -54,7 +54,7 @@ def test_an_archive_on_disk_is_read_without_the_network(
 
 def test_without_download_a_missing_archive_is_one_sentence_at_once(tmp_path: Path) -> None:
     begin = time.perf_counter()
-    with pytest.raises(UserError, match="cifar10 is not complete in .*cifar-10-batches-py; .* give `download`"):
+    with pytest.raises(UserError, match="cifar10 is not complete in .*cifar-10-batches-py; .* pass `download`"):
         CifarImages(tmp_path, "cifar10", train=True)
     assert time.perf_counter() - begin < 5
     assert not list(tmp_path.iterdir())

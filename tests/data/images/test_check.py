@@ -110,7 +110,7 @@ def test_imbalance_is_noted_above_ten_to_one_unless_it_is_made_up_for(tmp_path: 
     add_classes(tmp_path, 11, ("dog",))
     add_classes(tmp_path, 1, ("cat",))
     images = FolderImages(tmp_path)
-    assert '11 training images of "dog", 1 of "cat"; --class-weights balanced or' in class_notes(images)[0]
+    assert '11 training images of "dog", 1 of "cat"; use --class-weights balanced or' in class_notes(images)[0]
     assert class_notes(images, balanced=True) == []
     (tmp_path / "dog" / "10.png").unlink()
     assert class_notes(FolderImages(tmp_path)) == []
@@ -125,7 +125,7 @@ def test_the_same_file_in_both_parts_is_noted_also_through_links(tmp_path: Path)
     (tmp_path / "linked").symlink_to(train)
     notes = shared_notes(FolderImages(train), FolderImages(val))
     assert notes == [
-        "1 of 5 validation images are training images too, such as cat/z.png: the accuracy will be too high"
+        "1 of 5 validation images are also training images, such as cat/z.png: accuracy will be overestimated"
     ]
     assert "8 of 8" in shared_notes(FolderImages(train), FolderImages(tmp_path / "linked"))[0]
 
@@ -137,5 +137,5 @@ def test_a_path_in_both_splits_of_a_table_and_a_file_with_two_labels_are_noted(t
     table = tmp_path / "list.csv"
     table.write_text("\n".join(["path,label,split", *rows]))
     notes = shared_notes(CsvImages(table, split="train"), CsvImages(table, split="val"))
-    assert notes[0].startswith("1 of 1 validation images are training images too, such as cat/0.png")
-    assert notes[1] == "2 training images are the same files under different labels, such as cat/3.png"
+    assert notes[0].startswith("1 of 1 validation images are also training images, such as cat/0.png")
+    assert notes[1] == "2 training images are files with several labels, such as cat/3.png"

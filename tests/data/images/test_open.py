@@ -74,7 +74,7 @@ def test_a_folder_gives_both_parts_with_the_same_classes(tmp_path: Path) -> None
 def test_a_class_that_only_validation_has_is_refused(tmp_path: Path) -> None:
     data = make_folder(tmp_path)
     (tmp_path / "val" / "cats").mkdir()
-    with pytest.raises(UserError, match='val: class "cats" is not among the 3 known ones; did you mean "cat"'):
+    with pytest.raises(UserError, match='val: class "cats" is none of the 3 known classes; did you mean "cat"'):
         open_data(DataSettings(data=data))
 
 
@@ -124,7 +124,7 @@ def test_missing_cifar_is_an_error_within_a_second_and_no_look_at_the_network(tm
     import torchvision.datasets  # noqa: F401  its import is not what is timed
 
     begin = time.perf_counter()
-    with pytest.raises(UserError, match="give `download`"):
+    with pytest.raises(UserError, match="pass `download`"):
         open_data(DataSettings(data="cifar10", download_dir=str(tmp_path)))
     assert time.perf_counter() - begin < 1
 
@@ -148,7 +148,7 @@ def test_evaluation_follows_the_class_order_of_the_network(tmp_path: Path) -> No
     source, _ = open_evaluation(settings, classes=("cat", "dog", "bee", "ant"))
     assert source.classes == ("cat", "dog", "bee", "ant")
     assert [source.label(i) for i in range(3)] == [3, 2, 0]
-    with pytest.raises(UserError, match='class "ant" is not among the 2 known ones'):
+    with pytest.raises(UserError, match='class "ant" is none of the 2 known classes'):
         open_evaluation(settings, classes=("bee", "cat"))
     assert [open_evaluation(settings)[0].label(i) for i in range(3)] == [0, 1, 2]
 

@@ -67,12 +67,12 @@ def test_a_path_that_leaves_the_folder_is_refused_with_its_line(outside: str, tm
 REFUSED = {
     "no_header": ("a.png,dog\n", "must name the columns path, label .* found a.png, dog"),
     "empty": ("", "must name the columns path, label .* found an empty file"),
-    "header_only": ("path,label\n", "expected a row for each image"),
+    "header_only": ("path,label\n", "expected a row per image"),
     "empty_label": ("path,label\na.png,dog\nb.png,\n", "line 3: label is empty"),
     "short_row": ("path,label\nb.png\n", "line 2: label is empty"),
     "twice": (
         "path,label\na.png,dog\nb.png,dog\n./a.png,cat\n",
-        'line 4: .* listed already, as "dog" instead of "cat", see .* line 2',
+        'line 4: .* already listed as "dog" instead of "cat", see .* line 2',
     ),
 }
 
@@ -93,7 +93,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 def test_a_label_that_is_not_known_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "path,label\na.png,dgo\n")
-    with pytest.raises(UserError, match='class "dgo" is not among the 2 known ones; did you mean "dog"'):
+    with pytest.raises(UserError, match='class "dgo" is none of the 2 known classes; did you mean "dog"'):
         CsvImages(path, classes=("cat", "dog"))
 
 
@@ -194,7 +194,7 @@ def test_splits_go_by_their_usual_names_and_others_are_counted(tmp_path: Path) -
     assert (images.name(0), len(images.notes)) == ("b.png", 1)
     assert '1 "extra"' in images.notes[0]
     path.write_text("path,label,split\na.png,dog,fold1\n")
-    with pytest.raises(UserError, match='the column "split" must say train, val or test, found fold1'):
+    with pytest.raises(UserError, match='the column "split" must be train, val or test, found fold1'):
         read_splits(path)
 
 

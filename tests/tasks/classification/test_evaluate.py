@@ -97,7 +97,7 @@ def test_labels_follow_the_names_inside_the_model_file_whatever_their_order(
 
 def test_a_class_that_the_model_does_not_know_is_refused_by_name(model_file: Path, val: Path) -> None:
     (val / "val" / "apple").rename(val / "val" / "aple")
-    with pytest.raises(UserError, match=r'"aple" is not among the 3 known ones; did you mean "apple"'):
+    with pytest.raises(UserError, match=r'"aple" is none of the 3 known classes; did you mean "apple"'):
         run(EvaluateSettings(str(model_file), data=str(val), device="cpu"))
 
 

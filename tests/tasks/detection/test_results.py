@@ -97,7 +97,7 @@ MISTAKES = {
     ),
     "a mask that ends early": (
         [{**RESULT, "segmentation": {"size": [64, 64], "counts": "11"}}],
-        r"\(invalid RLE\): its runs cover 2 of 4,096 pixels",
+        r"\(invalid RLE\): runs cover 2 of 4,096 pixels",
     ),
     "a mask that is none": ([{**RESULT, "segmentation": 3}], r"\(unknown segmentation\)"),
     "a line": ([{**RESULT, "segmentation": [[1, 2, 3, 4]]}], r"\(polygon of fewer than three points\): 4 coordinates"),

@@ -165,9 +165,7 @@ class FolderReader:
         """Return what was repaired, a sentence each."""
         notes = [note] if (note := self.paths.note()) else []
         if self._stored:
-            notes.append(
-                "images with an EXIF orientation are not rotated where their annotations are of the stored size"
-            )
+            notes.append("images with an EXIF orientation are not rotated if the annotations have the stored size")
         return notes
 
     def check_sizes(self, entries: Sequence[Entry]) -> None:
@@ -190,7 +188,7 @@ class FolderReader:
                 return
             first = first or f"{printable(entry['file_name'])} {_size_problem(stored, stated)}"
         if first:
-            raise UserError(f"no image has the size that its annotations state: {first}")
+            raise UserError(f"no image has its annotated size: {first}")
 
     def _path(self, entry: Entry) -> str:
         name = entry["file_name"]
@@ -214,8 +212,8 @@ class FolderReader:
 
 def _size_problem(found: tuple[int, int], stated: tuple[int, int]) -> str:
     """Describe a size (width, height) that differs from the annotated one."""
-    swapped = ", as if an EXIF orientation had been lost" if found == stated[::-1] else ""
-    return f"has {found[0]} x {found[1]} pixels, its annotations are of {stated[0]} x {stated[1]}{swapped}"
+    swapped = ", perhaps after losing an EXIF orientation" if found == stated[::-1] else ""
+    return f"has {found[0]} x {found[1]} pixels, its annotations have {stated[0]} x {stated[1]}{swapped}"
 
 
 _LISTED_ISSUES = 3

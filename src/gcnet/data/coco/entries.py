@@ -119,7 +119,7 @@ class ImageEntries:
     def _add(self, image: Entry, identity: int) -> None:
         name = os.path.normpath(image["file_name"])
         if identity in self.by_id:
-            return self._report(image, "repeated image", f"also earlier in the list, with the same id and {name!r:.60}")
+            return self._report(image, "repeated image", f"listed before with the same id and {name!r:.60}")
         if name in self._names:
             return self.drop({**image, "id": identity}, "repeated file name", f"also image {self._names[name]}")
         size = self._size(image)

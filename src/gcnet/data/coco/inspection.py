@@ -193,7 +193,7 @@ def _file_issue(image: Entry, reader: FolderReader) -> tuple[str, str] | None:
         ), f"file_name {image['file_name']!r:.80}: {error.reason}"
     if (width, height) != (image["width"], image["height"]):
         return "image size mismatch", (
-            f"the file has {width} x {height} pixels, the annotations say {image['width']} x {image['height']}"
+            f"the file has {width} x {height} pixels, the annotations have {image['width']} x {image['height']}"
         )
     return None
 

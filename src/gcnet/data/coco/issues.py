@@ -33,14 +33,14 @@ def _skipped(remedy: str) -> IssueKind:
 
 _WITH_IMAGE = _skipped("skip the image and its annotations")
 _ANNOTATION = _skipped("skip the annotation")
-_MASK = _skipped("skip the mask; take the box alone")
+_MASK = _skipped("skip the mask, use the box only")
 
 ISSUE_KINDS: Mapping[str, IssueKind] = {
     "category without id or name": _skipped("skip the category and its annotations"),
     "category id not an integer": _repaired("convert it, or give a new id if it is not a number"),
-    "category name not valid Unicode": _repaired("escape its half characters"),
+    "category name not valid Unicode": _repaired("escape unpaired surrogates"),
     "repeated category id": _skipped("keep the first"),
-    "repeated category name": _repaired("keep the first, and give it the annotations of the others"),
+    "repeated category name": _repaired("keep the first, with the annotations of all"),
     "image without id or file name": _WITH_IMAGE,
     "image id not an integer": _repaired("convert it, or give a new id if it is not a number"),
     "missing image size": _repaired("read it from the image file"),
@@ -64,18 +64,18 @@ ISSUE_KINDS: Mapping[str, IssueKind] = {
     "polygons in another format": _repaired("convert them from fractions to pixels"),
     "boxes in another format": _repaired("convert them to left, top, width, height in pixels"),
     "numbers as text": _repaired("convert them"),
-    "missing bbox": _repaired("take the box of the mask"),
-    "invalid bbox": _repaired("take the box of the mask"),
-    "bbox apart from the mask": _repaired("take the box of the mask"),
+    "missing bbox": _repaired("use the box of the mask"),
+    "invalid bbox": _repaired("use the box of the mask"),
+    "bbox apart from the mask": _repaired("use the box of the mask"),
     "neither bbox nor mask": _ANNOTATION,
-    "bbox outside the image": IssueKind("noted", "evaluation takes it as it is; training skips it"),
-    "bbox over the edge": IssueKind("noted", "evaluation takes it as it is; training clips it"),
-    "bbox unlike the mask": IssueKind("noted", "both are kept"),
+    "bbox outside the image": IssueKind("noted", "unchanged in evaluation, skipped in training"),
+    "bbox over the edge": IssueKind("noted", "unchanged in evaluation, clipped in training"),
+    "bbox unlike the mask": IssueKind("noted", "both kept"),
     "missing iscrowd": _repaired("set it to 0"),
     "iscrowd not an integer": _repaired("convert it"),
     "invalid iscrowd": _repaired("set it to 0"),
     "unknown segmentation": _MASK,
-    "segmentation nested unusually": _repaired("nest it as a list of polygons, or as run lengths alone"),
+    "segmentation nested unusually": _repaired("convert to a list of polygons or to run lengths"),
     "polygon of fewer than three points": _skipped("skip the polygon"),
     "odd number of polygon coordinates": _repaired("drop the last coordinate, as COCO's tools do"),
     "polygon not finite": _skipped("skip the polygon"),
@@ -83,9 +83,9 @@ ISSUE_KINDS: Mapping[str, IssueKind] = {
     "RLE size mismatch": _MASK,
     "invalid RLE": _MASK,
     "RLE numbers not integers": _repaired("convert them"),
-    "mask without pixels": IssueKind("noted", "evaluation takes it as it is; training takes the box alone"),
-    "invalid area": _repaired("take the pixels of the mask, or the area of the box"),
-    "area larger than the bbox": IssueKind("noted", "it is kept"),
+    "mask without pixels": IssueKind("noted", "unchanged in evaluation; training uses the box only"),
+    "invalid area": _repaired("use the area of the mask or box"),
+    "area larger than the bbox": IssueKind("noted", "kept"),
 }
 MASK_ISSUE_KINDS = frozenset(
     {kind for kind, what in ISSUE_KINDS.items() if what is _MASK}

@@ -107,9 +107,7 @@ def missing_annotations_error(layout: AnnotationFiles, split: str) -> UserError:
             f"scenes-control, a folder of images with COCO annotations, or an annotation file (JSON)"
         )
     if not layout.files() and (deeper := find_nested_annotations(folder)):
-        return UserError(
-            f"{printable(folder)} has COCO annotations in deeper folders, such as {deeper}: name them by `data=FILE`"
-        )
+        return UserError(f"{printable(folder)} has COCO annotations in subfolders, such as {deeper}: use `data=FILE`")
     names = [os.fspath(path.relative_to(folder)) for path in layout.files()] or _names(folder)
     listed = ", ".join(map(printable, names[:6])) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
     classes = "; folders of classes train classifiers, such as `model=gc_resnet18`" if _has_classes(folder) else ""
@@ -246,21 +244,21 @@ def split_files(settings: DataSettings) -> tuple[Path, Path | None]:
     if settings.val is not None:
         val = annotation_file(settings.val, "`val`", "val")
         if val.exists() and train.exists() and os.path.samefile(val, train):
-            raise UserError(f"`val` must be other images than `data`, found {printable(val)} for both")
+            raise UserError(f"`val` and `data` must differ, found {printable(val)} for both")
         return train, val
     layout = find_annotation_files(Path(settings.data))
     own = layout.val or layout.test
     if settings.val_fraction is not None:
         if layout.val:
             raise UserError(
-                f"{printable(settings.data)} has validation data of its own, {printable(layout.val[0])}: leave out "
-                f"`val_fraction`, or name the file of the training images by `data`"
+                f"{printable(settings.data)} has validation data, {printable(layout.val[0])}: omit "
+                f"`val_fraction`, or set `data` to the training file"
             )
         return train, None
     if not own:
         raise UserError(
-            f"{printable(train)} has training images only: name a file of validation images by `val=FILE`, or hold "
-            f"out a share of the images by `val_fraction=0.2`"
+            f"{printable(train)} has training images only: use `val=FILE` for validation images, or hold "
+            f"out images with `val_fraction=0.2`"
         )
     return train, _single(own, "`val`")
 
@@ -289,12 +287,12 @@ def annotation_file(data: str, flag: str, split: str) -> Path:
     if not files and (label_format := find_label_format(path)) is not None:
         place = printable(path)
         raise UserError(
-            f"{place} holds {label_format.name}: convert them to COCO annotations by gcnet check-data {place} "
+            f"{place} holds {label_format.name}: convert them to COCO annotations with gcnet check-data {place} "
             "--convert FILE.json"
         )
     if not files and path.is_dir() and (nested := describe_nested_labels(path)):
         raise UserError(
-            f"{printable(path)} holds {nested}: convert that folder by gcnet check-data --convert FILE.json"
+            f"{printable(path)} holds {nested}: convert that folder with gcnet check-data --convert FILE.json"
         )
     if not files:
         raise missing_annotations_error(layout, split)
@@ -310,5 +308,5 @@ def validates_on_test(settings: DataSettings) -> bool:
 def _single(files: Sequence[Path], flag: str) -> Path:
     if len(files) > 1:
         listed = ", ".join(printable(path) for path in files[:4]) + (", ..." if len(files) > 4 else "")
-        raise UserError(f"{flag} needs one annotation file, found {len(files)}: {listed}; name one by {flag} FILE")
+        raise UserError(f"{flag} needs one annotation file, found {len(files)}: {listed}; use {flag} FILE")
     return files[0]

@@ -118,9 +118,9 @@ def run_lengths(counts: object) -> list[int]:
     elif isinstance(counts, list) and all(isinstance(count, int) and not isinstance(count, bool) for count in counts):
         lengths = counts
     else:
-        raise ValueError("its runs are neither whole numbers nor text")
+        raise ValueError("run lengths are neither integers nor text")
     if any(length < 0 for length in lengths):
-        raise ValueError("a run has a negative length")
+        raise ValueError("negative run length")
     return lengths
 
 
@@ -173,22 +173,22 @@ def _polygons_runs(polygons: Sequence[Sequence[float]], height: int, width: int)
 
 def _checked_lengths(counts: object, height: int, width: int) -> list[int]:
     if isinstance(counts, str | list) and len(counts) > 1000 + _LONGEST_NUMBER * height * width:
-        raise ValueError(f"it has {len(counts):,} characters or runs for {height * width:,} pixels")
+        raise ValueError(f"{len(counts):,} characters or runs for {height * width:,} pixels")
     lengths = run_lengths(counts)
     if sum(lengths) != height * width:
-        raise ValueError(f"its runs cover {sum(lengths):,} of {height * width:,} pixels")
+        raise ValueError(f"runs cover {sum(lengths):,} of {height * width:,} pixels")
     return lengths
 
 
 def _numbers(text: str) -> list[int]:
     codes = [ord(character) - 48 for character in text]
     if any(not 0 <= code < 64 for code in codes):
-        raise ValueError("its text holds characters that are no run lengths")
+        raise ValueError("invalid characters in compressed run lengths")
     ends = [0] + [place + 1 for place, code in enumerate(codes) if not code & 0x20]
     if ends[-1] != len(codes):
-        raise ValueError("its text ends within a number")
+        raise ValueError("compressed run lengths end within a number")
     if any(end - start > _LONGEST_NUMBER for start, end in pairwise(ends)):
-        raise ValueError(f"its text holds a number of more than {_LONGEST_NUMBER} characters")
+        raise ValueError(f"a compressed number has more than {_LONGEST_NUMBER} characters")
     return [_number(codes[start:end]) for start, end in pairwise(ends)]
 
 

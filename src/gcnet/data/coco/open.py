@@ -158,7 +158,7 @@ def _check_sizes(reader: FolderReader, entries: Sequence[Entry], file: Path) -> 
     try:
         reader.check_sizes(entries)
     except UserError as error:
-        raise UserError(f"{printable(file)}: {error}; are these its images?") from error
+        raise UserError(f"{printable(file)}: {error}; check `images`") from error
 
 
 def _depth_notes(reader: FolderReader) -> list[str]:
@@ -168,8 +168,8 @@ def _depth_notes(reader: FolderReader) -> list[str]:
     if depth is None or depth == FULL_DEPTH:
         return []
     return [
-        f"16-bit images use {depth} bits (by the largest value of a sample), and detectors read the upper 8 of all 16, "
-        "which makes them dark: convert them to 8 bits"
+        f"16-bit images use {depth} bits (by the largest value of a sample), but detectors read the upper 8 of 16, so "
+        "they appear dark: convert them to 8 bits"
     ]
 
 
@@ -181,8 +181,8 @@ def _box_notes(inspection: Inspection, file: Path) -> list[str]:
     place = printable(file)
     total = len(inspection.clean["annotations"])
     return [
-        f"{unlike:,} of {total:,} objects in {place} have a box unlike the mask's (IoU below 0.5), both kept; gcnet "
-        f"check-data {place} lists them"
+        f"{unlike:,} of {total:,} objects in {place} have a box that does not match the mask (IoU below 0.5); both are "
+        f"kept; gcnet check-data {place} lists them"
     ]
 
 
@@ -240,5 +240,5 @@ def _with_shared(train: CocoSplit, val: CocoSplit) -> CocoSplit:
     both = train.images.files() & val.images.files()
     if not both:
         return val
-    note = f"{len(both):,} of {len(val.images):,} validation images are training images too, such as {min(both)}"
+    note = f"{len(both):,} of {len(val.images):,} validation images are also training images, such as {min(both)}"
     return replace(val, notes=(*val.notes, printable(note)))

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, unquote_plus, urlsplit
 
 from gcnet.errors import printable
 
-OUTSIDE, MISSING, AMBIGUOUS = "its path leaves the image folder", "no such file", "its path fits more than one image"
+OUTSIDE, MISSING, AMBIGUOUS = "path outside of the image folder", "no such file", "path matches several images"
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

@@ -70,7 +70,7 @@ def _open_cifar(root: Path, name: str, train: bool, download: bool) -> Any:
             raise UserError(f"{name} could not be downloaded to {os.path.realpath(root)} ({error})") from error
         raise UserError(
             f"{name} is not complete in {os.path.join(os.path.realpath(root), kind.base_folder)}; "
-            "put it there, or give `download` to fetch it"
+            "copy it there, or pass `download` to download it"
         ) from error
 
 

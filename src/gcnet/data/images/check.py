@@ -34,13 +34,11 @@ def shared_notes(train: ImageSource, val: ImageSource) -> list[str]:
     notes = []
     if shared:
         notes.append(
-            f"{len(shared):,} of {len(val):,} validation images are training images too, such as {shared[0]}: "
-            "the accuracy will be too high"
+            f"{len(shared):,} of {len(val):,} validation images are also training images, such as {shared[0]}: "
+            "accuracy will be overestimated"
         )
     if several:
-        notes.append(
-            f"{len(several):,} training images are the same files under different labels, such as {several[0]}"
-        )
+        notes.append(f"{len(several):,} training images are files with several labels, such as {several[0]}")
     return notes
 
 
@@ -61,13 +59,13 @@ def _resolve(file: str, folders: dict[str, str]) -> str:
 
 
 IMAGE_ISSUE_KINDS: Mapping[str, str] = {
-    "unreadable image": "is skipped in training",
-    "single class": "leaves nothing to learn",
-    "class without images": "is never evaluated",
-    "class without training images": "cannot be learned",
-    "image in several splits": "makes the accuracy too high",
-    "image with several labels": "contradicts itself",
-    "repeated image": "counts more than others",
+    "unreadable image": "skipped in training",
+    "single class": "no training possible",
+    "class without images": "not evaluated",
+    "class without training images": "not trained",
+    "image in several splits": "accuracy is overestimated",
+    "image with several labels": "labels are contradictory",
+    "repeated image": "has a higher weight",
 }
 """Kinds of problems, and what each leads to."""
 
@@ -262,12 +260,10 @@ def class_notes(source: ImageSource, *, balanced: bool = False) -> list[str]:
         rare, frequent = (source.classes[counts.index(count)] for count in (smallest, largest))
         notes.append(
             f'classes are imbalanced: {largest:,} training images of "{frequent}", {smallest:,} of "{rare}"; '
-            "--class-weights balanced or --sampling balanced makes up for it"
+            "use --class-weights balanced or --sampling balanced"
         )
     if unreadable := unreadable_classes(source):
         listed = ", ".join(f'"{name}"' for name in unreadable[:_LISTED])
         more = f" and {len(unreadable) - _LISTED} more" if len(unreadable) > _LISTED else ""
-        notes.append(
-            f"no training image can be read of {'class' if len(unreadable) == 1 else 'classes'} {listed}{more}"
-        )
+        notes.append(f"no readable training image in {'class' if len(unreadable) == 1 else 'classes'} {listed}{more}")
     return notes

@@ -88,7 +88,7 @@ def _repaired(names: Sequence[str], place: object) -> str:
 def _unknown(name: str, known: Sequence[str], classes: Sequence[str], place: object) -> UserError:
     proposal = nearest(name, known)
     lists = "" if proposal else f"; known: {_some(known)}; found: {_some(classes)}"
-    return UserError(f'{place}: class "{name}" is not among the {len(known)} known ones{proposal}{lists}')
+    return UserError(f'{place}: class "{name}" is none of the {len(known)} known classes{proposal}{lists}')
 
 
 def _some(classes: Sequence[str]) -> str:
@@ -127,7 +127,7 @@ class FolderImages(FileImages):
             labels += [label_of[folder]] * len(listing.files)
             skipped += listing.skipped
         if not files:
-            raise UserError(f"found no images in the class folders of {root}{_beside(skipped)}")
+            raise UserError(f"no images in the class folders of {root}{_beside(skipped)}")
         notes = repaired + _skipped_notes(root, skipped, loose_files(root))
         super().__init__(root, files, labels, folders if classes is None else classes, notes=notes)
 
@@ -253,8 +253,8 @@ def _without_classes(root: Path) -> str:
     images = sum(map(has_image_suffix, loose_files(root)))
     if images:
         return (
-            f"{root} holds {images:,} images but no class folders: put the images of each class into a folder of its "
-            "own, or list them in a CSV with the columns path and label"
+            f"{root} holds {images:,} images but no class folders: put the images of each class into a separate "
+            "folder, or list them in a CSV with the columns path and label"
         )
     top = root.parent if split_named(root.name) else root
     return f'no class folders in "{root}"; expected {expected_tree(top)}'
@@ -320,16 +320,16 @@ class FolderLayout:
         """Return a note on folders that belong to no split."""
         names = possible_splits(self.path)
         shown = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
-        return [f"{self.path}: folders that are no split by their name are not used: {shown}"] if names else []
+        return [f"{self.path}: folders without the name of a split are not used: {shown}"] if names else []
 
     def unused_hint(self) -> str:
         """Return the folders that belong to no split, for the end of an error message."""
         names = possible_splits(self.path)
-        return f"; other folders there: {', '.join(names[:_LISTED])}" if names else ""
+        return f"; other folders: {', '.join(names[:_LISTED])}" if names else ""
 
     def split_hint(self) -> str:
         """Return the expected folders, for the end of an error message."""
-        return f"; or lay it out as {expected_tree(self.path)}"
+        return f"; or use the layout {expected_tree(self.path)}"
 
     def _folder(self, split: str | None) -> Path:
         return self.path if split is None else find_splits(self.path)[split]

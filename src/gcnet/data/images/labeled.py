@@ -140,9 +140,7 @@ def open_labeled(settings: DataSettings, split_seed: int) -> tuple[ImageSource, 
         return train, _open_separate(settings.val, settings, train.classes)
     if settings.val_fraction is not None:
         if "val" in splits:
-            raise UserError(
-                f"{settings.data} has validation images already, and `val_fraction` is for data without: leave it out"
-            )
+            raise UserError(f"{settings.data} has validation images; omit `val_fraction`")
         rest, held_out = hold_out(train, settings.val_fraction, split_seed)
         how = f"--val-fraction {settings.val_fraction:g} of every class, seed {split_seed}"
         rest.notes = (*rest.notes, f"{len(held_out):,} of {len(train):,} images are held out for validation ({how})")
@@ -228,12 +226,12 @@ def _open_validation(
     split = next((name for name in _VALIDATION_SPLITS if name in splits), None)
     if split is None:
         raise UserError(
-            f"{settings.data} has no validation images: `val_fraction=0.2` holds out a part of every class, `val` "
+            f"{settings.data} has no validation images: `val_fraction=0.2` holds out images of every class, `val` "
             f"takes their folder or CSV{layout.unused_hint() if splits else ''}{layout.split_hint()}"
         )
     images = _open(layout, settings, split, classes)
     if split == "test":
-        note = f"{settings.data} has no validation images apart from its test images, which are used for validation"
+        note = f"{settings.data} has no validation images; its test images are used for validation"
         images.notes = (*images.notes, note)
     return images
 

@@ -81,7 +81,7 @@ def _walk(folder: str, around: tuple[tuple[int, int], ...]) -> Iterator[str]:
     status = os.stat(folder)
     identity = status.st_dev, status.st_ino
     if identity in around:
-        raise UserError(f"{folder} is a folder around itself, through a symbolic link: remove the link")
+        raise UserError(f"{folder} contains a symbolic link to a parent folder: remove the link")
     for entry in _entries(folder):
         if _is_folder(entry):
             yield from (f"{entry.name}/{name}" for name in _walk(entry.path, (*around, identity)))

@@ -193,8 +193,8 @@ def _open_cifar(settings: DataSettings, split: str) -> CifarImages:
 def _require_classes(settings: DataSettings, train: ImageSource) -> None:
     if len(train.classes) < 2:
         raise UserError(
-            f'a classifier needs at least two classes, and {settings.data} has one, "{train.classes[0]}"; in a folder '
-            "of images each class is a folder of its own"
+            f'a classifier needs at least two classes, found one in {settings.data}, "{train.classes[0]}"; in a folder '
+            "of images each class has a folder"
         )
 
 

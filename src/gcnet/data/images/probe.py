@@ -70,8 +70,8 @@ def unused_depth_note(source: ImageSource, bit_depth: int) -> str | None:
     if used_bits is None or used_bits >= bit_depth:
         return None
     return (
-        f"16-bit images use {used_bits} bits (by the largest value of a sample) and are read as {bit_depth}-bit as in "
-        f"training, which makes them dark; --bit-depth {used_bits} reads their full range"
+        f"16-bit images use {used_bits} bits (by the largest value of a sample) but are read as {bit_depth}-bit as in "
+        f"training, so they appear dark; use --bit-depth {used_bits}"
     )
 
 

@@ -149,7 +149,7 @@ def read_splits(table: str | os.PathLike[str]) -> tuple[str, ...]:
         return ()
     named = {split_named(row.split or "") for row in rows}
     if named == {None}:
-        raise UserError(f'{table}: the column "split" must say train, val or test, found {_shown(rows)}')
+        raise UserError(f'{table}: the column "split" must be train, val or test, found {_shown(rows)}')
     return tuple(split for split in SPLIT_NAMES if split in named)
 
 
@@ -166,7 +166,7 @@ def read_rows(table: str | os.PathLike[str]) -> list[Row]:
         if content.strip():
             check_text(table, content)
         if "\0" in content:
-            raise UserError(f"{table}: cannot be read as a CSV in UTF-8: it holds zero bytes, as UTF-16 does")
+            raise UserError(f"{table}: cannot be read as a CSV in UTF-8: it contains zero bytes, as in UTF-16")
         start = len(content) - len(content.lstrip("\r\n"))
         skipped = len(content[:start].splitlines())
         lines = io.StringIO(content[start:], newline="")
@@ -178,7 +178,7 @@ def read_rows(table: str | os.PathLike[str]) -> list[Row]:
     except (OSError, csv.Error) as error:
         raise UserError(f"{table}: cannot be read as a CSV in UTF-8 ({error})") from error
     if not rows:
-        raise UserError(f"{table}: expected a row for each image, found only the names of the columns")
+        raise UserError(f"{table}: expected a row per image, found column names only")
     return rows
 
 
@@ -257,7 +257,7 @@ def _listed(table: object, rows: Sequence[Row], images: ImageRoot) -> tuple[dict
         first = listed.setdefault(name, row)
         if first.label != row.label:
             raise UserError(
-                f'{place}: "{printable(row.path)}" is listed already, as "{printable(first.label)}" instead of '
+                f'{place}: "{printable(row.path)}" is already listed as "{printable(first.label)}" instead of '
                 f'"{printable(row.label)}", see {table}, line {first.line}'
             )
     _require_some(table, list(listed), images.root)
@@ -271,7 +271,7 @@ def _require_some(table: object, files: Sequence[str], root: Path) -> None:
     if not any((root / name).exists() for name in files):
         raise UserError(
             f"{table}: none of its {len(files):,} images is in the folder {root}, such as {printable(files[0])}; "
-            "`images` takes the folder of the images"
+            "`images` must be the folder of the images"
         )
 
 
