@@ -14,7 +14,6 @@ SOURCE = Path(__file__).parents[1] / "src" / "gcnet"
 PENDING = frozenset(
     {
         *("analysis", "comparison", "tasks", "visualization", "workflows"),
-        *("models", ""),
     }
 )
 FOLDERS = sorted({path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()} - {"cli"} | {""})

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> int:
-    """Run the command line of this process; Ctrl-C while the command itself is imported is one line too."""
+    """Return the exit code of the command line; Ctrl-C during imports is handled, too."""
     try:
         from gcnet.cli import main as run
     except KeyboardInterrupt:

@@ -56,7 +56,7 @@ class Argument:
 
 
 def advanced(default: T) -> T:
-    """A field with this default that only `--help-all` shows."""
+    """Return a field with this default that only `--help-all` shows."""
     return field(default=default, metadata=ADVANCED)
 
 
@@ -97,7 +97,7 @@ def plain_arguments(kind: type[S]) -> Callable[[Callable[..., R]], Callable[...,
 
 
 def settings_from(kind: type[S], values: Mapping[str, Any]) -> S:
-    """Settings with the fields that are given by name, whichever group they are in.
+    """Return settings with the given fields, from any group.
 
     Args:
         kind: dataclass of the settings.
@@ -151,7 +151,12 @@ def _choices(kind: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def has_type(value: Any, kind: Any) -> bool:
-    """Whether a value suits a setting's annotation; a whole number is a float, too, and true is no number."""
+    """Whether a value has the type of an annotation; integers are floats, too, and booleans are not numbers.
+
+    Args:
+        value: the value.
+        kind: the annotation.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (UnionType, Union):
         return any(has_type(value, one) for one in inner)
@@ -166,7 +171,7 @@ def has_type(value: Any, kind: Any) -> bool:
 
 
 def arguments_of(kind: Any) -> Generator[Argument]:
-    """The fields of settings as arguments, with those of groups in the place of the groups."""
+    """Yield the fields of the settings class `kind` as arguments, with the fields of groups instead of the groups."""
     kinds, helps = get_type_hints(kind), _helps(kind)
     for item in fields(kind):
         default, is_advanced = _default(item), bool(item.metadata.get("advanced"))

@@ -1,4 +1,4 @@
-"""Progress bar on a terminal; nothing where the output goes to a file or a pipe."""
+"""Progress bar on a terminal; nothing if the output goes to a file or a pipe."""
 
 import sys
 from collections.abc import Callable, Generator
@@ -7,7 +7,16 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bar(title: str, total: int, *, shown: bool = True) -> Generator[Callable[[int], None]]:
-    """A bar on standard error; the function it yields takes the number of images that were done since its last call."""
+    """Show a progress bar on standard error.
+
+    Args:
+        title: text before the bar.
+        total: number of images.
+        shown: False for no bar.
+
+    Yields:
+        A function that takes the number of images processed since its last call.
+    """
     if not shown or not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -85,7 +85,7 @@ _DETECTORS = ("mask_rcnn_", "cascade_mask_rcnn_")  # names of version 1
 
 
 def new_name(old: str) -> str:
-    """The new name of a setting, or "" where its name is not an old one.
+    """Return the new name of a setting, or "" where its name is not an old one.
 
     Args:
         old: such as "clip_norm", which gives "clip_grad_norm".
@@ -94,7 +94,7 @@ def new_name(old: str) -> str:
 
 
 def new_flag(old: str) -> str:
-    """The new name of a flag, or "" where its name is not an old one.
+    """Return the new name of a flag, or "" where its name is not an old one.
 
     Args:
         old: with dashes, such as "--no-pictures", which gives "--no-plots".
@@ -105,12 +105,17 @@ def new_flag(old: str) -> str:
 
 
 def renamed(old: str, new: str) -> UserError:
-    """The error for an old name of an argument or a flag: "--options is now --block-options"."""
+    """Return the error for an old name of an argument or a flag: "--options is now --block-options".
+
+    Args:
+        old: old name.
+        new: new name.
+    """
     return UserError(f"{old} is now {new}")
 
 
 def upgraded_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A group of settings under the names and with the values of this version.
+    """Return a group of settings under the names and with the values of this version.
 
     Args:
         group: name of the group, a key of `SETTINGS` where names changed.
@@ -122,7 +127,7 @@ def upgraded_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run of version 1, with all groups upgraded.
+    """Return the upgraded settings of a run of version 1.
 
     Args:
         settings: of config.json, group by group.
@@ -135,7 +140,7 @@ def upgraded_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded_metadata(metadata: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """The metadata of a model file or block file in this version's names.
+    """Return the metadata of a model file or block file in this version's names.
 
     Args:
         metadata: as stored, of any version.
@@ -157,7 +162,7 @@ def upgraded_metadata(metadata: Mapping[str, Any], path: str | Path) -> dict[str
 
 
 def upgraded_comparison(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in the compare.json of version 1, upgraded.
+    """Return the upgraded settings of the compare.json of version 1.
 
     Args:
         settings: of the comparison, with the groups as mappings.
@@ -171,7 +176,7 @@ def upgraded_comparison(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded_costs(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The costs and their timing in costs.json and results.json of version 1, upgraded.
+    """Return the costs and their timing in costs.json and results.json of version 1, upgraded.
 
     Args:
         content: with the entries `costs`, by block, and `timing`.
@@ -181,7 +186,7 @@ def upgraded_costs(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of metrics, of any version, under the keys of this version.
+    """Return a row of metrics, of any version, under the keys of this version.
 
     Args:
         row: of metrics.jsonl, a checkpoint or the results of a comparison.
@@ -190,7 +195,7 @@ def upgraded_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed_names(settings: Mapping[str, Any]) -> list[str]:
-    """The settings of a run that have another name in this version, each as "old -> new".
+    """Return the settings of a run that have another name in this version, each as "old -> new".
 
     Args:
         settings: of config.json, group by group.
@@ -225,7 +230,7 @@ def format_version(stored: Mapping[str, Any], path: str | Path) -> int:
 
 
 def is_old(stored: Mapping[str, Any]) -> bool:
-    """Whether the metadata of a file are of an earlier format version."""
+    """Whether the metadata `stored` in a file are of an earlier format version."""
     return stored.get("format_version", 1) < FORMAT_VERSION
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gcnet.analysis.query_independence import Interval, Layer
-from gcnet.analysis.simplification import find_non_local, mean_inputs, shared_weights, simplify, why_kept
+from gcnet.analysis.simplification import find_non_local, mean_inputs, replace_blocks, shared_weights, why_kept
 from gcnet.blocks import build_block
 from gcnet.insertion import context_parameters, insert, insertion_records
 from gcnet.models.backbones.cifar_resnet import CifarResNet
@@ -135,7 +135,7 @@ def test_a_network_with_snl_instead_is_equal_and_a_file_rebuilds_it(mixed: nn.Mo
     images = torch.randn(2, 3, 11, 13, dtype=torch.float64)
     names = ("layer1.0.context", "layer2.1.context")
     before = copy.deepcopy(mixed.state_dict())
-    simplified = simplify(mixed, means_of(mixed, names, images), "snl")
+    simplified = replace_blocks(mixed, means_of(mixed, names, images), "snl")
     with torch.no_grad():
         expected = mixed(images)
         assert_equal_within(simplified(images), expected, torch.float64)
@@ -153,7 +153,7 @@ def test_gc_takes_the_key_and_starts_as_the_identity(mixed: nn.Module) -> None:
     images = torch.randn(2, 3, 11, 13, dtype=torch.float64)
     name = "layer2.1.context"
     means = means_of(mixed, (name,), images)
-    block = simplify(mixed, means, "gc", ratio=4).get_submodule(name)
+    block = replace_blocks(mixed, means, "gc", ratio=4).get_submodule(name)
     x = torch.randn(1, 32, 3, 5, dtype=torch.float64)
     assert torch.equal(block(x), x)
     assert block.get_submodule("add.transform.reduce").weight.shape == (8, 32)
@@ -191,5 +191,5 @@ def test_new_blocks_and_blocks_composed_otherwise_are_kept() -> None:
 def test_a_network_of_ones_own_is_simplified_too() -> None:
     model = CifarResNet(20)
     insert(model, "nl_gaussian", stages=(1,))
-    simplified = simplify(model, {"layer1.0.context": torch.zeros(16, dtype=torch.float64)}, "snl")
+    simplified = replace_blocks(model, {"layer1.0.context": torch.zeros(16, dtype=torch.float64)}, "snl")
     assert set(find_non_local(simplified)) == {"layer1.1.context", "layer1.2.context"}

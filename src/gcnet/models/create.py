@@ -42,28 +42,38 @@ def create_model(
 ) -> nn.Module:
     """Build a classifier, images (N, 3, H, W) float -> logits (N, num_classes), or a detector.
 
-    What a detector maps to what is said at `gcnet.models.detector.mask_rcnn.build_mask_rcnn`.
+    `gcnet.models.detector.mask_rcnn.build_mask_rcnn` documents inputs and outputs of detectors.
 
     Args:
-        name: one of `list_models()`, plain or with a prefix that puts blocks at their published sites (`gc_resnet50`;
-            every block's name is one: `eca_resnet50`); any classifier of timm or torchvision by its own name (timm
-            first; `torchvision/NAME` and `timm/NAME` say which); or a detector (`mask_rcnn_gc_resnet50`,
+        name: one of `list_models()`, plain or with a prefix that inserts blocks at their published sites
+            (`gc_resnet50`; every block name is a prefix: `eca_resnet50`); a classifier of timm or torchvision (timm
+            first; `torchvision/NAME` and `timm/NAME` choose the library); or a detector (`mask_rcnn_gc_resnet50`,
             `cascade_mask_rcnn_gc_resnext101_32x4d_dcn`).
-        num_classes: length of the logits; by default 1000, for CIFAR ResNets 10, for the scenes network 6. Of a
-            detector the classes of objects, without the background; by default COCO's 80.
-        weights: a file (`.safetensors`, or a `torch.save` file of tensors), of the plain network or of the one with
-            blocks; or "pretrained" for the published ones, from the network.
-        block: a block to insert, where the name has no prefix; with the further arguments of `gcnet.insert`.
-        ratio, stages, blocks, position, at, options: as for `gcnet.insert`; they also override a prefix's own.
-        detector: of a detector, options of `build_mask_rcnn`: conventions, norm, norm_eps, box_head, image_size,
-            anchor_sizes, rois_per_image, detections_per_image, fpn_channels, head_width. Model files keep them.
-        backbone_weights: of a detector, instead of `weights`: a classifier's on the same host, for the backbone alone;
-            a file of ours, torchvision's or timm's, or published ones. Blocks that the file lacks stay new.
-        image_size: side in pixels of the images. ViT, Swin and other networks that are made for one size are built for
-            it, and position embeddings of weights are resized; other networks take any size.
+        num_classes: number of classes; by default 1000, for CIFAR ResNets 10, for the scenes network 6; for detectors
+            COCO's 80, without the background.
+        weights: a file (`.safetensors`, or a `torch.save` file of tensors) of the plain network or of the one with
+            blocks; or "pretrained" for published weights.
+        block: a block to insert, if the name has no prefix.
+        ratio, stages, blocks, position, at: as for `gcnet.insert`; they override those of a prefix.
+        detector: options of `build_mask_rcnn`: conventions, norm, norm_eps, box_head, image_size, anchor_sizes,
+            rois_per_image, detections_per_image, fpn_channels, head_width. Model files keep them.
+        backbone_weights: for detectors, instead of `weights`: weights of a classifier with the same backbone, from a
+            file or published. Blocks that they lack stay new.
+        image_size: image size in pixels. ViT, Swin and other networks of one size are built for it, and position
+            embeddings are resized; other networks take any size.
+        **options: further options of the block.
+
+    Returns:
+        The network, with fresh weights unless weights are given, in training mode.
 
     Raises:
-        UserError: an unknown name or option, weights that do not fit, or what `gcnet.insert` refuses.
+        UserError: an unknown name or option, weights that do not fit, or an insertion that `gcnet.insert` refuses.
+
+    Example:
+        >>> import torch
+        >>> model = create_model("gc_cifar_resnet20", num_classes=7)
+        >>> model(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 7])
     """
     _check_arguments(name, num_classes, options)
     prefix, base_name = split_name(name)
