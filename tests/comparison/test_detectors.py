@@ -12,8 +12,8 @@ import gcnet.comparison.measure
 from comparison.small import Listener, small, small_detectors
 from gcnet.cli import main
 from gcnet.comparison.experiment import run_comparison
-from gcnet.comparison.pictures import sample_pictures
 from gcnet.comparison.plan import Variant, check_names, create_variant, plan_trainings, training_settings
+from gcnet.comparison.report import sample_pictures
 from gcnet.comparison.results import read_results
 from gcnet.comparison.settings import CompareSettings
 from gcnet.data.scenes import CATEGORIES, OBJECTS

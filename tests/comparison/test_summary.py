@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from comparison.made_up import made_up, made_up_detectors
-from gcnet.comparison.notes import notes
 from gcnet.comparison.results import CONTROL, Comparison, Run, read_results, to_json
-from gcnet.comparison.summary import conclusion, control_rows, headings, markdown, table_rows, terminal_text
+from gcnet.comparison.summary import conclusion, control_rows, headings, markdown, notes, table_rows, terminal_text
 from gcnet.errors import UserError
 from gcnet.tasks.classification.task import TOP1
 from gcnet.text_files import markdown_table

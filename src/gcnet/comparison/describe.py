@@ -16,7 +16,17 @@ from gcnet.training.settings import TrainSettings
 
 
 def describe_experiment(settings: CompareSettings, images: str, training: TrainSettings, steps: int) -> dict[str, str]:
-    """Data, network and resolved recipe in words; `training` is one of the trainings, with nothing left to presets."""
+    """Describe data, network and resolved recipe.
+
+    Args:
+        settings: of the comparison.
+        images: data in words.
+        training: resolved settings of one training.
+        steps: length of a training.
+
+    Returns:
+        Text by heading.
+    """
     recipe = training.recipe
     return {
         "data": f"{settings.data.data}: {images}",
@@ -59,7 +69,16 @@ def _extras(training: TrainSettings) -> str:
 
 
 def describe_machine(device: str, jobs: int, threads: int) -> dict[str, str]:
-    """Device, threads and versions in words."""
+    """Describe device, threads and versions.
+
+    Args:
+        device: of the trainings.
+        jobs: trainings at a time.
+        threads: CPU threads per training.
+
+    Returns:
+        Text by heading.
+    """
     import torch
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()

@@ -14,9 +14,8 @@ from gcnet.arguments import plain_arguments
 from gcnet.blocks import Builder
 from gcnet.comparison.describe import describe_experiment, describe_machine
 from gcnet.comparison.measure import MeasurementSpec, measure_costs
-from gcnet.comparison.pictures import sample_pictures
 from gcnet.comparison.plan import Variant, Variants, check_names, plan_trainings, training_settings
-from gcnet.comparison.report import write_report
+from gcnet.comparison.report import sample_pictures, write_report
 from gcnet.comparison.results import BASELINE, Comparison, Cost
 from gcnet.comparison.runs import RunContext, run_all
 from gcnet.comparison.settings import CompareSettings
@@ -134,7 +133,7 @@ def _removed_if_new(folder: Path, processes: Processes) -> Generator[None]:
 
 
 def output_folder(settings: CompareSettings) -> Path:
-    """Where a comparison's runs and report are."""
+    """Return the output folder of `settings`."""
     return Path(settings.output or f"runs/compare-{Path(settings.data.data).stem}")
 
 

@@ -50,7 +50,7 @@ class CurveSummary:
 
 
 def render_figure(comparison: Comparison) -> bytes:
-    """Draw scores, learning curves and accuracy against cost into one PNG."""
+    """Return a PNG of `comparison`: scores, learning curves, and accuracy against cost."""
     blocks = comparison.tested()
     rows = max(4.2, _ROW * len(blocks) + 1.6)
     if len(blocks) <= MOST_CURVES:
@@ -73,7 +73,15 @@ def render_figure(comparison: Comparison) -> bytes:
 
 
 def score_svg(comparison: Comparison, setting: str = MAIN) -> str:
-    """Draw the scores of a setting and their differences to the baseline as SVG."""
+    """Draw the scores of a setting and their differences to the baseline.
+
+    Args:
+        comparison: of the blocks.
+        setting: `MAIN` or `CONTROL`.
+
+    Returns:
+        SVG text.
+    """
     figure = Figure(figsize=(9.6, _ROW * len(comparison.tested(setting)) + 1.1), layout="constrained")
     axes = figure.subplots()
     _draw_scores(axes, comparison, (setting,), differences=True)
@@ -83,7 +91,15 @@ def score_svg(comparison: Comparison, setting: str = MAIN) -> str:
 
 
 def curves_svg(comparison: Comparison, setting: str = MAIN) -> str:
-    """Draw the learning curves as SVG; empty if there are fewer than two points."""
+    """Draw the learning curves.
+
+    Args:
+        comparison: of the blocks.
+        setting: `MAIN` or `CONTROL`.
+
+    Returns:
+        SVG text, empty if there are fewer than two points.
+    """
     blocks = comparison.tested(setting)
     if sum(len(curve_summary(comparison, block, setting).epochs) for block in blocks) < 2:
         return ""
@@ -99,13 +115,16 @@ def curves_svg(comparison: Comparison, setting: str = MAIN) -> str:
 
 
 def cost_svg(comparison: Comparison, title: str, values: Mapping[str, float], unit: str) -> str:
-    """Draw one cost of each block as bars from zero, with its ratio to the baseline, as SVG.
+    """Draw one cost of each block as bars from zero, with its ratio to the baseline.
 
     Args:
         comparison: of the blocks.
         title: of the chart.
         values: by block, in `unit`; empty for no chart.
         unit: behind each value.
+
+    Returns:
+        SVG text.
     """
     if not values:
         return ""
@@ -127,7 +146,16 @@ def cost_svg(comparison: Comparison, title: str, values: Mapping[str, float], un
 
 
 def curve_summary(comparison: Comparison, block: str, setting: str = MAIN) -> CurveSummary:
-    """Mean and range of the deciding score over the seeds, at the epochs that all of them were evaluated at."""
+    """Summarize the first score over seeds at their common evaluations.
+
+    Args:
+        comparison: of the blocks.
+        block: its name.
+        setting: `MAIN` or `CONTROL`.
+
+    Returns:
+        Mean and range by epoch.
+    """
     column = comparison.score.column
     runs: list[Run] = comparison.of(block, setting)
     measured = [{point.epoch: 100 * point.scores[column] for point in run.curve} for run in runs]

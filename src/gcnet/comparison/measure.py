@@ -58,9 +58,16 @@ def measure_costs(
     *,
     progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> tuple[dict[str, Cost], dict[str, int]]:
-    """The cost of every block's network, and the batches and repetitions that times and memory were measured with.
+    """Measure the costs of every block.
 
-    `progress` is called with the number of measurements done, that of all, and what is measured next.
+    Args:
+        settings: of the comparison.
+        variants: by block name.
+        spec: conditions.
+        progress: called with finished measurements, their total, and the next measurement in words.
+
+    Returns:
+        Costs by block, and batch sizes and repetitions of times and memory.
     """
     blocks, task = settings.block_names(), task_of(settings.model)
     total = len(blocks) + 2

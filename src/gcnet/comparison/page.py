@@ -5,9 +5,8 @@ from typing import Any
 from markupsafe import Markup
 
 from gcnet.comparison.figures import cost_svg, curves_svg, score_svg
-from gcnet.comparison.notes import notes
 from gcnet.comparison.results import BASELINE, CONTROL, Comparison, Cost
-from gcnet.comparison.summary import conclusion, control_rows, headings, score_headings, table_rows
+from gcnet.comparison.summary import conclusion, control_rows, headings, notes, score_headings, table_rows
 from gcnet.visualization.pages import render_page
 
 _COSTS = (
@@ -19,7 +18,7 @@ _COSTS = (
 
 
 def render_comparison(comparison: Comparison) -> str:
-    """Render the page as HTML text."""
+    """Return the page of `comparison` as HTML text."""
     has_control = bool(comparison.tested(CONTROL))
     return render_page(
         "comparison.html",

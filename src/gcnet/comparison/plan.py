@@ -40,13 +40,19 @@ class Variant:
         return callable(self.block)
 
     def described(self) -> dict[str, Any]:
-        """Itself as plain values; of a builder of the user's own, its name."""
+        """Return the variant as JSON values; a custom builder by its name."""
         block = getattr(self.block, "__name__", repr(self.block)) if self.is_own else self.block
         return {"block": block, "options": list(self.options), **self.placement}
 
 
 def read_variant(text: str) -> Variant:
-    """An entry of `--blocks`: a block's name, and its options behind colons, as in `gc:pooling=average:fusion=scale`.
+    """Read an entry of `blocks`: a name and options, as in `gc:pooling=average:fusion=scale`.
+
+    Args:
+        text: the entry.
+
+    Returns:
+        The variant.
 
     Raises:
         UserError: an unknown block, or an option without a value.
@@ -85,7 +91,14 @@ _CURVE_POINTS = 10
 
 @dataclass(frozen=True)
 class Training:
-    """One training of the comparison; `network` is what `create_model` is told beyond name and classes."""
+    """One training of a comparison.
+
+    Attributes:
+        setting: `MAIN` or `CONTROL`.
+        block: its name.
+        seed: of the training.
+        settings: as for `gcnet.train`.
+    """
 
     setting: str
     block: str
@@ -100,7 +113,15 @@ class Training:
 
 
 def check_names(settings: CompareSettings, variants: Variants) -> None:
-    """Raise UserError for an unknown block or option, and for a network that has a block in its name already."""
+    """Check the blocks, their options and the name of the network.
+
+    Args:
+        settings: of the comparison.
+        variants: by block name.
+
+    Raises:
+        UserError: an unknown block or option, or a network with a block in its name.
+    """
     for name in settings.block_names():
         variant = variant_of(name, variants)
         if variant.block is not None:
@@ -116,12 +137,26 @@ def check_names(settings: CompareSettings, variants: Variants) -> None:
 
 
 def variant_of(name: str, variants: Variants) -> Variant:
-    """What the name stands for: one of `variants`, or a block with its options as `--blocks` takes it."""
+    """Return the variant called `name`: one of `variants`, or a block with options as in `blocks`.
+
+    Args:
+        name: of the block.
+        variants: by block name.
+    """
     return variants[name] if name in variants else read_variant(name)
 
 
 def placement(settings: CompareSettings, name: str, variants: Variants) -> dict[str, Any]:
-    """What `NetworkSettings` is told to put a variant in its place; empty for no block."""
+    """Return arguments of `NetworkSettings` for the block and its insertion sites.
+
+    Args:
+        settings: of the comparison.
+        name: of the block.
+        variants: by block name.
+
+    Returns:
+        Arguments by name, empty for the baseline.
+    """
     variant = variant_of(name, variants)
     block = variant.block
     if block is None:
@@ -136,7 +171,19 @@ def placement(settings: CompareSettings, name: str, variants: Variants) -> dict[
 
 
 def create_variant(settings: CompareSettings, name: str, variants: Variants, num_classes: int) -> "nn.Module":
-    """The network with one block; the host is built first, so that a seed gives it the same weights for every block."""
+    """Build the network with one block.
+
+    The network without blocks is built first, so that it has the same initial weights for every block.
+
+    Args:
+        settings: of the comparison.
+        name: of the block.
+        variants: by block name.
+        num_classes: of the data.
+
+    Returns:
+        The network.
+    """
     if not variant_of(name, variants).is_own:
         return build_network(
             with_defaults(training_settings(settings, name, variants)), num_classes, image_size=settings.data.image_size
@@ -152,7 +199,12 @@ def create_variant(settings: CompareSettings, name: str, variants: Variants, num
 
 
 def data_settings(settings: CompareSettings, setting: str) -> DataSettings:
-    """The images of a setting; scenes are as many as the demonstration needs unless their number is given."""
+    """Return the data settings; by default with as many scenes as the demonstration needs.
+
+    Args:
+        settings: of the comparison.
+        setting: `MAIN` or `CONTROL`.
+    """
     data = settings.data
     if settings.control_data is not None and setting == CONTROL:
         data = replace(data, data=settings.control_data)
@@ -167,7 +219,7 @@ def data_settings(settings: CompareSettings, setting: str) -> DataSettings:
 
 
 def recipe_settings(settings: CompareSettings) -> RecipeSettings:
-    """The recipe: the demonstration's on scenes unless a preset is named, then what is given."""
+    """Return the recipe for `settings`; on scenes by default that of the demonstration."""
     given = settings.recipe_choices()
     is_demo = settings.data.is_generated and "preset" not in given
     recipe = dict(task_of(settings.model).demonstration.recipe) if is_demo else {}
@@ -179,7 +231,16 @@ def recipe_settings(settings: CompareSettings) -> RecipeSettings:
 
 
 def plan_trainings(settings: CompareSettings, *, epochs: float, variants: Variants) -> list[Training]:
-    """All trainings, seed by seed; `epochs` is their length, over which ten evaluations or more are spread."""
+    """List all trainings, seed by seed, with at least ten evaluations each.
+
+    Args:
+        settings: of the comparison.
+        epochs: length of a training.
+        variants: by block name.
+
+    Returns:
+        The trainings.
+    """
     output = OutputSettings(
         save_every_epochs=None,
         save_every_minutes=0.5,
@@ -208,7 +269,19 @@ def training_settings(
     seed: int = 0,
     output: OutputSettings | None = None,
 ) -> TrainSettings:
-    """The settings of one training, as `gcnet train` would take them (a builder of the user's own is only named)."""
+    """Build the settings of one training, as for `gcnet.train`; a custom builder is only named.
+
+    Args:
+        settings: of the comparison.
+        block: its name.
+        variants: by block name.
+        setting: `MAIN` or `CONTROL`.
+        seed: of the training.
+        output: run folder and intervals.
+
+    Returns:
+        The settings.
+    """
     chosen = placement(settings, block, variants)
     if callable(chosen.get("block")):
         chosen["block"] = block

@@ -18,7 +18,13 @@ BASELINE = "none"
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """State of a run after an epoch: mean training loss, and scores on the validation images by column (fractions)."""
+    """State of a run at an evaluation.
+
+    Attributes:
+        epoch: passes over the training images.
+        train_loss: mean training loss since the last evaluation.
+        scores: by column, from 0 to 1, on the validation images.
+    """
 
     epoch: float
     train_loss: float
@@ -27,7 +33,18 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: `setting` is `main` or `control`; `scores` by column are fractions, of the last epoch's weights."""
+    """Result of one training.
+
+    Attributes:
+        setting: `MAIN` or `CONTROL`.
+        block: its name.
+        seed: of the training.
+        scores: by column, from 0 to 1, of the last weights.
+        images: number of evaluated images.
+        skipped: number of images that could not be read.
+        seconds: training time.
+        curve: evaluations during training.
+    """
 
     setting: str
     block: str
@@ -72,7 +89,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Picture:
-    """A validation image as base64 PNG, and the name of its class."""
+    """Validation image of the report.
+
+    Attributes:
+        label: name of its class.
+        png: base64 PNG.
+    """
 
     label: str
     png: str
@@ -80,10 +102,21 @@ class Picture:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that was measured, and under which circumstances.
+    """Results of a comparison and its conditions.
 
-    `about` and `environment` are what a reader needs to judge the numbers: data, model, recipe; device, versions.
-    `timing` says on which batch and with how many repetitions the times were taken.
+    Attributes:
+        model: network without blocks.
+        data: name of the data set.
+        control_data: data of the control setting, or None.
+        blocks: names, in order.
+        seeds: in order.
+        runs: of all blocks, seeds and settings.
+        costs: by block.
+        about: data, model and recipe in words.
+        environment: device and versions in words.
+        timing: batch size and repetitions of the times.
+        created: date and time.
+        pictures: sample of the validation images.
     """
 
     model: str
@@ -110,40 +143,70 @@ class Comparison:
         return self.scores[0]
 
     def of(self, block: str, setting: str = MAIN) -> list[Run]:
-        """The runs of a block in a setting, in the order of their seeds."""
+        """Return the runs of a `block` in a `setting`, in the order of their seeds.
+
+        Args:
+            block: its name.
+            setting: `MAIN` or `CONTROL`.
+        """
         found = [run for run in self.runs if run.block == block and run.setting == setting]
         return sorted(found, key=lambda run: run.seed)
 
     def tested(self, setting: str = MAIN) -> list[str]:
-        """The blocks that were trained in a setting, in the order asked for."""
+        """Return the blocks trained in a `setting`, in order."""
         return [block for block in self.blocks if self.of(block, setting)]
 
     def values(self, block: str, setting: str = MAIN, *, score: Score | None = None) -> list[float]:
-        """A score of each run of a block, as fractions in the order of the seeds; by default the one that decides."""
+        """Return a score of each run of a block, from 0 to 1, in the order of the seeds.
+
+        Args:
+            block: its name.
+            setting: `MAIN` or `CONTROL`.
+            score: default: the first.
+        """
         column = (score or self.score).column
         return [run.scores[column] for run in self.of(block, setting)]
 
     def result(self, block: str, setting: str = MAIN, *, score: Score | None = None) -> Spread:
-        """A score as a fraction, mean and spread over seeds; by default of the one that decides."""
+        """Return mean and spread of a score over seeds, from 0 to 1.
+
+        Args:
+            block: its name.
+            setting: `MAIN` or `CONTROL`.
+            score: default: the first.
+        """
         return spread(self.values(block, setting, score=score))
 
     def difference(self, block: str, setting: str = MAIN) -> PairedDifference | None:
-        """The score of `block` minus that of no block, seed by seed; None for no block, or where that did not run."""
+        """Return the paired difference of the first score to the baseline.
+
+        Args:
+            block: its name.
+            setting: `MAIN` or `CONTROL`.
+
+        Returns:
+            The difference over seeds, None for the baseline or if it was not trained.
+        """
         reference = self.values(BASELINE, setting)
         if block == BASELINE or not reference:
             return None
         return paired_difference(self.values(block, setting), reference)
 
     def image_interval(self, block: str, setting: str = MAIN) -> tuple[float, float]:
-        """What the number of validation images leaves open for the first run of a block, whose score is their share."""
+        """Return the 95 % Wilson interval of the first run of a block, for the number of validation images.
+
+        Args:
+            block: its name.
+            setting: `MAIN` or `CONTROL`.
+        """
         first = self.of(block, setting)[0]
         return wilson_interval(round(first.scores[self.score.column] * first.images), first.images)
 
 
 def to_json(comparison: Comparison) -> str:
-    """All results as JSON text, with derived scores and differences beside the runs for programs that plot them.
+    """Return the results of `comparison` as JSON text, with derived scores and differences.
 
-    A run and a point of its curve have each score under its column: `top1_fraction`, or `segm_AP` and `bbox_AP`.
+    Runs and points of their curves have each score under its column: `top1_fraction`, or `segm_AP` and `bbox_AP`.
     """
     summary = {
         setting: {block: _summary(comparison, block, setting) for block in comparison.tested(setting)}
@@ -154,10 +217,13 @@ def to_json(comparison: Comparison) -> str:
 
 
 def read_results(path: Path) -> Comparison:
-    """Read what `to_json` wrote.
+    """Read results.json of this or an earlier version from `path`.
+
+    Returns:
+        The comparison.
 
     Raises:
-        UserError: the file is missing, is not JSON of a comparison, or was written in another layout.
+        UserError: the file is missing, of another kind, or of a newer version.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -192,12 +258,12 @@ def _require_scores(found: Mapping[str, float], wanted: Sequence[Score]) -> None
 
 
 def run_to_dict(run: Run) -> dict[str, Any]:
-    """A run as plain JSON values, its scores and those of its curve beside their other entries."""
+    """Return `run` as JSON values, with its scores as entries of their own."""
     return _flat(asdict(run)) | {"curve": [_flat(asdict(point)) for point in run.curve]}
 
 
 def run_from_dict(found: Mapping[str, Any]) -> Run:
-    """The run that `run_to_dict` wrote."""
+    """Return the run that `run_to_dict` wrote as `found`, in this or an earlier version."""
     read = _nested(found)
     read["curve"] = tuple(CurvePoint(**_nested(point)) for point in found["curve"])
     return Run(**read)

@@ -32,7 +32,11 @@ _POLL_SECONDS = 1.0
 
 
 class Stopped(Exception):
-    """Raised when SIGINT or SIGTERM ended the comparison; the running trainings have saved checkpoints."""
+    """Raised when SIGINT or SIGTERM ended the comparison; the running trainings have saved checkpoints.
+
+    Args:
+        number: of the signal.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; repeat the command to resume")
@@ -66,7 +70,7 @@ class RunContext:
         return self.folder / "runs" / training.name
 
     def result(self, training: Training) -> Run | None:
-        """Read the result of a training, None if it is not finished.
+        """Return the result of a `training`, None if it is not finished.
 
         Raises:
             StorageError: the file is damaged.

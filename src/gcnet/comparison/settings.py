@@ -81,14 +81,18 @@ class CompareSettings:
             raise UserError(f'`blocks` must name each block once, found "{repeated}" twice')
 
     def block_names(self) -> tuple[str, ...]:
-        """The blocks to compare, in order."""
+        """Return the blocks to compare, in order.
+
+        Raises:
+            UserError: a name is empty.
+        """
         names = tuple(name.strip() for name in self.blocks.split(","))
         if not all(names):
             raise UserError(f'`blocks` takes names separated by commas, such as none,se,gc; found "{self.blocks}"')
         return names
 
     def control_blocks(self) -> tuple[str, ...]:
-        """The blocks of the control setting: no block, and gc or else the last block; empty without such a pair."""
+        """Return the blocks of the control setting: none, and gc or else the last block; empty without such a pair."""
         names = self.block_names()
         others = [name for name in names if name != "none"]
         if self.control_data is None or "none" not in names or not others:
@@ -96,11 +100,11 @@ class CompareSettings:
         return "none", "gc" if "gc" in others else others[-1]
 
     def seed_numbers(self) -> tuple[int, ...]:
-        """The seeds, in order."""
+        """Return the seeds in order."""
         return tuple(range(self.machine.seed, self.machine.seed + self.seeds))
 
     def recipe_choices(self) -> dict[str, Any]:
-        """The recipe settings that are given or not the default; the demonstration decides the others on scenes."""
+        """Return the recipe settings that are given or not at their defaults, by name."""
         values = ((item, getattr(self.recipe, item.name)) for item in fields(self.recipe))
         return {item.name: value for item, value in values if value != item.default or item.name in self.given}
 
@@ -110,7 +114,7 @@ class CompareSettings:
         return CONTROL_OF.get(self.data.data) if self.control else None
 
     def identity(self) -> dict[str, Any]:
-        """What decides the results: all settings but where and how many at a time."""
+        """Return the settings that determine the results, as JSON values."""
         from gcnet.tasks.registry import task_of
 
         found = asdict(self)

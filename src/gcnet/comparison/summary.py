@@ -1,34 +1,34 @@
-"""Summary of the results in words and as a Markdown table."""
+"""Summary of the results: Markdown tables, conclusion and notes."""
 
 import math
 from collections.abc import Sequence
 
-from gcnet.comparison.notes import notes
 from gcnet.comparison.results import BASELINE, CONTROL, MAIN, Comparison, Cost
 from gcnet.tasks.base import Score
+from gcnet.tasks.registry import task_of
 from gcnet.text_files import markdown_table
 
 _COSTS = ("parameters", "GFLOPs", "forward (ms)", "training step (ms)", "peak memory (MB)")
 
 
 def score_headings(scores: Sequence[Score]) -> tuple[str, ...]:
-    """The columns of a table without costs: the score that decides, its differences, and the other scores."""
+    """Return the column headings of a table without costs: first score, its differences, other `scores`."""
     first, *others = scores
     return "block", first.heading, f"against none ({first.points})", *(score.heading for score in others)
 
 
 def headings(scores: Sequence[Score]) -> tuple[str, ...]:
-    """The columns of a table of `table_rows`."""
+    """Return the column headings of `table_rows` for `scores`."""
     return *score_headings(scores), *_COSTS
 
 
 def table_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """One row of text a block, under `headings` of its scores."""
+    """Return one row of cells per block of `comparison`, under `headings`."""
     return [(*_score_cells(comparison, block, MAIN), *cost_cells(comparison, block)) for block in comparison.tested()]
 
 
 def control_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """One row of text a block of the control setting, under `score_headings` of its scores."""
+    """Return one row of cells per block of the control setting of `comparison`, under `score_headings`."""
     return [_score_cells(comparison, block, CONTROL) for block in comparison.tested(CONTROL)]
 
 
@@ -38,7 +38,7 @@ def _score_cells(comparison: Comparison, block: str, setting: str) -> tuple[str,
 
 
 def markdown(comparison: Comparison) -> str:
-    """The tables, the reading and what is needed to judge them, as a Markdown document."""
+    """Return tables, conclusion, notes and conditions of `comparison` as a Markdown document."""
     parts = [f"# Blocks compared on {comparison.data}", conclusion(comparison)]
     parts.append(markdown_table(headings(comparison.scores), table_rows(comparison)))
     if comparison.tested(CONTROL):
@@ -51,7 +51,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def terminal_text(comparison: Comparison) -> str:
-    """The tables, what they say and how to read the spreads, for a terminal."""
+    """Return tables, conclusion and the note on the spread of `comparison` for a terminal."""
     parts = [markdown_table(headings(comparison.scores), table_rows(comparison))]
     if comparison.tested(CONTROL):
         parts.append(f"Control setting ({comparison.control_data}):")
@@ -60,14 +60,33 @@ def terminal_text(comparison: Comparison) -> str:
 
 
 def score_cell(comparison: Comparison, block: str, setting: str = MAIN, *, score: Score | None = None) -> str:
-    """Mean and standard deviation of a score over seeds, times 100; by default of the one that decides."""
+    """Format mean and standard deviation over seeds, times 100.
+
+    Args:
+        comparison: of the blocks.
+        block: its name.
+        setting: `MAIN` or `CONTROL`.
+        score: default: the first.
+
+    Returns:
+        Such as "71.0 ± 1.0".
+    """
     found = comparison.result(block, setting, score=score)
     spread = "" if found.deviation is None else f" ± {100 * found.deviation:.1f}"
     return f"{100 * found.mean:.1f}{spread}"
 
 
 def difference_cell(comparison: Comparison, block: str, setting: str = MAIN) -> str:
-    """Paired difference to no block with the half-width of its 95 % interval, times 100."""
+    """Format the paired difference to the baseline with the half-width of its 95 % interval, times 100.
+
+    Args:
+        comparison: of the blocks.
+        block: its name.
+        setting: `MAIN` or `CONTROL`.
+
+    Returns:
+        Such as "+1.2 ± 0.8", or "-" for the baseline.
+    """
     found = comparison.difference(block, setting)
     if found is None:
         return "-"
@@ -75,13 +94,21 @@ def difference_cell(comparison: Comparison, block: str, setting: str = MAIN) -> 
 
 
 def signed(fraction: float) -> str:
-    """A difference times 100, with its sign but for zero."""
+    """Return `fraction` times 100 as text with its sign, except for zero."""
     points = round(100 * fraction, 1)
     return f"{points:+.1f}" if points else "0.0"
 
 
 def cost_cells(comparison: Comparison, block: str) -> tuple[str, ...]:
-    """Parameters, GFLOPs, forward and step time (medians) and peak memory; dashes where they were not measured."""
+    """Format the costs of a block.
+
+    Args:
+        comparison: of the blocks.
+        block: its name.
+
+    Returns:
+        Parameters, GFLOPs, median forward and step time, peak memory; "-" if not measured.
+    """
     cost = comparison.costs.get(block)
     if cost is None:
         return ("-",) * 5
@@ -96,7 +123,7 @@ def cost_cells(comparison: Comparison, block: str) -> tuple[str, ...]:
 
 
 def conclusion(comparison: Comparison) -> str:
-    """What the numbers say, and what they cannot say, in one or two sentences."""
+    """Return the conclusion of `comparison` and its limits in one or two sentences."""
     if not comparison.of(BASELINE):
         best = _best(comparison, comparison.tested())
         return (
@@ -112,7 +139,15 @@ def conclusion(comparison: Comparison) -> str:
 
 
 def relative_step_time(comparison: Comparison, block: str) -> float | None:
-    """Median time of a training step over that of no block; None where one of them was not measured."""
+    """Return the median time of a training step relative to the baseline.
+
+    Args:
+        comparison: of the blocks.
+        block: its name.
+
+    Returns:
+        The ratio, None if a time was not measured.
+    """
     baseline: Cost | None = comparison.costs.get(BASELINE)
     cost = comparison.costs.get(block)
     return None if baseline is None or cost is None else cost.step_seconds_median / baseline.step_seconds_median
@@ -200,3 +235,71 @@ def _gain(comparison: Comparison, block: str) -> float:
 
 def _significant(value: float) -> str:
     return f"{value:.3f}" if value >= 0.1 else f"{value:.3g}"
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return notes on the columns of `comparison`: spread, paired differences, counted costs."""
+    count = len(comparison.seeds)
+    found = [_seed_note(comparison, count), _image_note(comparison)]
+    skipped = sum(run.skipped for run in comparison.runs)
+    if skipped:
+        found.append(f"{skipped} unreadable validation images were skipped, over all runs.")
+    if comparison.costs:
+        found.extend(_cost_notes(comparison))
+    return found
+
+
+def _seed_note(comparison: Comparison, count: int) -> str:
+    score = comparison.score
+    if count == 1:
+        return (
+            f"One seed ({comparison.seeds[0]}): no {'spread' if score.is_share else 'uncertainty'} can be given, nor "
+            "the smallest difference that the experiment could have shown; use --seeds 3 or more for that."
+        )
+    found = [comparison.difference(block) for block in comparison.tested()]
+    widths = [item.half_width for item in found if item is not None and item.half_width is not None]
+    low, high = (f"{100 * bound:.1f}" for bound in (min(widths, default=0), max(widths, default=0)))
+    paired = (
+        f"; ± after a difference is the half-width of the 95 % t-interval of the {count} differences to none, taken "
+        "seed by seed (same seed, same data order) and not corrected for looking at several blocks. The smallest "
+        "difference this experiment could have shown is that half-width: "
+        f"{low if low == high else f'{low} to {high}'} {score.points} here"
+    )
+    return f"± after a {score.label} is the standard deviation over {count} seeds{paired if widths else ''}."
+
+
+def _image_note(comparison: Comparison) -> str:
+    """What the scores are of, and for a share of images what their number leaves open."""
+    first = comparison.tested()[0]
+    images = f"{min(run.images for run in comparison.runs if run.setting == MAIN):,} validation images"
+    if not comparison.score.is_share:
+        names = " and ".join((comparison.score.title, *(score.name for score in comparison.scores[1:])))
+        return task_of(comparison.model).describe_scores(names, images)
+    low, high = comparison.image_interval(first)
+    return (
+        f"Accuracy is that of the last epoch's weights on {images}; 95 % Wilson interval "
+        f"of {first} for this number of images: {100 * low:.1f} to {100 * high:.1f} %."
+    )
+
+
+def _cost_notes(comparison: Comparison) -> list[str]:
+    timing = comparison.timing
+    task = task_of(comparison.model)
+    convention = (
+        f"GFLOPs are of one image of {task.counted_image} and count a multiply-add as two, as torch.utils.flop_counter "
+        "does; papers on vision networks print multiply-adds under that name, half of this number."
+    )
+    measured = (
+        f"Times are medians of {timing['repetitions']} repetitions on a batch of {timing['batch_size']} "
+        f"{task.timed_input}, interleaved over the blocks in one process, with non-zero block weights; peak memory is "
+        f"that of one training step of {timing['memory_batch_size']} images beyond the model, in a new process."
+    )
+    wrong = [
+        block
+        for block, cost in comparison.costs.items()
+        if cost.analytic_flops is not None and cost.analytic_flops != cost.added_flops
+    ]
+    found = [convention, measured]
+    if wrong:
+        found.append(f"The counted FLOPs differ from the formula of the block for: {', '.join(wrong)}.")
+    return found

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from gcnet.analysis.cost import count_parameters
-from gcnet.comparison.notes import notes
-from gcnet.comparison.summary import difference_cell, score_cell
+from gcnet.comparison.summary import difference_cell, notes, score_cell
 from gcnet.experiments.reproduce import Measured
 from gcnet.experiments.rows import PAPERS, PaperTable, PublishedResult, TableRow
 from gcnet.models.create import create_model
