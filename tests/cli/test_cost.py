@@ -9,6 +9,7 @@ from PIL import Image
 
 from gcnet.analysis.cost import analytic_flops
 from gcnet.cli import main
+from gcnet.costs import figure as cost_figure
 from gcnet.costs import measured as measured
 from gcnet.costs.figure import render_costs
 from gcnet.costs.report import CostReport, CostRow, parts_table
@@ -178,7 +179,7 @@ def test_measured_times_show_their_quartiles_in_tables_that_fit_a_terminal() -> 
 
 def test_bars_of_the_figure_have_the_colors_of_its_legend(monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    monkeypatch.setattr(cost_figure, "figure_png", lambda drawn, **_: figures.append(drawn) or b"")
     stages = {"stem": 3.0, "layer1": 4.0, "head": 1.0}
     lines = [CostRow("total", "total", {"parameters": 8.0, "flops": 8.0, "kept_bytes": 8.0, "step_seconds": 8.0})]
     lines += [
@@ -200,6 +201,29 @@ def test_bars_of_the_figure_have_the_colors_of_its_legend(monkeypatch: pytest.Mo
     assert [patch.get_facecolor() for patch in timed.patches] == [colors["whole network"]]
     width, height = figure.get_size_inches()
     assert width / height < 6
+
+
+def test_the_figure_shows_what_is_added_to_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(cost_figure, "figure_png", lambda drawn, **_: figures.append(drawn) or b"")
+    reports = [
+        CostReport(
+            name,
+            (32, 32),
+            2,
+            (
+                CostRow("total", "total", {"parameters": 100.0 + added}),
+                CostRow("stem", "stage", {"parameters": 40.0}),
+                CostRow("layer1", "stage", {"parameters": 60.0 + added}),
+            ),
+        )
+        for name, added in (("plain", 0.0), ("with block", 7.0))
+    ]
+    render_costs([reports[1]], [reports[0]])
+    axes = figures[0].axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [0, 7]
+    assert axes.texts[0].get_text().strip() == "+7 (+7 %)"
+    assert "plain" in figures[0].get_suptitle()
 
 
 @pytest.mark.slow

@@ -135,8 +135,7 @@ class Costs:
 
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "cost.csv", costs_csv(self.reports, self.against).encode("utf-8", "surrogateescape"))
-        shown = {(report.model, report.size): report for report in (*filter(None, self.against), *self.reports)}
-        write_atomic(folder / "cost.png", render_costs(list(shown.values())))
+        write_atomic(folder / "cost.png", render_costs(self.reports, self.against))
         return ["cost.csv", "cost.png"]
 
 

@@ -1,77 +1,103 @@
-"""Figure of costs: a bar for each network and image size, stacked by stage."""
+"""Figure of costs by stage: of networks, or their differences to a baseline."""
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter
 
 from gcnet.costs.report import CostReport, Quantity, scaled_quantities
 from gcnet.visualization.fonts import shown_text
-from gcnet.visualization.style import PALE, PALETTE, style_axes
+from gcnet.visualization.style import INK, PALE, PALETTE, figure_caption, figure_png, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
 _BY_STAGE = ("parameters", "flops", "kept_bytes")
 _WHOLE = ("forward_seconds", "step_seconds", "step_peak_bytes")
-_PANELS = 3  # in a row: wider figures cannot be read on a page
-_MOST_STAGES = 12  # in the legend; of more, the totals are drawn
+_PANELS = 2  # side by side, legible at the width of a page
+_MOST_STAGES = 12  # in the legend; with more, totals are drawn
 
 
-def render_costs(bills: Sequence[CostReport]) -> bytes:
-    """Return a figure of `bills` as PNG bytes, with times and peak memory of whole networks if they were measured."""
-    keys = [key for key in (*_BY_STAGE, *_WHOLE) if any(key in bill.total.values for bill in bills)]
+def render_costs(reports: Sequence[CostReport], against: Sequence[CostReport | None] = ()) -> bytes:
+    """Draw a bar for each report, stacked by stage, as PNG; measured times and peak memory are of whole networks.
+
+    Args:
+        reports: costs of networks, at one or several image sizes.
+        against: the baseline of each report. With baselines, bars are differences to them; reports without are skipped.
+    """
+    pairs = [(report, other) for report, other in zip(reports, against, strict=False) if other is not None]
+    if not pairs:
+        pairs = [(report, None) for report in reports]
+    keys = [key for key in (*_BY_STAGE, *_WHOLE) if any(key in report.total.values for report, _ in pairs)]
     rows = -(-len(keys) // _PANELS)
-    figure = Figure(figsize=(4.2 * min(len(keys), _PANELS) + 2, 0.9 + (1 + 0.45 * len(bills)) * rows))
-    figure.set_layout_engine("constrained")
-    FigureCanvasAgg(figure)
-    stages = list(dict.fromkeys(line.part for bill in bills for line in bill.lines if line.kind == "stage"))
-    stages = stages if len(stages) <= _MOST_STAGES else []
-    colours = {stage: PALETTE[index % len(PALETTE)] for index, stage in enumerate(stages)}
-    quantities = scaled_quantities([bill.total for bill in bills])
-    panels = figure.subplots(rows, min(len(keys), _PANELS), squeeze=False).flatten()
+    columns = min(len(keys), _PANELS)
+    size = (4.4 * columns + 2, 0.9 + (1.1 + 0.42 * len(pairs)) * rows)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    colors = _stage_colors(report for pair in pairs for report in pair if report)
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for index, (key, axes) in enumerate(zip(keys, panels, strict=False)):
-        _draw(axes, quantities[key], key, bills, colours if key in _BY_STAGE else {})
-        names = [shown_text(_short_title(bill), 60) if index % _PANELS == 0 else "" for bill in bills]
-        axes.set_yticks(range(len(bills)), names)
-        axes.set_ylim(len(bills) - 0.4, -0.6)
+        _draw_quantity(axes, key, pairs, colors if key in _BY_STAGE else {})
+        names = [shown_text(report.title().rpartition("/")[2], 48) for report, _ in pairs]
+        axes.set_yticks(range(len(pairs)), names if index % _PANELS == 0 else [""] * len(pairs))
+        axes.set_ylim(len(pairs) - 0.4, -0.6)
     for axes in panels[len(keys) :]:
         axes.axis("off")
-    handles = [Patch(color=colour, label=stage) for stage, colour in colours.items()]
-    if not colours or any(key in _WHOLE for key in keys):
+    handles = [Patch(color=color, label=stage) for stage, color in colors.items()]
+    if not colors or any(key in _WHOLE for key in keys):
         handles.append(Patch(color=PALE, label="whole network"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=8, frameon=False)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=130)
-    return stream.getvalue()
+    figure.legend(handles=handles, loc="outside lower center", ncols=7, frameon=False, fontsize=10)
+    others = sorted({other.model.rpartition("/")[2] for _, other in pairs if other})
+    if others:
+        figure.suptitle(f"Added to {', '.join(others)}", x=0.01, ha="left", fontsize=13, color=INK)
+    batches = ", ".join(sorted({str(report.batch) for report, _ in pairs}))
+    return figure_png(figure, caption=figure_caption(f"FLOPs of one image, activations of a batch of {batches}"))
 
 
-def _short_title(bill: CostReport) -> str:
-    """Of a model file its name without the folders."""
-    return bill.title().rpartition("/")[2]
+def _stage_colors(reports: Iterable[CostReport]) -> dict[str, str]:
+    """The color of each stage; empty if there are too many."""
+    stages = list(dict.fromkeys(row.part for report in reports for row in report.lines if row.kind == "stage"))
+    if len(stages) > _MOST_STAGES:
+        return {}
+    return {stage: PALETTE[index % len(PALETTE)] for index, stage in enumerate(stages)}
 
 
-def _draw(axes: "Axes", quantity: Quantity, key: str, bills: Sequence[CostReport], colours: Mapping[str, str]) -> None:
-    """The stages of every bill end to end in their colours; without stages, the totals in grey."""
-    rows = range(len(bills))
-    starts = [0.0] * len(bills)
-    for part, colour in (colours or {"total": PALE}).items():
-        values = [_value(bill, part, key) / quantity.unit for bill in bills]
-        axes.barh(rows, values, left=starts, height=0.6, color=colour)
-        starts = [start + value for start, value in zip(starts, values, strict=True)]
-    for row, end in zip(rows, starts, strict=True):
-        axes.text(end, row, f" {quantity.text(end * quantity.unit)}", va="center", fontsize=9)
-    axes.set_xlim(0, 1.3 * max(starts) or 1)
+def _draw_quantity(
+    axes: "Axes", key: str, pairs: Sequence[tuple[CostReport, CostReport | None]], colors: Mapping[str, str]
+) -> None:
+    """One bar for each pair, its stages side by side; without stages, gray totals."""
+    rows = range(len(pairs))
+    totals = [_value(report, "total", key) - _value(other, "total", key) for report, other in pairs]
+    quantity = _quantity(key, pairs, totals)
+    ends = {True: [0.0] * len(pairs), False: [0.0] * len(pairs)}  # of the bars to the right and to the left
+    for part, color in (colors or {"total": PALE}).items():
+        values = [(_value(report, part, key) - _value(other, part, key)) / quantity.unit for report, other in pairs]
+        starts = [ends[value >= 0][row] for row, value in zip(rows, values, strict=True)]
+        axes.barh(rows, values, left=starts, height=0.6, color=color)
+        for row, value in zip(rows, values, strict=True):
+            ends[value >= 0][row] += value
+    for row, (total, (_, other)) in enumerate(zip(totals, pairs, strict=True)):
+        baseline = _value(other, "total", key)
+        text = quantity.text(total) if other is None else quantity.difference(total + baseline, baseline)
+        axes.text(ends[True][row], row, f" {text}", va="center", fontsize=9, color=INK)
+    low, high = min(ends[False]), max(ends[True])
+    axes.set_xlim(1.05 * low, high + 0.5 * (high - low) or 1)
     axes.locator_params(axis="x", nbins=4)
     if key == "parameters":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     style_axes(axes, quantity.heading, "", "")
 
 
-def _value(bill: CostReport, part: str, key: str) -> float:
-    return next((line.values.get(key, 0.0) for line in bill.lines if line.part == part), 0.0)
+def _quantity(key: str, pairs: Sequence[tuple[CostReport, CostReport | None]], totals: Sequence[float]) -> Quantity:
+    """The unit and heading, in a unit that suits differences where there are baselines."""
+    if pairs[0][1] is None:
+        return scaled_quantities([report.total for report, _ in pairs])[key]
+    rows = [replace(report.total, values={key: abs(total)}) for (report, _), total in zip(pairs, totals, strict=True)]
+    return scaled_quantities(rows)[key]
+
+
+def _value(report: CostReport | None, part: str, key: str) -> float:
+    rows = () if report is None else report.lines
+    return next((row.values.get(key, 0.0) for row in rows if row.part == part), 0.0)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 
 from gcnet.storage import write_atomic
-from gcnet.visualization.fonts import shown_text, use_fallback_fonts
+from gcnet.visualization.fonts import picture_font, picture_text, shorten_to_width, shown_text, use_fallback_fonts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,14 +146,25 @@ def save_figure(figure: Figure, path: Path | str, *, caption: str = "") -> None:
 def figure_png(figure: Figure, *, caption: str = "") -> bytes:
     """Render a figure as PNG, with an optional caption below it."""
     FigureCanvasAgg(figure)
-    if caption:
-        figure.draw_without_rendering()
-        bottom = (figure.get_tightbbox().y0 - 0.06) / figure.get_figheight()
-        figure.text(0.005, bottom, shown_text(caption, 200), va="top", fontsize=8.5, color=SOFT)
     use_fallback_fonts(figure)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", bbox_inches="tight", pad_inches=0.15)
-    return stream.getvalue()
+    return _with_caption(stream, caption, round(8.5 / 72 * figure.dpi)) if caption else stream.getvalue()
+
+
+def _with_caption(stream: io.BytesIO, caption: str, size: int) -> bytes:
+    """A PNG with text of `size` pixels below."""
+    text = picture_text(caption, 200)
+    with Image.open(stream) as opened:
+        image = opened.convert("RGB")
+    sheet = Image.new("RGB", (image.width, image.height + 2 * size), "white")
+    sheet.paste(image)
+    font = picture_font(size, text)
+    text = shorten_to_width(text, font, image.width - 2 * size)
+    ImageDraw.Draw(sheet).text((size, image.height), text, fill=SOFT, font=font)
+    captioned = io.BytesIO()
+    sheet.save(captioned, "PNG", optimize=True)
+    return captioned.getvalue()
 
 
 def figure_svg(figure: Figure, label: str) -> str:

@@ -21,6 +21,7 @@ from gcnet.visualization.attention_figures import plot_gates, plot_queries, plot
 from gcnet.visualization.attention_maps import ImageMaps, LayerMaps, choose_points
 from gcnet.visualization.attention_page import Page
 from gcnet.visualization.gates import GateMeans
+from gcnet.visualization.style import figure_caption
 
 IMAGES = 12
 _logger = logging.getLogger(__name__)
@@ -110,9 +111,11 @@ class _Drawing:
         folder = self._settings.output
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{len(self.predictions) + 1:02}-{re.sub(r'[^A-Za-z0-9.-]+', '_', maps.path.stem)[:60]}"
-        if plot_queries(maps, choose_points(self._settings.points, maps.image), folder / f"{stem}-queries.png"):
+        caption = figure_caption(Path(self._settings.model).name)
+        points = choose_points(self._settings.points, maps.image)
+        if plot_queries(maps, points, folder / f"{stem}-queries.png", caption=caption):
             self._files.append(f"{stem}-queries.png")
-        if plot_shared(maps, folder / f"{stem}-shared.png"):
+        if plot_shared(maps, folder / f"{stem}-shared.png", caption=caption):
             self._files.append(f"{stem}-shared.png")
         if maps.layers:
             self._page.add(maps)
@@ -125,7 +128,8 @@ class _Drawing:
         folder, gates, count = self._settings.output, self._gates, len(self.predictions)
         if gates.names:
             names = [self._row_names[label] for label in gates.labels]
-            plot_gates(gates.rows(), names, folder / "gates.png", images=count)
+            caption = figure_caption(Path(self._settings.model).name)
+            plot_gates(gates.rows(), names, folder / "gates.png", images=count, caption=caption)
             self._files.insert(0, "gates.png")
         if self.layers:
             write_atomic(folder / "index.html", self._page.render().encode("utf-8", "backslashreplace"))
