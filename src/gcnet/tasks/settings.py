@@ -57,7 +57,7 @@ class EvaluateSettings(CommandSettings):
     weights: str | None = None
     """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
     data: str = "scenes"
-    """Data: scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
+    """scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
     or a CSV. Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation file."""
     val: str | None = advanced(None)
     """Validation data, if `data` holds training data only, as in training."""
@@ -296,7 +296,7 @@ class SimplifySettings:
     model: str = field(metadata=POSITIONAL)
     """Model file, run folder (its best weights are used), or a model name with `weights`."""
     data: str
-    """Data: scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
+    """scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
     or a CSV."""
     output: Path
     """New model file (.safetensors)."""
