@@ -6,12 +6,25 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 import gcnet
 from gcnet.cli import main
 from gcnet.errors import UserError
 
-FUNCTIONS = ("compare", "cost", "reproduce", "resume", "train")
+FUNCTIONS = (
+    "analyze",
+    "check_data",
+    "compare",
+    "cost",
+    "evaluate",
+    "predict",
+    "reproduce",
+    "resume",
+    "simplify",
+    "train",
+)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -30,6 +43,82 @@ def test_costs_are_those_of_the_command_line(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out.startswith(str(costs))
     assert (tmp_path / "python" / "cost.csv").read_bytes() == (tmp_path / "cli" / "cost.csv").read_bytes()
     assert costs.reports[0].total.values["parameters"] == 278_719
+
+
+@pytest.fixture(scope="module")
+def scenes_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model file with a non-local block that adds random vectors."""
+    torch.manual_seed(3)
+    model = gcnet.create_model("nl_scenes_resnet")
+    with torch.no_grad():
+        for _, parameter in gcnet.context_parameters(model):
+            parameter.normal_(std=0.1)
+    file = tmp_path_factory.mktemp("model") / "scenes.safetensors"
+    gcnet.save_model(model, file, preprocessing={"image_size": 64})
+    return str(file)
+
+
+def test_an_evaluation_is_that_of_the_command_line(
+    scenes_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {"data": "scenes", "limit": 6, "device": "cpu"}
+    result = gcnet.evaluate(scenes_model, **arguments, output=tmp_path / "python")
+    assert capsys.readouterr().out == ""
+    command = ["evaluate", scenes_model, "--data", "scenes", "--limit", "6", "--device", "cpu"]
+    assert main([*command, "--output", str(tmp_path / "cli")]) == 0
+    assert capsys.readouterr().out.startswith(str(result))
+    for file in ("results.json", "per_class.csv"):
+        assert (tmp_path / "python" / file).read_bytes() == (tmp_path / "cli" / file).read_bytes()
+    assert (
+        result.scores["top1_fraction"] == json.loads((tmp_path / "cli" / "results.json").read_text())["top1_fraction"]
+    )
+    assert result.images == 6
+
+
+def test_a_prediction_is_that_of_the_command_line(
+    scenes_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (70, 64), (200, 10, 90)).save(tmp_path / "red.png")
+    (tmp_path / "broken.png").touch()
+    paths = [tmp_path / "broken.png", tmp_path / "red.png"]
+    predictions = gcnet.predict(paths, model=scenes_model, device="cpu", csv=tmp_path / "python.csv")
+    assert [skipped.name for skipped in predictions.skipped] == [str(paths[0])]
+    capsys.readouterr()
+    command = ["predict", *map(str, paths), "--model", scenes_model, "--device", "cpu", "--csv"]
+    assert main([*command, str(tmp_path / "cli.csv")]) == 0
+    assert capsys.readouterr().out == f"{predictions}\n"
+    assert (tmp_path / "python.csv").read_bytes() == (tmp_path / "cli.csv").read_bytes()
+
+
+def test_statistics_of_attention_are_those_of_the_command_line(scenes_model: str, tmp_path: Path) -> None:
+    statistics = gcnet.analyze(
+        scenes_model, statistics=True, data="scenes", limit=3, device="cpu", output=tmp_path / "python"
+    )
+    command = ["analyze", scenes_model, "--statistics", "--data", "scenes", "--limit", "3", "--device", "cpu"]
+    assert main([*command, "--output", str(tmp_path / "cli")]) == 0
+    assert (tmp_path / "python" / "statistics.csv").read_bytes() == (tmp_path / "cli" / "statistics.csv").read_bytes()
+    assert [layer.is_shared for layer in statistics.layers] == [False]
+
+
+def test_a_simplified_network_is_that_of_the_command_line(scenes_model: str, tmp_path: Path) -> None:
+    arguments = {"data": "scenes", "limit": 3, "all": True, "device": "cpu"}
+    result = gcnet.simplify(scenes_model, **arguments, output=tmp_path / "python.safetensors")
+    command = ["simplify", scenes_model, "--data", "scenes", "--limit", "3", "--all", "--device", "cpu", "--output"]
+    assert main([*command, str(tmp_path / "cli.safetensors")]) == 0
+    assert (tmp_path / "python.safetensors").read_bytes() == (tmp_path / "cli.safetensors").read_bytes()
+    assert (len(result.replaced), dict(result.kept)) == (1, {})
+
+
+def test_a_check_of_data_is_that_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / "pets" / split / name / "1.png")
+    report = gcnet.check_data(tmp_path / "pets", output=tmp_path / "python")
+    assert report.has_issues
+    assert main(["check-data", str(tmp_path / "pets"), "--output", str(tmp_path / "cli")]) == 1
+    assert capsys.readouterr().out.startswith(str(report))
+    assert (tmp_path / "python" / "report.json").read_bytes() == (tmp_path / "cli" / "report.json").read_bytes()
 
 
 def test_a_run_trained_and_resumed_from_python_is_that_of_the_command_line(tmp_path: Path) -> None:

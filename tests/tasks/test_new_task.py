@@ -91,6 +91,7 @@ def test_it_is_compared_and_its_costs_are_counted(
 ) -> None:
     # Memory is measured in new processes, in which only the package's own tasks are registered.
     monkeypatch.setattr("gcnet.comparison.measure.training_step_peak_memory", lambda *_, **__: None)
+    monkeypatch.setattr("gcnet.comparison.measure.REPETITIONS", 1)
     folder = tmp_path / "compared"
     arguments = ["--model", MODEL, "--blocks", "none,gc", "--seeds", "1", "--epochs", "1", "--batch-size", "8"]
     assert main(["compare", *arguments, "--device", "cpu", "--jobs", "1", "--output", str(folder)]) == 0

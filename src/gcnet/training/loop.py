@@ -267,13 +267,7 @@ class TrainingLoop:
             self._write_skipped()
             self._best_found = found if is_best else self._best_found
             self._draw()
-        # One of five guesses among at most five classes is always right.
-        metrics = {
-            name: value
-            for name, value in found.metrics.items()
-            if name != "top5_fraction" or len(self.task.classes) > 5
-        }
-        shown = "  ".join(format_score(name, value) for name, value in metrics.items())
+        shown = "  ".join(format_score(name, found.metrics[name]) for name in found.shown or found.metrics)
         star = "  (best)" if is_best else ""
         self.reporter.say(
             f"epoch {epoch_text(self._epoch())}  step {step}/{self.total}  train_loss {_total(means):.4f}  {shown}"

@@ -55,12 +55,14 @@ class Evaluation:
         images: number of evaluated images.
         skipped: reason by name of each image that could not be read.
         details: what the task needs to draw it.
+        shown: keys of the metrics in progress lines; all if empty.
     """
 
     metrics: Mapping[str, float]
     images: int = 0
     skipped: Mapping[str, str] = field(default_factory=dict)
     details: Any = None
+    shown: tuple[str, ...] = ()
 
 
 class _Stopped(Exception):

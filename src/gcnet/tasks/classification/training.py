@@ -227,7 +227,9 @@ class ClassificationTraining:
             return None
         metrics = {"val_loss": result.loss, "top1_fraction": result.top1, "top5_fraction": result.top5}
         skipped = {one.name: one.reason for one in result.skipped}
-        return Evaluation(metrics, result.images, skipped, result)
+        # With at most five classes top-5 is always 100 %.
+        shown = tuple(name for name in metrics if name != "top5_fraction" or len(self.classes) > 5)
+        return Evaluation(metrics, result.images, skipped, result, shown)
 
     def save(self, network: nn.Module, path: Path) -> None:
         """A model file with preprocessing and class names inside."""
