@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.perfect_masks import perfect_results
 from gcnet.analysis.statistics import paired_difference, spread, wilson_interval
 from gcnet.blocks import BLOCKS
 from gcnet.comparison.results import read_results
@@ -15,7 +16,6 @@ from gcnet.experiments.reproduce import Measured, find_tables
 from gcnet.experiments.scales import series_of
 from gcnet.experiments.text import measured_text
 from gcnet.tasks.detection.coco_metrics import evaluate_detections
-from gcnet.tasks.detection.oracle import mask_oracle
 from gcnet.text_files import markdown_table
 
 ROOT = Path(__file__).parent.parent
@@ -105,21 +105,21 @@ def test_the_table_of_eight_overfitted_coco_images_is_that_of_its_run(data_root:
         *_, last = csv.DictReader(file)
     images = open_coco(DataSettings(str(data_root / "coco-mini")))[0].images
     eight = [index for index in range(len(images)) if images.image_id(index) in EIGHT]
-    results = mask_oracle(images.subset(eight))
-    oracle = evaluate_detections(images.content, results, kind="segm", image_ids=EIGHT).numbers
+    results = perfect_results(images.subset(eight))
+    perfect = evaluate_detections(images.content, results, kind="segm", image_ids=EIGHT).numbers
     section = PAGE.partition("## Overfitting eight images of COCO")[2]
     for name, ap, ap50 in (
         ("boxes", float(last["box_ap"]), float(last["box_ap50"])),
         ("masks", float(last["mask_ap"]), float(last["mask_ap50"])),
         (
-            "masks of a perfect detector with 28 x 28 cells (`gcnet.tasks.detection.oracle`)",
-            oracle["AP"],
-            oracle["AP50"],
+            "masks of a perfect detector with 28 x 28 cells (`benchmarks/perfect_masks.py`)",
+            perfect["AP"],
+            perfect["AP50"],
         ),
     ):
         assert f"| {name} | {100 * ap:.1f} | {100 * ap50:.1f} |" in section
     assert float(last["box_ap"]) > 0.9
-    assert float(last["mask_ap"]) > 0.9 * oracle["AP"]
+    assert float(last["mask_ap"]) > 0.9 * perfect["AP"]
 
 
 def test_the_table_of_fine_tuning_is_that_of_its_runs() -> None:

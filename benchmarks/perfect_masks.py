@@ -14,24 +14,26 @@ from gcnet.tasks.detection.coco_metrics import MASK_THRESHOLD, coco_results
 from gcnet.tasks.detection.inference import chunks
 
 
-def mask_oracle(images: CocoImages, side: int = 28) -> list[dict[str, Any]]:
-    """Results of a detector without any error but for the resolution of its masks, in COCO's format.
+def perfect_results(images: CocoImages, side: int = 28) -> list[dict[str, Any]]:
+    """Detections whose only error is the resolution of their masks, in COCO's result format.
 
-    Each object's mask is reduced to `side` x `side` cells of its box as mmdet makes the targets of a mask head
-    (RoIAlign with aligned pixels and adaptive samples, then a threshold of a half), and pasted back as a detector
-    pastes its own.
+    Each mask is reduced to `side` x `side` cells of its box like the targets of mmdet's mask heads (RoIAlign with
+    aligned pixels and adaptive samples, then a threshold of 0.5), and pasted back like a detector's masks.
+
+    Args:
+        images: annotated images.
+        side: cells of a mask along each side of its box, from 1.
     """
     results = []
     for index in range(len(images)):
         objects, size = images.objects(index), images.size(index)
         for part in chunks(len(objects.boxes), size):
-            found = _coarse(objects.boxes[part], objects.labels[part], objects.masks.select(part), side)
-            results += coco_results([found], [images.image_id(index)], images.category_ids)
+            detections = _coarse(objects.boxes[part], objects.labels[part], objects.masks.select(part), side)
+            results += coco_results([detections], [images.image_id(index)], images.category_ids)
     return results
 
 
 def _coarse(boxes: Float[Tensor, "n 4"], labels: Int[Tensor, " n"], masks: BitMasks, side: int) -> dict[str, Tensor]:
-    """Detections without error but for their masks, which were reduced to the cells of their boxes and pasted back."""
     rows = torch.arange(len(boxes), dtype=boxes.dtype)[:, None]  # (n, 1)
     dense = masks.dense()[:, None].to(boxes.dtype)  # (n, 1, H, W)
     pooled = roi_align(dense, torch.cat([rows, boxes], dim=1), side, 1.0, 0, aligned=True)

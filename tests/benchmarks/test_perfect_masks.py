@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.perfect_masks import perfect_results
 from gcnet.data.coco.annotated_images import CocoImages
 from gcnet.data.coco.masks import compressed_runs, runs_mask
 from gcnet.data.coco.open import open_coco
 from gcnet.data.settings import DataSettings
 from gcnet.tasks.detection import inference as inference
 from gcnet.tasks.detection.coco_metrics import evaluate_detections
-from gcnet.tasks.detection.oracle import mask_oracle
 from tasks.shaken import as_results
 
 Content = dict[str, Any]
@@ -58,7 +58,7 @@ def test_rectangles_of_a_few_pixels_a_cell_come_back_whole() -> None:
     masks[0, 3:70, 5:72] = True
     masks[1, 90:93, 100:131] = True
     masks[2, 50, 60] = True
-    results = mask_oracle(images_of(*masks))
+    results = perfect_results(images_of(*masks))
     assert [one["category_id"] for one in results] == [31, 32, 33]
     assert [one["image_id"] for one in results] == [7, 7, 7]
     assert results[0]["bbox"] == [5, 3, 67, 67]
@@ -68,9 +68,9 @@ def test_rectangles_of_a_few_pixels_a_cell_come_back_whole() -> None:
 
 def test_masks_handled_one_at_a_time_give_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
     masks = np.random.default_rng(0).random((4, HEIGHT, WIDTH)) < 0.5
-    whole = mask_oracle(images_of(*masks), 7)
+    whole = perfect_results(images_of(*masks), 7)
     monkeypatch.setattr(inference, "_PASTED_PIXELS", 1)
-    assert mask_oracle(images_of(*masks), 7) == whole
+    assert perfect_results(images_of(*masks), 7) == whole
 
 
 def test_large_rectangles_lose_at_most_half_a_cell_at_each_corner() -> None:
@@ -79,7 +79,7 @@ def test_large_rectangles_lose_at_most_half_a_cell_at_each_corner() -> None:
     corners = mask.copy()
     corners[3 + 91 // 14 : 94 - 91 // 14] = False
     corners[:, 5 + 119 // 14 : 124 - 119 // 14] = False
-    lost = mask_of(mask_oracle(images_of(mask), 7)[0]) != mask  # a cell is 13 x 17 pixels
+    lost = mask_of(perfect_results(images_of(mask), 7)[0]) != mask  # a cell is 13 x 17 pixels
     assert lost.any()
     assert not (lost & ~corners).any()
 
@@ -87,7 +87,7 @@ def test_large_rectangles_lose_at_most_half_a_cell_at_each_corner() -> None:
 def test_a_disc_comes_back_the_better_the_finer_the_grid() -> None:
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     disc = (rows - 50) ** 2 + (columns - 60) ** 2 <= 40**2
-    overlaps = [overlap(mask_of(mask_oracle(images_of(disc), side)[0]), disc) for side in (7, 14, 28, 81)]
+    overlaps = [overlap(mask_of(perfect_results(images_of(disc), side)[0]), disc) for side in (7, 14, 28, 81)]
     assert overlaps == sorted(overlaps)
     assert overlaps[0] < 0.95
     assert overlaps[2] > 0.97
@@ -98,7 +98,7 @@ def test_a_disc_comes_back_the_better_the_finer_the_grid() -> None:
 @pytest.mark.parametrize("part", [0, 1], ids=["train", "val"])
 def test_on_genuine_images_28_cells_a_side_cost_some_points(data_root: Path, part: int) -> None:
     images = open_coco(DataSettings(str(data_root / "coco-mini")))[part].images
-    results = mask_oracle(images)
+    results = perfect_results(images)
     assert len(results) == len(as_results(images.content))
     masks = evaluate_detections(images.content, results, kind="segm").numbers
     boxes = evaluate_detections(images.content, results, kind="bbox").numbers
