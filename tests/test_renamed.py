@@ -31,6 +31,7 @@ def test_every_new_name_is_a_setting_and_no_old_one_is():
         ("compare", "--short_side", "--min-size"),
         ("evaluate", "--root", "--download-dir"),
         ("check-data", "--listed", "--max-listed"),
+        ("predict", "--top", "--topk"),
     ],
 )
 def test_an_old_flag_is_answered_with_the_new_one(command, flag, new, capsys):

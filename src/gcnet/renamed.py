@@ -43,6 +43,7 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     "output": {"pictures": "plots"},
     "block": {"normalisation": "normalization"},
     "check_data": {"listed": "max_listed"},
+    "predict": {"top": "topk"},
 }
 """Group of settings -> old name -> new name; a flag is the name with hyphens."""
 

@@ -100,7 +100,7 @@ _FLAGS = {
     ("weighted-sampler", "balanced-sampling"): "--sampling balanced",
     ("sync-bn", "syncbn"): "--norm sync",
     ("no-aug", "no-augment"): "--random-crop none --hflip 0",
-    ("topk", "top-k", "k"): "--top",
+    ("top-k", "k"): "--topk",
     ("use-deterministic-algorithms",): "--deterministic",
     ("channels-first",): "--no-channels-last",
     ("save-every", "save-period", "save-freq", "checkpoint-every"): "--save-every-epochs",

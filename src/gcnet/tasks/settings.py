@@ -147,7 +147,7 @@ class PredictSettings(CommandSettings):
     """Model file, run folder (its best weights are used), or a model name with `weights`."""
     weights: str | None = None
     """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
-    top: int | None = None
+    topk: int | None = None
     """Classifiers: number of classes to print (default: 5)."""
     threshold: float | None = None
     """Detectors: minimum score, 0 to 1 (default: 0.5)."""
@@ -180,7 +180,7 @@ class PredictSettings(CommandSettings):
             raise UserError(
                 "gcnet predict needs at least one image or folder, as in: gcnet predict --model FILE photo.jpg"
             )
-        for name in ("top", "batch_size", "detections_per_image"):
+        for name in ("topk", "batch_size", "detections_per_image"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"`{name}` must be at least 1, found {value}")

@@ -55,7 +55,7 @@ def predict(settings: PredictSettings) -> PredictionResult:
         >>> Image.new("RGB", (80, 64)).save("black.png")
         >>> model = gcnet.create_model("gc_scenes_resnet")
         >>> gcnet.save_model(model, "scenes.safetensors", preprocessing={"image_size": 64})
-        >>> predictions = gcnet.predict("black.png", model="scenes.safetensors", top=2)
+        >>> predictions = gcnet.predict("black.png", model="scenes.safetensors", topk=2)
         >>> len(predictions.images[0].classes)
         2
     """

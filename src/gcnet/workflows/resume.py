@@ -9,8 +9,8 @@ from typing import Any
 
 from gcnet.data.settings import DataSettings
 from gcnet.devices import choose_device
-from gcnet.errors import UserError, printable
-from gcnet.renamed import FORMAT_VERSION, changed_names, is_old
+from gcnet.errors import UserError, printable, unknown
+from gcnet.renamed import FORMAT_VERSION, changed_names, is_old, new_name, renamed
 from gcnet.training.checkpoint import load_state
 from gcnet.training.data_record import compare_data, record_data
 from gcnet.training.distributed import processes_joined
@@ -20,6 +20,7 @@ from gcnet.training.task import TrainingTask
 from gcnet.training.trainer import Trainer
 from gcnet.workflows.train import BuildModel, RunResult, assembled, drive, only_writer
 
+_MOVABLE = ("data", "val", "images", "download_dir")
 _PLACES = ("data", "val", "images")
 
 
@@ -45,7 +46,7 @@ def resume(
         epochs: another length in epochs, at least what is done already; the learning rate then follows the schedule of
             the new length from here on, so that the bits are not those of a run of that length from the start.
         steps: another length in steps, likewise.
-        moved: where the data are now, by setting: data, val, images, root. They must be the same data.
+        moved: where the data are now, by setting: data, val, images, download_dir. They must be the same data.
         build_model: as given to `gcnet.train`.
         reporter: of the progress (default: a bar on a terminal, lines elsewhere).
 
@@ -63,6 +64,9 @@ def resume(
         settings = replace(settings, data=replace(settings.data, workers=workers))
     if device is not None:
         settings = replace(settings, machine=replace(settings.machine, device=device))
+    for name in moved:
+        if name not in _MOVABLE:
+            raise renamed(name, new) if (new := new_name(name)) in _MOVABLE else unknown("setting", name, _MOVABLE)
     if moved:
         settings = replace(settings, data=replace(settings.data, **moved)).with_absolute_paths()
     _require_data(settings.data)

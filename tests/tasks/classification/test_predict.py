@@ -49,7 +49,7 @@ def test_json_on_standard_output_is_all_there_is(
 ) -> None:
     write_fruit(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"no image")
-    assert run(PredictSettings((tmp_path,), str(model_file), json="-", top=2, device="cpu")) == 0
+    assert run(PredictSettings((tmp_path,), str(model_file), json="-", topk=2, device="cpu")) == 0
     printed = capsys.readouterr()
     content = json.loads(printed.out)
     assert len(content["images"]) == 15
@@ -145,7 +145,7 @@ def test_paths_that_lead_nowhere_get_a_sentence(tmp_path: Path) -> None:
     ("changed", "sentence"),
     [
         ({"paths": ()}, "at least one image or folder"),
-        ({"top": 0}, "`top` must be at least 1, found 0"),
+        ({"topk": 0}, "`topk` must be at least 1, found 0"),
         ({"batch_size": -1}, "`batch_size` must be at least 1, found -1"),
     ],
 )
@@ -191,7 +191,7 @@ def test_weights_by_name_keep_their_own_number_of_classes(tmp_path: Path, capsys
         settings.paths,
         settings.model,
         settings.weights,
-        top=9,
+        topk=9,
         json="-",
         preprocessing=PreprocessingSettings(image_size=16),
         device="cpu",
@@ -227,7 +227,7 @@ def test_flags_of_detectors_are_refused_for_a_classifier(model_file: Path, tmp_p
 def test_a_table_has_a_row_for_each_image_and_class(model_file: Path, tmp_path: Path) -> None:
     write_fruit(tmp_path / "images")
     file = tmp_path / "new" / "found.csv"
-    assert run(PredictSettings((tmp_path / "images",), str(model_file), csv=file, top=2, device="cpu")) == 0
+    assert run(PredictSettings((tmp_path / "images",), str(model_file), csv=file, topk=2, device="cpu")) == 0
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     assert (len(rows), list(rows[0])) == (30, ["image", "class", "probability"])

@@ -69,7 +69,7 @@ def test_it_is_evaluated_by_its_boxes_as_pycocotools_does(
     judge.evaluate()
     judge.accumulate()
     judge.summarize()
-    assert found["box"]["AP"] == pytest.approx(judge.stats[0], abs=1e-9)
+    assert found["bbox"]["AP"] == pytest.approx(judge.stats[0], abs=1e-9)
     assert main(["evaluate", "--results", str(detections), "--data", str(boxes)]) == 0
     assert "masks" not in capsys.readouterr().out.replace("out/", "")
 

@@ -261,7 +261,7 @@ def test_a_damaged_image_is_skipped_and_named(finder: Path, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"top": 3}, "`top` belongs to classifiers"),
+        ({"topk": 3}, "`topk` belongs to classifiers"),
         ({"preprocessing": PreprocessingSettings(image_size=30)}, "`image_size=30` belongs to classifiers"),
         ({"classes": "bal"}, 'unknown class "bal"; did you mean "ball"'),
         ({"classes": "cube,"}, 'unknown class "";'),

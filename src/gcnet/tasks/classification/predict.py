@@ -115,7 +115,7 @@ def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSetting
             network,
             paths,
             preprocessing=preprocessing,
-            top=settings.top or TOP,
+            top=settings.topk or TOP,
             batch_size=settings.batch_size or BATCH_SIZE,
             device=next(network.model.parameters()).device,
             progress=progress,

@@ -40,7 +40,7 @@ class Classification(Task):
     own_settings = MappingProxyType(
         {
             EvaluateSettings: ("download_dir", "download", "preprocessing"),
-            PredictSettings: ("top", "preprocessing"),
+            PredictSettings: ("topk", "preprocessing"),
             AnalyzeSettings: ("download_dir", "batch_size", "preprocessing"),
         }
     )

@@ -142,7 +142,7 @@ class DetectorEvaluation(EvaluationResult):
 
     def _table(self) -> list[list[object]]:
         kinds = self.metrics.kinds()
-        rows: list[list[object]] = [["class", "objects", *(f"{kind}_AP" for kind in kinds)]]
+        rows: list[list[object]] = [["class", "objects", *(f"{IOU_TYPES[kind]}_AP" for kind in kinds)]]
         for name, count in self.metrics.objects.items():
             values = (result.per_class[name] for result in kinds.values())
             rows.append([name, count, *("" if value is None else f"{value:.6f}" for value in values)])

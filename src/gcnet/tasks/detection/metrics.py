@@ -68,9 +68,10 @@ class DetectorResult:
             "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
             "objects": sum(self.objects.values()),
             "is_coco_subset": self.is_coco_subset,
-            **{kind: dict(found.numbers) for kind, found in kinds.items()},
+            **{IOU_TYPES[kind]: dict(found.numbers) for kind, found in kinds.items()},
             "per_class": {
-                name: {"objects": count, **{kind + "_AP": found.per_class[name] for kind, found in kinds.items()}}
+                name: {"objects": count}
+                | {f"{IOU_TYPES[kind]}_AP": found.per_class[name] for kind, found in kinds.items()}
                 for name, count in self.objects.items()
             },
         }
