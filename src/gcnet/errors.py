@@ -24,7 +24,10 @@ _SIZE = re.compile(r"(?:Tried|Unable) to allocate ([\d.]+ \w?i?B)")
 
 
 class UserError(ValueError):
-    """A usage error; its text is one sentence with the rule, the expected and the actual value."""
+    """A usage error: one sentence with the rule, the expected and the found value.
+
+    It names arguments in backticks, as `batch_size` or `batch_size=8`; the command line renders them as flags.
+    """
 
 
 class Failure(UserError):

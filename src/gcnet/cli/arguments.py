@@ -22,16 +22,16 @@ def parse(kind: type[S], words: Sequence[str], *, program: str, epilogue: str) -
     """Parse the arguments of a command.
 
     Args:
-        kind: dataclass of the command's settings.
-        words: what follows the command on the command line.
-        program: the command as typed, such as "gcnet train".
-        epilogue: text after the help.
+        kind: Dataclass of the command's settings.
+        words: Words after the command.
+        program: The command as typed, such as "gcnet train".
+        epilogue: Text after the help.
 
     Returns:
-        The settings, or None where `words` ask for help, which is then printed.
+        The settings, or None if `words` request the help, which is printed.
 
     Raises:
-        UserError: a flag is unknown or missing, or a value is invalid.
+        UserError: A flag is unknown or missing, or a value is invalid.
     """
     arguments = list(arguments_of(kind))
     show_all = "--help-all" in words
@@ -59,13 +59,13 @@ def parse(kind: type[S], words: Sequence[str], *, program: str, epilogue: str) -
 
 
 def _hyphenated(word: str) -> str:
-    """The word with hyphens for the underscores of a flag."""
+    """Replace underscores of a flag by hyphens."""
     flag, equals, value = word.partition("=")
     return flag.replace("_", "-") + equals + value if flag.startswith("--") else word
 
 
 def _model_first(arguments: Sequence[Argument], words: Sequence[str]) -> list[str]:
-    """The words with `--model FILE` moved to the front, where the command takes the model without a flag."""
+    """Move `--model FILE` to the front if the model is positional."""
     if not arguments or arguments[0].name != "model" or not arguments[0].positional:
         return list(words)
     for index, word in enumerate(words):
@@ -80,13 +80,13 @@ def _model_first(arguments: Sequence[Argument], words: Sequence[str]) -> list[st
 
 
 class _Line:
-    """The words of a command line, and the errors that quote them."""
+    """Words of a command line; checks them and reports errors."""
 
     def __init__(self, words: Sequence[str], program: str, flags: Mapping[str, Argument]) -> None:
         self.words, self.program, self.flags = list(words), program, flags
 
     def refuse_unknown_flags(self) -> None:
-        """Raise for the first unknown flag; underscores count as hyphens."""
+        """Raise an error for the first unknown flag; underscores count as hyphens."""
         for word in self.words:
             name = word.split("=")[0]
             flag = name.replace("_", "-")
@@ -111,7 +111,7 @@ class _Line:
                 raise UserError(f"{name} is empty: give a value")
 
     def refuse_missing(self, values: Mapping[str, Any]) -> None:
-        """Raise for the first argument without a default that is not among the values."""
+        """Raise an error for the first missing argument without a default."""
         for flag, argument in self.flags.items():
             if argument.default is not MISSING or values.get(argument.name, ()) != ():
                 continue
@@ -120,7 +120,7 @@ class _Line:
             raise UserError(f"{self.program} needs {name}: {text}")
 
     def value(self, argument: Argument, read: Any) -> Any:
-        """The value of an argument from its texts."""
+        """Convert the text of an argument to its type."""
         kind = base_type(argument)
         if read == "None" and NoneType in get_args(argument.kind):
             return None
@@ -154,7 +154,7 @@ class _Line:
         return f'"{" ".join(values[:end])}"' if end else "nothing"
 
     def unexpected(self, word: str) -> UserError:
-        """Error for a word that belongs to no flag, or is one too many for its flag."""
+        """Error for a word without a flag, or one too many for its flag."""
         name, equals, value = word.partition("=")
         bare = name.replace("_", "-").lower()
         flag = f"--{bare}" if f"--{bare}" in self.flags else FLAGS.get(bare, "").split(" ")[0]

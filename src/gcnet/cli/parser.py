@@ -1,4 +1,4 @@
-"""An argparse parser for the settings of a command: flags, metavars, help and defaults come from the fields."""
+"""Builds the argparse parser of a command from its settings: flags, placeholders, help and defaults."""
 
 import shutil
 import textwrap
@@ -20,21 +20,24 @@ _METAVARS = {int: "N", float: "F", Path: "PATH"}
 
 
 class _Formatter(RawDescriptionHelpFormatter):
-    """argparse's, which breaks no words at hyphens: a flag stays on one line."""
+    """Help formatter that does not break flags at hyphens."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def build_parser(kind: type, arguments: Sequence[Argument], program: str, *, show_all: bool, epilog: str = "") -> Any:
-    """Build the parser; it leaves the texts of values to the caller, and sets nothing for arguments that are not given.
+    """Build the parser of a command.
 
     Args:
-        kind: dataclass of the settings, whose docstring is the description.
-        arguments: of the settings.
-        program: the command as typed, such as "gcnet train".
-        show_all: whether the help has advanced arguments, too.
-        epilog: text at the end of the help.
+        kind: Dataclass of the settings; its docstring is the description.
+        arguments: Arguments of the settings.
+        program: The command as typed, such as "gcnet train".
+        show_all: Whether the help includes advanced arguments.
+        epilog: Text at the end of the help.
+
+    Returns:
+        An `argparse.ArgumentParser`. Its namespaces have the values as text, and no entries for absent arguments.
     """
     width = min(max(shutil.get_terminal_size().columns, _WIDTHS[0]), _WIDTHS[1])
     hides = not show_all and any(argument.advanced for argument in arguments)
@@ -81,14 +84,14 @@ def _add(group: Any, argument: Argument, text: str) -> None:
 
 
 def _count(kind: Any) -> int | str | None:
-    """How many values a flag takes, as argparse has it."""
+    """`nargs` of argparse."""
     if get_origin(kind) is not tuple:
         return None
     return "*" if get_args(kind)[-1] is Ellipsis else len(get_args(kind))
 
 
 def metavar(argument: Argument) -> str:
-    """The placeholder of a value in the help: N, F, PATH, choices in braces, or the end of the name."""
+    """Return the placeholder for the value of an argument: N, F, PATH, choices in braces, or the end of its name."""
     kind = base_type(argument)
     if get_origin(kind) is tuple:
         kind = get_args(kind)[0]
@@ -99,7 +102,7 @@ def metavar(argument: Argument) -> str:
 
 
 def _help(argument: Argument) -> str:
-    """The help, with the default where its text does not state it."""
+    """Help text with the default, unless the text states it."""
     text, default = argument.help, argument.default
     is_shown = default is not False and default is not MISSING and default not in (None, ())
     if "default" not in text and is_shown:
@@ -108,7 +111,7 @@ def _help(argument: Argument) -> str:
 
 
 def _value(default: Any) -> str:
-    """A default as it would be typed."""
+    """A default as on the command line."""
     if isinstance(default, tuple):
         return " ".join(map(_value, default))
     return "on" if default is True else f"{default:g}" if isinstance(default, float) else str(default)
@@ -127,7 +130,7 @@ def _usage(arguments: Sequence[Argument], program: str) -> str:
 
 
 def _wrapped(text: str, width: int) -> str:
-    """Paragraphs wrapped; indented lines, such as examples, as they are."""
+    """Text with wrapped paragraphs; indented lines, such as examples, are kept."""
     lines: list[str] = []
     for is_kept, group in groupby(text.splitlines(), key=lambda line: not line or line.startswith(" ")):
         part = list(group)

@@ -145,7 +145,7 @@ HINTS = {name: hint for names, hint in _HINTS.items() for name in names}
 
 
 def similar_flag(name: str, flags: Container[str]) -> str:
-    """End of a sentence on an unknown flag that is known from other tools, or "".
+    """Return the end of an error on a flag that other tools have, or "".
 
     Args:
         name: the flag without dashes.

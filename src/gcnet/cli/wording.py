@@ -1,4 +1,4 @@
-"""Arguments in words: flags, what they take, and messages with flags in the place of arguments."""
+"""Flags of arguments, values in words, and messages with arguments rendered as flags."""
 
 import re
 from collections.abc import Iterable
@@ -13,25 +13,25 @@ _WORDS = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers
 
 
 def flag_of(argument: Argument) -> str:
-    """The flag of an argument: `batch_size` is `--batch-size`."""
+    """Return the flag of an argument, such as `--batch-size` for `batch_size`."""
     return "--" + argument.name.replace("_", "-")
 
 
 def flags_of(argument: Argument) -> tuple[str, ...]:
-    """All flags of an argument: of a switch also the one that turns it off."""
+    """Return all flags of an argument: `--plots` and `--no-plots` for a boolean one."""
     flag = flag_of(argument)
     return (flag, f"--no-{flag[2:]}") if base_type(argument) is bool else (flag,)
 
 
 def base_type(argument: Argument) -> Any:
-    """The type of an argument's value, without None."""
+    """Return the type of an argument without None, such as `int` for `int | None`."""
     if get_origin(argument.kind) not in (Union, UnionType):
         return argument.kind
     return next(kind for kind in get_args(argument.kind) if kind is not NoneType)
 
 
 def takes(argument: Argument) -> str:
-    """What a flag takes, in words."""
+    """Return the values that an argument takes in words, such as "two numbers"."""
     kind = base_type(argument)
     if kind is bool:
         return "no value"
@@ -46,11 +46,11 @@ def takes(argument: Argument) -> str:
 
 
 def with_flags(message: str, arguments: Iterable[Argument]) -> str:
-    """Replace arguments in backticks by the flags of a command.
+    """Replace arguments in backticks by flags.
 
     Args:
-        message: names arguments as in Python: `` `batch_size` ``, or `` `batch_size=8` `` with a value.
-        arguments: of the command. Other names, and values without a flag, stay as they are but for the backticks.
+        message: Text with arguments as in Python: `` `batch_size` ``, or `` `batch_size=8` `` with a value.
+        arguments: Arguments of the command. Other names in backticks only lose the backticks.
 
     Returns:
         The message with `--batch-size`, `--batch-size 8`, and `--no-plots` for `` `plots=False` ``.
