@@ -60,7 +60,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_image_is_refused_with_its_path_and_a_short_reason(case: str, tmp_path: Path) -> None:
+def test_an_undecodable_file_is_an_error_with_its_path_and_a_short_reason(case: str, tmp_path: Path) -> None:
     content, reason = REFUSED[case]
     path = saved(tmp_path, f"{case}.png", content())
     with pytest.raises(ImageError) as caught:
@@ -247,7 +247,7 @@ def test_an_image_error_survives_pickling_so_that_workers_can_send_it() -> None:
     assert (error.path, error.reason, str(error)) == ("a/b.png", "truncated", "a/b.png: truncated")
 
 
-def test_a_suffix_says_what_is_an_image_and_hidden_files_are_none() -> None:
+def test_image_files_have_an_image_suffix_and_are_not_hidden() -> None:
     assert [name for name in ("a.JPG", "b.png", "._b.png", "c.txt", "png", "d.tiff") if has_image_suffix(name)] == [
         "a.JPG",
         "b.png",
@@ -267,7 +267,7 @@ CONTENT = {
 
 
 @pytest.mark.parametrize("case", CONTENT)
-def test_files_that_are_no_images_are_called_what_they_are(case: str, tmp_path: Path) -> None:
+def test_files_of_other_types_are_named_by_their_content(case: str, tmp_path: Path) -> None:
     content, reason = CONTENT[case]
     with pytest.raises(ImageError, match=reason):
         open_image(saved(tmp_path, "a.jpg", content))

@@ -198,7 +198,7 @@ def test_an_error_in_our_own_code_is_not_swallowed_and_names_the_image(workers: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS])
-def test_a_worker_that_dies_is_one_sentence_with_the_image_it_was_at(number: signal.Signals) -> None:
+def test_a_dead_worker_is_one_sentence_with_its_image(number: signal.Signals) -> None:
     def die(index: int) -> None:
         if index == 5:
             time.sleep(0.3)  # so that the earlier batches are out
@@ -216,7 +216,7 @@ def test_a_worker_that_dies_is_one_sentence_with_the_image_it_was_at(number: sig
     assert "\n" not in str(caught.value)
 
 
-def test_a_worker_that_hangs_is_found_out_and_ended() -> None:
+def test_a_hanging_worker_is_detected_and_terminated() -> None:
     def hang(index: int) -> None:
         if index == 3:
             time.sleep(600)

@@ -29,7 +29,7 @@ def test_the_order_changes_with_epoch_and_seed_and_with_nothing_else() -> None:
 
 
 @given(step=st.integers(0, 25), accumulation=st.sampled_from([1, 2]))
-def test_started_at_any_step_it_goes_on_as_if_never_stopped(step: int, accumulation: int) -> None:
+def test_a_sampler_started_at_any_step_continues_the_same_sequence(step: int, accumulation: int) -> None:
     def build() -> EpochSampler:
         return EpochSampler(47, batch_size=6, seed=11, accumulation=accumulation)
 

@@ -75,7 +75,7 @@ def test_the_local_features_of_the_scenes_network_see_no_further_than_the_distan
     assert RECEPTIVE_FIELD <= 32
 
 
-def test_the_control_setting_has_one_reference_for_all_pictures() -> None:
+def test_the_control_setting_has_one_reference_brightness() -> None:
     control, context = Scenes(30, context=False), Scenes(30)
     assert len({control.instances(index)[0].brightness for index in range(30)}) == 1
     assert len({context.instances(index)[0].brightness for index in range(30)}) == 30
@@ -112,7 +112,7 @@ def test_coco_annotations_describe_the_masks() -> None:
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_impossible_scenes_are_refused_in_a_sentence(arguments: dict, sentence: str) -> None:
+def test_impossible_scenes_are_errors_of_one_sentence(arguments: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         Scenes(3, **arguments)
 

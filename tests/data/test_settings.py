@@ -43,7 +43,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_contradictions_are_refused_on_construction_in_one_sentence(case: str) -> None:
+def test_contradictory_settings_are_errors_of_one_sentence(case: str) -> None:
     build, sentence = REFUSED[case]
     with pytest.raises(UserError, match=sentence):
         build()
@@ -82,7 +82,7 @@ def test_validation_data_that_contradict_each_other_are_refused(values: dict[str
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_an_odd_stored_preprocessing_is_refused_in_one_sentence() -> None:
+def test_an_invalid_stored_preprocessing_is_an_error_of_one_sentence() -> None:
     sound = Preprocessing(32).to_dict()
     odd = [None, -1, 0, True, "x", [], [1, 2], [None] * 3, ["a"] * 3, {}, 1e300]
     for name in sound:

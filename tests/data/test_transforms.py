@@ -70,7 +70,7 @@ def test_a_line_of_pixels_is_cut_before_it_is_resized_to_millions(size: tuple[in
     assert build_eval_transform(Preprocessing(224, 256))(photo(*size)).shape == (3, 224, 224)
 
 
-def test_without_augmentation_training_sees_what_evaluation_sees() -> None:
+def test_training_without_augmentation_equals_evaluation() -> None:
     preprocessing = Preprocessing(37, 41, "bicubic")
     plain = build_train_transform(preprocessing, AugmentSettings(**QUIET))
     assert torch.equal(plain(photo(53, 61)), build_eval_transform(preprocessing)(photo(53, 61)))
@@ -85,7 +85,7 @@ def test_the_automatic_crop_pads_small_images_and_resizes_others() -> None:
         assert build_train_transform(preprocessing, AugmentSettings()).crop == crop
 
 
-def test_a_padded_crop_is_one_of_the_shifts_and_all_of_them_occur() -> None:
+def test_padded_crops_are_all_possible_shifts() -> None:
     image = photo(5, 5)
     transform = build_train_transform(
         Preprocessing(5, mean=(0, 0, 0), std=(1, 1, 1)), AugmentSettings(random_crop="pad", pad=2, hflip=0)
@@ -165,7 +165,7 @@ def test_a_greater_magnitude_changes_more() -> None:
 @pytest.mark.parametrize(
     "build", [build_eval_transform, lambda p: build_train_transform(p, AugmentSettings(erasing=0.5))]
 )
-def test_transforms_can_be_pickled_for_workers_and_say_what_they_do(build: Callable[[Preprocessing], object]) -> None:
+def test_transforms_can_be_pickled_and_have_a_repr(build: Callable[[Preprocessing], object]) -> None:
     transform = pickle.loads(pickle.dumps(build(Preprocessing(13))))
     assert transform(photo(29, 17)).shape == (3, 13, 13)
     assert "image_size=13" in repr(transform)

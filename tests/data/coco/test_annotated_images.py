@@ -58,7 +58,7 @@ def test_an_image_without_objects_has_empty_tensors_of_the_right_shape():
     assert objects.masks.dense().shape == (0, 10, 8)
 
 
-def test_images_without_objects_can_be_left_out_and_parts_be_taken():
+def test_images_without_objects_can_be_skipped_and_limited():
     images = CocoImages(content(), nothing)
     assert [images.with_objects().name(i) for i in range(len(images.with_objects()))] == ["full.png"]
     assert images.limited(1).name(0) == "empty.png"
@@ -162,7 +162,7 @@ def test_generated_scenes_are_detection_data_whose_classes_hang_on_the_reference
     assert found == {False, True}
 
 
-def test_in_the_control_setting_a_shape_is_what_it_is_itself():
+def test_in_the_control_setting_the_category_depends_on_the_shape_alone():
     train, _ = open_coco(DataSettings(data="scenes-control", limit_train=12, limit_val=2))
     scenes = Scenes(12, context=False)
     for index in range(12):

@@ -72,7 +72,7 @@ def test_polygons_of_fractions_are_converted_and_reported_once(change: Any) -> N
     assert inspect(inspection.clean).issues == ()
 
 
-def test_two_polygons_within_one_pixel_stay_as_they_are() -> None:
+def test_two_polygons_within_one_pixel_are_not_fractions() -> None:
     content = rectangles(2)
     for annotation in content["annotations"]:
         as_polygons(annotation)

@@ -236,7 +236,7 @@ def test_a_planted_issue_is_found_named_and_resolved(
 
 
 @pytest.mark.parametrize(("kind", "plant"), NOTED.values(), ids=NOTED)
-def test_what_is_valid_but_unusual_is_noted_and_kept(
+def test_valid_but_unusual_entries_are_noted_and_kept(
     scenes: tuple[Content, Path], kind: str, plant: Callable[[Content], None]
 ) -> None:
     content = copy.deepcopy(scenes[0])
@@ -257,7 +257,7 @@ def test_a_box_is_taken_from_the_mask(scenes: tuple[Content, Path]) -> None:
     assert last(resolved(scenes, change(bbox=[1, 2, 0, 4])))["bbox"] == BOX
 
 
-def test_a_bad_polygon_goes_and_the_good_one_beside_it_stays(scenes: tuple[Content, Path]) -> None:
+def test_an_invalid_polygon_is_dropped_and_valid_ones_are_kept(scenes: tuple[Content, Path]) -> None:
     assert last(resolved(scenes, change(segmentation=[POLYGON[:4], POLYGON])))["segmentation"] == [POLYGON]
 
 
@@ -287,7 +287,7 @@ def test_a_lacking_area_is_the_masks_or_the_boxs(scenes: tuple[Content, Path]) -
     assert last(resolved(scenes, change(area=None, segmentation=None)))["area"] == 17 * 19
 
 
-def test_a_new_id_is_one_that_no_annotation_had(scenes: tuple[Content, Path]) -> None:
+def test_new_ids_are_unused_in_the_file(scenes: tuple[Content, Path]) -> None:
     assert last(resolved(scenes, change(id=1)))["id"] == max(one["id"] for one in scenes[0]["annotations"][:-1]) + 1
 
 
@@ -333,7 +333,7 @@ def test_a_missing_size_is_that_of_the_upright_file(scenes: tuple[Content, Path]
     assert [issue.kind for issue in inspect(content).issues] == ["invalid image size"]
 
 
-def test_an_issue_is_one_line_with_its_place() -> None:
+def test_an_issue_is_one_line_with_image_and_annotation() -> None:
     issue = Issue("invalid bbox", "bbox [1, 2, 3, 0]", 3, 17, "a.jpg")
     assert str(issue) == "image 3 (a.jpg), annotation 17: bbox [1, 2, 3, 0]"
     assert str(Issue("missing image file", "no such file", 3, None, "a\n\x1b[2J.jpg")) == (
@@ -351,7 +351,7 @@ def test_an_issue_is_one_line_with_its_place() -> None:
         ('{"images": [], "annotations": {}}', 'expected a list "annotations"'),
     ],
 )
-def test_a_file_of_another_kind_is_refused_in_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+def test_other_kinds_of_files_are_errors_of_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=sentence) as raised:
         read_annotations(tmp_path / "a.json")
@@ -366,7 +366,7 @@ def test_a_file_of_another_kind_is_refused_in_a_sentence(tmp_path: Path, text: s
         ("\n<!DOCTYPE html><html>", "is an HTML page: the download failed"),
     ],
 )
-def test_a_file_that_holds_no_json_is_named_for_what_it_is(tmp_path: Path, text: str, sentence: str) -> None:
+def test_files_of_other_types_given_as_json_are_named(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=sentence):
         read_annotations(tmp_path / "a.json")

@@ -203,7 +203,7 @@ def test_a_folder_with_the_name_of_a_file_is_a_folder(tmp_path: Path):
     assert len(open_coco(DataSettings(str(tmp_path / "data.json")))[0].images) == 3
 
 
-def test_an_unrecognized_folder_lists_what_was_found(tmp_path: Path):
+def test_an_error_on_an_unrecognized_folder_lists_its_files(tmp_path: Path):
     write_images(tmp_path, ["photos/a.png", "more/b.png"])
     expected = (
         "has no COCO annotation file for train: looked for annotations/instances_train*.json, annotations/train.json"

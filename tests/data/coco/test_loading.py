@@ -85,7 +85,7 @@ def test_parts_of_a_batch_keep_images_and_names_together():
     assert all(a is b for a, b in zip(part.images, batch.images[1:3], strict=True))
 
 
-def test_upright_images_are_one_group_and_others_the_other():
+def test_portrait_and_landscape_images_are_separate_groups():
     sizes = ((4, 5), (5, 4), (4, 4), (9, 1))
     images = [
         {"id": number, "file_name": f"{number}.png", "height": height, "width": width}
@@ -111,7 +111,7 @@ def box_of(mask: torch.Tensor) -> list[float]:
     return [float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)]
 
 
-def test_a_mirrored_box_is_still_that_of_its_mask_and_of_the_pixels():
+def test_a_flip_keeps_boxes_masks_and_pixels_consistent():
     image, objects = RandomHorizontalFlip(1.0)(*sample())
     white = torch.from_numpy(np.asarray(image)[:, :, 0] > 0)
     assert [box_of(mask) for mask in objects.masks] == objects.boxes.tolist()
@@ -119,7 +119,7 @@ def test_a_mirrored_box_is_still_that_of_its_mask_and_of_the_pixels():
     assert objects.boxes[0].tolist() == [16, 3, 26, 9]
 
 
-def test_a_mirror_of_probability_0_does_nothing():
+def test_a_flip_of_probability_0_changes_nothing():
     before = sample()
     image, objects = RandomHorizontalFlip(0.0)(*before)
     assert np.array_equal(np.asarray(image), np.asarray(before[0]))
@@ -139,7 +139,7 @@ def test_jitter_keeps_pixels_masks_and_boxes_together(seed: int):
         assert box_of(mask) == pytest.approx(box, abs=1.01)
 
 
-def test_jitter_leaves_out_what_its_crop_cuts_away():
+def test_jitter_drops_objects_outside_of_its_crop():
     kept = set()
     for seed in range(30):
         torch.manual_seed(seed)
@@ -150,7 +150,7 @@ def test_jitter_leaves_out_what_its_crop_cuts_away():
     assert 0 in kept or 1 in kept
 
 
-def test_colours_change_the_image_alone():
+def test_color_jitter_changes_the_image_only():
     before = sample()
     image, objects = build_augment(AugmentSettings(hflip=0.0, color_jitter=0.5), jitter=None, side=8)(*before)
     assert image.size == before[0].size

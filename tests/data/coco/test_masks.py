@@ -74,7 +74,7 @@ def test_polygons_are_drawn_as_the_coco_api_draws_them(polygons: list[list[float
         ("f" * 300, "end within a number"),
     ],
 )
-def test_what_is_no_run_lengths_is_refused(counts: object, sentence: str) -> None:
+def test_invalid_run_lengths_are_errors(counts: object, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         runs_mask(counts, 2, 3)
 
@@ -89,7 +89,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 @given(st.integers(1, 31), st.integers(1, 31), st.integers(0, 999))
-def test_the_extent_of_runs_is_that_of_their_mask(height: int, width: int, seed: int) -> None:
+def test_the_extent_of_run_lengths_matches_their_mask(height: int, width: int, seed: int) -> None:
     mask = blobs(height, width, seed)
     pixels, box = extent({"size": [height, width], "counts": encoded(mask)}, height, width)
     assert pixels == mask.sum()
@@ -99,7 +99,7 @@ def test_the_extent_of_runs_is_that_of_their_mask(height: int, width: int, seed:
         assert box == [columns[0], rows[0], *sides]
 
 
-def test_the_extent_of_polygons_is_that_of_their_mask() -> None:
+def test_the_extent_of_polygons_matches_their_mask() -> None:
     polygons = [[2, 1, 7, 1, 7, 5, 2, 5], [8, 6, 10, 6, 10, 7, 8, 7]]
     mask = polygons_mask(polygons, 11, 13)
     assert extent(polygons, 11, 13) == (mask.sum(), [2, 1, 8, 6])
@@ -131,7 +131,7 @@ def test_packed_masks_unpack_to_the_same() -> None:
     assert BitMasks.pack([], 0, 5, 13).dense().shape == (0, 5, 13)
 
 
-def test_objects_without_a_mask_have_an_empty_one_and_are_marked() -> None:
+def test_objects_without_a_mask_have_an_empty_mask_and_has_mask_false() -> None:
     box = {"bbox": [2, 3, 4, 5]}
     objects = one_image(box, {**box, "segmentation": [[2.0, 3.0, 6.0, 3.0, 6.0, 8.0]]}, {**box, "segmentation": []})
     found = objects.objects(0)

@@ -33,14 +33,14 @@ def open_images(folder: Path, *sizes: tuple[str, int, int]) -> CocoImages:
     return CocoImages(found, FolderReader(folder, found["images"]))
 
 
-def test_sizes_tell_whether_an_image_is_annotated_upright_or_as_stored(tmp_path: Path):
+def test_the_annotated_size_determines_the_orientation(tmp_path: Path):
     stored = write(tmp_path / "a.png", 6)
     as_stored, upright = (open_images(tmp_path, ("a.png", *size)) for size in ((WIDTH, HEIGHT), (HEIGHT, WIDTH)))
     assert np.array_equal(np.asarray(as_stored.read(0)), stored)
     assert np.array_equal(np.asarray(upright.read(0)), np.rot90(stored, -1))  # 6: to be turned clockwise
 
 
-def test_images_that_sizes_do_not_tell_apart_follow_the_others(tmp_path: Path):
+def test_images_of_ambiguous_orientation_follow_the_others(tmp_path: Path):
     write(tmp_path / "a.png", 6)
     half = write(tmp_path / "half.png", 3)
     square = write(tmp_path / "square.png", 6, (WIDTH, WIDTH))

@@ -78,7 +78,7 @@ def odd_areas(content: Content) -> None:
         odd_areas,
     ],
 )
-def test_numbers_are_pycocotools_on_what_is_repaired_otherwise(change: Any) -> None:
+def test_metrics_of_unrepaired_annotations_equal_those_of_pycocotools(change: Any) -> None:
     content, results = file_with_masks()
     content["images"][0]["file_name"] = content["images"][0]["id"]  # which pycocotools does not look at
     first = content["images"][0]["id"], content["categories"][0]["id"]
@@ -108,7 +108,7 @@ def test_numbers_are_pycocotools_on_what_is_repaired_otherwise(change: Any) -> N
         ({"segmentation": [[1, 2, 3, 4]]}, "has an invalid mask"),
     ],
 )
-def test_what_pycocotools_cannot_evaluate_is_refused_in_a_sentence(values: Content, sentence: str) -> None:
+def test_annotations_that_pycocotools_cannot_evaluate_are_errors(values: Content, sentence: str) -> None:
     content, _ = file_with_masks()
     content["annotations"][2].update(values)
     with pytest.raises(UserError, match=rf"a\.json cannot be evaluated with `repair=False`: .*{sentence}"):

@@ -52,7 +52,7 @@ def test_an_archive_on_disk_is_read_without_the_network(
     assert np.array_equal(np.asarray(val.read(2)), pixels[13])
 
 
-def test_without_download_a_missing_archive_is_one_sentence_at_once(tmp_path: Path) -> None:
+def test_a_missing_archive_without_download_is_one_sentence(tmp_path: Path) -> None:
     begin = time.perf_counter()
     with pytest.raises(UserError, match="cifar10 is not complete in .*cifar-10-batches-py; .* pass `download`"):
         CifarImages(tmp_path, "cifar10", train=True)

@@ -103,7 +103,7 @@ def test_balanced_draws_follow_from_seed_and_step_alone() -> None:
     assert [sorted(batch) for batch in batches] == [sorted(epoch(1)[i : i + 4]) for i in range(0, 16, 4)]
 
 
-def test_imbalance_is_noted_above_ten_to_one_unless_it_is_made_up_for(tmp_path: Path) -> None:
+def test_imbalance_is_noted_above_ten_to_one_unless_training_is_balanced(tmp_path: Path) -> None:
     from data.images.test_folders import add_classes
     from gcnet.data.images.folders import FolderImages
 

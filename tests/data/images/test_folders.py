@@ -57,7 +57,7 @@ def test_unlabeled_test_images_and_a_class_called_train_are_no_splits(tmp_path: 
     assert FolderImages(tmp_path / "vehicles").classes == ("bus", "train")
 
 
-def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
+def test_two_folders_of_one_split_are_an_error(tmp_path: Path) -> None:
     for name in ("train", "val", "valid"):
         add_classes(tmp_path / name)
     with pytest.raises(UserError, match="several folders of validation images, val and valid: .* `val`"):
@@ -116,7 +116,7 @@ def test_files_of_tools_are_neither_images_nor_classes_nor_mentioned(junk: str, 
     assert (len(images), images.classes, images.notes) == (8, ("cat", "dog"), ())
 
 
-def test_files_of_other_formats_and_loose_files_are_counted_in_one_line(tmp_path: Path) -> None:
+def test_unsupported_and_loose_files_are_counted_in_one_line(tmp_path: Path) -> None:
     add_classes(tmp_path)
     for name in ("a.heic", "b.HEIC", "c.jpg_large", "d"):
         (tmp_path / "cat" / name).write_bytes(b"x")

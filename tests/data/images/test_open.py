@@ -38,7 +38,7 @@ def make_folder(root: Path, size: tuple[int, int] = (32, 32), splits: tuple[str,
         ((32, 32), {"image_size": 32, "resize": 40}, (32, 40, "resized")),
     ],
 )
-def test_the_usual_size_of_the_images_decides_what_the_settings_leave_open(
+def test_the_median_size_of_the_images_gives_the_default_input_size(
     size: tuple[int, int], given: dict[str, int], expected: tuple[int, int | None, str], tmp_path: Path
 ) -> None:
     splits = open_data(DataSettings(data=make_folder(tmp_path, size), interpolation="bicubic", **given))
@@ -104,7 +104,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("data", REFUSED)
-def test_data_that_does_not_exist_is_one_sentence_with_what_was_tried(
+def test_missing_data_is_one_sentence_with_the_resolved_path(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -112,7 +112,7 @@ def test_data_that_does_not_exist_is_one_sentence_with_what_was_tried(
         open_data(DataSettings(data=data))
 
 
-def test_a_file_that_is_no_csv_and_a_folder_without_parts_are_refused(tmp_path: Path) -> None:
+def test_other_files_and_folders_without_splits_are_errors(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(UserError, match=r"a folder or a .csv file, found the file"):
         open_data(DataSettings(data=str(tmp_path / "a.txt")))
@@ -153,7 +153,7 @@ def test_evaluation_follows_the_class_order_of_the_network(tmp_path: Path) -> No
     assert [open_evaluation(settings)[0].label(i) for i in range(3)] == [0, 1, 2]
 
 
-def test_evaluation_without_a_class_order_takes_the_one_of_training(tmp_path: Path) -> None:
+def test_evaluation_uses_the_class_order_of_training_by_default(tmp_path: Path) -> None:
     data = make_folder(tmp_path)
     for path in (tmp_path / "val" / "ant").iterdir():
         path.unlink()

@@ -67,7 +67,7 @@ def test_the_largest_value_of_16_bit_images_decides_the_bits_in_use(largest: int
     assert any(f"read as {depth}-bit" in note for note in splits.notes) == (depth < 16)
 
 
-def test_images_of_8_bits_have_no_depth_and_a_given_one_is_kept(tmp_path: Path) -> None:
+def test_8_bit_images_have_no_estimated_depth_and_a_given_depth_is_used(tmp_path: Path) -> None:
     assert estimate_bit_depth(make(tmp_path / "a")) is None
     make(tmp_path / "b", 1023)
     assert preprocessing(tmp_path / "b", bit_depth="12").bit_depth == 12

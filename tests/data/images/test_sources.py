@@ -42,7 +42,7 @@ def test_class_folders_become_sorted_classes_and_files_come_in_a_fixed_order(fol
     assert [images.label(i) for i in range(6)] == [0, 0, 1, 1, 1, 2]
 
 
-def test_a_sample_holds_the_image_of_its_name(folder: Path) -> None:
+def test_name_label_and_image_of_an_index_belong_together(folder: Path) -> None:
     images = FolderImages(folder)
     assert (images.name(3), images.label(3), images.read(3).size) == ("cat/b.png", 1, (5, 7))
     assert images.read(3).getpixel((0, 0)) == (0, 2, 3)
@@ -148,14 +148,14 @@ def test_small_images_are_read_once_and_come_back_bit_for_bit() -> None:
     assert source.reads == [1, 1, 2]
 
 
-def test_a_changed_copy_leaves_the_kept_image_alone() -> None:
+def test_changing_a_returned_image_does_not_change_the_cache() -> None:
     cached = CachedImages(Counted((5, 3)))
     cached.read(0).paste((0, 0, 0), (0, 0, 5, 3))
     cached.read(0).paste((0, 0, 0), (0, 0, 5, 3))
     assert np.asarray(cached.read(0)).any()
 
 
-def test_no_more_than_the_budget_is_kept() -> None:
+def test_the_cache_does_not_exceed_its_budget() -> None:
     source = Counted((5, 3), (5, 3), (5, 3))
     cached = CachedImages(source, budget=100)
     for index in (0, 1, 2, 0, 1, 2):

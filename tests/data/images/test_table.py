@@ -78,7 +78,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_malformed_table_is_refused_in_one_sentence(case: str, tmp_path: Path) -> None:
+def test_a_malformed_csv_is_an_error_of_one_sentence(case: str, tmp_path: Path) -> None:
     text, sentence = REFUSED[case]
     with pytest.raises(UserError, match=sentence):
         CsvImages(write(tmp_path, text))
@@ -214,6 +214,6 @@ def test_a_file_name_that_is_not_utf_8_is_found(tmp_path: Path) -> None:
         ("", "found an empty file"),
     ],
 )
-def test_what_is_no_csv_is_named(content: str, sentence: str, tmp_path: Path) -> None:
+def test_files_of_other_types_given_as_csv_are_named(content: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=sentence):
         read_splits(write(tmp_path, content))

@@ -225,7 +225,7 @@ def test_an_image_that_torchvisions_resizing_leaves_nothing_of_is_left_out_with_
     ]
 
 
-@pytest.mark.parametrize(("width", "height"), [(10_000, 1), (1, 300), (1, 1), (10_000, 40), (3, 2)])
+@pytest.mark.parametrize(("width", "height"), [(10_000, 1), (1, 300), (1, 1), (2_500, 40), (3, 2)])
 def test_images_of_odd_sizes_work(finder: Path, tmp_path: Path, width: int, height: int) -> None:
     image = write_image(waves(height, width), tmp_path / "odd.png")
     assert predict(finder, image, json=str(tmp_path / "a.json"), output=tmp_path / "drawn", threshold=0.1) == 0
