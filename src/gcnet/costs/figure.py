@@ -27,6 +27,9 @@ def render_costs(reports: Sequence[CostReport], against: Sequence[CostReport | N
     Args:
         reports: costs of networks, at one or several image sizes.
         against: the baseline of each report. With baselines, bars are differences to them; reports without are skipped.
+
+    Returns:
+        The PNG.
     """
     pairs = [(report, other) for report, other in zip(reports, against, strict=False) if other is not None]
     if not pairs:

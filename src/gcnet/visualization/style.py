@@ -61,7 +61,8 @@ def block_color(block: str) -> str:
     Returns:
         A color such as "#d55e00".
     """
-    name = re.match(r"\w*", block)[0]  # ty: ignore[not-subscriptable]
+    match = re.match(r"\w+", block)
+    name = match[0] if match else block
     options = block[len(name) :]
     color = _BLOCK_COLORS.get(name) or _OTHER_COLORS[zlib.crc32(name.encode()) % len(_OTHER_COLORS)]
     shade = (0.35, -0.3, 0.6)[zlib.crc32(options.encode()) % 3] if options else 0.0
