@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from benchmarks.rows import Circumstances, Row
-from gcnet.visualization.style import INK, block_color, save_figure, style_axes
+from gcnet.visualization.style import INK, block_color, figure_caption, save_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +25,7 @@ def draw_positions(rows: Sequence[Row], where: Circumstances, path: Path) -> Non
     style_axes(time, f"Inference, {channels} channels, batch 1, threads: {where.threads}", "positions", "time (ms)")
     style_axes(memory, "Peak memory beyond the map", "positions", "peak (MB)")
     figure.legend(handles=[*time.get_lines(), line], loc="outside lower center", ncols=4, frameon=False)
-    figure.text(1, 0, f"{where.date[:10]}, {where.device}", ha="right", va="top", fontsize=8, color=INK)
-    save_figure(figure, path)
+    save_figure(figure, path, caption=figure_caption(where.device, date=where.date[:10]))
 
 
 def _draw(axes: "Axes", rows: Sequence[Row], value: Callable[[Row], float]) -> None:

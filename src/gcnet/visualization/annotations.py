@@ -37,6 +37,9 @@ def draw_annotations(
         image: RGB.
         annotations: without issues; `bbox` and `segmentation` in pixels of the image.
         side: resize the image to this longer side in pixels before drawing (default: no resizing).
+
+    Returns:
+        The annotated image, RGB.
     """
     overlays = [Overlay(annotation, instance_color(index)) for index, annotation in enumerate(annotations)]
     shown = image if side is None else fit_image(image, side)

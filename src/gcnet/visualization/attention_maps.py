@@ -41,17 +41,17 @@ class LayerMaps:
     attention: Attention
 
     def position(self, point: Point) -> int:
-        """The query position that a point of the image lies in."""
+        """Return the index of the query position at `point`, in row-major order."""
         height, width = self.attention.grid
         column, row = (min(int(share * side), side - 1) for share, side in zip(point, (width, height), strict=True))
         return row * width + column
 
     def map_of(self, point: Point) -> Float[np.ndarray, "h w"]:
-        """The map of the query at a point, as multiples of the uniform weight."""
+        """Return the map of the query at `point`, as ratios to uniform attention, (h, w)."""
         return self._relative(self.attention.map_of(self.position(point)))
 
     def mean_map(self) -> Float[np.ndarray, "h w"]:
-        """The mean of the maps of all queries, in the same unit."""
+        """Return the mean of the maps of all queries, as ratios to uniform attention, (h, w)."""
         return self._relative(self.attention.mean_map())
 
     def _relative(self, weights: Float[torch.Tensor, "1 h w"]) -> Float[np.ndarray, "h w"]:
@@ -92,7 +92,12 @@ def scale_limit(*maps: Float[np.ndarray, "_ _"]) -> float:
 
 
 def log_ratio(values: Float[np.ndarray, "*shape"], limit: float) -> Float[np.ndarray, "*shape"]:
-    """Return log2 of ratios to uniform attention, clipped to [-limit, limit]; ratios of 0 or less become -limit."""
+    """Return log2 of ratios to uniform attention, clipped to a color scale.
+
+    Args:
+        values: ratios, of any shape; 0 and less become -limit.
+        limit: end of the scale, from `scale_limit`.
+    """
     return np.log2(np.maximum(values, 2.0**-limit)).clip(-limit, limit)
 
 

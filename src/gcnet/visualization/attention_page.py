@@ -57,7 +57,7 @@ class Page:
         return len(self._images)
 
     def add(self, maps: ImageMaps) -> None:
-        """Add an image, unless there is no room for it."""
+        """Add the attention `maps` of an image, unless there is no room for it."""
         if not self._images:
             fits = (side for side in _SIDES if self._total * _size(maps, side) <= PAGE_BYTES)
             self._side = next(fits, _SIDES[-1])
@@ -74,7 +74,7 @@ class Page:
         return any(not layer["shared"] for image in self._images for layer in image["layers"])
 
     def render(self) -> str:
-        """Render the page as HTML text."""
+        """Return the page as HTML text."""
         table = (matplotlib.colormaps[COLOR_MAP](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
         content = {
             "side": self._side,

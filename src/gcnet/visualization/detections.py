@@ -28,6 +28,9 @@ def draw_detections(
         results: in COCO's result format, the best first; coordinates in pixels of the image.
         names: class name of each category id.
         labels: when to write class and score beside objects; see `gcnet.visualization.overlays.draw_overlays`.
+
+    Returns:
+        The annotated image, RGB.
     """
     overlays = [
         Overlay(result, instance_color(index), f"{names[result['category_id']]} {result['score']:.2f}")
@@ -45,6 +48,9 @@ def picture_names(paths: Sequence[Path], folder: Path) -> dict[Path, str]:
     Args:
         paths: of the images, each once.
         folder: of the pictures.
+
+    Returns:
+        The file name of each image's picture.
     """
     parents = [os.path.abspath(path.parent) for path in paths]
     shared = os.path.commonpath(parents) if parents else ""

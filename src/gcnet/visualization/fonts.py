@@ -18,7 +18,7 @@ _DEFAULT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 @cache
 def picture_font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
-    """Load the font for text drawn on an image.
+    """Return the font for text drawn on an image.
 
     Args:
         size: height in pixels.
@@ -28,7 +28,7 @@ def picture_font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
 
 
 def picture_text(text: str, length: int = 40) -> str:
-    """Prepare text for drawing on an image: printable, in characters that a font has, shortened in its middle.
+    """Return text for drawing on an image: printable, in characters that a font has, shortened in its middle.
 
     Args:
         text: such as a class or file name.
@@ -38,12 +38,22 @@ def picture_text(text: str, length: int = 40) -> str:
 
 
 def shown_text(text: str, length: int) -> str:
-    """Prepare text for Matplotlib: as `picture_text`, with dollar signs escaped so that they do not start a formula."""
+    """Return text for Matplotlib: as `picture_text`, with dollar signs escaped, which would start a formula.
+
+    Args:
+        text: such as a class or file name.
+        length: maximum number of characters.
+    """
     return picture_text(text, length).replace("$", r"\$")
 
 
 def shorten(text: str, length: int) -> str:
-    """Cut text in its middle to `length` characters, since file and class names often differ at their ends."""
+    """Return text cut in its middle, since file and class names often differ at their ends.
+
+    Args:
+        text: to cut.
+        length: maximum number of characters.
+    """
     if len(text) <= length:
         return text
     head = max(0, (length - 1) // 2)
@@ -52,7 +62,13 @@ def shorten(text: str, length: int) -> str:
 
 
 def shorten_to_width(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Cut text in its middle until it is at most `width` pixels wide."""
+    """Return text cut in its middle until it fits.
+
+    Args:
+        text: to cut.
+        font: in which it is drawn.
+        width: maximum width in pixels.
+    """
     length = len(text)
     while length and font.getlength(shorten(text, length)) > width:
         length -= 1
@@ -60,7 +76,7 @@ def shorten_to_width(text: str, font: ImageFont.FreeTypeFont, width: int) -> str
 
 
 def legible(text: str) -> str:
-    r"""Escape the characters that no installed font has, as in `\u732b`; warns once for each set of characters."""
+    r"""Return `text` with characters that no installed font has escaped (`\u732b`); warns once for each set of them."""
     missing = _missing(text)
     if not missing or _font_with(missing) is not None:
         return text

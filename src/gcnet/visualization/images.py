@@ -37,14 +37,14 @@ def fit_image(image: Image.Image, side: int) -> Image.Image:
 
 
 def encode_jpeg(image: Image.Image) -> bytes:
-    """Encode an RGB image as JPEG of quality 90 without chroma subsampling."""
+    """Return the RGB `image` as JPEG of quality 90 without chroma subsampling."""
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=90, subsampling=0)
     return stream.getvalue()
 
 
 def data_uri(image: Image.Image) -> str:
-    """Encode an RGB image as JPEG in a `data:` URI for an HTML page."""
+    """Return the RGB `image` as JPEG in a `data:` URI for an HTML page."""
     return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(image)).decode()}"
 
 

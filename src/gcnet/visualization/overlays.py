@@ -181,7 +181,12 @@ def label_places(box: Corners, size: tuple[float, float], image: tuple[int, int]
 
 
 def first_free(places: Iterable[Corners], taken: Sequence[Corners]) -> Corners | None:
-    """Return the first place that does not overlap any of `taken`, or None."""
+    """Return the first free place, or None.
+
+    Args:
+        places: to choose from.
+        taken: places that it must not overlap.
+    """
     return next((place for place in places if not any(_overlap(place, other) for other in taken)), None)
 
 

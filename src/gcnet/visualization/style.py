@@ -123,7 +123,7 @@ def label_lines(axes: "Axes", ends: Sequence[tuple[float, float, str, str]], *, 
 
 
 def figure_caption(*parts: str, date: str = "") -> str:
-    """Join what a figure shows (data set, network, number of images) and its date into a line.
+    """Return a line of what a figure shows (data set, network, number of images) and its date.
 
     Args:
         parts: in words; empty ones are skipped.
@@ -145,7 +145,12 @@ def save_figure(figure: Figure, path: Path | str, *, caption: str = "") -> None:
 
 
 def figure_png(figure: Figure, *, caption: str = "") -> bytes:
-    """Render a figure as PNG, with an optional caption below it."""
+    """Return a figure as PNG.
+
+    Args:
+        figure: to render.
+        caption: small text below the figure, from `figure_caption`.
+    """
     FigureCanvasAgg(figure)
     use_fallback_fonts(figure)
     stream = io.BytesIO()
@@ -169,7 +174,7 @@ def _with_caption(stream: io.BytesIO, caption: str, size: int) -> bytes:
 
 
 def figure_svg(figure: Figure, label: str) -> str:
-    """Render a figure as an `<svg>` element for an HTML page.
+    """Return a figure as an `<svg>` element for an HTML page.
 
     Text and grid take the colors of the page, light or dark, through `currentColor` and the CSS variable `--line`. The
     same figure gives the same text.

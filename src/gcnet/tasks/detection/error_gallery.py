@@ -57,7 +57,7 @@ class Pair:
         return f"F1 {100 * outcome.f1:.1f}: {outcome.found} TP, {outcome.missed} FN, {outcome.false} FP"
 
     def captions(self) -> tuple[str, str]:
-        """The captions of the two images."""
+        """Return the captions of the two images."""
         detections = "detections" if self.outcome.detections else f"no detections with score {SCORE:g} or more"
         return "ground truth" if self.outcome.objects else "ground truth: no objects", detections
 
@@ -95,7 +95,7 @@ def write_error_gallery(
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """Describe the errors on all images in a sentence."""
+    """Return a sentence on the errors in all `outcomes`."""
     found, missed, false = (
         sum(getattr(outcome, name) for outcome in outcomes) for name in ("found", "missed", "false")
     )
