@@ -155,8 +155,8 @@ def out_of_memory(error: BaseException) -> str | None:
     if not (isinstance(error, MemoryError) or "OutOfMemoryError" in kinds or is_its_text):
         return None
     place = "the GPU is out of memory" if "CUDA" in text or "cuda" in text else "out of memory"
-    if found := _BYTES.search(text):
-        return f"{place}: could not allocate {int(found[1]) / 2**20:,.0f} MiB"
-    if found := _SIZE.search(text):
-        return f"{place}: could not allocate {found[1]}"
+    if match := _BYTES.search(text):
+        return f"{place}: could not allocate {int(match[1]) / 2**20:,.0f} MiB"
+    if match := _SIZE.search(text):
+        return f"{place}: could not allocate {match[1]}"
     return place

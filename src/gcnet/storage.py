@@ -281,15 +281,15 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     place = _digest_place(data)
     if place is None:
         raise StorageError(f"{printable(path)} is not a file written by gcnet: its header holds no checksum")
-    found = data[place : place + 64]
+    stored = data[place : place + 64]
     blank = hashlib.sha256(data[:place])
     blank.update(_NO_DIGEST.encode())
     blank.update(memoryview(data)[place + 64 :])
-    if blank.hexdigest().encode() != found:
+    if blank.hexdigest().encode() != stored:
         raise StorageError(f"{printable(path)} is damaged: its checksum does not match its bytes; use another copy")
     content = _metadata(data)
     if content is None:
-        raise StorageError(f"{printable(path)} is damaged or was edited: its metadata are not those of gcnet")
+        raise StorageError(f"{printable(path)} is damaged or was edited: its metadata are invalid")
     try:
         return dict(sorted(load(data).items())), content
     except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError) as error:

@@ -253,7 +253,7 @@ def test_time_and_memory_are_measured_on_request(name: str, tmp_path: Path, monk
         ("resnet18 --batch-size 0", "--batch-size must be at least 1, found 0"),
         ("resnet18 --device cpu", "--device belongs to --measure"),
         ("resnet18 --against resnet19", 'did you mean "resnet18"'),
-        ("gc_resnet18 --block se", "has a block in its name already"),
+        ("gc_resnet18 --block se", "already contains a block"),
         ("nowhere.safetensors", "nowhere.safetensors"),
     ],
 )

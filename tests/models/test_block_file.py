@@ -64,7 +64,7 @@ def test_residual_blocks_and_a_builder_of_ones_own_come_back_and_load_into_block
 
 def test_wrong_files_and_hosts_get_a_sentence_and_leave_the_model_alone(tmp_path: Path) -> None:
     model = create("2-D")
-    with pytest.raises(UserError, match="nothing is inserted in this Sequential"):
+    with pytest.raises(UserError, match="this Sequential has no inserted blocks"):
         save_context(model, tmp_path / "blocks.safetensors")
     save_model(model, tmp_path / "model.safetensors")
     with pytest.raises(StorageError, match="not a file of blocks alone but a model"):

@@ -114,7 +114,7 @@ def test_other_classifiers_come_by_their_own_name_and_take_blocks() -> None:
     [
         ({"name": "runs/first/best.pth"}, "there is no model file runs/first/best.pth"),
         ({"name": "resnt50"}, 'unknown model "resnt50"; did you mean "resnet50"'),
-        ({"name": "gc_resnet50", "block": "se"}, "has a block in its name already"),
+        ({"name": "gc_resnet50", "block": "se"}, "already contains a block"),
         ({"name": "resnet18", "stages": (3,)}, "stages: no effect without a block"),
         ({"name": "resnet18", "fusion": "add"}, "fusion: no effect without a block"),
         ({"name": "resnet18", "weights": "nowhere.pth"}, "there is none at nowhere.pth"),

@@ -103,7 +103,7 @@ def test_an_mmdet_checkpoint_is_recognized(tmp_path: Path) -> None:
         "roi_head.bbox_head.fc_cls.bias",
     ]
     torch.save({"meta": {}, "state_dict": dict.fromkeys(names, torch.ones(1))}, tmp_path / "r50.pth")
-    with pytest.raises(UserError, match=r"looks like a checkpoint of mmdet \(backbone\.conv1\.weight, .*not supported"):
+    with pytest.raises(UserError, match=r"looks like a checkpoint of mmdet \(backbone\.conv1\.weight, .*only single"):
         create_model("mask_rcnn_gc_scenes_resnet", weights=tmp_path / "r50.pth")
 
 

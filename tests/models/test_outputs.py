@@ -75,9 +75,9 @@ def test_a_network_that_suits_the_images_passes_and_is_left_as_it_was() -> None:
         (
             "vit_tiny_patch16_224",
             32,
-            r"cannot run on images of 32 x 32 pixels; it is made for 224 x 224: give `image_size=224`",
+            r"cannot run on images of 32 x 32 pixels; it is built for 224 x 224: give `image_size=224`",
         ),
-        ("torchvision/vit_b_32", 64, "it is made for 224 x 224: give `image_size=224`"),
+        ("torchvision/vit_b_32", 64, "it is built for 224 x 224: give `image_size=224`"),
         ("swin_tiny_patch4_window7_224", 100, "give `image_size=224`"),
         ("torchvision/inception_v3", 32, "cannot run on images of 32 x 32 pixels: give another `image_size`"),
         ("torchvision/maxvit_t", 100, "cannot run on images of 100 x 100 pixels"),
@@ -90,7 +90,7 @@ def test_a_network_that_does_not_take_the_size_says_which_it_takes(name: str, si
 
 
 def test_another_number_of_outputs_and_an_output_of_another_form_are_refused() -> None:
-    with pytest.raises(UserError, match="the network has 4 outputs and the data 3 classes"):
+    with pytest.raises(UserError, match="found 4 outputs and 3 classes"):
         check_classifier(Answering(4), 8, 3)
     with pytest.raises(UserError, match="must return logits"):
         check_classifier(nn.Conv2d(3, 3, 3), 8, 3)

@@ -269,7 +269,7 @@ def test_kernels_with_a_wrong_result_are_switched_off_with_one_warning(
     monkeypatch.setattr(triton_pool, "_suits", lambda _: True)
     x, weight, bias = arguments(3, 17, 31)
     given = x.flatten(2), weight[0], bias[0]
-    with pytest.warns(RuntimeWarning, match="the Triton kernels of attention pooling .* are switched off") as warned:
+    with pytest.warns(RuntimeWarning, match="the Triton kernels of attention pooling .* are disabled") as warned:
         found = attention_pool(*given)
     assert len(warned) == 1
     assert torch.equal(found, attention_pool(*given))

@@ -53,7 +53,7 @@ def convert_block(state_dict: Mapping[str, Tensor] | nn.Module, source: str) -> 
                 f'"{key}" of {source} weights must have shape {expected}, found {tuple(tensor.shape)}'
             ) from None
     if "add.transform.0.weight" in converted:
-        # mmcv's convolution before a batch norm has no bias; ours has one, and zero is the same.
+        # mmcv's convolution before a batch norm has no bias, which equals a zero bias.
         weight = converted["add.transform.0.weight"]
         converted["add.transform.0.bias"] = weight.new_zeros(weight.shape[0])
     return converted
@@ -101,11 +101,11 @@ def infer_block(
     assert isinstance(block, ContextBlock)
     fitting = {key: tensor.shape for key, tensor in block.state_dict().items()}
     for key, tensor in state_dict.items():
-        ours = table[key][0]
-        if converted[ours].shape != fitting[ours]:
+        name = table[key][0]
+        if converted[name].shape != fitting[name]:
             raise UserError(
                 f'"{key}" has shape {tuple(tensor.shape)}, which does not fit a block of {channels} channels: '
-                f"its {ours} is {tuple(fitting[ours])}"
+                f"its {name} is {tuple(fitting[name])}"
             )
     block.to(dtype=matrix.dtype).load_state_dict(converted)
     return block

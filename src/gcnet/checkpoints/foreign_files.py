@@ -166,7 +166,7 @@ class Inert(list[Any]):
     """Stand-in for any class or function in a pickle; accepts everything and does nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> "Inert":
-        """An empty one, whatever the arguments."""
+        """Create an empty instance, whatever the arguments."""
         return super().__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -314,11 +314,11 @@ def _holds_tensors(value: object, depth: int) -> bool:
 def _repeated_wrappers(tensors: Mapping[str, Tensor]) -> list[str]:
     """Prefixes of wrappers that every name has, from the outermost."""
     names = [name for name in tensors if name != "n_averaged"]  # the counter of torch's AveragedModel
-    found: list[str] = []
-    while names and (wrapper := next((one for one in _WRAPPERS if all(n.startswith(one) for n in names)), None)):
+    wrappers: list[str] = []
+    while names and (wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in names)), None)):
         names = [name.removeprefix(wrapper) for name in names]
-        found.append(wrapper)
-    return found
+        wrappers.append(wrapper)
+    return wrappers
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -360,17 +360,17 @@ def _read_torch(path: Path) -> Any:
 
 
 def _needs_code(path: Path, reason: str) -> UserError:
-    found = _GLOBAL.search(reason)
-    if found is None and "Unsupported operand" in reason:
+    match = _GLOBAL.search(reason)
+    if match is None and "Unsupported operand" in reason:
         return UserError(
             f"{shown(path)} is a pickle with more than torch.load reads without running code: save the weights with "
             "torch.save(model.state_dict(), path)"
         )
-    if found is None:
+    if match is None:
         first = printable(reason.partition("\n")[0].removeprefix("Weights only load failed. ")[:120])
         return UserError(f"{shown(path)} is damaged, or no file of weights alone: {first}")
     return UserError(
-        f"{shown(path)} holds objects of {printable(found[1])} and not only tensors, and no code from files is run: "
+        f"{shown(path)} holds objects of {printable(match[1])} and not only tensors, and no code from files is run: "
         "save the weights alone with torch.save(model.state_dict(), path)"
     )
 

@@ -73,9 +73,9 @@ def block_weights(block: nn.Module, name: str) -> dict[str, Tensor]:
     Raises:
         UserError: the weights are sharded or not in memory.
     """
-    found = {key: tensor.detach() for key, tensor in _weights(unwrapped(block), "")}
-    require_whole(found, name)
-    return found
+    weights = {key: tensor.detach() for key, tensor in _weights(unwrapped(block), "")}
+    require_whole(weights, name)
+    return weights
 
 
 def require_whole(tensors: Mapping[str, Tensor], owner: str) -> None:
@@ -104,7 +104,7 @@ def _weights(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
     derived = {}
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, BasePruningMethod):
-            hook(module, ())  # Computes the weight from what training has made of it.
+            hook(module, ())  # computes the effective weight
             derived[hook._tensor_name] = {f"{hook._tensor_name}_orig", f"{hook._tensor_name}_mask"}
         elif isinstance(hook, WeightNorm):
             hook(module, ())
@@ -151,13 +151,13 @@ def save_context(model: nn.Module, path: str | Path) -> None:
     """
     blocks = _blocks(model)
     if not blocks:
-        raise UserError(f"nothing is inserted in this {type(model).__name__}, so there is no block to save")
+        raise UserError(f"this {type(model).__name__} has no inserted blocks to save")
     tensors = {
         f"{_context_name(site)}.{key}": tensor
-        for site, host in blocks.items()
-        for key, tensor in block_weights(host.get_submodule("context"), _context_name(site)).items()
+        for site, module in blocks.items()
+        for key, tensor in block_weights(module.get_submodule("context"), _context_name(site)).items()
     }
-    widths = {site: _widths(host) for site, host in blocks.items()}
+    widths = {site: _widths(module) for site, module in blocks.items()}
     save_tensors(
         Path(path),
         tensors,
@@ -201,7 +201,7 @@ def load_context(model: nn.Module, path: str | Path, *, builders: Mapping[str, B
 def _checked_records(metadata: Mapping[str, Any], path: str | Path) -> list[Record]:
     if metadata.get("kind") != "context":
         kind = printable(str(metadata.get("kind", "file of unknown kind")))
-        raise StorageError(f"{path} is not a file of blocks alone but a {kind}")
+        raise StorageError(f"{path} is not a file of blocks but a {kind}")
     records = metadata.get("insertions")
     if not isinstance(records, list) or not records:
         raise StorageError(f"{path} is damaged or was edited: it does not list the insertions of its blocks")
@@ -214,7 +214,7 @@ def _checked_records(metadata: Mapping[str, Any], path: str | Path) -> list[Reco
 
 
 def _blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules that run a block, by their names in the plain network."""
+    """The modules that run a block, by name in the plain network."""
     names = [site.name for insertion in inserted(model) for site in insertion.sites]
     return {plain_name(model, name): model.get_submodule(name) for name in names}
 
@@ -231,17 +231,17 @@ def _context_name(site: str) -> str:
     return f"{site}.context" if site else "context"
 
 
-def _widths(host: nn.Module) -> dict[str, int]:
-    """The lengths of the host's own vectors, which tell one width of a network from another."""
+def _widths(module: nn.Module) -> dict[str, int]:
+    """The lengths of the module's own vectors, which distinguish widths of a network."""
     return {
         name: parameter.shape[0]
-        for name, parameter in host.named_parameters()
+        for name, parameter in module.named_parameters()
         if parameter.dim() == 1 and not name.startswith("context.") and ".context." not in name
     }
 
 
 def _require_widths(model: nn.Module, records: Sequence[Record], widths: object, path: str | Path) -> None:
-    """Raise UserError where a site has vectors of the same names and of other lengths than when the file was made."""
+    """Raise UserError if a site has vectors of the same names and other lengths than in the file."""
     known = dict(widths) if isinstance(widths, Mapping) else {}  # Older files have none.
     for record in records:
         if record["position"] is not None:
@@ -256,8 +256,8 @@ def _require_widths(model: nn.Module, records: Sequence[Record], widths: object,
         for name in lengths.keys() & own.keys():
             if lengths[name] != own[name]:
                 raise UserError(
-                    f"{path} is of a network of another width: {printable(site)}.{name} had {lengths[name]} channels "
-                    f"there and has {own[name]} here"
+                    f"{path} belongs to a network of another width: {printable(site)}.{name} has {lengths[name]} "
+                    f"channels there and {own[name]} here"
                 )
 
 
@@ -267,35 +267,34 @@ def _require_same(own: Sequence[Record], given: Sequence[Record], path: str | Pa
     for site in there:
         if site not in here:
             raise UserError(
-                f"{path} has a block at {site}, where this network has none; "
-                "gcnet.remove(model) takes out the blocks that are there"
+                f"{path} has a block at {site}, where this network has none; gcnet.remove(model) removes its blocks"
             )
         if here[site] != there[site]:
             raise UserError(
-                f"the block of {path} at {site} is another than this network's: {_difference(there, here, site)}; "
-                "gcnet.remove(model) takes out the blocks that are there"
+                f"the block of {path} at {site} differs from this network's: {_difference(there, here, site)}; "
+                "gcnet.remove(model) removes its blocks"
             )
     extra = sorted(set(here) - set(there))
     if extra:
         raise UserError(
             f"this network has a block at {', '.join(extra[:3])}, for which {path} has no weights; "
-            "gcnet.remove(model) takes out the blocks that are there"
+            "gcnet.remove(model) removes its blocks"
         )
 
 
 def _described(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """Of every site its block in full: defaults of options filled in; the ratio is in the shapes of the weights."""
-    found = {}
+    """The block of every site with the defaults of its options; the ratio is in the shapes of the weights."""
+    blocks = {}
     for record in records:
         options = dict(record["options"])
         if not record["custom"]:
             parameters = signature(find_builder(record["block"])).parameters.values()
-            defaults = {one.name: one.default for one in parameters if one.default is not Parameter.empty}
+            defaults = {item.name: item.default for item in parameters if item.default is not Parameter.empty}
             options = {key: value for key, value in (defaults | options).items() if key not in ("ratio", "dims")}
         for site in record.get("places", ()):
             layout = {key: value for key, value in site.items() if key != "name"}
-            found[site["name"]] = {"block": record["block"], "position": record["position"], **layout, **options}
-    return found
+            blocks[site["name"]] = {"block": record["block"], "position": record["position"], **layout, **options}
+    return blocks
 
 
 def _difference(there: Mapping[str, Mapping[str, Any]], here: Mapping[str, Mapping[str, Any]], site: str) -> str:
@@ -305,11 +304,11 @@ def _difference(there: Mapping[str, Mapping[str, Any]], here: Mapping[str, Mappi
 
 
 def _load(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load the blocks' weights, which must fit name by name; nothing is changed where one does not."""
+    """Load the weights of all blocks, which must match key by key; else nothing is changed."""
     loads = []
     known = set()
-    for site, host in _blocks(model).items():
-        block, prefix = unwrapped(host.get_submodule("context")), f"{_context_name(site)}."
+    for site, module in _blocks(model).items():
+        block, prefix = unwrapped(module.get_submodule("context")), f"{_context_name(site)}."
         weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         own = block.state_dict()
         _require_fit(own, weights, prefix, path)
@@ -328,7 +327,7 @@ def _require_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], prefi
             continue
         if key in own and key in weights and own[key].shape == weights[key].shape:
             continue
-        shapes = [tuple(one[key].shape) if key in one else "none" for one in (own, weights)]
+        shapes = [tuple(tensors[key].shape) if key in tensors else "none" for tensors in (own, weights)]
         raise UserError(
             f"the weights of {path} do not fit this network's blocks: {printable(prefix + key)} has shape {shapes[0]} "
             f"here and {shapes[1]} in the file"

@@ -166,19 +166,19 @@ def check_base_weights(card: ModelCard, tensors: Mapping[str, Tensor], path: obj
                 raise StorageError(f"{path} declares {name} {number:,}, and its tensors have {held:,} elements in all")
     try:
         with torch.device("meta"):
-            host = build_base_model(card.architecture or "", card.num_classes, card.detector, card.image_size)
+            base = build_base_model(card.architecture or "", card.num_classes, card.detector, card.image_size)
     except UserError:
         raise
     except (RuntimeError, NotImplementedError):  # cannot be built without memory; its weights are compared afterwards
         return
-    _require_shapes({name: tensor.shape for name, tensor in host.state_dict().items()}, tensors, path, "network")
+    _require_shapes({name: tensor.shape for name, tensor in base.state_dict().items()}, tensors, path, "network")
 
 
 def _require_shapes(shapes: Mapping[str, torch.Size], tensors: Mapping[str, Tensor], path: object, what: str) -> None:
     for name, shape in shapes.items():
         if name not in tensors or tensors[name].shape != shape:
-            found = tuple(tensors[name].shape) if name in tensors else "none"
+            shown = tuple(tensors[name].shape) if name in tensors else "none"
             raise StorageError(
                 f"{path} does not hold the weights of its own {what}: {printable(name)} must have shape "
-                f"{tuple(shape)}, found {found}"
+                f"{tuple(shape)}, found {shown}"
             )

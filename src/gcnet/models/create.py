@@ -78,10 +78,10 @@ def create_model(
     _check_arguments(name, num_classes, options)
     prefix, base_name = split_name(name)
     if prefix and block is not None:
-        raise UserError(f'"{name}" has a block in its name already: for the block "{block}" take "{base_name}"')
+        raise UserError(f'"{name}" already contains a block: use "{base_name}" with block "{block}"')
     given = {"block": block, "ratio": ratio, "stages": stages, "blocks": blocks, "position": position, "at": at}
     published = published_placement(prefix, base_name)
-    if at is not None:  # The published stages, blocks and position give way to it.
+    if at is not None:  # `at` replaces the published stages, blocks and position
         published = {key: value for key, value in published.items() if key in ("block", "ratio")}
     placement: dict[str, Any] = published | {key: value for key, value in given.items() if value is not None}
     if "block" not in placement and (placement or options):
@@ -116,8 +116,6 @@ def _check_arguments(name: object, num_classes: object, options: Mapping[str, An
 
 def _require_backbone_alone(base_name: str, weights: object) -> None:
     if not is_detector(base_name):
-        raise UserError(f'`backbone_weights` are for a detector, and "{base_name}" is a classifier: give `weights`')
+        raise UserError(f'`backbone_weights` needs a detector, and "{base_name}" is a classifier: use `weights`')
     if weights is not None:
-        raise UserError(
-            "`weights` are of the whole detector and `backbone_weights` of its backbone: give one of the two"
-        )
+        raise UserError("use either `weights`, of the whole detector, or `backbone_weights`, of its backbone")

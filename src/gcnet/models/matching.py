@@ -40,14 +40,14 @@ class NewHead:
 
 
 def matched_names(
-    found: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return weights by the network's own keys, without the prefix of a larger model around the network.
 
     Layers of such a model (`backbone.` beside `head.fc.`) outside the prefix that the network lacks are skipped.
 
     Args:
-        found: the weights by their keys in the file.
+        weights: the weights by their keys in the file.
         own: the network's weights.
         origin: of the weights, for errors.
 
@@ -57,25 +57,25 @@ def matched_names(
     Raises:
         UserError: several prefixes fit equally well: the file holds several networks.
     """
-    if sum(name in own for name in found) >= _LEAST_SHARE * len(own):
-        return dict(found), []
+    if sum(name in own for name in weights) >= _LEAST_SHARE * len(own):
+        return dict(weights), []
     ends = {name.rpartition(".")[2] for name in own}
     prefixes = Counter(
         prefix
-        for name in found
+        for name in weights
         if name.rpartition(".")[2] in ends
         for prefix in _prefixes(name)
         if name.removeprefix(prefix) in own
     )
     fitting = [(count, prefix) for prefix, count in prefixes.items() if count >= _LEAST_SHARE * len(own)]
     if not fitting:
-        return dict(found), []
+        return dict(weights), []
     best = max(fitting)[0]
     chosen = sorted(prefix for count, prefix in fitting if count == best)
     if len(chosen) > 1:
         names = " and ".join(f'"{printable(prefix)}"' for prefix in chosen)
         raise UserError(f"the weights of {printable(origin)} are of several networks, {names}: save one of them alone")
-    return _without_prefix(found, own, chosen[0])
+    return _without_prefix(weights, own, chosen[0])
 
 
 def _prefixes(name: str) -> list[str]:
@@ -85,21 +85,22 @@ def _prefixes(name: str) -> list[str]:
 
 
 def _without_prefix(
-    found: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    matched = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
-    notes, left_out = [f'prefix "{printable(prefix)}" removed'], []
-    for name, value in found.items():
+    matched = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    notes, skipped = [f'prefix "{printable(prefix)}" removed'], []
+    for name, value in weights.items():
         if name.startswith(prefix):
             continue
         # A classifier beside the prefix: head.fc.weight, or fc.weight.
-        short = next((one for one in (name, *map(name.removeprefix, _prefixes(name))) if one in own), None)
+        candidates = (name, *map(name.removeprefix, _prefixes(name)))
+        short = next((candidate for candidate in candidates if candidate in own), None)
         if short is not None and short not in matched and own[short].shape[1:] == value.shape[1:]:
             matched[short] = value
         else:
-            left_out.append(name)
-    if left_out:
-        notes.append(f"{len(left_out)} tensors outside it skipped ({listed(left_out)})")
+            skipped.append(name)
+    if skipped:
+        notes.append(f"{len(skipped)} tensors outside it skipped ({listed(skipped)})")
     return matched, notes
 
 
@@ -109,36 +110,36 @@ def listed(names: list[str]) -> str:
     return ", ".join(map(printable, names[:_SHOWN])) + more
 
 
-def resized(found: dict[str, Tensor], own: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def resized(weights: dict[str, Tensor], own: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Return weights with position embeddings resized to the grid of a timm or torchvision network.
 
     Weights that fit, and those of other networks, are returned unchanged.
 
     Args:
-        found: the weights.
+        weights: the weights.
         own: the network's weights.
         model: the network.
     """
-    fits = all(name in own and own[name].shape == value.shape for name, value in found.items())
-    if fits and len(found) >= len(own):
-        return found
+    fits = all(name in own and own[name].shape == value.shape for name, value in weights.items())
+    if fits and len(weights) >= len(own):
+        return weights
     module = sys.modules[type(model).__module__]
     convert = getattr(module, "checkpoint_filter_fn", None)
     if module.__name__.startswith("timm.") and convert is not None:
-        blocks = {name: value for name, value in found.items() if ".context." in name}
-        host = {name: value for name, value in found.items() if name not in blocks}
+        blocks = {name: value for name, value in weights.items() if ".context." in name}
+        base = {name: value for name, value in weights.items() if name not in blocks}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # on the memory layout of what timm interpolates
-                converted = {name: value for name, value in convert(host, model).items() if isinstance(value, Tensor)}
+                converted = {name: value for name, value in convert(base, model).items() if isinstance(value, Tensor)}
         except _FILTER_FAILURES:
-            return found
-        better = sum(name in own for name in converted) >= sum(name in own for name in host)
-        return converted | blocks if better else found
+            return weights
+        better = sum(name in own for name in converted) >= sum(name in own for name in base)
+        return converted | blocks if better else weights
     embedding = "encoder.pos_embedding"
-    if module.__name__.startswith("torchvision.") and found.get(embedding) is not None and embedding in own:
-        found[embedding] = _resized_embedding(found[embedding], own[embedding], model)
-    return found
+    if module.__name__.startswith("torchvision.") and weights.get(embedding) is not None and embedding in own:
+        weights[embedding] = _resized_embedding(weights[embedding], own[embedding], model)
+    return weights
 
 
 def _resized_embedding(embedding: Tensor, own: Tensor, model: Any) -> Tensor:
@@ -155,30 +156,34 @@ def _resized_embedding(embedding: Tensor, own: Tensor, model: Any) -> Tensor:
 
 
 def new_head(
-    own: Mapping[str, Tensor], found: Mapping[str, Tensor], fresh: set[str], base_name: str, options: Mapping[str, Any]
+    own: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    fresh: set[str],
+    base_name: str,
+    options: Mapping[str, Any],
 ) -> NewHead:
     """Return the layers of a head to initialize, for weights of other classes or without a classifier.
 
     Args:
         own: the network's tensors.
-        found: the weights, by the same keys.
+        weights: the weights, by the same keys.
         fresh: keys of tensors that are newly initialized anyway.
         base_name: name of the base model.
         options: options of `build_base_model`, beside name and classes.
     """
-    unfit = {name for name, value in found.items() if name in own and own[name].shape != value.shape}
-    missing = {name for name in own if name not in found and name not in fresh}
+    unfit = {name for name, value in weights.items() if name in own and own[name].shape != value.shape}
+    missing = {name for name in own if name not in weights and name not in fresh}
     if not unfit and not missing:
         return NewHead()
     layers = class_layers(base_name, options)
     dependent = {name for name in own if name.rpartition(".")[0] in layers}
-    if unfit and unfit <= dependent and all(own[name].shape[1:] == found[name].shape[1:] for name in unfit):
+    if unfit and unfit <= dependent and all(own[name].shape[1:] == weights[name].shape[1:] for name in unfit):
         names = dependent
         first = min(unfit, key=lambda name: (own[name].dim(), len(own[name]), len(name), name))
-        counts = f"{len(found[first])} outputs in the weights, {len(own[first])} in the network"
+        counts = f"{len(weights[first])} outputs in the weights, {len(own[first])} in the network"
     else:
         names, counts = set(), ""
-    absent = _absent(found, missing - names, layers, base_name)
+    absent = _absent(weights, missing - names, layers, base_name)
     new = frozenset(names | absent)
     if not new:
         return NewHead()
@@ -187,11 +192,11 @@ def new_head(
     return NewHead(new, shown, f"classifier initialized anew ({', '.join(shown)}): {reason}")
 
 
-def _absent(found: Mapping[str, Tensor], missing: set[str], layers: set[str], base_name: str) -> set[str]:
-    """The missing names, where all lie in heads of which nothing is found."""
+def _absent(weights: Mapping[str, Tensor], missing: set[str], layers: set[str], base_name: str) -> set[str]:
+    """The missing names, if all are in heads of which the weights have nothing."""
     depth = None if is_detector(base_name) else 1
     roots = {".".join(layer.split(".")[:depth]) + "." for layer in layers}
-    heads = tuple(root for root in roots if not any(name.startswith(root) for name in found))
+    heads = tuple(root for root in roots if not any(name.startswith(root) for name in weights))
     return missing if heads and all(name.startswith(heads) for name in missing) else set()
 
 
@@ -213,10 +218,10 @@ def class_layers(base_name: str, options: Mapping[str, Any] | None = None) -> se
 def _shapes(base_name: str, classes: int, options: Mapping[str, Any]) -> dict[str, torch.Size]:
     try:
         with torch.device("meta"):
-            host = build_base_model(base_name, classes, **options)
+            base = build_base_model(base_name, classes, **options)
     except (RuntimeError, NotImplementedError):  # RegNets compute their widths with tensors
-        host = build_base_model(base_name, classes, **options)
-    return {name: tensor.shape for name, tensor in host.state_dict().items()}
+        base = build_base_model(base_name, classes, **options)
+    return {name: tensor.shape for name, tensor in base.state_dict().items()}
 
 
 def looks_like_mmdet(names: Mapping[str, Tensor]) -> bool:

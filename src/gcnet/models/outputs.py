@@ -19,7 +19,7 @@ _AUXILIARY = {
     "InceptionOutputs": (("aux_logits", 0.4),),
 }
 _KEYS = ("logits", "out", "output")
-# What networks raise for images of a size that they are not made for.
+# Errors of networks for unsupported image sizes.
 _RUN_FAILURES = (AssertionError, RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError)
 
 
@@ -50,9 +50,9 @@ def class_outputs(output: object) -> ClassOutputs:
     kind = type(output).__name__
     logits = _logits(output)
     if logits is None or logits.dim() != 2 or not logits.is_floating_point():
-        found = f"a tensor of shape {tuple(logits.shape)}" if logits is not None else f"a {kind}"
+        shown = f"a tensor of shape {tuple(logits.shape)}" if logits is not None else f"a {kind}"
         forms = "alone, first in a tuple or under the key logits"
-        raise UserError(f"a classifier must return logits (N, classes), {forms}; found {found}")
+        raise UserError(f"a classifier must return logits (N, classes), {forms}; found {shown}")
     pairs = ((weight, getattr(output, name, None)) for name, weight in _AUXILIARY.get(kind, ()))
     return ClassOutputs(logits, tuple((weight, value) for weight, value in pairs if isinstance(value, Tensor)))
 
@@ -85,7 +85,7 @@ def check_classifier(network: nn.Module, image_size: int, num_classes: int) -> N
     logits = class_outputs(_answer(network, image_size)).logits
     if logits.shape[1] != num_classes:
         raise UserError(
-            f"the network has {logits.shape[1]} outputs and the data {num_classes} classes; they must be equal"
+            f"the network must have one output per class, found {logits.shape[1]} outputs and {num_classes} classes"
         )
 
 
@@ -94,7 +94,7 @@ def _answer(network: nn.Module, image_size: int) -> object:
     try:
         with on_meta(network) as copy:
             output = _run(copy, image_size, torch.device("meta"))
-    except Exception:  # A network of any kind may fail in any way on the meta device; the real run decides.
+    except Exception:  # networks fail in any way on the meta device; the real run decides
         device = next((value.device for value in network.parameters()), torch.device("cpu"))
         try:
             with in_place(network):
@@ -107,7 +107,7 @@ def _answer(network: nn.Module, image_size: int) -> object:
     except (NotImplementedError, UserError) as error:
         if isinstance(error, UserError):
             raise
-        # Some step of training alone cannot run on the meta device.
+        # Some operation of training does not run on the meta device.
     except _RUN_FAILURES as error:
         raise _unsuited(network, image_size, error) from error
     return output
@@ -124,7 +124,7 @@ def _unsuited(network: nn.Module, image_size: int, error: Exception) -> UserErro
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     size = default_image_size(network)
     remedy = f"`image_size={size}`" if size and size != image_size else "another `image_size`"
-    takes = f"; it is made for {size} x {size}" if size and size != image_size else ""
+    takes = f"; it is built for {size} x {size}" if size and size != image_size else ""
     return UserError(
         f"{type(network).__name__} cannot run on images of {image_size} x {image_size} pixels{takes}: give {remedy} "
         f"({reason})"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
 PRETRAINED = "pretrained"
-_SECONDS = 0.8  # that a server may take to answer before it counts as out of reach
+_SECONDS = 0.8  # timeout of a server
 _PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -118,9 +118,9 @@ def published_file(published: Published) -> Path | None:
     config = timm_config(published)
     if config.hf_hub_id is not None:
         for file in filter(None, (config.hf_hub_filename, *_HUB_FILES)):
-            found = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file)
-            if isinstance(found, str):
-                return Path(found)
+            cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file)
+            if isinstance(cached, str):
+                return Path(cached)
     return _existing(hub / _file_name(config.url)) if isinstance(config.url, str) else None
 
 
@@ -137,7 +137,7 @@ def read_published(published: Published, argument: str, image_size: int | None =
     """
     cached = published_file(published)
     if cached is None:
-        _require_network(_host(published), published, argument)
+        _require_network(_server(published), published, argument)
     if published.library == "torchvision":
         if cached is not None:
             return read_state_dict(cached)
@@ -150,7 +150,7 @@ def read_published(published: Published, argument: str, image_size: int | None =
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **size).state_dict()
 
 
-def _host(published: Published) -> str:
+def _server(published: Published) -> str:
     if published.library == "torchvision":
         return "download.pytorch.org"
     return urlparse(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname or "huggingface.co"
@@ -171,7 +171,7 @@ def _timm_versions(plain: str, name: str) -> list[str]:
     import timm
 
     tag = name.rpartition("/")[2].partition(".")[2]
-    tagged = (found.partition(".")[2] for found in timm.list_models(f"{plain}.*", pretrained=True))
+    tagged = (tagged_name.partition(".")[2] for tagged_name in timm.list_models(f"{plain}.*", pretrained=True))
     first = timm.get_pretrained_cfg(f"{plain}.{tag}" if tag else plain)
     if first is None or not first.has_weights:
         return []
@@ -179,7 +179,7 @@ def _timm_versions(plain: str, name: str) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """The name in its library: without the library in front and timm's tag behind."""
+    """The name without the library prefix and timm's tag."""
     return name.rpartition("/")[2].partition(".")[0]
 
 
@@ -196,11 +196,11 @@ def _file_name(url: str) -> str:
 
 
 def _require_network(host: str, published: Published, argument: str) -> None:
-    """Fail at once without a network, where the libraries would try for most of a minute."""
+    """Fail at once without internet access, where the libraries would retry for most of a minute."""
     if any(os.environ.get(proxy) for proxy in _PROXIES):
         return
     answers: list[OSError | None] = []
-    # In a thread of its own, since looking a name up takes no time limit.
+    # In a thread, since name resolution has no timeout.
     probe = threading.Thread(target=_probe, args=(host, answers), daemon=True)
     probe.start()
     probe.join(_SECONDS)

@@ -56,7 +56,7 @@ BASE_MODELS: dict[str, Callable[[int], nn.Module]] = {
 _CLASSES = {"cifar_resnet20": 10, "cifar_resnet56": 10, "scenes_resnet": 6}
 
 
-# Hosts for small images get small parts: options of `build_mask_rcnn`.
+# Options of `build_mask_rcnn` for base models of small images.
 _MOST_CLASSES = 100_000_000
 _SMALL_DETECTOR: dict[str, Any] = {"image_size": (64, 64), "rois_per_image": 64, "fpn_channels": 64, "head_width": 128}
 _CIFAR_DETECTOR = _SMALL_DETECTOR | {"anchor_sizes": (10.0, 16.0, 24.0, 32.0)}
@@ -67,32 +67,32 @@ _DETECTOR_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _detector(host: str, kind: str, suffix: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+def _detector(base: str, kind: str, suffix: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
     from gcnet.models.detector.backbone import make_deformable
     from gcnet.models.detector.mask_rcnn import build_mask_rcnn
 
-    backbone = BASE_MODELS[host](1)
+    backbone = BASE_MODELS[base](1)
     if suffix == _DEFORMABLE:
         make_deformable(backbone)
-    chosen = _DETECTOR_DEFAULTS.get(host, {}) | dict(options)
+    chosen = _DETECTOR_DEFAULTS.get(base, {}) | dict(options)
     return build_mask_rcnn(backbone, num_classes=num_classes, cascade=kind == _CASCADE, masks=kind != _FASTER, **chosen)
 
 
-# A detector's name: what it is, then (with a block) a prefix, its host, and _dcn for deformable convolutions in c3-c5.
+# Name of a detector: kind, block prefix if any, base model, and _dcn for deformable convolutions in c3-c5.
 _MASK, _CASCADE, _FASTER, _DEFORMABLE = "mask_rcnn_", "cascade_mask_rcnn_", "faster_rcnn_", "_dcn"
 _DETECTOR_KINDS = (_MASK, _CASCADE, _FASTER)
-_PLAIN_HOSTS = ("resnet18", "resnet34", "cifar_resnet20", "cifar_resnet56", "scenes_resnet")
-_BOTTLENECK_HOSTS = ("resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x4d")
-_DETECTORS: dict[str, tuple[str, str, str]] = {  # host, kind and suffix by name
-    kind + host + suffix: (host, kind, suffix)
+_PLAIN_BASES = ("resnet18", "resnet34", "cifar_resnet20", "cifar_resnet56", "scenes_resnet")
+_BOTTLENECK_BASES = ("resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x4d")
+_DETECTORS: dict[str, tuple[str, str, str]] = {  # base model, kind and suffix by name
+    kind + base + suffix: (base, kind, suffix)
     for kind in _DETECTOR_KINDS
-    for hosts, suffixes in ((_PLAIN_HOSTS, ("",)), (_BOTTLENECK_HOSTS, ("", _DEFORMABLE)))
-    for host in hosts
+    for bases, suffixes in ((_PLAIN_BASES, ("",)), (_BOTTLENECK_BASES, ("", _DEFORMABLE)))
+    for base in bases
     for suffix in suffixes
 }
 
 _LISTED = ("gc_", "snl_", "se_", "nl_")
-# In our small networks: the stages that play the same part.
+# Stages of small networks that correspond to those of ResNets.
 _CIFAR_STAGES = {(2, 3, 4, 5): (1, 2, 3), (4,): (2,)}
 _SMALL_STAGES = {
     "cifar_resnet20": _CIFAR_STAGES,
@@ -106,7 +106,7 @@ def list_models() -> list[str]:
 
     Names of other blocks are prefixes, too (`eca_resnet50`); classifiers of timm and torchvision are valid as well.
     """
-    return [prefix + host for host in BASE_MODELS for prefix in ("", *_LISTED)]
+    return [prefix + base for base in BASE_MODELS for prefix in ("", *_LISTED)]
 
 
 def list_detectors() -> list[str]:
@@ -158,9 +158,9 @@ def split_name(name: str) -> tuple[str, str]:
     """
     kind = next((kind for kind in _DETECTOR_KINDS if name.startswith(kind)), "")
     for prefix in _prefixes():
-        host = kind + name.removeprefix(kind + prefix)
-        if name.startswith(kind + prefix) and (host in BASE_MODELS or host in _DETECTORS):
-            return prefix, host
+        base = kind + name.removeprefix(kind + prefix)
+        if name.startswith(kind + prefix) and (base in BASE_MODELS or base in _DETECTORS):
+            return prefix, base
     return "", name
 
 
@@ -262,7 +262,7 @@ def _from_timm(name: str, classes: int, image_size: int | None) -> nn.Module:
         return timm.create_model(name, pretrained=False, num_classes=classes, **size)
     except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
         if not size and _on_meta_device():
-            raise  # some networks compute with tensors while they are built; callers then build them for real
+            raise  # some networks compute with tensors while they are built; callers build them off the meta device
         if not size:
             raise UserError(f"timm cannot build {name}: {error}") from error
         raise UserError(
@@ -273,7 +273,7 @@ def _from_timm(name: str, classes: int, image_size: int | None) -> nn.Module:
 def _from_torchvision(name: str, classes: int, image_size: int | None) -> nn.Module:
     import torchvision.models
 
-    # The rest of torchvision's classifiers takes images of any size, or none but 224 (MaxViT).
+    # Other classifiers of torchvision take any image size, or 224 only (MaxViT).
     size: dict[str, Any] = {"image_size": image_size} if image_size and name.startswith("vit_") else {}
     arguments: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     try:

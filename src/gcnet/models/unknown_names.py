@@ -36,13 +36,10 @@ def unknown_model(name: str, *, own: Sequence[str], detectors: Sequence[str], pr
     library, _, plain = name.rpartition("/")
     if plain in torchvision.models.list_models() and plain not in known:
         return _of_torchvision(plain, detectors)
-    hosts = {plain.removeprefix(prefix): block for prefix, block in prefixes.items() if plain.startswith(prefix)}
-    for host, block in hosts.items():
-        if host in known:
-            return UserError(
-                f'unknown model "{plain}"; blocks go into {host} by an option of their own: `model={host}` '
-                f"`block={block}`"
-            )
+    bases = {plain.removeprefix(prefix): block for prefix, block in prefixes.items() if plain.startswith(prefix)}
+    for base, block in bases.items():
+        if base in known:
+            return UserError(f'unknown model "{plain}"; use `model={base}` with `block={block}`')
     alike = _spelled_alike(plain, [*known, *detectors])
     hint = f'; did you mean "{alike}"?' if alike else ""
     if os.sep in name and library not in _LIBRARIES:
@@ -82,21 +79,21 @@ def _existing(path: Path) -> UserError:
 
 
 def _of_torchvision(name: str, detectors: Sequence[str]) -> UserError:
-    """The error for networks of torchvision that are no classifiers of images."""
+    """The error for torchvision models other than image classifiers."""
     import torchvision.models
 
     kind = torchvision.models.get_model_builder(name).__module__.split(".")[2]
-    host = name.removeprefix("maskrcnn_").removeprefix("fasterrcnn_").removesuffix("_v2").removesuffix("_fpn")
-    ours = ("mask_rcnn_" if name.startswith("mask") else "faster_rcnn_") + host
-    hint = f'; did you mean our detector "{ours}"?' if ours in detectors else ""
+    base = name.removeprefix("maskrcnn_").removeprefix("fasterrcnn_").removesuffix("_v2").removesuffix("_fpn")
+    detector = ("mask_rcnn_" if name.startswith("mask") else "faster_rcnn_") + base
+    hint = f'; did you mean "{detector}"?' if detector in detectors else ""
     return UserError(
-        f"{name} is one of torchvision's models for {kind.replace('_', ' ')}, and of torchvision only image "
-        f"classifiers go by their name{hint}"
+        f"{name} is a torchvision model for {kind.replace('_', ' ')}, and only image classifiers of torchvision are "
+        f"supported{hint}"
     )
 
 
 def _spelled_alike(name: str, known: Iterable[str]) -> str | None:
-    """The known name that differs in capitals, hyphens, underscores and a tag of weights alone."""
+    """The known name that differs only in case, hyphens, underscores and a weights tag."""
 
     def plain(text: str) -> str:
         return text.lower().replace("-", "").replace("_", "")

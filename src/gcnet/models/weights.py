@@ -86,10 +86,10 @@ def load_weights(
     own = without_profiles(model.state_dict())
     matched, notes = matched_names(weights.tensors, own, str(source))
     given = resized(matched, own, model)
-    found = _counters(own) | given
-    fresh = _fresh(own, found, base_keys)
+    available = _counters(own) | given
+    fresh = _fresh(own, available, base_keys)
     head = new_head(own, given, fresh | set(_counters(own)), base_name, options)
-    loaded = {name: value for name, value in found.items() if name not in head.names}
+    loaded = {name: value for name, value in available.items() if name not in head.names}
     _load(model, loaded | {name: own[name] for name in fresh | head.names}, weights, str(source))
     if head.reason:
         _LOG.warning("%s: %s", printable(str(source)), head.reason)
@@ -126,10 +126,10 @@ def load_backbone(model: nn.Module, source: str | Path, classifier: str) -> Load
     own = without_profiles(body.state_dict())
     with torch.device("meta"):
         plain = build_base_model(classifier, 1).state_dict()
-    found, notes = matched_names(weights.tensors, plain | own, str(source))
+    matched, notes = matched_names(weights.tensors, plain | own, str(source))
     head = {name for name in plain if not hasattr(body, name.partition(".")[0])}
-    unread = {name for name in found if name in head or (name.endswith(_COUNTER) and name not in own)}
-    kept = {name: value for name, value in found.items() if name not in unread}
+    unread = {name for name in matched if name in head or (name.endswith(_COUNTER) and name not in own)}
+    kept = {name: value for name, value in matched.items() if name not in unread}
     loaded = _counters(own) | kept
     fresh = _fresh(own, loaded, set(plain))
     _load(body, loaded | {name: own[name] for name in fresh}, weights, str(source))
@@ -159,20 +159,20 @@ def read_weights(source: str | Path, base_name: str, *, argument: str, image_siz
 
 
 def _load(model: nn.Module, tensors: Mapping[str, Tensor], weights: WeightFile, origin: str) -> None:
-    """Load weights that must fit; of an mmdet checkpoint the error says that it is one."""
+    """Load weights that must match; the error of an mmdet checkpoint names its origin."""
     try:
         load_strictly(model, tensors, origin)
     except UserError as error:
         if not looks_like_mmdet(weights.tensors):
             raise UserError(f"{error}{_hint(model, tensors, weights.tensors)}") from error
         raise UserError(
-            f"{printable(origin)} looks like a checkpoint of mmdet ({listed(list(weights.tensors))}); converting whole "
-            "networks of mmdet is not supported yet, single blocks by gcnet.checkpoints.convert_block"
+            f"{printable(origin)} looks like a checkpoint of mmdet ({listed(list(weights.tensors))}); only single "
+            "blocks of mmdet can be converted, with gcnet.checkpoints.convert_block"
         ) from error
 
 
 def _hint(model: nn.Module, loaded: Iterable[str], given: Iterable[str]) -> str:
-    """What the weights are of, in words to append, where their names show another kind of network.
+    """A hint to append if the names of the weights belong to another kind of network.
 
     Args:
         model: the network.
@@ -182,9 +182,9 @@ def _hint(model: nn.Module, loaded: Iterable[str], given: Iterable[str]) -> str:
     own = model.state_dict()
     unknown = [name for name in loaded if name not in own]
     if unknown and all(".context." in name for name in unknown) and not any(".context." in name for name in own):
-        return "; they are of a network with context blocks: put the same blocks into this one (`block`)"
+        return "; they belong to a network with context blocks: insert the same blocks with `block`"
     if hasattr(model, "roi_heads") and not any(name.startswith(("backbone.", "roi_heads.")) for name in given):
-        return "; weights of a classifier are given as `backbone_weights`"
+        return "; use `backbone_weights` for weights of a classifier"
     return ""
 
 
@@ -194,13 +194,13 @@ def _origin(source: str | Path, base_name: str) -> str:
 
 
 def _counters(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The batch counters, which files older than PyTorch 0.4.1 lack and no network here reads."""
+    """The batch counters, which files older than PyTorch 0.4.1 lack and no network uses."""
     return {name: value for name, value in own.items() if name.endswith(_COUNTER)}
 
 
-def _fresh(own: Mapping[str, Tensor], found: Iterable[str], base_keys: set[str]) -> set[str]:
-    """The names of what stays new: offsets, and blocks of which nothing is found."""
+def _fresh(own: Mapping[str, Tensor], available: Iterable[str], base_keys: set[str]) -> set[str]:
+    """The names of newly initialized tensors: missing offsets, and blocks without any weights."""
     added = {name for name in own if name not in base_keys}
     offsets = {name for name in added if _OFFSETS in name}
     blocks = added - offsets
-    return (offsets | blocks if blocks.isdisjoint(found) else offsets).difference(found)
+    return (offsets | blocks if blocks.isdisjoint(available) else offsets).difference(available)

@@ -129,11 +129,11 @@ class _AttentionPool(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, context, attention = ctx.saved_tensors
         grad, needed = gradients[0], ctx.needs_input_grad
-        if torch.is_grad_enabled():  # A gradient of this gradient is wanted: autograd's own has one.
+        if torch.is_grad_enabled():  # Double backward: autograd derives it from the reference.
             wanted = list(compress((x, weight, bias), needed))
             pooled = attention_pool_reference(x, weight, bias)
-            found = iter(torch.autograd.grad(pooled, wanted, grad, create_graph=True))
-            return tuple(next(found) if one else None for one in needed)
+            derived = iter(torch.autograd.grad(pooled, wanted, grad, create_graph=True))
+            return tuple(next(derived) if is_needed else None for is_needed in needed)
         along = torch.bmm(grad.unsqueeze(1), x).squeeze(1)
         logits = attention * (along - torch.linalg.vecdot(context, grad).unsqueeze(1))
         logits_in_map = logits.to(x.dtype)

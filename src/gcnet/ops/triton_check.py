@@ -37,21 +37,23 @@ is_right._dynamo_marked_constant = True  # ty: ignore[missing-attribute]
 
 def _is_right(device: torch.device, dtype: torch.dtype) -> bool:
     try:
-        # Whoever traces or counts at this moment must not see the comparison.
+        # The comparison must be invisible to active tracers and counters.
         with _disable_current_modes(), torch.no_grad(), torch.autocast(device.type, enabled=False):
             errors = [_error(*_arguments(device, dtype, layout)) for layout in _LAYOUTS]
     except torch.OutOfMemoryError:
         raise
     except (ImportError, OSError, RuntimeError, subprocess.SubprocessError, *_triton_errors()) as error:
-        found = f"fail with {type(error).__name__} ({' '.join(str(error).split())[:300]})"
+        problem = f"fail with {type(error).__name__} ({' '.join(str(error).split())[:300]})"
     else:
-        worst = float(torch.tensor(errors).max())  # not a number where one is not
+        worst = float(torch.tensor(errors).max())  # NaN if any is
         if worst <= TOLERANCE[dtype]:
             return True
-        found = f"differ from plain PyTorch by {worst:.1e} of the largest value in {dtype}, allowed {TOLERANCE[dtype]}"
+        problem = (
+            f"differ from plain PyTorch by {worst:.1e} of the largest value in {dtype}, allowed {TOLERANCE[dtype]}"
+        )
     warnings.warn(
-        f"the Triton kernels of attention pooling {found} on {device}; they are switched off, and plain PyTorch is "
-        "used instead (GCNET_TRITON=0 does so from the start)",
+        f"the Triton kernels of attention pooling {problem} on {device}; they are disabled, and plain PyTorch is "
+        "used instead (set GCNET_TRITON=0 to disable them from the start)",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -62,7 +64,7 @@ _LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
 def _triton_errors() -> tuple[type[Exception], ...]:
-    """What Triton raises where a kernel cannot be compiled."""
+    """Errors of Triton for kernels that do not compile."""
     try:
         from triton.errors import TritonError
     except ImportError:
@@ -88,8 +90,8 @@ def _error(x: Tensor, weight: Tensor, grad: Tensor) -> float:
     context, peak, mass = triton_kernels.pool(x, weight, weight.new_zeros(()))
     gradients = triton_kernels.gradient(grad, x, weight, context, peak, mass)
     differences = [
-        (found.double() - expected).abs().max() / expected.abs().max()
-        for found, expected in zip((context, *gradients), _definition(x, weight, grad), strict=True)
+        (result.double() - expected).abs().max() / expected.abs().max()
+        for result, expected in zip((context, *gradients), _definition(x, weight, grad), strict=True)
     ]
     return float(torch.stack(differences).max())
 
