@@ -153,11 +153,11 @@ def test_weights_of_another_host_are_refused_by_name_and_by_shape(tmp_path: Path
 MISTAKES = {
     "classifier": (
         {"name": "gc_resnet18", "backbone_weights": "w.pth"},
-        'for a detector, and "resnet18" is a classifier: give `weights`',
+        'needs a detector, and "resnet18" is a classifier: use `weights`',
     ),
     "both": (
         {"name": "mask_rcnn_resnet18", "backbone_weights": "w.pth", "weights": "w.pth"},
-        "give one of the two",
+        "use either `weights`",
     ),
     "no file": (
         {"name": "mask_rcnn_cifar_resnet20", "backbone_weights": "w.pth"},
@@ -171,7 +171,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_said(arguments: dict, sentence: str) -> None:
+def test_invalid_arguments_are_refused(arguments: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         create_model(**arguments)
 
@@ -226,9 +226,9 @@ def test_a_detector_starts_from_weights_with_other_classes(
 @pytest.mark.parametrize(
     ("weights_of", "name", "argument", "hint"),
     [
-        ("gc_cifar_resnet20", "cifar_resnet20", "weights", "with context blocks: put the same blocks into this one"),
-        ("gc_cifar_resnet20", "mask_rcnn_cifar_resnet20", "backbone_weights", "with context blocks: put the same"),
-        ("cifar_resnet20", "mask_rcnn_cifar_resnet20", "weights", "of a classifier are given as `backbone_weights`"),
+        ("gc_cifar_resnet20", "cifar_resnet20", "weights", "with context blocks: insert the same blocks"),
+        ("gc_cifar_resnet20", "mask_rcnn_cifar_resnet20", "backbone_weights", "with context blocks: insert the same"),
+        ("cifar_resnet20", "mask_rcnn_cifar_resnet20", "weights", "use `backbone_weights` for weights of a classifier"),
     ],
 )
 def test_weights_of_another_kind_of_network_are_recognized(

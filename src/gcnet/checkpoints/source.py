@@ -1,8 +1,10 @@
-"""A weight source: key tables from another library's block to ours, and the block that weights belong to."""
+"""Interface of a weight source: key tables of its blocks, and the catalogue of its published networks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+from urllib.parse import urlparse
 
 from torch import Tensor
 
@@ -133,3 +135,53 @@ SE_TABLE: Table = {
     "fc2.bias": ("scale.transform.expand.bias", vector),
 }
 """Keys of the squeeze-and-excitation blocks of timm and torchvision."""
+
+
+@runtime_checkable
+class Catalogue(Protocol):
+    """The published networks of one library."""
+
+    def knows(self, network: str) -> bool:
+        """Whether the library has a network of this name; `network` is without a tag."""
+        ...
+
+    def versions(self, network: str, tag: str) -> list[str]:
+        """Return the names of the published weights of a network, the library's default first.
+
+        Args:
+            network: name of the network.
+            tag: version in the user's name of the network, which then comes first; empty if none.
+        """
+        ...
+
+    def cached_file(self, network: str, version: str) -> Path | None:
+        """Return the cached file of published weights, None if it is not in the cache.
+
+        Args:
+            network: name of the network.
+            version: name of the weights.
+        """
+        ...
+
+    def server(self) -> str:
+        """Return the host name of the download server."""
+        ...
+
+    def read(self, network: str, version: str, cached: Path | None, image_size: int | None) -> dict[str, Tensor]:
+        """Return published tensors by the keys of the library's network.
+
+        Args:
+            network: name of the network.
+            version: name of the weights.
+            cached: their file; None to download it.
+            image_size: side of the images in pixels, to resize position embeddings; None for the default.
+        """
+        ...
+
+
+def hub_file(url: str) -> Path | None:
+    """Return the file of `url` in the cache of torch.hub, None if it is not there."""
+    import torch
+
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
+    return path if path.is_file() else None

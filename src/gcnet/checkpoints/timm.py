@@ -1,8 +1,21 @@
-"""Weight source timm: `GlobalContext` and `SEModule`."""
+"""Weight source timm: `GlobalContext` and `SEModule`, and the published classifiers."""
 
+import os
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
-from gcnet.checkpoints.source import SE_TABLE, Source, Table, describe_gc, describe_se, kernel, vector
+from torch import Tensor
+
+from gcnet.checkpoints.foreign_files import read_state_dict
+from gcnet.checkpoints.source import SE_TABLE, Source, Table, describe_gc, describe_se, hub_file, kernel, vector
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
 
 _ATTENTION: Table = {
     "conv_attn.weight": ("context.key.weight", kernel),
@@ -31,3 +44,83 @@ SOURCES = {
     ),
     "timm_se": Source(tables=((SE_TABLE,),), describe=describe_se),
 }
+
+
+def timm_config(network: str, version: str) -> "PretrainedCfg":
+    """Return timm's configuration of published weights: file, preprocessing, classes.
+
+    Args:
+        network: name of the network.
+        version: name of the weights, timm's tag; may be empty.
+    """
+    import timm
+
+    config = timm.get_pretrained_cfg(f"{network}.{version}".rstrip("."))
+    if config is None:
+        raise AssertionError(f"timm has no weights {network}.{version}")
+    return config
+
+
+class TimmCatalogue:
+    """The published classifiers of timm."""
+
+    def knows(self, network: str) -> bool:
+        """Whether timm has a classifier of the name `network`."""
+        import timm
+
+        return timm.is_model(network)
+
+    def versions(self, network: str, tag: str) -> list[str]:
+        """Return the tags of the published weights of a network, timm's default first.
+
+        Args:
+            network: name of the network.
+            tag: tag in the user's name of the network, which then comes first; empty if none.
+        """
+        import timm
+
+        if not self.knows(network):
+            return []
+        tags = [name.partition(".")[2] for name in timm.list_models(f"{network}.*", pretrained=True)]
+        first = timm.get_pretrained_cfg(f"{network}.{tag}" if tag else network)
+        if first is None or not first.has_weights:
+            return []
+        return list(dict.fromkeys([tag or first.tag or "", *tags]))
+
+    def cached_file(self, network: str, version: str) -> Path | None:
+        """Return the cached file of published weights, None if it is not in the cache.
+
+        Args:
+            network: name of the network.
+            version: name of the weights.
+        """
+        import huggingface_hub
+
+        config = timm_config(network, version)
+        if config.hf_hub_id is not None:
+            for file in filter(None, (config.hf_hub_filename, *_HUB_FILES)):
+                cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file)
+                if isinstance(cached, str):
+                    return Path(cached)
+        return hub_file(config.url) if isinstance(config.url, str) else None
+
+    def server(self) -> str:
+        """Return the host name of the download server."""
+        return urlparse(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname or "huggingface.co"
+
+    def read(self, network: str, version: str, cached: Path | None, image_size: int | None) -> dict[str, Tensor]:
+        """Return published tensors by the keys of timm's network.
+
+        Args:
+            network: name of the network.
+            version: name of the weights.
+            cached: their file; None to download it.
+            image_size: side of the images in pixels, to resize position embeddings; None for the default.
+        """
+        import timm
+
+        overlay = {"state_dict": read_state_dict(cached)} if cached is not None and cached.suffix != ".npz" else None
+        has_size = image_size is not None and timm_config(network, version).fixed_input_size
+        size: dict[str, Any] = {"img_size": image_size} if has_size else {}
+        name = f"{network}.{version}".rstrip(".")
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **size).state_dict()

@@ -1,26 +1,24 @@
-"""Published weights of torchvision and timm, from the cache or the network."""
+"""Published weights by name, from the cache or the internet."""
 
 import os
 import socket
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
 from torch import Tensor
 
-from gcnet.checkpoints.foreign_files import read_state_dict
+from gcnet.checkpoints.source import Catalogue
+from gcnet.checkpoints.timm import TimmCatalogue
+from gcnet.checkpoints.torchvision import TorchvisionCatalogue
 from gcnet.errors import UserError, nearest, printable
 from gcnet.models.registry import BASE_MODELS, is_detector
 
-if TYPE_CHECKING:
-    from timm.models import PretrainedCfg
-
 PRETRAINED = "pretrained"
+CATALOGUES: Mapping[str, Catalogue] = {"torchvision": TorchvisionCatalogue(), "timm": TimmCatalogue()}
 _SECONDS = 0.8  # timeout of a server
 _PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -75,53 +73,21 @@ def find_published(name: str, weights: str | Path | None, argument: str = "weigh
 def published_versions(name: str) -> tuple[str, list[str]]:
     """Return the library of the base model `name` and the names of its published weights, the default first."""
     library, plain = name.rpartition("/")[0], _plain(name)
-    if library == "torchvision" or name in BASE_MODELS or is_detector(plain):
-        return "torchvision", _torchvision_versions(plain)
-    import timm
-
-    if library in ("", "timm") and timm.is_model(plain):
-        return "timm", _timm_versions(plain, name)
-    return ("torchvision", _torchvision_versions(plain)) if library == "" else ("", [])
+    if library == "":
+        library = "timm" if _is_timm(name, plain) else "torchvision"
+    if library not in CATALOGUES:
+        return "", []
+    return library, CATALOGUES[library].versions(plain, name.rpartition("/")[2].partition(".")[2])
 
 
-def torchvision_weights(name: str, version: str) -> Any:
-    """Return the member of torchvision's weights enumeration, which has `transforms` and `url`.
-
-    Args:
-        name: of the network.
-        version: name of the weights.
-    """
-    import torchvision.models
-
-    return torchvision.models.get_model_weights(name)[version]
-
-
-def timm_config(published: Published) -> "PretrainedCfg":
-    """Return timm's configuration of `published`: file, preprocessing, classes."""
-    import timm
-
-    config = timm.get_pretrained_cfg(f"{published.network}.{published.version}".rstrip("."))
-    if config is None:
-        raise AssertionError(f"timm lost {published}")
-    return config
+def _is_timm(name: str, plain: str) -> bool:
+    """Whether timm builds the network of this name, which it does for all but the networks of our own names."""
+    return name not in BASE_MODELS and not is_detector(plain) and CATALOGUES["timm"].knows(plain)
 
 
 def published_file(published: Published) -> Path | None:
     """Return the cached file of `published`, None if it is not in the cache."""
-    import torch
-
-    hub = Path(torch.hub.get_dir(), "checkpoints")
-    if published.library == "torchvision":
-        return _existing(hub / _file_name(torchvision_weights(published.network, published.version).url))
-    import huggingface_hub
-
-    config = timm_config(published)
-    if config.hf_hub_id is not None:
-        for file in filter(None, (config.hf_hub_filename, *_HUB_FILES)):
-            cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file)
-            if isinstance(cached, str):
-                return Path(cached)
-    return _existing(hub / _file_name(config.url)) if isinstance(config.url, str) else None
+    return CATALOGUES[published.library].cached_file(published.network, published.version)
 
 
 def read_published(published: Published, argument: str, image_size: int | None = None) -> dict[str, Tensor]:
@@ -135,47 +101,10 @@ def read_published(published: Published, argument: str, image_size: int | None =
     Raises:
         UserError: they are not in the cache, and their server cannot be reached.
     """
-    cached = published_file(published)
+    catalogue, cached = CATALOGUES[published.library], published_file(published)
     if cached is None:
-        _require_network(_server(published), published, argument)
-    if published.library == "torchvision":
-        if cached is not None:
-            return read_state_dict(cached)
-        return torchvision_weights(published.network, published.version).get_state_dict(check_hash=True)
-    import timm
-
-    name = f"{published.network}.{published.version}".rstrip(".")
-    overlay = {"state_dict": read_state_dict(cached)} if cached is not None and cached.suffix != ".npz" else None
-    size: dict[str, Any] = {"img_size": image_size} if image_size and timm_config(published).fixed_input_size else {}
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **size).state_dict()
-
-
-def _server(published: Published) -> str:
-    if published.library == "torchvision":
-        return "download.pytorch.org"
-    return urlparse(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname or "huggingface.co"
-
-
-def _torchvision_versions(plain: str) -> list[str]:
-    import torchvision.models
-
-    if plain not in torchvision.models.list_models(module=torchvision.models):
-        return []
-    members = torchvision.models.get_model_weights(plain)
-    first = getattr(members, "DEFAULT", None)
-    names = [member.name for member in members]
-    return names if first is None else [first.name, *(name for name in names if name != first.name)]
-
-
-def _timm_versions(plain: str, name: str) -> list[str]:
-    import timm
-
-    tag = name.rpartition("/")[2].partition(".")[2]
-    tagged = (tagged_name.partition(".")[2] for tagged_name in timm.list_models(f"{plain}.*", pretrained=True))
-    first = timm.get_pretrained_cfg(f"{plain}.{tag}" if tag else plain)
-    if first is None or not first.has_weights:
-        return []
-    return list(dict.fromkeys([tag or first.tag or "", *tagged]))
+        _require_network(catalogue.server(), published, argument)
+    return catalogue.read(published.network, published.version, cached, image_size)
 
 
 def _plain(name: str) -> str:
@@ -185,14 +114,6 @@ def _plain(name: str) -> str:
 
 def _is_path(text: str) -> bool:
     return os.path.exists(text) or os.sep in text or bool(Path(text).suffix)
-
-
-def _existing(path: Path) -> Path | None:
-    return path if path.is_file() else None
-
-
-def _file_name(url: str) -> str:
-    return Path(urlparse(url).path).name
 
 
 def _require_network(host: str, published: Published, argument: str) -> None:

@@ -4,10 +4,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from gcnet.checkpoints.timm import timm_config
+from gcnet.checkpoints.torchvision import torchvision_weights
 from gcnet.data.settings import Preprocessing
 from gcnet.errors import UserError
 from gcnet.models.model_file import read_model_file
-from gcnet.models.published import Published, find_published, published_versions, timm_config, torchvision_weights
+from gcnet.models.published import Published, find_published, published_versions
 from gcnet.models.registry import BASE_MODELS, is_detector, small_input
 from gcnet.storage import has_checksum
 
@@ -98,7 +100,9 @@ def _unpublished(name: str, training: bool) -> Preprocessing | None:
 def _of_timm(published: Published, training: bool) -> Preprocessing:
     from timm.data import resolve_data_config
 
-    config = resolve_data_config(pretrained_cfg=timm_config(published).to_dict(), use_test_size=not training)
+    config = resolve_data_config(
+        pretrained_cfg=timm_config(published.network, published.version).to_dict(), use_test_size=not training
+    )
     height, width = config["input_size"][-2:]
     if height != width or config["crop_mode"] == "border":
         how = f"images of {height} x {width} pixels" if height != width else "images padded to a square"
