@@ -110,7 +110,7 @@ def test_an_mmdet_checkpoint_is_recognized(tmp_path: Path) -> None:
 def test_a_classifier_with_mmdets_blocks_is_recognized(tmp_path: Path) -> None:
     blocks = {"backbone.layer1.0.context_block.conv_mask.weight": torch.ones(1, 16, 1, 1)}
     torch.save({"state_dict": parts("backbone.", "head.") | blocks}, tmp_path / "r20.pth")
-    with pytest.raises(UserError, match=r"like a checkpoint of mmdet .* not supported yet, single blocks by gcnet\."):
+    with pytest.raises(UserError, match=r"like a checkpoint of mmdet .*only single blocks .* with gcnet\."):
         create_model(f"gc_{NAME}", weights=tmp_path / "r20.pth")
 
 
