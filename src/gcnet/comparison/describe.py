@@ -82,13 +82,13 @@ def describe_machine(device: str, jobs: int, threads: int) -> dict[str, str]:
     import torch
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
-    found = versions(("gcnet", "torch", "torchvision", "timm", "numpy"))
+    installed = versions(("gcnet", "torch", "torchvision", "timm", "numpy"))
     return {
         "device": f"{device} ({name})",
         "threads": f"{threads} for each of {jobs} at a time in training; {torch.get_num_threads()} for the times",
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}",
-        "versions": ", ".join(f"{package} {version}" for package, version in found.items()),
+        "versions": ", ".join(f"{package} {version}" for package, version in installed.items()),
         **_command(),
     }
 

@@ -200,10 +200,10 @@ def _refuse_changes(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in settings.items():
-        found |= _flat(value) if isinstance(value, Mapping) else {name: value}
-    return found
+        flat |= _flat(value) if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def _share_cores(jobs: int | None, device: str, trainings: int) -> tuple[int, int]:

@@ -52,7 +52,7 @@ def sample_pictures(task: Task, data: TrainingTask) -> tuple[Picture, ...]:
     Returns:
         Images with captions.
     """
-    found: list[Picture] = []
+    pictures: list[Picture] = []
     count = min(_PICTURES, data.evaluation_images)
     for turn in range(count):
         try:
@@ -62,5 +62,5 @@ def sample_pictures(task: Task, data: TrainingTask) -> tuple[Picture, ...]:
         image.thumbnail((_SIDE, _SIDE))
         stream = io.BytesIO()
         image.save(stream, format="png")
-        found.append(Picture(label, base64.b64encode(stream.getvalue()).decode()))
-    return tuple(found)
+        pictures.append(Picture(label, base64.b64encode(stream.getvalue()).decode()))
+    return tuple(pictures)

@@ -149,8 +149,8 @@ class Comparison:
             block: its name.
             setting: `MAIN` or `CONTROL`.
         """
-        found = [run for run in self.runs if run.block == block and run.setting == setting]
-        return sorted(found, key=lambda run: run.seed)
+        runs = [run for run in self.runs if run.block == block and run.setting == setting]
+        return sorted(runs, key=lambda run: run.seed)
 
     def tested(self, setting: str = MAIN) -> list[str]:
         """Return the blocks trained in a `setting`, in order."""
@@ -226,23 +226,23 @@ def read_results(path: Path) -> Comparison:
         UserError: the file is missing, of another kind, or of a newer version.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        format_version(found, path)
-        found = upgraded_costs(found) if is_old(found) else found
-        entries = {name: value for name, value in found.items() if name not in ("format_version", "schema", "summary")}
-        return _comparison(entries)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        format_version(content, path)
+        content = upgraded_costs(content) if is_old(content) else content
+        skipped = ("format_version", "schema", "summary")
+        return _comparison({name: value for name, value in content.items() if name not in skipped})
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} does not hold the results of a comparison") from error
 
 
-def _comparison(found: dict[str, Any]) -> Comparison:
-    read: dict[str, Any] = dict(found)
-    read["runs"] = tuple(run_from_dict(run) for run in found["runs"])
-    read["blocks"], read["seeds"] = tuple(found["blocks"]), tuple(found["seeds"])
-    read["costs"] = {block: Cost(**cost) for block, cost in found["costs"].items()}
-    read["pictures"] = tuple(Picture(**picture) for picture in found["pictures"])
+def _comparison(content: dict[str, Any]) -> Comparison:
+    read: dict[str, Any] = dict(content)
+    read["runs"] = tuple(run_from_dict(run) for run in content["runs"])
+    read["blocks"], read["seeds"] = tuple(content["blocks"]), tuple(content["seeds"])
+    read["costs"] = {block: Cost(**cost) for block, cost in content["costs"].items()}
+    read["pictures"] = tuple(Picture(**picture) for picture in content["pictures"])
     comparison = Comparison(**read)
     for run in comparison.runs:
         _require_scores(run.scores, comparison.scores)
@@ -251,9 +251,9 @@ def _comparison(found: dict[str, Any]) -> Comparison:
     return comparison
 
 
-def _require_scores(found: Mapping[str, float], wanted: Sequence[Score]) -> None:
+def _require_scores(scores: Mapping[str, float], wanted: Sequence[Score]) -> None:
     for score in wanted:
-        if score.column not in found:
+        if score.column not in scores:
             raise KeyError(score.column)
 
 
@@ -262,22 +262,22 @@ def run_to_dict(run: Run) -> dict[str, Any]:
     return _flat(asdict(run)) | {"curve": [_flat(asdict(point)) for point in run.curve]}
 
 
-def run_from_dict(found: Mapping[str, Any]) -> Run:
-    """Return the run that `run_to_dict` wrote as `found`, in this or an earlier version."""
-    read = _nested(found)
-    read["curve"] = tuple(CurvePoint(**_nested(point)) for point in found["curve"])
+def run_from_dict(stored: Mapping[str, Any]) -> Run:
+    """Return the run that `run_to_dict` wrote as `stored`, in this or an earlier version."""
+    read = _nested(stored)
+    read["curve"] = tuple(CurvePoint(**_nested(point)) for point in stored["curve"])
     return Run(**read)
 
 
-def _flat(found: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for name, value in found.items():
+    for name, value in values.items():
         flat |= value if name == "scores" else {name: value}
     return flat
 
 
-def _nested(found: Mapping[str, Any]) -> dict[str, Any]:
-    read = upgraded_metrics(found)
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    read = upgraded_metrics(values)
     scores = {column: read[column] for column in _columns() if column in read}
     return {name: value for name, value in read.items() if name not in scores} | {"scores": scores}
 

@@ -117,11 +117,11 @@ class CompareSettings:
         """Return the settings that determine the results, as JSON values."""
         from gcnet.tasks.registry import task_of
 
-        found = asdict(self)
+        identity = asdict(self)
         for name in ("output", "jobs", "given"):
-            del found[name]
-        del found["data"]["workers"]
-        found["recipe"] = dict.fromkeys(found["recipe"]) | self.recipe_choices()
+            del identity[name]
+        del identity["data"]["workers"]
+        identity["recipe"] = dict.fromkeys(identity["recipe"]) | self.recipe_choices()
         for group in task_of(self.model).unused_settings:
-            found.pop(group, None)
-        return found
+            identity.pop(group, None)
+        return identity

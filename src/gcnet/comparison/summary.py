@@ -71,9 +71,9 @@ def score_cell(comparison: Comparison, block: str, setting: str = MAIN, *, score
     Returns:
         Such as "71.0 ± 1.0".
     """
-    found = comparison.result(block, setting, score=score)
-    spread = "" if found.deviation is None else f" ± {100 * found.deviation:.1f}"
-    return f"{100 * found.mean:.1f}{spread}"
+    result = comparison.result(block, setting, score=score)
+    spread = "" if result.deviation is None else f" ± {100 * result.deviation:.1f}"
+    return f"{100 * result.mean:.1f}{spread}"
 
 
 def difference_cell(comparison: Comparison, block: str, setting: str = MAIN) -> str:
@@ -87,10 +87,11 @@ def difference_cell(comparison: Comparison, block: str, setting: str = MAIN) -> 
     Returns:
         Such as "+1.2 ± 0.8", or "-" for the baseline.
     """
-    found = comparison.difference(block, setting)
-    if found is None:
+    difference = comparison.difference(block, setting)
+    if difference is None:
         return "-"
-    return signed(found.difference) + ("" if found.half_width is None else f" ± {100 * found.half_width:.1f}")
+    interval = "" if difference.half_width is None else f" ± {100 * difference.half_width:.1f}"
+    return f"{signed(difference.difference)}{interval}"
 
 
 def signed(fraction: float) -> str:
@@ -240,13 +241,13 @@ def _significant(value: float) -> str:
 def notes(comparison: Comparison) -> list[str]:
     """Return notes on the columns of `comparison`: spread, paired differences, counted costs."""
     count = len(comparison.seeds)
-    found = [_seed_note(comparison, count), _image_note(comparison)]
+    lines = [_seed_note(comparison, count), _image_note(comparison)]
     skipped = sum(run.skipped for run in comparison.runs)
     if skipped:
-        found.append(f"{skipped} unreadable validation images were skipped, over all runs.")
+        lines.append(f"{skipped} unreadable validation images were skipped, over all runs.")
     if comparison.costs:
-        found.extend(_cost_notes(comparison))
-    return found
+        lines.extend(_cost_notes(comparison))
+    return lines
 
 
 def _seed_note(comparison: Comparison, count: int) -> str:
@@ -256,8 +257,8 @@ def _seed_note(comparison: Comparison, count: int) -> str:
             f"One seed ({comparison.seeds[0]}): no {'spread' if score.is_share else 'uncertainty'} can be given, nor "
             "the smallest difference that the experiment could have shown; use --seeds 3 or more for that."
         )
-    found = [comparison.difference(block) for block in comparison.tested()]
-    widths = [item.half_width for item in found if item is not None and item.half_width is not None]
+    differences = [comparison.difference(block) for block in comparison.tested()]
+    widths = [item.half_width for item in differences if item is not None and item.half_width is not None]
     low, high = (f"{100 * bound:.1f}" for bound in (min(widths, default=0), max(widths, default=0)))
     paired = (
         f"; ± after a difference is the half-width of the 95 % t-interval of the {count} differences to none, taken "
@@ -299,7 +300,7 @@ def _cost_notes(comparison: Comparison) -> list[str]:
         for block, cost in comparison.costs.items()
         if cost.analytic_flops is not None and cost.analytic_flops != cost.added_flops
     ]
-    found = [convention, measured]
+    lines = [convention, measured]
     if wrong:
-        found.append(f"The counted FLOPs differ from the formula of the block for: {', '.join(wrong)}.")
-    return found
+        lines.append(f"The counted FLOPs differ from the formula of the block for: {', '.join(wrong)}.")
+    return lines

@@ -83,7 +83,7 @@ class CostSettings:
         Raises:
             UserError: a size is invalid.
         """
-        found = []
+        sizes = []
         for text in self.image_size:
             match = _SIZE.fullmatch(text)
             sides = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
@@ -92,8 +92,8 @@ class CostSettings:
                     f"`image_size` takes sides such as 224, or heights and widths such as 800x1280, of at most "
                     f"{LARGEST_COUNTED:,} pixels; found {text}"
                 )
-            found.append(sides)
-        return found
+            sizes.append(sides)
+        return sizes
 
 
 @dataclass(frozen=True)

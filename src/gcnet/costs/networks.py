@@ -149,15 +149,15 @@ def take_out_own_blocks(model: nn.Module) -> int:
     Returns:
         Their number.
     """
-    found = [
+    own_blocks = [
         (parent, name)
         for parent in model.modules()
         for name, child in parent.named_children()
         if type(child).__name__ in _OWN_BLOCKS and type(child).__module__.startswith(("timm.", "torchvision."))
     ]
-    for parent, name in found:
+    for parent, name in own_blocks:
         setattr(parent, name, nn.Identity())
-    return len(found)
+    return len(own_blocks)
 
 
 def _named_size(name: str, model: Any) -> tuple[int, int] | None:

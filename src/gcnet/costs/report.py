@@ -94,7 +94,7 @@ class Quantity:
         text = self.text(line.values[key])
         if self.spread is None or not set(self.spread) <= line.values.keys():
             return text
-        low, high = (f"{line.values[one] / self.unit:.3g}" for one in self.spread)
+        low, high = (f"{line.values[quartile] / self.unit:.3g}" for quartile in self.spread)
         return f"{text} ({low}-{high})"
 
     def difference(self, value: float, other: float) -> str:
@@ -155,9 +155,9 @@ def parts_table(bill: CostReport, other: CostReport | None) -> str:
     Returns:
         A Markdown table.
     """
-    theirs = {line.part: line for line in other.lines} if other else {}
+    baseline = {line.part: line for line in other.lines} if other else {}
     lines = sorted(bill.lines, key=lambda line: ("stage", "total", "block").index(line.kind))
-    return _tables("part", [(_shortened(line.part), line, theirs.get(line.part)) for line in lines])
+    return _tables("part", [(_shortened(line.part), line, baseline.get(line.part)) for line in lines])
 
 
 def scaled_quantities(lines: Sequence[CostRow]) -> dict[str, Quantity]:
@@ -167,10 +167,10 @@ def scaled_quantities(lines: Sequence[CostRow]) -> dict[str, Quantity]:
         ((prefix, unit) for prefix, unit in (("G", 1e9), ("M", 1e6)) if values and min(values) >= 0.01 * unit),
         ("K", 1e3) if values else ("G", 1e9),
     )
-    found = dict(QUANTITIES)
+    quantities = dict(QUANTITIES)
     for key in _ARITHMETIC:
-        found[key] = replace(found[key], heading=prefix + found[key].heading[1:], unit=unit)
-    return found
+        quantities[key] = replace(quantities[key], heading=prefix + quantities[key].heading[1:], unit=unit)
+    return quantities
 
 
 def _tables(first: str, rows: Sequence[tuple[str, CostRow, CostRow | None]]) -> str:
@@ -229,19 +229,19 @@ def costs_csv(bills: Sequence[CostReport], others: Sequence[CostReport | None]) 
     writer = csv.DictWriter(stream, [*about, *columns], lineterminator="\n")
     writer.writeheader()
     for bill, other in zip(bills, others, strict=True):
-        theirs = {line.part: line for line in other.lines} if other else {}
+        baseline = {line.part: line for line in other.lines} if other else {}
         for line in bill.lines:
             values = (bill.model, other.model if other else "", *bill.size, bill.batch, line.part, line.kind)
             row = dict(zip(about, values, strict=True)) | dict(line.values)
-            writer.writerow(row | _differences(line, theirs.get(line.part)))
+            writer.writerow(row | _differences(line, baseline.get(line.part)))
     return stream.getvalue()
 
 
 def _differences(line: CostRow, other: CostRow | None) -> dict[str, float]:
-    found: dict[str, float] = {}
-    theirs = other.values if other else {}
-    for key in QUANTITIES.keys() & line.values.keys() & theirs.keys():
-        found[f"{key}_difference"] = line.values[key] - theirs[key]
-        if theirs[key]:
-            found[f"{key}_percent"] = 100 * found[f"{key}_difference"] / theirs[key]
-    return found
+    differences: dict[str, float] = {}
+    baseline = other.values if other else {}
+    for key in QUANTITIES.keys() & line.values.keys() & baseline.keys():
+        differences[f"{key}_difference"] = line.values[key] - baseline[key]
+        if baseline[key]:
+            differences[f"{key}_percent"] = 100 * differences[f"{key}_difference"] / baseline[key]
+    return differences

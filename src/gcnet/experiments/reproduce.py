@@ -61,15 +61,15 @@ def train_tables(settings: ReproduceSettings, *, reporter: Reporter | None = Non
     small = settings.scale == "small"
     series = series_of(find_tables(settings.table), small=small)
     if settings.weights not in (None, "pretrained") and len(series) > 1:
-        models = ", ".join(one.model for one in series)
+        models = ", ".join(part.model for part in series)
         raise UserError(
             f"`weights` is one file, and these tables have several networks: {models}; take them one by one"
         )
-    found = {}
-    for one in series:
-        comparison = run_comparison(one.variants, settings=comparison_settings(settings, one), reporter=reporter)
-        found |= {row: Measured(comparison, name) for row, name in one.names.items()}
-    return found
+    trained = {}
+    for part in series:
+        comparison = run_comparison(part.variants, settings=comparison_settings(settings, part), reporter=reporter)
+        trained |= {row: Measured(comparison, name) for row, name in part.names.items()}
+    return trained
 
 
 def tables_folder(settings: ReproduceSettings) -> Path:

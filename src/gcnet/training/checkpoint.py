@@ -102,12 +102,13 @@ def check_fits(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
         UserError: a weight is missing, unknown or of another shape.
     """
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    for name in own | found:
-        if own.get(name) != found.get(name):
+    stored_shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    for name in own | stored_shapes:
+        if own.get(name) != stored_shapes.get(name):
             raise UserError(
-                f"the checkpoint does not fit the network: {name} has the shape {found.get(name, 'none')} in the one "
-                f"and {own.get(name, 'none')} in the other; did the classes of the data change?"
+                f"the checkpoint does not fit the network: {name} has the shape "
+                f"{stored_shapes.get(name, 'none')} in the checkpoint and {own.get(name, 'none')} in the network; did "
+                "the classes of the data change?"
             )
 
 

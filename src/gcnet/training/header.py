@@ -84,8 +84,8 @@ def _recipe(trainer: Trainer, settings: TrainSettings) -> str:
 def _machine(trainer: Trainer, settings: TrainSettings) -> str:
     machine, threads = settings.machine, torch.get_num_threads()
     extras = [name for name in ("channels_last", "deterministic") if getattr(machine, name)]
-    found = [machine.precision, *extras, f"{threads} thread{'s' * (threads != 1)}", f"seed {machine.seed}"]
-    return f"device: {trainer.device}, {', '.join(found).replace('_', ' ')}"
+    parts = [machine.precision, *extras, f"{threads} thread{'s' * (threads != 1)}", f"seed {machine.seed}"]
+    return f"device: {trainer.device}, {', '.join(parts).replace('_', ' ')}"
 
 
 def _norm_notes(trainer: Trainer, settings: TrainSettings) -> list[str]:

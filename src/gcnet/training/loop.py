@@ -98,7 +98,7 @@ class TrainingLoop:
         self._pace = 0.0
         self._single_noted = False
         self._skipped_written = self._began
-        self._best_found: Evaluation | None = None
+        self._best_evaluation: Evaluation | None = None
 
     @property
     def total(self) -> int:
@@ -233,19 +233,19 @@ class TrainingLoop:
         # Processes could see a signal at different batches, and would then wait for each other for ever.
         alone = self.processes.world == 1
         with preserved_random_state():
-            found = self.task.evaluate(
+            evaluation = self.task.evaluate(
                 self.trainer.trained,
                 self.trainer.device,
                 stop=lambda: alone and bool(request.stop),
                 progress=lambda done: self._advance(f"validating {done:,}/{self.task.evaluation_images:,}"),
             )
-        if found is not None:
+        if evaluation is not None:
             self._row_at += time.monotonic() - began
             self._stepped_at += time.monotonic() - began
-            self._note_evaluation(found)
+            self._note_evaluation(evaluation)
 
-    def _note_evaluation(self, found: Evaluation) -> None:
-        self._gather_skipped(found.skipped)
+    def _note_evaluation(self, evaluation: Evaluation) -> None:
+        self._gather_skipped(evaluation.skipped)
         means = self._means(self.epoch)
         step = self.trainer.step
         row: dict[str, Any] = {
@@ -254,8 +254,8 @@ class TrainingLoop:
             "epoch": round(self._epoch(), 4),
             "train_loss": _total(means),
         }
-        row |= {"learning_rate": self.trainer.schedule.at(step - 1), **found.metrics, "images": found.images}
-        row |= {"skipped": len(found.skipped), "skipped_total": len(self.state.skipped), "seconds": self.seconds()}
+        row |= {"learning_rate": self.trainer.schedule.at(step - 1), **evaluation.metrics, "images": evaluation.images}
+        row |= {"skipped": len(evaluation.skipped), "skipped_total": len(self.state.skipped), "seconds": self.seconds()}
         metric = self.task.metric
         is_best = self.state.best is None or row[metric] > self.state.best[metric]
         self.state.last, self.state.evaluated, self.epoch = row, step, LossSums()
@@ -265,9 +265,11 @@ class TrainingLoop:
             self.folder.append(row)
             self.folder.write_results()
             self._write_skipped()
-            self._best_found = found if is_best else self._best_found
+            self._best_evaluation = evaluation if is_best else self._best_evaluation
             self._draw()
-        shown = "  ".join(format_score(name, found.metrics[name]) for name in found.shown or found.metrics)
+        shown = "  ".join(
+            format_score(name, evaluation.metrics[name]) for name in evaluation.shown or evaluation.metrics
+        )
         star = "  (best)" if is_best else ""
         self.reporter.say(
             f"epoch {epoch_text(self._epoch())}  step {step}/{self.total}  train_loss {_total(means):.4f}  {shown}"
@@ -296,10 +298,10 @@ class TrainingLoop:
 
     def _draw_best(self) -> None:
         """Pictures of the best evaluation, unless they are drawn already."""
-        if self._best_found is not None and self.state.best is not None and self.output.plots:
+        if self._best_evaluation is not None and self.state.best is not None and self.output.plots:
             title = f"best weights, epoch {epoch_text(self.state.best['epoch'])}"
-            self.task.draw_evaluation(self._best_found, self.folder.path, title=title)
-        self._best_found = None
+            self.task.draw_evaluation(self._best_evaluation, self.folder.path, title=title)
+        self._best_evaluation = None
 
     def _agree(self, request: StopRequest) -> bool:
         """Take notice of signals, in all processes alike; returns whether a checkpoint was asked for."""

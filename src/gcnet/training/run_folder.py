@@ -274,8 +274,8 @@ def open_folder(path: str | Path) -> tuple[RunFolder, TrainSettings, dict[str, A
             f"`resume` takes a run folder, and {place} is a file of weights; give `weights={place}` to start from them"
         )
     if not folder.path.is_dir():
-        found = "a file" if folder.path.exists() else f"not there{nearest_path(path)}"
-        raise UserError(f"`resume` takes a run folder, and {place} is {found}")
+        actual = "a file" if folder.path.exists() else f"not there{nearest_path(path)}"
+        raise UserError(f"`resume` takes a run folder, and {place} is {actual}")
     if not folder.config.exists():
         raise UserError(f"{place} is not a run folder: it has no config.json")
     config = read_json(folder.config)
@@ -355,13 +355,13 @@ def describe_environment(device: str, processes: int) -> dict[str, Any]:
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
     """Return the versions of those `packages` that are installed."""
-    found = {}
+    installed = {}
     for package in packages:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _umask() -> int:
