@@ -31,9 +31,7 @@ class UserError(ValueError):
 
 
 class Failure(UserError):
-    """Args:
-    runtime error of a correct command, such as a full disk: exit code 1 instead of 2.
-    """
+    """A runtime error of a correct command, such as a full disk: exit code 1 instead of 2."""
 
 
 def nearest(name: str, valid: Iterable[str], synonyms: Mapping[str, str] | None = None) -> str:

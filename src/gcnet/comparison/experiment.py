@@ -222,6 +222,8 @@ def _costs(
     path = folder / "costs.json"
     if path.exists():
         stored = read_json(path)
+        if not isinstance(stored, Mapping):
+            raise StorageError(f"{printable(path)} is damaged; delete it to measure again")
         format_version(stored, path)
         try:
             stored = upgraded_costs(stored) if is_old(stored) else stored
