@@ -15,7 +15,7 @@ from gcnet.training.progress import Reporter, clock, epoch_text, format_score
 from gcnet.training.run_folder import RunFolder, write_json
 from gcnet.training.settings import OutputSettings
 from gcnet.training.signals import STOP_SIGNALS, StopRequest, handle_signals
-from gcnet.training.task import Batch, Evaluation
+from gcnet.training.task import Evaluation, TrainingBatch
 from gcnet.training.trainer import NonFiniteLoss, StepOutcome, Trainer
 
 _SECONDS_BETWEEN_CURVES = 60.0
@@ -141,7 +141,7 @@ class TrainingLoop:
             place = printable(self.folder.path)
             self.reporter.say(f"{name}: saved at step {self.trainer.step}; resume with --resume {place}")
 
-    def _step(self, batches: Iterator[Batch]) -> None:
+    def _step(self, batches: Iterator[TrainingBatch]) -> None:
         batch = next(batches)
         if self.trainer.step == 0 and self.output.plots and self.processes.first and batch.names:
             with preserved_random_state():

@@ -16,7 +16,7 @@ from gcnet.training.settings import TrainSettings
 
 
 @runtime_checkable
-class Skipped(Protocol):
+class SkippedImage(Protocol):
     """An image that could not be read."""
 
     @property
@@ -29,7 +29,7 @@ class Skipped(Protocol):
 
 
 @runtime_checkable
-class Batch(Protocol):
+class TrainingBatch(Protocol):
     """Some images of a step; `len(names)` is their number, and may be 0 where none could be read."""
 
     @property
@@ -37,12 +37,12 @@ class Batch(Protocol):
         """The images in the batch."""
 
     @property
-    def skipped(self) -> Sequence[Skipped]:
+    def skipped(self) -> Sequence[SkippedImage]:
         """The images that belong to the batch and could not be read."""
 
 
-_Loaded = TypeVar("_Loaded", bound=Batch)
-_Prepared = TypeVar("_Prepared", bound=Batch)
+_Loaded = TypeVar("_Loaded", bound=TrainingBatch)
+_Prepared = TypeVar("_Prepared", bound=TrainingBatch)
 _Result = TypeVar("_Result")
 
 

@@ -25,7 +25,7 @@ from gcnet.training.optimizer import (
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import MachineSettings
 from gcnet.training.single_values import running_statistics_for_single_values
-from gcnet.training.task import Batch, TrainingTask
+from gcnet.training.task import TrainingBatch, TrainingTask
 
 EXIT_NON_FINITE = 3
 _LISTED = 8
@@ -119,7 +119,7 @@ class Trainer:
         """The network to evaluate and save: the average where there is one."""
         return self.average.module if self.average else self.network
 
-    def train_step(self, batch: Batch) -> StepOutcome:
+    def train_step(self, batch: TrainingBatch) -> StepOutcome:
         """Train on this process' share of a global batch and count the step.
 
         A batch without readable images only counts the step. So does a batch with synchronized batch norms
@@ -143,7 +143,7 @@ class Trainer:
         self.step += 1
         return StepOutcome(images, own, sums, rate)
 
-    def _micro_batches(self, batch: Batch, counts: Sequence[int]) -> list[Batch]:
+    def _micro_batches(self, batch: TrainingBatch, counts: Sequence[int]) -> list[TrainingBatch]:
         """The micro-batches of this process; none where the step must be left out in all processes.
 
         Synchronized batch norms exchange statistics in every forward pass: each process must make equally many, and
@@ -154,7 +154,7 @@ class Trainer:
         most = min(self.recipe.grad_accumulation, *counts) if self.synchronized else self.recipe.grad_accumulation
         return self.task.split(batch, most)
 
-    def _learn(self, parts: Sequence[Batch], images: int, rate: float) -> dict[str, float]:
+    def _learn(self, parts: Sequence[TrainingBatch], images: int, rate: float) -> dict[str, float]:
         set_learning_rate(self.optimizer, rate)
         self.network.train()
         freeze_bn_stats(self.network, all_of_them=self.recipe.freeze_bn_stats)
@@ -169,7 +169,7 @@ class Trainer:
             self.average.update_parameters(self.network)
         return sums
 
-    def _backward(self, parts: Sequence[Batch], images: int) -> dict[str, float]:
+    def _backward(self, parts: Sequence[TrainingBatch], images: int) -> dict[str, float]:
         """Gradients of the mean loss over all images of all processes; returns sums over this process' images."""
         values: list[Tensor] = []
         reading = None
@@ -189,7 +189,7 @@ class Trainer:
         self._check_finite(rows, parts)
         return {name: math.fsum(row[index] for row in rows) for index, name in enumerate(self._losses.names)}
 
-    def _check_finite(self, rows: Sequence[Sequence[float]], parts: Sequence[Batch]) -> None:
+    def _check_finite(self, rows: Sequence[Sequence[float]], parts: Sequence[TrainingBatch]) -> None:
         bad = [number for number, row in enumerate(rows) if not all(map(math.isfinite, row))]
         if self.processes.sums([len(bad)])[0] == 0:
             return
@@ -265,7 +265,7 @@ class _Losses(nn.Module):
         self.names: tuple[str, ...] = ("loss",)
         self.single_valued = 0
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: TrainingBatch) -> Tensor:
         """The task's losses, shape (number of losses,); zero, with zero gradients, for an empty batch."""
         if not batch.names:
             # This process has to take its part in the exchange of gradients all the same.

@@ -11,7 +11,7 @@ from gcnet.analysis.memory import peak_resident_bytes
 from gcnet.insertion import inserted
 from gcnet.training.progress import clock
 from gcnet.training.settings import TrainSettings
-from gcnet.training.task import Batch
+from gcnet.training.task import TrainingBatch
 from gcnet.training.trainer import Trainer
 from gcnet.training.trial import try_network
 from gcnet.workflows.train import BuildModel, assembled
@@ -97,13 +97,13 @@ def dry_run(settings: TrainSettings, *, build_model: BuildModel | None = None) -
         )
 
 
-def _first_loss(trainer: Trainer, batches: Iterator[Batch]) -> float:
+def _first_loss(trainer: Trainer, batches: Iterator[TrainingBatch]) -> float:
     """The mean loss of the first step, which also warms everything up."""
     outcome = trainer.train_step(next(batches))
     return sum(outcome.loss_sums.values()) / max(outcome.own_images, 1)
 
 
-def _time_steps(trainer: Trainer, batches: Iterator[Batch]) -> float:
+def _time_steps(trainer: Trainer, batches: Iterator[TrainingBatch]) -> float:
     began, steps, late = time.perf_counter(), 0, False
     while steps < _TIMED_STEPS and not late:
         trainer.train_step(next(batches))
@@ -114,7 +114,7 @@ def _time_steps(trainer: Trainer, batches: Iterator[Batch]) -> float:
     return (time.perf_counter() - began) / steps
 
 
-def _time_forward(trainer: Trainer, batch: Batch) -> float:
+def _time_forward(trainer: Trainer, batch: TrainingBatch) -> float:
     """Seconds of the forward pass in the precision of the run, an image; 0 where the batch has none."""
     batch = trainer.task.prepare(batch, trainer.step, trainer.device)
     if not batch.names:
