@@ -1,4 +1,4 @@
-"""Insertion into any network: the right numbers, and nothing lost when the host is copied, converted or compiled."""
+"""Insertion into any network: the right numbers, and nothing lost when the network is copied, converted or compiled."""
 
 import copy
 import pickle
@@ -12,7 +12,7 @@ from timm.utils.model import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from gcnet.insertion import context_parameters, insert, inserted, insertion_records, remove
-from gcnet.insertion.dry_run import dry_run
+from gcnet.insertion.dry_run import run_once
 from gcnet.models.model_file import load_model, save_model
 from insertion.networks import BASE_MODELS, create, images, randomise
 
@@ -60,7 +60,7 @@ class Wild(nn.Module):
 def test_the_dry_run_of_a_network_that_needs_real_numbers_leaves_no_trace() -> None:
     model, state = Wild(), torch.get_rng_state()
     before = copy.deepcopy(model.state_dict())
-    run = dry_run(model, (3, 7, 9))
+    run = run_once(model, (3, 7, 9))
     assert [call.name for call in run.calls] == ["", "first", "norm", "second"]
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gcnet.errors import UserError
 from gcnet.insertion import context_parameters, insert, inserted, remove
-from gcnet.insertion.dry_run import dry_run
+from gcnet.insertion.dry_run import run_once
 
 
 class Small(nn.Module):
@@ -187,7 +187,7 @@ class Sized(nn.Module):
 def test_the_size_in_a_networks_configuration_is_used(config: Any) -> None:
     model = Sized(config)
     assert insert(model, "se", at="embed", ratio=2).sites[0].channels == 8
-    assert dry_run(model, None).example.tensors[0].shape == (2, 1, 64, 48)
+    assert run_once(model, None).example.tensors[0].shape == (2, 1, 64, 48)
 
 
 class Asserting(Small):

@@ -190,7 +190,7 @@ def uninstall(module: nn.Module) -> None:
     del vars(module)["context_insertion"]
 
 
-def check_free(name: str, module: nn.Module) -> None:
+def check_no_context(name: str, module: nn.Module) -> None:
     """Check that a module has no context block and no other child named `context`.
 
     Args:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from gcnet.errors import UserError
 from gcnet.insertion.attach import find_obstacle
-from gcnet.insertion.dry_run import Call, DryRun
+from gcnet.insertion.dry_run import DryRun, ModuleCall
 from gcnet.insertion.layout import Axes, Layout
 from gcnet.insertion.model_copies import in_place, like_training, note_failure, on_meta, on_own_device
 
@@ -63,7 +63,7 @@ def default_sites(model: nn.Module, run: DryRun, axes: Axes) -> list[str]:
     return list(dict.fromkeys(sites))
 
 
-def _fits(call: Call, run: DryRun) -> bool:
+def _fits(call: ModuleCall, run: DryRun) -> bool:
     """Whether the output can take a block: one shape, wide enough, not an activation shared by other modules."""
     calls = run.of(call.name)
     shapes = {getattr(other.tensor, "shape", None) for other in calls}
@@ -75,9 +75,9 @@ def _size(modules: Iterable[nn.Module]) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
-def _token_blocks(run: DryRun, axes: Axes) -> list[Call]:
+def _token_blocks(run: DryRun, axes: Axes) -> list[ModuleCall]:
     """The outermost modules of a type that repeatedly returns tokens of the same shape."""
-    kinds: dict[Call, tuple[type, tuple[int, ...]]] = {}
+    kinds: dict[ModuleCall, tuple[type, tuple[int, ...]]] = {}
     for call in run.calls:
         fit = find_obstacle(call.module) is None and not isinstance(call.module, nn.Sequential)
         output = call.tensor
@@ -88,7 +88,7 @@ def _token_blocks(run: DryRun, axes: Axes) -> list[Call]:
     return [call for call in blocks if not any(holder in blocks for holder in call.ancestors())]
 
 
-def _without_logits(trunk: list[Call], run: DryRun, axes: Axes) -> list[Call]:
+def _without_logits(trunk: list[ModuleCall], run: DryRun, axes: Axes) -> list[ModuleCall]:
     """The trunk without maps of logits at its end, which some classifiers compute before pooling."""
     logits = getattr(run.calls[0].output, "shape", ())[1:]
     kept = list(trunk)
@@ -99,11 +99,11 @@ def _without_logits(trunk: list[Call], run: DryRun, axes: Axes) -> list[Call]:
     return kept if all(spatial in left or _positions(spatial) == 1 for spatial in lost) else trunk
 
 
-def _channels(call: Call, axes: Axes) -> tuple[int, ...]:
+def _channels(call: ModuleCall, axes: Axes) -> tuple[int, ...]:
     return () if call.tensor is None else (call.tensor.shape[-1 if axes.channels_last(call) else 1],)
 
 
-def _last_of_resolutions(trunk: list[Call], axes: Axes, run: DryRun) -> list[str]:
+def _last_of_resolutions(trunk: list[ModuleCall], axes: Axes, run: DryRun) -> list[str]:
     """The last module of every resolution with parameters, without the stem."""
     width = sum(_input_spatial(run.calls[0])[-1:])
     ends: list[tuple[str, float]] = []
@@ -116,7 +116,7 @@ def _last_of_resolutions(trunk: list[Call], axes: Axes, run: DryRun) -> list[str
     return deep if len(set(deep)) >= _ENOUGH else [name for name, _ in ends]
 
 
-def _trunk(call: Call, axes: Axes) -> Iterator[Call]:
+def _trunk(call: ModuleCall, axes: Axes) -> Iterator[ModuleCall]:
     """The outermost calls that return maps and change the resolution at most once."""
     current: int | None = None
     for child in call.children:
@@ -135,7 +135,7 @@ def _trunk(call: Call, axes: Axes) -> Iterator[Call]:
         current = positions
 
 
-def _spatial(call: Call, axes: Axes) -> tuple[int, ...] | None:
+def _spatial(call: ModuleCall, axes: Axes) -> tuple[int, ...] | None:
     """The spatial sizes of the output of a call that returns a map, else None."""
     output = call.tensor
     if output is None or not 3 <= output.dim() <= 5 or _is_tokens(call, axes):
@@ -143,11 +143,11 @@ def _spatial(call: Call, axes: Axes) -> tuple[int, ...] | None:
     return tuple(output.shape[1:-1] if axes.channels_last(call) else output.shape[2:])
 
 
-def _input_spatial(call: Call) -> tuple[int, ...]:
+def _input_spatial(call: ModuleCall) -> tuple[int, ...]:
     return next((tuple(tensor.shape[2:]) for tensor in call.inputs if tensor.dim() >= 3), ())
 
 
-def _is_tokens(call: Call, axes: Axes, *, of_input: bool = False) -> bool:
+def _is_tokens(call: ModuleCall, axes: Axes, *, of_input: bool = False) -> bool:
     if of_input:
         return any(tensor.dim() == 3 and axes.taken_last(tensor) for tensor in call.inputs)
     return call.tensor is not None and call.tensor.dim() == 3 and axes.channels_last(call)
@@ -160,7 +160,7 @@ def _positions(spatial: tuple[int, ...] | None) -> int:
     return count
 
 
-def _end(call: Call, axes: Axes, run: DryRun) -> str | None:
+def _end(call: ModuleCall, axes: Axes, run: DryRun) -> str | None:
     """The module that can take a block for the output of the call; of a Sequential, the last child that can."""
     if not isinstance(call.module, nn.Sequential):
         return call.name if find_obstacle(call.module) is None and _fits(call, run) else None
@@ -209,14 +209,14 @@ def output_modules(model: nn.Module, run: DryRun) -> set[str]:
     return {call.name for call in run.calls if call.name in names and not _is_residual(_last(call))}
 
 
-def _last(call: Call) -> Call:
+def _last(call: ModuleCall) -> ModuleCall:
     """The innermost call that returns the output of a plain Sequential."""
     while isinstance(call.module, nn.Sequential) and call.children:
         call = call.children[-1]
     return call
 
 
-def _is_residual(call: Call) -> bool:
+def _is_residual(call: ModuleCall) -> bool:
     shape = None if call.tensor is None else call.tensor.shape
     return bool(call.children) and any(tensor.shape == shape for tensor in call.inputs)
 

@@ -125,7 +125,7 @@ def _named_sizes(model: nn.Module) -> Iterator[Any]:
 
 
 @dataclass(eq=False)
-class Call:
+class ModuleCall:
     """One call of one module.
 
     Attributes:
@@ -140,10 +140,10 @@ class Call:
 
     name: str
     module: nn.Module
-    parent: "Call | None"
+    parent: "ModuleCall | None"
     inputs: list[Tensor]
     output: Any = None
-    children: list["Call"] = field(default_factory=list)
+    children: list["ModuleCall"] = field(default_factory=list)
     returned: bool = False
 
     @property
@@ -152,13 +152,13 @@ class Call:
         first = self.output[0] if isinstance(self.output, tuple | list) and self.output else self.output
         return first if isinstance(first, Tensor) else None
 
-    def subtree(self) -> Iterator["Call"]:
+    def subtree(self) -> Iterator["ModuleCall"]:
         """Yield this call and all within it, in the order in which they began."""
         yield self
         for child in self.children:
             yield from child.subtree()
 
-    def ancestors(self) -> Iterator["Call"]:
+    def ancestors(self) -> Iterator["ModuleCall"]:
         """Yield the calls that contain this one, the innermost first."""
         call = self.parent
         while call is not None:
@@ -177,12 +177,12 @@ class DryRun:
         device: of the tensors.
     """
 
-    calls: list[Call]
+    calls: list[ModuleCall]
     example: Example
     runnable: Any = in_place
     device: torch.device = torch.device("cpu")
 
-    def of(self, name: str) -> list[Call]:
+    def of(self, name: str) -> list[ModuleCall]:
         """Return the calls of the module `name` that returned."""
         return [call for call in self.calls if call.name == name and call.returned]
 
@@ -215,7 +215,7 @@ class CannotRun(UserError):
         self.reason = reason
 
 
-def dry_run(model: nn.Module, example: Any, *, names: Collection[str] = (), partial: bool = False) -> DryRun:
+def run_once(model: nn.Module, example: Any, *, names: Collection[str] = (), partial: bool = False) -> DryRun:
     """Run the network once, in eval mode, without side effects.
 
     A copy on the meta device is tried first, then one on the network's own device. The network itself is run if it
@@ -283,13 +283,13 @@ def attempt(model: nn.Module, run: DryRun) -> tuple[DryRun, Exception | None]:
     return run, None
 
 
-def _record(model: nn.Module, example: Example, calls: list[Call]) -> None:
+def _record(model: nn.Module, example: Example, calls: list[ModuleCall]) -> None:
     """Run `model`, a copy or restored afterwards, with hooks on every module, and append its calls."""
-    stack: list[Call] = []
+    stack: list[ModuleCall] = []
 
     def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        call = Call(name, module, stack[-1] if stack else None, inputs)
+        call = ModuleCall(name, module, stack[-1] if stack else None, inputs)
         if stack:
             stack[-1].children.append(call)
         calls.append(call)

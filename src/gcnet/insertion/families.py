@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from gcnet.errors import UserError, unknown
-from gcnet.insertion.dry_run import Call, DryRun
+from gcnet.insertion.dry_run import DryRun, ModuleCall
 from gcnet.insertion.layout import Axes
 from gcnet.insertion.residual_blocks.position import POSITIONS, Positioned
 
@@ -149,7 +149,7 @@ def _child(module: nn.Module) -> str | None:
     return next((_BLOCKS[kind] for kind in kinds if kind in _BLOCKS), None)
 
 
-def _stage(call: Call, axes: Axes, side: int) -> int | None:
+def _stage(call: ModuleCall, axes: Axes, side: int) -> int | None:
     if call.tensor is None or call.tensor.dim() < 4:
         return None
     layer = _STAGE.search(call.name)

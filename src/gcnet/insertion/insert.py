@@ -12,8 +12,8 @@ from gcnet.insertion.attach import (
     InsertRequest,
     Installed,
     build_device,
-    check_free,
     check_network,
+    check_no_context,
     describe,
     install,
     installed_modules,
@@ -22,7 +22,7 @@ from gcnet.insertion.attach import (
     next_order,
     uninstall,
 )
-from gcnet.insertion.dry_run import CannotRun, Example, dry_run
+from gcnet.insertion.dry_run import CannotRun, Example, run_once
 from gcnet.insertion.families import check_position, residual_family
 from gcnet.insertion.layout import Layout
 from gcnet.insertion.record import Insertion, check_record
@@ -135,7 +135,7 @@ def put(model: nn.Module, block: str | Builder, request: InsertRequest, choice: 
     """
     modules = [(name, model.get_submodule(name)) for name in choice.sites]
     for name, module in modules:
-        check_free(name, module)
+        check_no_context(name, module)
         if request.position is not None:
             check_position(name, module, request.position)
     built = []
@@ -162,7 +162,7 @@ def put(model: nn.Module, block: str | Builder, request: InsertRequest, choice: 
 def _require_all_run(model: nn.Module, names: Collection[str], example: Example) -> None:
     """Run the network with its blocks, each of which must run once per call of its module and keep the shape."""
     try:
-        run = dry_run(model, example, names=[f"{name}.context" for name in names], partial=True)
+        run = run_once(model, example, names=[f"{name}.context" for name in names], partial=True)
     except CannotRun as error:
         raise UserError(f"the network runs without the blocks and fails with them: {error.reason}") from error.__cause__
     for name in names:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from gcnet.errors import UserError
-from gcnet.insertion.dry_run import Call, DryRun
+from gcnet.insertion.dry_run import DryRun, ModuleCall
 from gcnet.insertion.tokens import ExtraTokens, Variation
 
 
@@ -119,14 +119,14 @@ class Axes:
         self._extra_tokens = extra_tokens
         self._variation = Variation(model, run)
         self._taken: dict[int, int] = {}  # the axis that the layers taking a tensor imply, by the tensor's id
-        self._found: dict[Call, int | None] = {}
+        self._found: dict[ModuleCall, int | None] = {}
         for call in run.calls:
             for tensor in call.inputs:
                 axis = _implied(call.module, tensor)
                 if axis is not None:
                     self._taken.setdefault(id(tensor), axis)
 
-    def layout(self, call: Call) -> Layout:
+    def layout(self, call: ModuleCall) -> Layout:
         """Return the layout of the output of `call`.
 
         Raises:
@@ -164,7 +164,7 @@ class Axes:
         """Whether a layer takes `tensor` (of any shape, such as (N, P, C)) with channels on the last axis."""
         return self._taken.get(id(tensor)) == _LAST
 
-    def channels_last(self, call: Call) -> bool:
+    def channels_last(self, call: ModuleCall) -> bool:
         """Whether the output of `call` is known to have its channels on the last axis."""
         return self._axis(call) == _LAST
 
@@ -172,7 +172,7 @@ class Axes:
     def _tokens(self) -> ExtraTokens:
         return ExtraTokens(self._model, self._run)
 
-    def _axis(self, call: Call) -> int | None:
+    def _axis(self, call: ModuleCall) -> int | None:
         if self._layout is not None:
             dims = 0 if call.tensor is None else call.tensor.dim()
             if self._layout == "tokens" and dims > 3:
@@ -182,7 +182,7 @@ class Axes:
             self._found[call] = self._find(call)
         return self._found[call]
 
-    def _find(self, call: Call) -> int | None:
+    def _find(self, call: ModuleCall) -> int | None:
         output = call.tensor
         if output is None or output.dim() < 3:
             return None
@@ -193,7 +193,7 @@ class Axes:
             return _LAST
         return self._by_layers(call, output) or self._by_sides(output) or self._by_likeness(call, output)
 
-    def _by_layers(self, call: Call, output: Tensor) -> int | None:
+    def _by_layers(self, call: ModuleCall, output: Tensor) -> int | None:
         """From the layer that reads or returns this tensor, else the nearest that does so with its shape."""
         axis = self._taken.get(id(output))
         if axis is not None:
@@ -223,7 +223,7 @@ class Axes:
             return _FIRST
         return _LAST if len(set(output.shape[1:-1])) == 1 else None
 
-    def _by_likeness(self, call: Call, output: Tensor) -> int | None:
+    def _by_likeness(self, call: ModuleCall, output: Tensor) -> int | None:
         """From an input of the same shape, else from other modules of this class whose axes differ in length."""
         for tensor in call.inputs:
             if tensor.shape == output.shape and id(tensor) in self._taken:
@@ -239,7 +239,7 @@ class Axes:
         } - {None}
         return axes.pop() if len(axes) == 1 else None
 
-    def _require_batch_first(self, call: Call) -> None:
+    def _require_batch_first(self, call: ModuleCall) -> None:
         """Raise UserError for outputs whose first axis is not the batch."""
         shape = tuple(call.tensor.shape) if call.tensor is not None else ()
         axes = self._variation.batch_axes(call)

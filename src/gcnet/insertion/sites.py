@@ -13,7 +13,7 @@ from torch import nn
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.insertion.attach import ALREADY_SCRIPTED, find_obstacle, installed_modules
 from gcnet.insertion.default_sites import default_sites
-from gcnet.insertion.dry_run import DryRun, dry_run
+from gcnet.insertion.dry_run import DryRun, run_once
 from gcnet.insertion.families import (
     Candidate,
     check_position,
@@ -258,13 +258,13 @@ class SiteChooser:
 
     @cached_property
     def _run(self) -> DryRun:
-        return dry_run(self._model, self._example)
+        return run_once(self._model, self._example)
 
     @cached_property
     def _residual_run(self) -> DryRun:
         """A run in which every residual block returned, or a complete one."""
         names = [candidate.name for candidate in self._residual]
-        return dry_run(self._model, self._example, names=names, partial=True)
+        return run_once(self._model, self._example, names=names, partial=True)
 
     @cached_property
     def _axes(self) -> Axes:
@@ -291,7 +291,7 @@ class SiteChooser:
             return SiteChoice(sites, position, stages, usual, self._residual_run)
         names = [resolve(self._model, name) for name in names]
         if any(not self._run.of(name) for name in names):
-            self._run = dry_run(self._model, self._example, names=names)
+            self._run = run_once(self._model, self._example, names=names)
         sites = {name: self._layout(name) for name in names}
         return SiteChoice(sites, None, stages, usual or narrow_ratio(sites), self._run)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gcnet.errors import UserError
-from gcnet.insertion.dry_run import Call, DryRun, Example, attempt
+from gcnet.insertion.dry_run import DryRun, Example, ModuleCall, attempt
 from gcnet.insertion.model_copies import in_place, like_training, note_failure, on_meta, on_own_device
 
 _MORE = 32  # pixels, a multiple of the strides of most networks
@@ -30,15 +30,15 @@ class Variation:
         self._model = model
         self._run = run
 
-    def position_axes(self, call: Call) -> set[int]:
+    def position_axes(self, call: ModuleCall) -> set[int]:
         """Return the axes of the output of `call` that change with the input size; empty for one size."""
         return self._changed(call, self._other_sizes)
 
-    def batch_axes(self, call: Call) -> set[int]:
+    def batch_axes(self, call: ModuleCall) -> set[int]:
         """Return the axes of the output of `call` that change with the batch; empty if unknown."""
         return self._changed(call, self._other_batch)
 
-    def _changed(self, call: Call, others: list[dict[Call, Call]]) -> set[int]:
+    def _changed(self, call: ModuleCall, others: list[dict[ModuleCall, ModuleCall]]) -> set[int]:
         axes: set[int] = set()
         for other in others:
             own, changed = call.tensor, other[call].tensor if call in other else None
@@ -47,7 +47,7 @@ class Variation:
         return axes
 
     @cached_property
-    def _other_batch(self) -> list[dict[Call, Call]]:
+    def _other_batch(self) -> list[dict[ModuleCall, ModuleCall]]:
         tensors = self._run.example.tensors
         batch = next((tensor.shape[0] for tensor in tensors if tensor.dim() > 1), 0)
 
@@ -57,7 +57,7 @@ class Variation:
         return [self._matched(self._run.example.map(grow))] if batch else []
 
     @cached_property
-    def _other_sizes(self) -> list[dict[Call, Call]]:
+    def _other_sizes(self) -> list[dict[ModuleCall, ModuleCall]]:
         """A run on another size; none if sequences may change along either axis, which is ambiguous."""
         is_sequence = max((tensor.dim() for tensor in self._run.example.tensors), default=0) == 3
         found = []
@@ -68,7 +68,7 @@ class Variation:
         whole = [matched for matched in found if len(matched) == len(self._run.calls)]
         return [] if len(whole) > 1 else whole or [max(found, key=len)] if found else []
 
-    def _matched(self, example: Example) -> dict[Call, Call]:
+    def _matched(self, example: Example) -> dict[ModuleCall, ModuleCall]:
         """The calls of a run on another input by those of the first run, as far as both agree."""
         other, _ = attempt(self._model, replace(self._run, calls=[], example=example))
         matched = {}
@@ -122,7 +122,7 @@ class ExtraTokens:
         self._run = run
         self._measured: dict[tuple[int, ...], tuple[int, int] | None] = {}
 
-    def of(self, call: Call) -> tuple[int, int]:
+    def of(self, call: ModuleCall) -> tuple[int, int]:
         """Return the numbers of extra tokens at the start and at the end of the output (N, P, C) of `call`.
 
         They are measured: the network is run on two inputs up to the first such tensor, in which extra tokens are
@@ -168,7 +168,7 @@ class ExtraTokens:
         outputs = (call.tensor for call in self._run.calls)
         return {output.shape[1] for output in outputs if output is not None and output.dim() == 3}
 
-    def _named(self, call: Call, positions: int) -> int:
+    def _named(self, call: ModuleCall, positions: int) -> int:
         """The number of extra tokens by the network's attribute or parameters, if the rest matches other outputs."""
         for module in self._holders(call.name):
             number = getattr(module, "num_prefix_tokens", None)

@@ -187,9 +187,9 @@ def detector_options(base_name: str, options: Mapping[str, Any]) -> dict[str, An
     if not is_detector(base_name):
         proposal = nearest(_DETECTOR_KINDS[0] + base_name, list_detectors())
         raise UserError(f'detector= holds options of a detector, and "{base_name}" is a classifier{proposal}')
-    from gcnet.models.detector.mask_rcnn import check_options
+    from gcnet.models.detector.mask_rcnn import check_detector_options
 
-    check_options(options)
+    check_detector_options(options)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 

@@ -17,7 +17,7 @@ from gcnet.insertion import context_parameters, insert
 from gcnet.models.create import create_model
 from gcnet.models.detector.backbone import DeformableConv2d, FixedBatchNorm2d, set_norms
 from gcnet.models.detector.cascade import CascadeRoIHeads
-from gcnet.models.detector.mask_rcnn import build_mask_rcnn, check_options
+from gcnet.models.detector.mask_rcnn import build_mask_rcnn, check_detector_options
 from gcnet.models.detector.roi_heads import UnfilteredRoIHeads
 from gcnet.models.model_file import load_model, save_model
 from gcnet.models.registry import build_base_model, list_detectors
@@ -292,9 +292,9 @@ def test_the_defaults_of_the_builder_are_all_valid_options() -> None:
     given_otherwise = ("classifier", "num_classes", "cascade", "masks")
     parameters = inspect.signature(build_mask_rcnn).parameters.items()
     defaults = {name: parameter.default for name, parameter in parameters if name not in given_otherwise}
-    check_options(defaults)
+    check_detector_options(defaults)
     with pytest.raises(UserError, match=f"valid: {', '.join(defaults)}$"):
-        check_options({"zzz": 1})
+        check_detector_options({"zzz": 1})
 
 
 @pytest.mark.parametrize("name", INVALID_OPTIONS)
@@ -306,4 +306,4 @@ def test_an_invalid_option_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("options", [{"norm_eps": 0}, {"anchor_sizes": [8, 9.5]}, {"image_size": [7, 7]}], ids=str)
 def test_whole_numbers_and_lists_do_as_well(options: dict) -> None:
-    check_options(options)
+    check_detector_options(options)

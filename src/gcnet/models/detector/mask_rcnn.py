@@ -75,10 +75,10 @@ def build_mask_rcnn(
     """
     if num_classes < 1:
         raise UserError(f"num_classes must be at least 1, without the background; found {num_classes}")
-    check_options({"conventions": conventions, "norm": norm, "norm_eps": norm_eps, "box_head": box_head})
-    check_options({"image_size": image_size, "anchor_sizes": anchor_sizes, "rois_per_image": rois_per_image})
-    check_options({"detections_per_image": detections_per_image})
-    check_options({"fpn_channels": fpn_channels, "head_width": head_width})
+    check_detector_options({"conventions": conventions, "norm": norm, "norm_eps": norm_eps, "box_head": box_head})
+    check_detector_options({"image_size": image_size, "anchor_sizes": anchor_sizes, "rois_per_image": rois_per_image})
+    check_detector_options({"detections_per_image": detections_per_image})
+    check_detector_options({"fpn_channels": fpn_channels, "head_width": head_width})
     set_norms(classifier, norm, eps=norm_eps)
     parts, batch_norm = CONVENTIONS[conventions], box_head == "4conv1fc"
     backbone, strides = build_pyramid(classifier, channels=fpn_channels, batch_norm=batch_norm)
@@ -130,7 +130,7 @@ HEADS = ("2fc", "4conv1fc")
 _LARGEST_MIN_SIZE = 10_000
 
 
-def check_options(options: Mapping[str, Any]) -> None:
+def check_detector_options(options: Mapping[str, Any]) -> None:
     """Check options of `build_mask_rcnn`.
 
     Args:
