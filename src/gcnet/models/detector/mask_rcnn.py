@@ -156,18 +156,18 @@ def _one_of(valid: Iterable[str]) -> Callable[[str, object], None]:
 
 def _check_whole(name: str, value: object) -> None:
     if not _is_positive(value, int):
-        raise UserError(f"{name} must be a whole number, at least 1; found {value}")
+        raise UserError(f"`{name}` must be a whole number, at least 1; found {value}")
 
 
 def _check_epsilon(name: str, value: object) -> None:
     if value != 0 and not _is_positive(value, int | float):
-        raise UserError(f"{name} must be a number, at least 0; found {value}")
+        raise UserError(f"`{name}` must be a number, at least 0; found {value}")
 
 
 def _check_size(name: str, value: object) -> None:
     sides = list(value) if isinstance(value, tuple | list) else []
     if len(sides) != 2 or not all(_is_positive(side, int) for side in sides) or sides[0] > sides[1]:
-        raise UserError(f"{name} must be min_size and max_size in whole pixels, found {value}")
+        raise UserError(f"`{name}` must be min_size and max_size in whole pixels, found {value}")
     if sides[0] > _LARGEST_MIN_SIZE:
         raise UserError(f"min_size of {name} must be at most {_LARGEST_MIN_SIZE:,} pixels, found {sides[0]}")
 
@@ -175,7 +175,7 @@ def _check_size(name: str, value: object) -> None:
 def _check_sides(name: str, value: object) -> None:
     sides = list(value) if isinstance(value, tuple | list) else []
     if value is not None and not (sides and all(_is_positive(side, int | float) for side in sides)):
-        raise UserError(f"{name} must be sizes in pixels above 0, one per level; found {value}")
+        raise UserError(f"`{name}` must be sizes in pixels above 0, one per level; found {value}")
 
 
 def _is_positive(value: Any, kind: Any) -> bool:
