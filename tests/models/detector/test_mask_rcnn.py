@@ -256,9 +256,9 @@ INVALID_ARGUMENTS = {
     "levels": ({"anchor_sizes": (8.0, 16.0)}, "one size for each of 5 levels, found 2"),
     "sides": ({"anchor_sizes": (8.0, 16.0, 32.0, 64.0, 0.0)}, "sizes in pixels above 0, one per level; found"),
     "size": ({"image_size": (800, 600)}, "must be min_size and max_size in whole pixels, found"),
-    "rois_per_image": ({"rois_per_image": 0}, "rois_per_image must be a whole number, at least 1; found 0"),
-    "fpn_channels": ({"fpn_channels": 0}, "fpn_channels must be a whole number, at least 1; found 0"),
-    "head_width": ({"head_width": -1}, "head_width must be a whole number, at least 1; found -1"),
+    "rois_per_image": ({"rois_per_image": 0}, "`rois_per_image` must be a whole number, at least 1; found 0"),
+    "fpn_channels": ({"fpn_channels": 0}, "`fpn_channels` must be a whole number, at least 1; found 0"),
+    "head_width": ({"head_width": -1}, "`head_width` must be a whole number, at least 1; found -1"),
     "eps": ({"norm_eps": -1e-5}, "`norm_eps` must be a number, at least 0; found -1e-05"),
 }
 
@@ -280,11 +280,11 @@ INVALID_OPTIONS = {
     "box_head": ("4conv", 'unknown box_head "4conv"; did you mean "4conv1fc"'),
     "conventions": ([], r'unknown conventions "\[\]"; valid: torchvision, mmdet'),
     "norm_eps": ("1e-5", "`norm_eps` must be a number, at least 0; found 1e-5"),
-    "image_size": (800, "image_size must be min_size and max_size in whole pixels, found 800"),
-    "anchor_sizes": ("big", "anchor_sizes must be sizes in pixels above 0, one per level; found big"),
-    "fpn_channels": (2.5, "fpn_channels must be a whole number, at least 1; found 2.5"),
-    "head_width": (True, "head_width must be a whole number, at least 1; found True"),
-    "rois_per_image": (float("nan"), "rois_per_image must be a whole number, at least 1; found nan"),
+    "image_size": (800, "`image_size` must be min_size and max_size in whole pixels, found 800"),
+    "anchor_sizes": ("big", "`anchor_sizes` must be sizes in pixels above 0, one per level; found big"),
+    "fpn_channels": (2.5, "`fpn_channels` must be a whole number, at least 1; found 2.5"),
+    "head_width": (True, "`head_width` must be a whole number, at least 1; found True"),
+    "rois_per_image": (float("nan"), "`rois_per_image` must be a whole number, at least 1; found nan"),
 }
 
 
