@@ -129,7 +129,7 @@ def conclusion(comparison: Comparison) -> str:
         best = _best(comparison, comparison.tested())
         return (
             f"On {comparison.data}, {best} has the highest mean {comparison.score.name} "
-            f"({_value(comparison, best)}); without {BASELINE} among the blocks, no gain over it can be told."
+            f"({_value(comparison, best)}); there is no baseline ({BASELINE}) to compare with."
         )
     others = [block for block in comparison.tested() if block != BASELINE]
     sentences = [_main_reading(comparison, others)] if others else [_alone(comparison)]
@@ -164,9 +164,9 @@ def _main_reading(comparison: Comparison, others: list[str]) -> str:
         return f"On {comparison.data}, {gain} {_one_seed_reading(comparison, best)}"
     seen = {block: _seen(comparison, block, MAIN) for block in others}
     groups = (
-        ("above no block beyond the spread over seeds", [b for b in others if seen[b] and _gain(comparison, b) > 0]),
-        ("below no block beyond the spread over seeds", [b for b in others if seen[b] and _gain(comparison, b) < 0]),
-        ("not told apart from no block by these seeds", [b for b in others if not seen[b]]),
+        ("significantly above the baseline", [b for b in others if seen[b] and _gain(comparison, b) > 0]),
+        ("significantly below the baseline", [b for b in others if seen[b] and _gain(comparison, b) < 0]),
+        ("no significant difference from the baseline", [b for b in others if not seen[b]]),
     )
     verdicts = "; ".join(f"{verdict}: {_listing(comparison, blocks)}" for verdict, blocks in groups if blocks)
     return f"On {comparison.data}, over {len(comparison.seeds)} seeds, {gain}; {verdicts}."
