@@ -109,7 +109,7 @@ def test_costs_that_were_not_measured_are_dashes() -> None:
 
 def test_detectors_are_judged_by_mask_ap_with_box_ap_beside_it() -> None:
     comparison = made_up_detectors()
-    assert headings(comparison.scores)[:4] == ("block", "mask AP", "against none (points of AP)", "box AP")
+    assert headings(comparison.scores)[:4] == ("block", "mask AP", "difference (points of AP)", "box AP")
     rows = {row[0]: row for row in table_rows(comparison)}
     # none: 30, 32, 31; gc: 40, 41, 40.5, so the differences are 10, 9, 9.5; t(0.975, 2) = 4.303.
     assert rows["none"][1:4] == ("31.0 ± 1.0", "-", "41.0 ± 1.0")

@@ -14,7 +14,7 @@ _COSTS = ("parameters", "GFLOPs", "forward (ms)", "training step (ms)", "peak me
 def score_headings(scores: Sequence[Score]) -> tuple[str, ...]:
     """Return the column headings of a table without costs: first score, its differences, other `scores`."""
     first, *others = scores
-    return "block", first.heading, f"against none ({first.points})", *(score.heading for score in others)
+    return "block", first.heading, f"difference ({first.points})", *(score.heading for score in others)
 
 
 def headings(scores: Sequence[Score]) -> tuple[str, ...]:
