@@ -14,7 +14,7 @@ from named_blocks import NON_LOCAL
 
 
 def test_layer_norm_over_one_channel_is_refused_with_the_ratio_that_would_do() -> None:
-    with pytest.raises(UserError, match="one channel is constant: 16 channels / ratio 16 leave 1; .* at most 8"):
+    with pytest.raises(UserError, match="LayerNorm of one is constant: 16 channels / ratio 16 leave 1; .* at most 8"):
         build_block("gc", channels=16)
     with pytest.raises(UserError, match="24 channels / ratio 16 leave 1"):
         build_block("gc", channels=24)

@@ -8,8 +8,8 @@ from typing import Literal
 from torch import nn
 
 from gcnet.blocks.channel import KERNEL_SIZE, channel_kernel_size, filter_flops
+from gcnet.blocks.non_local import NORMALIZATION, add_non_local, embedding_flops
 from gcnet.blocks.options import check_eps, check_integer, inner_channels
-from gcnet.blocks.paper import NORMALIZATION, add_non_local, embedding_flops
 from gcnet.blocks.spec import NORM_EPS, ONE_BLOCK, REDUCTION, BlockShape, BlockSpec
 from gcnet.errors import UserError
 from gcnet.framework.attention_contexts import Disentangled, SlotPool, WhitenedAffinity
