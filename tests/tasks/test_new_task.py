@@ -78,9 +78,9 @@ def test_settings_of_other_tasks_are_refused(tmp_path: Path, capsys: pytest.Capt
     gcnet.save_model(gcnet.create_model(MODEL, num_classes=1), tmp_path / "model.safetensors")
     (tmp_path / "gray.png").touch()
     arguments = ["predict", str(tmp_path / "gray.png"), "--model", str(tmp_path / "model.safetensors")]
-    assert main([*arguments, "--top", "3"]) == 2
+    assert main([*arguments, "--topk", "3"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("gcnet: --top belongs to classifiers, and ")
+    assert error.startswith("gcnet: --topk belongs to classifiers, and ")
     assert error.endswith("model.safetensors is a regressor\n")
     assert main(["analyze", str(tmp_path / "model.safetensors"), str(tmp_path / "gray.png")]) == 2
     assert "gcnet analyze reads no attention of a regressor" in capsys.readouterr().err

@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from gcnet.errors import UserError
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         AttentionReader,
         DataReport,
         EvaluationResult,
-        LoadedModel,
         MeasuredImages,
         PredictionResult,
         TrainedModel,
@@ -313,3 +312,49 @@ class Task(ABC):
     def cost_notes(self) -> tuple[str, ...]:
         """What a reader must know of the numbers that `gcnet cost` prints."""
         return ()
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained network with its task.
+
+    Attributes:
+        task: the task.
+        trained: the network, in eval mode.
+        origin: the model file, run folder or name, as given.
+        weights: the file or the published weights that were loaded.
+    """
+
+    task: Task
+    trained: "TrainedModel"
+    origin: str
+    weights: str
+
+    def with_model(self, model: "nn.Module") -> "LoadedModel":
+        """The same with another network in its place, such as one with other blocks."""
+        return replace(self, trained=replace(cast(Any, self.trained), model=model))
+
+    def describe(self) -> list[str]:
+        """Network with blocks and classes, weights, device, precision and threads: a line each."""
+        import torch
+
+        from gcnet.insertion import inserted
+        from gcnet.models.card import card_of
+        from gcnet.models.weights import loaded_weights
+
+        model = self.trained.model
+        card, blocks = card_of(model), inserted(model)
+        names = ", ".join(dict.fromkeys(insertion.block for insertion in blocks))
+        described = [f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters"]
+        if blocks:
+            described.append(f"{sum(insertion.parameters for insertion in blocks):,} of them in inserted blocks")
+        if card.num_classes:
+            described.append(f"{card.num_classes:,} classes")
+        first, threads = next(model.parameters()), torch.get_num_threads()
+        precision = str(first.dtype).removeprefix("torch.")
+        return [
+            f"model: {card.architecture or type(model).__name__}{f' with {names}' if blocks else ''}: "
+            f"{', '.join(described)}",
+            f"weights: {loaded_weights(model) or self.weights}",
+            f"device: {first.device}, {precision}, {threads} thread{'s' * (threads != 1)}",
+        ]

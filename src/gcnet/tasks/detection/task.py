@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gcnet.models.card import ModelCard
+    from gcnet.tasks.base import LoadedModel
     from gcnet.tasks.detection.evaluate import DetectorEvaluation
     from gcnet.tasks.detection.predict import Detections
     from gcnet.tasks.detection.trained import TrainedDetector
     from gcnet.tasks.detection.training import DetectionTraining
-    from gcnet.tasks.results import AttentionReader, DataReport, LoadedModel, MeasuredImages
+    from gcnet.tasks.results import AttentionReader, DataReport, MeasuredImages
     from gcnet.training.task import TrainingTask
 
 MASK_AP = Score("segm_AP", "mask AP", "mask AP", "", "points of AP", is_share=False)
