@@ -156,3 +156,26 @@ def test_mistakes_name_arguments_instead_of_flags(name: str, arguments: dict[str
     with pytest.raises(UserError) as error:
         getattr(gcnet, name)(**arguments)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: gcnet.evaluate("m.safetensors", limit=0), "`limit` must be at least 1, found 0"),
+        (lambda: gcnet.evaluate(torch.nn.Linear(2, 2)), "`model` must be a string or None, found"),
+        (lambda: gcnet.predict([], model="m.safetensors"), "`paths` must contain at least one image or folder"),
+        (lambda: gcnet.predict("a.png"), "`model` is required"),
+        (lambda: gcnet.analyze("m.safetensors"), "gcnet analyze needs `images`, or `statistics` with `data`"),
+        (lambda: gcnet.cost(), "gcnet cost needs at least one model, such as gc_resnet50"),
+    ],
+)
+def test_errors_of_functions_name_arguments_and_show_no_command_line(call, sentence):
+    with pytest.raises(UserError) as error:
+        call()
+    assert str(error.value).startswith(sentence)
+    assert "--" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_too_many_positional_arguments_are_counted_in_the_error():
+    with pytest.raises(TypeError, match=r"evaluate\(\) takes 1 positional argument but 2 were given"):
+        gcnet.evaluate("m.safetensors", "photos")

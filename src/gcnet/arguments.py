@@ -28,6 +28,7 @@ ADVANCED: Mapping[str, Any] = MappingProxyType({"advanced": True})
 """Metadata of a field, or of a group of fields, that only `--help-all` shows."""
 
 _WIDTH = 100
+_PLURALS = {int: "whole numbers", float: "numbers", bool: "booleans", str: "strings", Path: "paths"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def plain_arguments(kind: type[S]) -> Callable[[Callable[..., R]], Callable[...,
     """Have a function of settings take their fields as plain arguments.
 
     Groups (fields that are dataclasses themselves) are taken apart, so every setting is one argument by its own name.
-    Lists are taken for tuples, texts for paths, and lists for texts whose parts are separated by commas.
+    Lists are accepted for tuples, strings for paths, and lists for comma-separated strings.
 
     Args:
         kind: dataclass of the settings. The function takes them first; its other parameters are keyword-only.
@@ -82,10 +83,11 @@ def plain_arguments(kind: type[S]) -> Callable[[Callable[..., R]], Callable[...,
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> R:
             if len(args) > len(names):
-                raise TypeError(f"{title}() takes at most {len(names)} arguments without a name")
+                positional = f"{len(names)} positional argument{'s' if len(names) != 1 else ''}"
+                raise TypeError(f"{title}() takes {positional} but {len(args)} were given; give the others by name")
             given = dict(zip(names, args, strict=False))
             if both := given.keys() & kwargs.keys():
-                raise TypeError(f"{title}() got several values for {', '.join(sorted(both))}")
+                raise TypeError(f"{title}() got multiple values for {', '.join(sorted(both))}")
             extra = {parameter.name: kwargs.pop(parameter.name) for parameter in own if parameter.name in kwargs}
             return function(settings_from(kind, given | kwargs), **extra)
 
@@ -116,7 +118,7 @@ def settings_from(kind: type[S], values: Mapping[str, Any]) -> S:
         groups.setdefault(argument.group, {})[name] = _converted(argument, value)
     missing = [name for name, one in arguments.items() if one.default is MISSING and name not in values]
     if missing:
-        raise UserError(f"`{missing[0]}` is missing: give it a value")
+        raise UserError(f"`{missing[0]}` is required")
     built = {name: replace(group, **groups[name]) for name, group in _groups(kind).items() if name in groups}
     names = {"given": tuple(values)} if any(item.name == "given" for item in fields(cast(Any, kind))) else {}
     return kind(**built, **groups.get("", {}), **names)
@@ -260,7 +262,10 @@ def _converted(argument: Argument, value: Any) -> Any:
         candidate = _as(kind, value)
         if has_type(candidate, argument.kind):
             return candidate
-    raise UserError(f"`{argument.name}` must be {_described(argument.kind)}, found {value!r}")
+    actual = repr(value)
+    if "\n" in actual or len(actual) > _WIDTH:
+        actual = f"an object of type {type(value).__name__}"
+    raise UserError(f"`{argument.name}` must be {_described(argument.kind)}, found {actual}")
 
 
 def _as(kind: Any, value: Any) -> Any:
@@ -285,6 +290,7 @@ def _described(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(f'"{one}"' for one in inner)
     if origin is tuple:
-        return f"a sequence of {getattr(inner[0], '__name__', inner[0])}"
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
+        number = "" if inner[1:] == (...,) else f"{len(inner)} "
+        return f"a sequence of {number}{_PLURALS.get(inner[0], inner[0])}"
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", Path: "a path"}
     return "None" if kind is type(None) else words.get(kind, getattr(kind, "__name__", str(kind)))

@@ -244,7 +244,7 @@ def test_time_and_memory_are_measured_on_request(name: str, tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("", "needs at least one network"),
+        ("", "needs at least one model"),
         ("gc_resnet5O", 'did you mean "gc_resnet50"'),
         ("resnet18 --image-size big", "--image-size takes sides such as 224"),
         ("resnet18 --image-size 0", "--image-size takes sides such as 224"),

@@ -69,7 +69,7 @@ class CostSettings:
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
         if not self.model:
-            raise UserError("gcnet cost needs at least one network, as in: gcnet cost gc_resnet50")
+            raise UserError("gcnet cost needs at least one model, such as gc_resnet50")
         for name, value in (("num_classes", self.num_classes), ("batch_size", self.batch_size)):
             if value is not None and value < 1:
                 raise UserError(f"`{name}` must be at least 1, found {value}")

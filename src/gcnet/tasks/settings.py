@@ -94,10 +94,10 @@ class EvaluateSettings(CommandSettings):
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, before anything is loaded."""
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UserError(f"`batch_size` must be at least 1, found {self.batch_size}")
-        if self.detections_per_image is not None and self.detections_per_image < 1:
-            raise UserError(f"`detections_per_image` must be at least 1, found {self.detections_per_image}")
+        for name in ("batch_size", "detections_per_image", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"`{name}` must be at least 1, found {value}")
         if self.results is not None:
             self._check_results()
         elif self.model is None:
@@ -177,9 +177,7 @@ class PredictSettings(CommandSettings):
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
         if not self.paths:
-            raise UserError(
-                "gcnet predict needs at least one image or folder, as in: gcnet predict --model FILE photo.jpg"
-            )
+            raise UserError("`paths` must contain at least one image or folder")
         for name in ("topk", "batch_size", "detections_per_image"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -256,9 +254,7 @@ class AnalyzeSettings(CommandSettings):
         if self.statistics and self.images:
             raise UserError(f"`statistics` are measured over `data`, not over images named; found {self.images[0]}")
         if not self.statistics and not self.images:
-            raise UserError(
-                "gcnet analyze needs images, or `statistics` with `data`, as in: gcnet analyze FILE photo.jpg"
-            )
+            raise UserError("gcnet analyze needs `images`, or `statistics` with `data`")
         self._refuse(_OF_IMAGES if self.statistics else _OF_STATISTICS)
 
     def _refuse(self, names: tuple[str, ...]) -> None:
