@@ -195,7 +195,7 @@ def _control_reading(comparison: Comparison, blocks: list[str]) -> str:
     seen = [block for block in blocks if _seen(comparison, block, CONTROL)]
     if seen:
         return f"{start}, which for {', '.join(seen)} is beyond the spread over seeds there too."
-    return f"{start}, which is within what these seeds leave open."
+    return f"{start}, which is not significant with these seeds."
 
 
 def _image_noise(comparison: Comparison, block: str, setting: str = MAIN) -> float:

@@ -125,5 +125,5 @@ def reproduce(settings: ReproduceSettings, *, reporter: Reporter | None = None) 
         Stopped: a signal ended it.
     """
     if settings.scale is None:
-        raise UserError("`scale` must be full or small: gcnet.reproduce trains the rows of tables")
+        raise UserError("gcnet.reproduce only trains models: `scale` must be full or small")
     return train_tables(settings, reporter=reporter)

@@ -249,7 +249,7 @@ def _taken(path: Path) -> UserError:
     place = printable(path)
     if (path / "config.json").exists():
         return UserError(
-            f"{place} holds a run already, which is never overwritten; "
+            f"{place} already contains a run, and runs are never overwritten; "
             f"resume it with `resume={place}`, or choose another `output`"
         )
     return UserError(f"`output` must not exist yet, found {place}; take another name")
