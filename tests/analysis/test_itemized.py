@@ -108,7 +108,7 @@ def test_a_detector_is_itemized_from_its_stem_to_its_masks(name: str) -> None:
     assert account.total.flops == sum(by_stage(account, "flops").values()) == count_detector_flops(model, (96, 160))
     assert account.total.parameters == sum(by_stage(account, "parameters").values()) == count_parameters(model)
     assert all(block.name.startswith("backbone.body.layer") for block in account.blocks)
-    wide = on_meta(name, num_classes=3, detector={"regions": 1024})
+    wide = on_meta(name, num_classes=3, detector={"rois_per_image": 1024})
     more = cost_breakdown(wide, (96, 160), 2, stages=detector_parts, run=run_heads)
     kept, doubled = by_stage(account, "kept"), by_stage(more, "kept")
     assert [doubled[stage] // kept[stage] for stage in ("pyramid", "boxes", "masks")] == [1, 2, 2]
