@@ -46,7 +46,14 @@ class Attention:
         return math.prod(self.grid)
 
     def map_of(self, position: int) -> Float[Tensor, "n *key_grid"]:
-        """The map of one query position, mean over heads; what it gives to extra tokens is left out."""
+        """Return the map of one query position, mean over heads, without the weights of extra tokens.
+
+        Args:
+            position: index of the query, row by row, from 0.
+
+        Returns:
+            Weights (N, *key_grid).
+        """
         if self.is_shared:
             return self._on_grid(self.weights.mean(1)[:, self.extra :])
         if self.windows is None:
@@ -55,7 +62,7 @@ class Attention:
         return self._spread(self.weights[:, window, :, place].mean(1), self.windows[window])
 
     def mean_map(self) -> Float[Tensor, "n *key_grid"]:
-        """The mean of the maps of all query positions."""
+        """Return the mean of the maps of all query positions (N, *key_grid)."""
         if self.is_shared:
             return self.map_of(0)
         if self.windows is None:
@@ -65,7 +72,11 @@ class Attention:
         return torch.stack(maps).sum(0) / self.positions
 
     def groups(self) -> Iterator[Float[Tensor, "n heads p k"]]:
-        """The rows of queries that see the same keys, extra tokens among the keys: all, or those of each window."""
+        """Yield the rows of queries that see the same keys, extra tokens among the keys.
+
+        Yields:
+            Weights (N, heads, P, K): one tensor for all queries, or one for each window.
+        """
         if self.is_shared:
             yield self.weights[:, :, None].expand(-1, -1, self.positions, -1)
         elif self.windows is None:
@@ -88,12 +99,15 @@ class Attention:
 def attention_over_map(
     weights: Float[Tensor, "n *rest"], x: Float[Tensor, "n c *s"], added: Float[Tensor, "n c *s"] | None
 ) -> Attention:
-    """Attention of a module on maps (N, C, *S).
+    """Return the attention of a module on maps.
 
     Args:
-        weights: (N, *S) or (N, heads, *S) for all queries, (N, P, K) or (N, heads, P, K) with a row for each.
-        x: what the module was given.
-        added: what it adds to that.
+        weights: (N, *S) or (N, heads, *S) for all queries; (N, P, K) or (N, heads, P, K) with a row for each query.
+        x: input of the module (N, C, *S).
+        added: what the module adds to its input (N, C, *S), or None.
+
+    Returns:
+        The attention, with vectors of `x` and `added` for each position.
     """
     grid = tuple(x.shape[2:])
     positions = math.prod(grid)
@@ -118,14 +132,17 @@ def attention_over_tokens(
     extra: int | None = None,
     image: tuple[int, int] = (1, 1),
 ) -> Attention:
-    """Attention of a module on tokens (N, P', C), a row for each, the last of which are the positions of an image.
+    """Return the attention of a module on tokens, the last of which are the positions of an image.
 
     Args:
-        weights: of each head.
-        x: what the module was given.
-        added: what it returned.
-        extra: number of tokens before the positions; found where it is not given or does not fit.
-        image: height and width of the image, or their ratio.
+        weights: (N, heads, P, K).
+        x: input of the module (N, P, C).
+        added: output of the module (N, P, C), or None.
+        extra: number of tokens before the positions; None or a wrong number is replaced by one that leaves a grid.
+        image: height and width of the image in pixels, or their ratio.
+
+    Returns:
+        The attention over the grid of the positions.
     """
     extra, grid = token_grid(weights.shape[-2], extra, image)
     keys = weights.shape[-1]
@@ -135,9 +152,15 @@ def attention_over_tokens(
 
 
 def token_grid(tokens: int, extra: int | None, image: tuple[int, int]) -> tuple[int, tuple[int, ...]]:
-    """How many of the tokens are no positions, and the grid of the rest, which has the shape of the image.
+    """Return the number of extra tokens, and the grid of the others in the aspect ratio of the image.
 
-    A line of all tokens where no grid fits.
+    Args:
+        tokens: number of tokens.
+        extra: number of tokens that are no positions, if known.
+        image: height and width of the image in pixels, or their ratio.
+
+    Returns:
+        Number of extra tokens and the grid; (tokens,) as the grid if none fits.
     """
     ratio = image[0] / image[1]
     # What the network says may leave a cut edge; a guess has to fit.

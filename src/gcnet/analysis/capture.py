@@ -29,7 +29,12 @@ _GATES = {
 
 @dataclass(frozen=True)
 class Gate:
-    """The weights by which one call of a gate multiplied the channels; means over positions where it has any."""
+    """Channel weights of one call of a gate.
+
+    Attributes:
+        name: of the module.
+        weights: (N, C), means over positions where the gate has any.
+    """
 
     name: str
     weights: Float[Tensor, "n c"]
@@ -37,12 +42,12 @@ class Gate:
 
 @dataclass
 class Capture:
-    """What was captured, in the order of the calls.
+    """Recorded attention and gates, in the order of the calls.
 
     Attributes:
-        attention: name of the module, and what was kept of its attention.
+        attention: name of the module, and what `keep` made of its attention.
         gates: of modules that weigh channels.
-        unread: names of attention modules that ran and cannot be read: `adapters` takes readers for them.
+        unread: names of attention modules that ran and cannot be read; `adapters` takes readers for them.
     """
 
     attention: list[tuple[str, Any]] = field(default_factory=list)
@@ -59,25 +64,28 @@ def capture(
     adapters: Mapping[type[nn.Module], Adapter] | None = None,
     keep: Callable[[Attention], Any] = lambda attention: attention,
 ) -> Generator[Capture]:
-    """Within it, every forward pass of `model` adds its attention and gates to what is yielded; hooks are gone after.
+    """Record the attention and the gates of every forward pass of a network in the context; hooks are removed on exit.
 
-    Attention is read from our blocks whose context has `attention(x)`, `nn.MultiheadAttention` (torchvision's ViT),
-    timm's ViT, DeiT, EVA, BEiT, Swin, NonLocalAttn and GlobalContext (gcresnet), and mmcv's ContextBlock and non-local
-    blocks. Nothing about the forward pass changes, fused attention stays fused and random numbers stay as they are:
-    the weights are computed again from what the module was given, in evaluation mode. They are detached. A P x P
-    map of each call stays in memory, unless `keep` makes it into something smaller.
+    Attention is read from blocks of this package whose context has `attention(x)`, `nn.MultiheadAttention`
+    (torchvision's ViT), timm's ViT, DeiT, EVA, BEiT, Swin, NonLocalAttn and GlobalContext (gcresnet), and mmcv's
+    ContextBlock and non-local blocks. The forward pass does not change: fused attention stays fused and random numbers
+    stay the same. Weights are computed again from the inputs of the module, in evaluation mode, and detached. A P x P
+    map of each call stays in memory, unless `keep` reduces it.
 
-        with capture(model) as found:
+        with capture(model) as captured:
             model(images)
-        for name, attention in found.attention: ...
+        for name, attention in captured.attention: ...
 
     Args:
         model: the network.
-        adapters: for modules of other kinds, type of the module -> `(module, *arguments of its call) -> weights`: for
-            maps (N, C, *S) the weights (N, *S), or (N, P, K) with a row for each query position, or either with an axis
-            of heads after the first; for tokens (N, P, C) (N, P, K) or (N, heads, P, K). `observed_weights` is an
-            adapter for modules whose attention is one softmax.
-        keep: what to keep of each call's attention.
+        adapters: readers of other modules, by type: `(module, *arguments of its call) -> weights`; for maps (N, C, *S)
+            the weights (N, *S), or (N, P, K) with a row for each query position, or either with an axis of heads after
+            the first; for tokens (N, P, C) (N, P, K) or (N, heads, P, K). `observed_weights` is an adapter for modules
+            whose attention is one softmax.
+        keep: function of each call's attention whose result is kept.
+
+    Yields:
+        The records.
     """
     found = Capture()
     known = dict(adapters or {})
@@ -164,7 +172,15 @@ def _gates(found: Capture, name: str, module: nn.Module) -> list[tuple[nn.Module
 
 
 def describe_unread(model: nn.Module, unread: Iterable[str]) -> str:
-    """A sentence about the attention modules that cannot be read; empty where there are none."""
+    """Return a sentence about attention modules that cannot be read.
+
+    Args:
+        model: the network.
+        unread: names of the modules, from `Capture.unread`.
+
+    Returns:
+        The sentence; empty if there are none.
+    """
     kinds = Counter(type(model.get_submodule(name)).__name__ for name in unread)
     if not kinds:
         return ""

@@ -21,20 +21,36 @@ from gcnet.blocks import BLOCKS, BlockShape
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters; a parameter that is used twice counts once."""
+    """Return the number of parameters of `model`; a shared parameter counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """FLOPs (multiply-add = 2) of one forward pass of `model` in evaluation mode on an input of this shape.
+    """Return the FLOPs (multiply-add = 2) of one forward pass in evaluation mode.
 
-    Runs on a copy on the meta device: no arithmetic is done, and `scaled_dot_product_attention` is seen.
+    Runs on a copy on the meta device: nothing is computed, and `scaled_dot_product_attention` is counted.
+
+    Args:
+        model: the network.
+        input_shape: of its input, such as (1, 3, 224, 224).
+
+    Returns:
+        Number of FLOPs.
     """
     return _count(as_meta(model), input_shape)
 
 
 def count_block_flops(model: nn.Module, input_shape: Sequence[int], names: Sequence[str]) -> dict[str, int]:
-    """FLOPs of the named submodules within one forward pass of `model`, each counted on its own."""
+    """Return the FLOPs of submodules within one forward pass, each counted on its own.
+
+    Args:
+        model: the network.
+        input_shape: of its input, such as (1, 3, 224, 224).
+        names: of the submodules.
+
+    Returns:
+        FLOPs (multiply-add = 2) by name.
+    """
     shapes = submodule_input_shapes(model, input_shape, names)
     return {name: count_flops(model.get_submodule(name), shape) for name, shape in shapes.items()}
 
@@ -42,7 +58,16 @@ def count_block_flops(model: nn.Module, input_shape: Sequence[int], names: Seque
 def submodule_input_shapes(
     model: nn.Module, input_shape: Sequence[int], names: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
-    """The shape of the first input that each named submodule sees in a forward pass of `model`."""
+    """Return the shape of the first input of submodules in a forward pass.
+
+    Args:
+        model: the network.
+        input_shape: of its input, such as (1, 3, 224, 224).
+        names: of the submodules.
+
+    Returns:
+        Shapes by name; submodules that did not run are missing.
+    """
     skeleton = as_meta(model)
     shapes: dict[str, tuple[int, ...]] = {}
     with _recording(skeleton, names, shapes):
@@ -79,7 +104,7 @@ def analytic_flops(
 
 
 def as_meta(model: nn.Module) -> nn.Module:
-    """A copy on the meta device, where nothing is computed but shapes, in evaluation mode."""
+    """Return a copy of `model` on the meta device, in evaluation mode."""
     return copy.deepcopy(model).to("meta").eval()
 
 
@@ -90,7 +115,14 @@ def _count(skeleton: nn.Module, input_shape: Sequence[int]) -> int:
 
 
 def total_flops(run: Callable[[], object]) -> int:
-    """The FLOPs of what `run` does on the meta device."""
+    """Return the FLOPs of a call on the meta device.
+
+    Args:
+        run: the call.
+
+    Returns:
+        Number of FLOPs (multiply-add = 2).
+    """
     counter = flop_counter()
     with torch.no_grad(), counter:
         run()
@@ -98,7 +130,7 @@ def total_flops(run: Callable[[], object]) -> int:
 
 
 def flop_counter() -> FlopCounterMode:
-    """The counter of torch, with the operations that it does not know."""
+    """Return the FLOP counter of PyTorch, extended by operations that it does not count."""
     return FlopCounterMode(display=False, custom_mapping=_MATRIX_VECTOR | _deformable())
 
 

@@ -21,23 +21,34 @@ _SUM_TOLERANCE = 1e-2  # half-precision rows of some thousand weights are off by
 
 @dataclass(frozen=True)
 class PairMean:
-    """A mean over pairs, and its standard error: 0 where all pairs were counted."""
+    """A mean over pairs of positions.
+
+    Attributes:
+        mean: the mean.
+        standard_error: of the mean; 0 if all pairs were counted.
+    """
 
     mean: Float[Tensor, "*n"]
     standard_error: Float[Tensor, "*n"]
 
 
 def average_cosine_distance(vectors: Float[Tensor, "*n p c"]) -> Float[Tensor, "*n"]:
-    """The average of `(1 - cos(v_i, v_j)) / 2` over all ordered pairs, from 0 to 1, exact, in float64.
+    """Return the average of `(1 - cos(v_i, v_j)) / 2` over all ordered pairs, exactly and in float64.
 
     Takes time linear in positions: the mean of all cosines is the squared norm of the mean unit vector. Two zero
-    vectors count as equal (distance 0), a zero vector and any other as at right angles (distance 1/2).
+    vectors count as equal (distance 0), a zero vector and any other as orthogonal (distance 1/2).
 
     Args:
-        vectors: of P positions.
+        vectors: of P positions (..., P, C).
+
+    Returns:
+        Distances (...,), from 0 to 1.
 
     Raises:
         UserError: there is no position.
+
+    Reference:
+        arXiv 1904.11492, section 3.2.
     """
     _require_positions(vectors)
     values = vectors.detach().double()
@@ -53,23 +64,35 @@ def average_cosine_distance(vectors: Float[Tensor, "*n p c"]) -> Float[Tensor, "
 def average_jensen_shannon(
     attention: Float[Tensor, "*n p k"], *, exact_up_to: int = EXACT_POSITIONS, pairs: int = SAMPLED_PAIRS
 ) -> Float[Tensor, "*n"]:
-    """The mean of `estimate_jensen_shannon`: nats, from 0 to log 2."""
+    """Return the mean of `estimate_jensen_shannon`.
+
+    Args:
+        attention: rows of weights (..., P, K), each a distribution.
+        exact_up_to: number of positions up to which all pairs are counted.
+        pairs: number of sampled pairs for each map above, at least 2.
+
+    Returns:
+        Divergences (...,) in nats, from 0 to log 2.
+    """
     return estimate_jensen_shannon(attention, exact_up_to=exact_up_to, pairs=pairs).mean
 
 
 def estimate_jensen_shannon(
     attention: Float[Tensor, "*n p k"], *, exact_up_to: int = EXACT_POSITIONS, pairs: int = SAMPLED_PAIRS
 ) -> PairMean:
-    """The average Jensen-Shannon divergence of the rows, over all ordered pairs, in nats (0 to log 2), in float64.
+    """Return the average Jensen-Shannon divergence of the rows over all ordered pairs, in float64.
 
     `JSD(v, w) = 1/2 sum_k [v_k log(2 v_k / (v_k + w_k)) + w_k log(2 w_k / (v_k + w_k))]`, with `0 log 0 = 0`. Up to
     `exact_up_to` positions every pair is counted, a block of them at a time. Above, the mean is estimated without bias
-    from `pairs` pairs i != j, drawn anew by the same seed in each call; those with i = j are known to be 0.
+    from `pairs` pairs i != j, drawn anew by the same seed in each call; pairs with i = j are known to be 0.
 
     Args:
-        attention: row i holds the weights that query position i gives to K keys, a distribution.
-        exact_up_to: positions.
-        pairs: drawn for each map, at least 2.
+        attention: rows of weights (..., P, K): row i holds the weights of query position i for K keys, a distribution.
+        exact_up_to: number of positions up to which all pairs are counted.
+        pairs: number of sampled pairs for each map above, at least 2.
+
+    Returns:
+        Means (...,) in nats, from 0 to log 2, with their standard errors.
 
     Raises:
         UserError: there is no position, or a row is no distribution.
@@ -89,7 +112,7 @@ def estimate_jensen_shannon(
 
 
 def is_distribution(attention: Float[Tensor, "*n k"]) -> bool:
-    """Whether every row is non-negative and sums to 1, as far as half precision can tell."""
+    """Whether every row of `attention` (..., K) is non-negative and sums to 1, within half precision."""
     sums = attention.detach().double().sum(-1)
     return bool((attention >= 0).all()) and bool(((sums - 1).abs() <= _SUM_TOLERANCE).all())
 

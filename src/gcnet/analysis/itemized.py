@@ -27,7 +27,14 @@ _STAGE = re.compile(r"layer\d+")
 
 @dataclass(frozen=True)
 class CostPart:
-    """What one part costs: parameters, FLOPs of one image (multiply-add = 2), bytes kept of a training batch."""
+    """Costs of one part of a network.
+
+    Attributes:
+        name: of the part.
+        parameters: number of parameters.
+        flops: of one image (multiply-add = 2).
+        kept: bytes that autograd saves for the backward pass of a training batch.
+    """
 
     name: str
     parameters: int
@@ -37,7 +44,13 @@ class CostPart:
 
 @dataclass(frozen=True)
 class CostBreakdown:
-    """A network's cost: in all, by stage, which sums up to that, and of each context block, which is in its stage's."""
+    """Costs of a network.
+
+    Attributes:
+        total: of the whole network.
+        stages: of its stages, which sum up to the total.
+        blocks: of its context blocks, which are included in the costs of their stages.
+    """
 
     total: CostPart
     stages: tuple[CostPart, ...]
@@ -45,17 +58,23 @@ class CostBreakdown:
 
 
 def image_stages(model: nn.Module) -> dict[str, str]:
-    """The stage that each part of a network belongs to, by the path of the part, in the order of the network.
+    """Return the stage of each part of `model` by the path of the part, in the order of the network.
 
-    Of a residual network the stages are `layer1` and so on, `stem` before and `head` after them; of another network its
-    children, and of a sequence that holds most of its parameters (`stages` of a ConvNeXt, `blocks` of a ViT, `features`
-    of a MobileNet) the parts of that.
+    The stages of a residual network are `layer1` and so on, `stem` before and `head` after them. Those of another
+    network are its children, and of a sequence with most of its parameters (`stages` of a ConvNeXt, `blocks` of a ViT,
+    `features` of a MobileNet) the parts of that sequence.
     """
     return body_parts(model, "")
 
 
 def run_images(skeleton: nn.Module, size: tuple[int, int], images: int) -> None:
-    """A forward pass of a network on the meta device, on images of this height and width."""
+    """Run a forward pass of a network on the meta device.
+
+    Args:
+        skeleton: the network.
+        size: height and width of the images in pixels.
+        images: number of images.
+    """
     skeleton(torch.empty(images, 3, *size, device="meta"))
 
 
@@ -67,14 +86,17 @@ def cost_breakdown(
     stages: Callable[[nn.Module], dict[str, str]] = image_stages,
     run: Callable[[nn.Module, tuple[int, int], int], None] = run_images,
 ) -> CostBreakdown:
-    """The cost of a network by stage and by context block, without its losses.
+    """Return the costs of a network by stage and by context block, without its losses.
 
     Args:
-        model: the network; it is not changed, and may be on any device.
+        model: the network, on any device; it does not change.
         size: height and width of the images in pixels.
         batch: images of a training step.
-        stages: network -> the stage of each part by its path.
-        run: a forward pass of a network on the meta device, on so many images of a size.
+        stages: function of the network that returns the stage of each part by its path.
+        run: forward pass of a network on the meta device, on a number of images of a size.
+
+    Returns:
+        The costs.
     """
     skeleton = as_meta(model)
     parts = stages(skeleton)
@@ -100,12 +122,20 @@ def cost_breakdown(
 
 
 def block_paths(model: nn.Module) -> list[str]:
-    """Names of the inserted context blocks of a network, in its order."""
+    """Return the names of the inserted context blocks of `model`, in its order."""
     return [f"{name}.context" if name else "context" for name, _ in installed_modules(model)]
 
 
 def body_parts(body: nn.Module, prefix: str) -> dict[str, str]:
-    """`image_stages` of a network within another one, at a path with a dot behind it."""
+    """Return `image_stages` of a network within another one.
+
+    Args:
+        body: the network.
+        prefix: its path with a dot behind it, or "".
+
+    Returns:
+        Stages by path in the outer network.
+    """
     names = [name for name, _ in body.named_children()]
     stages = [index for index, name in enumerate(names) if _STAGE.fullmatch(name)]
     parts = {}

@@ -30,10 +30,20 @@ def training_step_peak_memory(
     threads: int = 1,
     precision: Precision = PLAIN,
 ) -> int | None:
-    """Bytes that one training step of `build()` takes beyond the built model, at the worst moment of the step.
+    """Return the peak memory of one training step of a network, beyond the network itself.
 
-    The step is on random images of `input_shape` (N, 3, H, W): gradients, activations, momentum and work space are in
-    the number, weights and libraries are not. For the rest as `peak_memory`.
+    The step is on random images. Gradients, activations, momentum and work space are included; weights and libraries
+    are not. Measured as in `peak_memory`.
+
+    Args:
+        build: a picklable function that returns the network.
+        input_shape: of the images (N, 3, H, W).
+        device: such as "cpu" or "cuda:0".
+        threads: of PyTorch on the CPU.
+        precision: of the step.
+
+    Returns:
+        Bytes; None if the measuring process died.
     """
     prepare = partial(_training_step, build, input_shape, device, precision)
     return peak_memory(prepare, device=device, threads=threads)
@@ -42,11 +52,19 @@ def training_step_peak_memory(
 def peak_memory(
     prepare: Callable[[], Callable[[], object]], *, device: str = "cpu", threads: int = 1, warm_up: int = 0
 ) -> int | None:
-    """Bytes that the call which `prepare()` returns takes beyond what is there before it, at its worst moment.
+    """Return the peak memory of a call, beyond what was there before it.
 
-    A fresh process prepares, calls `warm_up` times, for what libraries keep from their first use, and then measures
-    one call: on the CPU the rise of the process's resident set, on CUDA that of allocated memory. `prepare` must be
-    picklable; None where the process could not be started or died.
+    A fresh process prepares the call, runs it `warm_up` times for what libraries keep from their first use, and then
+    measures one call: on the CPU the rise of the process's resident set, on CUDA that of allocated memory.
+
+    Args:
+        prepare: a picklable function that returns the call.
+        device: such as "cpu" or "cuda:0".
+        threads: of PyTorch on the CPU.
+        warm_up: number of calls before the measured one.
+
+    Returns:
+        Bytes; None if the process could not be started or died.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -70,7 +88,7 @@ def peak_memory(
 
 
 def end_measurements() -> None:
-    """End the processes that measure for other threads, whose calls of `peak_memory` then return None."""
+    """End the measuring processes of other threads, whose calls of `peak_memory` then return None."""
     for process in list(_running):
         process.kill()
 
@@ -118,9 +136,9 @@ def _forget_peak() -> None:
 
 
 def peak_resident_bytes() -> int:
-    """The high-water mark of this process's own memory.
+    """Return the peak resident memory of this process in bytes.
 
-    Linux hands `ru_maxrss` down from the parent through fork and exec, so there the mark is read from its own status.
+    Linux passes `ru_maxrss` from the parent through fork and exec, so there the peak is read from the process's status.
     """
     try:
         status = Path("/proc/self/status").read_text()

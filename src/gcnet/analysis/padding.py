@@ -11,16 +11,20 @@ from gcnet.analysis.attention import Attention
 
 @dataclass(frozen=True)
 class Padding:
-    """An image in the upper left corner of a larger one; heights and widths in pixels.
+    """An image in the upper left corner of a larger one.
 
     Its methods take attention over maps with two axes, without extra tokens or windows.
+
+    Attributes:
+        size: height and width of the image in pixels.
+        padded: height and width of the larger image in pixels.
     """
 
     size: tuple[int, int]
     padded: tuple[int, int]
 
     def without_queries(self, attention: Attention) -> Attention:
-        """Only the queries inside the image; what they give to the padding stays in their rows."""
+        """Return `attention` of the queries inside the image; their weights of keys in the padding stay."""
         grid, inside = self._inside(attention.grid, attention.weights.device)
         return replace(
             attention,
@@ -31,9 +35,9 @@ class Padding:
         )
 
     def without_keys(self, attention: Attention) -> Attention:
-        """Only the keys inside the image, their weights scaled so that an even map over the larger one stays even.
+        """Return `attention` over the keys inside the image, scaled so that uniform weights stay uniform.
 
-        Weights are `K_all / K_inside` times what they were. Keys in a line, which have no places, all stay.
+        Weights are multiplied by `K_all / K_inside`. Keys in a line, which have no places, all stay.
         """
         if len(attention.key_grid) != 2:
             return attention

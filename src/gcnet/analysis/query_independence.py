@@ -44,7 +44,13 @@ class Distances:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over images with its 95 % interval by the bootstrap over images; None for a single image."""
+    """A mean over images with its 95 % bootstrap interval over images.
+
+    Attributes:
+        mean: the mean.
+        low: lower end; None for a single image.
+        high: upper end; None for a single image.
+    """
 
     mean: float
     low: float | None
@@ -53,7 +59,22 @@ class Interval:
 
 @dataclass(frozen=True)
 class Layer:
-    """A module's distances over all images, in the words of `Distances`."""
+    """Average distances of a module over all images, in the terms of `Distances`.
+
+    Attributes:
+        name: of the module.
+        kind: type of the module.
+        grid: spatial size of the positions.
+        channels: length of the input vectors; None if it is not known.
+        images: number of images.
+        is_shared: whether all positions have one map by construction.
+        adds_nothing: whether the module adds zero everywhere, like a new block.
+        input: cosine distance of the inputs, or None.
+        added: cosine distance of what the module adds, or None.
+        attention: cosine distance of the rows of its weights.
+        divergence: Jensen-Shannon divergence of the rows in nats, or None.
+        divergence_error: standard error of the divergence; 0 if all pairs were counted.
+    """
 
     name: str
     kind: str
@@ -78,15 +99,21 @@ def measure_layers(
     on_unread: Callable[[Iterable[str]], None] | None = None,
     part: Callable[[Attention], Attention] = lambda attention: attention,
 ) -> list[Layer]:
-    """Average distances of every attending module of `model`, in its mode and without gradients.
+    """Return the average distances of every attending module of a network, in its mode and without gradients.
 
     Args:
         model: the network.
-        batches: images (N, 3, H, W), on the device of the network; the grid of a layer is that of the first.
+        batches: images (N, 3, H, W), on the device of the network; the grid of a layer is that of the first image.
         adapters: as for `gcnet.analysis.capture.capture`.
         on_gates: called after each batch with its gates.
         on_unread: called at the end with the names of attention modules that cannot be read.
-        part: the part of a call's attention to measure, such as `Padding.without_queries`.
+        part: function that returns the part of a call's attention to measure, such as `Padding.without_queries`.
+
+    Returns:
+        The layers, in the order of their first calls.
+
+    Reference:
+        arXiv 1904.11492, table 1.
     """
     calls: dict[str, list[Distances]] = {}
     with torch.no_grad(), capture(model, adapters=adapters, keep=lambda one: measure_distances(part(one))) as found:
@@ -104,7 +131,7 @@ def measure_layers(
 
 
 def measure_distances(attention: Attention) -> Distances:
-    """The average distances of one call, an image at a time."""
+    """Return the average distances of the call `attention`, computed image by image."""
     rows, divergence, error = _row_distances(attention)
     added = attention.added
     return Distances(
@@ -165,7 +192,15 @@ def _layer(name: str, kind: str, calls: list[Distances]) -> Layer:
 
 
 def bootstrap_interval(values: Float[Tensor, " n"], *, seed: int = 0) -> Interval:
-    """The mean with the 2.5 % and 97.5 % points of the means of 2,000 samples drawn from `values` with replacement."""
+    """Return a mean with the 2.5 % and 97.5 % points of the means of 2,000 bootstrap samples.
+
+    Args:
+        values: of n images, shape (n,).
+        seed: of the samples.
+
+    Returns:
+        The interval; without ends for a single value.
+    """
     mean = values.mean().item()
     if len(values) < 2:
         return Interval(mean, None, None)

@@ -42,7 +42,7 @@ class Call:
 
     @property
     def x(self) -> Tensor:
-        """What the module was given first."""
+        """The first input of the module."""
         return next(value for value in (*self.arguments, *self.options.values()) if isinstance(value, Tensor))
 
 
@@ -50,7 +50,15 @@ Reader = Callable[[Any, Call], Attention | None]
 
 
 def find_reader(module: nn.Module, adapters: Mapping[type[nn.Module], Adapter]) -> Reader | None:
-    """How to read the attention of a module, None where it does not attend as far as is known."""
+    """Return the reader of a module's attention.
+
+    Args:
+        module: the module.
+        adapters: readers of other types of modules.
+
+    Returns:
+        The reader; None if the module is not known to attend.
+    """
     adapter = next((adapters[kind] for kind in adapters if isinstance(module, kind)), None)
     if adapter is not None:
         return partial(_read_adapted, adapter=adapter)
@@ -72,10 +80,18 @@ def is_block_on_maps(module: nn.Module) -> bool:
 
 
 def observed_weights(module: nn.Module, *arguments: Any, **options: Any) -> Tensor:
-    """The weights that a call of `module` applies: those of its last softmax or scaled_dot_product_attention.
+    """Return the weights of the last softmax or scaled_dot_product_attention in a call of a module.
 
-    An adapter for modules whose attention is one softmax, also where it is fused: its weights are then computed from
-    the queries and keys that it is given.
+    An adapter for modules whose attention is one softmax, fused or not: the weights of fused attention are computed
+    from its queries and keys.
+
+    Args:
+        module: the module.
+        arguments: of the call, by position.
+        options: of the call, by name.
+
+    Returns:
+        Weights of the shape of the softmax.
 
     Raises:
         UserError: there is no softmax in its forward.

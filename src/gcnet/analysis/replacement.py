@@ -20,7 +20,14 @@ _LISTED = 4
 
 @dataclass(frozen=True)
 class Saving:
-    """Parameters and FLOPs (multiply-add = 2, of one image) of a block, and of a GC block in its place."""
+    """Costs of a block, and of a GC block in its place.
+
+    Attributes:
+        parameters: of the block.
+        flops: of the block, for one image (multiply-add = 2).
+        gc_parameters: of the GC block.
+        gc_flops: of the GC block.
+    """
 
     parameters: int
     flops: int
@@ -29,18 +36,41 @@ class Saving:
 
 
 def dependence(layer: Layer) -> float:
-    """How far apart a layer's maps, or what it adds, are at most: the higher of the upper ends of the two intervals."""
+    """Return the query dependence of a layer.
+
+    Args:
+        layer: its distances.
+
+    Returns:
+        The larger of two cosine distances, of the maps and of what the layer adds: upper ends of their 95 % intervals.
+    """
     parts = (layer.attention, layer.added)
     return max(part.mean if part.high is None else part.high for part in parts if part is not None)
 
 
 def is_independent(layer: Layer, threshold: float = INDEPENDENT) -> bool:
-    """Whether a layer with a map for each query gives about the same one to all, and adds about the same vector."""
+    """Whether a layer with a map for each query is effectively query-independent.
+
+    Args:
+        layer: its distances.
+        threshold: maximum cosine distance, 0 to 1.
+
+    Returns:
+        False also for layers with one map by construction, and for those that add nothing.
+    """
     return not layer.is_shared and not layer.adds_nothing and dependence(layer) <= threshold
 
 
 def gc_instead(module: nn.Module, layer: Layer) -> Saving | None:
-    """What a GC block (r = 16, at least 4 channels wide) in place of `module` costs; None where it is no such block."""
+    """Return the costs of a GC block (r = 16, at least 4 channels wide) in place of a module.
+
+    Args:
+        module: the module.
+        layer: its distances.
+
+    Returns:
+        The costs; None if the module is no block on maps.
+    """
     if not is_block_on_maps(module) or layer.channels is None:
         return None
     with torch.device("meta"):
@@ -53,7 +83,15 @@ def gc_instead(module: nn.Module, layer: Layer) -> Saving | None:
 
 
 def reading(model: nn.Module, layers: Sequence[Layer]) -> str:
-    """What the distances of `measure_layers` say about `model`, in a sentence or two."""
+    """Return a summary of the query dependence of a network in a sentence or two.
+
+    Args:
+        model: the network.
+        layers: from `measure_layers`.
+
+    Returns:
+        The text.
+    """
     if not layers:
         return "No module of this network attends to positions."
     dependent = [layer for layer in layers if not layer.is_shared]

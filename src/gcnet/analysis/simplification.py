@@ -32,7 +32,7 @@ _TAKEN_OVER = {"snl": ("context.key", "add.transform"), "gc": ("context.key",)}
 
 
 def find_non_local(model: nn.Module) -> dict[str, ContextBlock]:
-    """The inserted non-local blocks of a network, by their names (`layer3.4.context`)."""
+    """Return the inserted non-local blocks of `model` by name (`layer3.4.context`)."""
     sites = (site.name for insertion in inserted(model) for site in insertion.sites)
     blocks = {f"{name}.context": model.get_submodule(f"{name}.context") for name in sites}
     return {
@@ -43,12 +43,15 @@ def find_non_local(model: nn.Module) -> dict[str, ContextBlock]:
 
 
 def why_kept(block: ContextBlock, layer: Layer, threshold: float | None = INDEPENDENT) -> str | None:
-    """Why a non-local block stays as it is, in half a sentence; None where a simpler one can stand in for it.
+    """Return why a non-local block is not replaced.
 
     Args:
         block: one of `find_non_local`.
         layer: its measured distances.
-        threshold: up to which they count as none; None to replace whatever they are.
+        threshold: maximum cosine distance of a query-independent block; None to replace blocks of any distance.
+
+    Returns:
+        The reason, in half a sentence; None if a simpler block can replace it.
     """
     obstacle = _obstacle(block)
     if obstacle is not None or threshold is None or is_independent(layer, threshold):
@@ -74,10 +77,15 @@ def _obstacle(block: ContextBlock) -> str | None:
 
 @contextmanager
 def mean_inputs(blocks: Mapping[str, nn.Module]) -> Generator[Callable[[], dict[str, Float[Tensor, " c"]]]]:
-    """Within it, the maps that blocks are given are averaged; what is yielded returns the means, by the blocks' names.
+    """Average the inputs of blocks in the context, over positions and images of one size, in float64.
 
-    Over positions and images (of one size), in float64. The mean of a linear layer's outputs, such as queries, is that
-    layer's output of this mean.
+    The mean of a linear layer's outputs, such as queries, is that layer's output for the mean input.
+
+    Args:
+        blocks: by name.
+
+    Yields:
+        A function that returns the means (C,) by name.
     """
     sums: dict[str, Tensor] = {}
     images = dict.fromkeys(blocks, 0)
@@ -97,11 +105,11 @@ def mean_inputs(blocks: Mapping[str, nn.Module]) -> Generator[Callable[[], dict[
 
 
 def shared_weights(block: ContextBlock, mean_input: Float[Tensor, " c"]) -> dict[str, dict[str, Tensor]]:
-    """The simplified non-local block that stands in for a softmax non-local one, in float64.
+    """Return the weights of the simplified non-local block that replaces a softmax non-local one, in float64.
 
     Args:
         block: one that `why_kept` does not refuse, in the state of its batch normalization in evaluation mode.
-        mean_input: from `mean_inputs`.
+        mean_input: from `mean_inputs`, (C,).
 
     Returns:
         "context.key" and "add.transform", each with its "weight" (1, C) or (C, C), and "bias".
@@ -132,10 +140,14 @@ def replace_blocks(
     """Copy a network, in eval mode, with simpler blocks in place of some of its non-local ones.
 
     Args:
-        model: a network with inserted blocks; it stays as it is.
-        means: of each block to replace, by its name, the mean of its inputs, from `mean_inputs`.
-        block: "snl" takes over attention and linear transform; "gc" the attention, and adds nothing until trained.
+        model: a network with inserted blocks; it does not change.
+        means: mean input (C,) of each block to replace, by name, from `mean_inputs`.
+        block: "snl" takes over attention and linear transform; "gc" takes over attention, and adds nothing until
+            trained.
         ratio: of gc; None for the default of `gcnet.insert`.
+
+    Returns:
+        The new network.
 
     Raises:
         UserError: as `gcnet.insertion.insert`.

@@ -8,7 +8,13 @@ from statistics import NormalDist, mean, stdev
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean of some runs and their standard deviation (divisor n - 1), which is None for a single run."""
+    """Mean and standard deviation of some runs.
+
+    Attributes:
+        mean: the mean.
+        deviation: standard deviation (divisor n - 1); None for a single run.
+        count: number of runs.
+    """
 
     mean: float
     deviation: float | None
@@ -17,10 +23,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of differences taken seed by seed, with the half-width of Student's interval around it.
+    """Mean of differences of runs paired by seed, with a Student t interval.
 
-    `half_width` is also the smallest difference the experiment could have told from none: a mean difference closer to
-    zero than this leaves zero inside the interval. It is None for a single pair, which has no spread.
+    Attributes:
+        difference: the mean.
+        half_width: half-width of the interval, also the smallest significant difference; None for a single pair.
+        count: number of pairs.
     """
 
     difference: float
@@ -29,19 +37,28 @@ class PairedDifference:
 
     @property
     def is_seen(self) -> bool | None:
-        """Whether the interval leaves zero out; None where there is no interval."""
+        """Whether the interval excludes zero; None if there is no interval."""
         return None if self.half_width is None else abs(self.difference) > self.half_width
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and standard deviation of one or more values."""
+    """Return the mean and standard deviation of one or more `values`."""
     return Spread(mean(values), stdev(values) if len(values) > 1 else None, len(values))
 
 
 def paired_difference(
     values: Sequence[float], reference: Sequence[float], *, confidence: float = 0.95
 ) -> PairedDifference:
-    """`values - reference`, pair by pair (same seed, same data order), with Student's `confidence` interval."""
+    """Return the mean of `values - reference`, pair by pair, with a Student t interval.
+
+    Args:
+        values: one for each seed.
+        reference: of the same seeds in the same order.
+        confidence: of the interval, between 0 and 1.
+
+    Returns:
+        The difference.
+    """
     differences = [value - other for value, other in zip(values, reference, strict=True)]
     count = len(differences)
     if count < 2:
@@ -51,9 +68,17 @@ def paired_difference(
 
 
 def student_probability(t: float, degrees: int) -> float:
-    """P(T <= t) of Student's distribution with a whole number of degrees of freedom.
+    """Return P(T <= t) of Student's distribution.
 
-    The finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    Args:
+        t: the value.
+        degrees: whole number of degrees of freedom, from 1.
+
+    Returns:
+        The probability.
+
+    Reference:
+        Abramowitz and Stegun, 26.7.3 and 26.7.4.
     """
     angle = math.atan(t / math.sqrt(degrees))
     cosine, sine = math.cos(angle), math.sin(angle)
@@ -69,7 +94,15 @@ def student_probability(t: float, degrees: int) -> float:
 
 
 def student_quantile(probability: float, degrees: int) -> float:
-    """The t with P(T <= t) = `probability`, for a probability of a half or more, by bisection."""
+    """Return the t with P(T <= t) = `probability` of Student's distribution, by bisection.
+
+    Args:
+        probability: from 0.5 to below 1.
+        degrees: whole number of degrees of freedom, from 1.
+
+    Returns:
+        The quantile.
+    """
     low, high = 0.0, 1.0
     while student_probability(high, degrees) < probability:
         high *= 2
@@ -80,9 +113,20 @@ def student_quantile(probability: float, degrees: int) -> float:
 
 
 def wilson_interval(correct: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The score interval of a share (Wilson, JASA 22, 1927), which also holds near 0 and 1; all of [0, 1] for no trial.
+    """Return the Wilson score interval of a share, which also holds near 0 and 1.
 
-    It is what a finite number of validation images leaves open.
+    The interval is the uncertainty of a finite number of validation images.
+
+    Args:
+        correct: number of successes.
+        total: number of trials.
+        confidence: of the interval, between 0 and 1.
+
+    Returns:
+        Lower and upper end; (0, 1) for no trial.
+
+    Reference:
+        Wilson, JASA 22, 1927.
     """
     if total == 0:
         return 0.0, 1.0

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call over some repetitions: minimum, median and quartiles."""
+    """Seconds of one call over some repetitions.
+
+    Attributes:
+        minimum: the minimum.
+        median: the median.
+        repetitions: number of repetitions.
+        lower: lower quartile.
+        upper: upper quartile.
+    """
 
     minimum: float
     median: float
@@ -31,7 +39,18 @@ def interleaved_times(
     seconds: float = math.inf,
     device: str = "cpu",
 ) -> dict[str, Timing]:
-    """The times of every call, measured by `interleaved_seconds`."""
+    """Return the times of calls, measured by `interleaved_seconds`.
+
+    Args:
+        calls: by name.
+        repetitions: number of timed rounds.
+        warm_up: number of rounds before them.
+        seconds: time limit, after at least three timed rounds.
+        device: such as "cpu" or "cuda:0", which is synchronized.
+
+    Returns:
+        Times by name.
+    """
     found = interleaved_seconds(calls, repetitions=repetitions, warm_up=warm_up, seconds=seconds, device=device)
     return {name: _timing(values) for name, values in found.items()}
 
@@ -49,10 +68,19 @@ def interleaved_seconds(
     seconds: float = math.inf,
     device: str = "cpu",
 ) -> dict[str, list[float]]:
-    """Time every call once, then all again, so that a busy moment falls on all of them; the seconds of each, by round.
+    """Return the seconds of calls that are timed in turns, so that a busy moment of the machine affects all of them.
 
-    A round has an order of its own, so that no call always follows the same other one. Goes on for `repetitions` rounds
-    after `warm_up` ones, or until `seconds` have gone by and three rounds are timed.
+    Each round has its own order of calls, so that no call always follows the same other one.
+
+    Args:
+        calls: by name.
+        repetitions: number of timed rounds.
+        warm_up: number of rounds before them.
+        seconds: time limit, after at least three timed rounds.
+        device: such as "cpu" or "cuda:0", which is synchronized.
+
+    Returns:
+        The seconds of each call by round, by name.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
     order, shuffle = list(calls), random.Random(0).shuffle
@@ -70,20 +98,33 @@ def interleaved_seconds(
 
 @dataclass(frozen=True)
 class Precision:
-    """How a network is run: autocast to a half-precision dtype (None: as it is), and the memory format of its maps."""
+    """Precision and memory format of a network.
+
+    Attributes:
+        autocast: dtype of autocast; None for the network's own.
+        channels_last: whether maps are in channels_last memory format.
+    """
 
     autocast: torch.dtype | None = None
     channels_last: bool = False
 
     def run(self, model: nn.Module, images: Tensor) -> Any:
-        """`model(images)` with this precision."""
+        """Return `model(images)` in this precision.
+
+        Args:
+            model: the network.
+            images: (N, 3, H, W).
+
+        Returns:
+            Output of the network.
+        """
         if self.autocast is None:
             return model(images)
         with torch.autocast(images.device.type, dtype=self.autocast):
             return model(images)
 
     def arrange(self, thing: Any) -> Any:
-        """A network or a batch of images (N, 3, H, W) in the memory format."""
+        """Return `thing`, a network or images (N, 3, H, W), in the memory format."""
         return thing.to(memory_format=torch.channels_last) if self.channels_last else thing
 
 
@@ -91,7 +132,16 @@ PLAIN = Precision()
 
 
 def forward_call(model: nn.Module, images: Tensor, precision: Precision = PLAIN) -> Callable[[], object]:
-    """A call that runs `model`, which is set to evaluation mode, without gradients; images (N, 3, H, W)."""
+    """Return a call that runs a network in evaluation mode without gradients.
+
+    Args:
+        model: the network.
+        images: (N, 3, H, W).
+        precision: of the forward pass.
+
+    Returns:
+        The call.
+    """
     model, images = precision.arrange(model.eval()), precision.arrange(images)
 
     def call() -> object:
@@ -102,9 +152,17 @@ def forward_call(model: nn.Module, images: Tensor, precision: Precision = PLAIN)
 
 
 def training_step_call(model: nn.Module, images: Tensor, precision: Precision = PLAIN) -> Callable[[], object]:
-    """A call that does one training step: forward, backward and an update by SGD with momentum; images (N, 3, H, W).
+    """Return a call that does a training step: forward, backward and an update by SGD with momentum.
 
-    The learning rate is so small that the weights do not run away; the arithmetic is that of any other rate.
+    The learning rate is so small that weights stay finite; the arithmetic is that of any rate.
+
+    Args:
+        model: the network.
+        images: (N, 3, H, W).
+        precision: of the step.
+
+    Returns:
+        The call.
     """
     model, images = precision.arrange(model), precision.arrange(images)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9)
@@ -120,9 +178,17 @@ def training_step_call(model: nn.Module, images: Tensor, precision: Precision = 
 
 @torch.no_grad()
 def fill_zero_parameters(model: nn.Module, *, seed: int = 0, scale: float = 0.02) -> int:
-    """Give every matrix that is wholly zero small random values, so that a new block is timed as a trained one.
+    """Fill every matrix of zeros with small random values, so that a new block is timed like a trained one.
 
-    Returns how many were filled. Multiplying by zeros can be faster than by numbers, and hides what the block does.
+    Multiplication by zeros can be faster than by other numbers.
+
+    Args:
+        model: the network.
+        seed: of the values.
+        scale: their standard deviation.
+
+    Returns:
+        Number of matrices filled.
     """
     generator = torch.Generator().manual_seed(seed)
     filled = 0

@@ -62,6 +62,9 @@ def draw_attention_maps(loaded: LoadedModel, settings: AnalyzeSettings) -> Atten
         loaded: a trained network on its device.
         settings: of the analysis; files go into `output`.
 
+    Returns:
+        Predictions, layers and the files written.
+
     Raises:
         UserError: no such images, or the network has nothing to show.
     """

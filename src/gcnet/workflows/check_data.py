@@ -12,6 +12,9 @@ def run_check(settings: CheckDataSettings) -> DataReport:
     Args:
         settings: of the check; with `convert`, the converted annotations are written.
 
+    Returns:
+        The report.
+
     Raises:
         UserError: as `check_data`.
     """

@@ -66,11 +66,18 @@ class Estimate:
 
 
 def dry_run(settings: TrainSettings, *, build_model: BuildModel | None = None) -> Estimate:
-    """Train for a few steps, try a validation image, and estimate the cost of the whole run; nothing is written.
+    """Estimate the cost of a run from a few steps and a validation image, without writing anything.
+
+    Args:
+        settings: of the run.
+        build_model: as in `train`.
+
+    Returns:
+        FLOPs, memory and time of the run.
 
     Raises:
-        UserError: as `train` would.
-        NonFiniteLoss: where the first steps already diverge.
+        UserError: as `train`.
+        NonFiniteLoss: the first steps diverge.
     """
     with assembled(settings, build_model) as (trainer, task):
         try_network(trainer)

@@ -103,6 +103,9 @@ def run_simplification(settings: SimplifySettings) -> Simplified:
     Args:
         settings: of the simplification.
 
+    Returns:
+        The result with the new network, if a block was replaced.
+
     Raises:
         UserError: as `simplify`.
     """

@@ -37,12 +37,20 @@ _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """Result of a training run.
 
-    `best` and `last` are rows of results.csv, None before the first evaluation: of a classifier top1_fraction,
-    top5_fraction and val_loss, of a detector bbox_AP, bbox_AP50, segm_AP and segm_AP50; train_loss, epoch, step, ...;
-    `metric` names the number that decides what is best; `stopped` is the number of the signal that ended it early, or
-    0; `seconds` counts all its parts; `skipped` names the images that could not be read, with the reason.
+    Attributes:
+        folder: the run folder.
+        steps: number of optimizer steps done.
+        total_steps: number of optimizer steps of the whole run.
+        best: row of results.csv with the best metric: `epoch`, `step`, `train_loss`, and of a classifier
+            `top1_fraction`, `top5_fraction` and `val_loss`, of a detector `bbox_AP`, `bbox_AP50`, `segm_AP` and
+            `segm_AP50`; None before the first evaluation.
+        last: row of the last evaluation, or None.
+        seconds: duration, over all times that the run was resumed.
+        skipped: reason by name of each image that could not be read.
+        metric: key of the metric that decides which weights are the best.
+        stopped: number of the signal that stopped the run, 0 if none did.
     """
 
     folder: Path
@@ -62,7 +70,7 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """Of a process that does nothing else: 0, 143 after SIGTERM, 130 after SIGINT, 129 after SIGHUP."""
+        """Exit code of a process that only trains: 0, 143 after SIGTERM, 130 after SIGINT, 129 after SIGHUP."""
         return 128 + self.stopped if self.stopped else 0
 
     @property
@@ -86,6 +94,9 @@ def run_training(
         build_model: number of classes -> network, for one that names cannot describe; `settings.network` is then not
             looked at, and `resume` needs it again.
         reporter: told of the progress (default: a bar on a terminal, lines elsewhere).
+
+    Returns:
+        The result, also of a run that a signal stopped.
 
     Raises:
         UserError: for settings that cannot work; nothing is then left behind.
@@ -127,7 +138,12 @@ def _without_files(settings: TrainSettings) -> TrainSettings:
 
 @contextmanager
 def only_writer(folder: RunFolder, processes: Processes) -> Generator[None]:
-    """Have the first process hold the lock of the folder, and all fail where it cannot."""
+    """Hold the lock of a run folder in the first process; all processes fail if it is taken.
+
+    Args:
+        folder: the run folder.
+        processes: that train together.
+    """
     with ExitStack() as stack:
         processes.by_first(lambda: stack.enter_context(folder.writing()))
         yield
@@ -150,12 +166,15 @@ def _removed_unless_begun(folder: RunFolder, trainer: Trainer) -> Generator[None
 def assembled(
     settings: TrainSettings, build_model: BuildModel | None, *, resumed: bool = False
 ) -> Generator[tuple[Trainer, TrainingTask], None, None]:
-    """Data, network and trainer, ready for the first step, in all processes; GPU switches are set back afterwards.
+    """Build data, network and trainer in all processes; the switches of the GPU are restored afterwards.
 
     Args:
         settings: of the run.
         build_model: as in `train`.
-        resumed: a checkpoint holds all weights, so that those the run started from are not looked for.
+        resumed: whether a checkpoint holds all weights, so that the initial weights are not read.
+
+    Yields:
+        The trainer, ready for the first step, and its task.
     """
     device = choose_device(settings.machine.device)
     with processes_joined(device) as processes, _gpu_switches(settings.machine):
@@ -193,7 +212,20 @@ def drive(
     resumed: bool = False,
     notes: Sequence[str] = (),
 ) -> RunResult:
-    """Run all steps that are left, from a checkpoint's state if there is one, and report how the run ended."""
+    """Run the remaining steps and report how the run ended.
+
+    Args:
+        trainer: with network and task.
+        folder: the run folder.
+        settings: of the run.
+        reporter: of the progress; None for a bar on a terminal, else lines.
+        state: content of the checkpoint to start from, or None.
+        resumed: whether the run was started before.
+        notes: to report before the first step.
+
+    Returns:
+        The result of the run.
+    """
     processes = trainer.processes
     reporter = (reporter or choose_reporter()) if processes.first else Silent()
     if isinstance(reporter, Lines | LiveBar):
