@@ -106,7 +106,7 @@ def test_a_simplified_network_is_that_of_the_command_line(scenes_model: str, tmp
     command = ["simplify", scenes_model, "--data", "scenes", "--limit", "3", "--all", "--device", "cpu", "--output"]
     assert main([*command, str(tmp_path / "cli.safetensors")]) == 0
     assert (tmp_path / "python.safetensors").read_bytes() == (tmp_path / "cli.safetensors").read_bytes()
-    assert (len(result.replaced), dict(result.kept)) == (1, {})
+    assert (len(result.replaced), dict(result.unchanged)) == (1, {})
 
 
 def test_a_check_of_data_is_that_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +149,7 @@ def test_a_run_trained_and_resumed_from_python_is_that_of_the_command_line(tmp_p
         ("train", {"lr": "high"}, "`lr` must be a number or None, found 'high'"),
         ("compare", {"placement": "best"}, '`placement` must be "same" or "published"'),
         ("cost", {"model": "resnet18", "device": "cpu"}, "`device` belongs to `measure`"),
-        ("reproduce", {"table": "design", "cost_only": True}, "`scale` must be full or small"),
+        ("reproduce", {"table": "design", "cost_only": True}, "gcnet.reproduce only trains models: `scale` must be"),
     ],
 )
 def test_mistakes_name_arguments_instead_of_flags(name: str, arguments: dict[str, object], message: str) -> None:

@@ -9,8 +9,14 @@ from torch import Tensor, nn
 
 import gcnet
 from gcnet.analysis.attention import Attention
-from gcnet.analysis.query_independence import bootstrap_interval, measure_distances, measure_layers
-from gcnet.analysis.replacement import gc_instead, is_independent, reading
+from gcnet.analysis.query_independence import (
+    bootstrap_interval,
+    describe_dependence,
+    gc_instead,
+    is_independent,
+    measure_distances,
+    measure_layers,
+)
 from random_weights import randomise
 
 
@@ -74,7 +80,7 @@ def test_a_vision_transformer_has_all_four() -> None:
     assert [layer.name for layer in layers] == ["blocks.0.attn", "blocks.1.attn"]
     assert all(layer.input and layer.added and layer.divergence and layer.images == 2 for layer in layers)
     assert gc_instead(model.blocks[0].attn, layers[0]) is None
-    assert "instead of" not in reading(model, layers)
+    assert "instead of" not in describe_dependence(model, layers)
 
 
 def test_the_bootstrap_interval_is_that_of_a_mean() -> None:
@@ -100,20 +106,22 @@ def test_non_local_attention_that_looks_the_same_from_everywhere_could_be_a_gc_b
     saving = gc_instead(block, layer)
     assert saving.parameters == 4 * 64 * 32 + 3 * 32 + 64
     assert saving.gc_parameters == 2 * 64 * 4 + 2 * 64 + 3 * 4 + 1
-    text = reading(model, [layer])
-    assert text.startswith("Attention does not depend on the query in 1 of 1 layer where it could (0): their maps")
+    text = describe_dependence(model, [layer])
+    assert text.startswith("1 of 1 layer is effectively query-independent (cosine distance <= 0.1): 0.")
     assert f"{saving.gc_parameters:,} parameters instead of {saving.parameters:,} (-92%)" in text
 
 
-def test_new_blocks_and_shared_maps_are_said_apart() -> None:
+def test_new_blocks_and_shared_maps_are_named() -> None:
     model = gcnet.create_model("cifar_resnet20")
     gcnet.insert(model, "nl_gaussian", stages=(2,))
     gcnet.insert(model, "gc", stages=(3,))
     layers = measure_layers(model.eval(), [torch.randn(2, 3, 16, 16)])
-    text = reading(model, layers)
-    assert "in 0 of 3 layers where it could. Like new blocks, 3 layers so far add nothing (layer2.0.context" in text
+    text = describe_dependence(model, layers)
+    assert text.startswith(
+        "0 of 3 layers are effectively query-independent. 3 layers add nothing yet, like new blocks: layer2.0"
+    )
     assert text.endswith("3 layers have one map for all queries by construction.")
-    assert reading(model, []) == "No module of this network attends to positions."
+    assert describe_dependence(model, []) == "No module of this network attends to positions."
 
 
 def test_a_layer_that_listens_to_each_position_is_not_independent() -> None:

@@ -90,8 +90,8 @@ def test_statistics_are_printed_written_and_drawn(
     assert (second["shared"], float(second["attention"])) == ("True", 0)
     text = capsys.readouterr().out
     assert "layer1.0.context  0." in text
-    assert "Attention does not depend on the query in 1 of 1 layer where it could (layer1.0.context)" in text
-    assert "A gc block in its place would do:" in text
+    assert "1 of 1 layer is effectively query-independent (cosine distance <= 0.1): layer1.0.context." in text
+    assert "Replacing it with gc would take" in text
 
 
 def test_a_network_of_shared_maps_has_nothing_to_measure_but_its_inputs(

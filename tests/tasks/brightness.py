@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gcnet.analysis.cost import count_flops
-from gcnet.analysis.itemized import image_stages, run_images
+from gcnet.analysis.cost_breakdown import image_stages, run_images
 from gcnet.data.dataset import Skipped
 from gcnet.data.settings import DataSettings
 from gcnet.models.backbones.cifar_resnet import CifarResNet

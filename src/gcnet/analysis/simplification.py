@@ -19,8 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gcnet.analysis.query_independence import Layer
-from gcnet.analysis.replacement import INDEPENDENT, dependence, is_independent
+from gcnet.analysis.query_independence import INDEPENDENT, Layer, dependence, is_independent
 from gcnet.framework.block import ContextBlock
 from gcnet.framework.context import NonLocal, SoftmaxAffinity
 from gcnet.framework.fusion import Add

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gcnet.analysis.cost import submodule_input_shapes
-from gcnet.analysis.itemized import block_paths
+from gcnet.analysis.cost_breakdown import block_paths
 from gcnet.analysis.memory import peak_memory, training_step_peak_memory
 from gcnet.analysis.timing import fill_zero_parameters, forward_call, interleaved_times, training_step_call
 from gcnet.costs.networks import CountedNetwork

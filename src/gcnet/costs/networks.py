@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from gcnet.analysis.itemized import CostPart, cost_breakdown
+from gcnet.analysis.cost_breakdown import CostPart, cost_breakdown
 from gcnet.costs.report import CostReport, CostRow
 from gcnet.errors import UserError
 from gcnet.models.card import ModelCard, card_of
@@ -203,4 +203,4 @@ def count(choice: CountedNetwork, size: tuple[int, int], batch: int) -> CostRepo
 
 def _line(item: CostPart, kind: str) -> CostRow:
     values = {"parameters": item.parameters, "flops": item.flops, "multiply_adds": item.flops / 2}
-    return CostRow(item.name, kind, values | {"kept_bytes": item.kept})
+    return CostRow(item.name, kind, values | {"kept_bytes": item.saved_bytes})

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from gcnet.analysis.query_independence import Interval, Layer
-from gcnet.analysis.replacement import INDEPENDENT
+from gcnet.analysis.query_independence import INDEPENDENT, Interval, Layer
 from gcnet.data.images.sources import evenly_spread
 from gcnet.visualization.attention_maps import (
     COLOR_MAP,

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gcnet.analysis.capture import describe_unread
-from gcnet.analysis.query_independence import Interval, Layer, measure_layers
-from gcnet.analysis.replacement import reading
+from gcnet.analysis.query_independence import Interval, Layer, describe_dependence, measure_layers
 from gcnet.data.dataset import Skipped
 from gcnet.errors import UserError
 from gcnet.models.outputs import evaluating
@@ -28,7 +27,7 @@ class AttentionStatistics:
 
     Attributes:
         layers: average distances between positions by layer (Table 1 of arXiv 1904.11492).
-        reading: the result in a sentence or two.
+        summary: the result in a sentence or two.
         images: number of images measured.
         skipped: images that could not be read.
         gates: mean channel weights of gates by class.
@@ -36,7 +35,7 @@ class AttentionStatistics:
     """
 
     layers: tuple[Layer, ...]
-    reading: str
+    summary: str
     images: int
     skipped: tuple[Skipped, ...]
     gates: GateMeans = field(repr=False)
@@ -51,7 +50,7 @@ class AttentionStatistics:
                 "and outputs do not differ between positions; only the inputs are shown",
                 "",
             ]
-        return "\n".join([*lines, *(self._table() if self.layers else []), "", self.reading])
+        return "\n".join([*lines, *(self._table() if self.layers else []), "", self.summary])
 
     def _table(self) -> list[str]:
         lines = [
@@ -135,7 +134,7 @@ def measure_attention(loaded: LoadedModel, settings: AnalyzeSettings) -> Attenti
         )
     if missed:
         _logger.info(missed)
-    text = reading(measured.model, layers) if measured.worked else ""
+    text = describe_dependence(measured.model, layers) if measured.worked else ""
     skipped = tuple(measured.skipped)
     return AttentionStatistics(tuple(layers), text, measured.worked, skipped, gates, measured.classes)
 

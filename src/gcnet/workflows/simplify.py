@@ -7,8 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from gcnet.analysis.cost import count_parameters
-from gcnet.analysis.query_independence import Layer, measure_layers
-from gcnet.analysis.replacement import INDEPENDENT, dependence
+from gcnet.analysis.query_independence import INDEPENDENT, Layer, dependence, measure_layers
 from gcnet.analysis.simplification import find_non_local, mean_inputs, replace_blocks, why_kept
 from gcnet.arguments import plain_arguments
 from gcnet.data.dataset import Skipped
@@ -29,7 +28,7 @@ class Simplified:
 
     Attributes:
         layers: measured distances of the non-local blocks.
-        kept: of each block that stays, by name, the reason.
+        unchanged: reason by name of each block that is not replaced.
         block: that replaces the others.
         images: number of images measured.
         skipped: images that could not be read.
@@ -40,7 +39,7 @@ class Simplified:
     """
 
     layers: tuple[Layer, ...]
-    kept: Mapping[str, str]
+    unchanged: Mapping[str, str]
     block: str
     images: int
     skipped: tuple[Skipped, ...]
@@ -52,7 +51,7 @@ class Simplified:
     @property
     def replaced(self) -> list[str]:
         """Names of the blocks that are replaced."""
-        return [layer.name for layer in self.layers if layer.name not in self.kept]
+        return [layer.name for layer in self.layers if layer.name not in self.unchanged]
 
     def __str__(self) -> str:
         """What happens to each block and why, and metrics before and after."""
@@ -69,7 +68,7 @@ class Simplified:
             f"{'layer':<{width}}  distance",
         ]
         for layer in self.layers:
-            reason = self.kept.get(layer.name)
+            reason = self.unchanged.get(layer.name)
             fate = f"replaced by {self.block}" if reason is None else f"kept: {reason}"
             lines.append(f"{layer.name:<{width}}  {dependence(layer):<8.4f}  {fate}")
         return lines
@@ -134,7 +133,7 @@ def simplify(settings: SimplifySettings) -> Simplified:
     """Replace non-local blocks whose attention does not depend on the query by simpler blocks, in a new model file.
 
     Returns:
-        The measured distances, the blocks replaced and kept, and metrics before and after. Where no block can be
+        The measured distances, the blocks replaced and unchanged, and metrics before and after. Where no block can be
         replaced, no file is written.
 
     Raises:
@@ -183,7 +182,7 @@ def _measure(loaded: LoadedModel, settings: SimplifySettings) -> tuple[Simplifie
     threshold = None if settings.all else INDEPENDENT if settings.threshold is None else settings.threshold
     layers = [layer for layer in layers if layer.name in blocks]
     reasons = {layer.name: why_kept(blocks[layer.name], layer, threshold) for layer in layers}
-    kept = {name: reason for name, reason in reasons.items() if reason is not None}
+    unchanged = {name: reason for name, reason in reasons.items() if reason is not None}
     skipped = tuple(measured.skipped)
-    result = Simplified(tuple(layers), kept, settings.block, measured.worked, skipped)
+    result = Simplified(tuple(layers), unchanged, settings.block, measured.worked, skipped)
     return result, means(), sizes[-1] if sizes else (0, 0)

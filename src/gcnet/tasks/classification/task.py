@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from gcnet.analysis.cost import count_flops
-from gcnet.analysis.itemized import image_stages, run_images
+from gcnet.analysis.cost_breakdown import image_stages, run_images
 from gcnet.models.registry import small_input, split_name
 from gcnet.tasks.base import SHORT_RECIPE, Demonstration, Score, Task
 from gcnet.tasks.settings import AnalyzeSettings, CheckDataSettings, EvaluateSettings, PredictSettings

@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from gcnet.analysis.attention import Attention
+from gcnet.analysis.attention import Attention, Padding
 from gcnet.analysis.capture import capture, describe_unread
-from gcnet.analysis.padding import Padding
 from gcnet.data.coco.loading import DetectionDataset, build_detection_loader, image_to_tensor
 from gcnet.data.coco.open import open_validation
 from gcnet.data.dataset import Skipped

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gcnet.analysis.cost import as_meta, total_flops
-from gcnet.analysis.itemized import body_parts
+from gcnet.analysis.cost_breakdown import body_parts
 from gcnet.errors import UserError
 
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from gcnet.analysis.attention import Attention
-from gcnet.analysis.padding import Padding
+from gcnet.analysis.attention import Attention, Padding
 
 PADDING = Padding(size=(33, 96), padded=(64, 128))
 # The image reaches into 3 of 4 rows and 6 of 8 columns of 16 pixels, and into 2 of 2 and 3 of 4 of 32 pixels.

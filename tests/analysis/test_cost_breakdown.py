@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from gcnet.analysis.cost import analytic_flops, count_flops, count_parameters
-from gcnet.analysis.itemized import CostBreakdown, cost_breakdown
+from gcnet.analysis.cost_breakdown import CostBreakdown, cost_breakdown
 from gcnet.blocks import block_options, build_block, list_blocks
 from gcnet.models.create import create_model
 from gcnet.tasks.detection.costs import count_detector_flops, detector_parts, run_heads
@@ -42,8 +42,8 @@ def by_stage(account: CostBreakdown, what: str) -> dict[str, int]:
 
 def test_a_convolution_keeps_its_input_and_a_rectifier_its_output() -> None:
     account = cost_breakdown(nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU()), (7, 11), 2)
-    assert by_stage(account, "kept") == {"0": 4 * 2 * 3 * 77, "1": 4 * 2 * 5 * 77}
-    assert account.total.kept == 4 * 2 * 8 * 77
+    assert by_stage(account, "saved_bytes") == {"0": 4 * 2 * 3 * 77, "1": 4 * 2 * 5 * 77}
+    assert account.total.saved_bytes == 4 * 2 * 8 * 77
 
 
 def test_what_is_saved_twice_or_is_a_view_counts_once() -> None:
@@ -53,14 +53,16 @@ def test_what_is_saved_twice_or_is_a_view_counts_once() -> None:
 
     network = nn.Sequential(nn.Conv2d(3, 5, 1), Twice())
     image, result = 4 * 3 * 77, 4 * 5 * 77
-    assert cost_breakdown(network, (7, 11), 1).total.kept == image + 3 * result  # the map, its square, and the sigmoid
+    assert (
+        cost_breakdown(network, (7, 11), 1).total.saved_bytes == image + 3 * result
+    )  # the map, its square, and the sigmoid
 
 
 @pytest.mark.parametrize("name", list_blocks())
 def test_a_block_keeps_on_the_meta_device_what_it_keeps_on_the_cpu(name: str) -> None:
     block = build_block(name, channels=32, ratio=4 if "ratio" in block_options(name) else None)
     network = nn.Sequential(nn.Conv2d(3, 32, 3), block)
-    assert cost_breakdown(network, (9, 7), 3).total.kept == saved_bytes(network, torch.randn(3, 3, 9, 7))
+    assert cost_breakdown(network, (9, 7), 3).total.saved_bytes == saved_bytes(network, torch.randn(3, 3, 9, 7))
 
 
 @pytest.mark.parametrize("name", ["gc_cifar_resnet20", "nl_resnet18", "timm/vit_tiny_patch16_224", "resnet18"])
@@ -69,7 +71,7 @@ def test_a_network_keeps_on_the_meta_device_what_it_keeps_on_the_cpu(name: str) 
     before = {key: value.clone() for key, value in model.state_dict().items()}
     account = cost_breakdown(model, (side, side), 2)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert account.total.kept == saved_bytes(model, torch.randn(2, 3, side, side))
+    assert account.total.saved_bytes == saved_bytes(model, torch.randn(2, 3, side, side))
 
 
 def test_stages_sum_up_to_the_network_and_blocks_are_in_them() -> None:
@@ -77,7 +79,7 @@ def test_stages_sum_up_to_the_network_and_blocks_are_in_them() -> None:
     account = cost_breakdown(model, (224, 224), 2)
     assert account.total.flops == count_flops(model, (1, 3, 224, 224))
     assert account.total.parameters == count_parameters(model) == 28_078_773
-    for what in ("parameters", "flops", "kept"):
+    for what in ("parameters", "flops", "saved_bytes"):
         assert sum(by_stage(account, what).values()) == getattr(account.total, what)
     # Of torchvision's ResNet-50, and 2CP + 2C + 3P + 1 for each of the blocks.
     assert by_stage(account, "parameters") == {
@@ -97,11 +99,11 @@ def test_stages_sum_up_to_the_network_and_blocks_are_in_them() -> None:
 def test_flops_are_of_one_image_and_what_is_kept_grows_with_the_batch() -> None:
     one, five = (cost_breakdown(on_meta("gc_cifar_resnet20"), (32, 32), batch) for batch in (1, 5))
     assert by_stage(one, "flops") == by_stage(five, "flops")
-    assert 4.9 < five.total.kept / one.total.kept <= 5
+    assert 4.9 < five.total.saved_bytes / one.total.saved_bytes <= 5
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn_gc_resnet18", "cascade_mask_rcnn_gc_resnet50_dcn"])
-def test_a_detector_is_itemized_from_its_stem_to_its_masks(name: str) -> None:
+def test_a_detector_is_broken_down_from_its_stem_to_its_masks(name: str) -> None:
     model = on_meta(name, num_classes=3)
     account = cost_breakdown(model, (96, 160), 2, stages=detector_parts, run=run_heads)
     assert list(by_stage(account, "flops")) == DETECTOR_STAGES
@@ -110,7 +112,7 @@ def test_a_detector_is_itemized_from_its_stem_to_its_masks(name: str) -> None:
     assert all(block.name.startswith("backbone.body.layer") for block in account.blocks)
     wide = on_meta(name, num_classes=3, detector={"rois_per_image": 1024})
     more = cost_breakdown(wide, (96, 160), 2, stages=detector_parts, run=run_heads)
-    kept, doubled = by_stage(account, "kept"), by_stage(more, "kept")
+    kept, doubled = by_stage(account, "saved_bytes"), by_stage(more, "saved_bytes")
     assert [doubled[stage] // kept[stage] for stage in ("pyramid", "boxes", "masks")] == [1, 2, 2]
 
 

@@ -1,6 +1,6 @@
 """Costs by stage and by context block: parameters, FLOPs, and activations saved in a training forward pass.
 
-Parameters and FLOPs as in `gcnet.analysis.cost`. Kept are the bytes that autograd saves in the forward pass of a
+Parameters and FLOPs as in `gcnet.analysis.cost`. Saved bytes are what autograd saves in the forward pass of a
 training step for the backward one: each storage once, without parameters and buffers, counted where it is saved first,
 nothing checkpointed or frozen, all in the dtype of the weights. Both passes run on the meta device, where only shapes
 are computed; a convolution library may keep work space besides.
@@ -33,13 +33,13 @@ class CostPart:
         name: of the part.
         parameters: number of parameters.
         flops: of one image (multiply-add = 2).
-        kept: bytes that autograd saves for the backward pass of a training batch.
+        saved_bytes: activations that autograd saves for the backward pass of a training batch.
     """
 
     name: str
     parameters: int
     flops: int
-    kept: int
+    saved_bytes: int
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,19 @@ def cost_breakdown(
         run(skeleton, size, 1)
     for parameter in trained:
         parameter.requires_grad_()
-    with _FusedAttention(), _keeping(skeleton.train()) as kept_bytes, _metered(skeleton, named, kept_bytes) as kept:
+    with (
+        _FusedAttention(),
+        _saved_bytes(skeleton.train()) as total_saved,
+        _metered(skeleton, named, total_saved) as saved,
+    ):
         run(skeleton, size, batch)
-    total = CostPart("total", count_parameters(skeleton), counter.get_total_flops(), kept_bytes())
+    total = CostPart("total", count_parameters(skeleton), counter.get_total_flops(), total_saved())
     items = {
-        name: CostPart(name, _parameters(skeleton, named, name), flops[name], kept[name])
+        name: CostPart(name, _parameters(skeleton, named, name), flops[name], saved[name])
         for name in dict.fromkeys(named.values())
     }
     found = [items[stage] for stage in dict.fromkeys(parts.values())]
-    found = [stage for stage in found if stage.parameters or stage.flops or stage.kept]
+    found = [stage for stage in found if stage.parameters or stage.flops or stage.saved_bytes]
     return CostBreakdown(total, (*found, *_rest(total, found)), tuple(items[path] for path in blocks))
 
 
@@ -165,7 +169,8 @@ def _parameters(model: nn.Module, named: Mapping[str, str], name: str) -> int:
 def _rest(total: CostPart, stages: Sequence[CostPart]) -> list[CostPart]:
     """What the network does and holds itself, outside its parts, if that is anything."""
     left = [
-        getattr(total, key) - sum(getattr(stage, key) for stage in stages) for key in ("parameters", "flops", "kept")
+        getattr(total, key) - sum(getattr(stage, key) for stage in stages)
+        for key in ("parameters", "flops", "saved_bytes")
     ]
     return [CostPart("other", *left)] if any(left) else []
 
@@ -196,19 +201,19 @@ def _metered(model: nn.Module, named: Mapping[str, str], read: Callable[[], int]
 
 
 @contextmanager
-def _keeping(model: nn.Module) -> Generator[Callable[[], int]]:
-    """Watch what autograd saves; the function that this gives says how many bytes that is up to now."""
+def _saved_bytes(model: nn.Module) -> Generator[Callable[[], int]]:
+    """Yield a function that returns how many bytes autograd has saved so far."""
     own = {tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())}
-    kept: set[Any] = set()  # which holds the storages, so that none takes the place of another
+    saved: set[Any] = set()  # holds the storages, so that no other takes the address of one
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage not in own:
-            kept.add(storage)
+            saved.add(storage)
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield lambda: sum(storage.nbytes() for storage in kept)
+        yield lambda: sum(storage.nbytes() for storage in saved)
 
 
 class _FusedAttention(TorchFunctionMode):
