@@ -95,10 +95,10 @@ def doubling(sizes: Sizes) -> list[Case]:
 def precision(sizes: Sizes) -> list[Case]:
     """Training steps under each precision, against float32 in contiguous memory: a classifier and a detector."""
     classifier = partial(create_model, sizes.host)
-    detector = partial(build_mask_rcnn, sizes.detector_pixels, sizes.detector_regions)
+    detector = partial(build_mask_rcnn, sizes.detector_pixels, sizes.detector_rois)
     return [
-        Case("precision", "training_step", _numerics(sizes.host, classifier, (sizes.batches[-1], sizes.pixels))),
-        Case("precision", "training_step", _numerics("mask_rcnn_resnet18", detector, (2, sizes.detector_pixels))),
+        Case("precision", "training_step", _precisions(sizes.host, classifier, (sizes.batches[-1], sizes.pixels))),
+        Case("precision", "training_step", _precisions("mask_rcnn_resnet18", detector, (2, sizes.detector_pixels))),
     ]
 
 
@@ -178,7 +178,7 @@ def _sizes(name: str, shapes: Sequence[Shape]) -> tuple[Contestant, ...]:
     )
 
 
-def _numerics(name: str, build: Callable[[], nn.Module], images: tuple[int, int]) -> tuple[Contestant, ...]:
+def _precisions(name: str, build: Callable[[], nn.Module], images: tuple[int, int]) -> tuple[Contestant, ...]:
     count, pixels = images
     names = {
         name: PLAIN,

@@ -64,7 +64,7 @@ def build_mmcv_non_local(channels: int, mode: str) -> nn.Module:
     return NonLocal2d(channels, mode=mode)
 
 
-def build_mask_rcnn(pixels: int, regions: int) -> nn.Module:
+def build_mask_rcnn(pixels: int, rois: int) -> nn.Module:
     """Mask R-CNN on ResNet-18 with made-up objects of one class: images to the sum of the losses."""
-    options = {"image_size": (pixels, pixels), "regions": regions}
+    options = {"image_size": (pixels, pixels), "rois_per_image": rois}
     return MeasuredDetector(create_model("mask_rcnn_resnet18", num_classes=1, detector=options), 1)

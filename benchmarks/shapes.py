@@ -19,7 +19,7 @@ class Sizes:
     concatenation_gradients: Shape
     doubling: tuple[Shape, ...]
     detector_pixels: int
-    detector_regions: int
+    detector_rois: int
 
 
 def doublings(shape: Shape, count: int) -> tuple[Shape, ...]:
@@ -45,7 +45,7 @@ REAL = Sizes(
     concatenation_gradients=(1, 256, 56, 56),
     doubling=doublings((1, 256, 28, 28), 5),
     detector_pixels=384,
-    detector_regions=128,
+    detector_rois=128,
 )
 
 QUICK = Sizes(
@@ -59,5 +59,5 @@ QUICK = Sizes(
     concatenation_gradients=(1, 64, 5, 7),
     doubling=doublings((1, 64, 3, 5), 2),
     detector_pixels=64,
-    detector_regions=8,
+    detector_rois=8,
 )
