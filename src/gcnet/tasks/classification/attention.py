@@ -1,4 +1,4 @@
-"""Attention of a classifier: maps of image files, and the images of its statistics."""
+"""Attention of a classifier: maps of image files, and statistics over a data set."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -31,14 +31,14 @@ _logger = logging.getLogger(__name__)
 
 
 def attention_reader(loaded: LoadedModel, settings: AnalyzeSettings) -> AttentionReader:
-    """How attention maps of image files are computed for a classifier.
+    """Return the function that computes attention maps of image files for a classifier.
 
     Args:
         loaded: a `TrainedClassifier` on its device.
-        settings: of the analysis.
+        settings: settings of the analysis.
 
     Raises:
-        UserError: the network comes without preprocessing.
+        UserError: the network has no preprocessing.
     """
     network = loaded.trained
     assert isinstance(network, TrainedClassifier)
@@ -56,41 +56,44 @@ def attention_of_image(
     *,
     adapters: Mapping[type[nn.Module], Adapter] | None = None,
 ) -> ImageMaps:
-    """Attention maps and channel gates of a classifier for an image file.
+    """Compute attention maps and channel gates of a classifier for an image file.
 
     Args:
         network: the classifier.
-        path: of the image.
-        preprocessing: of the image.
-        adapters: readers of attention modules of the user's own, by type.
+        path: image file.
+        preprocessing: preprocessing of the image.
+        adapters: readers for custom attention modules, by module type.
+
+    Returns:
+        Maps of every layer, and the predicted class with its probability.
 
     Raises:
         ImageError: the file cannot be read.
-        UserError: the network's outputs are not finite.
+        UserError: the outputs of the network are not finite.
     """
     image = resize_and_crop(open_image(path, bit_depth=preprocessing.bit_depth), preprocessing)
     pixels = Normalize(preprocessing.mean, preprocessing.std)(image)
     device = next(network.model.parameters()).device
-    with evaluating(network.model), capture(network.model, adapters=adapters) as found:
+    with evaluating(network.model), capture(network.model, adapters=adapters) as captured:
         scores = network.model(pixels[None].to(device))[0].float().softmax(0)
     if not bool(scores.isfinite().all()):
         raise UserError(f'the network\'s outputs must be finite numbers; those for "{path}" are not')
     label = int(scores.argmax())
     answer = f"{network.names()[label]} {scores[label]:.0%}"
-    layers = layer_maps(network.model, found.attention)
-    unread = describe_unread(network.model, found.unread)
-    return ImageMaps(path, image, label, answer, layers, tuple(found.gates), unread)
+    layers = layer_maps(network.model, captured.attention)
+    unread = describe_unread(network.model, captured.unread)
+    return ImageMaps(path, image, label, answer, layers, tuple(captured.gates), unread)
 
 
 class LabeledImages(MeasuredImages):
-    """Images of a data set in batches, with their labels.
+    """Batches of labeled images for attention statistics.
 
     Args:
         loaded: a `TrainedClassifier` on its device.
-        settings: of the analysis.
+        settings: settings of the analysis.
 
     Raises:
-        UserError: there are no such images.
+        UserError: the data do not exist or are COCO annotations.
     """
 
     def __init__(self, loaded: LoadedModel, settings: AnalyzeSettings) -> None:
@@ -112,7 +115,6 @@ class LabeledImages(MeasuredImages):
         self.worked = 0
 
     def images(self) -> Iterator[Tensor]:
-        """Images (N, 3, H, W) of each batch that has any."""
         device = next(self.model.parameters()).device
         with progress_bar("images", self._total) as progress:
             for batch in self._loader:

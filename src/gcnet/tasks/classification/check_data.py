@@ -31,8 +31,8 @@ class LabeledImagesReport(DataReport):
 
     Attributes:
         report: counts and issues.
-        splits: the images by the name of their split.
-        listed: number of issues of each kind in the text.
+        splits: images of each split, by its name.
+        listed: maximum number of issues of each kind in the text.
     """
 
     report: ImagesReport
@@ -45,7 +45,7 @@ class LabeledImagesReport(DataReport):
         return bool(self.report.problems)
 
     def __str__(self) -> str:
-        """Images, sizes and classes of each split, and the first issues of each kind."""
+        """Return images, sizes and classes of each split, and the first issues of each kind."""
         lines = [line for name, split in self.report.splits.items() for line in _describe_split(name, split)]
         problems = self.report.problems
         kinds = len({problem.kind for problem in problems})
@@ -54,7 +54,14 @@ class LabeledImagesReport(DataReport):
         return "\n".join([*lines, "", *_describe_classes(self.report), "", count, *issues])
 
     def write(self, folder: Path) -> list[str]:
-        """Write report.json, and images.png with some images of the first split."""
+        """Write report.json, and images.png with a sample of the first split.
+
+        Args:
+            folder: output folder; created if it does not exist.
+
+        Returns:
+            Names of the files written.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         splits = {
             name: {
@@ -73,13 +80,16 @@ class LabeledImagesReport(DataReport):
 
 
 def check_labeled_images(settings: CheckDataSettings) -> LabeledImagesReport:
-    """Check class folders or a CSV: unreadable and duplicate files, images in several splits, class balance.
+    """Check class folders or a CSV for unreadable files, duplicates, leakage between splits, and class imbalance.
 
     Args:
-        settings: of the check.
+        settings: settings of the check.
+
+    Returns:
+        The report.
 
     Raises:
-        UserError: there are no such images, or they have labels for detectors.
+        UserError: the data do not exist, or are labels of a detector.
     """
     _refuse_other_data(settings.data)
     splits = open_splits(str(settings.data), None if settings.images is None else str(settings.images))
@@ -123,7 +133,7 @@ def _describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
 
 
 def _describe_classes(report: ImagesReport) -> list[str]:
-    """The classes with the most training images first; of many, the first and the last of them."""
+    """Return a table of images per class, sorted by training images; a long table shows only both ends."""
     main = next(iter(report.splits.values()))
     ordered = sorted(main.per_class, key=lambda name: -main.per_class[name])
     half = _LISTED_CLASSES // 2
@@ -143,7 +153,7 @@ def _describe_classes(report: ImagesReport) -> list[str]:
 
 
 def _draw_sheet(images: FileImages, path: Path) -> bool:
-    """Draw a contact sheet of images with their labels, spread evenly over the classes, if any can be read."""
+    """Draw a contact sheet of images and labels, spread evenly over the classes; return whether any was readable."""
     pictures, titles = [], []
     for index in evenly_spread(range(len(images)), _SHEET_IMAGES):
         try:

@@ -41,9 +41,9 @@ class ClassifierEvaluation(EvaluationResult):
 
     Attributes:
         metrics: accuracy, loss and confusion matrix.
-        classes: names of the classes, in the order of the logits.
-        preprocessing: of the images.
-        origin: model, weights and data as given.
+        classes: class names, in the order of the logits.
+        preprocessing: preprocessing of the images.
+        origin: model, weights and data of the settings.
     """
 
     metrics: ClassificationResult
@@ -53,7 +53,7 @@ class ClassifierEvaluation(EvaluationResult):
 
     @property
     def images(self) -> int:
-        """Number of images evaluated."""
+        """Number of evaluated images."""
         return self.metrics.images
 
     @property
@@ -71,16 +71,15 @@ class ClassifierEvaluation(EvaluationResult):
         }
 
     def summary(self) -> dict[str, str]:
-        """Top-1 with its 95 % interval, and the loss."""
+        """Return top-1 accuracy with its 95% interval, and the loss."""
         low, high = self.metrics.interval
         return {"top-1": f"{self.metrics.top1:.2%} ({low:.2%}-{high:.2%})", "loss": f"{self.metrics.loss:.4f}"}
 
     def __str__(self) -> str:
-        """Accuracy in all and by class, and the most frequent confusions."""
+        """Return overall and per-class accuracy, and the most frequent confusions."""
         return "\n".join([*self._totals(), *self._by_class(), *self._confusions()])
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of results.json."""
         return {
             **self.origin,
             "preprocessing": self.preprocessing.to_dict(),
@@ -88,7 +87,14 @@ class ClassifierEvaluation(EvaluationResult):
         }
 
     def write(self, folder: Path) -> list[str]:
-        """Write results.json, per_class.csv and confusion.png."""
+        """Write results.json, per_class.csv and confusion.png.
+
+        Args:
+            folder: output folder; created if it does not exist.
+
+        Returns:
+            Names of the files written.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         metrics = self.metrics
         write_atomic(folder / "results.json", json_bytes(self.to_dict()))
@@ -141,11 +147,14 @@ def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Process
 
     Args:
         loaded: a `TrainedClassifier` on its device.
-        settings: of the evaluation.
-        processes: that share the images.
+        settings: settings of the evaluation.
+        processes: processes that share the images.
+
+    Returns:
+        The evaluation over the images of all processes.
 
     Raises:
-        UserError: there are no such images, or other classes than the network's.
+        UserError: the data do not exist, or have other classes than the network.
     """
     network = loaded.trained
     assert isinstance(network, TrainedClassifier)
@@ -167,14 +176,14 @@ def measure(
     settings: EvaluateSettings,
     processes: Processes,
 ) -> ClassificationResult:
-    """The metrics of a classifier on labeled images.
+    """Compute the metrics of a classifier on labeled images.
 
     Args:
-        network: on its device.
+        network: the classifier on its device.
         source: the images.
-        preprocessing: of the images.
+        preprocessing: preprocessing of the images.
         settings: batch size and workers.
-        processes: that share the images.
+        processes: processes that share the images.
 
     Returns:
         The metrics over the images of all processes.
@@ -194,7 +203,7 @@ def measure(
 def _open_images(
     network: TrainedClassifier, settings: EvaluateSettings
 ) -> tuple[ImageSource, Preprocessing, list[str]]:
-    """The images in the order of the network's classes, their preprocessing, and notes on them."""
+    """Return the images with labels in the class order of the network, their preprocessing, and notes."""
     if is_coco(settings.data):
         raise UserError(f"{settings.data} is for detectors, in COCO's format, and {settings.model} is a classifier")
     size = network.preprocessing.image_size if network.preprocessing else None
@@ -232,7 +241,7 @@ def _check_classes(network: TrainedClassifier, source: ImageSource, settings: Ev
 
 
 def _listed(classes: tuple[str, ...] | None) -> str:
-    """The first class names, in parentheses; nothing if there are none."""
+    """Return the first class names in parentheses, or an empty string."""
     if not classes:
         return ""
     return f" ({printable(', '.join(classes[:5]))}{', ...' if len(classes) > 5 else ''})"

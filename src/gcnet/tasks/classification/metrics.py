@@ -1,4 +1,4 @@
-"""Accuracy of a classifier: top-1 with its interval, top-5, per class, confusions; exact over processes."""
+"""Accuracy of a classifier: top-1 with its interval, top-5, per class, confusions; exact across processes."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -19,11 +19,17 @@ from gcnet.models.outputs import class_scores, evaluating
 
 @dataclass(frozen=True)
 class ClassificationResult:
-    """What an evaluation found; shares are fractions from 0 to 1.
+    """Metrics of a classifier.
 
-    `images` counts those evaluated, `skipped` names those skipped; `interval` is the 95 % Wilson interval of `top1`;
-    `loss` is the mean cross-entropy in nats; `per_class` is each class's own top-1, None for a class without images;
-    `confusion[i][j]` counts images of class i that were taken for class j. With up to five classes `top5` is 1.
+    Attributes:
+        images: number of evaluated images.
+        skipped: images that could not be read.
+        top1: top-1 accuracy, 0 to 1.
+        interval: 95% Wilson interval of `top1`.
+        top5: top-5 accuracy, 0 to 1; always 1 with up to five classes.
+        loss: mean cross-entropy in nats.
+        per_class: top-1 accuracy of each class; None for a class without images.
+        confusion: `confusion[i][j]` is the number of images of class i predicted as class j.
     """
 
     images: int
@@ -37,11 +43,18 @@ class ClassificationResult:
 
     @property
     def correct(self) -> int:
-        """How many images were given their own class."""
+        """Number of correctly classified images."""
         return sum(row[label] for label, row in enumerate(self.confusion))
 
     def worst_confusions(self, limit: int = 10) -> list[tuple[int, int, int]]:
-        """The most frequent mistakes as (true class, predicted class, count), most frequent first."""
+        """Return the most frequent confusions.
+
+        Args:
+            limit: maximum number of class pairs.
+
+        Returns:
+            Tuples (true class, predicted class, images), the most frequent first.
+        """
         mistakes = [
             (true, predicted, count)
             for true, row in enumerate(self.confusion)
@@ -51,7 +64,14 @@ class ClassificationResult:
         return sorted(mistakes, key=lambda mistake: (-mistake[2], mistake))[:limit]
 
     def to_dict(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
-        """The result as plain JSON values; with class names, `per_class` is keyed by them."""
+        """Convert to JSON values.
+
+        Args:
+            classes: class names, the keys of `per_class` (default: the class indices).
+
+        Returns:
+            The content of results.json.
+        """
         names = list(classes) if classes is not None else [str(label) for label in range(len(self.per_class))]
         return {
             "images": self.images,
@@ -77,12 +97,25 @@ def evaluate_classifier(
     autocast: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ClassificationResult:
-    """Judge a classifier, whose outputs are (N, num_classes) logits, on batches; its training mode is put back.
+    """Evaluate a classifier; its training mode is restored afterwards.
 
-    Where torch.distributed is initialised every process must call this, each with its own share of the images; all of
-    them get the result over all images (counts are summed as integers). `autocast` is a half precision or None;
-    `progress` is called with the number of images after each batch. Raises UserError, in every process, when the
-    number of outputs or a label does not fit, when outputs are not finite, and when no image could be read.
+    If torch.distributed is initialized, every process calls this function with its own share of the images, and all of
+    them return the result over all images. Counts are summed as integers.
+
+    Args:
+        model: network, images (N, 3, H, W) float -> logits (N, num_classes).
+        batches: images and labels.
+        num_classes: number of classes.
+        device: device of the network.
+        autocast: half precision for the forward passes, or None.
+        progress: called with the number of images after each batch.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        UserError: in every process: no image could be read, the number of outputs or a label does not match
+            `num_classes`, or an output is not finite.
     """
     tally, failure = _Tally(num_classes), None
     try:
@@ -103,7 +136,7 @@ def evaluate_classifier(
 
 
 class _Tally:
-    """Counts over the batches seen so far."""
+    """Counts over the batches so far."""
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
@@ -140,7 +173,7 @@ class _Tally:
             raise UserError(f'the network\'s outputs must be finite numbers; those for "{name}" are not')
 
     def gather(self, failure: UserError | None, device: torch.device) -> None:
-        """Sum the counts over all processes; a failure in one of them is raised in all."""
+        """Sum the counts over all processes; an error in one process is raised in all."""
         everyone: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(everyone, (failure, self.skipped, self.loss))
         for error, _, _ in everyone:
@@ -155,7 +188,7 @@ class _Tally:
 
     def result(self) -> ClassificationResult:
         images, correct = int(self.confusion.sum()), int(self.confusion.trace())
-        skipped = tuple(sorted(self.skipped, key=lambda one: one.name))
+        skipped = tuple(sorted(self.skipped, key=lambda skipped: skipped.name))
         if not images:
             reason = (
                 f"; all {len(skipped)} were skipped, the first, {skipped[0].name}: {skipped[0].reason}"

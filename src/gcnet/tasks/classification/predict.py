@@ -33,13 +33,18 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image's most probable classes, best first, with their probabilities (softmax, 0 to 1)."""
+    """The most probable classes of an image.
+
+    Attributes:
+        path: image file.
+        classes: class names with their softmax probabilities, 0 to 1, the most probable first.
+    """
 
     path: Path
     classes: tuple[tuple[str, float], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction as plain JSON values."""
+        """Return the prediction as JSON values."""
         classes = [{"class": name, "probability": probability} for name, probability in self.classes]
         return {"path": str(self.path), "classes": classes}
 
@@ -49,15 +54,13 @@ class Predictions(PredictionResult):
     """Result of `gcnet.predict` for a classifier.
 
     Attributes:
-        images: the prediction of each image, in the order of the files.
-        skipped: files that could not be read.
-        figures: description of the contact sheet written, empty if there is none.
+        images: prediction of each image, in the order of the files.
     """
 
     images: tuple[Prediction, ...]
 
     def __str__(self) -> str:
-        """A row for each image: its classes and their probabilities, the most probable first."""
+        """Return a table with the most probable classes of each image."""
         if not self.images:
             return ""
         names = [printable(image.path) for image in self.images]
@@ -72,7 +75,6 @@ class Predictions(PredictionResult):
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """The predictions as plain JSON values."""
         return {
             "images": [prediction.to_dict() for prediction in self.images],
             "images_skipped": len(self.skipped),
@@ -80,7 +82,7 @@ class Predictions(PredictionResult):
         }
 
     def rows(self) -> Iterator[Sequence[object]]:
-        """A row for each image and class, the most probable first; the names of the columns before them."""
+        """Yield the column names, then a row for each image and class, the most probable class first."""
         yield "image", "class", "probability"
         for image in self.images:
             for name, probability in image.classes:
@@ -88,18 +90,19 @@ class Predictions(PredictionResult):
 
 
 def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSettings) -> Predictions:
-    """Classify image files, and write the contact sheet of `settings.output`.
+    """Classify image files, and write a contact sheet to `settings.output`.
 
     Args:
         loaded: a `TrainedClassifier` on its device.
-        paths: of the images.
-        settings: of the prediction.
+        paths: image files.
+        settings: settings of the prediction.
 
     Returns:
         The predictions and the skipped files.
 
     Raises:
-        UserError: the network comes without preprocessing, `output` is no PNG file, or outputs are not finite.
+        UserError: the network has no preprocessing, `output` is not a PNG file, or an output of the network is not
+            finite.
     """
     network = loaded.trained
     assert isinstance(network, TrainedClassifier)
@@ -140,22 +143,22 @@ def predict_images(
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """Classify image files; a file that cannot be read is skipped.
+    """Classify image files; unreadable files are skipped.
 
     Args:
         network: the classifier.
-        paths: of the images.
-        preprocessing: of the images.
-        top: number of classes given for each image, from 1.
-        batch_size: number of images of a forward pass.
-        device: of the network.
-        progress: called with the number of files done since its last call.
+        paths: image files.
+        preprocessing: preprocessing of the images.
+        top: number of classes per image, at least 1.
+        batch_size: images per forward pass.
+        device: device of the network.
+        progress: called with the number of files of each batch.
 
     Returns:
         The predictions in the order of the files, and the skipped files.
 
     Raises:
-        UserError: the network's outputs for an image are not finite.
+        UserError: an output of the network is not finite.
     """
     transform = build_eval_transform(preprocessing)
     done: list[Prediction] = []
@@ -187,21 +190,26 @@ def _best(path: Path, scores: Tensor, names: Sequence[str], top: int) -> Predict
 
 
 def draw_predictions(predictions: Sequence[Prediction], path: Path) -> int:
-    """Write a contact sheet of the images with their names and two best classes; returns how many it shows.
+    """Write a contact sheet of images with file names and the two most probable classes.
 
-    At most `SHEET_IMAGES` are shown, spread evenly over all.
+    Args:
+        predictions: of the images; at most `SHEET_IMAGES` are drawn, evenly spread.
+        path: PNG file.
+
+    Returns:
+        Number of images drawn.
     """
     shown = evenly_spread(predictions, SHEET_IMAGES)
     titles = [
-        "\n".join([one.path.name, *(f"{name} {100 * probability:.0f} %" for name, probability in one.classes[:2])])
-        for one in shown
+        "\n".join([item.path.name, *(f"{name} {100 * probability:.0f} %" for name, probability in item.classes[:2])])
+        for item in shown
     ]
-    contact_sheet([_thumbnail(one.path) for one in shown], titles, path)
+    contact_sheet([_thumbnail(item.path) for item in shown], titles, path)
     return len(shown)
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    """The image, shrunk where it is large: dozens of whole photographs would not fit into memory."""
+    """Read an image at reduced size, to save memory."""
     image = open_image(path)
     image.thumbnail((400, 400))
     return image

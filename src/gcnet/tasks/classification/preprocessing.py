@@ -13,9 +13,9 @@ from gcnet.models.published import Published, find_published, published_versions
 from gcnet.models.registry import BASE_MODELS, is_detector, small_input
 from gcnet.storage import has_checksum
 
-_USUAL = Preprocessing(224, 256)  # of ImageNet networks about which nobody says more
-# torchvision normalizes the input of these inside the network (transform_input) when it loads its weights; here the
-# preprocessing has the same values, so that they travel in the model file.
+_USUAL = Preprocessing(224, 256)  # of ImageNet networks without published preprocessing
+# With its own weights, torchvision normalizes the input of these inside the network (transform_input). Here the values
+# are part of the preprocessing, which is stored in model files.
 _NORMALIZED_INSIDE = ("googlenet", "inception_v3")
 _FIRST_VERSION = "IMAGENET1K_V1"
 
@@ -23,19 +23,19 @@ _FIRST_VERSION = "IMAGENET1K_V1"
 def published_preprocessing(
     name: str, weights: str | Path | None = "pretrained", *, training: bool = False
 ) -> Preprocessing | None:
-    """How images are prepared for a network by name with its weights.
+    """Return the preprocessing of published weights.
 
     Args:
-        name: of the network without blocks.
-        weights: "pretrained", the name of published weights, or a file. A file of torchvision is recognized by its
-            name; any other counts as the network's first published weights (torchvision's V1, timm's first tag).
-        training: the size for training, where timm publishes a larger one for evaluation.
+        name: network name without blocks.
+        weights: "pretrained", a published version, or a file. A file of torchvision is recognized by its name; any
+            other file counts as the first published version (torchvision's V1, timm's first tag).
+        training: use the image size for training, if timm publishes a larger one for evaluation.
 
     Returns:
         The preprocessing; None for a detector, which prepares images itself, and for an unknown name.
 
     Raises:
-        UserError: timm prepares the images of this network in a way that is not supported.
+        UserError: timm's preprocessing of this network is not supported.
     """
     if is_detector(name):
         return None
@@ -53,7 +53,13 @@ def published_preprocessing(
 
 
 def own_preprocessing(name: str, weights: str, *, training: bool = False) -> Preprocessing | None:
-    """The preprocessing stored in a model file of ours, or else what `published_preprocessing` says."""
+    """Return the preprocessing in a gcnet model file, or else that of the published weights.
+
+    Args:
+        name: network name without blocks.
+        weights: "pretrained", a published version, or a file.
+        training: as in `published_preprocessing`.
+    """
     path = Path(weights)
     if path.is_file() and has_checksum(path):
         stored = read_model_file(path)[1].preprocessing
@@ -85,7 +91,7 @@ def _of_torchvision(published: Published) -> Preprocessing:
 
 
 def _unpublished(name: str, training: bool) -> Preprocessing | None:
-    """Of a network of timm without published weights, what its configuration says."""
+    """Return the preprocessing in the timm configuration of a network without published weights."""
     import timm
 
     plain = name.rpartition("/")[2]

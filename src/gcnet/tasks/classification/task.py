@@ -33,7 +33,7 @@ _SIDE = 224
 
 
 class Classification(Task):
-    """Image classification; every name that no other task owns is that of a classifier."""
+    """Image classification, the task of every name and data set that belongs to no other task."""
 
     name = "classification"
     noun = "classifier"
@@ -55,33 +55,27 @@ class Classification(Task):
     unused_settings = ("detector",)
 
     def owns(self, model: str) -> bool:  # noqa: ARG002
-        """Every name."""
         return True
 
     def with_defaults(self, settings: TrainSettings) -> TrainSettings:
-        """The recipe filled in from its preset."""
         return replace(settings, recipe=settings.recipe.with_defaults())
 
     def open_training(self, settings: TrainSettings, processes: Processes) -> "ClassificationTraining":
-        """The images of the settings."""
         from gcnet.tasks.classification.training import open_classification
 
         return open_classification(settings, processes)
 
     def build_network(self, settings: TrainSettings, num_classes: int, *, image_size: int | None = None) -> nn.Module:
-        """The classifier with its blocks."""
         from gcnet.tasks.classification.training import build_classifier
 
         return build_classifier(settings, num_classes, image_size=image_size)
 
     def open_file(self, path: "Path", model: nn.Module, card: "ModelCard") -> "TrainedClassifier":
-        """The classifier, with the preprocessing and class names of its card."""
         from gcnet.tasks.classification.trained import classifier_of_file
 
         return classifier_of_file(path, model, card)
 
     def open_by_name(self, name: str, weights: str, image_size: int | None) -> "TrainedClassifier":
-        """The classifier, with the preprocessing of its published weights."""
         from gcnet.tasks.classification.trained import classifier_by_name
 
         return classifier_by_name(name, weights, image_size)
@@ -89,66 +83,53 @@ class Classification(Task):
     def evaluate(
         self, loaded: "LoadedModel", settings: EvaluateSettings, processes: Processes
     ) -> "ClassifierEvaluation":
-        """Accuracy on labeled images."""
         from gcnet.tasks.classification.evaluate import evaluate
 
         return evaluate(loaded, settings, processes)
 
     def predict(self, loaded: "LoadedModel", paths: "Sequence[Path]", settings: PredictSettings) -> "Predictions":
-        """The most probable classes of each image."""
         from gcnet.tasks.classification.predict import predict
 
         return predict(loaded, paths, settings)
 
     def recognizes_data(self, settings: CheckDataSettings) -> bool:  # noqa: ARG002
-        """Whatever no other task recognizes."""
         return True
 
     def check_data(self, settings: CheckDataSettings) -> "DataReport":
-        """Class folders or a CSV."""
         from gcnet.tasks.classification.check_data import check_labeled_images
 
         return check_labeled_images(settings)
 
     def attention_reader(self, loaded: "LoadedModel", settings: AnalyzeSettings) -> "AttentionReader":
-        """Maps of the whole network."""
         from gcnet.tasks.classification.attention import attention_reader
 
         return attention_reader(loaded, settings)
 
     def measured_images(self, loaded: "LoadedModel", settings: AnalyzeSettings) -> "MeasuredImages":
-        """Labeled images in batches."""
         from gcnet.tasks.classification.attention import LabeledImages
 
         return LabeledImages(loaded, settings)
 
     def input_size(self, task: "TrainingTask") -> tuple[int, int]:
-        """The side of the images, twice."""
         size = cast(Any, task).splits.preprocessing.image_size
         return size, size
 
     def picture(self, task: "TrainingTask", index: int) -> tuple[Image.Image, str]:
-        """The image and its class."""
         source = cast(Any, task).splits.val
         return source.read(index), source.classes[source.label(index)]
 
     def default_image_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
-        """The side that a network for small images is made for, else 224."""
         side = small_input(split_name(name)[1]) or _SIDE
         return side, side
 
     def count_flops(self, model: nn.Module, size: tuple[int, int]) -> int:
-        """Of a forward pass."""
         return count_flops(model, (1, 3, *size))
 
     def stages(self, model: nn.Module) -> dict[str, str]:
-        """Of a residual network `layer1` and so on, `stem` before and `head` after them; else its children or parts."""
         return image_stages(model)
 
     def run_on_meta(self, skeleton: Any, size: tuple[int, int], images: int) -> None:
-        """A forward pass."""
         run_images(skeleton, size, images)
 
     def body(self, model: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, str, tuple[int, int]]:
-        """The network itself."""
         return model, "", size

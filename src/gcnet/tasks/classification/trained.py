@@ -21,10 +21,10 @@ class TrainedClassifier:
     """A trained classifier.
 
     Attributes:
-        model: the network, images (N, 3, H, W) float -> logits (N, num_classes).
-        num_classes: length of the logits.
-        preprocessing: of its images; None if the weights come without it.
-        class_names: in the order of the logits; None if the weights come without them.
+        model: network, images (N, 3, H, W) float -> logits (N, num_classes).
+        num_classes: number of classes.
+        preprocessing: preprocessing of the images; None if unknown.
+        class_names: class names in the order of the logits; None if unknown.
     """
 
     model: nn.Module
@@ -33,20 +33,20 @@ class TrainedClassifier:
     class_names: tuple[str, ...] | None = None
 
     def names(self) -> tuple[str, ...]:
-        """The class names, or "class 0", "class 1", ... if there are none."""
+        """Return the class names, or "class 0", "class 1", ... if they are unknown."""
         return self.class_names or tuple(f"class {label}" for label in range(self.num_classes))
 
 
 def classifier_of_file(path: Path, model: nn.Module, card: ModelCard) -> TrainedClassifier:
-    """The classifier of a model file.
+    """Create the classifier of a model file.
 
     Args:
-        path: of the file.
-        model: its network.
+        path: model file.
+        model: network of the file.
         card: its model card, with a number of classes.
 
     Returns:
-        The classifier; a file without preprocessing gets that of the published weights of its architecture.
+        The classifier; without preprocessing in the card, that of the published weights of the architecture.
     """
     preprocessing = None if card.preprocessing is None else Preprocessing.from_dict(card.preprocessing)
     if preprocessing is None and card.architecture is not None:
@@ -55,15 +55,18 @@ def classifier_of_file(path: Path, model: nn.Module, card: ModelCard) -> Trained
 
 
 def classifier_by_name(name: str, weights: str, image_size: int | None) -> TrainedClassifier:
-    """A classifier by name with weights.
+    """Create a classifier by name and load weights.
 
     Args:
-        name: as for `create_model`.
-        weights: a file, "pretrained", or the name of published weights.
-        image_size: side of the images in pixels, if it is not the network's own.
+        name: network name, as in `create_model`.
+        weights: a file, "pretrained", or a published version.
+        image_size: side of the images in pixels, if it differs from that of the weights.
+
+    Returns:
+        The classifier, in eval mode.
 
     Raises:
-        UserError: the weights do not fit, or have no trained classifier.
+        UserError: the weights do not fit, or lack the classification layer.
     """
     host = split_name(name)[1]
     own = own_preprocessing(host, weights)
@@ -78,9 +81,9 @@ def classifier_by_name(name: str, weights: str, image_size: int | None) -> Train
 
 
 def _number_of_classes(fresh: nn.Module, tensors: Mapping[str, Tensor], layers: set[str]) -> int | None:
-    """The number of classes of the weights; None if it is the network's usual one.
+    """Return the number of classes of the weights; None if it is the default of the network.
 
-    Loading for fine-tuning replaces a classifier of another size; an evaluation must keep it.
+    Loading for fine-tuning replaces a classification layer of another size; an evaluation must keep it.
     """
     own = fresh.state_dict()
     matched, _ = matched_names(tensors, own, "`weights`")
@@ -96,15 +99,18 @@ def _number_of_classes(fresh: nn.Module, tensors: Mapping[str, Tensor], layers: 
 
 
 def find_preprocessing(network: TrainedClassifier, given: PreprocessingSettings, model: str) -> Preprocessing:
-    """The preprocessing of a classifier's images.
+    """Combine the preprocessing of a classifier with that of the settings.
 
     Args:
         network: the classifier.
-        given: settings that replace those of the network.
-        model: the network as the user named it, for errors.
+        given: settings, which override the preprocessing of the network.
+        model: network as named by the user, for errors.
+
+    Returns:
+        The preprocessing.
 
     Raises:
-        UserError: the network has no preprocessing of its own, and no image size is given.
+        UserError: the network has no preprocessing, and the settings have no image size.
     """
     if network.preprocessing is not None:
         return given.applied(network.preprocessing)

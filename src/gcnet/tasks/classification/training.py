@@ -30,7 +30,7 @@ from gcnet.tasks.classification.preprocessing import own_preprocessing
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import TrainSettings
-from gcnet.training.task import Evaluation, first_validation_sample, micro_batches, unless_stopped
+from gcnet.training.task import Evaluation, TrainingTask, first_validation_sample, micro_batches, unless_stopped
 from gcnet.training.trainer import AUTOCAST
 
 _SHOWN = 24
@@ -39,7 +39,14 @@ _MIXING = 0x313  # keeps the seeds of mixing apart from those of samples
 
 @dataclass(frozen=True)
 class Prepared:
-    """A batch on the device; targets are class indices (N,), or shares of the classes (N, K) where images are mixed."""
+    """A batch on the device.
+
+    Attributes:
+        images: normalized images (N, 3, H, W).
+        targets: class indices (N,), or after mixup or CutMix class probabilities (N, K).
+        names: names of the images.
+        skipped: images that could not be read.
+    """
 
     images: Float[Tensor, "n channels height width"]
     targets: Int[Tensor, " n"] | Float[Tensor, "n classes"]
@@ -47,13 +54,13 @@ class Prepared:
     skipped: list[Skipped]
 
 
-class ClassificationTraining:
-    """Labelled images to one of several classes.
+class ClassificationTraining(TrainingTask[Batch, Prepared]):
+    """Training of a classifier.
 
     Args:
         splits: training and validation images, preprocessing, classes.
-        settings: of the run.
-        processes: which share of every batch is this process' own.
+        settings: settings of the run.
+        processes: the processes and the rank of this one, which determine its share of every batch.
     """
 
     metric = "top1_fraction"
@@ -90,14 +97,12 @@ class ClassificationTraining:
         return build_loader(images, order, self.settings.data.workers, pin_memory=pin, image_size=size)
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        """This process' share of each global batch from `first_step` on, for ever."""
         self._order.start(first_step)
         loader = self._loader(self._train, self._order)
         while True:
             yield from loader
 
     def prepare(self, batch: Batch, step: int, device: torch.device) -> Prepared:
-        """The batch on the device, and mixed if the recipe says so."""
         images = batch.images.to(device, non_blocking=True, memory_format=self._memory)
         targets = batch.labels.to(device, non_blocking=True)
         if self._mixers and batch.names:
@@ -108,7 +113,6 @@ class ClassificationTraining:
         return Prepared(images, targets, batch.names, batch.skipped)
 
     def split(self, batch: Prepared, parts: int) -> list[Prepared]:
-        """Micro-batches of nearly equal size."""
         pieces = [
             Prepared(batch.images[where], batch.targets[where], batch.names[where], [])
             for where in micro_batches(len(batch.names), parts)
@@ -116,38 +120,34 @@ class ClassificationTraining:
         return pieces or [batch]
 
     def notes(self) -> list[str]:
-        """How images are prepared, what was skipped, repaired or assumed, and what may spoil the training."""
         train, val, recipe = self.splits.train, self.splits.val, self.settings.recipe
         balanced = "balanced" in (recipe.class_weights, recipe.sampling)
-        found = [*self.splits.notes, *class_notes(train, balanced=balanced), *shared_notes(train, val)]
+        notes = [*self.splits.notes, *class_notes(train, balanced=balanced), *shared_notes(train, val)]
         if self._reduced:
-            found.append(f"the default batch size is reduced to {recipe.batch_size} for {len(train):,} training images")
-        return [f"preprocessing: {self.splits.preprocessing}", *found]
+            notes.append(f"the default batch size is reduced to {recipe.batch_size} for {len(train):,} training images")
+        return [f"preprocessing: {self.splits.preprocessing}", *notes]
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the square images that the network gets."""
+        """Side of the square input images in pixels."""
         return self.splits.preprocessing.image_size
 
     def check(self, network: nn.Module) -> None:
-        """Check that the network runs on images of this size and returns logits, one for each class.
-
-        Raises:
-            UserError: it does not.
-        """
         check_classifier(network, self.image_size, len(self.classes))
 
     def settled(self, data: DataSettings) -> DataSettings:
-        """The settings with the preprocessing written out, so that a resumed run needs no look at the weights."""
+        """Write the preprocessing of `data` out, so that a resumed run does not depend on the weights.
+
+        Returns:
+            The settings with explicit values.
+        """
         return replace(data, **asdict(PreprocessingSettings.like(self.splits.preprocessing)))
 
     def input_size(self, network: nn.Module) -> tuple[int, int]:  # noqa: ARG002
-        """Height and width in pixels."""
         size = self.splits.preprocessing.image_size
         return size, size
 
     def describe_data(self, size: tuple[int, int]) -> str:
-        """Number of images and classes, and the input size."""
         counts = describe_counts(class_counts(self.splits.train))
         return (
             f"{len(self.splits.train):,} training images ({counts}), "
@@ -155,7 +155,6 @@ class ClassificationTraining:
         )
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """Class and bytes of every image; nothing of generated ones."""
         if self.splits.generated:
             return
         for part, source in (("train", self.splits.train), ("val", self.splits.val)):
@@ -164,27 +163,31 @@ class ClassificationTraining:
                 yield f"{part}/{source.name(index)}", f"{self.classes[source.label(index)]} {size}"
 
     def describe_augmentation(self) -> str:
-        """The transform of training images, and mixing."""
         recipe = self.settings.recipe
         mixing = [f"{name} {value:g}" for name in ("mixup", "cutmix") if (value := getattr(recipe, name))]
         return ", ".join([self.splits.train_transform(self.settings.augment).describe(), *mixing])
 
     def sample(self, device: torch.device) -> Prepared:
-        """A batch of one validation image."""
         batch = collate([first_validation_sample(ClassificationDataset(self.splits.val, self.splits.eval_transform()))])
         images = batch.images.to(device, memory_format=self._memory)
         return Prepared(images, batch.labels.to(device), batch.names, [])
 
     def forward(self, network: nn.Module, batch: Prepared) -> object:
-        """Logits (N, K)."""
         return network(batch.images)
 
     def flops(self, network: nn.Module) -> int:
-        """Of one image, a multiply-add counted as two."""
         return count_flops(network, (1, 3, *self.input_size(network)))
 
     def losses(self, network: nn.Module, batch: Prepared) -> dict[str, Tensor]:
-        """Mean cross-entropy in nats; that of auxiliary heads (GoogLeNet, Inception v3) is added with its weight."""
+        """Compute the mean cross-entropy, plus weighted losses of auxiliary heads (GoogLeNet, Inception v3).
+
+        Args:
+            network: in training mode.
+            batch: prepared, with at least one image.
+
+        Returns:
+            The loss in nats, shape (), by the name "loss".
+        """
         outputs = class_outputs(network(batch.images))
         loss = self._mean_loss(outputs.logits, batch.targets)
         for weight, logits in outputs.auxiliary:
@@ -192,7 +195,7 @@ class ClassificationTraining:
         return {"loss": loss}
 
     def _mean_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the images, shape (); with class weights each image's loss times the weight of its class."""
+        """Mean cross-entropy over the images, shape (); class weights scale the loss of each image."""
         smoothing = self.settings.recipe.label_smoothing
         if self._weights is None:
             return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
@@ -209,36 +212,32 @@ class ClassificationTraining:
         stop: Callable[[], bool],
         progress: Callable[[int], None] = lambda _: None,
     ) -> Evaluation | None:
-        """Top-1, top-5 and loss over the validation images of all processes."""
-
-        def judged(ask: Callable[[int], None]) -> ClassificationResult:
+        def run(count: Callable[[int], None]) -> ClassificationResult:
             return evaluate_classifier(
                 network,
                 self._validation,
                 num_classes=len(self.splits.classes),
                 device=device,
                 autocast=AUTOCAST[self.settings.machine.precision],
-                progress=ask,
+                progress=count,
             )
 
         world = self.processes.world
-        result = unless_stopped(judged, stop, lambda done: progress(min(done * world, self.evaluation_images)))
+        result = unless_stopped(run, stop, lambda done: progress(min(done * world, self.evaluation_images)))
         if result is None:
             return None
         metrics = {"val_loss": result.loss, "top1_fraction": result.top1, "top5_fraction": result.top5}
-        skipped = {one.name: one.reason for one in result.skipped}
+        skipped = {image.name: image.reason for image in result.skipped}
         # With at most five classes top-5 is always 100 %.
         shown = tuple(name for name in metrics if name != "top5_fraction" or len(self.classes) > 5)
         return Evaluation(metrics, result.images, skipped, result, shown)
 
     def save(self, network: nn.Module, path: Path) -> None:
-        """A model file with preprocessing and class names inside."""
         save_model(
             network, path, preprocessing=self.splits.preprocessing.to_dict(), class_names=list(self.splits.classes)
         )
 
     def draw_inputs(self, batch: Prepared, path: Path) -> None:
-        """The first images of a prepared batch with normalization undone, and their labels."""
         from gcnet.visualization.images import contact_sheet
 
         preprocessing = self.splits.preprocessing
@@ -249,7 +248,6 @@ class ClassificationTraining:
         contact_sheet(list(pixels), titles, path, caption=self._caption("training images after augmentation"))
 
     def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Learning curves."""
         from gcnet.visualization.plots import plot_learning_curves
 
         scores = {"Top-1": {"top1_fraction": "top-1 (%)"}} | (
@@ -259,7 +257,6 @@ class ClassificationTraining:
         plot_learning_curves(rows, folder / "curves.png", scores=scores, caption=caption)
 
     def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
-        """The confusion matrix."""
         from gcnet.visualization.plots import plot_confusion
 
         plot_confusion(
@@ -277,12 +274,20 @@ class ClassificationTraining:
 
 
 def open_classification(settings: TrainSettings, processes: Processes) -> ClassificationTraining:
-    """The task that the settings' data describe.
+    """Open the data of the settings for training a classifier.
 
-    Generated images do not depend on the run's seed: runs of different seeds are judged on the same images.
+    Generated images do not depend on the seed of the run, so that runs of different seeds have the same validation
+    images.
+
+    Args:
+        settings: settings of the run.
+        processes: processes that share the images.
+
+    Returns:
+        The training task.
 
     Raises:
-        UserError: where the data are not there or do not suit the recipe.
+        UserError: the data do not exist or do not fit the recipe.
     """
     names = [field.name for field in fields(settings.detector)]
     refuse_changed(settings.detector, names, "detectors", f"{settings.network.model} is a classifier")
@@ -311,7 +316,16 @@ def _for_detectors(settings: TrainSettings) -> UserError:
 
 
 def build_classifier(settings: TrainSettings, num_classes: int, *, image_size: int | None = None) -> nn.Module:
-    """The network that the settings describe, with its blocks, for images of this side in pixels."""
+    """Build the classifier of the settings, with its blocks.
+
+    Args:
+        settings: settings of the run.
+        num_classes: number of classes.
+        image_size: side of the images in pixels, for networks with a fixed image size.
+
+    Returns:
+        The network.
+    """
     from gcnet.models.create import create_model
 
     network = settings.network
