@@ -109,7 +109,7 @@ def test_a_detector_is_listed_with_its_parameters_and_flops(capsys: pytest.Captu
     assert (parameters, size) == (f"{44_400_693 + 2_521_741:,}", "800 x 1280")
     assert float(flops) == pytest.approx(2 * 259.47, abs=0.02)
     assert "count a multiply-add as two" in output
-    assert "heads of boxes on 1000 regions and those\nof masks on 100" in output
+    assert "1000 regions for the box head and 100\nfor the mask head" in output
 
 
 @pytest.mark.parametrize(

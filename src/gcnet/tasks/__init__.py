@@ -1,1 +1,1 @@
-"""Tasks: what differs between classification and detection in training, evaluation, prediction and analysis."""
+"""Tasks, such as classification and detection: training, evaluation, prediction, analysis and costs."""

@@ -1,10 +1,10 @@
-"""The interface of a task, such as classification, towards the commands."""
+"""The interface of a task, such as classification, used by the commands."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gcnet.errors import UserError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         AttentionReader,
         DataReport,
         EvaluationResult,
+        LoadedModel,
         MeasuredImages,
         PredictionResult,
         TrainedModel,
@@ -37,16 +38,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """A number from 0 to 1 that an evaluation gives, printed times 100.
+    """A metric from 0 to 1, shown times 100.
 
     Attributes:
-        column: its name in the rows of a run and in results.json.
-        name: in sentences and on axes.
-        label: in titles.
-        unit: behind a value, with the space before it; empty for a number without unit.
-        points: what a hundredth of difference is called.
-        is_share: whether it is the share of the validation images that are right, so that their number says how much
-            chance is in it; average precision is not.
+        column: its key in metrics.jsonl and results.json.
+        name: its name in sentences and on axes.
+        label: its name in titles.
+        unit: unit after a value, with a leading space; may be empty.
+        points: unit of a difference, in words.
+        is_share: whether it is a fraction of the validation images, so that their number determines its sampling error;
+            False for average precision.
     """
 
     column: str
@@ -58,52 +59,58 @@ class Score:
 
     @property
     def heading(self) -> str:
-        """Of a column of values, or of an axis."""
+        """Heading of a column, or label of an axis."""
         return f"{self.name} ({self.unit.strip()})" if self.unit else self.name
 
     @property
     def title(self) -> str:
-        """`label` as the beginning of a sentence."""
+        """`label` with a capital letter."""
         return self.label[0].upper() + self.label[1:]
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A short training on generated scenes: choices of the recipe, and how many scenes to generate."""
+    """A short training on generated scenes.
+
+    Attributes:
+        recipe: recipe settings.
+        train: number of training scenes.
+        val: number of validation scenes.
+    """
 
     recipe: Mapping[str, Any]
     train: int
     val: int
 
 
-# Found by trying on the generated scenes: long enough for every block, short enough for minutes on two cores.
+# Chosen by experiments on generated scenes: sufficient for every block, and minutes on two cores.
 SHORT_RECIPE: Mapping[str, Any] = MappingProxyType(
     {"optimizer": "adamw", "weight_decay": 0.01, "decay_all": False, "clip_grad_norm": 5.0}
 )
-"""Choices of the recipe of every demonstration."""
+"""Recipe settings of every demonstration."""
 
 
 class Task(ABC):
-    """A task, such as classification; a new one is a subclass in a folder of its own and a line in `registry.TASKS`.
+    """A task, such as classification; add one as a subclass in its own folder and a line in `registry.TASKS`.
 
     Attributes:
-        name: of the task.
-        noun: for a network of the task, such as "classifier".
-        data_noun: for its data, such as "labeled images".
-        own_settings: settings that only some tasks have, this one among them, by the settings of the command.
-        reads_results: whether `gcnet evaluate --results` reads its predictions.
-        can_simplify: whether `gcnet simplify` takes its networks.
-        all_scores: that its networks may have.
-        demonstration: the training of `gcnet compare` on generated scenes.
-        step_images: images of a training step whose costs are counted.
-        timed_images: images of a batch whose time `gcnet compare` measures, at most.
-        timed_input: what such a batch holds, in words.
-        counted_image: of which size the image is whose FLOPs are counted, in words.
-        has_fixed_size: whether some of its networks are built for images of one size (ViT, Swin, ...).
+        name: name of the task.
+        noun: what its networks are called, such as "classifier".
+        data_noun: what its data are called, such as "labeled images".
+        own_settings: names of the settings that not all tasks have and this one does, by settings class.
+        reads_results: whether `gcnet evaluate --results` is supported.
+        can_simplify: whether `gcnet simplify` is supported.
+        all_scores: all scores of its networks.
+        demonstration: training for `gcnet compare` on generated scenes.
+        step_images: batch size of the training step for `gcnet cost`.
+        timed_images: maximum batch size for time measurements of `gcnet compare`.
+        timed_input: content of such a batch, in words.
+        counted_image: image size for FLOPs, in words.
+        has_fixed_size: whether some of its networks are built for one image size (ViT, Swin, ...).
         unused_settings: groups of `TrainSettings` without effect.
-        names_note: how its networks are named, for `gcnet models`; empty where the list shows it.
-        flops_note: what the FLOPs of its networks are of, for `gcnet models`; empty where there is nothing to add.
-        preset: of `gcnet reproduce`, without and with trained weights to start from.
+        names_note: note on network names for `gcnet models`, or an empty string.
+        flops_note: note on FLOPs for `gcnet models`, or an empty string.
+        preset: presets of `gcnet reproduce` without and with pretrained weights.
     """
 
     name: ClassVar[str]
@@ -126,52 +133,66 @@ class Task(ABC):
 
     @abstractmethod
     def owns(self, model: str) -> bool:
-        """Whether a network's name is one of this task."""
+        """Whether `model` is the name of a network of this task."""
 
     # Training
 
     @abstractmethod
     def with_defaults(self, settings: "TrainSettings") -> "TrainSettings":
-        """The settings with nothing left to the preset but the length, which depends on the data."""
+        """Return `settings` with the values of the preset, except for the length, which depends on the data."""
 
     @abstractmethod
     def open_training(self, settings: "TrainSettings", processes: "Processes") -> "TrainingTask":
-        """The images, and what training does with them.
+        """Return the training task, with its data open.
+
+        Args:
+            settings: settings of the run.
+            processes: processes that share the images.
 
         Raises:
-            UserError: the data are not there, or do not suit the settings.
+            UserError: the data do not exist or do not fit the settings.
         """
 
     @abstractmethod
     def build_network(
         self, settings: "TrainSettings", num_classes: int, *, image_size: int | None = None
     ) -> "nn.Module":
-        """The network that filled settings describe, built for images of `image_size` where it is made for one size.
+        """Return the network of the settings, with its blocks.
+
+        Args:
+            settings: settings of the run, with defaults filled in.
+            num_classes: number of classes.
+            image_size: side of the images in pixels, for networks with a fixed image size.
 
         Raises:
-            UserError: an unknown name, or weights that do not fit.
+            UserError: the name is unknown, or the weights do not fit.
         """
 
     def describe_origin(self, training: "TrainSettings") -> str:
-        """What the weights start from, for a report."""
+        """Return the initial weights of a `training` in words, for reports."""
         return f"from {training.network.weights or 'random weights'}"
 
     def start_from(self, weights: str | None) -> dict[str, Any]:
-        """The settings of a comparison whose networks start from published weights of a classifier, or from none."""
+        """Return settings of a comparison that start from classifier `weights`, or from random weights if None."""
         return {"weights": weights}
 
     def check_data_name(self, data: str) -> None:  # noqa: B027
-        """Check that generated or downloaded data of this name are for the task.
+        """Check that the built-in data set `data` suits the task.
 
         Raises:
-            UserError: they are not.
+            UserError: it does not.
         """
 
     # Use of trained networks
 
     @abstractmethod
     def open_file(self, path: "Path", model: "nn.Module", card: "ModelCard") -> "TrainedModel":
-        """The network of a model file with what the task needs of its card.
+        """Return the trained network of a model file.
+
+        Args:
+            path: model file.
+            model: network of the file.
+            card: its model card.
 
         Raises:
             UserError: the card does not suit the task.
@@ -179,7 +200,12 @@ class Task(ABC):
 
     @abstractmethod
     def open_by_name(self, name: str, weights: str, image_size: int | None) -> "TrainedModel":
-        """A network by name with weights: a file, "pretrained", or the name of published weights.
+        """Return a network by name, with weights loaded.
+
+        Args:
+            name: network name.
+            weights: a file, "pretrained", or a published version.
+            image_size: side of the images in pixels, if it differs from that of the weights.
 
         Raises:
             UserError: the weights do not fit.
@@ -189,17 +215,26 @@ class Task(ABC):
     def evaluate(
         self, loaded: "LoadedModel", settings: "EvaluateSettings", processes: "Processes"
     ) -> "EvaluationResult":
-        """Evaluate a trained network, whose model is on its device, in all processes together.
+        """Return the evaluation of a trained network over the images of all processes.
+
+        Args:
+            loaded: network on its device.
+            settings: settings of the evaluation.
+            processes: processes that share the images.
 
         Raises:
             UserError: the data do not exist or do not fit the network.
         """
 
     def evaluate_results(self, settings: "EvaluateSettings", processes: "Processes") -> "EvaluationResult":
-        """Evaluate the predictions in the file `settings.results`, where `reads_results`.
+        """Return the evaluation of the predictions in the file `settings.results`, if `reads_results`.
+
+        Args:
+            settings: settings of the evaluation.
+            processes: processes of the run; only the first logs.
 
         Raises:
-            UserError: the file or the data do not exist, or do not fit each other.
+            UserError: the file or the data do not exist, or do not match.
         """
         raise NotImplementedError
 
@@ -207,92 +242,137 @@ class Task(ABC):
     def predict(
         self, loaded: "LoadedModel", paths: "Sequence[Path]", settings: "PredictSettings"
     ) -> "PredictionResult":
-        """Predict for image files, and write the pictures of `settings.output`.
+        """Return predictions for image files, and write the figures of `settings.output`.
+
+        Args:
+            loaded: network on its device.
+            paths: image files.
+            settings: settings of the prediction.
 
         Raises:
-            UserError: settings that cannot work, or outputs that are not finite.
+            UserError: the settings are invalid, or an output of the network is not finite.
         """
 
     @abstractmethod
     def recognizes_data(self, settings: "CheckDataSettings") -> bool:
-        """Whether a data set has the layout of the task's data."""
+        """Whether the data set of `settings` has a layout of this task."""
 
     @abstractmethod
     def check_data(self, settings: "CheckDataSettings") -> "DataReport":
-        """Find the issues of a data set.
+        """Return a report on the data set of `settings`.
 
         Raises:
-            UserError: the data do not exist, or are of another layout.
+            UserError: the data do not exist or have another layout.
         """
 
     def attention_reader(self, loaded: "LoadedModel", settings: "AnalyzeSettings") -> "AttentionReader":  # noqa: ARG002
-        """How attention maps of image files are computed.
+        """Return the function that computes attention maps of image files.
+
+        Args:
+            loaded: network on its device.
+            settings: settings of the analysis.
 
         Raises:
-            UserError: the network or the task has none.
+            UserError: the task does not support attention maps, or the network has none.
         """
         raise UserError(f"gcnet analyze reads no attention of a {self.noun}, and {loaded.origin} is one")
 
     def measured_images(self, loaded: "LoadedModel", settings: "AnalyzeSettings") -> "MeasuredImages":  # noqa: ARG002
-        """The images of `settings.data` for statistics of attention.
+        """Return the images of `settings.data` for attention statistics.
+
+        Args:
+            loaded: network on its device.
+            settings: settings of the analysis.
 
         Raises:
-            UserError: the data do not exist, or the task has no such statistics.
+            UserError: the data do not exist, or the task does not support statistics.
         """
         raise UserError(f"gcnet analyze measures no attention of a {self.noun}, and {loaded.origin} is one")
 
     # Scores and pictures of a comparison
 
     def scores(self, model: str) -> tuple[Score, ...]:  # noqa: ARG002
-        """The scores of a network by its name: the first decides, the others are shown beside it."""
+        """Return the scores of the network named `model`; the first selects the best weights."""
         return self.all_scores
 
     def why_another_score(self, model: str) -> str:
-        """Why a training could choose its best weights by another score than the first of `scores`."""
+        """Return why a training of `model` may select the best weights by another score than the first.
+
+        Raises:
+            NotImplementedError: the task has one score.
+        """
         raise NotImplementedError(f"the trainings of {model} have one score")
 
     def describe_scores(self, names: str, images: str) -> str:
-        """What scores are that are no shares of images, for the notes of a report.
+        """Return a note on scores that are not fractions of images, for reports.
 
         Args:
-            names: of the scores, as the beginning of a sentence.
-            images: how many, in words.
+            names: names of the scores, as the beginning of a sentence.
+            images: number of images, in words.
         """
         return f"{names} are of the last epoch's weights on {images}."
 
     @abstractmethod
     def input_size(self, task: "TrainingTask") -> tuple[int, int]:
-        """Height and width in pixels of what the network sees, or the short and the long side of images."""
+        """Return the input size of a training `task` in pixels: height and width, or short and long side."""
 
     @abstractmethod
     def picture(self, task: "TrainingTask", index: int) -> "tuple[Image.Image, str]":
-        """A validation image with its caption.
+        """Return a validation image with its labels drawn, and its caption.
+
+        Args:
+            task: training task.
+            index: index of the image.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: the image cannot be read.
         """
 
     # Costs
 
     @abstractmethod
     def default_image_size(self, name: str, model: "nn.Module") -> tuple[int, int]:
-        """Height and width in pixels of the image that a network's FLOPs are counted for, unless given."""
+        """Return the default image size for FLOPs, height and width in pixels.
+
+        Args:
+            name: network name.
+            model: the network.
+        """
 
     @abstractmethod
     def count_flops(self, model: "nn.Module", size: tuple[int, int]) -> int:
-        """FLOPs (multiply-add = 2) of one image of this height and width."""
+        """Return the FLOPs of one image; a multiply-add counts as two.
+
+        Args:
+            model: the network.
+            size: height and width in pixels.
+        """
 
     @abstractmethod
     def stages(self, model: "nn.Module") -> dict[str, str]:
-        """The stage that each part of a network belongs to, by the path of the part, in the order of the network."""
+        """Return the stage of each module of `model` by module path, in the order of the network."""
 
     @abstractmethod
     def run_on_meta(self, skeleton: Any, size: tuple[int, int], images: int) -> None:
-        """A forward pass on the meta device whose work does not depend on what is found."""
+        """Run a forward pass on the meta device, with a fixed amount of work.
+
+        Args:
+            skeleton: network on the meta device.
+            size: height and width in pixels.
+            images: batch size.
+        """
 
     @abstractmethod
     def body(self, model: "nn.Module", size: tuple[int, int]) -> "tuple[nn.Module, str, tuple[int, int]]":
-        """What holds the blocks, its path with a dot behind it or "", and the size of the images that it is given."""
+        """Return the part of a network that contains the blocks.
+
+        Args:
+            model: the network.
+            size: height and width of the images in pixels.
+
+        Returns:
+            The module, its path with a final dot or "", and the height and width of its input in pixels.
+        """
 
     def measured(
         self,
@@ -300,61 +380,18 @@ class Task(ABC):
         num_classes: int,  # noqa: ARG002
         size: tuple[int, int] | None = None,  # noqa: ARG002
     ) -> "nn.Module":
-        """A network for measuring time and memory: images (N, 3, H, W) in, work that does not depend on weights.
+        """Return a network for measuring time and memory, whose work does not depend on the weights.
 
         Args:
-            model: the network; it may be changed.
-            num_classes: its classes.
-            size: height and width of images that must not be resized.
+            model: the network; it may be modified.
+            num_classes: number of classes.
+            size: height and width of images in pixels, to disable resizing.
+
+        Returns:
+            A network that takes images (N, 3, H, W).
         """
         return model
 
     def cost_notes(self) -> tuple[str, ...]:
-        """What a reader must know of the numbers that `gcnet cost` prints."""
+        """Return notes on the numbers of `gcnet cost`."""
         return ()
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A trained network with its task.
-
-    Attributes:
-        task: the task.
-        trained: the network, in eval mode.
-        origin: the model file, run folder or name, as given.
-        weights: the file or the published weights that were loaded.
-    """
-
-    task: Task
-    trained: "TrainedModel"
-    origin: str
-    weights: str
-
-    def with_model(self, model: "nn.Module") -> "LoadedModel":
-        """The same with another network in its place, such as one with other blocks."""
-        return replace(self, trained=replace(cast(Any, self.trained), model=model))
-
-    def describe(self) -> list[str]:
-        """Network with blocks and classes, weights, device, precision and threads: a line each."""
-        import torch
-
-        from gcnet.insertion import inserted
-        from gcnet.models.card import card_of
-        from gcnet.models.weights import loaded_weights
-
-        model = self.trained.model
-        card, blocks = card_of(model), inserted(model)
-        names = ", ".join(dict.fromkeys(insertion.block for insertion in blocks))
-        described = [f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters"]
-        if blocks:
-            described.append(f"{sum(insertion.parameters for insertion in blocks):,} of them in inserted blocks")
-        if card.num_classes:
-            described.append(f"{card.num_classes:,} classes")
-        first, threads = next(model.parameters()), torch.get_num_threads()
-        precision = str(first.dtype).removeprefix("torch.")
-        return [
-            f"model: {card.architecture or type(model).__name__}{f' with {names}' if blocks else ''}: "
-            f"{', '.join(described)}",
-            f"weights: {loaded_weights(model) or self.weights}",
-            f"device: {first.device}, {precision}, {threads} thread{'s' * (threads != 1)}",
-        ]

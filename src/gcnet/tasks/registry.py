@@ -1,4 +1,4 @@
-"""`TASKS` by name, and the task of a network."""
+"""The tasks by name, and the task of a network."""
 
 from torch import nn
 
@@ -12,31 +12,31 @@ from gcnet.training.settings import TrainSettings
 from gcnet.training.task import TrainingTask
 
 TASKS: dict[str, Task] = {task.name: task for task in (Detection(), Classification())}
-"""The first task that owns a name has it; any other name is that of a classifier."""
+"""Tasks in the order in which `owns` is asked; classification accepts every name."""
 
 
 def task_of(model: str) -> Task:
-    """The task of a network, by its name with or without a block in it."""
+    """Return the task of a network by its name `model`, with or without a block in it."""
     return next(task for task in TASKS.values() if task.owns(model))
 
 
 def task_of_results() -> Task:
-    """The task whose predictions `gcnet evaluate --results` reads."""
+    """Return the task that supports `gcnet evaluate --results`."""
     return next(task for task in TASKS.values() if task.reads_results)
 
 
 def task_of_data(settings: CheckDataSettings) -> Task:
-    """The task whose data `gcnet check-data` is given."""
+    """Return the task of the data in `settings`."""
     return next(task for task in TASKS.values() if task.recognizes_data(settings))
 
 
 def refuse_settings_of_other_tasks(settings: CommandSettings, task: Task, subject: str) -> None:
-    """Refuse settings that have no effect on a task.
+    """Refuse settings without effect on a task.
 
     Args:
-        settings: of a command.
-        task: the task of the network.
-        subject: the network and its kind, for errors, such as "runs/photos is a classifier".
+        settings: settings of a command.
+        task: task of the network.
+        subject: network and task for errors, such as "runs/photos is a classifier".
 
     Raises:
         UserError: a setting of other tasks differs from its default.
@@ -50,23 +50,38 @@ def refuse_settings_of_other_tasks(settings: CommandSettings, task: Task, subjec
 
 
 def with_defaults(settings: TrainSettings) -> TrainSettings:
-    """The settings with nothing left to the preset but the length, which depends on the data."""
+    """Return `settings` with the values of the preset, except for the length, which depends on the data."""
     return task_of(settings.network.model).with_defaults(settings)
 
 
 def open_task(settings: TrainSettings, processes: Processes) -> TrainingTask:
-    """The images, and what training does with them.
+    """Open the data for training the network of the settings.
+
+    Args:
+        settings: settings of the run.
+        processes: processes that share the images.
+
+    Returns:
+        The training task.
 
     Raises:
-        UserError: the data are not there, or do not suit the settings.
+        UserError: the data do not exist or do not fit the settings.
     """
     return task_of(settings.network.model).open_training(settings, processes)
 
 
 def build_network(settings: TrainSettings, num_classes: int, *, image_size: int | None = None) -> nn.Module:
-    """The network that filled settings describe; one that is made for one size is built for `image_size`.
+    """Build the network of the settings, with its blocks.
+
+    Args:
+        settings: settings of the run, with defaults filled in.
+        num_classes: number of classes.
+        image_size: side of the images in pixels, for networks with a fixed image size.
+
+    Returns:
+        The network.
 
     Raises:
-        UserError: an unknown name, or weights that do not fit.
+        UserError: the name is unknown, or the weights do not fit.
     """
     return task_of(settings.network.model).build_network(settings, num_classes, image_size=image_size)

@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from gcnet.errors import printable
 
 if TYPE_CHECKING:
     from gcnet.analysis.attention import Attention
+    from gcnet.tasks.base import Task
     from gcnet.visualization.attention_maps import ImageMaps
 
 
@@ -26,13 +27,59 @@ class TrainedModel(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained network with its task.
+
+    Attributes:
+        task: the task.
+        trained: the network, in eval mode.
+        origin: model file, run folder or name, as given by the user.
+        weights: file or published version of the weights.
+    """
+
+    task: "Task"
+    trained: TrainedModel
+    origin: str
+    weights: str
+
+    def with_model(self, model: nn.Module) -> "LoadedModel":
+        """Return a copy with the network `model` in place of the current one."""
+        return replace(self, trained=replace(cast(Any, self.trained), model=model))
+
+    def describe(self) -> list[str]:
+        """Return lines on the network with blocks and classes, the weights, and the device."""
+        import torch
+
+        from gcnet.insertion import inserted
+        from gcnet.models.card import card_of
+        from gcnet.models.weights import loaded_weights
+
+        model = self.trained.model
+        card, blocks = card_of(model), inserted(model)
+        names = ", ".join(dict.fromkeys(insertion.block for insertion in blocks))
+        described = [f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters"]
+        if blocks:
+            described.append(f"{sum(insertion.parameters for insertion in blocks):,} of them in inserted blocks")
+        if card.num_classes:
+            described.append(f"{card.num_classes:,} classes")
+        first, threads = next(model.parameters()), torch.get_num_threads()
+        precision = str(first.dtype).removeprefix("torch.")
+        return [
+            f"model: {card.architecture or type(model).__name__}{f' with {names}' if blocks else ''}: "
+            f"{', '.join(described)}",
+            f"weights: {loaded_weights(model) or self.weights}",
+            f"device: {first.device}, {precision}, {threads} thread{'s' * (threads != 1)}",
+        ]
+
+
 class EvaluationResult(ABC):
-    """Result of `gcnet.evaluate`; `str()` gives tables."""
+    """Result of `gcnet.evaluate`; `str()` returns tables."""
 
     @property
     @abstractmethod
     def images(self) -> int:
-        """Number of images evaluated."""
+        """Number of evaluated images."""
 
     @property
     @abstractmethod
@@ -42,26 +89,26 @@ class EvaluationResult(ABC):
     @property
     @abstractmethod
     def scores(self) -> Mapping[str, float | None]:
-        """The metrics by name; shares and average precision as fractions from 0 to 1."""
+        """Metrics by name; accuracy and average precision as fractions from 0 to 1."""
 
     def summary(self) -> dict[str, str]:
-        """The main metrics as short texts, by the title of their column."""
+        """Return the main metrics as short strings, by column title."""
         return {name: "-" if value is None else f"{value:.4f}" for name, value in self.scores.items()}
 
     @abstractmethod
     def __str__(self) -> str:
-        """Tables of the metrics."""
+        """Return tables of the metrics."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """The content of results.json."""
+        """Return the content of results.json."""
 
     @abstractmethod
     def write(self, folder: Path) -> list[str]:
         """Write results.json, per-class tables and figures.
 
         Args:
-            folder: of the files; created if it does not exist.
+            folder: output folder; created if it does not exist.
 
         Returns:
             Names of the files written.
@@ -70,12 +117,12 @@ class EvaluationResult(ABC):
 
 @dataclass(frozen=True)
 class PredictionResult(ABC):
-    """Result of `gcnet.predict`; `str()` gives a table.
+    """Result of `gcnet.predict`; `str()` returns a table.
 
     Attributes:
-        images: the prediction of each image, in the order of the files.
+        images: prediction of each image, in the order of the files.
         skipped: files that could not be read.
-        figures: description of the pictures written, empty if none were.
+        figures: description of the figures written, or an empty string.
     """
 
     images: tuple[Any, ...]
@@ -84,23 +131,23 @@ class PredictionResult(ABC):
 
     @abstractmethod
     def __str__(self) -> str:
-        """A row for each image."""
+        """Return a table with a row for each image."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """The predictions as plain JSON values."""
+        """Return the predictions as JSON values."""
 
     @abstractmethod
     def rows(self) -> Iterator[Sequence[object]]:
-        """The predictions as a table, the names of the columns first."""
+        """Yield the rows of a table, column names first."""
 
 
 @dataclass(frozen=True)
 class AttentionReader:
-    """How attention maps of an image file are computed.
+    """A function that computes attention maps of image files.
 
     Attributes:
-        read: maps of a file; raises ImageError if the file cannot be read.
+        read: returns the maps of a file; raises ImageError if the file cannot be read.
         row_names: names of the labels of `ImageMaps`, for figures of gates.
     """
 
@@ -109,14 +156,14 @@ class AttentionReader:
 
 
 class MeasuredImages(ABC):
-    """Images of a data set for statistics of attention, prepared for the network.
+    """Images of a data set for attention statistics, prepared for the network.
 
     Attributes:
-        model: the network, or the part of it that is measured.
-        classes: names of the labels.
+        model: the network, or the part of it that is analyzed.
+        classes: class names.
         labels: label of each image of the last batch.
-        worked: number of images given so far.
-        skipped: images that could not be read, so far.
+        worked: number of images so far.
+        skipped: images that could not be read so far.
     """
 
     model: nn.Module
@@ -127,31 +174,31 @@ class MeasuredImages(ABC):
 
     @abstractmethod
     def images(self) -> Iterator[Tensor]:
-        """Batches of images (N, 3, H, W) float on the network's device."""
+        """Yield batches of images (N, 3, H, W), float, on the device of the network."""
 
     def part(self, attention: "Attention") -> "Attention":
-        """The attention of positions that belong to the image, not to its padding."""
+        """Return `attention` without the positions in the padding of the image."""
         return attention
 
 
 class DataReport(ABC):
-    """Result of `gcnet.check_data`; `str()` gives a summary and the issues by kind."""
+    """Result of `gcnet.check_data`; `str()` returns a summary and the issues by kind."""
 
     @property
     @abstractmethod
     def has_issues(self) -> bool:
-        """Whether there is any issue."""
+        """Whether there are issues."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """A summary, and the first issues of each kind."""
+        """Return a summary, and the first issues of each kind."""
 
     @abstractmethod
     def write(self, folder: Path) -> list[str]:
-        """Write all issues as JSON, and pictures.
+        """Write all issues as JSON, and figures.
 
         Args:
-            folder: of the files; created if it does not exist.
+            folder: output folder; created if it does not exist.
 
         Returns:
             Names of the files written.
@@ -167,14 +214,14 @@ class DataReport(ABC):
             A sentence on the copy.
 
         Raises:
-            UserError: nothing would be left, or the data cannot be fixed.
+            UserError: the data cannot be fixed, or nothing would be left.
         """
         raise NotImplementedError
 
 
 @runtime_checkable
 class Issue(Protocol):
-    """An issue of a data set, described by `str()`."""
+    """An issue of a data set; `str()` returns a description."""
 
     @property
     def kind(self) -> str:
@@ -183,12 +230,12 @@ class Issue(Protocol):
 
 
 def describe_issues(issues: Sequence[Issue], headings: Mapping[str, str], listed: int) -> list[str]:
-    """Issues grouped by kind.
+    """Describe issues, grouped by kind.
 
     Args:
-        issues: of any kinds.
-        headings: for each kind, in the order of the groups, the text behind its count; "" for none.
-        listed: number of issues that are described of each kind, from 0.
+        issues: the issues.
+        headings: text after the count of each kind, or an empty string; kinds are listed in this order.
+        listed: maximum number of issues of each kind.
 
     Returns:
         Lines of text.

@@ -17,16 +17,13 @@ _OF_BOTH = ("weights", "data", "download_dir", "scene_distance", "seed", "limit"
 
 
 class CommandSettings:
-    """Settings of a command, some of which only some tasks have."""
+    """Settings of a command, some of which apply to some tasks only."""
 
     def given(self, name: str) -> list[str]:
-        """Return a setting, or those of a group, that differ from their defaults, as errors name them.
+        """Return the errors' names of a setting, or of those of a group, that differ from their defaults.
 
         Args:
-            name: the setting or the group.
-
-        Returns:
-            Each in backticks.
+            name: setting or group.
         """
         value = getattr(self, name)
         if isinstance(value, PreprocessingSettings):
@@ -87,13 +84,14 @@ class EvaluateSettings(CommandSettings):
     seed: int = advanced(0)
     """Random seed of generated scenes, and of `val_fraction`."""
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
+    """Image preprocessing, if it differs from that of the model."""
     repair: bool = advanced(True)
     """Detectors: repair or skip invalid annotations; without it, they are evaluated as pycocotools reads them."""
     output: Path | None = None
     """Folder for results.json, per_class.csv and plots; for detectors also detections.json and the error gallery."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot work, before anything is loaded."""
+        """Refuse invalid settings, before anything is loaded."""
         for name in ("batch_size", "detections_per_image", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -111,7 +109,7 @@ class EvaluateSettings(CommandSettings):
             raise UserError(f"{names[0]} belongs to a network, and `results` are evaluated without one")
 
     def data_settings(self, size: int | None) -> DataSettings:
-        """The settings of the images; `size` is the side that the network was trained on, if known."""
+        """Return the data settings; `size` is the image size of the network in pixels, if known."""
         return DataSettings(
             data=self.data,
             val=self.val,
@@ -169,13 +167,14 @@ class PredictSettings(CommandSettings):
     overwrite: bool = False
     """Overwrite existing files of `json`, `csv` and `output`."""
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
+    """Image preprocessing, if it differs from that of the model."""
     batch_size: int | None = None
     """Batch size (default: 32; 1 for detectors)."""
     device: str = "auto"
     """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
+        """Refuse invalid settings."""
         if not self.paths:
             raise UserError("`paths` must contain at least one image or folder")
         for name in ("topk", "batch_size", "detections_per_image"):
@@ -192,8 +191,12 @@ class PredictSettings(CommandSettings):
     def refuse_existing(self, name: str, file: Path) -> None:
         """Refuse to replace a file without `overwrite`.
 
+        Args:
+            name: setting of the file.
+            file: an existing file.
+
         Raises:
-            UserError: naming the file.
+            UserError: `overwrite` is not set.
         """
         if not self.overwrite:
             raise UserError(f"`{name}`: {printable(file)} exists already; `overwrite` replaces it")
@@ -238,13 +241,14 @@ class AnalyzeSettings(CommandSettings):
     limit: int | None = None
     """Maximum number of images, evenly spread (default: 12 for maps, 100 for statistics)."""
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
+    """Image preprocessing, if it differs from that of the model."""
     device: str = "auto"
     """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
     output: Path = Path("analysis")
     """Folder for images and index.html, or for statistics.csv and statistics.png."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
+        """Refuse invalid settings."""
         for name in ("batch_size", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -268,7 +272,7 @@ class AnalyzeSettings(CommandSettings):
         return self.statistics and self.data_settings().is_generated
 
     def data_settings(self, size: int | None = None) -> DataSettings:
-        """The settings of the images of `data`; `size` is the side of the images that the network is for, if known."""
+        """Return the settings of `data`; `size` is the image size of the network in pixels, if known."""
         return DataSettings(
             data=self.data or "",
             download_dir=self.download_dir,
@@ -316,13 +320,14 @@ class SimplifySettings:
     limit: int | None = None
     """Maximum number of images, evenly spread (default: 100 to measure distances, all for accuracy)."""
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
+    """Image preprocessing, if it differs from that of the model."""
     batch_size: int | None = advanced(None)
     """Batch size (default: 8 to measure distances, 64 for accuracy)."""
     device: str = "auto"
     """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot work, before anything is loaded."""
+        """Refuse invalid settings, before anything is loaded."""
         if self.output.suffix != _MODEL_SUFFIX:
             raise UserError(f"`output` is a new model file and ends in {_MODEL_SUFFIX}, found {self.output}")
         if os.path.realpath(self.output) == os.path.realpath(self.model):
@@ -339,11 +344,11 @@ class SimplifySettings:
         self.for_accuracy()
 
     def for_statistics(self) -> AnalyzeSettings:
-        """The settings of `gcnet analyze --statistics` by which blocks are measured."""
+        """Return the settings for measuring query dependence."""
         return AnalyzeSettings(self.model, statistics=True, **self._shared())
 
     def for_accuracy(self) -> EvaluateSettings:
-        """The settings of `gcnet evaluate` by which both networks are evaluated."""
+        """Return the settings for evaluating both networks."""
         return EvaluateSettings(self.model, **self._shared())
 
     def _shared(self) -> dict[str, Any]:
@@ -380,7 +385,7 @@ class CheckDataSettings(CommandSettings):
     """Number of images read in parallel (default: number of CPU cores, at most 8)."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Refuse invalid settings."""
         if self.images is not None and not self.images.is_dir():
             raise UserError(f"`images` takes a folder, and {no_folder(self.images)}")
         if self.fix is not None and self.fix.exists():

@@ -1,4 +1,4 @@
-"""Opens trained networks: model files, run folders, or names with weights."""
+"""Trained networks from model files, run folders, or names with weights."""
 
 import os
 from collections.abc import Sequence
@@ -10,27 +10,27 @@ from gcnet.errors import UserError, is_url, nearest_path, printable
 from gcnet.models.card import card_of
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model
-from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.registry import task_of
+from gcnet.tasks.results import LoadedModel
 
 MODEL_SUFFIX = ".safetensors"
 _OF_RUN = ("best.safetensors", "last.safetensors")
 
 
 def open_trained(model: str, weights: str | None = None, *, image_size: int | None = None) -> LoadedModel:
-    """Open a model file, a run folder, or a network by name with its weights, in eval mode on the CPU.
+    """Open a model file, a run folder, or a network by name with weights, in eval mode on the CPU.
 
     Args:
-        model: a model file; a run folder, which stands for its best weights; or a name.
-        weights: of a network by name: a file, "pretrained", or the name of published weights.
-        image_size: side of the images in pixels, where it is not the network's own; a ViT by name is built for it.
+        model: model file, run folder (its best weights are used), or network name.
+        weights: for a name: a file, "pretrained", or a published version.
+        image_size: side of the images in pixels, if it differs from that of the network.
 
     Returns:
         The network with its task.
 
     Raises:
-        UserError: there is no such file, a name comes without weights, the weights do not fit, or a model file's class
-            names or category ids are not one for each class.
+        UserError: the file does not exist, a name has no weights, the weights do not fit, or the class names or
+            category ids of the model file do not match its number of classes.
     """
     path = model_path(model)
     if path is not None:
@@ -38,7 +38,7 @@ def open_trained(model: str, weights: str | None = None, *, image_size: int | No
             raise UserError(f"`weights` belongs to a network by name, and `model` is a file that has its own: {model}")
         return _from_file(path, model)
     if weights is None:
-        create_model(model)  # an unknown name deserves its own sentence
+        create_model(model)  # an unknown name has an error of its own
         raise UserError(
             f"a network by name needs trained weights: give `weights=FILE` beside {model}, or a model file instead"
         )
@@ -47,15 +47,18 @@ def open_trained(model: str, weights: str | None = None, *, image_size: int | No
 
 
 def model_path(model: str) -> Path | None:
-    """The model file that `model` stands for, None for the name of a network; of a run folder its best weights.
+    """Find the model file of a model file or run folder.
 
     Args:
-        model: a model file, a run folder, or a name.
+        model: model file, run folder, or network name.
+
+    Returns:
+        The model file, for a run folder the best weights; None for a name.
 
     Raises:
-        UserError: a folder without model files, or a model file that does not exist.
+        UserError: the model file does not exist, or the folder has none.
     """
-    path = Path(model)  # whose own methods raise for names that are too long
+    path = Path(model)  # its methods raise for names that are too long
     if os.path.isdir(model):
         files = [file for name in _OF_RUN for file in (path / "weights" / name, path / name) if file.is_file()]
         if files:

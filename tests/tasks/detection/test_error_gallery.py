@@ -32,8 +32,8 @@ def test_the_gallery_is_sorted_by_f1_and_self_contained(scenes: CocoImages, tmp_
     perfect = [one for one in as_results(scenes.content) if one["image_id"] != 4]
     third = [one for one in perfect if one["image_id"] == 7][:2]
     results = [one for one in perfect if one["image_id"] != 7] + third
-    outcomes = match_images(scenes.content, results, ALL)
-    assert write_error_gallery(scenes, outcomes, tmp_path, about="a <model> on scenes") == (
+    matches = match_images(scenes.content, results, ALL)
+    assert write_error_gallery(scenes, matches, tmp_path, about="a <model> on scenes") == (
         "error_gallery.png",
         "error_gallery.html",
     )
@@ -53,8 +53,8 @@ def test_the_gallery_is_sorted_by_f1_and_self_contained(scenes: CocoImages, tmp_
 
 
 def test_without_errors_nothing_is_written(scenes: CocoImages, tmp_path: Path) -> None:
-    outcomes = match_images(scenes.content, as_results(scenes.content), ALL)
-    assert write_error_gallery(scenes, outcomes, tmp_path, about="") == ()
+    matches = match_images(scenes.content, as_results(scenes.content), ALL)
+    assert write_error_gallery(scenes, matches, tmp_path, about="") == ()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -75,8 +75,8 @@ def test_the_number_of_images_on_the_page_is_limited(tmp_path: Path, monkeypatch
     monkeypatch.setattr("gcnet.tasks.detection.error_gallery.SHOWN_ON_PAGE", 3)
     generated = Scenes(5)
     many = CocoImages(generated.coco_annotations(), SceneReader(generated))
-    outcomes = match_images(many.content, shaken(many.content), range(1, 6))
-    assert all(outcome.missed for outcome in outcomes)
-    write_error_gallery(many, outcomes, tmp_path, about="")
+    matches = match_images(many.content, shaken(many.content), range(1, 6))
+    assert all(match.false_negatives for match in matches)
+    write_error_gallery(many, matches, tmp_path, about="")
     assert len(headings((tmp_path / "error_gallery.html").read_text())) == 3
-    assert summary(outcomes).startswith("5 of 5 images have errors")
+    assert summary(matches).startswith("5 of 5 images have errors")

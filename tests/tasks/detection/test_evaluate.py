@@ -21,7 +21,7 @@ from gcnet.models.create import create_model
 from gcnet.ops.bits import unpack_bits
 from gcnet.tasks.detection import inference as inference
 from gcnet.tasks.detection.coco_metrics import coco_results, evaluate_detections
-from gcnet.tasks.detection.metrics import evaluate_detector, judge
+from gcnet.tasks.detection.metrics import evaluate_detector, score_detections
 from tasks.shaken import Knowing, as_results, shaken
 from tasks.things import build_finder
 
@@ -130,7 +130,7 @@ def test_the_shares_of_several_processes_are_judged_as_one(scenes: CocoImages) -
 
 def test_the_same_by_results_as_plain_values(scenes: CocoImages) -> None:
     results = shaken(scenes.content)
-    content = judge(scenes.content, results, [1, 2, 3]).to_dict()
+    content = score_detections(scenes.content, results, [1, 2, 3]).to_dict()
     assert content["images"] == 3
     assert content["objects"] == 18
     masks = evaluate_detections(scenes.content, results, kind="segm", image_ids=[1, 2, 3])
@@ -143,29 +143,29 @@ def test_the_same_by_results_as_plain_values(scenes: CocoImages) -> None:
 def test_objects_are_counted_without_crowds(scenes: CocoImages) -> None:
     first, *others = scenes.content["annotations"]
     content = {**scenes.content, "annotations": [{**first, "iscrowd": 1}, *others]}
-    assert sum(judge(content, [], [1, 2]).objects.values()) == 11
+    assert sum(score_detections(content, [], [1, 2]).objects.values()) == 11
 
 
 def test_masks_are_evaluated_on_the_images_whose_objects_all_have_one(scenes: CocoImages) -> None:
     results = shaken(scenes.content)
     content = copy.deepcopy(scenes.content)
     next(one for one in content["annotations"] if one["image_id"] == 2)["segmentation"] = []
-    mixed, others = judge(content, results, [1, 2, 3]), judge(scenes.content, results, [1, 3])
+    mixed, others = score_detections(content, results, [1, 2, 3]), score_detections(scenes.content, results, [1, 3])
     assert mixed.masks is not None and others.masks is not None
     assert (mixed.boxes.images, mixed.masks.images) == (3, 2)
     assert mixed.masks.numbers == others.masks.numbers
-    assert judge(content, results, [2]).masks is None
+    assert score_detections(content, results, [2]).masks is None
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 1.5])
 def test_scores_that_are_none_are_refused(scenes: CocoImages, score: float) -> None:
     with pytest.raises(UserError, match="scores must be from 0 to 1; image 1 has one of"):
-        judge(scenes.content, as_results(scenes.content, score), [1])
+        score_detections(scenes.content, as_results(scenes.content, score), [1])
 
 
 def test_a_set_of_which_nothing_can_be_read_is_refused(scenes: CocoImages) -> None:
-    with pytest.raises(UserError, match=r"no image could be read, so there is nothing to judge; a\.png: damaged"):
-        judge(scenes.content, [], [], [Skipped("a.png", "damaged")])
+    with pytest.raises(UserError, match=r"no image could be read, so nothing can be evaluated; a\.png: damaged"):
+        score_detections(scenes.content, [], [], [Skipped("a.png", "damaged")])
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_genuine_images_with_their_objects_score_one_when_these_are_fed_back(dat
         results += coco_results(detected, batch.image_ids, images.category_ids)
         image_ids += batch.image_ids
     assert image_ids == [images.image_id(index) for index in range((294, 188)[part])]
-    result = judge(images.content, results, image_ids)
+    result = score_detections(images.content, results, image_ids)
     for judged in (result.boxes, result.masks):
         for name, value in judged.numbers.items():
             if name not in ("AR1", "AR10"):  # an image may have more objects of a class

@@ -1,4 +1,4 @@
-"""What was found and missed in an image: by cases computed by hand, and as the COCO API matches."""
+"""Matches of detections and objects: cases computed by hand, and agreement with the COCO API."""
 
 import contextlib
 import copy
@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from gcnet.data.coco.inspection import read_annotations
 from gcnet.data.coco.masks import compressed_runs
 from gcnet.data.scenes import Scenes
-from gcnet.tasks.detection.matching import OVERLAP, SCORE, match_image, match_images, worst_first
+from gcnet.tasks.detection.matching import MIN_IOU, MIN_SCORE, match_image, match_images, worst_first
 from tasks.shaken import as_results, shaken
 
 Content = dict[str, Any]
@@ -32,13 +32,13 @@ def thing(left: int, width: int, *, category: int = 1, **more: object) -> Conten
 
 CASES = {
     "nothing at all": ([], [], (0, 0, 0, 1.0)),
-    "found": ([thing(0, 10)], [thing(0, 10, score=0.9)], (1, 0, 0, 1.0)),
+    "detected": ([thing(0, 10)], [thing(0, 10, score=0.9)], (1, 0, 0, 1.0)),
     "an overlap of a half suffices": ([thing(0, 10)], [thing(0, 5, score=0.9)], (1, 0, 0, 1.0)),
     "less does not": ([thing(0, 10)], [thing(0, 4, score=0.9)], (0, 1, 1, 0.0)),
     "a score of a half suffices": ([thing(0, 10)], [thing(0, 10, score=0.5)], (1, 0, 0, 1.0)),
     "less is no detection": ([thing(0, 10)], [thing(0, 10, score=0.49)], (0, 1, 0, 0.0)),
     "another class": ([thing(0, 10)], [thing(0, 10, category=2, score=0.9)], (0, 1, 1, 0.0)),
-    "found twice": ([thing(0, 10)], [thing(0, 10, score=0.6), thing(0, 9, score=0.9)], (1, 0, 1, 2 / 3)),
+    "detected twice": ([thing(0, 10)], [thing(0, 10, score=0.6), thing(0, 9, score=0.9)], (1, 0, 1, 2 / 3)),
     "two of three": (
         [thing(0, 10), thing(12, 10), thing(24, 10)],
         [thing(0, 10, score=0.6), thing(12, 10, score=0.9)],
@@ -57,45 +57,48 @@ CASES = {
 
 
 @pytest.mark.parametrize(("annotations", "results", "expected"), CASES.values(), ids=CASES)
-def test_objects_are_found_missed_or_imagined(annotations: list, results: list, expected: tuple) -> None:
-    found = match_image(IMAGE, annotations, results)
-    assert (found.found, found.missed, found.false, found.f1) == pytest.approx(expected)
+def test_true_positives_false_negatives_and_false_positives(annotations: list, results: list, expected: tuple) -> None:
+    match = match_image(IMAGE, annotations, results)
+    counts = match.true_positives, match.false_negatives, match.false_positives
+    assert (*counts, match.f1) == pytest.approx(expected)
 
 
-def test_each_detection_and_object_is_marked_by_what_came_of_it() -> None:
+def test_each_object_and_detection_has_its_status() -> None:
     objects = [thing(0, 10, id=1), thing(20, 10, id=2), thing(30, 9, id=3, iscrowd=1)]
     results = [thing(31, 5, score=0.6), thing(13, 6, score=0.7), thing(20, 10, score=0.8), thing(0, 10, score=0.1)]
-    found = match_image(IMAGE, objects, results)
-    assert [(one["id"], is_found) for one, is_found in zip(found.objects, found.is_found, strict=True)] == [
+    match = match_image(IMAGE, objects, results)
+    assert [(entry["id"], is_matched) for entry, is_matched in zip(match.objects, match.is_matched, strict=True)] == [
         (1, False),
         (2, True),
     ]
-    assert [one["id"] for one in found.crowds] == [3]
-    assert [(one["score"], verdict) for one, verdict in zip(found.detections, found.verdicts, strict=True)] == [
-        (0.8, "right"),
-        (0.7, "wrong"),
+    assert [entry["id"] for entry in match.crowds] == [3]
+    assert [(entry["score"], status) for entry, status in zip(match.detections, match.statuses, strict=True)] == [
+        (0.8, "TP"),
+        (0.7, "FP"),
         (0.6, "crowd"),
     ]
 
 
-def test_the_worst_come_first_and_those_without_an_error_not_at_all() -> None:
+def test_images_with_errors_are_sorted_by_f1_then_by_number_of_errors() -> None:
     half = match_image(IMAGE | {"id": 1}, [thing(0, 5), thing(20, 5)], [thing(0, 5, score=1.0)])
     bad = match_image(IMAGE | {"id": 2}, [thing(0, 5)], [])
     worse = match_image(IMAGE | {"id": 3}, [thing(0, 5)], [thing(9, 5, score=1.0)])
     right = match_image(IMAGE | {"id": 4}, [thing(0, 5)], [thing(0, 5, score=1.0)])
     again = match_image(IMAGE | {"id": 0}, [thing(0, 5)], [])
-    assert [one.image["id"] for one in worst_first([half, bad, right, worse, again])] == [3, 0, 2, 1]
+    assert [match.image["id"] for match in worst_first([half, bad, right, worse, again])] == [3, 0, 2, 1]
 
 
 def counts_of_the_coco_api(content: Content, results: list[Content]) -> dict[int, tuple[int, int, int]]:
-    """Of each image: found, missed, false."""
-    judged = [{key: value for key, value in one.items() if key != "bbox"} for one in results if one["score"] >= SCORE]
+    """Return true positives, false negatives and false positives of each image."""
+    masks = [
+        {key: value for key, value in one.items() if key != "bbox"} for one in results if one["score"] >= MIN_SCORE
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = copy.deepcopy(content)
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(judged)), "segm")
-        evaluation.params.iouThrs = np.array([OVERLAP])
+        evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(masks)), "segm")
+        evaluation.params.iouThrs = np.array([MIN_IOU])
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.params.maxDets = [1000]
         evaluation.evaluate()
@@ -109,14 +112,16 @@ def counts_of_the_coco_api(content: Content, results: list[Content]) -> dict[int
 
 
 def agree(content: Content, results: list[Content]) -> dict[int, tuple[int, int, int]]:
-    outcomes = match_images(content, results, [image["id"] for image in content["images"]])
-    ours = {one.image["id"]: (one.found, one.missed, one.false) for one in outcomes}
+    matches = match_images(content, results, [image["id"] for image in content["images"]])
+    ours = {
+        match.image["id"]: (match.true_positives, match.false_negatives, match.false_positives) for match in matches
+    }
     assert ours == counts_of_the_coco_api(content, results)
     return ours
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with numpy 2
-def test_the_counts_are_those_of_the_coco_api() -> None:
+def test_counts_agree_with_the_coco_api() -> None:
     content = Scenes(23).coco_annotations()
     counts = agree(content, shaken(content))
     assert all(sum(column) > 5 for column in zip(*counts.values(), strict=True))
@@ -124,7 +129,7 @@ def test_the_counts_are_those_of_the_coco_api() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_on_genuine_images_with_crowds_they_are_too(data_root: Path) -> None:
+def test_counts_agree_with_the_coco_api_on_coco_images_with_crowds(data_root: Path) -> None:
     content = read_annotations(data_root / "coco-mini/annotations/instances_train2017.json")
     crowds = [
         {**one, "score": 0.9, "segmentation": compressed(content, one)}
@@ -133,8 +138,8 @@ def test_on_genuine_images_with_crowds_they_are_too(data_root: Path) -> None:
     ]
     assert len(crowds) == 25
     agree(content, shaken(content) + crowds)
-    outcomes = match_images(content, as_results(content) + crowds, [image["id"] for image in content["images"]])
-    assert not worst_first(outcomes), "what lies in a crowd does not count"
+    matches = match_images(content, as_results(content) + crowds, [image["id"] for image in content["images"]])
+    assert not worst_first(matches), "detections in crowds are ignored"
 
 
 def compressed(content: Content, annotation: Content) -> Content:
@@ -144,7 +149,7 @@ def compressed(content: Content, annotation: Content) -> Content:
     return compress(annotation["segmentation"], image["height"], image["width"])
 
 
-def test_only_the_images_asked_for_are_matched() -> None:
+def test_only_the_given_images_are_matched() -> None:
     content = Scenes(5).coco_annotations()
-    outcomes = match_images(content, as_results(content), [2, 4])
-    assert [(one.image["id"], one.found) for one in outcomes] == [(2, 6), (4, 6)]
+    matches = match_images(content, as_results(content), [2, 4])
+    assert [(match.image["id"], match.true_positives) for match in matches] == [(2, 6), (4, 6)]

@@ -144,7 +144,7 @@ MISTAKES = {
         [{**RESULT, "segmentation": {"size": [10**6, 10**6], "counts": "0"}}],
         r"result 1 has a mask of size \[1000000, 1000000\] in an image of \[64, 64\]",
     ),
-    "no mask": ({"kind": "segm"}, [RESULT], 'result 1 has no "segmentation", which judging segm needs'),
+    "no mask": ({"kind": "segm"}, [RESULT], 'result 1 has no "segmentation", which is needed to evaluate segm'),
 }
 
 

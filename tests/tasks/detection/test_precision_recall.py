@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from gcnet.data.scenes import Scenes
-from gcnet.tasks.detection.metrics import judge
+from gcnet.tasks.detection.metrics import score_detections
 from gcnet.tasks.detection.precision_recall import plot_precision_recall
 from gcnet.visualization.style import BLUE, GREEN, VERMILION
 from tasks.shaken import as_results, shaken
@@ -26,7 +26,7 @@ def rows_of(path: Path, colour: str) -> np.ndarray:
 
 
 def drawn(content: Content, results: list[Content], path: Path) -> Path:
-    result = judge(content, results, [image["id"] for image in content["images"]])
+    result = score_detections(content, results, [image["id"] for image in content["images"]])
     plot_precision_recall(result.boxes, result.masks, path)
     return path
 

@@ -10,7 +10,7 @@ from gcnet.data.coco.values import Ids
 from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
 from gcnet.tasks.detection.coco_metrics import evaluate_detections
-from gcnet.tasks.detection.metrics import judge
+from gcnet.tasks.detection.metrics import score_detections
 from gcnet.tasks.detection.results import read_detections
 from tasks.shaken import as_results, shaken
 
@@ -47,7 +47,7 @@ def test_results_may_be_boxes_only(tmp_path: Path) -> None:
     results = [{name: value for name, value in one.items() if name != "segmentation"} for one in shaken(CONTENT)]
     read, _ = read_detections(written(tmp_path, results), CONTENT)
     assert read == results
-    judged = judge(CONTENT, read, [1, 2, 3])
+    judged = score_detections(CONTENT, read, [1, 2, 3])
     expected = evaluate_detections(CONTENT, shaken(CONTENT), kind="bbox")
     assert (judged.masks, judged.boxes.numbers) == (None, expected.numbers)
 

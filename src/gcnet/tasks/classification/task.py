@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gcnet.models.card import ModelCard
-    from gcnet.tasks.base import LoadedModel
     from gcnet.tasks.classification.evaluate import ClassifierEvaluation
     from gcnet.tasks.classification.predict import Predictions
     from gcnet.tasks.classification.trained import TrainedClassifier
     from gcnet.tasks.classification.training import ClassificationTraining
-    from gcnet.tasks.results import AttentionReader, DataReport, MeasuredImages
+    from gcnet.tasks.results import AttentionReader, DataReport, LoadedModel, MeasuredImages
     from gcnet.training.task import TrainingTask
 
 TOP1 = Score("top1_fraction", "top-1", "top-1 accuracy", " %", "points", is_share=True)

@@ -1,4 +1,4 @@
-"""Attention of a detector's backbone: maps of image files, and the images of its statistics."""
+"""Attention of a detector's backbone: maps of image files, and statistics over a data set."""
 
 import logging
 from collections import Counter
@@ -17,10 +17,9 @@ from gcnet.data.dataset import Skipped
 from gcnet.data.sampler import EvaluationSampler
 from gcnet.models.outputs import evaluating
 from gcnet.progress_bar import progress_bar
-from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection.predict import read_image
 from gcnet.tasks.detection.trained import TrainedDetector
-from gcnet.tasks.results import AttentionReader, MeasuredImages
+from gcnet.tasks.results import AttentionReader, LoadedModel, MeasuredImages
 from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.visualization.attention_maps import ImageMaps, layer_maps
 from gcnet.visualization.gates import ALL_IMAGES
@@ -30,25 +29,28 @@ _logger = logging.getLogger(__name__)
 
 
 def attention_reader(loaded: LoadedModel) -> AttentionReader:
-    """How attention maps of image files are computed for the backbone of a `TrainedDetector`."""
+    """Return the function that computes attention maps of image files for `loaded`, a `TrainedDetector`."""
     detector = loaded.trained
     assert isinstance(detector, TrainedDetector)
     return AttentionReader(partial(attention_of_detector, detector), [ALL_IMAGES])
 
 
 def attention_of_detector(detector: TrainedDetector, path: Path) -> ImageMaps:
-    """Attention maps and channel gates of a detector's backbone for an image file.
+    """Compute attention maps and channel gates of a detector's backbone for an image file.
 
-    The network pads the resized image on the right and below. Queries and keys in the padding are dropped; uniform
-    attention has weight 1 at every key, those in the padding included. The answer counts the objects with a score
-    above 0.5.
+    The detector pads the resized image on the right and at the bottom. Queries and keys in the padding are dropped;
+    uniform attention has weight 1 at every key, including those in the padding. The caption counts the detections with
+    a score above 0.5.
 
     Args:
         detector: the detector.
-        path: of the image.
+        path: image file.
+
+    Returns:
+        Maps of every layer, and the number of detections by class.
 
     Raises:
-        ImageError: the file cannot be read, or is too narrow to be resized.
+        ImageError: the file cannot be read, or the image is too narrow to be resized.
     """
     network: Any = detector.model
     device = next(network.parameters()).device
@@ -61,16 +63,16 @@ def attention_of_detector(detector: TrainedDetector, path: Path) -> ImageMaps:
         def inside(attention: Attention) -> Attention:
             return padding.without_keys(padding.without_queries(attention))
 
-        with capture(network.backbone, keep=inside) as found:
+        with capture(network.backbone, keep=inside) as captured:
             features = network.backbone(batch.tensors)
         answer = _answer(detector, batch, features)
-    layers = layer_maps(network.backbone, found.attention)
-    unread = describe_unread(network.backbone, found.unread)
-    return ImageMaps(path, image.resize((width, height)), 0, answer, layers, tuple(found.gates), unread)
+    layers = layer_maps(network.backbone, captured.attention)
+    unread = describe_unread(network.backbone, captured.unread)
+    return ImageMaps(path, image.resize((width, height)), 0, answer, layers, tuple(captured.gates), unread)
 
 
 def _answer(detector: TrainedDetector, batch: Any, features: dict[str, Tensor]) -> str:
-    """The objects by class, as in "2 cube, 1 ball"."""
+    """Count the detections by class, as in "2 cube, 1 ball"."""
     network: Any = detector.model
     proposals, _ = network.rpn(batch, features)
     objects = network.roi_heads(features, proposals, batch.image_sizes)[0][0]
@@ -80,14 +82,14 @@ def _answer(detector: TrainedDetector, batch: Any, features: dict[str, Tensor]) 
 
 
 class AnnotatedImages(MeasuredImages):
-    """Images of a data set as the detector resizes and pads them, one by one, so that the padding is small and known.
+    """Images for attention statistics, resized and padded by the detector, one per batch to keep the padding small.
 
     Args:
         loaded: a `TrainedDetector` on its device.
-        settings: of the analysis.
+        settings: settings of the analysis.
 
     Raises:
-        UserError: there are no such images.
+        UserError: the data do not exist.
     """
 
     def __init__(self, loaded: LoadedModel, settings: AnalyzeSettings) -> None:
@@ -102,7 +104,6 @@ class AnnotatedImages(MeasuredImages):
         self.worked = 0
 
     def images(self) -> Iterator[Tensor]:
-        """Each image that can be read, (1, 3, H, W)."""
         device = next(self.model.parameters()).device
         samples = DetectionDataset(self._images, with_objects=False)
         order = EvaluationSampler(len(self._images), batch_size=1)
@@ -117,6 +118,5 @@ class AnnotatedImages(MeasuredImages):
                 progress(1)
 
     def part(self, attention: Attention) -> Attention:
-        """The attention of the positions inside the last image."""
         assert self._padding is not None
         return self._padding.without_queries(attention)

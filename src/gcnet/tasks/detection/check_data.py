@@ -32,12 +32,12 @@ class AnnotationsReport(DataReport):
 
     Attributes:
         file: the annotation file.
-        inspection: its issues, and its content without them.
+        inspection: its issues, and its content after repair.
         counts: number of images, annotations and categories in the file.
-        images: folder of the images; None if there is none.
+        images: image folder; None if there is none.
         reads_images: whether the image files were read.
-        listed: number of issues of each kind in the text.
-        lacks_images: whether image files were to be read and are missing.
+        listed: maximum number of issues of each kind in the text.
+        lacks_images: whether the image files should have been read and are missing.
     """
 
     file: Path
@@ -50,11 +50,11 @@ class AnnotationsReport(DataReport):
 
     @property
     def has_issues(self) -> bool:
-        """Whether there is any issue, or image files are missing."""
+        """Whether there are issues or missing image files."""
         return bool(self.inspection.issues) or self.lacks_images
 
     def __str__(self) -> str:
-        """Counts of the file, and the first issues of each kind."""
+        """Return the counts of the file, and the first issues of each kind."""
         inspection, clean = self.inspection, self.inspection.clean
         with_objects = {annotation["image_id"] for annotation in clean["annotations"]}
         crowds = sum(annotation["iscrowd"] for annotation in clean["annotations"])
@@ -74,7 +74,14 @@ class AnnotationsReport(DataReport):
         return "\n".join(lines)
 
     def write(self, folder: Path) -> list[str]:
-        """Write issues.json, labels.png, and images.png if the image files were read."""
+        """Write issues.json, labels.png, and images.png if the image files were read.
+
+        Args:
+            folder: output folder; created if it does not exist.
+
+        Returns:
+            Names of the files written.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         inspection, clean = self.inspection, self.inspection.clean
         report = {
@@ -102,7 +109,17 @@ class AnnotationsReport(DataReport):
         return written
 
     def write_fixed(self, file: Path) -> str:
-        """Write a copy of the annotations without the issues."""
+        """Write a copy of the annotations without the issues.
+
+        Args:
+            file: the copy, in a folder that is created if it does not exist.
+
+        Returns:
+            A sentence on the copy.
+
+        Raises:
+            UserError: the format of the boxes is uncertain, or no image or annotation is usable.
+        """
         clean = self.inspection.clean
         if not self.inspection.box_format.is_certain:
             raise UserError(f"`fix` wrote nothing: boxes may be {self.inspection.box_format}; convert them")
@@ -118,24 +135,24 @@ class AnnotationsReport(DataReport):
         return f"wrote {file}, without the issues: {kept}"
 
     def image_files(self) -> dict[str, str]:
-        """Paths of the image files by their names in the annotations."""
+        """Return the paths of the existing image files, by `file_name` in the annotations."""
         names = [image["file_name"] for image in self.inspection.clean["images"]]
         resolved = None if self.images is None else resolve_paths(self.images, names)
         return {name: path for name in names if resolved is not None and (path := resolved.path(name)) is not None}
 
     def categories(self) -> frozenset[tuple[int, str]]:
-        """Ids and names of the categories."""
+        """Return the ids and names of the categories."""
         return frozenset((category["id"], category["name"]) for category in self.inspection.clean["categories"])
 
 
 @dataclass(frozen=True)
 class SplitsReport(DataReport):
-    """Issues of the annotation files of a folder, and of the splits together.
+    """Issues of the annotation files of a folder, and of its splits.
 
     Attributes:
-        folder: of the data set.
-        files: the report of each annotation file.
-        comparisons: descriptions of shared images and different categories of two splits.
+        folder: the data set.
+        files: report of each annotation file.
+        comparisons: descriptions of shared images and of different categories between two splits.
     """
 
     folder: Path
@@ -144,15 +161,22 @@ class SplitsReport(DataReport):
 
     @property
     def has_issues(self) -> bool:
-        """Whether a file has any issue, or splits share images or differ in their categories."""
+        """Whether a file has issues, or splits share images or differ in their categories."""
         return bool(self.comparisons) or any(report.has_issues for report in self.files)
 
     def __str__(self) -> str:
-        """The files one by one, and what is wrong with the splits together."""
+        """Return the report of each file, and the issues between splits."""
         return "\n\n".join([*(f"{printable(report.file)}\n{report}" for report in self.files), *self.comparisons])
 
     def write(self, folder: Path) -> list[str]:
-        """Write the report of each file, of several into folders of their own."""
+        """Write the report of each file, into a folder each if there are several.
+
+        Args:
+            folder: output folder; created if it does not exist.
+
+        Returns:
+            Names of the files written.
+        """
         if len(self.files) == 1:
             return self.files[0].write(folder)
         written = []
@@ -162,7 +186,6 @@ class SplitsReport(DataReport):
         return written
 
     def write_fixed(self, file: Path) -> str:
-        """Write a copy of the one annotation file without the issues."""
         return self.files[0].write_fixed(file)
 
 
@@ -170,10 +193,13 @@ def check_annotations(settings: CheckDataSettings) -> AnnotationsReport | Splits
     """Check an annotation file, or all annotation files of a folder.
 
     Args:
-        settings: of the check.
+        settings: settings of the check.
+
+    Returns:
+        The report.
 
     Raises:
-        UserError: there are no such files, or they are no COCO annotations.
+        UserError: the files do not exist or are not COCO annotations.
     """
     if not settings.data.is_dir():
         return _check_file(settings.data, settings)
@@ -193,7 +219,7 @@ def check_annotations(settings: CheckDataSettings) -> AnnotationsReport | Splits
 
 
 def _check_file(file: Path, settings: CheckDataSettings, *, finds_images: bool = False) -> AnnotationsReport:
-    """Inspect an annotation file; `finds_images` reads images beside it without `settings.images`."""
+    """Check an annotation file; `finds_images` also searches for its image folder."""
     content = read_annotations(file)
     folder, problem = _image_folder(file, settings.images, content)
     reads_images = settings.images is not None or (finds_images and folder is not None)
@@ -209,7 +235,7 @@ def _check_file(file: Path, settings: CheckDataSettings, *, finds_images: bool =
 
 
 def _image_folder(file: Path, images: Path | None, content: dict[str, Any]) -> tuple[Path | None, str]:
-    """The folder of the images, as given or beside the annotation file; None, and the reason, if it has none."""
+    """Return the image folder of an annotation file, or None and the reason why it was not found."""
     try:
         return image_folder(file, image_names(content), images=images), ""
     except UserError as error:
@@ -217,14 +243,14 @@ def _image_folder(file: Path, images: Path | None, content: dict[str, Any]) -> t
 
 
 def compare_splits(reports: Sequence[AnnotationsReport], listed: int) -> list[str]:
-    """Descriptions of the images that two splits share, and of categories that differ.
+    """Describe images in more than one split, and categories that differ between splits.
 
     Args:
-        reports: one for each split.
-        listed: number of images that are named, from 0.
+        reports: report of each split.
+        listed: maximum number of images in each description.
 
     Returns:
-        A text for each kind of issue and pair of splits.
+        A description for each kind of issue and pair of splits.
     """
     texts = []
     for first, second in combinations(reports, 2):
@@ -244,7 +270,7 @@ def compare_splits(reports: Sequence[AnnotationsReport], listed: int) -> list[st
 
 
 def _shared_images(first: AnnotationsReport, second: AnnotationsReport) -> list[tuple[str, str]]:
-    """Names of the images of the first file, each with that of an image of the same bytes of the second."""
+    """Return names of images in the first file, each with the name of an identical image in the second."""
     files = [report.image_files() for report in (first, second)]
     sizes = [{name: size_on_disk(path) for name, path in paths.items()} for paths in files]
     both = (set(sizes[0].values()) & set(sizes[1].values())) - {None}  # only files of the same size are read

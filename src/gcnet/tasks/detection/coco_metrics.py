@@ -15,7 +15,7 @@ from gcnet.errors import UserError, unknown
 
 KINDS = ("bbox", "segm")
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""COCO's twelve, in its order: average precision and recall over IoU 0.50 to 0.95, by IoU, by size, by detections."""
+"""COCO's twelve metrics, in the order of pycocotools: AP and AR over IoU 0.50 to 0.95, by IoU, size and detections."""
 DEFINITIONS = (
     "precision, IoU 0.50 to 0.95",
     "precision, IoU 0.50",
@@ -30,18 +30,21 @@ DEFINITIONS = (
     "recall, up to 96 x 96 pixels",
     "recall, above",
 )
-"""Of each of `NUMBERS`, in short."""
+"""A short definition of each of `NUMBERS`."""
 MASK_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
 class DetectionResult:
-    """What an evaluation of boxes or masks found; all numbers are fractions from 0 to 1.
+    """COCO metrics of boxes or of masks; fractions from 0 to 1.
 
-    `numbers` holds `NUMBERS` by name, None where the annotations have nothing to find (no small object, say);
-    `per_class` the AP of each category by its name, None where it has no object; `precision[i, j, k]` the precision at
-    IoU 0.50 + 0.05 i and recall j / 100 of the k-th category, NaN where it has no object; `images` is how many
-    were evaluated.
+    Attributes:
+        kind: "bbox" or "segm".
+        numbers: the metrics of `NUMBERS` by name; None if there are no such objects, such as small ones.
+        per_class: AP of each category by name; None for a category without objects.
+        images: number of evaluated images.
+        precision: `precision[i, j, k]` is the precision at IoU 0.50 + 0.05 i and recall j / 100 of the k-th category,
+            NaN for a category without objects.
     """
 
     kind: str
@@ -54,18 +57,21 @@ class DetectionResult:
 def coco_results(
     detections: Sequence[Mapping[str, Tensor]], image_ids: Sequence[int], category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """A detector's output in COCO's result format: boxes as left, top, width, height; masks as compressed run lengths.
+    """Convert the output of a detector to COCO's result format.
 
     Args:
-        detections: of each image: `boxes` (n, 4) corners in pixels, `labels` (n,) from 1, `scores` (n,), and where
-            there are masks, `masks` (n, 1, H, W) probabilities, of which a pixel belongs to the mask from a half on.
-        image_ids: of each image.
-        category_ids: of each label, in the order of the labels.
+        detections: for each image `boxes` (n, 4) with corners in pixels, `labels` (n,) from 1, `scores` (n,), and of a
+            detector with masks `masks` (n, 1, H, W) with probabilities, which are thresholded at 0.5.
+        image_ids: id of each image.
+        category_ids: category id of each label, in the order of the labels.
+
+    Returns:
+        The results; boxes as left, top, width and height in pixels, masks as compressed RLE.
     """
     return [
         result
-        for found, image_id in zip(detections, image_ids, strict=True)
-        for result in _results_of_image(found, image_id, category_ids)
+        for of_image, image_id in zip(detections, image_ids, strict=True)
+        for result in _results_of_image(of_image, image_id, category_ids)
     ]
 
 
@@ -76,32 +82,34 @@ def evaluate_detections(
     kind: str = "bbox",
     image_ids: Sequence[int] | None = None,
 ) -> DetectionResult:
-    """Judge results against annotations as the COCO API does, with at most 100 detections an image and class.
+    """Evaluate results against annotations as the COCO API, with at most 100 detections per image and class.
 
     Args:
-        annotations: the content of a COCO file without issues.
-        results: of `coco_results`, or read from a file of that format.
+        annotations: content of a COCO file without issues.
+        results: results of `coco_results`, or of a file in this format.
         kind: "bbox" for boxes, "segm" for masks.
-        image_ids: judge these images alone; by default all of the annotations.
+        image_ids: images to evaluate (default: all in the annotations).
+
+    Returns:
+        The metrics.
 
     Raises:
-        UserError: an unknown kind; no category; a result of an image or a category that the annotations lack; a
-            result without what is evaluated; masks to evaluate where the annotations have none.
+        UserError: `kind` is unknown, there are no categories, a result has an unknown image or category id or lacks a
+            box or mask, or masks are evaluated and the annotations have none.
     """
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS)
     _check(annotations, results, kind)
     annotations, results, image_ids = _without_negative_ids(annotations, results, image_ids)
-    # Imported here: the library takes a tenth of a second, and neither training nor drawing needs it.
+    # The import takes 0.1 s, and is needed by evaluations only.
     from faster_coco_eval import COCO, COCOeval_faster
 
     with warnings.catch_warnings():
-        # An object of id 0 counts as missed even where it is found, in pycocotools and here; only files evaluated
-        # without repairs have one.
+        # As in pycocotools, an object with id 0 is always a false negative; such ids remain only without repairs.
         warnings.filterwarnings("ignore", "Found annotation id 0", UserWarning)
-        truth = COCO(copy.deepcopy(dict(annotations)))
-    judged = _masks_of(results, annotations) if kind == "segm" else [dict(result) for result in results]
-    evaluation = COCOeval_faster(truth, truth.loadRes(judged), kind, print_function=lambda *_: None)
+        ground_truth = COCO(copy.deepcopy(dict(annotations)))
+    evaluated = _mask_results(results, annotations) if kind == "segm" else [dict(result) for result in results]
+    evaluation = COCOeval_faster(ground_truth, ground_truth.loadRes(evaluated), kind, print_function=lambda *_: None)
     if image_ids is not None:
         evaluation.params.imgIds = list(image_ids)
     evaluation.evaluate()
@@ -124,22 +132,33 @@ def evaluate_detections(
 
 
 def compressed(segmentation: Any, height: int, width: int) -> Any:
-    """The segmentation of an annotation or a result, without issues, as compressed run lengths."""
+    """Convert a segmentation to compressed RLE.
+
+    Args:
+        segmentation: polygons or RLE of an annotation or result without issues.
+        height: image height in pixels.
+        width: image width in pixels.
+
+    Returns:
+        Compressed RLE, in COCO's format.
+    """
     if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str | bytes):
         return segmentation
     return compressed_runs(segmentation_mask(segmentation, height, width))
 
 
-def _results_of_image(found: Mapping[str, Tensor], image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    corners = found["boxes"].cpu().double()
+def _results_of_image(
+    detections: Mapping[str, Tensor], image_id: int, category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    corners = detections["boxes"].cpu().double()
     sizes = corners[:, 2:] - corners[:, :2]
-    labels, scores = found["labels"].tolist(), found["scores"].tolist()
+    labels, scores = detections["labels"].tolist(), detections["scores"].tolist()
     results: list[dict[str, Any]] = [
         {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": [*corner, *size], "score": score}
         for label, score, corner, size in zip(labels, scores, corners[:, :2].tolist(), sizes.tolist(), strict=True)
     ]
-    if "masks" in found:
-        masks = (found["masks"][:, 0] >= MASK_THRESHOLD).cpu().numpy()  # (n, H, W)
+    if "masks" in detections:
+        masks = (detections["masks"][:, 0] >= MASK_THRESHOLD).cpu().numpy()  # (n, H, W)
         for result, mask in zip(results, masks, strict=True):
             result["segmentation"] = compressed_runs(mask)
     return results
@@ -148,7 +167,7 @@ def _results_of_image(found: Mapping[str, Tensor], image_id: int, category_ids: 
 def _check(annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str) -> None:
     needed = {"bbox": "bbox", "segm": "segmentation"}[kind]
     if not annotations["categories"]:
-        raise UserError("the annotations have no category, so there is nothing to judge")
+        raise UserError("the annotations have no category, so nothing can be evaluated")
     if kind == "segm" and not all(annotation.get("segmentation") for annotation in annotations["annotations"]):
         raise UserError("masks are evaluated against masks, and some annotations have no segmentation; evaluate bbox")
     images = {image["id"] for image in annotations["images"]}
@@ -156,7 +175,7 @@ def _check(annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
     for number, result in enumerate(results, start=1):
         for key in ("image_id", "category_id", "score", needed):
             if key not in result:
-                raise UserError(f'result {number} has no "{key}", which judging {kind} needs')
+                raise UserError(f'result {number} has no "{key}", which is needed to evaluate {kind}')
         if result["image_id"] not in images:
             raise UserError(f"result {number} is of image {result['image_id']}, which the annotations do not have")
         if result["category_id"] not in categories:
@@ -168,31 +187,31 @@ def _check(annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
 def _without_negative_ids(
     annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]], image_ids: Sequence[int] | None
 ) -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]], Sequence[int] | None]:
-    """The same with image ids from 1 in the same order where some are negative, which faster-coco-eval refuses."""
+    """Renumber images from 1 if ids are negative, which faster-coco-eval does not support."""
     identities = sorted({image["id"] for image in annotations["images"]})
     if not identities or identities[0] >= 0:
         return annotations, results, image_ids
     number = {identity: place for place, identity in enumerate(identities, start=1)}
     images = [{**image, "id": number[image["id"]]} for image in annotations["images"]]
-    objects = [{**one, "image_id": number[one["image_id"]]} for one in annotations["annotations"]]
+    objects = [{**entry, "image_id": number[entry["image_id"]]} for entry in annotations["annotations"]]
     renamed = [{**result, "image_id": number[result["image_id"]]} for result in results]
     chosen = None if image_ids is None else [number[identity] for identity in image_ids]
     return {**annotations, "images": images, "annotations": objects}, renamed, chosen
 
 
-def _masks_of(results: Sequence[Mapping[str, Any]], annotations: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The results without their boxes, from which COCO would take the areas, and with compressed run lengths."""
+def _mask_results(results: Sequence[Mapping[str, Any]], annotations: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the results with masks as compressed RLE, and without boxes, so that COCO uses the mask areas."""
     sizes = {image["id"]: [image["height"], image["width"]] for image in annotations["images"]}
-    judged = []
+    converted = []
     for number, result in enumerate(results, start=1):
         runs, size = result["segmentation"], sizes[result["image_id"]]
         if isinstance(runs, dict) and runs.get("size") != size:
             raise UserError(f"result {number} has a mask of size {runs.get('size')} in an image of {size}")
         kept = {key: value for key, value in result.items() if key != "bbox"}
-        judged.append(kept | {"segmentation": compressed(runs, *size)})
-    return judged
+        converted.append(kept | {"segmentation": compressed(runs, *size)})
+    return converted
 
 
 def _fraction(value: float) -> float | None:
-    """COCO's -1 stands for nothing to measure."""
+    """Convert a COCO metric; -1 means that there is nothing to measure."""
     return None if value < 0 else float(value)

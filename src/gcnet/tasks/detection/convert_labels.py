@@ -22,8 +22,8 @@ class ConversionReport(DataReport):
     Attributes:
         issues: labels that were skipped or repaired.
         files: descriptions of the files written, by split; "" for a data set without splits.
-        command: a training on these files.
-        listed: number of issues of each kind in the text.
+        command: a training command for these files.
+        listed: maximum number of issues of each kind in the text.
     """
 
     issues: tuple[LabelIssue | Issue, ...]
@@ -37,7 +37,7 @@ class ConversionReport(DataReport):
         return bool(self.issues)
 
     def __str__(self) -> str:
-        """The first issues of each kind, the files written, and a training on them."""
+        """Return the first issues of each kind, the files written, and a training command."""
         kinds = dict.fromkeys((issue.kind for issue in self.issues), "")
         count = f"problems     {len(self.issues):,}" + (f" of {len(kinds)} kinds" if kinds else "")
         written = [f"wrote {description}" for description in self.files.values()]
@@ -45,20 +45,22 @@ class ConversionReport(DataReport):
         return "\n".join([*lines, f"train with: {self.command}"])
 
     def write(self, folder: Path) -> list[str]:
-        """Nothing beside the converted annotations, which are written already."""
         raise NotImplementedError(f"converted annotations are written already, not into {folder}")
 
 
 def convert_labels(data: Path, output: Path, listed: int) -> ConversionReport:
-    """Convert labels to COCO annotations, a file for each split.
+    """Convert labels to COCO annotations, one file per split.
 
     Args:
         data: a YOLO data.yaml, or a folder of YOLO labels or Pascal VOC annotations.
-        output: file of the annotations; with splits NAME_train.json, NAME_val.json, ... beside it.
-        listed: number of issues of each kind in the text of the report.
+        output: annotation file; for splits NAME_train.json, NAME_val.json, ... in the same folder.
+        listed: maximum number of issues of each kind in the text of the report.
+
+    Returns:
+        The report.
 
     Raises:
-        UserError: the labels are of another format, or a file exists already.
+        UserError: the label format is not supported, or an output file exists.
     """
     converted = _read(data)
     files = {split: _file(output, split) for split in converted.splits}

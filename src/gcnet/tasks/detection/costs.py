@@ -15,20 +15,24 @@ from gcnet.errors import UserError
 def count_detector_flops(
     model: nn.Module, size: tuple[int, int] = (800, 1280), *, proposals: int = 1000, detections: int = 100
 ) -> int:
-    """FLOPs (multiply-add = 2) of a detector of `build_mask_rcnn` for one image of this size.
+    """Count the FLOPs of a detector for one image; a multiply-add counts as two.
 
-    Counted are the backbone, the pyramid and the proposals' head over the whole image, the heads of boxes over
-    `proposals` regions and those of masks over `detections` regions, in a cascade once for each stage. Pooling of
-    regions, suppression, resizing and pasting of masks are not. Real images have as many regions as are found in them.
+    The count includes the backbone, the feature pyramid, the region proposal network, the box head on `proposals`
+    regions and the mask head on `detections` regions (in a cascade for each stage). It excludes RoI pooling,
+    non-maximum suppression, and resizing and pasting of masks. The numbers of regions of real images depend on the
+    detections.
 
     Args:
-        model: the detector.
-        size: height and width in pixels of the image once resized; it is padded to multiples of 32, as ever.
-        proposals: regions whose class and box are found.
-        detections: regions whose mask is found, if the detector predicts masks.
+        model: detector of `build_mask_rcnn`.
+        size: height and width of the resized image in pixels; padded to multiples of 32, as by the detector.
+        proposals: number of regions for the box head.
+        detections: number of regions for the mask head, if there is one.
+
+    Returns:
+        FLOPs of one image.
 
     Raises:
-        UserError: the network is no such detector, or a number is out of range.
+        UserError: the model is not such a detector, or a number is out of range.
     """
     if not hasattr(model, "roi_heads"):
         raise UserError(
@@ -44,14 +48,14 @@ def count_detector_flops(
 
 
 def run_detector(skeleton: Any, size: tuple[int, int], *, proposals: int, detections: int, images: int = 1) -> None:
-    """Run the parts of a detector on the meta device, as far as their work does not depend on what is found.
+    """Run a detector on the meta device, with given numbers of regions.
 
     Args:
-        skeleton: of `as_meta`, in training or in evaluation mode.
-        size: height and width of the images, which are padded to the multiple that the detector asks for.
-        proposals: regions of all images whose class and box are found.
-        detections: regions of all images whose mask is found.
-        images: how many.
+        skeleton: network of `as_meta`, in training or evaluation mode.
+        size: height and width of the images in pixels, before padding.
+        proposals: total number of regions for the box head.
+        detections: total number of regions for the mask head.
+        images: batch size.
     """
     maps = skeleton.backbone(torch.empty(images, 3, *padded_size(skeleton, size), device="meta"))
     skeleton.rpn.head(list(maps.values()))
@@ -65,18 +69,28 @@ def run_detector(skeleton: Any, size: tuple[int, int], *, proposals: int, detect
 
 
 def padded_size(detector: Any, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of an image of this size once a detector has padded it."""
+    """Compute the size of an image after padding by a detector.
+
+    Args:
+        detector: the detector.
+        size: height and width in pixels.
+
+    Returns:
+        Height and width in pixels.
+    """
     height, width = (math.ceil(side / detector.transform.size_divisible) for side in size)
     return height * detector.transform.size_divisible, width * detector.transform.size_divisible
 
 
-_PROPOSALS, _DETECTIONS = 1000, 100  # of an image whose FLOPs are counted, as in `count_detector_flops`
+_PROPOSALS, _DETECTIONS = 1000, 100  # per image, as in `count_detector_flops`
 
 
 def detector_parts(model: nn.Module) -> dict[str, str]:
-    """The stage that each part of a detector belongs to, by the path of the part, in the order of the network.
+    """Map the modules of the detector `model` to stages.
 
-    The stages are those of its backbone, and `pyramid`, `proposals`, `boxes` and, with a mask head, `masks`.
+    Returns:
+        Stage by module path, in the order of the network: the stages of the backbone, `pyramid`, `proposals`, `boxes`
+        and, with a mask head, `masks`.
     """
     detector: Any = model
     heads = detector.roi_heads
@@ -94,7 +108,13 @@ def _has_mask_head(heads: Any) -> bool:
 
 
 def run_heads(skeleton: Any, size: tuple[int, int], images: int) -> None:
-    """A forward pass on the meta device, the heads on 1000 regions and 100 masks, or those that training samples."""
+    """Run a detector on the meta device with as many regions as sampled in training, or 1000 with 100 masks.
+
+    Args:
+        skeleton: network of `as_meta`.
+        size: height and width of the images in pixels, before padding.
+        images: batch size.
+    """
     proposals, detections = images * _PROPOSALS, images * _DETECTIONS
     if skeleton.training:
         sampler = getattr(skeleton.roi_heads, "stages", [skeleton.roi_heads])[0].fg_bg_sampler
@@ -104,39 +124,38 @@ def run_heads(skeleton: Any, size: tuple[int, int], images: int) -> None:
 
 
 _OBJECTS = 8
-_CERTAIN = 20.0  # a logit beside which all others count for nothing
+_CERTAIN = 20.0  # a logit that dominates the softmax
 
 
 class MeasuredDetector(nn.Module):
-    """A detector whose work does not depend on what it has learned, for measuring time and memory.
+    """A detector with a fixed amount of work, for measuring time and memory.
 
-    In training mode it maps images (N, 3, H, W) to the sum of its losses on made-up objects, shape (); in evaluation
-    mode to what it finds. It takes every region for an object of the first class, so that all detections that it may
-    give are kept and get a mask, as those of a trained one do and those of a new one do not.
+    In training mode it maps images (N, 3, H, W) to the sum of the losses on synthetic objects, shape (), in evaluation
+    mode to detections. Every region is classified as the first class, so that every image has the maximum number of
+    detections and masks, whatever the weights.
 
     Args:
-        detector: of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`; it is changed.
-        num_classes: classes of objects.
+        detector: detector of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`; it is modified.
+        num_classes: number of object classes.
     """
 
     def __init__(self, detector: nn.Module, num_classes: int) -> None:
         super().__init__()
         self.detector, self.num_classes = detector, num_classes
         transform: Any = detector.transform
-        transform.min_size = transform.min_size[-1:]  # of several sizes, training would draw one at random
+        transform.min_size = transform.min_size[-1:]  # training draws one of several sizes at random
         for name, parameter in detector.named_parameters():
             if name.endswith("box_predictor.cls_score.bias"):
                 parameter.data[1] += _CERTAIN
 
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> Any:
-        """The sum of the losses in training mode, else detections."""
         if not self.training:
             return self.detector(list(images))
         losses = self.detector(list(images), [self._objects(image) for image in images])
         return torch.stack([loss.float() for loss in losses.values()]).sum()
 
     def _objects(self, image: Float[Tensor, "3 height width"]) -> dict[str, Tensor]:
-        """The same objects for every image of a size: rectangles of a third of its sides, along a diagonal."""
+        """Return the same objects for every image: boxes of a third of its sides, along a diagonal."""
         height, width = image.shape[-2:]
         boxes = torch.zeros(_OBJECTS, 4)
         masks = torch.zeros(_OBJECTS, height, width, dtype=torch.uint8)

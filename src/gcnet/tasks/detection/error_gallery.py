@@ -12,7 +12,7 @@ from gcnet.data.coco.annotated_images import CocoImages
 from gcnet.data.decode import ImageError
 from gcnet.errors import printable
 from gcnet.storage import write_atomic
-from gcnet.tasks.detection.matching import OVERLAP, SCORE, Outcome, Verdict, worst_first
+from gcnet.tasks.detection.matching import MIN_IOU, MIN_SCORE, DetectionStatus, ImageMatches, worst_first
 from gcnet.visualization.fonts import shown_text
 from gcnet.visualization.images import data_uri, fit_image
 from gcnet.visualization.overlays import Color, Overlay, draw_overlays
@@ -20,13 +20,14 @@ from gcnet.visualization.pages import render_page
 from gcnet.visualization.style import INK, figure_caption, save_figure
 
 # Okabe and Ito's sky blue and vermilion, brightened for photographs.
-_COLORS: Mapping[Verdict, Color] = {"right": (86, 180, 233), "wrong": (240, 100, 10), "crowd": (170, 170, 170)}
+_BLUE, _ORANGE, _GRAY = (86, 180, 233), (240, 100, 10), (170, 170, 170)
+_COLORS: Mapping[DetectionStatus, Color] = {"TP": _BLUE, "FP": _ORANGE, "crowd": _GRAY}
 SHOWN_IN_PICTURE, SHOWN_ON_PAGE = 12, 48
 CAPTION = (
-    f"True positive (blue): a detection with score {SCORE:g} or more and mask IoU (without masks, box IoU) {OVERLAP:g} "
-    "or more with an unmatched object of its class. Orange: false negatives on the left, false positives on the right. "
-    "Crowd regions and detections in them (gray) are ignored. F1 = 2 TP / (2 TP + FN + FP); images are sorted by F1, "
-    "equal ones by the number of errors."
+    f"True positive (blue): a detection with score {MIN_SCORE:g} or more and mask IoU (without masks, box IoU) "
+    f"{MIN_IOU:g} or more with an unmatched object of its class. Orange: false negatives on the left, false positives "
+    "on the right. Crowd regions and detections in them (gray) are ignored. F1 = 2 TP / (2 TP + FN + FP); images are "
+    "sorted by F1, equal ones by the number of errors."
 )
 _SIDE = 512  # pixels
 
@@ -36,56 +37,57 @@ class Pair:
     """An image with its ground truth, and with its detections.
 
     Attributes:
-        outcome: the matches.
+        match: matches between detections and ground truth.
         objects: the image with its ground truth.
         detections: the image with its detections.
     """
 
-    outcome: Outcome
+    match: ImageMatches
     objects: Image.Image
     detections: Image.Image
 
     @property
     def name(self) -> str:
         """File name of the image."""
-        return printable(self.outcome.image["file_name"])
+        return printable(self.match.image["file_name"])
 
     @property
     def counts(self) -> str:
         """F1 and the numbers of true positives, false negatives and false positives."""
-        outcome = self.outcome
-        return f"F1 {100 * outcome.f1:.1f}: {outcome.found} TP, {outcome.missed} FN, {outcome.false} FP"
+        match = self.match
+        errors = f"{match.false_negatives} FN, {match.false_positives} FP"
+        return f"F1 {100 * match.f1:.1f}: {match.true_positives} TP, {errors}"
 
     def captions(self) -> tuple[str, str]:
         """Return the captions of the two images."""
-        detections = "detections" if self.outcome.detections else f"no detections with score {SCORE:g} or more"
-        return "ground truth" if self.outcome.objects else "ground truth: no objects", detections
+        detections = "detections" if self.match.detections else f"no detections with score {MIN_SCORE:g} or more"
+        return "ground truth" if self.match.objects else "ground truth: no objects", detections
 
 
 def write_error_gallery(
-    images: CocoImages, outcomes: Sequence[Outcome], folder: Path, *, about: str, labels: bool = True
+    images: CocoImages, matches: Sequence[ImageMatches], folder: Path, *, about: str, labels: bool = True
 ) -> tuple[str, ...]:
-    """Write error_gallery.png and error_gallery.html into a folder; images that cannot be read are skipped.
+    """Write error_gallery.png and error_gallery.html; unreadable images are skipped.
 
     Args:
-        images: of the outcomes; others are ignored.
-        outcomes: of `match_images`.
+        images: the annotated images.
+        matches: matches of `match_images`.
         folder: an existing folder.
         about: model and data, for the page.
-        labels: whether to write class and score beside objects, where there is room.
+        labels: draw class and score beside objects where there is room.
 
     Returns:
-        The names of the files; empty if no image has an error.
+        Names of the files written; empty without errors.
     """
-    pairs = list(islice(_pairs(images, worst_first(outcomes), labels=labels), SHOWN_ON_PAGE))
+    pairs = list(islice(_pairs(images, worst_first(matches), labels=labels), SHOWN_ON_PAGE))
     if not pairs:
         return ()
-    counts = summary(outcomes)
+    counts = summary(matches)
     _draw(pairs[:SHOWN_IN_PICTURE], counts, folder / "error_gallery.png", caption=figure_caption(printable(about)))
     page = render_page(
         "error_gallery.html",
         title="Error gallery",
-        about=f"{printable(about)}: {_shown(pairs, outcomes)}",
+        about=f"{printable(about)}: {_shown(pairs, matches)}",
         counts=counts,
         caption=CAPTION,
         pairs=[_card(pair) for pair in pairs],
@@ -94,59 +96,60 @@ def write_error_gallery(
     return "error_gallery.png", "error_gallery.html"
 
 
-def summary(outcomes: Sequence[Outcome]) -> str:
-    """Return a sentence on the errors in all `outcomes`."""
-    found, missed, false = (
-        sum(getattr(outcome, name) for outcome in outcomes) for name in ("found", "missed", "false")
-    )
-    wrong = sum(bool(outcome.missed or outcome.false) for outcome in outcomes)
+def summary(matches: Sequence[ImageMatches]) -> str:
+    """Return a sentence on the errors in all `matches`."""
+    true_positives = sum(match.true_positives for match in matches)
+    false_negatives = sum(match.false_negatives for match in matches)
+    false_positives = sum(match.false_positives for match in matches)
+    with_errors = sum(bool(match.false_negatives or match.false_positives) for match in matches)
     return (
-        f"{wrong:,} of {len(outcomes):,} images have errors; {found:,} of {found + missed:,} objects detected, "
-        f"{missed:,} false negatives, {false:,} false positives"
+        f"{with_errors:,} of {len(matches):,} images have errors; {true_positives:,} of "
+        f"{true_positives + false_negatives:,} objects detected, {false_negatives:,} false negatives, "
+        f"{false_positives:,} false positives"
     )
 
 
-def _shown(pairs: Sequence[Pair], outcomes: Sequence[Outcome]) -> str:
-    wrong = len(worst_first(outcomes))
-    return f"all {wrong} images with errors" if len(pairs) == wrong else f"the {len(pairs)} of {wrong:,} with most"
+def _shown(pairs: Sequence[Pair], matches: Sequence[ImageMatches]) -> str:
+    count = len(worst_first(matches))
+    return f"all {count} images with errors" if len(pairs) == count else f"the {len(pairs)} of {count:,} with most"
 
 
-def _pairs(images: CocoImages, outcomes: Sequence[Outcome], *, labels: bool) -> Iterator[Pair]:
+def _pairs(images: CocoImages, matches: Sequence[ImageMatches], *, labels: bool) -> Iterator[Pair]:
     indices = {images.image_id(index): index for index in range(len(images))}
     names = dict(zip(images.category_ids, images.classes, strict=True))
-    for outcome in outcomes:
+    for match in matches:
         try:
-            image = images.read(indices[outcome.image["id"]])
+            image = images.read(indices[match.image["id"]])
         except ImageError:
             continue
-        size = outcome.image["height"], outcome.image["width"]
+        size = match.image["height"], match.image["width"]
         shown = fit_image(image, _SIDE)
         objects, detections = (
             draw_overlays(shown, overlays, size, labels="auto" if labels else "off")
-            for overlays in (_object_overlays(outcome, names), _detection_overlays(outcome, names))
+            for overlays in (_object_overlays(match, names), _detection_overlays(match, names))
         )
-        yield Pair(outcome, objects, detections)
+        yield Pair(match, objects, detections)
 
 
-def _object_overlays(outcome: Outcome, names: Mapping[int, str]) -> list[Overlay]:
-    """The objects, false negatives on top, and crowd regions below."""
+def _object_overlays(match: ImageMatches, names: Mapping[int, str]) -> list[Overlay]:
+    """Return overlays of the objects: false negatives on top, crowds at the bottom."""
     overlays = [
-        (is_found, Overlay(entry, _COLORS["right" if is_found else "wrong"], names[entry["category_id"]]))
-        for entry, is_found in zip(outcome.objects, outcome.is_found, strict=True)
+        (is_matched, Overlay(entry, _BLUE if is_matched else _ORANGE, names[entry["category_id"]]))
+        for entry, is_matched in zip(match.objects, match.is_matched, strict=True)
     ]
     objects = [overlay for _, overlay in sorted(overlays, key=lambda pair: pair[0])]
-    return objects + [Overlay(entry, _COLORS["crowd"], names[entry["category_id"]]) for entry in outcome.crowds]
+    return objects + [Overlay(entry, _GRAY, names[entry["category_id"]]) for entry in match.crowds]
 
 
-def _detection_overlays(outcome: Outcome, names: Mapping[int, str]) -> list[Overlay]:
-    """The detections, false positives on top."""
+def _detection_overlays(match: ImageMatches, names: Mapping[int, str]) -> list[Overlay]:
+    """Return overlays of the detections: false positives on top."""
     overlays = [
-        (("wrong", "right", "crowd").index(verdict), entry, verdict)
-        for entry, verdict in zip(outcome.detections, outcome.verdicts, strict=True)
+        (("FP", "TP", "crowd").index(status), entry, status)
+        for entry, status in zip(match.detections, match.statuses, strict=True)
     ]
     return [
-        Overlay(entry, _COLORS[verdict], f"{names[entry['category_id']]} {entry['score']:.2f}")
-        for _, entry, verdict in sorted(overlays, key=lambda item: item[0])
+        Overlay(entry, _COLORS[status], f"{names[entry['category_id']]} {entry['score']:.2f}")
+        for _, entry, status in sorted(overlays, key=lambda item: item[0])
     ]
 
 

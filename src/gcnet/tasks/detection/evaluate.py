@@ -16,15 +16,20 @@ from gcnet.errors import UserError, printable
 from gcnet.models.detector.heads import limit_detections
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
-from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection.coco_metrics import DEFINITIONS, NUMBERS
 from gcnet.tasks.detection.error_gallery import write_error_gallery
 from gcnet.tasks.detection.matching import match_images
-from gcnet.tasks.detection.metrics import IOU_TYPES, DetectorResult, evaluate_detector, judge, open_truth
+from gcnet.tasks.detection.metrics import (
+    IOU_TYPES,
+    DetectorResult,
+    evaluate_detector,
+    open_ground_truth,
+    score_detections,
+)
 from gcnet.tasks.detection.precision_recall import plot_precision_recall
 from gcnet.tasks.detection.results import box_format_note, read_detections
 from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
-from gcnet.tasks.results import EvaluationResult
+from gcnet.tasks.results import EvaluationResult, LoadedModel
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.text_files import csv_bytes, json_bytes
 from gcnet.training.distributed import Processes
@@ -43,7 +48,7 @@ class DetectorEvaluation(EvaluationResult):
     Attributes:
         metrics: average precision of boxes and masks, and all detections.
         part: the annotated images.
-        origin: model, weights, results and data as given.
+        origin: model, weights, results and data of the settings.
         repair: whether invalid annotations were repaired or skipped.
     """
 
@@ -54,7 +59,7 @@ class DetectorEvaluation(EvaluationResult):
 
     @property
     def images(self) -> int:
-        """Number of images evaluated."""
+        """Number of evaluated images."""
         return len(self.metrics.image_ids)
 
     @property
@@ -64,7 +69,7 @@ class DetectorEvaluation(EvaluationResult):
 
     @property
     def scores(self) -> dict[str, float | None]:
-        """COCO's numbers as fractions: `bbox_AP`, `bbox_AP50`, ... and, with masks, `segm_AP`, ..."""
+        """COCO metrics as fractions: `bbox_AP`, `bbox_AP50`, ... and, with masks, `segm_AP`, ..."""
         return {
             f"{IOU_TYPES[kind]}_{name}": value
             for kind, result in self.metrics.kinds().items()
@@ -72,11 +77,10 @@ class DetectorEvaluation(EvaluationResult):
         }
 
     def __str__(self) -> str:
-        """COCO's numbers, and AP by class."""
+        """Return the COCO metrics, and AP by class."""
         return "\n".join([*self._totals(), *self._numbers(), *self._by_class()])
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of results.json, repaired and skipped annotations among it."""
         issues = self.part.issues
         return {
             **self.origin,
@@ -88,7 +92,14 @@ class DetectorEvaluation(EvaluationResult):
         }
 
     def write(self, folder: Path) -> list[str]:
-        """Write results.json, per_class.csv, detections.json of a detector, the PR curves and the error gallery."""
+        """Write results.json, per_class.csv, detections.json of a detector, PR curves and the error gallery.
+
+        Args:
+            folder: output folder; created if it does not exist.
+
+        Returns:
+            Names of the files written.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         metrics, images = self.metrics, self.part.images
         write_atomic(folder / "results.json", json_bytes(self.to_dict()))
@@ -100,10 +111,10 @@ class DetectorEvaluation(EvaluationResult):
         about = f"{Path(str(self.origin['model'] or self.origin['results'])).name} on {Path(self.origin['data']).name}"
         caption = figure_caption(about, f"{self.images:,} images")
         plot_precision_recall(metrics.boxes, metrics.masks, folder / "precision_recall.png", caption=caption)
-        outcomes = match_images(images.content, metrics.results, metrics.image_ids)
-        gallery = write_error_gallery(images, outcomes, folder, about=about)
+        matches = match_images(images.content, metrics.results, metrics.image_ids)
+        gallery = write_error_gallery(images, matches, folder, about=about)
         if not gallery:
-            _logger.warning("no error gallery: no image has errors, or none of these can be read")
+            _logger.warning("no error gallery: no readable image has errors")
         return [*written, "precision_recall.png", *gallery]
 
     def _totals(self) -> list[str]:
@@ -159,11 +170,14 @@ def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Process
 
     Args:
         loaded: a `TrainedDetector` on its device.
-        settings: of the evaluation.
-        processes: that share the images.
+        settings: settings of the evaluation.
+        processes: processes that share the images.
+
+    Returns:
+        The evaluation over the images of all processes.
 
     Raises:
-        UserError: there are no such images, or other classes than the detector's.
+        UserError: the data do not exist, or have other classes than the detector.
     """
     detector = loaded.trained
     assert isinstance(detector, TrainedDetector)
@@ -187,11 +201,14 @@ def evaluate_results(settings: EvaluateSettings, processes: Processes) -> Detect
     """Evaluate the detections in the file `settings.results`.
 
     Args:
-        settings: of the evaluation.
-        processes: of which the first reports.
+        settings: settings of the evaluation.
+        processes: processes of the run; only the first logs.
+
+    Returns:
+        The evaluation.
 
     Raises:
-        UserError: the file or the annotations do not exist, or do not fit each other.
+        UserError: the file or the annotations do not exist, or do not match.
     """
     part = _open_part(settings, processes, needs_images=False)
     images = part.images
@@ -199,8 +216,8 @@ def evaluate_results(settings: EvaluateSettings, processes: Processes) -> Detect
     if note := box_format_note(results, images.content):
         _logger.warning("%s: %s", settings.results, note)
     if skipped:
-        _logger.warning("%s results are of skipped images, and do not count", f"{skipped:,}")
-    metrics = judge(images.content, results, [images.image_id(index) for index in range(len(images))])
+        _logger.warning("%s results belong to skipped images, and are ignored", f"{skipped:,}")
+    metrics = score_detections(images.content, results, [images.image_id(index) for index in range(len(images))])
     return DetectorEvaluation(metrics, part, _origin(settings), settings.repair)
 
 
@@ -210,7 +227,9 @@ def _origin(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def _open_part(settings: EvaluateSettings, processes: Processes, *, needs_images: bool) -> CocoSplit:
-    part = open_truth(settings.data_settings(None), settings.seed, needs_images=needs_images, repairs=settings.repair)
+    part = open_ground_truth(
+        settings.data_settings(None), settings.seed, needs_images=needs_images, repairs=settings.repair
+    )
     if processes.first:
         for note in part.reports():
             _logger.warning(note)

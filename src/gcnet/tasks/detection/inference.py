@@ -1,4 +1,4 @@
-"""Detections in COCO's result format, with masks pasted a few at a time to bound memory."""
+"""Detections in COCO's result format, with masks pasted in chunks to limit memory."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,17 +9,17 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from gcnet.tasks.detection.coco_metrics import coco_results
 
 _PASTED_PIXELS = 2**25
-"""Pixels of masks pasted at a time: 128 MiB of float32, or one mask where that is larger."""
+"""Mask pixels pasted at a time: 128 MiB of float32, or one larger mask."""
 
 
-class Found(NamedTuple):
-    """Detections in one image, before they are scaled back to it.
+class RawDetections(NamedTuple):
+    """Detections of one image in coordinates of the resized image.
 
     Attributes:
-        values: `boxes` (n, 4) in pixels of the resized image, `labels` (n,), `scores` (n,) and, if the detector
-            predicts masks, `masks` (n, 1, side, side).
-        size: height and width of the resized image.
-        original: height and width of the image.
+        values: `boxes` (n, 4) in pixels of the resized image, `labels` (n,), `scores` (n,) and, of a detector with
+            masks, `masks` (n, 1, side, side).
+        size: height and width of the resized image in pixels.
+        original: height and width of the original image in pixels.
     """
 
     values: dict[str, Tensor]
@@ -27,8 +27,16 @@ class Found(NamedTuple):
     original: tuple[int, int]
 
 
-def detect(network: Any, images: Sequence[Tensor]) -> list[Found]:
-    """What a `GeneralizedRCNN` in evaluation mode computes of images (3, H, W) before it pastes the masks."""
+def detect(network: Any, images: Sequence[Tensor]) -> list[RawDetections]:
+    """Run a detector without pasting masks.
+
+    Args:
+        network: a `GeneralizedRCNN` in evaluation mode.
+        images: images (3, H, W).
+
+    Returns:
+        Detections of each image.
+    """
     if not images:
         return []
     batch, _ = network.transform(list(images))
@@ -36,19 +44,31 @@ def detect(network: Any, images: Sequence[Tensor]) -> list[Found]:
     if isinstance(features, Tensor):
         features = {"0": features}
     proposals, _ = network.rpn(batch, features)
-    found, _ = network.roi_heads(features, proposals, batch.image_sizes)
+    detections, _ = network.roi_heads(features, proposals, batch.image_sizes)
     return [
-        Found(values, size, (image.shape[-2], image.shape[-1]))
-        for values, size, image in zip(found, batch.image_sizes, images, strict=True)
+        RawDetections(values, size, (image.shape[-2], image.shape[-1]))
+        for values, size, image in zip(detections, batch.image_sizes, images, strict=True)
     ]
 
 
-def pasted_results(network: Any, found: Found, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """The detections of an image as `coco_results` gives them."""
+def pasted_results(
+    network: Any, detections: RawDetections, image_id: int, category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Paste the masks of an image, and convert its detections to COCO's result format.
+
+    Args:
+        network: the detector.
+        detections: detections of `detect`.
+        image_id: id of the image.
+        category_ids: category id of each label, in the order of the labels.
+
+    Returns:
+        Results as of `coco_results`.
+    """
     results: list[dict[str, Any]] = []
-    for part in chunks(len(found.values["scores"]), found.original):
-        values = {name: value[part] for name, value in found.values.items()}
-        pasted = network.transform.postprocess([values], [found.size], [found.original])
+    for part in chunks(len(detections.values["scores"]), detections.original):
+        values = {name: value[part] for name, value in detections.values.items()}
+        pasted = network.transform.postprocess([values], [detections.size], [detections.original])
         results += coco_results(pasted, [image_id], category_ids)
     return results
 
@@ -56,25 +76,42 @@ def pasted_results(network: Any, found: Found, image_id: int, category_ids: Sequ
 def detector_results(
     network: nn.Module, images: Sequence[Tensor], image_ids: Sequence[int], category_ids: Sequence[int]
 ) -> tuple[list[dict[str, Any]], bool]:
-    """The detections in a batch of images as `coco_results` gives them, and whether all of them have masks.
+    """Run a detector, and convert its detections to COCO's result format.
 
-    Other networks than `GeneralizedRCNN` paste all masks of a batch themselves.
+    A network other than `GeneralizedRCNN` pastes all masks of a batch at once.
+
+    Args:
+        network: detector in evaluation mode.
+        images: images (3, H, W).
+        image_ids: id of each image.
+        category_ids: category id of each label, in the order of the labels.
+
+    Returns:
+        Results as of `coco_results`, and whether all of them have masks.
     """
     if not images:
         return [], True
     if not isinstance(network, GeneralizedRCNN):
         values: Sequence[Mapping[str, Tensor]] = network(list(images))
-        return coco_results(values, image_ids, category_ids), all("masks" in one for one in values)
-    found = detect(network, images)
+        return coco_results(values, image_ids, category_ids), all("masks" in detections for detections in values)
+    raw = detect(network, images)
     results = [
         result
-        for one, image_id in zip(found, image_ids, strict=True)
-        for result in pasted_results(network, one, image_id, category_ids)
+        for detections, image_id in zip(raw, image_ids, strict=True)
+        for result in pasted_results(network, detections, image_id, category_ids)
     ]
-    return results, all("masks" in one.values for one in found)
+    return results, all("masks" in detections.values for detections in raw)
 
 
 def chunks(count: int, size: tuple[int, int]) -> Iterator[slice]:
-    """Slices of `count` masks of a size (height, width), each few enough to be in memory in floating point."""
+    """Split masks into chunks that fit into memory as floating point.
+
+    Args:
+        count: number of masks.
+        size: height and width of a mask in pixels.
+
+    Returns:
+        A slice for each chunk.
+    """
     step = max(1, _PASTED_PIXELS // max(size[0] * size[1], 1))
     return (slice(start, start + step) for start in range(0, count, step))

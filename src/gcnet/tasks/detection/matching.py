@@ -9,111 +9,140 @@ import numpy as np
 from gcnet.data.coco.annotated_images import Entry
 from gcnet.tasks.detection.coco_metrics import compressed
 
-SCORE, OVERLAP = 0.5, 0.5
-"""Detections count from this score on, and find an object whose mask (or box) they overlap by this much (IoU)."""
+MIN_SCORE, MIN_IOU = 0.5, 0.5
+"""Minimum score of a detection, and minimum IoU of its mask (or box) with an object."""
 
-Verdict = Literal["right", "wrong", "crowd"]
+DetectionStatus = Literal["TP", "FP", "crowd"]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of the objects and the detections of one image.
+class ImageMatches:
+    """Matches between detections and objects of one image.
 
-    A detection with a score of at least `SCORE` finds the object of its class, not yet found by one of a higher score,
-    that its mask overlaps most, by at least `OVERLAP`; boxes count where there are no masks. Others are false, but for
-    those that lie in a crowd of their class, which count neither way.
+    Detections with a score of at least `MIN_SCORE` are matched in order of their scores, each to the unmatched object
+    of its class with the highest mask IoU of at least `MIN_IOU`; box IoU without masks. An unmatched detection inside a
+    crowd of its class is ignored, any other is a false positive.
 
     Attributes:
         image: entry of the image in the COCO file.
         objects: annotations of the objects, without crowds.
-        is_found: of each object.
+        is_matched: whether each object is matched.
         crowds: annotations of the crowds.
         detections: results, the highest score first.
-        verdicts: of each detection: whether it is right, wrong, or lies in a crowd.
+        statuses: of each detection: true positive, false positive, or inside a crowd.
     """
 
     image: Entry
     objects: tuple[Entry, ...]
-    is_found: tuple[bool, ...]
+    is_matched: tuple[bool, ...]
     crowds: tuple[Entry, ...]
     detections: tuple[Entry, ...]
-    verdicts: tuple[Verdict, ...]
+    statuses: tuple[DetectionStatus, ...]
 
     @property
-    def found(self) -> int:
-        """Objects found."""
-        return sum(self.is_found)
+    def true_positives(self) -> int:
+        """Number of matched objects."""
+        return sum(self.is_matched)
 
     @property
-    def missed(self) -> int:
-        """Objects not found."""
-        return len(self.objects) - self.found
+    def false_negatives(self) -> int:
+        """Number of unmatched objects."""
+        return len(self.objects) - self.true_positives
 
     @property
-    def false(self) -> int:
-        """Detections of nothing, and second ones of the same object."""
-        return self.verdicts.count("wrong")
+    def false_positives(self) -> int:
+        """Number of unmatched detections outside crowds."""
+        return self.statuses.count("FP")
 
     @property
     def f1(self) -> float:
-        """2 x found / (2 x found + missed + false); 1 where there is nothing to find and nothing false."""
-        errors = self.missed + self.false
-        return 1.0 if not errors else 2 * self.found / (2 * self.found + errors)
+        """2 TP / (2 TP + FN + FP); 1 without objects and false positives."""
+        errors = self.false_negatives + self.false_positives
+        return 1.0 if not errors else 2 * self.true_positives / (2 * self.true_positives + errors)
 
 
-def worst_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes with an error, the lowest F1 first, of equal ones that with the most errors."""
-    wrong = [outcome for outcome in outcomes if outcome.missed or outcome.false]
-    return sorted(wrong, key=lambda one: (one.f1, -one.missed - one.false, one.image["id"]))
+def worst_first(matches: Sequence[ImageMatches]) -> list[ImageMatches]:
+    """Return the `matches` with errors, sorted by F1, ties by the number of errors, the worst first."""
+    with_errors = [match for match in matches if match.false_negatives or match.false_positives]
+    return sorted(
+        with_errors, key=lambda match: (match.f1, -match.false_negatives - match.false_positives, match.image["id"])
+    )
 
 
-def match_images(annotations: Mapping[str, Any], results: Sequence[Entry], image_ids: Collection[int]) -> list[Outcome]:
-    """The outcomes of some images of a COCO file without issues, by results of COCO's format."""
+def match_images(
+    annotations: Mapping[str, Any], results: Sequence[Entry], image_ids: Collection[int]
+) -> list[ImageMatches]:
+    """Match detections and objects of several images.
+
+    Args:
+        annotations: content of a COCO file without issues.
+        results: detections in COCO's result format.
+        image_ids: ids of the images.
+
+    Returns:
+        The matches of each image.
+    """
     images = {image["id"]: image for image in annotations["images"]}
-    truth: dict[int, list[Entry]] = {identity: [] for identity in image_ids}
-    found: dict[int, list[Entry]] = {identity: [] for identity in image_ids}
-    for entries, of_image in ((annotations["annotations"], truth), (results, found)):
+    ground_truth: dict[int, list[Entry]] = {identity: [] for identity in image_ids}
+    detections: dict[int, list[Entry]] = {identity: [] for identity in image_ids}
+    for entries, of_image in ((annotations["annotations"], ground_truth), (results, detections)):
         for entry in entries:
             if entry["image_id"] in of_image:
                 of_image[entry["image_id"]].append(entry)
-    return [match_image(images[identity], truth[identity], found[identity]) for identity in image_ids]
+    return [match_image(images[identity], ground_truth[identity], detections[identity]) for identity in image_ids]
 
 
-def match_image(image: Entry, annotations: Sequence[Entry], results: Sequence[Entry]) -> Outcome:
-    """The outcome of one image by its annotations and results."""
-    objects = [one for one in annotations if not one.get("iscrowd", 0)]
-    crowds = [one for one in annotations if one.get("iscrowd", 0)]
-    detections = sorted((one for one in results if one["score"] >= SCORE), key=lambda one: -one["score"])
+def match_image(image: Entry, annotations: Sequence[Entry], results: Sequence[Entry]) -> ImageMatches:
+    """Match detections and objects of one image.
+
+    Args:
+        image: entry of the image in the COCO file.
+        annotations: its annotations.
+        results: its detections in COCO's result format.
+
+    Returns:
+        The matches.
+    """
+    objects = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
+    crowds = [annotation for annotation in annotations if annotation.get("iscrowd", 0)]
+    detections = sorted(
+        (result for result in results if result["score"] >= MIN_SCORE), key=lambda result: -result["score"]
+    )
     overlaps = _overlaps(detections, objects, image, crowd=False)
     covers = _overlaps(detections, crowds, image, crowd=True)
-    is_found, verdicts = np.zeros(len(objects), dtype=bool), []
+    is_matched, statuses = np.zeros(len(objects), dtype=bool), []
     for overlap, cover in zip(overlaps, covers, strict=True):
-        free = np.where(is_found, 0.0, overlap)
-        is_right = bool((free >= OVERLAP).any())
-        if is_right:
-            is_found[free.argmax()] = True
-        verdicts.append(_verdict(is_right, bool((cover >= OVERLAP).any())))
-    found = tuple(map(bool, is_found))
-    return Outcome(image, tuple(objects), found, tuple(crowds), tuple(detections), tuple(verdicts))
+        free = np.where(is_matched, 0.0, overlap)
+        is_true_positive = bool((free >= MIN_IOU).any())
+        if is_true_positive:
+            is_matched[free.argmax()] = True
+        statuses.append(_status(is_true_positive, bool((cover >= MIN_IOU).any())))
+    return ImageMatches(
+        image, tuple(objects), tuple(map(bool, is_matched)), tuple(crowds), tuple(detections), tuple(statuses)
+    )
 
 
-def _verdict(is_right: bool, is_in_crowd: bool) -> Verdict:
-    if is_right:
-        return "right"
-    return "crowd" if is_in_crowd else "wrong"
+def _status(is_true_positive: bool, is_in_crowd: bool) -> DetectionStatus:
+    if is_true_positive:
+        return "TP"
+    return "crowd" if is_in_crowd else "FP"
 
 
-def _overlaps(detections: Sequence[Entry], truth: Sequence[Entry], image: Entry, *, crowd: bool) -> np.ndarray:
-    """IoU of each detection with each object (of a crowd: the share of the detection in it); 0 of other classes."""
+def _overlaps(detections: Sequence[Entry], ground_truth: Sequence[Entry], image: Entry, *, crowd: bool) -> np.ndarray:
+    """Compute the IoU of detections and objects, of crowds the covered share of the detection; 0 across classes."""
     from faster_coco_eval.core import mask as coco
 
-    if not detections or not truth:
-        return np.zeros((len(detections), len(truth)))
+    if not detections or not ground_truth:
+        return np.zeros((len(detections), len(ground_truth)))
     size = image["height"], image["width"]
-    if all(one.get("segmentation") for one in (*detections, *truth)):
-        shapes: Any = [[compressed(one["segmentation"], *size) for one in part] for part in (detections, truth)]
+    if all(entry.get("segmentation") for entry in (*detections, *ground_truth)):
+        shapes: Any = [
+            [compressed(entry["segmentation"], *size) for entry in part] for part in (detections, ground_truth)
+        ]
     else:
-        shapes = [np.array([one["bbox"] for one in part], dtype=float) for part in (detections, truth)]
-    classes = [np.array([one["category_id"] for one in part]) for part in (detections, truth)]
-    overlaps = np.asarray(coco.iou(*shapes, [int(crowd)] * len(truth))).reshape(len(detections), len(truth))
+        shapes = [np.array([entry["bbox"] for entry in part], dtype=float) for part in (detections, ground_truth)]
+    classes = [np.array([entry["category_id"] for entry in part]) for part in (detections, ground_truth)]
+    overlaps = np.asarray(coco.iou(*shapes, [int(crowd)] * len(ground_truth))).reshape(
+        len(detections), len(ground_truth)
+    )
     return np.where(classes[0][:, None] == classes[1], overlaps, 0.0)

@@ -19,17 +19,22 @@ from gcnet.tasks.detection.coco_metrics import DetectionResult, evaluate_detecti
 from gcnet.tasks.detection.inference import detector_results
 
 
-def open_truth(settings: DataSettings, seed: int = 0, *, needs_images: bool = True, repairs: bool = True) -> CocoSplit:
-    """The images of `open_validation`.
+def open_ground_truth(
+    settings: DataSettings, seed: int = 0, *, needs_images: bool = True, repairs: bool = True
+) -> CocoSplit:
+    """Open annotated images for an evaluation.
 
     Args:
-        settings: which images.
-        seed: of generated images, and of the choice of images with `val_fraction`.
-        needs_images: whether the image files must be there.
-        repairs: whether issues of the annotations are repaired or skipped; else they are as pycocotools loads them.
+        settings: settings of the data.
+        seed: seed of generated images, and of the split with `val_fraction`.
+        needs_images: whether the image files must exist.
+        repairs: repair or skip invalid annotations; otherwise keep them as pycocotools reads them.
+
+    Returns:
+        The validation images.
 
     Raises:
-        UserError: there are no such data.
+        UserError: the data do not exist.
     """
     return open_validation(settings, seed, split_seed=seed, needs_images=needs_images, repairs=repairs)
 
@@ -40,15 +45,15 @@ _COCO_IMAGES = 5000
 
 @dataclass(frozen=True)
 class DetectorResult:
-    """What an evaluation found.
+    """Metrics and detections of a detector.
 
     Attributes:
-        boxes: evaluated by the overlap of boxes.
-        masks: evaluated by the overlap of masks; on the images whose objects all have masks; None where
-            there are none, or detections have boxes only.
-        image_ids: of the images evaluated.
-        objects: how many of each category, by its name, are in these images; crowds do not count.
-        skipped: images that could not be read, and were not evaluated.
+        boxes: metrics by box IoU.
+        masks: metrics by mask IoU, on the images whose objects all have masks; None if there are none, or if the
+            detections have no masks.
+        image_ids: ids of the evaluated images.
+        objects: number of objects of each category by name, without crowds.
+        skipped: images that could not be read.
         results: all detections, in COCO's result format.
     """
 
@@ -60,7 +65,7 @@ class DetectorResult:
     results: Sequence[Mapping[str, Any]] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers as plain JSON values, fractions from 0 to 1; None where there is nothing to find."""
+        """Return the metrics as JSON values, fractions from 0 to 1; None where there are no objects."""
         kinds = self.kinds()
         return {
             "images": len(self.image_ids),
@@ -68,21 +73,21 @@ class DetectorResult:
             "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
             "objects": sum(self.objects.values()),
             "is_coco_subset": self.is_coco_subset,
-            **{IOU_TYPES[kind]: dict(found.numbers) for kind, found in kinds.items()},
+            **{IOU_TYPES[kind]: dict(result.numbers) for kind, result in kinds.items()},
             "per_class": {
                 name: {"objects": count}
-                | {f"{IOU_TYPES[kind]}_AP": found.per_class[name] for kind, found in kinds.items()}
+                | {f"{IOU_TYPES[kind]}_AP": result.per_class[name] for kind, result in kinds.items()}
                 for name, count in self.objects.items()
             },
         }
 
     def kinds(self) -> dict[str, DetectionResult]:
-        """The results by "box" and, if there are masks, "mask"."""
+        """Return the metrics by "box" and, with masks, "mask"."""
         return {"box": self.boxes} | ({} if self.masks is None else {"mask": self.masks})
 
     @property
     def is_coco_subset(self) -> bool:
-        """Whether these are COCO's 80 categories on fewer images than its validation part has."""
+        """Whether the images are a subset of COCO val2017, judging by number and categories."""
         return len(self.image_ids) < _COCO_IMAGES and set(self.objects) == set(_coco_names())
 
 
@@ -97,20 +102,24 @@ def evaluate_detector(
     progress: Callable[[int], None] = lambda _: None,
     gather: Callable[[object], list[Any]] = lambda value: [value],
 ) -> DetectorResult:
-    """Judge a detector, whose training mode is put back; the images that could be read are those that count.
+    """Evaluate a detector on the readable images; its training mode is restored afterwards.
 
     Args:
-        model: in evaluation mode, a list of images -> dicts of boxes, labels, scores and, of some, masks.
-        batches: this process' share of the images.
-        annotations: the content of a COCO file without issues, of these images and perhaps more.
-        category_ids: of each label, in the order of the labels.
-        device: of the model.
-        autocast: a half precision, or None.
-        progress: told of the number of images after each batch.
-        gather: the values of all processes, of which each judges all.
+        model: detector, in evaluation mode a list of images (3, H, W) -> a dict of boxes, labels, scores and perhaps
+            masks for each.
+        batches: images of this process.
+        annotations: content of a COCO file without issues, with at least these images.
+        category_ids: category id of each label, in the order of the labels.
+        device: device of the model.
+        autocast: half precision for the forward passes, or None.
+        progress: called with the number of images after each batch.
+        gather: collects a value from every process, as `Processes.gather`.
+
+    Returns:
+        The metrics over the images of all processes.
 
     Raises:
-        UserError: in every process, where no image could be read or scores are not finite.
+        UserError: in every process: no image could be read, or a score is not from 0 to 1.
     """
     place = torch.device(device)
     results: list[dict[str, Any]] = []
@@ -121,20 +130,20 @@ def evaluate_detector(
         for batch in batches:
             with torch.autocast(place.type, dtype=autocast, enabled=autocast is not None):
                 images = [image.to(place, non_blocking=True) for image in batch.images]
-                found, with_masks = detector_results(network, images, batch.image_ids, category_ids)
+                detections, with_masks = detector_results(network, images, batch.image_ids, category_ids)
             has_masks = has_masks and with_masks
-            results += found
+            results += detections
             image_ids += batch.image_ids
             skipped += batch.skipped
             progress(len(batch.names) + len(batch.skipped))
-    everyone = gather((results, image_ids, skipped, [has_masks]))
+    gathered = gather((results, image_ids, skipped, [has_masks]))
     results, image_ids, skipped, masks = (
-        [one for part in parts for one in part] for parts in zip(*everyone, strict=True)
+        [item for part in parts for item in part] for parts in zip(*gathered, strict=True)
     )
-    return judge(annotations, results, sorted(image_ids), skipped, has_masks=all(masks))
+    return score_detections(annotations, results, sorted(image_ids), skipped, has_masks=all(masks))
 
 
-def judge(
+def score_detections(
     annotations: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     image_ids: Sequence[int],
@@ -142,21 +151,24 @@ def judge(
     *,
     has_masks: bool = True,
 ) -> DetectorResult:
-    """Evaluate the boxes of these images and, if all results and all annotations have masks, the masks.
+    """Compute the metrics of detections: of boxes, and of masks if all detections have them.
 
     Args:
-        annotations: the content of a COCO file without faults.
-        results: in COCO's result format.
-        image_ids: of the images that count.
+        annotations: content of a COCO file without issues.
+        results: detections in COCO's result format.
+        image_ids: ids of the evaluated images.
         skipped: images that could not be read.
-        has_masks: whether the results are of a detector that predicts masks.
+        has_masks: whether the detector predicts masks.
+
+    Returns:
+        The metrics.
 
     Raises:
-        UserError: there is no image, or a score that is not finite.
+        UserError: there are no images, or a score is not from 0 to 1.
     """
     if not image_ids:
-        reasons = "; ".join(f"{one.name}: {one.reason}" for one in skipped[:3])
-        raise UserError(f"no image could be read, so there is nothing to judge; {reasons}")
+        reasons = "; ".join(f"{image.name}: {image.reason}" for image in skipped[:3])
+        raise UserError(f"no image could be read, so nothing can be evaluated; {reasons}")
     for result in results:
         if not abs(result["score"]) <= 1:
             raise UserError(f"scores must be from 0 to 1; image {result['image_id']} has one of {result['score']}")
@@ -169,29 +181,29 @@ def judge(
 def _evaluate_masks(
     annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]], image_ids: Sequence[int]
 ) -> DetectionResult | None:
-    """The masks evaluated on the images whose objects all have one; None where there is no such image with objects."""
-    boxes_only = {one["image_id"] for one in annotations["annotations"] if not one.get("segmentation")}
+    """Evaluate masks on the images whose objects all have one; None without such objects."""
+    boxes_only = {entry["image_id"] for entry in annotations["annotations"] if not entry.get("segmentation")}
     kept = [identity for identity in image_ids if identity not in boxes_only]
     chosen = set(kept)
-    objects = [one for one in annotations["annotations"] if one["image_id"] in chosen]
-    found = [one for one in results if one["image_id"] in chosen]
-    if (boxes_only and not objects) or not all(one.get("segmentation") for one in found):
+    objects = [entry for entry in annotations["annotations"] if entry["image_id"] in chosen]
+    evaluated = [result for result in results if result["image_id"] in chosen]
+    if (boxes_only and not objects) or not all(result.get("segmentation") for result in evaluated):
         return None
-    return evaluate_detections({**annotations, "annotations": objects}, found, kind="segm", image_ids=kept)
+    return evaluate_detections({**annotations, "annotations": objects}, evaluated, kind="segm", image_ids=kept)
 
 
 def _count_objects(annotations: Mapping[str, Any], image_ids: set[int]) -> dict[str, int]:
     counts = Counter(
-        one["category_id"]
-        for one in annotations["annotations"]
-        if one["image_id"] in image_ids and one.get("iscrowd", 0) == 0
+        entry["category_id"]
+        for entry in annotations["annotations"]
+        if entry["image_id"] in image_ids and entry.get("iscrowd", 0) == 0
     )
     categories = sorted(annotations["categories"], key=lambda category: category["id"])
     return {category["name"]: counts[category["id"]] for category in categories}
 
 
 def _coco_names() -> list[str]:
-    """The names of COCO's 80 categories, as torchvision lists them."""
+    """Return the names of the 80 categories of COCO, from torchvision."""
     from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
     names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]

@@ -14,7 +14,7 @@ from gcnet.visualization.style import BLUE, GREEN, INK, PALETTE, VERMILION, save
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NAMED_CLASSES = 10  # up to here each class has a line of its own
+NAMED_CLASSES = 10  # maximum number of classes with a line each
 _RECALL = np.linspace(0, 100, 101)
 _IOU_50, _IOU_75 = 0, 5  # rows of `DetectionResult.precision`
 
@@ -22,16 +22,16 @@ _IOU_50, _IOU_75 = 0, 5  # rows of `DetectionResult.precision`
 def plot_precision_recall(
     boxes: DetectionResult, masks: DetectionResult | None, path: Path | str, *, caption: str = ""
 ) -> None:
-    """Draw precision over recall, in percent, into a PNG: a panel for boxes and, if there are any, for masks.
+    """Plot precision over recall in percent: a panel for boxes and, if given, one for masks.
 
-    Thick lines are means over the classes that have objects: at IoU 0.50, at 0.75, and over 0.50 to 0.95. Two to
-    `NAMED_CLASSES` classes also have a thin line each, at IoU 0.50. The area under a line is its average precision
-    (AP), from 0 to 100 in the legend.
+    Thick lines are means over the classes with objects: at IoU 0.50, at IoU 0.75, and over IoU 0.50 to 0.95. With 2 to
+    `NAMED_CLASSES` classes, thin lines show each class at IoU 0.50. The legend gives the area under each line, the
+    average precision (AP), from 0 to 100.
 
     Args:
-        boxes: result of the boxes.
-        masks: result of the masks, or None.
-        path: of the PNG.
+        boxes: metrics of the boxes.
+        masks: metrics of the masks, or None.
+        path: PNG file.
         caption: small text below, from `gcnet.visualization.style.figure_caption`.
     """
     panels = [(boxes, "Boxes")] if masks is None else [(boxes, "Boxes"), (masks, "Masks")]
@@ -67,7 +67,7 @@ def _draw(axes: "Axes", result: DetectionResult) -> None:
 
 
 def _draw_classes(axes: "Axes", result: DetectionResult) -> None:
-    """A thin line for each class, dotted where the colors repeat."""
+    """Draw a thin line for each class, dotted after the first cycle of colors."""
     for number, name in enumerate(result.per_class):
         values = result.precision[_IOU_50, :, number]
         if np.isfinite(values).all():

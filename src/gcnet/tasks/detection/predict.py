@@ -25,10 +25,9 @@ from gcnet.models.detector.transform import RoundedTransform
 from gcnet.models.outputs import evaluating
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
-from gcnet.tasks.base import LoadedModel
-from gcnet.tasks.detection.inference import Found, detect, pasted_results
+from gcnet.tasks.detection.inference import RawDetections, detect, pasted_results
 from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
-from gcnet.tasks.results import PredictionResult
+from gcnet.tasks.results import LoadedModel, PredictionResult
 from gcnet.tasks.settings import PredictSettings
 from gcnet.visualization.detections import draw_detections, picture_names
 from gcnet.visualization.images import encode_jpeg
@@ -39,16 +38,16 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Detected:
-    """The objects of one image.
+class ImageDetections:
+    """Detections of an image.
 
     Attributes:
-        path: the file.
-        image_id: from 1, in the order of the images that could be read.
-        height: pixels of the image, upright.
-        width: likewise.
-        results: in COCO's result format (`gcnet.tasks.detection.coco_metrics.coco_results`), the best first, each also
-            with the `area` of its mask in pixels, or of its box if the detector predicts no masks.
+        path: image file.
+        image_id: number of the image among the readable images, from 1.
+        height: image height in pixels, after EXIF rotation.
+        width: image width in pixels, after EXIF rotation.
+        results: detections in COCO's result format (`gcnet.tasks.detection.coco_metrics.coco_results`), the highest
+            score first, with the `area` of the mask in pixels, or of the box if there are no masks.
     """
 
     path: Path
@@ -63,17 +62,15 @@ class Detections(PredictionResult):
     """Result of `gcnet.predict` for a detector.
 
     Attributes:
-        images: the objects of each image, in the order of the files.
-        skipped: files that could not be read.
+        images: detections of each image, in the order of the files.
         categories: class names by category id.
-        figures: description of the pictures written, empty if none were.
     """
 
-    images: tuple[Detected, ...]
+    images: tuple[ImageDetections, ...]
     categories: dict[int, str]
 
     def __str__(self) -> str:
-        """A row for each image: the number of objects, the best score, and the objects by class."""
+        """Return a table with the number of objects, the highest score and the classes of each image."""
         if not self.images:
             return ""
         names = [printable(image.path) for image in self.images]
@@ -87,7 +84,7 @@ class Detections(PredictionResult):
         return "\n".join(lines)
 
     def rows(self) -> Iterator[Sequence[object]]:
-        """A row for each object: image, class, score and box in pixels; the names of the columns before them."""
+        """Yield the column names, then a row for each object with class, score and box in pixels."""
         yield "image", "class", "score", "left", "top", "width", "height"
         for image in self.images:
             for result in image.results:
@@ -95,20 +92,20 @@ class Detections(PredictionResult):
                 yield image.path, self.categories[result["category_id"]], f"{result['score']:.6f}", *box
 
     def to_dict(self) -> dict[str, Any]:
-        """The detections as plain JSON values, laid out as a file of COCO annotations, which COCO's API reads.
+        """Convert to JSON values in the format of a COCO annotation file.
 
-        `images` holds `id`, `file_name` (the path), `width` and `height` of each image; `categories` the `id` and
-        `name` of each class; `annotations` the detections: `id` (from 1), `image_id`, `category_id`, `bbox` (left, top,
-        width and height in pixels), `score` (0 to 1), `segmentation` (`size`, height and width, and `counts`, COCO's
-        compressed run lengths as text; absent if the detector predicts no masks), `area` (pixels of the mask, or of
-        the box) and `iscrowd` (0). The annotations alone are a list in COCO's result format. `images_skipped`
-        counts and `skipped` names the files that could not be used.
+        Returns:
+            `images` with `id`, `file_name` (the path), `width` and `height`; `categories` with `id` and `name`;
+            `annotations`, the detections, with `id` (from 1), `image_id`, `category_id`, `bbox` (left, top, width,
+            height in pixels), `score` (0 to 1), `segmentation` (compressed RLE; missing without masks), `area` (pixels
+            of the mask or the box) and `iscrowd` (0); `images_skipped`, a number, and `skipped`, the unreadable files.
+            The annotations alone are in COCO's result format.
         """
         images = [
-            {"id": one.image_id, "file_name": str(one.path), "width": one.width, "height": one.height}
-            for one in self.images
+            {"id": image.image_id, "file_name": str(image.path), "width": image.width, "height": image.height}
+            for image in self.images
         ]
-        results = [result for one in self.images for result in one.results]
+        results = [result for image in self.images for result in image.results]
         return {
             "images": images,
             "categories": [{"id": identity, "name": name} for identity, name in self.categories.items()],
@@ -119,18 +116,19 @@ class Detections(PredictionResult):
 
 
 def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSettings) -> Detections:
-    """Detect objects in image files, and write the pictures of `settings.output`.
+    """Detect objects in image files, and write annotated images to `settings.output`.
 
     Args:
         loaded: a `TrainedDetector` on its device.
-        paths: of the images.
-        settings: of the prediction.
+        paths: image files.
+        settings: settings of the prediction.
 
     Returns:
         The detections and the skipped files.
 
     Raises:
-        UserError: an unknown class, `output` is no folder or that of the images, or pictures exist already.
+        UserError: a class is unknown, `output` is not a folder or is the folder of the images, or an output file
+            exists.
     """
     detector = loaded.trained
     assert isinstance(detector, TrainedDetector)
@@ -158,9 +156,7 @@ def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSetting
 
 
 def _check_output(settings: PredictSettings, paths: Sequence[Path]) -> None:
-    """Refuse a file in place of the folder of pictures, and the folder of the images, whose pictures would be taken
-    for images by the next prediction.
-    """
+    """Refuse an output that is a file, or the folder of the images, where the next prediction would read it."""
     output = settings.output
     if output is None:
         return
@@ -174,7 +170,7 @@ def _check_output(settings: PredictSettings, paths: Sequence[Path]) -> None:
 
 
 class _Pictures:
-    """Writes a picture of each image and its objects into a folder, if there is one."""
+    """Writes annotated images into a folder, if there is one."""
 
     def __init__(self, detector: TrainedDetector, paths: Sequence[Path], settings: PredictSettings) -> None:
         self._folder = folder = settings.output
@@ -183,14 +179,14 @@ class _Pictures:
         self._names = {} if folder is None else picture_names(paths, folder)
 
     def files(self) -> list[Path]:
-        """The files that it writes."""
+        """Return the paths of the annotated images."""
         return [] if self._folder is None else [self._folder / name for name in self._names.values()]
 
-    def __call__(self, image: Image.Image, detected: Detected) -> None:
+    def __call__(self, image: Image.Image, detections: ImageDetections) -> None:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            picture = draw_detections(image, detected.results, self._classes, labels=self._labels)
-            write_atomic(self._folder / self._names[detected.path], encode_jpeg(picture))
+            picture = draw_detections(image, detections.results, self._classes, labels=self._labels)
+            write_atomic(self._folder / self._names[detections.path], encode_jpeg(picture))
 
 
 def detect_images(
@@ -200,40 +196,43 @@ def detect_images(
     threshold: float = 0.5,
     classes: Sequence[str] | None = None,
     batch_size: int = 1,
-    show: Callable[[Image.Image, Detected], None] = lambda *_: None,
+    show: Callable[[Image.Image, ImageDetections], None] = lambda *_: None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Detections:
-    """Find objects in image files; a file that cannot be read is skipped and named, never replaced.
+    """Detect objects in image files; unreadable files are skipped.
 
-    Memory stays bounded: masks of 28 x 28 pixels become masks of the image only for what is kept, a few at a time.
+    Memory is bounded: masks are pasted into the image only for detections that are kept, a few at a time.
 
     Args:
-        detector: on any device.
-        paths: of the images.
-        threshold: objects with a score above this are kept, 0 to 1.
+        detector: the detector, on any device.
+        paths: image files.
+        threshold: minimum score, 0 to 1; a detection must exceed it.
         classes: names of the classes to keep (default: all).
-        batch_size: images that the network gets at a time; they are padded to one size, which changes scores slightly.
-        show: called with each image (RGB) and what was found in it.
-        progress: called with the number of files done since its last call.
+        batch_size: images per forward pass; they are padded to one size, which changes scores slightly.
+        show: called with each image (RGB) and its detections.
+        progress: called with the number of files of each batch.
+
+    Returns:
+        The detections and the skipped files.
 
     Raises:
-        UserError: an unknown class, or a threshold that is no score.
+        UserError: a class is unknown, or the threshold is out of range.
     """
     if not 0 <= threshold <= 1:
         raise UserError(f"a threshold of scores is from 0 to 1, found {threshold}")
     device = next(detector.model.parameters()).device
     labels = torch.tensor(_labels(detector.names(), classes), dtype=torch.int64, device=device)
-    done: list[Detected] = []
+    done: list[ImageDetections] = []
     skipped: list[Skipped] = []
     with evaluating(detector.model) as network, _scores_above(network, threshold):
         for start in range(0, len(paths), batch_size):
             batch = paths[start : start + batch_size]
             images, unread = _read(batch, network)
             skipped += unread
-            for (path, image), found in zip(images.items(), _detect(network, images.values(), labels), strict=True):
+            for (path, image), raw in zip(images.items(), _detect(network, images.values(), labels), strict=True):
                 number = len(done) + 1
-                results = _results(network, found, number, detector.category_ids)
-                done.append(Detected(path, number, image.height, image.width, results))
+                results = _results(network, raw, number, detector.category_ids)
+                done.append(ImageDetections(path, number, image.height, image.width, results))
                 show(image, done[-1])
             progress(len(batch))
     categories = dict(zip(detector.category_ids, detector.names(), strict=True))
@@ -241,7 +240,7 @@ def detect_images(
 
 
 def _labels(names: Sequence[str], classes: Sequence[str] | None) -> list[int]:
-    """The labels of these classes, from 1."""
+    """Return the labels of the classes, from 1."""
     for name in classes or ():
         if name not in names:
             raise unknown("class", name, names)
@@ -250,9 +249,9 @@ def _labels(names: Sequence[str], classes: Sequence[str] | None) -> list[int]:
 
 @contextmanager
 def _scores_above(network: nn.Module, threshold: float) -> Generator[None]:
-    """The heads keep scores above this one, and find masks for no others; on leaving, their own threshold is back.
+    """Set the score threshold of the heads temporarily, which avoids masks for other detections.
 
-    What is kept is the same as if it were chosen from all afterwards: the heads suppress by better scores only.
+    The detections are the same as if filtered afterwards: non-maximum suppression depends only on higher scores.
     """
     heads = [module for module in network.modules() if isinstance(module, RoIHeads)]
     before = [module.score_thresh for module in heads]
@@ -277,11 +276,18 @@ def _read(paths: Iterable[Path], network: Any) -> tuple[dict[Path, Image.Image],
 
 
 def read_image(path: Path, network: Any) -> Image.Image:
-    """The image in a file, RGB, for a detector.
+    """Read an image file for a detector.
+
+    Args:
+        path: image file.
+        network: the detector.
+
+    Returns:
+        The image, RGB.
 
     Raises:
-        ImageError: the file cannot be read, or torchvision's resizing, which rounds down, would leave the image without
-            a pixel; ours keeps one.
+        ImageError: the file cannot be read, or the image is so narrow that the resizing of torchvision would leave no
+            pixel.
     """
     image, long = open_image(path), network.transform.max_size
     if not isinstance(network.transform, RoundedTransform) and min(image.size) * long <= max(image.size):
@@ -289,24 +295,26 @@ def read_image(path: Path, network: Any) -> Image.Image:
     return image
 
 
-def _detect(network: Any, images: Iterable[Image.Image], labels: Int[Tensor, " classes"]) -> list[Found]:
-    """The objects of some classes in each image, their masks not pasted yet."""
-    found = detect(network, [image_to_tensor(image).to(labels.device) for image in images])
-    kept = [torch.isin(one.values["labels"], labels) for one in found]
+def _detect(network: Any, images: Iterable[Image.Image], labels: Int[Tensor, " classes"]) -> list[RawDetections]:
+    """Detect objects of the given classes, without pasting masks."""
+    every = detect(network, [image_to_tensor(image).to(labels.device) for image in images])
+    kept = [torch.isin(raw.values["labels"], labels) for raw in every]
     return [
-        one._replace(values={name: value[keep] for name, value in one.values.items()})
-        for one, keep in zip(found, kept, strict=True)
+        raw._replace(values={name: value[keep] for name, value in raw.values.items()})
+        for raw, keep in zip(every, kept, strict=True)
     ]
 
 
-def _results(network: Any, found: Found, image_id: int, category_ids: Sequence[int]) -> tuple[dict[str, Any], ...]:
-    """The objects of an image as results with their areas."""
-    results = pasted_results(network, found, image_id, category_ids)
-    return tuple({**one, "area": _area(one, *found.original)} for one in results)
+def _results(
+    network: Any, detections: RawDetections, image_id: int, category_ids: Sequence[int]
+) -> tuple[dict[str, Any], ...]:
+    """Return the detections of an image with their areas."""
+    results = pasted_results(network, detections, image_id, category_ids)
+    return tuple({**result, "area": _area(result, *detections.original)} for result in results)
 
 
 def _area(result: dict[str, Any], height: int, width: int) -> float:
-    """Pixels of a result's mask; of its box if it has no mask."""
+    """Return the area of the mask in pixels, or of the box if there is no mask."""
     if "segmentation" in result:
         return extent(result["segmentation"], height, width)[0]
     return result["bbox"][2] * result["bbox"][3]

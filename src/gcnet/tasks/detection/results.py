@@ -14,25 +14,28 @@ from gcnet.errors import UserError, printable, unknown
 
 
 def is_predictions(content: Any) -> bool:
-    """Whether the content of a JSON file is laid out as `gcnet predict --json` writes the detections of a detector."""
+    """Whether `content`, of a JSON file, has the layout of detections written by `gcnet predict --json`."""
     return isinstance(content, dict) and all(
         isinstance(content.get(part), list) for part in ("images", "categories", "annotations")
     )
 
 
 def match_predictions(content: Mapping[str, Any], annotations: Mapping[str, Any], origin: str) -> list[dict[str, Any]]:
-    """The detections with the image and category ids of a COCO file.
+    """Replace the image and category ids of detections by those of a COCO file.
 
-    An image belongs to the annotated image whose `file_name` is the end of its path; detections of other images are
-    left out. Categories are matched by name.
+    An image matches the annotated image whose `file_name` is the end of its path; detections in other images are
+    dropped. Categories are matched by name.
 
     Args:
-        content: with `images`, `categories` and `annotations`.
-        annotations: the content of the COCO file, without faults.
-        origin: names the predictions in errors.
+        content: `images`, `categories` and `annotations` of `gcnet predict --json`.
+        annotations: content of the COCO file without issues.
+        origin: name of the predictions, for errors.
+
+    Returns:
+        The detections in COCO's result format.
 
     Raises:
-        UserError: no image is an annotated one, two are the same, or a category is not in the COCO file.
+        UserError: no image matches, two images match the same annotated image, or a category is not in the COCO file.
     """
     categories = {category["name"]: category["id"] for category in annotations["categories"]}
     try:
@@ -42,30 +45,30 @@ def match_predictions(content: Mapping[str, Any], annotations: Mapping[str, Any]
             if name not in categories:
                 raise unknown("class of the predictions", name, categories)
         return [
-            {**one, "image_id": images[one["image_id"]], "category_id": categories[labels[one["category_id"]]]}
-            for one in content["annotations"]
-            if one["image_id"] in images
+            {**entry, "image_id": images[entry["image_id"]], "category_id": categories[labels[entry["category_id"]]]}
+            for entry in content["annotations"]
+            if entry["image_id"] in images
         ]
     except (KeyError, TypeError) as error:
         raise UserError(f"{printable(origin)} is not a file of gcnet predict --json: {error!r} is missing") from error
 
 
 def _image_ids(predicted: list[Any], annotated: list[Any], origin: str) -> dict[Any, int]:
-    """The id of the annotated image by the id of the predicted one."""
+    """Return the id of the annotated image for each predicted image id."""
     ids = {PurePath(image["file_name"]).parts: image["id"] for image in annotated}
-    found: dict[Any, int] = {}
+    matched: dict[Any, int] = {}
     for image in predicted:
         parts = PurePath(image["file_name"]).parts
         match = next((ids[parts[start:]] for start in range(len(parts)) if parts[start:] in ids), None)
-        if match in found.values() and match is not None:
+        if match in matched.values() and match is not None:
             name = printable(image["file_name"])
             raise UserError(f"{printable(origin)} has two images of the file name {name}: predict one folder at a time")
         if match is not None:
-            found[image["id"]] = match
-    if predicted and not found:
+            matched[image["id"]] = match
+    if predicted and not matched:
         name = printable(predicted[0]["file_name"])
         raise UserError(f"{printable(origin)}: none of its images is an annotated one, such as {name}")
-    return found
+    return matched
 
 
 _HUGE = 1e300
@@ -75,22 +78,23 @@ _ACCEPTED = ("mask without pixels", "RLE numbers not integers")
 def read_detections(
     path: str | Path, annotations: Mapping[str, Any], image_ids: Ids | None = None, category_ids: Ids | None = None
 ) -> tuple[list[dict[str, Any]], int]:
-    """The results of a file, each with a box and, if all have one, a mask that can be evaluated.
+    """Read a file of detections, and check boxes, scores and masks.
 
-    The file is a list in COCO's result format, or what `gcnet predict --json` writes for the images of the annotations.
+    The file is a list in COCO's result format, or the output of `gcnet predict --json`. If one result has a mask, all
+    must.
 
     Args:
-        path: of the file.
-        annotations: the content of a COCO file without issues.
-        image_ids: integer ids of the images of the original file, by which results name them.
-        category_ids: likewise of the categories.
+        path: the file.
+        annotations: content of a COCO file without issues.
+        image_ids: integer ids of the images, by the ids in the original COCO file.
+        category_ids: integer ids of the categories, by the ids in the original COCO file.
 
     Returns:
-        The results, and the number of others, which are of images that were skipped.
+        The results, and the number of ignored results in skipped images.
 
     Raises:
-        UserError: the file is missing or no JSON list; a result lacks something, is of an image that the annotations
-            do not have, or has a box, a score or a mask that is none.
+        UserError: the file does not exist or has another format, or a result is incomplete, invalid, or of an unknown
+            image.
     """
     content = read_json(path, "results")
     if is_predictions(content):
@@ -110,7 +114,15 @@ def read_detections(
 
 
 def box_format_note(results: Sequence[Mapping[str, Any]], annotations: Mapping[str, Any]) -> str | None:
-    """A sentence on boxes that look as if they were in another format than COCO's; None if they do not."""
+    """Check whether boxes look like another format than COCO's.
+
+    Args:
+        results: detections in COCO's result format.
+        annotations: content of a COCO file with their images.
+
+    Returns:
+        A warning, or None.
+    """
     sizes = {image["id"]: (image["width"], image["height"]) for image in annotations["images"]}
     boxes = np.array([result["bbox"] for result in results], dtype=np.float64).reshape(-1, 4)
     image_sizes = np.array([sizes[result["image_id"]] for result in results], dtype=np.float64).reshape(-1, 2)
@@ -121,12 +133,12 @@ def box_format_note(results: Sequence[Mapping[str, Any]], annotations: Mapping[s
 
 
 def _with_integers(result: Any, image_ids: Ids | None, category_ids: Ids | None) -> Any:
-    """A result with the integer ids of its image and its category, where the ids in the file are known."""
+    """Replace image and category ids by the integer ids, where they are known."""
     if not isinstance(result, dict):
         return result
     known = {"image_id": image_ids, "category_id": category_ids}
-    found = {key: ids(result.get(key)) for key, ids in known.items() if ids is not None}
-    return result | {key: value for key, value in found.items() if value is not None}
+    integers = {key: ids(result.get(key)) for key, ids in known.items() if ids is not None}
+    return result | {key: value for key, value in integers.items() if value is not None}
 
 
 def _checked(result: Any, keys: Sequence[str], place: str, sizes: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
@@ -149,13 +161,13 @@ def _checked(result: Any, keys: Sequence[str], place: str, sizes: Mapping[int, t
     if result["image_id"] not in sizes:
         raise refuse(f"is of image {result['image_id']}, which the annotations do not have")
 
-    def say(kind: str, found: str) -> None:
+    def report(kind: str, found: str) -> None:
         if kind not in _ACCEPTED:
             raise refuse(f"has a mask that cannot be evaluated ({kind}): {found}")
 
     if "segmentation" not in keys:
         return result
-    checked = check_segmentation(result["segmentation"], *sizes[result["image_id"]], say)
+    checked = check_segmentation(result["segmentation"], *sizes[result["image_id"]], report)
     return result if checked is None else {**result, "segmentation": checked.value}
 
 

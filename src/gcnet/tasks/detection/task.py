@@ -29,17 +29,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gcnet.models.card import ModelCard
-    from gcnet.tasks.base import LoadedModel
     from gcnet.tasks.detection.evaluate import DetectorEvaluation
     from gcnet.tasks.detection.predict import Detections
     from gcnet.tasks.detection.trained import TrainedDetector
     from gcnet.tasks.detection.training import DetectionTraining
-    from gcnet.tasks.results import AttentionReader, DataReport, MeasuredImages
+    from gcnet.tasks.results import AttentionReader, DataReport, LoadedModel, MeasuredImages
     from gcnet.training.task import TrainingTask
 
 MASK_AP = Score("segm_AP", "mask AP", "mask AP", "", "points of AP", is_share=False)
 BOX_AP = Score("bbox_AP", "box AP", "box AP", "", "points of AP", is_share=False)
-_LISTED = 3  # classes named under a picture
+_LISTED = 3  # maximum number of classes in a caption
 
 
 class Detection(Task):
@@ -67,27 +66,24 @@ class Detection(Task):
     counted_image = "the largest size, with 1,000 proposals and 100 detections,"
     preset = ("1x", "1x")
     names_note = (
-        "Detectors are mask_rcnn_NAME, cascade_mask_rcnn_NAME and, of boxes only, faster_rcnn_NAME, such as\n"
+        "Detectors are mask_rcnn_NAME, cascade_mask_rcnn_NAME and, without masks, faster_rcnn_NAME, such as\n"
         "mask_rcnn_gc_resnet50; with _dcn behind resnet50, resnet101 or a ResNeXt, c3 to c5 have deformable\n"
         "convolutions."
     )
     flops_note = (
-        "A detector's are of an image of this height and width, with the heads of boxes on 1000 regions and those\n"
-        "of masks on 100; how many there are in an image depends on what is found in it."
+        "A detector's FLOPs are for an image of this height and width, with 1000 regions for the box head and 100\n"
+        "for the mask head; the numbers of regions of a real image depend on its content."
     )
 
     def owns(self, model: str) -> bool:
-        """The names of detectors."""
         return is_detector(model)
 
     def with_defaults(self, settings: TrainSettings) -> TrainSettings:
-        """Recipe and norm filled in, which depend on whether the detector starts from weights."""
         from gcnet.tasks.detection.training import with_detection_defaults
 
         return with_detection_defaults(settings)
 
     def open_training(self, settings: TrainSettings, processes: Processes) -> "DetectionTraining":
-        """The images of the settings with their objects."""
         from gcnet.tasks.detection.training import open_detection
 
         return open_detection(settings, processes)
@@ -99,49 +95,41 @@ class Detection(Task):
         *,
         image_size: int | None = None,  # noqa: ARG002
     ) -> nn.Module:
-        """The detector with its blocks, for images of any size."""
         from gcnet.tasks.detection.training import build_detector
 
         return build_detector(settings, num_classes)
 
     def open_file(self, path: "Path", model: nn.Module, card: "ModelCard") -> "TrainedDetector":
-        """The detector, with the class names and category ids of its card."""
         from gcnet.tasks.detection.trained import detector_of_file
 
         return detector_of_file(path, model, card)
 
     def open_by_name(self, name: str, weights: str, image_size: int | None) -> "TrainedDetector":  # noqa: ARG002
-        """The detector, for images of any size."""
         from gcnet.tasks.detection.trained import detector_by_name
 
         return detector_by_name(name, weights)
 
     def evaluate(self, loaded: "LoadedModel", settings: EvaluateSettings, processes: Processes) -> "DetectorEvaluation":
-        """Average precision on annotated images."""
         from gcnet.tasks.detection.evaluate import evaluate
 
         return evaluate(loaded, settings, processes)
 
     def evaluate_results(self, settings: EvaluateSettings, processes: Processes) -> "DetectorEvaluation":
-        """Average precision of the detections in a file."""
         from gcnet.tasks.detection.evaluate import evaluate_results
 
         return evaluate_results(settings, processes)
 
     def predict(self, loaded: "LoadedModel", paths: "Sequence[Path]", settings: PredictSettings) -> "Detections":
-        """The objects in each image."""
         from gcnet.tasks.detection.predict import predict
 
         return predict(loaded, paths, settings)
 
     def recognizes_data(self, settings: CheckDataSettings) -> bool:
-        """COCO annotations, and with `convert` other labels of boxes."""
         from gcnet.data.coco.open import is_coco
 
         return settings.convert is not None or is_coco(settings.data)
 
     def check_data(self, settings: CheckDataSettings) -> "DataReport":
-        """COCO annotations, or labels to convert."""
         from gcnet.tasks.detection.check_data import check_annotations
         from gcnet.tasks.detection.convert_labels import convert_labels
 
@@ -150,101 +138,95 @@ class Detection(Task):
         return check_annotations(settings)
 
     def attention_reader(self, loaded: "LoadedModel", settings: AnalyzeSettings) -> "AttentionReader":  # noqa: ARG002
-        """Maps of the backbone."""
         from gcnet.tasks.detection.attention import attention_reader
 
         return attention_reader(loaded)
 
     def measured_images(self, loaded: "LoadedModel", settings: AnalyzeSettings) -> "MeasuredImages":
-        """Annotated images, one by one."""
         from gcnet.tasks.detection.attention import AnnotatedImages
 
         return AnnotatedImages(loaded, settings)
 
     def describe_origin(self, training: TrainSettings) -> str:
-        """Weights of the detector or of its backbone, norms, heads and conventions."""
         detector = training.detector
         backbone = detector.backbone_weights
         origin = f"backbone from {backbone}" if backbone else super().describe_origin(training)
         return f"{origin}, norms {detector.norm}, box head {detector.box_head}, conventions of {detector.conventions}"
 
     def start_from(self, weights: str | None) -> dict[str, Any]:
-        """The backbone starts from the weights, with batch norms over all images."""
         return {"detector": DetectorSettings(norm="sync", backbone_weights=weights)}
 
     def check_data_name(self, data: str) -> None:
-        """Refuse data of labeled images."""
         if data in ("cifar10", "cifar100"):
             raise UserError("this table is of detectors: `data` takes a COCO directory")
 
     def scores(self, model: str) -> tuple[Score, ...]:
-        """AP of masks, if the detector predicts any, and of boxes."""
         return self.all_scores if has_masks(model) else (BOX_AP,)
 
     def why_another_score(self, model: str) -> str:
-        """Objects without a mask."""
         return f"not every validation object of `data` has a mask: take {without_masks(model)}, a detector of boxes"
 
     def describe_scores(self, names: str, images: str) -> str:
-        """What average precision is."""
         return (
             f"{names} are COCO's average precision, the mean over overlaps (IoU) from 0.50 to 0.95, times 100, of the "
             f"last epoch's weights on {images}; what the choice of these images leaves open is not in any number here."
         )
 
     def input_size(self, task: "TrainingTask") -> tuple[int, int]:
-        """Short and long side in pixels that images are resized to."""
         from gcnet.tasks.detection.training import build_detector
 
         settings = cast(Any, task).settings
         network = replace(settings.network, weights=None)
         detector = replace(settings.detector, backbone_weights=None)
-        with torch.device("meta"):  # without numbers: only its transform is looked at
+        with torch.device("meta"):  # only the transform is needed, no weights
             built = build_detector(replace(settings, network=network, detector=detector), len(task.classes))
         transform: Any = built.transform
         return transform.min_size[-1], transform.max_size
 
     def picture(self, task: "TrainingTask", index: int) -> tuple[Image.Image, str]:
-        """The image with its boxes and masks, and how many objects of which classes there are."""
         from gcnet.visualization.annotations import draw_annotations
 
         val = cast(Any, task).val
         names = dict(zip(val.category_ids, val.classes, strict=True))
         annotations = val.annotations(index)
-        return draw_annotations(val.read(index), annotations), _listed(names[one["category_id"]] for one in annotations)
+        return draw_annotations(val.read(index), annotations), _listed(
+            names[entry["category_id"]] for entry in annotations
+        )
 
     def default_image_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
-        """Sides of 5 to 8, as the 800 by 1280 at which detectors are usually counted, or as long as it may be."""
+        """Return a size with sides 5:8, as in the usual 800 x 1280.
+
+        Args:
+            name: network name.
+            model: the detector.
+
+        Returns:
+            Height and width in pixels; the width at most the maximum of the detector.
+        """
         transform: Any = model.transform
         short = transform.min_size[-1]
         return short, min(short * 8 // 5, transform.max_size)
 
     def count_flops(self, model: nn.Module, size: tuple[int, int]) -> int:
-        """With heads on 1000 regions and 100 masks."""
         return count_detector_flops(model, size)
 
     def stages(self, model: nn.Module) -> dict[str, str]:
-        """Those of the backbone, and `pyramid`, `proposals`, `boxes` and, with a mask head, `masks`."""
         return detector_parts(model)
 
     def run_on_meta(self, skeleton: Any, size: tuple[int, int], images: int) -> None:
-        """The backbone on all images, and the heads on as many regions as are counted, or sampled in training."""
         run_heads(skeleton, size, images)
 
     def body(self, model: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, str, tuple[int, int]]:
-        """The backbone, on the padded image."""
         detector: Any = model
         return detector.backbone, "backbone.", padded_size(model, size)
 
     def measured(self, model: nn.Module, num_classes: int, size: tuple[int, int] | None = None) -> nn.Module:
-        """The detector on made-up objects, with as many detections as it may give."""
         if size is not None:
             transform: Any = model.transform
             transform.min_size, transform.max_size = (min(size),), max(size)
         return MeasuredDetector(model, num_classes)
 
     def cost_notes(self) -> tuple[str, ...]:
-        """Of how many regions FLOPs and activations are."""
         return ("A detector's FLOPs are with 1000 RoIs and 100 masks, activations with the RoIs sampled in training.",)
 
 

@@ -21,9 +21,10 @@ class TrainedDetector:
     """A trained detector of `create_model`.
 
     Attributes:
-        model: as `gcnet.models.detector.mask_rcnn.build_mask_rcnn` builds it.
-        class_names: of the labels from 1, in order; None if the weights come without them.
-        category_ids: of the labels from 1, in order, the ids in COCO annotations; the labels if there are none.
+        model: detector of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`.
+        class_names: class names in the order of the labels, from label 1; None if unknown.
+        category_ids: ids in COCO annotations in the order of the labels, from label 1; the labels themselves if
+            unknown.
     """
 
     model: nn.Module
@@ -31,20 +32,23 @@ class TrainedDetector:
     category_ids: tuple[int, ...]
 
     def names(self) -> tuple[str, ...]:
-        """The class names, or "class 1", "class 2", ... by category id if there are none."""
+        """Return the class names, or "class 1", "class 2", ... by category id if they are unknown."""
         return self.class_names or tuple(f"class {identity}" for identity in self.category_ids)
 
 
 def detector_of_file(path: Path, model: nn.Module, card: ModelCard) -> TrainedDetector:
-    """The detector of a model file.
+    """Create the detector of a model file.
 
     Args:
-        path: of the file.
-        model: its network.
+        path: model file.
+        model: network of the file.
         card: its model card, with a number of classes.
 
+    Returns:
+        The detector.
+
     Raises:
-        UserError: weights are not finite.
+        UserError: a weight is not finite.
     """
     classes = card.num_classes or 0
     _require_finite(model, str(path))
@@ -52,14 +56,17 @@ def detector_of_file(path: Path, model: nn.Module, card: ModelCard) -> TrainedDe
 
 
 def detector_by_name(name: str, weights: str) -> TrainedDetector:
-    """A detector by name with weights.
+    """Create a detector by name and load weights.
 
     Args:
-        name: as for `create_model`.
-        weights: a file, "pretrained", or the name of published weights.
+        name: network name, as in `create_model`.
+        weights: a file, "pretrained", or a published version.
+
+    Returns:
+        The detector, in eval mode.
 
     Raises:
-        UserError: the weights do not fit or are not finite, or the file is a model file.
+        UserError: the weights do not fit or are not finite, or the file is a gcnet model file.
     """
     file = Path(weights)
     if file.suffix == ".safetensors" and file.is_file() and has_checksum(file):
@@ -71,21 +78,25 @@ def detector_by_name(name: str, weights: str) -> TrainedDetector:
 
 
 def _require_finite(model: nn.Module, origin: str) -> None:
-    """Refuse weights that are not finite: scores of NaN are above no threshold, so no object would be detected."""
+    """Refuse weights that are not finite: NaN scores exceed no threshold, so nothing would be detected."""
     for name, tensor in model.state_dict().items():
         if not bool(tensor.isfinite().all()):
             raise UserError(f"a detector's weights must be finite numbers; {name} of {origin} is not")
 
 
 def _number_of_classes(weights: Path) -> int | None:
-    """The number of object classes of a detector's weights; None for weights of another network."""
+    """Return the number of object classes of the weights; None for weights of another network."""
     sizes = (len(tensor) for name, tensor in read_state_dict(weights).items() if _LOGITS.fullmatch(name))
     rows = next(sizes, None)
-    return rows and rows - 1  # one is the background
+    return rows and rows - 1  # without the background
 
 
 def describe_resizing(detector: nn.Module) -> str:
-    """The sides that a detector resizes images to, in words."""
+    """Describe the image size to which a `detector` resizes.
+
+    Returns:
+        The sides in pixels, in words.
+    """
     transform: Any = detector.transform
     short, long = transform.min_size[-1], transform.max_size
     sides = f"a short side of {short:,} and " if short < long else ""

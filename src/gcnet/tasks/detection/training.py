@@ -31,27 +31,26 @@ from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.recipe import DETECTOR_PRESET
 from gcnet.training.settings import DetectorSettings, TrainSettings
-from gcnet.training.task import Evaluation, first_validation_sample, micro_batches, unless_stopped
+from gcnet.training.task import Evaluation, TrainingTask, first_validation_sample, micro_batches, unless_stopped
 from gcnet.training.trainer import AUTOCAST
 
 _SHOWN, _TILE = 12, 320
-_SHORT, _LONG = 800, 1333  # the sides of COCO's detectors, in pixels
+_SHORT, _LONG = 800, 1333  # default image size of detectors on COCO, in pixels
 _CLASSIFIERS_AUGMENT = ("random_crop", "crop_scale", "pad", "auto_augment", "ra_magnitude", "erasing")
 _CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix", "class_weights", "sampling")
 
 
-class DetectionTraining:
-    """Images to boxes, classes and masks of the objects in them.
+class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
+    """Training of a detector.
 
     Args:
         train: training images.
-        val: validation images, of the same categories.
-        settings: of the run.
-        processes: which share of every batch is this process' own.
+        val: validation images, with the same categories.
+        settings: settings of the run.
+        processes: the processes and the rank of this one, which determine its share of every batch.
 
     Raises:
-        UserError: no image of a part has an object, no object has a mask for a detector of masks, or a setting belongs
-            to classifiers.
+        UserError: there are no objects, no masks for a detector with masks, or a setting belongs to classifiers.
     """
 
     def __init__(self, train: CocoSplit, val: CocoSplit, settings: TrainSettings, processes: Processes) -> None:
@@ -62,11 +61,11 @@ class DetectionTraining:
         for part, images in ((train, self.train), (val, self.val.with_objects())):
             if not len(images):
                 raise _nothing_to_learn(part)
-        self._finds_masks = has_masks(settings.network.model)
-        if self._finds_masks:
+        self._predicts_masks = has_masks(settings.network.model)
+        if self._predicts_masks:
             _require_masks(train, settings.network.model)
-        judges_masks = self._finds_masks and not _without_mask(val)
-        self.metric = "segm_AP" if judges_masks else "bbox_AP"
+        evaluates_masks = self._predicts_masks and not _without_mask(val)
+        self.metric = "segm_AP" if evaluates_masks else "bbox_AP"
         recipe = replace(settings.recipe, preset=settings.recipe.preset or DETECTOR_PRESET)
         fitted = recipe.with_batch_size_for(len(self.train), processes.world)
         self._reduced = fitted is not recipe
@@ -93,22 +92,20 @@ class DetectionTraining:
         """None: images have many sizes."""
 
     def check(self, network: nn.Module) -> None:
-        """Nothing: a detector by name takes images of any size."""
+        pass  # a detector by name takes images of any size
 
     def settled(self, data: DataSettings) -> DataSettings:
-        """The settings as they are: a detector prepares images itself."""
         return data
 
     def notes(self) -> list[str]:
-        """What of the data is left out or mended, a sentence each."""
         notes = list(dict.fromkeys(report for part in self.parts for report in part.reports()))
         empty = len(self.parts[0].images) - len(self.train)
         if empty:
             notes.append(f"{empty} training images without objects are skipped; --empty-images keeps them")
         with_mask, objects = self.parts[0].mask_counts()
-        if self._finds_masks and with_mask < objects:
+        if self._predicts_masks and with_mask < objects:
             notes.append(f"{objects - with_mask:,} of {objects:,} training objects have no mask: no mask loss for them")
-        if self._finds_masks and self.metric == "bbox_AP":
+        if self._predicts_masks and self.metric == "bbox_AP":
             val = self.parts[1]
             boxes_only, total = _without_mask(val), len(val.images.content["annotations"])
             notes.append(
@@ -120,41 +117,42 @@ class DetectionTraining:
         return notes
 
     def batches(self, first_step: int) -> Iterator[DetectionBatch]:
-        """This process' share of each global batch from `first_step` on, for ever."""
         self._order.start(first_step)
         loader = self._loader(self._samples, self._order)
         while True:
             yield from loader
 
     def prepare(self, batch: DetectionBatch, step: int, device: torch.device) -> DetectionBatch:  # noqa: ARG002
-        """The batch on the device."""
         return batch.to(device)
 
     def split(self, batch: DetectionBatch, parts: int) -> list[DetectionBatch]:
-        """Micro-batches of nearly equal size."""
         return [batch.part(where) for where in micro_batches(len(batch), parts)] or [batch]
 
     def losses(self, network: nn.Module, batch: DetectionBatch) -> dict[str, Tensor]:
-        """The detector's losses: of the proposals' objectness and boxes, of classes, boxes and masks of the heads."""
-        if self._finds_masks:
+        """Compute the losses of the detector.
+
+        Args:
+            network: in training mode.
+            batch: prepared, with at least one image.
+
+        Returns:
+            Objectness and box losses of the proposals, class, box and mask losses of the heads, each of shape ().
+        """
+        if self._predicts_masks:
             return network(batch.images, batch.targets)
         return network(batch.images, [{name: target[name] for name in ("boxes", "labels")} for target in batch.targets])
 
     def sample(self, device: torch.device) -> DetectionBatch:
-        """A batch of one validation image, without its objects."""
         return collate_detection([first_validation_sample(DetectionDataset(self.val, with_objects=False))]).to(device)
 
     def forward(self, network: nn.Module, batch: DetectionBatch) -> object:
-        """The detections of the network, in evaluation mode, with masks pasted a few at a time as in evaluation."""
         return detector_results(network, batch.images, batch.image_ids, self.val.category_ids)
 
     def input_size(self, network: nn.Module) -> tuple[int, int]:
-        """Short and long side in pixels that images are resized to."""
         transform: Any = network.transform
         return transform.min_size[-1], transform.max_size
 
     def describe_data(self, size: tuple[int, int]) -> str:
-        """Number of images and classes, and what images are resized to."""
         short, long = size
         sides = f"a short side of {short} and " if short < long else ""
         return (
@@ -163,13 +161,11 @@ class DetectionTraining:
         )
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """A digest of each annotation file, and the bytes of every image."""
         for split, part in zip(("train", "val"), self.parts, strict=True):
             for name, content in part.contents():
                 yield f"{split}/{name}", content
 
     def describe_augmentation(self) -> str:
-        """How images are varied with their objects."""
         augment, detector = self.settings.augment, self.settings.detector
         scales = detector.min_size or ()
         parts = [f"flip {augment.hflip:g}"] if augment.hflip else []
@@ -180,7 +176,6 @@ class DetectionTraining:
         return ", ".join(parts) or "none"
 
     def flops(self, network: nn.Module) -> int:
-        """Of one image of the size that images are resized to, a multiply-add counted as two."""
         return count_detector_flops(network, size=self.input_size(network))
 
     def evaluate(
@@ -191,9 +186,7 @@ class DetectionTraining:
         stop: Callable[[], bool],
         progress: Callable[[int], None] = lambda _: None,
     ) -> Evaluation | None:
-        """Box and mask AP over the validation images of all processes."""
-
-        def judged(ask: Callable[[int], None]) -> DetectorResult:
+        def run(count: Callable[[int], None]) -> DetectorResult:
             return evaluate_detector(
                 network,
                 self._validation,
@@ -201,28 +194,26 @@ class DetectionTraining:
                 self.val.category_ids,
                 device=device,
                 autocast=AUTOCAST[self.settings.machine.precision],
-                progress=ask,
+                progress=count,
                 gather=self.processes.gather,
             )
 
         world = self.processes.world
-        result = unless_stopped(judged, stop, lambda done: progress(min(done * world, self.evaluation_images)))
+        result = unless_stopped(run, stop, lambda done: progress(min(done * world, self.evaluation_images)))
         if result is None:
             return None
         metrics = {
-            f"{IOU_TYPES[kind]}_{name}": found.numbers[name] or 0.0
-            for kind, found in result.kinds().items()
+            f"{IOU_TYPES[kind]}_{name}": of_kind.numbers[name] or 0.0
+            for kind, of_kind in result.kinds().items()
             for name in ("AP", "AP50")
         }
-        skipped = {one.name: one.reason for one in result.skipped}
+        skipped = {image.name: image.reason for image in result.skipped}
         return Evaluation(metrics, result.boxes.images, skipped, result)
 
     def save(self, network: nn.Module, path: Path) -> None:
-        """A model file with class names and category ids inside."""
         save_model(network, path, class_names=list(self.classes), category_ids=list(self.val.category_ids))
 
     def draw_inputs(self, batch: DetectionBatch, path: Path) -> None:
-        """The first images of a batch with their boxes and masks."""
         from gcnet.visualization.annotations import draw_targets
         from gcnet.visualization.images import contact_sheet
 
@@ -233,7 +224,6 @@ class DetectionTraining:
         contact_sheet(pictures, titles, path, columns=4, tile=_TILE, caption=caption)
 
     def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Learning curves."""
         from gcnet.visualization.plots import plot_learning_curves
 
         scores = {"Masks": {"segm_AP": "mask AP", "segm_AP50": "mask AP50"}} if self.metric == "segm_AP" else {}
@@ -247,7 +237,7 @@ class DetectionTraining:
         return figure_caption(Path(self.settings.data.data).name, self.settings.network.title, *parts)
 
     def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
-        """Nothing: `gcnet evaluate` draws the pictures of a detector."""
+        pass  # `gcnet evaluate` draws the figures of a detector
 
 
 def _nothing_to_learn(part: CocoSplit) -> UserError:
@@ -263,16 +253,33 @@ def _nothing_to_learn(part: CocoSplit) -> UserError:
 
 
 def open_detection(settings: TrainSettings, processes: Processes) -> DetectionTraining:
-    """The task that the settings' data describe; generated images do not depend on the run's seed.
+    """Open the data of the settings for training a detector.
+
+    Generated images do not depend on the seed of the run.
+
+    Args:
+        settings: settings of the run.
+        processes: processes that share the images.
+
+    Returns:
+        The training task.
 
     Raises:
-        UserError: where the data are not there or do not suit the recipe.
+        UserError: the data do not exist or do not fit the recipe.
     """
     return DetectionTraining(*open_coco(settings.data, split_seed=settings.machine.seed), settings, processes)
 
 
 def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
-    """The detector that the settings describe, with its blocks."""
+    """Build the detector of the settings, with its blocks.
+
+    Args:
+        settings: settings of the run.
+        num_classes: number of object classes.
+
+    Returns:
+        The detector.
+    """
     from gcnet.models.create import create_model
 
     network, detector = settings.network, settings.detector
@@ -291,22 +298,30 @@ def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
 
 
 def mask_rcnn_options(detector: DetectorSettings) -> dict[str, Any]:
-    """What is given of the options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`."""
-    found = detector.options()
+    """Convert the settings `detector` to options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`.
+
+    Returns:
+        Only the options that are set.
+    """
+    options = detector.options()
     if detector.min_size is not None:
         short = detector.min_size[-1]
-        found["image_size"] = (short, detector.max_size or round(short * _LONG / _SHORT))
-    return found
+        options["image_size"] = (short, detector.max_size or round(short * _LONG / _SHORT))
+    return options
 
 
 def with_detection_defaults(settings: TrainSettings) -> TrainSettings:
-    """The settings with recipe and norm filled in: without weights, a stem is not frozen nor are statistics kept."""
+    """Fill in the recipe and the norm of `settings`.
+
+    Returns:
+        The settings; without weights, no layer is frozen and batch statistics are trained.
+    """
     recipe, detector = settings.recipe, settings.detector
     has_weights = detector.backbone_weights is not None or settings.network.weights is not None
     if recipe.freeze is None and not has_weights:
         recipe = replace(recipe, freeze=())
     elif recipe.freeze is None and _backbone(settings) == "scenes_resnet":
-        recipe = replace(recipe, freeze=("backbone.body.stem.*",))  # c2 is all the rest of this network
+        recipe = replace(recipe, freeze=("backbone.body.stem.*",))  # layers after the stem are c2 and are trained
     norm = detector.norm or ("eval_stats" if has_weights else "batch")
     return replace(settings, recipe=recipe.with_defaults(DETECTOR_PRESET), detector=replace(detector, norm=norm))
 
@@ -322,8 +337,8 @@ def _require_masks(part: CocoSplit, model: str) -> None:
 
 
 def _without_mask(part: CocoSplit) -> int:
-    """The number of annotations without a mask, of crowds too: masks can be evaluated where there are none."""
-    return sum(not one.get("segmentation") for one in part.images.content["annotations"])
+    """Count the annotations without a mask, including crowds; masks are evaluated if there are none."""
+    return sum(not entry.get("segmentation") for entry in part.images.content["annotations"])
 
 
 def _backbone(settings: TrainSettings) -> str:
@@ -331,7 +346,7 @@ def _backbone(settings: TrainSettings) -> str:
 
 
 def _refuse_classifiers(settings: TrainSettings) -> None:
-    """Refuse what only classifiers have."""
+    """Refuse settings of classifiers."""
     detector = settings.detector
     if detector.max_size is not None and detector.min_size is None:
         raise UserError("`max_size` goes with `min_size`")
