@@ -18,8 +18,9 @@ from gcnet.models.card import ModelCard
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import evaluating
-from gcnet.tasks.base import SHORT_RECIPE, Demonstration, Score, Task
-from gcnet.tasks.results import DataReport, EvaluationResult, LoadedModel, PredictionResult, TrainedModel
+from gcnet.tasks.base import LoadedModel, Task
+from gcnet.tasks.results import DataReport, EvaluationResult, PredictionResult, TrainedModel
+from gcnet.tasks.scores import SHORT_RECIPE, Demonstration, Score
 from gcnet.tasks.settings import CheckDataSettings, EvaluateSettings, PredictSettings
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import TrainSettings

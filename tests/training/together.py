@@ -46,7 +46,7 @@ def train_and_evaluate(settings: TrainSettings, folder: Path) -> None:
     torch.set_num_threads(1)
     runs = {}
     for name, ema in (("weights", None), ("average", 0.9)):
-        runs[name] = override(settings, output=str(folder / name), ema=ema)
+        runs[name] = override(settings, output=str(folder / name), ema_decay=ema)
         run(runs[name], normed_network)
     with processes_joined(CPU) as processes:
         write(folder, processes, {name: metrics_of_saved(runs[name], processes) for name in runs})

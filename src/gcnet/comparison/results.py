@@ -9,8 +9,8 @@ from typing import Any
 from gcnet.analysis.statistics import PairedDifference, Spread, paired_difference, spread, wilson_interval
 from gcnet.errors import UserError
 from gcnet.renamed import FORMAT_VERSION, format_version, is_old, upgraded_costs, upgraded_metrics
-from gcnet.tasks.base import Score
 from gcnet.tasks.registry import TASKS, task_of
+from gcnet.tasks.scores import Score
 
 MAIN, CONTROL = "main", "control"
 BASELINE = "none"

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 from gcnet.comparison.results import BASELINE, CONTROL, MAIN, Comparison, Cost
-from gcnet.tasks.base import Score
 from gcnet.tasks.registry import task_of
+from gcnet.tasks.scores import Score
 from gcnet.text_files import markdown_table
 
 _COSTS = ("parameters", "GFLOPs", "forward (ms)", "training step (ms)", "peak memory (MB)")

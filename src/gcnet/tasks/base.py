@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from gcnet.errors import UserError
+from gcnet.tasks.scores import Demonstration, Score
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
         AttentionReader,
         DataReport,
         EvaluationResult,
-        LoadedModel,
         MeasuredImages,
         PredictionResult,
         TrainedModel,
@@ -34,60 +34,7 @@ if TYPE_CHECKING:
     from gcnet.training.distributed import Processes
     from gcnet.training.settings import TrainSettings
     from gcnet.training.task import TrainingTask
-
-
-@dataclass(frozen=True)
-class Score:
-    """A metric from 0 to 1, shown times 100.
-
-    Attributes:
-        column: its key in metrics.jsonl and results.json.
-        name: its name in sentences and on axes.
-        label: its name in titles.
-        unit: unit after a value, with a leading space; may be empty.
-        points: unit of a difference, in words.
-        is_share: whether it is a fraction of the validation images, so that their number determines its sampling error;
-            False for average precision.
-    """
-
-    column: str
-    name: str
-    label: str
-    unit: str
-    points: str
-    is_share: bool
-
-    @property
-    def heading(self) -> str:
-        """Heading of a column, or label of an axis."""
-        return f"{self.name} ({self.unit.strip()})" if self.unit else self.name
-
-    @property
-    def title(self) -> str:
-        """`label` with a capital letter."""
-        return self.label[0].upper() + self.label[1:]
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """A short training on generated scenes.
-
-    Attributes:
-        recipe: recipe settings.
-        train: number of training scenes.
-        val: number of validation scenes.
-    """
-
-    recipe: Mapping[str, Any]
-    train: int
-    val: int
-
-
-# Chosen by experiments on generated scenes: sufficient for every block, and minutes on two cores.
-SHORT_RECIPE: Mapping[str, Any] = MappingProxyType(
-    {"optimizer": "adamw", "weight_decay": 0.01, "decay_all": False, "clip_grad_norm": 5.0}
-)
-"""Recipe settings of every demonstration."""
+from gcnet.tasks.results import TrainedModel
 
 
 class Task(ABC):
@@ -395,3 +342,49 @@ class Task(ABC):
     def cost_notes(self) -> tuple[str, ...]:
         """Return notes on the numbers of `gcnet cost`."""
         return ()
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained network with its task.
+
+    Attributes:
+        task: the task.
+        trained: the network, in eval mode.
+        origin: model file, run folder or name, as given by the user.
+        weights: file or published version of the weights.
+    """
+
+    task: Task
+    trained: "TrainedModel"
+    origin: str
+    weights: str
+
+    def with_model(self, model: "nn.Module") -> "LoadedModel":
+        """Return a copy with the network `model` in place of the current one."""
+        return replace(self, trained=replace(cast(Any, self.trained), model=model))
+
+    def describe(self) -> list[str]:
+        """Return lines on the network with blocks and classes, the weights, and the device."""
+        import torch
+
+        from gcnet.insertion import inserted
+        from gcnet.models.card import card_of
+        from gcnet.models.weights import loaded_weights
+
+        model = self.trained.model
+        card, blocks = card_of(model), inserted(model)
+        names = ", ".join(dict.fromkeys(insertion.block for insertion in blocks))
+        described = [f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters"]
+        if blocks:
+            described.append(f"{sum(insertion.parameters for insertion in blocks):,} of them in inserted blocks")
+        if card.num_classes:
+            described.append(f"{card.num_classes:,} classes")
+        first, threads = next(model.parameters()), torch.get_num_threads()
+        precision = str(first.dtype).removeprefix("torch.")
+        return [
+            f"model: {card.architecture or type(model).__name__}{f' with {names}' if blocks else ''}: "
+            f"{', '.join(described)}",
+            f"weights: {loaded_weights(model) or self.weights}",
+            f"device: {first.device}, {precision}, {threads} thread{'s' * (threads != 1)}",
+        ]

@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -13,7 +13,6 @@ from gcnet.errors import printable
 
 if TYPE_CHECKING:
     from gcnet.analysis.attention import Attention
-    from gcnet.tasks.base import Task
     from gcnet.visualization.attention_maps import ImageMaps
 
 
@@ -25,52 +24,6 @@ class TrainedModel(Protocol):
     def model(self) -> nn.Module:
         """The network."""
         ...
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A trained network with its task.
-
-    Attributes:
-        task: the task.
-        trained: the network, in eval mode.
-        origin: model file, run folder or name, as given by the user.
-        weights: file or published version of the weights.
-    """
-
-    task: "Task"
-    trained: TrainedModel
-    origin: str
-    weights: str
-
-    def with_model(self, model: nn.Module) -> "LoadedModel":
-        """Return a copy with the network `model` in place of the current one."""
-        return replace(self, trained=replace(cast(Any, self.trained), model=model))
-
-    def describe(self) -> list[str]:
-        """Return lines on the network with blocks and classes, the weights, and the device."""
-        import torch
-
-        from gcnet.insertion import inserted
-        from gcnet.models.card import card_of
-        from gcnet.models.weights import loaded_weights
-
-        model = self.trained.model
-        card, blocks = card_of(model), inserted(model)
-        names = ", ".join(dict.fromkeys(insertion.block for insertion in blocks))
-        described = [f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters"]
-        if blocks:
-            described.append(f"{sum(insertion.parameters for insertion in blocks):,} of them in inserted blocks")
-        if card.num_classes:
-            described.append(f"{card.num_classes:,} classes")
-        first, threads = next(model.parameters()), torch.get_num_threads()
-        precision = str(first.dtype).removeprefix("torch.")
-        return [
-            f"model: {card.architecture or type(model).__name__}{f' with {names}' if blocks else ''}: "
-            f"{', '.join(described)}",
-            f"weights: {loaded_weights(model) or self.weights}",
-            f"device: {first.device}, {precision}, {threads} thread{'s' * (threads != 1)}",
-        ]
 
 
 class EvaluationResult(ABC):

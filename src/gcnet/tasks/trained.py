@@ -10,8 +10,8 @@ from gcnet.errors import UserError, is_url, nearest_path, printable
 from gcnet.models.card import card_of
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.registry import task_of
-from gcnet.tasks.results import LoadedModel
 
 MODEL_SUFFIX = ".safetensors"
 _OF_RUN = ("best.safetensors", "last.safetensors")

@@ -19,8 +19,9 @@ from gcnet.data.transforms import build_eval_transform
 from gcnet.errors import UserError, printable
 from gcnet.models.outputs import check_classifier, class_scores, evaluating
 from gcnet.progress_bar import progress_bar
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.classification.trained import TrainedClassifier, find_preprocessing
-from gcnet.tasks.results import LoadedModel, PredictionResult
+from gcnet.tasks.results import PredictionResult
 from gcnet.tasks.settings import PredictSettings
 from gcnet.visualization.images import contact_sheet
 

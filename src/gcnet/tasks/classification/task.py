@@ -10,7 +10,8 @@ from torch import nn
 from gcnet.analysis.cost import count_flops
 from gcnet.analysis.cost_breakdown import image_stages, run_images
 from gcnet.models.registry import small_input, split_name
-from gcnet.tasks.base import SHORT_RECIPE, Demonstration, Score, Task
+from gcnet.tasks.base import Task
+from gcnet.tasks.scores import SHORT_RECIPE, Demonstration, Score
 from gcnet.tasks.settings import AnalyzeSettings, CheckDataSettings, EvaluateSettings, PredictSettings
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import TrainSettings
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gcnet.models.card import ModelCard
+    from gcnet.tasks.base import LoadedModel
     from gcnet.tasks.classification.evaluate import ClassifierEvaluation
     from gcnet.tasks.classification.predict import Predictions
     from gcnet.tasks.classification.trained import TrainedClassifier
     from gcnet.tasks.classification.training import ClassificationTraining
-    from gcnet.tasks.results import AttentionReader, DataReport, LoadedModel, MeasuredImages
+    from gcnet.tasks.results import AttentionReader, DataReport, MeasuredImages
     from gcnet.training.task import TrainingTask
 
 TOP1 = Score("top1_fraction", "top-1", "top-1 accuracy", " %", "points", is_share=True)

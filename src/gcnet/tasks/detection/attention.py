@@ -17,9 +17,10 @@ from gcnet.data.dataset import Skipped
 from gcnet.data.sampler import EvaluationSampler
 from gcnet.models.outputs import evaluating
 from gcnet.progress_bar import progress_bar
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection.predict import read_image
 from gcnet.tasks.detection.trained import TrainedDetector
-from gcnet.tasks.results import AttentionReader, LoadedModel, MeasuredImages
+from gcnet.tasks.results import AttentionReader, MeasuredImages
 from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.visualization.attention_maps import ImageMaps, layer_maps
 from gcnet.visualization.gates import ALL_IMAGES

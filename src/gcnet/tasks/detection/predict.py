@@ -25,9 +25,10 @@ from gcnet.models.detector.transform import RoundedTransform
 from gcnet.models.outputs import evaluating
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection.inference import RawDetections, detect, pasted_results
 from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
-from gcnet.tasks.results import LoadedModel, PredictionResult
+from gcnet.tasks.results import PredictionResult
 from gcnet.tasks.settings import PredictSettings
 from gcnet.visualization.detections import draw_detections, picture_names
 from gcnet.visualization.images import encode_jpeg

@@ -12,7 +12,7 @@ from torch import nn
 
 from gcnet.errors import UserError
 from gcnet.models.registry import has_masks, is_detector, without_masks
-from gcnet.tasks.base import SHORT_RECIPE, Demonstration, Score, Task
+from gcnet.tasks.base import Task
 from gcnet.tasks.detection.costs import (
     MeasuredDetector,
     count_detector_flops,
@@ -20,6 +20,7 @@ from gcnet.tasks.detection.costs import (
     padded_size,
     run_heads,
 )
+from gcnet.tasks.scores import SHORT_RECIPE, Demonstration, Score
 from gcnet.tasks.settings import AnalyzeSettings, CheckDataSettings, EvaluateSettings, PredictSettings
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import DetectorSettings, TrainSettings
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gcnet.models.card import ModelCard
+    from gcnet.tasks.base import LoadedModel
     from gcnet.tasks.detection.evaluate import DetectorEvaluation
     from gcnet.tasks.detection.predict import Detections
     from gcnet.tasks.detection.trained import TrainedDetector
     from gcnet.tasks.detection.training import DetectionTraining
-    from gcnet.tasks.results import AttentionReader, DataReport, LoadedModel, MeasuredImages
+    from gcnet.tasks.results import AttentionReader, DataReport, MeasuredImages
     from gcnet.training.task import TrainingTask
 
 MASK_AP = Score("segm_AP", "mask AP", "mask AP", "", "points of AP", is_share=False)
