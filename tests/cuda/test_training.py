@@ -62,7 +62,7 @@ class SameObjects(DetectionTraining):
             }
             for image in images
         ]
-        self._finds_masks = True
+        self._predicts_masks = True
         self.batch = DetectionBatch(images, targets, ["0", "1"], [0, 1], [])
 
 
