@@ -72,3 +72,14 @@ def test_what_is_not_tensors_by_name_is_refused(tmp_path: Path) -> None:
     for name in ("list.pth", "numbers.pth", "missing.pth"):
         with pytest.raises(UserError, match=name):
             read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize("length", [0x0480, 0x8B1F, 0x4B50], ids=["pickle", "gzip", "zip"])
+def test_a_safetensors_header_whose_length_looks_like_another_format_is_read(tmp_path: Path, length: int) -> None:
+    save_file({"weight": torch.arange(6.0)}, tmp_path / "plain.safetensors")
+    content = (tmp_path / "plain.safetensors").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + size].ljust(length)
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(length.to_bytes(8, "little") + header + content[8 + size :])
+    assert torch.equal(read_state_dict(file)["weight"], torch.arange(6.0))

@@ -55,6 +55,10 @@ def weight_format(path: Path) -> Format:
     head, size = _beginning(path), path.stat().st_size
     if not head:
         raise UserError(f"{shown(path)} is empty (0 bytes)")
+    # A file of safetensors begins with a length, whose bytes may be those that files of other formats begin with.
+    if head[8:9] == b"{" and head[4:8] == bytes(4):
+        _check_header(path, head, size)
+        return "safetensors"
     mistaken = _mistaken(head)
     if mistaken is not None:
         raise UserError(f"{shown(path)} is {mistaken}{'' if ':' in mistaken else ' and not weights'}")
