@@ -270,7 +270,7 @@ def _seed_note(comparison: Comparison, count: int) -> str:
 
 
 def _image_note(comparison: Comparison) -> str:
-    """What the scores are of, and for a share of images what their number leaves open."""
+    """Describe the scores, and for accuracies the uncertainty of their number of images."""
     first = comparison.tested()[0]
     images = f"{min(run.images for run in comparison.runs if run.setting == MAIN):,} validation images"
     if not comparison.score.is_share:

@@ -203,3 +203,18 @@ def describe_issues(issues: Sequence[Issue], headings: Mapping[str, str], listed
         if len(of_kind) > listed > 0:
             lines.append(f"  and {len(of_kind) - listed:,} more")
     return lines
+
+
+def assumed_order_note(origin: str | None, outputs: str, classes: Sequence[str]) -> str:
+    """Return the note on a network without class names, whose outputs are taken in the order of the data's classes.
+
+    Args:
+        origin: the network or its weights, as given by the user.
+        outputs: what its outputs are called, such as "labels".
+        classes: class names of the data.
+
+    Returns:
+        The note, with the first class names.
+    """
+    order = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
+    return f"{origin} has no class names; its {outputs} are assumed to be, in this order, {order}"

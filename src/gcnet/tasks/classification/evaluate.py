@@ -22,7 +22,7 @@ from gcnet.storage import write_atomic
 from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.classification.metrics import ClassificationResult, evaluate_classifier
 from gcnet.tasks.classification.trained import TrainedClassifier
-from gcnet.tasks.results import EvaluationResult
+from gcnet.tasks.results import EvaluationResult, assumed_order_note
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.text_files import csv_bytes, json_bytes
 from gcnet.training.distributed import Processes
@@ -225,9 +225,7 @@ def _open_images(
     _check_classes(network, source, settings)
     check_classifier(network.model, preprocessing.image_size, network.num_classes)
     if network.class_names is None:
-        order = ", ".join(source.classes[:3]) + (", ..." if len(source.classes) > 3 else "")
-        origin = settings.weights or settings.model
-        notes.append(f"{origin} has no class names; its outputs are assumed to be, in this order, {order}")
+        notes.append(assumed_order_note(settings.weights or settings.model, "outputs", source.classes))
     return source, preprocessing, notes
 
 

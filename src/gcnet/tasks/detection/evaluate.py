@@ -30,7 +30,7 @@ from gcnet.tasks.detection.metrics import (
 from gcnet.tasks.detection.precision_recall import plot_precision_recall
 from gcnet.tasks.detection.results import box_format_note, read_detections
 from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
-from gcnet.tasks.results import EvaluationResult
+from gcnet.tasks.results import EvaluationResult, assumed_order_note
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.text_files import csv_bytes, json_bytes
 from gcnet.training.distributed import Processes
@@ -189,9 +189,7 @@ def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Process
     _check_classes(detector, images, settings)
     if processes.first:
         if detector.class_names is None:
-            order = ", ".join(images.classes[:3]) + (", ..." if len(images.classes) > 3 else "")
-            origin = settings.weights or settings.model
-            _logger.warning("%s has no class names; its labels are assumed to be, in this order, %s", origin, order)
+            _logger.warning(assumed_order_note(settings.weights or settings.model, "labels", images.classes))
         counts = f"{len(images):,} images, {len(images.classes):,} classes of objects"
         _logger.info("data: %s: %s, %s", settings.data, counts, describe_resizing(detector.model))
     metrics = _measure(detector, images, settings, processes)
