@@ -1,5 +1,6 @@
 """`gcnet models`: networks by name, with parameters, FLOPs and published results."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gcnet.costs.cost import LARGEST_COUNTED
@@ -8,27 +9,6 @@ from gcnet.errors import UserError
 SUMMARY = "list networks with parameters and FLOPs"
 
 _COLUMNS = ("model", "parameters", "GFLOPs", "input")
-
-# What is published under these architectures, each with its source. ImageNet top-1/top-5 in percent at 224 pixels; COCO
-# as box/mask AP of Mask R-CNN (1x, SyncBN in the backbone) with blocks of ratio 16 on val2017.
-_ECA = "table of ECA-Net, arXiv 1910.03151"
-_OFFICIAL = "xvjiarui/GCNet"
-_INSIGHT = "implus/PytorchInsight"
-_AKAMASTER = "akamaster/pytorch_resnet_cifar10"
-PUBLISHED: dict[str, tuple[str, ...]] = {
-    "gc_resnet50": (
-        f"ImageNet 77.70/93.66, 28.08 M parameters, 3.87 G multiply-adds ({_ECA})",
-        f"COCO 39.4/35.7 ({_OFFICIAL})",
-    ),
-    "gc_resnet101": (f"COCO 41.1/37.4 ({_OFFICIAL})",),
-    "gc_resnext101_32x4d": (f"COCO 42.4/38.0 ({_OFFICIAL})",),
-    "resnet50": (f"ImageNet 76.38 ({_INSIGHT})", f"COCO 37.2/33.8 ({_OFFICIAL})"),
-    "se_resnet50": (f"ImageNet 77.18, same recipe as its resnet50 ({_INSIGHT})",),
-    "resnet101": (f"COCO 39.8/36.0 ({_OFFICIAL})",),
-    "resnext101_32x4d": (f"COCO 41.2/37.3 ({_OFFICIAL})",),
-    "cifar_resnet20": (f"CIFAR-10 91.73 ({_AKAMASTER})",),
-    "cifar_resnet56": (f"CIFAR-10 93.39 ({_AKAMASTER})",),
-}
 
 
 @dataclass(frozen=True)
@@ -65,14 +45,21 @@ def run(settings: Settings) -> int:
     )
     for note in _notes(settings.model):
         print(f"\n{note}")
-    published = [f"  {name}: {'; '.join(PUBLISHED[name])}" for name in names if name in PUBLISHED]
-    if published:
-        print(
-            "\nPublished by others, not measured here (ImageNet: top-1/top-5 in % at 224 pixels; COCO: box/mask AP of"
-            "\nMask R-CNN on this backbone on val2017, 1x schedule, blocks of ratio 16; CIFAR-10: top-1 in %):"
-        )
-        print("\n".join(published))
+    _print_published(names)
     return 0
+
+
+def _print_published(names: Sequence[str]) -> None:
+    """Print published results with their sources, if there are any."""
+    from gcnet.experiments.published import SOURCES, published_lines
+
+    lines = "\n".join(f"  {line}" for name in names for line in published_lines(name))
+    if lines:
+        print(
+            "\nPublished by others, not measured here (ImageNet, CIFAR-10: top-1 / top-5 in %; Mask R-CNN: box / mask"
+            f"\nAP on COCO val2017, 1x schedule; blocks of ratio 16 unless noted):\n{lines}\n"
+        )
+        print("\n".join(f"  [{mark}] {source}" for mark, source in SOURCES.items() if f"[{mark}]" in lines))
 
 
 def _notes(name: str | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows of tables, with published numbers, and the ablated variants of GC."""
+"""Tables of the paper and their rows, and the ablated variants of GC."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from gcnet.blocks.options import bottleneck_width
+from gcnet.experiments.published import PublishedNetwork, PublishedResult
 from gcnet.framework.block import Branch, ContextBlock
 from gcnet.framework.context import AttentionPool
 from gcnet.framework.fusion import Add
@@ -52,47 +53,29 @@ def _block(transform: nn.Module, channels: int, dims: int) -> ContextBlock:
     return ContextBlock(AttentionPool(channels), {"add": Branch(transform, Add())}, channels=channels, dims=dims)
 
 
-PAPERS: Mapping[str, str] = {
-    "O": "README of github.com/xvjiarui/GCNet, commit 029db54",
-    "T1": "Table 1 of GCNet, arXiv 1904.11492",
-    "ECA": "table of ECA-Net, arXiv 1910.03151",
-    "PVT": "table of PVT, arXiv 2102.12122",
-}
-"""Where published values are printed, by the mark that stands behind them."""
-
-
-@dataclass(frozen=True)
-class PublishedResult:
-    """Published value.
-
-    Attributes:
-        value: with the published digits.
-        source: key of `PAPERS`.
-    """
-
-    value: str
-    source: str
-
-
 @dataclass(frozen=True)
 class TableRow:
     """One network of a table.
 
     Args:
-        label: as the paper calls it.
+        label: the network's name in the paper.
         model: its name for `create_model`.
         options: further arguments of `create_model`.
-        parameters: published, in millions.
-        multiply_adds: published, in billions; papers print them under the name "FLOPs".
-        scores: published, in percent, in the order of the table's.
+        published: results in the source, with the scores in the order of the table; None if no source is known.
     """
 
     label: str
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    parameters: PublishedResult | None = None
-    multiply_adds: PublishedResult | None = None
-    scores: tuple[PublishedResult, ...] = ()
+    published: PublishedNetwork | None = None
+
+    @property
+    def published_values(self) -> tuple[PublishedResult, ...]:
+        """All published values of the row."""
+        if self.published is None:
+            return ()
+        counts = (self.published.parameters, self.published.multiply_adds)
+        return *(value for value in counts if value is not None), *self.published.scores
 
 
 @dataclass(frozen=True)
@@ -100,11 +83,11 @@ class PaperTable:
     """A table of the paper.
 
     Args:
-        title: what is compared, and on what.
-        scores: names of what is measured, in percent.
-        size: height and width in pixels of the image that multiply-adds are counted for.
+        title: subject of the comparison, and the data set.
+        scores: names of the metrics, in percent.
+        size: height and width in pixels of the image for which multiply-adds are counted.
         rows: the networks.
-        notes: why what is counted and what was published differ, a sentence each.
+        notes: reasons for differences between counted and published costs, a sentence each.
     """
 
     title: str

@@ -1,12 +1,13 @@
 """The tables of GCNet's paper (arXiv 1904.11492, section 5) as rows: on COCO Mask R-CNN, 1x; on ImageNet ResNet-50.
 
-A published value stands here only where its source is known; what the paper prints and no copy shows is left out.
+Published values are in `published.py`; rows whose source is unknown have none.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from gcnet.experiments.rows import PaperTable, PublishedResult, TableRow, build_linear_bottleneck, build_relu_bottleneck
+from gcnet.experiments.published import PUBLISHED, PUBLISHED_RATIO_4
+from gcnet.experiments.rows import PaperTable, TableRow, build_linear_bottleneck, build_relu_bottleneck
 
 _AP, _ACCURACY = ("box AP", "mask AP"), ("top-1", "top-5")
 _COCO_SIZE, _IMAGENET_SIZE = (800, 1280), (224, 224)
@@ -16,23 +17,13 @@ _PLAIN, _GC, _SNL, _NL = (f"mask_rcnn_{prefix}resnet50" for prefix in ("", "gc_"
 _ONE: Mapping[str, Any] = {"stages": (4,), "blocks": (-2,), "position": "after_add"}
 
 
-def _official(*values: float) -> tuple[PublishedResult, ...]:
-    return tuple(PublishedResult(f"{value:.1f}", "O") for value in values)
-
-
-_BASELINE = TableRow("baseline", _PLAIN, scores=_official(37.2, 33.8))
-_ALL = TableRow(
-    "+all GC",
-    _GC,
-    parameters=PublishedResult("46.9", "ECA"),
-    multiply_adds=PublishedResult("279.6", "ECA"),
-    scores=_official(39.4, 35.7),
-)
+_BASELINE = TableRow("baseline", _PLAIN, published=PUBLISHED[_PLAIN])
+_ALL = TableRow("+all GC", _GC, published=PUBLISHED[_GC])
 
 
 def _all(label: str, **options: Any) -> TableRow:
     """The full network under another name."""
-    return TableRow(label, _ALL.model, options, _ALL.parameters, _ALL.multiply_adds, _ALL.scores)
+    return TableRow(label, _ALL.model, options, _ALL.published)
 
 
 _REGIONS = (
@@ -60,31 +51,27 @@ def _by_fusion(model: str, full: TableRow) -> tuple[TableRow, ...]:
     return *rows, full
 
 
-_BACKBONES = (
-    ("R50", "mask_rcnn_{}resnet50", (37.2, 33.8), (39.4, 35.7), (39.9, 36.2)),
-    ("R101", "mask_rcnn_{}resnet101", (39.8, 36.0), (41.1, 37.4), (41.7, 37.6)),
-    ("X101", "mask_rcnn_{}resnext101_32x4d", (41.2, 37.3), (42.4, 38.0), (42.9, 38.5)),
-    ("X101+Cascade", "cascade_mask_rcnn_{}resnext101_32x4d", (44.7, 38.3), (45.9, 39.3), (46.5, 39.7)),
-    ("X101+Cascade+DCN", "cascade_mask_rcnn_{}resnext101_32x4d_dcn", (47.1, 40.4), (47.9, 40.9), (47.9, 40.8)),
-)
+_BACKBONES = {
+    "R50": "mask_rcnn_{}resnet50",
+    "R101": "mask_rcnn_{}resnet101",
+    "X101": "mask_rcnn_{}resnext101_32x4d",
+    "X101+Cascade": "cascade_mask_rcnn_{}resnext101_32x4d",
+    "X101+Cascade+DCN": "cascade_mask_rcnn_{}resnext101_32x4d_dcn",
+}
 
 
 def _by_backbone() -> tuple[TableRow, ...]:
+    """Each backbone plain, with GC of ratio 16, and with GC of ratio 4."""
     rows = []
-    for label, name, plain, sixteen, four in _BACKBONES:
-        rows.append(TableRow(label, name.format(""), scores=_official(*plain)))
-        rows.append(TableRow(f"{label} +GC r16", name.format("gc_"), {"ratio": 16}, scores=_official(*sixteen)))
-        rows.append(TableRow(f"{label} +GC r4", name.format("gc_"), {"ratio": 4}, scores=_official(*four)))
+    for label, name in _BACKBONES.items():
+        plain, gc = name.format(""), name.format("gc_")
+        rows.append(TableRow(label, plain, published=PUBLISHED[plain]))
+        rows.append(TableRow(f"{label} +GC r16", gc, {"ratio": 16}, PUBLISHED[gc]))
+        rows.append(TableRow(f"{label} +GC r4", gc, {"ratio": 4}, PUBLISHED_RATIO_4[gc]))
     return tuple(rows)
 
 
-_IMAGENET_ALL = TableRow(
-    "+all GC",
-    "gc_resnet50",
-    parameters=PublishedResult("28.08", "ECA"),
-    multiply_adds=PublishedResult("3.87", "ECA"),
-    scores=(PublishedResult("77.70", "ECA"), PublishedResult("93.66", "ECA")),
-)
+_IMAGENET_ALL = TableRow("+all GC", "gc_resnet50", published=PUBLISHED["gc_resnet50"])
 
 TABLES: Mapping[str, PaperTable] = {
     "design": PaperTable(
@@ -93,13 +80,7 @@ TABLES: Mapping[str, PaperTable] = {
         _COCO_SIZE,
         (
             _BASELINE,
-            TableRow(
-                "+1 NL",
-                _NL,
-                parameters=PublishedResult("46.5", "ECA"),
-                multiply_adds=PublishedResult("288.7", "ECA"),
-                scores=(PublishedResult("38.0", "ECA"), PublishedResult("34.7", "T1")),
-            ),
+            TableRow("+1 NL", _NL, published=PUBLISHED[_NL]),
             TableRow("+1 SNL", _SNL, _ONE),
             TableRow("+1 GC", _GC, _ONE),
             _ALL,
@@ -148,14 +129,7 @@ TABLES: Mapping[str, PaperTable] = {
         _COCO_SIZE,
         (
             _BASELINE,
-            TableRow(
-                "ratio 4",
-                _GC,
-                {"ratio": 4},
-                PublishedResult("54.2", "PVT"),
-                PublishedResult("279.6", "PVT"),
-                _official(39.9, 36.2),
-            ),
+            TableRow("ratio 4", _GC, {"ratio": 4}, PUBLISHED_RATIO_4[_GC]),
             TableRow("ratio 8", _GC, {"ratio": 8}),
             _all("ratio 16", ratio=16),
             TableRow("ratio 32", _GC, {"ratio": 32}),

@@ -7,8 +7,9 @@ import torch
 
 from gcnet.analysis.cost import count_parameters
 from gcnet.comparison.summary import difference_cell, notes, score_cell
+from gcnet.experiments.published import SOURCES, PublishedResult
 from gcnet.experiments.reproduce import Measured
-from gcnet.experiments.rows import PAPERS, PaperTable, PublishedResult, TableRow
+from gcnet.experiments.rows import PaperTable, TableRow
 from gcnet.models.create import create_model
 from gcnet.tasks.registry import task_of
 from gcnet.text_files import markdown_table
@@ -55,11 +56,11 @@ def cost_text(table: PaperTable, costs: Sequence[RowCost]) -> str:
         (
             cost.row.label,
             f"{cost.parameters / 1e6:.2f}",
-            _published(cost.row.parameters),
+            _count_cell(cost.row, "parameters"),
             f"{cost.flops / 2e9:.2f}",
-            _published(cost.row.multiply_adds),
+            _count_cell(cost.row, "multiply_adds"),
             f"{cost.flops / 1e9:.2f}",
-            *map(_published, cost.row.scores or (None,) * len(table.scores)),
+            *_score_cells(cost.row, table),
         )
         for cost in costs
     ]
@@ -70,7 +71,7 @@ def cost_text(table: PaperTable, costs: Sequence[RowCost]) -> str:
         f"{', '.join(table.scores)}: published, in %, not measured here.",
         *table.notes,
     )
-    values = (v for cost in costs for v in (cost.row.parameters, cost.row.multiply_adds, *cost.row.scores))
+    values = (value for cost in costs for value in cost.row.published_values)
     return _text(table.title, markdown_table(headings, rows), remarks, values)
 
 
@@ -103,7 +104,7 @@ def measured_text(name: str, table: PaperTable, found: Mapping[tuple[str, str], 
             score_cell(one.comparison, one.name),
             difference_cell(one.comparison, one.name),
             *(score_cell(one.comparison, one.name, score=other) for other in others),
-            *map(_published, row.scores or (None,) * len(table.scores)),
+            *_score_cells(row, table),
         )
         for row, one in zip(rows, measured, strict=True)
     ]
@@ -115,7 +116,12 @@ def measured_text(name: str, table: PaperTable, found: Mapping[tuple[str, str], 
     if missing:
         remarks.append(f"Without a counterpart in small networks, and left out: {', '.join(missing)}.")
     title = f"{table.title}, and the same rows at small scale" if small else table.title
-    return _text(title, markdown_table(headings, cells), remarks, (value for row in rows for value in row.scores))
+    return _text(
+        title,
+        markdown_table(headings, cells),
+        remarks,
+        (value for row in rows if row.published for value in row.published.scores),
+    )
 
 
 def _circumstances(measured: Measured) -> Iterable[str]:
@@ -123,12 +129,18 @@ def _circumstances(measured: Measured) -> Iterable[str]:
     return (f"{name}: {about[name]}" for name in ("data", "network", "recipe"))
 
 
-def _text(title: str, body: str, remarks: Iterable[str], values: Iterable[PublishedResult | None]) -> str:
-    """Title, table and remarks, with the sources of the published values that stand in it."""
-    printed = {value.source for value in values if value is not None}
-    sources = (f"[{mark}] {source}" for mark, source in PAPERS.items() if mark in printed)
+def _text(title: str, body: str, remarks: Iterable[str], values: Iterable[PublishedResult]) -> str:
+    """Title, table and remarks, with the sources of the printed values."""
+    printed = {value.source for value in values}
+    sources = (f"[{mark}] {source}" for mark, source in SOURCES.items() if mark in printed)
     return "\n".join([f"{title}\n", body, "", *(f"* {remark}" for remark in (*remarks, *sources))])
 
 
-def _published(value: PublishedResult | None) -> str:
-    return "-" if value is None else f"{value.value} [{value.source}]"
+def _count_cell(row: TableRow, name: str) -> str:
+    """The published parameters or multiply-adds of a row, "-" without one."""
+    return str(getattr(row.published, name, None) or "-")
+
+
+def _score_cells(row: TableRow, table: PaperTable) -> list[str]:
+    """The published scores of a row, "-" without them."""
+    return [str(score) for score in row.published.scores] if row.published else ["-"] * len(table.scores)
