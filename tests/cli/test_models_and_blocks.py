@@ -5,6 +5,7 @@ import re
 import pytest
 
 from gcnet.blocks import BLOCKS
+from gcnet.checkpoints.published_files import published_files
 from gcnet.cli import main
 from gcnet.models.registry import list_models
 
@@ -119,3 +120,48 @@ def test_a_small_detector_is_counted_at_its_own_size_or_the_one_given(
 def test_without_a_detector_nothing_is_said_of_its_regions(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--model", "cifar_resnet20"]) == 0
     assert "regions" not in capsys.readouterr().out
+
+
+def test_published_checkpoints_are_listed_in_lines_of_100_letters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--published"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    first = [line.split()[0] for line in lines if line]
+    for file in published_files():
+        assert file.name.partition("/")[2] in first
+
+
+def test_published_checkpoints_of_one_task_or_library_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--published", "--task", "video"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("kinetics400" in line for line in lines) == 8
+    assert main(["models", "--published", "--library", "mmdet"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("mask_rcnn_r50_fpn_r16"))
+    assert line.split()[1:] == ["39.7/35.9", "46.9"]
+
+
+def test_details_of_a_published_checkpoint_have_url_and_source(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "mmseg/gcnet_r50-d8_512x1024_40k_cityscapes"
+    assert main(["models", "--published", "--model", name]) == 0
+    output = capsys.readouterr().out
+    assert "mIoU 77.69, mIoU (ms+flip) 78.56 on Cityscapes val" in output
+    assert "_20200618_074436-4b0fd17b.pth" in output and "49,630,215" in output
+    assert "mmsegmentation 1.2.2" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--library", "mmdet"), "--library needs --published"),
+        (("--published", "--image-size", "64"), "--image-size belongs to models"),
+        (("--published", "--task", "video", "--library", "timm"), "no published checkpoint of timm is for video"),
+        (("--published", "--model", "timm/gcresnet50t"), 'did you mean "timm/gcresnet50t.ra2_in1k"'),
+    ],
+    ids=["without", "size", "none", "name"],
+)
+def test_a_mistake_in_listing_checkpoints_is_one_sentence(
+    arguments: tuple[str, ...], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert error in message and message.count("\n") == 1

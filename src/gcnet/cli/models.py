@@ -1,10 +1,15 @@
-"""`gcnet models`: networks by name, with parameters, FLOPs and published results."""
+"""`gcnet models`: networks by name, with parameters, FLOPs and published results; published checkpoints."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
 
 from gcnet.costs.cost import LARGEST_COUNTED
 from gcnet.errors import UserError
+
+if TYPE_CHECKING:
+    from gcnet.checkpoints.published_files import PublishedFile
 
 SUMMARY = "list networks with parameters and FLOPs"
 
@@ -13,10 +18,23 @@ _COLUMNS = ("model", "parameters", "GFLOPs", "input")
 
 @dataclass(frozen=True)
 class Settings:
-    """List models with parameters, FLOPs and published results."""
+    """List models with parameters, FLOPs and published results, or published checkpoints.
+
+    Examples:
+      gcnet models --model mask_rcnn_gc_resnet50
+      gcnet models --published --library mmdet
+      gcnet models --published --model mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco
+    """
 
     model: str | None = None
-    """Show only this model; also a detector, or any classifier of timm or torchvision."""
+    """Show only this model; also a detector, or any classifier of timm or torchvision. With `published`, the details of
+    one checkpoint."""
+    published: bool = False
+    """List published checkpoints with their scores, instead of models."""
+    library: Literal["mmdet1", "mmdet", "mmseg", "mmaction", "timm"] | None = None
+    """Published checkpoints of this library only; mmdet1 are those of the authors of GCNet."""
+    task: Literal["detection", "segmentation", "classification", "video"] | None = None
+    """Published checkpoints of this task only."""
     num_classes: int | None = None
     """Number of classes (default: 1000; 10 for CIFAR models, 80 for detectors)."""
     image_size: int | None = None
@@ -29,10 +47,22 @@ class Settings:
                 raise UserError(f"--{name} must be at least 1, found {value}")
         if self.image_size is not None and self.image_size > LARGEST_COUNTED:
             raise UserError(f"--image-size must be at most {LARGEST_COUNTED:,}, found {self.image_size}")
+        self._check_published()
+
+    def _check_published(self) -> None:
+        given = {name: getattr(self, name) is not None for name in ("library", "task", "num_classes", "image_size")}
+        for name in ("num_classes", "image_size") if self.published else ("library", "task"):
+            if given[name]:
+                reason = "belongs to models" if self.published else "needs `published`"
+                raise UserError(f"`{name}` {reason}")
+        if self.published and self.model and (given["library"] or given["task"]):
+            raise UserError("`library` and `task` list several checkpoints, and `model` shows one: give one of them")
 
 
 def run(settings: Settings) -> int:
     """Print the table."""
+    if settings.published:
+        return _run_published(settings)
     from gcnet.models.registry import list_models
     from gcnet.text_files import markdown_table
 
@@ -85,3 +115,66 @@ def _row(name: str, settings: Settings) -> tuple[str, ...]:
     flops = task.count_flops(model, size) / 1e9
     counted = f"{flops:.3g}" if flops < 1 else f"{flops:.2f}"
     return name, f"{count_parameters(model):,}", counted, f"{size[0]} x {size[1]}"
+
+
+_SHOWN_METRICS = {"detection": 2}  # the first one for other tasks
+_PUBLISHED_NOTE = "The sizes of these files are not published; they have at least 4 bytes per parameter."
+
+
+def _run_published(settings: Settings) -> int:
+    from gcnet.checkpoints.published_files import find_published_file, published_files
+
+    if settings.model is not None:
+        _print_details(find_published_file(settings.model))
+        return 0
+    chosen = [
+        file
+        for file in published_files()
+        if settings.library in (None, file.library) and settings.task in (None, file.task)
+    ]
+    if not chosen:
+        raise UserError(f"no published checkpoint of {settings.library} is for {settings.task}")
+    for _, group in groupby(chosen, key=lambda file: (file.library, file.dataset)):
+        _print_group(list(group))
+    print(_PUBLISHED_NOTE)
+    return 0
+
+
+def _print_group(group: "Sequence[PublishedFile]") -> None:
+    """Print the checkpoints of one library and data set."""
+    first = group[0]
+    count = _SHOWN_METRICS.get(first.task, 1)
+    rows = [
+        (file.name.removeprefix(f"{first.library}/"), "/".join(file.scores[:count]), f"{file.parameters / 1e6:.1f}")
+        for file in group
+    ]
+    name, score = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
+    print(f"{first.library}/NAME, {first.task}: {'/'.join(first.metrics[:count])} on {first.dataset}, M parameters")
+    print(f"(scores from {first.scores_from})")
+    print("\n".join(f"{row[0]:{name}}  {row[1]:>{score}}  {row[2]:>5}" for row in rows), end="\n\n")
+
+
+def _print_details(file: "PublishedFile") -> None:
+    from gcnet.checkpoints.published_files import cached_path
+
+    scores = ", ".join(f"{metric} {score}" for metric, score in zip(file.metrics, file.scores, strict=True))
+    path = cached_path(file)
+    _print_rows(
+        (
+            ("name", file.name),
+            ("task", file.task),
+            ("scores", f"{scores} on {file.dataset}"),
+            ("source", file.scores_from),
+            ("parameters", f"{file.parameters:,}"),
+            ("size", f"not published; at least {file.smallest_size / 1e6:,.0f} MB"),
+            ("license", file.license or "not stated"),
+            ("URL", file.url),
+            ("SHA-256", f"{file.digest}... (first 8 digits)"),
+            ("cache", f"{path}{'' if path.is_file() else ' (not there)'}"),
+        )
+    )
+
+
+def _print_rows(rows: Iterable[tuple[str, str]]) -> None:
+    for label, text in rows:
+        print(f"{label:12}{text}")
