@@ -149,7 +149,8 @@ def test_a_run_trained_and_resumed_from_python_is_that_of_the_command_line(tmp_p
         ("train", {"lr": "high"}, "`lr` must be a number or None, found 'high'"),
         ("compare", {"placement": "best"}, '`placement` must be "same" or "published"'),
         ("cost", {"model": "resnet18", "device": "cpu"}, "`device` belongs to `measure`"),
-        ("reproduce", {"table": "design", "cost_only": True}, "gcnet.reproduce only trains models: `scale` must be"),
+        ("reproduce", {"table": "design"}, "`scale` is required"),
+        ("reproduce", {"table": "design", "cost_only": True}, 'unknown argument "cost_only"'),
     ],
 )
 def test_mistakes_name_arguments_instead_of_flags(name: str, arguments: dict[str, object], message: str) -> None:
@@ -174,6 +175,28 @@ def test_errors_of_functions_name_arguments_and_show_no_command_line(call, sente
         call()
     assert str(error.value).startswith(sentence)
     assert "--" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_blocks_and_variants_of_a_comparison_exclude_each_other():
+    with pytest.raises(UserError, match="`blocks` and `variants` exclude each other"):
+        gcnet.compare(blocks="none,gc", variants=["none", "se"])
+
+
+def test_a_device_is_given_by_name_or_as_torch_device(scenes_model: str, tmp_path: Path) -> None:
+    by_name, by_device = (
+        gcnet.evaluate(scenes_model, data="scenes", limit=2, device=device) for device in ("cpu", torch.device("cpu"))
+    )
+    assert by_name.scores == by_device.scores
+    with pytest.raises(UserError, match='`device` takes auto, cpu, cuda or cuda:N, found "meta"'):
+        gcnet.resume(_run_folder(tmp_path), device=torch.device("meta"))
+
+
+def _run_folder(parent: Path) -> Path:
+    """A run folder without a checkpoint."""
+    config = {"format_version": 2, "settings": {}}
+    (parent / "run").mkdir()
+    (parent / "run" / "config.json").write_text(json.dumps(config))
+    return parent / "run"
 
 
 def test_too_many_positional_arguments_are_counted_in_the_error():

@@ -65,7 +65,8 @@ def plain_arguments(kind: type[S]) -> Callable[[Callable[..., R]], Callable[...,
     """Have a function of settings take their fields as plain arguments.
 
     Groups (fields that are dataclasses themselves) are taken apart, so every setting is one argument by its own name.
-    Lists are accepted for tuples, strings for paths, and lists for comma-separated strings.
+    Lists are accepted for tuples, strings for paths, a `torch.device` for its name, and lists for comma-separated
+    strings.
 
     Args:
         kind: dataclass of the settings. The function takes them first; its other parameters are keyword-only.
@@ -271,7 +272,7 @@ def _converted(argument: Argument, value: Any) -> Any:
 def _as(kind: Any, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
-    if kind is str and isinstance(value, Path | int) and not isinstance(value, bool):
+    if kind is str and (_is_device(value) or isinstance(value, Path | int)) and not isinstance(value, bool):
         return str(value)
     if kind is str and isinstance(value, list | tuple):
         return ",".join(map(str, value))
@@ -280,6 +281,11 @@ def _as(kind: Any, value: Any) -> Any:
     inner = get_args(kind)[0]
     values = list(value) if isinstance(value, list | tuple) else [value]
     return tuple(_as(inner, one) for one in values)
+
+
+def _is_device(value: Any) -> bool:
+    """Whether `value` is a `torch.device`; this module does not import torch."""
+    return (type(value).__module__, type(value).__name__) == ("torch", "device")
 
 
 def _described(kind: Any) -> str:

@@ -17,13 +17,13 @@ def in_several_processes() -> bool:
     return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device called `name`: "auto", "cpu", "cuda" or "cuda:N"; under torchrun a GPU per process.
+def choose_device(name: str | torch.device) -> torch.device:
+    """Return the device `name`: "auto", "cpu", "cuda", "cuda:N" or a `torch.device`; under torchrun a GPU per process.
 
     Raises:
         UserError: an unknown name, a missing GPU, or one GPU for several processes.
     """
-    available = torch.cuda.is_available()
+    name, available = str(name), torch.cuda.is_available()
     if name == "auto":
         name = "cuda" if available else "cpu"
     try:

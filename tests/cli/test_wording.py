@@ -12,6 +12,8 @@ from gcnet.cli.wording import with_flags
         ("`weights` must be a file, found runs", "--weights must be a file, found runs"),
         ("no weights are published: give `weights=FILE`", "no weights are published: give --weights FILE"),
         ("plots need `plots=True`, not `plots=False`", "plots need --plots, not --no-plots"),
+        ("`gcnet.resume(runs/first)` trains on", "gcnet train --resume runs/first trains on"),
+        ("see `gcnet.check_data(photos)`", "see gcnet check-data photos"),
         ("heads must divide the channels", "heads must divide the channels"),
         ("`heads=2` of `gcnet blocks`", "heads=2 of `gcnet blocks`"),
     ],

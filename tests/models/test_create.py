@@ -214,7 +214,7 @@ def test_the_pretrained_cifar_networks_score_as_published_with_and_without_fresh
     [
         ("weights.safetensors", "is a file: give `weights=weights.safetensors` beside the name of its network"),
         ("weights.txt", "weights.txt is a file: give `weights=weights.txt`"),
-        ("run", "run is a folder; did you mean `resume=run` or `weights=run/weights/best.safetensors`"),
+        ("run", "run is a folder; did you mean `gcnet.resume.run.` or `weights=run/weights/best.safetensors`"),
         ("other", "other is a folder$"),
         ("weight.safetensors", 'there is no model file weight.safetensors; did you mean "weights.safetensors"'),
         ("resnet50.pth", "there is no model file resnet50.pth"),

@@ -104,14 +104,16 @@ def test_added_removed_and_replaced_images_are_counted(copy: Path) -> None:
 
 def test_data_that_moved_are_named_once(copy: Path) -> None:
     (copy / "data").rename(copy / "elsewhere")
-    with pytest.raises(UserError, match="the run needs .*data, and nothing is there; .* `data` beside `resume`"):
+    with pytest.raises(UserError, match="the run needs .*data, which does not exist: .* give the new `data`"):
         go_on(copy)
-    with pytest.raises(UserError, match="`data=.* not those of the run: files 1 removed"):
+    with pytest.raises(
+        UserError, match="`data=.* must be the data of the run at a new path, and they differ: files 1 removed"
+    ):
         other = copy / "other"
         shutil.copytree(copy / "elsewhere", other)
         (other / "train" / "red" / "0.png").unlink()
-        go_on(copy, moved={"data": str(other)})
-    go_on(copy, moved={"data": str(copy / "elsewhere")}, steps=15)
+        go_on(copy, data=str(other))
+    go_on(copy, data=str(copy / "elsewhere"), steps=15)
     assert open_folder(copy / "run")[1].data.data == str(copy / "elsewhere")
     assert go_on(copy)[0].finished
 
@@ -182,7 +184,7 @@ def test_a_running_run_can_be_shortened_only_to_what_is_not_done(copy: Path) -> 
 def test_a_finished_run_says_how_to_train_on(copy: Path) -> None:
     go_on(copy)
     _, said = go_on(copy)
-    assert said[0].endswith(f"finished at step 15; --resume {copy / 'run'} --epochs N trains on, to N epochs in all")
+    assert said[0].endswith("finished at step 15; resume it with more epochs to train longer")
 
 
 def test_a_second_process_is_refused_while_one_trains(copy: Path) -> None:

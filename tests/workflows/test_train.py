@@ -208,7 +208,7 @@ def test_without_an_output_runs_are_numbered(photos, tmp_path, monkeypatch):
 
 
 def test_an_existing_run_is_never_overwritten(photos, whole):
-    with pytest.raises(UserError, match="never overwritten; resume it with `resume="):
+    with pytest.raises(UserError, match="never overwritten; resume it with `gcnet.resume[(]"):
         run_training(settings_for(photos, whole.folder), reporter=Silent())
 
 

@@ -10,12 +10,18 @@ from gcnet.cli.wording import with_flags
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError
 from gcnet.training.recipe import RecipeSettings
-from gcnet.training.settings import DetectorSettings, MachineSettings, NetworkSettings, OutputSettings, TrainSettings
+from gcnet.training.settings import (
+    DetectorSettings,
+    MachineSettings,
+    NetworkSettings,
+    OutputSettings,
+    ResumeSettings,
+    TrainSettings,
+)
 
 SUMMARY = "train a network, or resume a run"
 
-_MOVED = ("data", "val", "images", "download_dir")
-_WITH_RESUME = ("workers", "device", "epochs", "steps", *_MOVED)
+_WITH_RESUME = tuple(argument.name for argument in arguments_of(ResumeSettings) if not argument.positional)
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,7 @@ def _run(settings: Settings) -> int:
 
     if settings.resume is not None:
         given = {name: _value_of(chosen, name) for name in {*_changed(chosen), *settings.given} - {"resume"}}
-        moved = {name: given.pop(name) for name in _MOVED if name in given}
-        result = resume(settings.resume, moved=moved, **given)
+        result = resume(settings.resume, **given)
     else:
         result = run_training(chosen)
     return result.exit_code

@@ -8,6 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from gcnet.arguments import Argument
 
 _CODE = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
+_CALL = re.compile(r"`gcnet\.([a-z_]+)\(([^`]*)\)`")
+_COMMANDS = {"resume": "train --resume"}
 _NUMBERS = {2: "two", 3: "three"}
 _WORDS = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers")}
 
@@ -46,14 +48,15 @@ def takes(argument: Argument) -> str:
 
 
 def with_flags(message: str, arguments: Iterable[Argument]) -> str:
-    """Replace arguments in backticks by flags.
+    """Replace arguments in backticks by flags, and calls by commands.
 
     Args:
         message: Text with arguments as in Python: `` `batch_size` ``, or `` `batch_size=8` `` with a value.
         arguments: Arguments of the command. Other names in backticks only lose the backticks.
 
     Returns:
-        The message with `--batch-size`, `--batch-size 8`, and `--no-plots` for `` `plots=False` ``.
+        The message with `--batch-size`, `--batch-size 8`, `--no-plots` for `` `plots=False` ``, and
+        `gcnet train --resume runs/first` for `` `gcnet.resume(runs/first)` ``.
     """
     flags = {item.name: flag_of(item) for item in arguments if not item.positional or item.name == "model"}
 
@@ -66,4 +69,7 @@ def with_flags(message: str, arguments: Iterable[Argument]) -> str:
             return f"--no-{flag[2:]}"
         return f"{flag} {value}" if name in flags else f"{name}={value}"
 
-    return _CODE.sub(shown, message)
+    def command(match: re.Match[str]) -> str:
+        return f"gcnet {_COMMANDS.get(match[1], match[1].replace('_', '-'))} {match[2]}".rstrip()
+
+    return _CODE.sub(shown, _CALL.sub(command, message))

@@ -263,4 +263,6 @@ def compare(
         Stopped: a signal ended it.
         NonFiniteLoss: a training met a loss that is not finite.
     """
+    if variants is not None and "blocks" in settings.given:
+        raise UserError("`blocks` and `variants` exclude each other; give one of them")
     return run_comparison(variants, settings=settings, reporter=reporter)

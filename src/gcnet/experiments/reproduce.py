@@ -109,21 +109,19 @@ def comparison_settings(settings: ReproduceSettings, series: Series) -> CompareS
 
 @plain_arguments(ReproduceSettings)
 def reproduce(settings: ReproduceSettings, *, reporter: Reporter | None = None) -> dict[tuple[str, str], Measured]:
-    """Train the rows of the paper's tables (`scale`), in full or in small networks.
+    """Train the rows of the paper's tables, with the published networks or with small ones.
 
     Repeat the call to resume. Rows without a counterpart in small networks are missing at small scale.
+    `gcnet.experiments.tables.TABLES` has the tables, `gcnet.experiments.text.count_table` counts their costs.
 
     Args:
         reporter: of the progress (default: none).
 
     Returns:
-        What was measured, by the name of the table and the label of the row.
+        Trained networks, by the name of the table and the label of the row.
 
     Raises:
-        UserError: an unknown table, or settings that do not fit its networks; `list` and `cost_only`, which train
-            nothing: see `gcnet.experiments.tables.TABLES` and `gcnet.experiments.text.count_table`.
-        Stopped: a signal ended it.
+        UserError: an unknown table, or settings that do not fit its networks.
+        Stopped: a signal was received.
     """
-    if settings.scale is None:
-        raise UserError("gcnet.reproduce only trains models: `scale` must be full or small")
     return train_tables(settings, reporter=reporter)

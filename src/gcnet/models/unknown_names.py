@@ -68,9 +68,8 @@ def unknown_tag(name: str) -> UserError:
 def _existing(path: Path) -> UserError:
     if path.is_dir():
         weights = path / _RUN_WEIGHTS
-        hint = (
-            f"; did you mean `resume={printable(path)}` or `weights={printable(weights)}`?" if weights.exists() else ""
-        )
+        either = f"`gcnet.resume({printable(path)})` or `weights={printable(weights)}`"
+        hint = f"; did you mean {either}?" if weights.exists() else ""
         return UserError(f"`model` is the name of a network, and {printable(path)} is a folder{hint}")
     return UserError(
         f"`model` is the name of a network, and {printable(path)} is a file: give `weights={printable(path)}` beside "

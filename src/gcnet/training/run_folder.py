@@ -250,7 +250,7 @@ def _taken(path: Path) -> UserError:
     if (path / "config.json").exists():
         return UserError(
             f"{place} already contains a run, and runs are never overwritten; "
-            f"resume it with `resume={place}`, or choose another `output`"
+            f"resume it with `gcnet.resume({place})`, or choose another `output`"
         )
     return UserError(f"`output` must not exist yet, found {place}; take another name")
 
@@ -271,11 +271,11 @@ def open_folder(path: str | Path) -> tuple[RunFolder, TrainSettings, dict[str, A
     folder, place = RunFolder(Path(path)), printable(path)
     if folder.path.is_file() and folder.path.suffix == ".safetensors":
         raise UserError(
-            f"`resume` takes a run folder, and {place} is a file of weights; give `weights={place}` to start from them"
+            f"only run folders can be resumed, and {place} is a file of weights: train with `weights={place}`"
         )
     if not folder.path.is_dir():
         actual = "a file" if folder.path.exists() else f"not there{nearest_path(path)}"
-        raise UserError(f"`resume` takes a run folder, and {place} is {actual}")
+        raise UserError(f"only run folders can be resumed, and {place} is {actual}")
     if not folder.config.exists():
         raise UserError(f"{place} is not a run folder: it has no config.json")
     config = read_json(folder.config)

@@ -5,9 +5,10 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from gcnet.arguments import advanced, check_choices, has_type
+from gcnet.arguments import POSITIONAL, advanced, check_choices, has_type
 from gcnet.data.settings import LARGEST_SIDE, AugmentSettings, DataSettings
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.renamed import OLD_VALUES, new_name, renamed
@@ -248,6 +249,58 @@ class TrainSettings:
             if name not in groups:
                 raise unknown("group of settings", name, groups)
         return cls(**{name: _group(groups[name], values) for name, values in stored.items()})
+
+
+@dataclass(frozen=True)
+class ResumeSettings:
+    """Resume a run."""
+
+    folder: Path = field(metadata=POSITIONAL)
+    """Run folder."""
+    workers: int | None = None
+    """Another number of DataLoader workers, which changes no bit of the result."""
+    device: str | None = None
+    """Another device, on which bits of the result may differ."""
+    epochs: float | None = None
+    """Another length in epochs, at least those done; the learning rate then follows the schedule of the new length
+    from here on, so that the result differs from that of a run of this length from the start."""
+    steps: int | None = None
+    """Another length in steps, likewise."""
+    data: str | None = None
+    """New path of data that moved; the content must be the same."""
+    val: str | None = None
+    """New path of validation data that moved."""
+    images: str | None = None
+    """New path of an image folder that moved."""
+    download_dir: str | None = None
+    """New folder of downloaded data sets."""
+
+    def moved(self) -> dict[str, str]:
+        """Return the new paths of data by the name of the setting."""
+        paths = {name: getattr(self, name) for name in ("data", "val", "images", "download_dir")}
+        return {name: path for name, path in paths.items() if path is not None}
+
+    def applied(self, settings: TrainSettings) -> TrainSettings:
+        """Return the settings of a run with the changes.
+
+        Args:
+            settings: of the run.
+        """
+        workers = {} if self.workers is None else {"workers": self.workers}
+        device = {} if self.device is None else {"device": self.device}
+        length = {"epochs": self.epochs, "steps": self.steps} if self.has_length else {}
+        changed = replace(
+            settings,
+            data=replace(settings.data, **workers, **self.moved()),
+            machine=replace(settings.machine, **device),
+            recipe=replace(settings.recipe, **length),
+        )
+        return changed.with_absolute_paths() if self.moved() else changed
+
+    @property
+    def has_length(self) -> bool:
+        """Whether the length of the run changes."""
+        return (self.epochs, self.steps) != (None, None)
 
 
 def _absolute(path: str | None) -> str | None:

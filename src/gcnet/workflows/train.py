@@ -276,7 +276,7 @@ def _announce(loop: TrainingLoop, settings: TrainSettings, *, resumed: bool) -> 
         return
     place = printable(loop.folder.path)
     if trainer.step >= loop.total:
-        say(f"{place}: finished at step {trainer.step}; --resume {place} --epochs N trains on, to N epochs in all")
+        say(f"{place}: finished at step {trainer.step}; resume it with more epochs to train longer")
         return
     say(f"{place}: resuming at step {trainer.step} of {loop.total}")
     for line in data_lines(trainer, settings):
