@@ -4,19 +4,22 @@ In all of them class labels start at 1 and row 0 of every head is the background
 conversion. Parts that a bundle does not name are the same in all.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
 from gcnet.models.detector.anchors import FixedStrideAnchors, RoundedAnchors
+from gcnet.models.detector.coordinates import EDGES
 from gcnet.models.detector.roi_heads import AlignedRoIPool, ClampedBoxCoder, MaskSkippingRoIHeads, UnfilteredRoIHeads
+from gcnet.models.detector.rpn import MatchingRPN, MMDetRPN
 from gcnet.models.detector.transform import PackedMasksTransform, RoundedTransform
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
@@ -30,19 +33,19 @@ class Conventions:
     Attributes:
         anchors: sizes of the square anchors and strides, one per level -> generator of anchors in `ASPECT_RATIOS`.
         box_coder: weights of the four box deltas -> box coder.
+        rpn: anchors, head and, by keyword, `box_coder` -> region proposal network.
         roi_pool: side of the pooled map, strides of the levels -> RoI pooling.
         roi_heads: class with the interface of `torchvision.models.detection.roi_heads.RoIHeads`.
         transform: class with the interface of `GeneralizedRCNNTransform`: min_size, max_size, mean, std -> resizing of
             images and pasting of results.
-        smallest_proposal: smallest side of a proposal in pixels; smaller ones are removed.
     """
 
     anchors: Callable[[tuple[float, ...], tuple[int, ...]], AnchorGenerator]
     box_coder: Callable[[tuple[float, float, float, float]], BoxCoder]
+    rpn: Callable[..., RegionProposalNetwork]
     roi_pool: Callable[[int, tuple[int, ...]], nn.Module]
     roi_heads: type[RoIHeads]
     transform: type[GeneralizedRCNNTransform]
-    smallest_proposal: float
 
 
 def level_names(count: int) -> tuple[str, ...]:
@@ -70,19 +73,19 @@ CONVENTIONS: Mapping[str, Conventions] = {
     "torchvision": Conventions(
         anchors=_rounded_anchors,
         box_coder=BoxCoder,
+        rpn=MatchingRPN,
         roi_pool=_half_pixel_off_pool,
         roi_heads=MaskSkippingRoIHeads,
         transform=PackedMasksTransform,
-        smallest_proposal=1e-3,
     ),
     # mmdet 2 and 3: anchor_generator.py, delta_xywh_bbox_coder.py, roi_align.py, rpn_head.py, bbox_nms.py,
     # fcn_mask_head.py.
     "mmdet": Conventions(
         anchors=_exact_anchors,
         box_coder=ClampedBoxCoder,
+        rpn=partial(MMDetRPN, coordinates=EDGES),
         roi_pool=_aligned_pool,
         roi_heads=UnfilteredRoIHeads,
         transform=RoundedTransform,
-        smallest_proposal=sys.float_info.min,  # any side above zero
     ),
 }

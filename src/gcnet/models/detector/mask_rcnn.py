@@ -9,7 +9,6 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from gcnet.errors import UserError, unknown
-from gcnet.models.detector.anchors import AnchorMatcher, BoxPairs
 from gcnet.models.detector.backbone import NORMS, build_pyramid, set_norms
 from gcnet.models.detector.conventions import CONVENTIONS, Conventions
 from gcnet.models.detector.heads import HeadSpec, ProposalHead, build_cascade, build_heads
@@ -106,22 +105,8 @@ def _build_rpn(
     if len(anchor_sizes) != len(strides):
         raise UserError(f"anchor_sizes must have one size for each of {len(strides)} levels, found {len(anchor_sizes)}")
     anchors = parts.anchors(anchor_sizes, strides)
-    rpn: Any = RegionProposalNetwork(
-        anchors,
-        ProposalHead(channels, anchors.num_anchors_per_location()[0]),
-        fg_iou_thresh=0.7,
-        bg_iou_thresh=0.3,
-        batch_size_per_image=256,
-        positive_fraction=0.5,
-        pre_nms_top_n={"training": 2000, "testing": 1000},
-        post_nms_top_n={"training": 2000, "testing": 1000},
-        nms_thresh=0.7,
-    )
-    rpn.box_similarity = BoxPairs
-    rpn.proposal_matcher = AnchorMatcher(high=0.7, low=0.3)
-    rpn.box_coder = parts.box_coder((1.0, 1.0, 1.0, 1.0))
-    rpn.min_size = parts.smallest_proposal
-    return rpn
+    head = ProposalHead(channels, anchors.num_anchors_per_location()[0])
+    return parts.rpn(anchors, head, box_coder=parts.box_coder((1.0, 1.0, 1.0, 1.0)))
 
 
 HEADS = ("2fc", "4conv1fc")
