@@ -264,4 +264,4 @@ def test_the_command_takes_workers_device_and_length_beside_resume(
     assert main(["train", "--resume", str(run), "--lr", "0.1"]) == 2
     assert "found --lr" in capsys.readouterr().err
     assert main(["train", "--resume", str(run / "weights" / "last.safetensors")]) == 2
-    assert "give --weights" in capsys.readouterr().err
+    assert "train with --weights" in capsys.readouterr().err
