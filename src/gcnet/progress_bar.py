@@ -11,7 +11,7 @@ def progress_bar(title: str, total: int, *, shown: bool = True) -> Generator[Cal
 
     Args:
         title: text before the bar.
-        total: number of images.
+        total: number of images, or of other units.
         shown: False for no bar.
 
     Yields:
@@ -26,4 +26,4 @@ def progress_bar(title: str, total: int, *, shown: bool = True) -> Generator[Cal
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda images: bar.update(task, advance=images)
+        yield lambda count: bar.update(task, advance=count)

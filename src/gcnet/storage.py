@@ -12,7 +12,7 @@ import stat
 import sys
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from gcnet.errors import Failure, UserError, nearest_path, printable
 
@@ -58,18 +58,35 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     if _is_stream(path):
         return _write_into(path, data)
-    path = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    with atomic_file(Path(os.path.realpath(path)) if os.path.islink(path) else path, len(data)) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, size: int) -> Generator[BinaryIO]:
+    """Open a file for writing that replaces `path` at the end; after an error or Ctrl-C nothing of it is left.
+
+    Args:
+        path: the file.
+        size: number of bytes that will be written, for the message of a full disk.
+
+    Yields:
+        The open file.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
     temporary = _temporary(path)
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
         _remove(temporary)  # Before the free space is measured.
-        raise _writing_failed(path, len(data), error, kept=path.exists()) from error
+        raise _writing_failed(path, size, error, kept=path.exists()) from error
     finally:
         _remove(temporary)
 
