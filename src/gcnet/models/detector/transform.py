@@ -12,6 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from gcnet.ops.bits import take_bits
+from gcnet.ops.opencv_resize import resize_bilinear
 
 _MASKS = ("masks", "mask_bits")
 
@@ -39,11 +40,9 @@ class PackedMasksTransform(GeneralizedRCNNTransform):
 
 
 class RoundedTransform(GeneralizedRCNNTransform):
-    """mmdet's transform: sides rounded to the nearest pixel, 8-bit gray levels, normalization after resizing.
+    """mmdet's transform: sides rounded to the nearest pixel, 8-bit resizing as in OpenCV, normalization after resizing.
 
-    mmdet resizes 8-bit images with OpenCV's bilinear interpolation, which returns 8-bit images. Here images (3, H, W)
-    in [0, 1] are resized in floating point and rounded to multiples of 1/255, which differs from OpenCV's fixed-point
-    arithmetic by at most one gray level.
+    Images that are resized are rounded to 8 bits first: multiples of 1/255, which decoded images are, stay as they are.
     """
 
     def forward(
@@ -87,8 +86,8 @@ class RoundedTransform(GeneralizedRCNNTransform):
         short = self.torch_choice(list(shorts)) if self.training else shorts[-1]
         new = resized_shape(old[0], old[1], min_size=short, max_size=self.max_size)
         if new != tuple(old):
-            image = F.interpolate(image[None], new, mode="bilinear", align_corners=False)[0]
-            image = (image * 255).round() / 255
+            levels = (image * 255).round_().clamp_(0, 255).to(torch.uint8)
+            image = resize_bilinear(levels, *new).to(image.dtype).div_(255)
         image = super().normalize(image)
         if target is not None:
             target["boxes"] = resize_boxes(target["boxes"], list(old), list(new))
