@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gcnet.models.registry import list_detectors, list_models
     from gcnet.workflows.analyze import analyze
     from gcnet.workflows.check_data import check_data
+    from gcnet.workflows.convert_checkpoint import convert_checkpoint
     from gcnet.workflows.evaluate import evaluate
     from gcnet.workflows.predict import predict
     from gcnet.workflows.resume import resume
@@ -42,6 +43,7 @@ __all__ = [
     "analyze",
     "check_data",
     "compare",
+    "convert_checkpoint",
     "cost",
     "evaluate",
     "predict",
@@ -56,6 +58,7 @@ _HOMES = {
     "analyze": "gcnet.workflows.analyze",
     "check_data": "gcnet.workflows.check_data",
     "compare": "gcnet.comparison.experiment",
+    "convert_checkpoint": "gcnet.workflows.convert_checkpoint",
     "cost": "gcnet.costs.cost",
     "evaluate": "gcnet.workflows.evaluate",
     "predict": "gcnet.workflows.predict",

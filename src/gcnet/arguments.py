@@ -44,6 +44,7 @@ class Argument:
         advanced: whether only `--help-all` shows it.
         group: field that holds the group, "" outside of groups.
         title: first line of the group's docstring, without the period.
+        flag: its flag without the dashes, if that is not its name.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Argument:
     advanced: bool = False
     group: str = ""
     title: str = ""
+    flag: str = ""
 
 
 def advanced(default: T) -> T:
@@ -189,8 +191,15 @@ def arguments_of(kind: Any) -> Generator[Argument]:
                     title=title,
                 )
         elif not item.metadata.get("internal"):
-            positional = bool(item.metadata.get("positional"))
-            yield Argument(item.name, kinds[item.name], default, helps.get(item.name, ""), positional, is_advanced)
+            yield Argument(
+                item.name,
+                kinds[item.name],
+                default,
+                helps.get(item.name, ""),
+                positional=bool(item.metadata.get("positional")),
+                advanced=is_advanced,
+                flag=item.metadata.get("flag", ""),
+            )
 
 
 def _groups(kind: Any) -> dict[str, Any]:

@@ -7,15 +7,14 @@ import stat
 import struct
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from gcnet.checkpoints.stand_ins import STAND_INS
+from gcnet.checkpoints.weight_file import WeightFile, unwrapped_weights
 from gcnet.errors import UserError, is_url, nearest_path, printable
 from gcnet.storage import has_checksum, load_tensors
 
@@ -166,62 +165,6 @@ def _is_text(head: bytes) -> bool:
     return all(letter.isprintable() or letter.isspace() for letter in text)
 
 
-class Inert(list[Any]):
-    """Stand-in for any class or function in a pickle; accepts everything and does nothing."""
-
-    def __new__(cls, *_: Any, **__: Any) -> "Inert":
-        """Create an empty instance, whatever the arguments."""
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        """Drop the state."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        """By identity, since dictionaries of training programs have classes as keys."""
-        return id(self)
-
-
-_NUMPY = ("numpy.core", "numpy._core")
-_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath")
-_LIGHTNING = ("pytorch_lightning", "lightning.pytorch")
-_INERT = (
-    *("argparse.Namespace", "types.SimpleNamespace", "builtins.getattr", "_codecs.encode", "typing.Any"),
-    *("datetime.datetime", "datetime.timedelta", "collections.deque"),
-    *(f"{module}.{kind}" for module in ("pathlib", "pathlib._local") for kind in _PATHS),
-    *(f"{core}.multiarray.{name}" for core in _NUMPY for name in ("scalar", "_reconstruct")),
-    *(f"{core}.numeric._frombuffer" for core in _NUMPY),
-    *(f"numpy.{kind}" for kind in ("dtype", "ndarray", "bool_", "float64", "float32", "int64", "int32")),
-    *(f"numpy.dtypes.{kind}DType" for kind in ("Float64", "Float32", "Float16", "Int64", "Int32", "Bool")),
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    *(f"omegaconf.{kind}" for kind in ("dictconfig.DictConfig", "listconfig.ListConfig")),
-    *(f"omegaconf.base.{kind}" for kind in ("ContainerMetadata", "Metadata")),
-    *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Integer", "Float", "String", "Boolean")),
-    *(f"{name}.callbacks.{kind}" for name in _LIGHTNING for kind in ("model_checkpoint.ModelCheckpoint",)),
-    *(f"{name}.callbacks.{kind}" for name in _LIGHTNING for kind in ("early_stopping.EarlyStopping",)),
-)
-_DICTIONARIES = (
-    *(f"{module}.ConfigDict" for module in ("mmengine.config.config", "mmcv.utils.config")),
-    *(f"{module}.CfgNode" for module in ("yacs.config", "fvcore.common.config", "detectron2.config.config")),
-    *("easydict.EasyDict", "addict.addict.Dict", "pytorch_lightning.utilities.parsing.AttributeDict"),
-    *(f"{name}.utilities.data.AttributeDict" for name in ("lightning.fabric", "lightning_fabric")),
-)
-
-# Settings, counters, paths and histories: the stand-in, and the name it stands for. Nothing of that name is imported.
-STAND_INS: tuple[tuple[Any, str], ...] = (
-    *((Inert, name) for name in _INERT),
-    *((OrderedDict, name) for name in _DICTIONARIES),
-)
-
-# Entries around the weights in the files of training programs; the plain weights before their moving average.
-_ENTRIES = (
-    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights", "module"),
-    *("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema"),
-)
-_DEEPEST = 4  # entries within entries
-_WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
 # What torch's reader raises for damaged files, as measured on mutated ones.
 _DAMAGE = (
@@ -230,25 +173,12 @@ _DAMAGE = (
 )
 
 
-@dataclass(frozen=True)
-class WeightFile:
-    """The tensors of a weight file.
-
-    Attributes:
-        tensors: by name.
-        notes: what was removed around them, such as 'entry "state_dict"'.
-    """
-
-    tensors: dict[str, Tensor]
-    notes: tuple[str, ...] = ()
-
-
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the weight file `path`, as `read_weight_file` reads them."""
     return read_weight_file(path).tensors
 
 
-def read_weight_file(path: Path) -> WeightFile:
+def read_weight_file(path: Path, *, ema: bool = False) -> WeightFile:
     """Read the tensors of a safetensors file or a `torch.save` file (always with `weights_only=True`).
 
     An entry around them such as `state_dict` or `model`, or any other that alone holds tensors, and the prefixes of
@@ -257,85 +187,17 @@ def read_weight_file(path: Path) -> WeightFile:
 
     Args:
         path: the file.
+        ema: read the moving average of the weights instead of the weights.
 
     Returns:
-        The tensors by name, with notes.
+        The tensors by name, with notes and metadata.
 
     Raises:
-        UserError: the file is missing, damaged or of another kind, needs code, or holds no named tensors or several
-            networks.
+        UserError: the file is missing, damaged or of another kind, needs code, or holds no named tensors, several
+            networks, or no moving average.
     """
     content: Any = _read_safetensors(path) if weight_format(path) == "safetensors" else _read_torch(path)
-    if not isinstance(content, Mapping):
-        raise UserError(f"`weights` must be tensors by name, and {shown(path)} holds {_kind(content)}")
-    weights, entries = _unwrapped(content)
-    tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor) and isinstance(name, str)}
-    if not tensors:
-        several = [f'"{printable(str(name))}"' for name in _networks(weights)][:5]
-        if several:
-            raise UserError(f"{shown(path)} holds several networks, {' and '.join(several)}: save one of them alone")
-        names = ", ".join(f'"{printable(str(name))}"' for name in list(weights)[:5]) or "nothing"
-        raise UserError(f"`weights` must be tensors by name, and {shown(path)} holds something else: {names}")
-    _check_tensors(path, tensors)
-    notes = [f'entry "{printable(entry)}"' for entry in entries]
-    for wrapper in _repeated_wrappers(tensors):
-        tensors = {name.removeprefix(wrapper): value for name, value in tensors.items() if name != "n_averaged"}
-        notes.append(f'prefix "{wrapper}" removed')
-    return WeightFile(tensors, tuple(notes))
-
-
-def _unwrapped(content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], list[str]]:
-    """Returns the innermost mapping of tensors, and the keys that lead to it."""
-    entries: list[str] = []
-    while len(entries) < _DEEPEST:
-        entry = next((name for name in _ENTRIES if _holds_tensors(content.get(name), _DEEPEST)), None)
-        if entry is None:
-            networks = _networks(content)
-            if len(networks) != 1:
-                break
-            entry = networks[0]
-        content = content[entry]
-        entries.append(entry)
-    return content, entries
-
-
-def _networks(content: Mapping[Any, Any]) -> list[str]:
-    """The entries of tensors by name, such as "student" and "teacher", where there are no tensors beside them."""
-    if any(isinstance(item, Tensor) for item in content.values()):
-        return []
-    return [name for name, item in content.items() if isinstance(name, str) and _holds_tensors(item, 1)]
-
-
-def _holds_tensors(value: object, depth: int) -> bool:
-    """Whether there are tensors in a mapping, or in an entry of it that may be around them."""
-    if not isinstance(value, Mapping):
-        return False
-    if any(isinstance(item, Tensor) for item in value.values()):
-        return True
-    return depth > 1 and any(_holds_tensors(value.get(name), depth - 1) for name in _ENTRIES)
-
-
-def _repeated_wrappers(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Prefixes of wrappers that every name has, from the outermost."""
-    names = [name for name in tensors if name != "n_averaged"]  # the counter of torch's AveragedModel
-    wrappers: list[str] = []
-    while names and (wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in names)), None)):
-        names = [name.removeprefix(wrapper) for name in names]
-        wrappers.append(wrapper)
-    return wrappers
-
-
-def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors without values, and those that claim more elements than the file holds."""
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            raise UserError(f"{shown(path)}: {printable(name)} is not a plain tensor, but sparse, quantized or empty")
-        held = tensor.untyped_storage().nbytes() // tensor.element_size()
-        if tensor.numel() > held:
-            raise UserError(
-                f"{shown(path)} is refused: {printable(name)} claims shape {tuple(tensor.shape)}, and the file holds "
-                f"{held:,} of its {tensor.numel():,} elements"
-            )
+    return unwrapped_weights(content, shown(path), ema=ema)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -382,9 +244,3 @@ def _needs_code(path: Path, reason: str) -> UserError:
 def _damaged(path: Path, error: BaseException) -> UserError:
     reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0][:160])
     return UserError(f"{shown(path)} is not a readable weight file, and may be damaged or truncated: {reason}")
-
-
-def _kind(content: object) -> str:
-    if isinstance(content, Tensor):
-        return f"one tensor of shape {tuple(content.shape)}"
-    return f"a {type(content).__name__}"

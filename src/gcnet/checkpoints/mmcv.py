@@ -103,6 +103,26 @@ def _describe_non_local(weights: BlockWeights) -> tuple[str, dict[str, Any]]:
     return f"nl_{mode}", options
 
 
+CONTEXT_TABLE: Table = _ATTENTION | _ADD | _SCALE
+"""Keys of `ContextBlock` with all its parts."""
+
+
+def non_local_table(mode: str, *, sub_sample: bool, normalized: bool) -> Table:
+    """Return the keys of a `NonLocalNd` block.
+
+    Args:
+        mode: mmcv's mode.
+        sub_sample: whether keys and values are pooled.
+        normalized: whether a batch norm follows the output convolution.
+    """
+    table = _VALUE_SUB_SAMPLED if sub_sample else _VALUE
+    if mode != "gaussian":
+        table = table | _QUERY | (_KEY_SUB_SAMPLED if sub_sample else _KEY)
+    if mode == "concatenation":
+        table = table | _SCORE
+    return table | (_OUT_NORMALIZED if normalized else _OUT)
+
+
 SOURCES = {
     "mmcv_context": Source(
         tables=((_ATTENTION, {}), (_ADD, _SCALE, _SCALE | _ADD)), describe=partial(describe_gc, norm_eps=1e-5)

@@ -68,6 +68,31 @@ def scalar(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def _as_kernel(matrix: Tensor, dims: int) -> Tensor:
+    return matrix.reshape(*matrix.shape, *(1,) * dims)
+
+
+def _as_layer_norm(values: Tensor, dims: int) -> Tensor:  # noqa: ARG001
+    return values.reshape(-1, 1, 1)
+
+
+def _as_score(weights: Tensor, dims: int) -> Tensor:  # noqa: ARG001
+    return weights.reshape(1, -1, 1, 1)
+
+
+def _as_is(tensor: Tensor, dims: int) -> Tensor:  # noqa: ARG001
+    return tensor
+
+
+RESTORED: Mapping[Callable[[Tensor], Tensor], Callable[[Tensor, int], Tensor]] = {
+    kernel: _as_kernel,
+    vector: _as_is,
+    layer_norm: _as_layer_norm,
+    query_then_key: _as_score,
+    scalar: _as_is,
+}
+"""Inverse of each function that reshapes a tensor of another library; it also takes the number of spatial axes."""
+
 Table = dict[str, tuple[str, Callable[[Tensor], Tensor]]]
 """Source key -> our key, and the function that reshapes the tensor."""
 

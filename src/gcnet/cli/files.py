@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 _OUTPUTS = ("output", "json", "csv", "fix", "convert")
-_OUTPUT_IS_FILE = ("predict", "simplify")
+_OUTPUT_IS_FILE = ("predict", "simplify", "convert")
 _FILE_SUFFIXES = (".png", ".json", ".safetensors")
 
 

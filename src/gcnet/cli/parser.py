@@ -75,7 +75,7 @@ def _add(group: Any, argument: Argument, text: str) -> None:
         return
     flag, kind = flag_of(argument), base_type(argument)
     if kind is not bool:
-        group.add_argument(flag, nargs=_count(kind), metavar=metavar(argument), help=text)
+        group.add_argument(flag, dest=argument.name, nargs=_count(kind), metavar=metavar(argument), help=text)
     elif argument.default is False:
         group.add_argument(flag, action="store_true", help=text)
         group.add_argument(f"--no-{flag[2:]}", dest=argument.name, action="store_false", help=SUPPRESS)

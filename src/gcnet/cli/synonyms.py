@@ -28,7 +28,6 @@ COMMANDS = {
     "check": "check-data",
     "doctor": "check-data",
     "verify": "check-data",
-    "convert": "check-data --convert FILE",
     "demo": "sample-data",
     "analyse": "analyze",
     "params": "cost",

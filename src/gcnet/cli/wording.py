@@ -16,7 +16,7 @@ _WORDS = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers
 
 def flag_of(argument: Argument) -> str:
     """Return the flag of an argument, such as `--batch-size` for `batch_size`."""
-    return "--" + argument.name.replace("_", "-")
+    return "--" + (argument.flag or argument.name.replace("_", "-"))
 
 
 def flags_of(argument: Argument) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ class ModelCard:
         detector: `detector` of `create_model`, or None.
         category_ids: ids in COCO annotations of a detector's labels, from 1; or None.
         image_size: `image_size` of `create_model`, or None.
+        provenance: of converted weights: source, file, SHA-256 ("sha256"), license and published scores; or None.
     """
 
     architecture: str | None = None
@@ -40,6 +41,7 @@ class ModelCard:
     detector: dict[str, Any] | None = None
     category_ids: tuple[int, ...] | None = None
     image_size: int | None = None
+    provenance: dict[str, Any] | None = None
 
 
 def card_of(model: nn.Module) -> ModelCard:
@@ -115,6 +117,7 @@ _ENTRIES: dict[str, tuple[Callable[[object], bool], str]] = {
     "detector": (_is_object, "an object"),
     "category_ids": (_is_list_of(int), "a list of whole numbers"),
     "image_size": (_is_count, "a positive whole number"),
+    "provenance": (_is_object, "an object"),
 }
 
 

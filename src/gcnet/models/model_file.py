@@ -65,6 +65,7 @@ def save_model(
         detector=known.detector,
         category_ids=known.category_ids if category_ids is None else tuple(category_ids),
         image_size=known.image_size,
+        provenance=known.provenance,
     )
     save_tensors(Path(path), tensors, {"kind": "model", "format_version": FORMAT_VERSION, **asdict(card)})
 

@@ -1,0 +1,132 @@
+"""Conversion of checkpoints of other libraries: builds the network that a checkpoint describes, with its weights."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gcnet.checkpoints.foreign_files import read_weight_file
+from gcnet.checkpoints.network import NetworkDescription, check_layout
+from gcnet.checkpoints.network_sources import NETWORK_SOURCES, choose_source
+from gcnet.checkpoints.weight_file import WeightFile, unwrapped_weights
+from gcnet.insertion import insert
+from gcnet.models.card import ModelCard, set_card
+from gcnet.models.model_file import load_strictly
+from gcnet.models.registry import build_base_model, detector_options
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted checkpoint.
+
+    Attributes:
+        model: the network in eval mode, with a model card.
+        source: name of the source, such as "mmdet".
+        network: description of the network.
+        notes: sentences on the checkpoint and on what was not converted.
+    """
+
+    model: nn.Module
+    source: str
+    network: NetworkDescription
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Source, network and notes."""
+        blocks = ", ".join(_summary(insertion) for insertion in self.network.insertions)
+        lines = [f"source: {self.source}", f"network: {self.network.architecture}{' with ' + blocks if blocks else ''}"]
+        if self.network.num_classes is not None:
+            lines.append(f"classes: {self.network.num_classes}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _summary(insertion: Mapping[str, Any]) -> str:
+    options = [f"{name} {_shown(value)}" for name, value in insertion.items() if name != "block"]
+    return f"{insertion['block']} ({', '.join(options)})"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def convert_weights(
+    checkpoint: str | Path | Mapping[str, Any], source: str | None = None, *, ema: bool = False
+) -> Converted:
+    """Convert a checkpoint of another library to a network of this package.
+
+    Args:
+        checkpoint: a file, or its content: tensors by name, possibly within entries such as "state_dict".
+        source: a name of `NETWORK_SOURCES`; None to recognize it.
+        ema: convert the moving average of the weights.
+
+    Returns:
+        The network with its source.
+
+    Raises:
+        UserError: an unreadable or unrecognized checkpoint, or keys or shapes that do not fit the network they
+            describe; the message names them.
+    """
+    weights = _read(checkpoint, ema)
+    name = choose_source(weights, source)
+    library = NETWORK_SOURCES[name]
+    network = library.describe(weights)
+    model = build_described(network)
+    tensors = {key: value for key, value in weights.tensors.items() if not key.startswith(network.skipped or ("\0",))}
+    own = {key: value for key, value in model.state_dict().items() if not key.startswith(network.fresh or ("\0",))}
+    expected = library.export(own, network)
+    check_layout(tensors, expected, weights.origin, name)
+    counters = {key: value for key, value in expected.items() if key.endswith(".num_batches_tracked")}
+    load_strictly(model, model.state_dict() | library.convert(counters | tensors, network), weights.origin)
+    provenance = {"source": name, "license": library.license}
+    if isinstance(checkpoint, str | Path):
+        provenance |= {"file": Path(checkpoint).name, "sha256": _sha256(Path(checkpoint))}
+    set_card(model, _card(network, provenance))
+    return Converted(model.eval(), name, network, (*weights.notes, *network.notes))
+
+
+def build_described(network: NetworkDescription) -> nn.Module:
+    """Build the network of a description, with fresh weights.
+
+    Args:
+        network: the description.
+
+    Returns:
+        The network, with its blocks, in training mode.
+
+    Raises:
+        UserError: an unknown name or option.
+    """
+    detector = None if network.detector is None else detector_options(network.architecture, network.detector)
+    model = build_base_model(network.architecture, network.num_classes, detector)
+    for insertion in network.insertions:
+        arguments = dict(insertion)
+        insert(model, arguments.pop("block"), **arguments)
+    return model
+
+
+def _read(checkpoint: str | Path | Mapping[str, Any], ema: bool) -> WeightFile:
+    if isinstance(checkpoint, str | Path):
+        return read_weight_file(Path(checkpoint), ema=ema)
+    return unwrapped_weights(checkpoint, "the state dict", ema=ema)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _card(network: NetworkDescription, provenance: dict[str, Any]) -> ModelCard:
+    return ModelCard(
+        network.architecture,
+        network.num_classes,
+        preprocessing=None if network.preprocessing is None else dict(network.preprocessing),
+        class_names=network.class_names,
+        detector=None if network.detector is None else detector_options(network.architecture, network.detector),
+        category_ids=network.category_ids,
+        provenance=provenance,
+    )

@@ -1,0 +1,34 @@
+"""`gcnet.convert_checkpoint`: a network from a checkpoint of another library."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gcnet.models.conversion import convert_weights
+
+
+def convert_checkpoint(
+    checkpoint: str | Path | Mapping[str, Any], source: str | None = None, *, ema: bool = False
+) -> nn.Module:
+    """Convert a checkpoint of another library to a network with the same outputs.
+
+    Nothing in the file is executed. Its keys and shapes must be exactly those of the network that they describe.
+    `gcnet.save_model` writes the network with classes, preprocessing and origin.
+
+    Args:
+        checkpoint: a file of `torch.save` or safetensors, or its content: tensors by name, possibly within entries such
+            as "state_dict" and with prefixes such as "module.".
+        source: "mmdet" (mmdet 2 and 3) or "mmdet1" (mmdet 1.x and xvjiarui/GCNet); None to recognize it by the keys and
+            metadata.
+        ema: convert the moving average of the weights (an entry such as "ema_state_dict") instead of the weights.
+
+    Returns:
+        The network in eval mode on the CPU.
+
+    Raises:
+        UserError: an unreadable or unrecognized checkpoint, or keys or shapes that do not fit the network they
+            describe; the message names them.
+    """
+    return convert_weights(checkpoint, source, ema=ema).model
