@@ -1,11 +1,13 @@
-"""Child processes that leave signals to their parent and end with it."""
+"""Child processes: their signals, their end with the parent, and whether they import its script."""
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from types import ModuleType
 
 FROM_TERMINAL = ("SIGINT", "SIGHUP")
 
@@ -28,6 +30,25 @@ def signals_blocked(*names: str) -> Generator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def without_main_module() -> Generator[None]:
+    """Start children by "spawn" that do not import the script of this process.
+
+    The import would run a script without `if __name__ == "__main__":` again.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def is_importing_main() -> bool:
+    """Whether this process is a child that is importing the script of its parent."""
+    return bool(getattr(multiprocessing.current_process(), "_inheriting", False))
 
 
 def end_with_parent(number: int) -> None:

@@ -1,6 +1,7 @@
 """`gcnet.compare`: measures costs, trains each block over the same seeds and data, and reports."""
 
 import json
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
@@ -12,12 +13,13 @@ import torch
 
 from gcnet.arguments import plain_arguments
 from gcnet.blocks import Builder
+from gcnet.children import is_importing_main
 from gcnet.comparison.describe import describe_experiment, describe_machine
 from gcnet.comparison.measure import MeasurementSpec, measure_costs
 from gcnet.comparison.plan import Variant, Variants, check_names, plan_trainings, training_settings
 from gcnet.comparison.report import sample_pictures, write_report
 from gcnet.comparison.results import BASELINE, Comparison, Cost
-from gcnet.comparison.runs import RunContext, run_all
+from gcnet.comparison.runs import EXIT_UNGUARDED, RunContext, run_all
 from gcnet.comparison.settings import CompareSettings
 from gcnet.devices import choose_device
 from gcnet.errors import UserError, printable
@@ -247,22 +249,26 @@ def compare(
 ) -> Comparison:
     """Train the same network with each block, measure accuracy (of detectors AP) and cost, and write the report.
 
-    Repeat the call to resume an interrupted comparison. Under torchrun all processes share each training, one training
-    at a time.
+    Repeat the call to resume an interrupted comparison. Several trainings run in processes of their own, unless `jobs`
+    is 1. A script that defines builders of `variants` is imported by them, so it must call this function under
+    `if __name__ == "__main__":`; other scripts and notebooks need no such line. Under torchrun, the processes share
+    each training, one training at a time.
 
     Args:
-        variants: instead of `blocks`, builders of your own (`channels -> module`) or names; or variants by the name
-            that each has in the report, that without a block being "none".
+        variants: instead of `blocks`, builders of your own (`channels -> module`) or names; or variants by their name
+            in the report, where "none" is the network without a block.
         reporter: of the progress (default: none).
 
     Returns:
-        All results, as they are in `results.json`.
+        All results, as in `results.json`.
 
     Raises:
         UserError: an unknown name, or an output folder that holds a comparison with other settings.
-        Stopped: a signal ended it.
-        NonFiniteLoss: a training met a loss that is not finite.
+        Stopped: a signal was received.
+        NonFiniteLoss: a loss was not finite.
     """
+    if is_importing_main():
+        sys.exit(EXIT_UNGUARDED)
     if variants is not None and "blocks" in settings.given:
         raise UserError("`blocks` and `variants` exclude each other; give one of them")
     return run_comparison(variants, settings=settings, reporter=reporter)

@@ -8,14 +8,14 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from gcnet.children import FROM_TERMINAL, end_with_parent, signals_blocked
+from gcnet.children import FROM_TERMINAL, end_with_parent, signals_blocked, without_main_module
 from gcnet.comparison.plan import Training, Variants, create_variant, variant_of
 from gcnet.comparison.results import CurvePoint, Run, run_from_dict, run_to_dict
 from gcnet.comparison.settings import CompareSettings
@@ -29,6 +29,8 @@ from gcnet.training.signals import handle_signals
 from gcnet.training.trainer import NonFiniteLoss
 
 _POLL_SECONDS = 1.0
+EXIT_UNGUARDED = 64
+"""Exit code of a worker process whose script calls `gcnet.compare` while it is imported."""
 
 
 class Stopped(Exception):
@@ -219,7 +221,7 @@ class _Worker:
         self.training, self.log = training, context.path(training).with_suffix(".log")
         self.receiver, sender = spawn.Pipe(duplex=False)
         self.process: SpawnProcess = spawn.Process(target=_worker_main, args=(sender, training, context, self.log))
-        with signals_blocked(*FROM_TERMINAL):
+        with signals_blocked(*FROM_TERMINAL), _script_import(context):
             self.process.start()
         sender.close()
 
@@ -234,10 +236,21 @@ class _Worker:
         if failure is not None:
             raise failure.error(self.training.name)
         code = self.process.exitcode
+        if code == EXIT_UNGUARDED:
+            raise UserError(
+                'the script must call gcnet.compare under `if __name__ == "__main__":`, since it defines builders of '
+                "`variants`, for which every training imports the script"
+            )
         if code and not stopping:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             advice = "; the system may be out of memory: try a smaller `jobs`" if code == -signal.SIGKILL else ""
             raise Failure(f"the training {self.training.name} {how}{advice}; its output is in {printable(self.log)}")
+
+
+def _script_import(context: RunContext) -> AbstractContextManager[None]:
+    """Context of a process start, in which the script is imported only if it defines builders of variants."""
+    modules = {getattr(variant.block, "__module__", None) for variant in context.variants.values()}
+    return nullcontext() if "__main__" in modules else without_main_module()
 
 
 def _worker_main(sender: Connection, training: Training, context: RunContext, log: Path) -> None:
