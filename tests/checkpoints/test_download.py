@@ -1,71 +1,27 @@
 """Downloads from a server of this machine: whole and checked files only, and nothing else in the cache."""
 
 import hashlib
-import http.server
 import socket
-import threading
 from collections.abc import Generator
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from file_server import FileServer, published, served
 from gcnet.checkpoints import download
 from gcnet.checkpoints.download import check_digest, checkpoint_file
-from gcnet.checkpoints.published_files import PublishedFile, find_published_file
+from gcnet.checkpoints.published_files import PublishedFile
 from gcnet.errors import Failure, UserError
 from gcnet.storage import StorageError
 
 _CONTENT = bytes(range(256)) * 9001
 
 
-@dataclass
-class Server:
-    """A file server on this machine.
-
-    Attributes:
-        content: of the file.
-        declared: Content-Length; None for the true length, 0 for no such header.
-        status: of the answers.
-        requests: number of requests so far.
-        url: of the server.
-    """
-
-    content: bytes = _CONTENT
-    declared: int | None = None
-    status: int = 200
-    requests: int = 0
-    url: str = field(default="", init=False)
-
-
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Generator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Generator[FileServer]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    state = Server()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state.requests += 1
-            self.send_response(state.status)
-            length = len(state.content) if state.declared is None else state.declared
-            if length:
-                self.send_header("Content-Length", str(length))
-            self.end_headers()
-            with suppress(ConnectionError):  # of a client that refuses the length
-                self.wfile.write(state.content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{running.server_port}"
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield state
-    running.shutdown()
-    running.server_close()
-    thread.join()
+    with served(_CONTENT) as running:
+        yield running
 
 
 @pytest.fixture
@@ -74,17 +30,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def _published(url: str, content: bytes = _CONTENT) -> PublishedFile:
-    digest = hashlib.sha256(content).hexdigest()[:8]
-    known = find_published_file("mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco")
-    return replace(known, url=f"{url}/models/network-{digest}.pth")
+def _published(url: str) -> PublishedFile:
+    return published(url, _CONTENT)
 
 
 def _visible(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.suffix != ".lock"] if folder.exists() else []
+    return [path.name for path in folder.iterdir()] if folder.exists() else []
 
 
-def test_a_file_is_downloaded_once(server: Server, cache: Path) -> None:
+def test_a_file_is_downloaded_once(server: FileServer, cache: Path) -> None:
     file = _published(server.url)
     path = checkpoint_file(file, download=True)
     assert path.read_bytes() == _CONTENT
@@ -93,7 +47,7 @@ def test_a_file_is_downloaded_once(server: Server, cache: Path) -> None:
     assert server.requests == 1
 
 
-def test_nothing_is_downloaded_without_leave(server: Server, cache: Path) -> None:
+def test_nothing_is_downloaded_without_leave(server: FileServer, cache: Path) -> None:
     file = _published(server.url)
     with pytest.raises(UserError, match="`download` downloads it, or put the file of http") as error:
         checkpoint_file(file, download=False)
@@ -101,7 +55,7 @@ def test_nothing_is_downloaded_without_leave(server: Server, cache: Path) -> Non
     assert server.requests == 0 and not cache.exists()
 
 
-def test_a_file_with_another_hash_is_refused(server: Server, cache: Path) -> None:
+def test_a_file_with_another_hash_is_refused(server: FileServer, cache: Path) -> None:
     file = _published(server.url)
     server.content = _CONTENT[:-1] + b"?"
     found = hashlib.sha256(server.content).hexdigest()[:8]
@@ -110,21 +64,21 @@ def test_a_file_with_another_hash_is_refused(server: Server, cache: Path) -> Non
     assert _visible(cache) == []
 
 
-def test_a_truncated_file_is_refused(server: Server, cache: Path) -> None:
+def test_a_truncated_file_is_refused(server: FileServer, cache: Path) -> None:
     server.declared = len(_CONTENT) + 17
     with pytest.raises(Failure, match=f"ended after {len(_CONTENT):,} of {len(_CONTENT) + 17:,} bytes"):
         checkpoint_file(_published(server.url), download=True)
     assert _visible(cache) == []
 
 
-def test_a_file_without_a_declared_length_is_downloaded(server: Server, cache: Path) -> None:
+def test_a_file_without_a_declared_length_is_downloaded(server: FileServer, cache: Path) -> None:
     server.declared = 0
     assert checkpoint_file(_published(server.url), download=True).read_bytes() == _CONTENT
     assert len(_visible(cache)) == 1
 
 
 @pytest.mark.parametrize("status", [404, 403, 500])
-def test_an_error_of_the_server_is_one_sentence(server: Server, cache: Path, status: int) -> None:
+def test_an_error_of_the_server_is_one_sentence(server: FileServer, cache: Path, status: int) -> None:
     server.status = status
     with pytest.raises(Failure, match=rf"the server answers {status} \(.+\) for http://127"):
         checkpoint_file(_published(server.url), download=True)
@@ -143,7 +97,7 @@ def test_without_a_server_the_url_and_the_path_are_named(cache: Path) -> None:
 
 
 def test_a_declared_length_is_checked_before_anything_is_stored(
-    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+    server: FileServer, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.declared = 2**50
     with pytest.raises(Failure, match=f"declares {2**50:,} bytes, the limit is {2**32:,}"):
@@ -154,7 +108,7 @@ def test_a_declared_length_is_checked_before_anything_is_stored(
     assert _visible(cache) == []
 
 
-def test_more_than_the_limit_is_not_stored(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_the_limit_is_not_stored(server: FileServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.declared = 0
     monkeypatch.setattr(download, "_LARGEST", len(_CONTENT) - 1)
     with pytest.raises(Failure, match="sends more than"):
@@ -162,7 +116,9 @@ def test_more_than_the_limit_is_not_stored(server: Server, cache: Path, monkeypa
     assert _visible(cache) == []
 
 
-def test_an_interrupted_download_leaves_nothing(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_leaves_nothing(
+    server: FileServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*arguments: object) -> Generator[bytes]:
         yield next(chunks(*arguments))
         assert any(path.suffix == ".tmp" for path in cache.iterdir())
@@ -186,7 +142,7 @@ def test_a_cached_file_with_another_hash_is_refused(cache: Path) -> None:
         check_digest(file, path)
 
 
-def test_a_cache_that_cannot_be_written_is_one_sentence(server: Server, cache: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_one_sentence(server: FileServer, cache: Path) -> None:
     cache.write_text("a file")
     with pytest.raises(StorageError, match="cannot create .*cache"):
         checkpoint_file(_published(server.url), download=True)

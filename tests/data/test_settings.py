@@ -18,7 +18,6 @@ REFUSED = {
     "interpolation": (lambda: DataSettings(interpolation="bicubik"), 'did you mean "bicubic"'),
     "resize": (lambda: DataSettings(image_size=64, resize=50), "at least the image size of 64, found 50"),
     "distance": (lambda: DataSettings(data="cifar10", scene_distance=9), "`scene_distance` belongs to `data` scenes"),
-    "download": (lambda: DataSettings(data="scenes", download=True), "`download` belongs to `data` cifar10"),
     "crop": (lambda: AugmentSettings(random_crop="padd"), 'did you mean "pad"'),
     "crop scale": (lambda: AugmentSettings(crop_scale=(0.9, 0.1)), "`crop_scale`"),
     "pad": (lambda: AugmentSettings(pad=-1), "`pad`"),

@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 from gcnet.checkpoints.published_files import PublishedFile, cached_path
 from gcnet.errors import Failure, UserError, printable
 from gcnet.progress_bar import progress_bar
-from gcnet.storage import StorageError, atomic_file, locked
+from gcnet.storage import StorageError, atomic_file
 
 _SECONDS = 20.0  # without an answer
 _CHUNK = 2**20  # bytes
@@ -44,10 +44,7 @@ def checkpoint_file(file: PublishedFile, *, download: bool) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot create {printable(path.parent)}: {error.strerror}") from error
-    # Processes that need the same file wait for the first one.
-    with locked(path.with_name(f".{path.name}.lock"), wait=True):
-        if not path.is_file():
-            _download(file, path)
+    _download(file, path)
     return path
 
 

@@ -93,7 +93,7 @@ def find_published_file(name: str) -> PublishedFile:
         return known[name]
     library = name.partition("/")[0]
     names = [other for other in known if other.partition("/")[0] == library] or list(known)
-    listed = nearest(name, names) or "; `gcnet models --published` lists all"
+    listed = nearest(name, names) or "; gcnet models --published lists all"
     raise UserError(f'no published checkpoint is called "{printable(name)}"{listed}')
 
 

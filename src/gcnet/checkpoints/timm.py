@@ -1,5 +1,6 @@
 """Weight source timm: `GlobalContext` and `SEModule`, and the published classifiers."""
 
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from gcnet.checkpoints.foreign_files import read_state_dict
 from gcnet.checkpoints.source import SE_TABLE, Source, Table, describe_gc, describe_se, hub_file, kernel, vector
+from gcnet.errors import UserError
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -59,6 +61,40 @@ def timm_config(network: str, version: str) -> "PretrainedCfg":
     if config is None:
         raise AssertionError(f"timm has no weights {network}.{version}")
     return config
+
+
+def timm_preprocessing(network: str, version: str, *, training: bool = False) -> dict[str, Any]:
+    """Return the preprocessing of published weights, as `gcnet.data.settings.Preprocessing` by name.
+
+    Args:
+        network: name of the network.
+        version: name of the weights, timm's tag; may be empty.
+        training: use the image size for training, if timm publishes a larger one for evaluation.
+
+    Raises:
+        UserError: preprocessing that gcnet does not support.
+    """
+    from timm.data import resolve_data_config
+
+    name = f"timm {network}.{version}".rstrip(".")
+    config = resolve_data_config(pretrained_cfg=timm_config(network, version).to_dict(), use_test_size=not training)
+    height, width = config["input_size"][-2:]
+    if height != width or config["crop_mode"] == "border":
+        how = f"images of {height} x {width} pixels" if height != width else "images padded to a square"
+        raise UserError(f"{name} is for {how}, which gcnet does not support")
+    if config["crop_pct"] > 1:  # VOLO at 448 pixels and more
+        short = math.floor(height / config["crop_pct"])
+        raise UserError(
+            f"{name} is for images resized to {short} pixels and padded to {height}, which gcnet does not support"
+        )
+    return {
+        "image_size": height,
+        "resize": math.floor(height / config["crop_pct"]),
+        "interpolation": config["interpolation"],
+        "mean": tuple(config["mean"]),
+        "std": tuple(config["std"]),
+        "crop_mode": config["crop_mode"],
+    }
 
 
 class TimmCatalogue:

@@ -23,6 +23,30 @@ def torchvision_weights(name: str, version: str) -> Any:
     return torchvision.models.get_model_weights(name)[version]
 
 
+# With its own weights, torchvision normalizes the input of these inside the network (transform_input). Here the values
+# are part of the preprocessing, which is stored in model files.
+_NORMALIZED_INSIDE = ("googlenet", "inception_v3")
+
+
+def torchvision_preprocessing(name: str, version: str) -> dict[str, Any]:
+    """Return the preprocessing of published weights, as `gcnet.data.settings.Preprocessing` by name.
+
+    Args:
+        name: of the network.
+        version: name of the weights.
+    """
+    transforms = torchvision_weights(name, version).transforms()
+    half = (0.5, 0.5, 0.5)
+    inside = name in _NORMALIZED_INSIDE
+    return {
+        "image_size": transforms.crop_size[0],
+        "resize": transforms.resize_size[0],
+        "interpolation": transforms.interpolation.value,
+        "mean": half if inside else tuple(transforms.mean),
+        "std": half if inside else tuple(transforms.std),
+    }
+
+
 class TorchvisionCatalogue:
     """The published classifiers of torchvision."""
 

@@ -118,7 +118,10 @@ def _row(name: str, settings: Settings) -> tuple[str, ...]:
 
 
 _SHOWN_METRICS = {"detection": 2}  # the first one for other tasks
-_PUBLISHED_NOTE = "The sizes of these files are not published; they have at least 4 bytes per parameter."
+_PUBLISHED_NOTE = (
+    "The sizes of these files are not published; they have at least 4 bytes per parameter.\n"
+    "LIBRARY/NAME is a value of --weights and --model; --download downloads and converts the file."
+)
 
 
 def _run_published(settings: Settings) -> int:

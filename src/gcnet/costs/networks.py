@@ -16,18 +16,14 @@ from gcnet.errors import UserError
 from gcnet.models.card import ModelCard, card_of
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model
+from gcnet.models.own_blocks import remove_own_blocks
 from gcnet.models.registry import split_name
 from gcnet.tasks.base import Task
 from gcnet.tasks.registry import task_of
 from gcnet.tasks.trained import model_path
 
+
 # Modules whose output is their input, scaled or with something added, so that the identity can stand for them.
-_OWN_BLOCKS = (
-    *("GlobalContext", "SEModule", "SqueezeExcite", "SqueezeExciteCl", "EffectiveSEModule", "SqueezeExcitation"),
-    *("EcaModule", "CecaModule", "CbamModule", "LightCbamModule", "GatherExcite", "NonLocalAttn", "BatNonLocalAttn"),
-)
-
-
 @dataclass(frozen=True)
 class CountedNetwork:
     """A network by name with arguments of `create_model`, or a model file or run folder, which says what it is.
@@ -55,7 +51,7 @@ class CountedNetwork:
             return load_model(self._path)
         model = create_model(self.name, **self.arguments)
         if self.without_own_blocks:
-            take_out_own_blocks(model)
+            remove_own_blocks(model)
         return model
 
     def skeleton(self) -> nn.Module:
@@ -84,7 +80,7 @@ class CountedNetwork:
             return self._host_choice()
         host = self._host_choice(without_own_blocks=True)
         with torch.device("meta"):
-            if take_out_own_blocks(create_model(host.name, **host.arguments)):
+            if remove_own_blocks(create_model(host.name, **host.arguments)):
                 return host
         raise UserError(
             f"`against=plain` compares with the same network without blocks, and {self.name} has none: "
@@ -141,23 +137,6 @@ class CountedNetwork:
         if self._is_file:
             return bool(self._card.insertions)
         return bool(split_name(self.name)[0]) or "block" in self.arguments
-
-
-def take_out_own_blocks(model: nn.Module) -> int:
-    """Replace the attention blocks of timm and torchvision in `model` by nn.Identity.
-
-    Returns:
-        Their number.
-    """
-    own_blocks = [
-        (parent, name)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child).__name__ in _OWN_BLOCKS and type(child).__module__.startswith(("timm.", "torchvision."))
-    ]
-    for parent, name in own_blocks:
-        setattr(parent, name, nn.Identity())
-    return len(own_blocks)
 
 
 def _named_size(name: str, model: Any) -> tuple[int, int] | None:

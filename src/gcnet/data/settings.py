@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
@@ -145,7 +145,7 @@ class DataSettings:
     download_dir: str = advanced("data")
     """Folder of downloaded data sets (cifar10, cifar100)."""
     download: bool = advanced(False)
-    """Download cifar10 or cifar100 if missing; nothing is downloaded otherwise."""
+    """Download cifar10, cifar100 or a published checkpoint if missing; nothing is downloaded otherwise."""
     image_size: int | None = None
     """Input resolution in pixels (default: the model's with `weights`; else native size up to 64, otherwise
     224)."""
@@ -190,10 +190,6 @@ class DataSettings:
         _require(
             self.scene_distance is None or self.is_generated,
             f"`scene_distance` belongs to `data` scenes or scenes-control, found `data={self.data}`",
-        )
-        _require(
-            not self.download or self.data in ("cifar10", "cifar100"),
-            f"`download` belongs to `data` cifar10 or cifar100, found `data={self.data}`",
         )
 
     def _check_validation(self) -> None:
@@ -360,4 +356,23 @@ def _check_resize(resize: int | None, image_size: int | None) -> None:
     _require(
         resize is None or image_size is None or resize >= image_size,
         f"resize (the short side before the crop) must be at least the image size of {image_size}, found {resize}",
+    )
+
+
+def check_download(networks: Iterable[str | None], data: str | None = None) -> None:
+    """Refuse `download` if neither networks nor data can be downloaded.
+
+    Args:
+        networks: model and weights of a command, which may be published checkpoints.
+        data: `data` of a command that downloads data sets.
+
+    Raises:
+        UserError: `download` has no effect.
+    """
+    from gcnet.checkpoints.published_files import names_published_file
+
+    sets = "" if data is None else "`data` cifar10 or cifar100, or to "
+    _require(
+        data in ("cifar10", "cifar100") or any(names_published_file(name) for name in networks if name is not None),
+        f"`download` belongs to {sets}a published checkpoint, which gcnet models --published lists",
     )

@@ -12,6 +12,8 @@ from gcnet.errors import UserError
 from gcnet.insertion import insert
 from gcnet.insertion.sites import At
 from gcnet.models.card import ModelCard, set_card
+from gcnet.models.model_file import read_model_file
+from gcnet.models.published_checkpoints import local_weights
 from gcnet.models.registry import (
     backbone_name,
     build_base_model,
@@ -38,6 +40,7 @@ def create_model(
     detector: Mapping[str, Any] | None = None,
     backbone_weights: str | Path | None = None,
     image_size: int | None = None,
+    download: bool = False,
     **options: Any,
 ) -> nn.Module:
     """Build a classifier, images (N, 3, H, W) float -> logits (N, num_classes), or a detector.
@@ -47,20 +50,23 @@ def create_model(
     Args:
         name: one of `list_models()`, plain or with a prefix that inserts blocks at their published sites
             (`gc_resnet50`; every block name is a prefix: `eca_resnet50`); a classifier of timm or torchvision (timm
-            first; `torchvision/NAME` and `timm/NAME` choose the library); or a detector (`mask_rcnn_gc_resnet50`,
+            first; `torchvision/NAME` and `timm/NAME` choose the library; `plain_NAME` is a network of timm without its
+            own attention blocks, such as `plain_seresnet50`); or a detector (`mask_rcnn_gc_resnet50`,
             `cascade_mask_rcnn_gc_resnext101_32x4d_dcn`).
         num_classes: number of classes; by default 1000, for CIFAR ResNets 10, for the scenes network 6; for detectors
             COCO's 80, without the background.
         weights: a file (`.safetensors`, or a `torch.save` file of tensors) of the plain network or of the one with
-            blocks; or "pretrained" for published weights.
+            blocks; "pretrained" for published weights; or a published checkpoint that `gcnet models --published` lists,
+            such as "mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco", whose ratio and detector options are the defaults.
         block: a block to insert, if the name has no prefix.
         ratio, stages, blocks, position, at: as for `gcnet.insert`; they override those of a prefix.
         detector: options of `build_mask_rcnn`: conventions, norm, norm_eps, box_head, image_size, anchor_sizes,
             rois_per_image, detections_per_image, fpn_channels, head_width. Model files keep them.
         backbone_weights: for detectors, instead of `weights`: weights of a classifier with the same backbone, from a
-            file or published. Blocks that they lack stay new.
+            file or published, or a published checkpoint of a network around it. Blocks that they lack stay new.
         image_size: image size in pixels. ViT, Swin and other networks of one size are built for it, and position
             embeddings are resized; other networks take any size.
+        download: download a published checkpoint that is not in the cache.
         **options: further options of the block.
 
     Returns:
@@ -91,6 +97,12 @@ def create_model(
         )
     if backbone_weights is not None:
         _require_backbone_alone(base_name, weights)
+        backbone_weights = local_weights(backbone_weights, download=download)
+    if weights is not None and weights != (file := local_weights(weights, download=download)):
+        weights, card = file, read_model_file(file)[1]
+        placement = _ratio_of(card, placement) | placement
+        if is_detector(base_name):
+            detector = {**(card.detector or {}), **(detector or {})}
     classes = num_classes or default_classes(base_name)
     chosen = None if detector is None else detector_options(base_name, detector)
     model = build_base_model(base_name, classes, chosen, image_size)
@@ -103,6 +115,12 @@ def create_model(
         load_backbone(model, backbone_weights, backbone_name(base_name))
     set_card(model, ModelCard(base_name, classes, detector=chosen, image_size=image_size))
     return model
+
+
+def _ratio_of(card: ModelCard, placement: Mapping[str, Any]) -> dict[str, Any]:
+    """The ratio of the blocks in `card` of the kind that is inserted."""
+    ratios = {record["ratio"] for record in card.insertions if record["block"] == placement.get("block")}
+    return {"ratio": ratios.pop()} if len(ratios) == 1 else {}
 
 
 def _check_arguments(name: object, num_classes: object, options: Mapping[str, Any]) -> None:

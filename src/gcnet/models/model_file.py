@@ -21,6 +21,7 @@ from gcnet.models.card import (
     read_card,
     set_card,
 )
+from gcnet.models.published_checkpoints import local_weights
 from gcnet.models.registry import build_base_model
 from gcnet.renamed import FORMAT_VERSION, upgraded_metadata
 from gcnet.storage import StorageError, has_checksum, load_tensors, save_tensors
@@ -71,14 +72,20 @@ def save_model(
 
 
 def load_model(
-    path: str | Path, model: nn.Module | None = None, *, builders: Mapping[str, Builder] | None = None
+    path: str | Path,
+    model: nn.Module | None = None,
+    *,
+    builders: Mapping[str, Builder] | None = None,
+    download: bool = False,
 ) -> nn.Module:
     """Rebuild the network of a model file with its blocks and weights.
 
     Args:
-        path: a file of `save_model`.
+        path: a file of `save_model`; or the name of a published checkpoint (`gcnet models --published`), such as
+            "mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco".
         model: the plain base model, for a network that `create_model` does not know; blocks are inserted in place.
         builders: builders of your own blocks, by the name in the file.
+        download: download a published checkpoint that is not in the cache.
 
     Returns:
         The network, in eval mode on the CPU.
@@ -88,6 +95,7 @@ def load_model(
         UserError: not a file of this package, a missing base model or builder, or weights that do not fit. `model` is
             then unchanged.
     """
+    path = local_weights(path, download=download)
     tensors, card = read_model_file(path)
     check_block_weights(card.insertions, tensors, printable(path))
     if model is None:

@@ -7,6 +7,7 @@ from torch import nn
 
 from gcnet.blocks import BLOCKS
 from gcnet.errors import UserError, nearest
+from gcnet.models.own_blocks import remove_own_blocks
 from gcnet.models.unknown_names import unknown_model, unknown_tag
 
 
@@ -90,6 +91,9 @@ _DETECTORS: dict[str, tuple[str, str, str]] = {  # base model, kind and suffix b
     for base in bases
     for suffix in suffixes
 }
+
+WITHOUT_BLOCKS = "plain_"
+"""Prefix of networks of timm without their own attention blocks: plain_seresnet50."""
 
 _LISTED = ("gc_", "snl_", "se_", "nl_")
 # Stages of small networks that correspond to those of ResNets.
@@ -241,6 +245,8 @@ def build_base_model(
 
         if timm.is_model(plain) or timm.is_model(plain.partition(".")[0]):
             return _from_timm(plain, classes, image_size)
+        if plain.startswith(WITHOUT_BLOCKS) and timm.is_model(plain.removeprefix(WITHOUT_BLOCKS)):
+            return _without_blocks(plain.removeprefix(WITHOUT_BLOCKS), classes, image_size)
     if library in ("", "torchvision"):
         import torchvision.models
 
@@ -268,6 +274,13 @@ def _from_timm(name: str, classes: int, image_size: int | None) -> nn.Module:
         raise UserError(
             f"{name} cannot be built for images of {image_size} pixels: give another `image_size`"
         ) from error
+
+
+def _without_blocks(name: str, classes: int, image_size: int | None) -> nn.Module:
+    model = _from_timm(name, classes, image_size)
+    if not remove_own_blocks(model):
+        raise UserError(f'{name} of timm has no attention blocks: use "{name}" instead of "{WITHOUT_BLOCKS}{name}"')
+    return model
 
 
 def _from_torchvision(name: str, classes: int, image_size: int | None) -> nn.Module:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gcnet.arguments import POSITIONAL, advanced
-from gcnet.data.settings import DataSettings, PreprocessingSettings, check_workers
+from gcnet.data.settings import DataSettings, PreprocessingSettings, check_download, check_workers
 from gcnet.errors import UserError, no_folder, printable
 
 _MODEL_SUFFIX = ".safetensors"
-_OF_NETWORKS = ("weights", "batch_size", "workers", "device")
+_OF_NETWORKS = ("weights", "download", "batch_size", "workers", "device")
 _OF_IMAGES = ("points",)
 _OF_STATISTICS = ("data", "download_dir", "batch_size", "scene_distance", "seed")
 _OF_BOTH = ("weights", "data", "download_dir", "scene_distance", "seed", "limit", "preprocessing", "batch_size")
@@ -50,9 +50,11 @@ class EvaluateSettings(CommandSettings):
     """
 
     model: str | None = field(default=None, metadata=POSITIONAL)
-    """Model file, run folder (its best weights are used), or a model name with `weights`."""
+    """Model file, run folder (its best weights are used), published checkpoint (`gcnet models --published` lists them),
+    or a model name with `weights`."""
     weights: str | None = None
-    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
+    """Weights for a model given by name: a file, "pretrained", a published version such as IMAGENET1K_V1, or a
+    published checkpoint."""
     data: str = "scenes"
     """scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
     or a CSV. Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation file."""
@@ -67,7 +69,7 @@ class EvaluateSettings(CommandSettings):
     download_dir: str = advanced("data")
     """Folder of downloaded data sets (cifar10, cifar100)."""
     download: bool = advanced(False)
-    """Download cifar10 or cifar100 if missing; nothing is downloaded otherwise."""
+    """Download cifar10, cifar100 or a published checkpoint if missing; nothing is downloaded otherwise."""
     limit: int | None = None
     """Maximum number of images, evenly spread; for scenes the number to generate."""
     scene_distance: int | None = advanced(None)
@@ -100,6 +102,8 @@ class EvaluateSettings(CommandSettings):
             self._check_results()
         elif self.model is None:
             raise UserError("gcnet evaluate needs `model`, a model file or a name, or `results`, a file of detections")
+        if self.download:
+            check_download((self.model, self.weights), self.data)
         self.data_settings(None)
 
     def _check_results(self) -> None:
@@ -142,9 +146,13 @@ class PredictSettings(CommandSettings):
     paths: tuple[Path, ...] = field(metadata=POSITIONAL)
     """Image files, or folders to search for images."""
     model: str
-    """Model file, run folder (its best weights are used), or a model name with `weights`."""
+    """Model file, run folder (its best weights are used), published checkpoint (`gcnet models --published` lists them),
+    or a model name with `weights`."""
     weights: str | None = None
-    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
+    """Weights for a model given by name: a file, "pretrained", a published version such as IMAGENET1K_V1, or a
+    published checkpoint."""
+    download: bool = advanced(False)
+    """Download a published checkpoint that is not in the cache; nothing is downloaded otherwise."""
     topk: int | None = None
     """Classifiers: number of classes to print (default: 5)."""
     threshold: float | None = None
@@ -177,6 +185,8 @@ class PredictSettings(CommandSettings):
         """Refuse invalid settings."""
         if not self.paths:
             raise UserError("`paths` must contain at least one image or folder")
+        if self.download:
+            check_download((self.model, self.weights))
         for name in ("topk", "batch_size", "detections_per_image"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -216,11 +226,15 @@ class AnalyzeSettings(CommandSettings):
     """
 
     model: str = field(metadata=POSITIONAL)
-    """Model file, run folder (its best weights are used), or a model name with `weights`."""
+    """Model file, run folder (its best weights are used), published checkpoint (`gcnet models --published` lists them),
+    or a model name with `weights`."""
     images: tuple[Path, ...] = field(default=(), metadata=POSITIONAL)
     """Image files, or folders to search for images."""
     weights: str | None = None
-    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
+    """Weights for a model given by name: a file, "pretrained", a published version such as IMAGENET1K_V1, or a
+    published checkpoint."""
+    download: bool = advanced(False)
+    """Download a published checkpoint that is not in the cache; nothing is downloaded otherwise."""
     points: tuple[str, ...] = ("auto",)
     """Query points: auto (four of different colors), grid (3 x 3), or X,Y in [0, 1] such as 0.5,0.25."""
     statistics: bool = False
@@ -249,6 +263,8 @@ class AnalyzeSettings(CommandSettings):
 
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
+        if self.download:
+            check_download((self.model, self.weights))
         for name in ("batch_size", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -294,7 +310,8 @@ class SimplifySettings:
     """
 
     model: str = field(metadata=POSITIONAL)
-    """Model file, run folder (its best weights are used), or a model name with `weights`."""
+    """Model file, run folder (its best weights are used), published checkpoint (`gcnet models --published` lists them),
+    or a model name with `weights`."""
     data: str
     """scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
     or a CSV."""
@@ -309,7 +326,10 @@ class SimplifySettings:
     all: bool = False
     """Replace all non-local blocks, whatever their distance."""
     weights: str | None = None
-    """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
+    """Weights for a model given by name: a file, "pretrained", a published version such as IMAGENET1K_V1, or a
+    published checkpoint."""
+    download: bool = advanced(False)
+    """Download a published checkpoint that is not in the cache; nothing is downloaded otherwise."""
     download_dir: str = advanced("data")
     """Folder of downloaded data sets (cifar10, cifar100)."""
     scene_distance: int | None = advanced(None)
@@ -328,6 +348,8 @@ class SimplifySettings:
 
     def __post_init__(self) -> None:
         """Refuse invalid settings, before anything is loaded."""
+        if self.download:
+            check_download((self.model, self.weights))
         if self.output.suffix != _MODEL_SUFFIX:
             raise UserError(f"`output` is a new model file and ends in {_MODEL_SUFFIX}, found {self.output}")
         if os.path.realpath(self.output) == os.path.realpath(self.model):

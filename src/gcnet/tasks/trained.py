@@ -6,10 +6,12 @@ from pathlib import Path
 
 from torch import nn
 
+from gcnet.checkpoints.published_files import names_published_file, published_files
 from gcnet.errors import UserError, is_url, nearest_path, printable
 from gcnet.models.card import card_of
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model
+from gcnet.models.published_checkpoints import local_weights
 from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.registry import task_of
 
@@ -17,21 +19,26 @@ MODEL_SUFFIX = ".safetensors"
 _OF_RUN = ("best.safetensors", "last.safetensors")
 
 
-def open_trained(model: str, weights: str | None = None, *, image_size: int | None = None) -> LoadedModel:
-    """Open a model file, a run folder, or a network by name with weights, in eval mode on the CPU.
+def open_trained(
+    model: str, weights: str | None = None, *, image_size: int | None = None, download: bool = False
+) -> LoadedModel:
+    """Open a model file, a run folder, a published checkpoint, or a network by name with weights.
 
     Args:
-        model: model file, run folder (its best weights are used), or network name.
-        weights: for a name: a file, "pretrained", or a published version.
+        model: model file, run folder (its best weights are used), published checkpoint, or network name.
+        weights: for a network name: a file, "pretrained", a published version, or a published checkpoint.
         image_size: side of the images in pixels, if it differs from that of the network.
+        download: download a published checkpoint that is not in the cache.
 
     Returns:
-        The network with its task.
+        The network with its task, in eval mode on the CPU.
 
     Raises:
-        UserError: the file does not exist, a name has no weights, the weights do not fit, or the class names or
-            category ids of the model file do not match its number of classes.
+        UserError: the file does not exist, a checkpoint is not in the cache, a name has no weights, the weights do not
+            fit, or the class names or category ids of the model file do not match its number of classes.
     """
+    if weights is None and _is_checkpoint(model):
+        return _from_file(Path(local_weights(model, download=download)), model)
     path = model_path(model)
     if path is not None:
         if weights is not None:
@@ -43,7 +50,14 @@ def open_trained(model: str, weights: str | None = None, *, image_size: int | No
             f"a network by name needs trained weights: give `weights=FILE` beside {model}, or a model file instead"
         )
     task = task_of(model)
-    return LoadedModel(task, task.open_by_name(model, weights, image_size), model, weights)
+    file = str(local_weights(weights, download=download))
+    return LoadedModel(task, task.open_by_name(model, file, image_size), model, weights)
+
+
+def _is_checkpoint(model: str) -> bool:
+    """Whether `model` names a published checkpoint; other names with the prefix timm/ are networks of timm."""
+    known = any(file.name == model for file in published_files())
+    return names_published_file(model) and (known or not model.startswith("timm/"))
 
 
 def model_path(model: str) -> Path | None:

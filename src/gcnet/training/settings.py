@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from gcnet.arguments import POSITIONAL, advanced, check_choices, has_type
-from gcnet.data.settings import LARGEST_SIDE, AugmentSettings, DataSettings
+from gcnet.data.settings import LARGEST_SIDE, AugmentSettings, DataSettings, check_download
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.renamed import OLD_VALUES, new_name, renamed
 from gcnet.training.checks import require
@@ -23,8 +23,8 @@ class NetworkSettings:
     model: str = "gc_cifar_resnet20"
     """Model name (`gcnet models` lists them); a prefix such as gc_, snl_, se_ or nl_ inserts that block."""
     weights: str | None = None
-    """Initial weights of the model, with or without blocks: a file, "pretrained", or a published version such as
-    IMAGENET1K_V1 or a1_in1k (default: random)."""
+    """Initial weights of the model, with or without blocks: a file, "pretrained", a published version such as
+    IMAGENET1K_V1 or a1_in1k, or a published checkpoint (`gcnet models --published` lists them) (default: random)."""
     block: str | None = None
     """Context block to insert (`gcnet blocks` lists them)."""
     ratio: float | None = advanced(None)
@@ -95,8 +95,8 @@ class DetectorSettings:
     """Detector."""
 
     backbone_weights: str | None = None
-    """Initial weights of the backbone: a classifier's file, "pretrained", or a published version (default:
-    random)."""
+    """Initial weights of the backbone: a classifier's file, "pretrained", a published version, or a published
+    checkpoint (default: random)."""
     conventions: Literal["mmdet", "torchvision"] = advanced("mmdet")
     """Implementation to match exactly: anchors, box coder, RoIAlign, resizing, mask pasting."""
     norm: Literal["eval_stats", "frozen", "batch", "sync"] | None = advanced(None)
@@ -210,6 +210,11 @@ class TrainSettings:
     recipe: RecipeSettings = field(default_factory=RecipeSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse a download without effect."""
+        if self.data.download:
+            check_download((self.network.weights, self.detector.backbone_weights), self.data.data)
 
     def with_absolute_paths(self) -> "TrainSettings":
         """Return the settings with absolute paths, so that a run can be resumed from any folder."""

@@ -22,7 +22,9 @@ def run_analysis(settings: AnalyzeSettings) -> AttentionMaps | AttentionStatisti
         UserError: no such network, images or data, or the network has nothing to show.
     """
     device = choose_device(settings.device)
-    loaded = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
+    loaded = open_trained(
+        settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
+    )
     refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
     loaded.trained.model.to(device)
     return measure_attention(loaded, settings) if settings.statistics else draw_attention_maps(loaded, settings)

@@ -31,7 +31,9 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
         refuse_settings_of_other_tasks(settings, task, f"`results` are of a {task.noun}")
         with processes_joined(device) as processes:
             return task.evaluate_results(settings, processes)
-    loaded = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
+    loaded = open_trained(
+        settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
+    )
     refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
     with processes_joined(device) as processes:
         loaded.trained.model.to(device)

@@ -32,7 +32,9 @@ def run_prediction(settings: PredictSettings) -> PredictionResult:
     """
     device = choose_device(settings.device)
     paths = find_images(settings.paths, note=_logger.warning)
-    loaded = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
+    loaded = open_trained(
+        settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
+    )
     refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
     loaded.trained.model.to(device)
     for line in loaded.describe():

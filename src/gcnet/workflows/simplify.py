@@ -109,7 +109,9 @@ def run_simplification(settings: SimplifySettings) -> Simplified:
         UserError: as `simplify`.
     """
     device = choose_device(settings.device)
-    loaded = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
+    loaded = open_trained(
+        settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
+    )
     if not loaded.task.can_simplify:
         raise UserError(f"gcnet simplify takes no {loaded.task.noun}, and {settings.model} is one")
     model = loaded.trained.model.to(device)

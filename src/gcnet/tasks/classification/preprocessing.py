@@ -1,22 +1,16 @@
 """Preprocessing of published weights, from torchvision and timm."""
 
-import math
 from pathlib import Path
-from typing import Any
 
-from gcnet.checkpoints.timm import timm_config
-from gcnet.checkpoints.torchvision import torchvision_weights
+from gcnet.checkpoints.timm import timm_preprocessing
+from gcnet.checkpoints.torchvision import torchvision_preprocessing, torchvision_weights
 from gcnet.data.settings import Preprocessing
-from gcnet.errors import UserError
 from gcnet.models.model_file import read_model_file
-from gcnet.models.published import Published, find_published, published_versions
+from gcnet.models.published import find_published, published_versions
 from gcnet.models.registry import BASE_MODELS, is_detector, small_input
 from gcnet.storage import has_checksum
 
 _USUAL = Preprocessing(224, 256)  # of ImageNet networks without published preprocessing
-# With its own weights, torchvision normalizes the input of these inside the network (transform_input). Here the values
-# are part of the preprocessing, which is stored in model files.
-_NORMALIZED_INSIDE = ("googlenet", "inception_v3")
 _FIRST_VERSION = "IMAGENET1K_V1"
 
 
@@ -48,8 +42,9 @@ def published_preprocessing(
         return _USUAL if name in BASE_MODELS else _unpublished(name, training)
     published = find_published(name, weights)
     version = published.version if published else _version_of_file(library, plain, versions, weights)
-    chosen = Published(library, plain, version)
-    return _of_torchvision(chosen) if library == "torchvision" else _of_timm(chosen, training)
+    if library == "torchvision":
+        return Preprocessing.from_dict(torchvision_preprocessing(plain, version))
+    return Preprocessing.from_dict(timm_preprocessing(plain, version, training=training))
 
 
 def own_preprocessing(name: str, weights: str, *, training: bool = False) -> Preprocessing | None:
@@ -77,19 +72,6 @@ def _version_of_file(library: str, plain: str, versions: list[str], weights: str
     return matching or (_FIRST_VERSION if _FIRST_VERSION in versions else versions[0])
 
 
-def _of_torchvision(published: Published) -> Preprocessing:
-    transforms: Any = torchvision_weights(published.network, published.version).transforms()
-    half = (0.5, 0.5, 0.5)
-    inside = published.network in _NORMALIZED_INSIDE
-    return Preprocessing(
-        transforms.crop_size[0],
-        transforms.resize_size[0],
-        transforms.interpolation.value,
-        half if inside else tuple(transforms.mean),
-        half if inside else tuple(transforms.std),
-    )
-
-
 def _unpublished(name: str, training: bool) -> Preprocessing | None:
     """Return the preprocessing in the timm configuration of a network without published weights."""
     import timm
@@ -98,31 +80,6 @@ def _unpublished(name: str, training: bool) -> Preprocessing | None:
     if name.startswith("torchvision/") or not timm.is_model(plain):
         return _USUAL
     config = timm.get_pretrained_cfg(plain)
-    return (
-        _USUAL if config is None else _of_timm(Published("timm", plain.partition(".")[0], config.tag or ""), training)
-    )
-
-
-def _of_timm(published: Published, training: bool) -> Preprocessing:
-    from timm.data import resolve_data_config
-
-    config = resolve_data_config(
-        pretrained_cfg=timm_config(published.network, published.version).to_dict(), use_test_size=not training
-    )
-    height, width = config["input_size"][-2:]
-    if height != width or config["crop_mode"] == "border":
-        how = f"images of {height} x {width} pixels" if height != width else "images padded to a square"
-        raise UserError(f"{published} is for {how}, which gcnet does not support")
-    if config["crop_pct"] > 1:  # VOLO at 448 pixels and more
-        short = math.floor(height / config["crop_pct"])
-        raise UserError(
-            f"{published} is for images resized to {short} pixels and padded to {height}, which gcnet does not support"
-        )
-    return Preprocessing(
-        height,
-        math.floor(height / config["crop_pct"]),
-        config["interpolation"],
-        tuple(config["mean"]),
-        tuple(config["std"]),
-        crop_mode=config["crop_mode"],
-    )
+    if config is None:
+        return _USUAL
+    return Preprocessing.from_dict(timm_preprocessing(plain.partition(".")[0], config.tag or "", training=training))

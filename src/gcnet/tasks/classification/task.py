@@ -41,7 +41,7 @@ class Classification(Task):
     data_noun = "labeled images"
     own_settings = MappingProxyType(
         {
-            EvaluateSettings: ("download_dir", "download", "preprocessing"),
+            EvaluateSettings: ("download_dir", "preprocessing"),
             PredictSettings: ("topk", "preprocessing"),
             AnalyzeSettings: ("download_dir", "batch_size", "preprocessing"),
         }

@@ -24,6 +24,7 @@ from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.errors import UserError, printable
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import check_classifier, class_outputs
+from gcnet.models.published_checkpoints import local_weights
 from gcnet.models.registry import list_detectors, split_name
 from gcnet.tasks.classification.metrics import ClassificationResult, evaluate_classifier
 from gcnet.tasks.classification.preprocessing import own_preprocessing
@@ -292,7 +293,9 @@ def open_classification(settings: TrainSettings, processes: Processes) -> Classi
     names = [field.name for field in fields(settings.detector)]
     refuse_changed(settings.detector, names, "detectors", f"{settings.network.model} is a classifier")
     name, weights = split_name(settings.network.model)[1], settings.network.weights
-    own = None if weights is None else own_preprocessing(name, weights, training=True)
+    own = None
+    if weights is not None:
+        own = own_preprocessing(name, str(local_weights(weights, download=settings.data.download)), training=True)
     try:
         splits = open_data(settings.data, split_seed=settings.machine.seed, preprocessing=own)
     except UserError as error:
@@ -334,6 +337,7 @@ def build_classifier(settings: TrainSettings, num_classes: int, *, image_size: i
         num_classes=num_classes,
         weights=network.weights,
         image_size=image_size,
+        download=settings.data.download,
         **network.block_arguments(),
     )
 

@@ -289,6 +289,7 @@ def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
         weights=network.weights,
         backbone_weights=detector.backbone_weights,
         detector=mask_rcnn_options(detector),
+        download=settings.data.download,
         **network.block_arguments(),
     )
     if detector.min_size is not None:
