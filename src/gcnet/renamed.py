@@ -68,10 +68,14 @@ COST_KEYS: Mapping[str, str] = {
 METRIC_KEYS: Mapping[str, str] = {
     "top1": "top1_fraction",
     "top5": "top5_fraction",
-    "box_ap": "bbox_AP",
-    "box_ap50": "bbox_AP50",
-    "mask_ap": "segm_AP",
-    "mask_ap50": "segm_AP50",
+    "box_ap": "bbox_AP_fraction",
+    "box_ap50": "bbox_AP50_fraction",
+    "mask_ap": "segm_AP_fraction",
+    "mask_ap50": "segm_AP50_fraction",
+    "bbox_AP": "bbox_AP_fraction",
+    "bbox_AP50": "bbox_AP50_fraction",
+    "segm_AP": "segm_AP_fraction",
+    "segm_AP50": "segm_AP50_fraction",
     "skipped_in_all": "skipped_total",
 }
 """Old key -> new key of metrics, in rows of metrics.jsonl, checkpoints and results of comparisons; all from 0 to 1."""

@@ -57,7 +57,7 @@ def made_up(*, seeds: int = 3, blocks: tuple[str, ...] = ("none", "se", "gc"), c
 
 def made_up_detectors(*, seeds: int = 3, blocks: tuple[str, ...] = ("none", "gc"), control: bool = True) -> Comparison:
     """The same of detectors; their box AP is 0.1 above their mask AP."""
-    columns = ("segm_AP", "bbox_AP")
+    columns = ("segm_AP_fraction", "bbox_AP_fraction")
     return _comparison("mask_rcnn_scenes_resnet", MASK_AP, columns, seeds=seeds, blocks=blocks, control=control)
 
 

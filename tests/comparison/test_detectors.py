@@ -167,8 +167,8 @@ def test_a_comparison_of_detectors_leaves_mask_and_box_ap(tmp_path: Path, monkey
         row = json.loads(
             (tmp_path / "out" / "runs" / f"main-{run.block}-seed0" / "metrics.jsonl").read_text().split("\n")[-2]
         )
-        assert run.scores == {"segm_AP": row["segm_AP"], "bbox_AP": row["bbox_AP"]}
-        assert run.images == 3 and run.curve[-1].scores == {"segm_AP": row["segm_AP"]}
+        assert run.scores == {"segm_AP_fraction": row["segm_AP_fraction"], "bbox_AP_fraction": row["bbox_AP_fraction"]}
+        assert run.images == 3 and run.curve[-1].scores == {"segm_AP_fraction": row["segm_AP_fraction"]}
     assert read_results(tmp_path / "out" / "results.json") == comparison
     assert listener.lines[-1].startswith("[3/3] build_scale, seed 0: mask AP ")
     costs = comparison.costs

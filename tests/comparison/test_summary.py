@@ -165,9 +165,9 @@ def test_a_run_in_the_file_has_each_score_under_its_own_name() -> None:
     run = json.loads(to_json(made_up()))["runs"][0]
     assert (run["top1_fraction"], run["curve"][-1]["top1_fraction"]) == (0.70, 0.70)
     found = json.loads(to_json(made_up_detectors()))
-    assert (found["runs"][0]["segm_AP"], found["runs"][0]["bbox_AP"]) == (0.30, 0.40)
-    assert found["summary"]["main"]["gc"]["bbox_AP"]["mean"] == pytest.approx(0.505)
-    assert found["summary"]["main"]["gc"]["difference_to_none"]["difference"] == pytest.approx(0.095)
+    assert (found["runs"][0]["segm_AP_fraction"], found["runs"][0]["bbox_AP_fraction"]) == (0.30, 0.40)
+    assert found["summary"]["main"]["gc"]["bbox_AP_fraction"]["mean"] == pytest.approx(0.505)
+    assert found["summary"]["main"]["gc"]["difference_to_none_fraction"]["difference"] == pytest.approx(0.095)
 
 
 def test_results_without_the_score_of_their_networks_are_refused(tmp_path: Path) -> None:

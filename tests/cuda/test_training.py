@@ -45,7 +45,7 @@ class SameObjects(DetectionTraining):
     classes = ("a", "b", "c")
     evaluation_images = 0
     image_size = None
-    metric = "segm_AP"
+    metric = "segm_AP_fraction"
 
     def __init__(self) -> None:
         self.settings = TrainSettings()

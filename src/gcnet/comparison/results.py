@@ -206,7 +206,7 @@ class Comparison:
 def to_json(comparison: Comparison) -> str:
     """Return the results of `comparison` as JSON text, with derived scores and differences.
 
-    Runs and points of their curves have each score under its column: `top1_fraction`, or `segm_AP` and `bbox_AP`.
+    Runs and points of their curves have each score under its column, such as `top1_fraction` or `bbox_AP_fraction`.
     """
     summary = {
         setting: {block: _summary(comparison, block, setting) for block in comparison.tested(setting)}
@@ -286,7 +286,7 @@ def _summary(comparison: Comparison, block: str, setting: str) -> dict[str, Any]
     difference = comparison.difference(block, setting)
     results = {score.column: asdict(comparison.result(block, setting, score=score)) for score in comparison.scores}
     return results | {
-        "difference_to_none": None if difference is None else asdict(difference),
+        "difference_to_none_fraction": None if difference is None else asdict(difference),
     }
 
 

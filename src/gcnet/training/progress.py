@@ -11,7 +11,12 @@ from gcnet.storage import StorageError, append_line, discard_standard_output
 
 _SECONDS_BETWEEN_LINES = 10.0
 _PER_CENT = {"top1_fraction": "top-1", "top5_fraction": "top-5"}
-_TIMES_100 = {"bbox_AP": "box AP", "bbox_AP50": "box AP50", "segm_AP": "mask AP", "segm_AP50": "mask AP50"}
+_TIMES_100 = {
+    "bbox_AP_fraction": "box AP",
+    "bbox_AP50_fraction": "box AP50",
+    "segm_AP_fraction": "mask AP",
+    "segm_AP50_fraction": "mask AP50",
+}
 
 
 @runtime_checkable

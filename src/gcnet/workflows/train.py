@@ -44,8 +44,8 @@ class RunResult:
         steps: number of optimizer steps done.
         total_steps: number of optimizer steps of the whole run.
         best: row of results.csv with the best metric: `epoch`, `step`, `train_loss`, and of a classifier
-            `top1_fraction`, `top5_fraction` and `val_loss`, of a detector `bbox_AP`, `bbox_AP50`, `segm_AP` and
-            `segm_AP50`; None before the first evaluation.
+            `top1_fraction`, `top5_fraction` and `val_loss`, of a detector `bbox_AP_fraction`, `bbox_AP50_fraction`,
+            `segm_AP_fraction` and `segm_AP50_fraction`; None before the first evaluation.
         last: row of the last evaluation, or None.
         seconds: duration, over all times that the run was resumed.
         skipped: reason by name of each image that could not be read.

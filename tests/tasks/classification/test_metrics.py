@@ -86,8 +86,8 @@ def test_a_class_without_images_has_no_accuracy_and_the_result_is_plain_json() -
     result = evaluate_classifier(ScoresFromPixels(), [batch], num_classes=CLASSES)
     assert result.per_class == (1.0, 1.0, None, None, None, None, None)
     content = result.to_dict([f"class {number}" for number in range(CLASSES)])
-    assert content["per_class"]["class 1"] == 1.0
-    assert content["per_class"]["class 6"] is None
+    assert content["per_class"]["class 1"]["top1_fraction"] == 1.0
+    assert content["per_class"]["class 6"]["top1_fraction"] is None
     assert content["images_skipped"] == 0
     assert content["confusion"][1][1] == 1
 

@@ -47,8 +47,8 @@ def trained(boxes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_detector_of_boxes_trains_on_data_without_masks(trained: Path):
     with (trained / "results.csv").open() as file:
         row = next(csv.DictReader(file))
-    assert float(row["bbox_AP"]) >= 0
-    assert not row.get("segm_AP")
+    assert float(row["bbox_AP_fraction"]) >= 0
+    assert not row.get("segm_AP_fraction")
     losses = json.loads((trained / "metrics.jsonl").read_text().splitlines()[0])
     assert "loss_mask" not in losses
 
@@ -69,7 +69,7 @@ def test_it_is_evaluated_by_its_boxes_as_pycocotools_does(
     judge.evaluate()
     judge.accumulate()
     judge.summarize()
-    assert found["bbox"]["AP"] == pytest.approx(judge.stats[0], abs=1e-9)
+    assert found["bbox_AP_fraction"] == pytest.approx(judge.stats[0], abs=1e-9)
     assert main(["evaluate", "--results", str(detections), "--data", str(boxes)]) == 0
     assert "masks" not in capsys.readouterr().out.replace("out/", "")
 

@@ -134,8 +134,8 @@ def test_the_same_by_results_as_plain_values(scenes: CocoImages) -> None:
     assert content["images"] == 3
     assert content["objects"] == 18
     masks = evaluate_detections(scenes.content, results, kind="segm", image_ids=[1, 2, 3])
-    assert content["segm"] == masks.numbers
-    assert content["per_class"]["dark"]["segm_AP"] == masks.per_class["dark"]
+    assert {name: content[f"segm_{name}_fraction"] for name in masks.numbers} == masks.numbers
+    assert content["per_class"]["dark"]["segm_AP_fraction"] == masks.per_class["dark"]
     assert sum(one["objects"] for one in content["per_class"].values()) == 18
     assert content["is_coco_subset"] is False
 

@@ -56,8 +56,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 def test_a_detectors_run_has_its_own_columns_and_pictures(whole: RunResult):
     folder = RunFolder(whole.folder)
     columns = folder.results.read_text().splitlines()[0].split(",")
-    assert columns[:7] == ["epoch", "step", "train_loss", "bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50"]
-    assert whole.metric == "segm_AP"
+    assert columns[:7] == [
+        "epoch",
+        "step",
+        "train_loss",
+        "bbox_AP_fraction",
+        "bbox_AP50_fraction",
+        "segm_AP_fraction",
+        "segm_AP50_fraction",
+    ]
+    assert whole.metric == "segm_AP_fraction"
     assert whole.last is not None
     assert whole.last["images"] == 3
     parts = [row for row in folder.rows() if row["kind"] == "train"][0]
@@ -246,5 +254,5 @@ def test_two_processes_train_on_a_folder_laid_out_as_coco_publishes_it(data_root
     assert ended.returncode == 0, ended.stderr
     row = RunFolder(tmp_path / "run").evaluations()[-1]
     assert row["images"] == 5
-    assert 0 <= row["segm_AP"] <= 1
+    assert 0 <= row["segm_AP_fraction"] <= 1
     assert all(tensor.isfinite().all() for tensor in read_model_file(RunFolder(tmp_path / "run").last)[0].values())

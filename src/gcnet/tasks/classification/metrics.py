@@ -83,7 +83,10 @@ class ClassificationResult:
             "images_skipped": len(self.skipped),
             "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
             "classes": names,
-            "per_class": dict(zip(names, self.per_class, strict=True)),
+            "per_class": {
+                name: {"images": sum(row), "correct": row[label], "top1_fraction": self.per_class[label]}
+                for label, (name, row) in enumerate(zip(names, self.confusion, strict=True))
+            },
             "confusion": [list(row) for row in self.confusion],
         }
 

@@ -21,9 +21,9 @@ from gcnet.tasks.detection.coco_metrics import DEFINITIONS, NUMBERS
 from gcnet.tasks.detection.error_gallery import write_error_gallery
 from gcnet.tasks.detection.matching import match_images
 from gcnet.tasks.detection.metrics import (
-    IOU_TYPES,
     DetectorResult,
     evaluate_detector,
+    metric_key,
     open_ground_truth,
     score_detections,
 )
@@ -70,12 +70,8 @@ class DetectorEvaluation(EvaluationResult):
 
     @property
     def scores(self) -> dict[str, float | None]:
-        """COCO metrics as fractions: `bbox_AP`, `bbox_AP50`, ... and, with masks, `segm_AP`, ..."""
-        return {
-            f"{IOU_TYPES[kind]}_{name}": value
-            for kind, result in self.metrics.kinds().items()
-            for name, value in result.numbers.items()
-        }
+        """COCO metrics from 0 to 1: `bbox_AP_fraction`, `bbox_AP50_fraction`, ..., and likewise `segm_...` of masks."""
+        return self.metrics.scores()
 
     def __str__(self) -> str:
         """Return the COCO metrics, and AP by class."""
@@ -155,7 +151,7 @@ class DetectorEvaluation(EvaluationResult):
 
     def _table(self) -> list[list[object]]:
         kinds = self.metrics.kinds()
-        rows: list[list[object]] = [["class", "objects", *(f"{IOU_TYPES[kind]}_AP" for kind in kinds)]]
+        rows: list[list[object]] = [["class", "objects", *map(metric_key, kinds)]]
         for name, count in self.metrics.objects.items():
             values = (result.per_class[name] for result in kinds.values())
             rows.append([name, count, *("" if value is None else f"{value:.6f}" for value in values)])

@@ -43,6 +43,16 @@ IOU_TYPES = {"box": "bbox", "mask": "segm"}  # as in pycocotools
 _COCO_IMAGES = 5000
 
 
+def metric_key(kind: str, name: str = "AP") -> str:
+    """Return the key of a COCO metric in files, such as "bbox_AP50_fraction".
+
+    Args:
+        kind: "box" or "mask".
+        name: of the metric, such as "AP50" or "AR100".
+    """
+    return f"{IOU_TYPES[kind]}_{name}_fraction"
+
+
 @dataclass(frozen=True)
 class DetectorResult:
     """Metrics and detections of a detector.
@@ -73,12 +83,19 @@ class DetectorResult:
             "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
             "objects": sum(self.objects.values()),
             "is_coco_subset": self.is_coco_subset,
-            **{IOU_TYPES[kind]: dict(result.numbers) for kind, result in kinds.items()},
+            **self.scores(),
             "per_class": {
-                name: {"objects": count}
-                | {f"{IOU_TYPES[kind]}_AP": result.per_class[name] for kind, result in kinds.items()}
+                name: {"objects": count} | {metric_key(kind): result.per_class[name] for kind, result in kinds.items()}
                 for name, count in self.objects.items()
             },
+        }
+
+    def scores(self) -> dict[str, float | None]:
+        """Return the COCO metrics of boxes and masks by `metric_key`."""
+        return {
+            metric_key(kind, name): value
+            for kind, result in self.kinds().items()
+            for name, value in result.numbers.items()
         }
 
     def kinds(self) -> dict[str, DetectionResult]:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from gcnet.tasks.results import AttentionReader, DataReport, MeasuredImages
     from gcnet.training.task import TrainingTask
 
-MASK_AP = Score("segm_AP", "mask AP", "mask AP", "", "points of AP", is_share=False)
-BOX_AP = Score("bbox_AP", "box AP", "box AP", "", "points of AP", is_share=False)
+MASK_AP = Score("segm_AP_fraction", "mask AP", "mask AP", "", "points of AP", is_share=False)
+BOX_AP = Score("bbox_AP_fraction", "box AP", "box AP", "", "points of AP", is_share=False)
 _LISTED = 3  # maximum number of classes in a caption
 
 

@@ -26,7 +26,7 @@ from gcnet.models.model_file import save_model
 from gcnet.models.registry import backbone_name, has_masks, split_name, without_masks
 from gcnet.tasks.detection.costs import count_detector_flops
 from gcnet.tasks.detection.inference import detector_results
-from gcnet.tasks.detection.metrics import IOU_TYPES, DetectorResult, evaluate_detector
+from gcnet.tasks.detection.metrics import DetectorResult, evaluate_detector, metric_key
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.recipe import DETECTOR_PRESET
@@ -64,8 +64,8 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
         self._predicts_masks = has_masks(settings.network.model)
         if self._predicts_masks:
             _require_masks(train, settings.network.model)
-        evaluates_masks = self._predicts_masks and not _without_mask(val)
-        self.metric = "segm_AP" if evaluates_masks else "bbox_AP"
+        self._evaluates_masks = self._predicts_masks and not _without_mask(val)
+        self.metric = metric_key("mask" if self._evaluates_masks else "box")
         recipe = replace(settings.recipe, preset=settings.recipe.preset or DETECTOR_PRESET)
         fitted = recipe.with_batch_size_for(len(self.train), processes.world)
         self._reduced = fitted is not recipe
@@ -105,7 +105,7 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
         with_mask, objects = self.parts[0].mask_counts()
         if self._predicts_masks and with_mask < objects:
             notes.append(f"{objects - with_mask:,} of {objects:,} training objects have no mask: no mask loss for them")
-        if self._predicts_masks and self.metric == "bbox_AP":
+        if self._predicts_masks and not self._evaluates_masks:
             val = self.parts[1]
             boxes_only, total = _without_mask(val), len(val.images.content["annotations"])
             notes.append(
@@ -203,7 +203,7 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
         if result is None:
             return None
         metrics = {
-            f"{IOU_TYPES[kind]}_{name}": of_kind.numbers[name] or 0.0
+            metric_key(kind, name): of_kind.numbers[name] or 0.0
             for kind, of_kind in result.kinds().items()
             for name in ("AP", "AP50")
         }
@@ -226,8 +226,12 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
     def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
         from gcnet.visualization.plots import plot_learning_curves
 
-        scores = {"Masks": {"segm_AP": "mask AP", "segm_AP50": "mask AP50"}} if self.metric == "segm_AP" else {}
-        scores |= {"Boxes": {"bbox_AP": "box AP", "bbox_AP50": "box AP50"}}
+        scores = (
+            {"Masks": {"segm_AP_fraction": "mask AP", "segm_AP50_fraction": "mask AP50"}}
+            if self.metric == "segm_AP_fraction"
+            else {}
+        )
+        scores |= {"Boxes": {"bbox_AP_fraction": "box AP", "bbox_AP50_fraction": "box AP50"}}
         caption = self._caption(f"{self.evaluation_images:,} validation images")
         plot_learning_curves(rows, folder / "curves.png", scores=scores, loss="sum of the losses", caption=caption)
 
