@@ -26,6 +26,10 @@ class Layout:
         steps = {name: torch.tensor(seed) for name in self.shapes if name.endswith("num_batches_tracked")}
         return values | {name: value.abs() for name, value in values.items() if name.endswith("running_var")} | steps
 
+    def empty(self) -> dict[str, Tensor]:
+        """Tensors with arbitrary values."""
+        return {name: torch.empty(shape) for name, shape in self.shapes.items()}
+
     def checkpoint(self, seed: int = 5) -> dict[str, Any]:
         """The content of a file of mmengine."""
         meta = {"cfg": self.cfg, "dataset_meta": {"classes": tuple(self.classes), "palette": None}, "epoch": 12}

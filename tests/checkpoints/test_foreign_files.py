@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gcnet.checkpoints.foreign_files import read_state_dict
+from gcnet.checkpoints.foreign_files import read_state_dict, read_weight_file
 from gcnet.errors import UserError
 from gcnet.storage import save_tensors
 
@@ -83,3 +83,20 @@ def test_a_safetensors_header_whose_length_looks_like_another_format_is_read(tmp
     file = tmp_path / "weights.safetensors"
     file.write_bytes(length.to_bytes(8, "little") + header + content[8 + size :])
     assert torch.equal(read_state_dict(file)["weight"], torch.arange(6.0))
+
+
+def test_a_checkpoint_of_a_run_of_mmengine_is_read_with_its_metadata() -> None:
+    file = Path(__file__).parent / "mmengine_epoch_1.pth"  # written by mmengine's Runner with EMAHook
+    weights = read_weight_file(file)
+    assert weights.tensors["linear.weight"].shape == (2, 3)
+    assert weights.texts("meta", "dataset_meta", "classes") == ("cat", "dog")
+    assert "EMAHook" in weights.text("meta", "cfg")
+
+
+def test_mmengine_saves_the_moving_average_as_the_weights() -> None:
+    file = Path(__file__).parent / "mmengine_epoch_1.pth"
+    average = read_weight_file(file, ema=True)
+    # The scale of the norm begins at 1, learns at 0.1 a step, and its average of two steps is behind it.
+    assert average.tensors["norm.weight"][0].item() == pytest.approx(0.899, abs=1e-3)
+    assert average.tensors.keys() == read_weight_file(file).tensors.keys()
+    assert any("moving average" in note for note in average.notes)

@@ -1,16 +1,22 @@
 """Checkpoints of other libraries become networks of this package, and back without a changed bit."""
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models import resnet50
 
 import gcnet
 from checkpoint_layouts import layout
 from gcnet.checkpoints.coco_classes import COCO_CLASSES, COCO_IDS
 from gcnet.checkpoints.network_sources import NETWORK_SOURCES
+from gcnet.checkpoints.published_files import find_published_file
+from gcnet.errors import UserError
 from gcnet.insertion import insertion_records
 from gcnet.models.card import card_of
 from gcnet.models.conversion import Converted, convert_weights
@@ -90,11 +96,114 @@ def test_detectors_of_mmdet_convert_and_their_round_trip_is_bit_equal(
     assert_same_bits(exported(converted), layout(f"mmdet/{name}").tensors())
 
 
+@pytest.mark.slow
+def test_non_local_blocks_of_mmdet_convert_by_the_mode_in_the_configuration() -> None:
+    converted = convert_weights(layout("mmdet/mask_rcnn_r50_non_local").checkpoint())
+    (record,) = insertion_records(converted.model)
+    assert (record["block"], record["options"]) == ("nl_dot_product", {"reduction": 2, "sub_sample": True})
+    assert [site["name"] for site in record["places"]] == [f"backbone.body.layer3.{index}" for index in range(6)]
+    assert_same_bits(exported(converted), layout("mmdet/mask_rcnn_r50_non_local").tensors())
+
+
+def test_squeeze_excitation_networks_of_mmpretrain_convert_and_their_round_trip_is_bit_equal() -> None:
+    converted = convert_weights(layout("mmpretrain/seresnet50").checkpoint())
+    (record,) = insertion_records(converted.model)
+    assert (converted.source, converted.network.architecture) == ("mmpretrain", "resnet50")
+    assert (record["block"], record["ratio"], record["stages"]) == ("se", 16, [2, 3, 4, 5])
+    own = {name: value.shape for name, value in gcnet.create_model("se_resnet50").state_dict().items()}
+    assert {name: value.shape for name, value in converted.model.state_dict().items()} == own
+    card = card_of(converted.model)
+    assert card.class_names is not None and card.class_names[0].startswith("tench")
+    assert card.preprocessing == {"image_size": 224, "resize": 256, "interpolation": "bilinear"}
+    assert_same_bits(exported(converted), layout("mmpretrain/seresnet50").tensors())
+
+
+@pytest.mark.slow
+def test_plain_networks_of_mmpretrain_compute_what_torchvision_computes() -> None:
+    theirs = layout("mmpretrain/resnet50").tensors()
+    model = convert_weights(theirs).model
+    other = resnet50()
+    other.load_state_dict({name.split(".", 1)[1]: value for name, value in theirs.items()})
+    images = torch.randn(2, 3, 37, 53)
+    with torch.no_grad():
+        assert torch.equal(model(images), other.eval()(images))
+
+
+def test_segmentation_networks_convert_their_backbone_and_say_so(tmp_path: Path) -> None:
+    theirs = layout("mmseg/gcnet_r50_d8").tensors()
+    converted = convert_weights(layout("mmseg/gcnet_r50_d8").checkpoint())
+    assert "auxiliary_head and decode_head are not converted" in str(converted)
+    backbone = {name: value for name, value in theirs.items() if name.startswith("backbone.")}
+    own = {name: value for name, value in converted.model.state_dict().items() if not name.startswith("fc.")}
+    assert_same_bits(NETWORK_SOURCES["mmseg"].export(own, converted.network), backbone)
+    gcnet.save_model(converted.model, tmp_path / "backbone.safetensors")
+    model = gcnet.load_model(tmp_path / "backbone.safetensors")
+    assert model.forward_features(torch.randn(1, 3, 65, 97)).shape == (1, 2048, 9, 13)  # stride 8
+
+
 def test_rows_of_classes_move_behind_the_background_which_mmdet_has_last() -> None:
     theirs, ours = layout(SMALL).tensors(), convert_weights(layout(SMALL).checkpoint()).model.state_dict()
     classifier, boxes = theirs["roi_head.bbox_head.fc_cls.bias"], theirs["roi_head.bbox_head.fc_reg.bias"]
     assert ours["roi_heads.box_predictor.cls_score.bias"].tolist() == [classifier[row].item() for row in (3, 0, 1, 2)]
     assert ours["roi_heads.box_predictor.bbox_pred.bias"].tolist() == [0, 0, 0, 0, *boxes.tolist()]
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda tensors: {"model": {f"module.{name}": value for name, value in tensors.items()}, "optimizer": {}},
+        lambda tensors: {"model_state": {f"_orig_mod.{name}": value for name, value in tensors.items()}},
+        lambda tensors: {"state_dict": {f"model.{name}": value for name, value in tensors.items()}, "epoch": 3},
+        lambda tensors: {"epoch": 3, "net": {"state_dict": tensors}},
+    ],
+    ids=["parallel", "compiled", "lightning", "nested"],
+)
+def test_entries_and_prefixes_around_the_weights_are_removed(wrapped: Callable[[dict[str, Tensor]], Any]) -> None:
+    theirs = layout(SMALL).tensors()
+    assert_same_bits(exported(convert_weights(wrapped(theirs))), theirs)
+
+
+def test_the_moving_average_is_converted_on_request_only() -> None:
+    weights, average = layout(SMALL).tensors(1), layout(SMALL).tensors(2)
+    content = {"state_dict": weights, "state_dict_ema": average}
+    assert_same_bits(exported(convert_weights(content)), weights)
+    assert_same_bits(exported(convert_weights(content, ema=True)), average)
+    with pytest.raises(UserError, match="no moving average"):
+        convert_weights({"state_dict": weights}, ema=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentences"),
+    [
+        ("faster_rcnn_r34_fpn_1x.pth", []),
+        ("faster_rcnn_r34_fpn_r16_gcb_c3-c5_1x.pth", ["blocks of ratio 16, and its weights have no blocks"]),
+        ("cascade_rcnn_r34.pth", ["a cascade, and its weights have no cascade"]),
+        (
+            "faster_rcnn_x101_32x4d_dconv_c3-c5.pth",
+            ["ResNeXt-101, and its weights have ResNet-34", "deformable convolutions, and its weights have no"],
+        ),
+    ],
+)
+def test_a_file_name_that_contradicts_the_weights_is_reported(
+    name: str, sentences: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(layout(SMALL).checkpoint(), tmp_path / name)
+    convert_weights(tmp_path / name)
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(messages) == len(sentences)
+    assert all(sentence in message for sentence, message in zip(sentences, messages, strict=True))
+
+
+def test_a_published_file_keeps_its_name_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(layout(SMALL).checkpoint(), tmp_path / "weights.pth")
+    published = find_published_file("mmdet/mask_rcnn_r50_fpn_r4_gcb_c3-c5_1x_coco")
+    digest = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
+    same = replace(published, url=f"https://example.com/weights-{digest[:8]}.pth")
+    monkeypatch.setattr("gcnet.models.conversion.published_files", lambda: (same,))
+    provenance = card_of(convert_weights(tmp_path / "weights.pth").model).provenance or {}
+    assert provenance["name"] == "mmdet/mask_rcnn_r50_fpn_r4_gcb_c3-c5_1x_coco"
+    assert provenance["scores"] == {"box AP": "39.9", "mask AP": "36.0"}
+    assert provenance["license"] == "Apache-2.0"
 
 
 def test_a_model_file_keeps_classes_ids_options_and_origin(tmp_path: Path) -> None:
@@ -113,5 +222,4 @@ def test_a_model_file_keeps_classes_ids_options_and_origin(tmp_path: Path) -> No
     assert len(COCO_CLASSES) == len(COCO_IDS) == 80 and (COCO_IDS[0], COCO_IDS[-1]) == (1, 90)
     assert card.detector == {"conventions": "mmdet"}
     sha256 = hashlib.sha256((tmp_path / "epoch_12.pth").read_bytes()).hexdigest()
-    origin = {"source": "mmdet", "license": "Apache-2.0", "file": "epoch_12.pth", "sha256": sha256}
-    assert card.provenance == origin
+    assert card.provenance == {"source": "mmdet", "file": "epoch_12.pth", "sha256": sha256}

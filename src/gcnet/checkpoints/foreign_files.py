@@ -165,6 +165,7 @@ def _is_text(head: bytes) -> bool:
     return all(letter.isprintable() or letter.isspace() for letter in text)
 
 
+_CALLS = ("Unsupported operand", "Trying to call reduce")  # in torch's reasons: a pickle that runs functions
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
 # What torch's reader raises for damaged files, as measured on mutated ones.
 _DAMAGE = (
@@ -227,7 +228,7 @@ def _read_torch(path: Path) -> Any:
 
 def _needs_code(path: Path, reason: str) -> UserError:
     match = _GLOBAL.search(reason)
-    if match is None and "Unsupported operand" in reason:
+    if match is None and any(words in reason for words in _CALLS):
         return UserError(
             f"{shown(path)} is a pickle with more than torch.load reads without running code: save the weights with "
             "torch.save(model.state_dict(), path)"

@@ -1,6 +1,7 @@
-"""Blocks of mmcv within the residual blocks of OpenMMLab's networks: where they are, and their rules in key tables."""
+"""Blocks of mmcv in the residual blocks of OpenMMLab's networks: what and where they are, and their key tables."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -8,82 +9,231 @@ from torch import Tensor
 from gcnet.checkpoints.convert import SOURCES, convert_block
 from gcnet.checkpoints.key_table import Rule, block_rules
 from gcnet.checkpoints.mm_config import backbone_config
-from gcnet.checkpoints.mmcv import CONTEXT_TABLE
-from gcnet.checkpoints.network import require
+from gcnet.checkpoints.mmcv import CONTEXT_TABLE, non_local_table
 from gcnet.checkpoints.residual_networks import block_places, block_weights, sites, stage_sizes
 from gcnet.checkpoints.source import BlockWeights
 from gcnet.checkpoints.weight_file import WeightFile
 from gcnet.errors import UserError
 
-_BLOCK = "context_block"
+Insertions = tuple[Mapping[str, Any], ...]
+"""Arguments of `gcnet.insert`, call by call, the block as "block"."""
+
+_CONTEXT, _NON_LOCAL = "context_block", "nonlocal_block"
 _POSITIONS = {"after_conv3": "after_norm", "after_conv2": "after_conv2"}
+_FIRST_POSITIONS = {"after_1x1": "after_conv3", "after_3x3": "after_conv2"}
+_DEFAULTS = {"pooling": "attention", "fusion": "add", "norm_eps": 1e-5, "sub_sample": False, "normalization": "none"}
+_OUTPUT_BIAS = ".context.add.transform.0.bias"  # of the output convolution before a batch norm; mmcv has none
 
 
-def context_rules(theirs: str, ours: str) -> list[Rule]:
-    """Return the rules of `ContextBlock` in residual blocks.
+@dataclass(frozen=True)
+class Backbone:
+    """The residual network of a checkpoint.
+
+    Attributes:
+        weights: the checkpoint.
+        theirs: prefix of the network's keys, such as "backbone.".
+        ours: prefix of the network within ours, such as "backbone.body.".
+    """
+
+    weights: WeightFile
+    theirs: str = "backbone."
+    ours: str = ""
+
+    def places(self, child: str) -> list[tuple[int, int]]:
+        """Return layer and index of the residual blocks that have a child of the name `child`."""
+        return block_places(self.weights, self.theirs, child)
+
+    def sites(self, child: str) -> dict[str, Any]:
+        """Return the arguments of `gcnet.insert` for the residual blocks with a child of the name `child`."""
+        return sites(self.places(child), stage_sizes(self.weights, self.theirs), self.ours)
+
+    def require_usual_layers(self, source: str) -> None:
+        """Check that the network has one convolution in its stem and strides in the 3x3 convolutions.
+
+        Args:
+            source: name of the source, for errors.
+
+        Raises:
+            UserError: it has not; gcnet has no such network.
+        """
+        origin = self.weights.origin
+        if any(key.startswith(f"{self.theirs}stem.") for key in self.weights.tensors):
+            raise UserError(
+                f"{origin} is a checkpoint of {source} with a stem of three convolutions (ResNetV1c or V1d), and gcnet "
+                "has this network with one"
+            )
+        if backbone_config(self.weights).get("style") == "caffe":
+            raise UserError(
+                f"{origin} is a checkpoint of {source} with strides in the first convolution of bottlenecks (style "
+                "caffe), and gcnet has them in the second (style pytorch)"
+            )
+
+    def key(self, place: tuple[int, int]) -> str:
+        """Return the prefix of the keys of the residual block at `place`."""
+        return f"{self.theirs}layer{place[0]}.{place[1]}."
+
+
+def plugin_insertions(backbone: Backbone) -> Insertions:
+    """Return the context and non-local blocks that are plugins of the bottlenecks of mmdet's ResNet.
+
+    Args:
+        backbone: of the checkpoint.
+
+    Raises:
+        UserError: damaged blocks, or blocks whose kind or position neither keys nor metadata tell, or gcnet lacks.
+    """
+    insertions = []
+    for child in (_CONTEXT, _NON_LOCAL):
+        places = backbone.places(child)
+        if places:
+            block = block_weights(backbone.weights, f"{backbone.key(places[0])}{child}.")
+            channels, position = _position(backbone, places[0], block, child)
+            described = context_block if child == _CONTEXT else non_local_block
+            options = described(backbone, f"{backbone.key(places[0])}{child}", channels, _plugin(backbone, child))
+            insertions.append({**options, **backbone.sites(child), "position": position})
+    return tuple(insertions)
+
+
+def context_block(backbone: Backbone, prefix: str, channels: int, _: Mapping[str, Any]) -> dict[str, Any]:
+    """Return name and options of the global context block of a checkpoint.
+
+    Args:
+        backbone: of the checkpoint.
+        prefix: of the block's keys, without the dot at its end.
+        channels: C of its maps.
+
+    Raises:
+        UserError: its keys or shapes are not those of mmcv's `ContextBlock`.
+    """
+    return _described(backbone.weights, prefix, "mmcv_context", channels)
+
+
+def non_local_block(backbone: Backbone, prefix: str, channels: int, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return name and options of the non-local block of a checkpoint.
+
+    Args:
+        backbone: of the checkpoint.
+        prefix: of the block's keys, without the dot at its end.
+        channels: C of its maps.
+        config: arguments of mmcv's class; empty if unknown.
+
+    Raises:
+        UserError: its keys or shapes are not those of mmcv's `NonLocalNd`, or the configuration, which alone tells dot
+            product from embedded Gaussian, is missing.
+    """
+    weights = backbone.weights
+    has_mode = f"{prefix}.theta.conv.weight" in weights.tensors
+    if has_mode and f"{prefix}.concat_project.conv.weight" not in weights.tensors and not config:
+        raise UserError(
+            f"{weights.origin} has non-local blocks of mode embedded_gaussian or dot_product, whose keys are the same, "
+            "and no configuration in its metadata that tells which"
+        )
+    mode = config.get("mode", "embedded_gaussian") if has_mode else None
+    scaled = False if mode == "embedded_gaussian" and config.get("use_scale") is False else None
+    return _described(weights, prefix, "mmcv_non_local", channels, mode=mode, use_scale=scaled)
+
+
+def _described(weights: WeightFile, prefix: str, source: str, channels: int, **known: Any) -> dict[str, Any]:
+    block = block_weights(weights, f"{prefix}.")
+    try:
+        converted = convert_block(block, source)
+        name, options = SOURCES[source].describe(BlockWeights(block, converted, channels, **known))
+    except UserError as error:
+        raise UserError(f"{weights.origin}, {prefix}: {error}") from error
+    if options.get("use_scale") is True:
+        options.pop("use_scale")
+    return {"block": name, **{key: value for key, value in options.items() if value != _DEFAULTS.get(key)}}
+
+
+def plugin_rules(theirs: str, ours: str, insertions: Insertions) -> list[Rule]:
+    """Return the rules of the plugins of residual blocks.
 
     Args:
         theirs: pattern of the keys of a residual block, without the dot at its end.
         ours: pattern of ours.
+        insertions: as `plugin_insertions` returns them.
     """
-    return block_rules(f"{theirs}.{_BLOCK}", f"{ours}.context", CONTEXT_TABLE)
+    rules: list[Rule] = []
+    for insertion in insertions:
+        child, table, dims = _CONTEXT, CONTEXT_TABLE, 2
+        if insertion["block"].startswith("nl_"):
+            child, table = _NON_LOCAL, non_local_rules_table(insertion)
+        rules += block_rules(f"{theirs}.{child}", f"{ours}.context", table, dims)
+    return rules
 
 
-def context_insertion(weights: WeightFile, prefix: str, ours: str, source: str) -> tuple[dict[str, Any], ...]:
-    """Return the arguments of `gcnet.insert` for the context blocks of a checkpoint; none without blocks.
+def non_local_rules_table(insertion: Mapping[str, Any]) -> dict[str, Any]:
+    """Return mmcv's key table of the non-local block in `insertion`, arguments of `gcnet.insert`."""
+    return non_local_table(
+        insertion["block"].removeprefix("nl_"),
+        sub_sample=insertion.get("sub_sample", False),
+        normalized=insertion.get("normalization") == "batch",
+    )
+
+
+def with_output_bias(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add the zero bias of each output convolution before a batch norm, which mmcv does not have.
 
     Args:
-        weights: the checkpoint.
-        prefix: of the backbone's keys, such as "backbone.".
-        ours: prefix of the backbone within our network.
-        source: name of the source, for errors.
+        tensors: by our keys.
 
-    Raises:
-        UserError: damaged blocks, or blocks at a position that keys and metadata do not tell or gcnet does not have.
+    Returns:
+        All tensors, by our keys.
     """
-    places = block_places(weights, prefix, _BLOCK)
-    if not places:
-        return ()
-    layer, index = places[0]
-    first = f"{prefix}layer{layer}.{index}."
-    block = block_weights(weights, f"{first}{_BLOCK}.")
-    channels, position = _position(weights, first, block, source)
-    try:
-        converted = convert_block(block, "mmcv_context")
-    except UserError as error:
-        raise UserError(f"{weights.origin}, {first}{_BLOCK}: {error}") from error
-    name, options = SOURCES["mmcv_context"].describe(BlockWeights(block, converted, channels))
-    chosen = {key: value for key, value in options.items() if value != _DEFAULTS.get(key)}
-    where = sites(places, stage_sizes(weights, prefix), ours)
-    return ({"block": name, **chosen, **where, "position": position},)
+    kernels = {key: value for key, value in tensors.items() if key.endswith(_OUTPUT_BIAS.replace("bias", "weight"))}
+    biases = {f"{key.removesuffix('weight')}bias": value.new_zeros(len(value)) for key, value in kernels.items()}
+    return {**tensors, **biases}
 
 
-_DEFAULTS = {"pooling": "attention", "fusion": "add", "norm_eps": 1e-5}
+def without_output_bias(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Subtract the bias of each output convolution before a batch norm from the mean of the norm: the same outputs.
+
+    Args:
+        tensors: by our keys.
+
+    Returns:
+        The tensors without these biases, by our keys.
+    """
+    kept = {key: value for key, value in tensors.items() if not key.endswith(_OUTPUT_BIAS)}
+    for key in tensors.keys() - kept.keys():
+        mean = f"{key.removesuffix('0.bias')}1.running_mean"
+        kept[mean] = tensors[mean] - tensors[key]
+    return kept
 
 
-def _position(weights: WeightFile, first: str, block: Mapping[str, Tensor], source: str) -> tuple[int, str]:
+def _plugin(backbone: Backbone, child: str) -> Mapping[str, Any]:
+    """The entry of the plugin in the configuration, empty if it has none: position, and arguments of the class."""
+    config = backbone_config(backbone.weights)
+    first = config.get("gcb") or config.get("ct")  # of mmdet 1.x and of the first version of xvjiarui/GCNet
+    if isinstance(first, dict) and child == _CONTEXT:
+        return {"position": _FIRST_POSITIONS.get(first.get("insert_pos", "after_1x1"), "after the addition")}
+    plugins = config.get("plugins")
+    kind = "ContextBlock" if child == _CONTEXT else "NonLocal2d"
+    for plugin in plugins if isinstance(plugins, list) else []:
+        settings = plugin.get("cfg") if isinstance(plugin, dict) else None
+        if isinstance(settings, dict) and settings.get("type") == kind:
+            return {**settings, "position": plugin.get("position")}
+    return {}
+
+
+def _position(backbone: Backbone, place: tuple[int, int], block: Mapping[str, Tensor], child: str) -> tuple[int, str]:
     """Channels and position of the blocks: by their channels, or by the configuration where keys do not tell."""
-    expand = next((key for key in block if key.endswith("_conv.3.bias")), None)
-    if expand is None:
-        raise UserError(f"{weights.origin} is damaged: {first}{_BLOCK} has no bias of its last convolution")
-    channels = block[expand].numel()
-    last = next(name for name in ("bn3", "bn2") if name == "bn2" or f"{first}bn3.bias" in weights.tensors)
-    if channels == require(weights, f"{first}{last}.bias", source).numel():
+    first, weights = backbone.key(place), backbone.weights
+    last = f"{first}{'bn3' if f'{first}bn3.bias' in weights.tensors else 'bn2'}.bias"
+    # The convolution that returns to the channels of the maps.
+    outputs = [key for key in block if key.endswith(("_conv.3.weight", "conv_out.conv.weight"))]
+    if not outputs or last not in weights.tensors:
+        lacking = f"{first}{child} has no output convolution" if not outputs else f"it lacks {last}"
+        raise UserError(f"{weights.origin} is damaged: {lacking}")
+    channels = block[outputs[0]].shape[0]
+    position = _plugin(backbone, child).get("position")
+    if channels == weights.tensors[last].numel() and position is None:
         return channels, "after_norm"
-    plugins = backbone_config(weights).get("plugins")
-    named = {
-        str(plugin.get("position"))
-        for plugin in (plugins if isinstance(plugins, list) else [])
-        if isinstance(plugin, dict)
-    }
-    if len(named) != 1:
+    if position is None:
         raise UserError(
-            f"{weights.origin} has context blocks of {channels} channels, and neither keys nor metadata tell whether "
-            "they follow the first or the second convolution of a residual block"
+            f"{weights.origin} has blocks of {channels} channels, and neither its keys nor a configuration in its "
+            "metadata tell whether they follow the first or the second convolution of the residual blocks"
         )
-    position = named.pop()
     if position not in _POSITIONS:
-        raise UserError(
-            f"{weights.origin} has context blocks at {position}, and gcnet puts them at {', '.join(_POSITIONS)}"
-        )
+        raise UserError(f"{weights.origin} has blocks {position}, and gcnet has them {' or '.join(_POSITIONS)}")
     return channels, _POSITIONS[position]

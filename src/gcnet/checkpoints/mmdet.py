@@ -10,9 +10,15 @@ from torch import Tensor
 from gcnet.checkpoints.coco_classes import COCO_CLASSES, COCO_IDS
 from gcnet.checkpoints.key_table import Change, KeyTable, Rule, unchanged
 from gcnet.checkpoints.mm_config import backbone_config, class_names
-from gcnet.checkpoints.mmcv_blocks import context_insertion, context_rules
+from gcnet.checkpoints.mmcv_blocks import (
+    Backbone,
+    plugin_insertions,
+    plugin_rules,
+    with_output_bias,
+    without_output_bias,
+)
 from gcnet.checkpoints.network import NetworkDescription, NetworkSource, require
-from gcnet.checkpoints.residual_networks import residual_network
+from gcnet.checkpoints.residual_networks import residual_network, residual_rules
 from gcnet.checkpoints.weight_file import WeightFile
 from gcnet.errors import UserError
 
@@ -58,8 +64,6 @@ class MmdetSource(NetworkSource):
         rows: what happens to the rows of the classes.
     """
 
-    license = "Apache-2.0"
-
     def __init__(
         self,
         name: str = "mmdet",
@@ -86,7 +90,7 @@ class MmdetSource(NetworkSource):
         return NetworkDescription(
             self._architecture(weights, cascade) + ("_dcn" if offsets else ""),
             num_classes=classes,
-            insertions=context_insertion(weights, "backbone.", _BODY, self._name),
+            insertions=plugin_insertions(Backbone(weights, ours=_BODY)),
             detector=self._options(weights, box),
             class_names=names,
             category_ids=COCO_IDS if names == COCO_CLASSES else None,
@@ -95,22 +99,13 @@ class MmdetSource(NetworkSource):
         )
 
     def convert(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
-        return self._table(network).to_ours(tensors)
+        return with_output_bias(self._table(network).to_ours(tensors))
 
     def export(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
-        return self._table(network).to_theirs(tensors)
+        return self._table(network).to_theirs(without_output_bias(tensors))
 
     def _architecture(self, weights: WeightFile, cascade: bool) -> str:
-        if any(key.startswith("backbone.stem.") for key in weights.tensors):
-            raise UserError(
-                f"{weights.origin} is a checkpoint of {self._name} with a stem of three convolutions (ResNetV1d), and "
-                "gcnet's detectors have ResNets with one"
-            )
-        if backbone_config(weights).get("style") == "caffe":
-            raise UserError(
-                f"{weights.origin} is a checkpoint of {self._name} with strides in the first convolution of "
-                "bottlenecks (style caffe), and gcnet's detectors have them in the second (style pytorch)"
-            )
+        Backbone(weights).require_usual_layers(self._name)
         masks = any(key.startswith(f"{self._heads}mask_head.") for key in weights.tensors)
         if cascade and not masks:
             raise UserError(f"{weights.origin} is a Cascade R-CNN without masks, and gcnet's cascades have masks")
@@ -141,9 +136,9 @@ class MmdetSource(NetworkSource):
         rows = dict(self._rows) | ({"fc_reg": (unchanged, unchanged)} if cascade else {})
         return KeyTable(
             [
-                *context_rules("backbone.layer#.#", f"{_BODY}layer#.#"),
+                *plugin_rules("backbone.layer#.#", f"{_BODY}layer#.#", network.insertions),
                 Rule(f"backbone.layer#.#.{offsets}.*", f"{_BODY}layer#.#.conv2.conv_offset.*"),
-                *(Rule(f"backbone.{name}", f"{_BODY}{name}") for name in _BODY_KEYS),
+                *residual_rules("backbone.", _BODY),
                 Rule("neck.lateral_convs.#.conv.*", "backbone.fpn.inner_blocks.#.0.*"),
                 Rule("neck.lateral_convs.#.bn.*", "backbone.fpn.inner_blocks.#.1.*"),
                 Rule("neck.fpn_convs.#.conv.*", "backbone.fpn.layer_blocks.#.0.*"),
@@ -189,9 +184,3 @@ def _offsets(weights: WeightFile) -> str:
 
 
 _FCS = ("fc6", "fc7")
-_LAYERS = ("conv1", "conv2", "conv3", "bn1", "bn2", "bn3", "downsample.0", "downsample.1")
-_PARTS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-_BODY_KEYS = (
-    *("conv1.weight", *(f"bn1.{part}" for part in _PARTS)),
-    *(f"layer#.#.{layer}.{part}" for layer in _LAYERS for part in _PARTS),
-)

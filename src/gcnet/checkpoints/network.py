@@ -50,11 +50,7 @@ class NetworkSource(Protocol):
     `export` defines the keys and shapes of a checkpoint: a file is accepted if it has exactly those that the export of
     the described network has. `convert` is its inverse.
 
-    Attributes:
-        license: SPDX identifier of the license of the library and its published weights.
     """
-
-    license: str
 
     def recognizes(self, weights: WeightFile) -> bool:
         """Whether keys and metadata are those of a checkpoint of this library.

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from gcnet.checkpoints.mmdet import SAME_ROWS, MmdetSource
+from gcnet.checkpoints.mmpretrain import MmpretrainSource
+from gcnet.checkpoints.mmseg import MmsegSource
 from gcnet.checkpoints.network import NetworkSource
 from gcnet.checkpoints.weight_file import WeightFile
 from gcnet.errors import UserError, printable, unknown
@@ -11,6 +13,8 @@ NETWORK_SOURCES: Mapping[str, NetworkSource] = {
     "mmdet": MmdetSource(),
     # mmdet 1.x and xvjiarui/GCNet: the background is the first class, as in our detectors.
     "mmdet1": MmdetSource("mmdet1", heads="", conventions="mmdet1", rows=SAME_ROWS),
+    "mmpretrain": MmpretrainSource(),
+    "mmseg": MmsegSource(),
 }
 
 _SHOWN = 4

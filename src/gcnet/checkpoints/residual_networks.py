@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gcnet.checkpoints.key_table import Rule
 from gcnet.checkpoints.network import require
 from gcnet.checkpoints.weight_file import WeightFile
 from gcnet.errors import UserError
@@ -18,8 +19,25 @@ _DEPTHS = {
 _GROUPED = {(128, 4): "resnext{}_32x4d", (256, 8): "resnext{}_32x8d", (256, 4): "resnext{}_64x4d"}
 _WIDE = (128, 128)
 
+_LAYERS = ("conv1", "conv2", "conv3", "bn1", "bn2", "bn3", "downsample.0", "downsample.1")
+_PARTS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_BODY_KEYS = (
+    *("conv1.weight", *(f"bn1.{part}" for part in _PARTS)),
+    *(f"layer#.#.{layer}.{part}" for layer in _LAYERS for part in _PARTS),
+)
+
 Places = Sequence[tuple[int, int]]
 """Residual blocks: number of the layer, and index in it."""
+
+
+def residual_rules(theirs: str, ours: str) -> list[Rule]:
+    """Return the rules of a ResNet without its classifier, whose layers both libraries call by the same names.
+
+    Args:
+        theirs: prefix of the other library's keys.
+        ours: prefix of our keys.
+    """
+    return [Rule(f"{theirs}{key}", f"{ours}{key}") for key in _BODY_KEYS]
 
 
 def residual_network(weights: WeightFile, prefix: str, source: str, conv: str = "") -> str:

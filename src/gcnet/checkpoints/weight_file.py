@@ -90,18 +90,26 @@ def unwrapped_weights(content: object, origin: str, *, ema: bool = False) -> Wei
     for wrapper in _repeated_wrappers(tensors):
         tensors = {name.removeprefix(wrapper): value for name, value in tensors.items() if name != "n_averaged"}
         notes.append(f'prefix "{wrapper}" removed')
-    if ema:
-        tensors.pop("steps", None)  # the counter of mmengine's averaged models
+    if _is_swapped(content):
+        notes.append("mmengine saves the moving average as state_dict, and the weights as ema_state_dict")
     return WeightFile(tensors, tuple(notes), content, origin)
 
 
 def _averaged(content: Mapping[Any, Any], origin: str) -> str:
     """The entry of the moving average."""
+    if _is_swapped(content):
+        return "state_dict"
     entry = next((name for name in _AVERAGES if _holds_tensors(content.get(name), _DEEPEST)), None)
     if entry is None:
         names = ", ".join(f'"{printable(str(name))}"' for name in list(content)[:5])
         raise UserError(f"`ema`: {origin} has no moving average of the weights; it has {names}")
     return entry
+
+
+def _is_swapped(content: Mapping[Any, Any]) -> bool:
+    """Whether mmengine has saved the moving average as the weights and the weights as the moving average."""
+    entry = content.get("ema_state_dict")
+    return isinstance(entry, Mapping) and "steps" in entry and _holds_tensors(content.get("state_dict"), 1)
 
 
 def _unwrapped(content: Mapping[Any, Any], first: str | None) -> tuple[Mapping[Any, Any], list[str]]:

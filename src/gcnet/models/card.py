@@ -30,7 +30,7 @@ class ModelCard:
         detector: `detector` of `create_model`, or None.
         category_ids: ids in COCO annotations of a detector's labels, from 1; or None.
         image_size: `image_size` of `create_model`, or None.
-        provenance: of converted weights: source, file, SHA-256 ("sha256"), license and published scores; or None.
+        provenance: of converted weights: source, file and its SHA-256, published scores and license; or None.
     """
 
     architecture: str | None = None

@@ -1,21 +1,27 @@
 """Conversion of checkpoints of other libraries: builds the network that a checkpoint describes, with its weights."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from gcnet.checkpoints.file_names import contradictions
 from gcnet.checkpoints.foreign_files import read_weight_file
 from gcnet.checkpoints.network import NetworkDescription, check_layout
 from gcnet.checkpoints.network_sources import NETWORK_SOURCES, choose_source
+from gcnet.checkpoints.published_files import published_files
 from gcnet.checkpoints.weight_file import WeightFile, unwrapped_weights
+from gcnet.errors import printable
 from gcnet.insertion import insert
 from gcnet.models.card import ModelCard, set_card
 from gcnet.models.model_file import load_strictly
 from gcnet.models.registry import build_base_model, detector_options
+
+_LOG = logging.getLogger("gcnet")
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,9 @@ def convert_weights(
     check_layout(tensors, expected, weights.origin, name)
     counters = {key: value for key, value in expected.items() if key.endswith(".num_batches_tracked")}
     load_strictly(model, model.state_dict() | library.convert(counters | tensors, network), weights.origin)
-    provenance = {"source": name, "license": library.license}
+    provenance: dict[str, Any] = {"source": name}
     if isinstance(checkpoint, str | Path):
-        provenance |= {"file": Path(checkpoint).name, "sha256": _sha256(Path(checkpoint))}
+        provenance |= _provenance(Path(checkpoint), network)
     set_card(model, _card(network, provenance))
     return Converted(model.eval(), name, network, (*weights.notes, *network.notes))
 
@@ -110,14 +116,31 @@ def build_described(network: NetworkDescription) -> nn.Module:
 
 
 def _read(checkpoint: str | Path | Mapping[str, Any], ema: bool) -> WeightFile:
+    """The checkpoint, without a prefix that all keys share, such as Lightning's "model."."""
     if isinstance(checkpoint, str | Path):
-        return read_weight_file(Path(checkpoint), ema=ema)
-    return unwrapped_weights(checkpoint, "the state dict", ema=ema)
+        weights = read_weight_file(Path(checkpoint), ema=ema)
+    else:
+        weights = unwrapped_weights(checkpoint, "the state dict", ema=ema)
+    first, *others = {key.partition(".")[0] for key in weights.tensors}
+    if others or first == "backbone":
+        return weights
+    tensors = {key.removeprefix(f"{first}."): value for key, value in weights.tensors.items()}
+    return replace(weights, tensors=tensors, notes=(*weights.notes, f'prefix "{printable(first)}." removed'))
 
 
-def _sha256(path: Path) -> str:
+def _provenance(path: Path, network: NetworkDescription) -> dict[str, Any]:
+    """File name and SHA-256; of published files their names, licenses and scores, too. Warns of a contradiction."""
+    for sentence in contradictions(path.name, network):
+        _LOG.warning("%s", sentence)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    origin: dict[str, Any] = {"file": path.name, "sha256": digest}
+    published = next((other for other in published_files() if digest.startswith(other.digest)), None)
+    if published is None:
+        return origin
+    origin |= {"name": published.name, "dataset": published.dataset, "scores_from": published.scores_from}
+    origin["scores"] = dict(zip(published.metrics, published.scores, strict=True))
+    return origin | ({"license": published.license} if published.license else {})
 
 
 def _card(network: NetworkDescription, provenance: dict[str, Any]) -> ModelCard:

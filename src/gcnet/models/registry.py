@@ -57,6 +57,20 @@ BASE_MODELS: dict[str, Callable[[int], nn.Module]] = {
 _CLASSES = {"cifar_resnet20": 10, "cifar_resnet56": 10, "scenes_resnet": 6}
 
 
+def _dilated_resnet(name: str) -> Callable[[int], nn.Module]:
+    def build(num_classes: int) -> nn.Module:
+        import timm
+
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, output_stride=8)
+
+    return build
+
+
+# Backbones of segmentation networks: a stem of three convolutions, and dilation instead of the strides of c4 and c5
+# (ResNetV1c-D8 of mmsegmentation).
+_DILATED = {"resnet50c_d8": _dilated_resnet("resnet50c"), "resnet101c_d8": _dilated_resnet("resnet101c")}
+
+
 # Options of `build_mask_rcnn` for base models of small images.
 _MOST_CLASSES = 100_000_000
 _SMALL_DETECTOR: dict[str, Any] = {"image_size": (64, 64), "rois_per_image": 64, "fpn_channels": 64, "head_width": 128}
@@ -237,6 +251,8 @@ def build_base_model(
     options = {} if detector is None else detector_options(name, detector)
     if name in BASE_MODELS:
         return BASE_MODELS[name](classes)
+    if name in _DILATED:
+        return _DILATED[name](classes)
     if name in _DETECTORS:
         return _detector(*_DETECTORS[name], classes, options)
     library, _, plain = name.rpartition("/")
