@@ -18,7 +18,7 @@ from gcnet.models.create import create_model
 from gcnet.models.detector.backbone import DeformableConv2d, FixedBatchNorm2d, set_norms
 from gcnet.models.detector.cascade import CascadeRoIHeads
 from gcnet.models.detector.mask_rcnn import build_mask_rcnn, check_detector_options
-from gcnet.models.detector.roi_heads import UnfilteredRoIHeads
+from gcnet.models.detector.roi_heads import MMDetRoIHeads
 from gcnet.models.model_file import load_model, save_model
 from gcnet.models.registry import build_base_model, list_detectors
 
@@ -131,7 +131,7 @@ def test_parameters_are_those_of_the_papers_tables(placement: dict, exact: int |
 def test_every_detector_is_built_by_its_name_with_blocks_where_the_prefix_says(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name, num_classes=3)
-    assert type(model.roi_heads) is (CascadeRoIHeads if name.startswith("cascade") else UnfilteredRoIHeads)
+    assert type(model.roi_heads) is (CascadeRoIHeads if name.startswith("cascade") else MMDetRoIHeads)
     assert any(isinstance(module, DeformableConv2d) for module in model.modules()) == name.endswith("_dcn")
     classifiers = [value for key, value in model.state_dict().items() if key.endswith("cls_score.weight")]
     assert [len(weight) for weight in classifiers] == [4] * (3 if name.startswith("cascade") else 1)

@@ -194,7 +194,8 @@ def test_boxes_and_masks_follow_their_image() -> None:
     assert (height, width) == (60, 79)
     x, y = width / 41, height / 31
     torch.testing.assert_close(moved["boxes"], torch.tensor([[2 * x, 3 * y, 10 * x, 15 * y]]))
-    assert moved["masks"].shape == (1, height, width)
+    assert moved["masks"].shape == (1, 64, 96), "padded with zeros, as the image"
+    assert not moved["masks"][:, height:].any() and not moved["masks"][:, :, width:].any()
     assert abs(int(moved["masks"].sum()) - 12 * 8 * x * y) < 40
     assert target["boxes"].tolist() == [[2.0, 3.0, 10.0, 15.0]], "the target given is left alone"
     (back,) = transform.postprocess([{"boxes": moved["boxes"]}], [(height, width)], [(31, 41)])

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
-from torchvision.ops import clip_boxes_to_image
 
-from gcnet.models.detector.roi_heads import mask_loss
+from gcnet.models.detector.losses import box_losses, mask_loss
 
 
 class CascadeRoIHeads(nn.Module):
@@ -89,12 +87,12 @@ class CascadeRoIHeads(nn.Module):
         for number, (stage, weight) in enumerate(zip(self.stages, self.loss_weights, strict=True)):
             sampled, matched, labels, box_targets = stage.select_training_samples(proposals, targets)
             logits, deltas = _predict(stage, features, sampled, image_shapes)
-            stage_losses = _box_losses(logits, deltas, torch.cat(labels), torch.cat(box_targets))
+            stage_losses = box_losses(logits, deltas, torch.cat(labels), torch.cat(box_targets), stage.box_loss)
             stage_losses["loss_mask"] = mask_loss(stage, features, sampled, matched, labels, image_shapes, targets)
             losses |= {f"stage{number}.{name}": weight * loss for name, loss in stage_losses.items()}
             refined = _refine(stage, deltas.detach(), sampled, image_shapes)
             proposals = [
-                new[_has_area(new) & ~_is_among(old, target["boxes"])]
+                new[~_is_among(old, target["boxes"])]
                 for new, old, target in zip(refined, sampled, targets, strict=True)
             ]
         return losses
@@ -108,27 +106,11 @@ def _predict(
 
 
 def _refine(
-    stage: RoIHeads, deltas: Float[Tensor, "rois 4"], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    stage: Any, deltas: Float[Tensor, "rois 4"], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
 ) -> list[Tensor]:
     """The decoded boxes of each image (R, 4), clipped to the image."""
     decoded = stage.box_coder.decode(deltas, proposals).reshape(-1, 4).split([len(boxes) for boxes in proposals])
-    return [clip_boxes_to_image(boxes, shape) for boxes, shape in zip(decoded, image_shapes, strict=True)]
-
-
-def _box_losses(
-    logits: Float[Tensor, "rois classes"],
-    deltas: Float[Tensor, "rois 4"],
-    labels: Int[Tensor, " rois"],
-    targets: Float[Tensor, "rois 4"],
-) -> dict[str, Tensor]:
-    """Cross-entropy, and smooth L1 (beta 1) of positive RoIs, each a mean over all RoIs."""
-    positive = labels > 0
-    distance = F.smooth_l1_loss(deltas[positive], targets[positive], beta=1.0, reduction="sum")
-    return {"loss_classifier": F.cross_entropy(logits, labels), "loss_box_reg": distance / labels.numel()}
-
-
-def _has_area(boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, " n"]:
-    return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    return [stage.coordinates.clip(boxes, shape) for boxes, shape in zip(decoded, image_shapes, strict=True)]
 
 
 def _is_among(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "m 4"]) -> Bool[Tensor, " n"]:

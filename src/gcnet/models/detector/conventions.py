@@ -1,9 +1,10 @@
-"""Conventions of detectors: anchors, box coder, RoIAlign, resizing and mask pasting of each implementation.
+"""Conventions of detectors: the parts, samples and losses of each implementation.
 
 In all of them class labels start at 1 and row 0 of every head is the background; another order is a matter of weight
 conversion. Parts that a bundle does not name are the same in all.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +19,9 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from gcnet.models.detector.anchors import FixedStrideAnchors, RoundedAnchors
 from gcnet.models.detector.coordinates import EDGES
-from gcnet.models.detector.roi_heads import AlignedRoIPool, ClampedBoxCoder, MaskSkippingRoIHeads, UnfilteredRoIHeads
-from gcnet.models.detector.rpn import MatchingRPN, MMDetRPN
+from gcnet.models.detector.losses import aligned_mask_targets, l1, projected_mask_targets, smooth_l1
+from gcnet.models.detector.roi_heads import AlignedRoIPool, ClampedBoxCoder, MaskSkippingRoIHeads, MMDetRoIHeads
+from gcnet.models.detector.rpn import MatchingRPN, MMDetRPN, inside_image, inside_own_padding
 from gcnet.models.detector.transform import PackedMasksTransform, RoundedTransform
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
@@ -33,18 +35,20 @@ class Conventions:
     Attributes:
         anchors: sizes of the square anchors and strides, one per level -> generator of anchors in `ASPECT_RATIOS`.
         box_coder: weights of the four box deltas -> box coder.
-        rpn: anchors, head and, by keyword, `box_coder` -> region proposal network.
+        rpn: "faster_rcnn", "mask_rcnn" and "cascade_mask_rcnn" -> builder of the region proposal network from anchors,
+            head and, by keyword, `box_coder`.
         roi_pool: side of the pooled map, strides of the levels -> RoI pooling.
-        roi_heads: class with the interface of `torchvision.models.detection.roi_heads.RoIHeads`.
+        roi_heads: likewise -> builder of one stage of `torchvision.models.detection.roi_heads.RoIHeads` from
+            `box_coder` and torchvision's arguments, by keyword.
         transform: class with the interface of `GeneralizedRCNNTransform`: min_size, max_size, mean, std -> resizing of
             images and pasting of results.
     """
 
     anchors: Callable[[tuple[float, ...], tuple[int, ...]], AnchorGenerator]
     box_coder: Callable[[tuple[float, float, float, float]], BoxCoder]
-    rpn: Callable[..., RegionProposalNetwork]
+    rpn: Mapping[str, Callable[..., RegionProposalNetwork]]
     roi_pool: Callable[[int, tuple[int, ...]], nn.Module]
-    roi_heads: type[RoIHeads]
+    roi_heads: Mapping[str, Callable[..., RoIHeads]]
     transform: type[GeneralizedRCNNTransform]
 
 
@@ -69,23 +73,41 @@ def _aligned_pool(output_size: int, strides: tuple[int, ...]) -> nn.Module:
     return AlignedRoIPool(level_names(len(strides)), output_size, strides)
 
 
+_MMDET_RPN = partial(MMDetRPN, coordinates=EDGES, min_best=0.3)
+_MMDET_HEADS = partial(MMDetRoIHeads, coordinates=EDGES, mask_targets=aligned_mask_targets)
+_TORCHVISION_HEADS = partial(MaskSkippingRoIHeads, mask_targets=projected_mask_targets)
+
 CONVENTIONS: Mapping[str, Conventions] = {
     "torchvision": Conventions(
         anchors=_rounded_anchors,
         box_coder=BoxCoder,
-        rpn=MatchingRPN,
+        rpn={"faster_rcnn": MatchingRPN, "mask_rcnn": MatchingRPN, "cascade_mask_rcnn": MatchingRPN},
         roi_pool=_half_pixel_off_pool,
-        roi_heads=MaskSkippingRoIHeads,
+        roi_heads={
+            "faster_rcnn": partial(_TORCHVISION_HEADS, box_loss=smooth_l1(1 / 9)),
+            "mask_rcnn": partial(_TORCHVISION_HEADS, box_loss=smooth_l1(1 / 9)),
+            "cascade_mask_rcnn": partial(_TORCHVISION_HEADS, box_loss=smooth_l1(1.0)),
+        },
         transform=PackedMasksTransform,
     ),
-    # mmdet 2 and 3: anchor_generator.py, delta_xywh_bbox_coder.py, roi_align.py, rpn_head.py, bbox_nms.py,
-    # fcn_mask_head.py.
+    # mmdet 2 and 3: configs/_base_/models, anchor_generator.py, delta_xywh_bbox_coder.py, max_iou_assigner.py,
+    # anchor_head.py, rpn_head.py, roi_align.py, bbox_head.py, bbox_nms.py, fcn_mask_head.py, mask/structures.py.
     "mmdet": Conventions(
         anchors=_exact_anchors,
         box_coder=ClampedBoxCoder,
-        rpn=partial(MMDetRPN, coordinates=EDGES),
+        rpn={
+            "faster_rcnn": partial(_MMDET_RPN, candidates=inside_own_padding, proposals=1000, box_loss=l1),
+            "mask_rcnn": partial(_MMDET_RPN, candidates=inside_own_padding, proposals=1000, box_loss=l1),
+            "cascade_mask_rcnn": partial(
+                _MMDET_RPN, candidates=inside_image, proposals=2000, box_loss=smooth_l1(1 / 9)
+            ),
+        },
         roi_pool=_aligned_pool,
-        roi_heads=UnfilteredRoIHeads,
+        roi_heads={
+            "faster_rcnn": partial(_MMDET_HEADS, min_best=math.inf, box_loss=l1),
+            "mask_rcnn": partial(_MMDET_HEADS, min_best=1.0, box_loss=l1),
+            "cascade_mask_rcnn": partial(_MMDET_HEADS, min_best=math.inf, box_loss=smooth_l1(1.0)),
+        },
         transform=RoundedTransform,
     ),
 }

@@ -92,7 +92,7 @@ def build_cascade(parts: Conventions, spec: HeadSpec) -> CascadeRoIHeads:
     stages = []
     for iou, (center, size) in zip((0.5, 0.6, 0.7), ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067)), strict=True):
         weights = (1 / center, 1 / center, 1 / size, 1 / size)
-        stage = build_heads(parts, spec, iou_threshold=iou, box_weights=weights)
+        stage = build_heads(parts, spec, kind="cascade_mask_rcnn", iou_threshold=iou, box_weights=weights)
         stage.box_predictor.bbox_pred = nn.Linear(spec.head_width, 4)
         stages.append(stage)
     return CascadeRoIHeads(stages, (1.0, 0.5, 0.25))
@@ -102,6 +102,7 @@ def build_heads(
     parts: Conventions,
     spec: HeadSpec,
     *,
+    kind: str,
     iou_threshold: float = 0.5,
     box_weights: tuple[float, float, float, float] = _BOX_WEIGHTS,
 ) -> RoIHeads:
@@ -110,6 +111,7 @@ def build_heads(
     Args:
         parts: conventions.
         spec: sizes.
+        kind: detector, a key of `parts.roi_heads`.
         iou_threshold: IoU with an object from which on an RoI is positive, in [0, 1].
         box_weights: weights of the four box deltas.
 
@@ -117,7 +119,8 @@ def build_heads(
         The heads, with a score threshold of 0.05 and an NMS threshold of 0.5.
     """
     box_head = _build_box_head(spec)
-    heads = parts.roi_heads(
+    return parts.roi_heads[kind](
+        box_coder=parts.box_coder(box_weights),
         box_roi_pool=parts.roi_pool(_BOX_SIDE, spec.strides),
         box_head=box_head,
         box_predictor=BoxPredictor(spec.head_width, spec.classes),
@@ -125,14 +128,11 @@ def build_heads(
         bg_iou_thresh=iou_threshold,
         batch_size_per_image=spec.rois_per_image,
         positive_fraction=0.25,
-        bbox_reg_weights=box_weights,
         score_thresh=0.05,
         nms_thresh=0.5,
         detections_per_img=spec.detections,
         **(_build_mask_parts(parts, spec) if spec.masks else {}),
     )
-    heads.box_coder = parts.box_coder(box_weights)
-    return heads
 
 
 def limit_detections(detector: nn.Module, count: int) -> None:

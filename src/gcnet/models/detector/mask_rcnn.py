@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from gcnet.errors import UserError, unknown
 from gcnet.models.detector.backbone import NORMS, build_pyramid, set_norms
@@ -91,22 +91,21 @@ def build_mask_rcnn(
         masks=masks,
         detections=detections_per_image,
     )
+    kind = "cascade_mask_rcnn" if cascade else "mask_rcnn" if masks else "faster_rcnn"
+    anchors = _build_anchors(parts, anchor_sizes or tuple(8.0 * stride for stride in strides), strides)
+    head = ProposalHead(fpn_channels, anchors.num_anchors_per_location()[0])
     return GeneralizedRCNN(
         backbone,
-        _build_rpn(parts, fpn_channels, anchor_sizes or tuple(8.0 * stride for stride in strides), strides),
-        build_cascade(parts, spec) if cascade else build_heads(parts, spec),
+        parts.rpn[kind](anchors, head, box_coder=parts.box_coder((1.0, 1.0, 1.0, 1.0))),
+        build_cascade(parts, spec) if cascade else build_heads(parts, spec, kind=kind),
         parts.transform(*image_size, list(_MEAN), list(_STD)),
     )
 
 
-def _build_rpn(
-    parts: Conventions, channels: int, anchor_sizes: tuple[float, ...], strides: tuple[int, ...]
-) -> RegionProposalNetwork:
-    if len(anchor_sizes) != len(strides):
-        raise UserError(f"anchor_sizes must have one size for each of {len(strides)} levels, found {len(anchor_sizes)}")
-    anchors = parts.anchors(anchor_sizes, strides)
-    head = ProposalHead(channels, anchors.num_anchors_per_location()[0])
-    return parts.rpn(anchors, head, box_coder=parts.box_coder((1.0, 1.0, 1.0, 1.0)))
+def _build_anchors(parts: Conventions, sizes: tuple[float, ...], strides: tuple[int, ...]) -> AnchorGenerator:
+    if len(sizes) != len(strides):
+        raise UserError(f"anchor_sizes must have one size for each of {len(strides)} levels, found {len(sizes)}")
+    return parts.anchors(sizes, strides)
 
 
 HEADS = ("2fc", "4conv1fc")

@@ -1,17 +1,19 @@
-"""RoI pooling, box decoding and mask loss of a detector's second stage."""
+"""RoI pooling, box decoding, samples and detections of a detector's second stage."""
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, project_masks_on_boxes
-from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import roi_align
+
+from gcnet.models.detector.coordinates import EDGES, BoxCoordinates
+from gcnet.models.detector.losses import BoxLoss, MaskTargets, box_losses, mask_loss
+from gcnet.models.detector.matching import BoxPairs, MaxIoUMatcher
 
 _CANONICAL_CELLS = 14  # side in cells of the smallest RoI of the second level: 56 pixels at a finest stride of 4
-_MASK_CHUNK = 16  # ground-truth masks converted to floating point at a time
 
 
 class AlignedRoIPool(nn.Module):
@@ -101,8 +103,22 @@ class ClampedBoxCoder(BoxCoder):
 class MaskSkippingRoIHeads(RoIHeads):
     """torchvision's `RoIHeads`, whose mask loss skips objects without a mask.
 
-    Targets may hold `has_mask` (K,), bool; without it every object has a mask and the losses are torchvision's.
+    Targets may hold `has_mask` (K,), bool; without it every object has a mask.
+
+    Args:
+        box_coder: of the box deltas.
+        box_loss: loss of box deltas, summed.
+        mask_targets: targets of masks.
+        arguments: of torchvision's `RoIHeads`.
     """
+
+    coordinates = EDGES
+
+    def __init__(self, *, box_coder: BoxCoder, box_loss: BoxLoss, mask_targets: MaskTargets, **arguments: Any) -> None:
+        super().__init__(bbox_reg_weights=None, **arguments)
+        self.box_coder = box_coder
+        self.box_loss = box_loss
+        self.mask_targets = mask_targets
 
     def forward(
         self,
@@ -124,23 +140,75 @@ class MaskSkippingRoIHeads(RoIHeads):
             Detections of each image (empty in training mode): `boxes` (D, 4), `labels` (D,), `scores` (D,) and
             `masks` (D, 1, M, M); and scalar losses by name (empty in evaluation mode).
         """
-        if not self.training or not self.has_mask():
+        if not self.training:
             return super().forward(features, proposals, image_shapes, targets)
         assert targets is not None
         sampled, matched, labels, box_targets = self.select_training_samples(proposals, targets)
-        pooled = self.box_roi_pool(features, sampled, image_shapes)
-        logits, deltas = self.box_predictor(self.box_head(pooled))
-        loss_classifier, loss_box = fastrcnn_loss(logits, deltas, labels, box_targets)
-        loss_mask = mask_loss(self, features, sampled, matched, labels, image_shapes, targets)
-        return [], {"loss_classifier": loss_classifier, "loss_box_reg": loss_box, "loss_mask": loss_mask}
+        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, sampled, image_shapes)))
+        losses = box_losses(logits, deltas, torch.cat(labels), torch.cat(box_targets), self.box_loss)
+        if self.has_mask():
+            losses["loss_mask"] = mask_loss(self, features, sampled, matched, labels, image_shapes, targets)
+        return [], losses
 
 
-class UnfilteredRoIHeads(MaskSkippingRoIHeads):
-    """`MaskSkippingRoIHeads` without torchvision's removal of detections smaller than 0.01 pixels, as in mmdet.
+class MMDetRoIHeads(MaskSkippingRoIHeads):
+    """RoI heads of mmdet: RoIs are matched before ground-truth boxes are added, and small detections are kept.
 
-    mmdet applies non-maximum suppression after scaling boxes back to the original image; the overlaps are the same
-    before.
+    torchvision removes detections with a side below 0.01 pixels. mmdet 2 applies non-maximum suppression after scaling
+    boxes back to the original image; the overlaps are the same before.
+
+    Args:
+        coordinates: meaning of the coordinates of boxes.
+        min_best: smallest highest IoU of an object whose best RoIs are matched with it (see `MaxIoUMatcher`), as a
+            factor of the IoU from which on an RoI is positive.
+        arguments: of `MaskSkippingRoIHeads`.
     """
+
+    def __init__(self, *, coordinates: BoxCoordinates, min_best: float, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.coordinates = coordinates
+        iou = arguments["fg_iou_thresh"]
+        self.matcher = MaxIoUMatcher(iou, iou, min_best=min_best * iou, iou=coordinates.iou)
+
+    def select_training_samples(
+        self, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """Sample RoIs from the ground-truth boxes and the proposals.
+
+        Args:
+            proposals: proposals of each image (P, 4), in pixels.
+            targets: `boxes` (K, 4) and `labels` (K,) int64 from 1 of each image, and `masks` with a mask head.
+
+        Returns:
+            Of each image: RoIs (R, 4), the index of their object (R,), their label (R,), 0 for background, and the
+            targets of their box deltas (R, 4), 0 for background.
+        """
+        self.check_targets(targets)
+        assert targets is not None
+        objects = [target["boxes"].to(boxes) for boxes, target in zip(proposals, targets, strict=True)]
+        matches = [
+            torch.cat([torch.arange(len(own), device=own.device), self.matcher(BoxPairs(own, boxes))])
+            for own, boxes in zip(objects, proposals, strict=True)
+        ]
+        labels = [_labels(target["labels"], found) for target, found in zip(targets, matches, strict=True)]
+        rows = self.subsample(labels)
+        rois = [torch.cat(pair)[chosen] for *pair, chosen in zip(objects, proposals, rows, strict=True)]
+        matches = [found[chosen].clamp(min=0) for found, chosen in zip(matches, rows, strict=True)]
+        labels = [own[chosen] for own, chosen in zip(labels, rows, strict=True)]
+        box_targets = [self._box_targets(*row) for row in zip(objects, rois, matches, labels, strict=True)]
+        return rois, matches, labels, box_targets
+
+    def _box_targets(
+        self,
+        objects: Float[Tensor, "k 4"],
+        rois: Float[Tensor, "r 4"],
+        matches: Int[Tensor, " r"],
+        labels: Int[Tensor, " r"],
+    ) -> Float[Tensor, "r 4"]:
+        targets = torch.zeros_like(rois)
+        rows = torch.where(labels > 0)[0]
+        targets[rows] = self.box_coder.encode_single(objects[matches[rows]], rois[rows])
+        return targets
 
     def postprocess_detections(
         self,
@@ -163,7 +231,7 @@ class UnfilteredRoIHeads(MaskSkippingRoIHeads):
         counts = [len(boxes) for boxes in proposals]
         decoded = self.box_coder.decode(box_regression, proposals).reshape(sum(counts), class_logits.shape[1], 4)
         detections = [
-            self._suppress(clip_boxes_to_image(boxes, shape), scores)
+            self._suppress(self.coordinates.clip(boxes, shape), scores)
             for boxes, scores, shape in zip(
                 decoded.split(counts), class_logits.softmax(-1).split(counts), image_shapes, strict=True
             )
@@ -178,74 +246,11 @@ class UnfilteredRoIHeads(MaskSkippingRoIHeads):
         rows, classes = torch.nonzero(scores[:, 1:] > self.score_thresh, as_tuple=True)
         labels = classes + 1
         boxes, scores = boxes[rows, labels], scores[rows, labels]
-        kept = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
+        kept = self.coordinates.suppress(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
         return boxes[kept], scores[kept], labels[kept]
 
 
-def mask_loss(
-    heads: Any,
-    features: dict[str, Tensor],
-    sampled: list[Tensor],
-    matched: list[Tensor],
-    labels: list[Tensor],
-    image_shapes: list[tuple[int, int]],
-    targets: list[dict[str, Tensor]],
-) -> Float[Tensor, ""]:
-    """Compute the binary cross-entropy of the predicted masks over the RoIs of objects with a mask.
-
-    Args:
-        heads: `RoIHeads` with mask parts.
-        features: feature maps (N, C, H, W) by level name.
-        sampled: RoIs of each image (R, 4), as left, top, right, bottom in pixels.
-        matched: index of the object that each RoI is matched with, (R,) int64.
-        labels: class of each RoI, 0 for background, (R,) int64.
-        image_shapes: height and width of each image.
-        targets: of each image, `labels` (K,), `masks` (K, H, W) of 0 and 1 and optionally `has_mask` (K,).
-
-    Returns:
-        The mean loss; zero, with a gradient for every parameter of the mask head, if no RoI has a mask.
-    """
-    kept = [
-        torch.where((classes > 0) & _has_mask(target, indices))[0]
-        for classes, indices, target in zip(labels, matched, targets, strict=True)
-    ]
-    rois = [boxes[rows] for boxes, rows in zip(sampled, kept, strict=True)]
-    indices = [objects[rows] for objects, rows in zip(matched, kept, strict=True)]
-    is_empty = not any(map(len, rois))
-    # The layers still run: every process needs gradients of the same parameters, and norms need a batch.
-    pooled_rois = [boxes[:1] for boxes in sampled] if is_empty else rois
-    logits = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, pooled_rois, image_shapes)))
-    if is_empty:
-        return logits.sum() * 0
-    side = logits.shape[-1]
-    mask_targets = torch.cat(
-        [
-            _mask_targets(target["masks"], boxes, rows, side)
-            for target, boxes, rows in zip(targets, rois, indices, strict=True)
-        ]
-    )
-    classes = torch.cat([target["labels"][rows] for target, rows in zip(targets, indices, strict=True)])
-    own_logits = logits[torch.arange(len(classes), device=classes.device), classes]  # (R, side, side)
-    return F.binary_cross_entropy_with_logits(own_logits, mask_targets)
-
-
-def _has_mask(target: dict[str, Tensor], indices: Int[Tensor, " r"]) -> Bool[Tensor, " r"]:
-    """Whether the object of each RoI has a mask; images without objects have background RoIs only."""
-    if "has_mask" not in target or not len(target["has_mask"]):
-        return torch.ones_like(indices, dtype=torch.bool)
-    return target["has_mask"][indices]
-
-
-def _mask_targets(
-    masks: Tensor, boxes: Float[Tensor, "r 4"], indices: Int[Tensor, " r"], side: int
-) -> Float[Tensor, "r side side"]:
-    """The masks (K, H, W) cropped to the boxes that they are matched with."""
-    if len(masks) <= _MASK_CHUNK:
-        return project_masks_on_boxes(masks, boxes, indices, side)
-    targets = boxes.new_zeros(len(boxes), side, side)
-    for start in range(0, len(masks), _MASK_CHUNK):
-        rows = torch.where((indices >= start) & (indices < start + _MASK_CHUNK))[0]
-        if len(rows):
-            part = masks[start : start + _MASK_CHUNK]
-            targets[rows] = project_masks_on_boxes(part, boxes[rows], indices[rows] - start, side)
-    return targets
+def _labels(labels: Int[Tensor, " k"], matches: Int[Tensor, " r"]) -> Int[Tensor, " r"]:
+    """The label of the object of each RoI; 0 for background, -1 for RoIs that are ignored."""
+    unmatched = torch.where(matches == MaxIoUMatcher.BELOW_LOW_THRESHOLD, 0, -1)
+    return torch.where(matches >= 0, labels[matches.clamp(min=0)], unmatched) if len(labels) else unmatched

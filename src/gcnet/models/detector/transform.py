@@ -55,7 +55,8 @@ class RoundedTransform(GeneralizedRCNNTransform):
             targets: as for `resize`, one per image; not modified.
 
         Returns:
-            The padded batch (N, 3, H', W') with the sizes of its images, and the resized targets.
+            The padded batch (N, 3, H', W') with the sizes of its images, and the resized targets, whose masks are also
+            padded with zeros.
 
         Raises:
             ValueError: an image is not a floating-point (3, H, W) tensor.
@@ -65,7 +66,13 @@ class RoundedTransform(GeneralizedRCNNTransform):
                 raise ValueError(
                     f"images must be floating-point (3, H, W) in [0, 1], found {image.dtype} {tuple(image.shape)}"
                 )
-        return super().forward(images, targets)
+        batch, resized = super().forward(images, targets)
+        height, width = batch.tensors.shape[-2:]
+        for target in resized or ():
+            if "masks" in target:
+                bottom, right = height - target["masks"].shape[-2], width - target["masks"].shape[-1]
+                target["masks"] = F.pad(target["masks"], (0, right, 0, bottom))
+        return batch, resized
 
     def normalize(self, image: Tensor) -> Tensor:
         """Return `image` (3, H, W) unchanged: `resize` normalizes after resizing."""
