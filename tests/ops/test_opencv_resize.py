@@ -103,3 +103,7 @@ def test_an_opencv_that_computes_otherwise_is_not_used(monkeypatch: pytest.Monke
 def test_resizing_on_a_gpu_equals_the_cpu() -> None:
     image = noise(3, 123, 211)
     assert torch.equal(resize_fixed_point(image.cuda(), 200, 333).cpu(), resize_fixed_point(image, 200, 333))
+
+
+def test_on_the_meta_device_the_result_has_its_shape() -> None:
+    assert resize_bilinear(torch.empty(3, 7, 9, dtype=torch.uint8, device="meta"), 11, 5).shape == (3, 11, 5)

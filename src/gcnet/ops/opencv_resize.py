@@ -37,6 +37,8 @@ def resize_bilinear(
         >>> resize_bilinear(torch.tensor([[[0, 100]]], dtype=torch.uint8), 1, 4)
         tensor([[[  0,  25,  75, 100]]], dtype=torch.uint8)
     """
+    if image.is_meta:
+        return image.new_empty(image.shape[0], height, width)
     opencv = _opencv() if image.device.type == "cpu" else None
     if opencv is None:
         return resize_fixed_point(image, height, width)
