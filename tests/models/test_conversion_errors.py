@@ -14,7 +14,7 @@ from checkpoint_layouts import layout
 from gcnet.errors import UserError
 from gcnet.models.conversion import convert_weights
 
-DETECTOR = "mmdet/faster_rcnn_r34_3_classes"
+DETECTOR = "mmdet/faster_rcnn_r18_3_classes"
 Tensors = dict[str, Tensor]
 
 
@@ -58,18 +58,18 @@ def refused(content: Any, source: str | None = None) -> str:
             'neck.fpn_conv.2.conv.weight (nearest: "neck.fpn_convs.2.conv.weight")',
         ),
         (
-            put("neck.lateral_convs.0.conv.weight", torch.ones(256, 64, 3, 3)),
-            "neck.lateral_convs.0.conv.weight of shape (256, 64, 3, 3), expected (256, 64, 1, 1)",
+            put("neck.lateral_convs.0.conv.weight", torch.ones(16, 64, 3, 3)),
+            "neck.lateral_convs.0.conv.weight of shape (16, 64, 3, 3), expected (16, 64, 1, 1)",
         ),
         (
             transpose("roi_head.bbox_head.fc_cls.weight"),
-            "roi_head.bbox_head.fc_cls.weight of shape (1024, 4), expected (4, 1024)",
+            "roi_head.bbox_head.fc_cls.weight of shape (32, 4), expected (4, 32)",
         ),
         (put("roi_head.bbox_head.fc_cls.bias", torch.tensor(1.0)), "roi_head.bbox_head.fc_cls.bias has no axes"),
-        (drop("backbone.layer3.5.conv1.weight"), "it lacks backbone.layer3.5.conv1.weight"),
+        (drop("backbone.layer3.1.conv1.weight"), "it lacks backbone.layer3.1.conv1.weight"),
         (
-            lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("backbone.layer3.5")],
-            "whose stages have [3, 4, 5, 3] blocks of two convolutions, which is no ResNet of gcnet",
+            lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("backbone.layer3.1")],
+            "whose stages have [2, 2, 1, 2] blocks of two convolutions, which is no ResNet of gcnet",
         ),
         (
             put("backbone.layer2.0.context_block.conv_mask.weight", torch.ones(1, 128, 1, 1)),

@@ -138,8 +138,9 @@ def _provenance(path: Path, network: NetworkDescription) -> dict[str, Any]:
     published = next((other for other in published_files() if digest.startswith(other.digest)), None)
     if published is None:
         return origin
-    origin |= {"name": published.name, "dataset": published.dataset, "scores_from": published.scores_from}
-    origin["scores"] = dict(zip(published.metrics, published.scores, strict=True))
+    scores = {metric: float(score) for metric, score in zip(published.metrics, published.scores, strict=True)}
+    origin |= {"name": published.name, "dataset": published.dataset, "scores": scores}
+    origin["scores_from"] = published.scores_from
     return origin | ({"license": published.license} if published.license else {})
 
 

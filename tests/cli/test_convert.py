@@ -1,0 +1,47 @@
+"""`gcnet convert`: from a checkpoint of another library to a model file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoint_layouts import layout
+from gcnet.cli import main
+from gcnet.models.card import card_of
+from gcnet.models.model_file import load_model
+
+SMALL = "mmdet/faster_rcnn_r18_3_classes"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("checkpoint") / "faster_rcnn_r50.pth"
+    torch.save(layout(SMALL).checkpoint(), file)
+    return file
+
+
+def test_source_network_and_warnings_are_printed_and_the_model_file_is_written(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new" / "model.safetensors"
+    assert main(["convert", str(checkpoint), "--output", str(output)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("source: mmdet\nnetwork: faster_rcnn_resnet18\nclasses: 3\n")
+    assert printed.out.endswith(f"wrote {output}\n")
+    assert 'is called "faster_rcnn_r50.pth", which says ResNet-50, and its weights have ResNet-18' in printed.err
+    assert card_of(load_model(output)).class_names == ("class 0", "class 1", "class 2")
+
+
+def test_the_source_can_be_given_and_errors_name_the_flags(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "model.safetensors")
+    assert main(["convert", str(checkpoint), "--output", output, "--from", "mmdet1"]) == 2
+    assert "is not a whole checkpoint of mmdet1: it lacks bbox_head.fc_cls.bias" in capsys.readouterr().err
+    assert main(["convert", str(checkpoint), "--output", output, "--ema"]) == 2
+    assert "--ema: " in capsys.readouterr().err
+    assert main(["convert", str(checkpoint), "--output", str(tmp_path / "model.pth")]) == 2
+    assert "--output is a new model file and ends in .safetensors" in capsys.readouterr().err
+    torch.save({name: torch.ones(2) for name in ("backbone.conv1.weight", "head.fc.weight", "decode_head.w")}, output)
+    assert main(["convert", output, "--output", output]) == 2
+    assert "give --from" in capsys.readouterr().err
