@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 from gcnet.errors import UserError, unknown
 from gcnet.renamed import new_name, renamed
 
-S = TypeVar("S")
-T = TypeVar("T")
-R = TypeVar("R")
+_S = TypeVar("_S")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 POSITIONAL: Mapping[str, Any] = MappingProxyType({"positional": True})
 """Metadata of a field that may be given without its name, in Python and on the command line."""
@@ -58,12 +58,12 @@ class Argument:
     flag: str = ""
 
 
-def advanced(default: T) -> T:
+def advanced(default: _T) -> _T:
     """Return a field with this default that only `--help-all` shows."""
     return field(default=default, metadata=ADVANCED)
 
 
-def plain_arguments(kind: type[S]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def plain_arguments(kind: type[_S]) -> Callable[[Callable[..., _R]], Callable[..., _R]]:
     """Have a function of settings take their fields as plain arguments.
 
     Groups (fields that are dataclasses themselves) are taken apart, so every setting is one argument by its own name.
@@ -77,14 +77,14 @@ def plain_arguments(kind: type[S]) -> Callable[[Callable[..., R]], Callable[...,
         A decorator. The new function has the arguments in its signature, and their help in its docstring.
     """
 
-    def decorate(function: Callable[..., R]) -> Callable[..., R]:
+    def decorate(function: Callable[..., _R]) -> Callable[..., _R]:
         arguments = list(arguments_of(kind))
         own = list(inspect.signature(function).parameters.values())[1:]
         names = [argument.name for argument in arguments if argument.positional]
         title = getattr(function, "__name__", "function")
 
         @wraps(function)
-        def call(*args: Any, **kwargs: Any) -> R:
+        def call(*args: Any, **kwargs: Any) -> _R:
             if len(args) > len(names):
                 positional = f"{len(names)} positional argument{'s' if len(names) != 1 else ''}"
                 raise TypeError(f"{title}() takes {positional} but {len(args)} were given; give the others by name")
@@ -101,7 +101,7 @@ def plain_arguments(kind: type[S]) -> Callable[[Callable[..., R]], Callable[...,
     return decorate
 
 
-def settings_from(kind: type[S], values: Mapping[str, Any]) -> S:
+def settings_from(kind: type[_S], values: Mapping[str, Any]) -> _S:
     """Return settings with the given fields, from any group.
 
     Args:

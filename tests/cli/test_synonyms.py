@@ -6,8 +6,7 @@ import pytest
 
 from gcnet import cli
 from gcnet.arguments import arguments_of
-from gcnet.cli.synonyms import COMMANDS as SYNONYMS
-from gcnet.cli.synonyms import FLAGS
+from gcnet.cli.synonyms import COMMAND_SYNONYMS, FLAGS
 from gcnet.cli.wording import flags_of
 
 
@@ -50,5 +49,5 @@ def test_every_suggested_flag_and_command_exists() -> None:
 
     valid = set().union(*map(all_flags, cli.COMMANDS))
     assert {flag for flag in FLAGS.values() if flag.split()[0] not in valid} == set()
-    commands = [same.split() for same in SYNONYMS.values() if not same.startswith(("torch", "--"))]
+    commands = [same.split() for same in COMMAND_SYNONYMS.values() if not same.startswith(("torch", "--"))]
     assert all(words[0] in cli.COMMANDS and set(words[1:2]) <= all_flags(words[0]) for words in commands)

@@ -1,6 +1,6 @@
 """Published results: networks that exist, numbers with a source, ratios in both tables, and lines for the terminal."""
 
-from gcnet.experiments.published import PUBLISHED, PUBLISHED_RATIO_4, SOURCES, published_lines
+from gcnet.experiments.published import PUBLICATIONS, PUBLISHED, PUBLISHED_RATIO_4, published_lines
 from gcnet.models.registry import list_detectors, list_models, split_name
 
 RATIOS = (PUBLISHED, PUBLISHED_RATIO_4)
@@ -14,7 +14,7 @@ def test_every_value_is_a_number_with_a_source_and_every_source_is_used() -> Non
     networks = [network for table in RATIOS for network in table.values()]
     counts = [count for network in networks for count in (network.parameters, network.multiply_adds) if count]
     values = [*counts, *(score for network in networks for score in network.scores)]
-    assert {value.source for value in values} == set(SOURCES)
+    assert {value.source for value in values} == set(PUBLICATIONS)
     assert all(float(value.value) > 0 for value in values)
 
 

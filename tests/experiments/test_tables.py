@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gcnet.analysis.cost import analytic_flops, count_flops, count_parameters
-from gcnet.experiments.published import PUBLISHED, SOURCES, PublishedResult
+from gcnet.experiments.published import PUBLICATIONS, PUBLISHED, PublishedResult
 from gcnet.experiments.rows import build_linear_bottleneck, build_relu_bottleneck
 from gcnet.experiments.tables import TABLES
 from gcnet.experiments.text import RowCost, count_table
@@ -110,7 +110,7 @@ def test_a_row_has_all_scores_of_its_table_or_none_and_a_label_of_its_own() -> N
 def test_rows_of_every_table_have_the_published_values_of_their_network() -> None:
     rows = [row for table in TABLES.values() for row in table.rows if row.published]
     assert all(row.published is PUBLISHED[row.model] for row in rows if row.options.get("ratio", 16) == 16)
-    assert {value.source for row in rows for value in row.published_values} < set(SOURCES)
+    assert {value.source for row in rows for value in row.published_values} < set(PUBLICATIONS)
 
 
 @pytest.mark.parametrize("build", [build_linear_bottleneck, build_relu_bottleneck])

@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, cast
 
-from gcnet.cli.synonyms import COMMANDS as SYNONYMS
+from gcnet.cli.synonyms import COMMAND_SYNONYMS
 from gcnet.errors import Failure, UserError, nearest, out_of_memory, printable, unknown
 
 # The summaries are repeated from each module's SUMMARY, so that the list is printed without importing the modules.
@@ -199,8 +199,8 @@ def _is_first_process() -> bool:
 
 
 def _unknown_command(name: str) -> UserError:
-    if name in SYNONYMS:
-        same = SYNONYMS[name]
+    if name in COMMAND_SYNONYMS:
+        same = COMMAND_SYNONYMS[name]
         shown = f"gcnet {same}" if same.split()[0] in COMMANDS or same.startswith("--") else same
         return UserError(f'unknown command "{name}"; did you mean "{shown}"?')
     if "=" in name:

@@ -15,10 +15,10 @@ from gcnet.cli.wording import base_type, flag_of, flags_of, takes
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.renamed import new_flag, renamed
 
-S = TypeVar("S")
+_S = TypeVar("_S")
 
 
-def parse(kind: type[S], words: Sequence[str], *, program: str, epilogue: str) -> S | None:
+def parse(kind: type[_S], words: Sequence[str], *, program: str, epilogue: str) -> _S | None:
     """Parse the arguments of a command.
 
     Args:

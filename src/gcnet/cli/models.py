@@ -81,7 +81,7 @@ def run(settings: Settings) -> int:
 
 def _print_published(names: Sequence[str]) -> None:
     """Print published results with their sources, if there are any."""
-    from gcnet.experiments.published import SOURCES, published_lines
+    from gcnet.experiments.published import PUBLICATIONS, published_lines
 
     lines = "\n".join(f"  {line}" for name in names for line in published_lines(name))
     if lines:
@@ -89,7 +89,7 @@ def _print_published(names: Sequence[str]) -> None:
             "\nPublished by others, not measured here (ImageNet, CIFAR-10: top-1 / top-5 in %; Mask R-CNN: box / mask"
             f"\nAP on COCO val2017, 1x schedule; blocks of ratio 16 unless noted):\n{lines}\n"
         )
-        print("\n".join(f"  [{mark}] {source}" for mark, source in SOURCES.items() if f"[{mark}]" in lines))
+        print("\n".join(f"  [{mark}] {source}" for mark, source in PUBLICATIONS.items() if f"[{mark}]" in lines))
 
 
 def _notes(name: str | None) -> list[str]:

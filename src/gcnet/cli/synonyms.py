@@ -4,7 +4,7 @@ from collections.abc import Container
 
 from gcnet.renamed import OLD_VALUES
 
-COMMANDS = {
+COMMAND_SYNONYMS = {
     "val": "evaluate",
     "valid": "evaluate",
     "validate": "evaluate",

@@ -78,7 +78,8 @@ def run(settings: Settings) -> int:
 
     `settings.given` holds the names of the flags on the command line, since `--workers 0` is also a default.
     """
-    from gcnet.training.trainer import EXIT_NON_FINITE, NonFiniteLoss
+    from gcnet.cli import EXIT_NON_FINITE
+    from gcnet.training.trainer import NonFiniteLoss
 
     try:
         return _run(settings)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-SOURCES: Mapping[str, str] = {
+PUBLICATIONS: Mapping[str, str] = {
     "O": "README of github.com/xvjiarui/GCNet, commit 029db54",
     "T1": "Table 1 of GCNet, arXiv 1904.11492",
     "ECA": "table of ECA-Net, arXiv 1910.03151",
@@ -20,7 +20,7 @@ class PublishedResult:
 
     Attributes:
         value: with the published digits.
-        source: key of `SOURCES`.
+        source: key of `PUBLICATIONS`.
     """
 
     value: str

@@ -7,7 +7,7 @@ import torch
 
 from gcnet.analysis.cost import count_parameters
 from gcnet.comparison.summary import difference_cell, notes, score_cell
-from gcnet.experiments.published import SOURCES, PublishedResult
+from gcnet.experiments.published import PUBLICATIONS, PublishedResult
 from gcnet.experiments.reproduce import Measured
 from gcnet.experiments.rows import PaperTable, TableRow
 from gcnet.models.create import create_model
@@ -132,7 +132,7 @@ def _circumstances(measured: Measured) -> Iterable[str]:
 def _text(title: str, body: str, remarks: Iterable[str], values: Iterable[PublishedResult]) -> str:
     """Title, table and remarks, with the sources of the printed values."""
     printed = {value.source for value in values}
-    sources = (f"[{mark}] {source}" for mark, source in SOURCES.items() if mark in printed)
+    sources = (f"[{mark}] {source}" for mark, source in PUBLICATIONS.items() if mark in printed)
     return "\n".join([f"{title}\n", body, "", *(f"* {remark}" for remark in (*remarks, *sources))])
 
 

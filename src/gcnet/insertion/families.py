@@ -184,7 +184,7 @@ class ResidualFamily:
 
 
 _CIFAR = ResidualFamily(
-    "gcnet.models.backbones.cifar_resnet", "BasicBlockWithContext", 1, (1, 2, 3), 4, bottleneck=False
+    "gcnet.models.backbones.cifar_resnet", "CifarBasicBlockWithContext", 1, (1, 2, 3), 4, bottleneck=False
 )
 _SCENES = ResidualFamily(
     "gcnet.models.backbones.scenes_resnet", "SceneBottleneckWithContext", 1, (1,), 4, bottleneck=True
@@ -195,9 +195,15 @@ _FAMILIES = {
     "gcnet.models.backbones.scenes_resnet.SceneBottleneck": _SCENES,
 } | {
     f"{source}.{name}": ResidualFamily(
-        f"gcnet.insertion.residual_blocks.{library}", f"{name}WithContext", bottleneck=name == "Bottleneck", **_IMAGENET
+        f"gcnet.insertion.residual_blocks.{library}",
+        f"{prefix}{name}WithContext",
+        bottleneck=name == "Bottleneck",
+        **_IMAGENET,
     )
-    for library, source in (("torchvision", "torchvision.models.resnet"), ("timm", "timm.models.resnet"))
+    for library, source, prefix in (
+        ("torchvision", "torchvision.models.resnet", ""),
+        ("timm", "timm.models.resnet", "Timm"),
+    )
     for name in ("BasicBlock", "Bottleneck")
 }
 

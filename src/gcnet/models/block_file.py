@@ -60,7 +60,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
             return module
 
 
-def block_weights(block: nn.Module, name: str) -> dict[str, Tensor]:
+def block_tensors(block: nn.Module, name: str) -> dict[str, Tensor]:
     """Return parameters and persistent buffers of a block, with the keys of a new one.
 
     Pruned, weight-normalized and parametrized layers yield their effective weights; buffers of FLOP counters are
@@ -155,7 +155,7 @@ def save_context(model: nn.Module, path: str | Path) -> None:
     tensors = {
         f"{_context_name(site)}.{key}": tensor
         for site, module in blocks.items()
-        for key, tensor in block_weights(module.get_submodule("context"), _context_name(site)).items()
+        for key, tensor in block_tensors(module.get_submodule("context"), _context_name(site)).items()
     }
     widths = {site: _widths(module) for site, module in blocks.items()}
     save_tensors(

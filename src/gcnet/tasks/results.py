@@ -173,7 +173,7 @@ class DataReport(ABC):
 
 
 @runtime_checkable
-class Issue(Protocol):
+class DataIssue(Protocol):
     """An issue of a data set; `str()` returns a description."""
 
     @property
@@ -182,7 +182,7 @@ class Issue(Protocol):
         ...
 
 
-def describe_issues(issues: Sequence[Issue], headings: Mapping[str, str], listed: int) -> list[str]:
+def describe_issues(issues: Sequence[DataIssue], headings: Mapping[str, str], listed: int) -> list[str]:
     """Describe issues, grouped by kind.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 from gcnet.errors import UserError
 
 
-def require(condition: bool, sentence: str) -> None:
+def check(condition: bool, sentence: str) -> None:
     """Raise unless `condition` holds.
 
     Args:
@@ -36,4 +36,4 @@ def refuse_changed(group: Any, names: Sequence[str], owner: str, network: str) -
     for name in names:
         value = getattr(group, name)
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        require(value == getattr(default, name), f"`{name}={shown}` belongs to {owner}, and {network}")
+        check(value == getattr(default, name), f"`{name}={shown}` belongs to {owner}, and {network}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gcnet.arguments import advanced, check_choices
-from gcnet.training.checks import require
+from gcnet.training.checks import check
 
 _DECAY = {"sgd": 1e-4, "adamw": 0.05}
 
@@ -147,7 +147,7 @@ class RecipeSettings:
     def __post_init__(self) -> None:
         """Refuse unknown names and contradictions."""
         check_choices(self)
-        require(self.steps is None or self.epochs is None, "give `epochs` or `steps`, not both")
+        check(self.steps is None or self.epochs is None, "give `epochs` or `steps`, not both")
         self._check_ranges()
 
     @property
@@ -242,36 +242,34 @@ class RecipeSettings:
     def _check_ranges(self) -> None:
         for name in ("epochs", "steps"):
             value = getattr(self, name)
-            require(
-                value is None or 0 < value <= _LONGEST, f"`{name}` must be positive and at most 10^9, found {value}"
-            )
+            check(value is None or 0 < value <= _LONGEST, f"`{name}` must be positive and at most 10^9, found {value}")
         for name in ("batch_size", "grad_accumulation", "lr", "block_lr_mult"):
             value = getattr(self, name)
-            require(value is None or 0 < value < math.inf, f"`{name}` must be positive and finite, found {value}")
+            check(value is None or 0 < value < math.inf, f"`{name}` must be positive and finite, found {value}")
         for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "min_lr", "clip_grad_norm"):
             value = getattr(self, name)
-            require(value is None or 0 <= value < math.inf, f"`{name}` must be 0 or more and finite, found {value}")
+            check(value is None or 0 <= value < math.inf, f"`{name}` must be 0 or more and finite, found {value}")
         for name in ("momentum", "label_smoothing"):
             value = getattr(self, name)
-            require(0 <= value < 1, f"`{name}` must be in [0, 1), found {value}")
-        require(
+            check(0 <= value < 1, f"`{name}` must be in [0, 1), found {value}")
+        check(
             self.ema_decay is None or 0 < self.ema_decay < 1,
             f"`ema_decay` is a decay between 0 and 1, found {self.ema_decay}",
         )
-        require(self.images_per_step % self.grad_accumulation == 0, self._uneven())
-        require(not self.nesterov or self.optimizer == "sgd", "`nesterov` belongs to `optimizer=sgd`")
-        require(not self.nesterov or self.momentum > 0, "`nesterov` needs `momentum` above 0")
-        require(self.min_lr <= self.peak_lr, f"`min_lr={self.min_lr}` is above `lr={self.peak_lr}`")
+        check(self.images_per_step % self.grad_accumulation == 0, self._uneven())
+        check(not self.nesterov or self.optimizer == "sgd", "`nesterov` belongs to `optimizer=sgd`")
+        check(not self.nesterov or self.momentum > 0, "`nesterov` needs `momentum` above 0")
+        check(self.min_lr <= self.peak_lr, f"`min_lr={self.min_lr}` is above `lr={self.peak_lr}`")
         cosine = (self.schedule or self._preset.schedule) == "cosine"
-        require(self.min_lr == 0 or cosine, "`min_lr` belongs to `schedule=cosine`")
+        check(self.min_lr == 0 or cosine, "`min_lr` belongs to `schedule=cosine`")
         milestones = self.milestones or ()
         shown = " ".join(f"{at:g}" for at in milestones)
-        require(
+        check(
             all(0 < at < 1 for at in milestones),
             f"`milestones` are fractions of the run between 0 and 1, such as 0.67 0.92; found {shown}",
         )
         start = self.warmup_start_factor
-        require(start is None or 0 <= start <= 1, f"`warmup_start_factor` is a share from 0 to 1, found {start}")
+        check(start is None or 0 <= start <= 1, f"`warmup_start_factor` is a share from 0 to 1, found {start}")
 
     def _uneven(self) -> str:
         return (

@@ -12,7 +12,7 @@ from gcnet.arguments import POSITIONAL, advanced, check_choices, has_type
 from gcnet.data.settings import LARGEST_SIDE, AugmentSettings, DataSettings, check_download
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.renamed import OLD_VALUES, new_name, renamed
-from gcnet.training.checks import require
+from gcnet.training.checks import check
 from gcnet.training.recipe import RecipeSettings
 
 
@@ -46,13 +46,13 @@ class NetworkSettings:
 
     def __post_init__(self) -> None:
         """Check what needs no look at the network."""
-        require(self.ratio is None or self.ratio > 0, f"`ratio` must be positive, found {self.ratio}")
-        require(
+        check(self.ratio is None or self.ratio > 0, f"`ratio` must be positive, found {self.ratio}")
+        check(
             self.insert_at is None or (self.stages is None and self.blocks is None),
             "`insert_at` excludes `stages` and `blocks`; give one of them",
         )
         for option in self.block_options:
-            require("=" in option, f'`block_options` takes NAME=VALUE, such as pooling=average; found "{option}"')
+            check("=" in option, f'`block_options` takes NAME=VALUE, such as pooling=average; found "{option}"')
 
     @property
     def title(self) -> str:
@@ -69,7 +69,7 @@ class NetworkSettings:
 
         names = ("ratio", "stages", "blocks", "position", "insert_at", "block_options")
         given = [f"`{name}`" for name in names if getattr(self, name) not in (None, ())]
-        require(
+        check(
             not given or self.block is not None or bool(split_name(self.model)[0]),
             f"{' and '.join(given)} without a block: add `block`, such as `block=gc`, or take a model with one, "
             "such as gc_resnet50",
@@ -127,11 +127,11 @@ class DetectorSettings:
         for name in ("min_size", "max_size", "anchor_sizes", "rois_per_image", "detections_per_image"):
             value = getattr(self, name)
             sizes = value if isinstance(value, tuple) else () if value is None else (value,)
-            require(all(size > 0 for size in sizes), f"`{name}` must be positive, found {value}")
+            check(all(size > 0 for size in sizes), f"`{name}` must be positive, found {value}")
         largest = max(self.min_size or (0,))
-        require(largest <= LARGEST_SIDE, f"`min_size` must be at most {LARGEST_SIDE:,} pixels, found {largest}")
+        check(largest <= LARGEST_SIDE, f"`min_size` must be at most {LARGEST_SIDE:,} pixels, found {largest}")
         low, high = self.large_scale_jitter or (1.0, 1.0)
-        require(
+        check(
             0 < low <= high <= 10,
             f"`large_scale_jitter` must be 0 < low <= high <= 10, found {low:g} {high:g}",
         )
@@ -159,7 +159,7 @@ class MachineSettings:
 
     def __post_init__(self) -> None:
         """Check the names."""
-        require(0 <= self.seed < 2**63, f"`seed` must be 0 or more, and below 2^63; found {self.seed}")
+        check(0 <= self.seed < 2**63, f"`seed` must be 0 or more, and below 2^63; found {self.seed}")
         check_choices(self)
 
 
@@ -186,7 +186,7 @@ class OutputSettings:
         """Check the intervals."""
         for name in ("save_every_steps", "save_every_epochs", "save_every_minutes", "evaluate_every", "log_every"):
             value = getattr(self, name)
-            require(value is None or 0 < value < math.inf, f"`{name}` must be positive and finite, found {value}")
+            check(value is None or 0 < value < math.inf, f"`{name}` must be positive and finite, found {value}")
 
 
 @dataclass(frozen=True)

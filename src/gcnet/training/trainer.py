@@ -27,7 +27,6 @@ from gcnet.training.settings import MachineSettings
 from gcnet.training.single_values import running_statistics_for_single_values
 from gcnet.training.task import TrainingBatch, TrainingTask
 
-EXIT_NON_FINITE = 3
 _LISTED = 8
 
 

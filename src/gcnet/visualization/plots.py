@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _Rows = Sequence[Mapping[str, Any]]
 
 COUNTED_CLASSES = 20  # up to here a confusion matrix has room for a number in each cell
-NAMED_CLASSES = 60  # up to here it has room for every class name beside its row and column
+_NAMED_CLASSES = 60  # up to here it has room for every class name beside its row and column
 LISTED_CONFUSIONS = 30
 _PANELS = 3  # side by side
 _LOG_RATIO = 10  # losses whose largest value is more than this multiple of the smallest have a logarithmic axis
@@ -174,7 +174,7 @@ def _draw_matrix(figure: Figure, axes: "Axes", counts: np.ndarray, shares: np.nd
     colors = matplotlib.colormaps["Blues"].with_extremes(bad=PALE)
     norm = PowerNorm(0.4 if many else 1.0, vmin=0, vmax=1)  # the root keeps rare confusions visible among many
     drawn = axes.imshow(shares, cmap=colors, norm=norm, interpolation="nearest")
-    if size > NAMED_CLASSES:
+    if size > _NAMED_CLASSES:
         _mark_cells(axes, shares, colors, norm)
     bar = figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02, format=PercentFormatter(1, decimals=0))
     bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1] if many else [0, 0.2, 0.4, 0.6, 0.8, 1])
@@ -193,7 +193,7 @@ def _mark_cells(axes: "Axes", shares: np.ndarray, colors: Colormap, norm: PowerN
 
 
 def _name_ticks(axes: "Axes", classes: Sequence[str]) -> None:
-    suffix = "" if len(classes) <= NAMED_CLASSES else f" (index of the class, 0 to {len(classes) - 1})"
+    suffix = "" if len(classes) <= _NAMED_CLASSES else f" (index of the class, 0 to {len(classes) - 1})"
     axes.set_xlabel("predicted class" + suffix, fontsize=11)
     axes.set_ylabel("true class" + suffix, fontsize=11)
     if suffix:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,15 +10,13 @@ import torch
 from PIL import Image
 from torchvision.ops import clip_boxes_to_image
 
-from gcnet.data.coco.issues import Issue, summary
+from gcnet.data.coco.issues import Issue, issue_summary
 from gcnet.data.coco.masks import BitMasks, Objects, annotation_mask
 from gcnet.data.coco.paths import MISSING, resolve_paths
-from gcnet.data.coco.values import Ids
+from gcnet.data.coco.values import Entry, Ids
 from gcnet.data.decode import ImageError, open_image, read_header
 from gcnet.data.images.sources import evenly_spread, size_on_disk
 from gcnet.errors import UserError, printable
-
-Entry = Mapping[str, Any]  # an entry of the list "images" or "annotations"
 
 _SAMPLE = 100  # images whose headers are read to learn in which orientation the images are annotated
 
@@ -246,7 +244,7 @@ class CocoSplit:
         first = "; ".join(str(issue) for issue in self.issues[:_LISTED_ISSUES])
         place = printable(self.place)
         count = f"{len(self.issues):,} issue{'' if len(self.issues) == 1 else 's'}"
-        return f"{count} in {place}: {summary(self.issues)}; such as {first}; gcnet check-data {place} lists them"
+        return f"{count} in {place}: {issue_summary(self.issues)}; such as {first}; gcnet check-data {place} lists them"
 
     def mask_counts(self) -> tuple[int, int]:
         """Return the number of objects with a mask, and the number of objects, without crowds."""

@@ -13,9 +13,7 @@ from gcnet.data.coco.box_formats import COCO, BoxFormat, are_fractions, recogniz
 from gcnet.data.coco.entries import CategoryEntries, ImageEntries
 from gcnet.data.coco.geometry import Report, Segmentation, check_segmentation, read_box
 from gcnet.data.coco.issues import Issue
-from gcnet.data.coco.values import as_integer, shorten
-
-Entry = dict[str, Any]
+from gcnet.data.coco.values import Entry, as_integer, short_repr
 
 _EDGE = 0.5  # pixels by which a box may end beyond the image without being reported
 _ALIKE = 0.5  # IoU of a box and the box of its mask from which they agree
@@ -63,7 +61,7 @@ class AnnotationEntries:
         """Return the annotation with resolved references, or None if it is skipped."""
         if not isinstance(entry, dict):
             kind = "annotation that is not an object"
-            return self._issues.append(Issue(kind, f"annotation {number} of the list: {shorten(entry)}"))
+            return self._issues.append(Issue(kind, f"annotation {number} of the list: {short_repr(entry)}"))
         raw, raw_category, identity = entry.get("image_id"), entry.get("category_id"), entry.get("id")
         image_id, category_id = self._images.ids(raw), self._categories.ids(raw_category)
         category_id = self._categories.merged.get(category_id, category_id)
@@ -72,10 +70,10 @@ class AnnotationEntries:
             return None
         image = self._images.by_id.get(image_id)
         if image is None:
-            details = f"image_id {shorten(raw)}" if "image_id" in entry else f"annotation {number} has no image_id"
+            details = f"image_id {short_repr(raw)}" if "image_id" in entry else f"annotation {number} has no image_id"
             return self._issues.append(Issue("unknown image", details, None, identity))
         if category_id not in self._names:
-            return self._report(image, entry, "unknown category", f"category_id {shorten(raw_category)}")
+            return self._report(image, entry, "unknown category", f"category_id {short_repr(raw_category)}")
         entry = {**entry, "image_id": image["id"], "category_id": category_id}
         report = self._reporter(image, entry)
         self._check_references(raw, raw_category, report)
@@ -85,7 +83,7 @@ class AnnotationEntries:
     def _check_references(self, image_id: object, category_id: object, report: Report) -> None:
         """Report ids written differently from those of the image and category."""
         if not self._images.ids.has(image_id) or not self._categories.ids.has(category_id):
-            details = f"image_id {shorten(image_id)}, category_id {shorten(category_id)}"
+            details = f"image_id {short_repr(image_id)}, category_id {short_repr(category_id)}"
             report("image_id or category_id not an integer", details)
 
     def _mask(self, entry: Entry, image: Entry, report: Report) -> Segmentation | None:
@@ -152,7 +150,7 @@ class AnnotationEntries:
     def _box(self, draft: _Draft, report: Report) -> list[float] | None:
         """Return the box, or that of the mask if the box is invalid, or None without either."""
         raw, box, around = draft.entry.get("bbox"), draft.box, draft.mask.box if draft.mask else None
-        details = f"bbox {shorten(raw)} in {draft.image['width']} x {draft.image['height']} pixels"
+        details = f"bbox {short_repr(raw)} in {draft.image['width']} x {draft.image['height']} pixels"
         if box is None or box[2] <= 0 or box[3] <= 0:
             if around is None:
                 return report("neither bbox nor mask", details)
@@ -164,7 +162,7 @@ class AnnotationEntries:
                 return around
             overlap = _overlap(_clipped(box, draft.image), around)
             if overlap < _ALIKE:
-                report("bbox unlike the mask", f"bbox {shorten(box)}, the mask's is {around} (IoU {overlap:.2f})")
+                report("bbox unlike the mask", f"bbox {short_repr(box)}, the mask's is {around} (IoU {overlap:.2f})")
         if not lies_within(box, draft.image):
             report("bbox outside the image", details)
             return box

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gcnet.data.coco.issues import Issue
-from gcnet.data.coco.values import Ids, as_integer, shorten
+from gcnet.data.coco.values import Entry, Ids, as_integer, short_repr
 
-Entry = dict[str, Any]
 # Height and width in pixels of an image file by the image's `file_name`; None where they cannot be read.
 ReadSize = Callable[[str], tuple[int, int] | None]
 
@@ -38,7 +37,7 @@ class CategoryEntries:
         for number, category in enumerate(entries, start=1):
             identity, name = self.ids(_raw_id(category)), self._valid_name(category)
             if identity is None or name is None:
-                self._report("category without id or name", f"category {number} of the list: {shorten(category)}")
+                self._report("category without id or name", f"category {number} of the list: {short_repr(category)}")
                 self.dropped.add(identity)
             elif identity in by_id or identity in self.merged:
                 self._report("repeated category id", f"id {category['id']} again, for {name!r:.60}")
@@ -88,7 +87,7 @@ class ImageEntries:
         for number, image in enumerate(entries, start=1):
             identity, name = self.ids(_raw_id(image)), _name(image, "file_name")
             if identity is None or name is None:
-                self._issues.append(Issue("image without id or file name", f"image {number}: {shorten(image)}"))
+                self._issues.append(Issue("image without id or file name", f"image {number}: {short_repr(image)}"))
                 self.dropped.add(identity)
             elif identity in ambiguous:
                 self.drop({**image, "id": identity}, "image id of several files", f"id {image['id']!r:.60}, again")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gcnet.data.coco.masks import can_draw, extent
-from gcnet.data.coco.values import as_number, bytes_in_text, integers, is_number, shorten, without_text
+from gcnet.data.coco.values import as_number, bytes_in_text, integers, is_number, short_repr, without_text
 
 
 def as_polygons(segmentation: Any) -> tuple[list[list[float]] | None, str]:
@@ -90,7 +90,7 @@ def read_box(box: Any, report: Report) -> list[float] | None:
     if not all(value is not None and abs(value) < _HUGE for value in values):
         return None
     if any(isinstance(value, str) for value in box):
-        report("numbers as text", f"bbox {shorten(box)}")
+        report("numbers as text", f"bbox {short_repr(box)}")
         return [value for value in values if value is not None]
     return box
 
@@ -114,7 +114,7 @@ def check_segmentation(segmentation: Any, height: int, width: int, report: Repor
         return _check_runs(segmentation, height, width, report)
     polygons = _nested(segmentation, report)
     if polygons is None:
-        return report("unknown segmentation", f"segmentation {shorten(segmentation)}")
+        return report("unknown segmentation", f"segmentation {short_repr(segmentation)}")
     kept = [checked for polygon in polygons if (checked := _check_polygon(polygon, height, width, report))]
     return _drawn(kept, height, width, report) if kept else None
 
@@ -122,15 +122,15 @@ def check_segmentation(segmentation: Any, height: int, width: int, report: Repor
 def _check_runs(runs: dict[str, Any], height: int, width: int, report: Report) -> Segmentation | None:
     size, counts = runs.get("size"), runs.get("counts")
     if integers(size) != [height, width]:
-        return report("RLE size mismatch", f"size {shorten(size)} in an image of {[height, width]}")
+        return report("RLE size mismatch", f"size {short_repr(size)} in an image of {[height, width]}")
     if isinstance(counts, str) and (text := bytes_in_text(counts)) is not None:
-        report("numbers as text", f"counts {shorten(counts)}")
+        report("numbers as text", f"counts {short_repr(counts)}")
         counts = text
     numbers = [*(size or ()), *(counts if isinstance(counts, list) else ())]
     if any(isinstance(number, str) for number in numbers):
-        report("numbers as text", f"size {shorten(size)}, counts {shorten(counts)}")
+        report("numbers as text", f"size {short_repr(size)}, counts {short_repr(counts)}")
     elif any(isinstance(number, float) for number in numbers):
-        report("RLE numbers not integers", f"size {shorten(size)}, counts {shorten(counts)}")
+        report("RLE numbers not integers", f"size {short_repr(size)}, counts {short_repr(counts)}")
     if isinstance(counts, list) and any(isinstance(count, float | str) for count in counts):
         counts = integers(counts)
     return _drawn({**runs, "size": [height, width], "counts": counts}, height, width, report)
@@ -142,7 +142,7 @@ def _drawn(segmentation: Any, height: int, width: int, report: Report) -> Segmen
     except ValueError as error:
         return report("invalid RLE", str(error))
     if not pixels:
-        report("mask without pixels", f"segmentation {shorten(segmentation)}")
+        report("mask without pixels", f"segmentation {short_repr(segmentation)}")
     return Segmentation(segmentation, pixels, box if pixels else None)
 
 
@@ -152,7 +152,7 @@ def _nested(segmentation: Any, report: Report) -> list[list[float]] | None:
     if polygons is None:
         polygons, form = as_polygons(without_text(segmentation))
         if polygons is not None:
-            report("numbers as text", f"segmentation {shorten(segmentation)}")
+            report("numbers as text", f"segmentation {short_repr(segmentation)}")
     if form:
         report("segmentation nested unusually", form)
     return polygons
@@ -162,7 +162,7 @@ def _check_polygon(polygon: list[float], height: int, width: int, report: Report
     if len(polygon) < 6:
         return report("polygon of fewer than three points", f"{len(polygon)} coordinates")
     if not _is_finite(polygon):
-        return report("polygon not finite", f"polygon {shorten(polygon)}")
+        return report("polygon not finite", f"polygon {short_repr(polygon)}")
     if len(polygon) % 2:
         report("odd number of polygon coordinates", f"{len(polygon)} coordinates")
         polygon = polygon[:-1]

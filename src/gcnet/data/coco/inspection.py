@@ -11,11 +11,11 @@ from typing import Any
 from gcnet.data.coco.annotated_images import FolderReader
 from gcnet.data.coco.annotations import AnnotationEntries
 from gcnet.data.coco.box_formats import BoxFormat
-from gcnet.data.coco.entries import MOST_PIXELS, CategoryEntries, Entry, ImageEntries
+from gcnet.data.coco.entries import MOST_PIXELS, CategoryEntries, ImageEntries
 from gcnet.data.coco.geometry import check_segmentation
 from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.paths import AMBIGUOUS, MISSING, OUTSIDE, resolve_paths
-from gcnet.data.coco.values import Ids, shorten
+from gcnet.data.coco.values import Entry, Ids, short_repr
 from gcnet.data.decode import ImageError, check_text, read_header
 from gcnet.errors import UserError, nearest_path, printable
 from gcnet.text_files import describe_json_error
@@ -57,7 +57,7 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: The file is missing, is not JSON, or lacks a list of images, annotations or categories.
     """
-    content = read_json(path, "annotation")
+    content = read_coco_json(path, "annotation")
     for part in PARTS:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             content_found = _found(content, part)
@@ -76,7 +76,7 @@ def _found(content: Any, part: str) -> str:
     return printable(", ".join(list(content)[:6])) or "an empty object"
 
 
-def read_json(path: str | Path, what: str) -> Any:
+def read_coco_json(path: str | Path, what: str) -> Any:
     """Return the content of a JSON file.
 
     Args:
@@ -198,8 +198,6 @@ def _file_issue(image: Entry, reader: FolderReader) -> tuple[str, str] | None:
     return None
 
 
-Entry = dict[str, Any]
-
 # Issues of a segmentation that pycocotools draws all the same.
 _DRAWN = ("mask without pixels", "odd number of polygon coordinates", "RLE numbers not integers")
 _HUGE = 1e300
@@ -228,7 +226,7 @@ def load_unrepaired(content: Mapping[str, Any], place: str) -> tuple[dict[str, A
             image["file_name"] = str(identity)
         for side in ("height", "width"):
             if type(image.get(side)) is not int or image[side] < 1:
-                raise _refusal(place, f"image {identity} has {side} {shorten(image.get(side))}")
+                raise _refusal(place, f"image {identity} has {side} {short_repr(image.get(side))}")
         if image["height"] * image["width"] >= MOST_PIXELS:
             raise _refusal(place, f"image {identity} has {image['width']:,} x {image['height']:,} pixels")
     for identity, category in categories.items():
@@ -236,7 +234,7 @@ def load_unrepaired(content: Mapping[str, Any], place: str) -> tuple[dict[str, A
     annotations = []
     for number, entry in enumerate(content["annotations"], start=1):
         if not isinstance(entry, dict):
-            raise _refusal(place, f"annotation {number} of the list is {shorten(entry)}")
+            raise _refusal(place, f"annotation {number} of the list is {short_repr(entry)}")
         image = images.get(image_ids(entry.get("image_id")))
         category = categories.get(category_ids(entry.get("category_id")))
         if image is not None and category is not None:
@@ -254,21 +252,21 @@ def _by_id(entries: Sequence[Any], kind: str, place: str) -> tuple[dict[int, Ent
     for entry in entries:
         identity = ids(entry["id"])
         if identity is None:
-            raise _refusal(place, f"the id of a listed {kind} is {shorten(entry['id'])}")
+            raise _refusal(place, f"the id of a listed {kind} is {short_repr(entry['id'])}")
         entries_by_id[identity] = {**entry, "id": identity}
     return entries_by_id, ids
 
 
 def _annotation(entry: Entry, image: Entry, category: Entry, place: str) -> Entry:
-    name = f"annotation {shorten(entry.get('id'))}"
+    name = f"annotation {short_repr(entry.get('id'))}"
     if type(entry.get("id")) is not int:
         raise _refusal(place, f"{name} has an id that is not an integer")
     for key in ("area", "iscrowd"):
         if not _is_number(entry.get(key)):
-            raise _refusal(place, f"{name} has {key} {shorten(entry.get(key))}")
+            raise _refusal(place, f"{name} has {key} {short_repr(entry.get(key))}")
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise _refusal(place, f"{name} has bbox {shorten(box)}")
+        raise _refusal(place, f"{name} has bbox {short_repr(box)}")
     loaded = {**entry, "image_id": image["id"], "category_id": category["id"], "iscrowd": int(bool(entry["iscrowd"]))}
     if not entry.get("segmentation"):
         return loaded

@@ -139,7 +139,7 @@ def count_kinds(issues: Sequence[Issue], action: Action | None = None) -> dict[s
     return dict(Counter(issue.kind for issue in issues if issue.action in wanted).most_common())
 
 
-def summary(issues: Sequence[Issue]) -> str:
+def issue_summary(issues: Sequence[Issue]) -> str:
     """Return kinds and counts of `issues`, such as "repaired: 3 x missing iscrowd; skipped: 1 x unknown image"."""
     parts = []
     for action in ("repaired", "skipped"):

@@ -9,10 +9,11 @@ from typing import Any
 
 from PIL import Image
 
-from gcnet.data.coco.annotated_images import CocoImages, CocoSplit, Entry, FolderReader
+from gcnet.data.coco.annotated_images import CocoImages, CocoSplit, FolderReader
 from gcnet.data.coco.inspection import Inspection, image_names, inspect, load_unrepaired, read_annotations
-from gcnet.data.coco.issues import summary
+from gcnet.data.coco.issues import issue_summary
 from gcnet.data.coco.layouts import annotation_file, find_annotation_files, image_folder, split_files, validates_on_test
+from gcnet.data.coco.values import Entry
 from gcnet.data.decode import FULL_DEPTH
 from gcnet.data.images.built_in import open_scenes
 from gcnet.data.images.probe import estimate_bit_depth
@@ -202,7 +203,7 @@ def _check_usable(content: dict[str, Any], inspection: Inspection, file: Path) -
         if count and not inspection.clean[part]:
             example = next((f", such as {issue}" for issue in inspection.issues if issue.action == "skipped"), "")
             raise UserError(
-                f"{place}: none of the {count:,} {word} can be used ({summary(inspection.issues)}){example}"
+                f"{place}: none of the {count:,} {word} can be used ({issue_summary(inspection.issues)}){example}"
             )
 
 

@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+Entry = dict[str, Any]
+"""Entry of the list "images", "annotations" or "categories" of an annotation file."""
+
 _LARGEST = 2**53  # what JSON numbers of any tool hold exactly
 
 
@@ -150,7 +153,7 @@ def bytes_in_text(counts: str) -> str | None:
     return counts[2:-1].replace("\\\\", "\\")
 
 
-def shorten(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """Return `value` as written in the file, shortened to 60 characters."""
     text = repr(value[:20] if isinstance(value, list | str) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."

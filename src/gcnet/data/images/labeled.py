@@ -77,7 +77,7 @@ class ImageLayout(Protocol):
         ...
 
 
-LAYOUTS: tuple[type[ImageLayout], ...] = (CsvLayout, FolderLayout)
+IMAGE_LAYOUTS: tuple[type[ImageLayout], ...] = (CsvLayout, FolderLayout)
 """Supported layouts of labeled images; a new layout is added here."""
 
 
@@ -90,17 +90,17 @@ def find_image_layout(data: str, argument: str, images: str | None = None) -> Im
         images: Folder of the image files, for layouts that take one.
 
     Returns:
-        The first matching layout of `LAYOUTS`.
+        The first matching layout of `IMAGE_LAYOUTS`.
 
     Raises:
         UserError: The path does not exist or has none of these layouts.
     """
     path = Path(data)
-    for layout in LAYOUTS:
+    for layout in IMAGE_LAYOUTS:
         if layout.matches(path):
             return layout(path, images)
     if path.is_file():
-        expected = " or ".join(layout.expected for layout in reversed(LAYOUTS))
+        expected = " or ".join(layout.expected for layout in reversed(IMAGE_LAYOUTS))
         raise UserError(f"{argument} takes {expected}, found the file {path}")
     if os.sep in data or path.suffix or argument != "`data`":
         expected = f"expected {expected_tree(data)}" if argument == "`data`" else "expected a folder of images or a CSV"
@@ -118,7 +118,7 @@ def open_labeled(settings: DataSettings, split_seed: int) -> tuple[ImageSource, 
     """Open training and validation images of the same classes.
 
     Args:
-        settings: `data` has a layout of `LAYOUTS`, with splits, `val` or `val_fraction`.
+        settings: `data` has a layout of `IMAGE_LAYOUTS`, with splits, `val` or `val_fraction`.
         split_seed: Seed of the held-out validation images.
 
     Returns:
@@ -180,7 +180,7 @@ def open_splits(data: str, images: str | None = None) -> dict[str, FileImages]:
     """Open all splits of a data set, with the same classes.
 
     Args:
-        data: Path of data in a layout of `LAYOUTS`.
+        data: Path of data in a layout of `IMAGE_LAYOUTS`.
         images: Folder of the image files, for layouts that take one.
 
     Returns:

@@ -1,7 +1,7 @@
 """Properties of a sample of images: median size, bit depth, readability."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from statistics import median_low
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ BIT_DEPTHS = (8, 10, 12, 14, 16)
 _DEEP_SAMPLED = 32
 _DECODED_CLASSES = 100
 _DEEP_SUFFIXES = (".png", ".tif", ".tiff", ".pgm", ".ppm", ".jp2", ".j2k", ".jpx")
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def median_size(source: ImageSource) -> tuple[int, int]:
@@ -107,7 +107,7 @@ def require_readable(source: ImageSource, what: str) -> None:
         raise UserError(f"{what}: {error}") from error
 
 
-def first_readable(source: ImageSource, indices: range, read: Callable[[ImageSource, int], T]) -> T:
+def first_readable(source: ImageSource, indices: range, read: Callable[[ImageSource, int], _T]) -> _T:
     """Read the first readable image.
 
     Args:
@@ -130,7 +130,7 @@ def first_readable(source: ImageSource, indices: range, read: Callable[[ImageSou
     raise UserError(f"none of the {len(indices):,} images can be read; {first}")
 
 
-def _readable(source: ImageSource, indices: "list[int] | range", read: Callable[[ImageSource, int], T]) -> Iterator[T]:
+def _readable(source: ImageSource, indices: Iterable[int], read: Callable[[ImageSource, int], _T]) -> Iterator[_T]:
     for index in indices:
         try:
             yield read(source, index)

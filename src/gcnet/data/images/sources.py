@@ -11,7 +11,7 @@ from PIL import Image
 
 from gcnet.data.decode import FULL_DEPTH, open_image
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 CACHE_BYTES = 256 * 1024**2
 _MAX_CACHED_PIXELS = 96 * 96
@@ -167,7 +167,7 @@ class CachedImages(ImageSource):
         return image
 
 
-def evenly_spread(items: Sequence[T], count: int) -> list[T]:
+def evenly_spread(items: Sequence[_T], count: int) -> list[_T]:
     """Return at most `count` items at equal distances, in order, beginning with the first.
 
     Args:

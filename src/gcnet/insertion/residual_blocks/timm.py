@@ -28,7 +28,7 @@ class _TimmResidual(Positioned):
         return self.at("after_add", activation(self.join(out, identity)))
 
 
-class BasicBlockWithContext(_TimmResidual, BasicBlock):
+class TimmBasicBlockWithContext(_TimmResidual, BasicBlock):
     """timm's `BasicBlock` with a context block after its last norm or after its addition."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class BasicBlockWithContext(_TimmResidual, BasicBlock):
         return self.finish(out, x, self.act2)
 
 
-class BottleneckWithContext(_TimmResidual, Bottleneck):
+class TimmBottleneckWithContext(_TimmResidual, Bottleneck):
     """timm's `Bottleneck` with a context block at any of the three positions."""
 
     def forward(self, x: Tensor) -> Tensor:

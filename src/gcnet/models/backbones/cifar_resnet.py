@@ -74,7 +74,7 @@ def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequ
     return nn.Sequential(BasicBlock(in_channels, channels, stride), *rest)
 
 
-class BasicBlockWithContext(Positioned, BasicBlock):
+class CifarBasicBlockWithContext(Positioned, BasicBlock):
     """`BasicBlock` with a context block after its last norm or after its addition."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from gcnet.tasks.results import AttentionReader, MeasuredImages
 from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.visualization.attention_maps import ImageMaps, layer_maps
 
-BATCH_SIZE = 8
+_BATCH_SIZE = 8
 _logger = logging.getLogger(__name__)
 
 
@@ -106,7 +106,7 @@ class LabeledImages(MeasuredImages):
         for note in source.notes:
             _logger.warning(note)
         samples = ClassificationDataset(source, build_eval_transform(preprocessing))
-        sampler = EvaluationSampler(len(source), batch_size=settings.batch_size or BATCH_SIZE)
+        sampler = EvaluationSampler(len(source), batch_size=settings.batch_size or _BATCH_SIZE)
         self._loader = build_loader(samples, sampler, image_size=preprocessing.image_size)
         self._total = len(source)
         self.model, self.classes = network.model, source.classes

@@ -29,7 +29,7 @@ from gcnet.training.distributed import Processes
 from gcnet.visualization.plots import plot_confusion
 from gcnet.visualization.style import figure_caption
 
-BATCH_SIZE = 64
+_BATCH_SIZE = 64
 _LISTED_CONFUSIONS = 10
 _LISTED_CLASSES = 100
 _logger = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ def measure(
         The metrics over the images of all processes.
     """
     images = ClassificationDataset(source, build_eval_transform(preprocessing))
-    size = settings.batch_size or BATCH_SIZE
+    size = settings.batch_size or _BATCH_SIZE
     sampler = EvaluationSampler(len(source), batch_size=size, rank=processes.rank, world=processes.world)
     batches = build_loader(images, sampler, settings.workers, image_size=preprocessing.image_size)
     share = sum(len(keys) for keys in sampler)

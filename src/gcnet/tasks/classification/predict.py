@@ -27,7 +27,7 @@ from gcnet.visualization.images import contact_sheet
 
 SHEET_IMAGES = 60
 TOP = 5
-BATCH_SIZE = 32
+_BATCH_SIZE = 32
 _logger = logging.getLogger(__name__)
 
 
@@ -120,7 +120,7 @@ def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSetting
             paths,
             preprocessing=preprocessing,
             top=settings.topk or TOP,
-            batch_size=settings.batch_size or BATCH_SIZE,
+            batch_size=settings.batch_size or _BATCH_SIZE,
             device=next(network.model.parameters()).device,
             progress=progress,
         )

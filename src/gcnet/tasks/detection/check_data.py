@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gcnet.data.coco.inspection import PARTS, Inspection, image_names, inspect, read_annotations
-from gcnet.data.coco.issues import ISSUE_KINDS, summary
+from gcnet.data.coco.issues import ISSUE_KINDS, issue_summary
 from gcnet.data.coco.layouts import find_annotation_files, image_folder, missing_annotations_error
 from gcnet.data.coco.paths import resolve_paths
 from gcnet.data.images.sources import size_on_disk
@@ -127,7 +127,7 @@ class AnnotationsReport(DataReport):
             if self.counts[part] and not clean[part]:
                 raise UserError(
                     f"`fix` wrote nothing: none of the {self.counts[part]:,} {part} can be used "
-                    f"({summary(self.inspection.issues)})"
+                    f"({issue_summary(self.inspection.issues)})"
                 )
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(clean).encode())

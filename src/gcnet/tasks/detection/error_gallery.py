@@ -82,7 +82,7 @@ def write_error_gallery(
     pairs = list(islice(_pairs(images, worst_first(matches), labels=labels), SHOWN_ON_PAGE))
     if not pairs:
         return ()
-    counts = summary(matches)
+    counts = _summary(matches)
     _draw(pairs[:SHOWN_IN_PICTURE], counts, folder / "error_gallery.png", caption=figure_caption(printable(about)))
     page = render_page(
         "error_gallery.html",
@@ -96,7 +96,7 @@ def write_error_gallery(
     return "error_gallery.png", "error_gallery.html"
 
 
-def summary(matches: Sequence[ImageMatches]) -> str:
+def _summary(matches: Sequence[ImageMatches]) -> str:
     """Return a sentence on the errors in all `matches`."""
     true_positives = sum(match.true_positives for match in matches)
     false_negatives = sum(match.false_negatives for match in matches)

@@ -36,7 +36,7 @@ from gcnet.text_files import csv_bytes, json_bytes
 from gcnet.training.distributed import Processes
 from gcnet.visualization.style import figure_caption
 
-BATCH_SIZE = 1
+_BATCH_SIZE = 1
 _LISTED_CLASSES = 100
 _PLURALS = {"box": "boxes", "mask": "masks"}
 _logger = logging.getLogger(__name__)
@@ -250,7 +250,7 @@ def _check_classes(detector: TrainedDetector, images: CocoImages, settings: Eval
 def _measure(
     detector: TrainedDetector, images: CocoImages, settings: EvaluateSettings, processes: Processes
 ) -> DetectorResult:
-    size = settings.batch_size or BATCH_SIZE
+    size = settings.batch_size or _BATCH_SIZE
     order = EvaluationSampler(len(images), batch_size=size, rank=processes.rank, world=processes.world)
     batches = build_detection_loader(DetectionDataset(images, with_objects=False), order, settings.workers)
     with progress_bar("images", sum(len(keys) for keys in order), shown=processes.first) as progress:

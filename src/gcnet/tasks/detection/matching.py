@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gcnet.data.coco.annotated_images import Entry
 from gcnet.tasks.detection.coco_metrics import compressed
 
 MIN_SCORE, MIN_IOU = 0.5, 0.5
 """Minimum score of a detection, and minimum IoU of its mask (or box) with an object."""
 
 DetectionStatus = Literal["TP", "FP", "crowd"]
+_Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class ImageMatches:
         statuses: of each detection: true positive, false positive, or inside a crowd.
     """
 
-    image: Entry
-    objects: tuple[Entry, ...]
+    image: _Entry
+    objects: tuple[_Entry, ...]
     is_matched: tuple[bool, ...]
-    crowds: tuple[Entry, ...]
-    detections: tuple[Entry, ...]
+    crowds: tuple[_Entry, ...]
+    detections: tuple[_Entry, ...]
     statuses: tuple[DetectionStatus, ...]
 
     @property
@@ -70,7 +70,7 @@ def worst_first(matches: Sequence[ImageMatches]) -> list[ImageMatches]:
 
 
 def match_images(
-    annotations: Mapping[str, Any], results: Sequence[Entry], image_ids: Collection[int]
+    annotations: Mapping[str, Any], results: Sequence[_Entry], image_ids: Collection[int]
 ) -> list[ImageMatches]:
     """Match detections and objects of several images.
 
@@ -83,8 +83,8 @@ def match_images(
         The matches of each image.
     """
     images = {image["id"]: image for image in annotations["images"]}
-    ground_truth: dict[int, list[Entry]] = {identity: [] for identity in image_ids}
-    detections: dict[int, list[Entry]] = {identity: [] for identity in image_ids}
+    ground_truth: dict[int, list[_Entry]] = {identity: [] for identity in image_ids}
+    detections: dict[int, list[_Entry]] = {identity: [] for identity in image_ids}
     for entries, of_image in ((annotations["annotations"], ground_truth), (results, detections)):
         for entry in entries:
             if entry["image_id"] in of_image:
@@ -92,7 +92,7 @@ def match_images(
     return [match_image(images[identity], ground_truth[identity], detections[identity]) for identity in image_ids]
 
 
-def match_image(image: Entry, annotations: Sequence[Entry], results: Sequence[Entry]) -> ImageMatches:
+def match_image(image: _Entry, annotations: Sequence[_Entry], results: Sequence[_Entry]) -> ImageMatches:
     """Match detections and objects of one image.
 
     Args:
@@ -128,7 +128,9 @@ def _status(is_true_positive: bool, is_in_crowd: bool) -> DetectionStatus:
     return "crowd" if is_in_crowd else "FP"
 
 
-def _overlaps(detections: Sequence[Entry], ground_truth: Sequence[Entry], image: Entry, *, crowd: bool) -> np.ndarray:
+def _overlaps(
+    detections: Sequence[_Entry], ground_truth: Sequence[_Entry], image: _Entry, *, crowd: bool
+) -> np.ndarray:
     """Compute the IoU of detections and objects, of crowds the covered share of the detection; 0 across classes."""
     from faster_coco_eval.core import mask as coco
 

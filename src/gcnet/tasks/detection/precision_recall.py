@@ -14,7 +14,7 @@ from gcnet.visualization.style import BLUE, GREEN, INK, PALETTE, VERMILION, save
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NAMED_CLASSES = 10  # maximum number of classes with a line each
+_NAMED_CLASSES = 10  # maximum number of classes with a line each
 _RECALL = np.linspace(0, 100, 101)
 _IOU_50, _IOU_75 = 0, 5  # rows of `DetectionResult.precision`
 
@@ -25,7 +25,7 @@ def plot_precision_recall(
     """Plot precision over recall in percent: a panel for boxes and, if given, one for masks.
 
     Thick lines are means over the classes with objects: at IoU 0.50, at IoU 0.75, and over IoU 0.50 to 0.95. With 2 to
-    `NAMED_CLASSES` classes, thin lines show each class at IoU 0.50. The legend gives the area under each line, the
+    10 classes, thin lines show each class at IoU 0.50. The legend gives the area under each line, the
     average precision (AP), from 0 to 100.
 
     Args:
@@ -61,7 +61,7 @@ def _draw(axes: "Axes", result: DetectionResult) -> None:
         axes.plot(
             _RECALL, 100 * values, color=color, linestyle=style, linewidth=2.4, zorder=3, label=_label(name, values)
         )
-    if precision.shape[2] > 1 and len(result.per_class) <= NAMED_CLASSES:
+    if precision.shape[2] > 1 and len(result.per_class) <= _NAMED_CLASSES:
         _legend_heading(axes, "each class, IoU 0.50")
         _draw_classes(axes, result)
 

@@ -34,7 +34,7 @@ from gcnet.visualization.detections import draw_detections, picture_names
 from gcnet.visualization.images import encode_jpeg
 
 THRESHOLD = 0.5
-BATCH_SIZE = 1
+_BATCH_SIZE = 1
 _logger = logging.getLogger(__name__)
 
 
@@ -147,7 +147,7 @@ def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSetting
             paths,
             threshold=THRESHOLD if settings.threshold is None else settings.threshold,
             classes=None if settings.classes is None else [name.strip() for name in settings.classes.split(",")],
-            batch_size=settings.batch_size or BATCH_SIZE,
+            batch_size=settings.batch_size or _BATCH_SIZE,
             show=pictures,
             progress=progress,
         )

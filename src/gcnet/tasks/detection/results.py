@@ -8,7 +8,7 @@ import numpy as np
 
 from gcnet.data.coco.box_formats import recognize_format
 from gcnet.data.coco.geometry import check_segmentation
-from gcnet.data.coco.inspection import read_json
+from gcnet.data.coco.inspection import read_coco_json
 from gcnet.data.coco.values import Ids
 from gcnet.errors import UserError, printable, unknown
 
@@ -96,7 +96,7 @@ def read_detections(
         UserError: the file does not exist or has another format, or a result is incomplete, invalid, or of an unknown
             image.
     """
-    content = read_json(path, "results")
+    content = read_coco_json(path, "results")
     if is_predictions(content):
         content = match_predictions(content, annotations, str(path))
     if not isinstance(content, list):

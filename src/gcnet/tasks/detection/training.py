@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gcnet.data.coco.annotated_images import CocoSplit
-from gcnet.data.coco.issues import MASK_ISSUE_KINDS, summary
+from gcnet.data.coco.issues import MASK_ISSUE_KINDS, issue_summary
 from gcnet.data.coco.loading import (
     DetectionBatch,
     DetectionDataset,
@@ -334,7 +334,7 @@ def with_detection_defaults(settings: TrainSettings) -> TrainSettings:
 def _require_masks(part: CocoSplit, model: str) -> None:
     if not part.mask_counts()[0]:
         skipped = [issue for issue in part.issues if issue.kind in MASK_ISSUE_KINDS]
-        reason = f"no mask that can be used ({summary(skipped)})" if skipped else "boxes and no masks"
+        reason = f"no mask that can be used ({issue_summary(skipped)})" if skipped else "boxes and no masks"
         raise UserError(
             f"{printable(part.place)} has {reason}, and {model} learns masks: take {without_masks(model)}, a detector "
             f"of boxes"
