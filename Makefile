@@ -2,11 +2,13 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+ORACLE := .oracle
+ORACLE_STAMP := $(ORACLE)/.set-up
 WORKERS ?= 2
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-scale check bench
+.PHONY: help setup demo oracle test test-slow test-oracle test-scale check bench
 
 help: ## Say what each command does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -21,6 +23,11 @@ test: $(STAMP) ## Set up, then run the quick tests, about 6 minutes (real images
 
 test-slow: $(STAMP) ## Set up, then run the slow tests: trainings, processes, whole commands
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+oracle: $(ORACLE_STAMP) ## Set up, then install the original code (mmdet, mmsegmentation, ...) into .oracle (once; 300 MB)
+
+test-oracle: $(ORACLE_STAMP) ## Set up with the original code, then run the slow tests that compare with it
+	$(BIN)/python -m pytest -n $(WORKERS) -m oracle
 
 test-scale: $(STAMP) ## Set up, then run the tests of thousands of cases (marked scale), which the others skip
 	$(BIN)/python -m pytest -n $(WORKERS) -m scale
@@ -47,4 +54,12 @@ $(STAMP): pyproject.toml constraints.txt
 	fi; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# The original code finds torch, torchvision, mmengine and OpenCV in .venv.
+$(ORACLE_STAMP): $(STAMP) tests/oracle/requirements.txt
+	$(BIN)/python -m venv --clear $(ORACLE)
+	$(ORACLE)/bin/python -m pip install --disable-pip-version-check --no-deps --requirement tests/oracle/requirements.txt
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		>"$$($(ORACLE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
 	@touch $@
