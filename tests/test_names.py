@@ -27,6 +27,16 @@ INTERFACES = {
 }
 """Names that several modules define on purpose, and the meaning that they share."""
 
+COMMANDS_IN_MESSAGES = {
+    "checkpoints/published_files.py": "gcnet models --published",
+    "data/settings.py": "gcnet models --published",
+    "data/worker_supervision.py": "docker run --shm-size",
+    "renamed.py": "old flags",
+    "tasks/detection/convert_labels.py": "gcnet train with the converted files",
+    "visualization/style.py": "a variable of CSS",
+}
+"""Files with messages that show a whole command, or dashes of other kinds."""
+
 OTHER_NAMES = {"context": "a child module", "pretrained": "an argument of other libraries"}
 """Names in backticks in messages that are no arguments."""
 
@@ -86,3 +96,14 @@ def test_messages_name_arguments_that_exist() -> None:
         if name not in public | _own_arguments(module) | OTHER_NAMES.keys()
     }
     assert unknown == set()
+
+
+def test_messages_of_the_library_name_arguments_and_no_flags() -> None:
+    flags = {
+        (path, flag)
+        for path, module in MODULES.items()
+        if not path.startswith("cli/") and path not in COMMANDS_IN_MESSAGES
+        for message in _messages(module)
+        for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", message)
+    }
+    assert flags == set()

@@ -14,6 +14,7 @@ from gcnet.cli.wording import with_flags
         ("plots need `plots=True`, not `plots=False`", "plots need --plots, not --no-plots"),
         ("`gcnet.resume(runs/first)` trains on", "gcnet train --resume runs/first trains on"),
         ("see `gcnet.check_data(photos)`", "see gcnet check-data photos"),
+        ("`gcnet.check_data(photos, max_listed=2)` lists", "gcnet check-data photos --max-listed 2 lists"),
         ("heads must divide the channels", "heads must divide the channels"),
         ("`heads=2` of `gcnet blocks`", "heads=2 of `gcnet blocks`"),
     ],

@@ -41,8 +41,8 @@ def test_the_header_names_images_classes_size_weights_recipe_and_machine(photos:
 
 
 def test_fine_tuning_without_weights_is_noted(photos: Path) -> None:
-    assert any("--preset finetune without --weights" in line for line in header(photos, preset="finetune"))
-    assert not any("without --weights" in line for line in header(photos))
+    assert any("`preset=finetune` without `weights`" in line for line in header(photos, preset="finetune"))
+    assert not any("without `weights`" in line for line in header(photos))
 
 
 def test_control_characters_in_a_path_are_escaped(tmp_path: Path) -> None:

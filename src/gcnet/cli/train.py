@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from gcnet.arguments import INTERNAL, arguments_of
-from gcnet.cli.wording import with_flags
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError
 from gcnet.training.recipe import RecipeSettings
@@ -79,12 +78,13 @@ def run(settings: Settings) -> int:
     `settings.given` holds the names of the flags on the command line, since `--workers 0` is also a default.
     """
     from gcnet.cli import EXIT_NON_FINITE
+    from gcnet.cli.trainings import train_flags
     from gcnet.training.trainer import NonFiniteLoss
 
     try:
         return _run(settings)
     except NonFiniteLoss as error:
-        print(f"gcnet: {with_flags(str(error), arguments_of(Settings))}", file=sys.stderr)
+        print(f"gcnet: {train_flags(str(error))}", file=sys.stderr)
         return EXIT_NON_FINITE
 
 
@@ -98,14 +98,17 @@ def _run(settings: Settings) -> int:
         if is_first_process():
             print(estimate)
         return 0
+    from gcnet.cli.trainings import train_flags
+    from gcnet.training.progress import choose_reporter
     from gcnet.workflows.resume import resume
     from gcnet.workflows.train import run_training
 
+    reporter = choose_reporter(train_flags)
     if settings.resume is not None:
         given = {name: _value_of(chosen, name) for name in {*_changed(chosen), *settings.given} - {"resume"}}
-        result = resume(settings.resume, **given)
+        result = resume(settings.resume, reporter=reporter, **given)
     else:
-        result = run_training(chosen)
+        result = run_training(chosen, reporter=reporter)
     return result.exit_code
 
 

@@ -14,10 +14,23 @@ from gcnet.training.settings import TrainSettings
 Result = TypeVar("Result")
 
 
-def run_with_reporter(device: str, trainings: Callable[[Reporter], Result], tell: Callable[[Result], None]) -> int:
-    """Carry out what takes a reporter and tell its result: 0, or the code of a signal or of a loss that is not finite.
+def train_flags(text: str) -> str:
+    """Return `text` with flags of trainings in the place of arguments."""
+    return with_flags(text, arguments_of(TrainSettings))
 
-    Of the processes of torchrun all take part, and the first alone speaks.
+
+def run_with_reporter(device: str, trainings: Callable[[Reporter], Result], tell: Callable[[Result], None]) -> int:
+    """Run trainings with a progress reporter, print their result, and return the exit code.
+
+    Under torchrun all processes run them, and the first one prints.
+
+    Args:
+        device: of the trainings.
+        trainings: function of the reporter that runs them.
+        tell: prints the result.
+
+    Returns:
+        0, 3 for a loss that is not finite, or 128 plus the number of the signal that stopped them.
     """
     from gcnet.comparison.runs import Stopped
     from gcnet.devices import choose_device
@@ -26,13 +39,13 @@ def run_with_reporter(device: str, trainings: Callable[[Reporter], Result], tell
     from gcnet.training.trainer import NonFiniteLoss
 
     with processes_joined(choose_device(device)) as processes:
-        reporter = choose_reporter() if processes.first else Silent()
+        reporter = choose_reporter(train_flags) if processes.first else Silent()
         try:
             result = trainings(reporter)
         except Stopped as stopped:
             code, ended = 128 + stopped.number, f"gcnet: {stopped}"
         except NonFiniteLoss as error:
-            code, ended = EXIT_NON_FINITE, f"gcnet: {with_flags(str(error), arguments_of(TrainSettings))}"
+            code, ended = EXIT_NON_FINITE, f"gcnet: {train_flags(str(error))}"
         else:
             code, ended = EXIT_OK, ""
         finally:

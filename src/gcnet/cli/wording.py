@@ -9,6 +9,7 @@ from gcnet.arguments import Argument
 
 _CODE = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 _CALL = re.compile(r"`gcnet\.([a-z_]+)\(([^`]*)\)`")
+_KEYWORD = re.compile(r"(?:^|, )([a-z_]+)=")
 _COMMANDS = {"resume": "train --resume"}
 _NUMBERS = {2: "two", 3: "three"}
 _WORDS = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers")}
@@ -70,6 +71,7 @@ def with_flags(message: str, arguments: Iterable[Argument]) -> str:
         return f"{flag} {value}" if name in flags else f"{name}={value}"
 
     def command(match: re.Match[str]) -> str:
-        return f"gcnet {_COMMANDS.get(match[1], match[1].replace('_', '-'))} {match[2]}".rstrip()
+        words = _KEYWORD.sub(lambda keyword: f" --{keyword[1].replace('_', '-')} ", match[2]).strip()
+        return f"gcnet {_COMMANDS.get(match[1], match[1].replace('_', '-'))} {words}".rstrip()
 
     return _CODE.sub(shown, _CALL.sub(command, message))

@@ -44,10 +44,10 @@ def run_comparison(
     at a time.
 
     Args:
-        blocks: names as in `--blocks`, or builders of your own (`channels -> module`); or variants by the name that
-            each has in the report, that without a block being "none"; by default those of the settings.
-        settings: everything else; by default the demonstration on generated scenes.
-        reporter: told of the progress; by default nobody.
+        blocks: names of blocks, or builders of your own (`channels -> module`); or variants by their name in the
+            report, where "none" is the network without a block (default: the blocks of `settings`).
+        settings: everything else (default: the demonstration on generated scenes).
+        reporter: of the progress (default: none).
 
     Returns:
         All results, as they are in `results.json`.

@@ -255,7 +255,7 @@ def _seed_note(comparison: Comparison, count: int) -> str:
     if count == 1:
         return (
             f"One seed ({comparison.seeds[0]}): no {'spread' if score.is_share else 'uncertainty'} can be given, nor "
-            "the smallest difference that the experiment could have shown; use --seeds 3 or more for that."
+            "the smallest difference that the experiment could have shown; train with 3 seeds or more for that."
         )
     differences = [comparison.difference(block) for block in comparison.tested()]
     widths = [item.half_width for item in differences if item is not None and item.half_width is not None]

@@ -27,7 +27,7 @@ def print_header(trainer: Trainer, settings: TrainSettings, folder: Path, say: C
         say(str(insertion))
     say(f"weights: {_weights(trainer, settings)}")
     if settings.recipe.preset == "finetune" and settings.network.weights is None:
-        say("note: --preset finetune without --weights trains a randomly initialized network with a fine-tuning recipe")
+        say("note: `preset=finetune` without `weights` trains a randomly initialized network with a fine-tuning recipe")
     for line in data_lines(trainer, settings):
         say(line)
     say(f"augmentation: {trainer.task.describe_augmentation()}")
@@ -93,4 +93,4 @@ def _norm_notes(trainer: Trainer, settings: TrainSettings) -> list[str]:
         return []
     if trainer.device.type == "cuda":
         return ["batch norms take their statistics over all processes (SyncBN)"]
-    return [f"--norm sync works on CUDA only: on {trainer.device} each process takes the statistics of its own images"]
+    return [f"`norm=sync` works on CUDA only: on {trainer.device} each process takes the statistics of its own images"]

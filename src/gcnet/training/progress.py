@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -109,16 +109,21 @@ class SurvivingOutput:
 
 
 class Lines:
-    """Reporter that prints plain lines on standard output, progress every ten seconds at most."""
+    """Reporter that prints plain lines on standard output, progress every ten seconds at most.
 
-    def __init__(self) -> None:
+    Args:
+        render: applied to lines before they are printed; the command line replaces arguments by flags.
+    """
+
+    def __init__(self, render: Callable[[str], str] = str) -> None:
+        self.render = render
         self.output = SurvivingOutput()
         self._pace = _Pace()
         self._spoke = time.monotonic()
 
     def say(self, text: str) -> None:
         """Print `text`."""
-        self.output.line(text)
+        self.output.line(self.render(text))
 
     def advance(self, step: int, total: int, text: str) -> None:
         """Print a line with the remaining time, if the last line is old enough.
@@ -139,12 +144,17 @@ class Lines:
 
 
 class LiveBar:
-    """Reporter with a progress bar below scrolling lines."""
+    """Reporter with a progress bar below scrolling lines.
 
-    def __init__(self) -> None:
+    Args:
+        render: as of `Lines`.
+    """
+
+    def __init__(self, render: Callable[[str], str] = str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+        self.render = render
         self.output = SurvivingOutput()
         columns = (TextColumn("{task.fields[left]}"), TextColumn("{task.description}", markup=False))
         console = Console(file=cast(Any, self.output), force_terminal=True)
@@ -154,6 +164,7 @@ class LiveBar:
 
     def say(self, text: str) -> None:
         """Print `text` above the bar."""
+        text = self.render(text)
         if self.output.failed:
             self.output.line(text)
         else:
@@ -192,9 +203,13 @@ class _Pace:
         return (total - step) * (now - since) / (step - begun) if step > begun else None
 
 
-def choose_reporter() -> Reporter:
-    """Return a `LiveBar` on a terminal, else `Lines`."""
-    return LiveBar() if sys.stdout.isatty() else Lines()
+def choose_reporter(render: Callable[[str], str] = str) -> Reporter:
+    """Return a `LiveBar` on a terminal, else `Lines`.
+
+    Args:
+        render: as of `Lines`.
+    """
+    return LiveBar(render) if sys.stdout.isatty() else Lines(render)
 
 
 def clock(seconds: float | None) -> str:

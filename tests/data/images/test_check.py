@@ -110,7 +110,7 @@ def test_imbalance_is_noted_above_ten_to_one_unless_training_is_balanced(tmp_pat
     add_classes(tmp_path, 11, ("dog",))
     add_classes(tmp_path, 1, ("cat",))
     images = FolderImages(tmp_path)
-    assert '11 training images of "dog", 1 of "cat"; use --class-weights balanced or' in class_notes(images)[0]
+    assert '11 training images of "dog", 1 of "cat"; use `class_weights=balanced` or' in class_notes(images)[0]
     assert class_notes(images, balanced=True) == []
     (tmp_path / "dog" / "10.png").unlink()
     assert class_notes(FolderImages(tmp_path)) == []

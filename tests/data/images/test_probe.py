@@ -93,7 +93,7 @@ def test_classes_and_validation_sets_that_cannot_be_read_are_named(tmp_path: Pat
 
 def test_images_that_would_be_dark_are_reported_with_the_flag_that_reads_their_full_range(tmp_path: Path) -> None:
     images = make(tmp_path, largest=3000)
-    assert "--bit-depth 12" in (unused_depth_note(images, 16) or "")
+    assert "`bit_depth=12`" in (unused_depth_note(images, 16) or "")
     assert unused_depth_note(images, 12) is None
     assert unused_depth_note(make(tmp_path / "8-bit"), 16) is None
     assert PreprocessingSettings(bit_depth="12").applied(Preprocessing(32)).bit_depth == 12

@@ -287,12 +287,12 @@ def annotation_file(data: str, flag: str, split: str) -> Path:
     if not files and (label_format := find_label_format(path)) is not None:
         place = printable(path)
         raise UserError(
-            f"{place} holds {label_format.name}: convert them to COCO annotations with gcnet check-data {place} "
-            "--convert FILE.json"
+            f"{place} holds {label_format.name}: convert them to COCO annotations with "
+            f"`gcnet.check_data({place}, convert=FILE.json)`"
         )
     if not files and path.is_dir() and (nested := describe_nested_labels(path)):
         raise UserError(
-            f"{printable(path)} holds {nested}: convert that folder with gcnet check-data --convert FILE.json"
+            f"{printable(path)} holds {nested}: convert that folder with `gcnet.check_data(FOLDER, convert=FILE.json)`"
         )
     if not files:
         raise missing_annotations_error(layout, split)

@@ -116,7 +116,7 @@ def hold_out_images(part: CocoSplit, fraction: float, seed: int) -> tuple[CocoSp
         raise UserError(f"`val_fraction` needs two images or more to split, found {count} in {part.place}")
     taken = min(max(1, round(fraction * count)), count - 1)
     chosen = set(random.Random(seed).sample(range(count), taken))
-    note = f"{taken:,} of {count:,} images of {part.place} are held out for validation (--val-fraction {fraction:g})"
+    note = f"{taken:,} of {count:,} images of {part.place} are held out for validation (`val_fraction={fraction:g}`)"
     rest = part.subset([index for index in range(count) if index not in chosen], note)
     return rest, CocoSplit(part.images.subset(sorted(chosen)), (), part.place)
 
@@ -192,8 +192,8 @@ def _check_usable(content: dict[str, Any], inspection: Inspection, file: Path) -
     place = printable(file)
     if not inspection.box_format.is_coco:
         raise UserError(
-            f"{place}: the boxes are {inspection.box_format} instead of left, top, width, height in pixels: gcnet "
-            f"check-data {place} --fix FIXED.json converts them"
+            f"{place}: the boxes are {inspection.box_format} instead of left, top, width, height in pixels: "
+            f"`gcnet.check_data({place}, fix=FIXED.json)` converts them"
             if inspection.box_format.is_certain
             else f"{place}: the boxes are {inspection.box_format} instead of left, top, width, height in pixels: "
             f"convert them"

@@ -260,7 +260,7 @@ def class_notes(source: ImageSource, *, balanced: bool = False) -> list[str]:
         rare, frequent = (source.classes[counts.index(count)] for count in (smallest, largest))
         notes.append(
             f'classes are imbalanced: {largest:,} training images of "{frequent}", {smallest:,} of "{rare}"; '
-            "use --class-weights balanced or --sampling balanced"
+            "use `class_weights=balanced` or `sampling=balanced`"
         )
     if unreadable := unreadable_classes(source):
         listed = ", ".join(f'"{name}"' for name in unreadable[:_LISTED])

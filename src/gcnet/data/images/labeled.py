@@ -142,7 +142,7 @@ def open_labeled(settings: DataSettings, split_seed: int) -> tuple[ImageSource, 
         if "val" in splits:
             raise UserError(f"{settings.data} has validation images; omit `val_fraction`")
         rest, held_out = hold_out(train, settings.val_fraction, split_seed)
-        how = f"--val-fraction {settings.val_fraction:g} of every class, seed {split_seed}"
+        how = f"`val_fraction={settings.val_fraction:g}` of every class, seed {split_seed}"
         rest.notes = (*rest.notes, f"{len(held_out):,} of {len(train):,} images are held out for validation ({how})")
         return rest, held_out
     return train, _open_validation(layout, settings, splits, train.classes)

@@ -208,7 +208,7 @@ def _with_depth(source: ImageSource, preprocessing: Preprocessing) -> ImageSourc
 
 def _depth_note(settings: DataSettings, depth: int) -> str:
     how = (
-        "by the largest value of a sample; --bit-depth 16 keeps the full range"
+        "by the largest value of a sample; `bit_depth=16` keeps the full range"
         if settings.bit_depth == "auto"
         else "as given"
     )

@@ -71,7 +71,7 @@ def unused_depth_note(source: ImageSource, bit_depth: int) -> str | None:
         return None
     return (
         f"16-bit images use {used_bits} bits (by the largest value of a sample) but are read as {bit_depth}-bit as in "
-        f"training, so they appear dark; use --bit-depth {used_bits}"
+        f"training, so they appear dark; use `bit_depth={used_bits}`"
     )
 
 

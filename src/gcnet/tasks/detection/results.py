@@ -50,7 +50,7 @@ def match_predictions(content: Mapping[str, Any], annotations: Mapping[str, Any]
             if entry["image_id"] in images
         ]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{printable(origin)} is not a file of gcnet predict --json: {error!r} is missing") from error
+        raise UserError(f"{printable(origin)} is not a JSON file of gcnet predict: {error!r} is missing") from error
 
 
 def _image_ids(predicted: list[Any], annotated: list[Any], origin: str) -> dict[Any, int]:

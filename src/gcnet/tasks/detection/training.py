@@ -101,7 +101,7 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
         notes = list(dict.fromkeys(report for part in self.parts for report in part.reports()))
         empty = len(self.parts[0].images) - len(self.train)
         if empty:
-            notes.append(f"{empty} training images without objects are skipped; --empty-images keeps them")
+            notes.append(f"{empty} training images without objects are skipped; `empty_images=True` keeps them")
         with_mask, objects = self.parts[0].mask_counts()
         if self._predicts_masks and with_mask < objects:
             notes.append(f"{objects - with_mask:,} of {objects:,} training objects have no mask: no mask loss for them")
