@@ -32,7 +32,7 @@ def convert_block(state_dict: Mapping[str, Tensor] | nn.Module, source: str) -> 
         state_dict: of one block, keys without a prefix, kernels with 1, 2 or 3 spatial axes; or the block itself, whose
             gate, activation and pooling, which keys do not show, are then checked.
         source: `mmcv_context` (ContextBlock), `mmcv_non_local` (NonLocal1d, 2d, 3d), `timm_global_context`
-            (GlobalContext), `timm_se` (SEModule) or `torchvision_se` (SqueezeExcitation).
+            (GlobalContext), `timm_se` (SEModule), `timm_eca` (EcaModule) or `torchvision_se` (SqueezeExcitation).
 
     Returns:
         The weights; dtype, device and memory are those of the source.
@@ -94,10 +94,12 @@ def infer_block(
         raise UserError(f"`mode` and `use_scale` are options of {with_modes} weights, found {source}")
     name, options = SOURCES[source].describe(BlockWeights(state_dict, converted, channels, mode, use_scale))
     table = _table(state_dict, source)
-    matrix = next(tensor for key, tensor in state_dict.items() if table[key][1] is kernel)
+    first = next(iter(state_dict.values()))
+    matrix = next((tensor for key, tensor in state_dict.items() if table[key][1] is kernel), None)
+    dims = 2 if matrix is None else matrix.dim() - 2
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LayerNorm over")  # The weights have decided the width already.
-        block = build_block(name, channels=channels, dims=matrix.dim() - 2, **options)
+        block = build_block(name, channels=channels, dims=dims, **options)
     assert isinstance(block, ContextBlock)
     fitting = {key: tensor.shape for key, tensor in block.state_dict().items()}
     for key, tensor in state_dict.items():
@@ -107,7 +109,7 @@ def infer_block(
                 f'"{key}" has shape {tuple(tensor.shape)}, which does not fit a block of {channels} channels: '
                 f"its {name} is {tuple(fitting[name])}"
             )
-    block.to(dtype=matrix.dtype).load_state_dict(converted)
+    block.to(dtype=first.dtype).load_state_dict(converted)
     return block
 
 

@@ -6,6 +6,7 @@ from gcnet.checkpoints.mmdet import SAME_ROWS, MmdetSource
 from gcnet.checkpoints.mmpretrain import MmpretrainSource
 from gcnet.checkpoints.mmseg import MmsegSource
 from gcnet.checkpoints.network import NetworkSource
+from gcnet.checkpoints.timm_networks import TimmSource
 from gcnet.checkpoints.weight_file import WeightFile
 from gcnet.errors import UserError, printable, unknown
 
@@ -15,6 +16,7 @@ NETWORK_SOURCES: Mapping[str, NetworkSource] = {
     "mmdet1": MmdetSource("mmdet1", heads="", conventions="mmdet1", rows=SAME_ROWS),
     "mmpretrain": MmpretrainSource(),
     "mmseg": MmsegSource(),
+    "timm": TimmSource(),
 }
 
 _SHOWN = 4

@@ -46,6 +46,17 @@ def layer_norm(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1)
 
 
+def channel_filter(tensor: Tensor) -> Tensor:
+    """Return `tensor` (1, 1, k), a filter along the channels, as (k,).
+
+    Raises:
+        WrongShape: another shape.
+    """
+    if tensor.dim() != 3 or tensor.shape[:2] != (1, 1):
+        raise WrongShape("(1, 1, size)")
+    return tensor.reshape(-1)
+
+
 def query_then_key(tensor: Tensor) -> Tensor:
     """Return `tensor` (1, 2 D, 1, 1), the score weights of query and key concatenated, as (2, D).
 
@@ -76,6 +87,10 @@ def _as_layer_norm(values: Tensor, dims: int) -> Tensor:  # noqa: ARG001
     return values.reshape(-1, 1, 1)
 
 
+def _as_filter(values: Tensor, dims: int) -> Tensor:  # noqa: ARG001
+    return values.reshape(1, 1, -1)
+
+
 def _as_score(weights: Tensor, dims: int) -> Tensor:  # noqa: ARG001
     return weights.reshape(1, -1, 1, 1)
 
@@ -88,6 +103,7 @@ RESTORED: Mapping[Callable[[Tensor], Tensor], Callable[[Tensor, int], Tensor]] =
     kernel: _as_kernel,
     vector: _as_is,
     layer_norm: _as_layer_norm,
+    channel_filter: _as_filter,
     query_then_key: _as_score,
     scalar: _as_is,
 }

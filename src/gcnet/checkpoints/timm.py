@@ -1,4 +1,4 @@
-"""Weight source timm: `GlobalContext` and `SEModule`, and the published classifiers."""
+"""Weight source timm: `GlobalContext`, `SEModule` and `EcaModule`, and the published classifiers."""
 
 import math
 import os
@@ -10,7 +10,18 @@ from urllib.parse import urlparse
 from torch import Tensor
 
 from gcnet.checkpoints.foreign_files import read_state_dict
-from gcnet.checkpoints.source import SE_TABLE, Source, Table, describe_gc, describe_se, hub_file, kernel, vector
+from gcnet.checkpoints.source import (
+    SE_TABLE,
+    BlockWeights,
+    Source,
+    Table,
+    channel_filter,
+    describe_gc,
+    describe_se,
+    hub_file,
+    kernel,
+    vector,
+)
 from gcnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,11 +51,22 @@ _SCALE: Table = {
     "mlp_scale.fc2.bias": ("scale.transform.expand.bias", vector),
 }
 
+GLOBAL_CONTEXT_TABLE: Table = _ATTENTION | _SCALE | _ADD
+"""Keys of `GlobalContext` with any of its parts."""
+ECA_TABLE: Table = {"conv.weight": ("scale.transform.weight", channel_filter)}
+"""Keys of `EcaModule`."""
+
+
+def _describe_eca(weights: BlockWeights) -> tuple[str, dict[str, Any]]:
+    return "eca", {"kernel_size": weights.converted["scale.transform.weight"].numel()}
+
+
 SOURCES = {
     "timm_global_context": Source(
         tables=((_ATTENTION, {}), (_SCALE, _ADD, _SCALE | _ADD)), describe=partial(describe_gc, norm_eps=1e-6)
     ),
     "timm_se": Source(tables=((SE_TABLE,),), describe=describe_se),
+    "timm_eca": Source(tables=((ECA_TABLE,),), describe=_describe_eca),
 }
 
 
