@@ -9,7 +9,7 @@ from torchvision.ops import roi_align
 
 from gcnet.data.coco.annotated_images import CocoImages
 from gcnet.data.coco.masks import BitMasks
-from gcnet.models.detector.transform import paste_masks
+from gcnet.models.detector.mask_pasting import paste_masks
 from gcnet.tasks.detection.coco_metrics import MASK_THRESHOLD, coco_results
 from gcnet.tasks.detection.inference import chunks
 

@@ -278,7 +278,7 @@ INVALID_OPTIONS = {
     "rois": (3, 'unknown option of a detector "rois"; did you mean "rois_per_image"'),
     "norm": (None, 'unknown norm "None"; valid: eval_stats, frozen, batch, sync'),
     "box_head": ("4conv", 'unknown box_head "4conv"; did you mean "4conv1fc"'),
-    "conventions": ([], r'unknown conventions "\[\]"; valid: torchvision, mmdet'),
+    "conventions": ([], r'unknown conventions "\[\]"; valid: torchvision, mmdet, mmdet1'),
     "norm_eps": ("1e-5", "`norm_eps` must be a number, at least 0; found 1e-5"),
     "image_size": (800, "`image_size` must be min_size and max_size in whole pixels, found 800"),
     "anchor_sizes": ("big", "`anchor_sizes` must be sizes in pixels above 0, one per level; found big"),

@@ -11,9 +11,11 @@ from torchvision.ops import batched_nms
 from torchvision.ops.poolers import LevelMapper
 
 from gcnet.models.detector.anchors import FixedStrideAnchors
+from gcnet.models.detector.box_coder import ClampedBoxCoder
 from gcnet.models.detector.conventions import CONVENTIONS
-from gcnet.models.detector.roi_heads import AlignedRoIPool, ClampedBoxCoder, roi_levels
-from gcnet.models.detector.transform import RoundedTransform, paste_masks, resized_shape
+from gcnet.models.detector.mask_pasting import paste_masks
+from gcnet.models.detector.roi_pool import AlignedRoIPool, roi_levels
+from gcnet.models.detector.transform import RoundedTransform, resized_shape, resizing_scale
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -165,7 +167,7 @@ def test_gradients_reach_the_map_that_was_pooled_and_no_other() -> None:
     ],
 )
 def test_sides_are_rounded_to_the_nearest_pixel(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert resized_shape(*size, min_size=800, max_size=1333) == expected
+    assert resized_shape(*size, resizing_scale(*size, min_size=800, max_size=1333)) == expected
 
 
 def test_resized_images_equal_opencv_bit_for_bit() -> None:

@@ -176,6 +176,8 @@ BOX_LOSSES = {
     ("mmdet", "faster_rcnn"): 0.0,
     ("mmdet", "mask_rcnn"): 0.0,
     ("mmdet", "cascade_mask_rcnn"): 1.0,
+    ("mmdet1", "mask_rcnn"): 1.0,
+    ("mmdet1", "cascade_mask_rcnn"): 1.0,
 }
 """Beta of smooth L1; 0 is L1."""
 

@@ -79,6 +79,8 @@ EXPECTED = {  # L1 or beta of smooth L1, training proposals, whether anchors may
     ("mmdet", "faster_rcnn"): (L1, 1000, True),
     ("mmdet", "mask_rcnn"): (L1, 1000, True),
     ("mmdet", "cascade_mask_rcnn"): (1 / 9, 2000, False),
+    ("mmdet1", "mask_rcnn"): (1 / 9, 2000, False),
+    ("mmdet1", "cascade_mask_rcnn"): (1 / 9, 2000, False),
 }
 
 
@@ -93,6 +95,8 @@ def summed(distances: list[float], loss: float | str) -> float:
 def test_losses_are_those_of_a_loop_over_the_samples(conventions: str, kind: str) -> None:
     """No image has more than 256 candidates that are not ignored, so that nothing is drawn at random."""
     loss, proposals, crosses_border = EXPECTED[conventions, kind]
+    pixel = 1 if conventions == "mmdet1" else 0
+    edges = torch.tensor([0.0, 0.0, pixel, pixel])
     rpn = build(conventions, kind).train()
     rpn.fg_bg_sampler.batch_size_per_image = 10**6
     assert rpn.post_nms_top_n() == proposals
@@ -116,7 +120,7 @@ def test_losses_are_those_of_a_loop_over_the_samples(conventions: str, kind: str
         ]
         matches = [-1] * len(allowed)
         if len(targets[image]["boxes"]):
-            matches = looped_matches(boxes.double(), anchors[allowed], min_best=0.3)
+            matches = looped_matches(boxes.double() + edges, anchors[allowed] + edges, min_best=0.3)
         count = {True: 0, False: 0}
         for row, match in zip(allowed, matches, strict=True):
             if match == -2:
@@ -125,9 +129,9 @@ def test_losses_are_those_of_a_loop_over_the_samples(conventions: str, kind: str
             objectness += math.log1p(math.exp(-logit[row] if match >= 0 else logit[row]))
             if match >= 0:
                 (x0, y0, x1, y1), (u0, v0, u1, v1) = anchors[row].tolist(), boxes[match].tolist()
-                w, h = x1 - x0, y1 - y0
+                w, h = x1 - x0 + pixel, y1 - y0 + pixel
                 x, y = (u0 + u1 - x0 - x1) / 2 / w, (v0 + v1 - y0 - y1) / 2 / h
-                own = (x, y, math.log((u1 - u0) / w), math.log((v1 - v0) / h))
+                own = (x, y, math.log((u1 - u0 + pixel) / w), math.log((v1 - v0 + pixel) / h))
                 distances += [abs(a - b) for a, b in zip(delta[row], own, strict=True)]
         samples += max(count[True], 1) + max(count[False], 1)
         positives += count[True]

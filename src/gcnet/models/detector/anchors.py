@@ -77,5 +77,27 @@ class FixedStrideAnchors(AnchorGenerator):
         return [torch.cat(levels)] * len(image_list.image_sizes)
 
 
+class PixelAnchors(FixedStrideAnchors):
+    """Anchors of mmdet 1: in whole pixels from the first to the last, centered on the pixels of their cell.
+
+    Args:
+        sizes: sides of the square anchors of each level, in pixels.
+        aspect_ratios: height over width, of each level.
+        strides: stride of each level in pixels.
+    """
+
+    def __init__(
+        self,
+        sizes: tuple[tuple[float, ...], ...],
+        aspect_ratios: tuple[tuple[float, ...], ...],
+        strides: tuple[int, ...],
+    ) -> None:
+        super().__init__(sizes, aspect_ratios, strides)
+        inward = torch.tensor([0.5, 0.5, -0.5, -0.5])  # from edges to the centers of the first and the last pixel
+        self.cell_anchors = [
+            ((stride - 1) / 2 + inward + cell).round() for stride, cell in zip(strides, self.cell_anchors, strict=True)
+        ]
+
+
 def _precise(feature_map: Float[Tensor, "n c h w"]) -> torch.dtype:
     return torch.promote_types(feature_map.dtype, torch.float32)

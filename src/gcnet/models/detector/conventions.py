@@ -17,12 +17,20 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
-from gcnet.models.detector.anchors import FixedStrideAnchors, RoundedAnchors
-from gcnet.models.detector.coordinates import EDGES
-from gcnet.models.detector.losses import aligned_mask_targets, l1, projected_mask_targets, smooth_l1
-from gcnet.models.detector.roi_heads import AlignedRoIPool, ClampedBoxCoder, MaskSkippingRoIHeads, MMDetRoIHeads
+from gcnet.models.detector.anchors import FixedStrideAnchors, PixelAnchors, RoundedAnchors
+from gcnet.models.detector.box_coder import ClampedBoxCoder, PixelBoxCoder
+from gcnet.models.detector.coordinates import EDGES, PIXELS
+from gcnet.models.detector.losses import (
+    aligned_mask_targets,
+    cropped_mask_targets,
+    l1,
+    projected_mask_targets,
+    smooth_l1,
+)
+from gcnet.models.detector.roi_heads import MaskSkippingRoIHeads, MMDet1RoIHeads, MMDetRoIHeads
+from gcnet.models.detector.roi_pool import AlignedRoIPool, PixelRoIPool
 from gcnet.models.detector.rpn import MatchingRPN, MMDetRPN, inside_image, inside_own_padding
-from gcnet.models.detector.transform import PackedMasksTransform, RoundedTransform
+from gcnet.models.detector.transform import PackedMasksTransform, PixelTransform, RoundedTransform
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 """Height over width of anchors."""
@@ -65,6 +73,10 @@ def _exact_anchors(sizes: tuple[float, ...], strides: tuple[int, ...]) -> Anchor
     return FixedStrideAnchors(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(strides), strides)
 
 
+def _pixel_anchors(sizes: tuple[float, ...], strides: tuple[int, ...]) -> AnchorGenerator:
+    return PixelAnchors(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(strides), strides)
+
+
 def _half_pixel_off_pool(output_size: int, strides: tuple[int, ...]) -> nn.Module:
     return MultiScaleRoIAlign(list(level_names(len(strides))), output_size, sampling_ratio=2)
 
@@ -73,8 +85,18 @@ def _aligned_pool(output_size: int, strides: tuple[int, ...]) -> nn.Module:
     return AlignedRoIPool(level_names(len(strides)), output_size, strides)
 
 
+def _pixel_pool(output_size: int, strides: tuple[int, ...]) -> nn.Module:
+    return PixelRoIPool(level_names(len(strides)), output_size, strides)
+
+
 _MMDET_RPN = partial(MMDetRPN, coordinates=EDGES, min_best=0.3)
 _MMDET_HEADS = partial(MMDetRoIHeads, coordinates=EDGES, mask_targets=aligned_mask_targets)
+_MMDET1_RPN = partial(
+    MMDetRPN, coordinates=PIXELS, min_best=0.3, candidates=inside_image, proposals=2000, box_loss=smooth_l1(1 / 9)
+)
+_MMDET1_HEADS = partial(
+    MMDet1RoIHeads, coordinates=PIXELS, mask_targets=cropped_mask_targets, min_best=1.0, box_loss=smooth_l1(1.0)
+)
 _TORCHVISION_HEADS = partial(MaskSkippingRoIHeads, mask_targets=projected_mask_targets)
 
 CONVENTIONS: Mapping[str, Conventions] = {
@@ -109,5 +131,15 @@ CONVENTIONS: Mapping[str, Conventions] = {
             "cascade_mask_rcnn": partial(_MMDET_HEADS, min_best=math.inf, box_loss=smooth_l1(1.0)),
         },
         transform=RoundedTransform,
+    ),
+    # mmdet 1 and the authors' repository (xvjiarui/GCNet, configs/gcnet): core/anchor, core/bbox, core/mask,
+    # core/post_processing/bbox_nms.py, ops/roi_align, anchor_heads/rpn_head.py, mask_heads/fcn_mask_head.py.
+    "mmdet1": Conventions(
+        anchors=_pixel_anchors,
+        box_coder=PixelBoxCoder,
+        rpn={"faster_rcnn": _MMDET1_RPN, "mask_rcnn": _MMDET1_RPN, "cascade_mask_rcnn": _MMDET1_RPN},
+        roi_pool=_pixel_pool,
+        roi_heads={"faster_rcnn": _MMDET1_HEADS, "mask_rcnn": _MMDET1_HEADS, "cascade_mask_rcnn": _MMDET1_HEADS},
+        transform=PixelTransform,
     ),
 }

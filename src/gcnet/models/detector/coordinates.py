@@ -30,6 +30,17 @@ class BoxCoordinates:
         """
         return boxes + boxes.new_tensor([0.0, 0.0, self.pixel, self.pixel]) if self.pixel else boxes
 
+    def from_edges(self, edges: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+        """Convert edges to boxes in these coordinates, the inverse of `edges`.
+
+        Args:
+            edges: left, top, right, bottom in pixels.
+
+        Returns:
+            The boxes in pixels.
+        """
+        return edges - edges.new_tensor([0.0, 0.0, self.pixel, self.pixel]) if self.pixel else edges
+
     def clip(self, boxes: Float[Tensor, "*n 4"], shape: tuple[int, int]) -> Float[Tensor, "*n 4"]:
         """Clip boxes to an image.
 
@@ -50,7 +61,7 @@ class BoxCoordinates:
         return (edges[..., 2:] > edges[..., :2]).all(dim=-1)
 
     def iou(self, boxes: Float[Tensor, "n 4"], others: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
-        """Compute the intersection over union of all pairs, in [0, 1].
+        """Return the intersection over union of all pairs, in [0, 1].
 
         Args:
             boxes: in these coordinates, in pixels.

@@ -11,6 +11,8 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.ops import roi_align
 
+from gcnet.ops.opencv_resize import resize_bilinear
+
 _MASK_CHUNK = 16  # ground-truth masks converted to floating point at a time
 
 BoxLoss = Callable[[Tensor, Tensor], Tensor]
@@ -144,6 +146,28 @@ def aligned_mask_targets(
         The targets, 0 or 1.
     """
     return _in_chunks(_align, masks, boxes, indices, side)
+
+
+def cropped_mask_targets(
+    masks: Tensor, boxes: Float[Tensor, "r 4"], indices: Int[Tensor, " r"], side: int
+) -> Float[Tensor, "r side side"]:
+    """Compute the mask targets of mmdet 1: the whole pixels of the RoI, resized as OpenCV resizes 8-bit images.
+
+    Args:
+        masks: ground-truth masks (K, H, W) uint8 of 0 and 1.
+        boxes: RoIs, as left, top, right, bottom pixel.
+        indices: mask of each RoI.
+        side: of the targets, in cells.
+
+    Returns:
+        The targets, 0 or 1.
+    """
+    targets = boxes.new_zeros(len(boxes), side, side)
+    rows = zip(boxes.int().tolist(), indices.tolist(), strict=True)
+    for number, ((left, top, right, bottom), index) in enumerate(rows):
+        crop = masks[index, None, top : max(bottom, top) + 1, left : max(right, left) + 1]
+        targets[number] = resize_bilinear(crop, side, side)[0]
+    return targets
 
 
 def _align(

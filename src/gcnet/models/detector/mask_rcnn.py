@@ -49,8 +49,7 @@ def build_mask_rcnn(
         cascade: three stages of heads (Cascade Mask R-CNN, arXiv 1712.00726).
         masks: predict masks (Mask R-CNN); else boxes only (Faster R-CNN, arXiv 1506.01497), and neither outputs nor
             targets have `masks`.
-        conventions: a name of `CONVENTIONS`: the implementation to match in anchors, box coder, RoIAlign, resizing and
-            mask pasting.
+        conventions: a name of `CONVENTIONS`: the implementation to match in outputs and losses.
         norm: batch norms of the backbone: "eval_stats" (running statistics as loaded, affine parameters trained),
             "frozen", "batch", or "sync" (SyncBatchNorm when training on several GPUs).
         norm_eps: epsilon of these norms.

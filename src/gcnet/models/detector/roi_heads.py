@@ -1,103 +1,16 @@
-"""RoI pooling, box decoding, samples and detections of a detector's second stage."""
+"""Samples, losses and detections of a detector's second stage."""
 
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.ops import roi_align
 
 from gcnet.models.detector.coordinates import EDGES, BoxCoordinates
 from gcnet.models.detector.losses import BoxLoss, MaskTargets, box_losses, mask_loss
 from gcnet.models.detector.matching import BoxPairs, MaxIoUMatcher
-
-_CANONICAL_CELLS = 14  # side in cells of the smallest RoI of the second level: 56 pixels at a finest stride of 4
-
-
-class AlignedRoIPool(nn.Module):
-    """RoIAlign of mmdet 2 and 3 over the levels of a feature pyramid: pixel-centered, with an adaptive sampling ratio.
-
-    An RoI of area A is pooled from level `floor(log2(sqrt(A) / (14 s) + 1e-6))` for a finest stride of s, clamped to
-    the existing levels (feature pyramid networks, arXiv 1612.03144, eq. 1, where s is 4).
-
-    Args:
-        levels: names of the feature maps, the finest first.
-        output_size: side of the pooled maps, in cells.
-        strides: stride of each level in pixels.
-    """
-
-    def __init__(self, levels: tuple[str, ...], output_size: int, strides: tuple[int, ...]) -> None:
-        super().__init__()
-        self.levels = levels
-        self.output_size = (output_size, output_size)
-        self.strides = strides
-
-    def forward(
-        self,
-        x: dict[str, Tensor],
-        boxes: list[Tensor],
-        image_shapes: list[tuple[int, int]],  # noqa: ARG002
-    ) -> Float[Tensor, "rois channels side side"]:
-        """Pool the RoIs of all images.
-
-        Args:
-            x: feature maps (N, C, H, W) by level name.
-            boxes: RoIs of each image (R, 4), as left, top, right, bottom in pixels.
-            image_shapes: height and width of each image; unused, part of torchvision's interface.
-
-        Returns:
-            One pooled map per RoI, image by image.
-        """
-        regions = torch.cat(boxes)
-        images = torch.cat([torch.full((len(rows), 1), float(i)) for i, rows in enumerate(boxes)]).to(regions)
-        rois = torch.cat([images, regions], dim=1)  # (R, 5)
-        level = roi_levels(regions, len(self.levels), self.strides[0])
-        chosen = [torch.nonzero(level == number).squeeze(1) for number in range(len(self.levels))]
-        parts = [
-            self._pool(x[name], rois[rows], stride)
-            for name, rows, stride in zip(self.levels, chosen, self.strides, strict=True)
-        ]
-        return torch.cat(parts)[torch.cat(chosen).argsort()]
-
-    def _pool(
-        self, features: Float[Tensor, "n c h w"], rois: Float[Tensor, "r 5"], stride: int
-    ) -> Float[Tensor, "r c side side"]:
-        # In the precision of the RoIs: in half precision a corner at 800 pixels would move by whole pixels.
-        pooled = roi_align(features.to(rois.dtype), rois, self.output_size, 1 / stride, 0, aligned=True)
-        return pooled.to(features.dtype)
-
-    def extra_repr(self) -> str:
-        return f"{self.levels}, output_size={self.output_size}, strides={self.strides}"
-
-
-def roi_levels(rois: Float[Tensor, "n 4"], count: int, finest_stride: int = 4) -> Int[Tensor, " n"]:
-    """Assign each RoI to a level of the feature pyramid (arXiv 1612.03144, eq. 1).
-
-    Args:
-        rois: left, top, right, bottom in pixels.
-        count: number of levels.
-        finest_stride: stride of the finest level in pixels.
-
-    Returns:
-        Level of each RoI, int64, 0 for the finest.
-    """
-    sides = rois[:, 2:] - rois[:, :2]
-    finest = float(_CANONICAL_CELLS * finest_stride)
-    return torch.floor(torch.log2(sides.prod(dim=1).sqrt() / finest + 1e-6)).clamp(0, count - 1).long()
-
-
-class ClampedBoxCoder(BoxCoder):
-    """torchvision's `BoxCoder` with the width and height ratios clamped on both sides, to 16/1000 and 1000/16."""
-
-    def decode_single(
-        self, rel_codes: Float[Tensor, "n deltas"], boxes: Float[Tensor, "n 4"]
-    ) -> Float[Tensor, "n deltas"]:
-        deltas = rel_codes.clone().unflatten(1, (-1, 4))  # (N, K, 4)
-        for axis in (2, 3):
-            deltas[..., axis].clamp_(min=-self.bbox_xform_clip * self.weights[axis])
-        return super().decode_single(deltas.flatten(1), boxes)
 
 
 class MaskSkippingRoIHeads(RoIHeads):
@@ -231,7 +144,7 @@ class MMDetRoIHeads(MaskSkippingRoIHeads):
         counts = [len(boxes) for boxes in proposals]
         decoded = self.box_coder.decode(box_regression, proposals).reshape(sum(counts), class_logits.shape[1], 4)
         detections = [
-            self._suppress(self.coordinates.clip(boxes, shape), scores)
+            self._suppress(self.coordinates.clip(boxes, shape), scores, shape)
             for boxes, scores, shape in zip(
                 decoded.split(counts), class_logits.softmax(-1).split(counts), image_shapes, strict=True
             )
@@ -240,14 +153,33 @@ class MMDetRoIHeads(MaskSkippingRoIHeads):
         return list(boxes), list(scores), list(labels)
 
     def _suppress(
-        self, boxes: Float[Tensor, "n classes 4"], scores: Float[Tensor, "n classes"]
+        self, boxes: Float[Tensor, "n classes 4"], scores: Float[Tensor, "n classes"], shape: tuple[int, int]
     ) -> tuple[Float[Tensor, "d 4"], Float[Tensor, " d"], Int[Tensor, " d"]]:
         """Boxes, scores and labels (from 1) above the score threshold after suppression by class, the best first."""
         rows, classes = torch.nonzero(scores[:, 1:] > self.score_thresh, as_tuple=True)
         labels = classes + 1
         boxes, scores = boxes[rows, labels], scores[rows, labels]
-        kept = self.coordinates.suppress(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
+        kept = self.coordinates.suppress(self._original(boxes, shape), scores, labels, self.nms_thresh)[
+            : self.detections_per_img
+        ]
         return boxes[kept], scores[kept], labels[kept]
+
+    def _original(self, boxes: Float[Tensor, "n 4"], shape: tuple[int, int]) -> Float[Tensor, "n 4"]:  # noqa: ARG002
+        """Boxes whose overlaps are those in the original image."""
+        return boxes
+
+
+class MMDet1RoIHeads(MMDetRoIHeads):
+    """RoI heads of mmdet 1: non-maximum suppression in the original image, in which a box ends after its last pixel.
+
+    The shapes of images are `ScaledShape`.
+
+    Args:
+        arguments: of `MMDetRoIHeads`.
+    """
+
+    def _original(self, boxes: Float[Tensor, "n 4"], shape: Any) -> Float[Tensor, "n 4"]:
+        return boxes / shape.scale
 
 
 def _labels(labels: Int[Tensor, " k"], matches: Int[Tensor, " r"]) -> Int[Tensor, " r"]:

@@ -1,6 +1,5 @@
-"""Resizing and rounding of images as in mmdet, and mask pasting at pixel centers."""
+"""Resizing of images and targets, and scaling back of detections, of each implementation."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,8 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
+from gcnet.models.detector.coordinates import PIXELS
+from gcnet.models.detector.mask_pasting import paste_masks, paste_masks_in_pixels
 from gcnet.ops.bits import take_bits
 from gcnet.ops.opencv_resize import resize_bilinear
 
@@ -91,15 +92,25 @@ class RoundedTransform(GeneralizedRCNNTransform):
         old = image.shape[-2:]
         shorts: Any = self.min_size
         short = self.torch_choice(list(shorts)) if self.training else shorts[-1]
-        new = resized_shape(old[0], old[1], min_size=short, max_size=self.max_size)
+        scale = resizing_scale(old[0], old[1], min_size=short, max_size=self.max_size)
+        new = resized_shape(old[0], old[1], scale)
         if new != tuple(old):
             levels = (image * 255).round_().clamp_(0, 255).to(torch.uint8)
             image = resize_bilinear(levels, *new).to(image.dtype).div_(255)
         image = super().normalize(image)
         if target is not None:
-            target["boxes"] = resize_boxes(target["boxes"], list(old), list(new))
+            target["boxes"] = self._resize_boxes(target["boxes"], old, new, scale)
             resize_masks(target, old, new)
         return image, target
+
+    def _resize_boxes(
+        self,
+        boxes: Float[Tensor, "k 4"],
+        old: Sequence[int],
+        new: Sequence[int],
+        scale: float,  # noqa: ARG002
+    ) -> Float[Tensor, "k 4"]:
+        return resize_boxes(boxes, list(old), list(new))
 
     def postprocess(
         self,
@@ -126,6 +137,86 @@ class RoundedTransform(GeneralizedRCNNTransform):
         return result
 
 
+class ScaledShape(tuple[int, int]):
+    """Height and width of a resized image in pixels.
+
+    Args:
+        shape: height and width.
+        scale: factor by which the image was resized.
+    """
+
+    def __new__(cls, shape: tuple[int, int], scale: float) -> "ScaledShape":
+        resized = super().__new__(cls, shape)
+        resized.scale = scale
+        return resized
+
+
+class PixelTransform(RoundedTransform):
+    """Transform of mmdet 1, inside of which right and bottom of a box are its last pixel, scaled by one factor.
+
+    Targets and results are edges as in the other transforms.
+    """
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
+        """Resize, normalize and pad a batch.
+
+        Args:
+            images: floats (3, H, W) in [0, 1].
+            targets: as for `resize`, one per image; not modified.
+
+        Returns:
+            The padded batch (N, 3, H', W'), with the `ScaledShape` of its images, and the resized targets, whose masks
+            are also padded with zeros.
+        """
+        batch, resized = super().forward(images, targets)
+        shorts: Any = self.min_size
+        sizes = {"min_size": shorts[-1], "max_size": self.max_size}
+        batch.image_sizes = [
+            ScaledShape(shape, resizing_scale(*image.shape[-2:], **sizes))
+            for shape, image in zip(batch.image_sizes, images, strict=True)
+        ]
+        return batch, resized
+
+    def _resize_boxes(
+        self,
+        boxes: Float[Tensor, "k 4"],
+        old: Sequence[int],  # noqa: ARG002
+        new: Sequence[int],
+        scale: float,
+    ) -> Float[Tensor, "k 4"]:
+        first, last = PIXELS.clip(PIXELS.from_edges(boxes) * scale, (new[0], new[1])).split(2, dim=1)
+        return torch.cat([first, torch.maximum(first, last)], dim=1)  # mmdet drops objects below one pixel
+
+    def postprocess(
+        self,
+        result: list[dict[str, Tensor]],
+        image_shapes: list[Any],
+        original_image_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Scale detections back to the original images.
+
+        Args:
+            result: detections of each image; `boxes` (D, 4), as left, top, right, bottom pixel, and, optionally,
+                `masks` (D, 1, M, M).
+            image_shapes: `ScaledShape` of each resized image.
+            original_image_sizes: height and width of each original image.
+
+        Returns:
+            The detections, with `boxes` as edges in pixels of the original image and `masks` (D, 1, H, W),
+            probabilities.
+        """
+        if self.training:
+            return result
+        for detections, shape, original in zip(result, image_shapes, original_image_sizes, strict=True):
+            boxes = detections["boxes"] / shape.scale
+            if "masks" in detections:
+                detections["masks"] = paste_masks_in_pixels(detections["masks"], boxes, *original)
+            detections["boxes"] = PIXELS.edges(boxes)
+        return result
+
+
 def resize_masks(target: dict[str, Tensor], old: Sequence[int], new: Sequence[int]) -> None:
     """Resize the masks of a target in place by nearest-neighbor interpolation, without floating-point copies.
 
@@ -149,8 +240,8 @@ def _nearest(old: int, new: int, *, device: torch.device) -> Int[Tensor, " new"]
     return F.interpolate(indices[None, None], new)[0, 0].long()
 
 
-def resized_shape(height: int, width: int, *, min_size: int, max_size: int) -> tuple[int, int]:
-    """Return height and width after resizing with a fixed aspect ratio, rounded to the nearest pixel.
+def resizing_scale(height: int, width: int, *, min_size: int, max_size: int) -> float:
+    """Return the factor by which an image is resized: to the short side, or less to keep the long side.
 
     Args:
         height: of the image in pixels.
@@ -158,39 +249,15 @@ def resized_shape(height: int, width: int, *, min_size: int, max_size: int) -> t
         min_size: target of the short side in pixels.
         max_size: most pixels of the long side.
     """
-    scale = min(max_size / max(height, width), min_size / min(height, width))
-    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+    return min(max_size / max(height, width), min_size / min(height, width))
 
 
-def paste_masks(
-    masks: Float[Tensor, "n 1 side side"], boxes: Float[Tensor, "n 4"], height: int, width: int
-) -> Float[Tensor, "n 1 height width"]:
-    """Paste masks into images: resize each to its box, sampled bilinearly at pixel centers, zero outside.
+def resized_shape(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Return height and width after resizing, rounded to the nearest pixel and at least 1.
 
     Args:
-        masks: probabilities on a square grid.
-        boxes: left, top, right, bottom in pixels.
         height: of the image in pixels.
         width: of the image in pixels.
-
-    Returns:
-        Probabilities over the image.
+        scale: factor, above 0.
     """
-    side = masks.shape[-1]
-    pasted = masks.new_zeros(len(masks), 1, height, width)
-    for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
-        if right <= left or bottom <= top:
-            continue
-        rows, columns = _pixels(top, bottom, side, height), _pixels(left, right, side, width)
-        down = torch.arange(rows.start, rows.stop, dtype=masks.dtype, device=masks.device) + 0.5
-        across = torch.arange(columns.start, columns.stop, dtype=masks.dtype, device=masks.device) + 0.5
-        relative = (across - left) / (right - left) * 2 - 1, (down - top) / (bottom - top) * 2 - 1
-        grid = torch.stack(torch.meshgrid(*relative, indexing="xy"), dim=-1)  # (rows, columns, 2)
-        pasted[number, :, rows, columns] = F.grid_sample(masks[number, None], grid[None], align_corners=False)[0]
-    return pasted
-
-
-def _pixels(start: float, stop: float, side: int, length: int) -> slice:
-    """The pixels of an axis covered by a box from `start` to `stop`, with a margin of half a mask cell."""
-    half = (stop - start) / side / 2
-    return slice(min(max(math.floor(start - half), 0), length), min(max(math.ceil(stop + half), 0), length))
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
