@@ -221,9 +221,20 @@ def test_the_figure_shows_what_is_added_to_the_baseline(monkeypatch: pytest.Monk
     ]
     render_costs([reports[1]], [reports[0]])
     axes = figures[0].axes[0]
-    assert [bar.get_width() for bar in axes.patches] == [0, 7]
+    assert [bar.get_width() for bar in axes.patches] == [7]
     assert axes.texts[0].get_text().strip() == "+7 (+7 %)"
     assert "plain" in figures[0].get_suptitle()
+
+
+def test_the_figure_shows_parameters_once_per_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(cost_figure, "figure_png", lambda drawn, **_: figures.append(drawn) or b"")
+    total = CostRow("total", "total", {"parameters": 100.0, "flops": 9.0})
+    render_costs([CostReport(name, (size, size), 2, (total,)) for name in ("first", "second") for size in (32, 64)])
+    flops, parameters = figures[0].axes[:2]
+    assert len(flops.patches) == 4 and len(parameters.patches) == 2
+    assert [label.get_text() for label in parameters.get_yticklabels()] == ["first", "second"]
+    assert [label.get_text() for label in flops.get_yticklabels()][:2] == ["first, 32 x 32", "first, 64 x 64"]
 
 
 @pytest.mark.slow

@@ -1,12 +1,12 @@
 """Figure of costs by stage: of networks, or their differences to a baseline."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, StrMethodFormatter
 
 from gcnet.costs.report import CostReport, Quantity, scaled_quantities
 from gcnet.visualization.fonts import shown_text
@@ -27,6 +27,7 @@ def render_costs(reports: Sequence[CostReport], against: Sequence[CostReport | N
     Args:
         reports: costs of networks, at one or several image sizes.
         against: the baseline of each report. With baselines, bars are differences to them; reports without are skipped.
+            Parameters are drawn once for each model, not for each image size.
 
     Returns:
         The PNG.
@@ -34,18 +35,24 @@ def render_costs(reports: Sequence[CostReport], against: Sequence[CostReport | N
     pairs = [(report, other) for report, other in zip(reports, against, strict=False) if other is not None]
     if not pairs:
         pairs = [(report, None) for report in reports]
+    models = list({(report.model, other and other.model): (report, other) for report, other in pairs}.values())
     keys = [key for key in (*_BY_STAGE, *_WHOLE) if any(key in report.total.values for report, _ in pairs)]
+    has_sizes = len(models) < len(pairs)
+    if has_sizes:  # the panel of parameters has labels of its own, and comes last
+        keys.sort(key="parameters".__eq__)
     rows = -(-len(keys) // _PANELS)
     columns = min(len(keys), _PANELS)
     size = (4.4 * columns + 2, 0.9 + (1.1 + 0.42 * len(pairs)) * rows)
     figure = Figure(figsize=size, dpi=120, layout="constrained")
-    colors = _stage_colors(report for pair in pairs for report in pair if report)
+    colors = _stage_colors(pairs)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for index, (key, axes) in enumerate(zip(keys, panels, strict=False)):
-        _draw_quantity(axes, key, pairs, colors if key in _BY_STAGE else {})
-        names = [shown_text(report.title().rpartition("/")[2], 48) for report, _ in pairs]
-        axes.set_yticks(range(len(pairs)), names if index % _PANELS == 0 else [""] * len(pairs))
-        axes.set_ylim(len(pairs) - 0.4, -0.6)
+        has_own_labels = has_sizes and key == "parameters"
+        shown = models if has_own_labels else pairs
+        _draw_quantity(axes, key, shown, colors if key in _BY_STAGE else {})
+        names = [shown_text(_label(report, has_size=not has_own_labels), 48) for report, _ in shown]
+        axes.set_yticks(range(len(shown)), names if index % _PANELS == 0 or has_own_labels else [""] * len(shown))
+        axes.set_ylim(len(shown) - 0.4, -0.6)
     for axes in panels[len(keys) :]:
         axes.axis("off")
     handles = [Patch(color=color, label=stage) for stage, color in colors.items()]
@@ -59,12 +66,23 @@ def render_costs(reports: Sequence[CostReport], against: Sequence[CostReport | N
     return figure_png(figure, caption=figure_caption(f"FLOPs of one image, activations of a batch of {batches}"))
 
 
-def _stage_colors(reports: Iterable[CostReport]) -> dict[str, str]:
-    """The color of each stage; empty if there are too many."""
+def _label(report: CostReport, *, has_size: bool) -> str:
+    return (report.title() if has_size else report.model).rpartition("/")[2]
+
+
+def _stage_colors(pairs: Sequence[tuple[CostReport, CostReport | None]]) -> dict[str, str]:
+    """The color of each stage that is drawn; empty if there are too many."""
+    reports = [report for pair in pairs for report in pair if report]
     stages = list(dict.fromkeys(row.part for report in reports for row in report.lines if row.kind == "stage"))
     if len(stages) > _MOST_STAGES:
         return {}
-    return {stage: PALETTE[index % len(PALETTE)] for index, stage in enumerate(stages)}
+    drawn = {
+        stage
+        for stage in stages
+        for report, other in pairs
+        if any(_value(report, stage, key) != _value(other, stage, key) for key in _BY_STAGE)
+    }
+    return {stage: PALETTE[index % len(PALETTE)] for index, stage in enumerate(stages) if stage in drawn}
 
 
 def _draw_quantity(
@@ -88,8 +106,7 @@ def _draw_quantity(
     low, high = min(ends[False]), max(ends[True])
     axes.set_xlim(1.05 * low, high + 0.5 * (high - low) or 1)
     axes.locator_params(axis="x", nbins=4)
-    if key == "parameters":
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_formatter(EngFormatter(sep="") if key == "parameters" else StrMethodFormatter("{x:,g}"))
     style_axes(axes, quantity.heading, "", "")
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gcnet.blocks import build_block
 from gcnet.errors import UserError, printable
+from gcnet.insertion import inserted
 from gcnet.insertion.record import check_record
 from gcnet.models.registry import build_base_model
 from gcnet.storage import StorageError
@@ -47,6 +48,12 @@ class ModelCard:
 def card_of(model: nn.Module) -> ModelCard:
     """Return the card of `model`; an empty one for a network of your own."""
     return getattr(model, "model_card", ModelCard())
+
+
+def network_name(model: nn.Module) -> str:
+    """Return the name of `model` and its inserted blocks, such as "resnet50 + gc"."""
+    name = card_of(model).architecture or type(model).__name__
+    return " + ".join(dict.fromkeys([name, *(insertion.block for insertion in inserted(model))]))
 
 
 def set_card(model: nn.Module, card: ModelCard) -> None:

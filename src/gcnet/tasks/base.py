@@ -1,5 +1,6 @@
 """The interface of a task, such as classification, used by the commands."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         EvaluationResult,
         MeasuredImages,
         PredictionResult,
-        TrainedModel,
     )
     from gcnet.tasks.settings import (
         AnalyzeSettings,
@@ -364,18 +364,24 @@ class LoadedModel:
         """Return a copy with the network `model` in place of the current one."""
         return replace(self, trained=replace(cast(Any, self.trained), model=model))
 
+    @property
+    def title(self) -> str:
+        """Name for figures, such as "resnet50 + gc (best.safetensors)"."""
+        from gcnet.models.card import network_name
+
+        return f"{network_name(self.trained.model)} ({os.path.basename(os.path.normpath(self.origin))})"
+
     def describe(self) -> list[str]:
         """Return lines on the network with blocks and classes, the weights, and the device."""
         import torch
 
         from gcnet.insertion import inserted
-        from gcnet.models.card import card_of
+        from gcnet.models.card import card_of, network_name
         from gcnet.models.weights import loaded_weights
 
         model = self.trained.model
         card, blocks = card_of(model), inserted(model)
-        names = ", ".join(dict.fromkeys(insertion.block for insertion in blocks))
-        described = [f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters"]
+        described = [f"{sum(map(torch.numel, model.parameters())):,} parameters"]
         if blocks:
             described.append(f"{sum(insertion.parameters for insertion in blocks):,} of them in inserted blocks")
         if card.num_classes:
@@ -383,8 +389,7 @@ class LoadedModel:
         first, threads = next(model.parameters()), torch.get_num_threads()
         precision = str(first.dtype).removeprefix("torch.")
         return [
-            f"model: {card.architecture or type(model).__name__}{f' with {names}' if blocks else ''}: "
-            f"{', '.join(described)}",
+            f"model: {network_name(model)}: {', '.join(described)}",
             f"weights: {loaded_weights(model) or self.weights}",
             f"device: {first.device}, {precision}, {threads} thread{'s' * (threads != 1)}",
         ]

@@ -22,7 +22,7 @@ from gcnet.visualization.attention_maps import (
     scale_limit,
 )
 from gcnet.visualization.fonts import shown_text
-from gcnet.visualization.style import BLUE, GREEN, INK, SOFT, VERMILION, figure_caption, save_figure, style_axes
+from gcnet.visualization.style import BLUE, GREEN, INK, SOFT, VERMILION, save_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -187,8 +187,7 @@ def plot_distances(layers: Sequence[Layer], path: Path, *, caption: str = "") ->
         axes.set_xlim(-0.02 * right, right)
         axes.set_ylim(-0.6, len(layers) - 0.4)
     figure.legend(*cosine.get_legend_handles_labels(), loc="outside lower left", ncols=4, frameon=False, fontsize=10)
-    images = f"{layers[0].images:,} images" if layers else ""
-    save_figure(figure, path, caption=caption or figure_caption(images))
+    save_figure(figure, path, caption=caption)
 
 
 def _draw_intervals(

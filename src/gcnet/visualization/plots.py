@@ -1,6 +1,7 @@
 """Learning curves and confusion matrices."""
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ def _draw_scores(axes: "Axes", evaluations: _Rows, title: str, names: Mapping[st
     style_axes(axes, title, "epoch", ", ".join(names.values()))
     first, name = next(iter(names.items()))
     measured = [(float(row[first]), float(row["epoch"])) for row in evaluations if row.get(first) not in (None, "")]
-    best, epoch = max(measured, default=(None, 0.0))
+    best, epoch = max(measured, key=itemgetter(0), default=(None, 0.0))  # the first of equal ones, as in training
     text = "not measured" if best is None else f"best {100 * best:.1f} at epoch {epoch:.3g}"
     axes.set_title(f"{title} ({text})", loc="left", fontsize=12, color=INK)
     if len(names) > 1:

@@ -71,7 +71,7 @@ def draw_attention_maps(loaded: LoadedModel, settings: AnalyzeSettings) -> Atten
     reader = loaded.task.attention_reader(loaded, settings)
     choose_points(settings.points, Image.new("RGB", (1, 1)))  # an invalid point is an error before the first image
     paths, skipped = _choose_images(settings), []
-    drawing = _Drawing(reader.row_names, settings, len(paths))
+    drawing = _Drawing(reader.row_names, settings, loaded.title, len(paths))
     with progress_bar("images", len(paths)) as progress:
         for path in paths:
             try:
@@ -94,8 +94,8 @@ def _choose_images(settings: AnalyzeSettings) -> list[Path]:
 class _Drawing:
     """Draws image after image, so that the attention of only one is in memory."""
 
-    def __init__(self, row_names: Sequence[str], settings: AnalyzeSettings, total: int) -> None:
-        self._row_names, self._settings = row_names, settings
+    def __init__(self, row_names: Sequence[str], settings: AnalyzeSettings, network: str, total: int) -> None:
+        self._row_names, self._settings, self._network = row_names, settings, network
         self._page = Page(f"Attention maps of {settings.model}", total)
         self._gates = GateMeans()
         self._files: list[str] = []
@@ -114,7 +114,7 @@ class _Drawing:
         folder = self._settings.output
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{len(self.predictions) + 1:02}-{re.sub(r'[^A-Za-z0-9.-]+', '_', maps.path.stem)[:60]}"
-        caption = figure_caption(Path(self._settings.model).name)
+        caption = figure_caption(maps.path.name, self._network)
         points = choose_points(self._settings.points, maps.image)
         if plot_queries(maps, points, folder / f"{stem}-queries.png", caption=caption):
             self._files.append(f"{stem}-queries.png")
@@ -131,7 +131,8 @@ class _Drawing:
         folder, gates, count = self._settings.output, self._gates, len(self.predictions)
         if gates.names:
             names = [self._row_names[label] for label in gates.labels]
-            caption = figure_caption(Path(self._settings.model).name)
+            folders = ", ".join(dict.fromkeys(Path(path).resolve().parent.name for path in self.predictions))
+            caption = figure_caption(folders, self._network, f"{count} image{'s' * (count != 1)}")
             plot_gates(gates.rows(), names, folder / "gates.png", images=count, caption=caption)
             self._files.insert(0, "gates.png")
         if self.layers:

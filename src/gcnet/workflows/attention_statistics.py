@@ -15,6 +15,7 @@ from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.text_files import csv_bytes
 from gcnet.visualization.attention_figures import plot_distances, plot_gates
 from gcnet.visualization.gates import GateMeans
+from gcnet.visualization.style import figure_caption
 
 _TITLES = ("input", "output", "attention", "js divergence")
 _KEYS = ("input", "added", "attention", "divergence")  # attributes of a layer
@@ -32,6 +33,7 @@ class AttentionStatistics:
         skipped: images that could not be read.
         gates: mean channel weights of gates by class.
         classes: names of the classes of the images.
+        source: names of the data set and the network, for figures.
     """
 
     layers: tuple[Layer, ...]
@@ -40,6 +42,7 @@ class AttentionStatistics:
     skipped: tuple[Skipped, ...]
     gates: GateMeans = field(repr=False)
     classes: tuple[str, ...] = field(repr=False)
+    source: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The distances of each layer, and the result in a sentence or two."""
@@ -78,13 +81,14 @@ class AttentionStatistics:
         """
         folder.mkdir(parents=True, exist_ok=True)
         files = []
+        caption = figure_caption(*self.source, f"{self.images:,} images")
         if self.layers:
             write_atomic(folder / "statistics.csv", csv_bytes(self._rows()))
-            plot_distances(self.layers, folder / "statistics.png")
+            plot_distances(self.layers, folder / "statistics.png", caption=caption)
             files += ["statistics.csv", "statistics.png"]
         if self.gates.names:
             names = [self.classes[label] for label in self.gates.labels]
-            plot_gates(self.gates.rows(), names, folder / "gates.png", images=self.images)
+            plot_gates(self.gates.rows(), names, folder / "gates.png", images=self.images, caption=caption)
             files.append("gates.png")
         return files
 
@@ -136,7 +140,8 @@ def measure_attention(loaded: LoadedModel, settings: AnalyzeSettings) -> Attenti
         _logger.info(missed)
     text = describe_dependence(measured.model, layers) if measured.worked else ""
     skipped = tuple(measured.skipped)
-    return AttentionStatistics(tuple(layers), text, measured.worked, skipped, gates, measured.classes)
+    source = Path(settings.data or "").name, loaded.title
+    return AttentionStatistics(tuple(layers), text, measured.worked, skipped, gates, measured.classes, source)
 
 
 def _cell(interval: Interval | None) -> str:

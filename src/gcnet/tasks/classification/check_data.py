@@ -33,11 +33,13 @@ class LabeledImagesReport(DataReport):
         report: counts and issues.
         splits: images of each split, by its name.
         listed: maximum number of issues of each kind in the text.
+        data: name of the data set, for the figure.
     """
 
     report: ImagesReport
     splits: Mapping[str, FileImages] = field(repr=False)
     listed: int
+    data: str = ""
 
     @property
     def has_issues(self) -> bool:
@@ -75,7 +77,8 @@ class LabeledImagesReport(DataReport):
         }
         problems = [asdict(problem) for problem in self.report.problems]
         write_atomic(folder / "report.json", json_bytes({"splits": splits, "problems": problems}))
-        has_sheet = _draw_sheet(next(iter(self.splits.values())), folder / "images.png")
+        split, images = next(iter(self.splits.items()))
+        has_sheet = _draw_sheet(images, folder / "images.png", f"{self.data}, {split}")
         return ["report.json", *(["images.png"] if has_sheet else [])]
 
 
@@ -95,7 +98,7 @@ def check_labeled_images(settings: CheckDataSettings) -> LabeledImagesReport:
     splits = open_splits(str(settings.data), None if settings.images is None else str(settings.images))
     with progress_bar("images", sum(map(len, splits.values()))) as progress:
         report = check_images(splits, workers=settings.workers, progress=progress)
-    return LabeledImagesReport(report, splits, settings.max_listed)
+    return LabeledImagesReport(report, splits, settings.max_listed, settings.data.resolve().name)
 
 
 def _refuse_other_data(data: Path) -> None:
@@ -152,7 +155,7 @@ def _describe_classes(report: ImagesReport) -> list[str]:
     return lines
 
 
-def _draw_sheet(images: FileImages, path: Path) -> bool:
+def _draw_sheet(images: FileImages, path: Path, name: str) -> bool:
     """Draw a contact sheet of images and labels, spread evenly over the classes; return whether any was readable."""
     pictures, titles = [], []
     for index in evenly_spread(range(len(images)), _SHEET_IMAGES):
@@ -164,5 +167,6 @@ def _draw_sheet(images: FileImages, path: Path) -> bool:
         pictures.append(picture)
         titles.append(printable(f"{images.classes[images.label(index)]}\n{Path(images.name(index)).name}"))
     if pictures:
-        contact_sheet(pictures, titles, path, caption=figure_caption(f"{len(images):,} images"))
+        caption = figure_caption(name, f"{len(pictures)} of {len(images):,} images")
+        contact_sheet(pictures, titles, path, caption=caption)
     return bool(pictures)

@@ -44,12 +44,14 @@ class ClassifierEvaluation(EvaluationResult):
         classes: class names, in the order of the logits.
         preprocessing: preprocessing of the images.
         origin: model, weights and data of the settings.
+        network: name of the network, for figures.
     """
 
     metrics: ClassificationResult
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     origin: Mapping[str, Any]
+    network: str = ""
 
     @property
     def images(self) -> int:
@@ -103,7 +105,7 @@ class ClassifierEvaluation(EvaluationResult):
             counts, share = metrics.confusion[label], metrics.per_class[label]
             rows.append([name, sum(counts), counts[label], "" if share is None else f"{share:.6f}"])
         write_atomic(folder / "per_class.csv", csv_bytes(rows))
-        caption = figure_caption(*(Path(str(self.origin[name])).name for name in ("data", "model")))
+        caption = figure_caption(Path(self.origin["data"]).name, self.network, f"{metrics.images:,} images")
         plot_confusion(metrics.confusion, self.classes, folder / "confusion.png", caption=caption)
         return ["results.json", "per_class.csv", "confusion.png"]
 
@@ -166,7 +168,7 @@ def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Process
         _logger.info("preprocessing: %s", preprocessing)
     metrics = measure(network, source, preprocessing, settings, processes)
     origin = {"model": settings.model, "weights": settings.weights, "data": settings.data}
-    return ClassifierEvaluation(metrics, source.classes, preprocessing, origin)
+    return ClassifierEvaluation(metrics, source.classes, preprocessing, origin, loaded.title)
 
 
 def measure(

@@ -24,6 +24,7 @@ from gcnet.tasks.classification.trained import TrainedClassifier, find_preproces
 from gcnet.tasks.results import PredictionResult
 from gcnet.tasks.settings import PredictSettings
 from gcnet.visualization.images import contact_sheet
+from gcnet.visualization.style import figure_caption
 
 SHEET_IMAGES = 60
 TOP = 5
@@ -127,7 +128,9 @@ def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSetting
     if settings.output is None or not predictions.images:
         return predictions
     settings.output.parent.mkdir(parents=True, exist_ok=True)
-    shown = draw_predictions(predictions.images, settings.output)
+    folders = ", ".join(dict.fromkeys(path.resolve().parent.name for path in paths))
+    caption = figure_caption(folders, loaded.title, f"{len(predictions.images):,} images")
+    shown = draw_predictions(predictions.images, settings.output, caption=caption)
     return replace(
         predictions, figures=f"contact sheet of {shown} of {len(predictions.images)} images: {settings.output}"
     )
@@ -189,12 +192,13 @@ def _best(path: Path, scores: Tensor, names: Sequence[str], top: int) -> Predict
     )
 
 
-def draw_predictions(predictions: Sequence[Prediction], path: Path) -> int:
+def draw_predictions(predictions: Sequence[Prediction], path: Path, *, caption: str = "") -> int:
     """Write a contact sheet of images with file names and the two most probable classes.
 
     Args:
         predictions: of the images; at most `SHEET_IMAGES` are drawn, evenly spread.
         path: PNG file.
+        caption: small text below, from `gcnet.visualization.style.figure_caption`.
 
     Returns:
         Number of images drawn.
@@ -204,7 +208,7 @@ def draw_predictions(predictions: Sequence[Prediction], path: Path) -> int:
         "\n".join([item.path.name, *(f"{name} {100 * probability:.0f} %" for name, probability in item.classes[:2])])
         for item in shown
     ]
-    contact_sheet([_thumbnail(item.path) for item in shown], titles, path)
+    contact_sheet([_thumbnail(item.path) for item in shown], titles, path, caption=caption)
     return len(shown)
 
 

@@ -246,7 +246,8 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
         images = batch.images[:_SHOWN].float().cpu() * std + mean  # (n, 3, H, W) in [0, 1]
         pixels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
         titles = [_title(label, self.splits.classes) for label in batch.targets[:_SHOWN].cpu()]
-        contact_sheet(list(pixels), titles, path, caption=self._caption("training images after augmentation"))
+        caption = self._caption(f"{len(titles)} training images after augmentation")
+        contact_sheet(list(pixels), titles, path, caption=caption)
 
     def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
         from gcnet.visualization.plots import plot_learning_curves
@@ -265,7 +266,7 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
             self.splits.classes,
             folder / "confusion.png",
             title=title,
-            caption=self._caption(),
+            caption=self._caption(f"{self.evaluation_images:,} validation images"),
         )
 
     def _caption(self, *parts: str) -> str:

@@ -96,7 +96,7 @@ class AnnotationsReport(DataReport):
         write_atomic(folder / "issues.json", (json.dumps(report, indent=2, default=str) + "\n").encode())
         written = ["issues.json"]
         counts = f"{len(clean['images']):,} images, {len(clean['annotations']):,} objects"
-        caption = figure_caption(self.file.name, counts)
+        caption = figure_caption("/".join(self.file.resolve().parts[-3:]), counts)
         if clean["annotations"]:
             plot_label_statistics(clean, folder / "labels.png", caption=caption)
             written.append("labels.png")

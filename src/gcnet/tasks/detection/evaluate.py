@@ -51,12 +51,14 @@ class DetectorEvaluation(EvaluationResult):
         part: the annotated images.
         origin: model, weights, results and data of the settings.
         repair: whether invalid annotations were repaired or skipped.
+        network: name of the network or of the file of detections, for figures.
     """
 
     metrics: DetectorResult
     part: CocoSplit = field(repr=False)
     origin: Mapping[str, Any]
     repair: bool
+    network: str = ""
 
     @property
     def images(self) -> int:
@@ -105,11 +107,11 @@ class DetectorEvaluation(EvaluationResult):
         if self.origin["results"] is None:
             write_atomic(folder / "detections.json", json.dumps(metrics.results).encode())
             written.append("detections.json")
-        about = f"{Path(str(self.origin['model'] or self.origin['results'])).name} on {Path(self.origin['data']).name}"
-        caption = figure_caption(about, f"{self.images:,} images")
+        data = Path(self.origin["data"]).name
+        caption = figure_caption(data, self.network, f"{self.images:,} images")
         plot_precision_recall(metrics.boxes, metrics.masks, folder / "precision_recall.png", caption=caption)
         matches = match_images(images.content, metrics.results, metrics.image_ids)
-        gallery = write_error_gallery(images, matches, folder, about=about)
+        gallery = write_error_gallery(images, matches, folder, about=f"{self.network} on {data}")
         if not gallery:
             _logger.warning("no error gallery: no readable image has errors")
         return [*written, "precision_recall.png", *gallery]
@@ -189,7 +191,7 @@ def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Process
         counts = f"{len(images):,} images, {len(images.classes):,} classes of objects"
         _logger.info("data: %s: %s, %s", settings.data, counts, describe_resizing(detector.model))
     metrics = _measure(detector, images, settings, processes)
-    return DetectorEvaluation(metrics, part, _origin(settings), settings.repair)
+    return DetectorEvaluation(metrics, part, _origin(settings), settings.repair, loaded.title)
 
 
 def evaluate_results(settings: EvaluateSettings, processes: Processes) -> DetectorEvaluation:
@@ -213,7 +215,7 @@ def evaluate_results(settings: EvaluateSettings, processes: Processes) -> Detect
     if skipped:
         _logger.warning("%s results belong to skipped images, and are ignored", f"{skipped:,}")
     metrics = score_detections(images.content, results, [images.image_id(index) for index in range(len(images))])
-    return DetectorEvaluation(metrics, part, _origin(settings), settings.repair)
+    return DetectorEvaluation(metrics, part, _origin(settings), settings.repair, Path(str(settings.results)).name)
 
 
 def _origin(settings: EvaluateSettings) -> dict[str, Any]:

@@ -220,7 +220,7 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
         count = min(len(batch), _SHOWN)
         pictures = [draw_targets(batch.images[index], batch.targets[index], side=_TILE) for index in range(count)]
         titles = [_title(batch.targets[index]["labels"], self.classes) for index in range(count)]
-        caption = self._caption("training images after augmentation")
+        caption = self._caption(f"{count} training images after augmentation")
         contact_sheet(pictures, titles, path, columns=4, tile=_TILE, caption=caption)
 
     def draw_curves(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
