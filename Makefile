@@ -41,6 +41,9 @@ check: $(STAMP) ## Set up, then lint, formatting, types and the floors of the im
 bench: $(STAMP) ## Set up, then measure time and memory against mmcv and timm (about an hour, on a quiet machine)
 	$(BIN)/python -m benchmarks
 
+docs-pictures: $(STAMP) ## Set up, then draw the figures of docs/ from the recorded results
+	$(BIN)/python -m docs.pictures
+
 # A candidate must start, be new enough, and be able to make an environment with pip in it.
 $(STAMP): pyproject.toml constraints.txt
 	@python=; for candidate in $(CANDIDATES); do \

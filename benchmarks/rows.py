@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from benchmarks.settings import HERE
 from gcnet.comparison.describe import describe_machine
@@ -97,6 +98,22 @@ def append_rows(path: Path, rows: Sequence[Row], where: Circumstances) -> None:
         if is_new:
             writer.writeheader()
         writer.writerows(asdict(where) | {name: _text(value) for name, value in asdict(row).items()} for row in rows)
+
+
+def read_rows(path: Path) -> tuple[list[Row], Circumstances]:
+    """Read the rows of a CSV of one run, and its circumstances."""
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    rows = [Row(**{field.name: _value(line[field.name], str(field.type)) for field in fields(Row)}) for line in lines]
+    where = {field.name: _value(lines[0][field.name], str(field.type)) for field in fields(Circumstances)}
+    return rows, Circumstances(**where)
+
+
+def _value(text: str, kind: str) -> Any:
+    """The value of a cell; None if it is empty and may be."""
+    if not text and "None" in kind:
+        return None
+    return int(text) if "int" in kind else float(text) if "float" in kind else text
 
 
 def written(number: float) -> str:

@@ -1,6 +1,6 @@
-"""Distances of Table 1 (arXiv 1904.11492, section 3.2) for a text recogniser's attention: shuffled and trained weights.
+"""Distances of Table 1 (arXiv 1904.11492, section 3.2) for a text recognizer's attention: shuffled and trained weights.
 
-The recogniser of PP-OCRv4 comes as an ONNX file in a wheel, and nothing else is fetched:
+The recognizer of PP-OCRv4 comes as an ONNX file in a wheel, and nothing else is fetched:
 
     pip install gcnet onnx onnxruntime && pip install --no-deps rapidocr-onnxruntime==1.4.4
     python docs/attention_of_ocr.py
@@ -33,7 +33,7 @@ ROWS = ("input", "output", "attention", "js divergence")
 
 
 def text_lines() -> Iterator[tuple[str, np.ndarray]]:
-    """Lines of two to four words as the recogniser takes them: (1, 3, 48, W), from -1 to 1, W a multiple of 8."""
+    """Lines of two to four words as the recognizer takes them: (1, 3, 48, W), from -1 to 1, W a multiple of 8."""
     generator = np.random.default_rng(0)
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     for _ in range(LINES):
@@ -42,8 +42,8 @@ def text_lines() -> Iterator[tuple[str, np.ndarray]]:
         paper, ink = int(generator.integers(180, 256)), int(generator.integers(0, 90))
         image = Image.new("L", (-(-int(font.getlength(text) + 24) // 8) * 8, HEIGHT), paper)
         ImageDraw.Draw(image).text((12, HEIGHT / 2), text, ink, font, anchor="lm")
-        grey = np.asarray(image) + generator.normal(0, 6, (HEIGHT, image.width))
-        yield text, np.repeat(grey.clip(0, 255)[None, None] / 127.5 - 1, 3, axis=1).astype(np.float32)
+        gray = np.asarray(image) + generator.normal(0, 6, (HEIGHT, image.width))
+        yield text, np.repeat(gray.clip(0, 255)[None, None] / 127.5 - 1, 3, axis=1).astype(np.float32)
 
 
 def shuffled(model: onnx.ModelProto, seed: int, is_chosen: Callable[[str], bool]) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Draw the picture of the README: attention maps of a trained network on generated scenes, beside the block.
+"""Draw the picture of the README: attention maps of a trained network on generated scenes, and a diagram of the block.
 
     python docs/attention_picture.py        # trains for about four minutes on two cores
     python docs/attention_picture.py RUN    # the run folder of an earlier training
@@ -33,26 +33,26 @@ SCENES = (0, 1, 2)
 MEASURED = 200  # scenes of the validation split
 LIMIT = 5.0  # color scale from 1/32 to 32 times uniform attention
 PATCH_AREA = 10 * 10 / 64**2
+RECIPE: dict[str, Any] = {
+    "model": "gc_scenes_resnet",
+    "data": "scenes",
+    "limit_train": 6_400,
+    "limit_val": 300,
+    "steps": 600,
+    "batch_size": 64,
+    "optimizer": "adamw",
+    "lr": 0.01,
+    "weight_decay": 0.01,
+    "clip_grad_norm": 5.0,
+    "warmup_epochs": 0.3,
+    "evaluate_every": 2.0,
+}
 PICTURE = Path(__file__).with_name("attention.png")
 
 
-def train() -> Path:
-    """Train a small network with global context blocks on generated scenes."""
-    result = gcnet.train(
-        model="gc_scenes_resnet",
-        data="scenes",
-        limit_train=6_400,
-        limit_val=300,
-        steps=600,
-        batch_size=64,
-        optimizer="adamw",
-        lr=0.01,
-        weight_decay=0.01,
-        clip_grad_norm=5.0,
-        warmup_epochs=0.3,
-        evaluate_every=2.0,
-    )
-    return result.folder
+def train(**changes: Any) -> Path:
+    """Train a small network with global context blocks on generated scenes; `changes` override `RECIPE`."""
+    return gcnet.train(**RECIPE | changes).folder
 
 
 def draw(maps: list[ImageMaps], path: Path, share: float) -> None:
@@ -60,8 +60,8 @@ def draw(maps: list[ImageMaps], path: Path, share: float) -> None:
     figure = Figure(figsize=(11, 4.3), dpi=110, layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
     grid = left.subplots(2, len(maps))
-    for column, one in zip(grid.T, maps, strict=True):
-        drawn = draw_column(column, one)
+    for column, image_maps in zip(grid.T, maps, strict=True):
+        drawn = draw_column(column, image_maps)
     bar = left.colorbar(drawn, ax=list(grid[1]), fraction=0.02, pad=0.02)
     bar.set_ticks([-5, -2.5, 0, 2.5, 5], labels=["1/32", "1/6", "1", "6", "32"])
     bar.set_label("attention, uniform = 1", fontsize=9, color=INK)
@@ -75,7 +75,10 @@ def draw(maps: list[ImageMaps], path: Path, share: float) -> None:
     right.suptitle("Global context block\n", x=0.5, fontsize=12, color=INK)
     draw_block(right.subplots())
     caption = figure_caption(
-        "generated scenes", f"gc_scenes_resnet, {LAYER}", "600 training steps", f"mean of {MEASURED} validation scenes"
+        "generated scenes",
+        f"{RECIPE['model']}, {LAYER}",
+        f"{RECIPE['steps']} training steps",
+        f"mean of {MEASURED} validation scenes",
     )
     save_figure(figure, path, caption=caption)
 
@@ -84,7 +87,7 @@ def weight_on_patch(network: TrainedClassifier, scenes: Scenes, preprocessing: P
     """Measure the mean share of the attention that is on the framed patch."""
     content = scenes.coco_annotations()
     patch = next(category["id"] for category in content["categories"] if category["name"] == "reference")
-    boxes = [one["bbox"] for one in content["annotations"] if one["category_id"] == patch]  # one in each scene
+    boxes = [entry["bbox"] for entry in content["annotations"] if entry["category_id"] == patch]  # one per scene
     transform = build_eval_transform(preprocessing)
     images = torch.stack([transform(scenes.read(index)) for index in range(len(boxes))])
     with torch.no_grad(), capture(network.model.eval()) as captured:
@@ -93,9 +96,9 @@ def weight_on_patch(network: TrainedClassifier, scenes: Scenes, preprocessing: P
     cell = scenes.read(0).width / weights.shape[-1]
     rows, columns = np.mgrid[: weights.shape[1], : weights.shape[2]] * cell + cell / 2
     shares = []
-    for (left, top, width, height), one in zip(boxes, weights.numpy(), strict=True):
+    for (left, top, width, height), attention in zip(boxes, weights.numpy(), strict=True):
         inside = (abs(columns - left - width / 2) <= width / 2) & (abs(rows - top - height / 2) <= height / 2)
-        shares.append(one[inside].sum() / one.sum())
+        shares.append(attention[inside].sum() / attention.sum())
     return float(np.mean(shares))
 
 
@@ -147,20 +150,25 @@ def _rgb(color: str) -> tuple[float, ...]:
     return tuple(int(color[start : start + 2], 16) / 255 for start in (1, 3, 5))
 
 
-def main() -> None:
-    """Train unless a run is given, and draw."""
-    run = Path(sys.argv[1]) if len(sys.argv) > 1 else train()
+def main(run: Path, picture: Path = PICTURE, *, measured: int = MEASURED) -> None:
+    """Draw the picture of a trained network.
+
+    Args:
+        run: run folder of `train`.
+        picture: PNG to write.
+        measured: number of validation scenes for the mean attention on the patch.
+    """
     network: Any = open_trained(str(run)).trained
     preprocessing = find_preprocessing(network, PreprocessingSettings(), str(run))
-    scenes = Scenes(MEASURED, split="val")
+    scenes = Scenes(measured, split="val")
     maps = []
     with tempfile.TemporaryDirectory() as folder:
         for index in SCENES:
             path = Path(folder, f"{index}.png")
             scenes.read(index).save(path)
             maps.append(attention_of_image(network, path, preprocessing))
-    draw(maps, PICTURE, weight_on_patch(network, scenes, preprocessing))
+    draw(maps, picture, weight_on_patch(network, scenes, preprocessing))
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else train())

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 
-def randomise(module: nn.Module) -> nn.Module:
+def randomize(module: nn.Module) -> nn.Module:
     """The module, every weight and statistic drawn anew, in place."""
     with torch.no_grad():
         for name, tensor in module.state_dict().items():

@@ -99,7 +99,7 @@ def test_the_signature_and_the_docstring_name_every_argument() -> None:
         ({"lens": "x", "size": (0, 1)}, "`size` must be positive, found (0, 1); `places` stay"),
     ],
 )
-def test_mistakes_name_arguments(arguments: dict[str, object], message: str) -> None:
+def test_usage_errors_name_arguments(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as error:
         camera(**arguments)
     assert str(error.value).startswith(message)

@@ -127,7 +127,9 @@ def test_an_unknown_command_suggests_the_nearest(
 
 
 @pytest.mark.parametrize("arguments", [["help", "blocks"], ["--help", "blocks"], ["blocks", "help"]], ids=" ".join)
-def test_help_may_stand_before_or_after_the_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_accepted_before_and_after_the_command(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(arguments) == 0
     assert "usage: gcnet blocks" in capsys.readouterr().out
 

@@ -27,17 +27,17 @@ def test_the_nearest_name_is_proposed_whatever_its_case() -> None:
         ("config-file", ""),
     ],
 )
-def test_only_a_slip_or_a_part_of_a_name_gets_a_proposal(name: str, expected: str) -> None:
+def test_only_typos_and_parts_of_names_get_a_suggestion(name: str, expected: str) -> None:
     valid = ("epochs", "preset", "blocks", "root", "long-side", "rand-augment", "weights", "sgd")
     assert nearest(name, valid) == (f'; did you mean "{expected}"?' if expected else "")
 
 
-def test_a_name_of_another_tool_gets_ours() -> None:
+def test_a_name_of_another_tool_suggests_the_name_here() -> None:
     assert nearest("Senet", ("se", "ese"), {"senet": "se"}) == '; did you mean "se"?'
     assert nearest("senet", ("gc",), {"senet": "se"}) == ""
 
 
-def test_an_unknown_name_is_said_with_the_nearest_and_the_valid_ones() -> None:
+def test_an_unknown_name_is_reported_with_the_nearest_and_valid_names() -> None:
     error = unknown("block", "gcc", ("none", "gc", "se"))
     assert isinstance(error, UserError)
     assert str(error) == 'unknown block "gcc"; did you mean "gc"? valid: none, gc, se'
@@ -47,7 +47,7 @@ def test_an_unknown_name_is_said_with_the_nearest_and_the_valid_ones() -> None:
 
 def test_a_long_list_of_valid_names_is_cut_and_counted() -> None:
     names = [f"net{index}" for index in range(23)]
-    assert str(unknown("model", "qqq", names, listed=2)) == 'unknown model "qqq"; valid: net0, net1, ... (23 in all)'
+    assert str(unknown("model", "qqq", names, listed=2)) == 'unknown model "qqq"; valid: net0, net1, ... (23 in total)'
     assert str(unknown("model", "met7", names, listed=2)) == 'unknown model "met7"; did you mean "net7"?'
 
 
@@ -59,7 +59,7 @@ def test_a_long_list_of_valid_names_is_cut_and_counted() -> None:
         ("rusn", "runs"),
     ],
 )
-def test_a_mistyped_path_gets_the_one_beside_it(
+def test_a_mistyped_path_suggests_its_neighbor(
     path: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "runs" / "first" / "best.safetensors"
@@ -77,7 +77,7 @@ def test_the_suffix_does_not_make_names_of_files_similar(tmp_path: Path) -> None
     assert nearest_path(tmp_path / "det.safetensor") == f'; did you mean "{tmp_path / "det.safetensors"}"?'
 
 
-def test_a_path_like_nothing_beside_it_gets_no_proposal(tmp_path: Path) -> None:
+def test_a_path_unlike_its_neighbors_gets_no_suggestion(tmp_path: Path) -> None:
     assert nearest_path(tmp_path / "xyz") == ""
     (tmp_path / "runs").mkdir()
     assert nearest_path(tmp_path / "qqq" / "xyz") == ""

@@ -26,9 +26,9 @@ def rows(file: Path) -> list[dict[str, object]]:
 
 def assert_close(actual: list[dict[str, object]], expected: list[dict[str, object]]) -> None:
     assert len(actual) == len(expected) > 0
-    for ours, theirs in zip(actual, expected, strict=True):
-        assert ours.keys() == theirs.keys()
-        for name, value in theirs.items():
+    for ours, reference in zip(actual, expected, strict=True):
+        assert ours.keys() == reference.keys()
+        for name, value in reference.items():
             # To the bit on the machine that wrote them; other CPUs round otherwise.
             assert ours[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value), name
 
@@ -71,7 +71,7 @@ def test_a_classifier_resumes_as_it_would_have_gone_on(copy, capsys):
     assert settings["network"]["block_options"] == ["pooling=attention"] and settings["output"]["plots"] is False
 
 
-def test_an_upgraded_run_says_nothing_of_names(copy, capsys):
+def test_an_upgraded_run_reports_no_old_names(copy, capsys):
     run = copy("classifier")
     assert main(["train", "--resume", str(run)]) == 0
     capsys.readouterr()
@@ -121,12 +121,12 @@ def test_a_block_file_loads_and_computes_the_same():
 
 
 @pytest.mark.slow
-def test_a_comparison_goes_on_with_the_same_settings(copy, monkeypatch, capsys):
+def test_a_comparison_resumes_with_the_same_settings(copy, monkeypatch, capsys):
     folder = copy("compare")
     monkeypatch.chdir(folder.parent)
     flags = "--blocks none,gc --steps 4 --limit-train 32 --limit-val 16 --batch-size 8 --no-control --jobs 1"
     assert main(["compare", *flags.split(), "--warmup-start-factor", "0.5", "--output", "compare"]) == 0
-    assert "2 of 2 trainings are finished already" in capsys.readouterr().out
+    assert "2 of 2 trainings are already finished" in capsys.readouterr().out
     assert json.loads((folder / "results.json").read_text())["format_version"] == FORMAT_VERSION
     assert read_results(folder / "results.json").runs == read_results(FILES / "compare" / "results.json").runs
 

@@ -28,7 +28,7 @@ def test_the_table_of_bytes_is_the_one_in_the_documentation() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_it_says_so_in_one_sentence() -> None:
+def test_a_missing_gpu_is_reported_in_one_sentence() -> None:
     done = benchmark("--quick")
     assert done.returncode == 1
     assert done.stderr == (

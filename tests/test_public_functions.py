@@ -148,12 +148,12 @@ def test_a_run_trained_and_resumed_from_python_is_that_of_the_command_line(tmp_p
         ("train", {"batch_size": 0}, "`batch_size` must be"),
         ("train", {"lr": "high"}, "`lr` must be a number or None, found 'high'"),
         ("compare", {"placement": "best"}, '`placement` must be "same" or "published"'),
-        ("cost", {"model": "resnet18", "device": "cpu"}, "`device` belongs to `measure`"),
+        ("cost", {"model": "resnet18", "device": "cpu"}, "`device` requires `measure`"),
         ("reproduce", {"table": "design"}, "`scale` is required"),
         ("reproduce", {"table": "design", "cost_only": True}, 'unknown argument "cost_only"'),
     ],
 )
-def test_mistakes_name_arguments_instead_of_flags(name: str, arguments: dict[str, object], message: str) -> None:
+def test_usage_errors_name_arguments_instead_of_flags(name: str, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as error:
         getattr(gcnet, name)(**arguments)
     assert str(error.value).startswith(message)

@@ -112,7 +112,7 @@ def test_the_commands_run_one_after_the_other_in_an_empty_folder(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_fine_tuning_runs_as_its_page_says(data_root: Path, tmp_path: Path) -> None:
+def test_commands_of_the_fine_tuning_page_run(data_root: Path, tmp_path: Path) -> None:
     (tmp_path / "resnet20-12fca82f.th").symlink_to(data_root / "weights-resnet-cifar10" / "resnet20-12fca82f.th")
     for folder in (data_root / "imagenette224").glob("*/*"):
         here = tmp_path / "imagenette224" / folder.parent.name / folder.name

@@ -115,12 +115,12 @@ def test_cut_or_lengthened_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_file_of_another_origin_is_refused(tmp_path: Path) -> None:
-    safetensors.torch.save_file({"weight": torch.zeros(2)}, tmp_path / "theirs")
-    with pytest.raises(StorageError, match="theirs is not a file written by gcnet: its header holds no checksum"):
-        load_tensors(tmp_path / "theirs")
+    safetensors.torch.save_file({"weight": torch.zeros(2)}, tmp_path / "reference")
+    with pytest.raises(StorageError, match="reference is not a file written by gcnet: its header holds no checksum"):
+        load_tensors(tmp_path / "reference")
 
 
-def test_missing_file_and_folder_are_said_in_a_sentence(tmp_path: Path) -> None:
+def test_missing_files_and_folders_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot read .*nowhere: No such file or directory"):
         load_tensors(tmp_path / "nowhere")
     with pytest.raises(StorageError, match="cannot read .*: it is a folder and not a file"):
@@ -145,7 +145,7 @@ def test_failure_at_any_step_leaves_the_old_file_and_nothing_beside_it(
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT], ids=["disk", "quota"])
-def test_message_of_a_full_disk_names_path_need_and_what_is_free(
+def test_message_of_a_full_disk_has_path_needed_and_free_space(
     error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_atomic(tmp_path / "file", b"old")
@@ -267,7 +267,7 @@ def test_a_forked_child_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> 
         pass
 
 
-def test_a_line_that_does_not_fit_on_the_disk_leaves_the_file_as_it_was(
+def test_a_line_that_does_not_fit_on_the_disk_leaves_the_file_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "rows"
@@ -289,7 +289,7 @@ def test_a_full_disk_speaks_of_an_old_file_only_where_there_is_one(
 ) -> None:
     (tmp_path / "old").write_text("old")
     monkeypatch.setattr(storage.os, "fsync", fails(errno.ENOSPC))
-    with pytest.raises(StorageError, match="the old file is untouched"):
+    with pytest.raises(StorageError, match="the old file is unchanged"):
         write_atomic(tmp_path / "old", b"new")
     with pytest.raises(StorageError) as raised:
         write_atomic(tmp_path / "new", b"new")

@@ -128,7 +128,7 @@ def settings_from(kind: type[_S], values: Mapping[str, Any]) -> _S:
 
 
 def check_choices(settings: Any, synonyms: Mapping[str, str] | None = None) -> None:
-    """Check the fields whose type is a Literal.
+    """Check the fields of type Literal.
 
     Args:
         settings: a dataclass.
@@ -145,7 +145,7 @@ def check_choices(settings: Any, synonyms: Mapping[str, str] | None = None) -> N
 
 @cache
 def _choices(kind: Any) -> dict[str, tuple[Any, ...]]:
-    """For each field whose type is a Literal its choices, with None where it is optional."""
+    """Choices of each field of type Literal, with None if it is optional."""
     choices = {}
     for name, annotation in get_type_hints(kind).items():
         parts = get_args(annotation) if get_origin(annotation) in (UnionType, Union) else (annotation,)
@@ -235,7 +235,7 @@ def _documented_fields(node: ast.ClassDef) -> Generator[tuple[str, str]]:
 
 
 def _parameters(arguments: Sequence[Argument]) -> list[inspect.Parameter]:
-    """Positional ones first, those without a default before all others."""
+    """Positional arguments first, required ones before optional ones."""
     found = [
         inspect.Parameter(
             one.name,

@@ -19,7 +19,7 @@ def signals_blocked(*names: str) -> Generator[None]:
     Ctrl-C and a closed terminal signal all processes of a command: the parent handles them for its children.
 
     Args:
-        *names: names of the signals, such as `FROM_TERMINAL`; unknown ones are skipped.
+        *names: names of the signals, such as `FROM_TERMINAL`; unknown names are skipped.
     """
     numbers = {getattr(signal, name) for name in names if hasattr(signal, name)}
     if not hasattr(signal, "pthread_sigmask"):

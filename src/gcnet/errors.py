@@ -128,7 +128,7 @@ def unknown(
         return UserError(f"{start} valid: {', '.join(names) or 'none'}")
     if suggestion:
         return UserError(start)
-    return UserError(f"{start} valid: {', '.join(names[: min(listed, _EXAMPLES)])}, ... ({len(names)} in all)")
+    return UserError(f"{start} valid: {', '.join(names[: min(listed, _EXAMPLES)])}, ... ({len(names)} in total)")
 
 
 def printable(name: str | Path) -> str:

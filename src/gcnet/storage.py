@@ -54,7 +54,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         data: its content.
 
     Raises:
-        StorageError: the data cannot be written; the message of a full disk says how much space is needed and free.
+        StorageError: the data cannot be written; a full disk is reported with the needed and free space.
     """
     if _is_stream(path):
         return _write_into(path, data)
@@ -218,7 +218,7 @@ def check_output_folder(path: Path) -> None:
 
 
 def check_output_file(path: Path) -> None:
-    """Check that the file `path` can be written, whose folders need not exist; nothing is left or changed.
+    """Check that the file `path` can be written; its folders need not exist, and nothing is changed.
 
     Raises:
         UserError: the path is a folder, or a file is in the way.
@@ -289,7 +289,7 @@ def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
         Tensors by name on the CPU, and the metadata.
 
     Raises:
-        StorageError: a missing file, a file of another origin, or one whose bytes differ from those written.
+        StorageError: the file is missing, not written by gcnet, or changed since.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -366,7 +366,7 @@ def _writing_failed(path: Path, needed: int, error: OSError, *, kept: bool = Fal
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(f"cannot write {printable(path)}: {error.strerror}")
     free = shutil.disk_usage(path.parent).free
-    old = "; the old file is untouched" if kept else ""
+    old = "; the old file is unchanged" if kept else ""
     return StorageError(
         f"cannot write {printable(path)}: the disk is full (needed {needed:,} bytes, free {free:,}){old}"
     )

@@ -15,7 +15,7 @@ def some_attention(*rows: int) -> Attention:
     return Attention(weights, GRID, KEY_GRID, input=torch.randn(2, 32, 5), added=torch.randn(2, 32, 5))
 
 
-def test_queries_that_hold_no_pixel_go_and_the_rows_of_others_stay() -> None:
+def test_queries_without_a_pixel_are_dropped_and_other_rows_kept() -> None:
     whole = some_attention(32)
     inside = PADDING.without_queries(whole)
     assert (inside.grid, inside.key_grid, inside.positions) == ((3, 6), KEY_GRID, 18)
@@ -28,7 +28,7 @@ def test_queries_that_hold_no_pixel_go_and_the_rows_of_others_stay() -> None:
 
 
 @pytest.mark.parametrize("rows", [(32,), ()])
-def test_keys_that_hold_no_pixel_go_and_an_even_map_stays_even(rows: tuple[int, ...]) -> None:
+def test_keys_without_a_pixel_are_dropped_and_uniform_attention_stays_uniform(rows: tuple[int, ...]) -> None:
     whole = some_attention(*rows)
     inside = PADDING.without_keys(whole)
     assert (inside.grid, inside.key_grid) == (GRID, (2, 3))
@@ -40,7 +40,7 @@ def test_keys_that_hold_no_pixel_go_and_an_even_map_stays_even(rows: tuple[int, 
     torch.testing.assert_close(PADDING.without_keys(even).weights, torch.full((1, 1, 6), 1 / 6))
 
 
-def test_one_map_for_all_queries_stays_as_it_is_and_so_do_keys_in_a_line() -> None:
+def test_one_map_for_all_queries_and_keys_in_a_line_are_unchanged() -> None:
     shared = some_attention()
     inside = PADDING.without_queries(shared)
     assert torch.equal(inside.weights, shared.weights)

@@ -14,7 +14,7 @@ from gcnet.analysis.capture import capture, describe_unread
 from gcnet.analysis.readers import observed_weights
 from gcnet.blocks import build_block
 from gcnet.errors import UserError
-from random_weights import randomise
+from random_weights import randomize
 from tolerances import assert_equal_within
 
 
@@ -36,7 +36,7 @@ def heads_times_values(weights: Tensor, values: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", ["gc", "snl"])
 def test_a_block_with_one_map_leaves_the_weights_of_its_pooling(name: str) -> None:
-    block = randomise(gcnet.build_block(name, channels=8, **({"ratio": 2} if name == "gc" else {})))
+    block = randomize(gcnet.build_block(name, channels=8, **({"ratio": 2} if name == "gc" else {})))
     x = torch.randn(2, 8, 5, 7)
     ((path, found),) = captured(nn.Sequential(block), x)
     assert (path, found.is_shared, found.grid, found.positions) == ("0", True, (5, 7), 35)
@@ -51,7 +51,7 @@ def test_a_block_with_one_map_leaves_the_weights_of_its_pooling(name: str) -> No
 @pytest.mark.parametrize("sub_sample", [False, True])
 @pytest.mark.parametrize("name", ["nl_gaussian", "nl_embedded_gaussian", "nl_dot_product", "nl_concatenation"])
 def test_a_non_local_block_leaves_a_row_for_each_query(name: str, sub_sample: bool) -> None:
-    block = randomise(gcnet.build_block(name, channels=6, sub_sample=sub_sample))
+    block = randomize(gcnet.build_block(name, channels=6, sub_sample=sub_sample))
     x = torch.randn(2, 6, 5, 7)
     ((_, found),) = captured(block, x)
     assert (found.grid, found.key_grid) == ((5, 7), (2, 3) if sub_sample else (5, 7))
@@ -63,7 +63,7 @@ def test_a_non_local_block_leaves_a_row_for_each_query(name: str, sub_sample: bo
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_maps_of_any_number_of_axes_are_told_apart(dims: int) -> None:
+def test_maps_of_any_number_of_axes_are_distinguished(dims: int) -> None:
     sides = (4, 3, 5)[:dims]
     x = torch.randn(2, 4, *sides)
     for name in ("snl", "nl_gaussian"):
@@ -82,7 +82,7 @@ def test_every_block_that_was_inserted_is_captured_by_its_name() -> None:
     assert [one.grid for _, one in found] == [(8, 8)] * 3 + [(4, 4)] * 3
 
 
-def test_what_happens_to_a_map_in_place_later_does_not_reach_what_was_captured() -> None:
+def test_later_changes_in_place_do_not_reach_captured_maps() -> None:
     block = gcnet.build_block("snl", channels=3)
     x = torch.randn(1, 3, 4, 5)
     ((_, found),) = captured(nn.Sequential(block, nn.ReLU(inplace=True)), x.clone())
@@ -90,7 +90,7 @@ def test_what_happens_to_a_map_in_place_later_does_not_reach_what_was_captured()
 
 
 def vit(**options) -> nn.Module:
-    return randomise(timm.create_model("vit_tiny_patch16_224", img_size=(32, 48), depth=2, num_classes=5, **options))
+    return randomize(timm.create_model("vit_tiny_patch16_224", img_size=(32, 48), depth=2, num_classes=5, **options))
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -124,7 +124,7 @@ def test_deit_with_two_extra_tokens_keeps_the_grid() -> None:
 @pytest.mark.parametrize("size", [(56, 56), (44, 60)], ids=["whole windows", "padded windows"])
 def test_the_windows_of_swin_lie_where_the_network_puts_them(size: tuple[int, int]) -> None:
     options = {"img_size": size, "window_size": 4, "embed_dim": 12, "depths": (2,), "num_heads": (3,)}
-    model = randomise(timm.create_model("swin_tiny_patch4_window7_224", **options)).eval()
+    model = randomize(timm.create_model("swin_tiny_patch4_window7_224", **options)).eval()
     found = captured(model, torch.randn(2, 3, *size))
     assert [name for name, _ in found] == ["layers.0.blocks.0", "layers.0.blocks.1"]
     for block, (_, one) in zip(model.layers[0].blocks, found, strict=True):
@@ -145,7 +145,7 @@ def test_the_windows_of_swin_lie_where_the_network_puts_them(size: tuple[int, in
 
 
 def test_the_attention_of_torchvisions_vit_is_captured() -> None:
-    model = randomise(torchvision.models.VisionTransformer(32, 8, 2, 4, 8, 16)).eval()
+    model = randomize(torchvision.models.VisionTransformer(32, 8, 2, 4, 8, 16)).eval()
     found = captured(model, torch.randn(2, 3, 32, 32))
     assert [(one.grid, one.extra, one.weights.shape[1]) for _, one in found] == [((4, 4), 1, 4)] * 2
     layer = model.encoder.layers[0]
@@ -171,12 +171,12 @@ def test_torchs_encoder_layer_is_captured_in_spite_of_its_fast_path(batch_first:
 
 
 def test_timms_global_context_leaves_its_softmax() -> None:
-    model = randomise(timm.create_model("gcresnet50t", num_classes=3)).eval()
+    model = randomize(timm.create_model("gcresnet50t", num_classes=3)).eval()
     found = captured(model, torch.randn(2, 3, 64, 64))
     assert [name for name, _ in found] == [
         name for name, part in model.named_modules() if isinstance(part, timm.layers.GlobalContext)
     ]
-    block = randomise(timm.layers.GlobalContext(8, fuse_add=True, fuse_scale=False)).eval()
+    block = randomize(timm.layers.GlobalContext(8, fuse_add=True, fuse_scale=False)).eval()
     ((_, one),) = captured(block, torch.randn(2, 8, 5, 7))
     context = torch.einsum("nhk,nkc->nc", one.weights, one.input)
     expected = block.mlp_add(context[..., None, None]).flatten(2).transpose(1, 2).expand(-1, 35, -1)
@@ -184,7 +184,7 @@ def test_timms_global_context_leaves_its_softmax() -> None:
 
 
 def test_timms_non_local_is_captured() -> None:
-    block = randomise(timm.layers.NonLocalAttn(8)).eval()
+    block = randomize(timm.layers.NonLocalAttn(8)).eval()
     x = torch.randn(2, 8, 3, 5)
     ((_, found),) = captured(block, x)
     mixed = (found.weights[:, 0] @ block.g(x).flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(-1, (3, 5))
@@ -197,7 +197,7 @@ def test_timms_non_local_is_captured() -> None:
 def test_mmcvs_non_local_block_is_captured(mode: str, sub_sample: bool) -> None:
     from mmcv.cnn.bricks import NonLocal2d
 
-    block = randomise(NonLocal2d(6, mode=mode, sub_sample=sub_sample)).eval()
+    block = randomize(NonLocal2d(6, mode=mode, sub_sample=sub_sample)).eval()
     x = torch.randn(2, 6, 5, 7)
     ((_, found),) = captured(block, x)
     mixed = (found.weights[:, 0] @ block.g(x).flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(-1, (5, 7))
@@ -205,7 +205,7 @@ def test_mmcvs_non_local_block_is_captured(mode: str, sub_sample: bool) -> None:
     assert mode not in vars(block)
 
 
-def test_a_module_that_only_looks_like_a_block_is_passed_over() -> None:
+def test_a_module_that_resembles_a_block_is_ignored() -> None:
     class Mask(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -220,7 +220,7 @@ def test_a_module_that_only_looks_like_a_block_is_passed_over() -> None:
 def test_mmcvs_context_block_is_captured() -> None:
     from mmcv.cnn.bricks import ContextBlock
 
-    block = randomise(ContextBlock(6, 0.5)).eval()
+    block = randomize(ContextBlock(6, 0.5)).eval()
     x = torch.randn(2, 6, 5, 7)
     ((_, found),) = captured(block, x)
     context = torch.einsum("nhk,nkc->nc", found.weights, found.input)
@@ -239,8 +239,8 @@ def test_mmcvs_context_block_is_captured() -> None:
     ],
     ids=["se", "gc scale", "timm se", "timm eca", "timm global context", "torchvision se"],
 )
-def test_a_gate_leaves_what_it_multiplies_the_channels_by(build: Callable[[], nn.Module]) -> None:
-    part = randomise(build()).eval()
+def test_captured_gates_are_the_factors_of_the_channels(build: Callable[[], nn.Module]) -> None:
+    part = randomize(build()).eval()
     x = torch.rand(3, 8, 5, 7) + 0.5
     with torch.no_grad(), capture(part) as found:
         output = part(x)
@@ -263,7 +263,7 @@ class Own(nn.Module):
         return x + self.drop((x * self.weights(x)[:, None]).sum((2, 3), keepdim=True))
 
 
-def test_a_module_of_the_users_own_takes_a_short_adapter() -> None:
+def test_a_module_of_the_user_takes_a_short_adapter() -> None:
     model = nn.Sequential(nn.Conv2d(3, 5, 1), Own(5))
     x = torch.randn(2, 3, 7, 11)
     assert captured(model, x) == []

@@ -38,7 +38,7 @@ def test_resnet50_costs_the_published_4_09_billion_multiply_adds() -> None:
     assert count_flops(resnet50(), (1, 3, 224, 224)) / 2e9 == pytest.approx(published, abs=0.005)
 
 
-def test_counting_leaves_the_model_as_it_was() -> None:
+def test_counting_leaves_the_model_unchanged() -> None:
     model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.Dropout())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     count_flops(model, (2, 3, 7, 7))
@@ -70,7 +70,7 @@ def test_the_formula_of_global_context_holds_for_its_variants(pooling: str, fusi
     assert count_flops(block, (1, CHANNELS, HEIGHT, WIDTH)) == expected
 
 
-def test_global_context_costs_what_is_counted_by_hand() -> None:
+def test_costs_of_global_context_equal_those_counted_by_hand() -> None:
     logits = pooled = 2 * 35 * 32
     squeeze = expand = 2 * 32 * 8
     assert analytic_flops("gc", channels=32, positions=35, ratio=4) == logits + pooled + squeeze + expand
@@ -110,7 +110,7 @@ def multiply_adds_after_the_backbone(stages: int = 1, box_outputs: int = 81 * 5)
     return pyramid + proposals + stages * (1000 * box + 100 * mask)
 
 
-def test_a_detector_costs_what_is_counted_by_hand() -> None:
+def test_costs_of_a_detector_equal_those_counted_by_hand() -> None:
     model = on_meta("mask_rcnn_resnet50")
     body = count_flops(on_meta("resnet50"), (1, 3, 800, 1280)) - 2 * 2048 * 1000  # without its linear layer
     assert count_detector_flops(model) == body + 2 * multiply_adds_after_the_backbone()
@@ -151,7 +151,7 @@ def test_attention_and_deformable_convolutions_of_a_detector_are_counted() -> No
     assert count_detector_flops(on_meta("mask_rcnn_resnet50_dcn"), size) - plain == expected
 
 
-def test_what_cannot_be_counted_as_a_detector_is_refused() -> None:
+def test_counting_other_networks_as_a_detector_is_refused() -> None:
     with pytest.raises(UserError, match="takes a detector, such as mask_rcnn_resnet50; found CifarResNet"):
         count_detector_flops(on_meta("cifar_resnet20"))
     model = on_meta("mask_rcnn_scenes_resnet")

@@ -46,7 +46,7 @@ def test_a_convolution_keeps_its_input_and_a_rectifier_its_output() -> None:
     assert account.total.saved_bytes == 4 * 2 * 8 * 77
 
 
-def test_what_is_saved_twice_or_is_a_view_counts_once() -> None:
+def test_tensors_saved_twice_and_views_count_once() -> None:
     class Twice(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (x.flatten(2).square() * x.flatten(2)).sigmoid()
@@ -116,7 +116,7 @@ def test_a_detector_is_broken_down_from_its_stem_to_its_masks(name: str) -> None
     assert [doubled[stage] // kept[stage] for stage in ("pyramid", "boxes", "masks")] == [1, 2, 2]
 
 
-def test_what_a_network_holds_itself_is_told_apart_from_its_parts() -> None:
+def test_parameters_of_the_network_itself_are_separate_from_its_parts() -> None:
     account = cost_breakdown(on_meta("timm/vit_tiny_patch16_224"), (224, 224), 1)
     assert by_stage(account, "parameters")["other"] == 192 * (14 * 14 + 1 + 1)  # positions, class token
     assert account.blocks == ()

@@ -73,7 +73,7 @@ def test_a_map_that_is_the_same_for_all_queries_has_distance_zero(average) -> No
     assert average(row).item() == pytest.approx(0, abs=1e-15)
 
 
-def test_queries_that_look_at_one_position_each_are_as_far_apart_as_can_be() -> None:
+def test_queries_with_one_distinct_position_each_have_the_maximum_distance() -> None:
     positions = 7
     attention = torch.eye(positions)
     pairs = (positions - 1) / positions  # the share with i != j

@@ -17,7 +17,7 @@ from gcnet.analysis.query_independence import (
     measure_distances,
     measure_layers,
 )
-from random_weights import randomise
+from random_weights import randomize
 
 
 def batches() -> list[Tensor]:
@@ -25,7 +25,7 @@ def batches() -> list[Tensor]:
 
 
 def one_block(name: str, **options) -> nn.Module:
-    return randomise(nn.Sequential(nn.Conv2d(3, 8, 1), gcnet.build_block(name, channels=8, **options))).eval()
+    return randomize(nn.Sequential(nn.Conv2d(3, 8, 1), gcnet.build_block(name, channels=8, **options))).eval()
 
 
 @pytest.mark.parametrize("name", ["nl_gaussian", "nl_embedded_gaussian"])
@@ -63,7 +63,7 @@ def test_one_map_for_all_is_at_distance_zero_and_adds_the_same_everywhere() -> N
     assert layer.input.mean > 0.1
 
 
-def test_heads_and_windows_are_averaged_and_rows_of_padding_left_out() -> None:
+def test_heads_and_windows_are_averaged_without_rows_of_padding() -> None:
     eye, even = torch.eye(2), torch.full((2, 2), 0.5)
     weights = torch.stack([torch.stack([eye, even]), torch.stack([eye, eye])])[None]  # (1, W = 2, heads = 2, 2, 2)
     windows = torch.tensor([[0, 1], [2, -1]])
@@ -93,7 +93,7 @@ def test_the_bootstrap_interval_is_that_of_a_mean() -> None:
     assert bootstrap_interval(values[:1]).low is None
 
 
-def test_non_local_attention_that_looks_the_same_from_everywhere_could_be_a_gc_block() -> None:
+def test_query_independent_non_local_attention_could_be_a_gc_block() -> None:
     model = nn.Sequential(gcnet.build_block("nl_embedded_gaussian", channels=64), nn.Identity())
     block = model[0]
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_new_blocks_and_shared_maps_are_named() -> None:
     assert describe_dependence(model, []) == "No module of this network attends to positions."
 
 
-def test_a_layer_that_listens_to_each_position_is_not_independent() -> None:
+def test_a_layer_with_query_dependent_attention_is_not_independent() -> None:
     model = nn.Sequential(gcnet.build_block("nl_gaussian", channels=8))
     with torch.no_grad():
         model[0].add.transform.weight.normal_()

@@ -25,7 +25,7 @@ SOFTMAX = {
 }
 
 
-def randomise(module: nn.Module) -> nn.Module:
+def randomize(module: nn.Module) -> nn.Module:
     """Every parameter and statistic in float64 and away from its start."""
     module.double().eval()
     with torch.no_grad():
@@ -39,7 +39,7 @@ def randomise(module: nn.Module) -> nn.Module:
 
 def built(case: str, channels: int) -> nn.Module:
     name, options = SOFTMAX[case]
-    return randomise(build_block(name, channels=channels, **options))
+    return randomize(build_block(name, channels=channels, **options))
 
 
 def as_snl(block: nn.Module, mean: Tensor) -> nn.Module:
@@ -174,7 +174,7 @@ def test_gc_takes_the_key_and_starts_as_the_identity(mixed: nn.Module) -> None:
         ("nl_concatenation", {}, 0.0, 0.1, "no distribution"),
     ],
 )
-def test_what_is_kept_has_a_reason(
+def test_blocks_that_are_kept_have_a_reason(
     name: str, options: dict, distance: float, threshold: float | None, reason: str | None
 ) -> None:
     found = why_kept(build_block(name, channels=7, **options), layer("a", distance), threshold)
@@ -188,7 +188,7 @@ def test_new_blocks_and_blocks_composed_otherwise_are_kept() -> None:
     assert "not composed" in str(why_kept(block, layer("a", 0.0)))
 
 
-def test_a_network_of_ones_own_is_simplified_too() -> None:
+def test_a_custom_network_is_simplified() -> None:
     model = CifarResNet(20)
     insert(model, "nl_gaussian", stages=(1,))
     simplified = replace_blocks(model, {"layer1.0.context": torch.zeros(16, dtype=torch.float64)}, "snl")

@@ -18,7 +18,7 @@ from gcnet.analysis.timing import Precision
 from gcnet.blocks import build_block, list_blocks
 from gcnet.checkpoints import convert_block
 from gcnet.insertion import inserted
-from random_weights import randomise
+from random_weights import randomize
 from tolerances import assert_equal_within
 
 CHANNELS = 64
@@ -39,17 +39,17 @@ PEERS = {
 
 @pytest.mark.parametrize("peer", PEERS)
 def test_a_peer_with_the_same_weights_computes_the_same(peer: str) -> None:
-    theirs, source, ours = PEERS[peer]
-    randomise(theirs).double()
-    ours.double().load_state_dict(convert_block(theirs.state_dict(), source))
+    reference, source, ours = PEERS[peer]
+    randomize(reference).double()
+    ours.double().load_state_dict(convert_block(reference.state_dict(), source))
     x = torch.randn(2, CHANNELS, 5, 7, dtype=torch.float64)
     with torch.no_grad():
-        assert not torch.equal(theirs(x), x)
-        assert_equal_within(ours(x), theirs(x), torch.float64)
+        assert not torch.equal(reference(x), x)
+        assert_equal_within(ours(x), reference(x), torch.float64)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_contestants_are_told_apart_and_meet_those_they_are_compared_with(name: str) -> None:
+def test_contestants_have_distinct_names_and_are_measured_with_their_baselines(name: str) -> None:
     for case in BENCHMARKS[name](REAL):
         names = [contestant.name for contestant in case.contestants]
         assert len(set(names)) == len(names)
@@ -62,7 +62,7 @@ def test_every_block_is_measured_against_positions() -> None:
         assert len({contestant.shape for contestant in case.contestants}) == 1
 
 
-def test_every_block_is_measured_in_the_same_places_against_the_plain_network() -> None:
+def test_every_block_is_measured_at_the_same_sites_against_the_plain_network() -> None:
     cases = blocks(QUICK, list_blocks())
     assert {case.contestants[1].name.partition(",")[0] for case in cases} == set(list_blocks())
     with torch.device("meta"):

@@ -53,7 +53,7 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
     return (first & second).sum() / (first | second).sum()
 
 
-def test_rectangles_of_a_few_pixels_a_cell_come_back_whole() -> None:
+def test_rectangles_of_a_few_pixels_per_cell_are_reconstructed_exactly() -> None:
     masks = np.zeros((3, HEIGHT, WIDTH), dtype=bool)
     masks[0, 3:70, 5:72] = True
     masks[1, 90:93, 100:131] = True
@@ -84,7 +84,7 @@ def test_large_rectangles_lose_at_most_half_a_cell_at_each_corner() -> None:
     assert not (lost & ~corners).any()
 
 
-def test_a_disc_comes_back_the_better_the_finer_the_grid() -> None:
+def test_a_disc_is_reconstructed_better_on_a_finer_grid() -> None:
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     disc = (rows - 50) ** 2 + (columns - 60) ** 2 <= 40**2
     overlaps = [overlap(mask_of(perfect_results(images_of(disc), side)[0]), disc) for side in (7, 14, 28, 81)]

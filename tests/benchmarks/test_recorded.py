@@ -54,20 +54,20 @@ def cells(label: str, page: str = "speed") -> list[str]:
 
 @pytest.mark.parametrize(("label", "wanted"), LINES.items(), ids=LINES)
 def test_a_line_of_goals_is_the_geometric_mean_of_its_rows(label: str, wanted: dict[str, str]) -> None:
-    for said, layout in zip(cells(label)[1:], ("contiguous", "channels_last"), strict=True):
+    for stated, layout in zip(cells(label)[1:], ("contiguous", "channels_last"), strict=True):
         found = ratios(layout=layout, **wanted)
         mean = math.exp(sum(map(math.log, found)) / len(found))
-        assert float(said) == round(mean, len(said.partition(".")[2]))
+        assert float(stated) == round(mean, len(stated.partition(".")[2]))
 
 
 @pytest.mark.parametrize(("label", "network"), PRECISION.items(), ids=PRECISION)
 def test_a_line_of_precision_is_its_rows(label: str, network: str) -> None:
-    for said, kind in zip(cells(label), ("channels_last", "bf16", "bf16_channels_last"), strict=True):
+    for stated, kind in zip(cells(label), ("channels_last", "bf16", "bf16_channels_last"), strict=True):
         (ratio,) = ratios(benchmark="precision", contestant=f"{network}_{kind}")
-        assert float(said) == round(ratio, 2)
+        assert float(stated) == round(ratio, 2)
 
 
-def test_the_readme_says_what_the_page_says() -> None:
+def test_the_readme_agrees_with_the_page() -> None:
     readme = " ".join((ROOT / "README.md").read_text().split())
     forward, both, one, eight, step = (cells(label)[1] for label in [*LINES][:1] + [*LINES][3:7])
     assert f"`gc` takes {forward} times the inference time of mmcv's block, and {both} times for forward" in readme
@@ -96,7 +96,7 @@ def test_the_table_of_blocks_is_that_of_its_rows() -> None:
     assert all(f"{plain[key]}" in page for key in ("date", "commit", "device", "versions", "shape"))
 
 
-def test_the_page_of_blocks_says_once_where_the_context_of_each_is_from() -> None:
+def test_the_page_of_blocks_has_the_source_of_each_block_once() -> None:
     table = (ROOT / "docs" / "blocks.md").read_text().partition("| context | blocks |")[2].partition("| transform |")[0]
     named = " ".join(line.split("|")[2] for line in table.splitlines() if line.startswith(("| one", "| a few")))
     assert sorted(re.findall("`(.*?)`", named)) == sorted(list_blocks())

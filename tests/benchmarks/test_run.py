@@ -131,7 +131,7 @@ def test_a_file_of_other_columns_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "a,b\n1,2\n"
 
 
-def test_the_committed_rows_have_the_columns_of_today() -> None:
+def test_the_committed_rows_have_the_current_columns() -> None:
     assert not RESULTS.exists() or all(tuple(row) == COLUMNS for row in rows_of(RESULTS))
 
 
@@ -156,15 +156,13 @@ def test_means_over_shapes_are_geometric() -> None:
         (["--quick", "--only"], "--only takes a value, found nothing"),
     ],
 )
-def test_a_mistake_is_said_in_one_sentence(
-    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_usage_error_is_one_sentence(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert sentence in captured.err and not captured.out
 
 
-def test_quick_rows_never_go_to_the_results_unasked() -> None:
+def test_quick_rows_are_not_written_to_the_results_by_default() -> None:
     assert BenchmarkSettings(quick=True).csv is None
     assert BenchmarkSettings().csv == RESULTS
     assert BenchmarkSettings(what="positions").csv == ROOT / "docs" / "results" / "cost-vs-positions.csv"

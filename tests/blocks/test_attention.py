@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from gcnet.blocks import build_block
-from random_weights import randomise
+from random_weights import randomize
 from tolerances import assert_equal_within
 
 SIDES = {1: (13,), 2: (5, 7), 3: (3, 5, 7)}
@@ -13,7 +13,7 @@ every_dims = pytest.mark.parametrize("dims", [1, 2, 3], ids=["1d", "2d", "3d"])
 
 
 def block_and_map(name: str, *, channels: int = 6, dims: int = 2, **options: object) -> tuple[nn.Module, Tensor]:
-    block = randomise(build_block(name, channels=channels, dims=dims, **options)).double().eval()
+    block = randomize(build_block(name, channels=channels, dims=dims, **options)).double().eval()
     return block, torch.randn(2, channels, *SIDES[dims], dtype=torch.float64)
 
 
@@ -41,9 +41,9 @@ def test_dnl_adds_a_whitened_pairwise_and_a_unary_term(temperature: float, dims:
     unary = softmax(linear(block, "context.unary", flat)[:, 0])
     context = torch.zeros_like(value)
     for n in range(2):
-        centred_key = key[n] - key[n].mean(1, keepdim=True)
+        centered_key = key[n] - key[n].mean(1, keepdim=True)
         for i in range(flat.shape[2]):
-            logits = (query[n, :, i] - query[n].mean(1)) @ centred_key / (temperature * 3**0.5)
+            logits = (query[n, :, i] - query[n].mean(1)) @ centered_key / (temperature * 3**0.5)
             weights = softmax(logits - logits.max()) + unary[n]
             for j in range(flat.shape[2]):
                 context[n, :, i] += weights[j] * value[n, :, j]

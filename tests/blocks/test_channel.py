@@ -9,7 +9,7 @@ from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 
 from gcnet.blocks import build_block
-from random_weights import randomise
+from random_weights import randomize
 from tolerances import assert_equal_within
 
 SIDES = {1: (13,), 2: (5, 7), 3: (3, 5, 7)}
@@ -18,7 +18,7 @@ every_dims = pytest.mark.parametrize("dims", [1, 2, 3], ids=["1d", "2d", "3d"])
 
 def block_and_map(name: str, *, channels: int = 6, dims: int = 2, **options: object) -> tuple[nn.Module, Tensor]:
     """A block with random weights, and a map whose channels differ in mean and spread."""
-    block = randomise(build_block(name, channels=channels, dims=dims, **options)).double().eval()
+    block = randomize(build_block(name, channels=channels, dims=dims, **options)).double().eval()
     x = torch.randn(2, channels, *SIDES[dims], dtype=torch.float64)
     scale = torch.linspace(0.5, 2, channels, dtype=torch.float64).view(-1, *[1] * dims)
     return block, scale * x + scale
@@ -32,9 +32,9 @@ def scaled(x: Tensor, gate: Tensor) -> Tensor:
 @pytest.mark.parametrize("channels", [8, 16, 64, 128, 256, 512, 1024, 2048])
 def test_eca_equals_timm_s(channels: int) -> None:
     ours, x = block_and_map("eca", channels=channels)
-    theirs = EcaModule(channels=channels).double()
-    theirs.load_state_dict({"conv.weight": ours.state_dict()["scale.transform.weight"].view(1, 1, -1)})
-    assert_equal_within(ours(x), theirs(x), torch.float64)
+    reference = EcaModule(channels=channels).double()
+    reference.load_state_dict({"conv.weight": ours.state_dict()["scale.transform.weight"].view(1, 1, -1)})
+    assert_equal_within(ours(x), reference(x), torch.float64)
 
 
 @every_dims
@@ -53,20 +53,20 @@ def test_ese_equals_timm_s() -> None:
     ours, x = block_and_map("ese")
     with torch.no_grad():
         ours.get_parameter("scale.transform.weight").mul_(5)  # into the flat parts of the gate as well
-    theirs = EffectiveSEModule(6).double()
+    reference = EffectiveSEModule(6).double()
     state = {f"fc.{name}": ours.state_dict()[f"scale.transform.{name}"] for name in ("weight", "bias")}
-    theirs.load_state_dict({"fc.weight": state["fc.weight"].view(6, 6, 1, 1), "fc.bias": state["fc.bias"]})
-    assert_equal_within(ours(x), theirs(x), torch.float64)
-    gates = (theirs(x) / x)[:, :, 0, 0]
+    reference.load_state_dict({"fc.weight": state["fc.weight"].view(6, 6, 1, 1), "fc.bias": state["fc.bias"]})
+    assert_equal_within(ours(x), reference(x), torch.float64)
+    gates = (reference(x) / x)[:, :, 0, 0]
     assert gates.eq(0).any() or gates.eq(1).any()
 
 
 def test_grn_equals_timm_s() -> None:
     ours, x = block_and_map("grn")
-    theirs = GlobalResponseNorm(6, channels_last=False).double()
+    reference = GlobalResponseNorm(6, channels_last=False).double()
     state = ours.state_dict()
-    theirs.load_state_dict({"weight": state["scale.transform.weight"], "bias": state["scale.fusion.bias"]})
-    assert_equal_within(ours(x), theirs(x), torch.float64)
+    reference.load_state_dict({"weight": state["scale.transform.weight"], "bias": state["scale.fusion.bias"]})
+    assert_equal_within(ours(x), reference(x), torch.float64)
 
 
 @every_dims
@@ -89,15 +89,15 @@ def test_lct_normalizes_the_means_within_each_group(groups: int, dims: int) -> N
     for n in range(2):
         for c in range(6):
             group = [mean[n, d].item() for d in range(c // size * size, c // size * size + size)]
-            centre = sum(group) / size
-            spread = math.sqrt(sum((value - centre) ** 2 for value in group) / size + 1e-5)
-            gate[n, c] = torch.sigmoid(weight[c] * (mean[n, c] - centre) / spread + bias[c])
+            center = sum(group) / size
+            spread = math.sqrt(sum((value - center) ** 2 for value in group) / size + 1e-5)
+            gate[n, c] = torch.sigmoid(weight[c] * (mean[n, c] - center) / spread + bias[c])
     assert_equal_within(block(x), scaled(x, gate), torch.float64)
 
 
 @every_dims
 @pytest.mark.parametrize("learned", [False, True])
-def test_gct_damps_channels_by_a_gaussian_of_their_standardised_mean(learned: bool, dims: int) -> None:
+def test_gct_scales_channels_by_a_gaussian_of_their_standardized_mean(learned: bool, dims: int) -> None:
     block, x = block_and_map("gct", dims=dims, learned=learned)
     mean = x.flatten(2).mean(2)
     deviation = 2.0
@@ -105,10 +105,10 @@ def test_gct_damps_channels_by_a_gaussian_of_their_standardised_mean(learned: bo
         deviation = 1 + 3 / (1 + math.exp(-block.get_parameter("scale.transform.1.theta").item()))
     gate = torch.zeros_like(mean)
     for n in range(2):
-        centre = sum(mean[n].tolist()) / 6
-        variance = sum((value - centre) ** 2 for value in mean[n].tolist()) / 6
+        center = sum(mean[n].tolist()) / 6
+        variance = sum((value - center) ** 2 for value in mean[n].tolist()) / 6
         for c in range(6):
-            z = (mean[n, c].item() - centre) / math.sqrt(variance + 1e-5)
+            z = (mean[n, c].item() - center) / math.sqrt(variance + 1e-5)
             gate[n, c] = math.exp(-(z**2) / (2 * deviation**2))
     assert_equal_within(block(x), scaled(x, gate), torch.float64)
 

@@ -14,7 +14,7 @@ from torch.export import Dim
 from gcnet.blocks import build_block
 from gcnet.framework.in_place import apply_in_place
 from named_blocks import IDENTITY, SETTINGS, WITH_BATCH_NORM, every, make
-from random_weights import randomise
+from random_weights import randomize
 from tolerances import assert_equal_within
 
 
@@ -23,18 +23,18 @@ from tolerances import assert_equal_within
 )
 @every
 def test_copy_is_the_same_block_with_weights_of_its_own(name: str, duplicate: Callable[[nn.Module], nn.Module]) -> None:
-    block = randomise(make(name)).eval()
+    block = randomize(make(name)).eval()
     twin = duplicate(block)
     x = torch.randn(2, 22, 5, 7)
     expected = block(x)
     assert repr(twin) == repr(block)
-    randomise(block)
+    randomize(block)
     assert torch.equal(twin(x), expected)
 
 
 @every
 def test_weights_go_through_a_state_dict(name: str) -> None:
-    block, twin = randomise(make(name)).eval(), make(name).eval()
+    block, twin = randomize(make(name)).eval(), make(name).eval()
     twin.load_state_dict(block.state_dict(), strict=True)
     x = torch.randn(2, 22, 5, 7)
     assert torch.equal(twin(x), block(x))
@@ -50,7 +50,7 @@ def test_repr_shows_the_sizes(name: str) -> None:
 
 @pytest.mark.parametrize("name", WITH_BATCH_NORM)
 def test_conversion_to_sync_batch_norm_converts_the_norm_of_the_block(name: str) -> None:
-    block = randomise(make(name)).eval()
+    block = randomize(make(name)).eval()
     x = torch.randn(2, 22, 5, 7)
     expected, keys = block(x), list(block.state_dict())
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(block)
@@ -67,7 +67,7 @@ def test_conversion_to_sync_batch_norm_converts_the_norm_of_the_block(name: str)
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("name", [name for name in SETTINGS if "batch" not in name] + ["nl_gaussian batch"])
 def test_exported_block_takes_maps_of_any_height_and_width(name: str) -> None:
-    block = randomise(make(name)).eval()
+    block = randomize(make(name)).eval()
     # PyTorch exports no size of one among others; halved by sub-sampling, three would be one, as would be an extent.
     smallest = 4 if "sub_sample" in name else SETTINGS[name][1].get("extent", 1) + 1
     sides = {2: Dim("height", min=smallest, max=1024), 3: Dim("width", min=smallest, max=1024)}
@@ -93,7 +93,7 @@ def test_compiled_block_has_the_same_values_and_gradients(name: str) -> None:
 
 def check_compiled(block: nn.Module, backend: str) -> None:
     """Compiled without a graph break, a block equals itself."""
-    randomise(block)
+    randomize(block)
     twin = copy.deepcopy(block)
     x = torch.randn(2, 22, 5, 7, requires_grad=True)
     y = x.detach().clone().requires_grad_()
@@ -107,14 +107,14 @@ def check_compiled(block: nn.Module, backend: str) -> None:
     gradients = [tensor.grad for tensor in (x, *block.parameters())]
     wanted = [tensor.grad for tensor in (y, *twin.parameters())]
     largest = max(gradient.abs().max().item() for gradient in wanted if gradient is not None)
-    for ours, theirs in zip(gradients, wanted, strict=True):
-        assert ours is not None and theirs is not None
-        assert_equal_within(ours, theirs, torch.float32, "gradients", scale=largest)
+    for ours, reference in zip(gradients, wanted, strict=True):
+        assert ours is not None and reference is not None
+        assert_equal_within(ours, reference, torch.float32, "gradients", scale=largest)
 
 
 @pytest.mark.parametrize(("name", "options"), SETTINGS.values(), ids=SETTINGS)
 def test_every_block_can_write_over_its_map(name: str, options: dict[str, Any]) -> None:
-    block = randomise(build_block(name, channels=16, **options)).eval()
+    block = randomize(build_block(name, channels=16, **options)).eval()
     x = torch.randn(2, 16, 5, 7)
     with torch.no_grad():
         expected = block(x)

@@ -7,14 +7,14 @@ from torch import nn
 from gcnet.insertion import insert
 from gcnet.models.create import create_model
 from named_blocks import SIDES, every, every_dims, make
-from random_weights import randomise
+from random_weights import randomize
 
 
 @every
 @every_dims
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_empty_batch_stays_empty_and_has_gradients_of_zero(name: str, dims: int, training: bool) -> None:
-    block = randomise(make(name, dims=dims)).train(training)
+    block = randomize(make(name, dims=dims)).train(training)
     before = {key: tensor.clone() for key, tensor in block.state_dict().items() if "running" in key}
     x = torch.randn(0, 22, *SIDES[dims], requires_grad=True)
     output = block(x)

@@ -22,13 +22,13 @@ from named_blocks import (
     every_identity,
     make,
 )
-from random_weights import randomise
+from random_weights import randomize
 from tolerances import assert_equal_within
 
 
 @every
 def test_gradients_equal_finite_differences(name: str) -> None:
-    block = randomise(make(name, channels=16)).double()
+    block = randomize(make(name, channels=16)).double()
     x = torch.randn(2, 16, 2, 3, dtype=torch.float64, requires_grad=True)
     weights = dict(block.named_parameters())
 
@@ -59,7 +59,7 @@ def channels_last(x: Tensor) -> Tensor:
 def test_memory_layout_changes_neither_values_nor_gradients(
     name: str, dims: int, layout: Callable[[Tensor], Tensor]
 ) -> None:
-    block = randomise(make(name, dims=dims)).double()
+    block = randomize(make(name, dims=dims)).double()
     other = layout(torch.randn(2, 22, *SIDES[dims], dtype=torch.float64))
     plain = other.clone(memory_format=torch.contiguous_format)
     assert not other.is_contiguous()
@@ -74,9 +74,9 @@ def test_memory_layout_changes_neither_values_nor_gradients(
     assert_equal_within(output, expected, torch.float64)
     assert x.grad is not None and y.grad is not None
     assert_equal_within(y.grad, x.grad, torch.float64, "gradients of the input")
-    for (key, ours), theirs in zip(twin.named_parameters(), block.parameters(), strict=True):
-        assert ours.grad is not None and theirs.grad is not None
-        assert_equal_within(ours.grad, theirs.grad, torch.float64, f"gradients of {key}", scale=100)
+    for (key, ours), reference in zip(twin.named_parameters(), block.parameters(), strict=True):
+        assert ours.grad is not None and reference.grad is not None
+        assert_equal_within(ours.grad, reference.grad, torch.float64, f"gradients of {key}", scale=100)
 
 
 @every
@@ -88,7 +88,7 @@ def test_channels_last_map_stays_channels_last(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @every
 def test_output_has_the_map_s_dtype_and_is_near_float64(name: str, dtype: torch.dtype) -> None:
-    block = randomise(make(name)).eval().to(dtype)
+    block = randomize(make(name)).eval().to(dtype)
     x = torch.randn(2, 22, 5, 7).to(dtype)
     expected = copy.deepcopy(block).double()(x.double())
     output = block(x)
@@ -99,7 +99,7 @@ def test_output_has_the_map_s_dtype_and_is_near_float64(name: str, dtype: torch.
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @every
 def test_autocast_keeps_the_map_s_dtype_and_is_near_float32(name: str, dtype: torch.dtype) -> None:
-    block = randomise(make(name)).eval()
+    block = randomize(make(name)).eval()
     x = torch.randn(2, 22, 5, 7, requires_grad=True)
     with torch.autocast("cpu", dtype=dtype):
         output = block(x)
@@ -121,7 +121,7 @@ def test_new_block_is_the_identity_under_autocast(name: str) -> None:
 def test_logits_of_60_over_65536_positions_stay_finite_in_half_precision_and_near_float32(
     name: str, dtype: torch.dtype
 ) -> None:
-    block = randomise(make(name, channels=16))
+    block = randomize(make(name, channels=16))
     with torch.no_grad():
         weight = block.get_parameter("context.key.weight")
         weight.zero_()[0, 0] = 60
@@ -138,7 +138,7 @@ def test_logits_of_60_over_65536_positions_stay_finite_in_half_precision_and_nea
 def test_odd_sizes_and_single_samples_work_forward_and_backward(
     name: str, samples: int, sides: tuple[int, int]
 ) -> None:
-    block = randomise(make(name))
+    block = randomize(make(name))
     if samples == 1 and (sides == (1, 1) or name in WITH_BATCH_NORM):
         block.eval()  # No batch statistics of one value.
     x = torch.randn(samples, 22, *sides, requires_grad=True)
@@ -159,7 +159,7 @@ def test_odd_sizes_and_single_samples_work_forward_and_backward(
 def test_query_independent_block_tells_every_position_the_same(
     name: str, samples: int, height: int, width: int
 ) -> None:
-    block = randomise(make(name)).eval()
+    block = randomize(make(name)).eval()
     x = torch.rand(samples, 22, height, width) + 0.5
     output = block(x)
     assert output.shape == x.shape
@@ -184,7 +184,7 @@ def test_query_independent_block_tells_every_position_the_same(
 def test_non_local_block_takes_maps_of_any_size_and_orientation(
     name: str, samples: int, height: int, width: int, transposed: bool
 ) -> None:
-    block = randomise(make(name)).eval()
+    block = randomize(make(name)).eval()
     x = torch.randn(samples, 22, height, width)
     output = block(x.mT if transposed else x)
     assert output.isfinite().all()
@@ -194,7 +194,7 @@ def test_non_local_block_takes_maps_of_any_size_and_orientation(
 @every_dims
 @pytest.mark.parametrize("name", PERMUTABLE)
 def test_permuting_positions_permutes_the_output_in_the_same_way(name: str, dims: int) -> None:
-    block = randomise(make(name, dims=dims)).eval().double()
+    block = randomize(make(name, dims=dims)).eval().double()
     x = torch.randn(2, 22, *SIDES[dims], dtype=torch.float64)
     order = torch.randperm(x[0, 0].numel())
     expected = block(x).flatten(2)[:, :, order]
@@ -203,7 +203,7 @@ def test_permuting_positions_permutes_the_output_in_the_same_way(name: str, dims
 
 @pytest.mark.parametrize("name", ["nl_embedded_gaussian", "nl_embedded_gaussian sub_sample"])
 def test_embedded_gaussian_with_zero_query_adds_the_same_vector_at_every_position(name: str) -> None:
-    block = randomise(make(name)).double()
+    block = randomize(make(name)).double()
     with torch.no_grad():
         block.get_parameter("context.query.weight").zero_()
         block.get_parameter("context.query.bias").zero_()
@@ -213,7 +213,7 @@ def test_embedded_gaussian_with_zero_query_adds_the_same_vector_at_every_positio
 
 
 def test_gc_with_constant_attention_is_gc_with_average_pooling() -> None:
-    attention, average = randomise(make("gc")).double(), make("gc average").double()
+    attention, average = randomize(make("gc")).double(), make("gc average").double()
     with torch.no_grad():
         attention.get_parameter("context.key.weight").zero_()
     average.load_state_dict(

@@ -65,11 +65,11 @@ def test_bottleneck_of_one_channel_without_a_norm_is_allowed() -> None:
         (dict(name="gc", ratio=-2), "`ratio` must be above 0, found -2"),
         (dict(name="gc", ratio=float("nan")), "`ratio` must be above 0, found nan"),
         (dict(name="se", ratio=128), "`ratio` must be at most the channels: 64 channels / ratio 128 leave none"),
-        (dict(name="nl_gaussian", reduction=0), "`reduction` must be a whole number from 1 up, found 0"),
-        (dict(name="nl_gaussian", reduction=2.5), "`reduction` must be a whole number from 1 up, found 2.5"),
+        (dict(name="nl_gaussian", reduction=0), "`reduction` must be a whole number, at least 1; found 0"),
+        (dict(name="nl_gaussian", reduction=2.5), "`reduction` must be a whole number, at least 1; found 2.5"),
         (dict(name="gc", heads=3), "heads must divide the channels: 64 channels, heads 3; the nearest that does is 2"),
         (dict(name="gc", heads=2, pooling="average"), "heads needs attention pooling"),
-        (dict(name="gc_slots", slots=0), "`slots` must be a whole number from 1 up, found 0"),
+        (dict(name="gc_slots", slots=0), "`slots` must be a whole number, at least 1; found 0"),
         (dict(name="dnl", temperature=0), "`temperature` must be above 0, found 0"),
         (dict(name="eca", kernel_size=4), "`kernel_size` must be odd, found 4; the nearest is 5"),
         (dict(name="lct", groups=64), "must divide the channels into parts of at least 2: 64 channels, groups 64; the"),
@@ -78,21 +78,21 @@ def test_bottleneck_of_one_channel_without_a_norm_is_allowed() -> None:
         (dict(name="fca", channels=34, frequencies=32), "34 channels, frequencies 32; the nearest that does is 17"),
         (dict(name="lct", channels=1), "1 channels, groups 8; the nearest that does is none"),
         (dict(name="fca", grid=8), "`grid` must be a multiple of 7, found 8; the nearest is 7"),
-        (dict(name="ge", extent=-1), "`extent` must be a whole number from 0 up, found -1"),
+        (dict(name="ge", extent=-1), "`extent` must be a whole number, at least 0; found -1"),
         (
             dict(name="ge", gather="depthwise"),
-            "`extent` must be a power of two from 2 up where the gather is depthwise",
+            "`extent` must be a power of two, at least 2, with a depthwise gather",
         ),
         (
             dict(name="ge", gather="depthwise", extent=6),
-            "power of two from 2 up where the gather is depthwise, found 6",
+            "power of two, at least 2, with a depthwise gather, found 6",
         ),
         (dict(name="ge", gather="max"), 'unknown gather "max"; valid: average, depthwise'),
         (dict(name="ge", identity_init=True), "identity_init needs parameters to initialize to zero"),
         (dict(name="gc", dims=4), "`dims` must be 1, 2 or 3 spatial axes, found 4"),
-        (dict(name="gc", channels=0), "`channels` must be a whole number from 1 up, found 0"),
-        (dict(name="gc", channels=64.0), "`channels` must be a whole number from 1 up, found 64.0"),
-        (dict(name="gc", channels="64"), "`channels` must be a whole number from 1 up, found '64'"),
+        (dict(name="gc", channels=0), "`channels` must be a whole number, at least 1; found 0"),
+        (dict(name="gc", channels=64.0), "`channels` must be a whole number, at least 1; found 64.0"),
+        (dict(name="gc", channels="64"), "`channels` must be a whole number, at least 1; found '64'"),
         (dict(name="gc", ratio="16"), "`ratio` must be a number, found '16'"),
         (dict(name="gc", heads=None), "`heads` must be a number, found None"),
         (dict(name="gc", norm_eps="nan"), "`norm_eps` must be a number, found 'nan'"),
@@ -105,7 +105,7 @@ def test_bottleneck_of_one_channel_without_a_norm_is_allowed() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.usefixtures("unchecked_shapes")  # Checked types would refuse some of these first.
-def test_mistake_gets_one_sentence_with_the_valid_choices(call: dict[str, Any], sentence: str) -> None:
+def test_a_usage_error_is_one_sentence_with_the_valid_choices(call: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=re.escape(sentence)) as caught:
         build_block(**{"channels": 64} | call)
     assert "\n" not in str(caught.value)
@@ -133,7 +133,7 @@ def test_blocks_are_listed_with_their_options() -> None:
     assert block_options("nl_embedded_gaussian") == ("reduction", "sub_sample", "use_scale", "normalization")
 
 
-def test_builder_of_one_s_own_builds_the_block() -> None:
+def test_a_custom_builder_builds_the_block() -> None:
     assert isinstance(build_block(EcaModule, channels=16, kernel_size=5), EcaModule)
     assert isinstance(build_block(lambda channels: nn.Conv2d(channels, channels, 1), channels=16), nn.Conv2d)
 
@@ -142,7 +142,7 @@ def own_builder(channels: int, *, depth: int = 1, dims: int = 2) -> nn.Module:
     return nn.Sequential(*[nn.Identity() for _ in range(depth)], nn.Identity(channels, dims))
 
 
-def test_builder_of_one_s_own_has_its_options_checked_too() -> None:
+def test_options_of_a_custom_builder_are_checked() -> None:
     assert len(build_block(own_builder, channels=16, depth=3)) == 4  # ty: ignore[invalid-argument-type]
     with pytest.raises(
         UserError, match='"own_builder" takes no option "dpth"; did you mean "depth"? its options: depth'[:40]
@@ -150,7 +150,7 @@ def test_builder_of_one_s_own_has_its_options_checked_too() -> None:
         build_block(own_builder, channels=16, dpth=3)
 
 
-def test_builder_of_one_s_own_is_given_the_axes_if_it_takes_them() -> None:
+def test_a_custom_builder_receives_the_axes_if_it_takes_them() -> None:
     given_dims: list[int] = []
 
     def builder(channels: int, dims: int) -> nn.Module:
@@ -171,5 +171,5 @@ def test_builder_that_takes_any_option_is_given_any() -> None:
 
 @pytest.mark.parametrize("block", ["gc", "se", "fca"])
 def test_a_ratio_as_in_mmcv_is_refused_with_its_inverse(block: str) -> None:
-    with pytest.raises(UserError, match=r"ratio r gives channels / r .* found 0\.0625; mmcv's ratio=1/16 is ratio=16"):
+    with pytest.raises(UserError, match=r"`ratio` must be at least 1, found 0\.0625: .*; mmcv's ratio=1/16 is"):
         build_block(block, channels=64, ratio=1 / 16)

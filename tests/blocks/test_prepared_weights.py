@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, prune
 from gcnet.insertion import context_parameters, insert
 from gcnet.models.backbones.cifar_resnet import CifarResNet
 from named_blocks import every, make
-from random_weights import randomise
+from random_weights import randomize
 
 
 def layers(block: nn.Module, *, dims: int = 2) -> list[nn.Module]:
@@ -39,7 +39,7 @@ def two_steps(block: nn.Module, x: Tensor) -> Tensor:
 
 @every
 def test_pruned_block_trains_as_one_whose_gradients_are_masked(name: str) -> None:
-    block = randomise(make(name)).double()
+    block = randomize(make(name)).double()
     if not layers(block):
         pytest.skip("no matrix of weights")
     twin, x = copy.deepcopy(block), torch.randn(3, 22, 5, 7, dtype=torch.float64)
@@ -55,8 +55,8 @@ def test_pruned_block_trains_as_one_whose_gradients_are_masked(name: str) -> Non
 
 
 @every
-def test_inference_of_a_pruned_block_uses_its_weights_of_now(name: str) -> None:
-    block = randomise(make(name)).eval()
+def test_inference_of_a_pruned_block_uses_its_current_weights(name: str) -> None:
+    block = randomize(make(name)).eval()
     x = torch.randn(2, 22, 5, 7)
     for layer in layers(block):
         prune.l1_unstructured(layer, "weight", amount=0.3)
@@ -75,7 +75,7 @@ def test_inference_of_a_pruned_block_uses_its_weights_of_now(name: str) -> None:
 @pytest.mark.parametrize("normalize", [torch.nn.utils.weight_norm, parametrizations.weight_norm])
 @pytest.mark.parametrize("name", ["gc", "gc heads", "gc_eca", "gc_affine", "snl", "gc_slots", "se", "dnl"])
 def test_block_with_normalized_weights_trains(name: str, normalize: Callable[[nn.Module], Any]) -> None:
-    block = randomise(make(name))
+    block = randomize(make(name))
     x = torch.randn(2, 22, 5, 7)
     expected = block(x)
     for layer in layers(block):
@@ -107,7 +107,7 @@ class Offload:
 
 @every
 def test_weights_that_are_there_only_while_a_layer_runs_suffice(name: str) -> None:
-    block = randomise(make(name)).eval()
+    block = randomize(make(name)).eval()
     x = torch.randn(2, 22, 5, 7)
     with torch.no_grad():
         expected = block(x)

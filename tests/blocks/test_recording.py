@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from gcnet.errors import UserError
 from named_blocks import SETTINGS, every, make
-from random_weights import randomise
+from random_weights import randomize
 from tolerances import assert_equal_within
 
 # Of the older tools, and of what of a traced program is constant.
@@ -33,7 +33,7 @@ def run_onnx(file: bytes, x: Tensor) -> Tensor:
 @pytest.mark.usefixtures("unchecked_shapes")
 @every
 def test_trace_gives_the_same_output_at_every_size(name: str) -> None:
-    block = randomise(make(name)).eval()
+    block = randomize(make(name)).eval()
     for gradients in (True, False):
         with torch.set_grad_enabled(gradients):
             program = torch.jit.trace(block, torch.randn(2, 22, 6, 10))  # It checks itself by a second run.
@@ -51,7 +51,7 @@ def test_scripting_a_block_names_what_works_instead() -> None:
 @every
 def test_older_onnx_exporter_writes_the_same_function(name: str) -> None:
     pytest.importorskip("onnxruntime")
-    block, x, file = randomise(make(name)).eval(), torch.randn(2, 22, 6, 10), io.BytesIO()
+    block, x, file = randomize(make(name)).eval(), torch.randn(2, 22, 6, 10), io.BytesIO()
     with torch.no_grad():
         torch.onnx.export(block, (x,), file, dynamo=False)
         assert_equal_within(run_onnx(file.getvalue(), x), block(x), torch.float32)
@@ -64,7 +64,7 @@ def test_older_onnx_exporter_writes_the_same_function(name: str) -> None:
 )
 def test_onnx_exporter_writes_the_same_function_of_every_size(name: str) -> None:
     pytest.importorskip("onnxscript")
-    block, file = randomise(make(name)).eval(), io.BytesIO()
+    block, file = randomize(make(name)).eval(), io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The exporter's own.
         program = torch.onnx.export(
@@ -83,7 +83,7 @@ def test_onnx_exporter_writes_the_same_function_of_every_size(name: str) -> None
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name not in WITH_FUSED_SOFTMAX])
 def test_forward_mode_derivative_is_the_slope(name: str) -> None:
-    block = randomise(make(name)).double().eval()
+    block = randomize(make(name)).double().eval()
     x, direction = torch.randn(2, 2, 22, 5, 7, dtype=torch.float64)
     step = 1e-6 * direction
     slope = (block(x + step) - block(x - step)) / 2e-6
@@ -104,7 +104,7 @@ def test_pytorchs_fused_attention_refuses_forward_mode_by_name(name: str) -> Non
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("name", ["gc", "gc heads", "snl", "gc_affine"])
 def test_second_derivative_by_torch_func_is_that_of_autograd(name: str) -> None:
-    block = randomise(make(name)).double().eval()
+    block = randomize(make(name)).double().eval()
     x = torch.randn(1, 22, 1, 2, dtype=torch.float64)
 
     def loss(x: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def test_second_derivative_by_torch_func_is_that_of_autograd(name: str) -> None:
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("name", ["gc", "snl", "se"])
 def test_gradients_of_every_sample_by_vmap_are_those_one_by_one(name: str) -> None:
-    block, x = randomise(make(name)).double().eval(), torch.randn(3, 22, 5, 7, dtype=torch.float64)
+    block, x = randomize(make(name)).double().eval(), torch.randn(3, 22, 5, 7, dtype=torch.float64)
     parameters = dict(block.named_parameters())
 
     def loss(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gcnet.blocks import build_block
 from gcnet.framework.pooling_contexts import TOP_FREQUENCIES, FrequencyPool
-from random_weights import randomise
+from random_weights import randomize
 from tolerances import assert_equal_within
 
 
@@ -37,7 +37,7 @@ def wave(frequency: int, position: int, size: int) -> float:
 
 @pytest.mark.parametrize(("grid", "sides"), [(7, (7, 7)), (14, (14, 14)), (7, (14, 21))], ids=str)
 def test_fca_sums_each_group_of_channels_against_its_cosine(grid: int, sides: tuple[int, int]) -> None:
-    block = randomise(build_block("fca", channels=8, ratio=2, frequencies=4, grid=grid))
+    block = randomize(build_block("fca", channels=8, ratio=2, frequencies=4, grid=grid))
     x = torch.randn(2, 8, *sides)
     # A map that the grid divides is averaged over equal rectangles.
     pooled = x.view(2, 8, grid, sides[0] // grid, grid, sides[1] // grid).mean((3, 5))
@@ -70,7 +70,7 @@ def test_with_one_frequency_the_context_is_the_mean_times_the_grid() -> None:
     assert_equal_within(context, 7 * x.mean((2, 3), keepdim=True), torch.float64)
 
 
-def test_other_numbers_of_axes_are_the_plane_s_with_what_they_lack_left_out() -> None:
+def test_other_numbers_of_axes_equal_the_2d_block_without_the_extra_axis() -> None:
     x = torch.randn(2, 8, 3, 9, 11)
     plane, volume, line = (FrequencyPool(4, grid=7, dims=dims) for dims in (2, 3, 1))
     assert_equal_within(volume(x).flatten(1), plane(x.mean(2)).flatten(1), torch.float64)
@@ -88,20 +88,20 @@ def test_frequencies_take_no_place_in_files_and_follow_the_dtype() -> None:
 def test_gathering_by_average_equals_timm_s(extent: int) -> None:
     x = torch.randn(2, 3, 11, 13)
     # With parameters, timm 1.0.31's does not build: it passes the names of device and dtype as arguments.
-    theirs = GatherExcite(3, extent=extent, use_mlp=False)
-    assert_equal_within(build_block("ge", channels=3, extent=extent)(x), theirs(x), torch.float64)
+    reference = GatherExcite(3, extent=extent, use_mlp=False)
+    assert_equal_within(build_block("ge", channels=3, extent=extent)(x), reference(x), torch.float64)
 
 
 @pytest.mark.parametrize("sides", [(13,), (5, 7), (3, 5, 7), (1, 2, 1)], ids=str)
 @pytest.mark.parametrize("extent", [1, 2, 3, 4])
-def test_gathering_by_average_takes_what_lies_within_the_extent(extent: int, sides: tuple[int, ...]) -> None:
+def test_gathering_averages_positions_within_the_extent(extent: int, sides: tuple[int, ...]) -> None:
     block = build_block("ge", channels=2, extent=extent, dims=len(sides))
     x = torch.randn(1, 2, *sides)
     gathered = [-(-side // extent) for side in sides]
     gate = torch.zeros_like(x)
     for position in torch.cartesian_prod(*map(torch.arange, sides)).view(-1, len(sides)).tolist():
-        centre = [p * count // side * extent for p, count, side in zip(position, gathered, sides, strict=True)]
-        window = [slice(max(c - extent + 1, 0), c + extent) for c in centre]
+        center = [p * count // side * extent for p, count, side in zip(position, gathered, sides, strict=True)]
+        window = [slice(max(c - extent + 1, 0), c + extent) for c in center]
         near = x[(slice(None), slice(None), *window)].flatten(2).mean(2)
         gate[(slice(None), slice(None), *position)] = near.sigmoid()
     assert_equal_within(block(x), x * gate, torch.float64)
@@ -117,7 +117,7 @@ def test_gathering_depthwise_equals_pytorch_s_layers(dims: int, with_excite: boo
         3: (nn.Conv3d, nn.BatchNorm3d),
     }[dims]
     block = build_block("ge", channels=4, extent=4, gather="depthwise", excite=with_excite, ratio=2, dims=dims)
-    randomise(block).train(training)
+    randomize(block).train(training)
     layers = [
         convolution(4, 4, 3, stride=2, padding=1, groups=4, bias=False),
         norm(4),
@@ -126,24 +126,24 @@ def test_gathering_depthwise_equals_pytorch_s_layers(dims: int, with_excite: boo
         norm(4),
         nn.ReLU() if with_excite else nn.Identity(),
     ]
-    theirs = nn.Sequential(*layers).train(training)
-    theirs.load_state_dict({key: block.state_dict()[f"context.gather.{key}"] for key in theirs.state_dict()})
+    reference = nn.Sequential(*layers).train(training)
+    reference.load_state_dict({key: block.state_dict()[f"context.gather.{key}"] for key in reference.state_dict()})
     x = torch.randn(2, 4, *(9, 11, 13)[-dims:])
-    context = theirs(x)
+    context = reference(x)
     context = excite(block, context, "context.excite") if with_excite else context
     gate = nn.functional.interpolate(context, size=x.shape[2:], mode="nearest").sigmoid()
     assert_equal_within(block(x), x * gate, torch.float64)
 
 
 def test_exciting_before_spreading_is_exciting_after_it() -> None:
-    block = randomise(build_block("ge", channels=4, extent=2, excite=True, ratio=2))
+    block = randomize(build_block("ge", channels=4, extent=2, excite=True, ratio=2))
     x = torch.randn(2, 4, 9, 11)
     spread = build_block("ge", channels=4, extent=2).context(x)
     assert_equal_within(block(x), x * excite(block, spread, "context.excite").sigmoid(), torch.float64)
 
 
 def test_global_gathering_with_exciting_is_squeeze_and_excitation() -> None:
-    se, ge = randomise(build_block("se", channels=8, ratio=2)), build_block("ge", channels=8, ratio=2, excite=True)
+    se, ge = randomize(build_block("se", channels=8, ratio=2)), build_block("ge", channels=8, ratio=2, excite=True)
     ge.load_state_dict(se.state_dict())
     x = torch.randn(2, 8, 5, 7)
     assert torch.equal(ge(x), se(x))

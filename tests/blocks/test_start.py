@@ -1,4 +1,4 @@
-"""The named blocks as they start: the identity, whatever their host initialises, and able to learn."""
+"""The named blocks as they start: the identity, whatever their host initializes, and able to learn."""
 
 from collections.abc import Callable
 
@@ -63,7 +63,7 @@ def reset_of_every_module(network: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "initialise",
+    "initialize",
     [
         torchvision_s_loop,
         loop_over_convolutions_and_linears_of_any_axes,
@@ -73,12 +73,12 @@ def reset_of_every_module(network: nn.Module) -> None:
     ],
     ids=lambda function: function.__name__,
 )
-def test_blocks_are_still_the_identity_after_their_host_initialised_all_its_weights(
-    initialise: Callable[[nn.Module], None],
+def test_blocks_are_still_the_identity_after_the_network_initializes_all_weights(
+    initialize: Callable[[nn.Module], None],
 ) -> None:
     host = timm.create_model("resnet10t", num_classes=3)
     host.layer1.contexts = nn.ModuleDict({name: make(name) for name in IDENTITY})
-    initialise(host)
+    initialize(host)
     x = torch.randn(2, 22, 5, 7)
     for name, block in host.layer1.contexts.items():
         for mode in (True, False):

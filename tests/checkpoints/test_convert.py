@@ -16,7 +16,7 @@ from torchvision.ops import SqueezeExcitation
 from gcnet.blocks import build_block
 from gcnet.checkpoints import convert_block, infer_block
 from gcnet.errors import UserError
-from random_weights import randomise
+from random_weights import randomize
 from tolerances import assert_equal_within
 
 SIDES = {1: (13,), 2: (5, 7), 3: (3, 5, 7)}
@@ -153,7 +153,7 @@ def run(module: nn.Module, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @by_name(CASES)
 def test_block_with_copied_weights_has_their_outputs_and_all_their_gradients(case: Case, dtype: torch.dtype) -> None:
-    theirs = randomise(case.theirs()).to(dtype).train(case.training)
+    theirs = randomize(case.theirs()).to(dtype).train(case.training)
     ours = infer_block(theirs.state_dict(), case.source, case.channels, **case.asked).train(case.training)
     x = torch.randn(2, case.channels, *SIDES[case.dims], dtype=dtype)
     direction = torch.randn_like(x)
@@ -298,7 +298,7 @@ def test_narrow_bottleneck_that_the_weights_decided_warns_no_one() -> None:
 
 
 def test_conversion_leaves_the_source_s_weights_as_they_are() -> None:
-    theirs = randomise(NonLocal2d(23, norm_cfg={"type": "BN"}))
+    theirs = randomize(NonLocal2d(23, norm_cfg={"type": "BN"}))
     before = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
     ours = infer_block(theirs.state_dict(), "mmcv_non_local", 23, mode="embedded_gaussian")
     with torch.no_grad():
@@ -319,7 +319,7 @@ def test_conversion_leaves_the_source_s_weights_as_they_are() -> None:
 )
 def test_a_block_itself_is_converted_where_it_computes_the_same(module: nn.Module, source: str) -> None:
     x = torch.randn(2, 32, 5, 7)
-    block = infer_block(randomise(module).eval(), source, 32).eval()
+    block = infer_block(randomize(module).eval(), source, 32).eval()
     assert_equal_within(block(x), module(x), torch.float32)
 
 

@@ -66,7 +66,7 @@ def test_a_flipped_bit_in_a_file_of_ours_is_refused_and_the_whole_file_is_read(t
         read_state_dict(file)
 
 
-def test_what_is_not_tensors_by_name_is_refused(tmp_path: Path) -> None:
+def test_content_other_than_tensors_by_name_is_refused(tmp_path: Path) -> None:
     torch.save([torch.ones(1)], tmp_path / "list.pth")
     torch.save({"a": 1}, tmp_path / "numbers.pth")
     for name in ("list.pth", "numbers.pth", "missing.pth"):

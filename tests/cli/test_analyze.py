@@ -94,7 +94,7 @@ def test_statistics_are_printed_written_and_drawn(
     assert "Replacing it with gc would take" in text
 
 
-def test_a_network_of_shared_maps_has_nothing_to_measure_but_its_inputs(
+def test_a_network_with_shared_maps_has_input_distances_only(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = create_model("cifar_resnet20", block="gc", at=["layer1.0", "layer2.0"])
@@ -111,7 +111,7 @@ def test_a_network_of_shared_maps_has_nothing_to_measure_but_its_inputs(
     assert (output / "statistics.png").exists()
 
 
-def test_a_network_without_either_is_refused(photos: Path, tmp_path: Path) -> None:
+def test_a_network_without_attention_and_gates_is_refused(photos: Path, tmp_path: Path) -> None:
     save_model(create_model("cifar_resnet20"), tmp_path / "plain.safetensors", preprocessing={"image_size": 16})
     model = str(tmp_path / "plain.safetensors")
     with pytest.raises(UserError, match="neither attention over positions nor gates of channels to show"):
@@ -128,7 +128,7 @@ def test_gates_alone_make_a_picture_and_no_page(photos: Path, tmp_path: Path) ->
     assert [path.name for path in output.iterdir()] == ["gates.png"]
 
 
-def test_no_image_that_works_is_exit_code_one(mixed: str, tmp_path: Path) -> None:
+def test_no_readable_image_is_exit_code_one(mixed: str, tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     assert run(AnalyzeSettings(mixed, (tmp_path / "empty.jpg",), output=tmp_path / "out", device="cpu")) == 1
     assert not (tmp_path / "out").exists()
@@ -151,19 +151,19 @@ def test_weights_by_name_have_the_preprocessing_of_their_network(
     [
         ("m.safetensors", "needs images, or --statistics with --data"),
         ("m.safetensors --statistics", "--statistics are measured over a data set: give --data"),
-        ("m.safetensors a.png --statistics --data photos", "not over images named; found a.png"),
-        ("m.safetensors a.png --data photos", "--data belongs to --statistics"),
-        ("m.safetensors --statistics --data photos --points grid", "--points belongs to pictures of images"),
+        ("m.safetensors a.png --statistics --data photos", "not over `images`; found a.png"),
+        ("m.safetensors a.png --data photos", "--data requires --statistics"),
+        ("m.safetensors --statistics --data photos --points grid", "--points is for images, not for --statistics"),
         ("m.safetensors a.png --limit 0", "--limit must be at least 1, found 0"),
         ("vit_tiny_patch16_224 a.png", "a network by name needs trained weights"),
     ],
 )
-def test_what_cannot_work_gets_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_settings_are_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", *arguments.split()]) == 2
     assert sentence in capsys.readouterr().err
 
 
-def test_a_point_that_cannot_be_is_said_before_anything_is_written(photos: Path, mixed: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match='found "centre"'):
-        run(AnalyzeSettings(mixed, (photos,), points=("centre",), output=tmp_path / "out", device="cpu"))
+def test_an_invalid_point_is_an_error_before_any_output(photos: Path, mixed: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='found "center"'):
+        run(AnalyzeSettings(mixed, (photos,), points=("center",), output=tmp_path / "out", device="cpu"))
     assert not (tmp_path / "out").exists()

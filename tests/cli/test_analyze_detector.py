@@ -181,16 +181,16 @@ def test_a_cascade_by_name_is_analyzed_on_scenes(tmp_path: Path) -> None:
     [
         (
             {"images": (Path("a.png"),), "preprocessing": AT_64},
-            "`image_size=64` belongs to classifiers, and .* is a detector",
+            "`image_size=64` is only for classifiers, and .* is a detector",
         ),
-        ({"statistics": True, "data": "scenes", "batch_size": 4}, "`batch_size` belongs to classifiers"),
-        ({"statistics": True, "data": "photos", "preprocessing": AT_64}, "`image_size=64` belongs to classifiers"),
-        ({"statistics": True, "data": "cifar10", "download_dir": "x"}, "`download_dir` belongs to classifiers"),
+        ({"statistics": True, "data": "scenes", "batch_size": 4}, "`batch_size` is only for classifiers"),
+        ({"statistics": True, "data": "photos", "preprocessing": AT_64}, "`image_size=64` is only for classifiers"),
+        ({"statistics": True, "data": "cifar10", "download_dir": "x"}, "`download_dir` is only for classifiers"),
         ({"statistics": True, "data": "cifar10"}, "nothing at .cifar10. .`data`.; a detector takes scenes"),
         ({"images": (Path("a.png"),)}, "neither attention over positions nor gates of channels to show"),
     ],
 )
-def test_what_cannot_work_gets_one_sentence(
+def test_invalid_settings_are_one_sentence(
     photos: Path, tmp_path: Path, changes: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(photos)

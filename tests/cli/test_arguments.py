@@ -102,7 +102,7 @@ def test_flags_of_groups_have_no_prefix_and_accept_underscores() -> None:
         ("--threshold -1 a --threshold 2", Positionals("a", (), 2.0)),
     ],
 )
-def test_positional_values_may_stand_anywhere_and_the_last_of_repeated_flags_wins(
+def test_positional_values_are_accepted_anywhere_and_the_last_of_repeated_flags_wins(
     arguments: str, expected: Positionals
 ) -> None:
     assert parse(Positionals, arguments.split(), program="gcnet analyze", epilogue="") == expected

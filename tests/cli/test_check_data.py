@@ -29,19 +29,19 @@ def check(place: Path, *arguments: str) -> int:
 
 def test_clean_data_end_with_0(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(place, str(place / "good.json")) == 0
-    said = capsys.readouterr().out
-    assert "images       4, 4 usable, 0 of these without an object" in said
-    assert "annotations  24, 24 usable, 24 of these with a mask, 0 crowds" in said
-    assert "issues       0\n" in said
+    printed = capsys.readouterr().out
+    assert "images       4, 4 usable, 0 of these without an object" in printed
+    assert "annotations  24, 24 usable, 24 of these with a mask, 0 crowds" in printed
+    assert "issues       0\n" in printed
 
 
 def test_issues_end_with_1_and_are_listed_by_kind(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(place, str(place / "bad.json"), "--max-listed", "2") == 1
-    said = capsys.readouterr().out
-    assert "issues       8 of 2 kinds" in said
-    assert "neither bbox nor mask: 7 (skipped: skip the annotation)" in said
-    assert "  image 1 (000000.png), annotation 2: bbox [1, 2, 0, 4] in 64 x 64 pixels\n  and 5 more\n" in said
-    assert "image 2 (000001.png), annotation 10: category_id 99" in said
+    printed = capsys.readouterr().out
+    assert "issues       8 of 2 kinds" in printed
+    assert "neither bbox nor mask: 7 (skipped: skip the annotation)" in printed
+    assert "  image 1 (000000.png), annotation 2: bbox [1, 2, 0, 4] in 64 x 64 pixels\n  and 5 more\n" in printed
+    assert "image 2 (000001.png), annotation 10: category_id 99" in printed
 
 
 def test_the_cleaned_copy_is_clean_and_the_original_untouched(place: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_copy_of_nothing_is_not_written_and_the_reason_comes_first(
         ),
     ],
 )
-def test_a_mistake_is_one_sentence(
+def test_a_usage_error_is_one_sentence(
     place: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -138,9 +138,9 @@ def test_a_mistake_is_one_sentence(
     monkeypatch.chdir(place)
     (place / "labels.txt").write_text("0 .5 .5 .1 .1")
     assert main(["check-data", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert printed.count("\n") == 1
 
 
 def test_class_folders_are_checked_with_a_report_and_a_contact_sheet(
@@ -151,9 +151,9 @@ def test_class_folders_are_checked_with_a_report_and_a_contact_sheet(
             (tmp_path / "photos" / split / name).mkdir(parents=True)
             Image.new("RGB", (9, 7), (value, len(split), 0)).save(tmp_path / "photos" / split / name / "a.png")
     assert main(["check-data", str(tmp_path / "photos"), "--output", str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().out
-    assert "train  2 images, 2 classes (1 each)\n       all 9 x 7 pixels; 2 RGB\n" in said
-    assert "problems  0\n" in said
+    printed = capsys.readouterr().out
+    assert "train  2 images, 2 classes (1 each)\n       all 9 x 7 pixels; 2 RGB\n" in printed
+    assert "problems  0\n" in printed
     assert json.loads((tmp_path / "out" / "report.json").read_text())["splits"]["val"]["sizes"] == {"9x7": 2}
     with Image.open(tmp_path / "out" / "images.png") as picture:
         assert min(picture.size) > 170
@@ -165,4 +165,4 @@ def test_class_folders_are_checked_with_a_report_and_a_contact_sheet(
     assert main(["check-data", str(tmp_path / "photos")]) == 1
     assert "val/cat/a.png: a Git LFS pointer" in capsys.readouterr().out
     assert main(["check-data", str(tmp_path / "photos"), "--fix", str(tmp_path / "x.json")]) == 2
-    assert "--fix belongs to annotations" in capsys.readouterr().err
+    assert "--fix is only for annotations" in capsys.readouterr().err

@@ -50,7 +50,7 @@ def test_a_network_is_counted_by_stage_in_all_and_by_block(capsys: pytest.Captur
     assert rows["layer2.0.context"][0] == "33,889"
 
 
-def test_differences_to_the_plain_host_are_those_of_the_blocks(
+def test_differences_to_the_plain_network_are_those_of_the_blocks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cost("gc_cifar_resnet20", "--against", "plain", "--batch-size", "7", "--output", str(tmp_path)) == 0
@@ -74,7 +74,7 @@ def test_differences_to_the_plain_host_are_those_of_the_blocks(
         assert figure.format == "PNG" and figure.width > 1000
 
 
-def test_networks_and_sizes_are_set_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_networks_and_sizes_are_compared_in_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names, sizes = ("cifar_resnet20", "cifar_resnet56"), ("32", "64x48")
     assert cost(*names, "--image-size", *sizes, "--block", "se", "--output", str(tmp_path)) == 0
     output = capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_networks_and_sizes_are_set_side_by_side(tmp_path: Path, capsys: pytest.
     assert int(large["flops"]) / int(small["flops"]) == pytest.approx(3, rel=0.01)
 
 
-def test_another_network_may_be_what_is_compared_with(capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_network_can_be_the_baseline(capsys: pytest.CaptureFixture[str]) -> None:
     assert cost("gc_cifar_resnet20", "--against", "snl_cifar_resnet20", "--num-classes", "3") == 0
     rows = table(capsys.readouterr().out, "gc_cifar_resnet20, 32 x 32, batch 32, against snl_cifar_resnet20")
     snl = 3 * sum(channels**2 + 2 * channels + 1 for channels in (16, 32, 64))
@@ -95,7 +95,9 @@ def test_another_network_may_be_what_is_compared_with(capsys: pytest.CaptureFixt
     assert rows["head"][0] == "195"
 
 
-def test_a_model_file_says_what_it_is_and_its_plain_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_file_provides_its_network_and_the_one_without_blocks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "best.safetensors"
     model = create_model("gc_cifar_resnet20", num_classes=7)
     save_model(model, file, preprocessing={"image_size": 40})
@@ -103,10 +105,10 @@ def test_a_model_file_says_what_it_is_and_its_plain_host(tmp_path: Path, capsys:
     rows = table(capsys.readouterr().out, f"{file}, 40 x 40, batch 32, against cifar_resnet20")
     assert rows["total"][1].startswith(f"+{GC_PARAMETERS:,} ")
     assert cost(str(file), "--block", "gc") == 2
-    assert "--block belongs to a network by name" in capsys.readouterr().err
+    assert "--block requires a network name" in capsys.readouterr().err
 
 
-def test_a_detector_is_told_with_its_regions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_detector_is_reported_with_its_rois(capsys: pytest.CaptureFixture[str]) -> None:
     assert cost("mask_rcnn_gc_scenes_resnet") == 0
     output = capsys.readouterr().out
     rows = table(output, "mask_rcnn_gc_scenes_resnet, 64 x 64, batch 2")
@@ -262,13 +264,13 @@ def test_time_and_memory_are_measured_on_request(name: str, tmp_path: Path, monk
         ("resnet18 --image-size 1000000", "of at most 100,000 pixels; found 1000000"),
         (f"resnet18 --num-classes {10**30}", "at most 100,000,000 classes"),
         ("resnet18 --batch-size 0", "--batch-size must be at least 1, found 0"),
-        ("resnet18 --device cpu", "--device belongs to --measure"),
+        ("resnet18 --device cpu", "--device requires --measure"),
         ("resnet18 --against resnet19", 'did you mean "resnet18"'),
         ("gc_resnet18 --block se", "already contains a block"),
         ("nowhere.safetensors", "nowhere.safetensors"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_usage_error_is_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cost(*arguments.split()) == 2
     assert sentence in capsys.readouterr().err
 

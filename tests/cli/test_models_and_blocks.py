@@ -29,7 +29,7 @@ def test_every_block_is_listed_with_its_parts_and_parameters(capsys: pytest.Capt
     assert rows["nl_embedded_gaussian"][3] == "525,568"
 
 
-def test_channels_that_a_block_refuses_are_said_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_channels_that_a_block_refuses_are_reported_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["blocks", "--channels", "16", "--ratio", "16"]) == 0
     output = capsys.readouterr().out
     rows = _rows(output)
@@ -45,7 +45,7 @@ def test_channels_that_a_block_refuses_are_said_with_its_name(capsys: pytest.Cap
     ],
     ids=" ".join,
 )
-def test_numbers_beyond_reason_are_refused_before_they_cost_memory(
+def test_huge_numbers_are_refused_before_memory_is_allocated(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
@@ -53,7 +53,9 @@ def test_numbers_beyond_reason_are_refused_before_they_cost_memory(
 
 
 @pytest.mark.parametrize("arguments", [("--channels", "0"), ("--dims", "4")], ids=" ".join)
-def test_what_every_block_refuses_is_a_mistake(arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_that_every_block_refuses_are_usage_errors(
+    arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["blocks", *arguments]) == 2
     assert capsys.readouterr().err.startswith(f"gcnet: {arguments[0]} must be")
 
@@ -104,7 +106,7 @@ def test_a_detector_is_listed_with_its_parameters_and_flops(capsys: pytest.Captu
     assert (parameters, size) == (f"{44_400_693 + 2_521_741:,}", "800 x 1280")
     assert float(flops) == pytest.approx(2 * 259.47, abs=0.02)
     assert "count a multiply-add as two" in output
-    assert "1000 regions for the box head and 100\nfor the mask head" in output
+    assert "1000 RoIs for the box head and 100\nfor the mask head" in output
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_a_small_detector_is_counted_at_its_own_size_or_the_one_given(
     assert _rows(capsys.readouterr().out)["mask_rcnn_gc_scenes_resnet"][2] == size
 
 
-def test_without_a_detector_nothing_is_said_of_its_regions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_on_rois_are_only_for_detectors(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--model", "cifar_resnet20"]) == 0
     assert "regions" not in capsys.readouterr().out
 

@@ -21,7 +21,7 @@ def test_the_tables_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_a_table_has_what_is_counted_beside_what_is_published_with_its_source(
+def test_a_table_has_counted_and_published_values_with_their_source(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["reproduce", "--table", "imagenet", "--cost-only"]) == 0
@@ -49,13 +49,13 @@ def test_a_table_has_what_is_counted_beside_what_is_published_with_its_source(
         ("--table design --scale tiny", "tiny"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_usage_error_is_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", *arguments.split()]) == 2
     assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_rows_are_trained_at_small_scale_and_an_interrupted_table_goes_on(
+def test_rows_are_trained_at_small_scale_and_an_interrupted_table_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gcnet.comparison.measure, "training_step_peak_memory", lambda *_, **__: 4_000_000)

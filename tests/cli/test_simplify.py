@@ -73,7 +73,7 @@ def test_blocks_whose_queries_agree_are_replaced_and_the_answers_stay(
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()}
     assert rows["layer1.0.context"].endswith("replaced by snl")
     assert "kept: it depends on the query" in rows["layer1.1.context"]
-    assert "kept: its weights are no distribution over positions" in rows["layer2.0.context"]
+    assert "kept: its weights are not normalized over positions" in rows["layer2.0.context"]
     assert "layer3.0.context" not in rows
     assert rows["before"].split()[1:3] == rows["after"].split()[1:3]  # top-1 and its interval
     # From 4CC' + 3C' + C, C' = C/2 = 8, to C^2 + 2C + 1.
@@ -89,10 +89,10 @@ def test_a_file_evaluates_to_the_accuracy_printed(
     assert run(mixed, photos, output, "--all", "--block", "gc", "--ratio", "2") == 0
     assert kinds(output)["layer1.1.context"] == "AttentionPool"
     printed = capsys.readouterr().out
-    assert "their bottlenecks are new and add nothing yet" in printed
-    said = next(line.split()[1] for line in printed.splitlines() if line.startswith("after"))
+    assert "their bottlenecks are new, with zero output" in printed
+    accuracy = next(line.split()[1] for line in printed.splitlines() if line.startswith("after"))
     assert main(["evaluate", "--model", str(output), "--data", str(photos), "--device", "cpu"]) == 0
-    assert f"top-1    {said} " in capsys.readouterr().out
+    assert f"top-1    {accuracy} " in capsys.readouterr().out
 
 
 def test_where_nothing_can_be_replaced_nothing_is_written(
@@ -115,11 +115,11 @@ def test_networks_and_settings_that_cannot_work_get_one_sentence(
     new = tmp_path / "new.safetensors"
     for model, output, arguments, sentence in (
         (loop, new, (), "cannot read"),
-        (plain, new, (), "has none of the non-local blocks (nl_...)"),
+        (plain, new, (), "has no non-local blocks (nl_...)"),
         (mixed, mixed, (), "is the model itself"),
         (mixed, link, (), "is the model itself"),
         (mixed, tmp_path / "new.pth", (), "ends in .safetensors"),
-        (mixed, new, ("--ratio", "4"), "--ratio belongs to --block gc"),
+        (mixed, new, ("--ratio", "4"), "--ratio requires --block gc"),
         (mixed, new, ("--block", "gc", "--ratio", "0.5"), "--ratio must be at least 1, found 0.5"),
         (mixed, new, ("--threshold", "2"), "from 0 to 1, found 2"),
         (mixed, new, ("--threshold", "0.2", "--all"), "give one of --all and --threshold"),
@@ -130,7 +130,7 @@ def test_networks_and_settings_that_cannot_work_get_one_sentence(
     assert not new.exists()
 
 
-def test_no_image_that_works_is_exit_code_one(mixed: Path, tmp_path: Path) -> None:
+def test_no_readable_image_is_exit_code_one(mixed: Path, tmp_path: Path) -> None:
     for name in CLASSES:
         (tmp_path / "empty" / name).mkdir(parents=True)
         (tmp_path / "empty" / name / "1.png").touch()

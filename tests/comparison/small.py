@@ -19,7 +19,7 @@ def write_images(root: Path) -> Path:
     """Class folders of 11 x 11 images: train/ with 12 of each class, val/ with 7."""
     generator = np.random.default_rng(5)
     for split, count in (("train", 12), ("val", 7)):
-        for label, name in enumerate(("dark", "grey", "light")):
+        for label, name in enumerate(("dark", "gray", "light")):
             folder = root / split / name
             folder.mkdir(parents=True)
             for index in range(count):
@@ -43,14 +43,14 @@ def small(images: Path, output: Path, **changes: Any) -> CompareSettings:
 
 
 class Listener:
-    """A reporter that keeps what it is told, and may do something at a line."""
+    """A reporter that collects its lines, and can call a function on a line."""
 
     def __init__(self, at_line: Callable[[str], None] | None = None) -> None:
         self.lines: list[str] = []
         self.steps: list[int] = []
         self.at_line = at_line
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.lines.append(text)
         if self.at_line is not None:
             self.at_line(text)

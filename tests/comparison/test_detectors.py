@@ -41,7 +41,7 @@ def test_detectors_start_from_the_same_weights_whatever_the_block() -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in states[0].items() for state in states[1:])
 
 
-def test_a_builder_of_the_users_own_goes_to_the_same_places_of_a_detector_as_a_named_block() -> None:
+def test_a_custom_builder_uses_the_same_sites_of_a_detector_as_a_named_block() -> None:
     networks = [
         create_variant(SETTINGS, block, {"build_scale": Variant(build_scale)}, 3) for block in ("gc", "build_scale")
     ]
@@ -58,7 +58,7 @@ def test_published_placement_of_detectors_is_that_of_their_backbone() -> None:
     assert (records["nl_dot_product"]["stages"], records["nl_dot_product"]["blocks"]) == ([4], [-2])
 
 
-def test_what_is_set_for_detectors_reaches_every_training() -> None:
+def test_detector_settings_apply_to_every_training() -> None:
     trainings = plan_trainings(replace(SETTINGS, control=True, seeds=2), epochs=1, variants={})
     assert len(trainings) == 8
     assert {training.settings.detector for training in trainings} == {SETTINGS.detector}
@@ -83,8 +83,8 @@ def test_a_detector_with_a_block_in_its_name_is_refused() -> None:
 def test_options_of_detectors_are_refused_for_classifiers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--limit-train", "8", "--limit-val", "4", "--batch-size", "4", "--output", str(tmp_path / "out"))
     assert main(["compare", "--rois-per-image", "9", *flags]) == 2
-    said = capsys.readouterr().err
-    assert "--rois-per-image" in said and "detector" in said and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "--rois-per-image" in printed and "detector" in printed and printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

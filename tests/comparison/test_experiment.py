@@ -67,7 +67,7 @@ def test_a_comparison_leaves_its_results_a_table_a_figure_and_a_page(images: Pat
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.slow
-def test_an_interrupted_comparison_goes_on_with_what_is_not_done(
+def test_an_interrupted_comparison_resumes_with_unfinished_runs(
     images: Path, tmp_path: Path, whole: Comparison
 ) -> None:
     def stop(line: str) -> None:
@@ -81,7 +81,7 @@ def test_an_interrupted_comparison_goes_on_with_what_is_not_done(
     written = done.stat().st_mtime_ns
     listener = Listener()
     continued = run_comparison(settings=settings, reporter=listener)
-    assert "1 of 2 trainings are finished already" in listener.lines
+    assert "1 of 2 trainings are already finished" in listener.lines
     assert done.stat().st_mtime_ns == written
     assert [run.scores for run in continued.runs] == [run.scores for run in whole.runs]
     assert [run.curve for run in continued.runs] == [run.curve for run in whole.runs]
@@ -121,7 +121,7 @@ def test_a_changed_setting_is_refused_for_the_same_folder(images: Path, tmp_path
         run_comparison(settings=small(images, folder, blocks="none,se"))
 
 
-def test_a_folder_of_something_else_is_not_written_into(images: Path, tmp_path: Path) -> None:
+def test_another_folder_is_not_written_into(images: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="must be a new folder or one of an earlier comparison"):
         run_comparison(settings=small(images, tmp_path))
@@ -144,7 +144,7 @@ def build_shift(channels: int) -> nn.Module:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_builder_of_the_users_own_is_compared_beside_the_named_blocks(images: Path, tmp_path: Path) -> None:
+def test_a_builder_of_the_user_is_compared_beside_the_named_blocks(images: Path, tmp_path: Path) -> None:
     comparison = run_comparison(["none", build_shift], settings=small(images, tmp_path / "out"))
     assert comparison.blocks == ("none", "build_shift")
     assert comparison.costs["build_shift"].added_parameters == 3 * (16 + 32 + 64)
@@ -152,7 +152,7 @@ def test_a_builder_of_the_users_own_is_compared_beside_the_named_blocks(images: 
     assert len(comparison.of("build_shift")) == 1
 
 
-def test_a_mistake_on_the_command_line_is_one_sentence(
+def test_a_usage_error_on_the_command_line_is_one_sentence(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["compare", "--data", str(images), "--blocks", "none,gcc", "--output", str(tmp_path / "out")])
@@ -189,7 +189,7 @@ def _is_group_gone(group: int, *, seconds: float) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("quick")
-def test_killed_without_warning_the_same_command_comes_to_the_same_results(images: Path, tmp_path: Path) -> None:
+def test_after_a_kill_the_same_command_gives_the_same_results(images: Path, tmp_path: Path) -> None:
     recipe = RecipeSettings(steps=LONG, batch_size=9, lr=0.05)
     whole = run_comparison(settings=small(images, tmp_path / "whole", recipe=recipe))
     process = subprocess.Popen(_command(images, tmp_path / "cut"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -256,7 +256,7 @@ def test_a_second_comparison_in_the_same_folder_is_refused(images: Path, finishe
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.slow
-def test_what_is_measured_is_shown_while_it_is_measured(images: Path, tmp_path: Path) -> None:
+def test_the_progress_of_measurements_is_shown(images: Path, tmp_path: Path) -> None:
     shown: list[str] = []
 
     class Watching(Listener):

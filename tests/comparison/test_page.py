@@ -70,12 +70,12 @@ def test_the_page_follows_light_and_dark() -> None:
     assert "prefers-color-scheme: dark" in render_comparison(made_up())
 
 
-def test_what_the_user_names_cannot_break_the_page() -> None:
+def test_names_of_the_user_cannot_break_the_page() -> None:
     page = render_comparison(replace(made_up(), data="<b>&", about={"network": "<script>alert(1)</script>"}))
     assert "<script>" not in page and "&lt;b&gt;&amp;" in page
 
 
-def test_the_page_says_data_model_recipe_machine_date_and_seeds() -> None:
+def test_the_page_has_data_model_recipe_machine_date_and_seeds() -> None:
     page = render_comparison(made_up())
     assert all(word in page for word in ("scenes", "tiny_net", "sgd &lt;0.1&gt;", "3 seeds", "2026-01-02", "torch"))
 
@@ -108,7 +108,7 @@ def test_the_charts_take_the_colors_of_the_page_and_are_reproducible() -> None:
     assert chart == score_svg(made_up())
 
 
-def test_a_dot_of_each_seed_stands_at_its_score_beside_the_difference(drawn: list[Figure]) -> None:
+def test_each_seed_has_a_dot_at_its_score_and_its_difference(drawn: list[Figure]) -> None:
     score_svg(made_up())
     axes = drawn[0].axes[0]
     dots = sorted(x for collection in axes.collections for x, _ in collection.get_offsets())

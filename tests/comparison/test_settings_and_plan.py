@@ -39,7 +39,7 @@ def test_all_blocks_are_trained_with_the_same_recipe_data_and_seeds() -> None:
         assert found.machine == replace(first.machine, seed=training.seed)
 
 
-def test_the_host_starts_from_the_same_weights_whatever_the_block() -> None:
+def test_the_network_starts_from_the_same_weights_with_every_block() -> None:
     states = []
     for block in ("none", "se", "gc", "nl_embedded_gaussian"):
         torch.manual_seed(3)
@@ -47,7 +47,7 @@ def test_the_host_starts_from_the_same_weights_whatever_the_block() -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in states[0].items() for state in states[1:])
 
 
-def test_by_default_every_block_goes_to_the_same_places() -> None:
+def test_by_default_every_block_has_the_same_sites() -> None:
     found = {
         block: [name.partition(".context.")[0] for name, _ in context_parameters(create_variant(SAME, block, {}, 3))]
         for block in ("se", "gc", "nl_gaussian")
@@ -56,7 +56,7 @@ def test_by_default_every_block_goes_to_the_same_places() -> None:
     assert len(set(found["gc"])) == 9
 
 
-def test_published_placement_gives_each_block_its_own_places() -> None:
+def test_published_placement_gives_each_block_its_own_sites() -> None:
     settings = CompareSettings(model="resnet18", placement="published")
     with torch.device("meta"):
         records = {
@@ -69,7 +69,7 @@ def test_published_placement_gives_each_block_its_own_places() -> None:
     assert records["nl_dot_product"]["block"] == "nl_dot_product"
 
 
-def test_named_places_are_the_same_for_every_block() -> None:
+def test_named_sites_are_the_same_for_every_block() -> None:
     settings = replace(SAME, insert_at=("layer1.*",), stages=None, position=None)
     for block in ("se", "snl"):
         places = {
@@ -144,7 +144,7 @@ def test_a_run_is_evaluated_ten_times_or_once_an_epoch() -> None:
         pytest.param({"insert_at": ("layer1",), "stages": (3,)}, "`insert_at` excludes", id="at and stages"),
     ],
 )
-def test_what_cannot_work_is_refused_in_a_sentence(changes: dict[str, object], sentence: str) -> None:
+def test_invalid_settings_are_refused_in_a_sentence(changes: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         settings = replace(SAME, **changes)
         check_names(settings, {})
@@ -178,7 +178,7 @@ def test_an_entry_may_have_options_and_a_ratio_of_its_own() -> None:
     assert plan_trainings(settings, epochs=2, variants={})[3].name == "main-gc-pooling=average-fusion=scale-seed0"
 
 
-def test_a_variant_decides_its_own_places() -> None:
+def test_a_variant_has_its_own_sites() -> None:
     variants = {"+1 GC": Variant("gc", placement={"stages": (2,), "blocks": (-2,), "position": "after_add"})}
     network = create_variant(replace(SAME, stages=(1, 2, 3)), "+1 GC", variants, 3)
     assert {name.partition(".context.")[0] for name, _ in context_parameters(network)} == {"layer2.1"}

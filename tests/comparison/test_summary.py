@@ -33,34 +33,34 @@ def test_the_table_has_mean_spread_and_paired_difference() -> None:
     assert rows["gc"][3:] == ("102,500", "2.002", "4.8", "12.0", "120")
 
 
-def test_a_block_that_gains_beyond_the_spread_is_told_from_one_that_does_not() -> None:
+def test_significant_gains_are_distinguished_from_others() -> None:
     text = conclusion(made_up())
     assert "significantly above the baseline: gc (+19.5" in text
     assert "no significant difference from the baseline: se (+0.3" in text
-    assert "not significant with these seeds" in text
+    assert "; none is significant." in text
 
 
-def test_a_block_that_loses_is_said_to_lose() -> None:
+def test_a_significant_loss_is_reported() -> None:
     worse = _with_top1(made_up(), "main", "gc", (0.50, 0.52, 0.51))
     assert "significantly below the baseline: gc (-20.0" in conclusion(worse)
     assert "se has the highest top-1 of the blocks" in conclusion(worse)
 
 
-def test_a_control_setting_that_separates_too_is_said_to() -> None:
+def test_significant_differences_in_the_control_setting_are_reported() -> None:
     odd = _with_top1(made_up(), CONTROL, "gc", (0.80, 0.81, 0.80))
-    assert "which for gc is beyond the spread over seeds there too" in conclusion(odd)
+    assert "; significant for gc." in conclusion(odd)
 
 
 def test_one_seed_claims_no_spread() -> None:
     single = made_up(seeds=1)
-    assert "with one seed no spread can be given" in conclusion(single)
+    assert "one seed gives no standard deviation" in conclusion(single)
     assert "±" not in table_rows(single)[2][1] + table_rows(single)[2][2]
-    assert "no spread can be given, nor the smallest difference" in notes(single)[0]
+    assert "no standard deviation and no minimum detectable difference" in notes(single)[0]
 
 
-def test_one_seeds_reading_says_what_the_number_of_images_leaves_open() -> None:
+def test_one_seed_gets_the_uncertainty_from_the_number_of_images() -> None:
     # 1.96 sqrt((0.7 0.3 + 0.9 0.1) / 1000) = 0.0339
-    assert "(+20.0 points, where the validation images alone leave ± 3.4 open)" in conclusion(made_up(seeds=1))
+    assert "(+20.0 points, ± 3.4 from the number of validation images)" in conclusion(made_up(seeds=1))
 
 
 def test_two_runs_without_an_error_still_leave_something_open() -> None:
@@ -71,7 +71,7 @@ def test_two_runs_without_an_error_still_leave_something_open() -> None:
 
 
 def test_the_smallest_difference_that_could_be_shown_is_stated() -> None:
-    assert "could have shown is that half-width: 1.2 to 1.9 points here" in notes(made_up())[0]
+    assert "minimum detectable difference: 1.2 to 1.9 points" in notes(made_up())[0]
 
 
 def test_without_no_block_no_gain_is_claimed() -> None:
@@ -85,14 +85,14 @@ def test_no_block_alone_is_described() -> None:
     )
 
 
-def test_left_out_images_are_counted() -> None:
+def test_skipped_images_are_counted() -> None:
     comparison = made_up()
     damaged = replace(comparison, runs=tuple(replace(run, skipped=2) for run in comparison.runs))
     assert any("30 unreadable validation images" in note for note in notes(damaged))
     assert not any("unreadable" in note for note in notes(comparison))
 
 
-def test_a_count_that_differs_from_the_formula_is_said() -> None:
+def test_a_count_that_differs_from_the_formula_is_reported() -> None:
     comparison = made_up()
     costs = {**comparison.costs, "gc": replace(comparison.costs["gc"], analytic_flops=1)}
     assert any(
@@ -123,11 +123,11 @@ def test_no_word_on_detectors_is_of_accuracy_or_of_shares_of_images(seeds: int) 
     comparison = made_up_detectors(seeds=seeds)
     for text in (markdown(comparison), terminal_text(comparison)):
         assert "mask AP" in text and "points of AP" in text
-        assert not any(word in text for word in ("top-1", "accuracy", "Wilson", "images alone", "(%)"))
+        assert not any(word in text for word in ("top-1", "accuracy", "Wilson", "number of validation", "(%)"))
     assert "GFLOPs are of one image of the largest size, with 1,000 proposals" in markdown(comparison)
 
 
-def test_what_detectors_gain_is_said_in_points_of_ap() -> None:
+def test_differences_of_detectors_are_in_points_of_ap() -> None:
     text = conclusion(made_up_detectors())
     assert "gc has the highest mask AP of the blocks with 40.5 ± 0.5 against 31.0 ± 1.0 without a block;" in text
     assert "significantly above the baseline: gc (+9.5 ± 1.2)" in text
@@ -137,9 +137,9 @@ def test_what_detectors_gain_is_said_in_points_of_ap() -> None:
 
 def test_of_one_seed_of_detectors_no_uncertainty_can_be_given() -> None:
     single = made_up_detectors(seeds=1)
-    assert "(+10.0 points of AP); with one seed no uncertainty can be given" in conclusion(single)
-    assert "is: gc (0.0), of one seed, so that no uncertainty can be given." in conclusion(single)
-    assert "no uncertainty can be given" in notes(single)[0]
+    assert "(+10.0 points of AP); one seed gives no uncertainty" in conclusion(single)
+    assert "is: gc (0.0); one seed gives no uncertainty." in conclusion(single)
+    assert "no uncertainty and no minimum detectable difference" in notes(single)[0]
     assert "±" not in "".join(conclusion(single) + "".join(table_rows(single)[1]))
 
 

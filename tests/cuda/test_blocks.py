@@ -5,7 +5,7 @@ import torch
 
 from cuda.closeness import assert_near_float64, results
 from named_blocks import every, make
-from random_weights import randomise
+from random_weights import randomize
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -17,7 +17,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 def test_forward_and_backward_are_near_float64(
     name: str, dtype: torch.dtype, layout: str, device: torch.device
 ) -> None:
-    block = randomise(make(name)).eval()
+    block = randomize(make(name)).eval()
     assert_near_float64(block, (torch.randn(2, 22, 5, 7) + 1).to(dtype), device, LAYOUTS[layout])
 
 
@@ -26,7 +26,7 @@ def test_with_deterministic_algorithms_two_passes_give_the_same_bits(
     name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    block = randomise(make(name)).eval().to(device)
+    block = randomize(make(name)).eval().to(device)
     x, direction = torch.randn(2, 22, 5, 7, device=device), torch.randn(2, 22, 5, 7, device=device)
     torch.use_deterministic_algorithms(True)
     try:

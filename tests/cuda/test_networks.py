@@ -12,7 +12,7 @@ from gcnet.analysis.capture import capture
 from gcnet.data.loader import Batch
 from gcnet.models.create import create_model
 from gcnet.tasks.classification.metrics import evaluate_classifier
-from random_weights import randomise
+from random_weights import randomize
 
 BASE_MODELS = {"resnet18": 64, "convnext_atto": 64, "vit_tiny_patch16_224": 224}
 
@@ -21,7 +21,7 @@ def with_random_blocks(model: nn.Module) -> nn.Module:
     """The network in evaluation mode, its blocks no longer silent."""
     for name, module in model.named_modules():
         if name.endswith("context"):
-            randomise(module)
+            randomize(module)
     return model.eval()
 
 
@@ -52,7 +52,7 @@ def test_an_evaluation_gives_the_numbers_of_the_cpu(device: torch.device) -> Non
     assert found.loss == pytest.approx(expected.loss, rel=1e-6)
 
 
-def test_a_detector_finds_what_it_finds_on_the_cpu(device: torch.device) -> None:
+def test_detections_equal_those_on_the_cpu(device: torch.device) -> None:
     torch.manual_seed(1)
     model = create_model("mask_rcnn_gc_scenes_resnet", num_classes=3).eval().double()
     images = [torch.rand(3, 64, 64).double(), torch.rand(3, 51, 64).double()]
@@ -67,7 +67,7 @@ def test_a_detector_finds_what_it_finds_on_the_cpu(device: torch.device) -> None
 
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_a_compiled_network_gives_the_outputs_and_gradients_of_the_plain_one(device: torch.device) -> None:
-    blocks = [randomise(gcnet.build_block(name, channels=16, ratio=4)) for name in ("gc", "se")]
+    blocks = [randomize(gcnet.build_block(name, channels=16, ratio=4)) for name in ("gc", "se")]
     model = nn.Sequential(nn.Conv2d(3, 16, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)).to(
         device
     )

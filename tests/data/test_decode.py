@@ -16,7 +16,7 @@ from gcnet.data.decode import IMAGE_SUFFIXES, ImageError, has_image_suffix, open
 
 
 def photo(width: int = 23, height: int = 17) -> Image.Image:
-    """Smooth colours with noise: JPEG keeps them nearly, PNG exactly."""
+    """Smooth colors with noise: JPEG keeps them nearly, PNG exactly."""
     y, x = np.mgrid[:height, :width]
     noise = np.random.default_rng(5).integers(0, 30, (height, width))
     channels = [x * 220 // width, y * 220 // height, (x + y) * 110 // (width + height)]
@@ -114,29 +114,29 @@ def test_lossless_rgb_comes_back_bit_for_bit(kind: str, tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(image), np.asarray(photo()))
 
 
-def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
-    grey = photo().convert("L")
-    image = np.asarray(open_image(saved(tmp_path, "a.png", encoded(grey, "PNG"))))
+def test_gray_becomes_three_equal_channels(tmp_path: Path) -> None:
+    gray = photo().convert("L")
+    image = np.asarray(open_image(saved(tmp_path, "a.png", encoded(gray, "PNG"))))
     for channel in range(3):
-        assert np.array_equal(image[..., channel], np.asarray(grey))
+        assert np.array_equal(image[..., channel], np.asarray(gray))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_16_bit_grey_keeps_its_upper_8_bits(kind: str, tmp_path: Path) -> None:
+def test_16_bit_gray_keeps_its_upper_8_bits(kind: str, tmp_path: Path) -> None:
     values = (np.arange(13 * 7, dtype=np.uint16) * 719).reshape(13, 7)
     image = np.asarray(open_image(saved(tmp_path, "a.png", encoded(Image.fromarray(values), kind))))
     assert np.array_equal(image[..., 0], values // 256)
     assert np.array_equal(image[..., 0], image[..., 2])
 
 
-def test_cmyk_keeps_its_colours(tmp_path: Path) -> None:
+def test_cmyk_keeps_its_colors(tmp_path: Path) -> None:
     for kind in ("JPEG", "TIFF"):
         image = open_image(saved(tmp_path, "a", encoded(Image.new("CMYK", (9, 7), (0, 255, 255, 0)), kind)))
         red, green, blue = np.asarray(image)[3, 3]
         assert (red, image.mode) == (255, "RGB") and max(green, blue) < 8
 
 
-def test_transparent_pixels_show_white_and_opaque_ones_their_colour(tmp_path: Path) -> None:
+def test_transparent_pixels_become_white_and_opaque_pixels_keep_their_color(tmp_path: Path) -> None:
     solid = np.dstack([np.asarray(photo()), np.full((17, 23), 255, np.uint8)])
     half_clear = solid.copy()
     half_clear[:, :11, 3] = 0
@@ -159,10 +159,10 @@ def test_a_palette_with_a_transparent_entry_shows_white_there(tmp_path: Path) ->
     assert pixels[0, 0].tolist() == [10, 20, 30]
 
 
-def test_grey_with_a_transparent_value_and_grey_with_alpha_show_white(tmp_path: Path) -> None:
-    grey = Image.new("L", (3, 2), 40)
-    grey.putpixel((1, 1), 90)
-    pixels = np.asarray(open_image(saved(tmp_path, "a.png", encoded(grey, "PNG", transparency=40))))
+def test_gray_with_a_transparent_value_and_gray_with_alpha_show_white(tmp_path: Path) -> None:
+    gray = Image.new("L", (3, 2), 40)
+    gray.putpixel((1, 1), 90)
+    pixels = np.asarray(open_image(saved(tmp_path, "a.png", encoded(gray, "PNG", transparency=40))))
     assert (pixels[0, 0].tolist(), pixels[1, 1].tolist()) == ([255] * 3, [90] * 3)
     pixels = np.asarray(open_image(saved(tmp_path, "b.png", encoded(Image.new("LA", (3, 2), (40, 0)), "PNG"))))
     assert (pixels == 255).all()
@@ -170,7 +170,7 @@ def test_grey_with_a_transparent_value_and_grey_with_alpha_show_white(tmp_path: 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_stands_upright_as_its_exif_orientation_says(kind: str, orientation: int, tmp_path: Path) -> None:
+def test_an_image_is_rotated_by_its_exif_orientation(kind: str, orientation: int, tmp_path: Path) -> None:
     upright = Image.new("RGB", (32, 16), (0, 0, 255))
     upright.paste((255, 0, 0), (0, 0, 16, 8))  # red in the upper left quarter
     turns = {  # what a camera held that way stores, from EXIF 2.32, 4.6.4.A
@@ -199,7 +199,7 @@ def test_an_unreadable_orientation_leaves_the_image_as_it_is(tmp_path: Path) -> 
 
 
 def test_the_first_frame_of_an_animation_counts(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (11, 5), colour) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
+    frames = [Image.new("RGB", (11, 5), color) for color in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert np.asarray(open_image(saved(tmp_path, "a.gif", content)))[2, 2].tolist() == [200, 0, 0]
 

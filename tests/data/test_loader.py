@@ -271,7 +271,7 @@ def test_a_program_with_live_workers_ends_at_once(tmp_path: Path) -> None:
     assert (out.stdout, out.stderr) == ("['a/0.png']\n", "")
 
 
-def test_a_loader_says_how_many_batches_are_left() -> None:
+def test_a_loader_has_the_number_of_remaining_batches() -> None:
     sampler = EpochSampler(29, batch_size=4, seed=7)
     loader: Loader = build_loader(train_images(Noise(29)), sampler)
     assert len(loader) == 7

@@ -107,7 +107,7 @@ def test_coco_annotations_describe_the_masks() -> None:
     [
         ({"split": "vall"}, 'unknown split "vall"; did you mean "val"'),
         ({"size": 31}, "at least 32 pixels wide, found 31"),
-        ({"distance": 60}, "room for a distance of 0 to 42, found 60"),
+        ({"distance": 60}, "must be 0 to 42, found 60"),
         ({"distance": -1}, "found -1"),
     ],
     ids=lambda value: str(value)[:20],

@@ -30,7 +30,7 @@ def test_a_seed_decides_all_three_generators() -> None:
     assert all(a != b for a, b in zip(first, second, strict=True))
 
 
-def test_the_programs_own_random_states_come_back_also_after_an_error() -> None:
+def test_random_states_of_the_program_are_restored_also_after_an_error() -> None:
     seed_everything_for_sample(11)
     torch.randn(3), np.random.standard_normal(), random.gauss(0, 1)  # leaves half of a pair in each
     with preserved_random_state():

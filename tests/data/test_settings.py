@@ -17,17 +17,17 @@ REFUSED = {
     "thousands of workers": (lambda: DataSettings(workers=100_000), "`workers` must be at most 256, found 100000"),
     "interpolation": (lambda: DataSettings(interpolation="bicubik"), 'did you mean "bicubic"'),
     "resize": (lambda: DataSettings(image_size=64, resize=50), "at least the image size of 64, found 50"),
-    "distance": (lambda: DataSettings(data="cifar10", scene_distance=9), "`scene_distance` belongs to `data` scenes"),
+    "distance": (lambda: DataSettings(data="cifar10", scene_distance=9), "`scene_distance` requires `data` scenes"),
     "crop": (lambda: AugmentSettings(random_crop="padd"), 'did you mean "pad"'),
     "crop scale": (lambda: AugmentSettings(crop_scale=(0.9, 0.1)), "`crop_scale`"),
     "pad": (lambda: AugmentSettings(pad=-1), "`pad`"),
     "augment": (lambda: AugmentSettings(auto_augment="randaugmnt"), 'did you mean "randaugment"'),
     "magnitude": (lambda: AugmentSettings(ra_magnitude=31), "`ra_magnitude` must be 0 to 30, found 31"),
-    "flip": (lambda: AugmentSettings(hflip=1.5), "`hflip` is a probability from 0 to 1, found 1.5"),
-    "colour": (lambda: AugmentSettings(color_jitter=-0.1), "`color_jitter`"),
+    "flip": (lambda: AugmentSettings(hflip=1.5), "`hflip` must be a probability from 0 to 1, found 1.5"),
+    "color": (lambda: AugmentSettings(color_jitter=-0.1), "`color_jitter`"),
     "share of the crop": (
         lambda: PreprocessingSettings(crop_pct=1.5),
-        r"`crop_pct` is a share of the short side, from 0\.01 to 1; found 1\.5",
+        r"`crop_pct` must be a fraction of the short side, from 0\.01 to 1; found 1\.5",
     ),
     "crop and resize": (lambda: DataSettings(crop_pct=0.5, resize=100), "`crop_pct` and `resize` both set"),
     "mean": (lambda: DataSettings(mean=(0.5, float("nan"), 0.5)), "`mean` must be three numbers, found 0.5 nan 0.5"),
@@ -68,11 +68,11 @@ def test_settings_and_source_import_neither_torch_nor_numpy_alone() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"val_fraction": 0.0}, "`val_fraction` is a share between 0 and 1, such as 0.2; found 0.0"),
-        ({"val_fraction": 1.0}, "`val_fraction` is a share between 0 and 1, such as 0.2; found 1.0"),
+        ({"val_fraction": 0.0}, "`val_fraction` must be a fraction between 0 and 1, such as 0.2; found 0.0"),
+        ({"val_fraction": 1.0}, "`val_fraction` must be a fraction between 0 and 1, such as 0.2; found 1.0"),
         ({"val_fraction": 0.2, "val": "val"}, "give one of them"),
         ({"data": "scenes", "val": "val"}, "`data=scenes` has its own splits"),
-        ({"data": "cifar10", "val_fraction": 0.1}, "`val_fraction` belongs to data of your own"),
+        ({"data": "cifar10", "val_fraction": 0.1}, "`val_fraction` requires your own data"),
     ],
 )
 def test_validation_data_that_contradict_each_other_are_refused(values: dict[str, object], message: str):

@@ -129,7 +129,7 @@ CHANGES: dict[str, dict[str, object]] = {
     "randaugment": {"auto_augment": "randaugment"},
     "strong randaugment": {"auto_augment": "randaugment", "ra_magnitude": 20},
     "trivial": {"auto_augment": "trivialaugment"},
-    "colour": {"color_jitter": 0.4},
+    "color": {"color_jitter": 0.4},
     "erasing": {"erasing": 1.0},
 }
 

@@ -16,7 +16,7 @@ from gcnet.insertion import insertion_records
 from gcnet.models.registry import is_detector
 
 
-def test_rows_that_say_the_same_are_trained_once() -> None:
+def test_equal_rows_are_trained_once() -> None:
     (series,) = series_of(find_tables(("design", "ratio", "position", "pooling-fusion")), small=False)
     assert series.model == "mask_rcnn_resnet50"
     assert {row: name for row, name in series.names.items() if name in ("none", "+all GC")} == {
@@ -32,7 +32,7 @@ def test_rows_that_say_the_same_are_trained_once() -> None:
     assert len(series.variants) == 2 + 3 + 3 + 2 + 3
 
 
-def test_the_small_rows_have_the_places_and_ratios_of_a_small_network() -> None:
+def test_the_small_rows_have_the_sites_and_ratios_of_a_small_network() -> None:
     (series,) = series_of(find_tables(("design", "stages", "ratio", "bottleneck")), small=True)
     assert series.model == "cifar_resnet20"
     one = {"stages": (2,), "blocks": (-2,), "position": "after_add"}
@@ -44,7 +44,7 @@ def test_the_small_rows_have_the_places_and_ratios_of_a_small_network() -> None:
     assert series.variants["+all GC"] == Variant("gc")
 
 
-def test_rows_without_a_counterpart_in_small_networks_are_left_out() -> None:
+def test_rows_without_a_counterpart_in_small_networks_are_skipped() -> None:
     (series,) = series_of(find_tables(("position",)), small=True)
     assert [label for _, label in series.names] == ["baseline", "afterAdd", "after1x1"]
     assert [label for one in series_of(find_tables(("backbones",)), small=True) for _, label in one.names] == [
@@ -92,7 +92,7 @@ def test_small_networks_are_fine_tuned_from_weights_or_trained_from_scratch() ->
         assert (compared.recipe.preset, compared.weights, len(compared.seed_numbers())) == (preset, weights, 3)
 
 
-def test_what_does_not_fit_the_networks_is_refused_before_anything_is_trained() -> None:
+def test_settings_that_do_not_fit_the_networks_are_refused_before_training() -> None:
     with pytest.raises(UserError, match="have several networks: cifar_resnet20, cifar_resnet56"):
         train_tables(ReproduceSettings(table=("backbones",), scale="small", weights="resnet20.th"))
     with pytest.raises(UserError, match="`data` takes a COCO directory"):

@@ -44,7 +44,7 @@ def test_parameters_are_those_counted_by_hand(name: str) -> None:
     assert [round(cost.parameters / 1e6, 2) for cost in counted(name)] == MILLIONS[name]
 
 
-def test_every_ratio_adds_what_its_formula_says() -> None:
+def test_every_ratio_adds_the_parameters_of_its_formula() -> None:
     baseline, *others = counted("ratio")
     for cost, ratio in zip(others, (4, 8, 16, 32), strict=True):
         by_formula = sum(count * gc(channels, ratio) for channels, count in WIDTHS.items())
@@ -62,7 +62,7 @@ def test_every_backbone_gets_a_block_in_each_residual_block_of_c3_to_c5() -> Non
             assert cost.parameters - plain.parameters == added
 
 
-def test_one_block_costs_what_its_formula_says_at_c4() -> None:
+def test_one_block_at_c4_has_the_costs_of_its_formula() -> None:
     baseline, *others = counted("design")
     for cost, block in zip(others, ("nl_embedded_gaussian", "snl", "gc"), strict=False):
         assert cost.flops - baseline.flops == analytic_flops(block, channels=1024, positions=50 * 80)
@@ -114,7 +114,7 @@ def test_rows_of_every_table_have_the_published_values_of_their_network() -> Non
 
 
 @pytest.mark.parametrize("build", [build_linear_bottleneck, build_relu_bottleneck])
-def test_a_bottleneck_without_norm_starts_as_the_identity_and_then_does_what_is_written(build: Any) -> None:
+def test_a_bottleneck_without_norm_starts_as_the_identity_and_follows_its_formula(build: Any) -> None:
     block = build(16, ratio=4).double()
     x = torch.randn(2, 16, 5, 7, dtype=torch.float64)
     assert torch.equal(block(x), x)

@@ -40,7 +40,7 @@ def test_transforms_of_channels_act_at_every_position_alone() -> None:
                 assert_equal_within(whole[:, :, i : i + 1, j : j + 1], alone, torch.float64, repr(part))
 
 
-def test_standardising_small_differences_of_large_means_works_in_half_precision() -> None:
+def test_standardizing_small_differences_of_large_means_works_in_half_precision() -> None:
     context = (1000 + torch.arange(8.0)).view(1, 8, 1).half()
     expected = torch.nn.functional.layer_norm(context.double().flatten(1), (8,)).view(1, 8, 1)
     assert_equal_within(Standardize()(context), expected, torch.float16)
@@ -104,7 +104,7 @@ def test_local_average_of_three_axes_equals_pytorch_s_where_that_works(extent: i
     assert_equal_within(LocalAverage(extent)(x), expected, torch.float64)
 
 
-def test_parts_are_no_layers_that_a_host_initialises_anew_and_return_to_their_start() -> None:
+def test_parts_are_no_layers_that_a_network_initializes_again_and_can_be_reset() -> None:
     layers = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
     parts = [ChannelFilter(3, initialize=nn.init.zeros_), ChannelAffine(3, weight=0, bias=1)]
     for part in parts:

@@ -72,7 +72,7 @@ class Doubled(nn.Module):
         return 2 * context
 
 
-def test_parts_of_one_s_own_make_a_block() -> None:
+def test_custom_parts_make_a_block() -> None:
     block = ContextBlock(AveragePool(), {"add": Branch(Doubled(), Add())}, channels=3)
     x = torch.randn(2, 3, 5, 7)
     assert_equal_within(block(x), x + 2 * x.mean((2, 3), keepdim=True), torch.float32)
@@ -107,7 +107,7 @@ class OwnFusion(nn.Module):
         return torch.relu(x + term)
 
 
-def test_a_fusion_of_one_s_own_is_never_asked_to_write_over_its_map() -> None:
+def test_a_custom_fusion_never_overwrites_its_map() -> None:
     block = ContextBlock(AveragePool(), {"add": Branch(Doubled(), OwnFusion())}, channels=3)
     x = torch.randn(2, 3, 5, 7)
     with torch.no_grad():

@@ -116,7 +116,7 @@ def test_scaling_divides_the_products_by_the_root_of_the_query_s_channels() -> N
     assert_equal_within(scaled, SoftmaxAffinity(scaled=False).weights(query, key), torch.float64)
 
 
-def test_parts_of_one_s_own_make_a_non_local_context() -> None:
+def test_custom_parts_make_a_non_local_context() -> None:
     context = NonLocal(
         Pointwise(3, 5), Pointwise(3, 5), Pointwise(3, 7), affinity=DotProductAffinity(), sub_sample=nn.Identity()
     )

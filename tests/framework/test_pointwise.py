@@ -43,7 +43,7 @@ def test_weights_are_matrices_whatever_the_axes() -> None:
     }
 
 
-def test_is_no_layer_that_a_host_initialises_anew() -> None:
+def test_it_is_no_layer_that_a_network_initializes_again() -> None:
     layer = Pointwise(11, 5)
     assert not isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.conv._ConvNd))
 

@@ -56,7 +56,7 @@ def images(name: str, batch: int = 2) -> Tensor:
     return torch.randn(batch, *BASE_MODELS[name][1], generator=torch.Generator().manual_seed(1))
 
 
-def randomise(model: nn.Module) -> nn.Module:
+def randomize(model: nn.Module) -> nn.Module:
     """Move every inserted block away from its start, at which the last layers are zero."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gcnet.insertion import context_parameters, insert, inserted, insertion_records, remove
 from gcnet.insertion.dry_run import run_once
 from gcnet.models.model_file import load_model, save_model
-from insertion.networks import BASE_MODELS, create, images, randomise
+from insertion.networks import BASE_MODELS, create, images, randomize
 
 
 @pytest.fixture(params=BASE_MODELS)
@@ -25,11 +25,11 @@ def name(request: pytest.FixtureRequest) -> str:
 def with_blocks(name: str, block: str = "gc") -> nn.Module:
     model = create(name)
     insert(model, block, example_input=BASE_MODELS[name][1])
-    return randomise(model)
+    return randomize(model)
 
 
 @pytest.mark.slow
-def test_a_fresh_addition_block_leaves_output_names_statistics_and_modes_as_they_were(name: str) -> None:
+def test_a_new_addition_block_changes_no_output_names_statistics_or_modes(name: str) -> None:
     host = create(name)
     before, names = host(images(name)), list(host.state_dict())
     host.train()
@@ -115,12 +115,12 @@ def test_copies_pickles_and_files_carry_the_blocks(name: str, tmp_path: Path) ->
     assert insertion_records(loaded) == insertion_records(model)
 
 
-def test_remove_restores_the_host_exactly(name: str) -> None:
+def test_remove_restores_the_network_exactly(name: str) -> None:
     host = create(name)
     before = {key: (type(module), set(vars(module))) for key, module in host.named_modules()}
     states, output = list(host.state_dict()), host(images(name))
     insert(host, "gc", example_input=BASE_MODELS[name][1])
-    randomise(host)
+    randomize(host)
     remove(host)
     assert {key: (type(module), set(vars(module))) for key, module in host.named_modules()} == before
     assert not any(module._forward_hooks for module in host.modules())
@@ -175,7 +175,7 @@ def test_a_module_that_is_used_twice_runs_its_block_twice() -> None:
     torch.manual_seed(0)
     model, x = Twice(), torch.randn(2, 5, 7, 11)
     insert(model, "snl", at="mix", example_input=x)
-    randomise(model)
+    randomize(model)
     mix, context = model.mix, model.mix.context
     once = context(nn.functional.conv2d(x, mix.weight, mix.bias, padding=1))
     expected = context(nn.functional.conv2d(once, mix.weight, mix.bias, padding=1))

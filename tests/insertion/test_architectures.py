@@ -81,18 +81,18 @@ def test_every_block_starts_as_the_identity_learns_everywhere_and_comes_out_agai
     with torch.no_grad():
         before = model(x)
     for block in BLOCKS:
-        said = insert(model, block, example_input=x)
-        assert said.sites and [key for key in model.state_dict() if ".context." not in key] == names
+        insertion = insert(model, block, example_input=x)
+        assert insertion.sites and [key for key in model.state_dict() if ".context." not in key] == names
         if block != "se":
             with torch.no_grad():
-                assert torch.equal(model(x), before), said
-        _randomise(model)
+                assert torch.equal(model(x), before), insertion
+        _randomize(model)
         output = model(x)
         assert output.isfinite().all() and not torch.equal(output, before)
         output.square().sum().backward()
         for key, parameter in context_parameters(model):
             assert parameter.grad is not None and parameter.grad.isfinite().all(), key
-            assert key.endswith(CANCELLED) or parameter.grad.any(), f"{key}: {said}"
+            assert key.endswith(CANCELLED) or parameter.grad.any(), f"{key}: {insertion}"
         remove(model)
         assert list(model.state_dict()) == names and inserted(model) == ()
     with torch.no_grad():
@@ -112,7 +112,7 @@ def _settled(model: nn.Module, x: torch.Tensor) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _randomise(model: nn.Module) -> None:
+def _randomize(model: nn.Module) -> None:
     """Move the last layers from zero; on the large maps of untrained hosts, keep softmax and ReLU from saturating."""
     with torch.no_grad():
         for key, parameter in context_parameters(model):

@@ -10,7 +10,7 @@ from torch.ao import quantization
 
 from gcnet.errors import UserError
 from gcnet.insertion import context_parameters, insert, inserted, remove
-from insertion.networks import randomise
+from insertion.networks import randomize
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
@@ -33,7 +33,7 @@ class Quantizable(nn.Module):
 def model() -> nn.Module:
     model = Quantizable().eval()
     insert(model, "gc", at=["act", "relu"], ratio=4, example_input=(3, 9, 11))
-    return randomise(model)
+    return randomize(model)
 
 
 def test_a_block_on_the_last_of_fused_modules_goes_with_them(model: nn.Module) -> None:
@@ -46,7 +46,7 @@ def test_a_block_on_the_last_of_fused_modules_goes_with_them(model: nn.Module) -
     torch.testing.assert_close(fused(x), expected)
     for again in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
         torch.testing.assert_close(again(x), expected)
-        randomise(again)
+        randomize(again)
         assert not torch.allclose(again(x), expected)
     torch.testing.assert_close(fused(x), expected)
     remove(fused)
@@ -61,7 +61,7 @@ def test_a_quantized_network_runs_its_blocks_in_floating_point(training: bool) -
     insert(model, "gc", at=["act", "relu"], ratio=4, example_input=(3, 9, 11))
     x = torch.randn(8, 3, 9, 11)
     model.train()(x)  # Statistics of the norms.
-    randomise(model.eval())
+    randomize(model.eval())
     expected, groups = model(x), [["conv", "norm", "act"], ["last", "relu"]]
     if training:
         fused = quantization.fuse_modules_qat(model.train(), groups)
@@ -92,12 +92,12 @@ def encoder() -> nn.TransformerEncoder:
     return nn.TransformerEncoder(layer, 3)
 
 
-def test_an_encoder_with_padded_tokens_gives_what_it_gives_in_training() -> None:
+def test_an_encoder_with_padded_tokens_equals_its_output_in_training() -> None:
     model, x = encoder(), torch.randn(2, 7, 32)
     padding = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])
     nested = model.use_nested_tensor
     insert(model, "gc", example_input=x)
-    randomise(model)
+    randomize(model)
     expected = model.train()(x, src_key_padding_mask=padding)
     with torch.no_grad():
         found = model.eval()(x, src_key_padding_mask=padding)

@@ -141,7 +141,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_blocks_go_onto_features_and_never_onto_the_answer(case: str) -> None:
+def test_blocks_are_inserted_on_features_and_never_on_the_output(case: str) -> None:
     build, shape, expected = CASES[case]
     model, x = build().eval(), torch.randn(2, *shape)
     answer = leaves(model(x))
@@ -239,7 +239,7 @@ def mvit(strides: tuple[int, ...]) -> nn.Module:
 
 
 @pytest.mark.parametrize("strides", [(1, 1, 1), (1, 1, 2, 1)])
-def test_token_blocks_that_give_tuples_are_places(strides: tuple[int, ...]) -> None:
+def test_token_blocks_that_return_tuples_are_sites(strides: tuple[int, ...]) -> None:
     model, x = mvit(strides).eval(), torch.randn(2, 3, 4, 32, 32)
     before = model(x)
     insertion = insert(model, "gc", example_input=x, ratio=4)
@@ -303,7 +303,7 @@ class Scaled(nn.Sequential):
         return 2 * super().forward(x)
 
 
-def test_the_parts_of_sequentials_with_a_forward_of_their_own_are_places() -> None:
+def test_parts_of_sequentials_with_their_own_forward_are_sites() -> None:
     layers = [Scaled(nn.Conv2d(width, 2 * width, 3, 2), nn.ReLU()) for width in (4, 8, 16)]
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), *layers)
     assert [site.name for site in insert(model, "gc").sites] == ["1.1", "2.1", "3.1"]

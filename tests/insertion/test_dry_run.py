@@ -95,7 +95,7 @@ def hooked() -> Small:
 
 
 @pytest.mark.parametrize("build", [Locked, Logging, Numbered, Keeping, hooked])
-def test_a_network_that_cannot_be_copied_is_run_itself_and_left_as_it_was(build: Any) -> None:
+def test_a_network_that_cannot_be_copied_is_run_itself_and_left_unchanged(build: Any) -> None:
     model = build()
     x = torch.randn(2, 3, 9, 11)
     if isinstance(model, Keeping):
@@ -215,7 +215,7 @@ def test_the_error_of_a_network_is_the_cause_and_shown() -> None:
         insert(OutOfMemory(), "gc")
 
 
-def test_trials_that_insertion_goes_on_without_are_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_trial_runs_of_insertion_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG", logger="gcnet"):
         insert(WithoutGradients(), "gc", at="first")
         assert not caplog.records

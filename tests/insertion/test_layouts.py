@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gcnet.errors import UserError
 from gcnet.insertion import insert, inserted
-from insertion.networks import randomise
+from insertion.networks import randomize
 
 
 class Bare(nn.Module):
@@ -68,11 +68,11 @@ def test_the_axis_of_the_channels_is_measured_where_all_sides_are_equal(order: s
     model = Maps(*ORDERS[order], fixed=False).eval()
     insert(model, "se", at="blocks.*", ratio=4, example_input=(3, 48, 48))
     assert inserted(model)[0].sites[0].form == ("map" if order == "first" else "channels-last map")
-    assert_acts_by_hand(randomise(model), ["blocks.0", "blocks.1"], torch.randn(2, 3, 48, 48), last=order == "last")
+    assert_acts_by_hand(randomize(model), ["blocks.0", "blocks.1"], torch.randn(2, 3, 48, 48), last=order == "last")
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_an_axis_that_nothing_says_is_refused_and_can_be_given(order: str) -> None:
+def test_an_unknown_channel_axis_is_refused_and_can_be_given(order: str) -> None:
     model, x = Maps(*ORDERS[order], fixed=True).eval(), torch.randn(2, 3, 48, 48)
     with pytest.raises(
         UserError, match=r"the channel axis of blocks.0, which returns \(2, 12, 12, 12\), is unknown: use `layout`"
@@ -82,7 +82,7 @@ def test_an_axis_that_nothing_says_is_refused_and_can_be_given(order: str) -> No
     with pytest.raises(UserError, match='unknown layout "last".* valid: channels_first'):
         insert(model, "se", at="blocks.*", ratio=4, example_input=x, layout="last")
     insert(model, "se", at="blocks.*", ratio=4, example_input=x, layout=f"channels_{order}")
-    assert_acts_by_hand(randomise(model), ["blocks.0", "blocks.1"], x, last=order == "last")
+    assert_acts_by_hand(randomize(model), ["blocks.0", "blocks.1"], x, last=order == "last")
 
 
 def assert_acts_by_hand(model: nn.Module, names: list[str], x: Tensor, *, last: bool) -> None:
@@ -143,13 +143,13 @@ class Block(nn.Module):
         return self.mlp(x + (x @ x.transpose(1, 2) / 20).softmax(-1) @ x)
 
 
-def test_tokens_that_nothing_explains_are_refused_and_can_be_said_to_be_tokens() -> None:
+def test_unknown_tokens_are_refused_and_can_be_declared() -> None:
     model, x = Tokens().eval(), torch.randn(2, 3, 48, 64)
     with pytest.raises(UserError, match="the channel axis of blocks.0"):
         insert(model, "se", at="blocks.*", ratio=4, example_input=x)
     insert(model, "se", at="blocks.*", ratio=4, example_input=x, layout="tokens")
     assert [(site.channels, site.form) for site in inserted(model)[0].sites] == [(20, "tokens")] * 3
-    assert_acts_by_hand(randomise(model), ["blocks.1"], x, last=True)
+    assert_acts_by_hand(randomize(model), ["blocks.1"], x, last=True)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 0), (1, 0), (0, 1), (2, 3)])
@@ -157,7 +157,7 @@ def test_tokens_that_nothing_explains_are_refused_and_can_be_said_to_be_tokens()
 def test_class_tokens_of_any_name_and_at_both_ends_are_left_alone(start: int, end: int, fixed: bool) -> None:
     model, x = Tokens(start=start, end=end, fixed=fixed).eval(), torch.randn(2, 3, 48, 64)
     insert(model, "se", at="blocks.*", ratio=4, example_input=x, layout="tokens" if fixed else None)
-    randomise(model)
+    randomize(model)
     block = model.blocks[0]
     tokens = torch.randn(2, start + 48 + end, 20)
     found, plain = block(tokens), block.forward(tokens)
@@ -183,7 +183,7 @@ class OneQuery(Tokens):
 def test_the_attention_of_one_query_is_no_map_of_positions() -> None:
     model = OneQuery().eval()
     insert(model, "se", at="blocks.0", ratio=4, example_input=(3, 48, 64), layout="tokens")
-    randomise(model)
+    randomize(model)
     tokens = torch.randn(2, 49, 20)
     assert torch.equal(model.blocks[0](tokens)[:, 0], model.blocks[0].forward(tokens)[:, 0])
 
@@ -209,7 +209,7 @@ def test_class_tokens_that_cannot_be_measured_are_asked_for() -> None:
     with pytest.raises(UserError, match="returns 49 tokens, 1 more than the positions of a map.*use `prefix_tokens`"):
         insert(model, "se", at="blocks.0", ratio=4, example_input=(3, 48, 64))
     insert(model, "se", at="blocks.0", ratio=4, example_input=(3, 48, 64), prefix_tokens=1)
-    randomise(model)
+    randomize(model)
     tokens = torch.randn(2, 49, 20)
     assert torch.equal(model.blocks[0](tokens)[:, 0], model.blocks[0].forward(tokens)[:, 0])
     for wrong in (-1, (1, 2, 3), "one"):
@@ -277,7 +277,7 @@ def test_of_several_outputs_the_block_acts_on_the_first(kind: Any) -> None:
     before = model(x)
     insert(model, "gc", at="0", ratio=2, example_input=x)
     assert torch.equal(model(x)[0], before[0])
-    randomise(model)
+    randomize(model)
     after = model(x)
     assert type(after) is type(before) and len(after) == 2
     torch.testing.assert_close(after[0], model[0].context(before[0]))

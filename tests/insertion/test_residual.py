@@ -37,7 +37,7 @@ def images(seed: int = 0) -> torch.Tensor:
     return torch.randn(2, 3, 37, 41, generator=torch.Generator().manual_seed(seed))
 
 
-def randomise(model: nn.Module) -> nn.Module:
+def randomize(model: nn.Module) -> nn.Module:
     """Move every inserted block away from its start, at which the last layers are zero."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def host(request: pytest.FixtureRequest) -> nn.Module:
     return BASE_MODELS[request.param]().eval()
 
 
-def test_a_fresh_addition_block_leaves_output_and_host_names_as_they_were(host: nn.Module) -> None:
+def test_a_new_addition_block_changes_neither_output_nor_parameter_names(host: nn.Module) -> None:
     before, names = host(images()), set(host.state_dict())
     insert(host, "gc", ratio=4)
     assert torch.equal(host(images()), before)
@@ -64,7 +64,7 @@ def test_a_fresh_addition_block_leaves_output_and_host_names_as_they_were(host: 
 def test_trained_blocks_change_the_output_and_all_receive_gradients(host: nn.Module) -> None:
     before = host(images())
     insert(host, "gc", ratio=4)
-    output = randomise(host)(images())
+    output = randomize(host)(images())
     assert not torch.allclose(output, before, atol=1e-4)
     output.square().sum().backward()
     for name, parameter in context_parameters(host):
@@ -74,13 +74,13 @@ def test_trained_blocks_change_the_output_and_all_receive_gradients(host: nn.Mod
 
 @pytest.mark.parametrize(("name", "position"), POSITIONS, ids=lambda value: value.replace(" ", "-"))
 @pytest.mark.slow
-def test_the_block_acts_where_the_position_says(name: str, position: str) -> None:
+def test_the_block_acts_at_its_position(name: str, position: str) -> None:
     """Judged by another mechanism: the plain host with the same block appended to the module before the position."""
     torch.manual_seed(0)
     plain = BASE_MODELS[name]().eval()
     inserted = copy.deepcopy(plain)
     insert(inserted, "se", ratio=4, blocks=(-1,), position=position)
-    randomise(inserted)
+    randomize(inserted)
     for path, module in list(inserted.named_modules()):
         if isinstance(module, Positioned):
             _append(plain, path, module.context, position)
@@ -117,7 +117,7 @@ def test_the_default_is_every_block_of_c3_to_c5_and_all_stages_with_ratio_4_of_a
     assert model.layer1[0].context.add.transform.reduce.weight.shape == (4, 16)
 
 
-def test_the_summary_says_block_places_channels_and_parameters() -> None:
+def test_the_summary_has_block_sites_channels_and_parameters() -> None:
     text = str(insert(CifarResNet(20), "gc", stages=(3,)))
     assert text == (
         "gc after_norm in 3 residual blocks: layer3 blocks 0, 1, 2 (64 channels); "
@@ -125,7 +125,7 @@ def test_the_summary_says_block_places_channels_and_parameters() -> None:
     )
 
 
-def test_a_builder_of_ones_own_is_inserted_and_recorded() -> None:
+def test_a_custom_builder_is_inserted_and_recorded() -> None:
     def build_shift(channels: int, amount: float = 1.0) -> nn.Module:
         return nn.BatchNorm2d(channels, eps=amount)
 
@@ -151,7 +151,7 @@ def test_a_builder_of_ones_own_is_inserted_and_recorded() -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_wrong_use_gets_a_sentence_and_leaves_the_model_alone(arguments: dict, sentence: str) -> None:
+def test_usage_errors_are_one_sentence_and_leave_the_model_unchanged(arguments: dict, sentence: str) -> None:
     model = CifarResNet(20)
     names = list(model.state_dict())
     with pytest.raises(UserError, match=sentence.replace("(", r"\(")):
@@ -169,7 +169,7 @@ def test_a_second_block_at_the_same_site_is_refused() -> None:
     assert len(insertion_records(model)) == 2
 
 
-def test_blocks_follow_the_hosts_dtype_and_mode() -> None:
+def test_blocks_have_the_dtype_and_mode_of_the_network() -> None:
     model = CifarResNet(20).double().eval()
     insert(model, "nl_embedded_gaussian", normalization="batch")
     assert not model.layer1[0].context.training
@@ -179,7 +179,7 @@ def test_blocks_follow_the_hosts_dtype_and_mode() -> None:
 @pytest.mark.slow
 def test_copies_and_pickles_carry_the_blocks(host: nn.Module) -> None:
     insert(host, "gc", ratio=4)
-    output = randomise(host)(images())
+    output = randomize(host)(images())
     assert torch.equal(copy.deepcopy(host)(images()), output)
     assert torch.equal(pickle.loads(pickle.dumps(host))(images()), output)  # noqa: S301
 
@@ -195,12 +195,12 @@ def test_blocks_still_run_after_norms_were_converted_or_frozen() -> None:
         plain = create().eval()
         model = copy.deepcopy(plain)
         insert(model, "gc", ratio=4)
-        output = randomise(model)(images())
+        output = randomize(model)(images())
         assert not torch.allclose(output, plain(images()), atol=1e-4)
         torch.testing.assert_close(convert(model).eval()(images()), output, rtol=1e-5, atol=1e-5)
 
 
-def test_the_hosts_own_initialisation_leaves_the_identity() -> None:
+def test_initialization_by_the_network_keeps_the_identity() -> None:
     """torchvision's loop over modules, timm's `init_weights`, and a blanket `reset_parameters`."""
     model = BASE_MODELS["timm basic"]().eval()
     insert(model, "nl_embedded_gaussian", normalization="batch")
@@ -252,7 +252,7 @@ def test_every_block_goes_into_a_network_with_its_defaults(block: str) -> None:
 def test_the_result_compiles_without_graph_breaks_and_exports_with_free_sizes(block: str) -> None:
     model = CifarResNet(20, 7).eval()
     insert(model, block, blocks=(-1,))
-    randomise(model)
+    randomize(model)
     output = model(images())
     torch.testing.assert_close(torch.compile(model, fullgraph=True)(images()), output, rtol=1e-4, atol=1e-4)
     batch = torch.export.Dim("batch", min=1, max=512)

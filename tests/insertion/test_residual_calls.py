@@ -143,7 +143,7 @@ class Doubling(BasicBlock):
         return super().forward(x) * 2
 
 
-def test_stages_of_own_classes_or_none_are_left_out_by_default_and_refused_by_number() -> None:
+def test_stages_without_supported_blocks_are_skipped_by_default_and_refused_by_number() -> None:
     model = torchvision.models.resnet18(num_classes=7).eval()
     model.layer4 = nn.Sequential(Doubling(256, 512, 2, nn.Sequential(nn.Conv2d(256, 512, 1, 2))), Doubling(512, 512))
     x = torch.randn(2, 3, 37, 41)

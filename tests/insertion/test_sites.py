@@ -44,7 +44,7 @@ def test_at_takes_patterns_types_and_stages(at: Any, expected: list[str] | None)
         assert names(model) == expected
 
 
-def test_named_places_mean_outputs_and_stages_the_position_of_the_paper() -> None:
+def test_named_sites_are_outputs_and_stages_use_the_position_of_the_paper() -> None:
     for at, given, position in (
         ("layer1.0", None, None),
         ("c1", None, "after_norm"),
@@ -118,15 +118,15 @@ def test_the_default_of_every_family(family: str) -> None:
     assert len(sites) == count == len(names(model))
 
 
-def test_the_result_says_what_went_where() -> None:
+def test_the_result_lists_the_insertion_sites() -> None:
     model = create("swin")
-    said = str(insert(model, "gc", at=["layers.1.blocks.*", "patch_embed"], ratio=4))
-    assert said == (
+    described = str(insert(model, "gc", at=["layers.1.blocks.*", "patch_embed"], ratio=4))
+    assert described == (
         "gc with ratio 4 on the output of 3 modules: patch_embed (channels-last map of 16 channels); "
         "layers.1.blocks: 0, 1 (channels-last map of 32 channels); "
         f"{(2 * 16 * 4 + 2 * 16 + 3 * 4 + 1) + 2 * (2 * 32 * 8 + 2 * 32 + 3 * 8 + 1):,} parameters added"
     )
-    assert str(inserted(model)[0]) == said
+    assert str(inserted(model)[0]) == described
     assert "tokens of 64 channels" in str(insert(create("vit"), "se"))
 
 
@@ -239,7 +239,7 @@ def test_invalid_arguments_are_refused_and_leave_the_model_unchanged(arguments: 
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
-def test_what_is_compiled_or_shared_already_is_refused() -> None:
+def test_compiled_and_sharded_networks_are_refused() -> None:
     model = plain()
     for wrapped, sentence in (
         (torch.jit.trace(model.eval(), torch.zeros(1, 3, 16, 16)), "before torch.jit"),
@@ -279,7 +279,7 @@ def test_a_second_insertion_goes_elsewhere_and_both_are_listed() -> None:
     ]
 
 
-def test_inserted_blocks_are_no_places() -> None:
+def test_inserted_blocks_are_not_insertion_sites() -> None:
     model = create("2-D")
     insert(model, "se", at="2", example_input=images("2-D"))
     for at in ("2.context*", nn.Identity, "Branch"):

@@ -21,13 +21,13 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from gcnet.insertion import context_parameters, insert, inserted
 from gcnet.models.backbones.cifar_resnet import CifarResNet
-from insertion.networks import BASE_MODELS, create, images, randomise
+from insertion.networks import BASE_MODELS, create, images, randomize
 
 
 def with_blocks(name: str, block: str = "gc") -> nn.Module:
     model = create(name)
     insert(model, block, example_input=BASE_MODELS[name][1])
-    return randomise(model)
+    return randomize(model)
 
 
 def wanted(model: nn.Module, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
@@ -43,13 +43,13 @@ def wanted(model: nn.Module, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
     return [found[name] for name in names]
 
 
-def test_hooks_that_were_there_before_see_what_comes_out_of_the_block() -> None:
+def test_earlier_hooks_receive_the_output_of_the_block() -> None:
     model, x = create("2-D"), images("2-D")
     found: list[Tensor] = []
     handle = model[6].register_forward_hook(lambda *given: found.append(given[2]))
     insert(model, "snl", at="6", example_input=x)
     found.clear()
-    (expected,) = wanted(randomise(model), ("6",), x)
+    (expected,) = wanted(randomize(model), ("6",), x)
     assert torch.equal(found[0], expected)
     handle.remove()
 
@@ -66,18 +66,18 @@ def test_a_symbolic_graph_runs_every_block(name: str, block: str) -> None:
 def test_residual_blocks_are_traced_too() -> None:
     model = CifarResNet(20).eval()
     insert(model, "nl_embedded_gaussian", blocks=(0,))
-    randomise(model)
+    randomize(model)
     x = torch.randn(2, 3, 17, 19)
     torch.testing.assert_close(symbolic_trace(model)(x), model(x))
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_torchvisions_feature_extractor_returns_what_comes_out_of_the_blocks() -> None:
+def test_torchvisions_feature_extractor_returns_the_output_of_the_blocks() -> None:
     torch.manual_seed(0)
     model = torchvision.models.mobilenet_v3_small(num_classes=7).eval()
     insert(model, "gc")
     x = torch.randn(2, 3, 67, 71)
-    expected = wanted(randomise(model), ("features.3", "features.11", "classifier"), x)
+    expected = wanted(randomize(model), ("features.3", "features.11", "classifier"), x)
     assert "features.3.context" in get_graph_node_names(model)[1]
     for train in (False, True):
         extractor = create_feature_extractor(
@@ -92,7 +92,7 @@ def test_the_layers_that_torchvision_takes_out_of_a_network_keep_their_blocks() 
     model = torchvision.models.resnet18(num_classes=7).eval()
     insert(model, "gc", at=["layer2", "layer4.0"])
     x = torch.randn(2, 3, 37, 41)
-    expected = wanted(randomise(model), ("layer2", "layer4"), x)
+    expected = wanted(randomize(model), ("layer2", "layer4"), x)
     getter = IntermediateLayerGetter(model, {"layer2": "a", "layer4": "b"})
     for found, value in zip(getter(x).values(), expected, strict=True):
         torch.testing.assert_close(found, value)
@@ -121,7 +121,7 @@ def test_blocks_go_into_timms_features_only_networks(name: str) -> None:
     insert(model, "gc", ratio=8)
     assert all(torch.equal(found, value) for found, value in zip(model(x), before, strict=True))
     calls = []
-    for insertion in inserted(randomise(model)):
+    for insertion in inserted(randomize(model)):
         for site in insertion.sites:
             context = model.get_submodule(f"{site.name}.context")
             context.register_forward_hook(lambda *_, name=site.name: calls.append(name))
@@ -144,7 +144,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(name: str) -> None:
 def test_one_module_checkpointed_by_hand() -> None:
     model, x = nn.Sequential(nn.Conv2d(3, 8, 3)), torch.randn(2, 3, 7, 9, requires_grad=True)
     insert(model, "snl", at="0", example_input=x)
-    randomise(model)
+    randomize(model)
     (expected,) = torch.autograd.grad(model(x).square().sum(), x)
     (found,) = torch.autograd.grad(checkpoint(model[0], x, use_reentrant=False).square().sum(), x)
     torch.testing.assert_close(found, expected)
@@ -177,7 +177,7 @@ def test_distributed_training_reaches_every_block(tmp_path: Path) -> None:
 def test_a_traced_residual_network_is_the_same_at_another_size(position: str, gradients: bool) -> None:
     model = CifarResNet(20).eval()
     insert(model, "gc", position=position)
-    randomise(model)
+    randomize(model)
     with torch.set_grad_enabled(gradients):
         program = torch.jit.trace(model, torch.randn(2, 3, 17, 19))
         x = torch.randn(3, 3, 29, 23)
@@ -197,7 +197,7 @@ def test_a_traced_residual_network_is_the_same_at_another_size(position: str, gr
 def test_a_map_that_a_hook_keeps_is_not_changed_by_the_block(build: Any, position: str, layer: str) -> None:
     model = build(num_classes=3).eval()
     insert(model, "gc", position=position, at="layer4.0")
-    host = randomise(model).layer4[0]
+    host = randomize(model).layer4[0]
     kept: list[tuple[Tensor, Tensor]] = []
     handle = host.get_submodule(layer).register_forward_hook(lambda *given: kept.append((given[2], given[2].clone())))
     with torch.no_grad():

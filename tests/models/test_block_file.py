@@ -18,14 +18,14 @@ from gcnet.models.backbones.cifar_resnet import CifarResNet
 from gcnet.models.block_file import load_context, save_context
 from gcnet.models.model_file import save_model
 from gcnet.storage import StorageError, load_tensors, save_tensors
-from insertion.networks import create, images, randomise
+from insertion.networks import create, images, randomize
 
 
 @pytest.mark.parametrize("name", ["2-D", "swin", "vit"])
-def test_blocks_trained_alone_come_back_on_the_host_that_is_had_elsewhere(tmp_path: Path, name: str) -> None:
+def test_blocks_trained_alone_load_into_another_copy_of_the_network(tmp_path: Path, name: str) -> None:
     model = create(name)
     insert(model, "gc", example_input=images(name))
-    randomise(model)
+    randomize(model)
     save_context(model, tmp_path / "blocks.safetensors")
     fresh = create(name)
     load_context(fresh, tmp_path / "blocks.safetensors")
@@ -35,7 +35,7 @@ def test_blocks_trained_alone_come_back_on_the_host_that_is_had_elsewhere(tmp_pa
     assert (tmp_path / "blocks.safetensors").stat().st_size < 2 * bytes_of_blocks + 8192
 
 
-def test_residual_blocks_and_a_builder_of_ones_own_come_back_and_load_into_blocks_that_are_there(
+def test_residual_blocks_and_custom_builders_are_rebuilt_and_load_into_existing_blocks(
     tmp_path: Path,
 ) -> None:
     def build_norm(channels: int) -> nn.Module:
@@ -46,7 +46,7 @@ def test_residual_blocks_and_a_builder_of_ones_own_come_back_and_load_into_block
     fresh.load_state_dict(model.state_dict())
     insert(model, "gc", stages=(3,))
     insert(model, build_norm, stages=(1,), position="after_add")
-    randomise(model)
+    randomize(model)
     save_context(model, tmp_path / "blocks.safetensors")
     with pytest.raises(UserError, match=r"is not one of gcnet.list_blocks\(\): pass builders="):
         load_context(fresh, tmp_path / "blocks.safetensors")
@@ -56,7 +56,7 @@ def test_residual_blocks_and_a_builder_of_ones_own_come_back_and_load_into_block
     x = torch.randn(2, 3, 17, 19)
     output = model(x)
     assert torch.equal(fresh(x), output)
-    randomise(model)
+    randomize(model)
     assert not torch.equal(model(x), output)
     load_context(model, tmp_path / "blocks.safetensors")
     assert torch.equal(model(x), output)
@@ -95,7 +95,7 @@ def test_files_of_wrapped_networks_have_the_names_of_the_network_itself(
 ) -> None:
     model, plain = CifarResNet(20).eval(), CifarResNet(20).eval()
     insert(model, "gc")
-    randomise(model)
+    randomize(model)
     save_context(model, tmp_path / "expected.safetensors")
     wrapped = wrap(model)
     save_context(wrapped, tmp_path / "blocks.safetensors")
@@ -103,7 +103,7 @@ def test_files_of_wrapped_networks_have_the_names_of_the_network_itself(
     load_context(plain, tmp_path / "blocks.safetensors")
     for (_, found), (_, expected) in zip(context_parameters(plain), context_parameters(model), strict=True):
         assert torch.equal(found, expected)
-    randomise(plain)
+    randomize(plain)
     save_context(plain, tmp_path / "other.safetensors")
     load_context(wrapped, tmp_path / "other.safetensors")
     for (_, found), (_, expected) in zip(context_parameters(wrapped), context_parameters(plain), strict=True):
@@ -148,7 +148,7 @@ def test_changed_layers_are_saved_as_the_weights_that_they_compute_with(
     plain = CifarResNet(20).eval()
     plain.load_state_dict(model.state_dict())
     insert(model, "gc", ratio=4)
-    for module in list(randomise(model).modules()):
+    for module in list(randomize(model).modules()):
         if type(module).__name__ == "Pointwise":
             change(module)
     with torch.no_grad():
@@ -187,14 +187,14 @@ def test_buffers_of_flop_counters_are_not_saved(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_the_same_blocks_asked_for_in_other_words_are_loaded(
+def test_equal_blocks_with_other_spellings_of_options_are_loaded(
     tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str, Any]]
 ) -> None:
     model, other = CifarResNet(20), CifarResNet(20)
     for network, calls in ((model, first), (other, second)):
         for options in calls:
             insert(network, "gc", **options)
-    randomise(model)
+    randomize(model)
     save_context(model, tmp_path / "blocks.safetensors")
     load_context(other, tmp_path / "blocks.safetensors")
     expected = dict(context_parameters(model))
@@ -213,7 +213,7 @@ def test_the_same_blocks_asked_for_in_other_words_are_loaded(
         ({}, "this network has a block at layer3.0, layer3.1, layer3.2, for which"),
     ],
 )
-def test_other_blocks_are_refused_by_what_differs_and_stay(
+def test_other_blocks_are_refused_with_their_difference_and_kept(
     tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     model, other = CifarResNet(20), CifarResNet(20)

@@ -127,12 +127,12 @@ def test_other_classifiers_come_by_their_own_name_and_take_blocks() -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_wrong_use_gets_a_sentence(arguments: dict, sentence: str) -> None:
+def test_usage_errors_are_one_sentence(arguments: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         create_model(**arguments)
 
 
-def test_pretrained_without_a_network_fails_at_once_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_weights_without_internet_fail_at_once_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
@@ -146,7 +146,7 @@ def test_pretrained_without_a_network_fails_at_once_and_says_what_to_do(monkeypa
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "wrapped-and-parallel"])
-def test_published_weights_of_the_plain_host_load_with_and_without_blocks(tmp_path: Path, wrapped: bool) -> None:
+def test_published_weights_of_the_plain_network_load_with_and_without_blocks(tmp_path: Path, wrapped: bool) -> None:
     torch.manual_seed(0)
     host = torchvision.models.resnet18(num_classes=7).eval()
     state = host.state_dict()
@@ -174,7 +174,7 @@ def test_weights_with_blocks_load_into_the_network_with_these_blocks_alone(tmp_p
         create_model("se_cifar_resnet20", weights=tmp_path / "gc.safetensors")
 
 
-def test_a_classifier_for_other_classes_starts_anew_and_this_is_said(
+def test_a_classifier_for_other_classes_is_initialized_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = create_model("cifar_resnet20", num_classes=10)
@@ -188,7 +188,7 @@ def test_a_classifier_for_other_classes_starts_anew_and_this_is_said(
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "correct"), [("cifar_resnet20", 1846), ("cifar_resnet56", 1882)])
 @pytest.mark.parametrize("prefix", ["", "gc_"])
-def test_the_pretrained_cifar_networks_score_as_published_with_and_without_fresh_blocks(
+def test_the_pretrained_cifar_networks_score_as_published_with_and_without_new_blocks(
     data_root: Path, name: str, correct: int, prefix: str
 ) -> None:
     from gcnet.data.images.open import open_data
@@ -231,7 +231,7 @@ def test_the_pretrained_cifar_networks_score_as_published_with_and_without_fresh
         ("x" * 5000, "unknown model"),
     ],
 )
-def test_names_of_no_network_say_what_was_meant(
+def test_unknown_network_names_get_a_suggestion(
     name: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -246,8 +246,8 @@ def test_names_of_no_network_say_what_was_meant(
     ("arguments", "sentence"),
     [
         ({"name": None}, "`name` must be the name of a network"),
-        ({"name": "cifar_resnet20", "num_classes": 0}, "`num_classes` must be a whole number from 1 up, found 0"),
-        ({"name": "cifar_resnet20", "num_classes": "10"}, "`num_classes` must be a whole number from 1 up, found '10'"),
+        ({"name": "cifar_resnet20", "num_classes": 0}, "`num_classes` must be a whole number, at least 1; found 0"),
+        ({"name": "cifar_resnet20", "num_classes": "10"}, "must be a whole number, at least 1; found '10'"),
         ({"name": "cifar_resnet20", "pretrained": True}, "`weights=pretrained` loads published weights"),
     ],
     ids=str,
@@ -260,6 +260,6 @@ def test_arguments_of_the_wrong_kind_get_one_sentence(arguments: dict[str, Any],
 
 @pytest.mark.parametrize("call", [gcnet.inserted, gcnet.remove, lambda model: gcnet.insert(model, "gc")])
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_a_name_in_the_place_of_a_network_gets_one_sentence(call: Callable[[Any], object]) -> None:
+def test_a_name_instead_of_a_network_is_one_sentence(call: Callable[[Any], object]) -> None:
     with pytest.raises(UserError, match=r'must be an nn.Module, .* found "resnet18"'):
         call("resnet18")

@@ -109,7 +109,7 @@ MISTAKEN: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize(("content", "sentence"), MISTAKEN.values(), ids=MISTAKEN)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_what_is_no_weight_file_is_named_for_what_it_is(
+def test_other_files_than_weights_are_named_by_their_kind(
     tmp_path: Path, content: bytes, sentence: str, suffix: str
 ) -> None:
     file = tmp_path / f"w{suffix}"
@@ -280,7 +280,7 @@ def test_declared_sizes_are_compared_with_the_file_before_memory_is_taken(
     assert all(device.type == "meta" for device in built)
 
 
-def test_load_model_that_fails_leaves_the_network_as_it_was(tmp_path: Path) -> None:
+def test_a_failed_load_model_leaves_the_network_unchanged(tmp_path: Path) -> None:
     trained = create_model("cifar_resnet20", num_classes=7)
     insert(trained, "gc")
     save_model(trained, tmp_path / "seven.safetensors")
@@ -313,9 +313,9 @@ def test_counts_of_thop_are_neither_saved_nor_missed(tmp_path: Path) -> None:
     load_context(create_model("cifar_resnet20"), tmp_path / "blocks.safetensors")
 
 
-def test_weights_given_as_a_model_say_how_to_give_them(tmp_path: Path) -> None:
+def test_weights_given_as_a_model_suggest_the_weights_option(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "weights.safetensors")
     torch.save(STATE, tmp_path / "weights.pth")
     for file in tmp_path.iterdir():
-        with pytest.raises(UserError, match="holds weights alone, and not which network they are of: give them as"):
+        with pytest.raises(UserError, match="holds only weights, without the name of their network: pass them as"):
             load_model(file)

@@ -59,7 +59,7 @@ WRAPPED: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("wrapped", WRAPPED.values(), ids=WRAPPED)
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_weights_are_found_in_whatever_a_training_program_wrapped_around_them(
+def test_weights_are_found_in_the_wrappers_of_training_programs(
     tmp_path: Path, wrapped: Callable[[], Any], legacy: bool
 ) -> None:
     torch.save(wrapped(), tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
@@ -68,7 +68,7 @@ def test_weights_are_found_in_whatever_a_training_program_wrapped_around_them(
     assert all(torch.equal(found[name], value) for name, value in state().items())
 
 
-def test_what_was_loaded_is_said_in_one_line(tmp_path: Path) -> None:
+def test_loaded_weights_are_reported_in_one_line(tmp_path: Path) -> None:
     torch.save({"state_dict": under("model.", state()) | {"loss.weight": torch.ones(2)}}, tmp_path / "w.pth")
     model = create_model(f"gc_{NAME}", num_classes=3, weights=tmp_path / "w.pth")
     loaded = loaded_weights(model)
@@ -114,7 +114,7 @@ def test_a_classifier_with_mmdets_blocks_is_recognized(tmp_path: Path) -> None:
         create_model(f"gc_{NAME}", weights=tmp_path / "r20.pth")
 
 
-def test_weights_that_do_not_fit_name_what_is_missing_and_what_is_unknown(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_name_missing_and_unknown_keys(tmp_path: Path) -> None:
     changed = state()
     changed["layer1.0.convl.weight"] = changed.pop("layer1.0.conv1.weight")
     torch.save(changed, tmp_path / "w.pth")
@@ -202,7 +202,7 @@ def test_the_position_embedding_of_torchvision_is_resized(tmp_path: Path) -> Non
     assert model.get_parameter("encoder.pos_embedding").shape == (1, 10, 768)
 
 
-def test_a_network_built_for_another_size_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_a_network_built_for_another_size_is_rebuilt_from_its_file(tmp_path: Path) -> None:
     from gcnet.models.model_file import load_model, save_model
 
     model = create_model("vit_tiny_patch16_224", num_classes=3, image_size=64).eval()
@@ -267,7 +267,7 @@ def test_without_an_answer_published_weights_fail_within_a_second(
     answered.set()
 
 
-def test_networks_that_are_built_are_left_as_they_were_where_weights_do_not_fit(tmp_path: Path) -> None:
+def test_networks_are_unchanged_if_weights_do_not_fit(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(3)}, tmp_path / "w.pth")
     model: nn.Module = create_model(NAME)
     from gcnet.models.weights import load_weights

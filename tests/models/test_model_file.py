@@ -1,4 +1,4 @@
-"""Model files rebuild the whole network, and refuse what is not theirs."""
+"""Model files rebuild the whole network, and refuse what is not reference."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_a_loaded_model_saves_again_with_the_same_card(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-def test_two_insertions_and_a_host_and_builder_of_ones_own_are_rebuilt(tmp_path: Path) -> None:
+def test_two_insertions_into_a_custom_network_with_a_custom_builder_are_rebuilt(tmp_path: Path) -> None:
     def build_norm(channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels)
 

@@ -43,7 +43,7 @@ def test_auxiliary_heads_have_the_weights_of_their_papers() -> None:
 
 
 @pytest.mark.parametrize("form", [None, 3, "logits", (), {"features": LOGITS}, torch.ones(2, 3, 4, 4), torch.ones(2)])
-def test_what_holds_no_logits_is_refused(form: object) -> None:
+def test_outputs_without_logits_are_refused(form: object) -> None:
     with pytest.raises(UserError, match=r"a classifier must return logits \(N, classes\)"):
         class_outputs(form)
 
@@ -57,7 +57,7 @@ class Answering(nn.Module):
         return {"logits": self.linear(images.flatten(1))}
 
 
-def test_a_network_that_suits_the_images_passes_and_is_left_as_it_was() -> None:
+def test_a_network_that_fits_the_images_passes_unchanged() -> None:
     model = create_model("cifar_resnet20").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     other = Answering(4)
@@ -84,7 +84,7 @@ def test_a_network_that_suits_the_images_passes_and_is_left_as_it_was() -> None:
         ("torchvision/alexnet", 32, "cannot run on images of 32 x 32 pixels"),
     ],
 )
-def test_a_network_that_does_not_take_the_size_says_which_it_takes(name: str, size: int, sentence: str) -> None:
+def test_a_network_with_another_input_size_reports_it(name: str, size: int, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         check_classifier(create_model(name, num_classes=3), size, 3)
 

@@ -94,7 +94,7 @@ def test_a_backbone_has_the_features_of_the_classifier_whose_weights_it_got(
 
 @pytest.mark.parametrize("host", ["cifar_resnet20", "scenes_resnet"])
 @pytest.mark.parametrize("prefix", ["", "gc_"])
-def test_small_hosts_take_the_weights_of_their_classifiers(tmp_path: Path, host: str, prefix: str) -> None:
+def test_small_backbones_load_the_weights_of_their_classifiers(tmp_path: Path, host: str, prefix: str) -> None:
     classifier = moved(create_model(host))
     save_model(classifier, tmp_path / "classifier.safetensors")
     images = torch.randn(2, 3, 37, 41)
@@ -105,7 +105,7 @@ def test_small_hosts_take_the_weights_of_their_classifiers(tmp_path: Path, host:
     torch.testing.assert_close(found, features(classifier, LAST[host], images))
 
 
-def test_offsets_stay_fresh_in_deformable_convolutions_that_got_weights(tmp_path: Path) -> None:
+def test_offsets_of_deformable_convolutions_keep_their_initialization(tmp_path: Path) -> None:
     classifier = moved(torchvision.models.resnet50())
     torch.save(classifier.state_dict(), tmp_path / "resnet50.pth")
     model = create_model("mask_rcnn_gc_resnet50_dcn", backbone_weights=tmp_path / "resnet50.pth").eval()
@@ -118,7 +118,7 @@ def test_offsets_stay_fresh_in_deformable_convolutions_that_got_weights(tmp_path
     torch.testing.assert_close(found, features(classifier, "layer4", images), atol=1e-4, rtol=1e-4)
 
 
-def test_a_classifier_with_the_same_blocks_brings_them_along(tmp_path: Path) -> None:
+def test_blocks_of_a_classifier_are_loaded_with_its_weights(tmp_path: Path) -> None:
     classifier = create_model("gc_resnet18", num_classes=2)
     with torch.no_grad():
         for _, parameter in context_parameters(classifier):
@@ -137,14 +137,14 @@ def test_a_classifier_with_the_same_blocks_brings_them_along(tmp_path: Path) -> 
         create_model("mask_rcnn_gc_resnet18", backbone_weights=tmp_path / "part.pth")
 
 
-def test_weights_of_another_host_are_refused_by_name_and_by_shape(tmp_path: Path) -> None:
+def test_weights_of_another_backbone_are_refused_by_name_and_by_shape(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "deeper.pth")
     with pytest.raises(UserError, match=r"deeper\.pth do not fit this network: they hold the unknown layer1\.2"):
         create_model("mask_rcnn_resnet18", backbone_weights=tmp_path / "deeper.pth")
     state = torchvision.models.resnet18().state_dict()
-    torch.save(state | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, tmp_path / "grey.pth")
+    torch.save(state | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, tmp_path / "gray.pth")
     with pytest.raises(UserError, match=r"another shape of conv1\.weight"):
-        create_model("mask_rcnn_resnet18", backbone_weights=tmp_path / "grey.pth")
+        create_model("mask_rcnn_resnet18", backbone_weights=tmp_path / "gray.pth")
     torch.save({name: value for name, value in state.items() if name != "bn1.weight"}, tmp_path / "less.pth")
     with pytest.raises(UserError, match=r"they lack bn1\.weight"):
         create_model("mask_rcnn_resnet18", backbone_weights=tmp_path / "less.pth")
@@ -176,7 +176,7 @@ def test_invalid_arguments_are_refused(arguments: dict, sentence: str) -> None:
         create_model(**arguments)
 
 
-def test_published_weights_for_a_backbone_are_those_of_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_for_a_backbone_are_those_of_its_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
     published = moved(torchvision.models.resnet50()).state_dict()
     asked: list[object] = []
 

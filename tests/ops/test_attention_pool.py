@@ -114,7 +114,7 @@ def test_gradient_of_the_map_has_the_map_s_memory_format() -> None:
         assert x.grad is not None and x.grad.stride() == x.stride()
 
 
-def test_what_is_kept_for_the_backward_pass_is_the_map_its_attention_and_vectors() -> None:
+def test_the_map_its_attention_and_vectors_are_saved_for_the_backward_pass() -> None:
     x, weight, bias = made_up(64, 1009)
     kept: dict[int, int] = {}
 

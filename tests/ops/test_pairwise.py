@@ -156,7 +156,7 @@ def test_neither_values_nor_gradients_make_a_matrix_of_positions(name: str, widt
 
 
 @pytest.mark.parametrize("name", ["dot_product", "concatenation"])
-def test_these_two_take_a_hundred_thousand_positions(name: str) -> None:
+def test_linear_operators_take_a_hundred_thousand_positions(name: str) -> None:
     positions = 100_003  # Squared, 40 GB.
     aggregate, weights, _ = CASES[name]
     axes = () if name == "concatenation" else (2,)

@@ -38,8 +38,8 @@ def run(*arguments: str | Path, **variables: str) -> str:
 def test_all_cases(device: str, tmp_path: Path) -> None:
     choice = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""} if device == "interpreter" else {}
     options = ["--noconftest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'cases'}"]
-    said = run("-m", "pytest", *options, HERE / "triton_pool_cases.py", **choice)
-    assert "skipped" not in said and int(re.findall(r"(\d+) passed", said)[0]) > 70
+    printed = run("-m", "pytest", *options, HERE / "triton_pool_cases.py", **choice)
+    assert "skipped" not in printed and int(re.findall(r"(\d+) passed", printed)[0]) > 70
 
 
 def test_importing_the_package_imports_no_triton() -> None:
@@ -87,7 +87,7 @@ class Hopper:
 
 @needs_triton
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_compilers_see_the_kernels_and_what_each_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compilers_see_the_kernels_and_their_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     from triton.runtime import driver
 
     class Loss(Pool):

@@ -172,7 +172,7 @@ def test_the_gradient_has_the_layout_of_the_map() -> None:
     assert grad.stride() == x.stride()
 
 
-def test_only_vectors_are_kept_for_the_gradient_besides_the_map() -> None:
+def test_only_vectors_and_the_map_are_saved_for_the_gradient() -> None:
     x, weight, bias = arguments(3, 17, 1000)
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
@@ -189,7 +189,7 @@ def test_a_second_derivative_is_refused() -> None:
         grad.sum().backward()
 
 
-def test_the_operator_keeps_what_pytorch_asks_of_one() -> None:
+def test_the_operator_passes_the_checks_of_pytorch() -> None:
     x, weight, bias = arguments(3, 17, 31)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(
@@ -282,6 +282,6 @@ def test_kernels_with_a_wrong_result_are_switched_off_with_one_warning(
     [(torch.zeros(1, 3, 5).double(), 3), (torch.zeros(1, 2049, 5), 2049), (torch.zeros(1, 3, 5), 2)],
     ids=["float64", "2049 channels", "weight of another length"],
 )
-def test_what_does_not_fit_is_refused(x: Tensor, channels: int) -> None:
+def test_inputs_that_do_not_fit_are_refused(x: Tensor, channels: int) -> None:
     with pytest.raises(ValueError, match=f"at most 2048 channels, here {channels} .* found torch.float.* of shape"):
         attention_pool_triton(x, torch.zeros(channels), torch.zeros(()))

@@ -24,14 +24,14 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_finder(tmp_path_factory.mktemp("model") / "finder.safetensors")
 
 
-def test_a_detectors_file_says_what_its_labels_mean(finder: Path) -> None:
+def test_a_detector_file_has_class_names_and_category_ids(finder: Path) -> None:
     detector = open_detector(str(finder))
     assert (detector.class_names, detector.category_ids) == (CLASSES, CATEGORY_IDS)
     assert not detector.model.training
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn_scenes_resnet", "cascade_mask_rcnn_gc_scenes_resnet"])
-def test_weights_of_a_detector_by_name_say_how_many_classes_there_are(name: str, tmp_path: Path) -> None:
+def test_weights_of_a_detector_by_name_determine_the_number_of_classes(name: str, tmp_path: Path) -> None:
     state = create_model(name, num_classes=4).state_dict()
     torch.save({"model": state}, tmp_path / "four.pth")
     detector = open_detector(name, str(tmp_path / "four.pth"))
@@ -73,12 +73,12 @@ def test_a_detector_whose_weights_are_not_finite_is_refused(tmp_path: Path) -> N
 
 
 def test_detectors_that_cannot_be_opened_get_a_sentence(finder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs trained weights: give `weights=FILE` beside mask_rcnn_gc_scenes_"):
+    with pytest.raises(UserError, match="needs trained weights: give `weights=FILE` with mask_rcnn_gc_scenes_"):
         open_trained("mask_rcnn_gc_scenes_resnet")
     with pytest.raises(UserError, match='unknown detector "mask_rcnn_scenes_resnt"; did you mean "mask_rcnn_scenes_'):
         open_trained("mask_rcnn_scenes_resnt")
     with pytest.raises(
-        UserError, match=r"finder\.safetensors is a model file, which names its network: give it to `model`"
+        UserError, match=r"finder\.safetensors is a model file with its own network: pass it as `model`"
     ):
         open_trained("mask_rcnn_scenes_resnet", str(finder))
     torch.save(create_model("cifar_resnet20").state_dict(), tmp_path / "other.pth")
@@ -92,7 +92,7 @@ def test_a_name_that_is_too_long_for_a_file_is_the_name_of_no_network() -> None:
         open_trained("x" * 5000)
 
 
-def test_a_model_file_that_is_not_there_is_named_with_the_nearest_one(tmp_path: Path) -> None:
+def test_a_missing_model_file_is_reported_with_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(
         UserError, match=r'there is no model file .*modle.safetensors; did you mean ".*model.safetensors"'

@@ -14,7 +14,7 @@ CATEGORY_IDS = (3, 7, 12)
 
 
 def waves(height: int, width: int) -> Tensor:
-    """An image (3, height, width) in whole grey levels over 255, which differs from place to place."""
+    """An image (3, height, width) in whole gray levels over 255, which differs from place to place."""
     y, x = torch.meshgrid(torch.arange(height) / 11, torch.arange(width) / 7, indexing="ij")
     return (torch.stack([x.sin(), y.cos(), (x + y).sin()]) * 127 + 128).round() / 255
 

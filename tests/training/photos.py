@@ -1,4 +1,4 @@
-"""A folder of small images whose class is their brightest colour, and runs on it, also in processes of their own."""
+"""A folder of small images whose class is their brightest color, and runs on it, also in processes of their own."""
 
 import multiprocessing
 import os

@@ -19,7 +19,7 @@ from gcnet.training.checkpoint import (
 )
 
 
-def test_nested_state_comes_back_as_it_was(tmp_path):
+def test_nested_state_is_restored_unchanged(tmp_path):
     tied = torch.randn(3, 5)
     state = {
         "tree": {
@@ -40,7 +40,7 @@ def test_nested_state_comes_back_as_it_was(tmp_path):
         assert one.dtype == other.dtype and torch.equal(one, other)
 
 
-def test_what_json_cannot_hold_is_named(tmp_path):
+def test_values_that_json_cannot_store_are_named(tmp_path):
     with pytest.raises(TypeError, match="a.b: a checkpoint holds no object"):
         save_state(tmp_path / "state", {"a": {"b": object()}})
 
@@ -57,7 +57,7 @@ def test_a_model_file_is_not_taken_for_a_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("build", [lambda p: SGD(p, 0.1, 0.9), lambda p: AdamW(p, 0.1)], ids=["sgd", "adamw"])
-def test_an_optimizer_comes_back_with_values_and_strides(tmp_path, build, memory_format):
+def test_an_optimizer_is_restored_with_values_and_strides(tmp_path, build, memory_format):
     def step(model, optimizer, seed):
         torch.manual_seed(seed)
         optimizer.zero_grad()
@@ -82,7 +82,7 @@ def test_an_optimizer_comes_back_with_values_and_strides(tmp_path, build, memory
     assert torch.equal(model.weight, other.weight)
 
 
-def test_all_global_generators_go_on_where_they_were(tmp_path):
+def test_all_global_generators_are_restored(tmp_path):
     seed_everything(5, 1)
     np.random.standard_normal()  # leaves a second value in numpy's own cache
     random.gauss(0, 1)  # and in python's

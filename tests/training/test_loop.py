@@ -41,10 +41,10 @@ class Noise(nn.Module):
 
 class Lines(Silent):
     def __init__(self):
-        self.said = []
+        self.printed = []
 
-    def say(self, text):
-        self.said.append(text)
+    def log(self, text):
+        self.printed.append(text)
 
 
 def run(folder, *, at=None, steps=50, task=None, reporter=None, recipe=None, **output):
@@ -158,7 +158,7 @@ def test_a_signal_at_the_end_of_an_epoch_leaves_the_evaluation_to_the_resumed_ru
     assert without_times(folder.rows()) == without_times(whole[1].rows())
 
 
-def test_usr1_saves_and_goes_on(fresh):
+def test_usr1_saves_and_continues(fresh):
     folder = fresh()
     steps = []
 
@@ -214,7 +214,7 @@ class Failing:
 @pytest.mark.parametrize(
     "error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space"), OSError(5, "I/O"), ValueError("closed file")]
 )
-def test_a_standard_output_that_fails_does_not_end_the_run(whole, fresh, monkeypatch, error):
+def test_a_failing_standard_output_does_not_end_the_run(whole, fresh, monkeypatch, error):
     folder, reporter, output = fresh(), PlainLines(), Failing(error)
     reporter.output.log = folder.log
     monkeypatch.setattr(sys, "stdout", output)
@@ -251,7 +251,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint_and_lists_the
     assert "30/5" in report["images"]
 
 
-def test_a_full_disk_is_told_and_the_old_checkpoint_stands(fresh, monkeypatch):
+def test_a_full_disk_is_reported_and_keeps_the_old_checkpoint(fresh, monkeypatch):
     folder = fresh()
     from gcnet import storage
 
@@ -323,7 +323,7 @@ def test_an_unreadable_image_is_named_once_and_counted(fresh):
 
     folder, lines = fresh(), Lines()
     loop = run(folder, task=Unlucky(), reporter=lines)
-    assert [line for line in lines.said if "broken" in line] == ["skipped a/broken.png: truncated"]
+    assert [line for line in lines.printed if "broken" in line] == ["skipped a/broken.png: truncated"]
     assert loop.state.last["skipped_total"] == 1
     assert folder.skipped.read_text() == "name,reason\na/broken.png,truncated\n"
 

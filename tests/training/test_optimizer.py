@@ -69,7 +69,7 @@ def test_blocks_have_a_learning_rate_of_their_own():
     assert rates[torch.Size([5, 3, 3, 3])] == pytest.approx(0.03)
 
 
-def test_a_learning_rate_for_blocks_that_are_not_there_is_refused():
+def test_a_block_learning_rate_without_blocks_is_refused():
     with pytest.raises(UserError, match="no inserted blocks"):
         build_optimizer(network(), RecipeSettings(block_lr_mult=10.0))
 

@@ -61,7 +61,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(photos, tmp_path,
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_when_one_is_told_to_and_resume_to_the_bit(photos, tmp_path):
+def test_a_signal_to_one_process_stops_both_and_they_resume_to_the_same_bits(photos, tmp_path):
     quick = {"epochs": 60.0, "evaluate_every": 20.0, "save_every_steps": 100}
     assert join(run_as_two(settings_for(photos, tmp_path / "unbroken", **quick), small_network)) == [0, 0]
     settings = settings_for(photos, tmp_path / "run", **quick)

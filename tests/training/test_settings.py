@@ -40,7 +40,7 @@ def test_the_presets_warm_up_is_at_most_a_tenth_of_a_short_run():
     assert RecipeSettings(epochs=3, warmup_epochs=2).warmup_steps(10) == 20
 
 
-def test_what_is_given_overrides_the_preset():
+def test_given_settings_override_the_preset():
     recipe = RecipeSettings(preset="finetune", steps=7, lr=0.5, weight_decay=0.0)
     assert (recipe.length(10), recipe.peak_lr, recipe.decay) == (7, 0.5, 0.0)
 
@@ -61,12 +61,12 @@ REFUSED = {
     "negative rate": (RecipeSettings, {"lr": -0.1}, "`lr` must be positive and finite, found -0.1"),
     "rate that is no number": (RecipeSettings, {"lr": float("nan")}, "`lr` must be positive"),
     "uneven micro-batches": (RecipeSettings, {"batch_size": 10, "grad_accumulation": 3}, "equal micro-batches"),
-    "nesterov adamw": (RecipeSettings, {"optimizer": "adamw", "nesterov": True}, "`nesterov` belongs to"),
+    "nesterov adamw": (RecipeSettings, {"optimizer": "adamw", "nesterov": True}, "`nesterov` requires"),
     "nesterov without momentum": (RecipeSettings, {"momentum": 0.0, "nesterov": True}, "needs `momentum`"),
     "smoothing of one": (RecipeSettings, {"label_smoothing": 1.0}, r"in \[0, 1\)"),
     "average of one": (RecipeSettings, {"ema_decay": 1.0}, "between 0 and 1"),
     "final above peak": (RecipeSettings, {"lr": 0.1, "min_lr": 0.2}, "is above `lr=0.1`"),
-    "final of a constant": (RecipeSettings, {"schedule": "constant", "min_lr": 0.01}, "belongs to `schedule=cosine`"),
+    "final of a constant": (RecipeSettings, {"schedule": "constant", "min_lr": 0.01}, "requires `schedule=cosine`"),
     "milestone beyond": (RecipeSettings, {"milestones": (1.5,)}, "fractions of the run"),
     "negative seed": (MachineSettings, {"seed": -1}, "`seed` must be 0 or more"),
     "huge seed": (MachineSettings, {"seed": 2**63}, "`seed` must be 0 or more, and below"),
@@ -118,14 +118,14 @@ def test_an_unknown_name_gets_the_nearest_valid_one(kind, values, sentence):
         ({"ratio": 4.0, "block_options": ("heads=2",)}, "`ratio` and `block_options`"),
     ],
 )
-def test_places_and_options_need_a_block(given: dict, names: str) -> None:
+def test_sites_and_options_need_a_block(given: dict, names: str) -> None:
     with pytest.raises(UserError, match=f"^{names} without a block: add `block`"):
         NetworkSettings("resnet18", **given).block_arguments()
     assert NetworkSettings("gc_resnet18", **given).block_arguments()["block"] is None
     assert NetworkSettings("resnet18", block="se", **given).block_arguments()["block"] == "se"
 
 
-def test_block_options_are_numbers_truths_and_texts():
+def test_block_options_are_numbers_booleans_and_strings():
     network = NetworkSettings(block_options=("pooling=average", "use-scale=False", "reduction=4", "a=b=c"))
     assert network.read_block_options() == {"pooling": "average", "use_scale": False, "reduction": 4, "a": "b=c"}
 
@@ -150,7 +150,7 @@ def test_settings_survive_config_json():
     ],
     ids=["setting", "group"],
 )
-def test_a_stranger_in_config_json_is_named(change, sentence):
+def test_an_unknown_setting_in_config_json_is_named(change, sentence):
     stored = TrainSettings().to_dict()
     change(stored)
     with pytest.raises(UserError, match=sentence):
@@ -165,7 +165,7 @@ def test_override_finds_the_group_of_a_setting():
         override(settings, sed=3)
 
 
-def test_anchored_settings_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
+def test_settings_with_absolute_paths_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     (tmp_path / "start.safetensors").touch()
     monkeypatch.chdir(tmp_path)
@@ -183,7 +183,7 @@ def test_settings_cannot_be_changed():
     assert replace(settings.recipe, lr=1.0).peak_lr == 1.0
 
 
-def test_the_verbs_settings_import_without_torch():
+def test_settings_of_commands_import_without_torch():
     script = (
         "import sys, gcnet.cli.train; print([m for m in ('torch', 'numpy', 'timm', 'matplotlib') if m in sys.modules])"
     )

@@ -63,13 +63,13 @@ def test_an_image_is_looked_at_as_the_network_sees_it(tmp_path: Path) -> None:
     assert network.model.training
 
 
-def test_points_that_differ_lie_in_parts_of_different_colours() -> None:
+def test_different_points_are_in_parts_of_different_colors() -> None:
     image = Image.new("RGB", (56, 56), "black")
-    for colour, corner in (("red", (0, 0)), ("lime", (44, 0)), ("blue", (0, 44))):
-        image.paste(colour, (*corner, corner[0] + 12, corner[1] + 12))
+    for color, corner in (("red", (0, 0)), ("lime", (44, 0)), ("blue", (0, 44))):
+        image.paste(color, (*corner, corner[0] + 12, corner[1] + 12))
     points = choose_points(["auto"], image)
-    colours = {image.getpixel((int(x * 56), int(y * 56))) for x, y in points}
-    assert colours == {(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)}
+    colors = {image.getpixel((int(x * 56), int(y * 56))) for x, y in points}
+    assert colors == {(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)}
     assert len(set(choose_points(["auto"], Image.new("RGB", (9, 9), "gray")))) == 4
 
 
@@ -152,5 +152,5 @@ def test_distances_are_drawn_for_layers_with_and_without_intervals(tmp_path: Pat
     ]
     plot_distances(layers, tmp_path / "distances.png")
     pixels = _pixels(tmp_path / "distances.png")
-    for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)):
-        assert (np.abs(pixels - np.array(colour)).max(-1) <= 3).any()
+    for color in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)):
+        assert (np.abs(pixels - np.array(color)).max(-1) <= 3).any()

@@ -67,7 +67,7 @@ def test_masks_and_boxes_are_drawn_where_they_are_in_the_image(size: tuple[int, 
     assert (pixels[outside] == 60).all()
 
 
-def test_class_and_score_stand_above_a_box_in_letters_of_13_pixels_or_more() -> None:
+def test_class_and_score_are_above_a_box_in_letters_of_at_least_13_pixels() -> None:
     size = (480, 640)
     one = drawn(size, result((200, 200, 50, 60), size))
     patch = np.argwhere((one[:400] != 60).any(axis=2))

@@ -20,8 +20,8 @@ def _pixels(path: Path) -> np.ndarray:
         return np.asarray(picture.convert("RGB")).astype(int)
 
 
-def _has_colour(pixels: np.ndarray, colour: tuple[int, int, int]) -> bool:
-    return bool((np.abs(pixels - np.array(colour)).max(axis=-1) <= 3).any())
+def _has_color(pixels: np.ndarray, color: tuple[int, int, int]) -> bool:
+    return bool((np.abs(pixels - np.array(color)).max(axis=-1) <= 3).any())
 
 
 SCORES = {"Top-1": {"top1_fraction": "top-1 (%)", "top5_fraction": "top-5 (%)"}}
@@ -127,7 +127,7 @@ def test_a_confusion_matrix_of_any_number_of_classes_is_a_picture_a_screen_can_s
     assert width > classes
 
 
-def test_a_confusion_matrix_colours_a_cell_by_its_share_of_the_true_class(tmp_path: Path) -> None:
+def test_a_confusion_matrix_colors_a_cell_by_its_share_of_the_true_class(tmp_path: Path) -> None:
     plot_confusion([[5, 0], [0, 7]], ["left", "right"], tmp_path / "right.png")
     plot_confusion([[0, 5], [7, 0]], ["left", "right"], tmp_path / "wrong.png")
     right, wrong = _pixels(tmp_path / "right.png"), _pixels(tmp_path / "wrong.png")
@@ -141,16 +141,16 @@ def test_a_confusion_matrix_colours_a_cell_by_its_share_of_the_true_class(tmp_pa
 
 
 def test_a_contact_sheet_holds_every_image_with_its_own_pixels(tmp_path: Path) -> None:
-    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (17, 170, 170), (120, 60, 5)]
-    images: list = [np.full((8, 8, 3), colour, dtype=np.uint8) for colour in colours[:3]]
-    images += [Image.new("RGB", (500, 31), colour) for colour in colours[3:]]
+    colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (17, 170, 170), (120, 60, 5)]
+    images: list = [np.full((8, 8, 3), color, dtype=np.uint8) for color in colors[:3]]
+    images += [Image.new("RGB", (500, 31), color) for color in colors[3:]]
     contact_sheet(images, [f"name {number}\nsecond line" for number in range(5)], tmp_path / "sheet.png", columns=3)
     sheet = _pixels(tmp_path / "sheet.png")
-    for colour in colours:
-        assert _has_colour(sheet, colour)
-    red = np.argwhere(np.abs(sheet - np.array(colours[0])).max(axis=-1) <= 3)
-    blue = np.argwhere(np.abs(sheet - np.array(colours[2])).max(axis=-1) <= 3)
-    brown = np.argwhere(np.abs(sheet - np.array(colours[4])).max(axis=-1) <= 3)
+    for color in colors:
+        assert _has_color(sheet, color)
+    red = np.argwhere(np.abs(sheet - np.array(colors[0])).max(axis=-1) <= 3)
+    blue = np.argwhere(np.abs(sheet - np.array(colors[2])).max(axis=-1) <= 3)
+    brown = np.argwhere(np.abs(sheet - np.array(colors[4])).max(axis=-1) <= 3)
     assert red[:, 1].max() < blue[:, 1].min()
     assert red[:, 0].max() < brown[:, 0].min()
     assert len(red) == 176**2, "a small image is enlarged by a whole factor"
@@ -161,7 +161,7 @@ def test_a_contact_sheet_takes_images_of_any_shape_and_titles_of_any_length(
     size: tuple[int, int], tmp_path: Path
 ) -> None:
     contact_sheet([Image.new("L", size, 77)], ["\N{GREEK SMALL LETTER GAMMA}" * 500], tmp_path / "sheet.png")
-    assert _has_colour(_pixels(tmp_path / "sheet.png"), (77, 77, 77))
+    assert _has_color(_pixels(tmp_path / "sheet.png"), (77, 77, 77))
 
 
 def test_a_contact_sheet_refuses_titles_that_do_not_match_the_images(tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ from training.photos import settings_for, small_network, steady_network, write_p
 
 class Lines(Silent):
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.printed: list[str] = []
 
-    def say(self, text: str) -> None:
-        self.said.append(text)
+    def log(self, text: str) -> None:
+        self.printed.append(text)
 
 
 class StoppingAt(Lines):
@@ -62,15 +62,15 @@ def copy(stopped: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-def go_on(place: Path, **options: Any) -> tuple[Any, list[str]]:
+def resumed(place: Path, **options: Any) -> tuple[Any, list[str]]:
     lines = Lines()
-    return resume(place / "run", build_model=steady_network, reporter=lines, **options), lines.said
+    return resume(place / "run", build_model=steady_network, reporter=lines, **options), lines.printed
 
 
 def test_unchanged_data_are_resumed_without_a_word(copy: Path) -> None:
-    result, said = go_on(copy)
+    result, printed = resumed(copy)
     assert result.finished
-    assert not any("data changed" in line for line in said)
+    assert not any("data changed" in line for line in printed)
 
 
 def test_a_renamed_class_is_refused_and_named(copy: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_renamed_class_is_refused_and_named(copy: Path) -> None:
         (copy / "data" / split / "blue").rename(copy / "data" / split / "violet")
     before = (copy / "run" / "checkpoint.safetensors").read_bytes()
     with pytest.raises(UserError, match="classes of the data changed .*added violet; removed blue"):
-        go_on(copy)
+        resumed(copy)
     assert (copy / "run" / "checkpoint.safetensors").read_bytes() == before
 
 
@@ -86,7 +86,7 @@ def test_an_added_class_is_refused_and_named(copy: Path) -> None:
     for split in ("train", "val"):
         shutil.copytree(copy / "data" / split / "blue", copy / "data" / split / "amber")
     with pytest.raises(UserError, match="added amber"):
-        go_on(copy)
+        resumed(copy)
 
 
 def test_added_removed_and_replaced_images_are_counted(copy: Path) -> None:
@@ -95,9 +95,9 @@ def test_added_removed_and_replaced_images_are_counted(copy: Path) -> None:
         shutil.copy(run_training / "red" / "0.png", run_training / "red" / f"{name}.png")
     (run_training / "green" / "3.png").unlink()
     Image.new("RGB", (37, 41), (3, 200, 7)).save(copy / "data" / "val" / "blue" / "1.png")
-    result, said = go_on(copy)
+    result, printed = resumed(copy)
     assert result.finished
-    changes = [line for line in said if "data changed" in line]
+    changes = [line for line in printed if "data changed" in line]
     assert len(changes) == 1
     assert "files 2 added, 1 removed, 1 changed" in changes[0]
 
@@ -105,22 +105,22 @@ def test_added_removed_and_replaced_images_are_counted(copy: Path) -> None:
 def test_data_that_moved_are_named_once(copy: Path) -> None:
     (copy / "data").rename(copy / "elsewhere")
     with pytest.raises(UserError, match="the run needs .*data, which does not exist: .* give the new `data`"):
-        go_on(copy)
+        resumed(copy)
     with pytest.raises(
         UserError, match="`data=.* must be the data of the run at a new path, and they differ: files 1 removed"
     ):
         other = copy / "other"
         shutil.copytree(copy / "elsewhere", other)
         (other / "train" / "red" / "0.png").unlink()
-        go_on(copy, data=str(other))
-    go_on(copy, data=str(copy / "elsewhere"), steps=15)
+        resumed(copy, data=str(other))
+    resumed(copy, data=str(copy / "elsewhere"), steps=15)
     assert open_folder(copy / "run")[1].data.data == str(copy / "elsewhere")
-    assert go_on(copy)[0].finished
+    assert resumed(copy)[0].finished
 
 
-def test_a_run_without_a_checkpoint_says_that_it_starts_again(copy: Path) -> None:
+def test_resuming_without_a_checkpoint_reports_the_restart(copy: Path) -> None:
     (copy / "run" / "checkpoint.safetensors").unlink(missing_ok=True)
-    assert any("no checkpoint.safetensors" in line for line in go_on(copy)[1])
+    assert any("no checkpoint.safetensors" in line for line in resumed(copy)[1])
 
 
 def test_names_that_are_no_text_are_recorded_and_compared(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_run_without_a_record_of_its_data_is_resumed(copy: Path) -> None:
     del config["data"]
     (copy / "run" / "config.json").write_text(json.dumps(config))
     (copy / "data" / "train" / "red" / "0.png").unlink()
-    assert go_on(copy)[0].finished
+    assert resumed(copy)[0].finished
 
 
 def test_a_class_more_in_a_run_without_a_record_is_refused_in_one_sentence(copy: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_class_more_in_a_run_without_a_record_is_refused_in_one_sentence(copy:
     for split in ("train", "val"):
         shutil.copytree(copy / "data" / split / "blue", copy / "data" / split / "amber")
     with pytest.raises(UserError, match="the checkpoint does not fit the network"):
-        go_on(copy)
+        resumed(copy)
 
 
 def test_the_listing_names_every_image_with_class_and_size(copy: Path) -> None:
@@ -158,16 +158,16 @@ def test_the_listing_names_every_image_with_class_and_size(copy: Path) -> None:
 def test_a_damaged_listing_does_not_stop_the_run(copy: Path) -> None:
     (copy / "run" / "data.csv.gz").write_bytes(b"\x1f\x8b\x08 no gzip")
     (copy / "data" / "train" / "red" / "0.png").unlink()
-    result, said = go_on(copy)
+    result, printed = resumed(copy)
     assert result.finished
-    assert any("data changed" in line for line in said)
+    assert any("data changed" in line for line in printed)
 
 
 def test_a_run_can_be_extended_and_its_schedule_follows_the_new_length(copy: Path) -> None:
-    go_on(copy)
-    result, said = go_on(copy, epochs=4.0)
+    resumed(copy)
+    result, printed = resumed(copy, epochs=4.0)
     assert (result.steps, result.total_steps) == (20, 20)
-    assert any("resuming at step 15 of 20" in line for line in said)
+    assert any("resuming at step 15 of 20" in line for line in printed)
     rows = [json.loads(line) for line in (copy / "run" / "metrics.jsonl").read_text().splitlines()]
     rates = {row["step"]: row["learning_rate"] for row in rows if row["kind"] == "train"}
     assert rates[15] < rates[16] > rates[20]
@@ -177,33 +177,33 @@ def test_a_run_can_be_extended_and_its_schedule_follows_the_new_length(copy: Pat
 
 def test_a_running_run_can_be_shortened_only_to_what_is_not_done(copy: Path) -> None:
     with pytest.raises(UserError, match="has done 4 steps already, so it cannot be shortened to 3"):
-        go_on(copy, steps=3)
-    assert go_on(copy, steps=6)[0].steps == 6
+        resumed(copy, steps=3)
+    assert resumed(copy, steps=6)[0].steps == 6
 
 
-def test_a_finished_run_says_how_to_train_on(copy: Path) -> None:
-    go_on(copy)
-    _, said = go_on(copy)
-    assert said[0].endswith("finished at step 15; resume it with more epochs to train longer")
+def test_a_finished_run_explains_how_to_continue_training(copy: Path) -> None:
+    resumed(copy)
+    _, printed = resumed(copy)
+    assert printed[0].endswith("finished at step 15; resume it with more epochs to train longer")
 
 
 def test_a_second_process_is_refused_while_one_trains(copy: Path) -> None:
     with (copy / "run" / ".lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match=r"is in use: another process \(process id \d+\) is training in it"):
-            go_on(copy)
-    assert go_on(copy)[0].finished
+            resumed(copy)
+    assert resumed(copy)[0].finished
 
 
-def test_damaged_rows_are_kept_aside_and_the_run_goes_on(copy: Path) -> None:
+def test_damaged_rows_are_set_aside_and_the_run_continues(copy: Path) -> None:
     metrics, environment = copy / "run" / "metrics.jsonl", copy / "run" / "environment.json"
     damage = b'not json\n[1]\n{"kind": "evaluation", "step": 2, "epoch": "x", "train_loss": null}\n\xff\xfe\n'
     metrics.write_bytes(damage + metrics.read_bytes())
     environment.write_text('{"a": ')
-    result, said = go_on(copy)
+    result, printed = resumed(copy)
     assert result.finished
-    assert any("4 of its" in line and "metrics.jsonl.damaged" in line for line in said)
-    assert any("environment.json.damaged" in line for line in said)
+    assert any("4 of its" in line and "metrics.jsonl.damaged" in line for line in printed)
+    assert any("environment.json.damaged" in line for line in printed)
     assert (copy / "run" / "metrics.jsonl.damaged").read_bytes().startswith(damage)
     assert json.loads(environment.read_text())[0]["device"] == "cpu"
 
@@ -220,7 +220,7 @@ def test_damaged_rows_are_kept_aside_and_the_run_goes_on(copy: Path) -> None:
         ("network", "stages", [1, "a"]),
         ("output", "plots", "yes"),
         ("machine", "precision", "half"),
-        ("machine", "colour", 3),
+        ("machine", "color", 3),
     ],
 )
 def test_an_odd_value_in_the_config_is_one_sentence(copy: Path, group: str, name: str, value: object) -> None:
@@ -229,14 +229,14 @@ def test_an_odd_value_in_the_config_is_one_sentence(copy: Path, group: str, name
     config["settings"][group][name] = value
     path.write_text(json.dumps(config))
     with pytest.raises(StorageError, match=r"config\.json cannot be read as settings of a run: .*" + name):
-        go_on(copy)
+        resumed(copy)
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "{}", '{"settings": []}', '{"settings": {"data": 3}}', "", "[" * 9999])
 def test_a_config_of_another_shape_is_one_sentence(copy: Path, text: str) -> None:
     (copy / "run" / "config.json").write_text(text)
     with pytest.raises(StorageError, match=r"config\.json"):
-        go_on(copy)
+        resumed(copy)
 
 
 def test_a_failure_in_the_first_step_leaves_no_folder(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_run_leaves_all_that_its_folder_promises(pictured):
     assert open_folder(pictured.folder)[1].recipe.steps == pictured.steps == 10
 
 
-def test_the_weights_say_how_to_use_them(pictured):
+def test_errors_for_weights_explain_their_use(pictured):
     card = read_model_file(pictured.best_weights)[1]
     assert card.class_names == CLASSES
     assert card.preprocessing["image_size"] == 11
@@ -140,7 +140,7 @@ def test_the_reported_accuracy_is_that_of_the_saved_weights(pictured, photos):
     assert pictured.last["images"] == 21
 
 
-def test_a_network_of_the_users_own_needs_its_builder_again(whole):
+def test_a_network_of_the_user_needs_its_builder_again(whole):
     with pytest.raises(UserError, match="network of your own"):
         resume(whole.folder)
     again = resume(whole.folder, build_model=small_network, reporter=Silent())
@@ -148,7 +148,7 @@ def test_a_network_of_the_users_own_needs_its_builder_again(whole):
     assert (again.best, again.last) == (whole.best, whole.last)
 
 
-def test_damaged_images_are_left_out_named_once_and_counted(tmp_path):
+def test_damaged_images_are_skipped_named_once_and_counted(tmp_path):
     photos = write_photos(tmp_path / "photos")
     (photos / "train" / "red" / "3.png").write_bytes(b"no image")
     (photos / "val" / "red" / "2.png").write_bytes((photos / "val" / "red" / "1.png").read_bytes()[:60])
@@ -188,7 +188,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("changes", "sentence"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_one_sentence_and_leaves_no_folder(photos, tmp_path, monkeypatch, changes, sentence):
+def test_a_usage_error_is_one_sentence_and_leaves_no_folder(photos, tmp_path, monkeypatch, changes, sentence):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").mkdir()
     settings = override(settings_for(photos, tmp_path / "run", model="cifar_resnet20"), **changes)
@@ -228,13 +228,13 @@ def test_resuming_what_is_no_run_is_refused(tmp_path, make, sentence):
         resume(tmp_path / "run")
 
 
-def test_nothing_but_workers_and_device_may_stand_beside_resume():
+def test_only_workers_and_device_are_accepted_with_resume():
     with pytest.raises(UserError, match="found --lr"):
         Settings(resume="run", recipe=override(TrainSettings(), lr=0.3).recipe)
     Settings(resume="run", data=override(TrainSettings(), workers=2).data)
 
 
-def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(photos, tmp_path, monkeypatch, capsys):
+def test_a_dry_run_reports_the_cost_of_a_run_and_writes_nothing(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = settings_for(photos, tmp_path / "run", model="cifar_resnet20", block="gc", epochs=None, steps=12)
     estimate = dry_run(settings)
@@ -249,15 +249,15 @@ def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(photos, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_says_where_at_put_the_blocks_and_its_file_rebuilds_them(photos, tmp_path, capsys):
+def test_a_run_reports_its_insertion_sites_and_its_file_rebuilds_them(photos, tmp_path, capsys):
     changes = {"model": "cifar_resnet20", "block": "gc", "insert_at": ("layer2.*", "c3"), "epochs": None, "steps": 2}
     settings = settings_for(photos, tmp_path / "run", **changes)
-    said = "gc with ratio 4 on the output of 6 modules: layer2: 0, 1, 2 (32 channels)"
+    printed = "gc with ratio 4 on the output of 6 modules: layer2: 0, 1, 2 (32 channels)"
     result = run_training(settings)
-    assert said in capsys.readouterr().out
+    assert printed in capsys.readouterr().out
     rebuilt = load_model(result.last_weights)
     assert [site.name for site in inserted(rebuilt)[0].sites] == [f"layer{n}.{i}" for n in (2, 3) for i in range(3)]
-    assert said in str(dry_run(settings))
+    assert printed in str(dry_run(settings))
 
 
 def command(photos, output, *more):

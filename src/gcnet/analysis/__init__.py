@@ -1,4 +1,4 @@
-"""What blocks cost, where they look, and what a difference between runs is worth."""
+"""Costs of blocks, attention, and statistics of differences between runs."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -23,8 +23,8 @@ class Attention:
         extra: tokens before the positions.
         windows: of each window, the positions in it, -1 for padding: the attention of a window stays in it. None where
             every query sees all keys.
-        input: what the module was given, a vector for each position; None where it is no map of the same grid.
-        added: what the module's output adds to that, or its output where the network does the addition.
+        input: input of the module, a vector per position; None if it is no map of the same grid.
+        added: output minus input of the module, or its output if the network adds the input.
     """
 
     weights: Float[Tensor, "n heads *rest"]
@@ -86,7 +86,7 @@ class Attention:
                 yield self.weights[:, window][:, :, positions >= 0]
 
     def _spread(self, row: Float[Tensor, "n k"], positions: Int[Tensor, " k"]) -> Tensor:
-        """The map of weights that belong to some positions only, zero elsewhere."""
+        """The map of weights of some positions, zero elsewhere."""
         real = positions >= 0
         spread = row.new_zeros(len(row), math.prod(self.key_grid))
         spread[:, positions[real]] = row[:, real]
@@ -104,7 +104,7 @@ def attention_over_map(
     Args:
         weights: (N, *S) or (N, heads, *S) for all queries; (N, P, K) or (N, heads, P, K) with a row for each query.
         x: input of the module (N, C, *S).
-        added: what the module adds to its input (N, C, *S), or None.
+        added: output minus input of the module (N, C, *S), or None.
 
     Returns:
         The attention, with vectors of `x` and `added` for each position.
@@ -163,7 +163,7 @@ def token_grid(tokens: int, extra: int | None, image: tuple[int, int]) -> tuple[
         Number of extra tokens and the grid; (tokens,) as the grid if none fits.
     """
     ratio = image[0] / image[1]
-    # What the network says may leave a cut edge; a guess has to fit.
+    # A declared stride may leave a cut edge; a guess has to fit.
     candidates = [*([] if extra is None else [(extra, 0.25)]), *((count, 0.05) for count in range(_MOST_EXTRA + 1))]
     for count, tolerance in candidates:
         rest = tokens - count
@@ -180,7 +180,7 @@ def _halved(grid: tuple[int, ...], keys: int) -> tuple[int, ...]:
 
 
 def _vectors(x: Tensor | None) -> Tensor | None:
-    """(N, C, *S) -> (N, P, C), as a copy: what follows a module may change its map in place."""
+    """(N, C, *S) -> (N, P, C), as a copy: later modules may change the map in place."""
     return None if x is None else x.flatten(2).transpose(1, 2).clone()
 
 
@@ -212,7 +212,7 @@ class Padding:
     def without_keys(self, attention: Attention) -> Attention:
         """Return `attention` over the keys inside the image, scaled so that uniform weights stay uniform.
 
-        Weights are multiplied by `K_all / K_inside`. Keys in a line, which have no places, all stay.
+        Weights are multiplied by `K_all / K_inside`. Keys in a line have no positions, and all are kept.
         """
         if len(attention.key_grid) != 2:
             return attention
@@ -221,7 +221,7 @@ class Padding:
         return replace(attention, key_grid=grid, weights=attention.weights[..., inside] * scale)
 
     def _inside(self, grid: tuple[int, ...], device: torch.device) -> tuple[tuple[int, int], Int[Tensor, " p"]]:
-        """Of the cells of a grid over the padded image those that hold a pixel: rows and columns, and their numbers."""
+        """Cells of a grid over the padded image with at least one pixel: rows and columns, and their counts."""
         rows, columns = (
             -(-side * pixels // whole) for side, pixels, whole in zip(grid, self.size, self.padded, strict=True)
         )

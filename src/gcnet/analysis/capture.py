@@ -17,7 +17,7 @@ from gcnet.framework.block import Branch
 from gcnet.framework.fusion import Add, Distribute
 
 _ATTENTION = re.compile(r"attention|attn|^xca$", re.IGNORECASE)
-# Of squeeze-and-excitation in other libraries, the part whose output multiplies the channels.
+# Squeeze-and-excitation of other libraries: the part with the channel weights as output.
 _GATES = {
     "timm.layers.squeeze_excite": "gate",
     "timm.layers.eca": "gate",
@@ -81,8 +81,8 @@ def capture(
         adapters: readers of other modules, by type: `(module, *arguments of its call) -> weights`; for maps (N, C, *S)
             the weights (N, *S), or (N, P, K) with a row for each query position, or either with an axis of heads after
             the first; for tokens (N, P, C) (N, P, K) or (N, heads, P, K). `observed_weights` is an adapter for modules
-            whose attention is one softmax.
-        keep: function of each call's attention whose result is kept.
+            with one softmax as attention.
+        keep: function of the attention of each call; its result is kept.
 
     Yields:
         The records.
@@ -155,7 +155,7 @@ def _reading(
 
 
 def _gates(found: Capture, name: str, module: nn.Module) -> list[tuple[nn.Module, Callable[..., None]]]:
-    """The part of a module whose calls show its gate, with the hook that notes it."""
+    """The part of a module with the gate as output, with the hook that records it."""
     if isinstance(module, Branch) and not isinstance(module.fusion, Add | Distribute):
 
         def of_fusion(fusion: nn.Module, arguments: Any, _: Any) -> None:

@@ -3,7 +3,7 @@
 Convention: FLOPs as `torch.utils.flop_counter` counts them, a multiply-add being two, for one image; matrix products,
 convolutions and attention are counted, element-wise work, pooling and normalization are not. Papers on vision networks
 print multiply-adds under the name "FLOPs" (ResNet-50: 4.1 G), which is half of the number here. A deformable
-convolution counts as a convolution, and the one of its offsets besides; sampling between pixels is element-wise work.
+convolution counts as two convolutions, one of them for the offsets; interpolation is element-wise.
 """
 
 import copy
@@ -85,7 +85,7 @@ def analytic_flops(
         channels: C of the map.
         positions: P of the map.
         key_positions: P' of keys and values, fewer than P where they are sub-sampled.
-        options: of the block; those that its formula does not name are ignored.
+        options: of the block; options outside of its formula are ignored.
 
     Returns:
         The number, or None for a block that is not among `gcnet.list_blocks()`.

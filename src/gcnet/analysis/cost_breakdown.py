@@ -3,7 +3,7 @@
 Parameters and FLOPs as in `gcnet.analysis.cost`. Saved bytes are what autograd saves in the forward pass of a
 training step for the backward one: each storage once, without parameters and buffers, counted where it is saved first,
 nothing checkpointed or frozen, all in the dtype of the weights. Both passes run on the meta device, where only shapes
-are computed; a convolution library may keep work space besides.
+are computed; a convolution library may keep additional workspace.
 """
 
 import re
@@ -162,7 +162,7 @@ def _is_body(child: nn.Module, network: nn.Module) -> bool:
 
 
 def _parameters(model: nn.Module, named: Mapping[str, str], name: str) -> int:
-    """Parameters in the parts of that name; one that is in several of them counts once."""
+    """Parameters in the parts of this name; shared ones count once."""
     return count_parameters(nn.ModuleList(model.get_submodule(path) for path in named if named[path] == name))
 
 
@@ -177,7 +177,7 @@ def _rest(total: CostPart, stages: Sequence[CostPart]) -> list[CostPart]:
 
 @contextmanager
 def _metered(model: nn.Module, named: Mapping[str, str], read: Callable[[], int]) -> Generator[Counter[str]]:
-    """By name, how much what `read` says rises while the modules at the paths in `named` run."""
+    """Increase of `read()` while the modules at the paths in `named` run, by name."""
     found: Counter[str] = Counter()
     starts: list[int] = []
 

@@ -84,7 +84,7 @@ def estimate_jensen_shannon(
 
     `JSD(v, w) = 1/2 sum_k [v_k log(2 v_k / (v_k + w_k)) + w_k log(2 w_k / (v_k + w_k))]`, with `0 log 0 = 0`. Up to
     `exact_up_to` positions every pair is counted, a block of them at a time. Above, the mean is estimated without bias
-    from `pairs` pairs i != j, drawn anew by the same seed in each call; pairs with i = j are known to be 0.
+    from `pairs` pairs i != j, drawn with the same seed in each call; pairs with i = j are 0.
 
     Args:
         attention: rows of weights (..., P, K): row i holds the weights of query position i for K keys, a distribution.
@@ -100,11 +100,11 @@ def estimate_jensen_shannon(
     _require_positions(attention)
     if not is_distribution(attention):
         raise UserError(
-            "the Jensen-Shannon divergence is one of distributions: the weights of each query must be 0 or more and "
-            f"sum to 1; found weights from {attention.min():.3g} and sums up to {attention.sum(-1).max():.3g}"
+            "the Jensen-Shannon divergence needs distributions: the weights of each query must be at least 0 and sum "
+            f"to 1; found weights from {attention.min():.3g} and sums up to {attention.sum(-1).max():.3g}"
         )
     if pairs < 2:
-        raise UserError(f"`pairs` must be at least 2, which a standard error takes; found {pairs}")
+        raise UserError(f"`pairs` must be at least 2 for a standard error; found {pairs}")
     measure = _mean_of_all if attention.shape[-2] <= max(exact_up_to, 1) else partial(_mean_of_some, pairs=pairs)
     maps = attention.detach().double().reshape(-1, *attention.shape[-2:])  # (number of maps, P, K)
     found = torch.tensor([measure(rows) for rows in maps], dtype=torch.float64).view(*attention.shape[:-2], 2)
@@ -139,7 +139,7 @@ def _mean_of_some(rows: Float[Tensor, "p k"], pairs: int) -> tuple[float, float]
     step = max(1, _ENTRIES // keys)
     mixed = [_mixed(rows[one], rows[other]) for one, other in zip(first.split(step), second.split(step), strict=True)]
     divergence = (own[first] + own[second]) / 2 - torch.cat(mixed)
-    share = (positions - 1) / positions  # of the ordered pairs, those with i != j
+    share = (positions - 1) / positions  # fraction of ordered pairs with i != j
     return share * divergence.mean().item(), share * divergence.std().item() / pairs**0.5
 
 
@@ -150,4 +150,4 @@ def _mixed(one: Float[Tensor, "*pairs k"], other: Float[Tensor, "*others k"]) ->
 
 def _require_positions(vectors: Tensor) -> None:
     if vectors.shape[-2] < 1:
-        raise UserError(f"an average over pairs takes at least one position, found {tuple(vectors.shape)}")
+        raise UserError(f"an average over pairs needs at least one position, found {tuple(vectors.shape)}")

@@ -52,7 +52,7 @@ def training_step_peak_memory(
 def peak_memory(
     prepare: Callable[[], Callable[[], object]], *, device: str = "cpu", threads: int = 1, warm_up: int = 0
 ) -> int | None:
-    """Return the peak memory of a call, beyond what was there before it.
+    """Return the peak memory of a call, beyond the memory in use before it.
 
     A fresh process prepares the call, runs it `warm_up` times for what libraries keep from their first use, and then
     measures one call: on the CPU the rise of the process's resident set, on CUDA that of allocated memory.
@@ -88,7 +88,7 @@ def peak_memory(
 
 
 def end_measurements() -> None:
-    """End the measuring processes of other threads, whose calls of `peak_memory` then return None."""
+    """Terminate the measuring processes of other threads; their `peak_memory` returns None."""
     for process in list(_running):
         process.kill()
 
@@ -121,7 +121,7 @@ def _measure(
 
 
 def _return_freed_memory() -> None:
-    """Have the allocator (glibc) hand every freed tensor back at once; what it kept would hide or feign a rise."""
+    """Make the allocator (glibc) return freed memory at once; retained memory would falsify the peak."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
         set_option(_MMAP_THRESHOLD, 65_536)

@@ -1,4 +1,4 @@
-"""Query dependence of layers: distances between positions (Table 1 of the paper), and what a GC block would save."""
+"""Query dependence of layers: distances between positions (Table 1 of the paper), and the savings of a GC block."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class Distances:
     """Average distances between the positions of each of N images in one call; None where there is nothing to compare.
 
     Attributes:
-        input: of x_i, what the module is given (cosine).
-        added: of z_i - x_i, what it adds (cosine).
+        input: of the inputs x_i (cosine).
+        added: of the outputs z_i - x_i (cosine).
         attention: of the rows of its weights (cosine); of several heads or windows the mean.
         divergence: of the rows of its weights (Jensen-Shannon, nats), where they are distributions.
         divergence_error: standard error of each divergence, 0 where all pairs were counted.
         is_shared: whether all positions have one map by construction; the distances of its rows are then 0.
-        adds_nothing: whether what it adds is zero everywhere, as in a new block.
+        adds_nothing: whether its output is zero everywhere, as in a new block.
         channels: length of x_i; None where that is not known.
         grid: spatial size of the positions.
     """
@@ -72,7 +72,7 @@ class Layer:
         is_shared: whether all positions have one map by construction.
         adds_nothing: whether the module adds zero everywhere, like a new block.
         input: cosine distance of the inputs, or None.
-        added: cosine distance of what the module adds, or None.
+        added: cosine distance of the outputs, or None.
         attention: cosine distance of the rows of its weights.
         divergence: Jensen-Shannon divergence of the rows in nats, or None.
         divergence_error: standard error of the divergence; 0 if all pairs were counted.
@@ -105,7 +105,7 @@ def measure_layers(
 
     Args:
         model: the network.
-        batches: images (N, 3, H, W), on the device of the network; the grid of a layer is that of the first image.
+        batches: images (N, 3, H, W), on the device of the network; the first image determines the grid of a layer.
         adapters: as for `gcnet.analysis.capture.capture`.
         on_gates: called after each batch with its gates.
         on_unread: called at the end with the names of attention modules that cannot be read.
@@ -213,7 +213,7 @@ def bootstrap_interval(values: Float[Tensor, " n"], *, seed: int = 0) -> Interva
 
 
 INDEPENDENT = 0.1
-"""Average cosine distance up to which maps, and what is added, count as the same for all queries: in the paper's
+"""Maximum average cosine distance of query-independent maps and outputs. In the paper's
 Table 1 the outputs of all eight non-local networks are below it, and the inputs are at 0.34 to 0.41."""
 _RATIO, _LEAST_WIDTH = 16, 4
 _LISTED = 4
@@ -243,7 +243,7 @@ def dependence(layer: Layer) -> float:
         layer: its distances.
 
     Returns:
-        The larger of two cosine distances, of the maps and of what the layer adds: upper ends of their 95 % intervals.
+        The larger of two cosine distances, of maps and of outputs: upper bounds of their 95 % intervals.
     """
     parts = (layer.attention, layer.added)
     return max(part.mean if part.high is None else part.high for part in parts if part is not None)
@@ -257,7 +257,7 @@ def is_independent(layer: Layer, threshold: float = INDEPENDENT) -> bool:
         threshold: maximum cosine distance, 0 to 1.
 
     Returns:
-        False also for layers with one map by construction, and for those that add nothing.
+        False also for layers with one map by construction or with zero output.
     """
     return not layer.is_shared and not layer.adds_nothing and dependence(layer) <= threshold
 

@@ -24,13 +24,13 @@ Adapter = Callable[..., Tensor | Attention]
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module, and what is known of the network's input.
+    """One call of a module, with information on the network's input.
 
     Attributes:
         arguments: by position.
         options: by name.
-        output: what the module returned.
-        extra: number of tokens that the network puts before those of the image, where it says so.
+        output: output of the module.
+        extra: number of tokens before those of the image, if the network declares it.
         image: height and width of the network's input.
     """
 
@@ -57,7 +57,7 @@ def find_reader(module: nn.Module, adapters: Mapping[type[nn.Module], Adapter]) 
         adapters: readers of other types of modules.
 
     Returns:
-        The reader; None if the module is not known to attend.
+        The reader; None for modules without known attention.
     """
     adapter = next((adapters[kind] for kind in adapters if isinstance(module, kind)), None)
     if adapter is not None:
@@ -82,7 +82,7 @@ def is_block_on_maps(module: nn.Module) -> bool:
 def observed_weights(module: nn.Module, *arguments: Any, **options: Any) -> Tensor:
     """Return the weights of the last softmax or scaled_dot_product_attention in a call of a module.
 
-    An adapter for modules whose attention is one softmax, fused or not: the weights of fused attention are computed
+    An adapter for modules with one softmax as attention, fused or not: the weights of fused attention are computed
     from its queries and keys.
 
     Args:

@@ -1,4 +1,4 @@
-"""Replaces query-independent non-local blocks by simpler ones that start from their weights.
+"""Replaces query-independent non-local blocks by simpler blocks initialized from their weights.
 
 Where all queries are the same, q, a softmax non-local block adds to every position the same term
 
@@ -56,21 +56,18 @@ def why_kept(block: ContextBlock, layer: Layer, threshold: float | None = INDEPE
     if obstacle is not None or threshold is None or is_independent(layer, threshold):
         return obstacle
     if layer.adds_nothing:
-        return "it adds nothing so far, like a new block"
+        return "its output is still zero, as of a new block"
     return f"it depends on the query: {dependence(layer):.4f} apart, above {threshold:g}"
 
 
 def _obstacle(block: ContextBlock) -> str | None:
     context: Any = block.context
     if not isinstance(context.affinity, SoftmaxAffinity):
-        return (
-            "its weights are no distribution over positions (they need not sum to one), and those of snl and gc are "
-            "one, so that neither can take them over"
-        )
+        return "its weights are not normalized over positions, unlike those of snl and gc"
     if not isinstance(context.sub_sample, nn.Identity):
-        return "its keys and values are max-pooled (sub_sample), which those of snl and gc are not"
+        return "its keys and values are max-pooled (sub_sample), unlike those of snl and gc"
     if not _is_as_built(block):
-        return "it is not composed as gcnet.build_block does it"
+        return "it was not built by gcnet.build_block"
     return None
 
 
@@ -176,7 +173,7 @@ def _is_affine(layer: nn.Module) -> bool:
 
 
 def _affine(layer: nn.Module, inputs: Float[Tensor, "c c"]) -> tuple[Float[Tensor, "d c"], Float[Tensor, " d"]]:
-    """Weight and bias of a layer of `_is_affine`: what it makes of the unit vectors in `inputs` (float64), and of 0."""
+    """Weight and bias of a layer of `_is_affine`: its output for the unit vectors in `inputs` (float64), and for 0."""
     layer = copy.deepcopy(layer).double().eval()
     with torch.no_grad():
         bias = layer(torch.zeros_like(inputs[:1, :, None]))[0, :, 0]

@@ -132,7 +132,7 @@ def wilson_interval(correct: int, total: int, *, confidence: float = 0.95) -> tu
         return 0.0, 1.0
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = correct / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    center = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     # At 0 and at 1 one bound is exact, which rounding would miss.
-    return 0.0 if correct == 0 else centre - half, 1.0 if correct == total else centre + half
+    return 0.0 if correct == 0 else center - half, 1.0 if correct == total else center + half

@@ -154,7 +154,7 @@ def forward_call(model: nn.Module, images: Tensor, precision: Precision = PLAIN)
 def training_step_call(model: nn.Module, images: Tensor, precision: Precision = PLAIN) -> Callable[[], object]:
     """Return a call that does a training step: forward, backward and an update by SGD with momentum.
 
-    The learning rate is so small that weights stay finite; the arithmetic is that of any rate.
+    The learning rate is so small that weights stay finite; it does not change the arithmetic.
 
     Args:
         model: the network.

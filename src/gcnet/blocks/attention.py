@@ -36,7 +36,7 @@ def build_dnl(
     Args:
         channels: C of the maps.
         reduction: the embeddings have C' = channels/reduction channels.
-        temperature: t, above 0; the default is that of the authors' segmentation code.
+        temperature: t, above 0; the default is from the authors' segmentation code.
         normalization: "none", or "batch" for batch norm after W_z.
         dims: number of spatial axes: 1, 2 or 3.
 

@@ -110,7 +110,7 @@ def build_block(
         torch.Size([2, 64, 7, 7])
     """
     if isinstance(channels, bool) or not isinstance(channels, Integral) or channels < 1:
-        raise UserError(f"`channels` must be a whole number from 1 up, found {channels!r}")
+        raise UserError(f"`channels` must be a whole number, at least 1; found {channels!r}")
     if dims not in (1, 2, 3):
         raise UserError(f"`dims` must be 1, 2 or 3 spatial axes, found {dims}")
     if ratio is not None:

@@ -98,7 +98,7 @@ def build_lct(channels: int, *, groups: int = 8, identity_init: bool = False, di
 
     `y_i = x_i * sigmoid(w_c a_c + b_c)`, `a = (m - mean_g m) / sqrt(var_g m + 1e-5)`, m the average of x over
     positions, g the group of c. w is initialized to 0 and b to 1, so all gates to sigmoid(1). We know of no code of the
-    authors: initialization and number of groups are those of other implementations. Parameters: `2C`.
+    authors: initialization and number of groups are from other implementations. Parameters: `2C`.
 
     Args:
         channels: C of the maps.
@@ -124,7 +124,7 @@ def build_gct(channels: int, *, learned: bool = False, dims: int = 2) -> Context
     """Gaussian context transformer: average pooling, standardization over channels, Gaussian gate.
 
     `y_i = x_i * exp(-z^2 / (2 c^2))`, `z = (m - mean_C m) / sqrt(var_C m + 1e-5)`, m the average of x over positions.
-    We know of no code of the authors: the learned form is that of iN8mare/GCT-Gaussian-Context-Transformer, and other
+    No code of the authors is known to us: the learned form is from iN8mare/GCT-Gaussian-Context-Transformer, and other
     copies compute `exp(-z^2 / 2 * c)`. Parameters: none, or 1.
 
     Args:

@@ -28,8 +28,8 @@ def bottleneck_width(channels: int, ratio: float) -> int:
         raise UserError(f"`ratio` must be above 0, found {ratio:g}")
     if ratio < 1:  # mmcv's argument is the inverse.
         raise UserError(
-            f"ratio r gives channels / r in the bottleneck, so it is at least 1, found {ratio:g}; mmcv's ratio=1/16 is "
-            "ratio=16 here"
+            f"`ratio` must be at least 1, found {ratio:g}: the bottleneck has channels / ratio channels; mmcv's "
+            "ratio=1/16 is ratio=16 here"
         )
     width = math.floor(channels / ratio + 1e-9)
     if width < 1:
@@ -59,7 +59,7 @@ def check_integer(option: str, value: float, least: int = 1) -> int:
         UserError: not a whole number, or below `least`.
     """
     if not isinstance(value, Real) or not least <= value < math.inf or value != int(value):
-        raise UserError(f"`{option}` must be a whole number from {least} up, found {value!r}")
+        raise UserError(f"`{option}` must be a whole number, at least {least}; found {value!r}")
     return int(value)
 
 
@@ -89,7 +89,7 @@ def check_divides(option: str, value: float, channels: int, *, least: int = 1, m
 
 
 def check_choice(option: str, value: str, choices: dict[str, Any]) -> Any:
-    """Return the choice that a name stands for.
+    """Return the choice of a name.
 
     Args:
         option: name of the option, for the error.

@@ -51,7 +51,7 @@ class BlockSpec:
         flops: FLOPs per image (a multiply-add counts as two) of a `BlockShape` and, by name, of the options that change
             them.
         options: help of each option of the builder, without `channels` and `dims`.
-        placement: arguments of `gcnet.insert` for the published placement; by default that of GC (`insert`'s own).
+        placement: arguments of `gcnet.insert` for the published placement; by default that of GC.
     """
 
     build: Builder

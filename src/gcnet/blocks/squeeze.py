@@ -110,7 +110,7 @@ def build_ge(
 
 def _depthwise(channels: int, extent: int, excite: bool, identity_init: bool, dims: int) -> nn.Sequential:
     if extent < 2 or extent & (extent - 1):
-        raise UserError(f"`extent` must be a power of two from 2 up where the gather is depthwise, found {extent}")
+        raise UserError(f"`extent` must be a power of two, at least 2, with a depthwise gather, found {extent}")
     layers: list[nn.Module] = []
     halvings = extent.bit_length() - 1
     for index in range(halvings):

@@ -67,7 +67,7 @@ def infer_block(
     mode: str | None = None,
     use_scale: bool | None = None,
 ) -> ContextBlock:
-    """Build the block that weights of another library belong to, and load them.
+    """Build the block of weights from another library, and load them.
 
     Dtype and spatial axes are those of the weights. Activations and gates are assumed to be the defaults of the source
     (ReLU, sigmoid), since keys do not show them; pass the block itself to have them checked.

@@ -20,10 +20,10 @@ COMMANDS = {
     "evaluate": "evaluate a trained network on labeled or annotated images",
     "predict": "predict the classes of images, or detect objects in them",
     "analyze": "visualize attention maps, and measure how query-dependent they are",
-    "simplify": "replace query-independent non-local blocks by simpler ones that start from their weights",
+    "simplify": "replace query-independent non-local blocks by simpler blocks initialized from their weights",
     "compare": "train the same network with different blocks, and report scores and costs",
     "cost": "count parameters, FLOPs and activations by stage and block; measure time and memory",
-    "reproduce": "train the networks of the paper's tables, or count their costs, beside published numbers",
+    "reproduce": "train the networks of the paper's tables, or count their costs, with published values",
     "check-data": "find problems of a data set before training: COCO annotations, class folders or a CSV",
     "convert": "convert a checkpoint of mmdet or another library to a model file",
     "sample-data": "write a small generated data set to try the commands on",
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if is_process:
         # An interrupt that left exec(), which dataclasses call, makes `python -m` end by SIGINT; another undoes it.
         exec("")
-        signal.signal(signal.SIGINT, _end_at_once)  # what is left is Python's own end, which prints a traceback
+        signal.signal(signal.SIGINT, _end_at_once)  # otherwise Python prints a traceback on exit
     failure = _output_failure()
     return code if failure is None or code != EXIT_OK else _report_output(failure)
 
@@ -109,7 +109,7 @@ def _end_at_once(_number: int, _frame: object) -> None:
 
 
 def _prepare_standard_output() -> None:
-    """Replace a closed standard output by nothing, and escape what its encoding cannot express."""
+    """Replace a closed standard output by os.devnull, and escape characters outside of its encoding."""
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it lives as long as the process)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -152,7 +152,7 @@ def _report_os_error(error: OSError) -> int:
 
 
 def _output_failure(text: str = "") -> OSError | None:
-    """Why standard output cannot be written, or None; what it still holds is then discarded."""
+    """Why standard output cannot be written, or None; its buffer is then discarded."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

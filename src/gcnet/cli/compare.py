@@ -8,7 +8,7 @@ Settings = CompareSettings
 
 
 def run(settings: CompareSettings) -> int:
-    """Compare, print the table and what it says; 130 or 143 after a signal, 3 for a loss that is not finite."""
+    """Compare, print the table and the conclusion; 130 or 143 after a signal, 3 for a loss that is not finite."""
     from gcnet.cli.trainings import run_with_reporter
     from gcnet.comparison.experiment import output_folder, run_comparison
     from gcnet.comparison.report import FILES

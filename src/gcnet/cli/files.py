@@ -1,4 +1,4 @@
-"""Checks and writes output files of commands; prints notes, issues and what was written."""
+"""Checks and writes output files of commands; prints notes, issues and file names."""
 
 import sys
 from dataclasses import is_dataclass
@@ -20,14 +20,14 @@ _FILE_SUFFIXES = (".png", ".json", ".safetensors")
 
 
 def check_outputs(settings: object, command: str) -> None:
-    """Check before the work that what a command is to write can be written; nothing is left behind.
+    """Check before the work that the output files of a command can be written; leaves no files.
 
     Args:
         settings: of the command, with the fields of `_OUTPUTS` that it has; `output` also within a group of that name.
         command: such as "predict".
 
     Raises:
-        UserError: a folder is in the place of a file, or a file in that of a folder.
+        UserError: a folder exists at the path of a file, or a file at that of a folder.
         StorageError: the file or folder cannot be written.
     """
     for name in _OUTPUTS:
@@ -55,6 +55,6 @@ def report_counts(images: int, skipped: int, done: str) -> None:
 
 
 def report_written(files: "Sequence[str]", folder: Path) -> None:
-    """Say what was written where."""
+    """Print the names of the files written."""
     listed = files if len(files) <= 6 else [*files[:5], f"{len(files) - 5} more"]
     print(f"\nwrote {', '.join(listed)} into {folder}")

@@ -1,4 +1,4 @@
-"""Prints what the library logs: information as it is, warnings as notes."""
+"""Prints log records of the library: information unchanged, warnings as notes."""
 
 import logging
 import sys

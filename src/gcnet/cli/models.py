@@ -70,8 +70,8 @@ def run(settings: Settings) -> int:
     rows = [_row(name, settings) for name in names]
     print(markdown_table(_COLUMNS, rows, right=("parameters", "GFLOPs", "input")))
     print(
-        "\nGFLOPs are of one image and count a multiply-add as two; papers on vision networks print multiply-adds under"
-        "\nthat name, half of this number."
+        "\nGFLOPs are of one image and count a multiply-add as two; vision papers often report multiply-adds"
+        "\nunder this name, half of this number."
     )
     for note in _notes(settings.model):
         print(f"\n{note}")

@@ -1,4 +1,4 @@
-"""`gcnet reproduce`: trains the networks of the paper's tables, or counts their costs, beside published numbers."""
+"""`gcnet reproduce`: trains the networks of the paper's tables, or counts their costs, with published values."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
     from gcnet.experiments.reproduce import Measured
 
-SUMMARY = "train the networks of the paper's tables, or count their costs, beside published numbers"
+SUMMARY = "train the networks of the paper's tables, or count their costs, with published values"
 
 
 @dataclass(frozen=True)
 class Settings(ReproduceSettings):
-    """Train the models of tables of the GCNet paper, or count their costs, beside published numbers.
+    """Train the models of tables of the GCNet paper, or count their costs, with published values.
 
     `scale=small` trains the rows as cifar_resnet20 on small images; `scale=full` is the published protocol (COCO: 1x,
     synchronized batch norms; ImageNet: 40 epochs from a trained model). The same command resumes an interrupted run.
-    With `cost_only`, accuracies are the published ones.
+    With `cost_only`, accuracies are published values.
 
     Examples:
       gcnet reproduce --list
@@ -80,7 +80,7 @@ def _train(settings: Settings) -> int:
 
 
 def _tell(settings: Settings, found: "Mapping[tuple[str, str], Measured]") -> None:
-    """Write the tables of what was trained, and print them."""
+    """Write and print the tables of the trained networks."""
     from gcnet.experiments.reproduce import find_tables, tables_folder
     from gcnet.experiments.text import measured_text
     from gcnet.storage import write_atomic

@@ -1,8 +1,8 @@
-"""`gcnet simplify`: replaces query-independent non-local blocks by simpler ones."""
+"""`gcnet simplify`: replaces query-independent non-local blocks by simpler blocks."""
 
 from gcnet.tasks.settings import SimplifySettings
 
-SUMMARY = "replace query-independent non-local blocks by simpler ones that start from their weights"
+SUMMARY = "replace query-independent non-local blocks by simpler blocks initialized from their weights"
 
 Settings = SimplifySettings
 

@@ -54,15 +54,15 @@ class Settings:
     given: tuple[str, ...] = field(default=(), metadata=INTERNAL)
 
     def __post_init__(self) -> None:
-        """Refuse what would have no effect beside --resume."""
+        """Raise for flags without effect with --resume."""
         if self.resume is None:
             return
         if self.dry_run:
-            raise UserError("--dry-run is for a run that has not begun, not for --resume")
+            raise UserError("--dry-run cannot be combined with --resume")
         for setting in [*_changed(self.run_settings()), *self.given]:
             if setting not in (*_WITH_RESUME, "resume"):
                 raise UserError(
-                    f"--resume takes all settings from the run; only {_flags(_WITH_RESUME)} are accepted beside it, "
+                    f"--resume takes all settings from the run; only {_flags(_WITH_RESUME)} are accepted with it, "
                     f"found --{setting.replace('_', '-')}; to train with other settings, start from the weights of the "
                     f"run: --weights {self.resume}/weights/last.safetensors"
                 )
@@ -73,7 +73,7 @@ class Settings:
 
 
 def run(settings: Settings) -> int:
-    """Train, resume or estimate; the exit code says how it ended.
+    """Train, resume or estimate; returns the exit code.
 
     `settings.given` holds the names of the flags on the command line, since `--workers 0` is also a default.
     """

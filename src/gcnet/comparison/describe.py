@@ -85,7 +85,7 @@ def describe_machine(device: str, jobs: int, threads: int) -> dict[str, str]:
     installed = versions(("gcnet", "torch", "torchvision", "timm", "numpy"))
     return {
         "device": f"{device} ({name})",
-        "threads": f"{threads} for each of {jobs} at a time in training; {torch.get_num_threads()} for the times",
+        "threads": f"{threads} per training, {jobs} at a time; {torch.get_num_threads()} for time measurements",
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}",
         "versions": ", ".join(f"{package} {version}" for package, version in installed.items()),
@@ -94,7 +94,7 @@ def describe_machine(device: str, jobs: int, threads: int) -> dict[str, str]:
 
 
 def _command() -> dict[str, str]:
-    """The command line, where it is that of `gcnet`."""
+    """The command line, if it is `gcnet`."""
     program = Path(sys.argv[0])
     is_gcnet = program.name == "gcnet" or program.parts[-2:] == ("gcnet", "__main__.py")
     return {"command": shlex.join(["gcnet", *sys.argv[1:]])} if is_gcnet else {}
@@ -102,12 +102,12 @@ def _command() -> dict[str, str]:
 
 def _placement(settings: CompareSettings) -> str:
     if settings.placement == "published":
-        return "each block at its own published places"
-    places = "the network's usual ones"
+        return "each block at its published insertion sites"
+    places = "the default sites of the network"
     if settings.insert_at is not None or settings.stages is not None:
         places = ", ".join(settings.insert_at or [f"stage {stage}" for stage in settings.stages or ()])
     position = "" if settings.position is None else f", {settings.position}"
-    return f"every block at the same places: {places}{position}"
+    return f"every block at the same sites: {places}{position}"
 
 
 def _processor() -> str:

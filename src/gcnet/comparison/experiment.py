@@ -85,7 +85,7 @@ def _compare(settings: CompareSettings, variants: Variants, processes: Processes
     jobs, threads = _share_cores(settings.jobs, device, len(trainings)) if processes.world == 1 else (1, 1)
     with _only_writer(folder, processes):
         for note in task.notes():
-            reporter.say(printable(note))
+            reporter.log(printable(note))
         spec = MeasurementSpec(len(task.classes), size, training.recipe.images_per_step, device, jobs, task.flops)
         with _removed_if_new(folder, processes):
             costs, timing = processes.by_first(lambda: _costs(folder, settings, variants, spec, reporter))
@@ -116,7 +116,7 @@ def _only_writer(folder: Path, processes: Processes) -> Generator[None]:
         try:
             processes.by_first(lambda: stack.enter_context(locked(folder / ".lock")))
         except LockedError as error:
-            raise UserError(f"{printable(folder)} is in use by another gcnet compare; wait for its end") from error
+            raise UserError(f"{printable(folder)} is in use by another gcnet compare; wait until it ends") from error
         yield
 
 
@@ -142,7 +142,7 @@ def output_folder(settings: CompareSettings) -> Path:
 def _with_blocks(
     settings: CompareSettings, blocks: Sequence[str | Builder] | Mapping[str, Variant] | None
 ) -> tuple[CompareSettings, dict[str, Variant]]:
-    """The settings with the names of `blocks`, and by name those that a name alone does not describe."""
+    """The settings with the names of `blocks`, and the blocks that a name alone does not describe."""
     if blocks is None:
         return settings, {}
     if isinstance(blocks, Mapping):
@@ -188,7 +188,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _refuse_changes(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse other settings than the stored ones, which have the defaults of settings that their version lacks."""
+    """Raise if settings differ from the stored ones; settings that their version lacks have defaults."""
     defaults = asdict(CompareSettings())
     defaults["recipe"] = dict.fromkeys(defaults["recipe"])
     now, usual = _flat(wanted), _flat(json.loads(json.dumps(defaults)))
@@ -209,7 +209,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _share_cores(jobs: int | None, device: str, trainings: int) -> tuple[int, int]:
-    """Trainings at a time, and threads for each; PyTorch's own number of threads says what there is to share."""
+    """Number of parallel trainings, and threads of each; together at most PyTorch's number of threads."""
     threads = torch.get_num_threads()
     if jobs is None:
         jobs = 1 if device != "cpu" else min(_MOST_JOBS, threads)
@@ -232,7 +232,7 @@ def _costs(
             return {block: Cost(**cost) for block, cost in stored["costs"].items()}, stored["timing"]
         except (LookupError, TypeError, AttributeError) as error:
             raise StorageError(f"{printable(path)} is damaged; delete it to measure again") from error
-    reporter.say("measuring parameters, FLOPs, time and memory of each block")
+    reporter.log("measuring parameters, FLOPs, time and memory of each block")
     costs, timing = measure_costs(settings, variants, spec, progress=reporter.advance)
     costs_by_block = {block: asdict(cost) for block, cost in costs.items()}
     content = {"format_version": FORMAT_VERSION, "costs": costs_by_block, "timing": timing}

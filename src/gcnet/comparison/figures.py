@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
 MOST_CURVES = 3
-"""Up to here learning curves share one panel; of more blocks each has a panel of its own beside the baseline."""
+"""Maximum number of blocks in one panel of learning curves; with more, each has a panel with the baseline."""
 _COLUMNS = 4  # of small panels
 _ROW = 0.36  # inches of a block's row
 

@@ -108,7 +108,7 @@ def measure_costs(
 
 
 def _runnable(settings: CompareSettings, network: nn.Module, num_classes: int) -> nn.Module:
-    """The network as time and memory are measured: what the recipe freezes is frozen, and a detector has objects."""
+    """The network for measuring time and memory: frozen as in the recipe, a detector with objects."""
     recipe = with_defaults(training_settings(settings, BASELINE, {})).recipe
     freeze(network, recipe.freeze or (), optional=recipe.preset_freeze)
     return task_of(settings.model).measured(network, num_classes)
@@ -131,7 +131,7 @@ def _peak_memories(
     pool = ThreadPoolExecutor(spec.jobs)
     try:
         yield from pool.map(peak, settings.block_names())
-    finally:  # also after Ctrl-C, which the processes that measure do not hear
+    finally:  # also after Ctrl-C, which measuring processes ignore
         pool.shutdown(wait=False, cancel_futures=True)
         end_measurements()
         pool.shutdown()

@@ -25,7 +25,7 @@ class Variant:
     """A block as one network of a comparison has it.
 
     Attributes:
-        block: its name, or a builder of the user's own (`channels -> module`); None is the network as it is.
+        block: its name, or your own builder (`channels -> module`); None for the unmodified network.
         options: of the block, `NAME=VALUE` each, as in `NetworkSettings.block_options`.
         placement: of ratio, stages, blocks, position and insert_at, what differs from the rest of the comparison.
     """
@@ -62,7 +62,7 @@ def read_variant(text: str) -> Variant:
     if name not in valid:
         raise unknown("block", name, valid)
     if name == BASELINE and options:
-        raise UserError(f'{BASELINE} is the network as it is and takes no options, found "{text}"')
+        raise UserError(f'{BASELINE} is the unmodified network and takes no options, found "{text}"')
     for option in options:
         if "=" not in option:
             raise UserError(
@@ -132,7 +132,7 @@ def check_names(settings: CompareSettings, variants: Variants) -> None:
     prefix, host = split_name(settings.model)
     if prefix:
         raise UserError(
-            f'compare puts the blocks in itself: `model` takes a plain network, "{host}", found "{settings.model}"'
+            f'compare inserts the blocks: `model` takes a network without blocks, "{host}", found "{settings.model}"'
         )
 
 

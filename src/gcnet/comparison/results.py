@@ -134,7 +134,7 @@ class Comparison:
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """The scores of its networks; the first decides, the others are shown beside it."""
+        """The scores of its networks; the first decides, the others are shown in addition."""
         return task_of(self.model).scores(self.model)
 
     @property

@@ -107,7 +107,7 @@ def run_all(trainings: Sequence[Training], context: RunContext, reporter: Report
     done = processes.by_first(lambda: [context.result(training) is not None for training in trainings])
     waiting = [training for training, is_done in zip(trainings, done, strict=True) if not is_done]
     if len(waiting) < len(trainings):
-        reporter.say(f"{len(trainings) - len(waiting)} of {len(trainings)} trainings are finished already")
+        reporter.log(f"{len(trainings) - len(waiting)} of {len(trainings)} trainings are already finished")
     progress = _Progress(context, trainings, reporter)
     if context.jobs == 1:
         for training in waiting:
@@ -127,7 +127,7 @@ def _train(training: Training, context: RunContext, reporter: Reporter) -> None:
     is_own = variant_of(training.block, context.variants).is_own
     build = partial(create_variant, context.settings, training.block, context.variants) if is_own else None
     processes = context.processes
-    # Waits for a process whose parent was killed, and which is saving its state.
+    # Waits for a process that is saving its state after its parent was killed.
     with locked(path.with_suffix(".lock"), wait=True) if processes.first else nullcontext():
         if processes.by_first(lambda: context.result(training) is not None):
             return
@@ -214,7 +214,7 @@ class _Failure:
 
 
 class _Worker:
-    """A process that runs one training; its output goes to a log file beside the run folder."""
+    """A process that runs one training; its output goes to a log file next to the run folder."""
 
     def __init__(self, training: Training, context: RunContext) -> None:
         spawn = multiprocessing.get_context("spawn")
@@ -293,7 +293,7 @@ class _Progress:
         self.done += 1
         score = task_of(training.settings.network.model).scores(training.settings.network.model)[0]
         reached = f"{score.name} {100 * run.scores[score.column]:.1f}{score.unit}"
-        self.reporter.say(f"[{self.done}/{len(self.trainings)}] {_label(training)}: {reached} in {run.seconds:.0f} s")
+        self.reporter.log(f"[{self.done}/{len(self.trainings)}] {_label(training)}: {reached} in {run.seconds:.0f} s")
 
     def poll(self, running: Sequence[Training]) -> None:
         """Report the steps that running trainings have logged."""
@@ -320,7 +320,7 @@ class _ProgressOnly:
     def __init__(self, report: partial[None]) -> None:
         self._report = report
 
-    def say(self, text: str) -> None:  # noqa: ARG002
+    def log(self, text: str) -> None:  # noqa: ARG002
         """Drop the line: the comparison prints one line per training."""
 
     def advance(self, step: int, total: int, text: str) -> None:  # noqa: ARG002

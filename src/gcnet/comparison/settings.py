@@ -44,7 +44,7 @@ class CompareSettings:
     position: str | None = advanced(None)
     """Position in the residual block: after_norm, after_add or after_conv2."""
     insert_at: tuple[str, ...] | None = advanced(None)
-    """Modules whose output gets the blocks, instead of `stages`."""
+    """Modules with a block on their output, instead of `stages`."""
     control: bool = advanced(True)
     """On scenes, also compare none and gc in the control setting, where no context is needed."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
@@ -65,7 +65,7 @@ class CompareSettings:
     given: tuple[str, ...] = field(default=(), metadata=INTERNAL)
 
     def __post_init__(self) -> None:
-        """Check what needs no look at the network."""
+        """Check settings that do not depend on the network."""
         for name in ("seeds", "jobs"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -124,7 +124,7 @@ def cost_cells(comparison: Comparison, block: str) -> tuple[str, ...]:
 
 
 def conclusion(comparison: Comparison) -> str:
-    """Return the conclusion of `comparison` and its limits in one or two sentences."""
+    """Return the conclusion of `comparison` and its limitations in one or two sentences."""
     if not comparison.of(BASELINE):
         best = _best(comparison, comparison.tested())
         return (
@@ -174,11 +174,11 @@ def _main_reading(comparison: Comparison, others: list[str]) -> str:
 
 def _one_seed_reading(comparison: Comparison, best: str) -> str:
     score, difference = comparison.score, difference_cell(comparison, best)
-    chance = "and the order of blocks that lie close together may be chance."
+    chance = "and small differences between blocks may be chance."
     if not score.is_share:
-        return f"({difference} {score.points}); with one seed no uncertainty can be given, {chance}"
-    noise = f"where the validation images alone leave ± {100 * _image_noise(comparison, best):.1f} open"
-    return f"({difference} {score.points}, {noise}); with one seed no spread can be given, {chance}"
+        return f"({difference} {score.points}); one seed gives no uncertainty, {chance}"
+    noise = f"± {100 * _image_noise(comparison, best):.1f} from the number of validation images"
+    return f"({difference} {score.points}, {noise}); one seed gives no standard deviation, {chance}"
 
 
 def _control_reading(comparison: Comparison, blocks: list[str]) -> str:
@@ -188,14 +188,14 @@ def _control_reading(comparison: Comparison, blocks: list[str]) -> str:
         f"({_value(comparison, BASELINE, CONTROL)}), in {score.points}, is: {_listing(comparison, blocks, CONTROL)}"
     )
     if len(comparison.seeds) == 1 and not score.is_share:
-        return f"{start}, of one seed, so that no uncertainty can be given."
+        return f"{start}; one seed gives no uncertainty."
     if len(comparison.seeds) == 1:
         noise = max(_image_noise(comparison, block, CONTROL) for block in blocks)
-        return f"{start}, where the images alone leave ± {100 * noise:.1f} open."
+        return f"{start}; ± {100 * noise:.1f} from the number of validation images."
     seen = [block for block in blocks if _seen(comparison, block, CONTROL)]
     if seen:
-        return f"{start}, which for {', '.join(seen)} is beyond the spread over seeds there too."
-    return f"{start}, which is not significant with these seeds."
+        return f"{start}; significant for {', '.join(seen)}."
+    return f"{start}; none is significant."
 
 
 def _image_noise(comparison: Comparison, block: str, setting: str = MAIN) -> float:
@@ -225,13 +225,13 @@ def _listing(comparison: Comparison, blocks: list[str], setting: str = MAIN) -> 
 
 
 def _seen(comparison: Comparison, block: str, setting: str) -> bool:
-    found = comparison.difference(block, setting)
-    return found is not None and found.is_seen is True
+    difference = comparison.difference(block, setting)
+    return difference is not None and difference.is_seen is True
 
 
 def _gain(comparison: Comparison, block: str) -> float:
-    found = comparison.difference(block)
-    return 0.0 if found is None else found.difference
+    difference = comparison.difference(block)
+    return 0.0 if difference is None else difference.difference
 
 
 def _significant(value: float) -> str:
@@ -261,10 +261,10 @@ def _seed_note(comparison: Comparison, count: int) -> str:
     widths = [item.half_width for item in differences if item is not None and item.half_width is not None]
     low, high = (f"{100 * bound:.1f}" for bound in (min(widths, default=0), max(widths, default=0)))
     paired = (
-        f"; ± after a difference is the half-width of the 95 % t-interval of the {count} differences to none, taken "
-        "seed by seed (same seed, same data order) and not corrected for looking at several blocks. The smallest "
-        "difference this experiment could have shown is that half-width: "
-        f"{low if low == high else f'{low} to {high}'} {score.points} here"
+        f"; ± of a difference is the half-width of the 95 % t-interval of the {count} paired differences to none "
+        "(same seed and data order), not corrected for multiple comparisons. This half-width is the minimum detectable "
+        "difference: "
+        f"{low if low == high else f'{low} to {high}'} {score.points}"
     )
     return f"± after a {score.label} is the standard deviation over {count} seeds{paired if widths else ''}."
 
@@ -288,7 +288,7 @@ def _cost_notes(comparison: Comparison) -> list[str]:
     task = task_of(comparison.model)
     convention = (
         f"GFLOPs are of one image of {task.counted_image} and count a multiply-add as two, as torch.utils.flop_counter "
-        "does; papers on vision networks print multiply-adds under that name, half of this number."
+        "does; vision papers often report multiply-adds under this name, half of this number."
     )
     measured = (
         f"Times are medians of {timing['repetitions']} repetitions on a batch of {timing['batch_size']} "

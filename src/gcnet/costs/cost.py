@@ -28,8 +28,8 @@ _NOTES = """
 FLOPs are of one image and count a multiply-add as two; MACs are the multiply-adds, which papers print as FLOPs.
 Activations are what autograd saves for the backward pass of a training step at this batch size."""
 _OF_TIMES = (
-    "Times are medians, with quartiles in parentheses: where they are far apart, the machine was busy. Those of\n"
-    "stages and blocks are of the part alone, its step without the update. Peaks are memory beyond the weights."
+    "Times are medians, with quartiles in parentheses; a wide range indicates a busy machine. Stages and blocks are\n"
+    "timed alone, without the optimizer update. Peaks are memory beyond the weights."
 )
 
 
@@ -74,7 +74,7 @@ class CostSettings:
             if value is not None and value < 1:
                 raise UserError(f"`{name}` must be at least 1, found {value}")
         if self.device != "auto" and not self.measure:
-            raise UserError("`device` belongs to `measure`; counting needs none")
+            raise UserError("`device` requires `measure`; counting uses no device")
         self.sizes()
 
     def sizes(self) -> list[tuple[int, int]]:
@@ -113,7 +113,7 @@ class Costs:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Tables of all networks and of the parts of each, and what the numbers mean."""
+        """Tables of all networks and of their parts, and notes on the numbers."""
         from gcnet.costs.report import parts_table, totals_table
 
         texts = [totals_table(self.reports, self.against)] if len(self.reports) > 1 else []

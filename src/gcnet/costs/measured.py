@@ -58,7 +58,7 @@ def _added(bill: CostReport, values: Mapping[str, Mapping[str, float]]) -> CostR
 def _timed(
     choice: CountedNetwork, size: tuple[int, int], batch: int, device: str
 ) -> dict[str, tuple[nn.Module, Tensor]]:
-    """By the name of its line each module that is timed, and what it is given: the whole network, stages, blocks."""
+    """The timed modules and their inputs by row name: the whole network, stages, blocks."""
     model = choice.sized(size).build().to(device)
     network = _as_measured(choice, model, size)
     inputs: dict[tuple[int, ...], Tensor] = {}  # maps of one shape are one tensor
@@ -112,6 +112,6 @@ def _runnable(choice: CountedNetwork, size: tuple[int, int]) -> nn.Module:
 
 
 def _as_measured(choice: CountedNetwork, model: nn.Module, size: tuple[int, int]) -> nn.Module:
-    """A network as it is measured: new blocks are no longer zero, and images keep their size."""
+    """A network for measurements: new blocks are not zero, and images keep their size."""
     fill_zero_parameters(model)
     return choice.task.measured(model, 1, size)

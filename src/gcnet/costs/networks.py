@@ -1,4 +1,4 @@
-"""Networks whose costs are counted: by name or model file."""
+"""Networks for `gcnet cost`, by name or model file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,15 +23,15 @@ from gcnet.tasks.registry import task_of
 from gcnet.tasks.trained import model_path
 
 
-# Modules whose output is their input, scaled or with something added, so that the identity can stand for them.
+# Modules that scale their input or add to it, and can be replaced by the identity.
 @dataclass(frozen=True)
 class CountedNetwork:
-    """A network by name with arguments of `create_model`, or a model file or run folder, which says what it is.
+    """A network by name with arguments of `create_model`, or a model file or run folder.
 
     Attributes:
         name: of the network, or path of the file.
         arguments: of `create_model`; none for a file.
-        without_own_blocks: timm's or torchvision's own attention blocks are taken out of the network.
+        without_own_blocks: remove the attention blocks of timm or torchvision from the network.
     """
 
     name: str
@@ -39,11 +39,11 @@ class CountedNetwork:
     without_own_blocks: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse arguments beside a file."""
+        """Raise for arguments with a model file."""
         if self._is_file:
             for name in self.arguments:
                 flag = f"`{name}`"
-                raise UserError(f"{flag} belongs to a network by name, and {self.name} is a model file")
+                raise UserError(f"{flag} requires a network name, and {self.name} is a model file")
 
     def build(self) -> nn.Module:
         """Return the network with the weights of its file, else with new weights."""

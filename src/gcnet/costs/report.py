@@ -59,7 +59,7 @@ class Quantity:
     Args:
         heading: over the column.
         unit: what values are divided by.
-        spread: keys of the lower and upper quartile, of what is measured.
+        spread: keys of the lower and upper quartile of measured values.
     """
 
     heading: str

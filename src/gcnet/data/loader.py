@@ -174,7 +174,7 @@ class Loader(Generic[B]):
         if match := _DEAD_WORKERS.match(text):
             pids = [int(pid) for pid in match[1].split(",")]
             how = self._end_of(pids)
-            advice = "`workers=0` loads in the main process and shows more"
+            advice = "`workers=0` loads in the main process and shows the full error"
             if "SIGBUS" in how or "Bus error" in text:
                 advice = describe_shared_memory()
             elif "SIGKILL" in how:

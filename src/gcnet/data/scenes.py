@@ -97,7 +97,7 @@ class Scenes(ImageSource):
             raise UserError(f"scenes are at least 32 pixels wide, found {size}")
         largest = size - 2 * _side(size) - _slack(size)
         if not 0 <= distance <= largest:
-            raise UserError(f"scenes of {size} pixels have room for a distance of 0 to {largest}, found {distance}")
+            raise UserError(f"the distance in scenes of {size} pixels must be 0 to {largest}, found {distance}")
         self.length, self.size, self.distance = length, size, distance
         self.context, self.split, self.seed = context, split, seed
 
@@ -215,7 +215,7 @@ class Scenes(ImageSource):
             if len(places) == OBJECTS:
                 break
         else:
-            raise UserError(f"{OBJECTS} shapes find no room at distance {self.distance} in {self.size} pixels")
+            raise UserError(f"{OBJECTS} shapes do not fit at distance {self.distance} in {self.size} pixels")
         down, right = (bool(value) for value in random.integers(0, 2, size=2))
 
         def mirrored(place: tuple[int, int]) -> tuple[int, int]:

@@ -74,7 +74,7 @@ class PreprocessingSettings:
             _check_side(f"`{name}`", value)
         _require(
             self.crop_pct is None or 0.01 <= self.crop_pct <= 1,
-            f"`crop_pct` is a share of the short side, from 0.01 to 1; found {self.crop_pct}",
+            f"`crop_pct` must be a fraction of the short side, from 0.01 to 1; found {self.crop_pct}",
         )
         _require(
             self.crop_pct is None or self.resize is None,
@@ -139,7 +139,7 @@ class DataSettings:
     val: str | None = None
     """Validation data, if `data` holds training data only: a folder, CSV or annotation file."""
     images: str | None = advanced(None)
-    """Image folder of a CSV or annotation file (default: found beside it)."""
+    """Image folder of a CSV or annotation file (default: next to it)."""
     val_fraction: float | None = advanced(None)
     """Fraction of `data` to hold out for validation, such as 0.2; for classifiers stratified by class."""
     download_dir: str = advanced("data")
@@ -189,14 +189,14 @@ class DataSettings:
         check_workers(self.workers)
         _require(
             self.scene_distance is None or self.is_generated,
-            f"`scene_distance` belongs to `data` scenes or scenes-control, found `data={self.data}`",
+            f"`scene_distance` requires `data` scenes or scenes-control, found `data={self.data}`",
         )
 
     def _check_validation(self) -> None:
         fraction = self.val_fraction
         _require(
             fraction is None or 0 < fraction < 1,
-            f"`val_fraction` is a share between 0 and 1, such as 0.2; found {fraction}",
+            f"`val_fraction` must be a fraction between 0 and 1, such as 0.2; found {fraction}",
         )
         _require(
             self.val is None or fraction is None,
@@ -205,7 +205,7 @@ class DataSettings:
         for name in ("val", "images", "val_fraction"):
             _require(
                 getattr(self, name) is None or self.data not in BUILT_IN,
-                f"`{name}` belongs to data of your own, and `data={self.data}` has its own splits",
+                f"`{name}` requires your own data, and `data={self.data}` has its own splits",
             )
 
     @property
@@ -245,13 +245,15 @@ class AugmentSettings:
         """Check the ranges."""
         check_choices(self, OLD_VALUES)
         low, high = self.crop_scale
-        _require(0 < low <= high <= 1, f"`crop_scale` must be two shares with 0 < from <= to <= 1, found {low} {high}")
+        _require(
+            0 < low <= high <= 1, f"`crop_scale` must be two fractions with 0 < low <= high <= 1, found {low} {high}"
+        )
         _require(self.pad >= 0, f"`pad` must be 0 or more, found {self.pad}")
         _require(0 <= self.ra_magnitude <= 30, f"`ra_magnitude` must be 0 to 30, found {self.ra_magnitude}")
         _require(0 <= self.color_jitter <= 1, f"`color_jitter` must be 0 to 1, found {self.color_jitter}")
         for name in ("hflip", "erasing"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"`{name}` is a probability from 0 to 1, found {value}")
+            _require(0 <= value <= 1, f"`{name}` must be a probability from 0 to 1, found {value}")
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The tables of GCNet's paper as rows, and what their networks cost."""
+"""Tables of the GCNet paper as rows, and the costs of their networks."""

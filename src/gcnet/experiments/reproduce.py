@@ -15,7 +15,7 @@ from gcnet.experiments.tables import TABLES
 from gcnet.tasks.registry import task_of
 from gcnet.training.progress import Reporter
 
-# The paper and mmdet start from the weights that torchvision published first; its later ones are more accurate.
+# The paper and mmdet start from the first weights of torchvision; later versions are more accurate.
 _FIRST_WEIGHTS = "IMAGENET1K_V1"
 
 
@@ -33,7 +33,7 @@ class Measured:
 
 
 def find_tables(names: tuple[str, ...]) -> dict[str, PaperTable]:
-    """Return the tables called `names`; "all" stands for every table.
+    """Return the tables called `names`; "all" returns every table.
 
     Raises:
         UserError: an unknown table.
@@ -63,7 +63,7 @@ def train_tables(settings: ReproduceSettings, *, reporter: Reporter | None = Non
     if settings.weights not in (None, "pretrained") and len(series) > 1:
         models = ", ".join(part.model for part in series)
         raise UserError(
-            f"`weights` is one file, and these tables have several networks: {models}; take them one by one"
+            f"`weights` takes one file, and these tables have several networks: {models}; run one table at a time"
         )
     trained = {}
     for part in series:

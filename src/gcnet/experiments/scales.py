@@ -16,7 +16,7 @@ _SMALL_HOSTS = {
 }
 _SMALL_STAGES = {3: 1, 4: 2, 5: 3}
 _PLACEMENT = ("ratio", "stages", "blocks", "position", "insert_at")
-# What a block has and where it goes unless a row says otherwise.
+# Default options and placement of a block in a row.
 _USUAL: Mapping[str, Any] = {
     "ratio": 16,
     "stages": (3, 4, 5),
@@ -25,12 +25,12 @@ _USUAL: Mapping[str, Any] = {
     "fusion": "add",
 }
 SMALL_RATIO = 4
-"""The ratio at small scale where the paper has 16, in blocks of 16 to 64 channels; other ratios are a quarter, too."""
+"""Ratio at small scale (blocks of 16 to 64 channels) for the paper's 16; other ratios are divided by 4, too."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Rows on one network: what one comparison trains, and the name in it of each row.
+    """Rows on one network: the blocks of one comparison, and the name of each row.
 
     Attributes:
         model: the plain network.

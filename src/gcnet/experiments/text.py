@@ -1,4 +1,4 @@
-"""Tables as text: counted costs and measured scores beside published ones."""
+"""Tables as text: counted costs and measured scores with published values."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def _count(row: TableRow, size: tuple[int, int]) -> RowCost:
 
 
 def cost_text(table: PaperTable, costs: Sequence[RowCost]) -> str:
-    """Format parameters and multiply-adds beside published values.
+    """Format parameters and multiply-adds with published values.
 
     Args:
         table: to format.
@@ -76,7 +76,7 @@ def cost_text(table: PaperTable, costs: Sequence[RowCost]) -> str:
 
 
 def measured_text(name: str, table: PaperTable, found: Mapping[tuple[str, str], Measured], *, small: bool) -> str:
-    """Format measured scores beside published ones.
+    """Format measured scores with published values.
 
     Args:
         name: of the table.
@@ -112,9 +112,9 @@ def measured_text(name: str, table: PaperTable, found: Mapping[tuple[str, str], 
     models = list(dict.fromkeys(one.comparison.model for one in measured))
     remarks = [f"Measured: {', '.join(models)}; {'; '.join(_circumstances(measured[0]))}.", notes(comparison)[0]]
     if small:
-        remarks.append("Published: the networks of the paper, so that no value here can be compared with one there.")
+        remarks.append("Published values are of the paper's networks and cannot be compared with the measured ones.")
     if missing:
-        remarks.append(f"Without a counterpart in small networks, and left out: {', '.join(missing)}.")
+        remarks.append(f"Skipped, without a counterpart in small networks: {', '.join(missing)}.")
     title = f"{table.title}, and the same rows at small scale" if small else table.title
     return _text(
         title,

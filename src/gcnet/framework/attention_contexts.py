@@ -79,7 +79,7 @@ class WhitenedAffinity(nn.Module):
     def forward(
         self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"], value: Float[Tensor, "n v k"]
     ) -> Float[Tensor, "n v p"]:
-        return softmax_aggregate(_centred(query), _centred(key), value, self._scale(query))
+        return softmax_aggregate(_centered(query), _centered(key), value, self._scale(query))
 
     def weights(self, query: Float[Tensor, "n d p"], key: Float[Tensor, "n d k"]) -> Float[Tensor, "n p k"]:
         """Return the weights of the key positions for every query position.
@@ -88,7 +88,7 @@ class WhitenedAffinity(nn.Module):
             query: embedded queries.
             key: embedded keys.
         """
-        return softmax_weights(_centred(query), _centred(key), self._scale(query))
+        return softmax_weights(_centered(query), _centered(key), self._scale(query))
 
     def _scale(self, query: Tensor) -> float:
         return query.shape[1] ** -0.5 / self.temperature
@@ -97,7 +97,7 @@ class WhitenedAffinity(nn.Module):
         return f"temperature={self.temperature}"
 
 
-def _centred(tensor: Float[Tensor, "n d p"]) -> Float[Tensor, "n d p"]:
+def _centered(tensor: Float[Tensor, "n d p"]) -> Float[Tensor, "n d p"]:
     return tensor - tensor.mean(dim=2, keepdim=True)
 
 

@@ -161,7 +161,7 @@ class ConcatenationAffinity(nn.Module):
 
 
 class SubSample(nn.Module):
-    """Max-pooling by two along each spatial axis, in 3-D all but the first; an axis of one position stays as it is."""
+    """Max-pooling by two along each spatial axis, in 3-D all but the first; an axis of one position is unchanged."""
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *half"]:
         pool = {3: F.max_pool1d, 4: F.max_pool2d, 5: F.max_pool3d}[x.dim()]

@@ -12,7 +12,7 @@ from gcnet.framework.pointwise import Pointwise
 
 
 class Fusion(nn.Module, ABC):
-    """Base class of fusions that can overwrite their map and whose gradient does not need their result."""
+    """Base class of fusions that can overwrite their map, since the gradient does not need their result."""
 
     @abstractmethod
     def forward(

@@ -20,7 +20,7 @@ _SAVED = "use_nested_tensor_without_context"
 
 
 def keep_padding(model: nn.Module, holds_block: set[nn.Module]) -> None:
-    """Disable nested tensors in encoders that hold a block, and enable them again in those that no longer do.
+    """Disable nested tensors in encoders with a block, and enable them again after its removal.
 
     Args:
         model: the network.
@@ -110,7 +110,7 @@ def check_no_context(name: str, module: nn.Module) -> None:
         UserError: it has one.
     """
     if is_installed(module):
-        raise UserError(f"{name} already has a context block, and a module takes one; gcnet.remove removes it")
+        raise UserError(f"{name} already has a context block, and a module takes only one; gcnet.remove removes it")
     if "context_insertion" in vars(module):
         raise UserError(f"{name} has a block whose forward hook was cleared, so it does not run: gcnet.remove it first")
     if hasattr(module, "context"):
@@ -161,7 +161,7 @@ def build_device(model: nn.Module, name: str) -> torch.device:
 
 
 def match_module(context: nn.Module, model: nn.Module, name: str) -> nn.Module:
-    """Move a block to the device, dtype and mode of a module: those of its own tensors, or of the nearest parent's.
+    """Move a block to the device, dtype and mode of a module: of its own tensors, or those of the nearest parent.
 
     Args:
         context: the block.
@@ -262,7 +262,7 @@ def remove(model: nn.Module, what: Insertion | str | Sequence[str] | None = None
     """Remove inserted blocks.
 
     Args:
-        model: the network; without any blocks it is exactly what it was before the first `insert`.
+        model: the network; without blocks it is identical to the network before the first `insert`.
         what: one of `inserted(model)`, or names or patterns of sites ("layer3.*"); None for all blocks, including those
             whose forward hook was cleared.
 

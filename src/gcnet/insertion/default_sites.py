@@ -16,7 +16,7 @@ from gcnet.insertion.dry_run import DryRun, ModuleCall
 from gcnet.insertion.layout import Axes, Layout
 from gcnet.insertion.model_copies import in_place, like_training, note_failure, on_meta, on_own_device
 
-# Maps of a smaller stride are the stem's, and take no block if there are enough deeper ones, as c3 to c5 in the paper.
+# Maps of a smaller stride are the stem's, and get no block if there are enough deeper maps, as c3 to c5 in the paper.
 _STEM_STRIDE, _ENOUGH = 4, 3
 
 
@@ -50,7 +50,7 @@ def default_sites(model: nn.Module, run: DryRun, axes: Axes) -> list[str]:
         layout = axes.layout(tokens[-1])
         may_be_unread = layout.prefix + layout.suffix or not isinstance(tokens[-1].output, Tensor)
         if may_be_unread and not reads_all_tokens(model, run, tokens[-1].name, layout):
-            del tokens[-1]  # nothing would read what a block does to the other tokens
+            del tokens[-1]  # later layers do not use the other tokens
     in_maps, in_tokens = (_size({call.module for call in calls}) for calls in (trunk, tokens))
     sites = _last_of_resolutions(_without_logits(trunk, run, axes), axes, run)
     if tokens and (in_tokens > in_maps or not sites):

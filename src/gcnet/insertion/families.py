@@ -86,7 +86,7 @@ def _require_whole(name: str, numbers: object) -> None:
 
 _STAGE = re.compile(r"layer(\d+)\.\d+$")  # residual networks name their stages: c3 is layer2
 _TIMM_MOBILE = "timm.models._efficientnet_blocks"
-# Class of the blocks, and the child whose output takes the context block (empty: the block itself).
+# Class of the blocks, and the child with the context block on its output (empty: the block itself).
 _BLOCKS = {
     "timm.models.regnet.Bottleneck": "",
     "timm.models.regnet.PreBottleneck": "",

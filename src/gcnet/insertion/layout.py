@@ -224,7 +224,7 @@ class Axes:
         return _LAST if len(set(output.shape[1:-1])) == 1 else None
 
     def _by_likeness(self, call: ModuleCall, output: Tensor) -> int | None:
-        """From an input of the same shape, else from other modules of this class whose axes differ in length."""
+        """From an input of the same shape, else from other modules of this class with axes of different lengths."""
         for tensor in call.inputs:
             if tensor.shape == output.shape and id(tensor) in self._taken:
                 return self._taken[id(tensor)]
@@ -240,7 +240,7 @@ class Axes:
         return axes.pop() if len(axes) == 1 else None
 
     def _require_batch_first(self, call: ModuleCall) -> None:
-        """Raise UserError for outputs whose first axis is not the batch."""
+        """Raise UserError if the first axis of an output is not the batch."""
         shape = tuple(call.tensor.shape) if call.tensor is not None else ()
         axes = self._variation.batch_axes(call)
         over_first = any(

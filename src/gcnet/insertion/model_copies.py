@@ -24,9 +24,9 @@ def note_failure(trial: str) -> None:
     trial; if the cause is a mistake in the network, the log shows it.
 
     Args:
-        trial: what was tried, in a few words.
+        trial: description for the log.
     """
-    _LOG.debug("insertion goes on without a trial run that failed: %s", trial, exc_info=True)
+    _LOG.debug("insertion continues without the trial run, which failed: %s", trial, exc_info=True)
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def on_own_device(model: nn.Module) -> Generator[nn.Module, None, None]:
 def in_place(model: nn.Module) -> Generator[nn.Module, None, None]:
     """Use `model` itself in eval mode and restore it afterwards.
 
-    Attributes, containers, buffers, hooks and modes of its modules, and objects that its hooks belong to, are restored.
+    Attributes, containers, buffers, hooks and modes of its modules, and the owners of its hooks are restored.
 
     Yields:
         The network.

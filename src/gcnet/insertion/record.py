@@ -14,7 +14,7 @@ from gcnet.insertion.residual_blocks.position import POSITIONS
 
 @dataclass(frozen=True)
 class Site:
-    """One inserted block: the module whose output it acts on, or the residual block that runs it.
+    """One inserted block: the module with the block on its output, or the residual block that runs it.
 
     Attributes:
         name: of the module; the block is its child `context`.
@@ -70,7 +70,7 @@ class Insertion:
 
 
 _MOST_OF_A_NAME = 60
-_KINDS: dict[Any, str] = {int: "a whole number from 0 up", bool: "true or false", str: "a name"}
+_KINDS: dict[Any, str] = {int: "a whole number, at least 0", bool: "true or false", str: "a name"}
 _LARGEST = 2**24  # of a number of channels, heads or slots: far beyond any block
 
 
@@ -117,7 +117,7 @@ def _check_places(sites: object) -> None:
 
 
 def _check_values(block: str, options: Mapping[str, Any]) -> None:
-    """Raise UserError for a value whose type is not that of the option's default."""
+    """Raise UserError for a value of another type than the option's default."""
     parameters = signature(find_builder(block)).parameters
     for name, value in options.items():
         default = parameters[name].default

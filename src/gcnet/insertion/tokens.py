@@ -69,7 +69,7 @@ class Variation:
         return [] if len(whole) > 1 else whole or [max(found, key=len)] if found else []
 
     def _matched(self, example: Example) -> dict[ModuleCall, ModuleCall]:
-        """The calls of a run on another input by those of the first run, as far as both agree."""
+        """The calls of a run on another input by those of the first run, up to the first difference."""
         other, _ = attempt(self._model, replace(self._run, calls=[], example=example))
         matched = {}
         for own, call in zip(self._run.calls, other.calls, strict=False):

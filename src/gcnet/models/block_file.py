@@ -83,7 +83,7 @@ def require_whole(tensors: Mapping[str, Tensor], owner: str) -> None:
 
     Args:
         tensors: weights by name.
-        owner: what they belong to, for errors.
+        owner: their owner in errors.
 
     Raises:
         UserError: a tensor is sharded (FSDP) or on the meta device (offloaded).
@@ -256,7 +256,7 @@ def _require_widths(model: nn.Module, records: Sequence[Record], widths: object,
         for name in lengths.keys() & own.keys():
             if lengths[name] != own[name]:
                 raise UserError(
-                    f"{path} belongs to a network of another width: {printable(site)}.{name} has {lengths[name]} "
+                    f"{path} is from a network of another width: {printable(site)}.{name} has {lengths[name]} "
                     f"channels there and {own[name]} here"
                 )
 
@@ -316,7 +316,7 @@ def _load(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> 
         loads.append((block, weights))
     foreign = sorted(set(tensors) - known)
     if foreign:
-        raise StorageError(f"{path} holds weights of no block of its own: {printable(foreign[0])}")
+        raise StorageError(f"{path} holds weights without a block: {printable(foreign[0])}")
     for block, weights in loads:
         block.load_state_dict(weights, strict=False)
 

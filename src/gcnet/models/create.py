@@ -59,7 +59,7 @@ def create_model(
             blocks; "pretrained" for published weights; or a published checkpoint that `gcnet models --published` lists,
             such as "mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco", whose ratio and detector options are the defaults.
         block: a block to insert, if the name has no prefix.
-        ratio, stages, blocks, position, at: as for `gcnet.insert`; they override those of a prefix.
+        ratio, stages, blocks, position, at: as for `gcnet.insert`; they override the prefix.
         detector: options of `build_mask_rcnn`: conventions, norm, norm_eps, box_head, image_size, anchor_sizes,
             rois_per_image, detections_per_image, fpn_channels, head_width. Model files keep them.
         backbone_weights: for detectors, instead of `weights`: weights of a classifier with the same backbone, from a
@@ -127,7 +127,7 @@ def _check_arguments(name: object, num_classes: object, options: Mapping[str, An
     if not isinstance(name, str):
         raise UserError(f'`name` must be the name of a network, such as "resnet50"; found {name!r}')
     if num_classes is not None and (not isinstance(num_classes, Integral) or num_classes < 1):
-        raise UserError(f"`num_classes` must be a whole number from 1 up, found {num_classes!r}")
+        raise UserError(f"`num_classes` must be a whole number, at least 1; found {num_classes!r}")
     if "pretrained" in options:
         raise UserError("`pretrained` is not an argument: `weights=pretrained` loads published weights")
 

@@ -52,7 +52,7 @@ def matched_names(
         origin: of the weights, for errors.
 
     Returns:
-        The weights by key, and notes on what was done.
+        The weights by key, and notes on the changes.
 
     Raises:
         UserError: several prefixes fit equally well: the file holds several networks.
@@ -92,7 +92,7 @@ def _without_prefix(
     for name, value in weights.items():
         if name.startswith(prefix):
             continue
-        # A classifier beside the prefix: head.fc.weight, or fc.weight.
+        # A classifier outside the prefix: head.fc.weight, or fc.weight.
         candidates = (name, *map(name.removeprefix, _prefixes(name)))
         short = next((candidate for candidate in candidates if candidate in own), None)
         if short is not None and short not in matched and own[short].shape[1:] == value.shape[1:]:
@@ -169,7 +169,7 @@ def new_head(
         weights: the weights, by the same keys.
         fresh: keys of tensors that are newly initialized anyway.
         base_name: name of the base model.
-        options: options of `build_base_model`, beside name and classes.
+        options: options of `build_base_model`, other than name and classes.
     """
     unfit = {name for name, value in weights.items() if name in own and own[name].shape != value.shape}
     missing = {name for name in own if name not in weights and name not in fresh}
@@ -209,7 +209,7 @@ def class_layers(base_name: str, options: Mapping[str, Any] | None = None) -> se
 
     Args:
         base_name: name of the base model.
-        options: options of `build_base_model`, beside name and classes.
+        options: options of `build_base_model`, other than name and classes.
     """
     two, three = (_shapes(base_name, classes, options or {}) for classes in (2, 3))
     return {name.rpartition(".")[0] for name in two if two[name] != three[name]}

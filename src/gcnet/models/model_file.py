@@ -39,7 +39,7 @@ def save_model(
 ) -> None:
     """Write weights and model card to one `.safetensors` file, atomically and with a checksum.
 
-    Values that are not given are those of the card that the model was loaded with. Of compiled, parallel or averaged
+    Omitted values are those of the card of the loaded model. Of compiled, parallel or averaged
     networks the inner network is written.
 
     Args:
@@ -133,7 +133,7 @@ def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     path = Path(path)
     if weight_format(path) != "safetensors" or not has_checksum(path):
         raise UserError(
-            f"{printable(path)} holds weights alone, and not which network they are of: give them as `weights` with "
+            f"{printable(path)} holds only weights, without the name of their network: pass them as `weights` with "
             "`model=NAME` (in Python: create_model(NAME, weights=...))"
         )
     tensors, metadata = load_tensors(path)

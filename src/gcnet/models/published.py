@@ -50,7 +50,7 @@ def find_published(name: str, weights: str | Path | None, argument: str = "weigh
         argument: name of the argument, for errors.
 
     Raises:
-        UserError: no weights are published for this network, or none of that name and no such file exists.
+        UserError: no weights are published for this network or under this name, and no such file exists.
     """
     text = "" if weights is None else str(weights)
     if not text or (text != PRETRAINED and _is_path(text)):

@@ -183,7 +183,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _prefixes() -> dict[str, str]:
-    """Block by prefix; "nl_" stands for the non-local block that papers mean by the name."""
+    """Block by prefix; "nl_" is the embedded Gaussian non-local block."""
     return {"nl_": "nl_embedded_gaussian"} | {f"{block}_": block for block in BLOCKS}
 
 
@@ -212,7 +212,7 @@ def detector_options(base_name: str, options: Mapping[str, Any]) -> dict[str, An
 
 
 def published_placement(prefix: str, base_name: str) -> dict[str, Any]:
-    """Return the arguments of `insert` that a prefix stands for.
+    """Return the arguments of `insert` of a prefix.
 
     Args:
         prefix: such as `gc_`.

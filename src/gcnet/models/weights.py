@@ -73,7 +73,7 @@ def load_weights(
         source: a file, "pretrained", or the name of published weights.
         base_name: name of the base model.
         base_keys: state-dict keys of the base model.
-        base_options: options of `build_base_model`, beside name and classes.
+        base_options: options of `build_base_model`, other than name and classes.
 
     Returns:
         A summary.
@@ -172,7 +172,7 @@ def _load(model: nn.Module, tensors: Mapping[str, Tensor], weights: WeightFile, 
 
 
 def _hint(model: nn.Module, loaded: Iterable[str], given: Iterable[str]) -> str:
-    """A hint to append if the names of the weights belong to another kind of network.
+    """A hint to append if the weights are from another kind of network.
 
     Args:
         model: the network.
@@ -182,7 +182,7 @@ def _hint(model: nn.Module, loaded: Iterable[str], given: Iterable[str]) -> str:
     own = model.state_dict()
     unknown = [name for name in loaded if name not in own]
     if unknown and all(".context." in name for name in unknown) and not any(".context." in name for name in own):
-        return "; they belong to a network with context blocks: insert the same blocks with `block`"
+        return "; they are from a network with context blocks: insert the same blocks with `block`"
     if hasattr(model, "roi_heads") and not any(name.startswith(("backbone.", "roi_heads.")) for name in given):
         return "; use `backbone_weights` for weights of a classifier"
     return ""

@@ -26,12 +26,12 @@ def is_right(device: torch.device, dtype: torch.dtype) -> bool:
     """
     if (device, dtype) not in _results:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return True  # nothing can be compared while a graph is captured; what was run before it has been
+            return True  # no comparison is possible during graph capture; earlier runs were compared
         _results[device, dtype] = all(_results.values()) and _is_right(device, dtype)
     return _results[device, dtype]
 
 
-# For torch.compile, as `torch.compiler.assume_constant_result` says it, which would import the compiler here.
+# For torch.compile, equal to `torch.compiler.assume_constant_result`, without importing the compiler.
 is_right._dynamo_marked_constant = True  # ty: ignore[missing-attribute]
 
 

@@ -42,8 +42,8 @@ class Task(ABC):
 
     Attributes:
         name: name of the task.
-        noun: what its networks are called, such as "classifier".
-        data_noun: what its data are called, such as "labeled images".
+        noun: name of its networks, such as "classifier".
+        data_noun: name of its data, such as "labeled images".
         own_settings: names of the settings that not all tasks have and this one does, by settings class.
         reads_results: whether `gcnet evaluate --results` is supported.
         can_simplify: whether `gcnet simplify` is supported.
@@ -222,7 +222,7 @@ class Task(ABC):
         Raises:
             UserError: the task does not support attention maps, or the network has none.
         """
-        raise UserError(f"gcnet analyze reads no attention of a {self.noun}, and {loaded.origin} is one")
+        raise UserError(f"gcnet analyze does not support a {self.noun}, such as {loaded.origin}")
 
     def measured_images(self, loaded: "LoadedModel", settings: "AnalyzeSettings") -> "MeasuredImages":  # noqa: ARG002
         """Return the images of `settings.data` for attention statistics.
@@ -234,7 +234,7 @@ class Task(ABC):
         Raises:
             UserError: the data do not exist, or the task does not support statistics.
         """
-        raise UserError(f"gcnet analyze measures no attention of a {self.noun}, and {loaded.origin} is one")
+        raise UserError(f"gcnet analyze does not measure statistics of a {self.noun}, such as {loaded.origin}")
 
     # Scores and pictures of a comparison
 

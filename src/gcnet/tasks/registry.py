@@ -46,7 +46,7 @@ def refuse_settings_of_other_tasks(settings: CommandSettings, task: Task, subjec
         for name in other.own_settings.get(type(settings), ()):
             if name not in own and (flags := settings.given(name)):
                 owners = other.data_noun if isinstance(settings, CheckDataSettings) else f"{other.noun}s"
-                raise UserError(f"{flags[0]} belongs to {owners}, and {subject}")
+                raise UserError(f"{flags[0]} is only for {owners}, and {subject}")
 
 
 def with_defaults(settings: TrainSettings) -> TrainSettings:

@@ -206,11 +206,11 @@ def describe_issues(issues: Sequence[DataIssue], headings: Mapping[str, str], li
 
 
 def assumed_order_note(origin: str | None, outputs: str, classes: Sequence[str]) -> str:
-    """Return the note on a network without class names, whose outputs are taken in the order of the data's classes.
+    """Return the note that outputs of a network without class names are assumed in the order of the data's classes.
 
     Args:
         origin: the network or its weights, as given by the user.
-        outputs: what its outputs are called, such as "labels".
+        outputs: name of its outputs, such as "labels".
         classes: class names of the data.
 
     Returns:

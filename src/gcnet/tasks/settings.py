@@ -20,7 +20,7 @@ class CommandSettings:
     """Settings of a command, some of which apply to some tasks only."""
 
     def given(self, name: str) -> list[str]:
-        """Return the errors' names of a setting, or of those of a group, that differ from their defaults.
+        """Return the settings that differ from their defaults, as named in errors: a setting or those of a group.
 
         Args:
             name: setting or group.
@@ -61,7 +61,7 @@ class EvaluateSettings(CommandSettings):
     val: str | None = advanced(None)
     """Validation data, if `data` holds training data only, as in training."""
     images: str | None = advanced(None)
-    """Image folder of a CSV or annotation file (default: found beside it)."""
+    """Image folder of a CSV or annotation file (default: next to it)."""
     val_fraction: float | None = advanced(None)
     """Evaluate the fraction of `data` held out in training with the same `val_fraction` and `seed`."""
     results: Path | None = None
@@ -110,7 +110,7 @@ class EvaluateSettings(CommandSettings):
         if self.model is not None:
             raise UserError("`results` are evaluated instead of a model's; give one of `model` and `results`")
         if names := [name for setting in _OF_NETWORKS for name in self.given(setting)]:
-            raise UserError(f"{names[0]} belongs to a network, and `results` are evaluated without one")
+            raise UserError(f"{names[0]} requires a network, and `results` are evaluated without one")
 
     def data_settings(self, size: int | None) -> DataSettings:
         """Return the data settings; `size` is the image size of the network in pixels, if known."""
@@ -162,7 +162,7 @@ class PredictSettings(CommandSettings):
     detections_per_image: int | None = advanced(None)
     """Detectors: maximum detections per image (default: as trained, 100)."""
     labels: Literal["auto", "on", "off"] | None = None
-    """Detectors: class and score beside objects in annotated images; auto (default) skips labels that would overlap,
+    """Detectors: class and score next to objects in annotated images; auto (default) skips labels that would overlap,
     and all labels with more than 30 objects."""
     json: str | None = None
     """Write predictions to this JSON file (- for standard output); detections in COCO's annotation format with
@@ -196,7 +196,7 @@ class PredictSettings(CommandSettings):
             if file is not None and file.is_file():
                 self.refuse_existing(name, file)
         if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UserError(f"`threshold` is a score, from 0 to 1; found {self.threshold}")
+            raise UserError(f"`threshold` must be a score from 0 to 1, found {self.threshold}")
 
     def refuse_existing(self, name: str, file: Path) -> None:
         """Refuse to replace a file without `overwrite`.
@@ -272,7 +272,7 @@ class AnalyzeSettings(CommandSettings):
         if self.statistics and self.data is None:
             raise UserError("`statistics` are measured over a data set: give `data`")
         if self.statistics and self.images:
-            raise UserError(f"`statistics` are measured over `data`, not over images named; found {self.images[0]}")
+            raise UserError(f"`statistics` are measured over `data`, not over `images`; found {self.images[0]}")
         if not self.statistics and not self.images:
             raise UserError("gcnet analyze needs `images`, or `statistics` with `data`")
         self._refuse(_OF_IMAGES if self.statistics else _OF_STATISTICS)
@@ -280,8 +280,8 @@ class AnalyzeSettings(CommandSettings):
     def _refuse(self, names: tuple[str, ...]) -> None:
         for name in names:
             if getattr(self, name) != getattr(AnalyzeSettings, name):
-                where = "pictures of images, and `statistics` are asked for" if self.statistics else "`statistics`"
-                raise UserError(f"`{name}` belongs to {where}")
+                where = "is for images, not for `statistics`" if self.statistics else "requires `statistics`"
+                raise UserError(f"`{name}` {where}")
 
     @property
     def _is_generated(self) -> bool:
@@ -355,11 +355,11 @@ class SimplifySettings:
         if os.path.realpath(self.output) == os.path.realpath(self.model):
             raise UserError(f"`output` must be another file, and {self.output} is the model itself")
         if self.ratio is not None and self.block != "gc":
-            raise UserError(f"`ratio` belongs to `block=gc`, found `block={self.block}`")
+            raise UserError(f"`ratio` requires `block=gc`, found `block={self.block}`")
         if self.ratio is not None and not self.ratio >= 1:
             raise UserError(f"`ratio` must be at least 1, found {self.ratio:g}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UserError(f"`threshold` is a cosine distance from 0 to 1, found {self.threshold:g}")
+            raise UserError(f"`threshold` must be a cosine distance from 0 to 1, found {self.threshold:g}")
         if self.threshold is not None and self.all:
             raise UserError("`all` replaces blocks whatever their distances; give one of `all` and `threshold`")
         self.for_statistics()

@@ -42,12 +42,12 @@ def open_trained(
     path = model_path(model)
     if path is not None:
         if weights is not None:
-            raise UserError(f"`weights` belongs to a network by name, and `model` is a file that has its own: {model}")
+            raise UserError(f"`weights` requires a network name, and `model` is a file with its own weights: {model}")
         return _from_file(path, model)
     if weights is None:
         create_model(model)  # an unknown name has an error of its own
         raise UserError(
-            f"a network by name needs trained weights: give `weights=FILE` beside {model}, or a model file instead"
+            f"a network by name needs trained weights: give `weights=FILE` with {model}, or a model file instead"
         )
     task = task_of(model)
     file = str(local_weights(weights, download=download))

@@ -17,7 +17,7 @@ from gcnet.storage import load_tensors, save_tensors
 
 
 def seed_everything(*numbers: int) -> None:
-    """Seed all global generators, those of GPUs too, from a few numbers such as (seed, rank)."""
+    """Seed all global generators, also of GPUs, from a few numbers such as (seed, rank)."""
     seed = mix_seed(*numbers)
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
@@ -25,7 +25,7 @@ def seed_everything(*numbers: int) -> None:
 
 
 def random_states() -> dict[str, Any]:
-    """Return the states of all global generators (of GPUs that of this process' own) as tensors and plain values."""
+    """Return the states of all global generators (of this process's GPU only) as tensors and plain values."""
     version, words, gaussian = random.getstate()
     algorithm, keys, position, has_gaussian, cached = np.random.get_state(legacy=True)
     return {

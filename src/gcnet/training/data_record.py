@@ -56,7 +56,7 @@ def record_data(classes: Sequence[str], files: Iterable[tuple[str, str]]) -> Dat
 
 
 def compare_data(stored: Any, listing: Path, now: DataRecord) -> str | None:
-    """How the data differ from those that a run started with.
+    """Difference between the data and those at the start of a run.
 
     Args:
         stored: the entry of the run's config.json, `DataRecord.to_dict`.
@@ -67,7 +67,7 @@ def compare_data(stored: Any, listing: Path, now: DataRecord) -> str | None:
         The difference in a few words, such as "2 files added, 1 removed"; None where there is none.
 
     Raises:
-        UserError: the classes differ, so that the network's outputs would stand for other classes.
+        UserError: the classes differ, so the outputs of the network would have other meanings.
     """
     if not isinstance(stored, Mapping) or not isinstance(stored.get("classes"), list):
         raise UserError(f'{printable(listing.parent / "config.json")} is damaged: its entry "data" has no classes')

@@ -20,7 +20,7 @@ from gcnet.storage import StorageError
 
 # The first process writes checkpoints and reports, and measures costs, while the others wait for it.
 _TIMEOUT = timedelta(minutes=30)
-# As gloo says that another process has ended.
+# Errors of gloo when another process has ended.
 _LOST = re.compile(r"gloo/transport/.*(Connection (closed|reset|refused)|Broken pipe)|Connection closed by peer")
 
 
@@ -92,7 +92,7 @@ class Processes:
         return self.from_first(_Outcome(value)).value
 
     def copy_from_first(self, network: nn.Module) -> None:
-        """Overwrite the parameters and buffers of a network by those of the first process, to the bit."""
+        """Overwrite the parameters and buffers of a network by those of the first process, bit by bit."""
         if self.world == 1:
             return
         with torch.no_grad():
@@ -121,7 +121,7 @@ def _reported(error: BaseException) -> UserError:
 def processes_joined(device: torch.device) -> Generator[Processes, None, None]:
     """Join the processes that torchrun started (nccl on GPUs, else gloo); without torchrun, a single process.
 
-    An existing process group is used and left as it is.
+    An existing process group is used unchanged.
 
     Args:
         device: of this process, as returned by `choose_device`.
@@ -146,7 +146,7 @@ def processes_joined(device: torch.device) -> Generator[Processes, None, None]:
         if store is not None:
             _leave(store, processes, failed=True)
         if isinstance(error, RuntimeError) and _LOST.search(str(error)):
-            raise Failure("the connection to another process is lost; its own messages say why it ended") from error
+            raise Failure("the connection to another process is lost; see its own messages") from error
         raise
     if store is not None:
         _leave(store, processes, failed=False)
@@ -180,14 +180,14 @@ def _join(device: torch.device) -> dist.Store:
 def _shared_store() -> dist.Store:
     """The store that torchrun announces, for all groups of this process one after the other.
 
-    Where the first process holds it, another process that opened one for each group could meet that of the last.
+    Otherwise a process that opens one per group could connect to that of the previous group.
     """
     store, _, _ = next(dist.rendezvous("env://", timeout=_TIMEOUT))
     return store
 
 
 def _cpu_group() -> Any:
-    """The gloo group beside one of nccl; the same one as long as that exists."""
+    """The gloo group for an nccl group, cached as long as the latter exists."""
     everyone = dist.group.WORLD
     if everyone not in _cpu_groups:
         _cpu_groups.clear()
@@ -209,7 +209,7 @@ def _leave(store: dist.Store, processes: Processes, *, failed: bool) -> None:
             store.set(f"left {processes.rank}", "")
         else:
             store.wait([f"left {rank}" for rank in ranks[1:]], _TIMEOUT)
-    # After an error, nccl would wait for what the GPU still exchanges with the others, perhaps for ever.
+    # After an error, nccl would wait for pending exchanges of the GPU with other processes, perhaps forever.
     if not failed or dist.get_backend() == "gloo":
         dist.destroy_process_group()
 

@@ -13,27 +13,27 @@ from gcnet.training.settings import TrainSettings
 from gcnet.training.trainer import Trainer
 
 
-def print_header(trainer: Trainer, settings: TrainSettings, folder: Path, say: Callable[[str], None]) -> None:
-    """Print what is about to be trained, on what and how.
+def print_header(trainer: Trainer, settings: TrainSettings, folder: Path, log: Callable[[str], None]) -> None:
+    """Print network, data, recipe and machine of a run.
 
     Args:
         trainer: ready for its first step.
         settings: of the run.
         folder: of the run.
-        say: prints a line.
+        log: prints a line.
     """
-    say(_network(trainer, settings))
+    log(_network(trainer, settings))
     for insertion in inserted(trainer.network):
-        say(str(insertion))
-    say(f"weights: {_weights(trainer, settings)}")
+        log(str(insertion))
+    log(f"weights: {_weights(trainer, settings)}")
     if settings.recipe.preset == "finetune" and settings.network.weights is None:
         say("note: `preset=finetune` without `weights` trains a randomly initialized network with a fine-tuning recipe")
     for line in data_lines(trainer, settings):
-        say(line)
-    say(f"augmentation: {trainer.task.describe_augmentation()}")
-    say(_recipe(trainer, settings))
-    say(_machine(trainer, settings))
-    say(f"results in {printable(folder)}")
+        log(line)
+    log(f"augmentation: {trainer.task.describe_augmentation()}")
+    log(_recipe(trainer, settings))
+    log(_machine(trainer, settings))
+    log(f"results in {printable(folder)}")
 
 
 def data_lines(trainer: Trainer, settings: TrainSettings) -> list[str]:

@@ -46,7 +46,7 @@ class LossSums:
 
 @dataclass
 class RunState:
-    """State of a run beside its trainer, saved in checkpoints.
+    """State of a run in addition to its trainer, saved in checkpoints.
 
     Attributes:
         evaluated: step of the last evaluation.
@@ -151,7 +151,7 @@ class TrainingLoop:
         self._note_single_values()
         if not outcome.images:
             where = " in one of the processes" if self.processes.world > 1 else ""
-            self.reporter.say(f"step {self.trainer.step} skipped: no image could be read{where}")
+            self.reporter.log(f"step {self.trainer.step} skipped: no image could be read{where}")
         self.window.add(outcome)
         self.epoch.add(outcome)
         step = self.trainer.step
@@ -166,9 +166,9 @@ class TrainingLoop:
     def _note_single_values(self) -> None:
         if self.trainer.single_valued == 1 and not self._single_noted:
             self._single_noted = True
-            self.reporter.say(
-                f"note: one image was left of the batch of step {self.trainer.step}, too few for its batch norms: they "
-                "normalize by their running statistics wherever that happens"
+            self.reporter.log(
+                f"note: the batch of step {self.trainer.step} has one image; batch norms use their running statistics "
+                "for such batches"
             )
 
     def _advance(self, text: str) -> None:
@@ -213,7 +213,7 @@ class TrainingLoop:
             return
         self.state.skipped |= new
         for name, reason in new.items():
-            self.reporter.say(f"skipped {printable(name)}: {printable(reason)}")
+            self.reporter.log(f"skipped {printable(name)}: {printable(reason)}")
         if time.monotonic() - self._skipped_written > _SECONDS_BETWEEN_SKIPPED:
             self._write_skipped()
 
@@ -271,7 +271,7 @@ class TrainingLoop:
             format_score(name, evaluation.metrics[name]) for name in evaluation.shown or evaluation.metrics
         )
         star = "  (best)" if is_best else ""
-        self.reporter.say(
+        self.reporter.log(
             f"epoch {epoch_text(self._epoch())}  step {step}/{self.total}  train_loss {_total(means):.4f}  {shown}"
             f"  lr {row['learning_rate']:.2e}  {clock(row['seconds'])}{star}"
         )
@@ -354,9 +354,9 @@ class TrainingLoop:
         self._saved = self.trainer.step
         rank, saved = self.processes.rank, state["processes"]
         if self.processes.world != len(saved):
-            self.reporter.say(
-                f"saved by {len(saved)} processes and resumed by {self.processes.world}: the run goes on, "
-                "but not with the same random draws"
+            self.reporter.log(
+                f"saved by {len(saved)} processes and resumed by {self.processes.world}: the random draws "
+                "differ from those of an uninterrupted run"
             )
         if rank < len(saved):
             restore_random_states(saved[rank]["random"])

@@ -113,7 +113,7 @@ def freeze(model: nn.Module, patterns: Sequence[str], *, optional: Collection[st
     Args:
         model: the network.
         patterns: glob patterns of parameter names, such as "layer1.*".
-        optional: patterns that may match nothing, such as those of a preset (frozen norms have no parameters).
+        optional: patterns that need no match, such as those of a preset (frozen norms have no parameters).
 
     Returns:
         The names of the frozen parameters.
@@ -167,9 +167,7 @@ def build_optimizer(model: nn.Module, recipe: RecipeSettings, block_parameters: 
         UserError: `block_lr_mult` is not 1 and there are no `block_parameters`.
     """
     if recipe.block_lr_mult != 1 and not block_parameters:
-        raise UserError(
-            f"`block_lr_mult={recipe.block_lr_mult}` has nothing to act on: the network has no inserted blocks"
-        )
+        raise UserError(f"`block_lr_mult={recipe.block_lr_mult}` has no effect: the network has no inserted blocks")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

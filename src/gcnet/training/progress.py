@@ -23,7 +23,7 @@ _TIMES_100 = {
 class Reporter(Protocol):
     """Receives the progress of a run."""
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Report `text` as a permanent line."""
 
     def advance(self, step: int, total: int, text: str) -> None:
@@ -42,7 +42,7 @@ class Reporter(Protocol):
 class Silent:
     """Reporter without output."""
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Ignore `text`."""
 
     def advance(self, step: int, total: int, text: str) -> None:
@@ -96,7 +96,7 @@ class SurvivingOutput:
         self.write(f"{text}\n")
         self.flush()
         if self.failed and self.log is not None:
-            with suppress(StorageError):  # both are gone; the run goes on
+            with suppress(StorageError):  # both are closed; the run continues
                 append_line(self.log, text)
 
     @contextmanager
@@ -121,7 +121,7 @@ class Lines:
         self._pace = _Pace()
         self._spoke = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print `text`."""
         self.output.line(self.render(text))
 
@@ -162,7 +162,7 @@ class LiveBar:
         self._pace = _Pace()
         self._task: Any = None
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print `text` above the bar."""
         text = self.render(text)
         if self.output.failed:
@@ -227,7 +227,7 @@ def epoch_text(epoch: float) -> str:
 
 
 def format_score(name: str, value: float) -> str:
-    """Return a metric as text with its name: accuracy in %, AP times 100, a loss as it is.
+    """Return a metric as text with its name: accuracy in %, AP times 100, a loss unchanged.
 
     Args:
         name: key of the metric, such as "top1_fraction".

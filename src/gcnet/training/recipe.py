@@ -42,7 +42,7 @@ class Preset:
     freeze: tuple[str, ...] = ()
 
 
-# The stem and c2 without blocks that were put into it ("context" has no v).
+# The stem and c2 without inserted blocks ("context" has no v).
 _STEM = (
     "backbone.body.stem.*",
     "backbone.body.conv1.*",
@@ -254,7 +254,7 @@ class RecipeSettings:
             check(0 <= value < 1, f"`{name}` must be in [0, 1), found {value}")
         check(
             self.ema_decay is None or 0 < self.ema_decay < 1,
-            f"`ema_decay` is a decay between 0 and 1, found {self.ema_decay}",
+            f"`ema_decay` must be between 0 and 1, found {self.ema_decay}",
         )
         check(self.images_per_step % self.grad_accumulation == 0, self._uneven())
         check(not self.nesterov or self.optimizer == "sgd", "`nesterov` belongs to `optimizer=sgd`")

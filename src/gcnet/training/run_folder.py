@@ -1,10 +1,10 @@
-"""The folder that a run leaves behind, and what is in it.
+"""The run folder and its files.
 
 config.json              all settings, with nothing left to presets
 environment.json         versions, machine and command line of the start and of each resumption
 data.csv.gz              name and content (class and bytes) of every image, which a resumed run compares
 metrics.jsonl            a row every `log_every` steps ("train") and for each evaluation ("evaluation")
-results.csv              a row for each evaluation, one an epoch unless `evaluate_every` says otherwise
+results.csv              a row per evaluation, by default one per epoch (`evaluate_every`)
 checkpoint.safetensors   everything that `gcnet train --resume` needs; checksummed, replaced as a whole
 weights/best.safetensors the weights of the best evaluation, with preprocessing and class names (the moving
 average where `ema_decay` is given)
@@ -91,7 +91,7 @@ class RunFolder:
                 owner = "" if error.owner is None else f" (process id {error.owner})"
                 raise UserError(
                     f"{printable(self.path)} is in use: another process{owner} is training in it; "
-                    "wait for its end, or stop it first"
+                    "wait until it ends, or stop it"
                 ) from error
             yield
 
@@ -232,7 +232,7 @@ def check_free(path: Path) -> None:
     """Check that `path` does not exist.
 
     Raises:
-        UserError: it exists; the message says how to resume a run there.
+        UserError: it exists; the message explains how to resume a run.
     """
     if path.exists():
         raise _taken(path)
@@ -312,7 +312,7 @@ def _is_number(value: object) -> bool:
 
 
 def _set_aside(path: Path, what: str) -> str:
-    """Keep a copy of a damaged file beside it; returns the sentence about it."""
+    """Copy a damaged file next to it; returns the error message."""
     copy = path.with_name(f"{path.name}.damaged")
     shutil.copyfile(path, copy)
     return f"{printable(path)} is damaged: {what} cannot be read; the file is kept as {printable(copy.name)}"

@@ -1,4 +1,4 @@
-"""Settings of a training run, checked on construction; help beside each field."""
+"""Settings of a training run, checked on construction; with the help of each field."""
 
 import json
 import math
@@ -33,13 +33,13 @@ class NetworkSettings:
     """Stages that get the block: 2 to 5 (c2 to c5), in CIFAR models 1 to 3 (default: as published for the
     block)."""
     blocks: tuple[int, ...] | None = advanced(None)
-    """Indices of the residual blocks within each stage that get the block; negative ones count from the end
+    """Indices of residual blocks within each stage that get the block; negative indices count from the end
     (default: all)."""
     position: str | None = advanced(None)
     """Position in the residual block: after_norm, after_add or after_conv2 (default: as published for the
     block)."""
     insert_at: tuple[str, ...] | None = advanced(None)
-    """Modules whose output gets the block, instead of `stages`: names, patterns such as 'layer3.*', types, or c2
+    """Modules with a block on their output, instead of `stages`: names, patterns such as 'layer3.*', types, or c2
     to c5."""
     block_options: tuple[str, ...] = advanced(())
     """Block options as NAME=VALUE, such as pooling=average."""
@@ -123,7 +123,7 @@ class DetectorSettings:
     """Train on images without objects, too."""
 
     def __post_init__(self) -> None:
-        """Check what needs no look at the network."""
+        """Check settings that do not depend on the network."""
         check_choices(self, OLD_VALUES)
         for name in ("min_size", "max_size", "anchor_sizes", "rois_per_image", "detections_per_image"):
             value = getattr(self, name)

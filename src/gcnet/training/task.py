@@ -38,7 +38,7 @@ class TrainingBatch(Protocol):
 
     @property
     def skipped(self) -> Sequence[SkippedImage]:
-        """The images that belong to the batch and could not be read."""
+        """Images of the batch that could not be read."""
 
 
 _Loaded = TypeVar("_Loaded", bound=TrainingBatch)
@@ -54,7 +54,7 @@ class Evaluation:
         metrics: values by key, such as `top1_fraction`.
         images: number of evaluated images.
         skipped: reason by name of each image that could not be read.
-        details: what the task needs to draw it.
+        details: data for the figures of the task.
         shown: keys of the metrics in progress lines; all if empty.
     """
 
@@ -141,8 +141,8 @@ class TrainingTask(Protocol[_Loaded, _Prepared]):
     Attributes:
         metric: the number of an evaluation that decides which weights are the best; more is better.
         steps_per_epoch: optimizer steps that pass over the training images once.
-        classes: what is told apart, by name.
-        evaluation_images: that an evaluation looks at.
+        classes: class names.
+        evaluation_images: number of images per evaluation.
         settings: of the run; the default batch size depends on the number of images.
     """
 
@@ -274,7 +274,7 @@ class TrainingTask(Protocol[_Loaded, _Prepared]):
             network: to evaluate.
             device: of the network.
             stop: whether to interrupt, checked after each batch.
-            progress: called with the number of evaluated images over all processes, as known to this one.
+            progress: called with the number of evaluated images over all processes.
 
         Returns:
             The evaluation, None if it was interrupted.
@@ -308,7 +308,7 @@ class TrainingTask(Protocol[_Loaded, _Prepared]):
         """Draw figures of an evaluation.
 
         Args:
-            evaluation: its details hold what is drawn.
+            evaluation: with the details to draw.
             folder: for the figures.
             title: of the figures.
         """

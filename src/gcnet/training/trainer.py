@@ -77,12 +77,12 @@ class Trainer:
     `synchronized` is whether the forward passes of several processes wait for each other, as SyncBatchNorm makes them.
 
     Args:
-        task: what is trained.
-        network: on its device; its parameters are frozen here as the recipe says.
+        task: the training task.
+        network: on its device; parameters are frozen according to the recipe.
         recipe: how.
         machine: precision and memory format.
         device: of the network.
-        processes: those that train together.
+        processes: the processes of the run.
         block_parameters: names of the parameters with the learning rate of blocks.
     """
 
@@ -143,7 +143,7 @@ class Trainer:
         return StepOutcome(images, own, sums, rate)
 
     def _micro_batches(self, batch: TrainingBatch, counts: Sequence[int]) -> list[TrainingBatch]:
-        """The micro-batches of this process; none where the step must be left out in all processes.
+        """The micro-batches of this process; none if all processes skip the step.
 
         Synchronized batch norms exchange statistics in every forward pass: each process must make equally many, and
         one without any readable image can make none.
@@ -204,7 +204,7 @@ class Trainer:
         return self._losses.single_valued
 
     def check_weights(self) -> None:
-        """Refuse to go on with, evaluate or save weights that are not finite, as a finite loss can leave them.
+        """Raise if weights are not finite, which is possible after a finite loss.
 
         Raises:
             NonFiniteLoss: in every process; without names of images, for these are no longer known.
@@ -271,7 +271,7 @@ class _Losses(nn.Module):
             nothing = sum(parameter.sum() * 0 for parameter in self.network.parameters() if parameter.requires_grad)
             return torch.stack([torch.as_tensor(nothing)] * len(self.names))
         if len(batch.names) == 1:
-            # What is left of a batch whose other images could not be read.
+            # The rest of a batch with unreadable images.
             with running_statistics_for_single_values(self.network) as norms:
                 losses = self.task.losses(self.network, batch)
             self.single_valued += bool(norms)

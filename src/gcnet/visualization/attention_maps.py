@@ -112,7 +112,7 @@ def layer_maps(model: nn.Module, attention: Sequence[tuple[str, Attention]]) -> 
     """Return the captured attention over two spatial axes.
 
     Args:
-        model: whose modules have the names.
+        model: the network with these module names.
         attention: name of the module and its attention, in the order of the calls.
     """
     return tuple(

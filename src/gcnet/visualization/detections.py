@@ -24,7 +24,7 @@ def draw_detections(
     are shrunk.
 
     Args:
-        image: RGB, upright.
+        image: RGB, EXIF orientation applied.
         results: in COCO's result format, the best first; coordinates in pixels of the image.
         names: class name of each category id.
         labels: when to write class and score beside objects; see `gcnet.visualization.overlays.draw_overlays`.

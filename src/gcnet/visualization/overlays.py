@@ -66,12 +66,12 @@ def instance_color(index: int) -> Color:
 def draw_overlays(
     image: Image.Image, overlays: Sequence[Overlay], size: tuple[int, int], *, labels: Labels = "auto"
 ) -> Image.Image:
-    """Draw objects on an image: masks tinted and outlined, boxes framed, labels beside them.
+    """Draw objects on an image: masks tinted and outlined, boxes framed, labels next to them.
 
     Args:
         image: RGB, of any size.
         overlays: the most important first, which is drawn on top.
-        size: height and width of the image that the objects' coordinates belong to.
+        size: height and width of the image in the objects' coordinates.
         labels: "auto" skips labels that would cover another label, and all of them in images of more than `CROWDED`
             objects; "on" draws all, "off" none.
 
@@ -128,7 +128,7 @@ def _draw_masks(
 
 
 def _edges(owners: Int[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The pixels beside another owner's."""
+    """Pixels next to those of another object."""
     edges = np.zeros(owners.shape, dtype=bool)
     for axis in (0, 1):
         differs = np.diff(owners, axis=axis) != 0
@@ -167,12 +167,12 @@ def _write_labels(
 
 
 def label_places(box: Corners, size: tuple[float, float], image: tuple[int, int]) -> list[Corners]:
-    """Return the places for a label: above its box, in it at the top or the bottom, and below it.
+    """Return the candidate positions of a label: above its box, in it at the top or the bottom, and below it.
 
     Args:
         box: of the object.
         size: width and height of the label.
-        image: width and height of the image, which places stay in where they fit.
+        image: width and height of the image, which contains the candidates where they fit.
     """
     (left, top, _, bottom), (width, height) = box, size
     x = min(max(left, 0), max(image[0] - width, 0))
@@ -184,8 +184,8 @@ def first_free(places: Iterable[Corners], taken: Sequence[Corners]) -> Corners |
     """Return the first free place, or None.
 
     Args:
-        places: to choose from.
-        taken: places that it must not overlap.
+        places: candidates.
+        taken: occupied areas that it must not overlap.
     """
     return next((place for place in places if not any(_overlap(place, other) for other in taken)), None)
 

@@ -140,7 +140,7 @@ def plot_confusion(
     """Draw a confusion matrix of 2 to 1000 classes into a PNG.
 
     Cells are colored by their share of the row. With few classes they also show the counts; with many classes a list of
-    the most frequent confusions stands beside the matrix. Rows without images are gray.
+    the most frequent confusions is beside the matrix. Rows without images are gray.
 
     Args:
         matrix: counts (K, K), integers; rows are true classes, columns predicted ones.

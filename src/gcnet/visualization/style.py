@@ -96,7 +96,7 @@ def label_lines(axes: "Axes", ends: Sequence[tuple[float, float, str, str]], *, 
     Call this after everything else is drawn.
 
     Args:
-        axes: with the points, whose limits are then fixed.
+        axes: with the points; their limits become fixed.
         ends: x, y (in data coordinates), name and color of each point.
         height: of the axes in inches, about.
     """
@@ -123,7 +123,7 @@ def label_lines(axes: "Axes", ends: Sequence[tuple[float, float, str, str]], *, 
 
 
 def figure_caption(*parts: str, date: str = "") -> str:
-    """Return a line of what a figure shows (data set, network, number of images) and its date.
+    """Return a line with data set, network, number of images and date of a figure.
 
     Args:
         parts: in words; empty ones are skipped.

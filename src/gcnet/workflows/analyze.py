@@ -16,7 +16,7 @@ def run_analysis(settings: AnalyzeSettings) -> AttentionMaps | AttentionStatisti
         settings: of the analysis.
 
     Returns:
-        Attention maps of images, whose pictures are written, or statistics, which are not written yet.
+        Attention maps of images, with written figures, or statistics, not written yet.
 
     Raises:
         UserError: no such network, images or data, or the network has nothing to show.

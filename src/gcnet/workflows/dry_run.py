@@ -55,8 +55,8 @@ class Estimate:
         evaluations = f"{self.evaluations} evaluation{'s' * (self.evaluations != 1)}"
         return (
             f"{_TIMED_STEPS + 1} training steps at most and one validation image, nothing written: "
-            f"first loss {self.loss:.4f}, {self.step_seconds:.3f} s a step on {self.device}\n"
-            f"network: {self.parameters:,} parameters, {self.flops / 1e9:.3g} GFLOPs an image forward "
+            f"first loss {self.loss:.4f}, {self.step_seconds:.3f} s per step on {self.device}\n"
+            f"network: {self.parameters:,} parameters, {self.flops / 1e9:.3g} GFLOPs per image forward "
             f"(multiply-add = 2), about three times that in training\n"
             + "".join(f"{insertion}\n" for insertion in self.insertions)
             + f"peak: {self.memory / 2**20:,.0f} MiB {memory}\n"

@@ -67,7 +67,7 @@ def predict(settings: PredictSettings) -> PredictionResult:
 
 
 def write_tables(predictions: PredictionResult, settings: PredictSettings) -> None:
-    """Write the files of `json` and `csv`, whose folders are created.
+    """Write the files of `json` and `csv`; their folders are created.
 
     Args:
         predictions: of `run_prediction`.

@@ -62,7 +62,7 @@ class Simplified:
             return []
         width = max(len("layer"), *(len(layer.name) for layer in self.layers))
         lines = [
-            "distance: average cosine distance between positions of maps and of what is added, the higher upper end of",
+            "distance: average cosine distance between positions of maps and of outputs, the higher upper bound of",
             f"their 95 % intervals over {self.layers[0].images:,} images",
             "",
             f"{'layer':<{width}}  distance",
@@ -78,7 +78,7 @@ class Simplified:
             return []
         columns = self.before.summary()
         heads = "".join(f"  {title:<{_width(column)}}" for title, column in columns.items())
-        lines = ["", f"{'':<6}{heads}  {'parameters':>12}  {'MFLOPs an image':>15}"]
+        lines = ["", f"{'':<6}{heads}  {'parameters':>12}  {'MFLOPs per image':>15}"]
         for title, result, (parameters, flops) in zip(
             ("before", "after"), (self.before, self.after), self.costs, strict=True
         ):
@@ -87,7 +87,7 @@ class Simplified:
         lines.append(f"{self.after.images:,} images evaluated, {len(self.after.skipped):,} skipped; 95 % intervals")
         if self.block == "gc":
             lines.append(
-                "The gc blocks keep the attention; their bottlenecks are new and add nothing yet: train further."
+                "The gc blocks keep the attention; their bottlenecks are new, with zero output: continue training."
             )
         return lines
 
@@ -113,12 +113,10 @@ def run_simplification(settings: SimplifySettings) -> Simplified:
         settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
     )
     if not loaded.task.can_simplify:
-        raise UserError(f"gcnet simplify takes no {loaded.task.noun}, and {settings.model} is one")
+        raise UserError(f"gcnet simplify does not support a {loaded.task.noun}, such as {settings.model}")
     model = loaded.trained.model.to(device)
     if not find_non_local(model):
-        raise UserError(
-            f"{settings.model} has none of the non-local blocks (nl_...) that gcnet.insert puts into networks"
-        )
+        raise UserError(f"{settings.model} has no non-local blocks (nl_...) inserted by gcnet")
     result, means, size = _measure(loaded, settings)
     if not result.replaced:
         return result
@@ -155,7 +153,7 @@ def simplify(settings: SimplifySettings) -> Simplified:
 
 
 def write_simplified(model: nn.Module, output: Path) -> None:
-    """Write the new network as a model file, whose folder is created.
+    """Write the new network as a model file; its folder is created.
 
     Args:
         model: of `Simplified`.

@@ -93,7 +93,7 @@ def run_training(
         settings: everything that decides the run.
         build_model: number of classes -> network, for one that names cannot describe; `settings.network` is then not
             looked at, and `resume` needs it again.
-        reporter: told of the progress (default: a bar on a terminal, lines elsewhere).
+        reporter: receives the progress (default: a bar on a terminal, lines elsewhere).
 
     Returns:
         The result, also of a run that a signal stopped.
@@ -151,10 +151,10 @@ def only_writer(folder: RunFolder, processes: Processes) -> Generator[None]:
 
 @contextmanager
 def _removed_unless_begun(folder: RunFolder, trainer: Trainer) -> Generator[None]:
-    """Remove the folder of a run that fails in its first step, for whatever reason: nothing is in it to go on with."""
+    """Remove the folder of a run that fails in its first step: there is nothing to resume."""
     try:
         yield
-    except NonFiniteLoss:  # its folder says which images
+    except NonFiniteLoss:  # its folder lists the images
         raise
     except BaseException:
         if trainer.processes.first and trainer.step == 0 and not folder.checkpoint.exists():
@@ -241,7 +241,7 @@ def drive(
         found += folder.note_environment(str(trainer.device), processes.world)
     _announce(loop, settings, resumed=resumed)
     for note in found:
-        reporter.say(f"note: {note}")
+        reporter.log(f"note: {note}")
     loop.run()
     record = loop.state
     result = RunResult(
@@ -262,25 +262,25 @@ def drive(
 def _conclude(result: RunResult, reporter: Reporter) -> None:
     if result.skipped:
         count = "1 image was" if len(result.skipped) == 1 else f"{len(result.skipped):,} images were"
-        reporter.say(f"{count} skipped; see {printable(result.folder / 'skipped.csv')}")
+        reporter.log(f"{count} skipped; see {printable(result.folder / 'skipped.csv')}")
     if result.finished and result.best is not None:
         best, place = result.best, printable(result.best_weights)
         score = format_score(result.metric, best[result.metric])
-        reporter.say(f"finished; best {score} in epoch {epoch_text(best['epoch'])}: {place}")
+        reporter.log(f"finished; best {score} in epoch {epoch_text(best['epoch'])}: {place}")
 
 
 def _announce(loop: TrainingLoop, settings: TrainSettings, *, resumed: bool) -> None:
-    trainer, say = loop.trainer, loop.reporter.say
+    trainer, log = loop.trainer, loop.reporter.log
     if not resumed:
-        print_header(trainer, settings, loop.folder.path, say)
+        print_header(trainer, settings, loop.folder.path, log)
         return
     place = printable(loop.folder.path)
     if trainer.step >= loop.total:
-        say(f"{place}: finished at step {trainer.step}; resume it with more epochs to train longer")
+        log(f"{place}: finished at step {trainer.step}; resume it with more epochs to train longer")
         return
-    say(f"{place}: resuming at step {trainer.step} of {loop.total}")
+    log(f"{place}: resuming at step {trainer.step} of {loop.total}")
     for line in data_lines(trainer, settings):
-        say(line)
+        log(line)
 
 
 @contextmanager

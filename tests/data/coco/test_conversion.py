@@ -103,7 +103,7 @@ def test_labels_without_an_image_are_reported(tmp_path: Path):
     write(tmp_path / "images/b.heic", "")
     write(tmp_path / "labels/classes.txt", "cat\ndog\n")
     write(tmp_path / "notes.json", '{"categories": [{"id": 0, "name": "cat"}], "info": {"year": 2024}}')  # Label Studio
-    assert [str(one) for one in convert_yolo(tmp_path).problems] == ["labels/b.txt: no image of its name"]
+    assert [str(one) for one in convert_yolo(tmp_path).problems] == ["labels/b.txt: no image with this name"]
     with pytest.raises(UserError, match="holds YOLO labels: convert them"):
         open_coco(DataSettings(str(tmp_path)))
 
@@ -118,7 +118,7 @@ def test_polygons_become_masks(tmp_path: Path):
     assert annotation["area"] == pytest.approx(WIDTH * HEIGHT / 4, abs=1e-3)
 
 
-def test_labels_beside_the_images_are_found(tmp_path: Path):
+def test_labels_next_to_the_images_are_found(tmp_path: Path):
     write_images(tmp_path, ["a.png", "b.png"])
     write(tmp_path / "a.txt", "0 0.5 0.5 0.2 0.4 0.97\n")  # a prediction, with its confidence
     write(tmp_path / "classes.txt", "cat\ndog\n")
@@ -194,8 +194,8 @@ def test_coco_annotations_beside_yolo_labels_are_checked(tmp_path: Path, capsys:
     ("text", "reason"),
     [
         ("names: [a", "is not YAML"),
-        ("- a\n- b\n", "is no YOLO data set: expected the keys train, val and names"),
-        ("names: [cat]\n", "is no YOLO data set: expected the keys train, val and names"),
+        ("- a\n- b\n", "is not a YOLO data set: expected the keys train, val and names"),
+        ("names: [cat]\n", "is not a YOLO data set: expected the keys train, val and names"),
         ("train: nowhere\nnames: [cat]\n", 'has no "nowhere", which its data.yaml names'),
         ("train: ../../..\nnames: [cat]\n", r'has no "\.\./\.\./\.\."'),
         ("train: images\nnames: {1: cat}\n", "names must count from 0 without gaps, found 1"),
@@ -287,7 +287,7 @@ def test_xml_with_a_document_type_is_refused(tmp_path: Path, encoding: str):
         read_xml(file)
 
 
-def test_check_data_converts_and_says_how_to_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_check_data_converts_and_prints_the_training_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data, output = tmp_path / "pets", tmp_path / "out" / "pets.json"
     write_images(data / "images", ["train/a.png", "train/b.png", "val/c.png"])
     for name in ("train/a", "train/b", "val/c"):

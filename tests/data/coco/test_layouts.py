@@ -137,7 +137,7 @@ def test_images_of_an_unrelated_folder_beside_are_not_taken(tmp_path: Path, fold
 
 @pytest.mark.parametrize("folder", ["val", "Valid", "val2017", "validation_1"])
 @pytest.mark.parametrize("images", ["images", "images/val", "val2024", "."])
-def test_images_beside_the_folder_of_a_split_are_found(tmp_path: Path, folder: str, images: str):
+def test_images_next_to_the_folder_of_a_split_are_found(tmp_path: Path, folder: str, images: str):
     write_json(tmp_path / folder / "objects.json", content(["0.png", "1.png"]))
     write_images(tmp_path / images, ["0.png", "1.png"])
     assert names(open_validation(DataSettings(str(tmp_path / folder / "objects.json"))).images) == ["0.png", "1.png"]

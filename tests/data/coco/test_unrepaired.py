@@ -92,9 +92,9 @@ def test_metrics_of_unrepaired_annotations_equal_those_of_pycocotools(change: An
     assert content == before
     assert all(isinstance(image["file_name"], str) for image in loaded["images"])
     for kind in ("bbox", "segm"):
-        theirs = pycocotools_numbers(as_pycocotools(content), results, kind)
+        reference = pycocotools_numbers(as_pycocotools(content), results, kind)
         ours = evaluate_detections(loaded, results, kind=kind).numbers
-        for name, value in zip(NUMBERS, theirs, strict=True):
+        for name, value in zip(NUMBERS, reference, strict=True):
             assert ours[name] == pytest.approx(None if value < 0 else value, abs=1e-12), (kind, name)
 
 

@@ -41,7 +41,7 @@ def test_splits_go_by_their_usual_names_in_any_case(train: str, val: str, tmp_pa
     assert len(open_evaluation(DataSettings(data=str(tmp_path)))[0]) == 4
 
 
-def test_test_images_stand_in_only_without_validation_images(tmp_path: Path) -> None:
+def test_test_images_are_used_only_without_validation_images(tmp_path: Path) -> None:
     for name, count in (("train", 5), ("val", 2), ("test", 3)):
         add_classes(tmp_path / name, count)
     assert opened(tmp_path) == (10, 4, "")
@@ -170,7 +170,7 @@ def test_a_class_name_in_another_unicode_form_is_the_same_class(tmp_path: Path) 
     assert [images.classes for images in open_splits(str(tmp_path)).values()] == [("cafe\u0301", "dog")] * 2
 
 
-def test_a_class_of_other_formats_only_says_which(tmp_path: Path) -> None:
+def test_a_class_with_unsupported_formats_only_lists_the_formats(tmp_path: Path) -> None:
     add_classes(tmp_path)
     (tmp_path / "bird").mkdir()
     (tmp_path / "bird" / "a.heic").write_bytes(b"x")
@@ -231,7 +231,9 @@ def test_splits_within_class_folders_are_refused(tmp_path: Path) -> None:
         ("nothing", "run", False),
     ],
 )
-def test_no_output_goes_where_it_would_be_a_class(data: str, output: str, refused: bool, tmp_path: Path) -> None:
+def test_an_output_that_would_be_a_class_folder_is_refused(
+    data: str, output: str, refused: bool, tmp_path: Path
+) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "val" / "cat").mkdir(parents=True)
     if not refused:

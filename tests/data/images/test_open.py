@@ -120,7 +120,7 @@ def test_other_files_and_folders_without_splits_are_errors(tmp_path: Path) -> No
         open_data(DataSettings(data=str(tmp_path)))
 
 
-def test_missing_cifar_is_an_error_within_a_second_and_no_look_at_the_network(tmp_path: Path) -> None:
+def test_missing_cifar_is_an_error_within_a_second_without_network_access(tmp_path: Path) -> None:
     import torchvision.datasets  # noqa: F401  its import is not what is timed
 
     begin = time.perf_counter()

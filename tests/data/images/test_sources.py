@@ -140,7 +140,7 @@ class Counted(ImageSource):
         return Image.fromarray(np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def test_small_images_are_read_once_and_come_back_bit_for_bit() -> None:
+def test_small_images_are_cached_bit_for_bit() -> None:
     source = Counted((31, 17), (1, 1), (97, 96))
     cached = CachedImages(source)
     for index in (0, 1, 2, 0, 1, 2):

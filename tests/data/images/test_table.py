@@ -103,7 +103,7 @@ def test_a_listed_file_that_is_missing_is_an_image_error(tmp_path: Path) -> None
         images.read(1)
 
 
-def test_a_table_of_which_no_image_is_there_says_how_to_name_their_folder(tmp_path: Path) -> None:
+def test_a_csv_without_existing_images_suggests_the_image_folder_option(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     path = tmp_path / "lists" / "list.csv"
     path.write_text(write(tmp_path, "path,label\na.png,dog\nb.png,cat\n").read_text())

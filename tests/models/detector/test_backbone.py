@@ -42,21 +42,21 @@ def test_maps_are_as_many_as_stages_and_as_large_as_their_strides_say(host: str)
     assert len(backbone.fpn.inner_blocks) == stages
 
 
-def test_finding_the_strides_leaves_the_host_and_the_random_numbers_as_they_were() -> None:
+def test_determining_strides_changes_neither_the_backbone_nor_random_states() -> None:
     host = build_base_model("resnet18", 1)
     before = {name: value.clone() for name, value in host.state_dict().items()}
     torch.manual_seed(3)
     ours, _ = build_pyramid(host, channels=7, batch_norm=False)
     stages = {f"layer{number + 1}": str(number) for number in range(4)}
     torch.manual_seed(3)
-    theirs = BackboneWithFPN(host, stages, [64, 128, 256, 512], 7)
-    assert all(torch.equal(value, theirs.fpn.state_dict()[name]) for name, value in ours.fpn.state_dict().items())
+    reference = BackboneWithFPN(host, stages, [64, 128, 256, 512], 7)
+    assert all(torch.equal(value, reference.fpn.state_dict()[name]) for name, value in ours.fpn.state_dict().items())
     assert all(torch.equal(value, before[name]) for name, value in ours.body.state_dict().items())
     assert ours.body.training
     assert not any(module._forward_hooks for module in ours.modules())
 
 
-def test_a_host_without_stages_is_refused() -> None:
+def test_a_backbone_without_stages_is_refused() -> None:
     with pytest.raises(UserError, match=r"stages layer1, layer2, \.\.\., found SqueezeNet"):
         build_mask_rcnn(squeezenet1_1())
 
@@ -89,7 +89,7 @@ def model_sides(host: str) -> tuple[float, ...]:
     return (10.0,) if host == "scenes_resnet" else (10.0, 16.0, 24.0, 32.0)
 
 
-def test_anchors_are_eight_strides_wide_unless_told_otherwise() -> None:
+def test_anchors_are_eight_strides_wide_by_default() -> None:
     with torch.device("meta"):
         sizes = [
             build_mask_rcnn(build_base_model(name, 1)).rpn.anchor_generator.sizes
@@ -118,7 +118,7 @@ def sight(name: str) -> tuple[int, int]:
     return reached(image)
 
 
-def test_on_the_scenes_network_a_box_is_judged_by_what_the_plain_network_sees_around_it_and_little_more() -> None:
+def test_scores_of_a_box_depend_on_little_more_than_the_receptive_field() -> None:
     # A sample lies between cells, of which each is 4 pixels: one cell further, and one more by the pyramid's 3x3.
     beyond = (RECEPTIVE_FIELD - 1) // 2 + 4 + 4
     first, last = sight("mask_rcnn_scenes_resnet")
@@ -128,7 +128,7 @@ def test_on_the_scenes_network_a_box_is_judged_by_what_the_plain_network_sees_ar
 
 
 @pytest.mark.parametrize("prefix", ["gc", "nl", "se", "snl"])
-def test_with_a_block_a_box_is_judged_by_the_whole_image(prefix: str) -> None:
+def test_with_a_block_scores_of_a_box_depend_on_the_whole_image(prefix: str) -> None:
     first, last = sight(f"mask_rcnn_{prefix}_scenes_resnet")
     assert first <= 1 and last >= 126
 
@@ -164,8 +164,8 @@ def test_a_small_detector_trains_every_parameter_and_finds_things(name: str, con
 def test_a_small_detector_learns_where_two_squares_are() -> None:
     image = 0.2 + 0.1 * torch.rand(3, 64, 64)
     (target,) = targets()
-    for mask, colour in zip(target["masks"], (0, 2), strict=True):
-        image[colour][mask.bool()] = 1.0
+    for mask, color in zip(target["masks"], (0, 2), strict=True):
+        image[color][mask.bool()] = 1.0
     model = create_model("mask_rcnn_scenes_resnet", num_classes=3, detector={"norm": "batch"})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     for _ in range(120):
@@ -227,7 +227,7 @@ def test_options_of_a_detector_travel_with_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_new_one_is_the_convolution_it_was_made_of(stride: int, groups: int) -> None:
+def test_a_new_deformable_convolution_equals_the_original_convolution(stride: int, groups: int) -> None:
     plain = nn.Conv2d(8, 12, 3, stride, padding=1, groups=groups, bias=False)
     deformable = DeformableConv2d(plain)
     x = torch.randn(2, 8, 11, 13)
@@ -245,7 +245,7 @@ def sample(feature: np.ndarray, y: float, x: float) -> float:
     return float(np.array([1 - y + top, y - top]) @ corners @ np.array([1 - x + left, x - left]))
 
 
-def test_moved_samples_give_what_a_loop_gives() -> None:
+def test_shifted_samples_equal_a_loop() -> None:
     torch.manual_seed(0)
     module = DeformableConv2d(nn.Conv2d(2, 3, 3, stride=2, padding=1)).double()
     nn.init.normal_(module.conv_offset.weight, std=0.3)
@@ -281,7 +281,7 @@ def test_under_autocast_it_is_near_float32() -> None:
     assert all(parameter.grad is not None for parameter in layer.parameters())
 
 
-def test_they_go_into_every_bottleneck_of_c3_to_c5_and_leave_a_network_as_it_was() -> None:
+def test_deformable_convolutions_replace_conv2_of_c3_to_c5_without_changing_the_output() -> None:
     model = build_base_model("resnet50", 3).eval()
     images = torch.rand(1, 3, 64, 64)
     names = set(model.state_dict())

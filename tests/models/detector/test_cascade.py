@@ -37,7 +37,7 @@ def test_a_stage_moves_the_boxes_of_the_one_before_by_its_deltas_within_the_imag
     torch.testing.assert_close(found, torch.tensor([[12.0, 20.0, 32.0, 60.0], [0.0, 0.0, 0.0, 4.0]]))
 
 
-def test_true_boxes_are_told_from_others() -> None:
+def test_boxes_of_objects_are_distinguished_from_others() -> None:
     boxes = torch.tensor([[1.0, 2, 3, 4], [1.0, 2, 3, 5]])
     assert _is_among(boxes, boxes[1:]).tolist() == [False, True]
     assert _is_among(boxes, torch.zeros(0, 4)).tolist() == [False, False]

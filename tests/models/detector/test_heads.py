@@ -21,12 +21,12 @@ def proposal_head() -> tuple[nn.Module, list[Tensor]]:
     return ProposalHead(8, 3), [torch.randn(2, 8, 5, 7)]
 
 
-def tensors(said: Tensor | tuple | list) -> list[Tensor]:
-    return [said] if isinstance(said, Tensor) else [tensor for part in said for tensor in tensors(part)]
+def tensors(outputs: Tensor | tuple | list) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else [tensor for part in outputs for tensor in tensors(part)]
 
 
 @pytest.mark.parametrize("make", [box_predictor, mask_predictor, proposal_head])
-def test_heads_say_in_float32_what_they_computed_in_half_precision(make: Callable) -> None:
+def test_heads_return_float32_after_computing_in_half_precision(make: Callable) -> None:
     torch.manual_seed(0)
     head, features = make()
     expected = tensors(head(features))

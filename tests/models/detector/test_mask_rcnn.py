@@ -64,11 +64,11 @@ def test_with_torchvisions_parts_and_weights_the_outputs_are_torchvisions(kind: 
     backbone = resnet_fpn_backbone(
         backbone_name="resnet18", weights=None, norm_layer=lambda width: FrozenBatchNorm2d(width, eps=eps)
     )
-    theirs = calibrated(kind(backbone, 7, min_size=SMALL[0], max_size=SMALL[1]))
+    reference = calibrated(kind(backbone, 7, min_size=SMALL[0], max_size=SMALL[1]))
     ours = detector(conventions="torchvision", norm="frozen", norm_eps=eps, masks=kind is MaskRCNN).eval()
-    ours.load_state_dict(theirs.state_dict())
+    ours.load_state_dict(reference.state_dict())
     with torch.no_grad():
-        expected, found = theirs(photographs()), ours(photographs())
+        expected, found = reference(photographs()), ours(photographs())
     for one, other in zip(expected, found, strict=True):
         assert len(one["labels"]) > 3
         assert one.keys() == other.keys()
@@ -128,7 +128,7 @@ def test_parameters_are_those_of_the_papers_tables(placement: dict, exact: int |
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list_detectors())
-def test_every_detector_is_built_by_its_name_with_blocks_where_the_prefix_says(name: str) -> None:
+def test_every_detector_is_built_by_name_with_blocks_at_the_sites_of_the_prefix(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name, num_classes=3)
     assert type(model.roi_heads) is (CascadeRoIHeads if name.startswith("cascade") else MMDetRoIHeads)
@@ -184,7 +184,7 @@ def test_under_autocast_it_finds_boxes_scores_and_masks_in_float32(conventions: 
 
 @pytest.mark.parametrize("block", [name for name in BLOCKS if name not in GATES])
 @pytest.mark.slow
-def test_fresh_blocks_of_addition_leave_a_detector_as_it_was(block: str) -> None:
+def test_new_addition_blocks_do_not_change_a_detector(block: str) -> None:
     model = calibrated(detector())
     with torch.no_grad():
         before = model(photographs()[:1])
@@ -237,7 +237,7 @@ def test_norms_to_be_synchronized_are_batch_norms_until_training_makes_them_so()
 
 
 @pytest.mark.parametrize("cascade", [False, True])
-def test_heads_are_trained_on_as_many_regions_of_an_image_as_told(cascade: bool) -> None:
+def test_heads_are_trained_on_the_given_number_of_rois_per_image(cascade: bool) -> None:
     model = detector(rois_per_image=7, cascade=cascade)
     heads = model.roi_heads.stages if cascade else [model.roi_heads]
     seen = [[] for _ in heads]
@@ -305,5 +305,5 @@ def test_an_invalid_option_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{"norm_eps": 0}, {"anchor_sizes": [8, 9.5]}, {"image_size": [7, 7]}], ids=str)
-def test_whole_numbers_and_lists_do_as_well(options: dict) -> None:
+def test_whole_numbers_and_lists_are_accepted(options: dict) -> None:
     check_detector_options(options)

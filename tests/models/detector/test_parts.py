@@ -78,7 +78,7 @@ def test_within_the_bounds_the_coder_is_torchvisions() -> None:
 
 
 def bilinear(feature: np.ndarray, y: float, x: float) -> float:
-    """The map at a point between pixel centres 0, 1, ...; zero more than a pixel outside, as RoIAlign has it."""
+    """The map at a point between pixel centers 0, 1, ...; zero more than a pixel outside, as RoIAlign has it."""
     height, width = feature.shape
     if y < -1 or y > height or x < -1 or x > width:
         return 0.0
@@ -137,11 +137,11 @@ def test_the_level_follows_the_finest_stride_as_torchvisions_does() -> None:
     regions = torch.stack([torch.zeros(6), torch.zeros(6), sides, sides], dim=1)
     assert roi_levels(regions, 3, finest_stride=1).tolist() == [0, 0, 1, 1, 2, 2]
     for stride, exponent in ((1, 0), (2, 1), (4, 2)):
-        theirs = LevelMapper(exponent, exponent + 2)([regions])
-        assert torch.equal(roi_levels(regions, 3, finest_stride=stride), theirs)
+        reference = LevelMapper(exponent, exponent + 2)([regions])
+        assert torch.equal(roi_levels(regions, 3, finest_stride=stride), reference)
 
 
-def test_half_precision_maps_are_pooled_at_exact_places() -> None:
+def test_half_precision_maps_are_pooled_at_exact_positions() -> None:
     ramp = torch.arange(512.0).repeat(8, 1)[None, None]  # the value is the column
     pool, boxes = AlignedRoIPool(("0",), 1, (4,)), [torch.tensor([[1001.0, 8.0, 1003.0, 10.0]])]
     found = pool({"0": ramp.to(torch.bfloat16)}, boxes, [(32, 2048)])
@@ -220,7 +220,7 @@ def pasted_by_loop(mask: np.ndarray, box: list[float], height: int, width: int) 
     return result
 
 
-def test_masks_are_pasted_at_pixel_centres_without_rounding_the_box() -> None:
+def test_masks_are_pasted_at_pixel_centers_without_rounding_the_box() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(4, 1, 7, 7, generator=generator)
     boxes = torch.tensor(

@@ -55,12 +55,12 @@ def test_losses_are_torchvisions_where_all_objects_have_masks(count: int) -> Non
     plain = copy.deepcopy(model)
     plain.roi_heads.forward = RoIHeads.forward.__get__(plain.roi_heads)
     targets = [target(count), target(1)]
-    ours, theirs = losses(model, targets), losses(plain, targets)
-    assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
+    ours, reference = losses(model, targets), losses(plain, targets)
+    assert ours.keys() == reference.keys()
+    for name, value in reference.items():
         assert torch.equal(ours[name], value), name
     marked = [{**one, "has_mask": torch.ones(len(one["labels"]), dtype=torch.bool)} for one in targets]
-    assert torch.equal(losses(model, marked)["loss_mask"], theirs["loss_mask"])
+    assert torch.equal(losses(model, marked)["loss_mask"], reference["loss_mask"])
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn_scenes_resnet", "cascade_mask_rcnn_scenes_resnet"])

@@ -109,7 +109,7 @@ def test_weights_with_another_number_of_classes_are_refused_and_not_given_a_new_
         run(EvaluateSettings("cifar_resnet20", str(tmp_path / "seven.pth"), data=str(val), device="cpu"))
 
 
-def test_weights_without_class_names_say_in_which_order_they_are_read(
+def test_weights_without_class_names_report_the_assumed_order(
     val: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(create_model("cifar_resnet20", num_classes=3).state_dict(), tmp_path / "three.pth")
@@ -152,8 +152,8 @@ def test_a_new_image_size_keeps_the_share_that_the_crop_takes() -> None:
         ({"batch_size": 0}, "`batch_size` must be at least 1, found 0"),
         ({"model": None}, "gcnet evaluate needs `model`, a model file or a name, or `results`"),
         ({"results": Path("r.json")}, "give one of `model` and `results`"),
-        ({"model": None, "results": Path("r.json"), "workers": 2}, "`workers` belongs to a network"),
-        ({"images": "photos"}, "`images` belongs to data of your own, and `data=scenes` has its own splits"),
+        ({"model": None, "results": Path("r.json"), "workers": 2}, "`workers` requires a network"),
+        ({"images": "photos"}, "`images` requires your own data, and `data=scenes` has its own splits"),
         ({"workers": -1}, "`workers` must be 0 or more"),
     ],
 )
@@ -211,7 +211,7 @@ def test_two_processes_under_torchrun_count_every_image_once_and_print_once(
         ("cifar_resnet56", "resnet56-4bfd9763.th", 1882),
     ],
 )
-def test_published_weights_score_what_their_authors_say(
+def test_published_weights_have_the_accuracy_of_their_authors(
     model: str, weights: str, correct: int, data_root: Path, tmp_path: Path
 ) -> None:
     file = data_root / "weights-resnet-cifar10" / weights

@@ -139,10 +139,10 @@ def test_an_evaluation_without_a_readable_image_is_refused_with_the_reason() -> 
         evaluate_classifier(ScoresFromPixels(), [], num_classes=CLASSES)
 
 
-def test_progress_is_told_of_every_image() -> None:
-    told: list[int] = []
-    evaluate_classifier(ScoresFromPixels(), make_batches(13, skipped=2), num_classes=CLASSES, progress=told.append)
-    assert told == [6, 6, 3]
+def test_progress_counts_every_image() -> None:
+    counts: list[int] = []
+    evaluate_classifier(ScoresFromPixels(), make_batches(13, skipped=2), num_classes=CLASSES, progress=counts.append)
+    assert counts == [6, 6, 3]
 
 
 PROCESS = """

@@ -44,9 +44,7 @@ def test_json_holds_the_probabilities_that_the_network_gives(model_file: Path, t
         assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
-def test_json_on_standard_output_is_all_there_is(
-    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_json_is_on_standard_output(model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_fruit(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"no image")
     assert run(PredictSettings((tmp_path,), str(model_file), json="-", topk=2, device="cpu")) == 0
@@ -177,7 +175,7 @@ def test_a_folder_in_place_of_a_model_file_names_the_files_inside(model_file: Pa
         UserError, match=r"is a folder without weights/best\.safetensors; it holds .*fruit\.safetensors"
     ):
         run(PredictSettings((tmp_path,), str(model_file.parent), device="cpu"))
-    with pytest.raises(UserError, match="`weights` belongs to a network by name"):
+    with pytest.raises(UserError, match="`weights` requires a network name"):
         run(PredictSettings((tmp_path,), str(model_file), str(model_file), device="cpu"))
 
 
@@ -220,7 +218,7 @@ def test_a_contact_sheet_is_a_png(model_file: Path, tmp_path: Path) -> None:
 
 def test_flags_of_detectors_are_refused_for_a_classifier(model_file: Path, tmp_path: Path) -> None:
     write_fruit(tmp_path / "images")
-    with pytest.raises(UserError, match=r"`threshold` belongs to detectors, and .* is a classifier"):
+    with pytest.raises(UserError, match=r"`threshold` is only for detectors, and .* is a classifier"):
         run(PredictSettings((tmp_path / "images",), str(model_file), threshold=0.3, device="cpu"))
 
 

@@ -77,7 +77,7 @@ def test_pixels_are_those_of_torchvisions_transform(name: str, version: str) -> 
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_what_torchvision_normalizes_inside_the_network_is_in_the_preprocessing(name: str) -> None:
+def test_normalization_inside_torchvision_networks_is_part_of_the_preprocessing(name: str) -> None:
     weights = torchvision.models.get_model_weights(name).DEFAULT
     model = torchvision.models.get_model(name, weights=None, transform_input=True, init_weights=False)
     found = published_preprocessing(f"torchvision/{name}", "pretrained")

@@ -105,7 +105,7 @@ def test_micro_batches_hold_every_image_once(photos):
     assert [name for part in parts for name in part.names] == batch.names
 
 
-def test_batches_from_a_later_step_are_those_that_would_have_come(photos):
+def test_batches_from_a_later_step_equal_those_of_an_uninterrupted_loader(photos):
     task = task_with(photos)
     steps = [batch for batch, _ in zip(task.batches(0), range(12), strict=False)]
     for start in (3, 5, 11):
@@ -145,7 +145,7 @@ def test_piped_progress_is_plain_lines_at_a_slow_pace(capsys):
     lines = Lines()
     for step in range(1, 100):
         lines.advance(step, 100, "loss 1")
-    lines.say("epoch 1")
+    lines.log("epoch 1")
     lines._spoke -= 60
     lines.advance(100, 100, "loss 0")
     out = capsys.readouterr().out
@@ -157,7 +157,7 @@ def test_on_a_terminal_there_is_a_bar_with_the_time_left():
     bar._bar.live.console = Console(file=io.StringIO(), force_terminal=True, width=120)
     for step in (1, 2, 3):
         bar.advance(step, 7, "loss [0.5]")
-    bar.say("results in [runs/a]")
+    bar.log("results in [runs/a]")
     bar.close()
     written = bar._bar.console.file.getvalue()
     assert "3/7" in written and "left" in written

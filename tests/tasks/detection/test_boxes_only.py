@@ -89,8 +89,8 @@ def test_a_detector_of_masks_refuses_data_without_any_and_names_the_one_of_boxes
 ):
     arguments: list[Any] = ["--data", str(boxes), "--output", str(tmp_path / "run")]
     assert main(["train", "--model", "mask_rcnn_gc_scenes_resnet", *SHORT, *arguments]) == 2
-    assert "has boxes and no masks" in (told := capsys.readouterr().err)
-    assert "take faster_rcnn_gc_scenes_resnet, a detector of boxes" in told
+    assert "has boxes and no masks" in (printed := capsys.readouterr().err)
+    assert "use faster_rcnn_gc_scenes_resnet, a detector without masks" in printed
     assert not (tmp_path / "run").exists()
 
 
@@ -134,7 +134,7 @@ def test_a_detector_of_masks_learns_boxes_of_objects_without_a_mask(tmp_path: Pa
 
 
 @pytest.mark.parametrize("data", [".", "train.json", "train"])
-def test_a_classifier_on_detection_data_is_told_of_detectors(
+def test_a_classifier_on_detection_data_suggests_a_detector(
     boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str
 ):
     place = boxes / data
@@ -143,5 +143,5 @@ def test_a_classifier_on_detection_data_is_told_of_detectors(
         write_json(place / "train" / "_annotations.coco.json", read_annotations(boxes / "train.json"))
     output = tmp_path / "run"
     assert main(["train", "--model", "gc_scenes_resnet", "--data", str(place), "--output", str(output)]) == 2
-    told = capsys.readouterr().err
-    assert f"{place} holds COCO annotations, for detectors such as --model mask_rcnn_gc_scenes_resnet" in told
+    printed = capsys.readouterr().err
+    assert f"{place} holds COCO annotations, for detectors such as --model mask_rcnn_gc_scenes_resnet" in printed

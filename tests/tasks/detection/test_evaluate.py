@@ -39,10 +39,10 @@ def batches_of(images: CocoImages, size: int = 2, **share: int) -> Any:
     return build_detection_loader(DetectionDataset(images, with_objects=False), order)
 
 
-def test_what_is_found_exactly_scores_one(scenes: CocoImages) -> None:
-    told: list[int] = []
+def test_exact_detections_score_one(scenes: CocoImages) -> None:
+    counts: list[int] = []
     result = evaluate_detector(
-        Knowing(scenes), batches_of(scenes), scenes.content, scenes.category_ids, progress=told.append
+        Knowing(scenes), batches_of(scenes), scenes.content, scenes.category_ids, progress=counts.append
     )
     for found in (result.boxes, result.masks):
         assert found.numbers["AP"] == found.numbers["AP75"] == found.numbers["APs"] == pytest.approx(1.0)
@@ -52,7 +52,7 @@ def test_what_is_found_exactly_scores_one(scenes: CocoImages) -> None:
     assert result.image_ids == (1, 2, 3, 4, 5, 6, 7)
     assert sum(result.objects.values()) == 7 * 6
     assert result.objects[CATEGORIES[0]] == 7
-    assert told == [2, 2, 2, 1]
+    assert counts == [2, 2, 2, 1]
     assert result.skipped == ()
 
 

@@ -96,7 +96,7 @@ def test_a_detector_is_judged_as_its_own_detections_are(
     assert "000002.png" not in (out / "error_gallery.html").read_text()
 
 
-def test_what_is_found_exactly_scores_a_hundred(
+def test_exact_detections_score_100(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Scenes(7, split="val").read(2).save(coco / "val" / "000002.png")
@@ -199,9 +199,7 @@ def test_other_classes_than_the_datas_are_refused(tmp_path: Path, names: tuple[s
         run(EvaluateSettings(str(tmp_path / "other.safetensors"), limit=1, device="cpu"))
 
 
-def test_weights_by_name_say_in_which_order_their_labels_are_read(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_by_name_report_the_assumed_order_of_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(create_model("mask_rcnn_scenes_resnet", num_classes=3).state_dict(), tmp_path / "three.pth")
     file = str(tmp_path / "three.pth")
     assert run(EvaluateSettings("mask_rcnn_scenes_resnet", file, data="scenes-control", limit=1, device="cpu")) == 0
@@ -213,17 +211,17 @@ def test_weights_by_name_say_in_which_order_their_labels_are_read(
     [
         (
             {"preprocessing": PreprocessingSettings(crop_pct=0.5)},
-            r"`crop_pct=0\.5` belongs to classifiers, and .*scenes\.safetensors is a detector",
+            r"`crop_pct=0\.5` is only for classifiers, and .*scenes\.safetensors is a detector",
         ),
-        ({"preprocessing": PreprocessingSettings(resize=70)}, "`resize=70` belongs to classifiers"),
+        ({"preprocessing": PreprocessingSettings(resize=70)}, "`resize=70` is only for classifiers"),
         (
             {"preprocessing": PreprocessingSettings(interpolation="bicubic")},
-            "`interpolation=bicubic` belongs to classifiers",
+            "`interpolation=bicubic` is only for classifiers",
         ),
-        ({"download_dir": "elsewhere"}, "`download_dir` belongs to classifiers"),
+        ({"download_dir": "elsewhere"}, "`download_dir` is only for classifiers"),
         (
             {"data": "nowhere", "preprocessing": PreprocessingSettings(image_size=70)},
-            "`image_size=70` belongs to classif",
+            "`image_size=70` is only for classif",
         ),
         ({"data": "nowhere"}, "nothing at .nowhere. .`data`.; a detector takes scenes"),
     ],
@@ -234,7 +232,7 @@ def test_flags_of_classifiers_are_refused(detector_file: Path, changed: dict, se
 
 
 def test_flags_of_classifiers_are_refused_beside_results_too() -> None:
-    with pytest.raises(UserError, match=r"`crop_pct=0\.5` belongs to classifiers, and `results` are of a detector"):
+    with pytest.raises(UserError, match=r"`crop_pct=0\.5` is only for classifiers, and `results` are of a detector"):
         run(EvaluateSettings(results=Path("r.json"), preprocessing=PreprocessingSettings(crop_pct=0.5)))
 
 

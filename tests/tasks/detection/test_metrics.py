@@ -149,7 +149,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("options", "results", "sentence"), MISTAKES.values(), ids=MISTAKES)
-def test_what_cannot_be_judged_is_refused(scenes: Content, options: Content, results: list, sentence: str) -> None:
+def test_invalid_results_are_refused(scenes: Content, options: Content, results: list, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         evaluate_detections(scenes, results, **options)
 

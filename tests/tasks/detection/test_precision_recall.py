@@ -17,11 +17,11 @@ from tasks.shaken import as_results, shaken
 Content = dict[str, Any]
 
 
-def rows_of(path: Path, colour: str) -> np.ndarray:
-    """The rows of the picture's left panel in which a colour occurs, as shares of the height."""
+def rows_of(path: Path, color: str) -> np.ndarray:
+    """The rows of the picture's left panel in which a color occurs, as shares of the height."""
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB"))[:, : picture.width // 4]
-    near = np.abs(pixels - 255.0 * np.array(to_rgb(colour))).max(axis=2) < 2
+    near = np.abs(pixels - 255.0 * np.array(to_rgb(color))).max(axis=2) < 2
     return np.flatnonzero(near.any(axis=1)) / len(pixels)
 
 

@@ -38,7 +38,7 @@ def predict(finder: Path, *paths: Path, **changes: Any) -> int:
     return run(PredictSettings(paths, str(finder), device="cpu", **changes))
 
 
-def test_json_is_what_the_network_finds_as_coco_annotations(finder: Path, tmp_path: Path) -> None:
+def test_json_has_the_detections_as_coco_annotations(finder: Path, tmp_path: Path) -> None:
     image = write_image(waves(71, 97), tmp_path / "a.png")
     assert predict(finder, image, json=str(tmp_path / "a.json"), threshold=0.3) == 0
     content = json.loads((tmp_path / "a.json").read_text())
@@ -112,9 +112,7 @@ def test_the_table_has_a_line_for_each_image(finder: Path, tmp_path: Path, capsy
     assert none.split() == [str(paths[1]), "0", "-", "-"]
 
 
-def test_json_on_standard_output_is_all_there_is(
-    finder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_json_is_on_standard_output(finder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image(waves(40, 30), tmp_path / "a.png")
     (tmp_path / "b.png").touch()
     assert predict(finder, tmp_path, json="-", threshold=0.9) == 0
@@ -126,7 +124,7 @@ def test_json_on_standard_output_is_all_there_is(
     )
 
 
-def test_a_threshold_below_the_networks_own_is_kept_to_and_its_own_put_back(tmp_path: Path) -> None:
+def test_a_lower_score_threshold_is_applied_and_restored_afterwards(tmp_path: Path) -> None:
     image = write_image(waves(40, 30), tmp_path / "a.png")
     model = build_finder().train()
     model.roi_heads.score_thresh = 0.9
@@ -144,7 +142,7 @@ def test_a_threshold_below_the_networks_own_is_kept_to_and_its_own_put_back(tmp_
     assert model.training
 
 
-def test_a_cascade_gives_what_it_finds_by_hand(tmp_path: Path) -> None:
+def test_a_cascade_equals_its_stages_called_by_hand(tmp_path: Path) -> None:
     image = write_image(waves(40, 30), tmp_path / "a.png")
     model = create_model("cascade_mask_rcnn_scenes_resnet", num_classes=3).eval()
     with torch.no_grad():
@@ -192,28 +190,28 @@ def test_masks_are_pasted_a_few_at_a_time_with_the_same_result(tmp_path: Path, m
     assert detected(model, image) == whole
 
 
-def test_grey_and_transparent_and_turned_images_are_what_they_look_like(tmp_path: Path) -> None:
+def test_gray_transparent_and_rotated_images_are_decoded_as_displayed(tmp_path: Path) -> None:
     values, model = waves(40, 30), build_finder()
     plain = write_image(values, tmp_path / "plain.png")
-    grey = Image.open(plain).convert("L")
-    grey.save(tmp_path / "grey.png")
-    grey.convert("RGB").save(tmp_path / "grey_rgb.png")
+    gray = Image.open(plain).convert("L")
+    gray.save(tmp_path / "gray.png")
+    gray.convert("RGB").save(tmp_path / "gray_rgb.png")
     Image.open(plain).convert("RGBA").save(tmp_path / "rgba.png")
     turned = Image.open(plain).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
     turned.save(tmp_path / "turned.png", exif=exif)
-    names = ("plain", "rgba", "turned", "grey", "grey_rgb")
+    names = ("plain", "rgba", "turned", "gray", "gray_rgb")
     found = detected(model, *(tmp_path / f"{name}.png" for name in names), threshold=0.8).images
     by_name = {one.path.stem: one for one in found}
     assert (by_name["turned"].height, by_name["turned"].width) == (40, 30)
-    for name, like in (("rgba", "plain"), ("turned", "plain"), ("grey", "grey_rgb")):
+    for name, like in (("rgba", "plain"), ("turned", "plain"), ("gray", "gray_rgb")):
         same = [{**one, "image_id": 0} for one in by_name[like].results]
         assert [{**one, "image_id": 0} for one in by_name[name].results] == same
     assert len(by_name["plain"].results) > 5
 
 
-def test_an_image_that_torchvisions_resizing_leaves_nothing_of_is_left_out_with_its_reason(tmp_path: Path) -> None:
+def test_an_image_too_narrow_for_torchvisions_resizing_is_skipped_with_the_reason(tmp_path: Path) -> None:
     model = build_finder(conventions="torchvision")
     sizes = ((1, 90), (40, 30), (90, 1))
     paths = [write_image(waves(*size), tmp_path / f"{number}.png") for number, size in enumerate(sizes)]
@@ -249,10 +247,10 @@ def test_a_damaged_image_is_skipped_and_named(finder: Path, tmp_path: Path, caps
     write_image(waves(30, 30), tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no image")
     assert predict(finder, tmp_path, output=tmp_path / "drawn") == 0
-    said = capsys.readouterr()
-    assert f"skipped {tmp_path / 'bad.png'}: not an image of a known format" in said.err
-    assert "1 of 2 images processed, 1 skipped" in said.err
-    assert "images: resized to " in said.err
+    printed = capsys.readouterr()
+    assert f"skipped {tmp_path / 'bad.png'}: not an image of a known format" in printed.err
+    assert "1 of 2 images processed, 1 skipped" in printed.err
+    assert "images: resized to " in printed.err
     assert len(list((tmp_path / "drawn").iterdir())) == 1
     (tmp_path / "good.png").unlink()
     assert predict(finder, tmp_path / "bad.png") == 1
@@ -261,20 +259,20 @@ def test_a_damaged_image_is_skipped_and_named(finder: Path, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"topk": 3}, "`topk` belongs to classifiers"),
-        ({"preprocessing": PreprocessingSettings(image_size=30)}, "`image_size=30` belongs to classifiers"),
+        ({"topk": 3}, "`topk` is only for classifiers"),
+        ({"preprocessing": PreprocessingSettings(image_size=30)}, "`image_size=30` is only for classifiers"),
         ({"classes": "bal"}, 'unknown class "bal"; did you mean "ball"'),
         ({"classes": "cube,"}, 'unknown class "";'),
         ({"output": Path("sheet.png")}, "`output` of a detector is a folder"),
     ],
 )
-def test_what_cannot_work_is_refused(finder: Path, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+def test_invalid_settings_are_refused(finder: Path, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         predict(finder, write_image(waves(9, 9), tmp_path / "a.png"), **changes)
 
 
 def test_a_threshold_beyond_1_is_refused() -> None:
-    with pytest.raises(UserError, match="`threshold` is a score, from 0 to 1; found 1.5"):
+    with pytest.raises(UserError, match="`threshold` must be a score from 0 to 1, found 1.5"):
         PredictSettings((Path("a.png"),), "model", threshold=1.5)
 
 

@@ -26,9 +26,9 @@ def differences(seed: int) -> list[str]:
     for kind in ("bbox", "segm"):
         if not results or (kind == "segm" and not all(one["segmentation"] for one in clean["annotations"])):
             continue
-        theirs = pycocotools_numbers(truth, results, kind)
+        reference = pycocotools_numbers(truth, results, kind)
         ours = evaluate_detections(clean, results, kind=kind).numbers
-        for name, value in zip(NUMBERS, theirs, strict=True):
+        for name, value in zip(NUMBERS, reference, strict=True):
             expected = None if value < 0 else value
             if ours[name] != pytest.approx(expected, abs=1e-12):
                 found.append(f"{kind} {name}: {ours[name]} for {expected}")

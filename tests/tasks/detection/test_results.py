@@ -105,7 +105,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("content", "sentence"), MISTAKES.values(), ids=MISTAKES)
-def test_what_cannot_be_judged_is_named(tmp_path: Path, content: Any, sentence: str) -> None:
+def test_annotations_that_cannot_be_evaluated_are_named(tmp_path: Path, content: Any, sentence: str) -> None:
     path = written(tmp_path, content)
     with pytest.raises(UserError, match=sentence) as caught:
         read_detections(path, CONTENT)

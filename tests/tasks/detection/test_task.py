@@ -76,7 +76,7 @@ def test_a_detectors_run_has_its_own_columns_and_pictures(whole: RunResult):
             assert min(image.size) > 200
 
 
-def test_the_weights_say_which_detector_they_are_and_what_its_labels_mean(whole: RunResult):
+def test_weights_determine_detector_and_classes(whole: RunResult):
     card = read_model_file(whole.best_weights)[1]
     assert card.class_names == ("reference", "dark", "bright")
     assert card.category_ids == (1, 2, 3)
@@ -139,7 +139,7 @@ def test_the_stem_is_frozen_and_statistics_kept_only_where_there_are_weights_to_
     assert with_detection_defaults(override(fresh, norm="frozen")).detector.norm == "frozen"
 
 
-def test_a_frozen_stem_is_the_first_convolution_and_c2_without_the_blocks_put_into_it():
+def test_a_frozen_stem_is_the_first_convolution_and_c2_without_inserted_blocks():
     recipe = with_detection_defaults(override(TrainSettings(), model="mask_rcnn_resnet50", backbone_weights="a")).recipe
     for name in ("mask_rcnn_resnet18", "mask_rcnn_se_resnet50"):
         with torch.device("meta"):
@@ -181,11 +181,11 @@ def test_short_and_long_side_travel_with_the_weights_in_the_proportion_of_800_to
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"mixup": 0.2}, "`mixup=0.2` belongs to classifiers"),
-        ({"erasing": 0.2}, "`erasing=0.2` belongs to classifiers"),
-        ({"max_size": 64}, "`max_size` goes with `min_size`"),
-        ({"model": "scenes_resnet", "rois_per_image": 4}, "`rois_per_image=[0-9]+` belongs to detectors"),
-        ({"resize": 70}, "`resize=70` belongs to classifiers"),
+        ({"mixup": 0.2}, "`mixup=0.2` is only for classifiers"),
+        ({"erasing": 0.2}, "`erasing=0.2` is only for classifiers"),
+        ({"max_size": 64}, "`max_size` requires `min_size`"),
+        ({"model": "scenes_resnet", "rois_per_image": 4}, "`rois_per_image=[0-9]+` is only for detectors"),
+        ({"resize": 70}, "`resize=70` is only for classifiers"),
     ],
 )
 def test_settings_of_the_other_task_are_refused(tmp_path: Path, changes: dict[str, Any], sentence: str):
@@ -204,7 +204,7 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "gcnet", *map(str, arguments)]
 
 
-def told(*arguments: object) -> str:
+def header_of(*arguments: object) -> str:
     """What the command says; it must end well."""
     ended = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -212,26 +212,26 @@ def told(*arguments: object) -> str:
 
 
 @pytest.mark.slow
-def test_the_command_says_what_it_scales_leaves_out_and_cannot_do(tmp_path: Path):
+def test_the_command_reports_repaired_skipped_and_refused_entries(tmp_path: Path):
     root = write_scenes(tmp_path / "data")
     path = root / "annotations" / "instances_train.json"
     content = json.loads(path.read_text())
     content["annotations"] = [one for one in content["annotations"] if one["image_id"] != 2]
     content["annotations"][0]["bbox"][2] = 0
     path.write_text(json.dumps(content))
-    said = told(
+    printed = header_of(
         *("train", "--model", "mask_rcnn_scenes_resnet", "--data", root, "--batch-size", 2, "--steps", 1),
         *("--norm", "sync", "--device", "cpu", "--output", tmp_path / "run"),
     )
-    assert "lr 0.0025 (0.02 for 16 images, scaled to 2), step" in said
-    assert "1 training images without objects are skipped" in said
-    assert "1 x invalid bbox" in said
-    assert "--norm sync works on CUDA only" in said
+    assert "lr 0.0025 (0.02 for 16 images, scaled to 2), step" in printed
+    assert "1 training images without objects are skipped" in printed
+    assert "1 x invalid bbox" in printed
+    assert "--norm sync works on CUDA only" in printed
     chosen = open_folder(tmp_path / "run")[1]
     assert (chosen.recipe.preset, chosen.recipe.schedule, chosen.detector.norm) == ("1x", "step", "sync")
 
 
-def test_a_dry_run_says_the_cost_of_a_detector(tmp_path: Path):
+def test_a_dry_run_reports_the_cost_of_a_detector(tmp_path: Path):
     estimate = dry_run(settings(tmp_path / "run", model="mask_rcnn_scenes_resnet"))
     assert estimate.steps == 6
     assert estimate.flops > 1e6
@@ -240,7 +240,7 @@ def test_a_dry_run_says_the_cost_of_a_detector(tmp_path: Path):
 
 @pytest.mark.slow
 def test_two_processes_train_on_a_folder_laid_out_as_coco_publishes_it(data_root: Path, tmp_path: Path):
-    """What eight GPUs are told, here with two processes on the CPU."""
+    """The setup of eight GPUs, here with two processes on the CPU."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gcnet"]
     arguments = (
         *("train", "--model", "mask_rcnn_gc_resnet18", "--data", data_root / "coco-mini", "--device", "cpu"),

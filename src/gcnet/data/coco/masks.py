@@ -62,7 +62,7 @@ def extent(segmentation: Any, height: int, width: int) -> tuple[int, list[float]
         Number of pixels of the mask, and its box: left, top, width, height.
 
     Raises:
-        ValueError: The run lengths do not belong to an image of this size.
+        ValueError: The run lengths do not fit the image size.
     """
     from faster_coco_eval.core import mask as coco
 
@@ -86,7 +86,7 @@ def runs_mask(counts: object, height: int, width: int) -> Mask:
         Mask (height, width).
 
     Raises:
-        ValueError: The run lengths do not belong to an image of this size.
+        ValueError: The run lengths do not fit the image size.
     """
     lengths = _checked_lengths(counts, height, width)
     values = np.arange(len(lengths)) % 2 == 1

@@ -317,13 +317,13 @@ class FolderLayout:
         check_no_splits(self.path)
 
     def unused_notes(self) -> list[str]:
-        """Return a note on folders that belong to no split."""
+        """Return a note on folders without a split."""
         names = possible_splits(self.path)
         shown = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
         return [f"{self.path}: folders without the name of a split are not used: {shown}"] if names else []
 
     def unused_hint(self) -> str:
-        """Return the folders that belong to no split, for the end of an error message."""
+        """Return folders without a split, to end an error message."""
         names = possible_splits(self.path)
         return f"; other folders: {', '.join(names[:_LISTED])}" if names else ""
 

@@ -65,11 +65,11 @@ class ImageLayout(Protocol):
         ...
 
     def unused_notes(self) -> list[str]:
-        """Return notes on folders that belong to no split, a sentence each."""
+        """Return notes on folders without a split, one sentence each."""
         ...
 
     def unused_hint(self) -> str:
-        """Return the data that belong to no split, for the end of an error message."""
+        """Return data without a split, to end an error message."""
         ...
 
     def split_hint(self) -> str:
@@ -206,7 +206,7 @@ def _open(
 ) -> FileImages:
     """Open a split, or all images for None."""
     if settings.images is not None and not layout.takes_images and not (settings.val or "").lower().endswith(".csv"):
-        raise UserError(f"`images` belongs to a CSV or an annotation file, found the folder `data={settings.data}`")
+        raise UserError(f"`images` requires a CSV or an annotation file, found the folder `data={settings.data}`")
     if split is None:
         layout.check_unsplit()
     return layout.open(split, classes)

@@ -18,7 +18,7 @@ class _TimmResidual(Positioned):
     downsample: nn.Module | None
 
     def finish(self, out: Tensor, x: Tensor, activation: nn.Module) -> Tensor:
-        """The host's attention, the context block, stochastic depth, the shortcut and the last activation."""
+        """The attention, the context block, stochastic depth, the shortcut and the last activation."""
         if self.se is not None:
             out = self.se(out)
         out = self.at("after_norm", out)

@@ -7,7 +7,7 @@ from torchvision.models.resnet import Bottleneck
 from gcnet.insertion.residual_blocks.torchvision import BottleneckWithContext
 
 RECEPTIVE_FIELD = 31
-"""Pixels that a feature before the last mean sees: 7 after the two strided convolutions, 8 more with each block."""
+"""Receptive field in pixels before global pooling: 7 after the two strided convolutions, 8 more with each block."""
 
 
 class SceneBottleneck(Bottleneck):

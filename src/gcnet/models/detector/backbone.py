@@ -65,7 +65,7 @@ _PROBE_SIZE = 256  # pixels; a power of two, so that strides are whole numbers
 
 
 def build_pyramid(classifier: nn.Module, *, channels: int, batch_norm: bool) -> tuple[BackboneWithFPN, tuple[int, ...]]:
-    """Build a feature pyramid on the stages of a classifier, whose layers it takes over.
+    """Build a feature pyramid on the stages of a classifier, with its layers.
 
     One extra level, the coarsest map at every second position, has anchors only. A network with a single stage has no
     extra level, so that its receptive field grows by one 3x3 convolution only.

@@ -34,7 +34,7 @@ _SIDE = 224
 
 
 class Classification(Task):
-    """Image classification, the task of every name and data set that belongs to no other task."""
+    """Image classification, the task of all names and data sets without another task."""
 
     name = "classification"
     noun = "classifier"

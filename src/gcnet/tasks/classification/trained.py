@@ -115,8 +115,5 @@ def find_preprocessing(network: TrainedClassifier, given: PreprocessingSettings,
     if network.preprocessing is not None:
         return given.applied(network.preprocessing)
     if given.image_size is None:
-        raise UserError(
-            f"{printable(model)} comes without preprocessing: give `image_size`, the side of the images that it was "
-            "trained on"
-        )
+        raise UserError(f"{printable(model)} has no preprocessing: give `image_size`, the side of its training images")
     return given.applied(Preprocessing(given.image_size))

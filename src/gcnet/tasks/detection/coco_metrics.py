@@ -23,7 +23,7 @@ DEFINITIONS = (
     "precision, objects below 32 x 32 pixels",
     "precision, up to 96 x 96 pixels",
     "precision, above",
-    "recall, 1 detection an image and class",
+    "recall, 1 detection per image and class",
     "recall, 10 detections",
     "recall, 100 detections",
     "recall, objects below 32 x 32 pixels",
@@ -40,7 +40,7 @@ class DetectionResult:
 
     Attributes:
         kind: "bbox" or "segm".
-        numbers: the metrics of `NUMBERS` by name; None if there are no such objects, such as small ones.
+        numbers: the metrics of `NUMBERS` by name; None without such objects, for example small ones.
         per_class: AP of each category by name; None for a category without objects.
         images: number of evaluated images.
         precision: `precision[i, j, k]` is the precision at IoU 0.50 + 0.05 i and recall j / 100 of the k-th category,

@@ -18,15 +18,15 @@ def count_detector_flops(
     """Count the FLOPs of a detector for one image; a multiply-add counts as two.
 
     The count includes the backbone, the feature pyramid, the region proposal network, the box head on `proposals`
-    regions and the mask head on `detections` regions (in a cascade for each stage). It excludes RoI pooling,
-    non-maximum suppression, and resizing and pasting of masks. The numbers of regions of real images depend on the
+    RoIs and the mask head on `detections` RoIs (in a cascade for each stage). It excludes RoI pooling,
+    non-maximum suppression, and resizing and pasting of masks. The numbers of RoIs of real images depend on the
     detections.
 
     Args:
         model: detector of `build_mask_rcnn`.
         size: height and width of the resized image in pixels; padded to multiples of 32, as by the detector.
-        proposals: number of regions for the box head.
-        detections: number of regions for the mask head, if there is one.
+        proposals: number of RoIs for the box head.
+        detections: number of RoIs for the mask head, if there is one.
 
     Returns:
         FLOPs of one image.
@@ -40,21 +40,21 @@ def count_detector_flops(
         )
     if min(size) < 1 or min(proposals, detections) < 0:
         raise UserError(
-            f"size is at least 1 pixel and regions at least none, found {size}, {proposals} proposals and "
-            f"{detections} detections"
+            f"size must be at least 1 pixel, proposals and detections at least 0; found {size}, {proposals} "
+            f"and {detections}"
         )
     skeleton = as_meta(model)
     return total_flops(lambda: run_detector(skeleton, size, proposals=proposals, detections=detections))
 
 
 def run_detector(skeleton: Any, size: tuple[int, int], *, proposals: int, detections: int, images: int = 1) -> None:
-    """Run a detector on the meta device, with given numbers of regions.
+    """Run a detector on the meta device, with given numbers of RoIs.
 
     Args:
         skeleton: network of `as_meta`, in training or evaluation mode.
         size: height and width of the images in pixels, before padding.
-        proposals: total number of regions for the box head.
-        detections: total number of regions for the mask head.
+        proposals: total number of RoIs for the box head.
+        detections: total number of RoIs for the mask head.
         images: batch size.
     """
     maps = skeleton.backbone(torch.empty(images, 3, *padded_size(skeleton, size), device="meta"))
@@ -108,7 +108,7 @@ def _has_mask_head(heads: Any) -> bool:
 
 
 def run_heads(skeleton: Any, size: tuple[int, int], images: int) -> None:
-    """Run a detector on the meta device with as many regions as sampled in training, or 1000 with 100 masks.
+    """Run a detector on the meta device with as many RoIs as sampled in training, or 1000 with 100 masks.
 
     Args:
         skeleton: network of `as_meta`.

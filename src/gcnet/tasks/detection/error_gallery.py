@@ -27,7 +27,7 @@ CAPTION = (
     f"True positive (blue): a detection with score {MIN_SCORE:g} or more and mask IoU (without masks, box IoU) "
     f"{MIN_IOU:g} or more with an unmatched object of its class. Orange: false negatives on the left, false positives "
     "on the right. Crowd regions and detections in them (gray) are ignored. F1 = 2 TP / (2 TP + FN + FP); images are "
-    "sorted by F1, equal ones by the number of errors."
+    "sorted by F1, ties by the number of errors."
 )
 _SIDE = 512  # pixels
 
@@ -74,7 +74,7 @@ def write_error_gallery(
         matches: matches of `match_images`.
         folder: an existing folder.
         about: model and data, for the page.
-        labels: draw class and score beside objects where there is room.
+        labels: draw class and score next to objects where they fit.
 
     Returns:
         Names of the files written; empty without errors.

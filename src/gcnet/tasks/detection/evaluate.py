@@ -213,7 +213,7 @@ def evaluate_results(settings: EvaluateSettings, processes: Processes) -> Detect
     if note := box_format_note(results, images.content):
         _logger.warning("%s: %s", settings.results, note)
     if skipped:
-        _logger.warning("%s results belong to skipped images, and are ignored", f"{skipped:,}")
+        _logger.warning("%s results are of skipped images and are ignored", f"{skipped:,}")
     metrics = score_detections(images.content, results, [images.image_id(index) for index in range(len(images))])
     return DetectorEvaluation(metrics, part, _origin(settings), settings.repair, Path(str(settings.results)).name)
 

@@ -165,8 +165,8 @@ def _check_output(settings: PredictSettings, paths: Sequence[Path]) -> None:
         raise UserError(f"`output` of a detector is a folder for a picture of each image, found {output}")
     if os.path.realpath(output) in {os.path.realpath(path.parent) for path in paths}:
         raise UserError(
-            f"`output` must be another folder than that of the images, found {printable(output)}: its pictures would "
-            "be taken for images"
+            f"`output` must be another folder than that of the images, found {printable(output)}, where its pictures "
+            "would be read as images"
         )
 
 
@@ -220,7 +220,7 @@ def detect_images(
         UserError: a class is unknown, or the threshold is out of range.
     """
     if not 0 <= threshold <= 1:
-        raise UserError(f"a threshold of scores is from 0 to 1, found {threshold}")
+        raise UserError(f"the score threshold must be from 0 to 1, found {threshold}")
     device = next(detector.model.parameters()).device
     labels = torch.tensor(_labels(detector.names(), classes), dtype=torch.int64, device=device)
     done: list[ImageDetections] = []

@@ -73,8 +73,8 @@ class Detection(Task):
         "convolutions."
     )
     flops_note = (
-        "A detector's FLOPs are for an image of this height and width, with 1000 regions for the box head and 100\n"
-        "for the mask head; the numbers of regions of a real image depend on its content."
+        "A detector's FLOPs are for an image of this height and width, with 1000 RoIs for the box head and 100\n"
+        "for the mask head; the numbers of RoIs of a real image depend on its content."
     )
 
     def owns(self, model: str) -> bool:
@@ -166,12 +166,12 @@ class Detection(Task):
         return self.all_scores if has_masks(model) else (BOX_AP,)
 
     def why_another_score(self, model: str) -> str:
-        return f"not every validation object of `data` has a mask: take {without_masks(model)}, a detector of boxes"
+        return f"not every validation object of `data` has a mask: use {without_masks(model)}, a detector without masks"
 
     def describe_scores(self, names: str, images: str) -> str:
         return (
             f"{names} are COCO's average precision, the mean over overlaps (IoU) from 0.50 to 0.95, times 100, of the "
-            f"last epoch's weights on {images}; what the choice of these images leaves open is not in any number here."
+            f"last epoch's weights on {images}; no number includes the uncertainty from the choice of images."
         )
 
     def input_size(self, task: "TrainingTask") -> tuple[int, int]:

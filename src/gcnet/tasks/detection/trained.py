@@ -70,7 +70,7 @@ def detector_by_name(name: str, weights: str) -> TrainedDetector:
     """
     file = Path(weights)
     if file.suffix == ".safetensors" and file.is_file() and has_checksum(file):
-        raise UserError(f"{weights} is a model file, which names its network: give it to `model`, without `weights`")
+        raise UserError(f"{weights} is a model file with its own network: pass it as `model`, without `weights`")
     classes = None if weights == "pretrained" else _number_of_classes(file)
     model = create_model(name, num_classes=classes, weights=weights)
     _require_finite(model, weights)

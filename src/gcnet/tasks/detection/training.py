@@ -50,7 +50,7 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
         processes: the processes and the rank of this one, which determine its share of every batch.
 
     Raises:
-        UserError: there are no objects, no masks for a detector with masks, or a setting belongs to classifiers.
+        UserError: there are no objects, no masks for a detector with masks, or a setting is for classifiers only.
     """
 
     def __init__(self, train: CocoSplit, val: CocoSplit, settings: TrainSettings, processes: Processes) -> None:
@@ -336,8 +336,8 @@ def _require_masks(part: CocoSplit, model: str) -> None:
         skipped = [issue for issue in part.issues if issue.kind in MASK_ISSUE_KINDS]
         reason = f"no mask that can be used ({issue_summary(skipped)})" if skipped else "boxes and no masks"
         raise UserError(
-            f"{printable(part.place)} has {reason}, and {model} learns masks: take {without_masks(model)}, a detector "
-            f"of boxes"
+            f"{printable(part.place)} has {reason}, and {model} needs masks: use {without_masks(model)}, a detector "
+            f"without masks"
         )
 
 
@@ -354,7 +354,7 @@ def _refuse_classifiers(settings: TrainSettings) -> None:
     """Refuse settings of classifiers."""
     detector = settings.detector
     if detector.max_size is not None and detector.min_size is None:
-        raise UserError("`max_size` goes with `min_size`")
+        raise UserError("`max_size` requires `min_size`")
     network = f"{settings.network.model} is a detector"
     refuse_changed(settings.augment, _CLASSIFIERS_AUGMENT, "classifiers", network)
     refuse_changed(settings.recipe, _CLASSIFIERS_RECIPE, "classifiers", network)
@@ -362,7 +362,7 @@ def _refuse_classifiers(settings: TrainSettings) -> None:
     if settings.data.is_generated:
         given = [flag for flag in given if not flag.startswith("`image_size=")]
     if given:
-        raise UserError(f"{given[0]} belongs to classifiers, and {network}: give `min_size` and `max_size`")
+        raise UserError(f"{given[0]} is only for classifiers, and {network}: give `min_size` and `max_size`")
 
 
 def _title(labels: Tensor, classes: Sequence[str]) -> str:

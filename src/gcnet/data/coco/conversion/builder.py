@@ -75,7 +75,7 @@ class CocoBuilder:
         self.annotations: list[dict[str, Any]] = []
 
     def add_image(self, path: Path, width: int, height: int) -> None:
-        """Add an image; the following objects belong to it.
+        """Add an image; the following objects are in it.
 
         Args:
             path: Image file.

@@ -27,7 +27,7 @@ from gcnet.errors import UserError, printable
 
 _XML_BYTES = 10_000_000
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_FIRST_PIXEL = 1  # VOC counts pixels from 1, and the last pixel belongs to the box (VOC2012 development kit, 3.3)
+_FIRST_PIXEL = 1  # VOC counts pixels from 1, and boxes include their last pixel (VOC2012 development kit, 3.3)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def read_xml(file: Path) -> Element:
 
 
 def _refuse(*_: object) -> None:
-    raise UserError("it has a document type (<!DOCTYPE>), which VOC annotations have not")
+    raise UserError("it has a document type (<!DOCTYPE>), which VOC annotations must not have")
 
 
 def _xml_files(folder: Path) -> list[Path]:
@@ -271,7 +271,7 @@ def _size(element: Element | None) -> tuple[int, int] | None:
 
 
 _FOLDER = "SegmentationObject"
-_ALIKE = 0.5  # IoU of a box and the box of its mask from which they belong together
+_ALIKE = 0.5  # minimum IoU of a box and the box of its mask to match
 
 
 class ObjectMasks:

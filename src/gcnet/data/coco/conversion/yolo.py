@@ -152,7 +152,7 @@ def _from_yaml(file: Path, problems: list[LabelIssue]) -> _Layout:
         if existing := tuple(place for place in places.values() if place is not None):
             splits[split] = existing
     if not splits:
-        raise UserError(f"{printable(file)} is no YOLO data set: expected the keys train, val and names")
+        raise UserError(f"{printable(file)} is not a YOLO data set: expected the keys train, val and names")
     return _Layout(root, splits, _names(content, file), "kpt_shape" in content)
 
 
@@ -221,7 +221,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     if file.stat().st_size > _YAML_BYTES:
-        raise UserError(f"{printable(file)} is larger than {_YAML_BYTES:,} bytes, which no data.yaml is")
+        raise UserError(f"{printable(file)} is larger than {_YAML_BYTES:,} bytes, too large for a data.yaml")
     try:
         content = yaml.safe_load(file.read_bytes())
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -229,7 +229,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         reason = str(problem or error).splitlines()[0] + (f" in line {mark.line + 1}" if mark else "")
         raise UserError(f"{printable(file)} is not YAML: {printable(reason)}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{printable(file)} is no YOLO data set: expected the keys train, val and names")
+        raise UserError(f"{printable(file)} is not a YOLO data set: expected the keys train, val and names")
     return content
 
 
@@ -288,7 +288,7 @@ def _unused_labels(used: set[Path], root: Path) -> list[LabelIssue]:
     others = [file for folder in folders for file in sorted(folder.glob("*.txt")) if file not in used]
     return [
         LabelIssue(
-            "label file without an image, skipped", "no image of its name", file_name=os.path.relpath(file, root)
+            "label file without an image, skipped", "no image with this name", file_name=os.path.relpath(file, root)
         )
         for file in others
         if file.name not in _CLASS_FILES and _is_label(file)
