@@ -151,7 +151,7 @@ def test_weights_by_name_have_the_preprocessing_of_their_network(
     [
         ("m.safetensors", "needs images, or --statistics with --data"),
         ("m.safetensors --statistics", "--statistics are measured over a data set: give --data"),
-        ("m.safetensors a.png --statistics --data photos", "not over `images`; found a.png"),
+        ("m.safetensors a.png --statistics --data photos", "not over images; found a.png"),
         ("m.safetensors a.png --data photos", "--data requires --statistics"),
         ("m.safetensors --statistics --data photos --points grid", "--points is for images, not for --statistics"),
         ("m.safetensors a.png --limit 0", "--limit must be at least 1, found 0"),

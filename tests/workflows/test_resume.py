@@ -220,7 +220,7 @@ def test_damaged_rows_are_set_aside_and_the_run_continues(copy: Path) -> None:
         ("network", "stages", [1, "a"]),
         ("output", "plots", "yes"),
         ("machine", "precision", "half"),
-        ("machine", "color", 3),
+        ("machine", "unknown", 3),
     ],
 )
 def test_an_odd_value_in_the_config_is_one_sentence(copy: Path, group: str, name: str, value: object) -> None:
