@@ -10,7 +10,7 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14
 .DEFAULT_GOAL := help
 .PHONY: help setup demo oracle test test-slow test-oracle test-scale check bench
 
-help: ## Say what each command does
+help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
 
 setup: $(STAMP) ## Install gcnet and what it needs into .venv (once; about 6 GB with a CUDA build of torch)

@@ -30,10 +30,10 @@ def test_empty_batch_stays_empty_and_has_gradients_of_zero(name: str, dims: int,
 
 @pytest.mark.parametrize("block", ["gc", "nl_embedded_gaussian", "srm"])
 def test_inserted_block_takes_empty_tokens_and_maps(block: str) -> None:
-    for host, x in ((nn.Linear(6, 16), torch.randn(0, 5, 6)), (nn.Conv2d(3, 16, 3), torch.randn(0, 3, 7, 7))):
-        model = nn.Sequential(nn.Identity(), host).eval()
+    for base, x in ((nn.Linear(6, 16), torch.randn(0, 5, 6)), (nn.Conv2d(3, 16, 3), torch.randn(0, 3, 7, 7))):
+        model = nn.Sequential(nn.Identity(), base).eval()
         insert(model, block, at="1", example_input=torch.randn(2, *x.shape[1:]))
-        assert model(x).shape == host(x).shape
+        assert model(x).shape == base(x).shape
 
 
 @pytest.mark.parametrize("place", ["roi_heads.mask_head.3.0", "roi_heads.box_roi_pool"])

@@ -1,4 +1,4 @@
-"""The named blocks as they start: the identity, whatever their host initializes, and able to learn."""
+"""The named blocks as they start: the identity, whatever their base initializes, and able to learn."""
 
 from collections.abc import Callable
 
@@ -76,11 +76,11 @@ def reset_of_every_module(network: nn.Module) -> None:
 def test_blocks_are_still_the_identity_after_the_network_initializes_all_weights(
     initialize: Callable[[nn.Module], None],
 ) -> None:
-    host = timm.create_model("resnet10t", num_classes=3)
-    host.layer1.contexts = nn.ModuleDict({name: make(name) for name in IDENTITY})
-    initialize(host)
+    base = timm.create_model("resnet10t", num_classes=3)
+    base.layer1.contexts = nn.ModuleDict({name: make(name) for name in IDENTITY})
+    initialize(base)
     x = torch.randn(2, 22, 5, 7)
-    for name, block in host.layer1.contexts.items():
+    for name, block in base.layer1.contexts.items():
         for mode in (True, False):
             assert torch.equal(block.train(mode)(x), x), name
 

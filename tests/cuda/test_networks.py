@@ -26,13 +26,13 @@ def with_random_blocks(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("block", ["gc", "nl_embedded_gaussian"])
-@pytest.mark.parametrize("host", BASE_MODELS)
+@pytest.mark.parametrize("base", BASE_MODELS)
 @pytest.mark.slow
 def test_a_network_with_new_blocks_gives_the_same_outputs_to_the_bit(
-    host: str, block: str, device: torch.device
+    base: str, block: str, device: torch.device
 ) -> None:
-    model = create_model(host, num_classes=5).eval().to(device)
-    images = torch.randn(2, 3, BASE_MODELS[host], BASE_MODELS[host], device=device)
+    model = create_model(base, num_classes=5).eval().to(device)
+    images = torch.randn(2, 3, BASE_MODELS[base], BASE_MODELS[base], device=device)
     with torch.inference_mode():
         expected = model(images)
         gcnet.insert(model, block)

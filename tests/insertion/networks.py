@@ -46,13 +46,13 @@ BASE_MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def create(name: str) -> nn.Module:
-    """The host, in eval mode, with the same weights every time."""
+    """The network, in eval mode, with the same weights every time."""
     torch.manual_seed(0)
     return BASE_MODELS[name][0]().eval()
 
 
 def images(name: str, batch: int = 2) -> Tensor:
-    """What the host takes."""
+    """What the network takes."""
     return torch.randn(batch, *BASE_MODELS[name][1], generator=torch.Generator().manual_seed(1))
 
 

@@ -30,17 +30,17 @@ def with_blocks(name: str, block: str = "gc") -> nn.Module:
 
 @pytest.mark.slow
 def test_a_new_addition_block_changes_no_output_names_statistics_or_modes(name: str) -> None:
-    host = create(name)
-    before, names = host(images(name)), list(host.state_dict())
-    host.train()
-    next(iter(host.children())).eval()
-    modes = {key: module.training for key, module in host.named_modules()}
-    statistics = copy.deepcopy(dict(host.named_buffers()))
-    insert(host, "nl_gaussian", example_input=BASE_MODELS[name][1])
-    assert {key: host.get_submodule(key).training for key in modes} == modes
-    assert all(torch.equal(host.get_buffer(key), value) for key, value in statistics.items())
-    assert torch.equal(host.eval()(images(name)), before)
-    assert [key for key in host.state_dict() if ".context." not in key] == names
+    base = create(name)
+    before, names = base(images(name)), list(base.state_dict())
+    base.train()
+    next(iter(base.children())).eval()
+    modes = {key: module.training for key, module in base.named_modules()}
+    statistics = copy.deepcopy(dict(base.named_buffers()))
+    insert(base, "nl_gaussian", example_input=BASE_MODELS[name][1])
+    assert {key: base.get_submodule(key).training for key in modes} == modes
+    assert all(torch.equal(base.get_buffer(key), value) for key, value in statistics.items())
+    assert torch.equal(base.eval()(images(name)), before)
+    assert [key for key in base.state_dict() if ".context." not in key] == names
 
 
 class Wild(nn.Module):
@@ -70,7 +70,7 @@ def test_the_dry_run_of_a_network_that_needs_real_numbers_leaves_no_trace() -> N
 
 @pytest.mark.slow
 def test_the_block_sees_channels_and_positions_where_they_are(name: str) -> None:
-    """Judged by another mechanism: a hook on the plain host that lays the output out by hand."""
+    """Judged by another mechanism: a hook on the plain network that lays the output out by hand."""
     model, expected = with_blocks(name, "se"), create(name)
     for site in inserted(model)[0].sites:
         context = model.get_submodule(site.name).context
@@ -116,17 +116,17 @@ def test_copies_pickles_and_files_carry_the_blocks(name: str, tmp_path: Path) ->
 
 
 def test_remove_restores_the_network_exactly(name: str) -> None:
-    host = create(name)
-    before = {key: (type(module), set(vars(module))) for key, module in host.named_modules()}
-    states, output = list(host.state_dict()), host(images(name))
-    insert(host, "gc", example_input=BASE_MODELS[name][1])
-    randomize(host)
-    remove(host)
-    assert {key: (type(module), set(vars(module))) for key, module in host.named_modules()} == before
-    assert not any(module._forward_hooks for module in host.modules())
-    assert list(host.state_dict()) == states
-    assert torch.equal(host(images(name)), output)
-    assert inserted(host) == () and insertion_records(host) == [] and context_parameters(host) == []
+    base = create(name)
+    before = {key: (type(module), set(vars(module))) for key, module in base.named_modules()}
+    states, output = list(base.state_dict()), base(images(name))
+    insert(base, "gc", example_input=BASE_MODELS[name][1])
+    randomize(base)
+    remove(base)
+    assert {key: (type(module), set(vars(module))) for key, module in base.named_modules()} == before
+    assert not any(module._forward_hooks for module in base.modules())
+    assert list(base.state_dict()) == states
+    assert torch.equal(base(images(name)), output)
+    assert inserted(base) == () and insertion_records(base) == [] and context_parameters(base) == []
 
 
 @pytest.mark.parametrize("convert", [convert_sync_batchnorm, freeze_batch_norm_2d])

@@ -113,7 +113,7 @@ def _settled(model: nn.Module, x: torch.Tensor) -> nn.Module:
 
 
 def _randomize(model: nn.Module) -> None:
-    """Move the last layers from zero; on the large maps of untrained hosts, keep softmax and ReLU from saturating."""
+    """Move the last layers from zero; on large maps of untrained networks, keep softmax and ReLU from saturating."""
     with torch.no_grad():
         for key, parameter in context_parameters(model):
             if key.endswith("reduce.bias"):

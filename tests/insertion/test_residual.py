@@ -26,10 +26,10 @@ BASE_MODELS = {
     "cifar": lambda: CifarResNet(20, 7),
 }
 POSITIONS = [
-    (host, position)
-    for host in BASE_MODELS
+    (base, position)
+    for base in BASE_MODELS
     for position in ("after_norm", "after_add", "after_conv2")
-    if position != "after_conv2" or host not in ("torchvision basic", "timm basic", "cifar")
+    if position != "after_conv2" or base not in ("torchvision basic", "timm basic", "cifar")
 ]
 
 
@@ -47,27 +47,27 @@ def randomize(model: nn.Module) -> nn.Module:
 
 
 @pytest.fixture(params=BASE_MODELS)
-def host(request: pytest.FixtureRequest) -> nn.Module:
+def base(request: pytest.FixtureRequest) -> nn.Module:
     torch.manual_seed(0)
     return BASE_MODELS[request.param]().eval()
 
 
-def test_a_new_addition_block_changes_neither_output_nor_parameter_names(host: nn.Module) -> None:
-    before, names = host(images()), set(host.state_dict())
-    insert(host, "gc", ratio=4)
-    assert torch.equal(host(images()), before)
-    added = set(host.state_dict()) - names
-    assert names < set(host.state_dict())
+def test_a_new_addition_block_changes_neither_output_nor_parameter_names(base: nn.Module) -> None:
+    before, names = base(images()), set(base.state_dict())
+    insert(base, "gc", ratio=4)
+    assert torch.equal(base(images()), before)
+    added = set(base.state_dict()) - names
+    assert names < set(base.state_dict())
     assert all(".context." in name for name in added)
 
 
-def test_trained_blocks_change_the_output_and_all_receive_gradients(host: nn.Module) -> None:
-    before = host(images())
-    insert(host, "gc", ratio=4)
-    output = randomize(host)(images())
+def test_trained_blocks_change_the_output_and_all_receive_gradients(base: nn.Module) -> None:
+    before = base(images())
+    insert(base, "gc", ratio=4)
+    output = randomize(base)(images())
     assert not torch.allclose(output, before, atol=1e-4)
     output.square().sum().backward()
-    for name, parameter in context_parameters(host):
+    for name, parameter in context_parameters(base):
         if not name.endswith("context.key.bias"):  # softmax cancels a constant
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
@@ -75,7 +75,7 @@ def test_trained_blocks_change_the_output_and_all_receive_gradients(host: nn.Mod
 @pytest.mark.parametrize(("name", "position"), POSITIONS, ids=lambda value: value.replace(" ", "-"))
 @pytest.mark.slow
 def test_the_block_acts_at_its_position(name: str, position: str) -> None:
-    """Judged by another mechanism: the plain host with the same block appended to the module before the position."""
+    """Judged by another mechanism: the plain network with the same block appended to the module before the position."""
     torch.manual_seed(0)
     plain = BASE_MODELS[name]().eval()
     inserted = copy.deepcopy(plain)
@@ -93,7 +93,7 @@ def _append(plain: nn.Module, path: str, context: nn.Module, position: str) -> N
         plain.set_submodule(path, nn.Sequential(residual, context))
         return
     bottleneck = hasattr(residual, "conv3")
-    if position == "after_conv2":  # the host's ReLU after it changes nothing: a gate keeps signs
+    if position == "after_conv2":  # the network's ReLU after it changes nothing: a gate keeps signs
         residual.bn2 = nn.Sequential(residual.bn2, nn.ReLU(), context)
     elif getattr(residual, "se", None) is not None:
         residual.se = nn.Sequential(residual.se, context)
@@ -177,11 +177,11 @@ def test_blocks_have_the_dtype_and_mode_of_the_network() -> None:
 
 
 @pytest.mark.slow
-def test_copies_and_pickles_carry_the_blocks(host: nn.Module) -> None:
-    insert(host, "gc", ratio=4)
-    output = randomize(host)(images())
-    assert torch.equal(copy.deepcopy(host)(images()), output)
-    assert torch.equal(pickle.loads(pickle.dumps(host))(images()), output)  # noqa: S301
+def test_copies_and_pickles_carry_the_blocks(base: nn.Module) -> None:
+    insert(base, "gc", ratio=4)
+    output = randomize(base)(images())
+    assert torch.equal(copy.deepcopy(base)(images()), output)
+    assert torch.equal(pickle.loads(pickle.dumps(base))(images()), output)  # noqa: S301
 
 
 def test_blocks_still_run_after_norms_were_converted_or_frozen() -> None:

@@ -132,10 +132,10 @@ def test_a_file_of_residual_blocks_does_not_load_into_replaced_forwards(tmp_path
     model = torchvision.models.resnet18(num_classes=7)
     insert(model, "gc", stages=(5,))
     save_model(model, tmp_path / "model.safetensors")
-    host = torchvision.models.resnet18(num_classes=7)
-    host.layer4[0].forward = lambda x: x
+    base = torchvision.models.resnet18(num_classes=7)
+    base.layer4[0].forward = lambda x: x
     with pytest.raises(UserError, match="was replaced"):
-        load_model(tmp_path / "model.safetensors", host)
+        load_model(tmp_path / "model.safetensors", base)
 
 
 class Doubling(BasicBlock):

@@ -197,15 +197,15 @@ def test_a_traced_residual_network_is_the_same_at_another_size(position: str, gr
 def test_a_map_that_a_hook_keeps_is_not_changed_by_the_block(build: Any, position: str, layer: str) -> None:
     model = build(num_classes=3).eval()
     insert(model, "gc", position=position, at="layer4.0")
-    host = randomize(model).layer4[0]
+    base = randomize(model).layer4[0]
     kept: list[tuple[Tensor, Tensor]] = []
-    handle = host.get_submodule(layer).register_forward_hook(lambda *given: kept.append((given[2], given[2].clone())))
+    handle = base.get_submodule(layer).register_forward_hook(lambda *given: kept.append((given[2], given[2].clone())))
     with torch.no_grad():
         watched = model(x := torch.randn(2, 3, 64, 64))
         handle.remove()
         torch.testing.assert_close(model(x), watched)
     context: list[Tensor] = []
-    host.context.register_forward_hook(lambda *given: context.append(given[1][0].clone()))
+    base.context.register_forward_hook(lambda *given: context.append(given[1][0].clone()))
     with torch.no_grad():
         model(x)
     assert any(torch.equal(seen, context[0]) for _, seen in kept)

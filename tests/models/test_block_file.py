@@ -296,9 +296,9 @@ def test_invalid_metadata_is_one_sentence_and_changes_nothing(
     metadata = json.loads(json.dumps(metadata))
     change(metadata)
     save_tensors(path, tensors, metadata)
-    for host in (CifarResNet(20), model):
-        names = list(host.state_dict())
+    for base in (CifarResNet(20), model):
+        names = list(base.state_dict())
         with pytest.raises(UserError) as raised:
-            load_context(host, path)
+            load_context(base, path)
         assert "\n" not in str(raised.value) and "\x1b" not in str(raised.value)
-        assert list(host.state_dict()) == names
+        assert list(base.state_dict()) == names

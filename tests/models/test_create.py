@@ -134,7 +134,7 @@ def test_usage_errors_are_one_sentence(arguments: dict, sentence: str) -> None:
 
 def test_pretrained_weights_without_internet_fail_at_once_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
+        raise OSError("no route to base")
 
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -148,15 +148,15 @@ def test_pretrained_weights_without_internet_fail_at_once_with_advice(monkeypatc
 @pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "wrapped-and-parallel"])
 def test_published_weights_of_the_plain_network_load_with_and_without_blocks(tmp_path: Path, wrapped: bool) -> None:
     torch.manual_seed(0)
-    host = torchvision.models.resnet18(num_classes=7).eval()
-    state = host.state_dict()
+    base = torchvision.models.resnet18(num_classes=7).eval()
+    state = base.state_dict()
     if wrapped:
         state = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}
-    torch.save(state, tmp_path / "host.pth")
+    torch.save(state, tmp_path / "base.pth")
     images = torch.randn(2, 3, 37, 41)
     for name in ("resnet18", "gc_resnet18"):
-        model = create_model(name, num_classes=7, weights=tmp_path / "host.pth").eval()
-        assert torch.equal(model(images), host(images))
+        model = create_model(name, num_classes=7, weights=tmp_path / "base.pth").eval()
+        assert torch.equal(model(images), base(images))
 
 
 def test_weights_with_blocks_load_into_the_network_with_these_blocks_alone(tmp_path: Path) -> None:
@@ -177,12 +177,12 @@ def test_weights_with_blocks_load_into_the_network_with_these_blocks_alone(tmp_p
 def test_a_classifier_for_other_classes_is_initialized_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host = create_model("cifar_resnet20", num_classes=10)
-    save_model(host, tmp_path / "ten.safetensors")
+    base = create_model("cifar_resnet20", num_classes=10)
+    save_model(base, tmp_path / "ten.safetensors")
     with caplog.at_level(logging.WARNING):
         model = create_model("gc_cifar_resnet20", num_classes=3, weights=tmp_path / "ten.safetensors")
     assert "classifier initialized anew (linear): 10 outputs in the weights, 3 in the network" in caplog.text
-    assert torch.equal(model.conv1.weight, host.conv1.weight)
+    assert torch.equal(model.conv1.weight, base.conv1.weight)
 
 
 @pytest.mark.slow

@@ -284,13 +284,13 @@ def test_a_failed_load_model_leaves_the_network_unchanged(tmp_path: Path) -> Non
     trained = create_model("cifar_resnet20", num_classes=7)
     insert(trained, "gc")
     save_model(trained, tmp_path / "seven.safetensors")
-    host = create_model("cifar_resnet20", num_classes=10)
-    before = {name: value.clone() for name, value in host.state_dict().items()}
+    base = create_model("cifar_resnet20", num_classes=10)
+    before = {name: value.clone() for name, value in base.state_dict().items()}
     for _ in range(2):
         with pytest.raises(UserError, match=r"have another shape of linear\.weight"):
-            load_model(tmp_path / "seven.safetensors", host)
-        assert inserted(host) == ()
-        after = host.state_dict()
+            load_model(tmp_path / "seven.safetensors", base)
+        assert inserted(base) == ()
+        after = base.state_dict()
         assert after.keys() == before.keys()
         assert all(torch.equal(after[name], before[name]) for name in before)
 

@@ -72,10 +72,10 @@ def test_two_insertions_into_a_custom_network_with_a_custom_builder_are_rebuilt(
     def build_norm(channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels)
 
-    host = timm.create_model("resnet10t", num_classes=3)
-    insert(host, "gc", stages=(5,))
-    insert(host, build_norm, stages=(3,))
-    model = trained(host)
+    base = timm.create_model("resnet10t", num_classes=3)
+    insert(base, "gc", stages=(5,))
+    insert(base, build_norm, stages=(3,))
+    model = trained(base)
     save_model(model, tmp_path / "own.safetensors")
     with pytest.raises(UserError, match="network of your own"):
         load_model(tmp_path / "own.safetensors")

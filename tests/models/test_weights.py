@@ -92,17 +92,17 @@ def test_a_backbone_has_the_features_of_the_classifier_whose_weights_it_got(
     torch.testing.assert_close(found, features(classifier, "layer4", images))
 
 
-@pytest.mark.parametrize("host", ["cifar_resnet20", "scenes_resnet"])
+@pytest.mark.parametrize("base", ["cifar_resnet20", "scenes_resnet"])
 @pytest.mark.parametrize("prefix", ["", "gc_"])
-def test_small_backbones_load_the_weights_of_their_classifiers(tmp_path: Path, host: str, prefix: str) -> None:
-    classifier = moved(create_model(host))
+def test_small_backbones_load_the_weights_of_their_classifiers(tmp_path: Path, base: str, prefix: str) -> None:
+    classifier = moved(create_model(base))
     save_model(classifier, tmp_path / "classifier.safetensors")
     images = torch.randn(2, 3, 37, 41)
     file = tmp_path / "classifier.safetensors"
-    model = create_model(f"mask_rcnn_{prefix}{host}", num_classes=3, backbone_weights=file).eval()
+    model = create_model(f"mask_rcnn_{prefix}{base}", num_classes=3, backbone_weights=file).eval()
     with torch.no_grad():
         found = list(model.backbone.body(images).values())[-1]
-    torch.testing.assert_close(found, features(classifier, LAST[host], images))
+    torch.testing.assert_close(found, features(classifier, LAST[base], images))
 
 
 def test_offsets_of_deformable_convolutions_keep_their_initialization(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_published_weights_for_a_backbone_are_those_of_its_classifier(monkeypatc
 
 def test_without_a_network_published_weights_for_a_backbone_fail_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
+        raise OSError("no route to base")
 
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)

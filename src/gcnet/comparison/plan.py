@@ -129,10 +129,10 @@ def check_names(settings: CompareSettings, variants: Variants) -> None:
             check_options(
                 variant.block, given | {name: value for name, value in variant.placement.items() if name == "ratio"}
             )
-    prefix, host = split_name(settings.model)
+    prefix, base = split_name(settings.model)
     if prefix:
         raise UserError(
-            f'compare inserts the blocks: `model` takes a network without blocks, "{host}", found "{settings.model}"'
+            f'compare inserts the blocks: `model` takes a network without blocks, "{base}", found "{settings.model}"'
         )
 
 

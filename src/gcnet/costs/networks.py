@@ -77,20 +77,20 @@ class CountedNetwork:
             UserError: it has no blocks.
         """
         if self._has_blocks:
-            return self._host_choice()
-        host = self._host_choice(without_own_blocks=True)
+            return self._base_network()
+        base = self._base_network(without_own_blocks=True)
         with torch.device("meta"):
-            if remove_own_blocks(create_model(host.name, **host.arguments)):
-                return host
+            if remove_own_blocks(create_model(base.name, **base.arguments)):
+                return base
         raise UserError(
             f"`against=plain` compares with the same network without blocks, and {self.name} has none: "
             "give `block` or a network with blocks, or name the other network, as in `against=resnet50`"
         )
 
-    def _host_choice(self, *, without_own_blocks: bool = False) -> "CountedNetwork":
+    def _base_network(self, *, without_own_blocks: bool = False) -> "CountedNetwork":
         own = {"num_classes": self._card.num_classes, "detector": self._card.detector}
         arguments = {name: value for name, value in own.items() if value is not None}
-        return CountedNetwork(self._host, arguments, without_own_blocks)
+        return CountedNetwork(self._base_name, arguments, without_own_blocks)
 
     @property
     def label(self) -> str:
@@ -103,19 +103,19 @@ class CountedNetwork:
     @property
     def task(self) -> Task:
         """The task that it is for."""
-        return task_of(self._host)
+        return task_of(self._base_name)
 
     def size(self) -> tuple[int, int]:
         """Return the default height and width of images in pixels."""
         preprocessing = self._card.preprocessing
         if preprocessing is not None:
             return preprocessing["image_size"], preprocessing["image_size"]
-        skeleton = self._host_choice().skeleton()
-        name = self._host.removeprefix("torchvision/")
-        return _named_size(name, skeleton) or self.task.default_image_size(self._host, skeleton)
+        skeleton = self._base_network().skeleton()
+        name = self._base_name.removeprefix("torchvision/")
+        return _named_size(name, skeleton) or self.task.default_image_size(self._base_name, skeleton)
 
     @property
-    def _host(self) -> str:
+    def _base_name(self) -> str:
         return self._card.architecture or self.name
 
     @cached_property

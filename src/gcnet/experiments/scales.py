@@ -9,7 +9,7 @@ from gcnet.comparison.results import BASELINE
 from gcnet.experiments.rows import PaperTable, TableRow
 from gcnet.models.registry import published_placement, split_name
 
-_SMALL_HOSTS = {
+_SMALL_MODELS = {
     "mask_rcnn_resnet50": "cifar_resnet20",
     "mask_rcnn_resnet101": "cifar_resnet56",
     "resnet50": "cifar_resnet20",
@@ -56,19 +56,19 @@ def series_of(tables: Mapping[str, PaperTable], *, small: bool) -> list[Series]:
     by_model: dict[str, list[tuple[str, TableRow]]] = {}
     for name, table in tables.items():
         for row in table.rows:
-            host = split_name(row.model)[1]
-            model = host if not small else _small_model(host, row)
+            base = split_name(row.model)[1]
+            model = base if not small else _small_model(base, row)
             if model is not None:
                 by_model.setdefault(model, []).append((name, row))
     return [_series(model, rows, small=small) for model, rows in by_model.items()]
 
 
-def _small_model(host: str, row: TableRow) -> str | None:
-    """The small network in place of a host; None where there is none, or where it has not the place of the row's block.
+def _small_model(base: str, row: TableRow) -> str | None:
+    """The small counterpart of a base model; None without one, or if it lacks the site of the row's block.
 
     After the second of three convolutions there is no place in blocks that have two.
     """
-    return None if row.options.get("position") == "after_conv2" else _SMALL_HOSTS.get(host)
+    return None if row.options.get("position") == "after_conv2" else _SMALL_MODELS.get(base)
 
 
 def _series(model: str, rows: Sequence[tuple[str, TableRow]], *, small: bool) -> Series:

@@ -78,12 +78,12 @@ class Simplified:
             return []
         columns = self.before.summary()
         heads = "".join(f"  {title:<{_width(column)}}" for title, column in columns.items())
-        lines = ["", f"{'':<6}{heads}  {'parameters':>12}  {'MFLOPs per image':>15}"]
+        lines = ["", f"{'':<6}{heads}  {'parameters':>12}  {'MFLOPs/image':>12}"]
         for title, result, (parameters, flops) in zip(
             ("before", "after"), (self.before, self.after), self.costs, strict=True
         ):
             cells = "".join(f"  {cell:<{_width(columns[name])}}" for name, cell in result.summary().items())
-            lines.append(f"{title:<6}{cells}  {parameters:>12,}  {flops / 1e6:>15,.4g}")
+            lines.append(f"{title:<6}{cells}  {parameters:>12,}  {flops / 1e6:>12,.4g}")
         lines.append(f"{self.after.images:,} images evaluated, {len(self.after.skipped):,} skipped; 95 % intervals")
         if self.block == "gc":
             lines.append(

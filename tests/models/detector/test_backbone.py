@@ -1,4 +1,4 @@
-"""The pyramid on hosts of any number of stages, and the small detectors: sizes, anchors, sight, training, files."""
+"""The pyramid on networks of any number of stages, and the small detectors: sizes, anchors, sight, training, files."""
 
 import math
 from pathlib import Path
@@ -30,26 +30,26 @@ STRIDES = {
 SMALL = [name for name in STRIDES if not name.startswith("resnet")]
 
 
-@pytest.mark.parametrize("host", STRIDES)
-def test_maps_are_as_many_as_stages_and_as_large_as_their_strides_say(host: str) -> None:
+@pytest.mark.parametrize("base", STRIDES)
+def test_maps_are_as_many_as_stages_and_as_large_as_their_strides_say(base: str) -> None:
     with torch.device("meta"):
-        backbone, strides = build_pyramid(build_base_model(host, 1), channels=13, batch_norm=False)
+        backbone, strides = build_pyramid(build_base_model(base, 1), channels=13, batch_norm=False)
         maps = backbone(torch.randn(2, 3, 128, 192))
-    assert strides == STRIDES[host]
-    assert [tuple(level.shape) for level in maps.values()] == [(2, 13, 128 // s, 192 // s) for s in STRIDES[host]]
+    assert strides == STRIDES[base]
+    assert [tuple(level.shape) for level in maps.values()] == [(2, 13, 128 // s, 192 // s) for s in STRIDES[base]]
     stages = max(len(strides) - 1, 1)
     assert list(maps) == [str(level) for level in range(stages)] + ["pool"] * (len(strides) - stages)
     assert len(backbone.fpn.inner_blocks) == stages
 
 
 def test_determining_strides_changes_neither_the_backbone_nor_random_states() -> None:
-    host = build_base_model("resnet18", 1)
-    before = {name: value.clone() for name, value in host.state_dict().items()}
+    base = build_base_model("resnet18", 1)
+    before = {name: value.clone() for name, value in base.state_dict().items()}
     torch.manual_seed(3)
-    ours, _ = build_pyramid(host, channels=7, batch_norm=False)
+    ours, _ = build_pyramid(base, channels=7, batch_norm=False)
     stages = {f"layer{number + 1}": str(number) for number in range(4)}
     torch.manual_seed(3)
-    reference = BackboneWithFPN(host, stages, [64, 128, 256, 512], 7)
+    reference = BackboneWithFPN(base, stages, [64, 128, 256, 512], 7)
     assert all(torch.equal(value, reference.fpn.state_dict()[name]) for name, value in ours.fpn.state_dict().items())
     assert all(torch.equal(value, before[name]) for name, value in ours.body.state_dict().items())
     assert ours.body.training
@@ -62,31 +62,31 @@ def test_a_backbone_without_stages_is_refused() -> None:
 
 
 def test_stages_that_do_not_halve_the_map_are_refused() -> None:
-    host = build_base_model("resnet18", 1)
-    host.layer3[0].conv1.stride = host.layer3[0].downsample[0].stride = (1, 1)
+    base = build_base_model("resnet18", 1)
+    base.layer3[0].conv1.stride = base.layer3[0].downsample[0].stride = (1, 1)
     with pytest.raises(UserError, match=r"must double from stage to stage, found strides \[4, 8, 8, 16\]"):
-        build_mask_rcnn(host)
+        build_mask_rcnn(base)
 
 
-@pytest.mark.parametrize("host", ["cifar_resnet20", "scenes_resnet"])
+@pytest.mark.parametrize("base", ["cifar_resnet20", "scenes_resnet"])
 @pytest.mark.parametrize("conventions", ["mmdet", "torchvision"])
-def test_anchors_of_a_small_detector_lie_on_every_cell_of_its_maps(host: str, conventions: str) -> None:
-    model = create_model(f"mask_rcnn_{host}", num_classes=3, detector={"conventions": conventions}).eval()
+def test_anchors_of_a_small_detector_lie_on_every_cell_of_its_maps(base: str, conventions: str) -> None:
+    model = create_model(f"mask_rcnn_{base}", num_classes=3, detector={"conventions": conventions}).eval()
     anchors: list[Tensor] = []
     model.rpn.anchor_generator.register_forward_hook(lambda _, __, output: anchors.append(output[0]))
     with torch.no_grad():
         model([torch.rand(3, 64, 64)])
     (found,) = anchors
-    cells = [(64 // stride) ** 2 for stride in STRIDES[host]]
+    cells = [(64 // stride) ** 2 for stride in STRIDES[base]]
     assert len(found) == 3 * sum(cells)
     sides = (found[:, 2:] - found[:, :2]).prod(dim=1).sqrt()
-    for level, side in zip(sides.split([3 * count for count in cells]), model_sides(host), strict=True):
+    for level, side in zip(sides.split([3 * count for count in cells]), model_sides(base), strict=True):
         assert (level - side).abs().max() <= (1 if conventions == "torchvision" else 1e-4)
-    assert found[: 3 * cells[0], :2].max() > 64 - STRIDES[host][0] - 14, "the last cell is by the image's edge"
+    assert found[: 3 * cells[0], :2].max() > 64 - STRIDES[base][0] - 14, "the last cell is by the image's edge"
 
 
-def model_sides(host: str) -> tuple[float, ...]:
-    return (10.0,) if host == "scenes_resnet" else (10.0, 16.0, 24.0, 32.0)
+def model_sides(base: str) -> tuple[float, ...]:
+    return (10.0,) if base == "scenes_resnet" else (10.0, 16.0, 24.0, 32.0)
 
 
 def test_anchors_are_eight_strides_wide_by_default() -> None:
@@ -141,7 +141,7 @@ def targets() -> list[dict[str, Tensor]]:
     return [{"boxes": boxes, "labels": torch.tensor([1, 3]), "masks": masks}]
 
 
-@pytest.mark.parametrize("name", [*(f"mask_rcnn_gc_{host}" for host in SMALL), "cascade_mask_rcnn_scenes_resnet"])
+@pytest.mark.parametrize("name", [*(f"mask_rcnn_gc_{base}" for base in SMALL), "cascade_mask_rcnn_scenes_resnet"])
 @pytest.mark.parametrize("conventions", ["mmdet", "torchvision"])
 @pytest.mark.slow
 def test_a_small_detector_trains_every_parameter_and_finds_things(name: str, conventions: str) -> None:

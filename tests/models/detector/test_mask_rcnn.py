@@ -205,22 +205,22 @@ def test_a_file_rebuilds_a_detector_with_its_blocks(tmp_path: Path) -> None:
 
 
 def test_fixed_norms_keep_their_statistics_in_training_and_train_scale_and_shift() -> None:
-    host = build_base_model("resnet18", 1)
+    base = build_base_model("resnet18", 1)
     with torch.no_grad():
-        for module in host.modules():
+        for module in base.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_()
                 module.running_var.uniform_(0.5, 2)
                 module.weight.uniform_(0.5, 1)
     images = torch.rand(2, 3, 64, 64)
-    expected = host.eval()(images)
-    statistics = {name: value.clone() for name, value in host.named_buffers()}
-    set_norms(host, "eval_stats", eps=1e-5)
-    output = host.train()(images)
+    expected = base.eval()(images)
+    statistics = {name: value.clone() for name, value in base.named_buffers()}
+    set_norms(base, "eval_stats", eps=1e-5)
+    output = base.train()(images)
     torch.testing.assert_close(output, expected)
     output.sum().backward()
-    assert all(torch.equal(value, statistics[name]) for name, value in host.named_buffers())
-    norms = [module for module in host.modules() if isinstance(module, FixedBatchNorm2d)]
+    assert all(torch.equal(value, statistics[name]) for name, value in base.named_buffers())
+    norms = [module for module in base.modules() if isinstance(module, FixedBatchNorm2d)]
     assert len(norms) == 20
     assert all(norm.weight.grad is not None and norm.bias.grad is not None for norm in norms)
     set_norms(other := build_base_model("resnet18", 1), "frozen", eps=0.0)

@@ -68,11 +68,11 @@ def classifier_by_name(name: str, weights: str, image_size: int | None) -> Train
     Raises:
         UserError: the weights do not fit, or lack the classification layer.
     """
-    host = split_name(name)[1]
-    own = own_preprocessing(host, weights)
+    base = split_name(name)[1]
+    own = own_preprocessing(base, weights)
     size = image_size or (own.image_size if own else None)
-    tensors = read_weights(weights, host, argument="weights").tensors
-    classes = _number_of_classes(create_model(name), tensors, class_layers(host))
+    tensors = read_weights(weights, base, argument="weights").tensors
+    classes = _number_of_classes(create_model(name), tensors, class_layers(base))
     model = create_model(name, num_classes=classes, weights=weights, image_size=size)
     loaded = loaded_weights(model)
     if loaded is not None and loaded.new_layers and not set(loaded.new_layers) <= AUXILIARY:
