@@ -28,7 +28,7 @@ def commands_of(text: str) -> list[str]:
 
 
 FINE_TUNING = (ROOT / "docs" / "fine-tuning.md").read_text()
-SHRINK, IMAGE_SIZE, KEEP, OWN_LOOP = examples_of(FINE_TUNING)
+SHRINK, _DOWNLOAD, IMAGE_SIZE, KEEP, OWN_LOOP = examples_of(FINE_TUNING)
 EXAMPLES = [*examples_of(TEXT + COMMAND_LINE + (ROOT / "docs" / "analysis.md").read_text()), IMAGE_SIZE, OWN_LOOP]
 COMMANDS = commands_of(COMMAND_LINE)
 README_COMMANDS = commands_of(TEXT)
