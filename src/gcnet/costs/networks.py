@@ -23,7 +23,6 @@ from gcnet.tasks.registry import task_of
 from gcnet.tasks.trained import model_path
 
 
-# Modules that scale their input or add to it, and can be replaced by the identity.
 @dataclass(frozen=True)
 class CountedNetwork:
     """A network by name with arguments of `create_model`, or a model file or run folder.
