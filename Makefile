@@ -8,7 +8,7 @@ WORKERS ?= 2
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo oracle test test-slow test-oracle test-scale check bench
+.PHONY: help setup demo oracle test test-slow test-oracle test-scale check bench docs-pictures
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'

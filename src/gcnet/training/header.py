@@ -27,7 +27,7 @@ def print_header(trainer: Trainer, settings: TrainSettings, folder: Path, log: C
         log(str(insertion))
     log(f"weights: {_weights(trainer, settings)}")
     if settings.recipe.preset == "finetune" and settings.network.weights is None:
-        say("note: `preset=finetune` without `weights` trains a randomly initialized network with a fine-tuning recipe")
+        log("note: `preset=finetune` without `weights` trains a randomly initialized network with a fine-tuning recipe")
     for line in data_lines(trainer, settings):
         log(line)
     log(f"augmentation: {trainer.task.describe_augmentation()}")

@@ -139,7 +139,7 @@ class TrainingLoop:
             self._draw_best()
             name = signal.Signals(self.stopped).name
             place = printable(self.folder.path)
-            self.reporter.say(f"{name}: saved at step {self.trainer.step}; resume it with `gcnet.resume({place})`")
+            self.reporter.log(f"{name}: saved at step {self.trainer.step}; resume it with `gcnet.resume({place})`")
 
     def _step(self, batches: Iterator[TrainingBatch]) -> None:
         batch = next(batches)

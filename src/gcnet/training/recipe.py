@@ -257,11 +257,11 @@ class RecipeSettings:
             f"`ema_decay` must be between 0 and 1, found {self.ema_decay}",
         )
         check(self.images_per_step % self.grad_accumulation == 0, self._uneven())
-        check(not self.nesterov or self.optimizer == "sgd", "`nesterov` belongs to `optimizer=sgd`")
+        check(not self.nesterov or self.optimizer == "sgd", "`nesterov` requires `optimizer=sgd`")
         check(not self.nesterov or self.momentum > 0, "`nesterov` needs `momentum` above 0")
         check(self.min_lr <= self.peak_lr, f"`min_lr={self.min_lr}` is above `lr={self.peak_lr}`")
         cosine = (self.schedule or self._preset.schedule) == "cosine"
-        check(self.min_lr == 0 or cosine, "`min_lr` belongs to `schedule=cosine`")
+        check(self.min_lr == 0 or cosine, "`min_lr` requires `schedule=cosine`")
         milestones = self.milestones or ()
         shown = " ".join(f"{at:g}" for at in milestones)
         check(
@@ -269,7 +269,7 @@ class RecipeSettings:
             f"`milestones` are fractions of the run between 0 and 1, such as 0.67 0.92; found {shown}",
         )
         start = self.warmup_start_factor
-        check(start is None or 0 <= start <= 1, f"`warmup_start_factor` is a share from 0 to 1, found {start}")
+        check(start is None or 0 <= start <= 1, f"`warmup_start_factor` must be a fraction from 0 to 1, found {start}")
 
     def _uneven(self) -> str:
         return (

@@ -45,7 +45,7 @@ class NetworkSettings:
     """Block options as NAME=VALUE, such as pooling=average."""
 
     def __post_init__(self) -> None:
-        """Check what needs no look at the network."""
+        """Check settings that do not depend on the network."""
         check(self.ratio is None or self.ratio > 0, f"`ratio` must be positive, found {self.ratio}")
         check(
             self.insert_at is None or (self.stages is None and self.blocks is None),
