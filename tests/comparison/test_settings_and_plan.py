@@ -133,7 +133,7 @@ def test_a_run_is_evaluated_ten_times_or_once_an_epoch() -> None:
         pytest.param({"blocks": "none,gcc"}, r'unknown block "gcc"; did you mean "gc"\?', id="unknown block"),
         pytest.param({"blocks": "none,,gc"}, "`blocks` takes names separated by commas", id="empty name"),
         pytest.param({"blocks": "gc,none,gc"}, 'each block once, found "gc" twice', id="repeated block"),
-        pytest.param({"model": "gc_resnet50"}, 'a plain network, "resnet50", found "gc_resnet50"', id="block in name"),
+        pytest.param({"model": "gc_resnet50"}, 'without blocks, "resnet50", found "gc_resnet50"', id="block in name"),
         pytest.param({"seeds": 0}, "`seeds` must be at least 1, found 0", id="no seeds"),
         pytest.param({"jobs": 0}, "`jobs` must be at least 1, found 0", id="no jobs"),
         pytest.param(

@@ -254,8 +254,8 @@ def _seed_note(comparison: Comparison, count: int) -> str:
     score = comparison.score
     if count == 1:
         return (
-            f"One seed ({comparison.seeds[0]}): no {'spread' if score.is_share else 'uncertainty'} can be given, nor "
-            "the smallest difference that the experiment could have shown; train with 3 seeds or more for that."
+            f"One seed ({comparison.seeds[0]}): no {'standard deviation' if score.is_share else 'uncertainty'} and no "
+            "minimum detectable difference; train with 3 seeds or more for both."
         )
     differences = [comparison.difference(block) for block in comparison.tested()]
     widths = [item.half_width for item in differences if item is not None and item.half_width is not None]
