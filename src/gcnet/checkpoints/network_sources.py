@@ -7,6 +7,7 @@ from gcnet.checkpoints.mmpretrain import MmpretrainSource
 from gcnet.checkpoints.mmseg import MmsegSource
 from gcnet.checkpoints.network import NetworkSource
 from gcnet.checkpoints.timm_networks import TimmSource
+from gcnet.checkpoints.torchvision_networks import TorchvisionSource
 from gcnet.checkpoints.weight_file import WeightFile
 from gcnet.errors import UserError, printable, unknown
 
@@ -17,6 +18,7 @@ NETWORK_SOURCES: Mapping[str, NetworkSource] = {
     "mmpretrain": MmpretrainSource(),
     "mmseg": MmsegSource(),
     "timm": TimmSource(),
+    "torchvision": TorchvisionSource(),
 }
 
 _SHOWN = 4

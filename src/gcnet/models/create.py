@@ -61,7 +61,7 @@ def create_model(
         block: a block to insert, if the name has no prefix.
         ratio, stages, blocks, position, at: as for `gcnet.insert`; they override the prefix.
         detector: options of `build_mask_rcnn`: conventions, norm, norm_eps, box_head, image_size, anchor_sizes,
-            rois_per_image, detections_per_image, fpn_channels, head_width. Model files keep them.
+            rois_per_image, detections_per_image, fpn_channels, head_width, rpn_convs. Model files keep them.
         backbone_weights: for detectors, instead of `weights`: weights of a classifier with the same backbone, from a
             file or published, or a published checkpoint of a network around it. Blocks that they lack stay new.
         image_size: image size in pixels. ViT, Swin and other networks of one size are built for it, and position

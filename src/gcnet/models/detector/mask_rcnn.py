@@ -33,6 +33,7 @@ def build_mask_rcnn(
     detections_per_image: int = 100,
     fpn_channels: int = 256,
     head_width: int = 1024,
+    rpn_convs: int = 1,
 ) -> GeneralizedRCNN:
     """Build Faster R-CNN, Mask R-CNN or Cascade Mask R-CNN with a feature pyramid on a classifier.
 
@@ -61,6 +62,7 @@ def build_mask_rcnn(
         detections_per_image: most detections per image.
         fpn_channels: channels of the pyramid's levels and of the convolutions of the heads.
         head_width: features of the linear layers of the box head.
+        rpn_convs: 3x3 convolutions in the head of the region proposal network.
 
     Returns:
         The detector, with fresh weights outside the classifier's layers.
@@ -76,7 +78,7 @@ def build_mask_rcnn(
     check_detector_options({"conventions": conventions, "norm": norm, "norm_eps": norm_eps, "box_head": box_head})
     check_detector_options({"image_size": image_size, "anchor_sizes": anchor_sizes, "rois_per_image": rois_per_image})
     check_detector_options({"detections_per_image": detections_per_image})
-    check_detector_options({"fpn_channels": fpn_channels, "head_width": head_width})
+    check_detector_options({"fpn_channels": fpn_channels, "head_width": head_width, "rpn_convs": rpn_convs})
     set_norms(classifier, norm, eps=norm_eps)
     parts, batch_norm = CONVENTIONS[conventions], box_head == "4conv1fc"
     backbone, strides = build_pyramid(classifier, channels=fpn_channels, batch_norm=batch_norm)
@@ -92,7 +94,7 @@ def build_mask_rcnn(
     )
     kind = "cascade_mask_rcnn" if cascade else "mask_rcnn" if masks else "faster_rcnn"
     anchors = _build_anchors(parts, anchor_sizes or tuple(8.0 * stride for stride in strides), strides)
-    head = ProposalHead(fpn_channels, anchors.num_anchors_per_location()[0])
+    head = ProposalHead(fpn_channels, anchors.num_anchors_per_location()[0], rpn_convs)
     return GeneralizedRCNN(
         backbone,
         parts.rpn[kind](anchors, head, box_coder=parts.box_coder((1.0, 1.0, 1.0, 1.0))),
@@ -176,4 +178,5 @@ _CHECKS: Mapping[str, Callable[[str, object], None]] = {
     "detections_per_image": _check_whole,
     "fpn_channels": _check_whole,
     "head_width": _check_whole,
+    "rpn_convs": _check_whole,
 }
