@@ -15,6 +15,7 @@ from gcnet.checkpoints.network import NetworkDescription
 from gcnet.checkpoints.network_sources import NETWORK_SOURCES
 from gcnet.cli import main
 from gcnet.errors import Failure, UserError
+from gcnet.models import conversion
 from gcnet.models.card import card_of
 from gcnet.models.conversion import build_described, convert_weights
 
@@ -42,7 +43,8 @@ def server(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> G
     with served(content) as running:
         file = replace(published(running.url, content), name=NAME, parameters=3, scores=("12.3", "4.5"))
         known = catalog.published_files()
-        monkeypatch.setattr(catalog, "published_files", lambda: (*known, file))
+        for module in (catalog, conversion):
+            monkeypatch.setattr(module, "published_files", lambda: (*known, file))
         yield running
 
 

@@ -1,6 +1,5 @@
 """Published checkpoints by name: converted once, and kept in the cache as model files."""
 
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from gcnet.checkpoints.published_files import (
     names_published_file,
 )
 from gcnet.errors import printable
-from gcnet.models.card import card_of, set_card
 from gcnet.storage import StorageError, locked
 
 
@@ -67,9 +65,4 @@ def _convert(file: PublishedFile, path: Path, converted: Path) -> None:
     from gcnet.models.model_file import save_model
 
     check_digest(file, path)
-    model = convert_weights(path, file.library).model
-    card = card_of(model)
-    scores = {metric: float(score) for metric, score in zip(file.metrics, file.scores, strict=True)}
-    published = {"name": file.name, "dataset": file.dataset, "scores": scores, "scores_from": file.scores_from}
-    set_card(model, replace(card, provenance={**(card.provenance or {}), **published}))
-    save_model(model, converted)
+    save_model(convert_weights(path, file.library).model, converted)
