@@ -67,3 +67,22 @@ def test_help_hides_advanced_flags_that_help_all_shows(capsys: pytest.CaptureFix
     assert parse(Lamp, ["desk", "--color", "1", "0", "0"], program="gcnet lamp", epilogue="") == Lamp(
         "desk", color=(1, 0, 0)
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "codes", "has_more"),
+    [
+        ("train", [0, 1, 2, 3, 129, 130, 143], True),
+        ("evaluate", [0, 1, 2, 130], True),
+        ("blocks", [0, 1, 2, 130], False),
+        ("simplify", [0, 1, 2, 130], True),
+    ],
+)
+def test_help_lists_the_exit_codes_of_the_command_and_help_all_only_where_it_shows_more(
+    command: str, codes: list[int], has_more: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert [int(line.split()[0]) for line in text.partition("exit codes:\n")[2].splitlines()] == codes
+    assert ("--help-all" in text) == has_more
+    assert "`" not in text

@@ -21,7 +21,7 @@ from gcnet.cli.wording import flags_of
         (["train", "--imgsz=224"], 'unknown flag "--imgsz"; did you mean "--image-size"?'),
         (["train", "--learning_rate", "1"], 'unknown flag "--learning_rate"; did you mean "--lr"?'),
         (["train", "--num-classes", "10"], 'unknown flag "--num-classes"; the number of classes comes from the data'),
-        (["blocks", "--amp"], 'unknown flag "--amp"; gcnet blocks --help-all lists all flags'),
+        (["blocks", "--amp"], 'unknown flag "--amp"; gcnet blocks --help lists all flags'),
         (["evaluate", "a.safetensors"], "there is no model file a.safetensors"),
         (["train", "imgsz=64"], 'unexpected argument "imgsz=64"; did you mean "--image-size 64"?'),
         (["predict", "--conf", "1"], 'unknown flag "--conf"; did you mean "--threshold"?'),

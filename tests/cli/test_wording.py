@@ -16,7 +16,7 @@ from gcnet.cli.wording import with_flags
         ("see `gcnet.check_data(photos)`", "see gcnet check-data photos"),
         ("`gcnet.check_data(photos, max_listed=2)` lists", "gcnet check-data photos --max-listed 2 lists"),
         ("heads must divide the channels", "heads must divide the channels"),
-        ("`heads=2` of `gcnet blocks`", "heads=2 of `gcnet blocks`"),
+        ("`heads=2` of `gcnet blocks`", "heads=2 of gcnet blocks"),
     ],
 )
 def test_arguments_in_backticks_are_rendered_as_flags(sentence: str, expected: str) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, cast
@@ -52,6 +52,14 @@ EXIT_CODES = {
     EXIT_TERMINATED: "terminated by SIGTERM (training saved its state)",
 }
 
+_TRAINING = ("train", "compare", "reproduce")
+_TRAINING_CODES = (EXIT_NON_FINITE, EXIT_HANGUP, EXIT_TERMINATED)
+_MEANINGS = {
+    "check-data": {EXIT_FAILURE: "issues found; or failure, such as a full disk"},
+    "predict": {EXIT_FAILURE: "no image could be read; or failure, such as a full disk"},
+    "analyze": {EXIT_FAILURE: "no image could be read; or failure, such as a full disk"},
+    "simplify": {EXIT_FAILURE: "no block could be replaced; or failure, such as a full disk"},
+}
 
 # Errors of the system rather than of usage: full disks, limits on files and processes, failing hardware.
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO, errno.EROFS)
@@ -215,7 +223,7 @@ def _run(command: str, arguments: list[str]) -> int:
     from gcnet.cli.files import check_outputs
     from gcnet.cli.messages import printed_messages
 
-    settings = parse(module.Settings, arguments, program=f"gcnet {command}", epilogue=_exit_codes())
+    settings = parse(module.Settings, arguments, program=f"gcnet {command}", epilogue=_exit_codes(exit_codes(command)))
     if settings is None:
         return EXIT_OK
     if _is_first_process():  # several would take each other's trial for a folder that exists
@@ -230,12 +238,21 @@ def _help() -> str:
     return (
         "usage: gcnet COMMAND [OPTIONS]\n\nGlobal context for vision networks.\n\n"
         f"commands (gcnet COMMAND --help shows the usual options, --help-all all of them):\n{commands}\n\n"
-        f"options:\n  -h, --help  show this help\n  --version   show the version\n\n{_exit_codes()}"
+        f"options:\n  -h, --help  show this help\n  --version   show the version\n\n{_exit_codes(EXIT_CODES)}"
     )
 
 
-def _exit_codes() -> str:
-    return "exit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code, meaning in EXIT_CODES.items())
+def exit_codes(command: str) -> dict[int, str]:
+    """Return the meaning of each exit code of a `command`."""
+    if command in _TRAINING:
+        return EXIT_CODES | {EXIT_FAILURE: "failure, such as a full disk"}
+    codes = {code: meaning for code, meaning in EXIT_CODES.items() if code not in _TRAINING_CODES}
+    usual = {EXIT_FAILURE: "failure, such as a full disk", EXIT_INTERRUPTED: "interrupted by Ctrl-C"}
+    return codes | usual | _MEANINGS.get(command, {})
+
+
+def _exit_codes(codes: Mapping[int, str]) -> str:
+    return "exit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code, meaning in codes.items())
 
 
 def _exit_code(error: UserError) -> int:

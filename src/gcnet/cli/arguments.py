@@ -84,6 +84,8 @@ class _Line:
 
     def __init__(self, words: Sequence[str], program: str, flags: Mapping[str, Argument]) -> None:
         self.words, self.program, self.flags = list(words), program, flags
+        has_advanced = any(argument.advanced for argument in flags.values())
+        self._help_command = f"{program} --help{'-all' if has_advanced else ''}"
 
     def refuse_unknown_flags(self) -> None:
         """Raise an error for the first unknown flag; underscores count as hyphens."""
@@ -96,7 +98,7 @@ class _Line:
                 raise renamed(name, new)
             bare = flag.lstrip("-").lower()
             suggestion = similar_flag(bare, self.flags) or self._nearest_flag(bare)
-            raise UserError(f'unknown flag "{name}"{suggestion or f"; {self.program} --help-all lists all flags"}')
+            raise UserError(f'unknown flag "{name}"{suggestion or f"; {self._help_command} lists all flags"}')
 
     def _nearest_flag(self, bare: str) -> str:
         """Suggestion of the flag most similar to `bare`, which has no dashes: those would make all flags similar."""
@@ -170,4 +172,4 @@ class _Line:
         for flag, what in (("--data", "data"), ("--model", "model")):
             if flag in self.flags and flag not in self.words and (is_data or flag == "--model"):
                 return UserError(f'unexpected argument "{word}"; {self.program} takes the {what} as {flag} {word}')
-        return UserError(f'unexpected argument "{word}"; {self.program} --help-all lists all flags')
+        return UserError(f'unexpected argument "{word}"; {self._help_command} lists all flags')

@@ -40,12 +40,12 @@ def build_parser(kind: type, arguments: Sequence[Argument], program: str, *, sho
         An `argparse.ArgumentParser`. Its namespaces have the values as text, and no entries for absent arguments.
     """
     width = min(max(shutil.get_terminal_size().columns, _WIDTHS[0]), _WIDTHS[1])
-    hides = not show_all and any(argument.advanced for argument in arguments)
+    has_advanced = any(argument.advanced for argument in arguments)
     parser = ArgumentParser(
         prog=program,
         usage=_usage(arguments, program),
         description=_wrapped(with_flags(cleandoc(kind.__doc__ or ""), arguments), width),
-        epilog=(f"more options: {program} --help-all\n\n" if hides else "") + epilog,
+        epilog=(f"more options: {program} --help-all\n\n" if has_advanced and not show_all else "") + epilog,
         formatter_class=partial(_Formatter, width=width, max_help_position=_HELP_COLUMN),
         argument_default=SUPPRESS,
         allow_abbrev=False,
@@ -63,8 +63,10 @@ def build_parser(kind: type, arguments: Sequence[Argument], program: str, *, sho
         is_shown = show_all or not argument.advanced
         _add(groups[title], argument, with_flags(_help(argument), arguments) if is_shown else SUPPRESS)
     last = parser.add_argument_group("help")
-    last.add_argument("-h", "--help", action="store_true", help="show the usual options")
-    last.add_argument("--help-all", action="store_true", help="show all options")
+    last.add_argument(
+        "-h", "--help", action="store_true", help=f"show {'the usual' if has_advanced else 'all'} options"
+    )
+    last.add_argument("--help-all", action="store_true", help="show all options" if has_advanced else SUPPRESS)
     return parser
 
 

@@ -9,6 +9,7 @@ from gcnet.arguments import Argument
 
 _CODE = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 _CALL = re.compile(r"`gcnet\.([a-z_]+)\(([^`]*)\)`")
+_COMMAND = re.compile(r"`(gcnet [^`]*)`")
 _KEYWORD = re.compile(r"(?:^|, )([a-z_]+)=")
 _COMMANDS = {"resume": "train --resume"}
 _NUMBERS = {2: "two", 3: "three"}
@@ -49,7 +50,7 @@ def takes(argument: Argument) -> str:
 
 
 def with_flags(message: str, arguments: Iterable[Argument]) -> str:
-    """Replace arguments in backticks by flags, and calls by commands.
+    """Replace arguments in backticks by flags, and calls by commands; commands lose their backticks.
 
     Args:
         message: Text with arguments as in Python: `` `batch_size` ``, or `` `batch_size=8` `` with a value.
@@ -74,4 +75,4 @@ def with_flags(message: str, arguments: Iterable[Argument]) -> str:
         words = _KEYWORD.sub(lambda keyword: f" --{keyword[1].replace('_', '-')} ", match[2]).strip()
         return f"gcnet {_COMMANDS.get(match[1], match[1].replace('_', '-'))} {words}".rstrip()
 
-    return _CODE.sub(shown, _CALL.sub(command, message))
+    return _CODE.sub(shown, _COMMAND.sub(r"\1", _CALL.sub(command, message)))
