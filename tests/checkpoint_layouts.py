@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,12 @@ class Layout:
 
     def tensors(self, seed: int = 5) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        values = {name: torch.rand(shape, generator=generator) - 0.5 for name, shape in self.shapes.items()}
+        values = {
+            name: (torch.rand(shape, generator=generator) - 0.5) * 2 / max(math.prod(shape[1:]), 1) ** 0.5
+            for name, shape in self.shapes.items()
+        }
         steps = {name: torch.tensor(seed) for name in self.shapes if name.endswith("num_batches_tracked")}
-        return values | {name: value.abs() for name, value in values.items() if name.endswith("running_var")} | steps
+        return values | {name: value.abs() + 1 for name, value in values.items() if name.endswith("running_var")} | steps
 
     def empty(self) -> dict[str, Tensor]:
         """Tensors with arbitrary values."""

@@ -120,6 +120,37 @@ def test_squeeze_excitation_networks_of_mmpretrain_convert_and_their_round_trip_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "architecture", "block", "places"),
+    [
+        ("tsm_r50_nl_dot_product", "tsm_resnet50", "nl_dot_product", "layer2.0 layer2.2 layer3.0 layer3.2 layer3.4"),
+        (
+            "slowonly_r50_nl_embedded_gaussian",
+            "slowonly_resnet50",
+            "nl_embedded_gaussian",
+            "layer2.0 layer2.2 layer3.0 layer3.2 layer3.4",
+        ),
+        ("i3d_r50_nl_gaussian", "i3d_resnet50", "nl_gaussian", "layer2.1 layer2.3 layer3.1 layer3.3 layer3.5"),
+    ],
+)
+def test_networks_for_clips_of_mmaction_convert_and_their_round_trip_is_bit_equal(
+    name: str, architecture: str, block: str, places: str, tmp_path: Path
+) -> None:
+    converted = convert_weights(layout(f"mmaction/{name}").checkpoint())
+    (record,) = insertion_records(converted.model)
+    assert (converted.source, converted.network.architecture, record["block"]) == ("mmaction", architecture, block)
+    assert [site["name"] for site in record["places"]] == places.split()
+    assert record["options"] == {"reduction": 2, "sub_sample": True, "normalization": "batch"}
+    assert_same_bits(exported(converted), layout(f"mmaction/{name}").tensors())
+    gcnet.save_model(converted.model, tmp_path / "model.safetensors")
+    clip = torch.randn(1, 3, 8, 33, 33)
+    with torch.no_grad():
+        logits = gcnet.load_model(tmp_path / "model.safetensors")(clip)
+        assert torch.equal(logits, converted.model(clip))
+    assert logits.shape == (1, 400) and logits.isfinite().all()
+
+
+@pytest.mark.slow
 def test_plain_networks_of_mmpretrain_compute_what_torchvision_computes() -> None:
     theirs = layout("mmpretrain/resnet50").tensors()
     model = convert_weights(theirs).model

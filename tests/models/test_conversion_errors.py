@@ -122,6 +122,14 @@ def test_a_segmentation_network_without_its_configuration_is_refused() -> None:
     assert "which alone tells the dilation" in refused(layout("mmseg/gcnet_r50_d8").empty())
 
 
+def test_networks_for_clips_with_other_strides_or_without_a_configuration_are_refused() -> None:
+    network = layout("mmaction/i3d_r50_nl_gaussian")
+    assert "which alone tells strides over frames" in refused(network.empty())
+    cfg = network.cfg.replace("pool1_stride_t=2", "pool1_stride_t=1")
+    sentence = refused({"state_dict": network.empty(), "meta": {"cfg": cfg}})
+    assert "pool1_stride_t 1 in its ResNet3d, and gcnet's has 2" in sentence
+
+
 def test_classifiers_with_another_stem_are_refused() -> None:
     assert "ResNetV1c or V1d" in refused(layout("mmpretrain/resnetv1d50").empty())
     assert "backbone.conv1.weight of shape (64, 3, 3, 3), expected (64, 3, 7, 7)" in refused(

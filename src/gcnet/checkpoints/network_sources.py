@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from gcnet.checkpoints.mmaction import MmactionSource
 from gcnet.checkpoints.mmdet import SAME_ROWS, MmdetSource
 from gcnet.checkpoints.mmpretrain import MmpretrainSource
 from gcnet.checkpoints.mmseg import MmsegSource
@@ -15,6 +16,7 @@ NETWORK_SOURCES: Mapping[str, NetworkSource] = {
     "mmdet": MmdetSource(),
     # mmdet 1.x and xvjiarui/GCNet: the background is the first class, as in our detectors.
     "mmdet1": MmdetSource("mmdet1", heads="", conventions="mmdet1", rows=SAME_ROWS),
+    "mmaction": MmactionSource(),
     "mmpretrain": MmpretrainSource(),
     "mmseg": MmsegSource(),
     "timm": TimmSource(),

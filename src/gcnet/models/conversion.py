@@ -49,8 +49,11 @@ class Converted:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
+_UNSHOWN = ("block", "example_input")
+
+
 def _summary(insertion: Mapping[str, Any]) -> str:
-    options = [f"{name} {_shown(value)}" for name, value in insertion.items() if name != "block"]
+    options = [f"{name} {_shown(value)}" for name, value in insertion.items() if name not in _UNSHOWN]
     return f"{insertion['block']} ({', '.join(options)})"
 
 

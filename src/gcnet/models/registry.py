@@ -55,6 +55,7 @@ BASE_MODELS: dict[str, Callable[[int], nn.Module]] = {
     "scenes_resnet": _scenes_resnet,
 }
 _CLASSES = {"cifar_resnet20": 10, "cifar_resnet56": 10, "scenes_resnet": 6}
+_KINETICS = 400  # classes of networks for clips
 
 
 def _dilated_resnet(name: str) -> Callable[[int], nn.Module]:
@@ -66,9 +67,24 @@ def _dilated_resnet(name: str) -> Callable[[int], nn.Module]:
     return build
 
 
-# Backbones of segmentation networks: a stem of three convolutions, and dilation instead of the strides of c4 and c5
-# (ResNetV1c-D8 of mmsegmentation).
-_DILATED = {"resnet50c_d8": _dilated_resnet("resnet50c"), "resnet101c_d8": _dilated_resnet("resnet101c")}
+def _video_resnet(name: str) -> Callable[[int], nn.Module]:
+    def build(num_classes: int) -> nn.Module:
+        from gcnet.models.backbones.video_resnet import VIDEO_DESIGNS, VideoResNet
+
+        return VideoResNet(VIDEO_DESIGNS[name], num_classes)
+
+    return build
+
+
+_VIDEO = ("i3d_resnet50", "slowonly_resnet50", "tsm_resnet50")
+
+# Networks of converted checkpoints. The dilated ones are backbones of segmentation networks with a stem of three
+# convolutions, and dilation instead of the strides of c4 and c5 (ResNetV1c-D8 of mmsegmentation).
+_CONVERTED = {
+    "resnet50c_d8": _dilated_resnet("resnet50c"),
+    "resnet101c_d8": _dilated_resnet("resnet101c"),
+    **{name: _video_resnet(name) for name in _VIDEO},
+}
 
 
 # Options of `build_mask_rcnn` for base models of small images.
@@ -145,6 +161,11 @@ def is_detector(name: str) -> bool:
     return name.startswith(_DETECTOR_KINDS)
 
 
+def takes_clips(name: str) -> bool:
+    """Whether the network `name` takes clips (N, 3, T, H, W) instead of images."""
+    return name in _VIDEO
+
+
 def has_masks(name: str) -> bool:
     """Whether the detector called `name` predicts masks."""
     return is_detector(name) and not name.startswith(_FASTER)
@@ -158,6 +179,8 @@ def without_masks(name: str) -> str:
 
 def default_classes(base_name: str) -> int:
     """Return the default number of classes of the network `base_name`."""
+    if takes_clips(base_name):
+        return _KINETICS
     return 80 if is_detector(base_name) else _CLASSES.get(base_name, 1000)
 
 
@@ -251,8 +274,8 @@ def build_base_model(
     options = {} if detector is None else detector_options(name, detector)
     if name in BASE_MODELS:
         return BASE_MODELS[name](classes)
-    if name in _DILATED:
-        return _DILATED[name](classes)
+    if name in _CONVERTED:
+        return _CONVERTED[name](classes)
     if name in _DETECTORS:
         return _detector(*_DETECTORS[name], classes, options)
     library, _, plain = name.rpartition("/")

@@ -3,6 +3,7 @@
 from torch import nn
 
 from gcnet.errors import UserError
+from gcnet.models.registry import takes_clips
 from gcnet.tasks.base import Task
 from gcnet.tasks.classification.task import Classification
 from gcnet.tasks.detection.task import Detection
@@ -16,7 +17,13 @@ TASKS: dict[str, Task] = {task.name: task for task in (Detection(), Classificati
 
 
 def task_of(model: str) -> Task:
-    """Return the task of a network by its name `model`, with or without a block in it."""
+    """Return the task of a network by its name `model`, with or without a block in it.
+
+    Raises:
+        UserError: a network for clips, which has no task.
+    """
+    if takes_clips(model):
+        raise UserError(f"{model} takes clips (N, 3, T, H, W), and the commands take images: use it in Python")
     return next(task for task in TASKS.values() if task.owns(model))
 
 
