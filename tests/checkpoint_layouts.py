@@ -28,7 +28,9 @@ class Layout:
             for name, shape in self.shapes.items()
         }
         steps = {name: torch.tensor(seed) for name in self.shapes if name.endswith("num_batches_tracked")}
-        return values | {name: value.abs() + 1 for name, value in values.items() if name.endswith("running_var")} | steps
+        return (
+            values | {name: value.abs() + 1 for name, value in values.items() if name.endswith("running_var")} | steps
+        )
 
     def empty(self) -> dict[str, Tensor]:
         """Tensors with arbitrary values."""

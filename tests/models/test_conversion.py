@@ -96,6 +96,39 @@ def test_detectors_of_mmdet_convert_and_their_round_trip_is_bit_equal(
     assert_same_bits(exported(converted), layout(f"mmdet/{name}").tensors())
 
 
+def test_mmdet1_has_the_background_first_as_ours_and_its_round_trip_is_bit_equal() -> None:
+    theirs = first_version(layout(SMALL).tensors(), classes=3)
+    converted = convert_weights({"state_dict": theirs, "meta": {"CLASSES": ("a", "b", "c")}})
+    assert converted.source == "mmdet1"
+    assert converted.network.detector == {"conventions": "mmdet1", "fpn_channels": 16, "head_width": 32}
+    ours = converted.model.state_dict()
+    assert torch.equal(ours["roi_heads.box_predictor.cls_score.weight"], theirs["bbox_head.fc_cls.weight"])
+    assert torch.equal(ours["roi_heads.box_predictor.bbox_pred.bias"], theirs["bbox_head.fc_reg.bias"])
+    assert_same_bits(exported(converted), theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offsets", ["conv2_offset", "conv2.conv_offset"])
+def test_a_cascade_of_mmdet1_converts_with_either_name_of_its_offsets(offsets: str) -> None:
+    theirs = first_version(layout("mmdet/cascade_x101_dcn_r4").tensors(), classes=80, offsets=offsets)
+    converted = convert_weights(theirs)
+    assert converted.network.architecture == "cascade_mask_rcnn_resnext101_32x4d_dcn"
+    assert_same_bits(exported(converted), theirs)
+
+
+def first_version(tensors: dict[str, Tensor], *, classes: int, offsets: str = "conv2.conv_offset") -> dict[str, Tensor]:
+    """The layout of mmdet 1.x: heads without roi_head, and rows for the background in all class layers."""
+    renamed = {
+        name.removeprefix("roi_head.").replace("conv2.conv_offset", offsets): value for name, value in tensors.items()
+    }
+    for name, value in renamed.items():
+        if "fc_reg" in name and len(value) == 4 * classes:
+            renamed[name] = torch.randn(4 * (classes + 1), *value.shape[1:])
+        if "conv_logits" in name:
+            renamed[name] = torch.randn(classes + 1, *value.shape[1:])
+    return renamed
+
+
 @pytest.mark.slow
 def test_non_local_blocks_of_mmdet_convert_by_the_mode_in_the_configuration() -> None:
     converted = convert_weights(layout("mmdet/mask_rcnn_r50_non_local").checkpoint())
