@@ -10,7 +10,7 @@ import gcnet
 from docstring_rules import violations
 
 SOURCE = Path(__file__).parents[1] / "src" / "gcnet"
-FOLDERS = sorted({path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()} - {"cli"} | {""})
+FOLDERS = sorted({path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()} | {""})
 
 
 def _violations(folder: str) -> list[str]:

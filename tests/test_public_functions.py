@@ -100,6 +100,15 @@ def test_statistics_of_attention_are_those_of_the_command_line(scenes_model: str
     assert [layer.is_shared for layer in statistics.layers] == [False]
 
 
+def test_attention_maps_of_images_list_their_layers_as_data(scenes_model: str, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (200, 10, 90)).save(tmp_path / "red.png")
+    maps = gcnet.analyze(scenes_model, [tmp_path / "red.png"], device="cpu", output=tmp_path / "maps")
+    (layer,) = maps.layers
+    assert (layer.grid, layer.heads, layer.is_shared, layer.has_windows) == ((16, 16), 1, False, False)
+    assert str(layer).split() == [layer.name, "16", "x", "16", "one", "for", "each", "query"]
+    assert str(layer) in str(maps)
+
+
 def test_a_simplified_network_is_that_of_the_command_line(scenes_model: str, tmp_path: Path) -> None:
     arguments = {"data": "scenes", "limit": 3, "all": True, "device": "cpu"}
     result = gcnet.simplify(scenes_model, **arguments, output=tmp_path / "python.safetensors")

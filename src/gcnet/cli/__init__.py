@@ -67,7 +67,14 @@ _SAVING_MEMORY = ("batch_size", "grad_accumulation", "image_size", "min_size", "
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line `arguments` (by default the process's own) and return the exit code."""
+    """Run a command.
+
+    Args:
+        arguments: words of the command line (default: those of the process).
+
+    Returns:
+        The exit code.
+    """
     is_process = arguments is None
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _prepare_standard_output()

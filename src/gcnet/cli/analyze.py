@@ -8,7 +8,14 @@ Settings = AnalyzeSettings
 
 
 def run(settings: AnalyzeSettings) -> int:
-    """Analyze, print and write the result; 0 if at least one image could be read, else 1."""
+    """Analyze images or data, print and write the result.
+
+    Args:
+        settings: of the command.
+
+    Returns:
+        The exit code: 0 if at least one image could be read, else 1.
+    """
     from gcnet.cli.files import report_counts, report_skipped, report_written
     from gcnet.workflows.analyze import AttentionMaps, run_analysis
 

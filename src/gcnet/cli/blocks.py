@@ -35,7 +35,14 @@ class Settings:
 
 
 def run(settings: Settings) -> int:
-    """Print the table, then the options."""
+    """Print the table, then the options.
+
+    Args:
+        settings: of the command.
+
+    Returns:
+        The exit code: 0.
+    """
     from gcnet.blocks import BLOCKS
     from gcnet.text_files import markdown_table
 

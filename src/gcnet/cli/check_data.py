@@ -8,7 +8,14 @@ Settings = CheckDataSettings
 
 
 def run(settings: CheckDataSettings) -> int:
-    """Check, print the report and write the files of --output and --fix; 1 if there are issues."""
+    """Check the data, print the report, and write the files of --output and --fix.
+
+    Args:
+        settings: of the command.
+
+    Returns:
+        The exit code: 0 without issues, else 1.
+    """
     from gcnet.cli import EXIT_FAILURE, EXIT_OK
     from gcnet.cli.files import report_written
     from gcnet.workflows.check_data import run_check

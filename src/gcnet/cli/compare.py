@@ -8,7 +8,14 @@ Settings = CompareSettings
 
 
 def run(settings: CompareSettings) -> int:
-    """Compare, print the table and the conclusion; 130 or 143 after a signal, 3 for a loss that is not finite."""
+    """Compare the blocks, and print the table and the conclusion.
+
+    Args:
+        settings: of the command.
+
+    Returns:
+        The exit code: 0, 3 for a loss that is not finite, or 129, 130 or 143 after a signal.
+    """
     from gcnet.cli.trainings import run_with_reporter
     from gcnet.comparison.experiment import output_folder, run_comparison
     from gcnet.comparison.report import FILES

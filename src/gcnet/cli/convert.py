@@ -37,7 +37,14 @@ class Settings:
 
 
 def run(settings: Settings) -> int:
-    """Convert, print the network, and write the model file."""
+    """Convert, print the network, and write the model file.
+
+    Args:
+        settings: of the command.
+
+    Returns:
+        The exit code: 0.
+    """
     from gcnet.models.conversion import convert_weights
     from gcnet.models.model_file import save_model
 

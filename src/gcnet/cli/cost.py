@@ -8,7 +8,14 @@ Settings = CostSettings
 
 
 def run(settings: CostSettings) -> int:
-    """Print the tables, and write what --output asks for."""
+    """Print the tables, and write the files of --output.
+
+    Args:
+        settings: of the command.
+
+    Returns:
+        The exit code: 0.
+    """
     from gcnet.cli.files import report_written
     from gcnet.costs.cost import count_costs
 

@@ -8,7 +8,14 @@ Settings = EvaluateSettings
 
 
 def run(settings: EvaluateSettings) -> int:
-    """Evaluate, print the result and write the files of --output."""
+    """Evaluate, print the result and write the files of --output.
+
+    Args:
+        settings: of the command.
+
+    Returns:
+        The exit code: 0.
+    """
     from gcnet.cli.files import report_skipped, report_written
     from gcnet.devices import is_first_process
     from gcnet.workflows.evaluate import run_evaluation

@@ -50,11 +50,22 @@ def report_skipped(skipped: "Sequence[Skipped]") -> None:
 
 
 def report_counts(images: int, skipped: int, done: str) -> None:
-    """Print how many images were processed, in the past participle `done`, and how many skipped."""
+    """Print the numbers of processed and skipped images.
+
+    Args:
+        images: number of processed images.
+        skipped: number of skipped images.
+        done: the processing in a word, such as "analyzed".
+    """
     print(f"{images} of {images + skipped} images {done}, {skipped} skipped", file=sys.stderr)
 
 
 def report_written(files: "Sequence[str]", folder: Path) -> None:
-    """Print the names of the files written."""
+    """Print the names of written files.
+
+    Args:
+        files: names; of more than six, the first five are printed.
+        folder: of the files.
+    """
     listed = files if len(files) <= 6 else [*files[:5], f"{len(files) - 5} more"]
     print(f"\nwrote {', '.join(listed)} into {folder}")

@@ -60,7 +60,14 @@ class Settings:
 
 
 def run(settings: Settings) -> int:
-    """Print the table."""
+    """Print the table.
+
+    Args:
+        settings: of the command.
+
+    Returns:
+        The exit code: 0.
+    """
     if settings.published:
         return _run_published(settings)
     from gcnet.models.registry import list_models

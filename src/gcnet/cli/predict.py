@@ -8,7 +8,14 @@ Settings = PredictSettings
 
 
 def run(settings: PredictSettings) -> int:
-    """Predict, print and write the predictions; 0 if at least one image could be read, else 1."""
+    """Predict, print the predictions and write the files.
+
+    Args:
+        settings: of the command.
+
+    Returns:
+        The exit code: 0 if at least one image could be read, else 1.
+    """
     import sys
 
     from gcnet.cli.files import report_counts, report_skipped

@@ -49,7 +49,14 @@ class Settings(ReproduceSettings):
 
 
 def run(settings: Settings) -> int:
-    """Print the list or the tables; 130 or 143 after a signal, 3 for a loss that is not finite."""
+    """Print the list, or the tables with costs or results.
+
+    Args:
+        settings: of the command.
+
+    Returns:
+        The exit code: 0, 3 for a loss that is not finite, or 129, 130 or 143 after a signal.
+    """
     from gcnet.experiments.tables import TABLES
 
     if settings.list:

@@ -33,7 +33,14 @@ class Settings:
 
 
 def run(settings: Settings) -> int:
-    """Write the data set."""
+    """Write the data set.
+
+    Args:
+        settings: of the command.
+
+    Returns:
+        The exit code: 0.
+    """
     from gcnet.data.sample_data import SAMPLES
     from gcnet.errors import printable
 

@@ -8,7 +8,14 @@ Settings = SimplifySettings
 
 
 def run(settings: SimplifySettings) -> int:
-    """Simplify, print the comparison and write the model file; 0 if at least one block was replaced, else 1."""
+    """Simplify the network, print the comparison, and write the model file.
+
+    Args:
+        settings: of the command.
+
+    Returns:
+        The exit code: 0 if at least one block was replaced, else 1.
+    """
     import sys
 
     from gcnet.cli.files import report_counts, report_skipped

@@ -45,12 +45,19 @@ class Settings:
     dry_run: bool = False
     """Estimate time, memory and FLOPs of the run from a few steps; writes nothing."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
+    """Model and block."""
     detector: DetectorSettings = field(default_factory=DetectorSettings)
+    """Options of detectors."""
     data: DataSettings = field(default_factory=DataSettings)
+    """Images and preprocessing."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+    """Augmentation of training images."""
     recipe: RecipeSettings = field(default_factory=RecipeSettings)
+    """Optimization."""
     machine: MachineSettings = field(default_factory=MachineSettings)
+    """Device and precision."""
     output: OutputSettings = field(default_factory=OutputSettings)
+    """Run folder, checkpoints and logs."""
     given: tuple[str, ...] = field(default=(), metadata=INTERNAL)
 
     def __post_init__(self) -> None:
@@ -68,14 +75,18 @@ class Settings:
                 )
 
     def run_settings(self) -> TrainSettings:
-        """The groups as one."""
+        """Return the settings of a new run, without `resume` and `dry_run`."""
         return TrainSettings(**{item.name: getattr(self, item.name) for item in fields(TrainSettings)})
 
 
 def run(settings: Settings) -> int:
-    """Train, resume or estimate; returns the exit code.
+    """Train, resume or estimate.
 
-    `settings.given` holds the names of the flags on the command line, since `--workers 0` is also a default.
+    Args:
+        settings: of the command; `given` has the names of the given flags, since `--workers 0` is also a default.
+
+    Returns:
+        The exit code: 0, 3 for a loss that is not finite, or 129, 130 or 143 after a signal.
     """
     from gcnet.cli import EXIT_NON_FINITE
     from gcnet.cli.trainings import train_flags

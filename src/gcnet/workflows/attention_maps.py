@@ -28,18 +28,45 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class AttentionLayer:
+    """Layer with attention maps; `str()` gives a row of a table.
+
+    Attributes:
+        name: of the module, or its kind if it is the network itself.
+        grid: rows and columns of the query positions.
+        heads: number of attention heads.
+        is_shared: whether all queries have the same map.
+        has_windows: whether queries attend within windows only.
+    """
+
+    name: str
+    grid: tuple[int, int]
+    heads: int
+    is_shared: bool
+    has_windows: bool
+
+    def __str__(self) -> str:
+        """Name, positions and kind of maps."""
+        height, width = self.grid
+        maps = "one for all queries" if self.is_shared else "one for each query"
+        windows = ", in windows" if self.has_windows else ""
+        heads = f", mean of {self.heads} heads" if self.heads > 1 else ""
+        return f"{self.name:<32}  {f'{height} x {width}':>9}  {maps}{windows}{heads}"
+
+
+@dataclass(frozen=True)
 class AttentionMaps:
     """Result of `gcnet.analyze` for images; `str()` gives predictions and layers.
 
     Attributes:
         predictions: of each image, by its path.
-        layers: description of each layer with attention maps.
+        layers: with attention maps.
         skipped: files that could not be read.
         files: names of the files written into `output`.
     """
 
     predictions: dict[str, str]
-    layers: tuple[str, ...]
+    layers: tuple[AttentionLayer, ...]
     skipped: tuple[Skipped, ...]
     files: tuple[str, ...]
 
@@ -51,7 +78,7 @@ class AttentionMaps:
     def __str__(self) -> str:
         """The prediction of each image, and a table of the layers."""
         lines = [f"{printable(path)}: {prediction}" for path, prediction in self.predictions.items()]
-        table = ["", f"{'layer':<32}  {'positions':>9}  maps", *self.layers] if self.layers else []
+        table = ["", f"{'layer':<32}  {'positions':>9}  maps", *map(str, self.layers)] if self.layers else []
         return "\n".join([*lines, *table])
 
 
@@ -100,7 +127,7 @@ class _Drawing:
         self._gates = GateMeans()
         self._files: list[str] = []
         self.predictions: dict[str, str] = {}
-        self.layers: list[str] = []
+        self.layers: list[AttentionLayer] = []
 
     def add(self, maps: ImageMaps) -> None:
         """Draw the pictures of an image."""
@@ -124,7 +151,7 @@ class _Drawing:
             self._page.add(maps)
         self._gates.add(maps.gates, [maps.label])
         self.predictions[str(maps.path)] = maps.answer
-        self.layers = self.layers or [_describe(layer) for layer in maps.layers]
+        self.layers = self.layers or [_attention_layer(layer) for layer in maps.layers]
 
     def finish(self) -> list[str]:
         """Write the page and the figure of gates; return the names of all files."""
@@ -143,12 +170,9 @@ class _Drawing:
         return self._files
 
 
-def _describe(layer: LayerMaps) -> str:
-    """Name, positions and kind of maps of a layer."""
+def _attention_layer(layer: LayerMaps) -> AttentionLayer:
     attention = layer.attention
     height, width = attention.grid
     heads = attention.weights.shape[-2 if attention.is_shared else -3]
-    maps = "one for all queries" if attention.is_shared else "one for each query"
-    windows = "" if attention.windows is None else ", in windows"
-    several = f", mean of {heads} heads" if heads > 1 else ""
-    return f"{layer.name or layer.kind:<32}  {f'{height} x {width}':>9}  {maps}{windows}{several}"
+    has_windows = attention.windows is not None
+    return AttentionLayer(layer.name or layer.kind, (height, width), heads, attention.is_shared, has_windows)
