@@ -86,7 +86,32 @@ def test_a_detector_without_a_checkpoint_trains_the_same_steps_again(copy):
     assert_close(rows(run / "metrics.jsonl"), rows(FILES / "detector_continued.jsonl"))
     detector = json.loads((run / "config.json").read_text())["settings"]["detector"]
     assert detector["conventions"] == "torchvision" and detector["norm"] == "eval_stats"
+    assert json.loads((run / "config.json").read_text())["settings"]["recipe"]["preset"] == "paper-1x"
     assert detector["min_size"] == [56, 64] and detector["large_scale_jitter"] == [0.5, 1.5]
+
+
+@pytest.mark.slow
+def test_a_detector_with_the_conventions_of_mmdet_continues_with_a_note_on_its_new_losses(copy, capsys):
+    run = copy("detector")
+    config = json.loads((run / "config.json").read_text())
+    assert config["settings"]["detector"]["numerics"] == "torchvision"
+    config["settings"]["detector"]["numerics"] = "mmdet"
+    (run / "config.json").write_text(json.dumps(config))
+    note = "the run was started by a version with other losses of --conventions mmdet; from here on they are mmdet's"
+    assert main(["train", "--resume", str(run)]) == 0
+    assert note in capsys.readouterr().out
+    assert main(["train", "--resume", str(run)]) == 0
+    assert note not in capsys.readouterr().out
+
+
+def test_a_comparison_of_detectors_with_the_conventions_of_mmdet_is_not_continued_with_other_losses(copy, capsys):
+    folder = copy("compare")
+    stored = json.loads((folder / "compare.json").read_text()) | {"model": "mask_rcnn_scenes_resnet"}
+    (folder / "compare.json").write_text(json.dumps(stored))
+    flags = ["--model", "mask_rcnn_scenes_resnet", "--blocks", "none,gc", "--data", "scenes", "--output", str(folder)]
+    assert main(["compare", *flags]) == 2
+    sentence = "holds a comparison of detectors by a version with other losses of --conventions mmdet; give another"
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_model_file_loads():

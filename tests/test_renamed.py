@@ -40,8 +40,13 @@ def test_an_old_flag_is_answered_with_the_new_one(command, flag, new, capsys):
 
 
 def test_an_old_value_is_answered_with_the_new_one(capsys):
-    assert main(["train", "--norm", "fixed"]) == 2
-    assert 'did you mean "eval_stats"' in capsys.readouterr().err
+    for flag, old, new in (
+        ("--norm", "fixed", "eval_stats"),
+        ("--preset", "1x", "paper-1x"),
+        ("--preset", "2x", "paper-2x"),
+    ):
+        assert main(["train", flag, old]) == 2
+        assert f'did you mean "{new}"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("old", "new"), [("clip_norm", "clip_grad_norm"), ("jitter", "large_scale_jitter")])

@@ -6,8 +6,10 @@ from typing import Any
 
 from gcnet.errors import Failure, UserError, printable
 
-FORMAT_VERSION = 2
-"""Version of the names in run folders, model files, block files and results of comparisons; version 1 wrote none."""
+FORMAT_VERSION = 3
+"""Version of the names in run folders, model files, block files and results of comparisons; version 1 wrote none.
+
+Version 3 has other losses of detectors with the conventions "mmdet", and names of presets for each conventions."""
 
 SETTINGS: Mapping[str, Mapping[str, str]] = {
     "network": {"options": "block_options", "at": "insert_at"},
@@ -50,6 +52,7 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
 VALUES: Mapping[str, Mapping[str, str]] = {
     "norm": {"fixed": "eval_stats"},
     "auto_augment": {"trivial": "trivialaugment"},
+    "preset": {"1x": "paper-1x", "2x": "paper-2x"},
 }
 """New name of a setting -> old value -> new value."""
 
@@ -86,7 +89,7 @@ OLD_VALUES: Mapping[str, str] = {old: new for values in VALUES.values() for old,
 """Old value of any setting -> new value."""
 
 _NAMES = {old: new for group, names in SETTINGS.items() for old, new in names.items() if (group, old) != _SKIPPED}
-_DETECTORS = ("mask_rcnn_", "cascade_mask_rcnn_")  # names of version 1
+_DETECTORS = ("faster_rcnn_", "mask_rcnn_", "cascade_mask_rcnn_")
 
 
 def new_name(old: str) -> str:
@@ -132,7 +135,7 @@ def upgraded_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the upgraded settings of a run of version 1.
+    """Return the upgraded settings of a run of an earlier version.
 
     Args:
         settings: of config.json, group by group.
@@ -141,6 +144,8 @@ def upgraded_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     is_detector = str(groups.get("network", {}).get("model", "")).startswith(_DETECTORS)
     if is_detector and groups.get("data", {}).get("interpolation") == "bilinear":
         groups["data"]["interpolation"] = None  # version 1 wrote the default of classifiers, which detectors ignore
+    if not is_detector and groups.get("detector", {}).get("conventions") == "mmdet":
+        groups["detector"]["conventions"] = None  # versions 1 and 2 wrote the default of detectors
     return groups
 
 
@@ -167,7 +172,7 @@ def upgraded_metadata(metadata: Mapping[str, Any], path: str | Path) -> dict[str
 
 
 def upgraded_comparison(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the upgraded settings of the compare.json of version 1.
+    """Return the upgraded settings of the compare.json of an earlier version.
 
     Args:
         settings: of the comparison, with the groups as mappings.
@@ -177,6 +182,9 @@ def upgraded_comparison(settings: Mapping[str, Any]) -> dict[str, Any]:
     data = upgraded.get("data")
     if isinstance(data, dict) and settings.get("weights") is None and data.get("interpolation") == "bilinear":
         data["interpolation"] = None  # the default, which version 1 wrote
+    detector = upgraded.get("detector")
+    if isinstance(detector, dict) and detector.get("conventions") == "mmdet":
+        detector["conventions"] = None  # the default, which versions 1 and 2 wrote
     return upgraded
 
 

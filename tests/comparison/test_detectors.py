@@ -71,7 +71,7 @@ def test_the_demonstration_of_detectors_is_shorter_and_of_fewer_scenes() -> None
     assert (recipe.length(400), recipe.batch_size, recipe.schedule, recipe.optimizer) == (400, 8, "cosine", "adamw")
     data = training_settings(demonstration, "none", {}).data
     assert (data.limit_train, data.limit_val) == (3_200, 200)
-    named = replace(demonstration, recipe=RecipeSettings(preset="2x"))
+    named = replace(demonstration, recipe=RecipeSettings(preset="paper-2x"))
     assert with_defaults(training_settings(named, "none", {})).recipe.schedule == "step"
 
 

@@ -69,12 +69,12 @@ def test_every_row_builds_and_differs_from_the_others(scale: str) -> None:
         assert all(found.count(one) == 1 for one in found)
 
 
-def test_the_full_protocol_of_coco_is_1x_with_norms_over_all_images() -> None:
+def test_the_full_protocol_of_coco_is_the_papers_with_norms_over_all_images() -> None:
     settings = ReproduceSettings(table=("design",), scale="full", weights="backbone.pth", data=DataSettings("coco"))
     (series,) = series_of(find_tables(settings.table), small=False)
     compared = comparison_settings(settings, series)
     training = training_settings(compared, "+1 NL", series.variants)
-    assert (training.recipe.preset, training.detector.norm) == ("1x", "sync")
+    assert (training.recipe.preset, training.detector.norm) == ("paper-1x", "sync")
     assert (training.detector.backbone_weights, training.network.weights) == ("backbone.pth", None)
     assert (training.network.block, training.network.stages, training.network.blocks) == (
         "nl_embedded_gaussian",

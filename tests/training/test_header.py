@@ -40,6 +40,12 @@ def test_the_header_names_images_classes_size_weights_recipe_and_machine(photos:
     assert lines[-1] == "results in runs/a"
 
 
+def test_the_header_states_warm_up_and_clipping(photos: Path) -> None:
+    lines = header(photos, steps=30, warmup_epochs=2.0, warmup_start_factor=0.001, clip_grad_norm=35.0)
+    expected = "cosine after warm-up of 10 steps from 0.001 of it, gradient norm clipped to 35"
+    assert any(line.endswith(expected) for line in lines)
+
+
 def test_fine_tuning_without_weights_is_noted(photos: Path) -> None:
     assert any("`preset=finetune` without `weights`" in line for line in header(photos, preset="finetune"))
     assert not any("without `weights`" in line for line in header(photos))

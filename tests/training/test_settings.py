@@ -196,7 +196,7 @@ def test_the_learning_rate_of_a_preset_is_scaled_with_the_batch() -> None:
     assert RecipeSettings(batch_size=32).peak_lr == pytest.approx(0.025)
     assert RecipeSettings(batch_size=32).scaling() == "0.1 for 128 images, scaled to 32"
     assert RecipeSettings(batch_size=32, lr=0.3).peak_lr == 0.3
-    assert RecipeSettings(preset="1x", batch_size=2).peak_lr == pytest.approx(0.0025)
+    assert RecipeSettings(preset="mmdet-1x", batch_size=2).peak_lr == pytest.approx(0.0025)
 
 
 @pytest.mark.parametrize(

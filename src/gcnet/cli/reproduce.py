@@ -18,9 +18,9 @@ SUMMARY = "train the networks of the paper's tables, or count their costs, with 
 class Settings(ReproduceSettings):
     """Train the models of tables of the GCNet paper, or count their costs, with published values.
 
-    `scale=small` trains the rows as cifar_resnet20 on small images; `scale=full` is the published protocol (COCO: 1x,
-    synchronized batch norms; ImageNet: 40 epochs from a trained model). The same command resumes an interrupted run.
-    With `cost_only`, accuracies are published values.
+    `scale=small` trains the rows as cifar_resnet20 on small images; `scale=full` is the published protocol (COCO:
+    paper-1x, synchronized batch norms; ImageNet: 40 epochs from a trained model). The same command resumes an
+    interrupted run. With `cost_only`, accuracies are published values.
 
     Examples:
       gcnet reproduce --list

@@ -23,6 +23,7 @@ from gcnet.comparison.runs import EXIT_UNGUARDED, RunContext, run_all
 from gcnet.comparison.settings import CompareSettings
 from gcnet.devices import choose_device
 from gcnet.errors import UserError, printable
+from gcnet.models.registry import is_detector
 from gcnet.renamed import FORMAT_VERSION, format_version, is_old, upgraded_comparison, upgraded_costs
 from gcnet.storage import LockedError, StorageError, locked, read_json, write_atomic
 from gcnet.tasks.registry import open_task, task_of, with_defaults
@@ -184,7 +185,19 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise StorageError(f"{printable(path)} is damaged: it holds no settings")
     format_version(stored, path)
     settings = {name: value for name, value in stored.items() if name != "format_version"}
+    if is_old(stored) and _has_other_losses(settings):
+        raise UserError(
+            f"{printable(path.parent)} holds a comparison of detectors by a version with other losses of "
+            "`conventions=mmdet`; give another `output`"
+        )
     return upgraded_comparison(settings) if is_old(stored) else settings
+
+
+def _has_other_losses(settings: Mapping[str, Any]) -> bool:
+    """Whether a comparison of an earlier version is of detectors with mmdet's conventions."""
+    detector = settings.get("detector", {})
+    conventions = detector.get("conventions", detector.get("numerics", "mmdet"))
+    return is_detector(str(settings.get("model"))) and conventions == "mmdet"
 
 
 def _refuse_changes(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

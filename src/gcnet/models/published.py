@@ -16,6 +16,8 @@ from gcnet.errors import UserError, nearest, printable
 from gcnet.models.registry import BASE_MODELS, is_detector
 
 PRETRAINED = "pretrained"
+FIRST_VERSION = "IMAGENET1K_V1"
+"""Name of the weights that torchvision published first for its classifiers."""
 CATALOGUES: Mapping[str, Catalogue] = {"torchvision": TorchvisionCatalogue(), "timm": TimmCatalogue()}
 _SECONDS = 0.8  # timeout of a server
 _PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")

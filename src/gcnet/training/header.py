@@ -70,15 +70,25 @@ def _weights(trainer: Trainer, settings: TrainSettings) -> str:
 
 
 def _recipe(trainer: Trainer, settings: TrainSettings) -> str:
-    recipe, processes = trainer.recipe, trainer.processes.world
+    recipe, processes, conventions = trainer.recipe, trainer.processes.world, settings.detector.conventions
     scaling = replace(settings.recipe, preset=recipe.preset, batch_size=recipe.batch_size).scaling()
+    preset = f"preset {recipe.preset}" + (f" with conventions {conventions}" if conventions else "")
     across = f" over {processes} processes" if processes > 1 else ""
     accumulated = f" in {recipe.grad_accumulation} micro-batches" if recipe.grad_accumulation > 1 else ""
+    clipping = f", gradient norm clipped to {recipe.clip_grad_norm:g}" if recipe.clip_grad_norm else ""
     return (
-        f"preset {recipe.preset}: {trainer.schedule.total} steps of {recipe.batch_size} images{accumulated}{across}, "
+        f"{preset}: {trainer.schedule.total} steps of {recipe.batch_size} images{accumulated}{across}, "
         f"{trainer.task.steps_per_epoch} per epoch; {recipe.optimizer}, lr {recipe.peak_lr:g} ({scaling}), "
-        f"{recipe.schedule}"
+        f"{recipe.schedule}{_warmup(trainer)}{clipping}"
     )
+
+
+def _warmup(trainer: Trainer) -> str:
+    schedule = trainer.schedule
+    if not schedule.warmup:
+        return ""
+    start = "" if schedule.start is None else f" from {schedule.start:.3g} of it"
+    return f" after warm-up of {schedule.warmup} steps{start}"
 
 
 def _machine(trainer: Trainer, settings: TrainSettings) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gcnet.arguments import advanced, check_choices
+from gcnet.renamed import OLD_VALUES
 from gcnet.training.checks import check
 
 _DECAY = {"sgd": 1e-4, "adamw": 0.05}
@@ -27,6 +28,7 @@ class Preset:
         warmup_start_factor: factor of the learning rate at the first step; None for 1 / warm-up steps.
         clip_grad_norm: maximum L2 norm of the gradient; 0 disables clipping.
         freeze: glob patterns of parameters to freeze if the network has them.
+        conventions: of detectors, whose losses the recipe was published with.
     """
 
     epochs: float
@@ -40,6 +42,7 @@ class Preset:
     warmup_start_factor: float | None = None
     clip_grad_norm: float = 0.0
     freeze: tuple[str, ...] = ()
+    conventions: str = "mmdet"
 
 
 # The stem and c2 without inserted blocks ("context" has no v).
@@ -52,8 +55,9 @@ _STEM = (
 )
 
 
-def _coco(epochs: int, first: int, second: int) -> Preset:
-    """The papers' schedules on COCO (xvjiarui/GCNet, configs/gcnet: 8 GPUs of 2 images)."""
+def _coco(
+    epochs: int, first: int, second: int, *, conventions: str, warmup_start_factor: float, clip_grad_norm: float
+) -> Preset:
     return Preset(
         epochs=epochs,
         lr={"sgd": 0.02, "adamw": 2e-4},
@@ -61,21 +65,27 @@ def _coco(epochs: int, first: int, second: int) -> Preset:
         schedule="step",
         milestones=(first / epochs, second / epochs),
         warmup_steps=500,
-        warmup_start_factor=1 / 3,
-        clip_grad_norm=35.0,
+        warmup_start_factor=warmup_start_factor,
+        clip_grad_norm=clip_grad_norm,
         freeze=_STEM,
+        conventions=conventions,
     )
 
+
+_PAPER = {"conventions": "mmdet1", "warmup_start_factor": 1 / 3, "clip_grad_norm": 35.0}
 
 PRESETS: Mapping[str, Preset] = {
     # Plain ResNet, first stage: 120 epochs, linear warm-up, cosine (GCNet, ImageNet section).
     "scratch": Preset(epochs=120.0, lr={"sgd": 0.1, "adamw": 1e-3}, warmup_epochs=5.0),
     # Second stage: insert the blocks, 40 epochs, lr 0.02, cosine with Tmax 40, no warm-up (author, GCNet issue 29).
     "finetune": Preset(epochs=40.0, lr={"sgd": 0.02, "adamw": 1e-4}),
-    "1x": _coco(12, 8, 11),
-    "2x": _coco(24, 16, 22),
+    # mmdet 2 and 3, configs/_base_/schedules/schedule_1x.py: 8 GPUs of 2 images.
+    "mmdet-1x": _coco(12, 8, 11, conventions="mmdet", warmup_start_factor=1e-3, clip_grad_norm=0.0),
+    # The paper: xvjiarui/GCNet, configs/gcnet, with mmdet 1: 8 GPUs of 2 images.
+    "paper-1x": _coco(12, 8, 11, **_PAPER),
+    "paper-2x": _coco(24, 16, 22, **_PAPER),
 }
-CLASSIFIER_PRESET, DETECTOR_PRESET = "scratch", "1x"
+CLASSIFIER_PRESET, DETECTOR_PRESET = "scratch", "mmdet-1x"
 
 _LONGEST = 10**9
 
@@ -84,15 +94,16 @@ _LONGEST = 10**9
 class RecipeSettings:
     """Training recipe."""
 
-    preset: Literal["scratch", "finetune", "1x", "2x"] | None = None
-    """Recipe: scratch (120 epochs) or finetune (40 epochs) for classifiers, 1x (12 epochs) or 2x (24 epochs) for
-    detectors (default: scratch or 1x)."""
+    preset: Literal["scratch", "finetune", "mmdet-1x", "paper-1x", "paper-2x"] | None = None
+    """Recipe: scratch (120 epochs) or finetune (40 epochs) for classifiers; for detectors mmdet-1x (12 epochs, as
+    mmdet 2 and 3), or paper-1x or paper-2x (12 or 24 epochs, as the paper with mmdet 1), each with its `conventions`
+    (default: scratch or mmdet-1x)."""
     epochs: float | None = None
     """Number of epochs (default: from `preset`)."""
     steps: int | None = advanced(None)
     """Number of optimizer steps, instead of `epochs`."""
     batch_size: int | None = None
-    """Global batch size, over all GPUs and accumulation steps (default: 128; 16 for 1x and 2x; at most the
+    """Global batch size, over all GPUs and accumulation steps (default: 128; 16 for detectors; at most the
     number of training images)."""
     grad_accumulation: int = advanced(1)
     """Gradient accumulation steps per optimizer step; `batch_size` includes them."""
@@ -112,7 +123,7 @@ class RecipeSettings:
     block_lr_mult: float = advanced(1.0)
     """Learning-rate multiplier of inserted blocks."""
     schedule: Literal["cosine", "step", "constant"] | None = advanced(None)
-    """Learning-rate schedule after warm-up (default: cosine; step for 1x and 2x)."""
+    """Learning-rate schedule after warm-up (default: cosine; step for detectors)."""
     milestones: tuple[float, ...] | None = advanced(None)
     """Milestones of the step schedule, as fractions of the run (default: from `preset`)."""
     lr_gamma: float = advanced(0.1)
@@ -120,12 +131,13 @@ class RecipeSettings:
     min_lr: float = advanced(0.0)
     """Final learning rate of the cosine schedule."""
     warmup_epochs: float | None = advanced(None)
-    """Epochs of linear warm-up (default: 5 for scratch, 0 for finetune, 500 steps for 1x and 2x; at most a tenth
-    of the run)."""
+    """Epochs of linear warm-up (default: 5 for scratch, 0 for finetune, 500 steps for detectors; at most a
+    tenth of the run)."""
     warmup_start_factor: float | None = advanced(None)
-    """Learning-rate factor at the first warm-up step (default: 1/warm-up steps; 1/3 for 1x and 2x)."""
+    """Learning-rate factor at the first warm-up step (default: 1/warm-up steps; 0.001 for mmdet-1x, 1/3 for
+    paper-1x and paper-2x)."""
     clip_grad_norm: float | None = advanced(None)
-    """Maximum gradient norm, 0 to disable (default: 35 for 1x and 2x, else 0)."""
+    """Maximum gradient norm, 0 to disable (default: 35 for paper-1x and paper-2x, else 0)."""
     label_smoothing: float = advanced(0.0)
     """Label smoothing."""
     class_weights: Literal["none", "balanced"] = advanced("none")
@@ -140,13 +152,13 @@ class RecipeSettings:
     """Decay of the exponential moving average of weights, which is evaluated and saved (default: no average)."""
     freeze: tuple[str, ...] | None = advanced(None)
     """Glob patterns of parameters to freeze, such as 'layer1.*'; their batch-norm statistics are frozen, too
-    (default: none; the stem and c2 for 1x and 2x with initial weights)."""
+    (default: none; the stem and c2 of detectors with initial weights)."""
     freeze_bn_stats: bool = advanced(False)
     """Freeze running statistics of batch norms."""
 
     def __post_init__(self) -> None:
         """Refuse unknown names and contradictions."""
-        check_choices(self)
+        check_choices(self, OLD_VALUES)
         check(self.steps is None or self.epochs is None, "give `epochs` or `steps`, not both")
         self._check_ranges()
 

@@ -97,9 +97,9 @@ class DetectorSettings:
     backbone_weights: str | None = None
     """Initial weights of the backbone: a classifier's file, "pretrained", a published version, or a published
     checkpoint (default: random)."""
-    conventions: Literal["mmdet", "mmdet1", "torchvision"] = advanced("mmdet")
+    conventions: Literal["mmdet", "mmdet1", "torchvision"] | None = advanced(None)
     """Implementation to match exactly, in outputs and losses: mmdet (2 and 3), mmdet1 (mmdet 1 and the paper), or
-    torchvision."""
+    torchvision (default: of the preset, mmdet or mmdet1)."""
     norm: Literal["eval_stats", "frozen", "batch", "sync"] | None = advanced(None)
     """Batch norm of the backbone: eval_stats (fixed running statistics, trained affine), frozen, batch, or sync
     (SyncBatchNorm on GPUs) (default: eval_stats with initial weights, else batch)."""

@@ -9,13 +9,14 @@ from gcnet.arguments import plain_arguments
 from gcnet.data.settings import DataSettings
 from gcnet.devices import choose_device
 from gcnet.errors import UserError, printable
+from gcnet.models.registry import is_detector
 from gcnet.renamed import FORMAT_VERSION, changed_names, is_old
 from gcnet.training.checkpoint import load_state
 from gcnet.training.data_record import compare_data, record_data
 from gcnet.training.distributed import processes_joined
 from gcnet.training.progress import Reporter
 from gcnet.training.run_folder import RunFolder, open_folder, write_json
-from gcnet.training.settings import ResumeSettings
+from gcnet.training.settings import ResumeSettings, TrainSettings
 from gcnet.training.task import TrainingTask
 from gcnet.training.trainer import Trainer
 from gcnet.workflows.train import BuildModel, RunResult, assembled, drive, only_writer
@@ -55,7 +56,7 @@ def resume(
             _check_length(trainer, state)
             chosen = replace(chosen, recipe=chosen.recipe.with_steps(task.steps_per_epoch))
             note = processes.by_first(lambda: _check_data(folder, config, task, settings.moved()))
-            notes = [*([note] if note else []), *_renamed_settings(config)]
+            notes = [*([note] if note else []), *_renamed_settings(config), *_changed_losses(config, chosen)]
             if processes.first:
                 folder.clean()
                 if settings.moved() or settings.has_length or is_old(config):
@@ -70,6 +71,16 @@ def _renamed_settings(config: Mapping[str, Any]) -> list[str]:
     if not names:
         return []
     return [f"the run was started by an earlier version; config.json now has new names: {', '.join(names)}"]
+
+
+def _changed_losses(config: Mapping[str, Any], settings: TrainSettings) -> list[str]:
+    """The note on a detector whose losses another version computed."""
+    if not is_old(config) or settings.detector.conventions != "mmdet" or not is_detector(settings.network.model):
+        return []
+    return [
+        "the run was started by a version with other losses of `conventions=mmdet`; from here on they are mmdet's "
+        "(docs/detection.md)"
+    ]
 
 
 def _require_data(data: DataSettings) -> None:

@@ -108,26 +108,44 @@ def test_accumulated_halves_of_a_batch_train(tmp_path: Path):
     assert run(tmp_path / "run", steps=2, batch_size=4, grad_accumulation=2).finished
 
 
-def test_the_papers_schedule_is_1x_with_its_rate_scaled_to_the_batch():
-    chosen = override(TrainSettings(), model="mask_rcnn_gc_resnet50", batch_size=8, backbone_weights="resnet50.pth")
-    recipe = with_detection_defaults(chosen).recipe
-    assert recipe.peak_lr == pytest.approx(0.01)
-    assert recipe.clip_grad_norm == 35
+COCO_PRESETS = {  # epochs, epochs of the steps, warm-up start factor, maximum gradient norm, conventions
+    "mmdet-1x": (12, 8, 11, 0.001, 0, "mmdet"),
+    "paper-1x": (12, 8, 11, 1 / 3, 35, "mmdet1"),
+    "paper-2x": (24, 16, 22, 1 / 3, 35, "mmdet1"),
+}
+
+
+@pytest.mark.parametrize("preset", COCO_PRESETS)
+def test_presets_on_coco_are_those_of_the_configs_scaled_to_the_batch(preset: str) -> None:
+    epochs, first, second, start, clip, conventions = COCO_PRESETS[preset]
+    chosen = with_detection_defaults(override(TrainSettings(), model="mask_rcnn_resnet50", batch_size=8, preset=preset))
+    recipe = chosen.recipe
+    assert (chosen.detector.conventions, recipe.clip_grad_norm) == (conventions, clip)
+    assert (recipe.momentum, recipe.weight_decay, recipe.peak_lr) == (0.9, 1e-4, pytest.approx(0.01))
     schedule = build_schedule(recipe, 7330)
-    assert schedule.total == 12 * 7330
-    assert schedule.at(0) == pytest.approx(0.01 / 3)
-    assert schedule.at(250) == pytest.approx(0.01 * (1 / 3 + (2 / 3) * 250 / 500))
+    assert schedule.total == epochs * 7330
+    assert schedule.at(0) == pytest.approx(0.01 * start)
+    assert schedule.at(250) == pytest.approx(0.01 * (start + (1 - start) / 2))
     assert schedule.at(500) == pytest.approx(0.01)
-    assert [schedule.at(step) for step in (8 * 7330 - 1, 8 * 7330, 11 * 7330 - 1, 11 * 7330)] == pytest.approx(
+    assert [schedule.at(epoch * 7330 + step) for epoch in (first, second) for step in (-1, 0)] == pytest.approx(
         [0.01, 0.001, 0.001, 0.0001]
     )
 
 
-def test_2x_is_twice_as_long_and_steps_at_epochs_16_and_22():
-    recipe = with_detection_defaults(override(TrainSettings(), model="mask_rcnn_resnet50", preset="2x")).recipe
-    schedule = build_schedule(recipe, 100)
-    assert schedule.total == 2400
-    assert [schedule.at(step) for step in (1599, 1600, 2199, 2200)] == pytest.approx([0.02, 0.002, 0.002, 0.0002])
+def test_detectors_train_with_mmdets_recipe_and_losses_by_default() -> None:
+    chosen = with_detection_defaults(override(TrainSettings(), model="mask_rcnn_gc_resnet50"))
+    assert (chosen.recipe.preset, chosen.detector.conventions) == ("mmdet-1x", "mmdet")
+    given = override(TrainSettings(), model="mask_rcnn_gc_resnet50", preset="paper-1x", conventions="torchvision")
+    assert with_detection_defaults(given).detector.conventions == "torchvision"
+
+
+def test_pretrained_backbones_of_torchvision_are_the_first_published_ones() -> None:
+    """The paper and mmdet start from them; DEFAULT is IMAGENET1K_V2 for ResNet-50."""
+    for model, expected in (("mask_rcnn_gc_resnet50", "IMAGENET1K_V1"), ("mask_rcnn_cifar_resnet20", "pretrained")):
+        chosen = with_detection_defaults(override(TrainSettings(), model=model, backbone_weights="pretrained"))
+        assert chosen.detector.backbone_weights == expected
+    file = with_detection_defaults(override(TrainSettings(), model="mask_rcnn_resnet50", backbone_weights="a.pth"))
+    assert file.detector.backbone_weights == "a.pth"
 
 
 def test_the_stem_is_frozen_and_statistics_kept_only_where_there_are_weights_to_keep():
@@ -228,7 +246,12 @@ def test_the_command_reports_repaired_skipped_and_refused_entries(tmp_path: Path
     assert "1 x invalid bbox" in printed
     assert "--norm sync works on CUDA only" in printed
     chosen = open_folder(tmp_path / "run")[1]
-    assert (chosen.recipe.preset, chosen.recipe.schedule, chosen.detector.norm) == ("1x", "step", "sync")
+    assert (chosen.recipe.preset, chosen.recipe.schedule, chosen.detector.norm) == (
+        "mmdet-1x",
+        "step",
+        "sync",
+    )
+    assert "preset mmdet-1x with conventions mmdet: 1 steps of 2 images" in said
 
 
 def test_a_dry_run_reports_the_cost_of_a_detector(tmp_path: Path):

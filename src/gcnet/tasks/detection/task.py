@@ -66,7 +66,7 @@ class Detection(Task):
     step_images, timed_images = 2, 2
     timed_input = "random images with made-up objects"
     counted_image = "the largest size, with 1,000 proposals and 100 detections,"
-    preset = ("1x", "1x")
+    preset = ("paper-1x", "paper-1x")
     names_note = (
         "Detectors are mask_rcnn_NAME, cascade_mask_rcnn_NAME and, without masks, faster_rcnn_NAME, such as\n"
         "mask_rcnn_gc_resnet50; with _dcn behind resnet50, resnet101 or a ResNeXt, c3 to c5 have deformable\n"

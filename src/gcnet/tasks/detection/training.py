@@ -23,13 +23,14 @@ from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
 from gcnet.models.model_file import save_model
+from gcnet.models.published import FIRST_VERSION, PRETRAINED, published_versions
 from gcnet.models.registry import backbone_name, has_masks, split_name, without_masks
 from gcnet.tasks.detection.costs import count_detector_flops
 from gcnet.tasks.detection.inference import detector_results
 from gcnet.tasks.detection.metrics import DetectorResult, evaluate_detector, metric_key
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
-from gcnet.training.recipe import DETECTOR_PRESET
+from gcnet.training.recipe import DETECTOR_PRESET, PRESETS
 from gcnet.training.settings import DetectorSettings, TrainSettings
 from gcnet.training.task import Evaluation, TrainingTask, first_validation_sample, micro_batches, unless_stopped
 from gcnet.training.trainer import AUTOCAST
@@ -316,10 +317,11 @@ def mask_rcnn_options(detector: DetectorSettings) -> dict[str, Any]:
 
 
 def with_detection_defaults(settings: TrainSettings) -> TrainSettings:
-    """Fill in the recipe and the norm of `settings`.
+    """Fill in the recipe, the conventions and the norm of `settings`.
 
     Returns:
-        The settings; without weights, no layer is frozen and batch statistics are trained.
+        The settings; without weights, no layer is frozen and batch statistics are trained. "pretrained" weights of a
+        backbone of torchvision are IMAGENET1K_V1, with which the paper and mmdet start.
     """
     recipe, detector = settings.recipe, settings.detector
     has_weights = detector.backbone_weights is not None or settings.network.weights is not None
@@ -327,8 +329,19 @@ def with_detection_defaults(settings: TrainSettings) -> TrainSettings:
         recipe = replace(recipe, freeze=())
     elif recipe.freeze is None and _backbone(settings) == "scenes_resnet":
         recipe = replace(recipe, freeze=("backbone.body.stem.*",))  # layers after the stem are c2 and are trained
-    norm = detector.norm or ("eval_stats" if has_weights else "batch")
-    return replace(settings, recipe=recipe.with_defaults(DETECTOR_PRESET), detector=replace(detector, norm=norm))
+    recipe = recipe.with_defaults(DETECTOR_PRESET)
+    detector = replace(
+        detector,
+        norm=detector.norm or ("eval_stats" if has_weights else "batch"),
+        conventions=detector.conventions or PRESETS[recipe.preset or DETECTOR_PRESET].conventions,
+        backbone_weights=_first_published(_backbone(settings), detector.backbone_weights),
+    )
+    return replace(settings, recipe=recipe, detector=detector)
+
+
+def _first_published(backbone: str, weights: str | None) -> str | None:
+    """The name of torchvision's first weights for "pretrained"; torchvision's later ones are more accurate."""
+    return FIRST_VERSION if weights == PRETRAINED and FIRST_VERSION in published_versions(backbone)[1] else weights
 
 
 def _require_masks(part: CocoSplit, model: str) -> None:
