@@ -48,7 +48,13 @@ def resize_bilinear(
 def resize_fixed_point(
     image: UInt8[Tensor, "channels height width"], height: int, width: int
 ) -> UInt8[Tensor, "channels new_height new_width"]:
-    """`resize_bilinear` in integer arithmetic of PyTorch alone, with the same arguments and result."""
+    """Return `resize_bilinear` of an image, computed in integer arithmetic by PyTorch alone.
+
+    Args:
+        image: pixels (C, H, W), uint8.
+        height: new height in pixels.
+        width: new width in pixels.
+    """
     columns = _taps(image.shape[2], width, clip_weights=True, device=image.device)
     upper, lower, upper_weight, lower_weight = _taps(image.shape[1], height, clip_weights=False, device=image.device)
     result = image.new_empty(image.shape[0], height, width)

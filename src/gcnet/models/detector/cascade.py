@@ -36,7 +36,19 @@ class CascadeRoIHeads(nn.Module):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Predict detections or compute losses, as `MaskSkippingRoIHeads.forward` does."""
+        """Predict detections in evaluation mode, or compute losses in training mode.
+
+        Args:
+            features: feature maps (N, C, H, W) by level name.
+            proposals: proposals of each image (P, 4), as left, top, right, bottom in pixels.
+            image_shapes: height and width of each image.
+            targets: in training mode, `boxes` (K, 4), `labels` (K,) int64 from 1, `masks` (K, H, W) uint8 and
+                optionally `has_mask` (K,) bool of each image.
+
+        Returns:
+            Detections of each image (empty in training mode): `boxes` (D, 4), `labels` (D,), `scores` (D,) and
+            `masks` (D, 1, M, M); and scalar losses by name (empty in evaluation mode).
+        """
         if self.training:
             assert targets is not None
             return [], self._losses(features, proposals, image_shapes, targets)
