@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gcnet.workflows.check_data import check_data
     from gcnet.workflows.convert_checkpoint import convert_checkpoint
     from gcnet.workflows.evaluate import evaluate
+    from gcnet.workflows.load import load
     from gcnet.workflows.predict import predict
     from gcnet.workflows.resume import resume
     from gcnet.workflows.simplify import simplify
@@ -46,6 +47,7 @@ __all__ = [
     "convert_checkpoint",
     "cost",
     "evaluate",
+    "load",
     "predict",
     "reproduce",
     "resume",
@@ -61,6 +63,7 @@ _HOMES = {
     "convert_checkpoint": "gcnet.workflows.convert_checkpoint",
     "cost": "gcnet.costs.cost",
     "evaluate": "gcnet.workflows.evaluate",
+    "load": "gcnet.workflows.load",
     "predict": "gcnet.workflows.predict",
     "reproduce": "gcnet.experiments.reproduce",
     "resume": "gcnet.workflows.resume",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gcnet.analysis.cost import count_flops
 from gcnet.analysis.cost_breakdown import image_stages, run_images
 from gcnet.data.dataset import Skipped
+from gcnet.data.images.inputs import ImageInput, Images
 from gcnet.data.settings import DataSettings
 from gcnet.models.backbones.cifar_resnet import CifarResNet
 from gcnet.models.card import ModelCard
@@ -19,9 +20,10 @@ from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import evaluating
 from gcnet.tasks.base import LoadedModel, Task
+from gcnet.tasks.predictor import Inference, Predictor
 from gcnet.tasks.results import DataReport, EvaluationResult, PredictionResult, TrainedModel
 from gcnet.tasks.scores import SHORT_RECIPE, Demonstration, Score
-from gcnet.tasks.settings import CheckDataSettings, EvaluateSettings, PredictSettings
+from gcnet.tasks.settings import CheckDataSettings, EvaluateSettings
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import TrainSettings
 from gcnet.training.task import Evaluation, micro_batches, unless_stopped
@@ -58,17 +60,39 @@ class TrainedRegressor:
 
 @dataclass(frozen=True)
 class Brightness(PredictionResult):
-    images: tuple[tuple[Path, float], ...]
+    images: tuple[tuple[str, float], ...]
 
     def __str__(self) -> str:
         return "\n".join(f"{path}  {level:.3f}" for path, level in self.images)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"images": [{"path": str(path), "brightness": level} for path, level in self.images]}
+        return {"images": [{"path": path, "brightness": level} for path, level in self.images]}
 
     def rows(self) -> Iterator[Sequence[object]]:
         yield "image", "brightness"
         yield from self.images
+
+
+class BrightnessPredictor(Predictor):
+    default_batch_size = 4
+    names = ("brightness",)
+
+    def __call__(self, images: Images) -> Brightness:
+        return cast(Brightness, self._call(images, None))
+
+    def _predict(
+        self,
+        images: Sequence[tuple[ImageInput, Image.Image]],
+        options: None,  # noqa: ARG002
+        *,
+        first: int,  # noqa: ARG002
+    ) -> list[tuple[str, float]]:
+        pixels = [torch.tensor(list(image.resize((SIDE, SIDE)).tobytes())) for _, image in images]
+        batch = torch.stack(pixels).view(-1, SIDE, SIDE, 3).permute(0, 3, 1, 2) / 255
+        return [(item.name, float(level)) for (item, _), level in zip(images, self.model(batch), strict=True)]
+
+    def _result(self, predictions: tuple[Any, ...], skipped: tuple[Skipped, ...]) -> Brightness:
+        return Brightness(predictions, skipped)
 
 
 @dataclass(frozen=True)
@@ -234,19 +258,8 @@ class BrightnessRegression(Task):
     ) -> EvaluationResult:
         return RegressionResult(explained_variance(loaded.trained.model))
 
-    def predict(
-        self,
-        loaded: LoadedModel,
-        paths: Sequence[Path],
-        settings: PredictSettings,  # noqa: ARG002
-    ) -> PredictionResult:
-        levels = []
-        for path in paths:
-            pixels = torch.tensor(list(Image.open(path).convert("RGB").resize((SIDE, SIDE)).tobytes()))
-            image = pixels.view(1, SIDE, SIDE, 3).permute(0, 3, 1, 2) / 255
-            with torch.no_grad():
-                levels.append(float(loaded.trained.model(image)))
-        return Brightness(tuple(zip(paths, levels, strict=True)), ())
+    def predictor(self, loaded: LoadedModel, inference: Inference) -> Predictor:
+        return BrightnessPredictor(loaded, inference)
 
     def recognizes_data(self, settings: CheckDataSettings) -> bool:  # noqa: ARG002
         return False

@@ -193,6 +193,27 @@ def open_image(
         return _to_rgb(_upright(image) if upright else image, path, bit_depth)
 
 
+def to_upright_rgb(image: Image.Image, name: str, *, bit_depth: int = FULL_DEPTH) -> Image.Image:
+    """Convert an image in memory as `open_image` converts a file.
+
+    Args:
+        image: Image of any mode.
+        name: Name of the image, for errors.
+        bit_depth: Used bits of 16-bit images, 8 to 16.
+
+    Returns:
+        8-bit RGB image, upright.
+
+    Raises:
+        ImageError: The image cannot be decoded, or its pixel values have no defined range.
+    """
+    try:
+        image.load()
+    except Exception as error:  # Pillow's decoders raise nearly every built-in error on damaged bytes
+        raise ImageError(name, _reason(error, name, MAX_MEGAPIXELS)) from error
+    return _to_rgb(_upright(image), name, bit_depth)
+
+
 def read_header(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGAPIXELS) -> Header:
     """Read size, orientation and mode of an image without decoding it.
 

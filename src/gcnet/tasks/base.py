@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gcnet.models.card import ModelCard
+    from gcnet.tasks.predictor import Inference, Predictor
     from gcnet.tasks.results import (
         AttentionReader,
         DataReport,
@@ -186,8 +187,22 @@ class Task(ABC):
         raise NotImplementedError
 
     @abstractmethod
+    def predictor(self, loaded: "LoadedModel", inference: "Inference") -> "Predictor":
+        """Return the predictor of a trained network.
+
+        Args:
+            loaded: network on its device.
+            inference: precision and compilation.
+
+        Raises:
+            UserError: the network has no preprocessing, or does not run.
+        """
+
     def predict(
-        self, loaded: "LoadedModel", paths: "Sequence[Path]", settings: "PredictSettings"
+        self,
+        loaded: "LoadedModel",
+        paths: "Sequence[Path]",
+        settings: "PredictSettings",  # noqa: ARG002
     ) -> "PredictionResult":
         """Return predictions for image files, and write the figures of `settings.output`.
 
@@ -199,6 +214,9 @@ class Task(ABC):
         Raises:
             UserError: the settings are invalid, or an output of the network is not finite.
         """
+        from gcnet.tasks.predictor import Inference
+
+        return self.predictor(loaded, Inference())(paths)
 
     @abstractmethod
     def recognizes_data(self, settings: "CheckDataSettings") -> bool:

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from PIL import Image
 from torch import Tensor, nn
 
 from gcnet.data.dataset import Skipped
-from gcnet.errors import printable
+from gcnet.errors import UserError, printable
+from gcnet.storage import write_atomic
+from gcnet.text_files import csv_bytes, json_bytes
 
 if TYPE_CHECKING:
     from gcnet.analysis.attention import Attention
@@ -93,6 +96,28 @@ class PredictionResult(ABC):
     @abstractmethod
     def rows(self) -> Iterator[Sequence[object]]:
         """Yield the rows of a table, column names first."""
+
+    def plot(self) -> list[Image.Image]:
+        """Return each image, RGB, with its prediction drawn."""
+        return [image.plot() for image in self.images]
+
+    def save(self, path: str | Path) -> None:
+        """Write the predictions to a file, whose folder is created; an existing file is replaced.
+
+        Args:
+            path: a name that ends in .json or .csv.
+
+        Raises:
+            UserError: another ending.
+            StorageError: the file cannot be written.
+        """
+        file = Path(path)
+        contents = {".json": lambda: json_bytes(self.to_dict()), ".csv": lambda: csv_bytes(self.rows())}
+        content = contents.get(file.suffix.lower())
+        if content is None:
+            raise UserError(f"predictions are saved to a .json or .csv file, found {printable(file)}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, content())
 
 
 @dataclass(frozen=True)

@@ -60,12 +60,35 @@ def contact_sheet(
     """Write a PNG with a grid of images, each with its title below.
 
     Args:
-        images: PIL images or uint8 arrays (H, W) or (H, W, 3); at least one.
-        titles: one for each image, of one or several lines; long lines are shortened in their middle.
+        images: as of `draw_contact_sheet`.
+        titles: as of `draw_contact_sheet`.
         path: of the PNG.
         columns: maximum number of images side by side.
         tile: side in pixels of the square that each image is fitted into.
         caption: small text below the grid, from `gcnet.visualization.style.figure_caption`.
+
+    Raises:
+        ValueError: without images, or with another number of titles.
+    """
+    stream = io.BytesIO()
+    draw_contact_sheet(images, titles, columns=columns, tile=tile, caption=caption).save(stream, "PNG", optimize=True)
+    write_atomic(Path(path), stream.getvalue())
+
+
+def draw_contact_sheet(
+    images: Sequence[Any], titles: Sequence[str], *, columns: int = 6, tile: int = 176, caption: str = ""
+) -> Image.Image:
+    """Draw a grid of images, each with its title below.
+
+    Args:
+        images: PIL images or uint8 arrays (H, W) or (H, W, 3); at least one.
+        titles: one for each image, of one or several lines; long lines are shortened in their middle.
+        columns: maximum number of images side by side.
+        tile: side in pixels of the square that each image is fitted into.
+        caption: small text below the grid, from `gcnet.visualization.style.figure_caption`.
+
+    Returns:
+        The sheet, RGB.
 
     Raises:
         ValueError: without images, or with another number of titles.
@@ -89,9 +112,7 @@ def contact_sheet(
             _write_line(draw, line, (left, top + tile + 3 + row * _LINE), tile)
     if caption:
         _write_line(draw, caption, (_MARGIN, height - _LINE - 4), width - 2 * _MARGIN, size=11, color=SOFT)
-    stream = io.BytesIO()
-    sheet.save(stream, "PNG", optimize=True)
-    write_atomic(Path(path), stream.getvalue())
+    return sheet
 
 
 def _write_line(

@@ -20,9 +20,13 @@ from gcnet.models.card import card_of
 from gcnet.models.create import create_model
 from gcnet.models.detector.heads import limit_detections
 from gcnet.models.model_file import load_model
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection import inference as inference
-from gcnet.tasks.detection.predict import Detections, detect_images
+from gcnet.tasks.detection.predict import ObjectPredictor
+from gcnet.tasks.detection.predictions import Detections
 from gcnet.tasks.detection.trained import TrainedDetector
+from gcnet.tasks.predictor import Inference
+from gcnet.tasks.registry import TASKS
 from gcnet.tasks.settings import PredictSettings
 from tasks.things import CATEGORY_IDS, CLASSES, build_finder, save_finder, waves, write_image
 
@@ -93,8 +97,13 @@ def test_only_the_classes_asked_for_are_given(finder: Path, tmp_path: Path) -> N
     assert [{**one, "id": None} for one in some] == expected
 
 
+def predictor_of(model: nn.Module) -> ObjectPredictor:
+    trained = TrainedDetector(model.eval(), CLASSES, CATEGORY_IDS)
+    return ObjectPredictor(LoadedModel(TASKS["detection"], trained, "finder", "none"), Inference())
+
+
 def detected(model: nn.Module, *paths: Path, **options: Any) -> Detections:
-    return detect_images(TrainedDetector(model, CLASSES, CATEGORY_IDS), paths, **options)
+    return predictor_of(model)(paths, **options)
 
 
 def test_the_table_has_a_line_for_each_image(finder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,12 +135,11 @@ def test_only_json_is_on_standard_output(finder: Path, tmp_path: Path, capsys: p
 
 def test_a_lower_score_threshold_is_applied_and_restored_afterwards(tmp_path: Path) -> None:
     image = write_image(waves(40, 30), tmp_path / "a.png")
-    model = build_finder().train()
+    model = build_finder()
     model.roi_heads.score_thresh = 0.9
     found = detected(model, image, threshold=0.8).images[0].results
     assert min(one["score"] for one in found) < 0.9
     assert model.roi_heads.score_thresh == 0.9
-    assert model.training and model.backbone.training
 
     def fail(*_: object) -> None:
         raise RuntimeError("full")
@@ -284,8 +292,7 @@ def test_the_number_of_detections_per_image_is_an_option(tmp_path: Path) -> None
     for limit in (None, 1, 500):
         if limit is not None:
             limit_detections(few, limit)
-        detector = TrainedDetector(few, CLASSES, CATEGORY_IDS)
-        counts.append(len(detect_images(detector, [path], threshold=0.0).images[0].results))
+        counts.append(len(detected(few, path, threshold=0.0).images[0].results))
     assert counts[:2] == [3, 1]
     assert counts[2] > 100
 

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from gcnet.models.card import ModelCard
     from gcnet.tasks.base import LoadedModel
     from gcnet.tasks.classification.evaluate import ClassifierEvaluation
-    from gcnet.tasks.classification.predict import Predictions
+    from gcnet.tasks.classification.predictions import Predictions
     from gcnet.tasks.classification.trained import TrainedClassifier
     from gcnet.tasks.classification.training import ClassificationTraining
+    from gcnet.tasks.predictor import Inference, Predictor
     from gcnet.tasks.results import AttentionReader, DataReport, MeasuredImages
     from gcnet.training.task import TrainingTask
 
@@ -92,6 +93,11 @@ class Classification(Task):
         from gcnet.tasks.classification.predict import predict
 
         return predict(loaded, paths, settings)
+
+    def predictor(self, loaded: "LoadedModel", inference: "Inference") -> "Predictor":
+        from gcnet.tasks.classification.predict import open_predictor
+
+        return open_predictor(loaded, inference)
 
     def recognizes_data(self, settings: CheckDataSettings) -> bool:  # noqa: ARG002
         return True

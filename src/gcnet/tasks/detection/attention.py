@@ -14,11 +14,12 @@ from gcnet.analysis.capture import capture, describe_unread
 from gcnet.data.coco.loading import DetectionDataset, build_detection_loader, image_to_tensor
 from gcnet.data.coco.open import open_validation
 from gcnet.data.dataset import Skipped
+from gcnet.data.decode import open_image
 from gcnet.data.sampler import EvaluationSampler
 from gcnet.models.outputs import evaluating
 from gcnet.progress_bar import progress_bar
 from gcnet.tasks.base import LoadedModel
-from gcnet.tasks.detection.predict import read_image
+from gcnet.tasks.detection.predict import require_resizable
 from gcnet.tasks.detection.trained import TrainedDetector
 from gcnet.tasks.results import AttentionReader, MeasuredImages
 from gcnet.tasks.settings import AnalyzeSettings
@@ -56,7 +57,8 @@ def attention_of_detector(detector: TrainedDetector, path: Path) -> ImageMaps:
     network: Any = detector.model
     device = next(network.parameters()).device
     with evaluating(network):
-        image = read_image(path, network)
+        image = open_image(path)
+        require_resizable(image, path, network)
         batch, _ = network.transform([image_to_tensor(image).to(device)])
         height, width = batch.image_sizes[0]
         padding = Padding((height, width), tuple(batch.tensors.shape[-2:]))

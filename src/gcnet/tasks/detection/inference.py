@@ -1,10 +1,14 @@
 """Detections in COCO's result format, with masks pasted in chunks to limit memory."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.roi_heads import RoIHeads
 
 from gcnet.tasks.detection.coco_metrics import coco_results
 
@@ -27,12 +31,14 @@ class RawDetections(NamedTuple):
     original: tuple[int, int]
 
 
-def detect(network: Any, images: Sequence[Tensor]) -> list[RawDetections]:
+def detect(network: Any, images: Sequence[Tensor], *, threshold: float | None = None) -> list[RawDetections]:
     """Run a detector without pasting masks.
 
     Args:
         network: a `GeneralizedRCNN` in evaluation mode.
         images: images (3, H, W).
+        threshold: minimum score, exclusive; None for that of the network. The detections are the same as if filtered
+            afterwards, since non-maximum suppression depends only on higher scores, but fewer masks are computed.
 
     Returns:
         Detections of each image.
@@ -44,11 +50,29 @@ def detect(network: Any, images: Sequence[Tensor]) -> list[RawDetections]:
     if isinstance(features, Tensor):
         features = {"0": features}
     proposals, _ = network.rpn(batch, features)
-    detections, _ = network.roi_heads(features, proposals, batch.image_sizes)
+    heads = network.roi_heads if threshold is None else _with_threshold(network.roi_heads, threshold)
+    detections, _ = heads(features, proposals, batch.image_sizes)
     return [
         RawDetections(values, size, (image.shape[-2], image.shape[-1]))
         for values, size, image in zip(detections, batch.image_sizes, images, strict=True)
     ]
+
+
+def _with_threshold(module: nn.Module, threshold: float) -> Any:
+    """A copy of heads with another score threshold and the same parameters; the original may be in use elsewhere."""
+    copied: Any = copy.copy(module)
+    copied._modules = {
+        name: child if child is None else _with_threshold(child, threshold) for name, child in module._modules.items()
+    }
+    if isinstance(copied, RoIHeads):
+        copied.score_thresh = threshold
+    return copied
+
+
+def of_classes(detections: RawDetections, labels: Int[Tensor, " classes"]) -> RawDetections:
+    """Return the detections whose label is one of `labels`."""
+    kept = torch.isin(detections.values["labels"], labels)
+    return detections._replace(values={name: value[kept] for name, value in detections.values.items()})
 
 
 def pasted_results(

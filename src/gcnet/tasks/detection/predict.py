@@ -1,119 +1,36 @@
 """Detects objects in image files."""
 
+import copy
 import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from jaxtyping import Int
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import RoIHeads
 
 from gcnet.data.coco.loading import image_to_tensor
 from gcnet.data.coco.masks import extent
 from gcnet.data.dataset import Skipped
-from gcnet.data.decode import ImageError, open_image
+from gcnet.data.decode import ImageError
+from gcnet.data.images.inputs import ImageInput, Images
 from gcnet.errors import UserError, printable, unknown
 from gcnet.models.detector.heads import limit_detections
 from gcnet.models.detector.transform import RoundedTransform
-from gcnet.models.outputs import evaluating
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
 from gcnet.tasks.base import LoadedModel
-from gcnet.tasks.detection.inference import RawDetections, detect, pasted_results
+from gcnet.tasks.detection.inference import RawDetections, detect, of_classes, pasted_results
+from gcnet.tasks.detection.predictions import Detections, ImageDetections
 from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
-from gcnet.tasks.results import PredictionResult
+from gcnet.tasks.predictor import Inference, Predictor
 from gcnet.tasks.settings import PredictSettings
-from gcnet.visualization.detections import draw_detections, picture_names
-from gcnet.visualization.images import encode_jpeg
 
 THRESHOLD = 0.5
-_BATCH_SIZE = 1
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ImageDetections:
-    """Detections of an image.
-
-    Attributes:
-        path: image file.
-        image_id: number of the image among the readable images, from 1.
-        height: image height in pixels, after EXIF rotation.
-        width: image width in pixels, after EXIF rotation.
-        results: detections in COCO's result format (`gcnet.tasks.detection.coco_metrics.coco_results`), the highest
-            score first, with the `area` of the mask in pixels, or of the box if there are no masks.
-    """
-
-    path: Path
-    image_id: int
-    height: int
-    width: int
-    results: tuple[dict[str, Any], ...]
-
-
-@dataclass(frozen=True)
-class Detections(PredictionResult):
-    """Result of `gcnet.predict` for a detector.
-
-    Attributes:
-        images: detections of each image, in the order of the files.
-        categories: class names by category id.
-    """
-
-    images: tuple[ImageDetections, ...]
-    categories: dict[int, str]
-
-    def __str__(self) -> str:
-        """Return a table with the number of objects, the highest score and the classes of each image."""
-        if not self.images:
-            return ""
-        names = [printable(image.path) for image in self.images]
-        width = max(map(len, [*names, "image"]))
-        lines = [f"{'image':<{width}}  {'objects':>7}  {'best':>5}  classes"]
-        for name, image in zip(names, self.images, strict=True):
-            best = f"{image.results[0]['score']:.3f}" if image.results else "-"
-            counts = Counter(result["category_id"] for result in image.results).most_common()
-            classes = ", ".join(f"{count} {printable(self.categories[identity])}" for identity, count in counts)
-            lines.append(f"{name:<{width}}  {len(image.results):>7}  {best:>5}  {classes or '-'}")
-        return "\n".join(lines)
-
-    def rows(self) -> Iterator[Sequence[object]]:
-        """Yield the column names, then a row for each object with class, score and box in pixels."""
-        yield "image", "class", "score", "left", "top", "width", "height"
-        for image in self.images:
-            for result in image.results:
-                box = (f"{value:.2f}" for value in result["bbox"])
-                yield image.path, self.categories[result["category_id"]], f"{result['score']:.6f}", *box
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values in the format of a COCO annotation file.
-
-        Returns:
-            `images` with `id`, `file_name` (the path), `width` and `height`; `categories` with `id` and `name`;
-            `annotations`, the detections, with `id` (from 1), `image_id`, `category_id`, `bbox` (left, top, width,
-            height in pixels), `score` (0 to 1), `segmentation` (compressed RLE; missing without masks), `area` (pixels
-            of the mask or the box) and `iscrowd` (0); `images_skipped`, a number, and `skipped`, the unreadable files.
-            The annotations alone are in COCO's result format.
-        """
-        images = [
-            {"id": image.image_id, "file_name": str(image.path), "width": image.width, "height": image.height}
-            for image in self.images
-        ]
-        results = [result for image in self.images for result in image.results]
-        return {
-            "images": images,
-            "categories": [{"id": identity, "name": name} for identity, name in self.categories.items()],
-            "annotations": [{"id": number, **result, "iscrowd": 0} for number, result in enumerate(results, start=1)],
-            "images_skipped": len(self.skipped),
-            "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
-        }
 
 
 def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSettings) -> Detections:
@@ -136,18 +53,17 @@ def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSetting
     _check_output(settings, paths)
     if settings.detections_per_image is not None:
         limit_detections(detector.model, settings.detections_per_image)
-    pictures = _Pictures(detector, paths, settings)
+    pictures = _Pictures(paths, settings)
     for file in pictures.files():
         if file.exists():
             settings.refuse_existing("output", file)
     _logger.info("images: %s", describe_resizing(detector.model))
     with progress_bar("images", len(paths)) as progress:
-        detections = detect_images(
-            detector,
+        detections = ObjectPredictor(loaded, Inference())(
             paths,
             threshold=THRESHOLD if settings.threshold is None else settings.threshold,
             classes=None if settings.classes is None else [name.strip() for name in settings.classes.split(",")],
-            batch_size=settings.batch_size or _BATCH_SIZE,
+            batch_size=settings.batch_size,
             show=pictures,
             progress=progress,
         )
@@ -173,10 +89,11 @@ def _check_output(settings: PredictSettings, paths: Sequence[Path]) -> None:
 class _Pictures:
     """Writes annotated images into a folder, if there is one."""
 
-    def __init__(self, detector: TrainedDetector, paths: Sequence[Path], settings: PredictSettings) -> None:
+    def __init__(self, paths: Sequence[Path], settings: PredictSettings) -> None:
         self._folder = folder = settings.output
         self._labels = settings.labels or "auto"
-        self._classes = dict(zip(detector.category_ids, detector.names(), strict=True))
+        from gcnet.visualization.detections import picture_names
+
         self._names = {} if folder is None else picture_names(paths, folder)
 
     def files(self) -> list[Path]:
@@ -186,58 +103,94 @@ class _Pictures:
     def __call__(self, image: Image.Image, detections: ImageDetections) -> None:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            picture = draw_detections(image, detections.results, self._classes, labels=self._labels)
+            from gcnet.visualization.detections import draw_detections
+            from gcnet.visualization.images import encode_jpeg
+
+            assert detections.path is not None
+            picture = draw_detections(image, detections.results, detections.categories, labels=self._labels)
             write_atomic(self._folder / self._names[detections.path], encode_jpeg(picture))
 
 
-def detect_images(
-    detector: TrainedDetector,
-    paths: Sequence[Path],
-    *,
-    threshold: float = 0.5,
-    classes: Sequence[str] | None = None,
-    batch_size: int = 1,
-    show: Callable[[Image.Image, ImageDetections], None] = lambda *_: None,
-    progress: Callable[[int], None] = lambda _: None,
-) -> Detections:
-    """Detect objects in image files; unreadable files are skipped.
+class ObjectPredictor(Predictor):
+    """A detector that is called with images.
 
     Memory is bounded: masks are pasted into the image only for detections that are kept, a few at a time.
 
     Args:
-        detector: the detector, on any device.
-        paths: image files.
-        threshold: minimum score, 0 to 1; a detection must exceed it.
-        classes: names of the classes to keep (default: all).
-        batch_size: images per forward pass; they are padded to one size, which changes scores slightly.
-        show: called with each image (RGB) and its detections.
-        progress: called with the number of files of each batch.
-
-    Returns:
-        The detections and the skipped files.
-
-    Raises:
-        UserError: a class is unknown, or the threshold is out of range.
+        loaded: a `TrainedDetector` on its device, in eval mode.
+        inference: precision and compilation, of the backbone.
     """
-    if not 0 <= threshold <= 1:
-        raise UserError(f"the score threshold must be from 0 to 1, found {threshold}")
-    device = next(detector.model.parameters()).device
-    labels = torch.tensor(_labels(detector.names(), classes), dtype=torch.int64, device=device)
-    done: list[ImageDetections] = []
-    skipped: list[Skipped] = []
-    with evaluating(detector.model) as network, _scores_above(network, threshold):
-        for start in range(0, len(paths), batch_size):
-            batch = paths[start : start + batch_size]
-            images, unread = _read(batch, network)
-            skipped += unread
-            for (path, image), raw in zip(images.items(), _detect(network, images.values(), labels), strict=True):
-                number = len(done) + 1
-                results = _results(network, raw, number, detector.category_ids)
-                done.append(ImageDetections(path, number, image.height, image.width, results))
-                show(image, done[-1])
-            progress(len(batch))
-    categories = dict(zip(detector.category_ids, detector.names(), strict=True))
-    return Detections(tuple(done), tuple(skipped), categories)
+
+    default_batch_size = 1
+
+    def __init__(self, loaded: LoadedModel, inference: Inference) -> None:
+        super().__init__(loaded, inference)
+        detector = loaded.trained
+        assert isinstance(detector, TrainedDetector)
+        self.names, self._category_ids = detector.names(), detector.category_ids
+        self.categories = dict(zip(self._category_ids, self.names, strict=True))
+
+    def __call__(
+        self,
+        images: Images,
+        *,
+        threshold: float = THRESHOLD,
+        classes: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        **calls: Any,
+    ) -> Detections:
+        """Detect the objects in images.
+
+        Args:
+            images: an image or several: files, folders, PIL images, arrays or tensors; see
+                `gcnet.data.images.inputs.image_inputs`.
+            threshold: minimum score, 0 to 1; a detection must exceed it.
+            classes: names of the classes to keep (default: all).
+            batch_size: images per forward pass (default: 1); they are padded to one size, which changes scores
+                slightly.
+            **calls: `show`, called with each image (RGB) and its detections; `progress`, called with the number of
+                images of each batch.
+
+        Returns:
+            The detections in the order of the images, and the skipped files.
+
+        Raises:
+            UserError: a file does not exist, an array or tensor is not an image, a class is unknown, or the threshold
+                is out of range.
+        """
+        if not 0 <= threshold <= 1:
+            raise UserError(f"`threshold` must be a score from 0 to 1, found {threshold}")
+        labels = torch.tensor(_labels(self.names, classes), dtype=torch.int64, device=self.device)
+        return cast(Detections, self._call(images, (threshold, labels), batch_size=batch_size, **calls))
+
+    def _predict(
+        self, images: Sequence[tuple[ImageInput, Image.Image]], options: tuple[float, Tensor], *, first: int
+    ) -> list[ImageDetections]:
+        threshold, labels = options
+        tensors = [image_to_tensor(image).to(self.device) for _, image in images]
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            detected = detect(self._network, tensors, threshold=threshold)
+        detections = [of_classes(raw, labels) for raw in detected]
+        return [
+            ImageDetections(item, number, image.height, image.width, self._results(raw, number), self.categories)
+            for number, ((item, image), raw) in enumerate(zip(images, detections, strict=True), start=first)
+        ]
+
+    def _results(self, raw: RawDetections, image_id: int) -> tuple[dict[str, Any], ...]:
+        """The detections of an image with their areas."""
+        results = pasted_results(self._network, raw, image_id, self._category_ids)
+        return tuple({**result, "area": _area(result, *raw.original)} for result in results)
+
+    def _result(self, predictions: tuple[Any, ...], skipped: tuple[Skipped, ...]) -> Detections:
+        return Detections(predictions, skipped, self.categories)
+
+    def _check(self, item: ImageInput, image: Image.Image) -> None:
+        require_resizable(image, item.path or item.name, self.model)
+
+    def _compiled(self, model: nn.Module) -> Any:
+        network: Any = copy.copy(model)
+        network._modules = dict(network._modules, backbone=torch.compile(network.backbone))
+        return network
 
 
 def _labels(names: Sequence[str], classes: Sequence[str] | None) -> list[int]:
@@ -248,70 +201,20 @@ def _labels(names: Sequence[str], classes: Sequence[str] | None) -> list[int]:
     return [label for label, name in enumerate(names, start=1) if classes is None or name in classes]
 
 
-@contextmanager
-def _scores_above(network: nn.Module, threshold: float) -> Generator[None]:
-    """Set the score threshold of the heads temporarily, which avoids masks for other detections.
-
-    The detections are the same as if filtered afterwards: non-maximum suppression depends only on higher scores.
-    """
-    heads = [module for module in network.modules() if isinstance(module, RoIHeads)]
-    before = [module.score_thresh for module in heads]
-    try:
-        for module in heads:
-            module.score_thresh = threshold
-        yield
-    finally:
-        for module, own in zip(heads, before, strict=True):
-            module.score_thresh = own
-
-
-def _read(paths: Iterable[Path], network: Any) -> tuple[dict[Path, Image.Image], list[Skipped]]:
-    images: dict[Path, Image.Image] = {}
-    skipped: list[Skipped] = []
-    for path in paths:
-        try:
-            images[path] = read_image(path, network)
-        except ImageError as error:
-            skipped.append(Skipped(str(path), error.reason))
-    return images, skipped
-
-
-def read_image(path: Path, network: Any) -> Image.Image:
-    """Read an image file for a detector.
+def require_resizable(image: Image.Image, name: str | Path, network: Any) -> None:
+    """Check that an image is wide enough for a detector.
 
     Args:
-        path: image file.
+        image: the image.
+        name: its path or name, for errors.
         network: the detector.
 
-    Returns:
-        The image, RGB.
-
     Raises:
-        ImageError: the file cannot be read, or the image is so narrow that the resizing of torchvision would leave no
-            pixel.
+        ImageError: the image is so narrow that the resizing of torchvision would leave no pixel.
     """
-    image, long = open_image(path), network.transform.max_size
+    long = network.transform.max_size
     if not isinstance(network.transform, RoundedTransform) and min(image.size) * long <= max(image.size):
-        raise ImageError(path, f"{image.width}x{image.height} pixels, too narrow to be resized to a side of {long}")
-    return image
-
-
-def _detect(network: Any, images: Iterable[Image.Image], labels: Int[Tensor, " classes"]) -> list[RawDetections]:
-    """Detect objects of the given classes, without pasting masks."""
-    every = detect(network, [image_to_tensor(image).to(labels.device) for image in images])
-    kept = [torch.isin(raw.values["labels"], labels) for raw in every]
-    return [
-        raw._replace(values={name: value[keep] for name, value in raw.values.items()})
-        for raw, keep in zip(every, kept, strict=True)
-    ]
-
-
-def _results(
-    network: Any, detections: RawDetections, image_id: int, category_ids: Sequence[int]
-) -> tuple[dict[str, Any], ...]:
-    """Return the detections of an image with their areas."""
-    results = pasted_results(network, detections, image_id, category_ids)
-    return tuple({**result, "area": _area(result, *detections.original)} for result in results)
+        raise ImageError(name, f"{image.width}x{image.height} pixels, too narrow to be resized to a side of {long}")
 
 
 def _area(result: dict[str, Any], height: int, width: int) -> float:

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from gcnet.models.card import ModelCard
     from gcnet.tasks.base import LoadedModel
     from gcnet.tasks.detection.evaluate import DetectorEvaluation
-    from gcnet.tasks.detection.predict import Detections
+    from gcnet.tasks.detection.predictions import Detections
     from gcnet.tasks.detection.trained import TrainedDetector
     from gcnet.tasks.detection.training import DetectionTraining
+    from gcnet.tasks.predictor import Inference, Predictor
     from gcnet.tasks.results import AttentionReader, DataReport, MeasuredImages
     from gcnet.training.task import TrainingTask
 
@@ -125,6 +126,11 @@ class Detection(Task):
         from gcnet.tasks.detection.predict import predict
 
         return predict(loaded, paths, settings)
+
+    def predictor(self, loaded: "LoadedModel", inference: "Inference") -> "Predictor":
+        from gcnet.tasks.detection.predict import ObjectPredictor
+
+        return ObjectPredictor(loaded, inference)
 
     def recognizes_data(self, settings: CheckDataSettings) -> bool:
         from gcnet.data.coco.open import is_coco

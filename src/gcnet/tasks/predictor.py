@@ -1,0 +1,158 @@
+"""The interface of predictors: trained networks that are called with images."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from PIL import Image
+from torch import nn
+
+from gcnet.data.dataset import Skipped
+from gcnet.data.decode import FULL_DEPTH, ImageError
+from gcnet.data.images.inputs import ImageInput, Images, image_inputs
+from gcnet.errors import UserError, unknown
+from gcnet.tasks.base import LoadedModel
+from gcnet.tasks.results import PredictionResult
+
+Precision = Literal["float32", "bf16", "fp16"]
+_AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How a predictor runs its network."""
+
+    precision: Precision = "float32"
+    """float32, or half precision by autocast: bf16 or fp16."""
+    compile: bool = False
+    """Compile the network with torch.compile, at the first call; of a detector its backbone."""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown precision."""
+        if self.precision not in _AUTOCAST:
+            raise unknown("`precision`", str(self.precision), _AUTOCAST)
+
+
+class Predictor(ABC):
+    """A trained network that is called with images, made by `gcnet.load`.
+
+    Calls do not change the network; they may come from several threads.
+
+    Args:
+        loaded: the network on its device, in eval mode.
+        inference: precision and compilation.
+
+    Attributes:
+        names: class names.
+        default_batch_size: images per forward pass.
+    """
+
+    default_batch_size: ClassVar[int]
+    names: tuple[str, ...]
+
+    def __init__(self, loaded: LoadedModel, inference: Inference) -> None:
+        self.loaded, self.inference = loaded, inference
+        self._network = self._compiled(self.model) if inference.compile else self.model
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, in eval mode."""
+        return self.loaded.trained.model
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return next(self.model.parameters()).device
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """Half-precision dtype of autocast; None for none."""
+        return _AUTOCAST[self.inference.precision]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.loaded.origin!r}, {len(self.names)} classes, {self.device})"
+
+    def _call(
+        self,
+        images: Images,
+        options: Any,
+        *,
+        batch_size: int | None = None,
+        show: Callable[[Image.Image, Any], None] = lambda *_: None,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> PredictionResult:
+        """Predict all images, in batches; unreadable ones are skipped.
+
+        Args:
+            images: as of `image_inputs`.
+            options: passed to `_predict`.
+            batch_size: images per forward pass; None for the default.
+            show: called with each image (RGB) and its prediction.
+            progress: called with the number of images of each batch.
+        """
+        if self.model.training:
+            raise UserError("the network of a predictor must be in eval mode: call `predictor.model.eval()`")
+        inputs = image_inputs(images)
+        size = self.default_batch_size if batch_size is None else batch_size
+        if size < 1:
+            raise UserError(f"`batch_size` must be at least 1, found {size}")
+        done: list[Any] = []
+        skipped: list[Skipped] = []
+        with torch.no_grad():
+            for start in range(0, len(inputs), size):
+                batch = inputs[start : start + size]
+                readable, unreadable = self._read(batch)
+                skipped += unreadable
+                predictions = self._predict(readable, options, first=len(done) + 1) if readable else []
+                for (_, image), prediction in zip(readable, predictions, strict=True):
+                    show(image, prediction)
+                done += predictions
+                progress(len(batch))
+        return self._result(tuple(done), tuple(skipped))
+
+    def _read(self, batch: Sequence[ImageInput]) -> tuple[list[tuple[ImageInput, Image.Image]], list[Skipped]]:
+        readable: list[tuple[ImageInput, Image.Image]] = []
+        skipped: list[Skipped] = []
+        for item in batch:
+            try:
+                image = item.open(bit_depth=self._bit_depth)
+                self._check(item, image)
+            except ImageError as error:
+                skipped.append(Skipped(item.name, error.reason))
+            else:
+                readable.append((item, image))
+        return readable, skipped
+
+    _bit_depth: int = FULL_DEPTH
+    """Used bits of 16-bit images."""
+
+    def _check(self, item: ImageInput, image: Image.Image) -> None:  # noqa: B027
+        """Raise ImageError for an image that the network cannot take."""
+
+    def _compiled(self, model: nn.Module) -> Any:
+        return torch.compile(model)
+
+    @abstractmethod
+    def __call__(self, images: Images) -> PredictionResult:
+        """Predict images.
+
+        Args:
+            images: an image or several: files, folders, PIL images, arrays or tensors; see
+                `gcnet.data.images.inputs.image_inputs`.
+
+        Returns:
+            The predictions in the order of the images, and the skipped files.
+
+        Raises:
+            UserError: a file does not exist, or an array or tensor is not an image.
+        """
+
+    @abstractmethod
+    def _predict(self, images: Sequence[tuple[ImageInput, Image.Image]], options: Any, *, first: int) -> list[Any]:
+        """Predict a batch of images; `first` is the number of its first image among all, from 1."""
+
+    @abstractmethod
+    def _result(self, predictions: tuple[Any, ...], skipped: tuple[Skipped, ...]) -> PredictionResult:
+        """Return the result of a call."""
