@@ -16,7 +16,6 @@ from gcnet.errors import UserError, unknown
 from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.results import PredictionResult
 
-Precision = Literal["float32", "bf16", "fp16"]
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -24,7 +23,7 @@ _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Inference:
     """How a predictor runs its network."""
 
-    precision: Precision = "float32"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
     """float32, or half precision by autocast: bf16 or fp16."""
     compile: bool = False
     """Compile the network with torch.compile, at the first call; of a detector its backbone."""

@@ -16,13 +16,16 @@ class LoadSettings:
     """Load a trained network for predictions."""
 
     model: str = field(metadata=POSITIONAL)
-    """Model file, run folder (its best weights are used), or a model name with `weights`."""
+    """Model file, run folder (its best weights are used), published checkpoint such as
+    mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco, or a model name with `weights`."""
     weights: str | None = None
     """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
     image_size: int | None = None
     """Image size in pixels, if it differs from that of the network."""
     device: str = "auto"
     """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
+    download: bool = False
+    """Download published weights that are not in the cache."""
     threads: int | None = None
     """CPU threads of PyTorch, for the whole process (default: unchanged)."""
     inference: Inference = field(default_factory=Inference)
@@ -59,6 +62,6 @@ def load(settings: LoadSettings) -> Predictor:
     device = choose_device(settings.device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    loaded = open_trained(settings.model, settings.weights, image_size=settings.image_size)
+    loaded = open_trained(settings.model, settings.weights, image_size=settings.image_size, download=settings.download)
     loaded.trained.model.to(device)
     return loaded.task.predictor(loaded, settings.inference)

@@ -69,7 +69,7 @@ def test_predictions_are_matched_by_file_and_class_name(tmp_path: Path) -> None:
         (twice, "has two images of the file name"),
         (strange, 'unknown class of the predictions "drak"'),
         ({**content, "images": [stray[0]]}, "none of its images is an annotated one, such as /photos/val/other.png"),
-        ({**content, "categories": [{}]}, "is not a file of gcnet predict --json: .*'id'.* is missing"),
+        ({**content, "categories": [{}]}, "is not a JSON file of gcnet predict: .*'id'.* is missing"),
     ):
         with pytest.raises(UserError, match=sentence):
             read_detections(written(tmp_path, wrong), CONTENT)

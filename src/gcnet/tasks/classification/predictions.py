@@ -100,7 +100,9 @@ def draw_predictions(predictions: Sequence[Prediction], path: Path, *, caption: 
     from gcnet.visualization.images import contact_sheet
 
     shown = evenly_spread(predictions, SHEET_IMAGES)
-    contact_sheet([_thumbnail(item.source) for item in shown], [_title(item, 2) for item in shown], path, caption=caption)
+    contact_sheet(
+        [_thumbnail(item.source) for item in shown], [_title(item, 2) for item in shown], path, caption=caption
+    )
     return len(shown)
 
 

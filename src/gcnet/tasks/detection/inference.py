@@ -70,7 +70,15 @@ def _with_threshold(module: nn.Module, threshold: float) -> Any:
 
 
 def of_classes(detections: RawDetections, labels: Int[Tensor, " classes"]) -> RawDetections:
-    """Return the detections whose label is one of `labels`."""
+    """Select detections by class.
+
+    Args:
+        detections: of one image.
+        labels: int64 labels to keep, from 1.
+
+    Returns:
+        The detections whose label is one of `labels`.
+    """
     kept = torch.isin(detections.values["labels"], labels)
     return detections._replace(values={name: value[kept] for name, value in detections.values.items()})
 
