@@ -48,12 +48,15 @@ def resize_bilinear(
 def resize_fixed_point(
     image: UInt8[Tensor, "channels height width"], height: int, width: int
 ) -> UInt8[Tensor, "channels new_height new_width"]:
-    """Return `resize_bilinear` of an image, computed in integer arithmetic by PyTorch alone.
+    """Return the result of `resize_bilinear`, computed in integer arithmetic of PyTorch.
 
     Args:
-        image: pixels (C, H, W), uint8.
-        height: new height in pixels.
-        width: new width in pixels.
+        image: 8-bit image on any device.
+        height: of the result in pixels, at least 1.
+        width: of the result in pixels, at least 1.
+
+    Returns:
+        The resized image, contiguous, on the same device.
     """
     columns = _taps(image.shape[2], width, clip_weights=True, device=image.device)
     upper, lower, upper_weight, lower_weight = _taps(image.shape[1], height, clip_weights=False, device=image.device)

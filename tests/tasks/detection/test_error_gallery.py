@@ -10,7 +10,7 @@ from PIL import Image
 from gcnet.data.coco.annotated_images import CocoImages, FolderReader
 from gcnet.data.coco.open import SceneReader
 from gcnet.data.scenes import Scenes
-from gcnet.tasks.detection.error_gallery import CAPTION, summary, write_error_gallery
+from gcnet.tasks.detection.error_gallery import CAPTION, _summary, write_error_gallery
 from gcnet.tasks.detection.matching import match_images
 from tasks.shaken import as_results, shaken
 
@@ -79,4 +79,4 @@ def test_the_number_of_images_on_the_page_is_limited(tmp_path: Path, monkeypatch
     assert all(match.false_negatives for match in matches)
     write_error_gallery(many, matches, tmp_path, about="")
     assert len(headings((tmp_path / "error_gallery.html").read_text())) == 3
-    assert summary(matches).startswith("5 of 5 images have errors")
+    assert _summary(matches).startswith("5 of 5 images have errors")
