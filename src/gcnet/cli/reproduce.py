@@ -19,14 +19,15 @@ class Settings(ReproduceSettings):
     """Train the models of tables of the GCNet paper, or count their costs, with published values.
 
     `scale=small` trains the rows as cifar_resnet20 on small images; `scale=full` is the published protocol (COCO:
-    paper-1x, synchronized batch norms; ImageNet: 40 epochs from a trained model). The same command resumes an
-    interrupted run. With `cost_only`, accuracies are published values.
+    paper-1x, synchronized batch norms; ImageNet: 120 epochs without blocks, then 40 with them). The same command
+    resumes an interrupted run. With `cost_only`, accuracies are published values.
 
     Examples:
       gcnet reproduce --list
       gcnet reproduce --table design --cost-only
       gcnet reproduce --table design pooling-fusion --scale small --data cifar10 --weights resnet20.th
       gcnet reproduce --table design --scale full --data coco --weights pretrained
+      gcnet reproduce --table imagenet --scale full --data imagenet
     """
 
     table: tuple[str, ...] = ()

@@ -6,14 +6,20 @@ from pathlib import Path
 from gcnet.arguments import plain_arguments
 from gcnet.comparison.experiment import run_comparison
 from gcnet.comparison.results import Comparison
+from gcnet.comparison.runs import Stopped
 from gcnet.comparison.settings import CompareSettings
 from gcnet.errors import UserError, unknown
 from gcnet.experiments.rows import PaperTable
 from gcnet.experiments.scales import SMALL_RATIO, Series, series_of
 from gcnet.experiments.settings import ReproduceSettings
 from gcnet.experiments.tables import TABLES
+from gcnet.models.published import FIRST_VERSION, PRETRAINED
+from gcnet.models.registry import is_detector
 from gcnet.tasks.registry import task_of
 from gcnet.training.progress import Reporter
+from gcnet.training.settings import NetworkSettings, OutputSettings, TrainSettings
+from gcnet.workflows.resume import resume
+from gcnet.workflows.train import run_training
 
 # The paper and mmdet start from the first weights of torchvision; later versions are more accurate.
 _FIRST_WEIGHTS = "IMAGENET1K_V1"
@@ -65,11 +71,50 @@ def train_tables(settings: ReproduceSettings, *, reporter: Reporter | None = Non
         raise UserError(
             f"`weights` takes one file, and these tables have several networks: {models}; run one table at a time"
         )
+    detector = next((part.model for part in series if is_detector(part.model)), None)
+    if not small and settings.weights is None and detector is not None:
+        raise UserError(
+            f"`scale=full` of {detector} starts from a trained backbone: give `weights=FILE`, or `weights=pretrained`"
+        )
     trained = {}
     for part in series:
+        if not small and settings.weights is None:
+            settings = replace(settings, weights=str(train_plain(settings, part.model, reporter=reporter)))
         comparison = run_comparison(part.variants, settings=comparison_settings(settings, part), reporter=reporter)
         trained |= {row: Measured(comparison, name) for row, name in part.names.items()}
     return trained
+
+
+def train_plain(settings: ReproduceSettings, model: str, *, reporter: Reporter | None = None) -> Path:
+    """Train the network without blocks: the first stage of the paper on ImageNet, 120 epochs. Repeat to resume.
+
+    Args:
+        settings: data, machine and changes of the recipe.
+        model: name of the network.
+        reporter: of the progress.
+
+    Returns:
+        The model file of the last evaluation.
+
+    Raises:
+        UserError: settings that do not fit the network.
+        Stopped: a signal was received.
+    """
+    folder = tables_folder(settings) / f"{model}-plain"
+    if folder.exists():
+        result = resume(folder, reporter=reporter)
+    else:
+        plain = TrainSettings(
+            network=NetworkSettings(model=model),
+            data=settings.data,
+            recipe=replace(settings.recipe, preset="scratch"),
+            machine=settings.machine,
+            output=OutputSettings(output=str(folder)),
+        )
+        result = run_training(plain, reporter=reporter)
+    if result.stopped:
+        raise Stopped(result.stopped)
+    return result.last_weights
 
 
 def tables_folder(settings: ReproduceSettings) -> Path:
@@ -91,7 +136,8 @@ def comparison_settings(settings: ReproduceSettings, series: Series) -> CompareS
     task.check_data_name(settings.data.data)
     preset = task.preset[settings.weights is not None]
     recipe = settings.recipe if settings.recipe.preset else replace(settings.recipe, preset=preset)
-    weights = _FIRST_WEIGHTS if settings.weights == "pretrained" else settings.weights
+    # The paper and mmdet start from the weights that torchvision published first; its later ones are more accurate.
+    weights = FIRST_VERSION if settings.weights == PRETRAINED else settings.weights
     return CompareSettings(
         seeds=settings.seeds or (3 if small else 1),
         model=series.model,

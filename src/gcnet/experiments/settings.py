@@ -20,7 +20,7 @@ class ReproduceSettings:
     """Train the models: full is the published protocol, small takes minutes to hours on a CPU."""
     weights: str | None = None
     """Initial weights with `scale`, for COCO of the backbone: a file, or "pretrained" (IMAGENET1K_V1) (default:
-    random, for small only)."""
+    random for small; for full on ImageNet those of the plain network, which is trained first)."""
     seeds: int | None = None
     """Number of seeds (default: 3 for small, 1 for full)."""
     data: DataSettings = field(default_factory=lambda: DataSettings(data="cifar10"))
@@ -42,7 +42,3 @@ class ReproduceSettings:
             raise UserError("`table` must name at least one table, or be all")
         if self.seeds is not None and self.seeds < 1:
             raise UserError(f"`seeds` must be at least 1, found {self.seeds}")
-        if self.scale == "full" and self.weights is None:
-            raise UserError(
-                "`scale=full` starts from a trained plain network: give `weights=FILE`, or `weights=pretrained`"
-            )
