@@ -17,6 +17,7 @@ FUNCTIONS = (
     "analyze",
     "check_data",
     "compare",
+    "convert_checkpoint",
     "cost",
     "evaluate",
     "predict",

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from checkpoint_layouts import layout
+from gcnet.checkpoints.network_sources import NETWORK_SOURCES
 from gcnet.cli import main
 from gcnet.models.card import card_of
 from gcnet.models.model_file import load_model
@@ -30,6 +31,12 @@ def test_source_network_and_warnings_are_printed_and_the_model_file_is_written(
     assert printed.out.endswith(f"wrote {output}\n")
     assert 'is called "faster_rcnn_r50.pth", which says ResNet-50, and its weights have ResNet-18' in printed.err
     assert card_of(load_model(output)).class_names == ("class 0", "class 1", "class 2")
+
+
+def test_the_help_lists_every_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert [name for name in NETWORK_SOURCES if name not in printed] == []
 
 
 def test_the_source_can_be_given_and_errors_name_the_flags(

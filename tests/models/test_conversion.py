@@ -266,7 +266,9 @@ def test_a_published_file_keeps_its_name_and_scores(tmp_path: Path, monkeypatch:
     digest = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
     same = replace(published, url=f"https://example.com/weights-{digest[:8]}.pth")
     monkeypatch.setattr("gcnet.models.conversion.published_files", lambda: (same,))
-    provenance = card_of(convert_weights(tmp_path / "weights.pth").model).provenance or {}
+    converted = convert_weights(tmp_path / "weights.pth")
+    assert "published as: mmdet/mask_rcnn_r50_fpn_r4_gcb_c3-c5_1x_coco" in str(converted)
+    provenance = card_of(converted.model).provenance or {}
     assert provenance["name"] == "mmdet/mask_rcnn_r50_fpn_r4_gcb_c3-c5_1x_coco"
     assert provenance["scores"] == {"box AP": 39.9, "mask AP": 36.0}
     assert provenance["license"] == "Apache-2.0"

@@ -13,6 +13,8 @@ from torch import Tensor
 from checkpoint_layouts import layout
 from gcnet.errors import UserError
 from gcnet.models.conversion import convert_weights
+from gcnet.models.create import create_model
+from gcnet.models.model_file import save_model
 
 DETECTOR = "mmdet/faster_rcnn_r18_3_classes"
 Tensors = dict[str, Tensor]
@@ -197,6 +199,11 @@ def test_no_code_in_a_checkpoint_runs(tmp_path: Path) -> None:
         torch.save({"state_dict": empty("a.weight"), "meta": {"hook": attack}}, tmp_path / "attack.pth")
         assert expected in refused(tmp_path / "attack.pth")
         assert not target.exists()
+
+
+def test_a_model_file_needs_no_conversion(tmp_path: Path) -> None:
+    save_model(create_model("cifar_resnet20"), tmp_path / "model.safetensors")
+    assert "is a file of gcnet already" in refused(tmp_path / "model.safetensors")
 
 
 def test_truncated_and_garbled_files_are_refused(tmp_path: Path) -> None:

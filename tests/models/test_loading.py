@@ -103,14 +103,14 @@ def test_an_mmdet_checkpoint_is_recognized(tmp_path: Path) -> None:
         "roi_head.bbox_head.fc_cls.bias",
     ]
     torch.save({"meta": {}, "state_dict": dict.fromkeys(names, torch.ones(1))}, tmp_path / "r50.pth")
-    with pytest.raises(UserError, match=r"looks like a checkpoint of mmdet \(backbone\.conv1\.weight, .*only single"):
+    with pytest.raises(UserError, match=r"a checkpoint of mmdet .*\(backbone\.conv1\.weight, .*gcnet convert"):
         create_model("mask_rcnn_gc_scenes_resnet", weights=tmp_path / "r50.pth")
 
 
 def test_a_classifier_with_mmdets_blocks_is_recognized(tmp_path: Path) -> None:
     blocks = {"backbone.layer1.0.context_block.conv_mask.weight": torch.ones(1, 16, 1, 1)}
     torch.save({"state_dict": parts("backbone.", "head.") | blocks}, tmp_path / "r20.pth")
-    with pytest.raises(UserError, match=r"like a checkpoint of mmdet .*only single blocks .* with gcnet\."):
+    with pytest.raises(UserError, match=r"like a checkpoint of mmdet .*: gcnet convert "):
         create_model(f"gc_{NAME}", weights=tmp_path / "r20.pth")
 
 

@@ -26,7 +26,8 @@ class Settings:
     output: Path
     """New model file (.safetensors)."""
     source: str | None = field(default=None, metadata={"flag": "from"})
-    """Library of the checkpoint: mmdet (2 and 3) or mmdet1 (1.x and xvjiarui/GCNet); by default recognized."""
+    """Library of the checkpoint: mmdet (2 and 3), mmdet1 (1.x and xvjiarui/GCNet), mmaction, mmpretrain, mmseg, timm
+    or torchvision; by default recognized."""
     ema: bool = False
     """Convert the moving average of the weights."""
 

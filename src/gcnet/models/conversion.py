@@ -10,16 +10,17 @@ from typing import Any
 from torch import nn
 
 from gcnet.checkpoints.file_names import contradictions
-from gcnet.checkpoints.foreign_files import read_weight_file
+from gcnet.checkpoints.foreign_files import read_weight_file, weight_format
 from gcnet.checkpoints.network import NetworkDescription, check_layout
 from gcnet.checkpoints.network_sources import NETWORK_SOURCES, choose_source
 from gcnet.checkpoints.published_files import published_files
 from gcnet.checkpoints.weight_file import WeightFile, unwrapped_weights
-from gcnet.errors import printable
+from gcnet.errors import UserError, printable
 from gcnet.insertion import insert
-from gcnet.models.card import ModelCard, set_card
+from gcnet.models.card import ModelCard, card_of, set_card
 from gcnet.models.model_file import load_strictly
 from gcnet.models.registry import build_base_model, detector_options
+from gcnet.storage import has_checksum
 
 _LOG = logging.getLogger("gcnet")
 
@@ -46,6 +47,8 @@ class Converted:
         lines = [f"source: {self.source}", f"network: {self.network.architecture}{' with ' + blocks if blocks else ''}"]
         if self.network.num_classes is not None:
             lines.append(f"classes: {self.network.num_classes}")
+        published = (card_of(self.model).provenance or {}).get("name")
+        lines += [f"published as: {published}"] if published else []
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -121,6 +124,8 @@ def build_described(network: NetworkDescription) -> nn.Module:
 def _read(checkpoint: str | Path | Mapping[str, Any], ema: bool) -> WeightFile:
     """The checkpoint, without a prefix that all keys share, such as Lightning's "model."."""
     if isinstance(checkpoint, str | Path):
+        if weight_format(Path(checkpoint)) == "safetensors" and has_checksum(Path(checkpoint)):
+            raise UserError(f"{printable(checkpoint)} is a file of gcnet already, and needs no conversion")
         weights = read_weight_file(Path(checkpoint), ema=ema)
     else:
         weights = unwrapped_weights(checkpoint, "the state dict", ema=ema)

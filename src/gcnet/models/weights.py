@@ -159,15 +159,15 @@ def read_weights(source: str | Path, base_name: str, *, argument: str, image_siz
 
 
 def _load(model: nn.Module, tensors: Mapping[str, Tensor], weights: WeightFile, origin: str) -> None:
-    """Load weights that must match; the error of an mmdet checkpoint names its origin."""
+    """Load weights that must match; the error of an mmdet checkpoint names `gcnet convert`."""
     try:
         load_strictly(model, tensors, origin)
     except UserError as error:
         if not looks_like_mmdet(weights.tensors):
             raise UserError(f"{error}{_hint(model, tensors, weights.tensors)}") from error
         raise UserError(
-            f"{printable(origin)} looks like a checkpoint of mmdet ({listed(list(weights.tensors))}); only single "
-            "blocks of mmdet can be converted, with gcnet.checkpoints.convert_block"
+            f"{printable(origin)} looks like a checkpoint of mmdet or mmpretrain ({listed(list(weights.tensors))}): "
+            f"gcnet convert makes a model file of it (in Python: gcnet.convert_checkpoint)"
         ) from error
 
 

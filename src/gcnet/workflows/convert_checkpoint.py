@@ -20,8 +20,8 @@ def convert_checkpoint(
     Args:
         checkpoint: a file of `torch.save` or safetensors, or its content: tensors by name, possibly within entries such
             as "state_dict" and with prefixes such as "module.".
-        source: "mmdet" (mmdet 2 and 3) or "mmdet1" (mmdet 1.x and xvjiarui/GCNet); None to recognize it by the keys and
-            metadata.
+        source: "mmdet" (mmdet 2 and 3), "mmdet1" (mmdet 1.x and xvjiarui/GCNet), "mmaction", "mmpretrain", "mmseg",
+            "timm" or "torchvision"; None to recognize it by keys and metadata.
         ema: convert the moving average of the weights (an entry such as "ema_state_dict") instead of the weights.
 
     Returns:
