@@ -76,7 +76,7 @@ def test_the_demonstration_of_detectors_is_shorter_and_of_fewer_scenes() -> None
 
 
 def test_a_detector_with_a_block_in_its_name_is_refused() -> None:
-    with pytest.raises(UserError, match='a plain network, "mask_rcnn_resnet18", found "mask_rcnn_gc_resnet18"'):
+    with pytest.raises(UserError, match='without blocks, "mask_rcnn_resnet18", found "mask_rcnn_gc_resnet18"'):
         check_names(replace(SETTINGS, model="mask_rcnn_gc_resnet18"), {})
 
 
