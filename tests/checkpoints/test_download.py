@@ -35,7 +35,7 @@ def _published(url: str) -> PublishedFile:
 
 
 def _visible(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()] if folder.exists() else []
+    return [path.name for path in folder.iterdir() if path.suffix != ".lock"] if folder.exists() else []
 
 
 def test_a_file_is_downloaded_once(server: FileServer, cache: Path) -> None:

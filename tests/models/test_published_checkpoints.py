@@ -144,6 +144,17 @@ def test_commands_take_the_name_and_download_it(
     assert "network-" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_convert_takes_the_name(server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    convert = ["convert", NAME, "--output", str(tmp_path / "model.safetensors")]
+    assert main(convert) == 2
+    assert "--download downloads it" in capsys.readouterr().err
+    assert main([*convert, "--download"]) == 0
+    assert server.requests == 1
+    own, cached = gcnet.load_model(tmp_path / "model.safetensors"), gcnet.load_model(NAME)
+    assert card_of(own) == card_of(cached)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -6,6 +6,7 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -13,7 +14,7 @@ from urllib.parse import urlparse
 from gcnet.checkpoints.published_files import PublishedFile, cached_path
 from gcnet.errors import Failure, UserError, printable
 from gcnet.progress_bar import progress_bar
-from gcnet.storage import StorageError, atomic_file
+from gcnet.storage import StorageError, atomic_file, locked
 
 _SECONDS = 20.0  # without an answer
 _CHUNK = 2**20  # bytes
@@ -44,8 +45,15 @@ def checkpoint_file(file: PublishedFile, *, download: bool) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot create {printable(path.parent)}: {error.strerror}") from error
-    _download(file, path)
+    with file_lock(path):
+        if not path.is_file():
+            _download(file, path)
     return path
+
+
+def file_lock(path: Path) -> AbstractContextManager[None]:
+    """Return a lock on the file `path` of the cache, with which processes that need it wait for the first one."""
+    return locked(path.with_name(f".{path.name}.lock"), wait=True)
 
 
 def check_digest(file: PublishedFile, path: Path) -> None:

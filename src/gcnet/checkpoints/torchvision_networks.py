@@ -50,8 +50,8 @@ class TorchvisionSource(NetworkSource):
     def export(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
         if any(".context." in key for key in tensors):
             raise UserError(f"{_NAME} has no context blocks, and {network.architecture} has some here")
-        conventions = (network.detector or {}).get("conventions", _NAME)
-        if conventions != _NAME:
+        conventions = (network.detector or {}).get("conventions", "mmdet")
+        if "rcnn" in network.architecture and conventions != _NAME:
             raise UserError(
                 f"{_NAME} has other anchors, RoIAlign and resizing than a detector of conventions {conventions}, whose "
                 "weights would give other outputs there"
@@ -115,6 +115,10 @@ def _detector(weights: WeightFile) -> NetworkDescription:
     is_frozen = f"{_BODY}bn1.num_batches_tracked" not in keys
     is_deep = "roi_heads.box_head.0.0.weight" in keys
     convolutions = sum(key.startswith("rpn.head.conv.") and key.endswith(".weight") for key in keys)
+    sizes = {
+        "fpn_channels": (require(weights, "rpn.head.cls_logits.weight", _NAME).shape[1], 256),
+        "head_width": (require(weights, _CLASSES.replace("bias", "weight"), _NAME).shape[1], 1024),
+    }
     names = _coco_names() if classes == _COCO_ROWS - 1 else None
     return NetworkDescription(
         f"{kind}_{residual_network(weights, _BODY, _NAME)}",
@@ -124,6 +128,7 @@ def _detector(weights: WeightFile) -> NetworkDescription:
             **({"norm": "frozen", "norm_eps": 0.0} if is_frozen else {"norm": "batch"}),
             **({"box_head": "4conv1fc"} if is_deep else {}),
             **({"rpn_convs": convolutions} if convolutions > 1 else {}),
+            **{name: size for name, (size, usual) in sizes.items() if size != usual},
         },
         class_names=names,
         category_ids=None if names is None else tuple(range(1, _COCO_ROWS)),

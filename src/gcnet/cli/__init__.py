@@ -25,7 +25,7 @@ COMMANDS = {
     "cost": "count parameters, FLOPs and activations by stage and block; measure time and memory",
     "reproduce": "train the networks of the paper's tables, or count their costs, with published values",
     "check-data": "find problems of a data set before training: COCO annotations, class folders or a CSV",
-    "convert": "convert a checkpoint of mmdet or another library to a model file",
+    "convert": "convert a checkpoint of mmdet or another library to a model file, and back",
     "sample-data": "write a small generated data set to try the commands on",
     "models": "list networks with parameters and FLOPs",
     "blocks": "list blocks with parts, parameters and options",

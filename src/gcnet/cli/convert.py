@@ -1,14 +1,19 @@
-"""`gcnet convert`: converts a checkpoint of another library to a model file."""
+"""`gcnet convert`: converts a checkpoint of another library to a model file, and back."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from gcnet.arguments import POSITIONAL
 from gcnet.errors import UserError
 
-SUMMARY = "convert a checkpoint of mmdet or another library to a model file"
+if TYPE_CHECKING:
+    from torch import nn
+
+SUMMARY = "convert a checkpoint of mmdet or another library to a model file, and back"
 
 _SUFFIX = ".safetensors"
+_TORCH_SUFFIXES = (".pth", ".pt")
 
 
 @dataclass(frozen=True)
@@ -17,28 +22,44 @@ class Settings:
 
     Nothing in the checkpoint is executed, and its keys and shapes must be exactly those of its network.
 
-    Example:
+    Examples:
       gcnet convert mask_rcnn_r50_fpn_r4_gcb_c3-c5_1x_coco.pth --output mask_rcnn.safetensors
+      gcnet convert timm/gcresnet50t.ra2_in1k --download --output gcresnet50t.safetensors
+      gcnet convert mask_rcnn.safetensors --to mmdet --output mask_rcnn.pth
     """
 
-    checkpoint: Path = field(metadata=POSITIONAL)
-    """File of torch.save or safetensors."""
+    checkpoint: str = field(metadata=POSITIONAL)
+    """File of torch.save or safetensors, or a published checkpoint (`gcnet models --published` lists them). With `to`,
+    a model file."""
     output: Path
-    """New model file (.safetensors)."""
+    """New model file (.safetensors). With `to`, a file of torch.save (.pth) or safetensors."""
     source: str | None = field(default=None, metadata={"flag": "from"})
     """Library of the checkpoint: mmdet (2 and 3), mmdet1 (1.x and xvjiarui/GCNet), mmaction, mmpretrain, mmseg, timm
     or torchvision; by default recognized."""
+    to: Literal["mmdet", "mmdet1", "mmpretrain", "timm", "torchvision"] | None = None
+    """Write a checkpoint of this library, with bit-identical weights, from a model file."""
     ema: bool = False
     """Convert the moving average of the weights."""
+    download: bool = False
+    """Download a published checkpoint that is not in the cache; nothing is downloaded otherwise."""
 
     def __post_init__(self) -> None:
-        """Check the output."""
-        if self.output.suffix != _SUFFIX:
-            raise UserError(f"`output` is a new model file and ends in {_SUFFIX}, found {self.output}")
+        """Check the output, and refuse settings without effect."""
+        suffixes = (_SUFFIX,) if self.to is None else (*_TORCH_SUFFIXES, _SUFFIX)
+        if self.output.suffix not in suffixes:
+            kind = "model file" if self.to is None else f"checkpoint of {self.to}"
+            raise UserError(f"`output` is a new {kind} and ends in {' or '.join(suffixes)}, found {self.output}")
+        for name in ("source", "ema"):
+            if self.to is not None and getattr(self, name):
+                raise UserError(f"`{name}` belongs to checkpoints of other libraries, and `to` takes a model file")
+        if self.download:
+            from gcnet.data.settings import check_download
+
+            check_download((self.checkpoint,))
 
 
 def run(settings: Settings) -> int:
-    """Convert, print the network, and write the model file.
+    """Convert, print the network, and write the file.
 
     Args:
         settings: of the command.
@@ -47,11 +68,38 @@ def run(settings: Settings) -> int:
         The exit code: 0.
     """
     from gcnet.models.conversion import convert_weights
-    from gcnet.models.model_file import save_model
+    from gcnet.models.model_file import load_model, save_model
+    from gcnet.models.published_checkpoints import original_file
 
-    converted = convert_weights(settings.checkpoint, settings.source, ema=settings.ema)
-    print(converted)
-    settings.output.parent.mkdir(parents=True, exist_ok=True)
-    save_model(converted.model, settings.output)
+    if settings.to is not None:
+        _export(load_model(settings.checkpoint, download=settings.download), settings.to, settings.output)
+    else:
+        path, source = original_file(settings.checkpoint, settings.source, download=settings.download)
+        converted = convert_weights(path, source, ema=settings.ema)
+        print(converted)
+        settings.output.parent.mkdir(parents=True, exist_ok=True)
+        save_model(converted.model, settings.output)
     print(f"\nwrote {settings.output}")
     return 0
+
+
+def _export(model: "nn.Module", library: str, output: Path) -> None:
+    import io
+
+    import torch
+    from safetensors.torch import save
+
+    from gcnet.models.card import card_of
+    from gcnet.models.export import export_checkpoint
+    from gcnet.storage import write_atomic
+
+    content = export_checkpoint(model, library)
+    print(f"network: {card_of(model).architecture}\ncheckpoint of {library}, converted back without a difference")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix == _SUFFIX:
+        tensors = content.get("state_dict", content)
+        write_atomic(output, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        return
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomic(output, buffer.getvalue())

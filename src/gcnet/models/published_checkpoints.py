@@ -3,15 +3,13 @@
 from importlib.metadata import version
 from pathlib import Path
 
-from gcnet.checkpoints.download import check_digest, checkpoint_file
+from gcnet.checkpoints.download import check_digest, checkpoint_file, file_lock
 from gcnet.checkpoints.published_files import (
     PublishedFile,
     cached_path,
     find_published_file,
     names_published_file,
 )
-from gcnet.errors import printable
-from gcnet.storage import StorageError, locked
 
 
 def local_weights(weights: str | Path, *, download: bool) -> str | Path:
@@ -28,6 +26,26 @@ def local_weights(weights: str | Path, *, download: bool) -> str | Path:
     if isinstance(weights, str) and names_published_file(weights):
         return str(converted_file(find_published_file(weights), download=download))
     return weights
+
+
+def original_file(checkpoint: str, source: str | None, *, download: bool) -> tuple[Path, str | None]:
+    """Return the file of a checkpoint, and its source for `gcnet.convert_checkpoint`.
+
+    Args:
+        checkpoint: a file, or the name of a published checkpoint, which is looked up in the cache.
+        source: the source of a file; None to recognize it.
+        download: download a published checkpoint that is not in the cache.
+
+    Raises:
+        UserError: an unknown name, or a checkpoint that is not in the cache, and `download` is false.
+        Failure: the download fails, or the file in the cache is another one.
+    """
+    if not names_published_file(checkpoint):
+        return Path(checkpoint), source
+    file = find_published_file(checkpoint)
+    path = checkpoint_file(file, download=download)
+    check_digest(file, path)
+    return path, source or file.library
 
 
 def converted_file(file: PublishedFile, *, download: bool = False) -> Path:
@@ -47,16 +65,10 @@ def converted_file(file: PublishedFile, *, download: bool = False) -> Path:
     converted = path.with_name(f"{path.stem}.gcnet-{version('gcnet')}.safetensors")
     if converted.is_file():
         return converted
-    if not path.is_file() and not download:
-        checkpoint_file(file, download=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot create {printable(path.parent)}: {error.strerror}") from error
-    # Processes that need the same file wait for the first one.
-    with locked(path.with_name(f".{path.name}.lock"), wait=True):
+    checkpoint_file(file, download=download)
+    with file_lock(path):
         if not converted.is_file():
-            _convert(file, checkpoint_file(file, download=download), converted)
+            _convert(file, path, converted)
     return converted
 
 
