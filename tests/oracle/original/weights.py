@@ -18,19 +18,19 @@ def randomize(network: nn.Module, run: Any, *, seed: int, spread: Mapping[str, f
         network: in evaluation mode, changed in place.
         run: a function without arguments that runs the network.
         seed: of the random numbers.
-        spread: standard deviation of the outputs of layers by the last part of their name; 1 for others.
+        spread: standard deviation of the outputs of layers by a part of their name; 1 for others.
     """
     generator = torch.Generator().manual_seed(seed)
     handles = []
     for name, module in network.named_modules():
-        last = next((part for part in reversed(name.split(".")) if not part.isdigit()), "")
+        deviation = next((spread[part] for part in reversed(name.split(".")) if part in spread), 1.0)
         if isinstance(module, _LAYERS):
             module.weight.normal_(generator=generator)
             if module.bias is not None:
                 module.bias.zero_()
-            handles.append(_scale_first_output(module, spread.get(last, 1.0), generator))
+            handles.append(_scale_first_output(module, deviation, generator))
         elif isinstance(module, _NORMS):
-            handles.append(_take_statistics(module, spread.get(last, 1.0), generator))
+            handles.append(_take_statistics(module, deviation, generator))
         elif isinstance(module, nn.LayerNorm):
             module.weight.uniform_(0.5, 1.5, generator=generator)
             module.bias.normal_(0, 0.2, generator=generator)
