@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from gcnet.data.coco.inspection import PARTS, inspect, read_annotations
-from gcnet.data.coco.issues import ISSUE_KINDS, Issue, summary
+from gcnet.data.coco.issues import ISSUE_KINDS, Issue, issue_summary
 from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
 
@@ -339,7 +339,7 @@ def test_an_issue_is_one_line_with_image_and_annotation() -> None:
     assert str(Issue("missing image file", "no such file", 3, None, "a\n\x1b[2J.jpg")) == (
         r"image 3 (a\n\x1b[2J.jpg): no such file"
     )
-    assert summary([issue, issue]) == "repaired: 2 x invalid bbox"
+    assert issue_summary([issue, issue]) == "repaired: 2 x invalid bbox"
 
 
 @pytest.mark.parametrize(
