@@ -19,7 +19,8 @@ from gcnet.models.card import ModelCard
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import evaluating
-from gcnet.tasks.base import LoadedModel, Task
+from gcnet.tasks.base import Task
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.predictor import Inference, Predictor
 from gcnet.tasks.results import DataReport, EvaluationResult, PredictionResult, TrainedModel
 from gcnet.tasks.scores import SHORT_RECIPE, Demonstration, Score

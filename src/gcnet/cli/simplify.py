@@ -1,6 +1,6 @@
 """`gcnet simplify`: replaces query-independent non-local blocks by simpler blocks."""
 
-from gcnet.tasks.settings import SimplifySettings
+from gcnet.workflows.settings import SimplifySettings
 
 SUMMARY = "replace query-independent non-local blocks by simpler blocks initialized from their weights"
 

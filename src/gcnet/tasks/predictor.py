@@ -13,7 +13,7 @@ from gcnet.data.dataset import Skipped
 from gcnet.data.decode import FULL_DEPTH, ImageError
 from gcnet.data.images.inputs import ImageInput, Images, image_inputs
 from gcnet.errors import UserError, unknown
-from gcnet.tasks.base import LoadedModel
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import PredictionResult
 
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

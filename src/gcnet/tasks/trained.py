@@ -12,10 +12,10 @@ from gcnet.models.card import card_of
 from gcnet.models.create import create_model
 from gcnet.models.model_file import load_model
 from gcnet.models.published_checkpoints import local_weights
-from gcnet.tasks.base import LoadedModel
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.registry import task_of
+from gcnet.tasks.settings import MODEL_SUFFIX
 
-MODEL_SUFFIX = ".safetensors"
 _OF_RUN = ("best.safetensors", "last.safetensors")
 
 

@@ -8,7 +8,7 @@ import gcnet
 from gcnet.errors import UserError
 from gcnet.models.backbones.video_resnet import shift_frames
 from gcnet.models.create import create_model
-from random_weights import randomise
+from random_weights import randomize
 from tolerances import assert_equal_within
 
 
@@ -26,7 +26,7 @@ def test_frames_are_shifted_in_both_directions_and_zeros_move_in() -> None:
 @pytest.mark.slow
 def test_the_slow_only_network_on_one_frame_equals_the_resnet_on_the_image() -> None:
     images = resnet50(num_classes=7).eval()
-    randomise(images)
+    randomize(images)
     clips = create_model("slowonly_resnet50", num_classes=7).eval()
     weights = clips.state_dict()
     for name, value in images.state_dict().items():

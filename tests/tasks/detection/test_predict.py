@@ -20,11 +20,11 @@ from gcnet.models.card import card_of
 from gcnet.models.create import create_model
 from gcnet.models.detector.heads import limit_detections
 from gcnet.models.model_file import load_model
-from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection import inference as inference
 from gcnet.tasks.detection.predict import ObjectPredictor
 from gcnet.tasks.detection.predictions import Detections
 from gcnet.tasks.detection.trained import TrainedDetector
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.predictor import Inference
 from gcnet.tasks.registry import TASKS
 from gcnet.tasks.settings import PredictSettings

@@ -19,9 +19,9 @@ from gcnet.data.transforms import build_eval_transform
 from gcnet.errors import UserError
 from gcnet.models.outputs import check_classifier, class_scores
 from gcnet.progress_bar import progress_bar
-from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.classification.predictions import TOP, Prediction, Predictions, draw_predictions
 from gcnet.tasks.classification.trained import TrainedClassifier, find_preprocessing
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.predictor import Inference, Predictor
 from gcnet.tasks.settings import PredictSettings
 

@@ -22,10 +22,10 @@ from gcnet.models.detector.heads import limit_detections
 from gcnet.models.detector.transform import RoundedTransform
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
-from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection.inference import RawDetections, detect, of_classes, pasted_results
 from gcnet.tasks.detection.predictions import Detections, ImageDetections
 from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.predictor import Inference, Predictor
 from gcnet.tasks.settings import PredictSettings
 

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gcnet.models.card import ModelCard
-    from gcnet.tasks.base import LoadedModel
     from gcnet.tasks.detection.evaluate import DetectorEvaluation
     from gcnet.tasks.detection.predictions import Detections
     from gcnet.tasks.detection.trained import TrainedDetector
     from gcnet.tasks.detection.training import DetectionTraining
+    from gcnet.tasks.loaded import LoadedModel
     from gcnet.tasks.predictor import Inference, Predictor
     from gcnet.tasks.results import AttentionReader, DataReport, MeasuredImages
     from gcnet.training.task import TrainingTask
