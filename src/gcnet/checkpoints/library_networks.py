@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def misfit(
         build: name -> network.
         source: name of the source.
     """
-    networks = {name: _on_meta(build, name).state_dict() for name in _closest(weights.tensors, candidates)}
+    networks = {name: _on_meta(build, name).state_dict() for name in _closest(weights.tensors, candidates)[:_MOST]}
     nearest = min(networks, key=lambda name: len(networks[name].keys() ^ weights.tensors.keys()))
     try:
         check_layout(weights.tensors, networks[nearest], weights.origin, f"{source} {nearest}")
@@ -76,6 +77,7 @@ def _closest(tensors: Mapping[str, Tensor], candidates: Mapping[str, int | None]
     return [*sorted(known, key=known.__getitem__)[:_MOST], *unknown]
 
 
+@cache
 def _on_meta(build: Callable[[str], nn.Module], name: str) -> nn.Module:
     with torch.device("meta"):
         try:

@@ -1,4 +1,4 @@
-"""Interface of a weight source: key tables of its blocks, and the catalogue of its published networks."""
+"""Interface of a weight source: key tables of its blocks, and the catalog of its published networks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -179,7 +179,7 @@ SE_TABLE: Table = {
 
 
 @runtime_checkable
-class Catalogue(Protocol):
+class Catalog(Protocol):
     """The published networks of one library."""
 
     def knows(self, network: str) -> bool:

@@ -119,7 +119,7 @@ def timm_preprocessing(network: str, version: str, *, training: bool = False) ->
     }
 
 
-class TimmCatalogue:
+class TimmCatalog:
     """The published classifiers of timm."""
 
     def knows(self, network: str) -> bool:

@@ -47,7 +47,7 @@ def torchvision_preprocessing(name: str, version: str) -> dict[str, Any]:
     }
 
 
-class TorchvisionCatalogue:
+class TorchvisionCatalog:
     """The published classifiers of torchvision."""
 
     def knows(self, network: str) -> bool:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gcnet.checkpoints.source import Catalogue
-from gcnet.checkpoints.timm import TimmCatalogue
-from gcnet.checkpoints.torchvision import TorchvisionCatalogue
+from gcnet.checkpoints.source import Catalog
+from gcnet.checkpoints.timm import TimmCatalog
+from gcnet.checkpoints.torchvision import TorchvisionCatalog
 from gcnet.errors import UserError, nearest, printable
 from gcnet.models.registry import BASE_MODELS, is_detector
 
 PRETRAINED = "pretrained"
 FIRST_VERSION = "IMAGENET1K_V1"
 """Name of the weights that torchvision published first for its classifiers."""
-CATALOGUES: Mapping[str, Catalogue] = {"torchvision": TorchvisionCatalogue(), "timm": TimmCatalogue()}
+CATALOGS: Mapping[str, Catalog] = {"torchvision": TorchvisionCatalog(), "timm": TimmCatalog()}
 _SECONDS = 0.8  # timeout of a server
 _PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
@@ -77,19 +77,19 @@ def published_versions(name: str) -> tuple[str, list[str]]:
     library, plain = name.rpartition("/")[0], _plain(name)
     if library == "":
         library = "timm" if _is_timm(name, plain) else "torchvision"
-    if library not in CATALOGUES:
+    if library not in CATALOGS:
         return "", []
-    return library, CATALOGUES[library].versions(plain, name.rpartition("/")[2].partition(".")[2])
+    return library, CATALOGS[library].versions(plain, name.rpartition("/")[2].partition(".")[2])
 
 
 def _is_timm(name: str, plain: str) -> bool:
     """Whether timm builds the network of this name, which it does for all but the networks of our own names."""
-    return name not in BASE_MODELS and not is_detector(plain) and CATALOGUES["timm"].knows(plain)
+    return name not in BASE_MODELS and not is_detector(plain) and CATALOGS["timm"].knows(plain)
 
 
 def published_file(published: Published) -> Path | None:
     """Return the cached file of `published`, None if it is not in the cache."""
-    return CATALOGUES[published.library].cached_file(published.network, published.version)
+    return CATALOGS[published.library].cached_file(published.network, published.version)
 
 
 def read_published(published: Published, argument: str, image_size: int | None = None) -> dict[str, Tensor]:
@@ -103,10 +103,10 @@ def read_published(published: Published, argument: str, image_size: int | None =
     Raises:
         UserError: they are not in the cache, and their server cannot be reached.
     """
-    catalogue, cached = CATALOGUES[published.library], published_file(published)
+    catalog, cached = CATALOGS[published.library], published_file(published)
     if cached is None:
-        _require_network(catalogue.server(), published, argument)
-    return catalogue.read(published.network, published.version, cached, image_size)
+        _require_network(catalog.server(), published, argument)
+    return catalog.read(published.network, published.version, cached, image_size)
 
 
 def _plain(name: str) -> str:

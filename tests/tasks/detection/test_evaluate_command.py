@@ -199,6 +199,36 @@ def test_other_classes_than_the_datas_are_refused(tmp_path: Path, names: tuple[s
         run(EvaluateSettings(str(tmp_path / "other.safetensors"), limit=1, device="cpu"))
 
 
+@pytest.mark.slow
+def test_a_detector_may_have_more_classes_than_the_data(tmp_path: Path) -> None:
+    """torchvision's detectors of COCO have 90 ids, and COCO's annotations 80 of them."""
+    torch.manual_seed(5)
+    narrow, wide = (create_model("faster_rcnn_scenes_resnet", num_classes=count).eval() for count in (3, 4))
+    own = dict(narrow.state_dict())
+    rows = [0, 1, 1, 2, 3]  # the third, of the additional class, gets no score
+    for name, width in (("cls_score", 1), ("bbox_pred", 4)):
+        for part in ("weight", "bias"):
+            key = f"roi_heads.box_predictor.{name}.{part}"
+            own[key] = torch.cat([own[key][width * row : width * (row + 1)] for row in rows])
+    own["roi_heads.box_predictor.cls_score.bias"][2] = -1e4
+    wide.load_state_dict(own)
+    names = (CATEGORIES[0], "N/A", *CATEGORIES[1:])
+    save_model(narrow, tmp_path / "3.safetensors", class_names=CATEGORIES, category_ids=(1, 2, 3))
+    save_model(wide, tmp_path / "4.safetensors", class_names=names, category_ids=(1, 90, 2, 3))
+    for count in (3, 4):
+        arguments = [str(tmp_path / f"{count}.safetensors"), "--limit", "3", "--output", str(tmp_path / str(count))]
+        assert main(["evaluate", *arguments]) == 0
+    written, expected = (json.loads((tmp_path / name / "detections.json").read_text()) for name in ("4", "3"))
+    assert len(written) == len(expected) > 10
+    for result, other in zip(written, expected, strict=True):
+        assert (result["image_id"], result["category_id"]) == (other["image_id"], other["category_id"])
+        assert result["score"] == pytest.approx(other["score"], abs=1e-4)
+    own["roi_heads.box_predictor.cls_score.bias"][2] = 10.0  # now most detections are of the additional class
+    wide.load_state_dict(own)
+    save_model(wide, tmp_path / "4.safetensors", class_names=names, category_ids=(1, 90, 2, 3))
+    assert main(["evaluate", str(tmp_path / "4.safetensors"), "--limit", "3"]) == 0
+
+
 def test_weights_by_name_report_the_assumed_order_of_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(create_model("mask_rcnn_scenes_resnet", num_classes=3).state_dict(), tmp_path / "three.pth")
     file = str(tmp_path / "three.pth")

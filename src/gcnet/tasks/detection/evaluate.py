@@ -233,7 +233,15 @@ def _open_part(settings: EvaluateSettings, processes: Processes, *, needs_images
     return part
 
 
+def _has_all_classes(detector: TrainedDetector, images: CocoImages) -> bool:
+    """Whether the detector has every class of the data under the same id; torchvision's have ids without objects."""
+    names = dict(zip(detector.category_ids, detector.class_names or (), strict=False))
+    return all(names.get(number) == name for number, name in zip(images.category_ids, images.classes, strict=True))
+
+
 def _check_classes(detector: TrainedDetector, images: CocoImages, settings: EvaluateSettings) -> None:
+    if _has_all_classes(detector, images):
+        return
     origin, names = settings.weights or settings.model, detector.class_names
     count = len(detector.category_ids)
     if count != len(images.classes):
@@ -260,7 +268,7 @@ def _measure(
             detector.model,
             batches,
             images.content,
-            images.category_ids,
+            detector.category_ids if _has_all_classes(detector, images) else images.category_ids,
             device=next(detector.model.parameters()).device,
             progress=progress,
             gather=processes.gather,

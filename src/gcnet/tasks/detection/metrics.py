@@ -126,7 +126,8 @@ def evaluate_detector(
             masks for each.
         batches: images of this process.
         annotations: content of a COCO file without issues, with at least these images.
-        category_ids: category id of each label, in the order of the labels.
+        category_ids: category id of each label, in the order of the labels. Detections of categories that the
+            annotations do not have are ignored, as in pycocotools.
         device: device of the model.
         autocast: half precision for the forward passes, or None.
         progress: called with the number of images after each batch.
@@ -139,6 +140,7 @@ def evaluate_detector(
         UserError: in every process: no image could be read, or a score is not from 0 to 1.
     """
     place = torch.device(device)
+    known = {category["id"] for category in annotations["categories"]}
     results: list[dict[str, Any]] = []
     image_ids: list[int] = []
     skipped: list[Skipped] = []
@@ -149,7 +151,7 @@ def evaluate_detector(
                 images = [image.to(place, non_blocking=True) for image in batch.images]
                 detections, with_masks = detector_results(network, images, batch.image_ids, category_ids)
             has_masks = has_masks and with_masks
-            results += detections
+            results += [result for result in detections if result["category_id"] in known]
             image_ids += batch.image_ids
             skipped += batch.skipped
             progress(len(batch.names) + len(batch.skipped))
