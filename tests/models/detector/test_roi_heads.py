@@ -1,4 +1,4 @@
-"""Samples, losses and mask targets of RoI heads: torchvision's own, and mmdet's by loops."""
+"""Samples and losses of RoI heads, and their detections."""
 
 import copy
 import math
@@ -7,19 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import box_iou
+from torchvision.ops import batched_nms, box_iou
 
 from gcnet.models.create import create_model
 from gcnet.models.detector import losses as losses_module
 from gcnet.models.detector.conventions import CONVENTIONS
+from gcnet.models.detector.coordinates import PIXELS
 from gcnet.models.detector.heads import HeadSpec, build_heads
-from gcnet.models.detector.losses import box_losses
-from gcnet.models.detector.transform import PackedMasksTransform, RoundedTransform, resize_masks
-from models.detector.test_parts import pooled_by_loop
+from gcnet.models.detector.transform import ScaledShape
 
 SIDE = 64
 
@@ -96,35 +93,7 @@ def test_target_masks_do_not_depend_on_how_many_are_converted_at_a_time(monkeypa
     assert torch.equal(losses(model, [target(40)])["loss_mask"], together)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [((31, 41), (17, 23)), ((31, 41), (97, 101)), ((1, 1), (5, 3)), ((13, 8), (13, 8))]
-)
-def test_masks_are_resized_as_interpolate_does_packed_or_not(old: tuple[int, int], new: tuple[int, int]) -> None:
-    masks = torch.randint(0, 2, (3, *old), dtype=torch.uint8)
-    expected = F.interpolate(masks[:, None].float(), new)[:, 0].byte()
-    for name, value in (("masks", masks), ("mask_bits", packed(masks))):
-        found = {"boxes": torch.zeros(3, 4), name: value}
-        resize_masks(found, old, new)
-        assert torch.equal(found["masks"], expected)
-        assert "mask_bits" not in found
-
-
-@pytest.mark.parametrize("kind", [PackedMasksTransform, RoundedTransform])
-def test_packed_masks_are_transformed_like_others(kind: type[GeneralizedRCNNTransform]) -> None:
-    transform = kind(20, 50, [0.5] * 3, [0.2] * 3)
-    image, one = torch.rand(3, SIDE, SIDE - 7), target(4)
-    one["masks"] = one["masks"][:, :, :-7]
-    same = {"boxes": one["boxes"], "labels": one["labels"], "mask_bits": packed(one["masks"])}
-    (_, plain), (_, found) = transform([image], [one]), transform([image], [same])
-    assert torch.equal(plain[0]["masks"], found[0]["masks"])
-    assert "mask_bits" in same, "the target itself is not changed"
-    if kind is PackedMasksTransform:
-        (_, theirs) = GeneralizedRCNNTransform(20, 50, [0.5] * 3, [0.2] * 3)([image], [one])
-        assert torch.equal(theirs[0]["masks"], found[0]["masks"])
-        assert torch.equal(theirs[0]["boxes"], found[0]["boxes"])
-
-
-def heads(conventions: str, kind: str, iou: float = 0.5) -> Any:
+def build_stage(conventions: str, kind: str, iou: float = 0.5) -> Any:
     torch.manual_seed(4)
     spec = HeadSpec(4, fpn_channels=8, head_width=8, rois_per_image=10**6, strides=(4, 8), batch_norm=False)
     return build_heads(CONVENTIONS[conventions], spec, kind=kind, iou_threshold=iou)
@@ -139,6 +108,8 @@ def jittered(boxes: Tensor, count: int) -> Tensor:
 
 
 OBJECTS = torch.tensor([[10.0, 10.0, 40.0, 50.0], [12.0, 11.0, 42.0, 53.0], [60.0, 5.0, 70.0, 99.0]])
+
+
 MIN_BEST = {("mmdet", "faster_rcnn"): 2.0, ("mmdet", "mask_rcnn"): 0.5, ("mmdet", "cascade_mask_rcnn"): 2.0}
 
 
@@ -146,7 +117,7 @@ MIN_BEST = {("mmdet", "faster_rcnn"): 2.0, ("mmdet", "mask_rcnn"): 0.5, ("mmdet"
 def test_rois_are_matched_by_a_loop_and_ground_truth_with_its_own_object(conventions: str, kind: str) -> None:
     proposals = jittered(OBJECTS, 30)
     targets = [{"boxes": OBJECTS, "labels": torch.tensor([3, 1, 2]), "masks": torch.zeros(3, 100, 100)}]
-    rois, matches, labels, box_targets = heads(conventions, kind).select_training_samples([proposals], targets)
+    rois, matches, labels, box_targets = build_stage(conventions, kind).select_training_samples([proposals], targets)
     expected = []
     overlaps = box_iou(OBJECTS, proposals).tolist()
     for box in range(len(proposals)):
@@ -170,53 +141,61 @@ def test_rois_are_matched_by_a_loop_and_ground_truth_with_its_own_object(convent
     assert {-1, 0, 1, 2} <= set(expected)
 
 
-BOX_LOSSES = {
-    ("torchvision", "mask_rcnn"): 1 / 9,
-    ("torchvision", "cascade_mask_rcnn"): 1.0,
-    ("mmdet", "faster_rcnn"): 0.0,
-    ("mmdet", "mask_rcnn"): 0.0,
-    ("mmdet", "cascade_mask_rcnn"): 1.0,
-    ("mmdet1", "mask_rcnn"): 1.0,
-    ("mmdet1", "cascade_mask_rcnn"): 1.0,
-}
-"""Beta of smooth L1; 0 is L1."""
+def test_boxes_scaled_back_first_are_suppressed_alike() -> None:
+    """mmdet suppresses in the original image, here it is done before: overlaps do not depend on the scale."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(300, 2, generator=generator) * 90
+    boxes = torch.cat([corners, corners + 3 + 40 * torch.rand(300, 2, generator=generator)], dim=1)
+    scores, labels = torch.rand(300, generator=generator), torch.randint(3, (300,), generator=generator)
+    scale = torch.tensor([1.667, 1.664, 1.667, 1.664])
+    assert torch.equal(batched_nms(boxes, scores, labels, 0.5), batched_nms(boxes / scale, scores, labels, 0.5))
 
 
-@pytest.mark.parametrize(("conventions", "kind"), BOX_LOSSES)
-def test_the_box_loss_is_a_sum_over_positive_rois_divided_by_all(conventions: str, kind: str) -> None:
-    beta = BOX_LOSSES[conventions, kind]
-    generator = torch.Generator().manual_seed(6)
-    logits, deltas, targets = (torch.randn(9, n, generator=generator) for n in (4, 16, 4))
-    labels = torch.tensor([0, 3, 1, 0, 0, 2, 0, 0, 0])
-    found = box_losses(logits, deltas, labels, targets, heads(conventions, kind).box_loss)
-    total = 0.0
-    for row in (1, 2, 5):
-        own = deltas[row, 4 * int(labels[row]) :][:4]
-        for difference in (own - targets[row]).abs().tolist():
-            total += difference - beta / 2 if difference > beta else difference**2 / 2 / beta
-    assert float(found["loss_box_reg"]) == pytest.approx(total / 9, rel=1e-5)
-    assert float(found["loss_classifier"]) == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-6)
-    agnostic = box_losses(logits, deltas[:, :4], labels, targets, heads(conventions, kind).box_loss)
-    repeated = box_losses(logits, deltas[:, :4].repeat(1, 4), labels, targets, heads(conventions, kind).box_loss)
-    assert float(agnostic["loss_box_reg"]) == pytest.approx(float(repeated["loss_box_reg"]))
+@pytest.mark.parametrize(("scale", "count"), [(1.0, 2), (4.0, 1)])
+def test_detections_are_suppressed_by_their_pixels_in_the_original_image(scale: float, count: int) -> None:
+    """Unscaled, 9 pixels wide with 6 in common, IoU 6 / 12; divided by 4, 3 wide with 2.25 in common, 2.25 / 3.75."""
+    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [3.0, 0.0, 11.0, 8.0]])
+    scores = torch.tensor([[0.1, 0.9, 0.0], [0.2, 0.8, 0.0]])
+    stage = build_stage("mmdet1", "mask_rcnn")
+    stage.nms_thresh = 0.55
+    kept, _, _ = stage._suppress(boxes[:, None].expand(-1, 3, 4), scores, ScaledShape((16, 16), scale))
+    assert len(kept) == count
 
 
-def sampled_share(mask: np.ndarray, box: list[float], side: int) -> np.ndarray:
-    """Mean of the mask at the sampling points of each cell, interpolated between pixel centers."""
-    return pooled_by_loop(mask.astype(float), box, 1, side)
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "cascade_mask_rcnn"])
+def test_overlaps_and_borders_of_proposals_and_rois_are_those_of_pixels(kind: str) -> None:
+    rpn, stage = (getattr(CONVENTIONS["mmdet1"], part)[kind].keywords for part in ("rpn", "roi_heads"))
+    assert rpn["coordinates"] is stage["coordinates"] is PIXELS
 
 
-def test_mask_targets_of_mmdet_are_aligned_and_binary() -> None:
-    generator = torch.Generator().manual_seed(8)
-    masks = (torch.rand(2, 37, 41, generator=generator) > 0.4).to(torch.uint8)
-    boxes = torch.tensor([[3.2, 4.9, 30.5, 36.0], [0.0, 0.0, 41.0, 37.0], [10.3, 11.2, 14.1, 13.9]])
-    indices = torch.tensor([0, 1, 1])
-    found = heads("mmdet", "mask_rcnn").mask_targets(masks, boxes, indices, 7)
-    assert set(found.unique().tolist()) == {0.0, 1.0}
-    for target, box, index in zip(found, boxes.tolist(), indices.tolist(), strict=True):
-        share = sampled_share(masks[index].numpy(), box, 7)
-        certain = np.abs(share - 0.5) > 1e-5
-        assert np.array_equal(target.numpy()[certain], (share >= 0.5)[certain])
-        assert certain.mean() > 0.9
-    theirs = heads("torchvision", "mask_rcnn").mask_targets(masks, boxes, indices, 7)
-    assert ((theirs > 0) & (theirs < 1)).any(), "torchvision's are fractions"
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", ["faster_rcnn", "mask_rcnn", "cascade_mask_rcnn"])
+def test_a_detector_trains_every_parameter_and_predicts_boxes_inside_images(detector: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(f"{detector}_scenes_resnet", num_classes=3, detector={"conventions": "mmdet1"}).train()
+    images = [torch.rand(3, 64, 64), torch.rand(3, 48, 60)]
+    masks = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    masks[0, 10:30, 10:40] = 1
+    targets = [
+        {"boxes": torch.tensor([[10.0, 10.0, 40.0, 30.0]]), "labels": torch.tensor([2]), "masks": masks},
+        {
+            "boxes": torch.zeros(0, 4),
+            "labels": torch.zeros(0, dtype=torch.int64),
+            "masks": torch.zeros(0, 48, 60, dtype=torch.uint8),
+        },
+    ]
+    losses = model(images, targets)
+    assert all(bool(loss.isfinite()) for loss in losses.values())
+    sum(losses.values()).backward()
+    assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
+    model.eval()
+    for stage in getattr(model.roi_heads, "stages", [model.roi_heads]):
+        stage.score_thresh = 0.0
+    with torch.no_grad():
+        for image, found in zip(images, model(images), strict=True):
+            height, width = image.shape[1:]
+            assert len(found["boxes"]) > 0
+            assert (found["boxes"] >= 0).all()
+            # Sides are rounded to pixels and boxes are not: the last pixel may end half a pixel later.
+            assert (found["boxes"][:, 2] <= width + 0.5).all() and (found["boxes"][:, 3] <= height + 0.5).all()
+            assert "masks" not in found or found["masks"].shape[-2:] == (height, width)
