@@ -29,7 +29,8 @@ def commands_of(text: str) -> list[str]:
 
 FINE_TUNING = (ROOT / "docs" / "fine-tuning.md").read_text()
 SHRINK, _DOWNLOAD, IMAGE_SIZE, KEEP, OWN_LOOP = examples_of(FINE_TUNING)
-EXAMPLES = [*examples_of(TEXT + COMMAND_LINE + (ROOT / "docs" / "analysis.md").read_text()), IMAGE_SIZE, OWN_LOOP]
+PAGES = "".join((DOCS / name).read_text() for name in ("command-line.md", "analysis.md", "prediction.md"))
+EXAMPLES = [*examples_of(TEXT + PAGES), IMAGE_SIZE, OWN_LOOP]
 COMMANDS = commands_of(COMMAND_LINE)
 README_COMMANDS = commands_of(TEXT)
 
