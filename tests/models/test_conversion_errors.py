@@ -105,6 +105,13 @@ def test_a_detector_with_more_classes_in_its_metadata_than_in_its_head_is_refuse
     assert "names 2 classes, and its box head has 3" in refused(content)
 
 
+def test_a_small_file_that_describes_a_huge_network_is_refused_without_building_it() -> None:
+    tensors = layout(DETECTOR).empty()
+    tensors["rpn_head.rpn_conv.bias"] = torch.empty(300_000)
+    tensors["roi_head.bbox_head.shared_fcs.0.bias"] = torch.empty(300_000)
+    assert "expected (300000, 64, 1, 1)" in refused(tensors)
+
+
 def test_strides_in_the_first_convolution_are_refused() -> None:
     meta = {"cfg": "model = dict(backbone=dict(type='ResNet', style='caffe'))"}
     assert "(style caffe)" in refused({"state_dict": layout(DETECTOR).empty(), "meta": meta})

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from gcnet.checkpoints.file_names import contradictions
 from gcnet.checkpoints.foreign_files import read_weight_file, weight_format
@@ -23,6 +24,7 @@ from gcnet.models.registry import build_base_model, detector_options
 from gcnet.storage import has_checksum
 
 _LOG = logging.getLogger("gcnet")
+_COUNTER = ".num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -87,18 +89,24 @@ def convert_weights(
     name = choose_source(weights, source)
     library = NETWORK_SOURCES[name]
     network = library.describe(weights)
-    model = build_described(network)
     tensors = {key: value for key, value in weights.tensors.items() if not key.startswith(network.skipped or ("\0",))}
-    own = {key: value for key, value in model.state_dict().items() if not key.startswith(network.fresh or ("\0",))}
-    expected = library.export(own, network)
+    # A damaged file may describe a network of any size, which is compared with the file before it takes memory.
+    with torch.device("meta"):
+        expected = library.export(_converted_part(build_described(network), network), network)
     check_layout(tensors, expected, weights.origin, name)
-    counters = {key: value for key, value in expected.items() if key.endswith(".num_batches_tracked")}
+    model = build_described(network)
+    counters = {key: torch.zeros_like(value, device="cpu") for key, value in expected.items() if key.endswith(_COUNTER)}
     load_strictly(model, model.state_dict() | library.convert(counters | tensors, network), weights.origin)
     provenance: dict[str, Any] = {"source": name}
     if isinstance(checkpoint, str | Path):
         provenance |= _provenance(Path(checkpoint), network)
     set_card(model, _card(network, provenance))
     return Converted(model.eval(), name, network, (*weights.notes, *network.notes))
+
+
+def _converted_part(model: nn.Module, network: NetworkDescription) -> dict[str, Tensor]:
+    """The tensors that the checkpoint has weights for."""
+    return {key: value for key, value in model.state_dict().items() if not key.startswith(network.fresh or ("\0",))}
 
 
 def build_described(network: NetworkDescription) -> nn.Module:

@@ -93,7 +93,9 @@ class PixelAnchors(FixedStrideAnchors):
         strides: tuple[int, ...],
     ) -> None:
         super().__init__(sizes, aspect_ratios, strides)
-        inward = torch.tensor([0.5, 0.5, -0.5, -0.5])  # from edges to the centers of the first and the last pixel
+        inward = self.cell_anchors[0].new_tensor(
+            [0.5, 0.5, -0.5, -0.5]
+        )  # from edges to the centers of the first and the last pixel
         self.cell_anchors = [
             ((stride - 1) / 2 + inward + cell).round() for stride, cell in zip(strides, self.cell_anchors, strict=True)
         ]
