@@ -5,8 +5,11 @@ from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
 
 import gcnet
 from file_server import FileServer, published, served
@@ -18,6 +21,7 @@ from gcnet.errors import Failure, UserError
 from gcnet.models import conversion
 from gcnet.models.card import card_of
 from gcnet.models.conversion import build_described, convert_weights
+from gcnet.tasks import trained
 
 _SMALL = {"fpn_channels": 32, "head_width": 16}
 NAME = "mmdet/faster_rcnn_r18_test"
@@ -142,6 +146,30 @@ def test_commands_take_the_name_and_download_it(
     network = ["--model", "faster_rcnn_resnet18", "--min-size", "64", "--max-size", "64", "--output", "run"]
     assert main([*train, *network, "--backbone-weights", NAME]) == 0
     assert "network-" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_published_classifier_predicts_as_in_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(4)
+    theirs = timm.create_model("gcresnext26ts").eval()
+    theirs.state_dict()["head.fc.weight"].mul_(1e4)  # or all classes would be equally probable
+    file = io.BytesIO()
+    torch.save(theirs.state_dict(), file)
+    monkeypatch.setenv("GCNET_CACHE", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with served(file.getvalue()) as running:
+        known = replace(published(running.url, file.getvalue()), name="timm/test.tag")
+        for module in (catalog, conversion, trained):
+            monkeypatch.setattr(module, "published_files", lambda: (known,))
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (301, 401, 3), np.uint8)).save(tmp_path / "photo.png")
+        result = gcnet.predict(tmp_path / "photo.png", model="timm/test.tag", download=True, topk=1000)
+    config = timm.data.resolve_data_config(pretrained_cfg=theirs.pretrained_cfg, use_test_size=True)
+    image = timm.data.create_transform(**config)(Image.open(tmp_path / "photo.png"))
+    with torch.no_grad():
+        expected = theirs(image[None]).softmax(1)[0]
+    found = {int(name.removeprefix("class ")): probability for name, probability in result.images[0].classes}
+    assert max(abs(float(expected[label]) - probability) for label, probability in found.items()) < 1e-5
+    assert expected.std() > 1e-4
 
 
 @pytest.mark.slow
