@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from gcnet.checkpoints.foreign_files import read_state_dict, read_weight_file
+from gcnet.checkpoints.weight_file import unwrapped_weights
 from gcnet.errors import UserError
 from gcnet.storage import save_tensors
 
@@ -91,6 +92,14 @@ def test_a_checkpoint_of_a_run_of_mmengine_is_read_with_its_metadata() -> None:
     assert weights.tensors["linear.weight"].shape == (2, 3)
     assert weights.texts("meta", "dataset_meta", "classes") == ("cat", "dog")
     assert "EMAHook" in weights.text("meta", "cfg")
+
+
+def test_copies_that_the_hook_of_mmcv_keeps_beside_the_weights_are_skipped() -> None:
+    weights = {"conv.weight": torch.ones(2), "ema_conv_weight": torch.zeros(2), "ema_head": torch.zeros(3)}
+    for ema in (False, True):  # mmcv saves the moving average as the weights
+        read = unwrapped_weights({"state_dict": weights, "meta": {}}, "file", ema=ema)
+        assert read.tensors.keys() == {"conv.weight", "ema_head"}
+        assert any("moving average" in note for note in read.notes)
 
 
 def test_mmengine_saves_the_moving_average_as_the_weights() -> None:

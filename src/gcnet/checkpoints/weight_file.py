@@ -90,8 +90,10 @@ def unwrapped_weights(content: object, origin: str, *, ema: bool = False) -> Wei
     for wrapper in _repeated_wrappers(tensors):
         tensors = {name.removeprefix(wrapper): value for name, value in tensors.items() if name != "n_averaged"}
         notes.append(f'prefix "{wrapper}" removed')
+    copies = _copies(tensors)
+    tensors = {name: value for name, value in tensors.items() if name not in copies}
     if _is_swapped(content):
-        notes.append("mmengine saves the moving average as state_dict, and the weights as ema_state_dict")
+        notes.append("the weights are a moving average, which the EMAHook of mmengine and mmcv saves as state_dict")
     return WeightFile(tensors, tuple(notes), content, origin)
 
 
@@ -107,9 +109,16 @@ def _averaged(content: Mapping[Any, Any], origin: str) -> str:
 
 
 def _is_swapped(content: Mapping[Any, Any]) -> bool:
-    """Whether mmengine has saved the moving average as the weights and the weights as the moving average."""
-    entry = content.get("ema_state_dict")
-    return isinstance(entry, Mapping) and "steps" in entry and _holds_tensors(content.get("state_dict"), 1)
+    """Whether the EMAHook of mmengine or mmcv has saved the moving average as the weights."""
+    weights, entry = content.get("state_dict"), content.get("ema_state_dict")
+    if not isinstance(weights, Mapping):
+        return False
+    return (isinstance(entry, Mapping) and "steps" in entry) or bool(_copies(weights))
+
+
+def _copies(weights: Mapping[Any, Any]) -> set[str]:
+    """Keys of the copies of weights that mmcv's EMAHook keeps: `ema_conv1_weight` beside `conv1.weight`."""
+    return {f"ema_{name.replace('.', '_')}" for name in weights if isinstance(name, str)} & weights.keys()
 
 
 def _unwrapped(content: Mapping[Any, Any], first: str | None) -> tuple[Mapping[Any, Any], list[str]]:

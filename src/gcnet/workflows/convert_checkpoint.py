@@ -30,5 +30,10 @@ def convert_checkpoint(
     Raises:
         UserError: an unreadable or unrecognized checkpoint, or keys or shapes that do not fit the network they
             describe; the message names them.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> model = gcnet.convert_checkpoint(resnet18().state_dict(), "torchvision")
+        >>> gcnet.save_model(model, "resnet18.safetensors")
     """
     return convert_weights(checkpoint, source, ema=ema).model
