@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers import EcaModule
 from torch import Tensor, nn
 
+from gcnet.checkpoints import infer_block
 from gcnet.checkpoints.network_sources import NETWORK_SOURCES
 from gcnet.cli import main
 from gcnet.errors import UserError
@@ -69,6 +71,14 @@ def test_outputs_are_those_of_timm_with_our_blocks_and_back_bit_for_bit(name: st
     exported, original = _export(converted), theirs.state_dict()
     assert exported.keys() == original.keys()
     assert all(torch.equal(exported[key], tensor) for key, tensor in original.items())
+
+
+@pytest.mark.parametrize("channels", [16, 64, 512])
+def test_an_eca_block_gives_the_outputs_of_timm(channels: int) -> None:
+    theirs = EcaModule(channels)
+    ours = infer_block(theirs, "timm_eca", channels)
+    maps = torch.randn(2, channels, 5, 7)
+    torch.testing.assert_close(ours(maps), theirs(maps))
 
 
 def test_other_classes_and_a_model_file_keep_outputs_and_preprocessing(tmp_path: Path) -> None:
