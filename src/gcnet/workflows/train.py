@@ -127,7 +127,7 @@ def run_training(
 
         folder = RunFolder(processes.by_first(create))
         with only_writer(folder, processes), _removed_unless_begun(folder, trainer):
-            return drive(trainer, folder, settings, reporter)
+            return drive(trainer, folder, replace(settings, detector=chosen.detector), reporter)
 
 
 def _without_files(settings: TrainSettings) -> TrainSettings:

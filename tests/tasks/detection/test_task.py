@@ -251,7 +251,6 @@ def test_the_command_reports_repaired_skipped_and_refused_entries(tmp_path: Path
         "step",
         "sync",
     )
-    assert "preset mmdet-1x with conventions mmdet: 1 steps of 2 images" in said
 
 
 def test_a_dry_run_reports_the_cost_of_a_detector(tmp_path: Path):
