@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from gcnet.insertion import context_parameters, insert, inserted, remove
     from gcnet.models.block_file import load_context, save_context
     from gcnet.models.create import create_model
-    from gcnet.models.model_file import load_model, save_model
+    from gcnet.models.load import load_model
+    from gcnet.models.model_file import save_model
     from gcnet.models.registry import list_detectors, list_models
     from gcnet.workflows.analyze import analyze
     from gcnet.workflows.check_data import check_data
@@ -76,7 +77,7 @@ _HOMES = {
     "list_models": "gcnet.models.registry",
     "load_context": "gcnet.models.block_file",
     "save_context": "gcnet.models.block_file",
-    "load_model": "gcnet.models.model_file",
+    "load_model": "gcnet.models.load",
     "save_model": "gcnet.models.model_file",
     "context_parameters": "gcnet.insertion",
     "insert": "gcnet.insertion",

@@ -13,7 +13,8 @@ from gcnet.blocks import build_block
 from gcnet.insertion import context_parameters, insert, insertion_records
 from gcnet.models.backbones.cifar_resnet import CifarResNet
 from gcnet.models.create import create_model
-from gcnet.models.model_file import load_model, save_model
+from gcnet.models.load import load_model
+from gcnet.models.model_file import save_model
 from tolerances import assert_equal_within
 
 SOFTMAX = {

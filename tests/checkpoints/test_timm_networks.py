@@ -16,7 +16,8 @@ from gcnet.errors import UserError
 from gcnet.insertion import inserted
 from gcnet.models.card import card_of
 from gcnet.models.conversion import Converted, convert_weights
-from gcnet.models.model_file import load_model, save_model
+from gcnet.models.load import load_model
+from gcnet.models.model_file import save_model
 
 _SIDE = 97
 

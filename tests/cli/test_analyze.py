@@ -15,7 +15,8 @@ from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.insertion import insert
 from gcnet.models.create import create_model
-from gcnet.models.model_file import load_model, save_model
+from gcnet.models.load import load_model
+from gcnet.models.model_file import save_model
 from gcnet.tasks.settings import AnalyzeSettings
 
 run = printed_messages()(command.run)

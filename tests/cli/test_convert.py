@@ -9,7 +9,7 @@ from checkpoint_layouts import layout
 from gcnet.checkpoints.network_sources import NETWORK_SOURCES
 from gcnet.cli import main
 from gcnet.models.card import card_of
-from gcnet.models.model_file import load_model
+from gcnet.models.load import load_model
 
 SMALL = "mmdet/faster_rcnn_r18_3_classes"
 

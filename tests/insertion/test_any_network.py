@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from gcnet.insertion import context_parameters, insert, inserted, insertion_records, remove
 from gcnet.insertion.dry_run import run_once
-from gcnet.models.model_file import load_model, save_model
+from gcnet.models.load import load_model
+from gcnet.models.model_file import save_model
 from insertion.networks import BASE_MODELS, create, images, randomize
 
 

@@ -13,7 +13,8 @@ from torchvision.models.resnet import BasicBlock
 
 from gcnet.errors import UserError
 from gcnet.insertion import insert, inserted
-from gcnet.models.model_file import load_model, save_model
+from gcnet.models.load import load_model
+from gcnet.models.model_file import save_model
 
 RESNETS: dict[str, Callable[[], nn.Module]] = {
     "torchvision": lambda: torchvision.models.resnet18(num_classes=7),

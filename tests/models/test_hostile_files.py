@@ -21,7 +21,8 @@ from gcnet.errors import UserError
 from gcnet.insertion import insert, inserted
 from gcnet.models.block_file import load_context, save_context
 from gcnet.models.create import create_model
-from gcnet.models.model_file import load_model, save_model
+from gcnet.models.load import load_model
+from gcnet.models.model_file import save_model
 from gcnet.storage import load_tensors, save_tensors
 
 STATE = {"conv.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "fc.bias": torch.ones(5)}

@@ -203,7 +203,8 @@ def test_the_position_embedding_of_torchvision_is_resized(tmp_path: Path) -> Non
 
 
 def test_a_network_built_for_another_size_is_rebuilt_from_its_file(tmp_path: Path) -> None:
-    from gcnet.models.model_file import load_model, save_model
+    from gcnet.models.load import load_model
+    from gcnet.models.model_file import save_model
 
     model = create_model("vit_tiny_patch16_224", num_classes=3, image_size=64).eval()
     save_model(model, tmp_path / "vit.safetensors")

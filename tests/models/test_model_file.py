@@ -13,7 +13,8 @@ from gcnet.errors import UserError
 from gcnet.insertion import context_parameters, insert
 from gcnet.models.card import ModelCard
 from gcnet.models.create import create_model
-from gcnet.models.model_file import load_model, load_strictly, read_model_file, save_model
+from gcnet.models.load import load_model
+from gcnet.models.model_file import load_strictly, read_model_file, save_model
 from gcnet.storage import save_tensors
 
 

@@ -19,8 +19,7 @@ from gcnet.models.card import ModelCard
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import evaluating
-from gcnet.tasks.base import Task
-from gcnet.tasks.loaded import LoadedModel
+from gcnet.tasks.base import LoadedModel, Task
 from gcnet.tasks.predictor import Inference, Predictor
 from gcnet.tasks.results import DataReport, EvaluationResult, PredictionResult, TrainedModel
 from gcnet.tasks.scores import SHORT_RECIPE, Demonstration, Score
@@ -260,7 +259,7 @@ class BrightnessRegression(Task):
         return RegressionResult(explained_variance(loaded.trained.model))
 
     def predictor(self, loaded: LoadedModel, inference: Inference) -> Predictor:
-        return BrightnessPredictor(loaded, inference)
+        return BrightnessPredictor(loaded.trained.model, loaded.origin, inference)
 
     def recognizes_data(self, settings: CheckDataSettings) -> bool:  # noqa: ARG002
         return False

@@ -15,7 +15,8 @@ from gcnet.cli.train import Settings
 from gcnet.cli.train import run as run_verb
 from gcnet.errors import UserError
 from gcnet.insertion import inserted
-from gcnet.models.model_file import load_model, read_model_file
+from gcnet.models.load import load_model
+from gcnet.models.model_file import read_model_file
 from gcnet.storage import load_tensors
 from gcnet.tasks.classification.training import ClassificationTraining
 from gcnet.training.progress import Silent

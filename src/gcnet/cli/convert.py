@@ -68,7 +68,8 @@ def run(settings: Settings) -> int:
         The exit code: 0.
     """
     from gcnet.models.conversion import convert_weights
-    from gcnet.models.model_file import load_model, save_model
+    from gcnet.models.load import load_model
+    from gcnet.models.model_file import save_model
     from gcnet.models.published_checkpoints import original_file
 
     if settings.to is not None:

@@ -15,7 +15,7 @@ from gcnet.costs.report import CostReport, CostRow
 from gcnet.errors import UserError
 from gcnet.models.card import ModelCard, card_of
 from gcnet.models.create import create_model
-from gcnet.models.model_file import load_model
+from gcnet.models.load import load_model
 from gcnet.models.own_blocks import remove_own_blocks
 from gcnet.models.registry import split_name
 from gcnet.tasks.base import Task

@@ -1,9 +1,11 @@
 """The interface of a task, such as classification, used by the commands."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from gcnet.errors import UserError
 from gcnet.tasks.scores import Demonstration, Score
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gcnet.models.card import ModelCard
-    from gcnet.tasks.loaded import LoadedModel
     from gcnet.tasks.predictor import Inference, Predictor
     from gcnet.tasks.results import (
         AttentionReader,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         EvaluationResult,
         MeasuredImages,
         PredictionResult,
+        TrainedModel,
     )
     from gcnet.tasks.settings import (
         AnalyzeSettings,
@@ -359,3 +361,31 @@ class Task(ABC):
     def cost_notes(self) -> tuple[str, ...]:
         """Return notes on the numbers of `gcnet cost`."""
         return ()
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained network with its task.
+
+    Attributes:
+        task: the task.
+        trained: the network, in eval mode.
+        origin: model file, run folder or name, as given by the user.
+        weights: file or published version of the weights.
+    """
+
+    task: Task
+    trained: "TrainedModel"
+    origin: str
+    weights: str
+
+    def with_model(self, model: "nn.Module") -> "LoadedModel":
+        """Return a copy with the network `model` in place of the current one."""
+        return replace(self, trained=replace(cast(Any, self.trained), model=model))
+
+    @property
+    def title(self) -> str:
+        """Name for figures, such as "resnet50 + gc (best.safetensors)"."""
+        from gcnet.models.card import network_name
+
+        return f"{network_name(self.trained.model)} ({os.path.basename(os.path.normpath(self.origin))})"

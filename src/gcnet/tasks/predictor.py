@@ -13,7 +13,6 @@ from gcnet.data.dataset import Skipped
 from gcnet.data.decode import FULL_DEPTH, ImageError
 from gcnet.data.images.inputs import ImageInput, Images, image_inputs
 from gcnet.errors import UserError, unknown
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import PredictionResult
 
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,10 +39,13 @@ class Predictor(ABC):
     Calls do not change the network; they may come from several threads.
 
     Args:
-        loaded: the network on its device, in eval mode.
+        model: the network on its device, in eval mode.
+        origin: model file, run folder or name, as given by the user.
         inference: precision and compilation.
 
     Attributes:
+        model: the network.
+        origin: where it is from.
         names: class names.
         default_batch_size: images per forward pass.
     """
@@ -51,14 +53,9 @@ class Predictor(ABC):
     default_batch_size: ClassVar[int]
     names: tuple[str, ...]
 
-    def __init__(self, loaded: LoadedModel, inference: Inference) -> None:
-        self.loaded, self.inference = loaded, inference
-        self._network = self._compiled(self.model) if inference.compile else self.model
-
-    @property
-    def model(self) -> nn.Module:
-        """The network, in eval mode."""
-        return self.loaded.trained.model
+    def __init__(self, model: nn.Module, origin: str, inference: Inference) -> None:
+        self.model, self.origin, self.inference = model, origin, inference
+        self._network = self._compiled(model) if inference.compile else model
 
     @property
     def device(self) -> torch.device:
@@ -71,7 +68,7 @@ class Predictor(ABC):
         return _AUTOCAST[self.inference.precision]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.loaded.origin!r}, {len(self.names)} classes, {self.device})"
+        return f"{type(self).__name__}({self.origin!r}, {len(self.names)} classes, {self.device})"
 
     def _call(
         self,

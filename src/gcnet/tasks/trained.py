@@ -4,15 +4,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from gcnet.checkpoints.published_files import names_published_file, published_files
 from gcnet.errors import UserError, is_url, nearest_path, printable
-from gcnet.models.card import card_of
+from gcnet.insertion import inserted
+from gcnet.models.card import card_of, network_name
 from gcnet.models.create import create_model
-from gcnet.models.model_file import load_model
+from gcnet.models.load import load_model
 from gcnet.models.published_checkpoints import local_weights
-from gcnet.tasks.loaded import LoadedModel
+from gcnet.models.weights import loaded_weights
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.registry import task_of
 from gcnet.tasks.settings import MODEL_SUFFIX
 
@@ -102,3 +105,21 @@ def _from_file(path: Path, origin: str) -> LoadedModel:
 def _require_one_each(path: Path, entries: str, named: Sequence[object] | None, count: int) -> None:
     if named is not None and len(named) != count:
         raise UserError(f"{path} names {len(named)} {entries} for {count} outputs; it must name each")
+
+
+def describe_loaded(loaded: LoadedModel) -> list[str]:
+    """Return lines on the network `loaded` with blocks and classes, the weights, and the device."""
+    model = loaded.trained.model
+    card, blocks = card_of(model), inserted(model)
+    described = [f"{sum(map(torch.numel, model.parameters())):,} parameters"]
+    if blocks:
+        described.append(f"{sum(insertion.parameters for insertion in blocks):,} of them in inserted blocks")
+    if card.num_classes:
+        described.append(f"{card.num_classes:,} classes")
+    first, threads = next(model.parameters()), torch.get_num_threads()
+    precision = str(first.dtype).removeprefix("torch.")
+    return [
+        f"model: {network_name(model)}: {', '.join(described)}",
+        f"weights: {loaded_weights(model) or loaded.weights}",
+        f"device: {first.device}, {precision}, {threads} thread{'s' * (threads != 1)}",
+    ]

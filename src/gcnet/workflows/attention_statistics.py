@@ -10,7 +10,7 @@ from gcnet.data.dataset import Skipped
 from gcnet.errors import UserError
 from gcnet.models.outputs import evaluating
 from gcnet.storage import write_atomic
-from gcnet.tasks.loaded import LoadedModel
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.text_files import csv_bytes
 from gcnet.visualization.attention_figures import plot_distances, plot_gates

@@ -7,7 +7,7 @@ from gcnet.devices import choose_device
 from gcnet.tasks.registry import refuse_settings_of_other_tasks, task_of_results
 from gcnet.tasks.results import EvaluationResult
 from gcnet.tasks.settings import EvaluateSettings
-from gcnet.tasks.trained import open_trained
+from gcnet.tasks.trained import describe_loaded, open_trained
 from gcnet.training.distributed import processes_joined
 
 _logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
     with processes_joined(device) as processes:
         loaded.trained.model.to(device)
         if processes.first:
-            for line in loaded.describe():
+            for line in describe_loaded(loaded):
                 _logger.info(line)
         return loaded.task.evaluate(loaded, settings, processes)
 

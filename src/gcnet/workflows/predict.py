@@ -12,7 +12,7 @@ from gcnet.storage import write_atomic
 from gcnet.tasks.registry import refuse_settings_of_other_tasks
 from gcnet.tasks.results import PredictionResult
 from gcnet.tasks.settings import PredictSettings
-from gcnet.tasks.trained import open_trained
+from gcnet.tasks.trained import describe_loaded, open_trained
 from gcnet.text_files import csv_bytes
 
 _logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def run_prediction(settings: PredictSettings) -> PredictionResult:
     )
     refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
     loaded.trained.model.to(device)
-    for line in loaded.describe():
+    for line in describe_loaded(loaded):
         _logger.info(line)
     return loaded.task.predict(loaded, paths, settings)
 

@@ -15,7 +15,7 @@ from gcnet.devices import choose_device
 from gcnet.errors import UserError
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import evaluating
-from gcnet.tasks.loaded import LoadedModel
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.results import EvaluationResult
 from gcnet.tasks.trained import open_trained
 from gcnet.training.distributed import Processes

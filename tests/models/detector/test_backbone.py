@@ -17,7 +17,8 @@ from gcnet.models.create import create_model
 from gcnet.models.detector.backbone import DeformableConv2d, build_pyramid, make_deformable
 from gcnet.models.detector.cascade import CascadeRoIHeads
 from gcnet.models.detector.mask_rcnn import build_mask_rcnn
-from gcnet.models.model_file import load_model, save_model
+from gcnet.models.load import load_model
+from gcnet.models.model_file import save_model
 from gcnet.models.registry import build_base_model
 
 STRIDES = {

@@ -19,7 +19,8 @@ from gcnet.models.detector.backbone import DeformableConv2d, FixedBatchNorm2d, s
 from gcnet.models.detector.cascade import CascadeRoIHeads
 from gcnet.models.detector.mask_rcnn import build_mask_rcnn, check_detector_options
 from gcnet.models.detector.roi_heads import MMDetRoIHeads
-from gcnet.models.model_file import load_model, save_model
+from gcnet.models.load import load_model
+from gcnet.models.model_file import save_model
 from gcnet.models.registry import build_base_model, list_detectors
 
 SMALL = (96, 160)

@@ -16,7 +16,8 @@ from gcnet.cli.messages import printed_messages
 from gcnet.data.settings import Preprocessing, PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
-from gcnet.models.model_file import load_model, save_model
+from gcnet.models.load import load_model
+from gcnet.models.model_file import save_model
 from gcnet.tasks.settings import EvaluateSettings
 from tasks.fruit import CLASSES, COUNTS, SIZE, random_pixels, write_fruit
 

@@ -14,7 +14,8 @@ from gcnet.data.images.listing import find_images
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
-from gcnet.models.model_file import load_model, save_model
+from gcnet.models.load import load_model
+from gcnet.models.model_file import save_model
 from gcnet.tasks.settings import PredictSettings
 from tasks.fruit import CLASSES, random_pixels, write_fruit
 

@@ -22,10 +22,11 @@ from gcnet.data.scenes import CATEGORIES, Scenes
 from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
-from gcnet.models.model_file import load_model, save_model
+from gcnet.models.load import load_model
+from gcnet.models.model_file import save_model
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection.coco_metrics import NUMBERS, coco_results, evaluate_detections
 from gcnet.tasks.detection.trained import TrainedDetector
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.registry import TASKS
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.workflows import evaluate

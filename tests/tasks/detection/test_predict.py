@@ -19,14 +19,12 @@ from gcnet.errors import UserError
 from gcnet.models.card import card_of
 from gcnet.models.create import create_model
 from gcnet.models.detector.heads import limit_detections
-from gcnet.models.model_file import load_model
+from gcnet.models.load import load_model
 from gcnet.tasks.detection import inference as inference
 from gcnet.tasks.detection.predict import ObjectPredictor
 from gcnet.tasks.detection.predictions import Detections
 from gcnet.tasks.detection.trained import TrainedDetector
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.predictor import Inference
-from gcnet.tasks.registry import TASKS
 from gcnet.tasks.settings import PredictSettings
 from tasks.things import CATEGORY_IDS, CLASSES, build_finder, save_finder, waves, write_image
 
@@ -99,7 +97,7 @@ def test_only_the_classes_asked_for_are_given(finder: Path, tmp_path: Path) -> N
 
 def predictor_of(model: nn.Module) -> ObjectPredictor:
     trained = TrainedDetector(model.eval(), CLASSES, CATEGORY_IDS)
-    return ObjectPredictor(LoadedModel(TASKS["detection"], trained, "finder", "none"), Inference())
+    return ObjectPredictor(trained, "finder", Inference())
 
 
 def detected(model: nn.Module, *paths: Path, **options: Any) -> Detections:

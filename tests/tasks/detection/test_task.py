@@ -14,7 +14,8 @@ from PIL import Image
 from gcnet.data.scenes import Scenes
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
-from gcnet.models.model_file import load_model, read_model_file
+from gcnet.models.load import load_model
+from gcnet.models.model_file import read_model_file
 from gcnet.tasks.detection.training import DetectionTraining, mask_rcnn_options, with_detection_defaults
 from gcnet.training.optimizer import build_schedule, freeze
 from gcnet.training.progress import Silent

@@ -20,8 +20,8 @@ from gcnet.data.transforms import Normalize, build_eval_transform, resize_and_cr
 from gcnet.errors import UserError
 from gcnet.models.outputs import check_classifier, evaluating
 from gcnet.progress_bar import progress_bar
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.classification.trained import TrainedClassifier, find_preprocessing
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import AttentionReader, MeasuredImages
 from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.visualization.attention_maps import ImageMaps, layer_maps

@@ -19,9 +19,9 @@ from gcnet.errors import UserError, printable
 from gcnet.models.outputs import check_classifier
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.classification.metrics import ClassificationResult, evaluate_classifier
 from gcnet.tasks.classification.trained import TrainedClassifier
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import EvaluationResult, assumed_order_note
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.text_files import csv_bytes, json_bytes

@@ -19,9 +19,9 @@ from gcnet.data.transforms import build_eval_transform
 from gcnet.errors import UserError
 from gcnet.models.outputs import check_classifier, class_scores
 from gcnet.progress_bar import progress_bar
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.classification.predictions import TOP, Prediction, Predictions, draw_predictions
 from gcnet.tasks.classification.trained import TrainedClassifier, find_preprocessing
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.predictor import Inference, Predictor
 from gcnet.tasks.settings import PredictSettings
 
@@ -33,17 +33,18 @@ class ClassPredictor(Predictor):
     """A classifier that is called with images.
 
     Args:
-        loaded: a `TrainedClassifier` on its device, in eval mode.
+        network: the classifier on its device, in eval mode.
+        origin: model file, run folder or name, as given by the user.
         inference: precision and compilation.
         preprocessing: preprocessing of the images.
     """
 
     default_batch_size = 32
 
-    def __init__(self, loaded: LoadedModel, inference: Inference, preprocessing: Preprocessing) -> None:
-        super().__init__(loaded, inference)
-        network = loaded.trained
-        assert isinstance(network, TrainedClassifier)
+    def __init__(
+        self, network: TrainedClassifier, origin: str, inference: Inference, *, preprocessing: Preprocessing
+    ) -> None:
+        super().__init__(network.model, origin, inference)
         self.preprocessing, self.names = preprocessing, network.names()
         self._transform = build_eval_transform(preprocessing)
         self._bit_depth = preprocessing.bit_depth
@@ -105,7 +106,7 @@ def open_predictor(
     assert isinstance(network, TrainedClassifier)
     chosen = find_preprocessing(network, preprocessing, loaded.weights)
     check_classifier(network.model, chosen.image_size, network.num_classes)
-    return ClassPredictor(loaded, inference, chosen)
+    return ClassPredictor(network, loaded.origin, inference, preprocessing=chosen)
 
 
 def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSettings) -> Predictions:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gcnet.models.card import ModelCard
+    from gcnet.tasks.base import LoadedModel
     from gcnet.tasks.classification.evaluate import ClassifierEvaluation
     from gcnet.tasks.classification.predictions import Predictions
     from gcnet.tasks.classification.trained import TrainedClassifier
     from gcnet.tasks.classification.training import ClassificationTraining
-    from gcnet.tasks.loaded import LoadedModel
     from gcnet.tasks.predictor import Inference, Predictor
     from gcnet.tasks.results import AttentionReader, DataReport, MeasuredImages
     from gcnet.training.task import TrainingTask

@@ -18,9 +18,9 @@ from gcnet.data.decode import open_image
 from gcnet.data.sampler import EvaluationSampler
 from gcnet.models.outputs import evaluating
 from gcnet.progress_bar import progress_bar
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection.predict import require_resizable
 from gcnet.tasks.detection.trained import TrainedDetector
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import AttentionReader, MeasuredImages
 from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.visualization.attention_maps import ImageMaps, layer_maps

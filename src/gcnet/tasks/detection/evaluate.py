@@ -16,6 +16,7 @@ from gcnet.errors import UserError, printable
 from gcnet.models.detector.heads import limit_detections
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection.coco_metrics import DEFINITIONS, NUMBERS
 from gcnet.tasks.detection.error_gallery import write_error_gallery
 from gcnet.tasks.detection.matching import match_images
@@ -29,7 +30,6 @@ from gcnet.tasks.detection.metrics import (
 from gcnet.tasks.detection.precision_recall import plot_precision_recall
 from gcnet.tasks.detection.results import box_format_note, read_detections
 from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import EvaluationResult, assumed_order_note
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.text_files import csv_bytes, json_bytes

@@ -22,10 +22,10 @@ from gcnet.models.detector.heads import limit_detections
 from gcnet.models.detector.transform import RoundedTransform
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
+from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection.inference import RawDetections, detect, of_classes, pasted_results
 from gcnet.tasks.detection.predictions import Detections, ImageDetections
 from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.predictor import Inference, Predictor
 from gcnet.tasks.settings import PredictSettings
 
@@ -59,7 +59,7 @@ def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSetting
             settings.refuse_existing("output", file)
     _logger.info("images: %s", describe_resizing(detector.model))
     with progress_bar("images", len(paths)) as progress:
-        detections = ObjectPredictor(loaded, Inference())(
+        detections = ObjectPredictor(detector, loaded.origin, Inference())(
             paths,
             threshold=THRESHOLD if settings.threshold is None else settings.threshold,
             classes=None if settings.classes is None else [name.strip() for name in settings.classes.split(",")],
@@ -117,16 +117,15 @@ class ObjectPredictor(Predictor):
     Memory is bounded: masks are pasted into the image only for detections that are kept, a few at a time.
 
     Args:
-        loaded: a `TrainedDetector` on its device, in eval mode.
+        detector: the detector on its device, in eval mode.
+        origin: model file, run folder or name, as given by the user.
         inference: precision and compilation, of the backbone.
     """
 
     default_batch_size = 1
 
-    def __init__(self, loaded: LoadedModel, inference: Inference) -> None:
-        super().__init__(loaded, inference)
-        detector = loaded.trained
-        assert isinstance(detector, TrainedDetector)
+    def __init__(self, detector: TrainedDetector, origin: str, inference: Inference) -> None:
+        super().__init__(detector.model, origin, inference)
         self.names, self._category_ids = detector.names(), detector.category_ids
         self.categories = dict(zip(self._category_ids, self.names, strict=True))
 

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gcnet.models.card import ModelCard
+    from gcnet.tasks.base import LoadedModel
     from gcnet.tasks.detection.evaluate import DetectorEvaluation
     from gcnet.tasks.detection.predictions import Detections
     from gcnet.tasks.detection.trained import TrainedDetector
     from gcnet.tasks.detection.training import DetectionTraining
-    from gcnet.tasks.loaded import LoadedModel
     from gcnet.tasks.predictor import Inference, Predictor
     from gcnet.tasks.results import AttentionReader, DataReport, MeasuredImages
     from gcnet.training.task import TrainingTask
@@ -130,7 +130,7 @@ class Detection(Task):
     def predictor(self, loaded: "LoadedModel", inference: "Inference") -> "Predictor":
         from gcnet.tasks.detection.predict import ObjectPredictor
 
-        return ObjectPredictor(loaded, inference)
+        return ObjectPredictor(cast(Any, loaded.trained), loaded.origin, inference)
 
     def recognizes_data(self, settings: CheckDataSettings) -> bool:
         from gcnet.data.coco.open import is_coco
