@@ -8,7 +8,13 @@ import pytest
 import timm
 import torch
 
-from gcnet.checkpoints.published_files import cached_path, find_published_file, names_published_file, published_files
+from gcnet.checkpoints.published_files import (
+    cached_path,
+    find_published_file,
+    names_published_file,
+    nearest_published_file,
+    published_files,
+)
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 
@@ -52,6 +58,24 @@ def test_one_entry_is_as_in_the_metafile_of_mmdet() -> None:
         "https://download.openmmlab.com/mmdetection/v2.0/gcnet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco/"
         "mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco_20200515_211915-187da160.pth"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mmdett/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco",
+        "MMDet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco",
+        "mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco",
+        "mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco.pth",
+        "checkpoints/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco_20200515_211915-187da160.pth",
+    ],
+)
+def test_names_and_files_similar_to_a_published_name_suggest_it(text: str) -> None:
+    assert nearest_published_file(text) == '; did you mean "mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco"?'
+
+
+def test_other_names_suggest_nothing() -> None:
+    assert nearest_published_file("runs/first/weights/best.pth") == nearest_published_file("resnet50.pth") == ""
 
 
 @pytest.mark.parametrize("name", _PARAMETERS)

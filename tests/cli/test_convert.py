@@ -49,6 +49,28 @@ def test_the_source_can_be_given_and_errors_name_the_flags(
     assert "--ema: " in capsys.readouterr().err
     assert main(["convert", str(checkpoint), "--output", str(tmp_path / "model.pth")]) == 2
     assert "--output is a new model file and ends in .safetensors" in capsys.readouterr().err
-    torch.save({name: torch.ones(2) for name in ("backbone.conv1.weight", "head.fc.weight", "decode_head.w")}, output)
-    assert main(["convert", output, "--output", output]) == 2
+    two = str(tmp_path / "two.pth")
+    torch.save({name: torch.ones(2) for name in ("backbone.conv1.weight", "head.fc.weight", "decode_head.w")}, two)
+    assert main(["convert", two, "--output", output]) == 2
     assert "give --from" in capsys.readouterr().err
+
+
+def test_existing_files_are_overwritten_only_on_request_and_the_checkpoint_never(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "model.safetensors"
+    output.write_text("notes")
+    assert main(["convert", str(checkpoint), "--output", str(output)]) == 2
+    assert "model.safetensors exists already; --overwrite replaces it" in capsys.readouterr().err
+    assert output.read_text() == "notes"
+    assert main(["convert", str(checkpoint), "--output", str(output), "--overwrite"]) == 0
+    converted = output.read_bytes()
+    assert main(["convert", str(output), "--to", "mmdet", "--output", str(output), "--overwrite"]) == 2
+    assert "--output must be another file than the checkpoint" in capsys.readouterr().err
+    assert output.read_bytes() == converted
+
+
+def test_a_url_as_output_is_refused(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(checkpoint), "--output", "https://example.com/model.safetensors"]) == 2
+    assert "--output must be a path on this machine, found the URL https" in capsys.readouterr().err
+    assert not Path("https:").exists()

@@ -220,9 +220,10 @@ def test_rows_of_classes_move_behind_the_background_which_mmdet_has_last() -> No
         lambda tensors: {"model": {f"module.{name}": value for name, value in tensors.items()}, "optimizer": {}},
         lambda tensors: {"model_state": {f"_orig_mod.{name}": value for name, value in tensors.items()}},
         lambda tensors: {"state_dict": {f"model.{name}": value for name, value in tensors.items()}, "epoch": 3},
+        lambda tensors: {"state_dict": {f"model._orig_mod.{name}": value for name, value in tensors.items()}},
         lambda tensors: {"epoch": 3, "net": {"state_dict": tensors}},
     ],
-    ids=["parallel", "compiled", "lightning", "nested"],
+    ids=["parallel", "compiled", "lightning", "compiled lightning", "nested"],
 )
 def test_entries_and_prefixes_around_the_weights_are_removed(wrapped: Callable[[dict[str, Tensor]], Any]) -> None:
     theirs = layout(SMALL).tensors()

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import gcnet
 from checkpoint_layouts import layout
 from gcnet.errors import UserError
 from gcnet.models.conversion import convert_weights
@@ -68,6 +69,11 @@ def refused(content: Any, source: str | None = None) -> str:
             "roi_head.bbox_head.fc_cls.weight of shape (32, 4), expected (4, 32)",
         ),
         (put("roi_head.bbox_head.fc_cls.bias", torch.tensor(1.0)), "roi_head.bbox_head.fc_cls.bias has no axes"),
+        (put("roi_head.bbox_head.fc_cls.bias", torch.ones(0)), "roi_head.bbox_head.fc_cls.bias has no elements"),
+        (
+            put("rpn_head.rpn_reg.bias", torch.zeros(12, dtype=torch.int64)),
+            "its weights must be floating-point numbers, found rpn_head.rpn_reg.bias of dtype int64",
+        ),
         (drop("backbone.layer3.1.conv1.weight"), "it lacks backbone.layer3.1.conv1.weight"),
         (
             lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("backbone.layer3.1")],
@@ -115,6 +121,33 @@ def test_a_small_file_that_describes_a_huge_network_is_refused_without_building_
 def test_strides_in_the_first_convolution_are_refused() -> None:
     meta = {"cfg": "model = dict(backbone=dict(type='ResNet', style='caffe'))"}
     assert "(style caffe)" in refused({"state_dict": layout(DETECTOR).empty(), "meta": meta})
+
+
+@pytest.mark.parametrize(
+    ("backbone", "expected"),
+    [
+        ("gcb=dict(insert_pos=['after_1x1'])", "has blocks after the addition"),
+        (
+            "plugins=[dict(cfg=dict(type='ContextBlock'), position=[3])]",
+            "has blocks [3], and gcnet has them after_conv3",
+        ),
+    ],
+)
+def test_lists_for_texts_in_a_configuration_are_refused(backbone: str, expected: str) -> None:
+    meta = {"cfg": f"model = dict(backbone=dict({backbone}))"}
+    assert expected in refused({"state_dict": layout("mmdet/mask_rcnn_r50_after_conv2").empty(), "meta": meta})
+
+
+def test_numbers_too_large_in_a_configuration_are_ignored() -> None:
+    cfg = f"lr = 1{'0' * 400} / 3\nmodel = dict(backbone=dict(style='caffe', depth=50 / 0))"
+    assert "(style caffe)" in refused({"state_dict": layout(DETECTOR).empty(), "meta": {"cfg": cfg}})
+
+
+def test_an_invalid_mode_in_a_configuration_is_refused() -> None:
+    plugin = "dict(cfg=dict(type='NonLocal2d', mode=['gaussian']), position='after_conv2')"
+    meta = {"cfg": f"model = dict(backbone=dict(plugins=[{plugin}]))"}
+    tensors = layout("mmdet/mask_rcnn_r50_non_local").empty()
+    assert "unknown mode \"['gaussian']\"; " in refused({"state_dict": tensors, "meta": meta})
 
 
 def test_non_local_blocks_without_a_configuration_are_refused() -> None:
@@ -224,3 +257,9 @@ def test_truncated_and_garbled_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "garbled.safetensors").write_bytes(content)
     assert "damaged" in refused(tmp_path / "garbled.safetensors")
     assert "there is none at" in refused(tmp_path / "missing.pth")
+
+
+def test_a_published_name_that_is_not_in_the_cache_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GCNET_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="gcb_c3-c5_1x_coco is not in the cache: `download` downloads it"):
+        gcnet.convert_checkpoint("mmdet/mask_rcnn_r50_fpn_r4_gcb_c3-c5_1x_coco")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gcnet.checkpoints.published_files import nearest_published_file
 from gcnet.checkpoints.stand_ins import STAND_INS
 from gcnet.checkpoints.weight_file import WeightFile, unwrapped_weights
 from gcnet.errors import UserError, is_url, nearest_path, printable
@@ -82,7 +83,9 @@ def require_file(path: Path) -> None:
         UserError: it is missing, or a folder, a pipe or a device.
     """
     if is_url(path):
-        raise UserError(f"`weights` must be a file on this machine, and {shown(path)} is a URL: download it first")
+        raise UserError(
+            f"`weights` must be a file on this machine, and {shown(path)} is a URL: download it first{_published(path)}"
+        )
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
@@ -104,9 +107,13 @@ def shown(path: Path) -> str:
 
 def _proposal(path: Path) -> str:
     try:
-        return nearest_path(path)
+        return nearest_path(path) or _published(path)
     except OSError:
         return ""
+
+
+def _published(path: Path) -> str:
+    return nearest_published_file(str(path))
 
 
 def _beginning(path: Path) -> bytes:

@@ -64,7 +64,7 @@ def _literal(node: ast.expr, depth: int) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
             return -number
         case ast.BinOp(left=ast.Constant(value=int() | float() as over), op=ast.Div(), right=ast.Constant(value=under)):
-            return over / under if isinstance(under, int | float) and under else None
+            return _quotient(over, under)
         case ast.List() | ast.Tuple():
             return [_literal(item, depth + 1) for item in node.elts]
         case ast.Dict():
@@ -73,3 +73,10 @@ def _literal(node: ast.expr, depth: int) -> Any:
         case ast.Call(func=ast.Name(id="dict")):
             return {item.arg: _literal(item.value, depth + 1) for item in node.keywords if item.arg is not None}
     return None
+
+
+def _quotient(over: float, under: object) -> float | None:
+    try:
+        return over / under if isinstance(under, int | float) else None
+    except (ZeroDivisionError, OverflowError):
+        return None

@@ -128,7 +128,7 @@ def non_local_block(backbone: Backbone, prefix: str, channels: int, config: Mapp
             f"{weights.origin} has non-local blocks of mode embedded_gaussian or dot_product, whose keys are the same, "
             "and no configuration in its metadata that tells which"
         )
-    mode = config.get("mode", "embedded_gaussian") if has_mode else None
+    mode = str(config.get("mode", "embedded_gaussian")) if has_mode else None
     scaled = False if mode == "embedded_gaussian" and config.get("use_scale") is False else None
     return _described(weights, prefix, "mmcv_non_local", channels, mode=mode, use_scale=scaled)
 
@@ -206,7 +206,7 @@ def _plugin(backbone: Backbone, child: str) -> Mapping[str, Any]:
     config = backbone_config(backbone.weights)
     first = config.get("gcb") or config.get("ct")  # of mmdet 1.x and of the first version of xvjiarui/GCNet
     if isinstance(first, dict) and child == _CONTEXT:
-        return {"position": _FIRST_POSITIONS.get(first.get("insert_pos", "after_1x1"), "after the addition")}
+        return {"position": _FIRST_POSITIONS.get(str(first.get("insert_pos", "after_1x1")), "after the addition")}
     plugins = config.get("plugins")
     kind = "ContextBlock" if child == _CONTEXT else "NonLocal2d"
     for plugin in plugins if isinstance(plugins, list) else []:
@@ -234,6 +234,6 @@ def _position(backbone: Backbone, place: tuple[int, int], block: Mapping[str, Te
             f"{weights.origin} has blocks of {channels} channels, and neither its keys nor a configuration in its "
             "metadata tell whether they follow the first or the second convolution of the residual blocks"
         )
-    if position not in _POSITIONS:
+    if str(position) not in _POSITIONS:
         raise UserError(f"{weights.origin} has blocks {position}, and gcnet has them {' or '.join(_POSITIONS)}")
-    return channels, _POSITIONS[position]
+    return channels, _POSITIONS[str(position)]

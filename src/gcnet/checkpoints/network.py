@@ -102,13 +102,15 @@ def require(weights: WeightFile, key: str, source: str) -> Tensor:
         source: name of the source, for errors.
 
     Raises:
-        UserError: it is missing, or a scalar.
+        UserError: it is missing, a scalar, or without elements.
     """
     tensor = weights.tensors.get(key)
     if tensor is None:
         raise UserError(f"{weights.origin} is not a whole checkpoint of {source}: it lacks {key}{_near(key, weights)}")
     if tensor.dim() == 0:
         raise UserError(f"{weights.origin} is damaged: {key} has no axes")
+    if tensor.numel() == 0:
+        raise UserError(f"{weights.origin} is damaged: {key} has no elements, but shape {_sides(tensor)}")
     return tensor
 
 
@@ -126,7 +128,7 @@ def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
         source: name of the source, for errors.
 
     Raises:
-        UserError: unknown, missing or misshapen keys, each with its nearest relative.
+        UserError: unknown, missing or misshapen keys, each with its nearest relative, or weights of integers.
     """
     missing = [key for key in expected if key not in tensors and not key.endswith(".num_batches_tracked")]
     surplus = [key for key in tensors if key not in expected]
@@ -139,8 +141,16 @@ def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
     if unfit:
         shapes = [f"{key} of shape {_sides(tensors[key])}, expected {_sides(expected[key])}" for key in unfit]
         problems.append(f"it has {_listed(shapes, ())}")
+    integers = [key for key in expected if key in tensors and _is_mistyped(tensors[key], expected[key])]
+    if integers:
+        types = [f"{key} of dtype {str(tensors[key].dtype).removeprefix('torch.')}" for key in integers]
+        problems.append(f"its weights must be floating-point numbers, found {_listed(types, ())}")
     if problems:
         raise UserError(f"{origin} does not fit the network of {source} that its keys describe: {'; '.join(problems)}")
+
+
+def _is_mistyped(tensor: Tensor, expected: Tensor) -> bool:
+    return expected.is_floating_point() and not tensor.is_floating_point()
 
 
 def _sides(tensor: Tensor) -> str:

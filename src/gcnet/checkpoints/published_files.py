@@ -97,6 +97,18 @@ def find_published_file(name: str) -> PublishedFile:
     raise UserError(f'no published checkpoint is called "{printable(name)}"{listed}')
 
 
+def nearest_published_file(text: str) -> str:
+    """Return a suggestion to append to a sentence: the published checkpoint that `text` is meant for, or "".
+
+    Args:
+        text: a misspelled name, or the path or URL of a file.
+    """
+    by_file = {file.file_name: file.name for file in published_files()}
+    last = Path(text).name
+    name = Path(text).with_suffix("") if _is_file_name(last) else text
+    return nearest(by_file.get(last, str(name)), by_file.values())
+
+
 def cache_folder() -> Path:
     """Return the folder of downloaded checkpoints: `GCNET_CACHE`, or that of torch.hub, which mmdet and timm use."""
     folder = os.environ.get("GCNET_CACHE")
@@ -116,7 +128,7 @@ def names_published_file(text: str) -> bool:
     """Whether `text` has the form of a name of a published checkpoint, LIBRARY/NAME, and is no existing path."""
     library, slash, name = text.partition("/")
     libraries = {file.library for file in published_files()}
-    return bool(slash and name) and library in libraries and not Path(text).exists() and not _is_file_name(name)
+    return bool(slash and name) and library in libraries and not os.path.exists(text) and not _is_file_name(name)
 
 
 def _is_file_name(name: str) -> bool:

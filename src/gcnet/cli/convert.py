@@ -1,11 +1,12 @@
 """`gcnet convert`: converts a checkpoint of another library to a model file, and back."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gcnet.arguments import POSITIONAL
-from gcnet.errors import UserError
+from gcnet.errors import UserError, printable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +43,8 @@ class Settings:
     """Convert the moving average of the weights."""
     download: bool = False
     """Download a published checkpoint that is not in the cache; nothing is downloaded otherwise."""
+    overwrite: bool = False
+    """Overwrite an existing file of `output`."""
 
     def __post_init__(self) -> None:
         """Check the output, and refuse settings without effect."""
@@ -49,6 +52,7 @@ class Settings:
         if self.output.suffix not in suffixes:
             kind = "model file" if self.to is None else f"checkpoint of {self.to}"
             raise UserError(f"`output` is a new {kind} and ends in {' or '.join(suffixes)}, found {self.output}")
+        self._keep_files()
         for name in ("source", "ema"):
             if self.to is not None and getattr(self, name):
                 raise UserError(f"`{name}` belongs to checkpoints of other libraries, and `to` takes a model file")
@@ -56,6 +60,17 @@ class Settings:
             from gcnet.data.settings import check_download
 
             check_download((self.checkpoint,))
+
+    def _keep_files(self) -> None:
+        """Refuse to replace the checkpoint, and other files without `overwrite`."""
+        if not self.output.is_file():
+            return
+        if os.path.exists(self.checkpoint) and self.output.samefile(self.checkpoint):
+            raise UserError(
+                f"`output` must be another file than the checkpoint, found {printable(self.output)} for both"
+            )
+        if not self.overwrite:
+            raise UserError(f"`output`: {printable(self.output)} exists already; `overwrite` replaces it")
 
 
 def run(settings: Settings) -> int:

@@ -5,7 +5,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gcnet.errors import UserError, printable
+from gcnet.errors import UserError, is_url, printable
 from gcnet.storage import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def check_outputs(settings: object, command: str) -> None:
         if value is None or str(value) == "-":
             continue
         path = Path(value)
+        if is_url(path):
+            raise UserError(f"--{name} must be a path on this machine, found the URL {printable(str(value))}")
         is_file = name != "output" or (command in _OUTPUT_IS_FILE and path.suffix.lower() in _FILE_SUFFIXES)
         try:
             check_output_file(path) if is_file else check_output_folder(path)

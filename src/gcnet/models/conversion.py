@@ -24,6 +24,7 @@ from gcnet.models.registry import build_base_model, detector_options
 from gcnet.storage import has_checksum
 
 _LOG = logging.getLogger("gcnet")
+_MOST_PREFIXES = 3  # such as "model._orig_mod."
 _COUNTER = ".num_batches_tracked"
 
 
@@ -130,15 +131,21 @@ def build_described(network: NetworkDescription) -> nn.Module:
 
 
 def _read(checkpoint: str | Path | Mapping[str, Any], ema: bool) -> WeightFile:
-    """The checkpoint, without a prefix that all keys share, such as Lightning's "model."."""
+    """The checkpoint, without prefixes that all keys share, such as Lightning's "model."."""
     if isinstance(checkpoint, str | Path):
         if weight_format(Path(checkpoint)) == "safetensors" and has_checksum(Path(checkpoint)):
             raise UserError(f"{printable(checkpoint)} is a file of gcnet already, and needs no conversion")
         weights = read_weight_file(Path(checkpoint), ema=ema)
     else:
         weights = unwrapped_weights(checkpoint, "the state dict", ema=ema)
+    for _ in range(_MOST_PREFIXES):
+        weights = _without_shared_prefix(weights)
+    return weights
+
+
+def _without_shared_prefix(weights: WeightFile) -> WeightFile:
     first, *others = {key.partition(".")[0] for key in weights.tensors}
-    if others or first == "backbone":
+    if others or first == "backbone" or first in weights.tensors:
         return weights
     tensors = {key.removeprefix(f"{first}."): value for key, value in weights.tensors.items()}
     return replace(weights, tensors=tensors, notes=(*weights.notes, f'prefix "{printable(first)}." removed'))

@@ -78,7 +78,8 @@ def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     if weight_format(path) != "safetensors" or not has_checksum(path):
         raise UserError(
             f"{printable(path)} holds only weights, without the name of their network: pass them as `weights` with "
-            "`model=NAME` (in Python: create_model(NAME, weights=...))"
+            "`model=NAME` (in Python: create_model(NAME, weights=...)); gcnet convert converts checkpoints of other "
+            "libraries"
         )
     tensors, metadata = load_tensors(path)
     if metadata.get("kind") != "model":
