@@ -49,7 +49,7 @@ def test_a_file_is_downloaded_once(server: FileServer, cache: Path) -> None:
 
 def test_nothing_is_downloaded_without_leave(server: FileServer, cache: Path) -> None:
     file = _published(server.url)
-    with pytest.raises(UserError, match="`download` downloads it, or put the file of http") as error:
+    with pytest.raises(UserError, match="add `download` to download it, or save http") as error:
         checkpoint_file(file, download=False)
     assert file.url in str(error.value) and str(cache / file.file_name) in str(error.value)
     assert server.requests == 0 and not cache.exists()

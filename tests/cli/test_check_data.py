@@ -153,7 +153,7 @@ def test_class_folders_are_checked_with_a_report_and_a_contact_sheet(
     assert main(["check-data", str(tmp_path / "photos"), "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "train  2 images, 2 classes (1 each)\n       all 9 x 7 pixels; 2 RGB\n" in printed
-    assert "problems  0\n" in printed
+    assert "issues  0\n" in printed
     assert json.loads((tmp_path / "out" / "report.json").read_text())["splits"]["val"]["sizes"] == {"9x7": 2}
     with Image.open(tmp_path / "out" / "images.png") as picture:
         assert min(picture.size) > 170

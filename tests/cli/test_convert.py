@@ -48,7 +48,7 @@ def test_the_source_can_be_given_and_errors_name_the_flags(
     assert main(["convert", str(checkpoint), "--output", output, "--ema"]) == 2
     assert "--ema: " in capsys.readouterr().err
     assert main(["convert", str(checkpoint), "--output", str(tmp_path / "model.pth")]) == 2
-    assert "--output is a new model file and ends in .safetensors" in capsys.readouterr().err
+    assert "--output must be a new model file ending in .safetensors" in capsys.readouterr().err
     two = str(tmp_path / "two.pth")
     torch.save({name: torch.ones(2) for name in ("backbone.conv1.weight", "head.fc.weight", "decode_head.w")}, two)
     assert main(["convert", two, "--output", output]) == 2

@@ -66,7 +66,7 @@ def test_differences_to_the_plain_network_are_those_of_the_blocks(
     assert int(total["flops_difference"]) == GC_FLOPS
     assert float(total["parameters_percent"]) == pytest.approx(100 * GC_PARAMETERS / 269_722)
     assert float(total["multiply_adds"]) == int(total["flops"]) / 2
-    for key in ("parameters", "flops", "kept_bytes"):
+    for key in ("parameters", "flops", "activation_bytes"):
         stages = sum(int(row[key]) for row in others if row["kind"] == "stage")
         assert stages == int(total[key])
         assert sum(int(row[f"{key}_difference"] or 0) for row in others) == int(total[f"{key}_difference"])
@@ -125,7 +125,7 @@ def test_blocks_behind_other_modules_are_rows_and_their_stages_sum_up(name: str,
     sites = inserted(create_model(name, block="gc", ratio=4))[0].sites
     assert [row["part"] for row in blocks] == [f"{site.name}.context" for site in sites]
     assert [int(row["parameters"]) for row in blocks] == [site.parameters for site in sites]
-    for key in ("parameters", "flops", "kept_bytes"):
+    for key in ("parameters", "flops", "activation_bytes"):
         assert sum(int(row[key]) for row in rows if row["kind"] == "stage") == int(total[key])
     assert int(total["parameters_difference"]) == sum(site.parameters for site in sites)
     assert sum(int(row["flops"]) for row in blocks) == int(total["flops_difference"]) > 0
@@ -166,7 +166,7 @@ def test_a_network_without_blocks_is_not_compared_with_itself(name: str, capsys:
 
 def test_measured_times_show_their_quartiles_in_tables_that_fit_a_terminal() -> None:
     measured = {"forward_seconds": 0.0058, "forward_seconds_q1": 0.00185, "forward_seconds_q3": 0.0123}
-    counted = {"parameters": 173.0, "flops": 65792.0, "multiply_adds": 32896.0, "kept_bytes": 2232e3}
+    counted = {"parameters": 173.0, "flops": 65792.0, "multiply_adds": 32896.0, "activation_bytes": 2232e3}
     peaks = {"step_seconds": 1.5, "forward_peak_bytes": 5e6, "step_peak_bytes": 7e7}
     lines = [
         CostRow(name, kind, counted | measured | peaks) for name, kind in (("total", "total"), ("layer1", "stage"))
@@ -183,9 +183,9 @@ def test_bars_of_the_figure_have_the_colors_of_its_legend(monkeypatch: pytest.Mo
     figures: list[Figure] = []
     monkeypatch.setattr(cost_figure, "figure_png", lambda drawn, **_: figures.append(drawn) or b"")
     stages = {"stem": 3.0, "layer1": 4.0, "head": 1.0}
-    lines = [CostRow("total", "total", {"parameters": 8.0, "flops": 8.0, "kept_bytes": 8.0, "step_seconds": 8.0})]
+    lines = [CostRow("total", "total", {"parameters": 8.0, "flops": 8.0, "activation_bytes": 8.0, "step_seconds": 8.0})]
     lines += [
-        CostRow(name, "stage", dict.fromkeys(("parameters", "flops", "kept_bytes"), size))
+        CostRow(name, "stage", dict.fromkeys(("parameters", "flops", "activation_bytes"), size))
         for name, size in stages.items()
     ]
     render_costs([CostReport("folder/of/network", (32, 32), 2, tuple(lines))])

@@ -154,8 +154,8 @@ def test_details_of_a_published_checkpoint_have_url_and_source(capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (("--library", "mmdet"), "--library needs --published"),
-        (("--published", "--image-size", "64"), "--image-size belongs to models"),
+        (("--library", "mmdet"), "--library requires --published"),
+        (("--published", "--image-size", "64"), "--image-size cannot be combined with --published"),
         (("--published", "--task", "video", "--library", "timm"), "no published checkpoint of timm is for video"),
         (("--published", "--model", "timm/gcresnet50t"), 'did you mean "timm/gcresnet50t.ra2_in1k"'),
     ],

@@ -256,10 +256,10 @@ def test_truncated_and_garbled_files_are_refused(tmp_path: Path) -> None:
     content[8:40] = b"{" + b"?" * 31
     (tmp_path / "garbled.safetensors").write_bytes(content)
     assert "damaged" in refused(tmp_path / "garbled.safetensors")
-    assert "there is none at" in refused(tmp_path / "missing.pth")
+    assert "there is no weights file" in refused(tmp_path / "missing.pth")
 
 
 def test_a_published_name_that_is_not_in_the_cache_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GCNET_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="gcb_c3-c5_1x_coco is not in the cache: `download` downloads it"):
+    with pytest.raises(UserError, match="gcb_c3-c5_1x_coco is not in the cache: add `download` to download it"):
         gcnet.convert_checkpoint("mmdet/mask_rcnn_r50_fpn_r4_gcb_c3-c5_1x_coco")

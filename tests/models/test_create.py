@@ -117,7 +117,7 @@ def test_other_classifiers_come_by_their_own_name_and_take_blocks() -> None:
         ({"name": "gc_resnet50", "block": "se"}, "already contains a block"),
         ({"name": "resnet18", "stages": (3,)}, "stages: no effect without a block"),
         ({"name": "resnet18", "fusion": "add"}, "fusion: no effect without a block"),
-        ({"name": "resnet18", "weights": "nowhere.pth"}, "there is none at nowhere.pth"),
+        ({"name": "resnet18", "weights": "nowhere.pth"}, "there is no weights file nowhere.pth"),
         ({"name": "gc_resnet18", "detector": {}}, '"resnet18" is a classifier; did you mean "mask_rcnn_resnet18"'),
         (
             {"name": "mask_rcnn_resnet18", "detector": {"rois": 3}},

@@ -130,7 +130,7 @@ def test_folders_pipes_and_missing_or_impossible_names_are_one_sentence(tmp_path
     for name, sentence in {
         "pipe": "is a pipe, socket or device",
         "folder": "is a folder",
-        "missing.pth": "there is none at",
+        "missing.pth": "there is no weights file",
         "nul\0name": "cannot read",
         "x" * 300: "cannot read",
     }.items():

@@ -99,9 +99,9 @@ def test_nothing_is_downloaded_without_the_flag(server: FileServer, tmp_path: Pa
 
 
 def test_a_file_put_into_the_cache_is_used(server: FileServer, content: bytes) -> None:
-    with pytest.raises(UserError, match="put the file of http.* at ") as error:
+    with pytest.raises(UserError, match="save http.* as ") as error:
         gcnet.load_model(NAME)
-    path = Path(str(error.value).rpartition(" at ")[2])
+    path = Path(str(error.value).rpartition(" as ")[2])
     path.parent.mkdir()
     path.write_bytes(content)
     gcnet.load_model(NAME)
@@ -136,7 +136,7 @@ def test_commands_take_the_name_and_download_it(
     monkeypatch.chdir(tmp_path)
     evaluate = ["evaluate", NAME, "--data", "scenes", "--limit", "2"]
     assert main(evaluate) == 2
-    assert "--download downloads it, or put the file of http" in capsys.readouterr().err
+    assert "add --download to download it, or save http" in capsys.readouterr().err
     assert server.requests == 0
     assert main([*evaluate, "--download"]) == 0
     assert main(evaluate) == 0
@@ -176,7 +176,7 @@ def test_a_published_classifier_predicts_as_in_timm(tmp_path: Path, monkeypatch:
 def test_convert_takes_the_name(server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     convert = ["convert", NAME, "--output", str(tmp_path / "model.safetensors")]
     assert main(convert) == 2
-    assert "--download downloads it" in capsys.readouterr().err
+    assert "add --download to download it" in capsys.readouterr().err
     assert main([*convert, "--download"]) == 0
     assert server.requests == 1
     own, cached = gcnet.load_model(tmp_path / "model.safetensors"), gcnet.load_model(NAME)

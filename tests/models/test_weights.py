@@ -161,7 +161,7 @@ MISTAKES = {
     ),
     "no file": (
         {"name": "mask_rcnn_cifar_resnet20", "backbone_weights": "w.pth"},
-        "there is none at w.pth",
+        "there is no weights file w.pth",
     ),
     "unpublished": (
         {"name": "mask_rcnn_gc_cifar_resnet20", "backbone_weights": "pretrained"},

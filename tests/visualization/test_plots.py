@@ -67,7 +67,7 @@ def test_learning_curves_draw_losses_and_learning_rate_of_every_step(figures: li
     assert curves(loss)["training, by step"] == ([n / 4 for n in range(1, 9)], [3.0 - n / 8 for n in range(1, 9)])
     assert curves(loss)["validation"] == ([1, 2], [2.5, 2.5])
     assert curves(top1)["top-1 (%)"] == ([1, 2], [25, 50])
-    assert top1.get_title(loc="left") == "Top-1 (best 50.0 at epoch 2)"
+    assert top1.get_title(loc="left") == "Top-1 (best 50.0 % in epoch 2)"
     assert list(rate.lines[0].get_ydata()) == [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4], "the warm-up is visible"
 
 

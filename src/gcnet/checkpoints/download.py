@@ -38,8 +38,7 @@ def checkpoint_file(file: PublishedFile, *, download: bool) -> Path:
         return path
     if not download:
         raise UserError(
-            f"{file.name} is not in the cache: `download` downloads it, or put the file of {file.url} at "
-            f"{printable(path)}"
+            f"{file.name} is not in the cache: add `download` to download it, or save {file.url} as {printable(path)}"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -89,7 +89,7 @@ def require_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
-        raise UserError(f"`weights` must be a file, and there is none at {shown(path)}{_proposal(path)}") from error
+        raise UserError(f"there is no weights file {shown(path)}{_proposal(path)}") from error
     except (OSError, ValueError) as error:  # ValueError for a NUL in the name
         raise UserError(f"cannot read {shown(path)}: {getattr(error, 'strerror', None) or error}") from error
     if stat.S_ISDIR(mode):

@@ -16,18 +16,18 @@ from gcnet.errors import Failure, UserError, nearest, out_of_memory, printable, 
 
 # The summaries are repeated from each module's SUMMARY, so that the list is printed without importing the modules.
 COMMANDS = {
-    "train": "train a network, or resume a run",
-    "evaluate": "evaluate a trained network on labeled or annotated images",
+    "train": "train a model, or resume a run",
+    "evaluate": "evaluate a trained model on labeled or annotated images",
     "predict": "predict the classes of images, or detect objects in them",
     "analyze": "visualize attention maps, and measure how query-dependent they are",
-    "simplify": "replace query-independent non-local blocks by simpler blocks initialized from their weights",
-    "compare": "train the same network with different blocks, and report scores and costs",
+    "simplify": "replace query-independent non-local blocks by simpler blocks with their weights",
+    "compare": "train the same model with different blocks, and report scores and costs",
     "cost": "count parameters, FLOPs and activations by stage and block; measure time and memory",
-    "reproduce": "train the networks of the paper's tables, or count their costs, with published values",
-    "check-data": "find problems of a data set before training: COCO annotations, class folders or a CSV",
-    "convert": "convert a checkpoint of mmdet or another library to a model file, and back",
+    "reproduce": "train the models of the paper's tables, or count their costs, with published values",
+    "check-data": "find issues of a data set before training: COCO annotations, class folders or a CSV",
+    "convert": "convert checkpoints of mmdet, timm and other libraries to model files, and back",
     "sample-data": "write a small generated data set to try the commands on",
-    "models": "list networks with parameters and FLOPs",
+    "models": "list models with parameters and FLOPs, and published checkpoints",
     "blocks": "list blocks with parts, parameters and options",
 }
 

@@ -29,7 +29,7 @@ class Settings:
     """Number of spatial dimensions: 1, 2 or 3."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no network has."""
+        """Check the number of channels."""
         if self.channels > _MOST_CHANNELS:
             raise UserError(f"--channels must be at most {_MOST_CHANNELS:,}, found {self.channels}")
 
@@ -71,10 +71,10 @@ def _options(spec: "BlockSpec") -> dict[str, str]:
 
 
 def _parameters(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
-    """Of each block the number of parameters, or why there is none.
+    """Numbers of parameters by block, and error messages by block.
 
     Raises:
-        UserError: no block takes such channels, ratio and axes.
+        UserError: these channels, ratio and dimensions are invalid for every block.
     """
     import torch
 

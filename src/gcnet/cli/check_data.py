@@ -2,7 +2,7 @@
 
 from gcnet.tasks.settings import CheckDataSettings
 
-SUMMARY = "find problems of a data set before training: COCO annotations, class folders or a CSV"
+SUMMARY = "find issues of a data set before training: COCO annotations, class folders or a CSV"
 
 Settings = CheckDataSettings
 

@@ -2,7 +2,7 @@
 
 from gcnet.comparison.settings import CompareSettings
 
-SUMMARY = "train the same network with different blocks, and report scores and costs"
+SUMMARY = "train the same model with different blocks, and report scores and costs"
 
 Settings = CompareSettings
 

@@ -11,7 +11,7 @@ from gcnet.errors import UserError, printable
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "convert a checkpoint of mmdet or another library to a model file, and back"
+SUMMARY = "convert checkpoints of mmdet, timm and other libraries to model files, and back"
 
 _SUFFIX = ".safetensors"
 _TORCH_SUFFIXES = (".pth", ".pt")
@@ -36,7 +36,7 @@ class Settings:
     """New model file (.safetensors). With `to`, a file of torch.save (.pth) or safetensors."""
     source: str | None = field(default=None, metadata={"flag": "from"})
     """Library of the checkpoint: mmdet (2 and 3), mmdet1 (1.x and xvjiarui/GCNet), mmaction, mmpretrain, mmseg, timm
-    or torchvision; by default recognized."""
+    or torchvision; recognized by default."""
     to: Literal["mmdet", "mmdet1", "mmpretrain", "timm", "torchvision"] | None = None
     """Write a checkpoint of this library, with bit-identical weights, from a model file."""
     ema: bool = False
@@ -51,11 +51,11 @@ class Settings:
         suffixes = (_SUFFIX,) if self.to is None else (*_TORCH_SUFFIXES, _SUFFIX)
         if self.output.suffix not in suffixes:
             kind = "model file" if self.to is None else f"checkpoint of {self.to}"
-            raise UserError(f"`output` is a new {kind} and ends in {' or '.join(suffixes)}, found {self.output}")
+            raise UserError(f"`output` must be a new {kind} ending in {' or '.join(suffixes)}, found {self.output}")
         self._keep_files()
         for name in ("source", "ema"):
             if self.to is not None and getattr(self, name):
-                raise UserError(f"`{name}` belongs to checkpoints of other libraries, and `to` takes a model file")
+                raise UserError(f"`{name}` cannot be combined with `to`, which takes a model file")
         if self.download:
             from gcnet.data.settings import check_download
 

@@ -2,7 +2,7 @@
 
 from gcnet.tasks.settings import EvaluateSettings
 
-SUMMARY = "evaluate a trained network on labeled or annotated images"
+SUMMARY = "evaluate a trained model on labeled or annotated images"
 
 Settings = EvaluateSettings
 

@@ -11,7 +11,7 @@ from gcnet.errors import UserError
 if TYPE_CHECKING:
     from gcnet.checkpoints.published_files import PublishedFile
 
-SUMMARY = "list networks with parameters and FLOPs"
+SUMMARY = "list models with parameters and FLOPs, and published checkpoints"
 
 _COLUMNS = ("model", "parameters", "GFLOPs", "input")
 
@@ -41,7 +41,7 @@ class Settings:
     """Input resolution in pixels for FLOPs (default: 224; 32 for CIFAR models, 800 x 1280 for detectors)."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that cannot be."""
+        """Check that sizes are positive and that the arguments fit together."""
         for name, value in (("num-classes", self.num_classes), ("image-size", self.image_size)):
             if value is not None and value < 1:
                 raise UserError(f"--{name} must be at least 1, found {value}")
@@ -53,10 +53,10 @@ class Settings:
         given = {name: getattr(self, name) is not None for name in ("library", "task", "num_classes", "image_size")}
         for name in ("num_classes", "image_size") if self.published else ("library", "task"):
             if given[name]:
-                reason = "belongs to models" if self.published else "needs `published`"
+                reason = "cannot be combined with `published`" if self.published else "requires `published`"
                 raise UserError(f"`{name}` {reason}")
         if self.published and self.model and (given["library"] or given["task"]):
-            raise UserError("`library` and `task` list several checkpoints, and `model` shows one: give one of them")
+            raise UserError("`library` and `task` cannot be combined with `model`, which shows one checkpoint")
 
 
 def run(settings: Settings) -> int:
@@ -100,7 +100,7 @@ def _print_published(names: Sequence[str]) -> None:
 
 
 def _notes(name: str | None) -> list[str]:
-    """What to know of the names of all tasks, or of the numbers of one network."""
+    """Notes on the model names of all tasks, or on the numbers of one model."""
     from gcnet.tasks.registry import TASKS, task_of
 
     notes = [task_of(name).flops_note] if name else [task.names_note for task in TASKS.values()]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from gcnet.experiments.reproduce import Measured
 
-SUMMARY = "train the networks of the paper's tables, or count their costs, with published values"
+SUMMARY = "train the models of the paper's tables, or count their costs, with published values"
 
 
 @dataclass(frozen=True)

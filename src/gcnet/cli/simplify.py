@@ -2,7 +2,7 @@
 
 from gcnet.workflows.settings import SimplifySettings
 
-SUMMARY = "replace query-independent non-local blocks by simpler blocks initialized from their weights"
+SUMMARY = "replace query-independent non-local blocks by simpler blocks with their weights"
 
 Settings = SimplifySettings
 

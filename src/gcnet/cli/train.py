@@ -18,7 +18,7 @@ from gcnet.training.settings import (
     TrainSettings,
 )
 
-SUMMARY = "train a network, or resume a run"
+SUMMARY = "train a model, or resume a run"
 
 _WITH_RESUME = tuple(argument.name for argument in arguments_of(ResumeSettings) if not argument.positional)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LARGEST_COUNTED = 100_000  # pixels of a side of the image whose FLOPs are counted
 _SIZE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?")
 _NOTES = """
-FLOPs are of one image and count a multiply-add as two; MACs are the multiply-adds, which papers print as FLOPs.
+FLOPs are of one image and count a multiply-add as two. MACs are multiply-adds, which papers call FLOPs.
 Activations are what autograd saves for the backward pass of a training step at this batch size."""
 _OF_TIMES = (
     "Times are medians, with quartiles in parentheses; a wide range indicates a busy machine. Stages and blocks are\n"

@@ -15,7 +15,7 @@ from gcnet.visualization.style import INK, PALE, PALETTE, figure_caption, figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BY_STAGE = ("parameters", "flops", "kept_bytes")
+_BY_STAGE = ("parameters", "flops", "activation_bytes")
 _WHOLE = ("forward_seconds", "step_seconds", "step_peak_bytes")
 _PANELS = 2  # side by side, legible at the width of a page
 _MOST_STAGES = 12  # in the legend; with more, totals are drawn

@@ -181,4 +181,4 @@ def count(choice: CountedNetwork, size: tuple[int, int], batch: int) -> CostRepo
 
 def _line(item: CostPart, kind: str) -> CostRow:
     values = {"parameters": item.parameters, "flops": item.flops, "multiply_adds": item.flops / 2}
-    return CostRow(item.name, kind, values | {"kept_bytes": item.saved_bytes})
+    return CostRow(item.name, kind, values | {"activation_bytes": item.saved_bytes})

@@ -116,7 +116,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "parameters": Quantity("parameters", 1),
     "flops": Quantity("GFLOPs", 1e9),
     "multiply_adds": Quantity("GMACs", 1e9),
-    "kept_bytes": Quantity("activations (MB)", 1e6),
+    "activation_bytes": Quantity("activations (MB)", 1e6),
     "forward_seconds": Quantity("forward (ms)", 1e-3, ("forward_seconds_q1", "forward_seconds_q3")),
     "step_seconds": Quantity("step (ms)", 1e-3, ("step_seconds_q1", "step_seconds_q3")),
     "forward_peak_bytes": Quantity("forward peak (MB)", 1e6),

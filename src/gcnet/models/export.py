@@ -36,7 +36,7 @@ def export_checkpoint(model: nn.Module, library: str) -> dict[str, Any]:
         entry "state_dict" and metadata with class names and plugins.
 
     Raises:
-        UserError: the library does not have this network, or not with the same outputs.
+        UserError: the library cannot represent this network, or only with other outputs.
     """
     if library not in EXPORT_LIBRARIES:
         raise unknown("library", library, EXPORT_LIBRARIES)
@@ -49,12 +49,12 @@ def export_checkpoint(model: nn.Module, library: str) -> dict[str, Any]:
         content = tensors if library in _PLAIN else {"meta": _metadata(network), "state_dict": tensors}
         again = convert_weights(content, library)
     except UserError as error:
-        raise UserError(f"{library} does not have this {card.architecture}: {error}") from error
+        raise UserError(f"{library} cannot represent this {card.architecture}: {error}") from error
     difference = _difference(model, again, network)
     if not difference and not _same(tensors, NETWORK_SOURCES[library].export(again.model.state_dict(), again.network)):
         difference = "other weights"
     if difference:
-        raise UserError(f"{library} does not have this {card.architecture}: it would have {difference}")
+        raise UserError(f"{library} cannot represent this {card.architecture}: converted back, it has {difference}")
     return content
 
 

@@ -100,7 +100,7 @@ class EvaluateSettings(CommandSettings):
         if self.results is not None:
             self._check_results()
         elif self.model is None:
-            raise UserError("gcnet evaluate needs `model`, a model file or a name, or `results`, a file of detections")
+            raise UserError("gcnet evaluate requires `model` (model file, run folder or name) or `results` (JSON file)")
         if self.download:
             check_download((self.model, self.weights), self.data)
         self.data_settings(None)

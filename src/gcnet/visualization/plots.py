@@ -101,7 +101,7 @@ def _draw_scores(axes: "Axes", evaluations: _Rows, title: str, names: Mapping[st
     first, name = next(iter(names.items()))
     measured = [(float(row[first]), float(row["epoch"])) for row in evaluations if row.get(first) not in (None, "")]
     best, epoch = max(measured, key=itemgetter(0), default=(None, 0.0))  # the first of equal ones, as in training
-    text = "not measured" if best is None else f"best {100 * best:.1f} at epoch {epoch:.3g}"
+    text = "not measured" if best is None else f"best {100 * best:.1f} % in epoch {epoch:.3g}"
     axes.set_title(f"{title} ({text})", loc="left", fontsize=12, color=INK)
     if len(names) > 1:
         _add_legend(axes)

@@ -114,7 +114,7 @@ def _choose_images(settings: AnalyzeSettings) -> list[Path]:
     paths = find_images(settings.images, note=_logger.warning)
     count = min(settings.limit or IMAGES, len(paths))
     if count < len(paths):
-        _logger.info("%d of %d images, evenly spread; `limit` takes another number", count, len(paths))
+        _logger.info("%d of %d images, evenly spread; `limit` sets the number", count, len(paths))
     return evenly_spread(paths, count)
 
 

@@ -58,7 +58,7 @@ class AttentionStatistics:
     def _table(self) -> list[str]:
         lines = [
             f"average distance between positions, {self.layers[0].images:,} images; 95 % intervals over images",
-            "cosine from 0 (the same) over 0.5 (unrelated) to 1; js divergence in nats, up to 0.69",
+            "cosine distance: 0 equal, 0.5 unrelated, 1 opposite; Jensen-Shannon (js) divergence: nats, at most 0.69",
             "",
         ]
         width = max(len("layer"), *(len(layer.name) for layer in self.layers))

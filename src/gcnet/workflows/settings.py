@@ -66,7 +66,7 @@ class SimplifySettings:
         if self.download:
             check_download((self.model, self.weights))
         if self.output.suffix != MODEL_SUFFIX:
-            raise UserError(f"`output` is a new model file and ends in {MODEL_SUFFIX}, found {self.output}")
+            raise UserError(f"`output` must be a new model file ending in {MODEL_SUFFIX}, found {self.output}")
         if os.path.realpath(self.output) == os.path.realpath(self.model):
             raise UserError(f"`output` must be another file, and {self.output} is the model itself")
         if self.ratio is not None and self.block != "gc":

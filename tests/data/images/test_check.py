@@ -28,9 +28,9 @@ def write_photos(root: Path) -> Path:
     return root
 
 
-def test_clean_data_have_no_problems_and_are_described(tmp_path: Path) -> None:
+def test_clean_data_have_no_issues_and_are_described(tmp_path: Path) -> None:
     report = check_images(open_splits(str(write_photos(tmp_path))), workers=2)
-    assert report.problems == ()
+    assert report.issues == ()
     assert {name: split.images for name, split in report.splits.items()} == {"train": 8, "val": 4}
     train = report.splits["train"]
     assert (train.per_class, train.modes, set(train.sizes)) == ({"cat": 4, "dog": 4}, {"RGB": 8}, {(13, 11)})
@@ -46,7 +46,7 @@ def test_each_kind_of_problem_is_found_where_it_is(tmp_path: Path) -> None:
     (root / "train" / "bird").mkdir()
     shutil.copy(cat / "3.png", root / "train" / "bird" / "x.tif.txt")
     report = check_images(open_splits(str(root)))
-    found = {(problem.kind, problem.place): problem.details for problem in report.problems}
+    found = {(issue.kind, issue.place): issue.details for issue in report.issues}
     assert found == {
         ("unreadable image", "train/dog/3.png"): "empty file",
         ("class without images", "val/bird"): "no images",
@@ -65,7 +65,7 @@ def test_a_table_and_a_folder_without_splits_are_checked_too(tmp_path: Path) -> 
     (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]))
     splits = open_splits(str(tmp_path / "list.csv"), str(root))
     assert {name: len(split) for name, split in splits.items()} == {"train": 2, "test": 1}
-    assert Counter(problem.kind for problem in check_images(splits).problems) == {"class without images": 1}
+    assert Counter(issue.kind for issue in check_images(splits).issues) == {"class without images": 1}
 
 
 LABELS = [0] * 12 + [1] * 4 + [2] * 1  # 17 images

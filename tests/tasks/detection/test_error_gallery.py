@@ -33,7 +33,7 @@ def test_the_gallery_is_sorted_by_f1_and_self_contained(scenes: CocoImages, tmp_
     third = [one for one in perfect if one["image_id"] == 7][:2]
     results = [one for one in perfect if one["image_id"] != 7] + third
     matches = match_images(scenes.content, results, ALL)
-    assert write_error_gallery(scenes, matches, tmp_path, about="a <model> on scenes") == (
+    assert write_error_gallery(scenes, matches, tmp_path, about=("scenes", "a <model>")) == (
         "error_gallery.png",
         "error_gallery.html",
     )
@@ -45,7 +45,7 @@ def test_the_gallery_is_sorted_by_f1_and_self_contained(scenes: CocoImages, tmp_
     assert page.count('src="data:image/jpeg;base64,') == 4
     assert not re.search(r"<script|https?://|src=\"(?!data:)|@import|url\(", page)
     assert "prefers-color-scheme: dark" in page
-    assert "a &lt;model&gt; on scenes: all 2 images with errors" in page
+    assert "scenes, a &lt;model&gt;: all 2 images with errors" in page
     assert "2 of 11 images have errors; 56 of 66 objects detected, 10 false negatives, 0 false positives" in page
     assert CAPTION in page
     with Image.open(tmp_path / "error_gallery.png") as picture:
@@ -54,7 +54,7 @@ def test_the_gallery_is_sorted_by_f1_and_self_contained(scenes: CocoImages, tmp_
 
 def test_without_errors_nothing_is_written(scenes: CocoImages, tmp_path: Path) -> None:
     matches = match_images(scenes.content, as_results(scenes.content), ALL)
-    assert write_error_gallery(scenes, matches, tmp_path, about="") == ()
+    assert write_error_gallery(scenes, matches, tmp_path, about=()) == ()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -65,7 +65,7 @@ def test_names_are_escaped_and_unreadable_images_are_skipped(tmp_path: Path) -> 
     (tmp_path / "<b>2\n$x_1$<").mkdir()
     Scenes(3).read(1).save(tmp_path / content["images"][1]["file_name"])
     images = CocoImages(content, FolderReader(tmp_path, content["images"]))
-    write_error_gallery(images, match_images(content, [], [1, 2, 3]), tmp_path, about="")
+    write_error_gallery(images, match_images(content, [], [1, 2, 3]), tmp_path, about=())
     assert headings((tmp_path / "error_gallery.html").read_text()) == [
         (r"&lt;b&gt;2\n$x_1$&lt;/b&gt;.png", "F1 0.0: 0 TP, 6 FN, 0 FP")
     ]
@@ -77,6 +77,6 @@ def test_the_number_of_images_on_the_page_is_limited(tmp_path: Path, monkeypatch
     many = CocoImages(generated.coco_annotations(), SceneReader(generated))
     matches = match_images(many.content, shaken(many.content), range(1, 6))
     assert all(match.false_negatives for match in matches)
-    write_error_gallery(many, matches, tmp_path, about="")
+    write_error_gallery(many, matches, tmp_path, about=())
     assert len(headings((tmp_path / "error_gallery.html").read_text())) == 3
     assert _summary(matches).startswith("5 of 5 images have errors")

@@ -67,7 +67,7 @@ IMAGE_ISSUE_KINDS: Mapping[str, str] = {
     "image with several labels": "labels are contradictory",
     "repeated image": "has a higher weight",
 }
-"""Kinds of problems, and what each leads to."""
+"""Kinds of issues, with their consequences."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ class ImagesReport:
 
     Attributes:
         splits: Statistics by split.
-        problems: Issues, in the order of `IMAGE_ISSUE_KINDS`.
+        issues: Issues, in the order of `IMAGE_ISSUE_KINDS`.
     """
 
     splits: Mapping[str, SplitReport]
-    problems: tuple[ImageIssue, ...]
+    issues: tuple[ImageIssue, ...]
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def check_images(
         Statistics and issues.
     """
     reports: dict[str, SplitReport] = {}
-    problems: list[ImageIssue] = []
+    issues: list[ImageIssue] = []
     places: dict[bytes, list[tuple[str, int]]] = {}
     for name, images in splits.items():
         files = []
@@ -154,16 +154,16 @@ def check_images(
                 progress(1)
         for index, file in enumerate(files):
             if file.size is None:
-                problems.append(ImageIssue("unreadable image", _place(name, images, index), file.reason))
+                issues.append(ImageIssue("unreadable image", _place(name, images, index), file.reason))
             if file.digest is not None:
                 places.setdefault(file.digest, []).append((name, index))
         reports[name] = _report(images, files)
-    problems += _missing_classes(reports)
+    issues += _missing_classes(reports)
     for copies in places.values():
         if len(copies) > 1:
-            problems.append(_repetition(copies, splits))
+            issues.append(_repetition(copies, splits))
     order = list(IMAGE_ISSUE_KINDS)
-    return ImagesReport(reports, tuple(sorted(problems, key=lambda problem: order.index(problem.kind))))
+    return ImagesReport(reports, tuple(sorted(issues, key=lambda issue: order.index(issue.kind))))
 
 
 def _look(path: Path) -> _Look:
@@ -189,13 +189,13 @@ def _report(images: FileImages, files: Sequence[_Look]) -> SplitReport:
 def _missing_classes(reports: Mapping[str, SplitReport]) -> list[ImageIssue]:
     train = reports.get("train")
     names = next(iter(reports.values())).per_class
-    problems = [ImageIssue("single class", "data", f'"{name}" alone') for name in names if len(names) == 1]
+    issues = [ImageIssue("single class", "data", f'"{name}" alone') for name in names if len(names) == 1]
     for name, report in reports.items():
         for label, count in report.per_class.items():
             if not count:
                 kind = "class without training images" if report is train else "class without images"
-                problems.append(ImageIssue(kind, f"{name}/{label}", "no images"))
-    return problems
+                issues.append(ImageIssue(kind, f"{name}/{label}", "no images"))
+    return issues
 
 
 def _repetition(copies: Sequence[tuple[str, int]], splits: Mapping[str, FileImages]) -> ImageIssue:

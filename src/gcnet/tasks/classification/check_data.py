@@ -44,16 +44,16 @@ class LabeledImagesReport(DataReport):
     @property
     def has_issues(self) -> bool:
         """Whether there is any issue."""
-        return bool(self.report.problems)
+        return bool(self.report.issues)
 
     def __str__(self) -> str:
         """Return images, sizes and classes of each split, and the first issues of each kind."""
         lines = [line for name, split in self.report.splits.items() for line in _describe_split(name, split)]
-        problems = self.report.problems
-        kinds = len({problem.kind for problem in problems})
-        count = f"problems  {len(problems):,}" + (f" of {kinds} kinds" if kinds > 1 else "")
-        issues = describe_issues(problems, IMAGE_ISSUE_KINDS, self.listed)
-        return "\n".join([*lines, "", *_describe_classes(self.report), "", count, *issues])
+        issues = self.report.issues
+        kinds = len({issue.kind for issue in issues})
+        count = f"issues  {len(issues):,}" + (f" of {kinds} kinds" if kinds > 1 else "")
+        listed = describe_issues(issues, IMAGE_ISSUE_KINDS, self.listed)
+        return "\n".join([*lines, "", *_describe_classes(self.report), "", count, *listed])
 
     def write(self, folder: Path) -> list[str]:
         """Write report.json, and images.png with a sample of the first split.
@@ -75,8 +75,8 @@ class LabeledImagesReport(DataReport):
             }
             for name, split in self.report.splits.items()
         }
-        problems = [asdict(problem) for problem in self.report.problems]
-        write_atomic(folder / "report.json", json_bytes({"splits": splits, "problems": problems}))
+        issues = [asdict(issue) for issue in self.report.issues]
+        write_atomic(folder / "report.json", json_bytes({"splits": splits, "issues": issues}))
         split, images = next(iter(self.splits.items()))
         has_sheet = _draw_sheet(images, folder / "images.png", f"{self.data}, {split}")
         return ["report.json", *(["images.png"] if has_sheet else [])]

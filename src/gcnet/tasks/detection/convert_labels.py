@@ -39,7 +39,7 @@ class ConversionReport(DataReport):
     def __str__(self) -> str:
         """Return the first issues of each kind, the files written, and a training command."""
         kinds = dict.fromkeys((issue.kind for issue in self.issues), "")
-        count = f"problems     {len(self.issues):,}" + (f" of {len(kinds)} kinds" if kinds else "")
+        count = f"issues       {len(self.issues):,}" + (f" of {len(kinds)} kinds" if kinds else "")
         written = [f"wrote {description}" for description in self.files.values()]
         lines = [count, *describe_issues(self.issues, kinds, self.listed), "", *written]
         return "\n".join([*lines, f"train with: {self.command}"])

@@ -65,7 +65,7 @@ class Pair:
 
 
 def write_error_gallery(
-    images: CocoImages, matches: Sequence[ImageMatches], folder: Path, *, about: str, labels: bool = True
+    images: CocoImages, matches: Sequence[ImageMatches], folder: Path, *, about: Sequence[str], labels: bool = True
 ) -> tuple[str, ...]:
     """Write error_gallery.png and error_gallery.html; unreadable images are skipped.
 
@@ -73,7 +73,7 @@ def write_error_gallery(
         images: the annotated images.
         matches: matches of `match_images`.
         folder: an existing folder.
-        about: model and data, for the page.
+        about: data, model and number of images, for the captions.
         labels: draw class and score next to objects where they fit.
 
     Returns:
@@ -83,11 +83,12 @@ def write_error_gallery(
     if not pairs:
         return ()
     counts = _summary(matches)
-    _draw(pairs[:SHOWN_IN_PICTURE], counts, folder / "error_gallery.png", caption=figure_caption(printable(about)))
+    caption = figure_caption(*map(printable, about))
+    _draw(pairs[:SHOWN_IN_PICTURE], counts, folder / "error_gallery.png", caption=caption)
     page = render_page(
         "error_gallery.html",
         title="Error gallery",
-        about=f"{printable(about)}: {_shown(pairs, matches)}",
+        about=f"{printable(', '.join(about))}: {_shown(pairs, matches)}",
         counts=counts,
         caption=CAPTION,
         pairs=[_card(pair) for pair in pairs],

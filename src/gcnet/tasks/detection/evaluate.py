@@ -107,11 +107,11 @@ class DetectorEvaluation(EvaluationResult):
         if self.origin["results"] is None:
             write_atomic(folder / "detections.json", json.dumps(metrics.results).encode())
             written.append("detections.json")
-        data = Path(self.origin["data"]).name
-        caption = figure_caption(data, self.network, f"{self.images:,} images")
+        about = (Path(self.origin["data"]).name, self.network, f"{self.images:,} images")
+        caption = figure_caption(*about)
         plot_precision_recall(metrics.boxes, metrics.masks, folder / "precision_recall.png", caption=caption)
         matches = match_images(images.content, metrics.results, metrics.image_ids)
-        gallery = write_error_gallery(images, matches, folder, about=f"{self.network} on {data}")
+        gallery = write_error_gallery(images, matches, folder, about=about)
         if not gallery:
             _logger.warning("no error gallery: no readable image has errors")
         return [*written, "precision_recall.png", *gallery]
