@@ -8,7 +8,7 @@ WORKERS ?= 2
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo oracle test test-slow test-oracle test-scale check bench docs-pictures
+.PHONY: help setup demo oracle oracle-table test test-slow test-oracle test-scale check bench docs-pictures
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -25,6 +25,9 @@ test-slow: $(STAMP) ## Set up, then run the slow tests: trainings, processes, wh
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 oracle: $(ORACLE_STAMP) ## Set up, then install the original code (mmdet, mmsegmentation, ...) into .oracle (once; 300 MB)
+
+oracle-table: $(ORACLE_STAMP) ## Set up with the original code, then compare with it and write the tables of docs/original-code.md
+	PYTHONPATH=tests $(BIN)/python -m oracle
 
 test-oracle: $(ORACLE_STAMP) ## Set up with the original code, then run the slow tests that compare with it
 	$(BIN)/python -m pytest -n $(WORKERS) -m oracle

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gcnet.data.scenes import Scenes
+from oracle.detector_stages import small_image
 from oracle.original_code import PYTHON, OriginalCode
 
 
@@ -22,9 +22,7 @@ def original_code() -> Iterator[OriginalCode]:
 @pytest.fixture(scope="session")
 def generated_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of an image of 320 x 200 pixels with textured shapes."""
-    path = tmp_path_factory.mktemp("images") / "scene.png"
-    Scenes(1, size=320, distance=50).read(0).crop((0, 60, 320, 260)).save(path)
-    return path
+    return small_image(tmp_path_factory.mktemp("images") / "scene.png")
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
+from gcnet import convert_checkpoint
 from gcnet.data.coco.loading import image_to_tensor
 from gcnet.data.decode import open_image
+from gcnet.data.scenes import Scenes
+from oracle.original_code import OriginalCode
 
-BOX_TOLERANCE = 0.01
+SAME = 0.1
 """Pixels within which boxes of both are the same detection or proposal."""
 LEVELS = ("0", "1", "2", "3", "pool")
 """Names of the maps of the pyramid."""
@@ -49,6 +53,11 @@ class DetectorStages:
     def _levels(self, name: str, count: int) -> list[Tensor]:
         return [self.original[f"{name}.{level}"] for level in range(count)]
 
+    @torch.no_grad()
+    def all_stages(self) -> dict[str, float]:
+        """The differences of every single stage."""
+        return self.maps() | self.proposal_selection() | self.box_heads() | self.detections() | self.masks()
+
     def maps(self) -> dict[str, float]:
         """Backbone from the same image tensor, pyramid from the same C2 to C5, and RPN head from the same pyramid."""
         backbone, stages = self.model.backbone, self._levels("c", 4)
@@ -61,7 +70,7 @@ class DetectorStages:
         }
 
     def proposal_selection(self) -> dict[str, float]:
-        """Proposals from the same RPN outputs: those of the original without one of ours within `BOX_TOLERANCE`."""
+        """Proposals from the same RPN outputs: those of the original without one of ours within `SAME`."""
         rpn = self.model.rpn
         logits, deltas = self._levels("rpn.logits", 5), self._levels("rpn.deltas", 5)
         anchors = rpn.anchor_generator(self.images, self._levels("p", 5))
@@ -71,7 +80,7 @@ class DetectorStages:
         (ours,), _ = rpn.filter_proposals(decoded, objectness, [self.resized], counts)
         nearest = torch.cdist(self.proposals(), ours, p=torch.inf).amin(1)
         return {
-            "proposals missing": int((nearest > BOX_TOLERANCE).sum()),
+            "proposals missing": int((nearest > SAME).sum()),
             "proposals": len(nearest),
             "proposals, ours": len(ours),
         }
@@ -113,33 +122,57 @@ class DetectorStages:
         different = _differing_pixels(pasted["masks"], self.original)
         return {"pooled RoIs of masks": max(pooled), "mask head": max(outputs)} | different
 
-    def whole_from_tensor(self) -> dict[str, float]:
-        """The whole detector on the original's image tensor."""
-        features = self.model.backbone(self.original["input"])
-        proposals, _ = self.model.rpn(self.images, features)
-        ours, _ = self.model.roi_heads(features, proposals, [self.resized])
-        ours = self.model.transform.postprocess(ours, [self.resized], [self.shape])
-        return self._compare_whole(ours[0], proposals[0])
-
+    @torch.no_grad()
     def whole_from_file(self, image: Path) -> dict[str, float]:
         """The whole detector on the image file."""
-        pixels = image_to_tensor(open_image(image, upright=False))
-        batch, _ = self.model.transform([pixels])
-        features = self.model.backbone(batch.tensors)
-        proposals, _ = self.model.rpn(batch, features)
-        (ours,) = self.model([pixels])
-        input_difference = (batch.tensors - self.original["input"]).abs().max().item()
-        return {"input": input_difference} | self._compare_whole(ours, proposals[0])
+        kept: dict[str, Any] = {}
+        handles = [
+            self.model.backbone.register_forward_pre_hook(lambda _, inputs: kept.update(input=inputs[0])),
+            self.model.rpn.register_forward_hook(lambda _, __, output: kept.update(proposals=output[0][0])),
+        ]
+        (ours,) = self.model([image_to_tensor(open_image(image, upright=False))])
+        for handle in handles:
+            handle.remove()
+        difference = (kept["input"] - self.original["input"]).abs().max().item()
+        return {"input": difference} | self._compare_whole(ours, kept["proposals"])
 
     def _compare_whole(self, ours: Mapping[str, Tensor], proposals: Tensor) -> dict[str, float]:
         nearest = torch.cdist(self.proposals(), proposals, p=torch.inf).amin(1)
         theirs = {name: self.original[name] for name in ("boxes", "scores", "labels")}
-        result: dict[str, float] = {"proposals missing": int((nearest > 0.1).sum())}
+        result: dict[str, float] = {"proposals missing": int((nearest > SAME).sum())}
         result |= {"proposals": len(nearest), "proposals, ours": len(proposals)}
         result |= _compare_detections(ours, theirs)
-        if len(ours["masks"]) == len(self.original["masks"]):
-            result |= _differing_pixels(ours["masks"], self.original)
-        return result
+        return result | _differing_pixels(ours["masks"][_matches(ours, theirs)], self.original)
+
+
+def original_run(
+    original_code: OriginalCode, folder: Path, config: str, *, image: Path, size: tuple[int, int]
+) -> DetectorStages:
+    """Run the original with random weights, and convert its checkpoint.
+
+    Args:
+        original_code: its process.
+        folder: of the files that are exchanged.
+        config: name of a file of mmdet's `configs/gcnet`.
+        image: file of the image.
+        size: most pixels of the long and of the short side of the resized image.
+
+    Returns:
+        The original's run and the converted detector.
+    """
+    options = {"config": config, "seed": 1, "image": image, "size": size}
+    sizes = original_code("detectors.run", path=folder / "stages.safetensors", **options)
+    original_code("detectors.checkpoint", path=folder / "checkpoint.pth", **options)
+    model: Any = convert_checkpoint(folder / "checkpoint.pth")
+    model.transform.max_size, model.transform.min_size = size[0], (size[1],)
+    (folder / "checkpoint.pth").unlink()
+    return DetectorStages(model, load_file(folder / "stages.safetensors"), sizes)
+
+
+def small_image(path: Path) -> Path:
+    """Write an image of 320 x 200 pixels with textured shapes, and return its path."""
+    Scenes(1, size=320, distance=50).read(0).crop((0, 60, 320, 260)).save(path)
+    return path
 
 
 def _relative(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
@@ -150,17 +183,29 @@ def _relative(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
     )
 
 
+def _matches(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
+    """Index of our detection for each of the original, of the same class with the nearest box."""
+    distances = torch.cdist(theirs["boxes"], ours["boxes"], p=torch.inf)
+    distances[theirs["labels"][:, None] + 1 != ours["labels"]] = torch.inf
+    return distances.argmin(1)
+
+
 def _compare_detections(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, float]:
-    """Detections at the same place of both lists, where labels are equal and boxes within a tenth of a pixel."""
-    count = min(len(ours["boxes"]), len(theirs["boxes"]))
-    boxes = (ours["boxes"][:count] - theirs["boxes"][:count]).abs().amax(1)
-    scores = (ours["scores"][:count] - theirs["scores"][:count]).abs()
-    same = (ours["labels"][:count] == theirs["labels"][:count] + 1) & (boxes < 0.1)
+    """Detections that are missing or at another place in the list, and differences of the others.
+
+    The list is sorted by score, so that only detections of almost equal scores can change places.
+    """
+    matches = _matches(ours, theirs)
+    boxes = (ours["boxes"][matches] - theirs["boxes"]).abs().amax(1)
+    same = (ours["labels"][matches] == theirs["labels"] + 1) & (boxes < SAME)
+    places = torch.arange(len(matches))
     return {
-        "detections, same order": int(same.sum()),
-        "detections": max(len(ours["boxes"]), len(theirs["boxes"])),
+        "detections missing": len(same) - len(matches[same].unique()),
+        "detections out of order": int((matches[same] != places[same]).sum()),
+        "detections": len(same),
+        "detections, ours": len(ours["boxes"]),
         "boxes": boxes[same].max().item() if same.any() else 0.0,
-        "scores": scores[same].max().item() if same.any() else 0.0,
+        "scores": (ours["scores"][matches] - theirs["scores"])[same].abs().max().item() if same.any() else 0.0,
     }
 
 

@@ -1,14 +1,10 @@
 """Converted detectors give the outputs of mmdet's own code, stage by stage and from the image file on."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from gcnet import convert_checkpoint
-from oracle.detector_stages import DetectorStages
+from oracle.detector_stages import DetectorStages, original_run
 from oracle.original_code import OriginalCode
 
 pytestmark = [pytest.mark.oracle, pytest.mark.slow]
@@ -37,20 +33,9 @@ CONFIGS = (
 MAPS, HEADS, SCORES = 1e-3, 1e-5, 1e-3
 
 
-def run(original_code: OriginalCode, folder: Path, config: str, image: Path, size: tuple[int, int]) -> DetectorStages:
-    """The original's run on an image resized to at most `size` (long, short side), and the converted detector."""
-    options = {"config": config, "seed": 1, "image": image, "size": size}
-    sizes = original_code("detectors.run", path=folder / "stages.safetensors", **options)
-    original_code("detectors.checkpoint", path=folder / "checkpoint.pth", **options)
-    model: Any = convert_checkpoint(folder / "checkpoint.pth")
-    model.transform.max_size, model.transform.min_size = size[0], (size[1],)
-    (folder / "checkpoint.pth").unlink()
-    return DetectorStages(model, load_file(folder / "stages.safetensors"), sizes)
-
-
 def assert_stages_are_equal(stages: DetectorStages) -> None:
     """Heads on equal inputs differ by rounding at most, and the backbone by rounding in the blocks."""
-    found = stages.maps() | stages.proposal_selection() | stages.box_heads() | stages.detections() | stages.masks()
+    found = stages.all_stages()
     assert_outputs_are_equal(found)
     assert found["C2 to C5"] < MAPS
     assert found["P2 to P6"] == found["RPN head"] == 0
@@ -61,8 +46,9 @@ def assert_stages_are_equal(stages: DetectorStages) -> None:
 def assert_outputs_are_equal(found: dict[str, float], *, mask_pixels: float = 1e-4) -> None:
     """All proposals and detections are there, and the share `mask_pixels` of the pixels in boxes differs at most."""
     print(found)
-    assert found["proposals missing"] == 0 and found["proposals"] == found["proposals, ours"] == 1000
-    assert found["detections, same order"] == found["detections"] == 100
+    assert found["proposals missing"] == 0 and 900 < found["proposals"] == found["proposals, ours"]
+    assert found["detections missing"] == 0 and found["detections"] == found["detections, ours"] == 100
+    assert found["detections out of order"] <= 4  # of scores that are equal but for rounding
     assert found["boxes"] < 0.01 and found["scores"] < SCORES
     assert found["mask pixels"] > 10_000 and found["mask pixels that differ"] < mask_pixels * found["mask pixels"]
 
@@ -71,18 +57,16 @@ def test_the_configs_are_those_of_mmdet(original_code: OriginalCode) -> None:
     assert original_code("detectors.names") == list(CONFIGS)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("config", CONFIGS)
 def test_detector_gives_the_outputs_of_mmdet(
     config: str, original_code: OriginalCode, generated_image: Path, tmp_path: Path
 ) -> None:
-    stages = run(original_code, tmp_path, config, generated_image, (256, 160))
+    stages = original_run(original_code, tmp_path, config, image=generated_image, size=(256, 160))
     assert_stages_are_equal(stages)
     # In boxes of few pixels, most pixels are close to the border of a random mask.
     assert_outputs_are_equal(stages.whole_from_file(generated_image), mask_pixels=3e-4)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize(
     "config",
     [
@@ -93,5 +77,7 @@ def test_detector_gives_the_outputs_of_mmdet(
 def test_detector_gives_the_outputs_of_mmdet_on_a_photo_of_the_published_size(
     config: str, original_code: OriginalCode, photo: Path, tmp_path: Path
 ) -> None:
-    stages = run(original_code, tmp_path, config, photo, (1333, 800))
-    assert_outputs_are_equal(stages.whole_from_file(photo))
+    stages = original_run(original_code, tmp_path, config, image=photo, size=(1333, 800))
+    found = stages.whole_from_file(photo)
+    assert_outputs_are_equal(found)
+    assert found["proposals"] == 1000

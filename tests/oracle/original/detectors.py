@@ -46,12 +46,13 @@ def _build(config: str, *, seed: int, image: str, size: tuple[int, int]) -> nn.M
     next(step for step in pipeline if step["type"] == "Resize")["scale"] = tuple(size)
     model = MODELS.build(settings.model).eval()
     model.settings, model.pipeline = settings, Compose(pipeline)
-    randomize(model, lambda: model.test_step(_batch(model, image)), seed=seed, spread=_HEADS | _BLOCKS)
+    randomize(model, lambda: model.test_step(batch_of(model, image)), seed=seed, spread=_HEADS | _BLOCKS)
     return model
 
 
-def _batch(model: Any, image: str) -> dict[str, Any]:
-    packed = model.pipeline({"img_path": image, "img_id": 0})
+def batch_of(model: Any, image: str, image_id: int = 0) -> dict[str, Any]:
+    """A batch of one image file, as the pipeline of the detector returns it."""
+    packed = model.pipeline({"img_path": image, "img_id": image_id})
     return {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
 
 
@@ -80,7 +81,7 @@ def run(path: str, config: str, **options: Any) -> dict[str, Any]:
     model = detector(config, **options)
     stages: dict[str, Tensor] = {}
     handles = [module.register_forward_hook(_record(name, stages)) for name, module in _stages(model).items()]
-    batch = model.data_preprocessor(_batch(model, options["image"]), False)
+    batch = model.data_preprocessor(batch_of(model, options["image"]), False)
     (sample,) = model.predict(batch["inputs"], batch["data_samples"])
     for handle in handles:
         handle.remove()
