@@ -17,23 +17,26 @@ def _rows(output: str) -> dict[str, list[str]]:
 
 def test_every_block_is_listed_with_its_parts_and_parameters(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["blocks", "--channels", "512"]) == 0
-    rows = _rows(capsys.readouterr().out)
+    output = capsys.readouterr().out
+    table, _, sources = output.partition("\n\n| block                | fusion")
+    rows = _rows(table)
     assert list(rows) == list(BLOCKS)
-    assert all("-" not in row[:3] for row in rows.values())
-    unpublished = {name for name, row in rows.items() if "arXiv" not in row[-1]}
+    assert all("-" not in row[:2] for row in rows.values())
+    assert max(len(line) for line in output.splitlines() if "|" in line) <= 100
+    unpublished = {name for name, row in _rows(f"|{sources}").items() if "arXiv" not in row[-1]}
     assert unpublished == {"gct", "gc_eca", "gc_affine"}  # the first is in the proceedings of CVPR only
     # 2CP + 2C + 3P + 1 with P = 32; C^2 + 2C + 1; and 4CC' + 3C' + C with C' = 256.
-    assert rows["gc"][3] == "33,889"
-    assert rows["gc_eca"][3] == "518"
-    assert rows["snl"][3] == "263,169"
-    assert rows["nl_embedded_gaussian"][3] == "525,568"
+    assert rows["gc"][2] == "33,889"
+    assert rows["gc_eca"][2] == "518"
+    assert rows["snl"][2] == "263,169"
+    assert rows["nl_embedded_gaussian"][2] == "525,568"
 
 
 def test_channels_that_a_block_refuses_are_reported_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["blocks", "--channels", "16", "--ratio", "16"]) == 0
     output = capsys.readouterr().out
-    rows = _rows(output)
-    assert [name for name, row in rows.items() if row[3] == "-"] == ["gc"]
+    rows = _rows(output.partition("\n\n| block                | fusion")[0])
+    assert [name for name, row in rows.items() if row[2] == "-"] == ["gc"]
     assert "\n  gc: --ratio must leave at least 2 channels" in output
 
 

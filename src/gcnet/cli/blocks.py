@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 SUMMARY = "list blocks with parts, parameters and options"
 
 _MOST_CHANNELS = 1_000_000
-_COLUMNS = ("block", "context", "transform", "fusion", "parameters", "source")
+_PARTS = ("block", "context", "transform", "parameters")
+_SOURCES = ("block", "fusion", "source")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Settings:
 
 
 def run(settings: Settings) -> int:
-    """Print the table, then the options.
+    """Print the tables, then the options.
 
     Args:
         settings: of the command.
@@ -47,12 +48,11 @@ def run(settings: Settings) -> int:
     from gcnet.text_files import markdown_table
 
     counts, refusals = _parameters(settings)
-    rows = [
-        (name, spec.context, spec.transform, spec.fusion, counts.get(name, "-"), spec.source)
-        for name, spec in BLOCKS.items()
-    ]
+    parts = [(name, spec.context, spec.transform, counts.get(name, "-")) for name, spec in BLOCKS.items()]
+    sources = [(name, spec.fusion, spec.source) for name, spec in BLOCKS.items()]
     print(f"Parameters for {settings.channels} channels" + f", ratio {settings.ratio:g} where a block has one.\n")
-    print(markdown_table(_COLUMNS, rows, right=("parameters",)))
+    print(f"{markdown_table(_PARTS, parts, right=('parameters',))}\n")
+    print(markdown_table(_SOURCES, sources, right=()))
     if refusals:
         print("\nNot counted (the default options are invalid for this number of channels):")
         print("\n".join(f"  {name}: {refusal}" for name, refusal in refusals.items()))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from textwrap import fill
 from typing import TYPE_CHECKING, Literal
 
 from gcnet.costs.cost import LARGEST_COUNTED
@@ -90,11 +91,12 @@ def _print_published(names: Sequence[str]) -> None:
     """Print published results with their sources, if there are any."""
     from gcnet.experiments.published import PUBLICATIONS, published_lines
 
-    lines = "\n".join(f"  {line}" for name in names for line in published_lines(name))
+    results = [line for name in names for line in published_lines(name)]
+    lines = "\n".join(fill(line, 100, initial_indent="  ", subsequent_indent="    ") for line in results)
     if lines:
         print(
-            "\nPublished by others, not measured here (ImageNet, CIFAR-10: top-1 / top-5 in %; Mask R-CNN: box / mask"
-            f"\nAP on COCO val2017, 1x schedule; blocks of ratio 16 unless noted):\n{lines}\n"
+            "\nPublished by others, not measured here (ImageNet, CIFAR-10: top-1 / top-5 in %; Mask R-CNN: box"
+            f"\n/ mask AP in % on COCO val2017, 1x schedule; blocks of ratio 16 unless noted):\n{lines}\n"
         )
         print("\n".join(f"  [{mark}] {source}" for mark, source in PUBLICATIONS.items() if f"[{mark}]" in lines))
 
@@ -159,7 +161,8 @@ def _print_group(group: "Sequence[PublishedFile]") -> None:
         for file in group
     ]
     name, score = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
-    print(f"{first.library}/NAME, {first.task}: {'/'.join(first.metrics[:count])} on {first.dataset}, M parameters")
+    metrics = "/".join(first.metrics[:count])
+    print(f"{first.library}/NAME, {first.task}: {metrics} on {first.dataset} (%), parameters (millions)")
     print(f"(scores from {first.scores_from})")
     print("\n".join(f"{row[0]:{name}}  {row[1]:>{score}}  {row[2]:>5}" for row in rows), end="\n\n")
 
