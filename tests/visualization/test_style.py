@@ -1,11 +1,12 @@
 """Colors of blocks are fixed, captions complete, labels of lines do not overlap."""
 
 import re
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from gcnet.blocks import BLOCKS
-from gcnet.visualization.style import BASELINE_COLOR, block_color, figure_caption, figure_svg, label_lines
+from gcnet.visualization.style import BASELINE_COLOR, block_color, figure_caption, figure_svg, folder_title, label_lines
 
 
 def test_every_block_has_a_color_of_its_own_and_the_baseline_is_gray() -> None:
@@ -45,3 +46,9 @@ def test_a_figure_as_svg_is_reproducible() -> None:
         figure.subplots().plot([0, 1], [0, 1])
     first, second = (figure_svg(figure, "label") for figure in figures)
     assert first == second and first.startswith("<svg")
+
+
+def test_images_of_several_folders_have_the_title_of_their_common_folder() -> None:
+    assert folder_title(["/data/photos/val/cat/1.jpg", "/data/photos/val/dog/2.jpg"]) == "photos/val"
+    assert folder_title([Path("/data/photos/val/cat/1.jpg")]) == "val/cat"
+    assert folder_title(["/a/1.jpg", "/b/2.jpg"]) == ""

@@ -1,9 +1,10 @@
 """Style of all figures: one color per block, axes, captions, PNG and SVG output."""
 
 import io
+import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,6 +132,16 @@ def figure_caption(*parts: str, date: str = "") -> str:
     """
     date = date or datetime.now(UTC).strftime("%Y-%m-%d")
     return "  \N{MIDDLE DOT}  ".join([*filter(None, parts), date])
+
+
+def folder_title(paths: Iterable[str | Path]) -> str:
+    """Return the last two names of the folder that contains all files, such as "photos/val"; "" for the root.
+
+    Args:
+        paths: at least one file.
+    """
+    folder = Path(os.path.commonpath([Path(path).resolve().parent for path in paths]))
+    return "/".join(folder.relative_to(folder.anchor).parts[-2:])
 
 
 def save_figure(figure: Figure, path: Path | str, *, caption: str = "") -> None:

@@ -21,7 +21,7 @@ from gcnet.visualization.attention_figures import plot_gates, plot_queries, plot
 from gcnet.visualization.attention_maps import ImageMaps, LayerMaps, choose_points
 from gcnet.visualization.attention_page import Page
 from gcnet.visualization.gates import GateMeans
-from gcnet.visualization.style import figure_caption
+from gcnet.visualization.style import figure_caption, folder_title
 
 IMAGES = 12
 _logger = logging.getLogger(__name__)
@@ -158,8 +158,8 @@ class _Drawing:
         folder, gates, count = self._settings.output, self._gates, len(self.predictions)
         if gates.names:
             names = [self._row_names[label] for label in gates.labels]
-            folders = ", ".join(dict.fromkeys(Path(path).resolve().parent.name for path in self.predictions))
-            caption = figure_caption(folders, self._network, f"{count} image{'s' * (count != 1)}")
+            source = folder_title(self.predictions)
+            caption = figure_caption(source, self._network, f"{count} image{'s' * (count != 1)}")
             plot_gates(gates.rows(), names, folder / "gates.png", images=count, caption=caption)
             self._files.insert(0, "gates.png")
         if self.layers:

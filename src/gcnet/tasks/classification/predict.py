@@ -136,11 +136,10 @@ def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSetting
         predictions = predictor(paths, topk=settings.topk or TOP, batch_size=settings.batch_size, progress=progress)
     if settings.output is None or not predictions.images:
         return predictions
-    from gcnet.visualization.style import figure_caption
+    from gcnet.visualization.style import figure_caption, folder_title
 
     settings.output.parent.mkdir(parents=True, exist_ok=True)
-    folders = ", ".join(dict.fromkeys(path.resolve().parent.name for path in paths))
-    caption = figure_caption(folders, loaded.title, f"{len(predictions.images):,} images")
+    caption = figure_caption(folder_title(paths), loaded.title, f"{len(predictions.images):,} images")
     shown = draw_predictions(predictions.images, settings.output, caption=caption)
     return replace(
         predictions, figures=f"contact sheet of {shown} of {len(predictions.images)} images: {settings.output}"
