@@ -1,6 +1,7 @@
 """`gcnet.load`: predictors, judged by running the network by hand and by `gcnet.predict` on files."""
 
 import csv
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -127,6 +128,12 @@ WRONG: dict[str, tuple[Any, str]] = {
     "integers": (torch.zeros(3, 8, 8, dtype=torch.int64), "found int64"),
     "normalized": (torch.full((3, 8, 8), -2.1), "from 0 to 1, not normalized; found values from -2.1"),
     "not finite": (torch.full((3, 8, 8), float("nan")), "from 0 to 1"),
+    "image without pixels": (Image.new("RGB", (0, 5)), r"at least one pixel, found an image \(5, 0\)"),
+    "sparse": (torch.zeros(3, 8, 8).to_sparse(), "found a sparse, quantized or meta tensor"),
+    "meta": (torch.zeros(3, 8, 8, device="meta"), "found a sparse, quantized or meta tensor"),
+    "open file": (io.BytesIO(b"abc"), "found BytesIO"),
+    "empty path": ("", "must not be empty"),
+    "NUL in a path": ("a\0b.png", r"no file or folder a\\x00b.png"),
     "number": (7, "found int"),
     "None": (None, "found NoneType"),
     "bytes": (b"abc", "found bytes"),
@@ -158,6 +165,26 @@ def test_wrong_options_are_answered_in_a_sentence(classifier: Path, detector: Pa
     predictor.model.train()
     with pytest.raises(UserError, match="must be in eval mode"):
         predictor(image)
+    predictor.model.eval().half()
+    with pytest.raises(UserError, match=r"must be in float32, found float16: call `predictor.model.float\(\)`"):
+        predictor(image)
+    with pytest.raises(UserError, match="`image_size` is an option of classifiers"):
+        gcnet.load(detector, image_size=64)
+
+
+def test_the_image_size_of_a_model_file_can_be_changed(classifier: Path) -> None:
+    image = pixels(0, 96, 96)
+    small, large = (gcnet.load(classifier, device="cpu", image_size=size)(image) for size in (64, 96))
+    assert probabilities(small) == probabilities(gcnet.load(classifier, device="cpu")(image)) != probabilities(large)
+    with pytest.raises(UserError, match="`image_size`"):
+        gcnet.load(classifier, device="cpu", image_size=-3)
+
+
+def test_images_with_premultiplied_alpha_are_those_with_alpha(classifier: Path) -> None:
+    image = Image.fromarray(pixels()[..., :2].copy(), "LA")
+    predictor = gcnet.load(classifier, device="cpu")
+    premultiplied = image.convert("La")
+    assert probabilities(predictor(premultiplied)) == probabilities(predictor(premultiplied.convert("LA")))
 
 
 def test_no_images_give_no_predictions(classifier: Path) -> None:

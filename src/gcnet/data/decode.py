@@ -324,6 +324,8 @@ def _to_rgb(image: Image.Image, path: str | os.PathLike[str], bit_depth: int) ->
         raise ImageError(path, "floating-point pixels have no defined range")
     if _is_deep(image.mode):
         return _from_16_bits(image, path, bit_depth)
+    if image.mode == "La":  # with premultiplied alpha, which Pillow converts to LA only
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, _BACKGROUND), image).convert("RGB")

@@ -26,6 +26,8 @@ class Inference:
     """float32, or half precision by autocast: bf16 or fp16."""
     compile: bool = False
     """Compile the network with torch.compile, at the first call; of a detector its backbone."""
+    image_size: int | None = None
+    """Classifiers: image size in pixels, if it differs from that of the network."""
 
     def __post_init__(self) -> None:
         """Refuse an unknown precision."""
@@ -88,8 +90,7 @@ class Predictor(ABC):
             show: called with each image (RGB) and its prediction.
             progress: called with the number of images of each batch.
         """
-        if self.model.training:
-            raise UserError("the network of a predictor must be in eval mode: call `predictor.model.eval()`")
+        self._check_network()
         inputs = image_inputs(images)
         size = self.default_batch_size if batch_size is None else batch_size
         if size < 1:
@@ -107,6 +108,17 @@ class Predictor(ABC):
                 done += predictions
                 progress(len(batch))
         return self._result(tuple(done), tuple(skipped))
+
+    def _check_network(self) -> None:
+        """Refuse a network that was changed to training mode or another dtype."""
+        if self.model.training:
+            raise UserError("the network of a predictor must be in eval mode: call `predictor.model.eval()`")
+        dtype = next(self.model.parameters()).dtype
+        if dtype != torch.float32:
+            raise UserError(
+                f"the network of a predictor must be in float32, found {str(dtype).removeprefix('torch.')}: call "
+                "`predictor.model.float()`; `precision` of gcnet.load selects half precision"
+            )
 
     def _read(self, batch: Sequence[ImageInput]) -> tuple[list[tuple[ImageInput, Image.Image]], list[Skipped]]:
         readable: list[tuple[ImageInput, Image.Image]] = []

@@ -20,8 +20,6 @@ class LoadSettings:
     mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco, or a model name with `weights`."""
     weights: str | None = None
     """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
-    image_size: int | None = None
-    """Image size in pixels, if it differs from that of the network."""
     device: str = "auto"
     """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
     download: bool = False
@@ -62,6 +60,7 @@ def load(settings: LoadSettings) -> Predictor:
     device = choose_device(settings.device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    loaded = open_trained(settings.model, settings.weights, image_size=settings.image_size, download=settings.download)
+    image_size = settings.inference.image_size
+    loaded = open_trained(settings.model, settings.weights, image_size=image_size, download=settings.download)
     loaded.trained.model.to(device)
     return loaded.task.predictor(loaded, settings.inference)

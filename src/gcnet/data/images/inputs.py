@@ -1,5 +1,6 @@
 """Images to predict: files, folders, PIL images, arrays and tensors."""
 
+import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,15 +78,18 @@ def image_inputs(images: Images, *, note: Callable[[str], None] = lambda _: None
 
 
 def _flat(images: Any) -> Iterator[Path | Image.Image]:
+    if isinstance(images, str) and not images:
+        raise UserError("paths of images must not be empty")
     if isinstance(images, str | Path):
         yield Path(images)
     elif isinstance(images, Image.Image):
+        _require_pixels((images.height, images.width), "image")
         yield images
     elif isinstance(images, np.ndarray):
         yield from _of_array(images)
     elif isinstance(images, Tensor):
         yield from _of_tensor(images)
-    elif isinstance(images, Iterable) and not isinstance(images, bytes | dict):
+    elif isinstance(images, Iterable) and not isinstance(images, bytes | dict | io.IOBase):
         for one in images:
             yield from _flat(one)
     else:
@@ -109,6 +113,8 @@ def _of_array(array: np.ndarray) -> Iterator[Image.Image]:
 
 def _of_tensor(tensor: Tensor) -> Iterator[Image.Image]:
     is_float = tensor.is_floating_point()
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        raise UserError("tensors of images must hold their values, found a sparse, quantized or meta tensor")
     if tensor.dim() not in (3, 4) or tensor.shape[-3] not in (1, 3) or not (is_float or tensor.dtype == torch.uint8):
         raise UserError(
             "tensors of images must be uint8 or floating point (3, H, W), or (N, 3, H, W); found "
@@ -134,4 +140,4 @@ def _levels(image: Tensor) -> Tensor:
 
 def _require_pixels(shape: tuple[int, ...], kind: str) -> None:
     if 0 in shape:
-        raise UserError(f"an image has at least one pixel, found an {kind} {shape}".replace("an tensor", "a tensor"))
+        raise UserError(f"an image has at least one pixel, found {'a' if kind == 'tensor' else 'an'} {kind} {shape}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gcnet.data.decode import IMAGE_SUFFIXES, has_image_suffix
-from gcnet.errors import UserError, is_url, nearest_path
+from gcnet.errors import UserError, is_url, nearest_path, printable
 
 # What operating systems, NAS boxes and notebooks leave beside images.
 _TOOL_FOLDERS = frozenset(
@@ -150,4 +150,4 @@ def _missing(path: Path) -> UserError:
     if is_url(path):
         url = str(path).replace(":/", "://", 1)
         return UserError(f"URLs are not supported, found {url}: download the images first")
-    return UserError(f"there is no file or folder {path}{nearest_path(path)}")
+    return UserError(f"there is no file or folder {printable(path)}{nearest_path(path)}")

@@ -95,9 +95,10 @@ class Classification(Task):
         return predict(loaded, paths, settings)
 
     def predictor(self, loaded: "LoadedModel", inference: "Inference") -> "Predictor":
+        from gcnet.data.settings import PreprocessingSettings
         from gcnet.tasks.classification.predict import open_predictor
 
-        return open_predictor(loaded, inference)
+        return open_predictor(loaded, inference, PreprocessingSettings(inference.image_size))
 
     def recognizes_data(self, settings: CheckDataSettings) -> bool:  # noqa: ARG002
         return True

@@ -130,6 +130,8 @@ class Detection(Task):
     def predictor(self, loaded: "LoadedModel", inference: "Inference") -> "Predictor":
         from gcnet.tasks.detection.predict import ObjectPredictor
 
+        if inference.image_size is not None:
+            raise UserError("`image_size` is an option of classifiers: a detector resizes images as in its training")
         return ObjectPredictor(cast(Any, loaded.trained), loaded.origin, inference)
 
     def recognizes_data(self, settings: CheckDataSettings) -> bool:
