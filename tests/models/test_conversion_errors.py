@@ -186,7 +186,7 @@ def test_classifiers_with_another_stem_are_refused() -> None:
         ([torch.ones(2)], "holds a list"),
         ({"optimizer": {"state": {}, "param_groups": []}, "epoch": 3}, 'holds something else: "optimizer", "epoch"'),
         ({"epoch": 3, "note": "text"}, 'holds something else: "epoch", "note"'),
-        (empty("encoder.layer.0.attention.query.weight"), "is not recognized as a checkpoint of mmdet, mmdet1"),
+        (empty("encoder.layer.0.attention.query.weight"), "with `source` the message names the differences"),
         (empty("bbox_head.retina_cls.weight", "backbone.conv1.weight"), "is not recognized"),
         (
             {"student": empty("a.weight"), "teacher": empty("a.weight")},

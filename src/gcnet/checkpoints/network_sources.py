@@ -48,5 +48,6 @@ def choose_source(weights: WeightFile, name: str | None = None) -> str:
         shown = ", ".join(map(printable, keys[:_SHOWN])) + (", ..." if len(keys) > _SHOWN else "")
         raise UserError(
             f"{weights.origin} is not recognized as a checkpoint of {', '.join(NETWORK_SOURCES)}; its keys are {shown}"
+            "; with `source` the message names the differences from that library"
         )
     return names[0]
