@@ -156,7 +156,7 @@ def test_weights_by_name_have_the_preprocessing_of_their_network(
         ("m.safetensors a.png --data photos", "--data requires --statistics"),
         ("m.safetensors --statistics --data photos --points grid", "--points is for images, not for --statistics"),
         ("m.safetensors a.png --limit 0", "--limit must be at least 1, found 0"),
-        ("vit_tiny_patch16_224 a.png", "a network by name needs trained weights"),
+        ("vit_tiny_patch16_224 a.png", "a model given by name requires trained weights"),
     ],
 )
 def test_invalid_settings_are_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ def test_coco_data_opens_without_an_issue(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_folder_with_files_is_never_written_to(name: str, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(UserError, match=r"new or empty folder, found .*; give another `output`"):
+    with pytest.raises(UserError, match=r"new or empty folder, found .*; choose another"):
         SAMPLES[name](tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -216,14 +216,14 @@ def test_an_existing_run_is_never_overwritten(photos, whole):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda _path: None, "is not there"),
+        (lambda _path: None, "there is no run folder"),
         (lambda path: path.write_text(""), "is a file"),
         (lambda path: path.mkdir(), "has no config.json"),
         (lambda path: (path.mkdir(), (path / "config.json").write_text("{")), "is damaged: it is not JSON"),
     ],
     ids=["nothing", "file", "empty folder", "damaged config"],
 )
-def test_resuming_what_is_no_run_is_refused(tmp_path, make, sentence):
+def test_resuming_anything_but_a_run_folder_is_an_error(tmp_path, make, sentence):
     make(tmp_path / "run")
     with pytest.raises(UserError, match=sentence):
         resume(tmp_path / "run")

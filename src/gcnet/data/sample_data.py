@@ -81,7 +81,7 @@ SAMPLES: dict[str, Callable[..., int]] = {"photos": write_photos, "coco": write_
 
 def _require_empty(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"sample data needs a new or empty folder, found {printable(folder)}; give another `output`")
+        raise UserError(f"`output` must be a new or empty folder, found {printable(folder)}; choose another")
 
 
 def _photo(name: str, random: np.random.Generator) -> Image.Image:

@@ -27,13 +27,13 @@ def _all(label: str, **options: Any) -> TableRow:
 
 
 _REGIONS = (
-    "Of the published multiply-adds, the size of the image and the number of regions are not known to us; here there "
-    "are 1000 boxes and 100 masks."
+    "The published multiply-adds do not state image size and number of regions; 1000 boxes and 100 masks are counted "
+    "here."
 )
 _PAIRS = (
     "NL's products of all pairs of positions are counted here (16.4 G). The published difference between +1 NL and "
-    "+all GC, 9.1 G, is about that of NL's four linear layers alone (8.4 G here, 8.8 G at 800 x 1344), as counters of "
-    "layers see it."
+    "+all GC, 9.1 G, is about that of NL's four linear layers alone (8.4 G here, 8.8 G at 800 x 1344), which counters "
+    "of layers report."
 )
 _FROZEN = "The published 54.2 M fits 54.40 M less the stem and c2 (0.23 M), which are frozen in training."
 _STRIDES = (

@@ -50,7 +50,7 @@ def open_trained(
     if weights is None:
         create_model(model)  # an unknown name has an error of its own
         raise UserError(
-            f"a network by name needs trained weights: give `weights=FILE` with {model}, or a model file instead"
+            f"a model given by name requires trained weights: add `weights=FILE` or `weights=pretrained` to {model}"
         )
     task = task_of(model)
     file = str(local_weights(weights, download=download))

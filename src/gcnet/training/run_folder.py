@@ -274,8 +274,9 @@ def open_folder(path: str | Path) -> tuple[RunFolder, TrainSettings, dict[str, A
             f"only run folders can be resumed, and {place} is a file of weights: train with `weights={place}`"
         )
     if not folder.path.is_dir():
-        actual = "a file" if folder.path.exists() else f"not there{nearest_path(path)}"
-        raise UserError(f"only run folders can be resumed, and {place} is {actual}")
+        if folder.path.exists():
+            raise UserError(f"only run folders can be resumed, and {place} is a file")
+        raise UserError(f"there is no run folder {place}{nearest_path(path)}")
     if not folder.config.exists():
         raise UserError(f"{place} is not a run folder: it has no config.json")
     config = read_json(folder.config)
