@@ -118,6 +118,7 @@ def test_networks_and_settings_that_cannot_work_get_one_sentence(
         (plain, new, (), "has no non-local blocks (nl_...)"),
         (mixed, mixed, (), "is the model itself"),
         (mixed, link, (), "is the model itself"),
+        (mixed, plain, (), "plain.safetensors exists already; --overwrite replaces it"),
         (mixed, tmp_path / "new.pth", (), "ending in .safetensors"),
         (mixed, new, ("--ratio", "4"), "--ratio requires --block gc"),
         (mixed, new, ("--block", "gc", "--ratio", "0.5"), "--ratio must be at least 1, found 0.5"),

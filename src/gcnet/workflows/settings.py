@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from gcnet.arguments import POSITIONAL, advanced
 from gcnet.data.settings import PreprocessingSettings, check_download
-from gcnet.errors import UserError
+from gcnet.errors import UserError, printable
 from gcnet.tasks.settings import MODEL_SUFFIX, AnalyzeSettings, EvaluateSettings
 
 _OF_BOTH = ("weights", "data", "download_dir", "scene_distance", "seed", "limit", "preprocessing", "batch_size")
@@ -32,6 +32,8 @@ class SimplifySettings:
     or a CSV."""
     output: Path
     """New model file (.safetensors)."""
+    overwrite: bool = False
+    """Overwrite an existing file of `output`."""
     block: Literal["snl", "gc"] = "snl"
     """Replacement: snl is equivalent for query-independent blocks; gc needs further training."""
     ratio: float | None = advanced(None)
@@ -69,6 +71,8 @@ class SimplifySettings:
             raise UserError(f"`output` must be a new model file ending in {MODEL_SUFFIX}, found {self.output}")
         if os.path.realpath(self.output) == os.path.realpath(self.model):
             raise UserError(f"`output` must be another file, and {self.output} is the model itself")
+        if self.output.exists() and not self.overwrite:
+            raise UserError(f"`output`: {printable(self.output)} exists already; `overwrite` replaces it")
         if self.ratio is not None and self.block != "gc":
             raise UserError(f"`ratio` requires `block=gc`, found `block={self.block}`")
         if self.ratio is not None and not self.ratio >= 1:
