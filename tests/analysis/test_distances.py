@@ -123,7 +123,7 @@ def test_pairs_drawn_are_the_same_in_each_call() -> None:
 
 
 def test_weights_that_are_no_distribution_are_refused() -> None:
-    with pytest.raises(UserError, match=r"one of distributions: .* found weights from -"):
+    with pytest.raises(UserError, match=r"needs distributions: .* found weights from -"):
         gcnet.analysis.average_jensen_shannon(some_attention(5, 3) - 0.5)
     with pytest.raises(UserError, match="sums up to 2"):
         gcnet.analysis.average_jensen_shannon(2 * some_attention(5, 3))

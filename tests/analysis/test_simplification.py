@@ -171,8 +171,8 @@ def test_gc_takes_the_key_and_starts_as_the_identity(mixed: nn.Module) -> None:
         ("nl_gaussian", {}, 0.05, 0.04, "depends on the query: 0.0500 apart, above 0.04"),
         ("nl_gaussian", {}, 0.9, None, None),
         ("nl_gaussian", {"sub_sample": True}, 0.0, None, "max-pooled"),
-        ("nl_dot_product", {}, 0.0, None, "no distribution"),
-        ("nl_concatenation", {}, 0.0, 0.1, "no distribution"),
+        ("nl_dot_product", {}, 0.0, None, "not normalized over positions"),
+        ("nl_concatenation", {}, 0.0, 0.1, "not normalized over positions"),
     ],
 )
 def test_blocks_that_are_kept_have_a_reason(
@@ -184,7 +184,7 @@ def test_blocks_that_are_kept_have_a_reason(
 
 def test_new_blocks_and_blocks_composed_otherwise_are_kept() -> None:
     block = build_block("nl_gaussian", channels=7)
-    assert "adds nothing" in str(why_kept(block, layer("a", 0.0, new=True)))
+    assert "its output is still zero" in str(why_kept(block, layer("a", 0.0, new=True)))
     block.get_submodule("add").transform = nn.Conv2d(3, 7, 1)
     assert "not composed" in str(why_kept(block, layer("a", 0.0)))
 
