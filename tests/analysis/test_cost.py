@@ -155,7 +155,7 @@ def test_counting_other_networks_as_a_detector_is_refused() -> None:
     with pytest.raises(UserError, match="takes a detector, such as mask_rcnn_resnet50; found CifarResNet"):
         count_detector_flops(on_meta("cifar_resnet20"))
     model = on_meta("mask_rcnn_scenes_resnet")
-    with pytest.raises(UserError, match=r"found \(0, 64\), 1000 and 100"):
+    with pytest.raises(UserError, match=r"found \(0, 64\), 1000 proposals and 100 detections"):
         count_detector_flops(model, (0, 64))
     with pytest.raises(UserError, match="-1 proposals"):
         count_detector_flops(model, (64, 64), proposals=-1)

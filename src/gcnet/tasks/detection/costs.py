@@ -40,8 +40,8 @@ def count_detector_flops(
         )
     if min(size) < 1 or min(proposals, detections) < 0:
         raise UserError(
-            f"size must be at least 1 pixel, proposals and detections at least 0; found {size}, {proposals} "
-            f"and {detections}"
+            f"`size` must be at least 1 pixel, `proposals` and `detections` at least 0; found {size}, "
+            f"{proposals} proposals and {detections} detections"
         )
     skeleton = as_meta(model)
     return total_flops(lambda: run_detector(skeleton, size, proposals=proposals, detections=detections))
