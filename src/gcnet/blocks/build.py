@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from gcnet.blocks import attention, channel, non_local, paper, squeeze
+from gcnet.blocks import attention, channel, non_local, paper, squeeze_variants
 from gcnet.blocks.options import check_types
 from gcnet.blocks.spec import BlockSpec, Builder
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.renamed import new_name, renamed
 
-BLOCKS: dict[str, BlockSpec] = paper.SPECS | non_local.SPECS | attention.SPECS | channel.SPECS | squeeze.SPECS
+BLOCKS: dict[str, BlockSpec] = paper.SPECS | non_local.SPECS | attention.SPECS | channel.SPECS | squeeze_variants.SPECS
 
 _OTHER_NAMES = {
     "gc": ("gcnet", "gcb", "gcblock", "gc_block", "global_context", "globalcontext", "context_block", "contextblock"),

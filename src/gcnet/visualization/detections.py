@@ -1,4 +1,4 @@
-"""Detections drawn on images: masks, boxes, class names and scores."""
+"""Detections as overlays on their images, and the names of the pictures."""
 
 import os
 import re

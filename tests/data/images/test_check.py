@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from data.images.test_folders import add_classes
-from gcnet.data.images.check import balanced_weights, check_images, class_notes, describe_counts, shared_notes
+from gcnet.data.images.check import check_images, shared_notes
+from gcnet.data.images.class_balance import balanced_weights, class_notes, describe_counts
 from gcnet.data.images.folders import FolderImages
 from gcnet.data.images.labeled import open_splits
 from gcnet.data.images.table import CsvImages

@@ -10,7 +10,7 @@ import numpy as np
 
 from gcnet.data.coco.annotated_images import lies_within
 from gcnet.data.coco.box_formats import COCO, BoxFormat, are_fractions, recognize_format, to_pixels
-from gcnet.data.coco.entries import CategoryEntries, ImageEntries
+from gcnet.data.coco.categories_and_images import CategoryEntries, ImageEntries
 from gcnet.data.coco.geometry import Report, Segmentation, check_segmentation, read_box
 from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.values import Entry, as_integer, short_repr

@@ -11,7 +11,7 @@ from typing import Any
 from gcnet.data.coco.annotated_images import FolderReader
 from gcnet.data.coco.annotations import AnnotationEntries
 from gcnet.data.coco.box_formats import BoxFormat
-from gcnet.data.coco.entries import MOST_PIXELS, CategoryEntries, ImageEntries
+from gcnet.data.coco.categories_and_images import MOST_PIXELS, CategoryEntries, ImageEntries
 from gcnet.data.coco.geometry import check_segmentation
 from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.paths import AMBIGUOUS, MISSING, OUTSIDE, resolve_paths

@@ -9,7 +9,8 @@ from statistics import median_low
 from gcnet.data.coco.conversion.formats import describe_nested_labels, find_label_format
 from gcnet.data.coco.layouts import find_nested_annotations
 from gcnet.data.decode import ImageError
-from gcnet.data.images.check import IMAGE_ISSUE_KINDS, IMBALANCE, ImagesReport, SplitReport, check_images
+from gcnet.data.images.check import IMAGE_ISSUE_KINDS, ImagesReport, SplitReport, check_images
+from gcnet.data.images.class_balance import IMBALANCE
 from gcnet.data.images.labeled import open_splits
 from gcnet.data.images.sources import FileImages, evenly_spread
 from gcnet.errors import UserError, printable

@@ -14,7 +14,8 @@ from gcnet.analysis.cost import count_flops
 from gcnet.data.coco.open import is_coco
 from gcnet.data.dataset import ClassificationDataset, Skipped
 from gcnet.data.decode import check_text_file
-from gcnet.data.images.check import balanced_weights, class_counts, class_notes, describe_counts, shared_notes
+from gcnet.data.images.check import shared_notes
+from gcnet.data.images.class_balance import balanced_weights, class_counts, class_notes, describe_counts
 from gcnet.data.images.open import DataSplits, open_data
 from gcnet.data.images.sources import size_on_disk
 from gcnet.data.loader import Batch, build_loader, collate

@@ -27,7 +27,7 @@ from gcnet.tasks.detection.metrics import (
     open_ground_truth,
     score_detections,
 )
-from gcnet.tasks.detection.precision_recall import plot_precision_recall
+from gcnet.tasks.detection.precision_recall_plot import plot_precision_recall
 from gcnet.tasks.detection.results import box_format_note, read_detections
 from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
 from gcnet.tasks.results import EvaluationResult, assumed_order_note

@@ -10,7 +10,7 @@ from PIL import Image
 
 from gcnet.data.scenes import Scenes
 from gcnet.tasks.detection.metrics import score_detections
-from gcnet.tasks.detection.precision_recall import plot_precision_recall
+from gcnet.tasks.detection.precision_recall_plot import plot_precision_recall
 from gcnet.visualization.style import BLUE, GREEN, VERMILION
 from tasks.shaken import as_results, shaken
 
