@@ -156,7 +156,7 @@ def test_settings_that_cannot_work_are_refused(changed: dict, sentence: str) -> 
 @pytest.mark.parametrize(
     ("model", "weights", "sentence"),
     [
-        ("cifar_resnet20", None, "needs trained weights: give `weights=FILE`"),
+        ("cifar_resnet20", None, "requires trained weights: add `weights=FILE`"),
         ("cifar_resnt20", None, 'unknown model "cifar_resnt20"; did you mean "cifar_resnet20"'),
         ("nowhere.safetensors", None, r"nowhere\.safetensors"),
         ("cifar_resnet20", "nowhere.pth", r"nowhere\.pth"),
