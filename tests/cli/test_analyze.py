@@ -10,7 +10,7 @@ import torch
 from cli.animals import CLASSES
 from gcnet.cli import analyze as command
 from gcnet.cli import main
-from gcnet.cli.messages import printed_messages
+from gcnet.cli.log_output import printed_messages
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.insertion import insert

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gcnet.cli import analyze as command
-from gcnet.cli.messages import printed_messages
+from gcnet.cli.log_output import printed_messages
 from gcnet.data.coco.loading import image_to_tensor
 from gcnet.data.decode import open_image
 from gcnet.data.scenes import Scenes

@@ -228,7 +228,7 @@ def _run(command: str, arguments: list[str]) -> int:
     from gcnet.arguments import arguments_of
     from gcnet.cli.arguments import parse
     from gcnet.cli.files import check_outputs
-    from gcnet.cli.messages import printed_messages
+    from gcnet.cli.log_output import printed_messages
 
     settings = parse(module.Settings, arguments, program=f"gcnet {command}", epilogue=_exit_codes(exit_codes(command)))
     if settings is None:

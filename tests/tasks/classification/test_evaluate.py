@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from gcnet.cli import evaluate as command
-from gcnet.cli.messages import printed_messages
+from gcnet.cli.log_output import printed_messages
 from gcnet.data.settings import Preprocessing, PreprocessingSettings
 from gcnet.errors import UserError
 from gcnet.models.create import create_model

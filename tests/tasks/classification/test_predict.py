@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from gcnet.cli import predict as command
-from gcnet.cli.messages import printed_messages
+from gcnet.cli.log_output import printed_messages
 from gcnet.data.images.listing import find_images
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError

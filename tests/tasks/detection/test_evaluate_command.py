@@ -14,7 +14,7 @@ from PIL import Image
 
 from gcnet.cli import evaluate as command
 from gcnet.cli import main
-from gcnet.cli.messages import printed_messages
+from gcnet.cli.log_output import printed_messages
 from gcnet.data.coco.inspection import read_annotations
 from gcnet.data.coco.loading import image_to_tensor
 from gcnet.data.coco.open import open_validation

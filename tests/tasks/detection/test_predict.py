@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from torch import Tensor, nn
 
 from gcnet.cli import predict as command
-from gcnet.cli.messages import printed_messages
+from gcnet.cli.log_output import printed_messages
 from gcnet.data.coco.masks import runs_mask
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
