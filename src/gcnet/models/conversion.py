@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gcnet.checkpoints.file_names import contradictions
 from gcnet.checkpoints.foreign_files import read_weight_file, weight_format
-from gcnet.checkpoints.network import NetworkDescription, check_layout
+from gcnet.checkpoints.network import NetworkDescription, NetworkSource, check_layout
 from gcnet.checkpoints.network_sources import NETWORK_SOURCES, choose_source
 from gcnet.checkpoints.published_files import published_files
 from gcnet.checkpoints.weight_file import WeightFile, unwrapped_weights
@@ -91,9 +91,7 @@ def convert_weights(
     library = NETWORK_SOURCES[name]
     network = library.describe(weights)
     tensors = {key: value for key, value in weights.tensors.items() if not key.startswith(network.skipped or ("\0",))}
-    # A damaged file may describe a network of any size, which is compared with the file before it takes memory.
-    with torch.device("meta"):
-        expected = library.export(_converted_part(build_described(network), network), network)
+    expected = _expected_layout(library, network)
     check_layout(tensors, expected, weights.origin, name)
     model = build_described(network)
     counters = {key: torch.zeros_like(value, device="cpu") for key, value in expected.items() if key.endswith(_COUNTER)}
@@ -103,6 +101,15 @@ def convert_weights(
         provenance |= _provenance(Path(checkpoint), network)
     set_card(model, _card(network, provenance))
     return Converted(model.eval(), name, network, (*weights.notes, *network.notes))
+
+
+def _expected_layout(library: NetworkSource, network: NetworkDescription) -> dict[str, Tensor]:
+    """The checkpoint of a described network, on the meta device: a damaged file may describe a network of any size."""
+    try:
+        with torch.device("meta"):
+            return library.export(_converted_part(build_described(network), network), network)
+    except RuntimeError:  # networks that compute with tensors while they are built, such as RegNet
+        return library.export(_converted_part(build_described(network), network), network)
 
 
 def _converted_part(model: nn.Module, network: NetworkDescription) -> dict[str, Tensor]:

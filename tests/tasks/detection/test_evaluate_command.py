@@ -82,7 +82,7 @@ def test_a_detector_is_judged_as_its_own_detections_are(
     rows = table(printed.out)
     for kind in ("bbox", "segm"):
         numbers = evaluate_detections(content, expected, kind=kind, image_ids=ids).numbers
-        assert written[kind] == pytest.approx(numbers)
+        assert {name: written[f"{kind}_{name}_fraction"] for name in NUMBERS} == pytest.approx(numbers)
         for name in NUMBERS:
             shown = "-" if numbers[name] is None else f"{100 * numbers[name]:.1f}"
             assert rows[name][kind == "segm"] == shown, name
