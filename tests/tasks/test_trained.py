@@ -73,8 +73,10 @@ def test_a_detector_whose_weights_are_not_finite_is_refused(tmp_path: Path) -> N
 
 
 def test_detectors_that_cannot_be_opened_get_a_sentence(finder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs trained weights: give `weights=FILE` with mask_rcnn_gc_scenes_"):
+    with pytest.raises(UserError, match="requires trained weights: add `weights=FILE` to mask_rcnn_gc_scenes_"):
         open_trained("mask_rcnn_gc_scenes_resnet")
+    with pytest.raises(UserError, match="add `weights=FILE` or `weights=pretrained` to resnet18"):
+        open_trained("resnet18")
     with pytest.raises(UserError, match='unknown detector "mask_rcnn_scenes_resnt"; did you mean "mask_rcnn_scenes_'):
         open_trained("mask_rcnn_scenes_resnt")
     with pytest.raises(

@@ -13,7 +13,9 @@ from gcnet.insertion import inserted
 from gcnet.models.card import card_of, network_name
 from gcnet.models.create import create_model
 from gcnet.models.load import load_model
+from gcnet.models.published import published_versions
 from gcnet.models.published_checkpoints import local_weights
+from gcnet.models.registry import split_name
 from gcnet.models.weights import loaded_weights
 from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.registry import task_of
@@ -49,9 +51,9 @@ def open_trained(
         return _from_file(path, model)
     if weights is None:
         create_model(model)  # an unknown name has an error of its own
-        raise UserError(
-            f"a model given by name requires trained weights: add `weights=FILE` or `weights=pretrained` to {model}"
-        )
+        prefix, base = split_name(model)
+        published = " or `weights=pretrained`" if not prefix and published_versions(base)[1] else ""
+        raise UserError(f"a model given by name requires trained weights: add `weights=FILE`{published} to {model}")
     task = task_of(model)
     file = str(local_weights(weights, download=download))
     return LoadedModel(task, task.open_by_name(model, file, image_size), model, weights)
