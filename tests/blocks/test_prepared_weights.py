@@ -1,6 +1,7 @@
 """Tools that prepare a layer's weights when it is called: pruning, norms of weights, offloading, sharding, counting."""
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,8 +141,10 @@ def sharded_training(rank: int, store: str, expected: dict[str, Tensor], x: Tens
         model(x).square().mean().backward()
         for name, parameter in context_parameters(model):
             torch.testing.assert_close(parameter.grad.full_tensor(), expected[name], rtol=1e-4, atol=1e-6)
+        torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
+    os._exit(0)  # a thread of gloo that still runs when the interpreter ends would abort the process
 
 
 def network() -> nn.Module:
