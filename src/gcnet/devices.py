@@ -1,10 +1,13 @@
-"""The device of this process, and its rank under torchrun."""
+"""The device of this process, its rank under torchrun, and the dtypes of half precision."""
 
 import os
 
 import torch
 
 from gcnet.errors import UserError
+
+AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Half-precision dtype of autocast by the name of the precision; None for none."""
 
 
 def is_first_process() -> bool:

@@ -1,4 +1,4 @@
-"""Networks are exported to checkpoints of other libraries with the same bits, or refused in one sentence."""
+"""Export of networks to checkpoints of other libraries: bit-equal weights, and errors for networks that do not fit."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The network sources by name, and which of them a checkpoint is from."""
+"""Network sources by name, and recognition of the source of a checkpoint."""
 
 from collections.abc import Mapping
 

@@ -21,11 +21,11 @@ from gcnet.analysis.timing import (
 from gcnet.comparison.plan import Variants, create_variant, training_settings
 from gcnet.comparison.results import BASELINE, Cost
 from gcnet.comparison.settings import CompareSettings
+from gcnet.devices import AUTOCAST
 from gcnet.insertion import inserted, insertion_records
 from gcnet.tasks.base import Task
 from gcnet.tasks.registry import task_of, with_defaults
 from gcnet.training.optimizer import freeze
-from gcnet.training.trainer import AUTOCAST
 
 REPETITIONS, SECONDS = 15, 20.0
 

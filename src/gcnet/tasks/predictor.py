@@ -12,10 +12,9 @@ from torch import nn
 from gcnet.data.dataset import Skipped
 from gcnet.data.decode import FULL_DEPTH, ImageError
 from gcnet.data.images.inputs import ImageInput, Images, image_inputs
+from gcnet.devices import AUTOCAST
 from gcnet.errors import UserError, unknown
 from gcnet.tasks.results import PredictionResult
-
-_AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Inference:
 
     def __post_init__(self) -> None:
         """Refuse an unknown precision."""
-        if self.precision not in _AUTOCAST:
-            raise unknown("`precision`", str(self.precision), _AUTOCAST)
+        if self.precision not in AUTOCAST:
+            raise unknown("`precision`", str(self.precision), AUTOCAST)
 
 
 class Predictor(ABC):
@@ -67,7 +66,7 @@ class Predictor(ABC):
     @property
     def autocast(self) -> torch.dtype | None:
         """Half-precision dtype of autocast; None for none."""
-        return _AUTOCAST[self.inference.precision]
+        return AUTOCAST[self.inference.precision]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.origin!r}, {len(self.names)} classes, {self.device})"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gcnet.devices import AUTOCAST
 from gcnet.errors import UserError
 from gcnet.training.checkpoint import load_optimizer
 from gcnet.training.distributed import Processes
@@ -49,9 +50,6 @@ class NonFiniteLoss(UserError):
         kind = "not a number" if math.isnan(value) else "infinite"
         advice = "try a lower `lr`, `clip_grad_norm` or `warmup_epochs`"
         super().__init__(f"{what} is {kind} in step {step + 1}{images}; {advice}")
-
-
-AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ class MMDetRPN(MatchingRPN):
         box_coder: of the deltas.
         coordinates: meaning of the coordinates of boxes.
         proposals: most proposals of an image in training.
-        candidates: anchors (A, 4) of an image, and its height and width -> which of them may be samples (A,).
+        candidates: anchors (A, 4) of an image, and its height and width -> mask (A,), bool, of the anchors that may be
+            sampled.
         min_best: smallest highest IoU of an object whose best anchors are matched with it (see `MaxIoUMatcher`).
         box_loss: loss of box deltas, summed.
     """

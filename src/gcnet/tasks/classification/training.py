@@ -22,6 +22,7 @@ from gcnet.data.loader import Batch, build_loader, collate
 from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
 from gcnet.data.settings import DataSettings, PreprocessingSettings
+from gcnet.devices import AUTOCAST
 from gcnet.errors import UserError, printable
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import check_classifier, class_outputs
@@ -33,7 +34,6 @@ from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import TrainSettings
 from gcnet.training.task import Evaluation, TrainingTask, first_validation_sample, micro_batches, unless_stopped
-from gcnet.training.trainer import AUTOCAST
 
 _SHOWN = 24
 _MIXING = 0x313  # keeps the seeds of mixing apart from those of samples

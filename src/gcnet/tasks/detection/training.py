@@ -21,6 +21,7 @@ from gcnet.data.coco.loading import (
 from gcnet.data.coco.open import open_coco
 from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.settings import DataSettings
+from gcnet.devices import AUTOCAST
 from gcnet.errors import UserError, printable
 from gcnet.models.model_file import save_model
 from gcnet.models.published import FIRST_VERSION, PRETRAINED, published_versions
@@ -33,7 +34,6 @@ from gcnet.training.distributed import Processes
 from gcnet.training.recipe import DETECTOR_PRESET, PRESETS
 from gcnet.training.settings import DetectorSettings, TrainSettings
 from gcnet.training.task import Evaluation, TrainingTask, first_validation_sample, micro_batches, unless_stopped
-from gcnet.training.trainer import AUTOCAST
 
 _SHOWN, _TILE = 12, 320
 _SHORT, _LONG = 800, 1333  # default image size of detectors on COCO, in pixels
