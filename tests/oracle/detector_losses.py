@@ -12,6 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from gcnet import convert_checkpoint
 from oracle.detector_batch import SHAPES, SIDE
+from oracle.original.fixed_samples import fixed_samples
 
 _NAMES = {
     "loss_objectness": "loss_rpn_cls",
@@ -106,21 +107,6 @@ class DetectorLosses:
             levels = (sides / 32).log2().round() if name == "rpn" else (sides / 56).log2().floor().clamp(0, 3)
             result[name] = torch.bincount(levels.long(), minlength=5 if name == "rpn" else 4).tolist()
         return result
-
-
-@contextmanager
-def fixed_samples() -> Iterator[None]:
-    """Samplers take candidates in an order that depends on their number alone."""
-    permutation = torch.randperm
-
-    def fixed(count: int, **_: Any) -> Tensor:
-        return permutation(count, generator=torch.Generator().manual_seed(count))
-
-    torch.randperm = fixed
-    try:
-        yield
-    finally:
-        torch.randperm = permutation
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import mmdet
 import torch
+from fixed_samples import fixed_samples
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
@@ -43,7 +44,7 @@ def run(folder: str, config: str, *, shapes: Sequence[tuple[int, int]], seed: in
     maps = [inputs[f"map.{level}"].requires_grad_() for level in range(5)]
     samples = [_sample(inputs, image, shape) for image, shape in enumerate(shapes)]
     outputs: dict[str, Tensor] = {}
-    with _fixed_samples(), _recorded(model, outputs):
+    with fixed_samples(), _recorded(model, outputs):
         losses, proposals = _rpn_losses(model, maps, samples)
         given = [InstanceData(bboxes=inputs[f"proposals.{image}"]) for image in range(len(shapes))]
         losses |= {key: loss for key, loss in model.roi_head.loss(maps, given, samples).items() if "loss" in key}
@@ -107,21 +108,6 @@ def _rpn_losses(model: Any, maps: list[Tensor], samples: list[Any]) -> tuple[dic
     settings = model.train_cfg.rpn_proposal
     losses, proposals = model.rpn_head.loss_and_predict(maps, objects, proposal_cfg=settings)
     return {name: sum(levels) for name, levels in losses.items()}, proposals
-
-
-@contextmanager
-def _fixed_samples() -> Iterator[None]:
-    """Samplers take candidates in an order that depends on their number alone."""
-    permutation = torch.randperm
-
-    def fixed(count: int, **_: Any) -> Tensor:
-        return permutation(count, generator=torch.Generator().manual_seed(count))
-
-    torch.randperm = fixed
-    try:
-        yield
-    finally:
-        torch.randperm = permutation
 
 
 @contextmanager
