@@ -11,11 +11,16 @@ from torch import nn
 from benchmarks.contestants import (
     Contestant,
     Copy,
+    build_compiled,
+    build_fused,
+    build_fused_detector,
     build_mask_rcnn,
     build_mmcv_context,
     build_mmcv_non_local,
     build_timm_context,
 )
+from benchmarks.exported import RUNTIMES, build_exported
+from benchmarks.loading import LoadingCase, loader
 from benchmarks.shapes import Shape, Sizes
 from benchmarks.tasks import Task
 from gcnet.analysis.timing import PLAIN, Precision
@@ -38,6 +43,11 @@ class Case:
     benchmark: str
     task: Task
     contestants: tuple[Contestant, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the contestants."""
+        return [contestant.name for contestant in self.contestants]
 
 
 def gc_forward(sizes: Sizes) -> list[Case]:
@@ -67,6 +77,35 @@ def networks(sizes: Sizes) -> list[Case]:
         for precision in LAYOUTS
         for task, batch in runs
     ]
+
+
+def fused(sizes: Sizes) -> list[Case]:
+    """A residual network by `gcnet.fuse` in inference, with blocks in c3 to c5 and without, against the plain one."""
+    return [
+        Case("fused", "forward", _fused(sizes.host, (batch, 3, sizes.pixels, sizes.pixels), precision))
+        for precision in LAYOUTS
+        for batch in sizes.batches
+    ]
+
+
+def compiled(sizes: Sizes) -> list[Case]:
+    """A residual network by `torch.compile`, with `gc` and without, against the plain one and mmcv's block."""
+    shapes = [(batch, 3, sizes.pixels, sizes.pixels) for batch in sizes.batches]
+    return [
+        *(
+            Case("compiled", "forward", _compiled(sizes.host, shape, precision, fuse=True))
+            for precision in LAYOUTS
+            for shape in shapes
+        ),
+        Case("compiled", "training_step", _compiled(sizes.host, shapes[-1], LAYOUTS[-1], fuse=False)),
+    ]
+
+
+def detector(sizes: Sizes) -> list[Case]:
+    """Mask R-CNN by `gcnet.fuse` in inference, with `gc` in c3 to c5 and without."""
+    shape = (1, 3, *sizes.detector_image)
+    names = {name: partial(build_fused_detector, name, sizes.detector_image) for name in sizes.detectors}
+    return [Case("detector", "forward", _against_first(names, shape, PLAIN))]
 
 
 def non_local(sizes: Sizes) -> list[Case]:
@@ -102,6 +141,13 @@ def precision(sizes: Sizes) -> list[Case]:
     ]
 
 
+def exported(sizes: Sizes) -> list[Case]:
+    """A residual network with `gc` in inference as an exported file, against PyTorch."""
+    name = f"gc_{sizes.host}"
+    shapes = [(batch, 3, sizes.pixels, sizes.pixels) for batch in sizes.batches]
+    return [Case("exported", "forward", (_named(name, shape), *_runtimes(name, shape))) for shape in shapes]
+
+
 def positions(sizes: Sizes, blocks: Sequence[str]) -> list[Case]:
     """Every block in inference on more and more positions."""
     return [Case("positions", "forward", tuple(_ours(name, shape) for name in blocks)) for shape in sizes.doubling]
@@ -118,13 +164,37 @@ def blocks(sizes: Sizes, names: Sequence[str]) -> list[Case]:
     ]
 
 
-BENCHMARKS: dict[str, Callable[[Sizes], list[Case]]] = {
-    function.__name__: function for function in (gc_forward, gc_backward, networks, non_local, doubling, precision)
+BENCHMARKS: dict[str, Callable[[Sizes], Sequence[Case | LoadingCase]]] = {
+    function.__name__: function
+    for function in (
+        gc_forward,
+        gc_backward,
+        networks,
+        fused,
+        compiled,
+        detector,
+        non_local,
+        doubling,
+        precision,
+        exported,
+        loader,
+    )
 }
 
 
 def _ours(name: str, shape: Shape, precision: Precision = PLAIN, against: tuple[str, ...] = ()) -> Contestant:
     return Contestant(name, partial(build_block, name, channels=shape[1]), shape, precision, against)
+
+
+def _named(name: str, shape: Shape) -> Contestant:
+    return Contestant(name, partial(create_model, name), shape)
+
+
+def _runtimes(name: str, shape: Shape) -> list[Contestant]:
+    return [
+        Contestant(f"{name} {runtime}", partial(build_exported, name, runtime, shape[-1]), shape, against=(name,))
+        for runtime in RUNTIMES
+    ]
 
 
 def _copy(shape: Shape, precision: Precision) -> Contestant:
@@ -140,11 +210,54 @@ def _global_context(shape: Shape, precision: Precision, *floor: str) -> tuple[Co
     )
 
 
+_FUSED = ("gc", "se", "snl", "gc_eca", "gc_affine")
+
+
+def _fused(host: str, shape: Shape, precision: Precision) -> tuple[Contestant, ...]:
+    plain = f"{host} fused"
+    peers = {"mmcv": build_mmcv_context, "timm": build_timm_context}
+    return (
+        Contestant(host, partial(create_model, host), shape, precision),
+        Contestant(plain, partial(build_fused, host), shape, precision, (host,)),
+        Contestant(f"{plain}, again", partial(build_fused, host), shape, precision, (plain,)),
+        *(
+            Contestant(f"{block}_{host} fused", partial(build_fused, host, block), shape, precision, (plain, host))
+            for block in _FUSED
+        ),
+        *(
+            Contestant(f"{name}_gc_{host}", partial(create_model, host, block=block), shape, precision, (plain, host))
+            for name, block in peers.items()
+        ),
+    )
+
+
+def _compiled(host: str, shape: Shape, precision: Precision, *, fuse: bool) -> tuple[Contestant, ...]:
+    build = {name: partial(create_model, name) for name in (host, f"gc_{host}")}
+    if fuse:
+        build = {host: partial(build_fused, host), f"gc_{host}": partial(build_fused, host, "gc")}
+    builds = {**build, f"mmcv_gc_{host}": partial(create_model, host, block=build_mmcv_context)}
+    names = {f"{name} compiled": partial(build_compiled, build) for name, build in builds.items()}
+    return _against_first(names, shape, precision)
+
+
+def _against_first(
+    builds: Mapping[str, Callable[[], nn.Module]], shape: Shape, precision: Precision
+) -> tuple[Contestant, ...]:
+    """The contestants, each compared with the first, which also takes part a second time."""
+    first = next(iter(builds))
+    again = {f"{first}, again": builds[first]}
+    return tuple(
+        Contestant(name, build, shape, precision, () if name == first else (first,))
+        for name, build in {**builds, **again}.items()
+    )
+
+
 def _networks(host: str, shape: Shape, precision: Precision) -> tuple[Contestant, ...]:
     theirs = f"mmcv_gc_{host}"
     blocks = {f"gc_{host}": "gc", f"se_{host}": "se", f"snl_{host}": "snl", theirs: build_mmcv_context}
     return (
         Contestant(host, partial(create_model, host), shape, precision),
+        Contestant(f"{host}, again", partial(create_model, host), shape, precision, (host,)),
         *(
             Contestant(
                 name,

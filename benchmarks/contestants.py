@@ -5,12 +5,14 @@ Other libraries are imported where they are built, so that a fresh process reads
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.shapes import Shape
 from gcnet.analysis.timing import PLAIN, Precision, fill_zero_parameters
+from gcnet.insertion.fuse import fuse
 from gcnet.models.create import create_model
 from gcnet.tasks.detection.costs import MeasuredDetector
 
@@ -62,6 +64,38 @@ def build_mmcv_non_local(channels: int, mode: str) -> nn.Module:
     from mmcv.cnn.bricks.non_local import NonLocal2d
 
     return NonLocal2d(channels, mode=mode)
+
+
+def build_fused(host: str, block: str | None = None) -> nn.Module:
+    """A network by `gcnet.fuse`, with a block or without."""
+    network = create_model(host, block=block).eval()
+    fill_zero_parameters(network)
+    return fuse(network)
+
+
+def build_compiled(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network by `torch.compile`, which compiles it in the first call."""
+    network = build()
+    fill_zero_parameters(network)
+    return cast(nn.Module, torch.compile(network))
+
+
+class Detector(nn.Module):
+    """A detector in inference: images (N, 3, H, W) to the boxes of the first one."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.detector(list(images))[0]["boxes"]
+
+
+def build_fused_detector(name: str, pixels: tuple[int, int]) -> nn.Module:
+    """A fused detector of one class, for images of this size."""
+    network = create_model(name, num_classes=1, detector={"image_size": pixels}).eval()
+    fill_zero_parameters(network)
+    return Detector(fuse(network))
 
 
 def build_mask_rcnn(pixels: int, rois: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Times and memory on a GPU: a network with and without global context, attention pooling by Triton and without.
+"""Times and memory on a GPU: a network with and without global context, and its kernels by Triton and without.
 
 Contestants take turns; each line gives median and spread. It needs a clone, torch, torchvision, timm and jaxtyping.
 """
@@ -19,10 +19,11 @@ import torch
 
 from benchmarks.gpu_case import Case
 from benchmarks.gpu_networks import network_cases
+from benchmarks.gpu_norm import norm_cases
 from benchmarks.gpu_pooling import pooling_cases, table_of_bytes
 from benchmarks.turns import Measured, measure_in_turn
 from gcnet.errors import UserError
-from gcnet.ops.triton_pool import READY
+from gcnet.ops.triton_check import has_triton
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--paper", action="store_true", help="print bytes moved instead of taking times")
     parser.add_argument("--device", default="cuda", help="cuda (default), cuda:N, or cpu to try the command out")
     parser.add_argument("--host", default="resnet50", help="network that gets the blocks (default: resnet50)")
-    parser.add_argument("--batch", type=int, default=32, help="images (default: 32)")
+    parser.add_argument("--batch", type=int, default=256, help="images (default: 256)")
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (default: 224)")
     parser.add_argument("--repeats", type=int, help="runs of each that count (default: 100; with --quick 20)")
     parser.add_argument("--output", type=Path, help="append rows to this CSV, such as docs/results/gpu.csv")
@@ -53,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def print_bytes(options: argparse.Namespace) -> None:
     """The table of docs/speed.md."""
-    if not READY:
+    if not has_triton():
         raise UserError("--paper needs Triton, which comes with PyTorch for CUDA on Linux, and a C compiler")
     print(table_of_bytes(options.batch, options.size))
 
@@ -78,6 +79,7 @@ def measure(options: argparse.Namespace) -> None:
     for cases in (
         network_cases(options.host, shape, device, quick=options.quick),
         pooling_cases(options.batch, options.size, device, quick=options.quick),
+        norm_cases(options.batch, options.size, device, quick=options.quick),
     ):
         for case in cases:
             rows = [where | row for row in table(case, measure_in_turn(case.works, device, repeats))]
@@ -119,7 +121,7 @@ def circumstances(device: torch.device, repeats: int) -> dict[str, Any]:
         "cuda": torch.version.cuda or "",
         "cudnn": torch.backends.cudnn.version() or "",
         "torch": torch.__version__,
-        "triton": triton_version() if READY else "",
+        "triton": triton_version() if has_triton() else "",
         "tf32": torch.backends.cudnn.allow_tf32 if gpu else "",
         "repeats": repeats,
     }

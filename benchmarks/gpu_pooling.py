@@ -29,10 +29,16 @@ def pool_plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def pooling_cases(batch: int, size: int, device: torch.device, *, quick: bool) -> Iterator[Case]:
     """Forward, backward and the whole block in inference, for the maps at the ends of ResNet-50's stages."""
+    for shape, precision in maps_of_stages(batch, size, quick=quick):
+        yield from _stage(shape, precision, device)
+
+
+def maps_of_stages(batch: int, size: int, *, quick: bool) -> Iterator[tuple[tuple[int, ...], Precision]]:
+    """Shapes of the maps at the ends of ResNet-50's stages, in every dtype and memory format."""
     for dtype in DTYPES:
         for layout in ("contiguous", "channels_last"):
             for stage in ("c4",) if quick else STAGES:
-                yield from _stage(_map_shape(stage, batch, size), Precision(dtype, layout), device)
+                yield _map_shape(stage, batch, size), Precision(dtype, layout)
 
 
 def _stage(shape: tuple[int, ...], precision: Precision, device: torch.device) -> Iterator[Case]:
@@ -55,7 +61,7 @@ def _stage(shape: tuple[int, ...], precision: Precision, device: torch.device) -
         ("gc_block", _blocks(pools, x, block)),
     ):
         least = dict.fromkeys(pools, moved[task]["minimum"]) if moved else {}
-        yield Case(task, precision, shape, works | {"copy": _copy(x)}, "plain", least | copied)
+        yield Case(task, precision, shape, works | {"copy": copy_of(x)}, "plain", least | copied)
 
 
 def _map_shape(stage: str, batch: int, size: int) -> tuple[int, ...]:
@@ -111,7 +117,7 @@ def _blocks(pools: dict[str, Pool], x: Tensor, block: Any) -> dict[str, Work]:
     return {name: lambda pool=pool: run(pool) for name, pool in pools.items()}
 
 
-def _copy(x: Tensor) -> Work:
+def copy_of(x: Tensor) -> Work:
     """One read and one write of the map."""
     source, target = x.detach(), torch.empty_like(x.detach())
     return lambda: target.copy_(source)

@@ -7,6 +7,7 @@ from benchmarks.rows import Circumstances, Row
 from gcnet.text_files import markdown_table
 
 _HEADINGS = (
+    "task",
     "shape",
     "layout",
     "contestant",
@@ -31,7 +32,7 @@ def circumstances_text(where: Circumstances) -> str:
 
 def measurements_table(rows: Sequence[Row]) -> str:
     """Every row of a case; a contestant that is compared with several has a line for each of them."""
-    return markdown_table(_HEADINGS, [_cells(row) for row in rows], right=_HEADINGS[3:9] + _HEADINGS[10:])
+    return markdown_table(_HEADINGS, [_cells(row) for row in rows], right=_HEADINGS[4:10] + _HEADINGS[11:])
 
 
 def means_table(rows: Sequence[Row]) -> str:
@@ -59,6 +60,7 @@ def _mean(ratios: Iterable[float | None]) -> str:
 
 def _cells(row: Row) -> list[str]:
     return [
+        row.task,
         row.shape,
         row.layout if row.dtype == "float32" else f"{row.layout}, {row.dtype}",
         row.contestant,

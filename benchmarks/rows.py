@@ -69,7 +69,7 @@ COLUMNS, NETWORK_COLUMNS = (
 def circumstances(threads: int) -> Circumstances:
     """Those of this process."""
     machine = describe_machine("cpu", 1, threads)
-    found = versions(("torch", "torchvision", "timm", "mmcv-lite"))
+    found = versions(("torch", "torchvision", "timm", "mmcv-lite", "onnxruntime", "openvino"))
     return Circumstances(
         date=datetime.now(UTC).isoformat(timespec="minutes"),
         commit=_commit(),

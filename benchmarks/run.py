@@ -9,6 +9,7 @@ import torch
 from benchmarks.blocks_page import blocks_table, replace_table
 from benchmarks.cases import BENCHMARKS, Case, blocks, positions
 from benchmarks.figure import draw_positions
+from benchmarks.loading import LoadingCase, measure_loading
 from benchmarks.measure import count_network, measure
 from benchmarks.report import circumstances_text, means_table, measurements_table
 from benchmarks.rows import Circumstances, NetworkRow, Row, append_rows, circumstances
@@ -77,11 +78,13 @@ def _sizes(settings: BenchmarkSettings) -> Sizes:
     return QUICK if settings.quick else REAL
 
 
-def _measured(cases: Sequence[Case], settings: BenchmarkSettings) -> Iterator[list[Row]]:
+def _measured(cases: Sequence[Case | LoadingCase], settings: BenchmarkSettings) -> Iterator[list[Row]]:
     for number, case in enumerate(cases, start=1):
-        names = ", ".join(contestant.name for contestant in case.contestants)
-        print(f"{case.benchmark} {number} of {len(cases)}: {names}", file=sys.stderr, flush=True)
-        yield measure(case, settings)
+        print(f"{case.benchmark} {number} of {len(cases)}: {', '.join(case.names)}", file=sys.stderr, flush=True)
+        if isinstance(case, LoadingCase):
+            yield measure_loading(case, rounds=settings.rounds, seconds=settings.limit)
+        else:
+            yield measure(case, settings)
 
 
 def _chosen(kind: str, only: str | None, valid: Iterable[str]) -> list[str]:

@@ -22,8 +22,9 @@ class BenchmarkSettings:
     """table: the benchmarks; positions: the cost of every block against the number of positions, as CSV and figure;
     blocks: the cost of every block in ResNet-50, as CSV and as the table of docs/blocks.md."""
     only: str | None = None
-    """Names separated by commas: of the table these benchmarks (gc_forward, gc_backward, networks, non_local, doubling,
-    precision), of positions and blocks these blocks; by default all."""
+    """Names separated by commas: of the table these benchmarks (gc_forward, gc_backward, networks, fused, compiled,
+    detector, non_local, doubling, precision, exported, loader), of positions and blocks these blocks; by default
+    all."""
     threads: int = 2
     """Threads of torch."""
     repetitions: int | None = None

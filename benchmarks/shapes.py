@@ -18,8 +18,11 @@ class Sizes:
     concatenation: Shape
     concatenation_gradients: Shape
     doubling: tuple[Shape, ...]
+    detectors: tuple[str, ...]
+    detector_image: tuple[int, int]
     detector_pixels: int
     detector_rois: int
+    loader_images: int
 
 
 def doublings(shape: Shape, count: int) -> tuple[Shape, ...]:
@@ -44,8 +47,11 @@ REAL = Sizes(
     concatenation=(1, 256, 28, 28),
     concatenation_gradients=(1, 256, 56, 56),
     doubling=doublings((1, 256, 28, 28), 5),
+    detectors=("mask_rcnn_resnet50", "mask_rcnn_gc_resnet50"),
+    detector_image=(800, 1333),
     detector_pixels=384,
     detector_rois=128,
+    loader_images=512,
 )
 
 QUICK = Sizes(
@@ -58,6 +64,9 @@ QUICK = Sizes(
     concatenation=(1, 64, 3, 5),
     concatenation_gradients=(1, 64, 5, 7),
     doubling=doublings((1, 64, 3, 5), 2),
+    detectors=("mask_rcnn_scenes_resnet", "mask_rcnn_gc_scenes_resnet"),
+    detector_image=(64, 96),
     detector_pixels=64,
     detector_rois=8,
+    loader_images=64,
 )

@@ -64,7 +64,7 @@ def draw_nuclei(evaluations: Rows, losses: Rows, path: Path) -> None:
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
     seeds = len({row["seed"] for row in evaluations})
     network = "mask_rcnn_resnet18 with and without gc in c3 to c5"
-    caption = figure_caption("nuclei256", network, f"{seeds} seeds", "66 validation images", date="2026-11-25")
+    caption = figure_caption("nuclei256", network, f"{seeds} seeds", "66 validation images", date="2026-11-29")
     save_figure(figure, path, caption=caption)
 
 

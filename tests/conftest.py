@@ -19,7 +19,13 @@ import numpy as np
 import pytest
 import torch
 
-OPTIONAL = {"beartype", "faster_coco_eval", "hypothesis", "matplotlib", "mmcv", "pycocotools", "yapf"}
+OPTIONAL = {
+    *("beartype", "faster_coco_eval", "hypothesis", "matplotlib", "mmcv", "huggingface_hub", "pycocotools", "yapf"),
+    *("onnx", "onnxruntime", "onnxscript", "openvino"),
+    *("braceexpand", "fsspec", "moto", "s3fs", "webdataset"),
+    *("gradio", "gradio_client", "griffe", "markdown_it", "nbclient", "nbformat", "playwright", "zensical"),
+    *("pyarrow", "ray"),
+}
 MISSING = {name for name in OPTIONAL if find_spec(name) is None}
 
 # For the processes that tests start, too. An option of pytest-timeout in pyproject.toml would be an error without it.
@@ -97,6 +103,15 @@ def unchecked_shapes() -> Iterator[None]:
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
     torch.compiler.reset()
+
+
+@pytest.fixture
+def s3() -> Iterator[str]:
+    """The URL of an empty bucket on an S3 server of this machine."""
+    from s3_server import s3_server
+
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,20 @@ class FileServer:
 
 
 @contextmanager
+def running_server(handler: type[http.server.BaseHTTPRequestHandler]) -> Generator[str]:
+    """Run a server in a thread, and give its URL."""
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{running.server_port}"
+    finally:
+        running.shutdown()
+        running.server_close()
+        thread.join()
+
+
+@contextmanager
 def served(content: bytes) -> Generator[FileServer]:
     """Run a server in a thread."""
     state = FileServer(content)
@@ -48,16 +62,8 @@ def served(content: bytes) -> Generator[FileServer]:
         def log_message(self, *_: object) -> None:
             pass
 
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{running.server_port}"
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with running_server(Handler) as state.url:
         yield state
-    finally:
-        running.shutdown()
-        running.server_close()
-        thread.join()
 
 
 def published(url: str, content: bytes) -> PublishedFile:

@@ -16,7 +16,8 @@ import pytest
 import gcnet
 from gcnet import cli
 from gcnet.errors import UserError
-from gcnet.storage import StorageError, load_tensors
+from gcnet.storage import StorageError
+from gcnet.tensor_files import load_tensors
 
 HEAVY = {"torch", "torchvision", "timm", "numpy", "matplotlib", "PIL"}
 
@@ -87,6 +88,7 @@ def test_help_lists_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) 
         1,
         2,
         3,
+        4,
         129,
         130,
         143,

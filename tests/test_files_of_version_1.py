@@ -11,7 +11,7 @@ import gcnet
 from gcnet.cli import main
 from gcnet.comparison.results import read_results
 from gcnet.renamed import FORMAT_VERSION, SETTINGS
-from gcnet.storage import load_tensors, save_tensors
+from gcnet.tensor_files import load_tensors, save_tensors
 from tolerances import assert_equal_within
 
 FILES = Path(__file__).parent / "files_of_version_1"

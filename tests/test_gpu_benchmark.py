@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gcnet.ops.triton_pool import READY
+from gcnet.ops.triton_check import has_triton
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,7 +20,7 @@ def benchmark(*options: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd="/")
 
 
-@pytest.mark.skipif(not READY, reason="needs Triton and a C compiler")
+@pytest.mark.skipif(not has_triton(), reason="needs Triton and a C compiler")
 def test_the_table_of_bytes_is_the_one_in_the_documentation() -> None:
     done = benchmark("--paper")
     assert done.returncode == 0, done.stderr
@@ -39,7 +39,7 @@ def test_a_missing_gpu_is_reported_in_one_sentence() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def test_it_measures_networks_and_pooling_and_writes_a_row_for_each(device: str, tmp_path: Path) -> None:
+def test_it_measures_networks_and_kernels_and_writes_a_row_for_each(device: str, tmp_path: Path) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     small = ["--host", "resnet18", "--batch", "2", "--size", "32", "--repeats", "1"]
@@ -47,8 +47,10 @@ def test_it_measures_networks_and_pooling_and_writes_a_row_for_each(device: str,
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "gpu.csv").read_text().splitlines()))
     assert {(row["task"], row["contestant"]) for row in rows} >= {
-        *((task, name) for task in ("inference", "training_step") for name in ("resnet18", "gc_resnet18")),
+        *((f"{task}, eager", name) for task in ("inference", "training_step") for name in ("resnet18", "gc_resnet18")),
+        *((f"{task}, compiled", "gc_resnet18") for task in ("inference", "training_step") if device == "cuda"),
         *((task, "plain") for task in ("pooling_forward", "pooling_backward", "gc_block")),
+        *((f"norm_add_relu_{task}", "plain") for task in ("forward", "backward")),
     }
     assert all(float(row["p10_ms"]) <= float(row["median_ms"]) <= float(row["p90_ms"]) for row in rows)
     assert {row["against"] for row in rows} == {"", "resnet18", "plain"}

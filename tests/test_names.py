@@ -24,12 +24,13 @@ INTERFACES = {
     "evaluate": "evaluates a trained network, of any task or of one",
     "predict": "predicts images, for any task or for one",
     "attention_reader": "the method of that name of a task",
+    "configured_predictor": "the method of that name of a task",
 }
 """Names that several modules define on purpose, and the meaning that they share."""
 
 COMMANDS_IN_MESSAGES = {
     "checkpoints/published_files.py": "gcnet models --published",
-    "data/settings.py": "gcnet models --published",
+    "data/downloads.py": "gcnet models --published",
     "data/worker_supervision.py": "docker run --shm-size",
     "renamed.py": "old flags",
     "tasks/detection/convert_labels.py": "gcnet train with the converted files",

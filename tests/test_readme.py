@@ -1,4 +1,4 @@
-"""Every command and every example of the README and the docs runs as it is written."""
+"""The README and the pages of docs/ agree with the package (`tests/docs/test_code_blocks.py` runs their code)."""
 
 import os
 import re
@@ -19,34 +19,31 @@ COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text()
 
 
 def examples_of(text: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return re.findall(r"```python[^\n]*\n(.*?)```", text, re.DOTALL)
 
 
 def commands_of(text: str) -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"```sh[^\n]*\n(.*?)```", text, re.DOTALL)
     return [line.replace("\\\n", " ") for block in blocks for line in re.findall(r"(?:[^\n\\]|\\\n)+", block)]
 
 
 FINE_TUNING = (ROOT / "docs" / "fine-tuning.md").read_text()
-SHRINK, _DOWNLOAD, IMAGE_SIZE, KEEP, OWN_LOOP = examples_of(FINE_TUNING)
-PAGES = "".join((DOCS / name).read_text() for name in ("command-line.md", "analysis.md", "prediction.md"))
-EXAMPLES = [*examples_of(TEXT + PAGES), IMAGE_SIZE, OWN_LOOP]
+SHRINK, _DOWNLOAD, _IMAGE_SIZE, KEEP, _OWN_LOOP = examples_of(FINE_TUNING)
 COMMANDS = commands_of(COMMAND_LINE)
-README_COMMANDS = commands_of(TEXT)
+CLONE = "".join((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "docs/installation.md"))
+TARGETS = sorted(set(re.findall(r"(?:`|^ *)make ([a-z-]+)", CLONE, re.MULTILINE)))
 
 
 def test_every_command_has_an_example() -> None:
-    assert len(EXAMPLES) > 1
     verbs = {"train", "evaluate", "predict", "compare", "analyze", "simplify", "cost", "reproduce", "check-data"}
     assert verbs | {"models", "blocks", "sample-data"} <= {
         line.split()[1] for line in COMMANDS if line.startswith("gcnet ")
     }
 
 
-def test_the_readme_is_short_and_its_commands_are_tested() -> None:
-    assert len(TEXT.split()) <= 1300
-    run = [line.replace(" --output runs/evaluation", "") for line in COMMANDS]
-    assert [line for line in README_COMMANDS if not line.startswith("make ") and line not in run] == []
+def test_the_readme_is_short() -> None:
+    assert len(TEXT.splitlines()) <= 150
+    assert len(TEXT.split()) <= 1000
 
 
 def run_example(example: str, folder: Path) -> None:
@@ -56,15 +53,9 @@ def run_example(example: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
-@pytest.mark.slow
-def test_an_example_runs(example: str, tmp_path: Path) -> None:
-    run_example(example, tmp_path)
-
-
-@pytest.mark.parametrize("command", [line for line in README_COMMANDS if line.startswith("make ")])
-def test_make_knows_the_target(command: str) -> None:
-    done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("target", TARGETS)
+def test_make_knows_the_target(target: str) -> None:
+    done = subprocess.run(["make", target, "--dry-run"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -104,12 +95,6 @@ def run_command(command: str, folder: Path) -> None:
         shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-
-
-@pytest.mark.slow
-def test_the_commands_run_one_after_the_other_in_an_empty_folder(tmp_path: Path) -> None:
-    for command in COMMANDS:
-        run_command(command, tmp_path)
 
 
 @pytest.mark.slow

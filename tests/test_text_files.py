@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gcnet.text_files import csv_bytes, describe_json_error, json_bytes
+from gcnet.text_files import csv_bytes, describe_json_error, json_bytes, markdown_text
 
 LATIN = b"caf\xe9".decode("utf-8", "surrogateescape")
 
@@ -41,3 +41,8 @@ def test_text_that_cannot_be_read_as_json_is_described(text: str, sentence: str)
     with pytest.raises((ValueError, RecursionError)) as caught:
         json.loads(text)
     assert describe_json_error(caught.value).startswith(sentence)
+
+
+def test_text_in_markdown_has_no_formatting_links_lines_and_html() -> None:
+    assert markdown_text("<b>*a*</b>\n[x](y)") == "\\<b\\>\\*a\\*\\</b\\>\\\\n\\[x\\](y)"
+    assert markdown_text("tench, Tinca tinca 97.5%") == "tench, Tinca tinca 97.5%"

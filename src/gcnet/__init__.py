@@ -1,7 +1,9 @@
-"""Global context for vision networks: blocks, insertion, models, training, evaluation and comparison."""
+"""Global context blocks for vision networks: insertion, models, training, evaluation and comparison."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from gcnet.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from gcnet import analysis
@@ -10,28 +12,31 @@ if TYPE_CHECKING:
     from gcnet.costs.cost import cost
     from gcnet.experiments.reproduce import reproduce
     from gcnet.insertion import context_parameters, insert, inserted, remove
+    from gcnet.insertion.fuse import fuse
     from gcnet.models.block_file import load_context, save_context
     from gcnet.models.create import create_model
     from gcnet.models.load import load_model
     from gcnet.models.model_file import save_model
     from gcnet.models.registry import list_detectors, list_models
+    from gcnet.publishing.card import write_card
+    from gcnet.publishing.push import push
     from gcnet.workflows.analyze import analyze
     from gcnet.workflows.check_data import check_data
     from gcnet.workflows.convert_checkpoint import convert_checkpoint
     from gcnet.workflows.evaluate import evaluate
+    from gcnet.workflows.export import export
     from gcnet.workflows.load import load
     from gcnet.workflows.predict import predict
     from gcnet.workflows.resume import resume
     from gcnet.workflows.simplify import simplify
     from gcnet.workflows.train import train
 
-__version__ = "0.1.0"
-
 __all__ = [
     "analysis",
     "build_block",
     "context_parameters",
     "create_model",
+    "fuse",
     "insert",
     "inserted",
     "list_blocks",
@@ -48,12 +53,15 @@ __all__ = [
     "convert_checkpoint",
     "cost",
     "evaluate",
+    "export",
     "load",
     "predict",
+    "push",
     "reproduce",
     "resume",
     "simplify",
     "train",
+    "write_card",
 ]
 
 # Read on first use, so that importing the package (and `gcnet `help``) does not import torch.
@@ -64,12 +72,15 @@ _HOMES = {
     "convert_checkpoint": "gcnet.workflows.convert_checkpoint",
     "cost": "gcnet.costs.cost",
     "evaluate": "gcnet.workflows.evaluate",
+    "export": "gcnet.workflows.export",
     "load": "gcnet.workflows.load",
     "predict": "gcnet.workflows.predict",
+    "push": "gcnet.publishing.push",
     "reproduce": "gcnet.experiments.reproduce",
     "resume": "gcnet.workflows.resume",
     "simplify": "gcnet.workflows.simplify",
     "train": "gcnet.workflows.train",
+    "write_card": "gcnet.publishing.card",
     "build_block": "gcnet.blocks",
     "list_blocks": "gcnet.blocks",
     "create_model": "gcnet.models.create",
@@ -80,6 +91,7 @@ _HOMES = {
     "load_model": "gcnet.models.load",
     "save_model": "gcnet.models.model_file",
     "context_parameters": "gcnet.insertion",
+    "fuse": "gcnet.insertion.fuse",
     "insert": "gcnet.insertion",
     "inserted": "gcnet.insertion",
     "remove": "gcnet.insertion",

@@ -150,7 +150,7 @@ def _choices(kind: Any) -> dict[str, tuple[Any, ...]]:
     for name, annotation in get_type_hints(kind).items():
         parts = get_args(annotation) if get_origin(annotation) in (UnionType, Union) else (annotation,)
         listed = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
-        if listed:
+        if listed and all(get_origin(part) is Literal or part is type(None) for part in parts):
             choices[name] = (*listed, *([None] if type(None) in parts else []))
     return choices
 

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
@@ -27,11 +28,41 @@ class UserError(ValueError):
     """A usage error: one sentence with the rule, the expected and the found value.
 
     It names arguments in backticks, as `batch_size` or `batch_size=8`; the command line renders them as flags.
+
+    Attributes:
+        reported: whether another process of torchrun prints it, so that the command line does not.
     """
+
+    reported = False
 
 
 class Failure(UserError):
     """A runtime error of a correct command, such as a full disk: exit code 1 instead of 2."""
+
+
+EXIT_RANK_FAILURE = 4
+"""Exit code of a process that ends because another process of torchrun failed, was killed or stopped responding."""
+
+
+class RankFailure(Failure):
+    """Another process of torchrun failed, was killed or stopped responding: exit code 4.
+
+    Args:
+        rank: of that process; -1 if unknown.
+        sentence: the rank and the cause.
+    """
+
+    def __init__(self, rank: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.rank = rank
+
+    def __reduce__(self) -> tuple[type, tuple[int, str]]:
+        """Return the arguments for a copy in another process."""
+        return type(self), (self.rank, str(self))
+
+
+class OutOfMemory(Failure):
+    """The memory of the GPU or of the machine does not suffice."""
 
 
 def nearest(name: str, valid: Iterable[str], synonyms: Mapping[str, str] | None = None) -> str:
@@ -158,3 +189,27 @@ def out_of_memory(error: BaseException) -> str | None:
     if match := _SIZE.search(text):
         return f"{place}: could not allocate {match[1]}"
     return place
+
+
+@contextmanager
+def explained_out_of_memory(
+    images: int, settings: str | None = None, *, advice: str = "use a smaller `batch_size`"
+) -> Generator[None]:
+    """Name the batch in errors of missing memory.
+
+    Args:
+        images: number of images in a batch.
+        settings: settings that decide it (default: `batch_size`).
+        advice: what needs less memory.
+
+    Raises:
+        OutOfMemory: the memory of the GPU or of the machine does not suffice.
+    """
+    try:
+        yield
+    except Exception as error:
+        missing = None if isinstance(error, UserError) else out_of_memory(error)
+        if missing is None:
+            raise
+        batches = f"batches of {images} image{'s' * (images != 1)}"
+        raise OutOfMemory(f"{missing} with {batches} ({settings or f'`batch_size={images}`'}); {advice}") from error

@@ -1,29 +1,20 @@
-"""Atomic writes, checksummed safetensors, locks, and checks of output paths before work starts."""
+"""Atomic writes, locks, and checks of output paths before work starts."""
 
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from gcnet.errors import Failure, UserError, nearest_path, printable
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_NO_DIGEST = "0" * 64
-# How the digest's field stands in the file: one metadata field, so that equal content gives equal bytes.
-_OUR_FIELD = b'"gcnet":"'
-_DIGEST_KEY = b'\\"sha256\\": \\"'
-_LONGEST_HEADER = 100_000_000  # as safetensors has it
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without locks
 
 
@@ -56,9 +47,9 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the data cannot be written; a full disk is reported with the needed and free space.
     """
-    if _is_stream(path):
+    if is_stream(path):
         return _write_into(path, data)
-    with atomic_file(Path(os.path.realpath(path)) if os.path.islink(path) else path, len(data)) as file:
+    with atomic_file(path, len(data)) as file:
         file.write(data)
 
 
@@ -67,7 +58,7 @@ def atomic_file(path: Path, size: int) -> Generator[BinaryIO]:
     """Open a file for writing that replaces `path` at the end; after an error or Ctrl-C nothing of it is left.
 
     Args:
-        path: the file.
+        path: the file; of a symbolic link, the target is replaced.
         size: number of bytes that will be written, for the message of a full disk.
 
     Yields:
@@ -76,6 +67,7 @@ def atomic_file(path: Path, size: int) -> Generator[BinaryIO]:
     Raises:
         StorageError: the file cannot be written.
     """
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else path
     temporary = _temporary(path)
     try:
         with open(temporary, "xb") as file:
@@ -91,8 +83,8 @@ def atomic_file(path: Path, size: int) -> Generator[BinaryIO]:
         _remove(temporary)
 
 
-def _is_stream(path: Path) -> bool:
-    """Whether a path is a device, a pipe or an open file of the process, which a new file must not replace."""
+def is_stream(path: Path) -> bool:
+    """Whether `path` is a device, a pipe or an open file of the process, which a new file must not replace."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -136,8 +128,10 @@ def read_json(path: Path) -> Any:
     Raises:
         StorageError: the file cannot be read, or is not JSON.
     """
+    with open_file(path) as file:
+        content = file.read()
     try:
-        return json.loads(_read_file(path).decode())
+        return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{printable(path)} is damaged: it is not JSON ({error})") from error
 
@@ -226,7 +220,7 @@ def check_output_file(path: Path) -> None:
     """
     if os.path.isdir(path):
         raise UserError(f"the output must be a file, and {printable(path)} is a folder")
-    if not _is_stream(path):
+    if not is_stream(path):
         _check_output(path.parent, path)
     elif not os.access(path, os.W_OK):
         raise StorageError(f"cannot write {printable(path)}: {os.strerror(errno.EACCES)}")
@@ -253,109 +247,51 @@ def _check_output(folder: Path, file: Path) -> None:
                 place.rmdir()
 
 
-def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and JSON metadata to one safetensors file, atomically and with a checksum.
+@contextlib.contextmanager
+def open_file(path: Path) -> Generator[BinaryIO]:
+    """Open an ordinary file for reading; reading a pipe would wait forever.
 
     Args:
         path: the file.
-        tensors: by name, on any device; stored contiguous.
-        metadata: JSON values.
+
+    Yields:
+        The open file.
 
     Raises:
-        StorageError: the file cannot be written.
+        StorageError: the file is missing, of another kind, or cannot be read.
     """
-    from safetensors.torch import save
-
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # Tensors that share memory (tied weights) are stored once each: safetensors refuses aliases.
-    seen: set[int] = set()
-    for name, tensor in stored.items():
-        pointer = tensor.untyped_storage().data_ptr()
-        if pointer in seen:
-            stored[name] = tensor.clone()
-        seen.add(pointer)
-    data = save(stored, {"gcnet": json.dumps({"sha256": _NO_DIGEST, "content": metadata})})
-    digest = hashlib.sha256(data).hexdigest()
-    place = _digest_place(data)
-    if place is None:
-        raise AssertionError("safetensors wrote no digest field")
-    write_atomic(path, data[:place] + digest.encode() + data[place + len(digest) :])
-
-
-def load_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
-    """Read the file `path` of `save_tensors`.
-
-    Returns:
-        Tensors by name on the CPU, and the metadata.
-
-    Raises:
-        StorageError: the file is missing, not written by gcnet, or changed since.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    data = _read_file(path)
-    place = _digest_place(data)
-    if place is None:
-        raise StorageError(f"{printable(path)} is not a file written by gcnet: its header holds no checksum")
-    stored = data[place : place + 64]
-    blank = hashlib.sha256(data[:place])
-    blank.update(_NO_DIGEST.encode())
-    blank.update(memoryview(data)[place + 64 :])
-    if blank.hexdigest().encode() != stored:
-        raise StorageError(f"{printable(path)} is damaged: its checksum does not match its bytes; use another copy")
-    content = _metadata(data)
-    if content is None:
-        raise StorageError(f"{printable(path)} is damaged or was edited: its metadata are invalid")
-    try:
-        return dict(sorted(load(data).items())), content
-    except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError) as error:
-        raise StorageError(f"{printable(path)} is damaged or was edited: {printable(str(error))}") from error
-
-
-def _read_file(path: Path) -> bytes:
-    """The bytes of an ordinary file; reading a pipe would wait for ever."""
     if os.path.exists(path) and not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "a pipe, socket or device"
         raise StorageError(f"cannot read {printable(path)}: it is {kind} and not a file")
+    if "\0" in str(path):
+        raise StorageError(f"cannot read {printable(path)}: embedded null byte")
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            yield file
     except OSError as error:
         proposal = nearest_path(path) if isinstance(error, FileNotFoundError) else ""
         raise StorageError(f"cannot read {printable(path)}: {error.strerror}{proposal}") from error
-    except ValueError as error:  # a NUL in the name
-        raise StorageError(f"cannot read {printable(path)}: {error}") from error
 
 
-def _metadata(data: bytes) -> dict[str, Any] | None:
-    """The JSON metadata in the header, None where they are not as `save_tensors` writes them."""
-    try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        content = json.loads(header["__metadata__"]["gcnet"])["content"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
+def link_or_copy(source: Path, path: Path) -> None:
+    """Make `path` a hard link to a file, or a copy on file systems without hard links; replaces `path` atomically.
 
-
-def has_checksum(path: Path) -> bool:
-    """Whether the safetensors file `path` was written by `save_tensors`, by two names in its header.
+    Args:
+        source: the file; later versions must replace it, instead of being written into it.
+        path: the new name, in the same or another folder.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the copy cannot be written.
     """
+    temporary = _temporary(path)
     try:
-        with path.open("rb") as file:
-            header = file.read(int.from_bytes(file.read(8), "little") % _LONGEST_HEADER)
-    except OSError as error:
-        raise StorageError(f"cannot read {printable(path)}: {error.strerror}") from error
-    return _OUR_FIELD in header or _DIGEST_KEY in header
-
-
-def _digest_place(data: bytes) -> int | None:
-    """The offset of the 64 hexadecimal digits in the header, or None."""
-    header_length = int.from_bytes(data[:8], "little")
-    place = data.find(_DIGEST_KEY, 8, min(8 + header_length, len(data)))
-    return None if place < 0 else place + len(_DIGEST_KEY)
+        os.link(source, temporary)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError:
+        _remove(temporary)
+        with open_file(source) as file, atomic_file(path, source.stat().st_size) as copy:
+            shutil.copyfileobj(file, copy, 2**20)
 
 
 def _temporary(path: Path) -> Path:

@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from gcnet.errors import printable
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -47,6 +50,11 @@ def _safe(cell: object) -> object:
     except ValueError:
         return f"'{cell}"
     return cell
+
+
+def markdown_text(text: str) -> str:
+    """Return `text` in one line, shown as it is in Markdown: without formatting, links and HTML."""
+    return re.sub(r"[\\`*_\[\]<>&~$]", r"\\\g<0>", printable(text))
 
 
 def markdown_table(

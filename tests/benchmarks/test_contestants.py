@@ -48,7 +48,7 @@ def test_a_peer_with_the_same_weights_computes_the_same(peer: str) -> None:
         assert_equal_within(ours(x), reference(x), torch.float64)
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "loader"])  # it compares whole pipelines
 def test_contestants_have_distinct_names_and_are_measured_with_their_baselines(name: str) -> None:
     for case in BENCHMARKS[name](REAL):
         names = [contestant.name for contestant in case.contestants]

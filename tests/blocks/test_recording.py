@@ -1,7 +1,6 @@
 """The named blocks in the programs that PyTorch's tools make of a network: traces, ONNX, forward-mode gradients."""
 
 import io
-import warnings
 from typing import Any
 
 import pytest
@@ -54,30 +53,6 @@ def test_older_onnx_exporter_writes_the_same_function(name: str) -> None:
     block, x, file = randomize(make(name)).eval(), torch.randn(2, 22, 6, 10), io.BytesIO()
     with torch.no_grad():
         torch.onnx.export(block, (x,), file, dynamo=False)
-        assert_equal_within(run_onnx(file.getvalue(), x), block(x), torch.float32)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("unchecked_shapes")
-@pytest.mark.parametrize(
-    "name", ["gc both", "nl_embedded_gaussian sub_sample", "nl_concatenation", "gc_slots", "fca", "ge local excite"]
-)
-def test_onnx_exporter_writes_the_same_function_of_every_size(name: str) -> None:
-    pytest.importorskip("onnxscript")
-    block, file = randomize(make(name)).eval(), io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # The exporter's own.
-        program = torch.onnx.export(
-            block,
-            (torch.randn(2, 22, 6, 10),),
-            dynamo=True,
-            dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
-            verbose=False,
-        )
-    assert program is not None
-    program.save(file)
-    for shape in ((2, 22, 6, 10), (3, 22, 13, 7), (1, 22, 5, 31)):
-        x = torch.randn(shape)
         assert_equal_within(run_onnx(file.getvalue(), x), block(x), torch.float32)
 
 

@@ -102,7 +102,7 @@ def test_a_declared_length_is_checked_before_anything_is_stored(
     server.declared = 2**50
     with pytest.raises(Failure, match=f"declares {2**50:,} bytes, the limit is {2**32:,}"):
         checkpoint_file(_published(server.url), download=True)
-    monkeypatch.setattr(download, "_LARGEST", 2**60)
+    monkeypatch.setattr(download, "LARGEST_FILE", 2**60)
     with pytest.raises(StorageError, match=f"it has {2**50:,} bytes, and [0-9,]+ are free"):
         checkpoint_file(_published(server.url), download=True)
     assert _visible(cache) == []
@@ -110,7 +110,7 @@ def test_a_declared_length_is_checked_before_anything_is_stored(
 
 def test_more_than_the_limit_is_not_stored(server: FileServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.declared = 0
-    monkeypatch.setattr(download, "_LARGEST", len(_CONTENT) - 1)
+    monkeypatch.setattr(download, "LARGEST_FILE", len(_CONTENT) - 1)
     with pytest.raises(Failure, match="sends more than"):
         checkpoint_file(_published(server.url), download=True)
     assert _visible(cache) == []

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from gcnet.checkpoints.foreign_files import read_state_dict, read_weight_file
 from gcnet.checkpoints.weight_file import unwrapped_weights
 from gcnet.errors import UserError
-from gcnet.storage import save_tensors
+from gcnet.tensor_files import save_tensors
 
 
 class Attack:

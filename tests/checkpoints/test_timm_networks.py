@@ -35,7 +35,7 @@ def _network(name: str, **options: Any) -> nn.Module:
 
 
 def _export(converted: Converted) -> dict[str, Tensor]:
-    return NETWORK_SOURCES["timm"].export(converted.model.state_dict(), converted.network)
+    return NETWORK_SOURCES["timm"].to_library(converted.model.state_dict(), converted.network)
 
 
 def _assert_equal(theirs: nn.Module, ours: nn.Module, tolerance: float = 1e-5) -> None:

@@ -70,7 +70,7 @@ def _assert_same_detections(theirs: nn.Module, ours: nn.Module) -> None:
 
 
 def _assert_round_trip(converted: Converted, state: dict[str, Tensor]) -> None:
-    exported = NETWORK_SOURCES["torchvision"].export(converted.model.state_dict(), converted.network)
+    exported = NETWORK_SOURCES["torchvision"].to_library(converted.model.state_dict(), converted.network)
     assert exported.keys() == state.keys()
     assert all(torch.equal(exported[key], tensor) for key, tensor in state.items())
 

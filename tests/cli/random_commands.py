@@ -28,6 +28,7 @@ FLOATS = ("0", "0.1", "0.5", "0.9", "1", "2", "0.1", "0.5", "-1", "nan", "inf", 
 # Flags that every command line below sets, and flags that are slow, use the network or start processes.
 FIXED = {
     "model",
+    "results",  # refused beside the model that every line has
     "data",
     "download",
     "workers",
@@ -40,6 +41,7 @@ FIXED = {
     "seeds",
     "steps",
     "measure",
+    "compile",
 }
 
 
@@ -170,6 +172,8 @@ def random_value(kind: Any, choose: random.Random) -> list[str]:
     if origin is Literal:
         return [choose.choice([*map(str, inner), *map(str, inner), "other"])]
     if origin is tuple:
+        if inner[-1] is not Ellipsis and choose.random() < 0.5:  # all at once would rarely be valid
+            return ["0.5"] * len(inner)
         count = choose.randrange(1, 4) if inner[-1] is Ellipsis else len(inner)
         return [word for _ in range(count) for word in random_value(inner[0], choose)]
     if kind is bool:
@@ -185,7 +189,6 @@ def random_flags(command: str, pool: Pool, choose: random.Random) -> list[str]:
         "images": pool.data,
         "weights": pool.classifiers + pool.odd_models,
         "backbone-weights": pool.classifiers + pool.odd_models,
-        "results": pool.odd,
         "image-size": ("8", "16", "32", "33", "0", "large"),
         "min-size": ("32", "48", "0", "-1"),
         "max-size": ("48", "64", "0", "-1"),
@@ -197,6 +200,8 @@ def random_flags(command: str, pool: Pool, choose: random.Random) -> list[str]:
         "crop-pct": ("0.5", "0.9", "1", "0", "2"),
         "scene-distance": ("4", "8", "many"),
         "val-fraction": ("0.2", "0.5", "1"),
+        "detections-per-image": ("1", "5", "100", "0"),
+        "seed": ("0", "1", "7", "many"),
     }
     words = []
     for name in choose.sample(sorted(flags), choose.choice((0, 0, 0, 1, 1, 2))):

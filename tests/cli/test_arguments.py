@@ -73,6 +73,7 @@ def read(*arguments: str) -> Settings | None:
         ("--model gc --scale 1 --dry-run", '--scale takes two numbers, found "1"'),
         ("--model gc --optimizer sdg", 'unknown --optimizer "sdg"; did you mean "sgd"? valid: adamw, sgd'),
         ("--model gc --epochs 0", "--epochs must be at least 1, found 0"),
+        ("--model gc --options --dry-run", "--options takes values, found nothing"),
         ("--model= --epochs 3", "--model is empty: give a value"),
     ],
 )
@@ -118,3 +119,12 @@ def test_an_empty_value_is_refused() -> None:
         read("--model", "gc", "--output", "")
     with pytest.raises(UserError, match="an argument of gcnet train is empty"):
         read("")
+
+
+def test_a_number_or_a_word_is_taken_where_both_are_valid() -> None:
+    from gcnet.cli.train import Settings
+
+    sizes = [parse(Settings, ["--batch-size", word], program="gcnet train", epilogue="") for word in ("auto", "64")]
+    assert [settings.recipe.batch_size for settings in sizes if settings] == ["auto", 64]
+    with pytest.raises(UserError, match='--batch-size takes a whole number or auto, found "automatic"'):
+        parse(Settings, ["--batch-size", "automatic"], program="gcnet train", epilogue="")

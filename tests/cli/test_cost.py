@@ -50,6 +50,24 @@ def test_a_network_is_counted_by_stage_in_all_and_by_block(capsys: pytest.Captur
     assert rows["layer2.0.context"][0] == "33,889"
 
 
+@pytest.mark.parametrize(
+    ("total", "block", "heading", "cells"),
+    [
+        (8_196e6, 1e6, "MFLOPs", ["8,196", "1"]),
+        (296_381e3, 3_072, "MFLOPs", ["296.4", "0.003072"]),
+        (81_649e3, 3_072, "KFLOPs", ["81,649", "3.072"]),
+        (250e9, 36_860, "MFLOPs", ["250,000", "0.03686"]),
+    ],
+)
+def test_the_unit_of_flops_suits_the_smallest_part_but_is_at_least_m_from_100_mflops(
+    total: float, block: float, heading: str, cells: list[str]
+) -> None:
+    lines = (CostRow("total", "total", {"flops": total}), CostRow("block", "block", {"flops": block}))
+    headings, _, *rows = parts_table(CostReport("network", (64, 64), 1, lines), None).splitlines()
+    assert headings.split()[3] == heading
+    assert [row.split()[3] for row in rows] == cells
+
+
 def test_differences_to_the_plain_network_are_those_of_the_blocks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,3 +322,17 @@ def test_a_network_that_is_made_for_one_size_is_built_for_the_one_asked_for(tmp_
     assert len(blocks) == depth - 1
     assert int(total["flops"]) == plain + sum(blocks)
     assert int(total["flops_difference"]) == sum(blocks)
+
+
+@pytest.mark.slow
+def test_a_published_detector_is_counted_without_its_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "mmdet1/mask_rcnn_r4_gcb_c3-c5_r50_fpn_1x"
+    assert main(["cost", name, "--against", "plain", "--image-size", "64", "--batch-size", "1"]) == 0
+    output = capsys.readouterr().out
+    assert f"{name}, " in output
+    total = next(line for line in output.splitlines() if line.startswith("| total"))
+    assert "54,401,602" in total  # counted in the original code
+    assert main(["cost", name, "--num-classes", "3"]) == 2
+    assert f"--num-classes requires a network name, and {name} is a published checkpoint" in capsys.readouterr().err
+    assert main(["cost", "mmdet1/mask_rcnn_r4_gcb_c3-c5_r50_fpn"]) == 2
+    assert 'did you mean "mmdet1/mask_rcnn_r4_gcb_c3-c5_r50_fpn_1x"' in capsys.readouterr().err

@@ -149,6 +149,8 @@ def test_details_of_a_published_checkpoint_have_url_and_source(capsys: pytest.Ca
     name = "mmseg/gcnet_r50-d8_512x1024_40k_cityscapes"
     assert main(["models", "--published", "--model", name]) == 0
     output = capsys.readouterr().out
+    assert main(["models", "--model", name]) == 0
+    assert capsys.readouterr().out == output
     assert "mIoU 77.69, mIoU (ms+flip) 78.56 on Cityscapes val" in output
     assert "_20200618_074436-4b0fd17b.pth" in output and "49,630,215" in output
     assert "mmsegmentation 1.2.2" in output
@@ -158,11 +160,13 @@ def test_details_of_a_published_checkpoint_have_url_and_source(capsys: pytest.Ca
     ("arguments", "error"),
     [
         (("--library", "mmdet"), "--library requires --published"),
-        (("--published", "--image-size", "64"), "--image-size cannot be combined with --published"),
+        (("--published", "--image-size", "64"), "--image-size is not for published checkpoints"),
         (("--published", "--task", "video", "--library", "timm"), "no published checkpoint of timm is for video"),
+        (("--model", "mmdet/mask_rcnn", "--num-classes", "3"), "--num-classes is not for published checkpoints"),
+        (("--model", "mmdet/mask_rcnn_r50_fpn_r4_gcb_c3-c5_1x"), 'did you mean "mmdet/mask_rcnn_r50_fpn_r4_gcb_c3-c5'),
         (("--published", "--model", "timm/gcresnet50t"), 'did you mean "timm/gcresnet50t.ra2_in1k"'),
     ],
-    ids=["without", "size", "none", "name"],
+    ids=["without", "size", "none", "classes", "unknown", "name"],
 )
 def test_a_mistake_in_listing_checkpoints_is_one_sentence(
     arguments: tuple[str, ...], error: str, capsys: pytest.CaptureFixture[str]

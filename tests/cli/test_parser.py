@@ -72,8 +72,8 @@ def test_help_hides_advanced_flags_that_help_all_shows(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("command", "codes", "has_more"),
     [
-        ("train", [0, 1, 2, 3, 129, 130, 143], True),
-        ("evaluate", [0, 1, 2, 130], True),
+        ("train", [0, 1, 2, 3, 4, 129, 130, 143], True),
+        ("evaluate", [0, 1, 2, 4, 130], True),
         ("blocks", [0, 1, 2, 130], False),
         ("simplify", [0, 1, 2, 130], True),
     ],
@@ -86,3 +86,12 @@ def test_help_lists_the_exit_codes_of_the_command_and_help_all_only_where_it_sho
     assert [int(line.split()[0]) for line in text.partition("exit codes:\n")[2].splitlines()] == codes
     assert ("--help-all" in text) == has_more
     assert "`" not in text
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "analyze", "export", "demo"])
+def test_help_of_commands_with_published_weights_shows_how_to_download_them(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--help"]) == 0
+    usual = capsys.readouterr().out
+    assert "pretrained" in usual and "\n  --download " in usual

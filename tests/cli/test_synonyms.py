@@ -14,7 +14,7 @@ from gcnet.cli.wording import flags_of
     ("arguments", "sentence"),
     [
         (["val"], 'unknown command "val"; did you mean "gcnet evaluate"?'),
-        (["export"], 'unknown command "export"; did you mean "torch.onnx.export(gcnet.load_model(FILE), ...)"?'),
+        (["quantize"], 'unknown command "quantize"; did you mean "gcnet export --precision int8"?'),
         (["train", "--pretrained"], 'unknown flag "--pretrained"; did you mean "--weights pretrained"?'),
         (["train", "--amp"], 'unknown flag "--amp"; did you mean "--precision bf16"?'),
         (["train", "-b", "8"], 'unknown flag "-b"; did you mean "--batch-size"?'),
@@ -27,7 +27,7 @@ from gcnet.cli.wording import flags_of
         (["predict", "--conf", "1"], 'unknown flag "--conf"; did you mean "--threshold"?'),
         (
             ["train", "--precision", "half"],
-            'unknown --precision "half"; did you mean "fp16"? valid: bf16, float32, fp16',
+            'unknown --precision "half"; did you mean "fp16"? valid: auto, bf16, float32, fp16',
         ),
         (["train", "--mean", "0.5"], '--mean takes three numbers, found "0.5"'),
         (["train", "--loss", "bce"], 'unknown flag "--loss"; gcnet train --help-all lists all flags'),

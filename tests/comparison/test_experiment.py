@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 import gcnet.comparison.measure
@@ -113,7 +115,8 @@ def test_a_signal_in_the_middle_of_a_training_saves_it_and_the_same_command_resu
 def test_a_changed_setting_is_refused_for_the_same_folder(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
-    identity = small(images, folder).identity()
+    settings = small(images, folder)
+    identity = replace(settings, machine=settings.machine.resolved(torch.device("cpu"))).identity()
     (folder / "compare.json").write_text(json.dumps(identity))
     with pytest.raises(UserError, match="holds a comparison with `seeds=1`, found 3; give another `output`"):
         run_comparison(settings=small(images, folder, seeds=3))

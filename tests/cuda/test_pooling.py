@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from cuda.closeness import assert_near_float64
 from gcnet.ops import triton_check
 from gcnet.ops.attention_pool import attention_pool
-from gcnet.ops.triton_pool import READY, can_pool
+from gcnet.ops.triton_check import has_triton
+from gcnet.ops.triton_pool import can_pool
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -34,7 +35,7 @@ def test_contexts_and_gradients_are_near_float64(
 
 @pytest.mark.cuda
 @needs_gpu
-@pytest.mark.skipif(not READY, reason="needs Triton and a C compiler")
+@pytest.mark.skipif(not has_triton(), reason="needs Triton and a C compiler")
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bf16", "fp16"])
 def test_triton_passes_its_check_and_is_used(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_check, "_results", {})

@@ -34,7 +34,7 @@ class SamePhotos(ClassificationTraining):
     image_size = None
 
     def __init__(self) -> None:
-        self._memory, self._mixers, self._weights, self.settings = torch.channels_last, [], None, TrainSettings()
+        self._mixers, self._weights, self.settings = [], None, TrainSettings()
         self.batch = Batch(torch.randn(6, 3, 32, 32), torch.arange(6) % 3, [str(index) for index in range(6)], [])
 
 
@@ -131,10 +131,10 @@ def test_a_deterministic_run_that_was_interrupted_ends_with_the_same_bits(
     whole = run_training(override(TrainSettings(), **chosen, output=str(tmp_path / "whole")), reporter=Silent())
     take = Trainer.train_step
 
-    def interrupted(self: Trainer, batch: Any) -> Any:
+    def interrupted(self: Trainer, *arguments: Any) -> Any:
         if self.step == 2:
             raise KeyboardInterrupt
-        return take(self, batch)
+        return take(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", interrupted)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcnet.data.decode import IMAGE_SUFFIXES, ImageError, has_image_suffix, open_image
+from gcnet.data.decode import IMAGE_SUFFIXES, EncodedImage, ImageError, has_image_suffix, open_image, read_header
 
 
 def photo(width: int = 23, height: int = 17) -> Image.Image:
@@ -293,3 +293,55 @@ def test_16_bit_images_with_fewer_bits_in_use_keep_the_upper_8_of_these(tmp_path
     path = saved(tmp_path, "a.png", encoded(Image.fromarray(values), "PNG"))
     assert np.asarray(open_image(path, bit_depth=12))[0, :, 0].tolist() == [0, 0, 1, 255, 255, 255]
     assert np.asarray(open_image(path))[0, :, 0].tolist() == [0, 0, 0, 15, 16, 255]
+
+
+def test_an_image_in_memory_is_read_as_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    photo().save(path)
+    in_memory = EncodedImage("shard/image.png", path.read_bytes())
+    assert open_image(in_memory).tobytes() == open_image(path).tobytes()
+    assert read_header(in_memory) == read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"%PDF-1.7", "a PDF, not an image: convert its pages to PNG"),
+        (b"\xff\xd8\xff", "not an image of a known format"),
+    ],
+)
+def test_an_unreadable_image_in_memory_has_a_name_and_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        open_image(EncodedImage("shard/image.jpg", data))
+    assert str(caught.value) == f"shard/image.jpg: {reason}"
+
+
+def test_warnings_of_pillow_are_not_shown_and_other_filters_stay(tmp_path: Path) -> None:
+    path = saved(tmp_path, "photo.png", encoded(photo(), "PNG"))
+    program = (
+        "import sys, warnings\n"
+        "from PIL import Image\n"
+        "from gcnet.data.decode import open_image\n"
+        "Image.MAX_IMAGE_PIXELS = 23 * 17 - 1  # Pillow warns above it, and refuses twice as much\n"
+        "before = list(warnings.filters)\n"
+        "open_image(sys.argv[1])\n"
+        "assert warnings.filters == before and any(entry[0] == 'error' for entry in before)\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", program, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_decoded_image_needs_its_file_no_more(kind: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, "photo", encoded(photo(), kind))
+    with Image.open(path) as stored:
+        expected = stored.convert("RGB").tobytes()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    image = open_image(path)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    path.unlink()
+    assert image.tobytes() == expected == image.copy().tobytes()
+    assert pickle.loads(pickle.dumps(image)).tobytes() == expected
+    assert image.resize((5, 5)).size == (5, 5)

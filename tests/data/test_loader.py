@@ -18,10 +18,11 @@ from gcnet.data.dataset import ClassificationDataset, Skipped
 from gcnet.data.decode import ImageError
 from gcnet.data.images.folders import FolderImages
 from gcnet.data.images.sources import ImageSource
-from gcnet.data.loader import Batch, Loader, LoadingError, build_loader, collate
+from gcnet.data.loader import Batch, Loader, LoadingError, build_loader, choose_workers, collate
 from gcnet.data.sampler import EpochSampler, EvaluationSampler
-from gcnet.data.settings import AugmentSettings, Preprocessing
-from gcnet.data.transforms import build_eval_transform, build_train_transform
+from gcnet.data.seeding import mix_seed
+from gcnet.data.settings import IMAGENET_MEAN, IMAGENET_STD, AugmentSettings, Preprocessing
+from gcnet.data.transforms import Normalize, build_eval_transform, build_train_transform
 
 STRONG = AugmentSettings(random_crop="resized", auto_augment="randaugment", color_jitter=0.3, erasing=0.5)
 
@@ -75,7 +76,7 @@ def no_worker_is_left() -> Iterator[None]:
 
 
 def content(batches: list[Batch]) -> list[tuple[bytes, list[int], list[str], list[Skipped]]]:
-    return [(b.images.numpy().tobytes(), b.labels.tolist(), b.names, b.skipped) for b in batches]
+    return [(b.inputs().numpy().tobytes(), b.labels.tolist(), b.names, b.skipped) for b in batches]
 
 
 def test_a_batch_holds_images_labels_and_names_of_its_keys() -> None:
@@ -85,9 +86,27 @@ def test_a_batch_holds_images_labels_and_names_of_its_keys() -> None:
         [f"noise/{i}.png" for i in keys] for keys in ((0, 1, 2), (3, 4, 5), (6,))
     ]
     assert [batch.labels.tolist() for batch in batches] == [[0, 1, 2], [0, 1, 2], [0]]
-    assert batches[1].images.dtype == torch.float32 and batches[1].images.shape == (3, 3, 17, 17)
-    assert torch.equal(batches[1].images[2], build_eval_transform(Preprocessing(17))(source.read(5)))
+    assert batches[1].images.dtype == torch.uint8 and batches[1].images.shape == (3, 3, 17, 17)
+    assert torch.equal(batches[1].inputs()[2], build_eval_transform(Preprocessing(17))(source.read(5)))
     assert [len(batch) for batch in batches] == [3, 3, 1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_batches_hold_pixels_and_give_the_bits_of_the_transform(
+    workers: int, memory_format: torch.memory_format
+) -> None:
+    images = train_images(Noise(12))
+    sampler = EpochSampler(12, batch_size=4, seed=0)
+    for batch in build_loader(images, sampler, workers):
+        assert batch.images.dtype == torch.uint8
+        assert any(batch.erased) and not all(batch.erased)  # random erasing is applied after normalization
+        inputs = batch.inputs(memory_format=memory_format)
+        assert inputs.is_contiguous(memory_format=memory_format)
+        for name, found in zip(batch.names, inputs, strict=True):
+            index = int(name.removeprefix("noise/").removesuffix(".png"))
+            torch.manual_seed(mix_seed(images.seed, 0, index))
+            assert torch.equal(found, images.transform(images.images.read(index)))
 
 
 def test_damaged_images_are_named_once_and_replaced_by_nothing() -> None:
@@ -114,7 +133,7 @@ def test_a_batch_of_damaged_images_only_is_empty() -> None:
     assert batch.images.shape == (0, 3, 17, 17)
     assert batch.labels.shape == (0,) and batch.labels.dtype == torch.int64
     assert len(batch) == 0 and len(batch.skipped) == 3
-    assert collate([]).images.shape == (0, 3, 0, 0)
+    assert collate([], Normalize(IMAGENET_MEAN, IMAGENET_STD)).images.shape == (0, 3, 0, 0)
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone() -> None:
@@ -216,6 +235,17 @@ def test_a_dead_worker_is_one_sentence_with_its_image(number: signal.Signals) ->
     assert "\n" not in str(caught.value)
 
 
+def test_full_shared_memory_is_one_sentence_with_the_remedy() -> None:
+    def fill(index: int) -> None:
+        if index == 5:  # as torch words it
+            raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2>: No space left (28)")
+
+    loader = build_loader(eval_images(Noise(8, act=fill)), EvaluationSampler(8, batch_size=2), 2)
+    with pytest.raises(LoadingError, match="no memory for its batch; there is .* shared memory.*--shm-size") as caught:
+        list(loader)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_hanging_worker_is_detected_and_terminated() -> None:
     def hang(index: int) -> None:
         if index == 3:
@@ -231,6 +261,24 @@ def test_a_hanging_worker_is_detected_and_terminated() -> None:
     while multiprocessing.active_children() and time.perf_counter() < deadline:
         time.sleep(0.05)
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_processes_that_were_stopped_for_longer_than_the_timeout_continue() -> None:
+    source = Noise(12, act=lambda _: time.sleep(0.5))
+    program = os.fork()
+    if not program:  # a process group of its own, as a shell starts it
+        os.setpgid(0, 0)
+        try:
+            assert len(list(build_loader(eval_images(source), EvaluationSampler(12, batch_size=1), 1, timeout=4))) == 12
+            os._exit(0)
+        finally:
+            os._exit(1)
+    time.sleep(2.25)
+    os.killpg(program, signal.SIGSTOP)
+    time.sleep(5)
+    os.killpg(program, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(program, 0)[1]) == 0
 
 
 def test_ctrl_c_and_sigterm_to_all_processes_do_not_take_the_workers_away() -> None:
@@ -277,6 +325,69 @@ def test_a_loader_has_the_number_of_remaining_batches() -> None:
     assert len(loader) == 7
     sampler.start(12)
     assert len(loader) == 2 == len(list(loader))
+
+
+GPU = torch.device("cuda")  # a device that is only named
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "batches", "expected"),
+    [(96, 8, 1000, 8), (16, 8, 1000, 2), (4, 8, 1000, 1), (2, 1, 1000, 2), (96, 1, 3, 3)],
+)
+def test_workers_on_a_gpu_are_the_cores_of_the_process_up_to_eight_and_the_batches(
+    cores: int, processes: int, batches: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert choose_workers(None, GPU, batches=batches) == expected
+
+
+def test_a_cpu_and_images_in_memory_need_no_workers_and_settings_take_precedence() -> None:
+    assert choose_workers(None, torch.device("cpu")) == 0
+    assert choose_workers(None, GPU, in_memory=True) == 0
+    assert choose_workers(3, torch.device("cpu"), batches=1, in_memory=True) == 3
+
+
+@pytest.mark.parametrize(("persistent", "left"), [(True, 2), (False, 0)])
+def test_only_persistent_workers_outlive_an_iteration(persistent: bool, left: int) -> None:
+    loader = build_loader(eval_images(Noise(8)), EvaluationSampler(8, batch_size=2), 2, persistent=persistent)
+    batches = iter(loader)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    assert len(list(batches)) == 3
+    assert len(multiprocessing.active_children()) == left
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_workers_of_every_start_method_load_and_end(method: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / "images" / name / f"{number}.png")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import multiprocessing, sys, time\n"
+        "from gcnet.data.dataset import ClassificationDataset\n"
+        "from gcnet.data.images.folders import FolderImages\n"
+        "from gcnet.data.loader import build_loader\n"
+        "from gcnet.data.sampler import EvaluationSampler\n"
+        "from gcnet.data.settings import Preprocessing\n"
+        "from gcnet.data.transforms import build_eval_transform\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_start_method(sys.argv[2])\n"
+        "    images = ClassificationDataset(FolderImages(sys.argv[1]), build_eval_transform(Preprocessing(9)))\n"
+        "    loader = build_loader(images, EvaluationSampler(6, batch_size=3), 1, persistent=True)\n"
+        "    print([name for batch in loader for name in batch.names])\n"
+        "    (worker,) = multiprocessing.active_children()\n"
+        "    worker.terminate()\n"
+        "    worker.join(20)\n"
+        "    print(worker.exitcode)\n"
+    )
+    command = [sys.executable, str(program), str(tmp_path / "images"), method]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    names = [f"{name}/{number}.png" for name in ("a", "b") for number in range(3)]
+    assert (done.stdout, done.stderr) == (f"{names}\n0\n", "")
 
 
 def test_real_images_load_the_same_with_and_without_workers(data_root: Path) -> None:

@@ -73,9 +73,10 @@ def test_settings_and_source_import_neither_torch_nor_numpy_alone() -> None:
         ({"val_fraction": 0.2, "val": "val"}, "give one of them"),
         ({"data": "scenes", "val": "val"}, "`data=scenes` has its own splits"),
         ({"data": "cifar10", "val_fraction": 0.1}, "`val_fraction` requires your own data"),
+        ({"val": "s3://KEY:SECRET@bucket/val"}, "`val` must not contain a password or secret key, as in KEY:SECRET@"),
     ],
 )
-def test_validation_data_that_contradict_each_other_are_refused(values: dict[str, object], message: str):
+def test_contradictory_or_secret_data_are_refused(values: dict[str, object], message: str):
     with pytest.raises(UserError, match=re.escape(message)):
         DataSettings(**({"data": "photos"} | values))
 
@@ -91,3 +92,15 @@ def test_an_invalid_stored_preprocessing_is_an_error_of_one_sentence() -> None:
             except UserError:
                 continue
             assert (name, value) == ("resize", None)
+
+
+def test_the_name_of_built_in_data_is_not_the_folder_of_this_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert DataSettings(data="scenes").built_in_notes() == ()
+    (tmp_path / "scenes").mkdir()
+    (tmp_path / "photos").mkdir()
+    (note,) = DataSettings(data="scenes").built_in_notes()
+    assert note == "`data=scenes` is the built-in data set; `data=./scenes` is the folder of this name"
+    for folder in ("./scenes", "scenes/", "photos"):
+        settings = DataSettings(data=folder)
+        assert not settings.is_built_in and not settings.is_generated and settings.built_in_notes() == ()

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.functional import to_tensor
 from torchvision.transforms.v2 import functional as reference
 
 from gcnet.data.settings import IMAGENET_MEAN, IMAGENET_STD, AugmentSettings, Preprocessing
-from gcnet.data.transforms import build_eval_transform, build_train_transform
+from gcnet.data.transforms import build_eval_transform, build_train_transform, crop_region
 
 SIZES = [(211, 97), (97, 211), (101, 101), (37, 37), (37, 53), (5, 3), (1, 1), (64, 61)]
 QUIET = {"random_crop": "none", "hflip": 0.0}
@@ -70,6 +70,22 @@ def test_a_line_of_pixels_is_cut_before_it_is_resized_to_millions(size: tuple[in
     assert build_eval_transform(Preprocessing(224, 256))(photo(*size)).shape == (3, 224, 224)
 
 
+@pytest.mark.parametrize("size", [(640, 427), (100, 300), (83, 83), (2000, 10)])
+@pytest.mark.parametrize("sizes", [(64, None, "center"), (64, 73, "center"), (37, 41, "squash")])
+def test_the_crop_region_is_the_part_of_the_image_that_evaluation_sees(
+    size: tuple[int, int], sizes: tuple[int, int | None, str]
+) -> None:
+    preprocessing = Preprocessing(sizes[0], sizes[1], crop_mode=sizes[2], mean=(0, 0, 0), std=(1, 1, 1))
+    x, y = np.meshgrid((np.arange(size[0]) + 0.5) / size[0], (np.arange(size[1]) + 0.5) / size[1])
+    ramps = Image.fromarray((np.stack([x, y, 0 * x], -1) * 255).round().astype(np.uint8))
+    seen = build_eval_transform(preprocessing)(ramps)
+    left, top, right, bottom = crop_region(size, preprocessing)
+    step = (np.arange(sizes[0]) + 0.5) / sizes[0]
+    within = 0.02 + 1 / min(size)  # antialiasing is one-sided at the edges
+    assert seen[0].mean(0).numpy() == pytest.approx(left + step * (right - left), abs=within)
+    assert seen[1].mean(1).numpy() == pytest.approx(top + step * (bottom - top), abs=within)
+
+
 def test_training_without_augmentation_equals_evaluation() -> None:
     preprocessing = Preprocessing(37, 41, "bicubic")
     plain = build_train_transform(preprocessing, AugmentSettings(**QUIET))
@@ -83,6 +99,31 @@ def test_the_automatic_crop_pads_small_images_and_resizes_others() -> None:
         (Preprocessing(65), "resized"),
     ):
         assert build_train_transform(preprocessing, AugmentSettings()).crop == crop
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_training_equals_transforms_of_torchvision_with_the_same_seed(interpolation: str) -> None:
+    settings = AugmentSettings(random_crop="resized", color_jitter=0.3, erasing=0.5)
+    transform = build_train_transform(Preprocessing(31, interpolation=interpolation), settings)
+    mode = InterpolationMode(interpolation)
+    crop = v2.RandomResizedCrop(31, interpolation=mode, antialias=True)
+    jitter, erasing = v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3), v2.RandomErasing(p=0.5)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        found = transform(photo(53, 61))
+        torch.manual_seed(seed)
+        image = crop(photo(53, 61))
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(()).item() < 0.5 else image
+        pixels = reference.normalize(to_tensor(jitter(image)), list(IMAGENET_MEAN), list(IMAGENET_STD))
+        assert torch.equal(found, erasing(pixels))
+
+
+def test_a_crop_of_the_size_of_the_network_is_not_resampled() -> None:
+    transform = build_train_transform(Preprocessing(37), AugmentSettings(random_crop="resized", crop_scale=(1, 1)))
+    image, square = photo(37, 37), build_eval_transform(Preprocessing(37))
+    results = [transform(image) for _ in range(9)]  # square crops of the whole image, and crops of other shapes
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert any(torch.equal(result, square(whole)) for result in results for whole in (image, mirrored))
 
 
 def test_padded_crops_are_all_possible_shifts() -> None:

@@ -17,7 +17,8 @@ from gcnet.insertion import context_parameters, insert, inserted
 from gcnet.models.backbones.cifar_resnet import CifarResNet
 from gcnet.models.block_file import load_context, save_context
 from gcnet.models.model_file import save_model
-from gcnet.storage import StorageError, load_tensors, save_tensors
+from gcnet.storage import StorageError
+from gcnet.tensor_files import load_tensors, save_tensors
 from insertion.networks import create, images, randomize
 
 

@@ -24,8 +24,8 @@ from gcnet.models.conversion import Converted, convert_weights
 SMALL = "mmdet/faster_rcnn_r18_3_classes"
 
 
-def exported(converted: Converted) -> dict[str, Tensor]:
-    return NETWORK_SOURCES[converted.source].export(converted.model.state_dict(), converted.network)
+def library_tensors(converted: Converted) -> dict[str, Tensor]:
+    return NETWORK_SOURCES[converted.source].to_library(converted.model.state_dict(), converted.network)
 
 
 def assert_same_bits(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -38,7 +38,7 @@ def test_a_small_detector_of_mmdet_converts_and_its_round_trip_is_bit_equal() ->
     assert converted.source == "mmdet"
     assert converted.network.architecture == "faster_rcnn_resnet18"
     assert card_of(converted.model).class_names == ("class 0", "class 1", "class 2")
-    assert_same_bits(exported(converted), layout(SMALL).tensors())
+    assert_same_bits(library_tensors(converted), layout(SMALL).tensors())
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_detectors_of_mmdet_convert_and_their_round_trip_is_bit_equal(
     records = insertion_records(converted.model)
     expected = [] if insertion is None else [insertion]
     assert [{key: record[key] for key in insertion or {}} for record in records] == expected
-    assert_same_bits(exported(converted), layout(f"mmdet/{name}").tensors())
+    assert_same_bits(library_tensors(converted), layout(f"mmdet/{name}").tensors())
 
 
 def test_mmdet1_has_the_background_first_as_ours_and_its_round_trip_is_bit_equal() -> None:
@@ -104,7 +104,7 @@ def test_mmdet1_has_the_background_first_as_ours_and_its_round_trip_is_bit_equal
     ours = converted.model.state_dict()
     assert torch.equal(ours["roi_heads.box_predictor.cls_score.weight"], theirs["bbox_head.fc_cls.weight"])
     assert torch.equal(ours["roi_heads.box_predictor.bbox_pred.bias"], theirs["bbox_head.fc_reg.bias"])
-    assert_same_bits(exported(converted), theirs)
+    assert_same_bits(library_tensors(converted), theirs)
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_a_cascade_of_mmdet1_converts_with_either_name_of_its_offsets(offsets: s
     theirs = first_version(layout("mmdet/cascade_x101_dcn_r4").tensors(), classes=80, offsets=offsets)
     converted = convert_weights(theirs)
     assert converted.network.architecture == "cascade_mask_rcnn_resnext101_32x4d_dcn"
-    assert_same_bits(exported(converted), theirs)
+    assert_same_bits(library_tensors(converted), theirs)
 
 
 def first_version(tensors: dict[str, Tensor], *, classes: int, offsets: str = "conv2.conv_offset") -> dict[str, Tensor]:
@@ -135,7 +135,7 @@ def test_non_local_blocks_of_mmdet_convert_by_the_mode_in_the_configuration() ->
     (record,) = insertion_records(converted.model)
     assert (record["block"], record["options"]) == ("nl_dot_product", {"reduction": 2, "sub_sample": True})
     assert [site["name"] for site in record["places"]] == [f"backbone.body.layer3.{index}" for index in range(6)]
-    assert_same_bits(exported(converted), layout("mmdet/mask_rcnn_r50_non_local").tensors())
+    assert_same_bits(library_tensors(converted), layout("mmdet/mask_rcnn_r50_non_local").tensors())
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_squeeze_excitation_networks_of_mmpretrain_convert_and_their_round_trip_
     card = card_of(converted.model)
     assert card.class_names is not None and card.class_names[0].startswith("tench")
     assert card.preprocessing == {"image_size": 224, "resize": 256, "interpolation": "bilinear"}
-    assert_same_bits(exported(converted), layout("mmpretrain/seresnet50").tensors())
+    assert_same_bits(library_tensors(converted), layout("mmpretrain/seresnet50").tensors())
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_networks_for_clips_of_mmaction_convert_and_their_round_trip_is_bit_equa
     assert (converted.source, converted.network.architecture, record["block"]) == ("mmaction", architecture, block)
     assert [site["name"] for site in record["places"]] == places.split()
     assert record["options"] == {"reduction": 2, "sub_sample": True, "normalization": "batch"}
-    assert_same_bits(exported(converted), layout(f"mmaction/{name}").tensors())
+    assert_same_bits(library_tensors(converted), layout(f"mmaction/{name}").tensors())
     gcnet.save_model(converted.model, tmp_path / "model.safetensors")
     clip = torch.randn(1, 3, 8, 33, 33)
     with torch.no_grad():
@@ -201,7 +201,7 @@ def test_segmentation_networks_convert_their_backbone_and_say_so(tmp_path: Path)
     assert "auxiliary_head and decode_head are not converted" in str(converted)
     backbone = {name: value for name, value in theirs.items() if name.startswith("backbone.")}
     own = {name: value for name, value in converted.model.state_dict().items() if not name.startswith("fc.")}
-    assert_same_bits(NETWORK_SOURCES["mmseg"].export(own, converted.network), backbone)
+    assert_same_bits(NETWORK_SOURCES["mmseg"].to_library(own, converted.network), backbone)
     gcnet.save_model(converted.model, tmp_path / "backbone.safetensors")
     model = gcnet.load_model(tmp_path / "backbone.safetensors")
     assert model.forward_features(torch.randn(1, 3, 65, 97)).shape == (1, 2048, 9, 13)  # stride 8
@@ -227,14 +227,14 @@ def test_rows_of_classes_move_behind_the_background_which_mmdet_has_last() -> No
 )
 def test_entries_and_prefixes_around_the_weights_are_removed(wrapped: Callable[[dict[str, Tensor]], Any]) -> None:
     theirs = layout(SMALL).tensors()
-    assert_same_bits(exported(convert_weights(wrapped(theirs))), theirs)
+    assert_same_bits(library_tensors(convert_weights(wrapped(theirs))), theirs)
 
 
 def test_the_moving_average_is_converted_on_request_only() -> None:
     weights, average = layout(SMALL).tensors(1), layout(SMALL).tensors(2)
     content = {"state_dict": weights, "state_dict_ema": average}
-    assert_same_bits(exported(convert_weights(content)), weights)
-    assert_same_bits(exported(convert_weights(content, ema=True)), average)
+    assert_same_bits(library_tensors(convert_weights(content)), weights)
+    assert_same_bits(library_tensors(convert_weights(content, ema=True)), average)
     with pytest.raises(UserError, match="no moving average"):
         convert_weights({"state_dict": weights}, ema=True)
 
@@ -292,3 +292,32 @@ def test_a_model_file_keeps_classes_ids_options_and_origin(tmp_path: Path) -> No
     assert card.detector == {"conventions": "mmdet", "fpn_channels": 16, "head_width": 32}
     sha256 = hashlib.sha256((tmp_path / "epoch_12.pth").read_bytes()).hexdigest()
     assert card.provenance == {"source": "mmdet", "file": "epoch_12.pth", "sha256": sha256}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_not_finite_in_float32_are_refused(value: float) -> None:
+    tensors = {name: tensor.double() for name, tensor in layout(SMALL).tensors().items()}
+    tensors["backbone.conv1.weight"].view(-1)[:3] = value
+    tensors["neck.fpn_convs.0.conv.bias"][1] = value
+    with pytest.raises(UserError, match=r"has 4 NaN or infinite values, in \S+ and 1 more tensors; take"):
+        convert_weights({"state_dict": tensors}, "mmdet")
+
+
+def test_rounded_weights_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    tensors = {name: tensor.double() for name, tensor in layout(SMALL).tensors().items()}
+    converted = convert_weights({"state_dict": tensors}, "mmdet")
+    assert "rounded" not in caplog.text  # float32 has these values
+    tensors["backbone.conv1.weight"] = tensors["backbone.conv1.weight"] + 1e-12
+    rounded = convert_weights({"state_dict": tensors}, "mmdet")
+    assert f"1 of {len(tensors)} tensors are float64 and are rounded to float32, such as backbone.conv1.weight" in (
+        caplog.text
+    )
+    own, other = converted.model.state_dict(), rounded.model.state_dict()
+    assert all(torch.allclose(own[name], other[name]) for name in own)
+
+
+def test_a_download_of_a_file_is_refused(tmp_path: Path) -> None:
+    torch.save(layout(SMALL).checkpoint(), tmp_path / "file.pth")
+    for checkpoint in (str(tmp_path / "file.pth"), tmp_path / "file.pth", layout(SMALL).checkpoint()):
+        with pytest.raises(UserError, match="`download` belongs to a model on the Hub, .* or a published checkpoint"):
+            gcnet.convert_checkpoint(checkpoint, download=True)

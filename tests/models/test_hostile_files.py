@@ -23,7 +23,7 @@ from gcnet.models.block_file import load_context, save_context
 from gcnet.models.create import create_model
 from gcnet.models.load import load_model
 from gcnet.models.model_file import save_model
-from gcnet.storage import load_tensors, save_tensors
+from gcnet.tensor_files import load_tensors, save_tensors
 
 STATE = {"conv.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "fc.bias": torch.ones(5)}
 
@@ -81,6 +81,9 @@ MISTAKEN: dict[str, tuple[bytes, str]] = {
     "png": (b"\x89PNG\r\n\x1a\n" + bytes(99), "is a PNG image"),
     "zip": (zip_bytes({"readme.txt": b"hi"}), "is a zip archive without weights of torch.save"),
     "torchscript": (zip_bytes({"m/constants.pkl": b"", "m/data.pkl": b""}), "is a TorchScript archive"),
+    "onnx": (b"\x08\x0a\x12\x07pytorch\x1a\x032.1", "is an ONNX file, for other runtimes: give the model file"),
+    "openvino": (b'<?xml version="1.0"?>\n<net name="graph">', "is an OpenVINO file, for other runtimes"),
+    "torch.export": (zip_bytes({"archive/archive_format": b"pt2"}), r"is a file of torch\.export, for other runtimes"),
     "bomb": (
         zip_bytes({"m/data.pkl": b"", "m/data/0": bytes(20_000_000)}, zipfile.ZIP_DEFLATED),
         "is refused: it has .* and claims to hold 20,000,000",

@@ -241,6 +241,32 @@ def test_weights_of_timm_are_read_from_the_cache_without_a_network(
     assert "timm vit_tiny_patch16_224.augreg_in21k_ft_in1k" in str(loaded_weights(model))
 
 
+def test_published_weights_are_not_downloaded_without_the_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    for arguments, place in (
+        ({"name": "resnet18", "weights": "pretrained"}, tmp_path / "checkpoints" / "resnet18-f37072fd.pth"),
+        (
+            {"name": "mask_rcnn_resnet50", "backbone_weights": "IMAGENET1K_V1"},
+            tmp_path / "checkpoints" / "resnet50-0676ba61.pth",
+        ),
+        (
+            {"name": "vit_tiny_patch16_224", "weights": "pretrained"},
+            tmp_path / "hub" / "models--timm--vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+        ),
+    ):
+        with pytest.raises(UserError, match="is not in the cache, .*: add `download` to download it, or give") as error:
+            create_model(**arguments)
+        assert f"not in the cache, {place}: " in str(error.value)
+
+
 def test_without_an_answer_published_weights_fail_within_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,13 +283,13 @@ def test_without_an_answer_published_weights_fail_within_a_second(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("socket.create_connection", unanswered)
-    from gcnet.models.published import find_published, read_published
+    from gcnet.models.pretrained import find_pretrained, read_pretrained
 
-    published = find_published("resnet18", "pretrained")
+    published = find_pretrained("resnet18", "pretrained")
     assert published is not None
     began = time.monotonic()
     with pytest.raises(UserError, match="resnet18 IMAGENET1K_V1 is not in the cache, and .* cannot be reached"):
-        read_published(published, "weights")
+        read_pretrained(published, "weights", download=True)
     assert time.monotonic() - began < 1.5
     answered.set()
 

@@ -15,7 +15,7 @@ from gcnet.models.card import ModelCard
 from gcnet.models.create import create_model
 from gcnet.models.load import load_model
 from gcnet.models.model_file import load_strictly, read_model_file, save_model
-from gcnet.storage import save_tensors
+from gcnet.tensor_files import save_tensors
 
 
 def images() -> torch.Tensor:

@@ -184,9 +184,9 @@ def test_published_weights_for_a_backbone_are_those_of_its_classifier(monkeypatc
         asked.append(weights)
         return published
 
-    monkeypatch.setattr("gcnet.models.published._require_network", lambda *_: None)
+    monkeypatch.setattr("gcnet.models.pretrained._require_network", lambda *_: None)
     monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", answer)
-    model = create_model("mask_rcnn_gc_resnet50_dcn", backbone_weights="pretrained")
+    model = create_model("mask_rcnn_gc_resnet50_dcn", backbone_weights="pretrained", download=True)
     assert asked == [torchvision.models.ResNet50_Weights.DEFAULT]
     assert torch.equal(model.backbone.body.layer3[5].conv2.weight, published["layer3.5.conv2.weight"])
 
@@ -201,7 +201,7 @@ def test_without_a_network_published_weights_for_a_backbone_fail_at_once(monkeyp
     with pytest.raises(
         UserError, match="resnet18 IMAGENET1K_V1 is not in the cache, and download.pytorch.org cannot be reached"
     ):
-        create_model("mask_rcnn_resnet18", backbone_weights="pretrained")
+        create_model("mask_rcnn_resnet18", backbone_weights="pretrained", download=True)
 
 
 @pytest.mark.parametrize(

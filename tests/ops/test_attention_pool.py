@@ -12,6 +12,7 @@ from gcnet.ops.attention_pool import (
     attention_logits,
     attention_pool,
     attention_pool_reference,
+    attention_pool_with_map,
     attention_weights,
     weighted_sum,
 )
@@ -230,3 +231,34 @@ def test_logits_and_sums_of_both_memory_formats_equal_einsum() -> None:
         expected = torch.einsum("ncp,c->np", x, weight) + bias
         assert_equal_within(attention_logits(x, weight, bias), expected, torch.float64)
         assert_equal_within(weighted_sum(x, weights), torch.einsum("ncp,np->nc", x, weights), torch.float64)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"])
+def test_with_its_map_the_gradients_are_those_of_map_and_pooling(layout: torch.memory_format) -> None:
+    x = torch.randn(2, 3, 4, 5).double().to(memory_format=layout).requires_grad_()
+    weight, bias = torch.randn(3).double().requires_grad_(), torch.randn(()).double().requires_grad_()
+    arguments = x, weight, bias
+    assert torch.autograd.gradcheck(attention_pool_with_map, arguments)
+    assert torch.autograd.gradgradcheck(attention_pool_with_map, arguments)
+
+    def loss(same: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        return (same.cos() + context[..., None, None]).square().sum()
+
+    found = torch.autograd.grad(loss(*attention_pool_with_map(*arguments)), arguments)
+    expected = torch.autograd.grad(loss(x, attention_pool(x.flatten(2), weight, bias)), arguments)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        same, context = attention_pool_with_map(*(one.float() for one in arguments))
+    assert same.dtype == context.dtype == torch.float32
+    torch.testing.assert_close(context.double(), attention_pool(x.flatten(2), weight, bias), atol=1e-5, rtol=1e-5)
+    assert found[0].is_contiguous(memory_format=layout)
+
+
+def test_the_gradient_of_a_weight_that_depends_on_the_map_has_a_gradient() -> None:
+    def pooled(x: torch.Tensor) -> torch.Tensor:
+        return attention_pool(x, x.mean((0, 2)), x.new_zeros(()))
+
+    x = torch.randn(2, 3, 4).double().requires_grad_()
+    assert torch.autograd.gradcheck(pooled, x)
+    assert torch.autograd.gradgradcheck(pooled, x)

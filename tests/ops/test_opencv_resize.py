@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gcnet.ops import opencv_resize
-from gcnet.ops.opencv_resize import resize_bilinear, resize_fixed_point
+from gcnet.ops.opencv_resize import resize_batch_of_any_size, resize_bilinear, resize_fixed_point
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -52,6 +52,15 @@ def by_loop(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def test_resizing_equals_the_formulas_of_opencv(size: tuple[int, int]) -> None:
     image = noise(1, 13, 11)
     assert np.array_equal(resize_fixed_point(image, *size)[0].numpy(), by_loop(image[0].numpy(), *size))
+
+
+@pytest.mark.parametrize("size", [(3, 5), (13, 17), (7, 40), (26, 22), (1, 1)])
+def test_resizing_to_a_size_in_tensors_is_the_same(size: tuple[int, int]) -> None:
+    image = noise(3, 13, 11)
+    ratios = [torch.tensor(old / new, dtype=torch.float64) for old, new in zip((13, 11), size, strict=True)]
+    found = resize_batch_of_any_size(image[None].float(), (ratios[0], ratios[1]), (size[0] + 2, size[1] + 3))[0]
+    expected = resize_fixed_point(image, *size).float()
+    assert torch.equal(found[:, : size[0], : size[1]], expected)
 
 
 def test_resizing_equals_opencv_for_many_sizes() -> None:

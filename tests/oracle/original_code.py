@@ -26,6 +26,7 @@ class OriginalCode:
     ) -> None:
         self.process.stdin.close()
         self.process.stdout.close()
+        self.process.kill()  # the end of its input is not seen if a process forked meanwhile holds the pipe open
         self.process.wait()
 
     def __call__(self, function: str, **arguments: Any) -> Any:

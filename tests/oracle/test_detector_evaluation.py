@@ -59,7 +59,7 @@ def test_evaluation_gives_the_numbers_of_mmdet(
     part = CocoImages(content, FolderReader(folder / "val2017", content["images"]))
     order = EvaluationSampler(len(part), batch_size=1)
     loader: Any = build_detection_loader(DetectionDataset(part, with_objects=False), order)
-    result = evaluate_detector(model, loader, part.content, part.category_ids)
+    result = evaluate_detector(model, loader, lambda: part.content, part.category_ids)
     for kind, numbers in (("bbox", result.boxes.numbers), ("segm", result.masks.numbers)):
         ours = {name: -1.0 if value is None else value for name, value in numbers.items()}
         print(kind, ours, expected[kind])

@@ -19,7 +19,8 @@ from gcnet.models.card import ModelCard
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import evaluating
-from gcnet.tasks.base import LoadedModel, Task
+from gcnet.tasks.base import Task
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.predictor import Inference, Predictor
 from gcnet.tasks.results import DataReport, EvaluationResult, PredictionResult, TrainedModel
 from gcnet.tasks.scores import SHORT_RECIPE, Demonstration, Score
@@ -84,8 +85,6 @@ class BrightnessPredictor(Predictor):
         self,
         images: Sequence[tuple[ImageInput, Image.Image]],
         options: None,  # noqa: ARG002
-        *,
-        first: int,  # noqa: ARG002
     ) -> list[tuple[str, float]]:
         pixels = [torch.tensor(list(image.resize((SIDE, SIDE)).tobytes())) for _, image in images]
         batch = torch.stack(pixels).view(-1, SIDE, SIDE, 3).permute(0, 3, 1, 2) / 255
@@ -164,7 +163,10 @@ class BrightnessTraining:
     def describe_augmentation(self) -> str:
         return "none"
 
-    def batches(self, first_step: int) -> Iterator[GrayBatch]:
+    def workers(self, device: torch.device) -> int:  # noqa: ARG002
+        return 0
+
+    def batches(self, first_step: int, device: torch.device) -> Iterator[GrayBatch]:  # noqa: ARG002
         step = first_step
         while True:
             names = [f"{step % self.steps_per_epoch}-{number}" for number in range(self._batch)]
@@ -247,7 +249,7 @@ class BrightnessRegression(Task):
     def open_file(self, path: Path, model: nn.Module, card: ModelCard) -> TrainedModel:  # noqa: ARG002
         return TrainedRegressor(model)
 
-    def open_by_name(self, name: str, weights: str, image_size: int | None) -> TrainedModel:  # noqa: ARG002
+    def open_by_name(self, name: str, weights: str, image_size: int | None, *, download: bool) -> TrainedModel:  # noqa: ARG002
         return TrainedRegressor(create_model(name, num_classes=1, weights=weights).eval())
 
     def evaluate(

@@ -15,8 +15,8 @@ from torch import Tensor
 import gcnet
 from gcnet.cli import main
 from gcnet.models import registry as models
-from gcnet.storage import load_tensors
 from gcnet.tasks import registry as tasks
+from gcnet.tensor_files import load_tensors
 from tasks.brightness import MODEL, BrightnessRegression, BrightnessTraining, build_regressor, explained_variance
 
 pytestmark = pytest.mark.slow

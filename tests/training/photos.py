@@ -15,7 +15,8 @@ from torch import nn
 from gcnet.training.progress import Silent
 from gcnet.training.settings import TrainSettings, override
 from gcnet.workflows.resume import resume
-from gcnet.workflows.train import RunResult, run_training
+from gcnet.workflows.run import RunResult
+from gcnet.workflows.train import run_training
 
 CLASSES = ("blue", "green", "red")
 

@@ -46,7 +46,7 @@ def test_values_that_json_cannot_store_are_named(tmp_path):
 
 
 def test_a_model_file_is_not_taken_for_a_checkpoint(tmp_path):
-    from gcnet.storage import save_tensors
+    from gcnet.tensor_files import save_tensors
 
     save_tensors(tmp_path / "model", {"weight": torch.zeros(2)}, {"kind": "model"})
     with pytest.raises(ValueError, match="must be a training checkpoint"):

@@ -2,25 +2,31 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
 import torch
 
+import gcnet
 from gcnet import cli
 from gcnet.devices import choose_device, is_first_process
-from gcnet.errors import UserError
+from gcnet.errors import Failure, UserError
+from gcnet.tasks.results import EvaluationResult
 from gcnet.training.checkpoint import random_states, restore_random_states
-from gcnet.training.distributed import Processes, processes_joined
+from gcnet.training.distributed import Processes, agreed_start, processes_joined
 from gcnet.training.run_folder import RunFolder
-from gcnet.training.settings import MachineSettings, override
-from gcnet.workflows.train import _gpu_switches
+from gcnet.training.settings import override
 from training import together
 from training.photos import call_as_two, settings_for, write_photos
+from training.toy import tiny_network, toy_trainer
 
 PATIENCE = 60
 
@@ -56,18 +62,56 @@ def test_reported_numbers_are_those_of_the_saved_weights_to_the_bit(tmp_path):
     ("kind", "first", "second"),
     [
         ("user", ["UserError", "the folder is not empty"], ["UserError", "the folder is not empty"]),
-        ("other", ["KeyError", "'a'"], ["UserError", "the first process failed: KeyError: 'a'"]),
-        ("stop", ["KeyboardInterrupt", ""], ["UserError", "the first process failed: KeyboardInterrupt: "]),
+        ("other", ["KeyError", "'a'"], ["RankFailure", "rank 0 failed: KeyError: 'a'"]),
+        ("stop", ["KeyboardInterrupt", ""], ["RankFailure", "rank 0 failed: interrupted"]),
     ],
 )
 def test_an_error_in_the_work_of_the_first_process_ends_the_wait_of_the_others(kind, first, second, tmp_path):
     assert by_two(together.fail_in_the_first, tmp_path, tmp_path, kind) == [first, second]
 
 
+def test_values_are_gathered_in_the_first_process_only(tmp_path):
+    assert by_two(together.gather_ranks, tmp_path, tmp_path) == [[[0], [1, 1]], []]
+
+
 def test_a_process_that_is_gone_is_one_sentence_in_the_others(tmp_path):
     kind, sentence = by_two(together.wait_for_a_process_that_ends, tmp_path, tmp_path)[0]
-    assert kind == "Failure"
-    assert "the connection to another process is lost" in sentence
+    assert kind == "RankFailure"
+    assert re.fullmatch(r"rank 1 \(process \d+ on .+\) ended without a message; it may have been killed", sentence)
+
+
+def test_processes_agree_on_a_name_that_no_earlier_start_has_used():
+    store, patience = torch.distributed.HashStore(), timedelta(seconds=20)
+    agreed_start(store, 0, 1, patience)  # a start of one process
+    store.add("starts of rank 1", 1)  # another, in which the first process was killed before it joined
+    names = set()
+    for world in (2, 3, 3, 2):
+        with ThreadPoolExecutor(world) as pool:
+            starts = [pool.submit(agreed_start, store, rank, world, patience) for rank in reversed(range(world))]
+            (name,) = {start.result() for start in starts}
+        names.add(name)
+    assert len(names) == 4
+
+
+def test_a_process_that_does_not_start_is_named():
+    with pytest.raises(Failure, match="rank 2 has not started within 0 minutes"):
+        store = torch.distributed.HashStore()
+        with ThreadPoolExecutor() as pool:
+            pool.submit(agreed_start, store, 1, 3, timedelta(seconds=1))
+            agreed_start(store, 0, 3, timedelta(seconds=1))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the names of threads from /proc")
+def test_no_thread_of_a_process_group_outlives_it(tmp_path):
+    code = f"from training import together; together.threads_left(together.Path({str(tmp_path)!r}))"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    tests = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    subprocess.run([*launch, sys.executable, "-c", code], check=True, timeout=PATIENCE, env=environment)
+    for rank in range(2):
+        threads = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert threads
+        assert not [name for name in threads if "gloo" in name]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -79,6 +123,16 @@ def test_only_the_first_process_tries_to_write_into_the_output(rank, tmp_path, m
     monkeypatch.setattr("gcnet.cli.train.run", lambda _: 0)
     assert cli.main(["train", "--output", str(tmp_path / "run")]) == 0
     assert tried == [0][rank:]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_process_writes_the_result_of_an_evaluation(rank, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    result = Mock(spec=EvaluationResult)
+    monkeypatch.setattr("gcnet.workflows.evaluate.run_evaluation", lambda _: result)
+    assert gcnet.evaluate("model.safetensors", output=tmp_path) is result
+    assert result.write.call_args_list == [call(tmp_path)][rank:]
 
 
 def test_processes_that_torchrun_did_not_start_are_one_sentence(monkeypatch):
@@ -97,6 +151,26 @@ def test_with_synchronized_norms_unreadable_images_make_no_process_wait(grad_acc
     one, other = by_two(together.train_synchronized, tmp_path, tmp_path, dropped, grad_accumulation)
     assert one["images"] == other["images"] == [12, 0, 7, 11]
     assert one["bits"] == other["bits"]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_processes_exchange_statistics_of_batch_norms_only_where_these_are_trained(frozen, tmp_path):
+    one, other = by_two(together.train_with_norms, tmp_path, tmp_path, frozen)
+    assert one["weights"] == other["weights"]
+    assert (one["broadcast"], one["views"]) == (not frozen, True)
+    if frozen:  # without statistics of the own images, two processes train as one
+        trainer = toy_trainer(network=tiny_network(batch_norm=True), freeze_bn_stats=True)
+        batches = trainer.task.batches(0, torch.device("cpu"))
+        for _ in range(3):
+            trainer.train_step(next(batches))
+        for parameter, values in zip(trainer.network.parameters(), one["weights"], strict=True):
+            torch.testing.assert_close(parameter.detach(), torch.tensor(values))
+
+
+def test_processes_exchange_the_buffers_of_other_modules(tmp_path):
+    one, other = by_two(together.train_with_own_buffers, tmp_path, tmp_path)
+    assert one == other
+    assert len(set(one)) == 3
 
 
 def test_a_weight_that_is_not_finite_in_one_process_stops_all(tmp_path):
@@ -126,18 +200,6 @@ def test_the_first_process_is_known_before_any_has_joined(monkeypatch):
     assert is_first_process()
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not is_first_process()
-
-
-@pytest.mark.parametrize("before", [None, ":16:8"])
-def test_the_workspace_of_cublas_is_as_before_after_a_deterministic_run(before, monkeypatch):
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    if before:
-        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
-    with _gpu_switches(MachineSettings(deterministic=True)):
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (before or ":4096:8")
-        assert torch.are_deterministic_algorithms_enabled()
-    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == before
-    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_random_state_saved_on_a_gpu_is_restored_without_one():

@@ -7,7 +7,7 @@ import pytest
 
 from gcnet.training.header import print_header
 from gcnet.training.settings import TrainSettings, override
-from gcnet.workflows.train import assembled
+from gcnet.workflows.run import assembled
 from training.photos import write_photos
 
 
@@ -36,7 +36,7 @@ def test_the_header_names_images_classes_size_weights_recipe_and_machine(photos:
     assert any(
         line.startswith("preset scratch: 3 steps of 10 images in 2 micro-batches, 5 per epoch") for line in lines
     )
-    assert "device: cpu, float32, 1 thread, seed 0" in lines
+    assert "device: cpu, float32, 1 thread, no data-loader workers, seed 0" in lines
     assert lines[-1] == "results in runs/a"
 
 

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -16,8 +18,10 @@ from torch import nn
 
 from gcnet.errors import UserError
 from gcnet.storage import StorageError
+from gcnet.tensor_files import Snapshot
 from gcnet.training.checkpoint import load_state
 from gcnet.training.loop import TrainingLoop
+from gcnet.training.pace import SPEED_KEYS
 from gcnet.training.progress import Lines as PlainLines
 from gcnet.training.progress import Silent
 from gcnet.training.run_folder import create_folder
@@ -69,8 +73,8 @@ def run(folder, *, at=None, steps=50, task=None, reporter=None, recipe=None, **o
 def act_at(trainer, step, action):
     take_step = trainer.train_step
 
-    def acting(batch):
-        outcome = take_step(batch)
+    def acting(batch, votes):
+        outcome = take_step(batch, votes)
         if trainer.step == step:
             action()
         return outcome
@@ -93,7 +97,7 @@ def fresh(tmp_path):
 
 
 def without_times(rows):
-    timed = ("seconds", "images_per_second")
+    timed = ("seconds", *SPEED_KEYS)
     return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 
@@ -265,6 +269,69 @@ def test_a_full_disk_is_reported_and_keeps_the_old_checkpoint(fresh, monkeypatch
     assert run(folder).trainer.step == 50
 
 
+@pytest.mark.parametrize("step", [8, 17, 33])
+def test_a_crash_of_a_run_that_saves_in_a_thread_and_a_resumption_give_the_bits_of_an_unbroken_run(whole, fresh, step):
+    folder = fresh()
+    with pytest.raises(Crash):
+        run(folder, at=(step, crash), save_async=True, save_every_steps=1)
+    assert load_state(folder.checkpoint)["trainer"]["step"] == step - 1
+    resumed = run(folder, save_async=True)
+    assert bits(whole[0].trainer.network) == bits(resumed.trainer.network)
+    assert without_times(folder.rows()) == without_times(whole[1].rows())
+
+
+def slowly(monkeypatch):
+    """Each checkpoint waits a second before it is written."""
+    write = Snapshot.write
+
+    def waiting(self, path):
+        time.sleep(1)
+        write(self, path)
+
+    monkeypatch.setattr(Snapshot, "write", waiting)
+
+
+def test_training_continues_while_a_thread_writes_the_state_of_the_step_that_saved(whole, fresh, monkeypatch):
+    slowly(monkeypatch)
+    folder, seen = fresh(), []
+    finished = run(
+        folder, save_async=True, save_every_steps=30, at=(45, lambda: seen.append(folder.checkpoint.exists()))
+    )
+    assert seen == [False]
+    assert load_state(folder.checkpoint)["trainer"]["step"] == finished.trainer.step == 50
+    assert bits(whole[0].trainer.network) == bits(finished.trainer.network)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_for_the_checkpoint_in_a_thread(fresh, monkeypatch, number):
+    slowly(monkeypatch)
+    folder = fresh()
+    stopped = run(folder, at=(12, sent(number)), save_async=True, save_every_steps=11)
+    assert stopped.stopped == number
+    assert load_state(folder.checkpoint)["trainer"]["step"] == 12
+
+
+@pytest.mark.parametrize(("step", "stops"), [(10, False), (14, True)])
+def test_a_full_disk_is_reported_by_the_step_after_a_write_in_a_thread_or_at_the_end(fresh, monkeypatch, step, stops):
+    folder = fresh()
+    from gcnet import storage
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    def fill():
+        monkeypatch.setattr(storage.os, "fsync", full)
+        if stops:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StorageError, match=r"checkpoint.*disk is full \(needed .*; the old file is unchanged"):
+        run(folder, at=(step, fill), save_async=True)
+    monkeypatch.undo()
+    assert load_state(folder.checkpoint)["trainer"]["step"] == 7
+    assert [thread.name for thread in threading.enumerate() if "checkpoint" in thread.name] == []
+    assert run(folder).trainer.step == 50
+
+
 def test_a_flipped_bit_in_the_checkpoint_is_refused(fresh):
     folder = fresh()
     run(folder, steps=9)
@@ -312,12 +379,13 @@ def test_the_best_weights_are_those_of_the_best_evaluation(whole):
     best = max(folder.evaluations(), key=lambda row: row["score"])
     assert loop.state.best == best
     assert (folder.best.read_text() == folder.last.read_text()) == (best["step"] == 50)
+    assert folder.best.samefile(folder.last) == (best["step"] == 50)
 
 
 def test_an_unreadable_image_is_named_once_and_counted(fresh):
     class Unlucky(ToyTask):
-        def batches(self, first_step):
-            for batch in super().batches(first_step):
+        def batches(self, first_step, device):
+            for batch in super().batches(first_step, device):
                 batch.skipped.append(type("Skipped", (), {"name": "a/broken.png", "reason": "truncated"})())
                 yield batch
 
@@ -326,6 +394,29 @@ def test_an_unreadable_image_is_named_once_and_counted(fresh):
     assert [line for line in lines.printed if "broken" in line] == ["skipped a/broken.png: truncated"]
     assert loop.state.last["skipped_total"] == 1
     assert folder.skipped.read_text() == "name,reason\na/broken.png,truncated\n"
+
+
+def test_many_skipped_images_are_written_every_ten_seconds_and_at_the_end(fresh, monkeypatch):
+    class Damaged(ToyTask):
+        def batches(self, first_step, device):
+            for number, batch in enumerate(super().batches(first_step, device)):
+                names = [f"{number}-{index}.png" for index in range(50)]
+                batch.skipped.extend(type("Skipped", (), {"name": name, "reason": "truncated"})() for name in names)
+                yield batch
+
+    folder, written = fresh(), []
+    write = folder.write_skipped
+    monkeypatch.setattr(folder, "write_skipped", lambda skipped: (written.append(len(skipped)), write(skipped)))
+    loop = TrainingLoop(
+        toy_trainer(Damaged(), steps=40),
+        folder,
+        output=OutputSettings(plots=False, evaluate_every=1000.0),
+        reporter=Silent(),
+        seed=0,
+    )
+    loop.run()
+    assert written[-1] == 2000 == len(folder.skipped.read_text().splitlines()) - 1
+    assert len(written) <= 3  # 2,000 images, 40 steps, one evaluation at the end
 
 
 def test_an_epoch_without_a_readable_image_is_refused(fresh):

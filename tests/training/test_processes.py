@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from gcnet.models.model_file import read_model_file
-from gcnet.storage import load_tensors
+from gcnet.tensor_files import load_tensors
+from gcnet.training.pace import SPEED_KEYS
 from gcnet.training.run_folder import RunFolder
 from training.photos import (
     fast_start,
@@ -54,7 +55,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(photos, tmp_path,
     one, other = (RunFolder(tmp_path / name) for name in ("alone", "two"))
     for row, twin in zip(one.rows(), other.rows(), strict=True):
         assert row.keys() == twin.keys()
-        for name in row.keys() - {"seconds", "images_per_second", "kind"}:
+        for name in row.keys() - {"seconds", "kind", *SPEED_KEYS}:
             assert twin[name] == pytest.approx(row[name], rel=1e-5), (name, row["step"])
     assert one.evaluations()[-1]["images"] == 20
     assert one.skipped.read_text() == other.skipped.read_text()

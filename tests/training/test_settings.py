@@ -60,6 +60,11 @@ REFUSED = {
     "no steps": (RecipeSettings, {"steps": 0}, "`steps` must be positive"),
     "negative rate": (RecipeSettings, {"lr": -0.1}, "`lr` must be positive and finite, found -0.1"),
     "rate that is no number": (RecipeSettings, {"lr": float("nan")}, "`lr` must be positive"),
+    "automatic batches in parts": (
+        RecipeSettings,
+        {"batch_size": "auto", "grad_accumulation": 2},
+        "`batch_size=auto` chooses `grad_accumulation`, found `grad_accumulation=2`",
+    ),
     "uneven micro-batches": (RecipeSettings, {"batch_size": 10, "grad_accumulation": 3}, "equal micro-batches"),
     "nesterov adamw": (RecipeSettings, {"optimizer": "adamw", "nesterov": True}, "`nesterov` requires"),
     "nesterov without momentum": (RecipeSettings, {"momentum": 0.0, "nesterov": True}, "needs `momentum`"),
@@ -92,7 +97,7 @@ UNKNOWN = {
     "unknown precision": (
         MachineSettings,
         {"precision": "fp32"},
-        'unknown `precision` "fp32"; valid: float32, bf16, fp16',
+        'unknown `precision` "fp32"; valid: auto, float32, bf16, fp16',
     ),
 }
 
@@ -174,6 +179,19 @@ def test_settings_with_absolute_paths_do_not_depend_on_the_working_folder(tmp_pa
     assert anchored.network.weights == str(tmp_path / "start.safetensors")
     assert override(TrainSettings(), weights="pretrained").with_absolute_paths().network.weights == "pretrained"
     assert TrainSettings().with_absolute_paths().data.data == "scenes"
+    for name in ("scenes", "cifar10"):
+        (tmp_path / name).mkdir()
+        assert override(TrainSettings(), data=name).with_absolute_paths().data.data == name
+    assert override(TrainSettings(), data="./scenes").with_absolute_paths().data.data == str(tmp_path / "scenes")
+
+
+def test_download_belongs_to_published_weights_too():
+    for weights in ("pretrained", "IMAGENET1K_V1", "mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco"):
+        assert override(TrainSettings(), weights=weights, download=True).data.download
+    assert override(TrainSettings(), backbone_weights="pretrained", download=True).data.download
+    for weights in (None, "weights.safetensors", "runs/first"):
+        with pytest.raises(UserError, match="`download` belongs to .* published weights, such as"):
+            override(TrainSettings(), weights=weights, download=True)
 
 
 def test_settings_cannot_be_changed():

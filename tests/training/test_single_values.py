@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from gcnet.errors import UserError
-from gcnet.training.single_values import running_statistics_for_single_values
+from gcnet.framework.fixed_batch_norm import FixedBatchNorm2d
+from gcnet.training.single_values import running_statistics_for_single_values, training_norms
 from gcnet.workflows.dry_run import dry_run
 from gcnet.workflows.resume import resume
 from gcnet.workflows.train import run_training
@@ -34,6 +35,11 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_settings(photos: Path, output: Path, **changes: Any) -> Any:
     return settings_for(photos, output, batch_size=2, mixup=0.0, cutmix=0.0, epochs=1.0, **changes)
+
+
+def test_norms_with_fixed_statistics_are_not_training() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), FixedBatchNorm2d(3), nn.SyncBatchNorm(3)).train()
+    assert list(training_norms(network)) == ["0"]
 
 
 def test_the_norm_uses_its_running_statistics_and_keeps_them() -> None:

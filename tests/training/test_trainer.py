@@ -14,7 +14,7 @@ from training.toy import ToyTask, bits, tiny_network, toy_trainer
 
 
 def take(trainer, steps):
-    batches = trainer.task.batches(trainer.step)
+    batches = trainer.task.batches(trainer.step, torch.device("cpu"))
     return [trainer.train_step(next(batches)) for _ in range(steps)]
 
 
@@ -99,7 +99,7 @@ def test_a_batch_without_readable_images_only_counts_the_step():
     trainer = toy_trainer(task, weight_decay=0.5)
     take(trainer, 1)
     before = bits(trainer.network)
-    batches = task.batches(1)
+    batches = task.batches(1, torch.device("cpu"))
     assert trainer.train_step(next(batches)).images == 0
     assert trainer.step == 2
     assert bits(trainer.network) == before
@@ -157,6 +157,42 @@ def test_half_precision_trains_with_float32_weights(precision):
     assert outcomes[-1].loss_sums["squares"] < outcomes[0].loss_sums["squares"] / 2
     assert all(parameter.dtype == torch.float32 for parameter in trainer.network.parameters())
     assert trainer.scaler.is_enabled() == (precision == "fp16")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_compiled_steps_are_those_of_eager_mode_and_resume_to_the_same_bits():
+    def build(*, compile):
+        return toy_trainer(network=tiny_network(batch_norm=True), compile=compile, ema_decay=0.9)
+
+    eager, whole, first = build(compile=False), build(compile=True), build(compile=True)
+    losses = [[outcome.loss_sums["squares"] for outcome in take(trainer, 3)] for trainer in (eager, whole)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for trained, expected in zip(whole.trained.parameters(), eager.trained.parameters(), strict=True):
+        torch.testing.assert_close(trained, expected, rtol=1e-4, atol=1e-5)
+    assert list(whole.state()["network"]) == list(eager.state()["network"])
+
+    take(first, 2)
+    resumed = build(compile=True)
+    resumed.load_state(first.state())
+    take(resumed, 1)
+    assert bits(resumed.network) == bits(whole.network)
+    assert bits(resumed.trained) == bits(whole.trained)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_compiled_steps_have_the_same_bits_after_an_evaluation_of_another_batch_size():
+    def train(*, evaluates):
+        torch.compiler.reset()
+        trainer = toy_trainer(network=tiny_network(batch_norm=True), compile=True)
+        if evaluates:
+            with torch.no_grad():
+                trainer.network.eval()(torch.randn(5, 3))
+        take(trainer, 2)
+        return bits(trainer.network)
+
+    assert train(evaluates=True) == train(evaluates=False)
 
 
 VARIANTS = {

@@ -1,5 +1,6 @@
 """What tests call in two gloo processes: each writes what it found into a file of its own, named by its rank."""
 
+import atexit
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ from gcnet.training.distributed import Processes, processes_joined
 from gcnet.training.run_folder import RunFolder
 from gcnet.training.settings import TrainSettings, override
 from training.photos import run
-from training.toy import ToyTask, bits, toy_trainer
+from training.toy import ToyTask, bits, tiny_network, toy_trainer
 
 CPU = torch.device("cpu")
 
@@ -100,9 +101,50 @@ def train_synchronized(folder: Path, dropped: dict[int, list[int]], grad_accumul
         network = nn.Sequential(nn.Linear(3, 7), Exchanging(), nn.ReLU(), nn.Linear(7, 1))
         trainer = toy_trainer(task, network, grad_accumulation=grad_accumulation)
         trainer.synchronized = True
-        batches = task.batches(0)
+        batches = task.batches(0, torch.device("cpu"))
         images = [trainer.train_step(next(batches)).images for _ in range(4)]
         write(folder, processes, {"images": images, "bits": bits(trainer.network)})
+
+
+def train_with_norms(folder: Path, frozen: bool) -> None:
+    """Three steps with batch norms, perhaps of frozen statistics: how DDP was set up, and the weights."""
+    torch.set_num_threads(1)
+    with processes_joined(CPU) as processes:
+        task = ToyTask(processes=processes)
+        trainer = toy_trainer(task, tiny_network(batch_norm=True), freeze_bn_stats=frozen)
+        batches = task.batches(0, torch.device("cpu"))
+        for _ in range(3):
+            trainer.train_step(next(batches))
+        wrapped: Any = trainer._wrapped
+        found = {"broadcast": wrapped.broadcast_buffers, "views": wrapped.gradient_as_bucket_view}
+        weights = [parameter.tolist() for parameter in trainer.network.parameters()]
+        write(folder, processes, {**found, "weights": weights})
+
+
+class Counting(nn.Module):
+    """A module with a buffer that changes in training, by other values in each process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.total += x.detach().sum()
+        return x + 0.01 * self.total
+
+
+def train_with_own_buffers(folder: Path) -> None:
+    """The buffer of a network of the user before the forward pass of the third step."""
+    torch.set_num_threads(1)
+    with processes_joined(CPU) as processes:
+        task = ToyTask(processes=processes)
+        trainer = toy_trainer(task, nn.Sequential(Counting(), *tiny_network()))
+        batches, totals = task.batches(0, torch.device("cpu")), list[float]()
+        trainer.network[0].register_forward_pre_hook(lambda module, _: totals.append(float(module.total)))
+        for _ in range(3):
+            trainer.train_step(next(batches))
+        write(folder, processes, totals)
 
 
 def check_weights_of_one(folder: Path) -> None:
@@ -126,7 +168,7 @@ def join_twice(folder: Path) -> None:
                 assert inner.sums([1]) == [2]
                 raise KeyError
         except KeyError:
-            assert outer.counts(outer.rank + 5) == [5, 6]
+            assert outer.start_counts(outer.rank + 5)() == [5, 6]
     assert not dist.is_initialized()
     write(folder, outer, os.environ["WORLD_SIZE"])
 
@@ -140,3 +182,26 @@ def fail_at_the_end(folder: Path, rank: int) -> None:
     except KeyError:
         pass
     write(folder, processes, processes.rank)
+
+
+def threads_left(folder: Path) -> None:
+    """At its end, a process writes its threads; its DistributedDataParallel was in a reference cycle."""
+    rank = os.environ["RANK"]
+    atexit.register(lambda: (folder / f"{rank}.json").write_text(json.dumps(_thread_names())))
+    with processes_joined(CPU) as processes:
+        network = nn.parallel.DistributedDataParallel(nn.Linear(2, 1))
+        network(torch.ones(3, 2)).sum().backward()
+        processes.gather("last")
+        cycle: list[object] = [network]
+        cycle.append(cycle)
+        del network
+
+
+def _thread_names() -> list[str]:
+    return [thread.read_text().strip() for thread in Path("/proc/self/task").glob("*/comm")]
+
+
+def gather_ranks(folder: Path) -> None:
+    """Ranks gathered in the first process."""
+    with processes_joined(CPU) as processes:
+        write(folder, processes, processes.gather_in_first([processes.rank] * (1 + processes.rank)))

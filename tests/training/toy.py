@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gcnet.data.settings import DataSettings
+from gcnet.storage import write_atomic
 from gcnet.training.distributed import Processes
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import MachineSettings, TrainSettings
@@ -50,7 +51,10 @@ class ToyTask:
         names = [f"{step}/{index}" for index in range(self.batch_size)]
         return Points(inputs, targets, names, [])
 
-    def batches(self, first_step: int) -> Iterator[Points]:
+    def workers(self, device: torch.device) -> int:  # noqa: ARG002
+        return 0
+
+    def batches(self, first_step: int, device: torch.device) -> Iterator[Points]:  # noqa: ARG002
         step = first_step
         while True:
             whole = self.whole_batch(step)
@@ -125,7 +129,8 @@ class ToyTask:
 
     def save(self, network: nn.Module, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
-        path.write_text(str({name: tensor.tolist() for name, tensor in network.state_dict().items()}))
+        weights = {name: tensor.tolist() for name, tensor in network.state_dict().items()}
+        write_atomic(path, str(weights).encode())
 
     def draw_inputs(self, batch: Points, path: Path) -> None:
         path.write_text("\n".join(batch.names))
@@ -144,7 +149,12 @@ def tiny_network(*, dropout: float = 0.0, batch_norm: bool = False, seed: int = 
 
 
 def toy_trainer(
-    task: ToyTask | None = None, network: nn.Module | None = None, *, precision: Any = "float32", **recipe: Any
+    task: ToyTask | None = None,
+    network: nn.Module | None = None,
+    *,
+    precision: Any = "float32",
+    compile: bool = False,
+    **recipe: Any,
 ) -> Trainer:
     task = task or ToyTask()
     recipe = {"steps": 50, "batch_size": task.batch_size, "lr": 0.05, "warmup_epochs": 0.0} | recipe
@@ -152,7 +162,7 @@ def toy_trainer(
         task,
         network if network is not None else tiny_network(),
         recipe=RecipeSettings(**recipe),
-        machine=MachineSettings(precision=precision),
+        machine=MachineSettings(precision=precision, compile=compile),
         device=torch.device("cpu"),
         processes=task.processes,
     )

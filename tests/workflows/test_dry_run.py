@@ -18,4 +18,4 @@ def test_an_evaluation_is_timed_in_the_precision_of_the_run(precision, dtype):
 def test_a_batch_without_readable_images_takes_no_time():
     task = ToyTask()
     task.dropped = {0: list(range(12))}
-    assert _time_forward(toy_trainer(task), next(task.batches(0))) == 0
+    assert _time_forward(toy_trainer(task), next(task.batches(0, torch.device("cpu")))) == 0

@@ -1,8 +1,10 @@
 """`gcnet.load`: predictors, judged by running the network by hand and by `gcnet.predict` on files."""
 
+import copy
 import csv
 import io
 import json
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -259,6 +261,56 @@ def test_half_precision_changes_probabilities_slightly(classifier: Path) -> None
         assert value == pytest.approx(dict(full)[name], abs=0.02)
 
 
+def test_fused_networks_give_the_same_predictions(classifier: Path, detector: Path) -> None:
+    fused, plain = (gcnet.load(classifier, device="cpu", fuse=fuse)(pixels(), topk=6) for fuse in (True, False))
+    values = dict(probabilities(fused)[0])
+    assert all(values[name] == pytest.approx(value, abs=1e-5) for name, value in probabilities(plain)[0])
+    results: list[Any] = [
+        gcnet.load(detector, device="cpu", fuse=fuse)(pixels(), threshold=0.0) for fuse in (True, False)
+    ]
+    (ours,), (expected,) = (result.images for result in results)
+    assert len(expected.scores) > 0
+    np.testing.assert_allclose(ours.scores, expected.scores, atol=1e-4)
+    np.testing.assert_allclose(ours.boxes, expected.boxes, atol=0.1)
+
+
+def test_predictions_follow_changes_of_the_network(classifier: Path, detector: Path) -> None:
+    predictor: Any = gcnet.load(classifier, device="cpu")
+    predictor(pixels())
+    with torch.no_grad():
+        for parameter in predictor.model.parameters():
+            parameter.zero_()
+    assert dict(probabilities(predictor(pixels(), topk=6))[0]) == pytest.approx(dict.fromkeys(CLASSES, 1 / 6))
+    finder: Any = gcnet.load(detector, device="cpu")
+    assert len(finder(pixels(), threshold=0.0).images[0].scores) > 3
+    finder.model.roi_heads.detections_per_img = 3
+    assert len(finder(pixels(), threshold=0.0).images[0].scores) == 3
+
+
+def test_forward_hooks_of_the_network_see_every_prediction(classifier: Path) -> None:
+    predictor = gcnet.load(classifier, device="cpu")
+    expected = probabilities(predictor(pixels()))
+    seen: list[tuple[int, ...]] = []
+    for name, module in predictor.model.named_modules():
+        if name.endswith("bn1"):
+            module.register_forward_hook(lambda _, __, output: seen.append(tuple(output.shape)))
+    (found,) = probabilities(predictor(pixels()))
+    assert len(seen) > 1
+    assert all(value == pytest.approx(dict(expected[0])[name], abs=1e-5) for name, value in found)
+
+
+def test_predictors_are_copied_and_pickled(classifier: Path) -> None:
+    predictor: Any = gcnet.load(classifier, device="cpu")
+    expected = probabilities(predictor(pixels()))
+    for other in (copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))):
+        assert probabilities(other(pixels())) == expected
+        assert other.model is not predictor.model
+        with torch.no_grad():
+            next(other.model.parameters()).zero_()
+        assert probabilities(other(pixels())) != expected
+    assert probabilities(predictor(pixels())) == expected
+
+
 COMPILED = """
 import sys
 import numpy as np
@@ -289,3 +341,12 @@ def test_a_predictor_describes_itself(classifier: Path) -> None:
     predictor = gcnet.load(classifier, device="cpu")
     assert repr(predictor) == f"ClassPredictor({str(classifier)!r}, 6 classes, cpu)"
     assert predictor.names == CLASSES
+
+
+def test_an_image_size_that_the_network_does_not_take_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "vit.safetensors"
+    model = gcnet.create_model("vit_tiny_patch16_224", num_classes=3)
+    gcnet.save_model(model, path, preprocessing={"image_size": 224})
+    predictor = gcnet.load(path, device="cpu", image_size=100)
+    with pytest.raises(UserError, match="cannot run on images of 100 x 100 pixels; it is built for 224 x 224"):
+        predictor(pixels())

@@ -15,7 +15,9 @@ from PIL import Image
 from gcnet.cli import main
 from gcnet.errors import UserError
 from gcnet.storage import StorageError
+from gcnet.training.checkpoint import load_state
 from gcnet.training.data_record import compare_data, record_data
+from gcnet.training.loop import TrainingLoop
 from gcnet.training.progress import Silent
 from gcnet.training.run_folder import open_folder
 from gcnet.workflows.resume import resume
@@ -265,3 +267,36 @@ def test_the_command_takes_workers_device_and_length_beside_resume(
     assert "found --lr" in capsys.readouterr().err
     assert main(["train", "--resume", str(run / "weights" / "last.safetensors")]) == 2
     assert "train with --weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_checkpoint_is_released_before_the_first_step(stopped: Path, tmp_path: Path, optimizer: str) -> None:
+    settings = settings_for(stopped / "data", tmp_path / "run", optimizer=optimizer)
+    run_training(settings, build_model=steady_network, reporter=StoppingAt(4))
+    mapped: list[bool] = []
+
+    class Looking(Silent):
+        def advance(self, step: int, total: int, text: str) -> None:  # noqa: ARG002
+            mapped.append("checkpoint.safetensors" in Path("/proc/self/maps").read_text())
+
+    resume(tmp_path / "run", build_model=steady_network, reporter=Looking())
+    assert mapped and not any(mapped)
+
+
+def test_the_tensors_of_a_checkpoint_are_freed_before_training(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[dict[str, Any]] = []
+    kept: list[int] = []
+    run = TrainingLoop.run
+
+    def load(path: Path) -> dict[str, Any]:
+        loaded.append(load_state(path))
+        return loaded[0]
+
+    def count(loop: TrainingLoop) -> None:
+        kept.append(len(loaded[0]))
+        run(loop)
+
+    monkeypatch.setattr("gcnet.workflows.resume.load_state", load)
+    monkeypatch.setattr(TrainingLoop, "run", count)
+    resume(copy / "run", build_model=steady_network, reporter=Silent())
+    assert kept == [0]

@@ -17,11 +17,14 @@ from gcnet.errors import UserError
 from gcnet.insertion import inserted
 from gcnet.models.load import load_model
 from gcnet.models.model_file import read_model_file
-from gcnet.storage import load_tensors
 from gcnet.tasks.classification.training import ClassificationTraining
+from gcnet.tasks.registry import open_task
+from gcnet.tensor_files import load_tensors
+from gcnet.training.distributed import Processes
 from gcnet.training.progress import Silent
 from gcnet.training.run_folder import open_folder
 from gcnet.training.settings import TrainSettings, override
+from gcnet.training.task import micro_batches
 from gcnet.workflows.dry_run import dry_run
 from gcnet.workflows.resume import resume
 from gcnet.workflows.train import run_training
@@ -357,3 +360,25 @@ def test_names_that_are_not_utf_8_and_control_characters_end_no_training(tmp_pat
     assert r"skipped blue/broken\udcfe\n.png: not an image" in printed
     assert (tmp_path / "run" / "confusion.png").exists()
     assert b"broken\xfe" in (tmp_path / "run" / "skipped.csv").read_bytes()
+
+
+def test_an_automatic_batch_size_is_recorded_in_numbers_and_gives_the_run_of_these(photos, tmp_path, monkeypatch):
+    losses = ClassificationTraining.losses
+
+    def limited(task, network, batch):
+        if len(batch.names) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return losses(task, network, batch)
+
+    monkeypatch.setattr(ClassificationTraining, "losses", limited)
+    changes = {"steps": 2, "epochs": None}
+    count = len(open_task(settings_for(photos, tmp_path / "count"), Processes()).splits.train)
+    automatic = settings_for(photos, tmp_path / "automatic", batch_size="auto", **changes)
+    run(automatic)
+    recipe = open_folder(tmp_path / "automatic")[1].recipe
+    assert recipe.batch_size == count  # the default is reduced to the number of images
+    assert max(micro.stop - micro.start for micro in micro_batches(count, recipe.grad_accumulation)) <= 5
+    numbers = {"batch_size": count, "grad_accumulation": recipe.grad_accumulation}
+    run(settings_for(photos, tmp_path / "given", **numbers, **changes))
+    first, second = (tmp_path / name / "weights" / "last.safetensors" for name in ("automatic", "given"))
+    assert first.read_bytes() == second.read_bytes()

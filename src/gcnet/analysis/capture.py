@@ -15,6 +15,7 @@ from gcnet.analysis.attention import Attention
 from gcnet.analysis.readers import Adapter, Call, Reader, find_reader
 from gcnet.framework.block import Branch
 from gcnet.framework.fusion import Add, Distribute
+from gcnet.framework.narrow_block import NarrowBlock
 
 _ATTENTION = re.compile(r"attention|attn|^xca$", re.IGNORECASE)
 # Squeeze-and-excitation of other libraries: the part with the channel weights as output.
@@ -165,6 +166,13 @@ def _gates(found: Capture, name: str, module: nn.Module) -> list[tuple[nn.Module
                 _note_gate(found, name, fusion.forward(torch.ones_like(x), term) - bias)
 
         return [(module.fusion, of_fusion)]
+    if isinstance(module, NarrowBlock):
+
+        def of_block(_: nn.Module, __: Any, output: Any) -> None:
+            if output[0] is not None:
+                _note_gate(found, name, output[0].detach())
+
+        return [(module, of_block)]
     part = getattr(module, _GATES.get(type(module).__module__, ""), None)
     if not isinstance(part, nn.Module):
         return []

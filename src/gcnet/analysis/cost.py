@@ -11,13 +11,15 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from gcnet.blocks import BLOCKS, BlockShape
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -129,8 +131,10 @@ def total_flops(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def flop_counter() -> FlopCounterMode:
+def flop_counter() -> "FlopCounterMode":
     """Return the FLOP counter of PyTorch, extended by operations that it does not count."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     return FlopCounterMode(display=False, custom_mapping=_MATRIX_VECTOR | _deformable())
 
 

@@ -105,11 +105,11 @@ def measure_layers(
 
     Args:
         model: the network.
-        batches: images (N, 3, H, W), on the device of the network; the first image determines the grid of a layer.
-        adapters: as for `gcnet.analysis.capture.capture`.
-        on_gates: called after each batch with its gates.
-        on_unread: called at the end with the names of attention modules that cannot be read.
-        part: function that returns the part of a call's attention to measure, such as `Padding.without_queries`.
+        batches: as for `measure_batches`; the first image determines the grid of a layer.
+        adapters: as for `measure_batches`.
+        on_gates: as for `measure_batches`.
+        on_unread: as for `measure_batches`.
+        part: as for `measure_batches`.
 
     Returns:
         The layers, in the order of their first calls.
@@ -117,18 +117,61 @@ def measure_layers(
     Reference:
         arXiv 1904.11492, table 1.
     """
-    calls: dict[str, list[Distances]] = {}
+    return combine_batches(
+        model, measure_batches(model, batches, adapters=adapters, on_gates=on_gates, on_unread=on_unread, part=part)
+    )
+
+
+def measure_batches(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    *,
+    adapters: Mapping[type[nn.Module], Adapter] | None = None,
+    on_gates: Callable[[list[Gate]], None] | None = None,
+    on_unread: Callable[[Iterable[str]], None] | None = None,
+    part: Callable[[Attention], Attention] = lambda attention: attention,
+) -> list[list[tuple[str, Distances]]]:
+    """Return the average distances of every call of an attending module, for `combine_batches`.
+
+    Args:
+        model: the network; it runs in its mode and without gradients.
+        batches: images (N, 3, H, W), on the device of the network.
+        adapters: as for `gcnet.analysis.capture.capture`.
+        on_gates: called after each batch with its gates.
+        on_unread: called at the end with the names of attention modules that cannot be read.
+        part: function that returns the part of a call's attention to measure, such as `Padding.without_queries`.
+
+    Returns:
+        For each batch, the name of the module of each call and its distances, in order.
+    """
+    measured = []
     with torch.no_grad(), capture(model, adapters=adapters, keep=lambda one: measure_distances(part(one))) as found:
         for images in batches:
             model(images)
-            for name, distances in found.attention:
-                calls.setdefault(name, []).append(distances)
+            measured.append(list(found.attention))
             if on_gates is not None:
                 on_gates(found.gates)
             found.attention.clear()
             found.gates.clear()
         if on_unread is not None:
             on_unread(found.unread)
+    return measured
+
+
+def combine_batches(model: nn.Module, measured: Iterable[Sequence[tuple[str, Distances]]]) -> list[Layer]:
+    """Return the average distances of every module over all batches.
+
+    Args:
+        model: the network.
+        measured: results of `measure_batches`, also of several processes, in the order of the images.
+
+    Returns:
+        The layers, in the order of their first calls.
+    """
+    calls: dict[str, list[Distances]] = {}
+    for batch in measured:
+        for name, distances in batch:
+            calls.setdefault(name, []).append(distances)
     return [_layer(name, type(model.get_submodule(name)).__name__, of_name) for name, of_name in calls.items()]
 
 

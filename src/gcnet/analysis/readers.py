@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from gcnet.analysis.attention import Attention, attention_over_map, attention_over_tokens
 from gcnet.errors import UserError
 from gcnet.framework.block import ContextBlock
+from gcnet.framework.narrow_block import NarrowBlock
 
 Adapter = Callable[..., Tensor | Attention]
 """`(module, *arguments of its call) -> weights` or a whole `Attention`."""
@@ -64,6 +65,8 @@ def find_reader(module: nn.Module, adapters: Mapping[type[nn.Module], Adapter]) 
         return partial(_read_adapted, adapter=adapter)
     if isinstance(module, ContextBlock):
         return _read_context_block if callable(getattr(module.context, "attention", None)) else None
+    if isinstance(module, NarrowBlock):
+        return _read_narrow_block if callable(getattr(module.pool, "attention", None)) else None
     if isinstance(module, nn.MultiheadAttention):
         return _read_multi_head
     name = f"{type(module).__module__}.{type(module).__name__}"
@@ -161,6 +164,12 @@ def _read_adapted(module: nn.Module, call: Call, *, adapter: Adapter) -> Attenti
 def _read_context_block(module: ContextBlock, call: Call) -> Attention:
     attention: Any = module.context.attention
     return attention_over_map(attention(call.x), call.x, call.output - call.x)
+
+
+def _read_narrow_block(module: NarrowBlock, call: Call) -> Attention:
+    """The attention of a block of `gcnet.fuse`, whose input is that of the last convolution."""
+    attention: Any = module.pool.attention
+    return attention_over_map(attention(call.x), call.x, None)
 
 
 def _read_pooling(module: nn.Module, call: Call) -> Attention | None:

@@ -62,6 +62,12 @@ def block_options(block: str | Builder) -> tuple[str, ...]:
     )
 
 
+def default_ratio(block: str) -> float | None:
+    """Return the ratio that `block`, a name, has by default; None of a block without ratio."""
+    parameter = inspect.signature(find_builder(block)).parameters.get("ratio")
+    return None if parameter is None else parameter.default
+
+
 def check_options(block: str | Builder, options: dict[str, Any]) -> None:
     """Check that a block takes the given options.
 

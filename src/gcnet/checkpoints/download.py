@@ -2,7 +2,10 @@
 
 import hashlib
 import http.client
+import os
 import shutil
+import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Generator
@@ -17,8 +20,38 @@ from gcnet.progress_bar import progress_bar
 from gcnet.storage import StorageError, atomic_file, locked
 
 _SECONDS = 20.0  # without an answer
+_TRIAL_SECONDS = 0.8  # of a connection
+_PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 _CHUNK = 2**20  # bytes
-_LARGEST = 4 * 2**30  # bytes; the largest published file has less than 1 GB
+LARGEST_FILE = 4 * 2**30  # bytes; the largest published file has less than 1 GB
+
+
+def connection_failure(host: str, port: int = 443) -> OSError | None:
+    """Return why a server cannot be reached, within a second, where other libraries retry for most of a minute.
+
+    Args:
+        host: name of the server.
+        port: of the server.
+
+    Returns:
+        The error; None for a server that can be reached, and behind a proxy, where only a request shows it.
+    """
+    if any(os.environ.get(proxy) for proxy in _PROXIES) and host not in ("127.0.0.1", "localhost"):
+        return None
+    answers: list[OSError | None] = []
+    # In a thread, since name resolution has no timeout.
+    trial = threading.Thread(target=_try_connection, args=(host, port, answers), daemon=True)
+    trial.start()
+    trial.join(_TRIAL_SECONDS)
+    return answers[0] if answers else OSError("no answer")
+
+
+def _try_connection(host: str, port: int, answers: list[OSError | None]) -> None:
+    try:
+        socket.create_connection((host, port), timeout=_TRIAL_SECONDS).close()
+        answers.append(None)
+    except OSError as error:
+        answers.append(error)
 
 
 def checkpoint_file(file: PublishedFile, *, download: bool) -> Path:
@@ -110,8 +143,8 @@ def _declared_size(file: PublishedFile, path: Path, response: Any) -> int | None
     """The size in bytes that the server declares, None if it declares none; refuse one that cannot be stored."""
     text = response.headers.get("Content-Length") or ""
     size = int(text) if text.isdigit() else None
-    if size is not None and size > _LARGEST:
-        raise Failure(f"cannot download {file.name}: the server declares {size:,} bytes, the limit is {_LARGEST:,}")
+    if size is not None and size > LARGEST_FILE:
+        raise Failure(f"cannot download {file.name}: the server declares {size:,} bytes, the limit is {LARGEST_FILE:,}")
     free = shutil.disk_usage(path.parent).free
     if size is not None and size > free:
         raise StorageError(
@@ -132,8 +165,8 @@ def _chunks(file: PublishedFile, path: Path, response: Any, size: int | None) ->
             if not chunk:
                 break
             done += len(chunk)
-            if done > _LARGEST:
-                raise Failure(f"cannot download {file.name}: the server sends more than {_LARGEST:,} bytes")
+            if done > LARGEST_FILE:
+                raise Failure(f"cannot download {file.name}: the server sends more than {LARGEST_FILE:,} bytes")
             yield chunk
             advance(1)
     if size is not None and done < size:

@@ -17,7 +17,7 @@ from gcnet.checkpoints.published_files import nearest_published_file
 from gcnet.checkpoints.stand_ins import STAND_INS
 from gcnet.checkpoints.weight_file import WeightFile, unwrapped_weights
 from gcnet.errors import UserError, is_url, nearest_path, printable
-from gcnet.storage import has_checksum, load_tensors
+from gcnet.tensor_files import has_checksum, load_tensors
 
 Format = Literal["safetensors", "torch"]
 
@@ -41,6 +41,8 @@ _MAGIC = (
     (b"GGUF", "a GGUF file"),
     (b"\x7fELF", "a program"),
 )
+_EXPORTED = "for other runtimes: give the model file from which it was exported"
+_ONNX = re.compile(rb"\x08[\x03-\x20]\x12")  # version of the format, then the name of the program that wrote it
 _HTML = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")
 _PICKLES = (b"\x80\x01", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -125,7 +127,11 @@ def _beginning(path: Path) -> bytes:
 
 
 def _mistaken(head: bytes) -> str | None:
-    """What the file is, where it is a well-known kind of another thing."""
+    """A well-known kind of other files, or None."""
+    if head.startswith(b"<?xml") and b"<net " in head:
+        return f"an OpenVINO file, {_EXPORTED}"
+    if _ONNX.match(head):
+        return f"an ONNX file, {_EXPORTED}"
     if head.lstrip().lower().startswith(_HTML):
         return "a web page (HTML or XML) and not weights: the download gave a page instead of the file"
     if head[257:262] == b"ustar":
@@ -145,6 +151,8 @@ def _check_archive(path: Path, size: int) -> None:
         raise UserError(f"{shown(path)} is a NumPy archive (.npz) and not weights of PyTorch")
     if any(name.endswith("/constants.pkl") for name in names):
         raise UserError(f"{shown(path)} is a TorchScript archive, which holds code: save the state_dict alone")
+    if any(name.endswith("/archive_format") for name in names):
+        raise UserError(f"{shown(path)} is a file of torch.export, {_EXPORTED}")
     if not any(name.endswith("data.pkl") for name in names):
         raise UserError(f"{shown(path)} is a zip archive without weights of torch.save in it")
     inflated = sum(entry.file_size for entry in entries)

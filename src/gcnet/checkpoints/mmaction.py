@@ -59,7 +59,7 @@ class MmactionSource(NetworkSource):
     def convert(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
         return with_output_bias(_table(network).to_ours(tensors))
 
-    def export(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
+    def to_library(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
         return _table(network).to_theirs(without_output_bias(tensors))
 
     def _architecture(self, weights: WeightFile, config: Mapping[str, Any]) -> str:

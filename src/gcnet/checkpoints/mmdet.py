@@ -101,7 +101,7 @@ class MmdetSource(NetworkSource):
     def convert(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
         return with_output_bias(self._table(network).to_ours(tensors))
 
-    def export(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
+    def to_library(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
         return self._table(network).to_theirs(without_output_bias(tensors))
 
     def _architecture(self, weights: WeightFile, cascade: bool) -> str:

@@ -44,7 +44,7 @@ class MmpretrainSource(NetworkSource):
     def convert(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:  # noqa: ARG002
         return _TABLE.to_ours(tensors)
 
-    def export(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:  # noqa: ARG002
+    def to_library(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:  # noqa: ARG002
         return _TABLE.to_theirs(tensors)
 
 

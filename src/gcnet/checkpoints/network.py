@@ -47,9 +47,8 @@ class NetworkDescription:
 class NetworkSource(Protocol):
     """A library whose checkpoints are converted.
 
-    `export` defines the keys and shapes of a checkpoint: a file is accepted if it has exactly those that the export of
-    the described network has. `convert` is its inverse.
-
+    `to_library` defines the keys and shapes of a checkpoint: a file is accepted if it has exactly those of the
+    described network. `convert` is its inverse.
     """
 
     def recognizes(self, weights: WeightFile) -> bool:
@@ -75,12 +74,12 @@ class NetworkSource(Protocol):
         """Return the weights by our keys.
 
         Args:
-            tensors: of the checkpoint, with the keys and shapes of `export`, without those that are skipped.
+            tensors: of the checkpoint, with the keys and shapes of `to_library`, without those that are skipped.
             network: its description.
         """
         ...
 
-    def export(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
+    def to_library(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
         """Return the weights by the keys of the library.
 
         Args:

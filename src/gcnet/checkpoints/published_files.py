@@ -131,5 +131,11 @@ def names_published_file(text: str) -> bool:
     return bool(slash and name) and library in libraries and not os.path.exists(text) and not _is_file_name(name)
 
 
+def is_published_checkpoint(model: str) -> bool:
+    """Whether `model` has the form of a published checkpoint; other names with timm/ are networks of timm."""
+    known = any(file.name == model for file in published_files())
+    return names_published_file(model) and (known or not model.startswith("timm/"))
+
+
 def _is_file_name(name: str) -> bool:
     return Path(name).suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt")

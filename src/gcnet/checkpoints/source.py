@@ -204,6 +204,15 @@ class Catalog(Protocol):
         """
         ...
 
+    def cache_place(self, network: str, version: str) -> Path:
+        """Return the file of published weights in the cache, or the folder that would have it.
+
+        Args:
+            network: name of the network.
+            version: name of the weights.
+        """
+        ...
+
     def server(self) -> str:
         """Return the host name of the download server."""
         ...
@@ -220,9 +229,14 @@ class Catalog(Protocol):
         ...
 
 
-def hub_file(url: str) -> Path | None:
+def torch_hub_file(url: str) -> Path | None:
     """Return the file of `url` in the cache of torch.hub, None if it is not there."""
+    path = torch_hub_path(url)
+    return path if path.is_file() else None
+
+
+def torch_hub_path(url: str) -> Path:
+    """Return the path of the file of `url` in the cache of torch.hub, whether it is there or not."""
     import torch
 
-    path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
-    return path if path.is_file() else None
+    return Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)

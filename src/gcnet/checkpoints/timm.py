@@ -18,8 +18,9 @@ from gcnet.checkpoints.source import (
     channel_filter,
     describe_gc,
     describe_se,
-    hub_file,
     kernel,
+    torch_hub_file,
+    torch_hub_path,
     vector,
 )
 from gcnet.errors import UserError
@@ -160,7 +161,21 @@ class TimmCatalog:
                 cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file)
                 if isinstance(cached, str):
                     return Path(cached)
-        return hub_file(config.url) if isinstance(config.url, str) else None
+        return torch_hub_file(config.url) if isinstance(config.url, str) else None
+
+    def cache_place(self, network: str, version: str) -> Path:
+        """Return the folder of published weights in the cache of huggingface_hub, or their path in that of torch.hub.
+
+        Args:
+            network: name of the network.
+            version: name of the weights.
+        """
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        config = timm_config(network, version)
+        if config.hf_hub_id is None and isinstance(config.url, str):
+            return torch_hub_path(config.url)
+        return Path(HF_HUB_CACHE, f"models--{str(config.hf_hub_id).replace('/', '--')}")
 
     def server(self) -> str:
         """Return the host name of the download server."""

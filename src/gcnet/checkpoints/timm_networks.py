@@ -62,7 +62,7 @@ class TimmSource(NetworkSource):
     def convert(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
         return _table(network).to_ours(tensors)
 
-    def export(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
+    def to_library(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
         return _table(network).to_theirs(tensors)
 
 

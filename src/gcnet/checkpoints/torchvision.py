@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from gcnet.checkpoints.foreign_files import read_state_dict
-from gcnet.checkpoints.source import SE_TABLE, Source, describe_se, hub_file
+from gcnet.checkpoints.source import SE_TABLE, Source, describe_se, torch_hub_file, torch_hub_path
 
 SOURCES = {"torchvision_se": Source(tables=((SE_TABLE,),), describe=describe_se)}
 
@@ -79,7 +79,16 @@ class TorchvisionCatalog:
             network: name of the network.
             version: name of the weights.
         """
-        return hub_file(torchvision_weights(network, version).url)
+        return torch_hub_file(torchvision_weights(network, version).url)
+
+    def cache_place(self, network: str, version: str) -> Path:
+        """Return the path of published weights in the cache of torch.hub.
+
+        Args:
+            network: name of the network.
+            version: name of the weights.
+        """
+        return torch_hub_path(torchvision_weights(network, version).url)
 
     def server(self) -> str:
         """Return the host name of the download server."""

@@ -47,7 +47,7 @@ class TorchvisionSource(NetworkSource):
     def convert(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
         return _table(network).to_ours(tensors)
 
-    def export(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
+    def to_library(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
         if any(".context." in key for key in tensors):
             raise UserError(f"{_NAME} has no context blocks, and {network.architecture} has some here")
         conventions = (network.detector or {}).get("conventions", "mmdet")

@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import Any, cast
 
 from gcnet.cli.synonyms import COMMAND_SYNONYMS
-from gcnet.errors import Failure, UserError, nearest, out_of_memory, printable, unknown
+from gcnet.errors import EXIT_RANK_FAILURE, Failure, RankFailure, UserError, nearest, out_of_memory, printable, unknown
+from gcnet.version import __version__
 
 # The summaries are repeated from each module's SUMMARY, so that the list is printed without importing the modules.
 COMMANDS = {
@@ -20,19 +21,24 @@ COMMANDS = {
     "evaluate": "evaluate a trained model on labeled or annotated images",
     "predict": "predict the classes of images, or detect objects in them",
     "analyze": "visualize attention maps, and measure how query-dependent they are",
+    "demo": "open a page on which a trained model, or two side by side, can be tried in a browser",
     "simplify": "replace query-independent non-local blocks by simpler blocks with their weights",
     "compare": "train the same model with different blocks, and report scores and costs",
     "cost": "count parameters, FLOPs and activations by stage and block; measure time and memory",
     "reproduce": "train the models of the paper's tables, or count their costs, with published values",
     "check-data": "find issues of a data set before training: COCO annotations, class folders or a CSV",
+    "shard": "write labeled images as shards: tar files in the layout of WebDataset",
+    "export": "export a model to ONNX, torch.export or OpenVINO, and compare its outputs with PyTorch's",
     "convert": "convert checkpoints of mmdet, timm and other libraries to model files, and back",
+    "card": "write the model card of a trained model: README.md with metrics, cost and a picture of attention",
+    "push": "push a trained model with its card to the Hugging Face Hub",
     "sample-data": "write a small generated data set to try the commands on",
     "models": "list models with parameters and FLOPs, and published checkpoints",
     "blocks": "list blocks with parts, parameters and options",
 }
 
 # Commands that run in all processes of torchrun; the others run in the first one only.
-PARALLEL = ("train", "evaluate", "compare", "reproduce")
+PARALLEL = ("train", "evaluate", "predict", "analyze", "compare", "reproduce")
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -47,6 +53,7 @@ EXIT_CODES = {
     EXIT_FAILURE: "failure, such as a full disk; or check-data found issues",
     EXIT_USAGE: "usage error",
     EXIT_NON_FINITE: "training stopped at a loss that is not finite",
+    EXIT_RANK_FAILURE: "another process of torchrun failed, was killed or stopped responding",
     EXIT_HANGUP: "ended by SIGHUP, such as a closed terminal (training saved its state)",
     EXIT_INTERRUPTED: "interrupted by Ctrl-C (training saved its state)",
     EXIT_TERMINATED: "terminated by SIGTERM (training saved its state)",
@@ -58,6 +65,8 @@ _MEANINGS = {
     "check-data": {EXIT_FAILURE: "issues found; or failure, such as a full disk"},
     "predict": {EXIT_FAILURE: "no image could be read; or failure, such as a full disk"},
     "analyze": {EXIT_FAILURE: "no image could be read; or failure, such as a full disk"},
+    "export": {EXIT_FAILURE: "outputs differ too much from PyTorch's; or failure, such as a full disk"},
+    "demo": {EXIT_OK: "stopped by Ctrl-C", EXIT_INTERRUPTED: "interrupted by Ctrl-C before the page was ready"},
     "simplify": {EXIT_FAILURE: "no block could be replaced; or failure, such as a full disk"},
 }
 
@@ -85,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = cast(Any, _show_warning)
             code = _dispatch(arguments)
     except UserError as error:
-        code = _report(_named_as_flags(str(error), arguments), _exit_code(error))
+        code = _report_user_error(error, arguments)
     except (MemoryError, RuntimeError, ImportError, OSError) as error:
         code = _report_failure(error, arguments)
     except KeyboardInterrupt:
@@ -194,9 +203,7 @@ def _dispatch(arguments: list[str]) -> int:
         return EXIT_OK
     first, rest = arguments[0], arguments[1:]
     if first in ("-V", "--version"):
-        from importlib.metadata import version
-
-        print(f"gcnet {version('gcnet')}")
+        print(f"gcnet {__version__}")
         return EXIT_OK
     if first.startswith("-"):
         proposal = nearest(first.lstrip("-"), ("help", "version")).replace('"', '"--', 1)
@@ -243,7 +250,7 @@ def _help() -> str:
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {command:{width}}  {summary}" for command, summary in COMMANDS.items())
     return (
-        "usage: gcnet COMMAND [OPTIONS]\n\nGlobal context for vision networks.\n\n"
+        "usage: gcnet COMMAND [options]\n\nGlobal context blocks for vision networks.\n\n"
         f"commands (gcnet COMMAND --help shows the usual options, --help-all all of them):\n{commands}\n\n"
         f"options:\n  -h, --help  show this help\n  --version   show the version\n\n{_exit_codes(EXIT_CODES)}"
     )
@@ -253,7 +260,8 @@ def exit_codes(command: str) -> dict[int, str]:
     """Return the meaning of each exit code of a `command`."""
     if command in _TRAINING:
         return EXIT_CODES | {EXIT_FAILURE: "failure, such as a full disk"}
-    codes = {code: meaning for code, meaning in EXIT_CODES.items() if code not in _TRAINING_CODES}
+    others = (*_TRAINING_CODES, *(() if command in PARALLEL else (EXIT_RANK_FAILURE,)))
+    codes = {code: meaning for code, meaning in EXIT_CODES.items() if code not in others}
     usual = {EXIT_FAILURE: "failure, such as a full disk", EXIT_INTERRUPTED: "interrupted by Ctrl-C"}
     return codes | usual | _MEANINGS.get(command, {})
 
@@ -262,7 +270,15 @@ def _exit_codes(codes: Mapping[int, str]) -> str:
     return "exit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code, meaning in codes.items())
 
 
+def _report_user_error(error: UserError, arguments: Sequence[str]) -> int:
+    """Report a usage error or failure, unless another process does; returns the exit code."""
+    code = _exit_code(error)
+    return code if error.reported else _report(_named_as_flags(str(error), arguments), code)
+
+
 def _exit_code(error: UserError) -> int:
+    if isinstance(error, RankFailure):
+        return EXIT_RANK_FAILURE
     mistyped = isinstance(error.__cause__, FileNotFoundError)
     return EXIT_FAILURE if isinstance(error, Failure) and not mistyped else EXIT_USAGE
 

@@ -17,9 +17,14 @@ def run(settings: AnalyzeSettings) -> int:
         The exit code: 0 if at least one image could be read, else 1.
     """
     from gcnet.cli.files import report_counts, report_skipped, report_written
+    from gcnet.devices import is_first_process
     from gcnet.workflows.analyze import AttentionMaps, run_analysis
 
+    if not settings.statistics and not is_first_process():
+        return 0  # maps are drawn by the first process alone
     result = run_analysis(settings)
+    if not is_first_process():
+        return 0 if result.images else 1
     report_skipped(result.skipped)
     report_counts(result.images, len(result.skipped), "analyzed")
     if not result.images:

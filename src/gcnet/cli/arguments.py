@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from gcnet.arguments import Argument, arguments_of, settings_from
 from gcnet.cli.parser import build_parser, metavar
 from gcnet.cli.synonyms import FLAGS, VALUE_SYNONYMS, similar_flag
-from gcnet.cli.wording import base_type, flag_of, flags_of, takes
+from gcnet.cli.wording import base_type, flag_of, flags_of, other_words, takes
 from gcnet.errors import UserError, nearest, unknown
 from gcnet.renamed import new_flag, renamed
 
@@ -49,6 +49,7 @@ def parse(kind: type[_S], words: Sequence[str], *, program: str, epilogue: str) 
         raise line.wrong_values(str(error.argument_name).split("/")[0]) from None
     if extra:
         raise line.unexpected(extra[0])
+    line.refuse_flags_without_values(vars(read))
     values = {
         argument.name: line.value(argument, vars(read)[argument.name])
         for argument in arguments
@@ -112,6 +113,12 @@ class _Line:
                 name = flag or (before if before.startswith("--") else f"an argument of {self.program}")
                 raise UserError(f"{name} is empty: give a value")
 
+    def refuse_flags_without_values(self, read: Mapping[str, Any]) -> None:
+        """Refuse flags without a value, such as after an empty variable, that would mean the default."""
+        for flag, argument in self.flags.items():
+            if not argument.positional and not argument.default and read.get(argument.name) == []:
+                raise self.wrong_values(flag)
+
     def refuse_missing(self, values: Mapping[str, Any]) -> None:
         """Raise an error for the first missing argument without a default."""
         for flag, argument in self.flags.items():
@@ -126,6 +133,8 @@ class _Line:
         kind = base_type(argument)
         if read == "None" and NoneType in get_args(argument.kind):
             return None
+        if read in other_words(argument):
+            return read
         if get_origin(kind) is tuple:
             return tuple(self._single(argument, get_args(kind)[0], text) for text in read)
         return self._single(argument, kind, read)
@@ -157,6 +166,9 @@ class _Line:
 
     def unexpected(self, word: str) -> UserError:
         """Error for a word without a flag, or one too many for its flag."""
+        if word.lower().endswith(".tar"):  # the shell has expanded a pattern
+            quoted = '"shards/{train,val}-*.tar"'
+            return UserError(f'unexpected argument "{word}"; a pattern of shards is given in quotes, such as {quoted}')
         name, equals, value = word.partition("=")
         bare = name.replace("_", "-").lower()
         flag = f"--{bare}" if f"--{bare}" in self.flags else FLAGS.get(bare, "").split(" ")[0]

@@ -57,7 +57,7 @@ class Settings:
             if self.to is not None and getattr(self, name):
                 raise UserError(f"`{name}` cannot be combined with `to`, which takes a model file")
         if self.download:
-            from gcnet.data.settings import check_download
+            from gcnet.data.downloads import check_download
 
             check_download((self.checkpoint,))
 
@@ -82,13 +82,13 @@ def run(settings: Settings) -> int:
     Returns:
         The exit code: 0.
     """
+    from gcnet.models.checkpoint_cache import original_file
     from gcnet.models.conversion import convert_weights
     from gcnet.models.load import load_model
     from gcnet.models.model_file import save_model
-    from gcnet.models.published_checkpoints import original_file
 
     if settings.to is not None:
-        _export(load_model(settings.checkpoint, download=settings.download), settings.to, settings.output)
+        _write_checkpoint(load_model(settings.checkpoint, download=settings.download), settings.to, settings.output)
     else:
         path, source = original_file(settings.checkpoint, settings.source, download=settings.download)
         converted = convert_weights(path, source, ema=settings.ema)
@@ -99,17 +99,17 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _export(model: "nn.Module", library: str, output: Path) -> None:
+def _write_checkpoint(model: "nn.Module", library: str, output: Path) -> None:
     import io
 
     import torch
     from safetensors.torch import save
 
     from gcnet.models.card import card_of
-    from gcnet.models.export import export_checkpoint
+    from gcnet.models.library_checkpoints import to_library_checkpoint
     from gcnet.storage import write_atomic
 
-    content = export_checkpoint(model, library)
+    content = to_library_checkpoint(model, library)
     print(f"network: {card_of(model).architecture}\ncheckpoint of {library}, converted back without a difference")
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == _SUFFIX:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcnet.errors import UserError, is_url, printable
+from gcnet.remote_files import check_without_secret, is_remote
 from gcnet.storage import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 
 _OUTPUTS = ("output", "json", "csv", "fix", "convert")
-_OUTPUT_IS_FILE = ("predict", "simplify", "convert")
-_FILE_SUFFIXES = (".png", ".json", ".safetensors")
+_OUTPUT_IS_FILE = ("predict", "simplify", "convert", "export")
+_FILE_SUFFIXES = (".png", ".json", ".safetensors", ".onnx", ".pt2", ".xml", ".jsonl", ".parquet")
 
 
 def check_outputs(settings: object, command: str) -> None:
@@ -35,7 +36,10 @@ def check_outputs(settings: object, command: str) -> None:
         value = getattr(value, name, None) if is_dataclass(value) else value
         if value is None or str(value) == "-":
             continue
+        check_without_secret(value, f"--{name}")
         path = Path(value)
+        if command == "train" and is_remote(value):
+            continue
         if is_url(path):
             raise UserError(f"--{name} must be a path on this machine, found the URL {printable(str(value))}")
         is_file = name != "output" or (command in _OUTPUT_IS_FILE and path.suffix.lower() in _FILE_SUFFIXES)

@@ -24,12 +24,12 @@ class Settings:
     Examples:
       gcnet models --model mask_rcnn_gc_resnet50
       gcnet models --published --library mmdet
-      gcnet models --published --model mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco
+      gcnet models --model mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco
     """
 
     model: str | None = None
-    """Show only this model; also a detector, or any classifier of timm or torchvision. With `published`, the details of
-    one checkpoint."""
+    """Show only this model; also a detector, any classifier of timm or torchvision, or the details of a published
+    checkpoint."""
     published: bool = False
     """List published checkpoints with their scores, instead of models."""
     library: Literal["mmdet1", "mmdet", "mmseg", "mmaction", "timm"] | None = None
@@ -50,13 +50,21 @@ class Settings:
             raise UserError(f"--image-size must be at most {LARGEST_COUNTED:,}, found {self.image_size}")
         self._check_published()
 
+    @property
+    def lists_published(self) -> bool:
+        """Whether published checkpoints are listed, or one is shown; timm/NAME alone is a network of timm."""
+        from gcnet.checkpoints.published_files import is_published_checkpoint
+
+        name = self.model or ""
+        return self.published or (is_published_checkpoint(name) and not name.startswith("timm/"))
+
     def _check_published(self) -> None:
         given = {name: getattr(self, name) is not None for name in ("library", "task", "num_classes", "image_size")}
-        for name in ("num_classes", "image_size") if self.published else ("library", "task"):
+        for name in ("num_classes", "image_size") if self.lists_published else ("library", "task"):
             if given[name]:
-                reason = "cannot be combined with `published`" if self.published else "requires `published`"
+                reason = "is not for published checkpoints" if self.lists_published else "requires `published`"
                 raise UserError(f"`{name}` {reason}")
-        if self.published and self.model and (given["library"] or given["task"]):
+        if self.lists_published and self.model and (given["library"] or given["task"]):
             raise UserError("`library` and `task` cannot be combined with `model`, which shows one checkpoint")
 
 
@@ -69,7 +77,7 @@ def run(settings: Settings) -> int:
     Returns:
         The exit code: 0.
     """
-    if settings.published:
+    if settings.lists_published:
         return _run_published(settings)
     from gcnet.models.registry import list_models
     from gcnet.text_files import markdown_table

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from gcnet.arguments import Argument
-from gcnet.cli.wording import base_type, flag_of, with_flags
+from gcnet.cli.wording import base_type, flag_of, other_words, with_flags
 
 _WIDTHS = (80, 100)
 _HELP_COLUMN = 26
@@ -100,7 +100,7 @@ def metavar(argument: Argument) -> str:
     if get_origin(kind) is Literal:
         return "{" + ",".join(map(str, get_args(kind))) + "}"
     name = argument.name.split("_")[-1].upper()
-    return name if argument.positional else _METAVARS.get(kind, name)
+    return "|".join([name if argument.positional else _METAVARS.get(kind, name), *other_words(argument)])
 
 
 def _help(argument: Argument) -> str:

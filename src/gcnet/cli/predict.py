@@ -19,9 +19,16 @@ def run(settings: PredictSettings) -> int:
     import sys
 
     from gcnet.cli.files import report_counts, report_skipped
-    from gcnet.workflows.predict import run_prediction, write_tables
+    from gcnet.devices import is_first_process
+    from gcnet.workflows.predict import PredictionFile, run_prediction, write_tables
 
     predictions = run_prediction(settings)
+    if not is_first_process():
+        return 0 if predictions.images else 1
+    if isinstance(predictions, PredictionFile):
+        report_counts(predictions.images, predictions.skipped, "processed")
+        print(predictions)
+        return 0 if predictions.images else 1
     if settings.json != "-" and predictions.images:
         print(predictions)
     report_skipped(predictions.skipped)

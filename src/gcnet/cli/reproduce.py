@@ -26,7 +26,7 @@ class Settings(ReproduceSettings):
       gcnet reproduce --list
       gcnet reproduce --table design --cost-only
       gcnet reproduce --table design pooling-fusion --scale small --data cifar10 --weights resnet20.th
-      gcnet reproduce --table design --scale full --data coco --weights pretrained
+      gcnet reproduce --table design --scale full --data coco --weights pretrained --download
       gcnet reproduce --table imagenet --scale full --data imagenet
     """
 

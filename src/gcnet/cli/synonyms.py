@@ -28,12 +28,22 @@ COMMAND_SYNONYMS = {
     "check": "check-data",
     "doctor": "check-data",
     "verify": "check-data",
-    "demo": "sample-data",
+    "app": "demo",
+    "gradio": "demo",
+    "serve": "demo",
+    "try": "demo",
+    "webui": "demo",
     "analyse": "analyze",
     "params": "cost",
     "list": "models",
     "version": "--version",
-    "export": "torch.onnx.export(gcnet.load_model(FILE), ...)",
+    "onnx": "export",
+    "upload": "push",
+    "publish": "push",
+    "share": "push",
+    "readme": "card",
+    "deploy": "export",
+    "quantize": "export --precision int8",
 }
 """Command of another tool -> the command here, or what does the same in Python."""
 
@@ -165,6 +175,8 @@ _VALUES = {
     ("cubic",): "bicubic",
     ("linear",): "bilinear",
     ("adam",): "adamw",
+    ("torch", "pt2", "pytorch", "exported-program"): "torch-export",
+    ("xml", "ov", "ir"): "openvino",
 }
 VALUE_SYNONYMS = {name: value for names, value in _VALUES.items() for name in names} | dict(OLD_VALUES)
 """Value of a flag in another tool or an earlier version -> the value here."""

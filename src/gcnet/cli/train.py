@@ -40,8 +40,8 @@ class Settings:
     """
 
     resume: str | None = None
-    """Resume the run in this folder, bit-exactly. With it: `workers`, `device`; `epochs` or `steps` to change
-    the length; `data`, `val`, `images`, `download_dir` if the data moved."""
+    """Resume the run in this folder or at this URL, bit-exactly. With it: `workers`, `device`; `epochs` or `steps`
+    to change the length; `data`, `val`, `images`, `download_dir` if the data moved."""
     dry_run: bool = False
     """Estimate time, memory and FLOPs of the run from a few steps; writes nothing."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
@@ -95,7 +95,8 @@ def run(settings: Settings) -> int:
     try:
         return _run(settings)
     except NonFiniteLoss as error:
-        print(f"gcnet: {train_flags(str(error))}", file=sys.stderr)
+        if not error.reported:
+            print(f"gcnet: {train_flags(str(error))}", file=sys.stderr)
         return EXIT_NON_FINITE
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -34,8 +35,16 @@ def base_type(argument: Argument) -> Any:
     return next(kind for kind in get_args(argument.kind) if kind is not NoneType)
 
 
+def other_words(argument: Argument) -> tuple[str, ...]:
+    """Return the words that an argument takes besides values of its type, such as "auto" of `int | Literal["auto"]`."""
+    kinds = [kind for kind in get_args(argument.kind) if kind != base_type(argument)]
+    return tuple(str(word) for kind in kinds if get_origin(kind) is Literal for word in get_args(kind))
+
+
 def takes(argument: Argument) -> str:
     """Return the values that an argument takes in words, such as "two numbers"."""
+    if others := other_words(argument):
+        return " or ".join([takes(replace(argument, kind=base_type(argument))), *others])
     kind = base_type(argument)
     if kind is bool:
         return "no value"

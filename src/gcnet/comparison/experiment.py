@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gcnet.arguments import plain_arguments
 from gcnet.blocks import Builder
 from gcnet.children import is_importing_main
@@ -19,18 +17,19 @@ from gcnet.comparison.measure import MeasurementSpec, measure_costs
 from gcnet.comparison.plan import Variant, Variants, check_names, plan_trainings, training_settings
 from gcnet.comparison.report import sample_pictures, write_report
 from gcnet.comparison.results import BASELINE, Comparison, Cost
-from gcnet.comparison.runs import EXIT_UNGUARDED, RunContext, run_all
+from gcnet.comparison.runs import RunContext
+from gcnet.comparison.schedule import run_all, share_machine
 from gcnet.comparison.settings import CompareSettings
-from gcnet.devices import choose_device
+from gcnet.comparison.workers import EXIT_UNGUARDED
+from gcnet.devices import choose_device, in_several_processes, visible_gpus
 from gcnet.errors import UserError, printable
 from gcnet.models.registry import is_detector
+from gcnet.ray_cluster import Share, connected
 from gcnet.renamed import FORMAT_VERSION, format_version, is_old, upgraded_comparison, upgraded_costs
 from gcnet.storage import LockedError, StorageError, locked, read_json, write_atomic
 from gcnet.tasks.registry import open_task, task_of, with_defaults
 from gcnet.training.distributed import Processes, processes_joined
 from gcnet.training.progress import Reporter, Silent
-
-_MOST_JOBS = 4
 
 
 def run_comparison(
@@ -60,9 +59,14 @@ def run_comparison(
     """
     settings, variants = _with_blocks(settings or CompareSettings(), blocks)
     check_names(settings, variants)
-    with processes_joined(choose_device(settings.machine.device)) as processes:
+    if settings.cluster is not None and in_several_processes():
+        raise UserError("`cluster` runs each training in one process; start the command without torchrun")
+    device = choose_device(settings.machine.device)
+    settings = replace(settings, machine=settings.machine.resolved(device))
+    with processes_joined(device) as processes, connected(settings.cluster) as cluster:
         listener = reporter if reporter and processes.first else Silent()
-        return _compare(settings, variants, processes, listener)
+        share = None if cluster is None else cluster.share(settings.machine.device)
+        return _compare(settings, variants, processes, listener, share)
 
 
 def _check_score(metric: str, settings: CompareSettings) -> None:
@@ -73,7 +77,9 @@ def _check_score(metric: str, settings: CompareSettings) -> None:
         raise UserError(f"{settings.model} is compared by {score.name}, and {reason}")
 
 
-def _compare(settings: CompareSettings, variants: Variants, processes: Processes, reporter: Reporter) -> Comparison:
+def _compare(
+    settings: CompareSettings, variants: Variants, processes: Processes, reporter: Reporter, cluster: Share | None
+) -> Comparison:
     device = str(choose_device(settings.machine.device))
     task = open_task(training_settings(settings, BASELINE, variants), Processes())
     training = with_defaults(task.settings)
@@ -83,18 +89,23 @@ def _compare(settings: CompareSettings, variants: Variants, processes: Processes
     trainings = plan_trainings(settings, epochs=steps / task.steps_per_epoch, variants=variants)
     size = task_of(settings.model).input_size(task)
     folder = processes.by_first(lambda: _open_folder(settings, variants))
-    jobs, threads = _share_cores(settings.jobs, device, len(trainings)) if processes.world == 1 else (1, 1)
+    gpus = visible_gpus(settings.machine.device)
+    jobs, threads = (1, 1) if processes.world > 1 else share_machine(settings.jobs, len(trainings), device, gpus)
+    measured = jobs if device == "cpu" else 1
+    if cluster is not None:
+        jobs, threads = settings.jobs or len(trainings), max(cluster.cpus, 1)
     with _only_writer(folder, processes):
         for note in task.notes():
             reporter.log(printable(note))
-        spec = MeasurementSpec(len(task.classes), size, training.recipe.images_per_step, device, jobs, task.flops)
+        spec = MeasurementSpec(len(task.classes), size, training.recipe.images_per_step, device, measured, task.flops)
         with _removed_if_new(folder, processes):
             costs, timing = processes.by_first(lambda: _costs(folder, settings, variants, spec, reporter))
-        runs = run_all(trainings, RunContext(settings, folder, jobs, threads, variants, steps, processes), reporter)
+        context = RunContext(settings, folder, jobs, threads, variants, steps, processes, gpus)
+        runs = run_all(trainings, context, reporter, cluster)
         reporter.close()
         comparison = Comparison(
             model=settings.model,
-            data=Path(settings.data.data).name,
+            data=settings.data.name,
             control_data=settings.control_data if settings.control_blocks() else None,
             blocks=settings.block_names(),
             seeds=settings.seed_numbers(),
@@ -137,7 +148,7 @@ def _removed_if_new(folder: Path, processes: Processes) -> Generator[None]:
 
 def output_folder(settings: CompareSettings) -> Path:
     """Return the output folder of `settings`."""
-    return Path(settings.output or f"runs/compare-{Path(settings.data.data).stem}")
+    return Path(settings.output or f"runs/compare-{Path(settings.data.name).stem}")
 
 
 def _with_blocks(
@@ -219,15 +230,6 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         flat |= _flat(value) if isinstance(value, Mapping) else {name: value}
     return flat
-
-
-def _share_cores(jobs: int | None, device: str, trainings: int) -> tuple[int, int]:
-    """Number of parallel trainings, and threads of each; together at most PyTorch's number of threads."""
-    threads = torch.get_num_threads()
-    if jobs is None:
-        jobs = 1 if device != "cpu" else min(_MOST_JOBS, threads)
-    jobs = min(jobs, trainings)
-    return jobs, max(threads // jobs, 1)
 
 
 def _costs(

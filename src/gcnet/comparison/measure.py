@@ -72,7 +72,7 @@ def measure_costs(
     blocks, task = settings.block_names(), task_of(settings.model)
     total = len(blocks) + 2
     progress(0, total, "measuring forward passes")
-    precision = Precision(AUTOCAST[settings.machine.precision], settings.machine.channels_last)
+    precision = Precision(AUTOCAST[settings.machine.precision], bool(settings.machine.channels_last))
     with torch.random.fork_rng(devices=[]):
         networks = {block: create_variant(settings, block, variants, spec.num_classes) for block in blocks}
         plain = create_variant(settings, BASELINE, variants, spec.num_classes)

@@ -58,7 +58,10 @@ class CompareSettings:
     machine: MachineSettings = field(default_factory=lambda: MachineSettings(channels_last=True))
     """Device and precision."""
     jobs: int | None = None
-    """Number of parallel trainings (default: one per CPU core, at most 4; one on a GPU)."""
+    """Number of parallel trainings (default: one per GPU; on the CPU one per core, at most 4)."""
+    cluster: str | None = None
+    """Run the trainings on this Ray cluster: HOST:PORT of its head node, or auto; all nodes must share the data and
+    the output folder. Requires the extra "ray"."""
     output: str | None = None
     """Folder for runs and report; an existing comparison is resumed (default: runs/compare-DATA)."""
 
@@ -71,6 +74,8 @@ class CompareSettings:
             if value is not None and value < 1:
                 raise UserError(f"`{name}` must be at least 1, found {value}")
         check_choices(self)
+        if self.recipe.batch_size == "auto":
+            raise UserError("`batch_size` of a comparison must be a number, the same for all blocks; found auto")
         if self.placement == "published" and (self.stages, self.position, self.insert_at) != (None, None, None):
             raise UserError("`stages`, `position` and `insert_at` need `placement` same, found `placement` published")
         if self.insert_at is not None and self.stages is not None:
@@ -118,10 +123,14 @@ class CompareSettings:
         from gcnet.tasks.registry import task_of
 
         identity = asdict(self)
-        for name in ("output", "jobs", "given"):
+        for name in ("output", "jobs", "cluster", "given"):
             del identity[name]
         del identity["data"]["workers"]
         identity["recipe"] = dict.fromkeys(identity["recipe"]) | self.recipe_choices()
+        machine = identity["machine"]
+        for name, default in (("tf32", None), ("compile", False)):  # new settings: older comparisons lack them
+            if machine[name] is default:
+                del machine[name]
         for group in task_of(self.model).unused_settings:
             identity.pop(group, None)
         return identity

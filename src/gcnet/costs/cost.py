@@ -46,7 +46,8 @@ class CostSettings:
     """
 
     model: tuple[str, ...] = field(default=(), metadata=POSITIONAL)
-    """Model names, model files or run folders (their best weights are used)."""
+    """Model names, model files, run folders (their best weights are used), models on the Hub in the cache, or published
+    detectors, such as mmdet/NAME."""
     block: str | None = None
     """Context block to insert into models without one in their name."""
     ratio: float | None = None
@@ -141,7 +142,7 @@ class Costs:
 
 def count_costs(settings: CostSettings) -> Costs:
     """Return the costs for `settings` without writing `output`."""
-    from gcnet.costs.networks import CountedNetwork
+    from gcnet.costs.networks import counted_network
 
     given = {"block": settings.block, "ratio": settings.ratio, "num_classes": settings.num_classes}
     arguments = {name: value for name, value in given.items() if value is not None}
@@ -149,7 +150,7 @@ def count_costs(settings: CostSettings) -> Costs:
     against: list[CostReport | None] = []
     notes: dict[str, None] = {}
     for name in settings.model:
-        network = CountedNetwork(name, arguments)
+        network = counted_network(name, arguments)
         notes |= dict.fromkeys(network.task.cost_notes())
         others = _against(network, settings)
         for size in settings.sizes() or [network.size()]:
@@ -181,12 +182,12 @@ def cost(settings: CostSettings) -> Costs:
 
 
 def _against(network: "CountedNetwork", settings: CostSettings) -> "list[CountedNetwork]":
-    from gcnet.costs.networks import CountedNetwork
+    from gcnet.costs.networks import counted_network
 
     if settings.against is None:
         return []
     named: dict[str, Any] = {} if settings.num_classes is None else {"num_classes": settings.num_classes}
-    return [network.plain() if settings.against == "plain" else CountedNetwork(settings.against, named)]
+    return [network.plain() if settings.against == "plain" else counted_network(settings.against, named)]
 
 
 def _reports(networks: "Sequence[CountedNetwork]", size: tuple[int, int], settings: CostSettings) -> "list[CostReport]":

@@ -11,12 +11,14 @@ import torchvision
 from torch import nn
 
 from gcnet.analysis.cost_breakdown import CostPart, cost_breakdown
+from gcnet.checkpoints.published_files import is_published_checkpoint
 from gcnet.costs.report import CostReport, CostRow
 from gcnet.errors import UserError
 from gcnet.models.card import ModelCard, card_of
 from gcnet.models.create import create_model
 from gcnet.models.load import load_model
 from gcnet.models.own_blocks import remove_own_blocks
+from gcnet.models.published_networks import published_network
 from gcnet.models.registry import split_name
 from gcnet.tasks.base import Task
 from gcnet.tasks.registry import task_of
@@ -31,11 +33,13 @@ class CountedNetwork:
         name: of the network, or path of the file.
         arguments: of `create_model`; none for a file.
         without_own_blocks: remove the attention blocks of timm or torchvision from the network.
+        title: name to show instead, of a published checkpoint.
     """
 
     name: str
     arguments: Mapping[str, Any]
     without_own_blocks: bool = False
+    title: str = ""
 
     def __post_init__(self) -> None:
         """Raise for arguments with a model file."""
@@ -95,6 +99,8 @@ class CountedNetwork:
     def label(self) -> str:
         """The name, and the block where that is not in it."""
         block = self.arguments.get("block")
+        if self.title:
+            return self.title
         if self.without_own_blocks:
             return f"{self.name} without its blocks"
         return f"{self.name} + {block}" if block else self.name
@@ -136,6 +142,23 @@ class CountedNetwork:
         if self._is_file:
             return bool(self._card.insertions)
         return bool(split_name(self.name)[0]) or "block" in self.arguments
+
+
+def counted_network(name: str, arguments: Mapping[str, Any]) -> CountedNetwork:
+    """Return the network of a name; a published checkpoint stands for its network, without its weights.
+
+    Args:
+        name: network name, model file, run folder or published checkpoint.
+        arguments: of `create_model`.
+
+    Raises:
+        UserError: arguments for a model file or a published checkpoint, or one that is not of a detector.
+    """
+    if name.startswith("timm/") or not is_published_checkpoint(name):
+        return CountedNetwork(name, arguments)
+    for argument in arguments:
+        raise UserError(f"`{argument}` requires a network name, and {name} is a published checkpoint")
+    return CountedNetwork(*published_network(name), title=name)
 
 
 def _named_size(name: str, model: Any) -> tuple[int, int] | None:

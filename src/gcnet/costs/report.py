@@ -161,12 +161,14 @@ def parts_table(bill: CostReport, other: CostReport | None) -> str:
 
 
 def scaled_quantities(lines: Sequence[CostRow]) -> dict[str, Quantity]:
-    """Return `QUANTITIES` with the unit of FLOPs (G, M or K) that suits the smallest value of `lines`."""
+    """Return `QUANTITIES` with the unit of FLOPs (G, M, or K up to 100 M) that suits the smallest value of `lines`."""
     values = [value for line in lines for key in _ARITHMETIC if (value := line.values.get(key, 0)) > 0]
-    prefix, unit = next(
-        ((prefix, unit) for prefix, unit in (("G", 1e9), ("M", 1e6)) if values and min(values) >= 0.01 * unit),
-        ("K", 1e3) if values else ("G", 1e9),
-    )
+    if not values or min(values) >= 1e7:
+        prefix, unit = "G", 1e9
+    elif min(values) >= 1e4 or max(values) >= 1e8:
+        prefix, unit = "M", 1e6
+    else:
+        prefix, unit = "K", 1e3
     quantities = dict(QUANTITIES)
     for key in _ARITHMETIC:
         quantities[key] = replace(quantities[key], heading=prefix + quantities[key].heading[1:], unit=unit)

@@ -5,14 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from gcnet.data.decode import ImageError
 from gcnet.data.images.sources import ImageSource
 from gcnet.data.sampler import Key
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
+from gcnet.data.transforms import EvalTransform, TrainTransform
 
 
 @dataclass(frozen=True)
@@ -90,12 +89,16 @@ class SeededDataset(Dataset[Item]):
             A dict per sample, or `Skipped` for an unreadable image.
         """
         items: list[Item] = []
+        self.prefetch([index for _, index in keys])
         with preserved_random_state():
             for epoch, index in keys:
                 if announce is not None:
                     announce(index)
                 items.append(self._load_one(epoch, index))
         return items
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Prepare for reading the images at `indices`, such as by requests at the same time; nothing by default."""
 
     def _load_one(self, epoch: int, index: int) -> Item:
         name = self.source.name(index)
@@ -110,18 +113,23 @@ class SeededDataset(Dataset[Item]):
 
 
 class ClassificationDataset(SeededDataset):
-    """Labeled images: dict(image: float32 (3, H, W), label: int, name: str), or `Skipped`.
+    """Labeled images: dict(image: uint8 (3, H, W), erased: rectangle or None, label: int, name: str), or `Skipped`.
 
     Args:
         source: Labeled images.
-        transform: Maps an RGB image to float32 (3, H, W).
+        transform: Transform of training or evaluation; its normalization is left to `Batch.inputs`.
         seed: Seed of the random transforms.
     """
 
-    def __init__(self, source: ImageSource, transform: Callable[[Image.Image], Tensor], *, seed: int = 0) -> None:
+    def __init__(self, source: ImageSource, transform: EvalTransform | TrainTransform, *, seed: int = 0) -> None:
         super().__init__(source, seed=seed)
         self.images, self.transform = source, transform
 
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Request the remote images at `indices` at the same time."""
+        self.images.prefetch(indices)
+
     def sample(self, index: int) -> dict[str, Any]:
-        """Return the transformed image and the label of the image at `index`."""
-        return {"image": self.transform(self.images.read(index)), "label": self.images.label(index)}
+        """Return the transformed pixels, the rectangle to erase and the label of the image at `index`."""
+        pixels, erased = self.transform.pixels(self.images.read(index))
+        return {"image": pixels, "erased": erased, "label": self.images.label(index)}

@@ -1,17 +1,41 @@
 """Decoding of image files to RGB, with a short reason for every unreadable file."""
 
+import io
 import os
 import stat
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from gcnet.errors import UserError
+
+# Pillow warns about what is decoded well enough (odd EXIF) or refused below (size). `warnings.catch_warnings` for each
+# image would not be safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image file in memory, such as a member of a shard.
+
+    Attributes:
+        name: Name of the image, for messages.
+        data: Content of the file.
+    """
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ImageFile = str | os.PathLike[str] | EncodedImage
+"""A path of an image file, or its content."""
 
 _HEAD = 512
 _PAGES = ("<!doctype html", "<html")
@@ -72,19 +96,18 @@ def check_text_file(path: str | os.PathLike[str]) -> None:
     check_text(path, head)
 
 
-def describe_content(path: str | os.PathLike[str]) -> str | None:
-    """Return what a file that is not an image contains, judged by its first bytes.
+def describe_content(path: ImageFile) -> str | None:
+    """Return what a file that is not an image contains, by its first bytes.
 
     Args:
-        path: Path of the file.
+        path: The file.
 
     Returns:
         A phrase with a remedy, such as "a PDF, not an image: convert its pages to PNG", or None if the content is
         unknown.
     """
     try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
+        head = _read_head(path)
     except OSError:
         return None
     if head.startswith(_LFS):
@@ -96,6 +119,13 @@ def describe_content(path: str | os.PathLike[str]) -> str | None:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     starts = [(head, _BYTE_STARTS), (text, _TEXT_STARTS)]
     return next((reason for data, known in starts for start, reason in known.items() if data.startswith(start)), None)
+
+
+def _read_head(path: ImageFile) -> bytes:
+    if isinstance(path, EncodedImage):
+        return path.data[:_HEAD]
+    with open(path, "rb") as file:
+        return file.read(_HEAD)
 
 
 MAX_MEGAPIXELS = 100.0
@@ -123,7 +153,7 @@ class ImageError(UserError):
         reason: Short reason, such as "truncated".
     """
 
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+    def __init__(self, path: ImageFile, reason: str) -> None:
         super().__init__(str(path), reason)  # both as arguments, so that the error can be pickled
         self.path = str(path)
         self.reason = reason
@@ -165,7 +195,7 @@ class Header:
 
 
 def open_image(
-    path: str | os.PathLike[str],
+    path: ImageFile,
     *,
     bit_depth: int = FULL_DEPTH,
     max_megapixels: float = MAX_MEGAPIXELS,
@@ -177,7 +207,7 @@ def open_image(
     bits. Transparency is blended with white. Animations give their first frame.
 
     Args:
-        path: JPEG, PNG, GIF, BMP, WebP, TIFF or PPM file; AVIF and JPEG 2000 if Pillow supports them.
+        path: JPEG, PNG, GIF, BMP, WebP, TIFF or PPM file, or its content; AVIF and JPEG 2000 if Pillow supports them.
         bit_depth: Used bits of 16-bit images, 8 to 16; larger values are clipped to white.
         max_megapixels: Maximum size by the header, checked before decoding; Pillow's limit of 179 applies as well.
         upright: Whether to apply the EXIF orientation.
@@ -190,7 +220,9 @@ def open_image(
     """
     with _opened(path, max_megapixels) as image:
         image.load()
-        return _to_rgb(_upright(image) if upright else image, path, bit_depth)
+        rgb = _to_rgb(_upright(image) if upright else image, path, bit_depth)
+        # A decoded JPEG holds its pixels and nothing of its file; other formats read frames on demand.
+        return rgb.copy() if rgb is image and image.format != "JPEG" else rgb
 
 
 def to_upright_rgb(image: Image.Image, name: str, *, bit_depth: int = FULL_DEPTH) -> Image.Image:
@@ -211,14 +243,15 @@ def to_upright_rgb(image: Image.Image, name: str, *, bit_depth: int = FULL_DEPTH
         image.load()
     except Exception as error:  # Pillow's decoders raise nearly every built-in error on damaged bytes
         raise ImageError(name, _reason(error, name, MAX_MEGAPIXELS)) from error
-    return _to_rgb(_upright(image), name, bit_depth)
+    rgb = _to_rgb(_upright(image), name, bit_depth)
+    return rgb.copy() if rgb is image else rgb
 
 
-def read_header(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGAPIXELS) -> Header:
+def read_header(path: ImageFile, *, max_megapixels: float = MAX_MEGAPIXELS) -> Header:
     """Read size, orientation and mode of an image without decoding it.
 
     Args:
-        path: Path of the image file.
+        path: The image file.
         max_megapixels: Maximum size by the header.
 
     Returns:
@@ -231,11 +264,11 @@ def read_header(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEG
         return Header(*image.size, _orientation(image), image.mode)
 
 
-def read_values(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
+def read_values(path: ImageFile, *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
     """Read the stored pixel values of an image, such as the palette indices of a palette image.
 
     Args:
-        path: Path of the image file.
+        path: The image file.
         max_megapixels: Maximum size by the header.
 
     Returns:
@@ -248,11 +281,11 @@ def read_values(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEG
         return np.array(image)
 
 
-def largest_value(path: str | os.PathLike[str]) -> int | None:
+def largest_value(path: ImageFile) -> int | None:
     """Return the largest pixel value of a 16-bit image, or None for other images.
 
     Args:
-        path: Path of the image file.
+        path: The image file.
 
     Raises:
         ImageError: The file cannot be decoded.
@@ -263,26 +296,28 @@ def largest_value(path: str | os.PathLike[str]) -> int | None:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str], max_megapixels: float) -> Generator[Image.Image]:
+def _opened(path: ImageFile, max_megapixels: float) -> Generator[Image.Image]:
     """Open an image without decoding it; every failure becomes an ImageError."""
     _check_file(path)
-    with warnings.catch_warnings():
-        # Pillow warns of what is either decoded well enough (odd EXIF) or refused below (size).
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(Path(path), formats=IMAGE_FORMATS) as image:
-                width, height = image.size
-                if width * height > max_megapixels * 1e6:
-                    reason = f"{width}x{height} pixels, over the limit of {max_megapixels:g} megapixels"
-                    raise ImageError(path, reason)
-                yield image
-        except ImageError:
-            raise
-        except Exception as error:  # Pillow's decoders raise nearly every built-in error on damaged bytes
-            raise ImageError(path, _reason(error, path, max_megapixels)) from error
+    try:
+        source = io.BytesIO(path.data) if isinstance(path, EncodedImage) else path
+        with Image.open(source, formats=IMAGE_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_megapixels * 1e6:
+                reason = f"{width}x{height} pixels, over the limit of {max_megapixels:g} megapixels"
+                raise ImageError(path, reason)
+            yield image
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly every built-in error on damaged bytes
+        raise ImageError(path, _reason(error, path, max_megapixels)) from error
 
 
-def _check_file(path: str | os.PathLike[str]) -> None:
+def _check_file(path: ImageFile) -> None:
+    if isinstance(path, EncodedImage):
+        if not path.data:
+            raise ImageError(path, "empty file")
+        return
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -319,7 +354,7 @@ def _is_deep(mode: str) -> bool:
     return mode == "I" or mode.startswith("I;16")
 
 
-def _to_rgb(image: Image.Image, path: str | os.PathLike[str], bit_depth: int) -> Image.Image:
+def _to_rgb(image: Image.Image, path: ImageFile, bit_depth: int) -> Image.Image:
     if image.mode == "F":
         raise ImageError(path, "floating-point pixels have no defined range")
     if _is_deep(image.mode):
@@ -329,11 +364,10 @@ def _to_rgb(image: Image.Image, path: str | os.PathLike[str], bit_depth: int) ->
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, _BACKGROUND), image).convert("RGB")
-    # A plain image of its own, without the file's handle and notes.
-    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+    return image.convert("RGB") if image.mode != "RGB" else image
 
 
-def _from_16_bits(image: Image.Image, path: str | os.PathLike[str], bit_depth: int) -> Image.Image:
+def _from_16_bits(image: Image.Image, path: ImageFile, bit_depth: int) -> Image.Image:
     values = np.asarray(image)
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise ImageError(path, "32-bit pixels have no defined range")
@@ -341,7 +375,7 @@ def _from_16_bits(image: Image.Image, path: str | os.PathLike[str], bit_depth: i
     return Image.fromarray(upper.clip(max=255).astype(np.uint8)).convert("RGB")
 
 
-def _reason(error: Exception, path: str | os.PathLike[str], max_megapixels: float) -> str:
+def _reason(error: Exception, path: ImageFile, max_megapixels: float) -> str:
     text = _first_line(error)
     if isinstance(error, Image.DecompressionBombError):
         return f"more pixels than the limit of {min(max_megapixels, _PILLOW_MEGAPIXELS):.0f} megapixels"

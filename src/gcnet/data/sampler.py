@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from gcnet.data.seeding import mix_seed
 from gcnet.errors import UserError
@@ -71,20 +73,17 @@ class EpochSampler:
         """Continue after `step` optimizer steps since the start of the training."""
         self._step = step
 
-    def keys(self, epoch: int) -> list[Key]:
-        """Return the keys of all samples of `epoch`, in order."""
-        if self.labels is None:
-            return [(epoch, index) for index in self.permutation(epoch)]
+    def keys(self, epoch: int) -> tuple[Int64[Tensor, " images"], Int64[Tensor, " images"]]:
+        """Return the keys of all samples of `epoch` in order, as a tensor of epochs and one of indices."""
         generator = torch.Generator().manual_seed(mix_seed(_ORDER, self.seed, epoch))
-        drawn = _draw_balanced(self.labels, generator)
-        order = torch.randperm(len(drawn), generator=generator).tolist()
-        return [(epoch + _REPETITION * drawn[number][0], drawn[number][1]) for number in order]
-
-    def permutation(self, epoch: int) -> list[int]:
-        """Return the indices of all images in the order of `epoch`."""
-        generator = torch.Generator().manual_seed(mix_seed(_ORDER, self.seed, epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
-        return order if self.groups is None else self._grouped(order, self.groups, generator)
+        if self.labels is not None:
+            drawn = torch.tensor(_draw_balanced(self.labels, generator))
+            drawn = drawn[torch.randperm(len(drawn), generator=generator)]
+            return epoch + _REPETITION * drawn[:, 0], drawn[:, 1]
+        order = torch.randperm(self.length, generator=generator)
+        if self.groups is not None:
+            order = torch.tensor(self._grouped(order.tolist(), self.groups, generator))
+        return torch.tensor(epoch).expand(len(order)), order
 
     def _grouped(self, order: list[int], groups: Sequence[int], generator: torch.Generator) -> list[int]:
         """Sort the order into batches of one group; the remainders of the groups form the last batches."""
@@ -108,10 +107,11 @@ class EpochSampler:
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, done = divmod(self._step, self.steps_per_epoch)
         self._step = (epoch + 1) * self.steps_per_epoch
-        order = self.keys(epoch)
+        epochs, indices = self.keys(epoch)
         micro = self.batch_size // self.accumulation
         for first in range(done * self.batch_size, self.steps_per_epoch * self.batch_size, micro):
-            yield order[first : first + micro][self.rank :: self.world]
+            mine = slice(first + self.rank, first + micro, self.world)
+            yield list(zip(epochs[mine].tolist(), indices[mine].tolist(), strict=True))
 
 
 def _draw_balanced(labels: Sequence[int], generator: torch.Generator) -> list[tuple[int, int]]:

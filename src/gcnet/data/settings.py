@@ -3,12 +3,14 @@
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import PurePath
 from typing import Any, Literal
 
 from gcnet.arguments import advanced, check_choices
 from gcnet.errors import UserError, nearest
+from gcnet.remote_files import check_without_secret, is_remote
 from gcnet.renamed import OLD_VALUES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -18,7 +20,7 @@ LARGEST_SIDE = 10_000  # pixels; a square image of this side has the 100 megapix
 MOST_WORKERS = 256  # each is a process with a copy of the program: thousands take all memory of a machine
 
 BUILT_IN = ("scenes", "scenes-control", "cifar10", "cifar100")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_PATTERN = re.compile(r"[*?\[{]")
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropMode = Literal["center", "squash"]
@@ -30,16 +32,23 @@ def _require(condition: bool, sentence: str) -> None:
         raise UserError(sentence)
 
 
-def check_workers(workers: int, least: int = 0) -> None:
+def is_pattern(path: str) -> bool:
+    """Return whether `path` has wildcards or braces, as shards/{train,val}-*.tar, and is no file of this name."""
+    return _PATTERN.search(path) is not None and not os.path.exists(path)
+
+
+def check_workers(workers: int | None, least: int = 0) -> None:
     """Check a number of data-loader workers.
 
     Args:
-        workers: Number of worker processes.
+        workers: Number of worker processes; None is always valid.
         least: Minimum.
 
     Raises:
         UserError: The number is below `least` or above 256.
     """
+    if workers is None:
+        return
     found = f"found {workers}"
     _require(workers >= least, f"`workers` must be {least} or more, {found}")
     _require(workers <= MOST_WORKERS, f"`workers` must be at most {MOST_WORKERS}, {found}")
@@ -134,18 +143,19 @@ class DataSettings:
     """Data."""
 
     data: str = "scenes"
-    """scenes or scenes-control (generated), cifar10, cifar100, a folder with train/ and val/, or a CSV.
-    Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation file."""
+    """scenes or scenes-control (generated), cifar10, cifar100, a folder with train/ and val/, a CSV, or shards such as
+    "shards/{train,val}-*.tar". Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation
+    file. A folder that has the name of a built-in data set is ./scenes."""
     val: str | None = None
-    """Validation data, if `data` holds training data only: a folder, CSV or annotation file."""
+    """Validation data, if `data` holds training data only: a folder, CSV, shards or annotation file."""
     images: str | None = advanced(None)
     """Image folder of a CSV or annotation file (default: next to it)."""
     val_fraction: float | None = advanced(None)
     """Fraction of `data` to hold out for validation, such as 0.2; for classifiers stratified by class."""
     download_dir: str = advanced("data")
     """Folder of downloaded data sets (cifar10, cifar100)."""
-    download: bool = advanced(False)
-    """Download cifar10, cifar100 or a published checkpoint if missing; nothing is downloaded otherwise."""
+    download: bool = False
+    """Download cifar10, cifar100, a model on the Hub or published weights; nothing is downloaded otherwise."""
     image_size: int | None = None
     """Input resolution in pixels (default: the model's with `weights`; else native size up to 64, otherwise
     224)."""
@@ -172,8 +182,9 @@ class DataSettings:
     scene_distance: int | None = advanced(None)
     """Generated scenes: pixels between the reference patch and the nearest shape (default: half of
     `image_size`)."""
-    workers: int = 0
-    """DataLoader workers per process; batches are bit-identical for any number."""
+    workers: int | None = None
+    """DataLoader workers of each process; batches are bit-identical for any number (default: on a GPU the CPU cores per
+    process, at most 8, and 0 on a CPU or for images in memory)."""
 
     def __post_init__(self) -> None:
         """Check values that do not depend on the images; `~` becomes the home folder."""
@@ -204,7 +215,7 @@ class DataSettings:
         )
         for name in ("val", "images", "val_fraction"):
             _require(
-                getattr(self, name) is None or self.data not in BUILT_IN,
+                getattr(self, name) is None or not self.is_built_in,
                 f"`{name}` requires your own data, and `data={self.data}` has its own splits",
             )
 
@@ -212,6 +223,24 @@ class DataSettings:
     def preprocessing(self) -> PreprocessingSettings:
         """Preprocessing options."""
         return PreprocessingSettings(**{item.name: getattr(self, item.name) for item in fields(PreprocessingSettings)})
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether `data` is the name of a built-in data set, also if a folder has this name."""
+        return self.data in BUILT_IN
+
+    @property
+    def name(self) -> str:
+        """Name of the file or folder of the data; for a pattern of shards, the folder of the shards."""
+        parts = PurePath(self.data).parts
+        literal = [part for part in parts if not _PATTERN.search(part)]
+        return literal[-1] if 0 < len(literal) < len(parts) else PurePath(self.data).name
+
+    def built_in_notes(self) -> tuple[str, ...]:
+        """Return a note if `data` is a built-in data set and the current directory has a folder of its name."""
+        if not self.is_built_in or not os.path.exists(self.data):
+            return ()
+        return (f"`data={self.data}` is the built-in data set; `data=./{self.data}` is the folder of this name",)
 
     @property
     def is_generated(self) -> bool:
@@ -325,9 +354,10 @@ class Preprocessing:
 
 def _check_path(flag: str, path: str) -> None:
     _require(bool(path), f"{flag} must name the images, found an empty string")
+    check_without_secret(path, flag)
     _require(
-        not _URL.match(path),
-        f"{flag} takes a path on this machine; URLs are not supported, so copy the data here first, found {path}",
+        flag != "`images`" or not is_remote(path),
+        f"{flag} takes a folder on this machine; copy the images here first, found {path}",
     )
 
 
@@ -358,23 +388,4 @@ def _check_resize(resize: int | None, image_size: int | None) -> None:
     _require(
         resize is None or image_size is None or resize >= image_size,
         f"resize (the short side before the crop) must be at least the image size of {image_size}, found {resize}",
-    )
-
-
-def check_download(networks: Iterable[str | None], data: str | None = None) -> None:
-    """Refuse `download` if neither networks nor data can be downloaded.
-
-    Args:
-        networks: model and weights of a command, which may be published checkpoints.
-        data: `data` of a command that downloads data sets.
-
-    Raises:
-        UserError: `download` has no effect.
-    """
-    from gcnet.checkpoints.published_files import names_published_file
-
-    sets = "" if data is None else "`data` cifar10 or cifar100, or to "
-    _require(
-        data in ("cifar10", "cifar100") or any(names_published_file(name) for name in networks if name is not None),
-        f"`download` belongs to {sets}a published checkpoint, which gcnet models --published lists",
     )

@@ -1,16 +1,24 @@
 """Image transforms of training and evaluation.
 
-Resizing is Pillow's, antialiased. Random numbers come from PyTorch's global generator, seeded per sample.
+Resizing is Pillow's, antialiased. Random numbers come from PyTorch's global generator, seeded per sample. Data loaders
+collect uint8 pixels, a quarter of the bytes of float32, and `Normalize` runs on the device of the network.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
 
 from gcnet.data.settings import AugmentSettings, Preprocessing
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -20,6 +28,9 @@ _RESAMPLING = {
 }
 _SMALL = 64
 _LONGEST = 16  # times the short side
+
+Rectangle = tuple[int, int, int, int]
+"""Top, left, height and width of a part of an image, in pixels."""
 
 
 def build_eval_transform(preprocessing: Preprocessing) -> "EvalTransform":
@@ -61,7 +72,15 @@ class EvalTransform:
         self.normalize = Normalize(preprocessing.mean, preprocessing.std)
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
-        return self.normalize(resize_and_crop(image, self.preprocessing))
+        return self.normalize(self.pixels(image)[0][None])[0]
+
+    def pixels(self, image: Image.Image) -> tuple[UInt8[Tensor, "3 size size"], Rectangle | None]:
+        """Return the pixels before normalization, and None, since evaluation erases nothing.
+
+        Args:
+            image: RGB image of any size.
+        """
+        return image_pixels(resize_and_crop(image, self.preprocessing)), None
 
     def __repr__(self) -> str:
         return f"EvalTransform({self.preprocessing!r})"
@@ -76,28 +95,49 @@ class TrainTransform:
     """
 
     def __init__(self, preprocessing: Preprocessing, augment: AugmentSettings) -> None:
+        from torchvision.transforms import v2  # imports torch._dynamo, which evaluation can do without
+
         self.preprocessing, self.augment = preprocessing, augment
         self.crop = _crop_kind(preprocessing, augment)
         size, scale = preprocessing.image_size, augment.crop_scale
-        mode = InterpolationMode(preprocessing.interpolation)
-        self.resized_crop = v2.RandomResizedCrop(size, scale=scale, interpolation=mode, antialias=True)
+        self.resized_crop = v2.RandomResizedCrop(size, scale=scale)
+        self._resampling = _RESAMPLING[preprocessing.interpolation]
         self.color_steps = _color_steps(augment)
         self.normalize = Normalize(preprocessing.mean, preprocessing.std)
-        self.erase = v2.RandomErasing(p=augment.erasing) if augment.erasing else None
+        self.random_erasing = v2.RandomErasing(p=augment.erasing) if augment.erasing else None
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
+        pixels, erased = self.pixels(image)
+        return erase(self.normalize(pixels[None]), [erased])[0]
+
+    def pixels(self, image: Image.Image) -> tuple[UInt8[Tensor, "3 size size"], Rectangle | None]:
+        """Return the augmented pixels before normalization, and the rectangle to erase after it, if any.
+
+        Args:
+            image: RGB image of any size.
+        """
         image = self.crop_randomly(image)
         if self.augment.hflip and torch.rand(()).item() < self.augment.hflip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         for step in self.color_steps:
             image = step(image)
-        pixels = self.normalize(image)
-        return self.erase(pixels) if self.erase else pixels
+        return image_pixels(image), self._erased(image)
+
+    def _erased(self, image: Image.Image) -> Rectangle | None:
+        """Draw the rectangle of random erasing as torchvision's transform does."""
+        if self.random_erasing is None or torch.rand(1) >= self.random_erasing.p:
+            return None
+        drawn = self.random_erasing.make_params([image])
+        return None if drawn["v"] is None else (drawn["i"], drawn["j"], drawn["h"], drawn["w"])
 
     def crop_randomly(self, image: Image.Image) -> Image.Image:
         """Return `image`, an RGB image, cropped at random to the input size of the network."""
         if self.crop == "resized":
-            return self.resized_crop(image)
+            drawn = self.resized_crop.make_params([image])
+            left, top = drawn["left"], drawn["top"]
+            part = image.crop((left, top, left + drawn["width"], top + drawn["height"]))
+            size = self.preprocessing.image_size
+            return part if part.size == (size, size) else part.resize((size, size), self._resampling)
         image = resize_and_crop(image, self.preprocessing)
         return shift_randomly(image, self.augment.pad) if self.crop == "pad" and self.augment.pad else image
 
@@ -113,22 +153,65 @@ class TrainTransform:
         return f"TrainTransform({self.preprocessing!r}, {self.augment})"
 
 
+@dataclass(frozen=True)
 class Normalize:
-    """RGB image to float32 (3, H, W): scaled to [0, 1], minus mean, divided by std.
+    """uint8 pixels to float32: scaled to [0, 1], minus mean, divided by std, with equal bits on every device.
 
     Args:
         mean: Mean of each of the three channels, 0 to 1.
         std: Standard deviation of each of the three channels, above 0.
     """
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.mean = torch.tensor(mean).view(3, 1, 1)
-        self.std = torch.tensor(std).view(3, 1, 1)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
-    def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W)
-        scaled = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-        return scaled.sub_(self.mean).div_(self.std)
+    def __call__(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n 3 height width"]:
+        mean, std = (_constant(values, pixels.device).view(3, 1, 1) for values in (self.mean, self.std))
+        normalized = torch.empty(pixels.shape, device=pixels.device)
+        # One image at a time stays in the cache of a CPU.
+        size = 1 if pixels.device.type == "cpu" else max(1, len(pixels))
+        for target, part in zip(normalized.split(size), pixels.split(size), strict=True):
+            _scale(target.copy_(part)).sub_(mean).div_(std)
+        return normalized
+
+
+def unit_range(pixels: UInt8[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
+    """Return the uint8 `pixels` as contiguous float32 in [0, 1], with equal bits on every device."""
+    return _scale(pixels.to(torch.float32, memory_format=torch.contiguous_format))
+
+
+def _scale(values: Tensor) -> Tensor:
+    """Divide by 255 in place: by a tensor, since CUDA multiplies by the rounded reciprocal of a Python number."""
+    return values.div_(_constant((255.0,), values.device))
+
+
+@lru_cache(maxsize=32)
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)
+
+
+def erase(images: Float[Tensor, "n c h w"], rectangles: Sequence[Rectangle | None]) -> Float[Tensor, "n c h w"]:
+    """Set a rectangle of normalized images to 0, in place.
+
+    Reference: Z. Zhong et al., "Random erasing data augmentation", arXiv 1708.04896.
+
+    Args:
+        images: Normalized images.
+        rectangles: Rectangle of each image; None for none. May be empty if no image has one.
+
+    Returns:
+        The images.
+    """
+    for number, rectangle in enumerate(rectangles):
+        if rectangle is not None:
+            top, left, height, width = rectangle
+            images[number, :, top : top + height, left : left + width] = 0
+    return images
+
+
+def image_pixels(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
+    """Return the pixels of the RGB image `image`; in memory, the channels of a pixel are neighbors."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
@@ -142,31 +225,59 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.I
         RGB image of `image_size` x `image_size` pixels.
     """
     size = preprocessing.image_size
-    short = preprocessing.resize or size
-    if preprocessing.crop_mode == "squash":
-        width = height = short
-    else:
-        image = _without_far_ends(image)
-        width, height = image.size
-        lower = min(width, height)
-        # As in torchvision: the product first, so that no rounding of the ratio can cost a pixel.
-        width, height = (short, int(short * height / lower)) if width <= height else (int(short * width / lower), short)
-    if image.size != (width, height):
-        image = image.resize((width, height), _RESAMPLING[preprocessing.interpolation])
-    if (width, height) == (size, size):
+    if preprocessing.crop_mode == "center":
+        middle = _middle(image.size)
+        image = image if middle == (0, 0, *image.size) else image.crop(middle)
+    width, height = scaled = _scaled_size(image.size, preprocessing)
+    if image.size != scaled:
+        image = image.resize(scaled, _RESAMPLING[preprocessing.interpolation])
+    if scaled == (size, size):
         return image
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
 
 
-def _without_far_ends(image: Image.Image) -> Image.Image:
-    """Crop very long images first: resizing a line of 5,000 x 1 pixels would need 1,120,000 x 224."""
-    width, height = image.size
+def crop_region(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[float, float, float, float]:
+    """Return the part of an image that `resize_and_crop` keeps.
+
+    Args:
+        size: Width and height of the image in pixels.
+        preprocessing: Sizes and crop mode.
+
+    Returns:
+        Left, top, right and bottom, as fractions of width and height.
+    """
+    start_x, start_y, end_x, end_y = _middle(size) if preprocessing.crop_mode == "center" else (0, 0, *size)
+    inner = (end_x - start_x, end_y - start_y)
+    edges = []
+    for start, length, whole, scaled in zip(
+        (start_x, start_y), inner, size, _scaled_size(inner, preprocessing), strict=True
+    ):
+        first = round((scaled - preprocessing.image_size) / 2)
+        last = first + preprocessing.image_size
+        edges.append([(start + pixel * length / scaled) / whole for pixel in (first, last)])
+    (left, right), (top, bottom) = edges
+    return left, top, right, bottom
+
+
+def _scaled_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Width and height of an image before the center crop."""
+    width, height = size
+    short = preprocessing.resize or preprocessing.image_size
+    if preprocessing.crop_mode == "squash":
+        return short, short
+    # As in torchvision: the product first, so that no rounding of the ratio can cost a pixel.
+    if width <= height:
+        return short, int(short * height / width)
+    return int(short * width / height), short
+
+
+def _middle(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Crop box of very long images: resizing a line of 5,000 x 1 pixels would need 1,120,000 x 224."""
+    width, height = size
     longest = _LONGEST * min(width, height)
-    if max(width, height) <= longest:
-        return image
     left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
-    return image.crop((left, top, min(width, left + longest), min(height, top + longest)))
+    return left, top, min(width, left + longest), min(height, top + longest)
 
 
 def shift_randomly(image: Image.Image, pad: int) -> Image.Image:
@@ -193,7 +304,9 @@ def _crop_kind(preprocessing: Preprocessing, augment: AugmentSettings) -> str:
     )
 
 
-def _color_steps(augment: AugmentSettings) -> list[v2.Transform]:
+def _color_steps(augment: AugmentSettings) -> "list[v2.Transform]":
+    from torchvision.transforms import InterpolationMode, v2
+
     steps: list[v2.Transform] = []
     if augment.auto_augment == "randaugment":
         steps.append(v2.RandAugment(magnitude=augment.ra_magnitude, interpolation=InterpolationMode.BILINEAR))

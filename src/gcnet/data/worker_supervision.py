@@ -95,7 +95,8 @@ def end_workers_at_exit(watch: WorkerWatch) -> None:
 
 def _end_on_the_parents_sigterm() -> None:
     """Wait for SIGTERM in a worker and obey it only from the parent process."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+    parent = multiprocessing.parent_process()  # also of a worker that a fork server has started
+    while parent is None or signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         pass
     os._exit(0)
 

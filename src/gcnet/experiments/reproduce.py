@@ -13,7 +13,7 @@ from gcnet.experiments.rows import PaperTable
 from gcnet.experiments.scales import SMALL_RATIO, Series, series_of
 from gcnet.experiments.settings import ReproduceSettings
 from gcnet.experiments.tables import TABLES
-from gcnet.models.published import FIRST_VERSION, PRETRAINED
+from gcnet.models.pretrained import FIRST_VERSION, PRETRAINED
 from gcnet.models.registry import is_detector
 from gcnet.tasks.registry import task_of
 from gcnet.training.progress import Reporter
@@ -148,6 +148,7 @@ def comparison_settings(settings: ReproduceSettings, series: Series) -> CompareS
         machine=settings.machine,
         given=settings.given,
         jobs=settings.jobs,
+        cluster=settings.cluster,
         output=str(tables_folder(settings) / series.model),
         **task.start_from(weights),
     )

@@ -27,10 +27,13 @@ class ReproduceSettings:
     """Images and preprocessing."""
     recipe: RecipeSettings = field(default_factory=RecipeSettings)
     """Optimization."""
-    machine: MachineSettings = field(default_factory=lambda: MachineSettings(channels_last=True))
+    machine: MachineSettings = field(default_factory=lambda: MachineSettings(precision="float32", channels_last=True))
     """Device and precision."""
     jobs: int | None = None
-    """Number of parallel trainings (default: one per CPU core, at most 4; one on a GPU)."""
+    """Number of parallel trainings (default: one per GPU; on the CPU one per core, at most 4)."""
+    cluster: str | None = None
+    """Run the trainings on this Ray cluster: HOST:PORT of its head node, or auto; all nodes must share the data and
+    the output folder. Requires the extra "ray"."""
     output: str | None = None
     """Folder for runs and tables (default: runs/reproduce-TABLE-SCALE)."""
 

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gcnet.framework.context import Affinity, AttentionPool
+from gcnet.framework.narrow_contexts import NarrowAttention, NarrowContext, narrow_key
 from gcnet.framework.pointwise import Pointwise, kaiming_normal
 from gcnet.ops.attention_pool import attention_weights, weighted_sum
 from gcnet.ops.pairwise import attention_weights_rows, softmax_aggregate, softmax_weights
@@ -32,6 +33,16 @@ class MultiHeadPool(nn.Module):
     def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n h *s"]:
         """Return the attention weights of each head over the positions of `x`, summing to one over positions."""
         return self.pool.attention(self._split(x)).view(x.shape[0], self.heads, *x.shape[2:])
+
+    def narrow(self, weight: Float[Tensor, "c k"], bias: Float[Tensor, " c"]) -> NarrowContext:
+        """Return the context of `y = weight h + bias` as a function of `h`.
+
+        Args:
+            weight: of the convolution.
+            bias: of the convolution.
+        """
+        groups = weight.unflatten(0, (self.heads, -1))
+        return NarrowContext(NarrowAttention(narrow_key(self.pool.key.weight, groups)), groups, bias)
 
     def _split(self, x: Tensor) -> Tensor:
         """(N, C, *S) -> (N heads, C / heads, *S)."""

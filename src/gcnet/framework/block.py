@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gcnet.framework.observers import is_hooked, is_recorded
 from gcnet.framework.tracing import NotScriptable, one_graph_node
 
 
@@ -64,10 +65,17 @@ class ContextBlock(NotScriptable):
             ValueError: `x` has another number of axes or channels.
         """
         self.check_shape(x)
-        context = self.context(x)
+        x, context = self._map_and_context(x)
         for branch in self.branches:
             x = branch(x, context)
         return x
+
+    def _map_and_context(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The map and its context, by one function with one gradient if the context has such a function."""
+        with_map = getattr(self.context, "with_map", None)
+        if with_map is None or not x.requires_grad or is_recorded() or is_hooked(self.context):
+            return x, self.context(x)
+        return with_map(x)
 
     def check_shape(self, x: Tensor) -> None:
         """Check that `x` has the shape (N, C, *S).

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gcnet.framework.narrow_contexts import NarrowAttention, NarrowContext, narrow_key
 from gcnet.framework.pointwise import Pointwise, kaiming_normal
-from gcnet.ops.attention_pool import attention_logits, attention_pool, attention_weights
+from gcnet.ops.attention_pool import attention_logits, attention_pool, attention_pool_with_map, attention_weights
 from gcnet.ops.pairwise import (
     concatenation_aggregate,
     concatenation_weights,
@@ -28,6 +29,30 @@ class AveragePool(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *one"]:
         return x.mean(dim=tuple(range(2, x.dim())), keepdim=True)
+
+    def narrow(self, weight: Float[Tensor, "c k"], bias: Float[Tensor, " c"]) -> NarrowContext:
+        """Return the context of `y = weight h + bias` as a function of `h`.
+
+        Args:
+            weight: of the convolution.
+            bias: of the convolution.
+        """
+        return NarrowContext(self, weight.unsqueeze(0), bias)
+
+    def pool_narrow(
+        self,
+        h: Float[Tensor, "n k *s"],
+        weight: Float[Tensor, "c k"],  # noqa: ARG002
+        scale: Float[Tensor, " c"],  # noqa: ARG002
+    ) -> Float[Tensor, "n k"]:
+        """Return the mean of `h`; see `PooledContext`.
+
+        Args:
+            h: input of the convolution.
+            weight: of the convolution, without effect.
+            scale: factor of each channel, without effect.
+        """
+        return h.flatten(2).mean(2)
 
 
 class AttentionPool(nn.Module):
@@ -45,13 +70,49 @@ class AttentionPool(nn.Module):
         context = self.key(x, _pooled)
         return context.view(*context.shape, *[1] * (x.dim() - 2))
 
+    def with_map(self, x: Float[Tensor, "n c *s"]) -> tuple[Float[Tensor, "n c *s"], Float[Tensor, "n c *one"]]:
+        """Return the map and its context; see `attention_pool_with_map`.
+
+        Args:
+            x: feature map.
+        """
+        x, context = self.key(x, _pooled_with_map)
+        return x, context.view(*context.shape, *[1] * (x.dim() - 2))
+
     def attention(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n *s"]:
         """Return the attention weight of every position of `x`, summing to one over positions."""
         return attention_weights(self.key(x, _logits)).view(x.shape[0], *x.shape[2:])
 
+    def narrow(self, weight: Float[Tensor, "c k"], bias: Float[Tensor, " c"]) -> NarrowContext:
+        """Return the context of `y = weight h + bias` as a function of `h`.
+
+        Args:
+            weight: of the convolution.
+            bias: of the convolution.
+        """
+        return NarrowContext(NarrowAttention(narrow_key(self.key.weight, weight)), weight.unsqueeze(0), bias)
+
+    def pool_narrow(
+        self, h: Float[Tensor, "n k *s"], weight: Float[Tensor, "c k"], scale: Float[Tensor, " c"]
+    ) -> Float[Tensor, "n k"]:
+        """Return the sum of `h` weighted by the attention of `y_j = scale * (weight h_j)`; see `PooledContext`.
+
+        Args:
+            h: input of the convolution.
+            weight: of the convolution.
+            scale: factor of each channel.
+        """
+        return attention_pool(h.flatten(2), (self.key.weight[0] * scale) @ weight, self.key.bias[0])
+
 
 def _pooled(x: Tensor, weight: Float[Tensor, "1 c"], bias: Float[Tensor, "1"]) -> Float[Tensor, "n c"]:
     return attention_pool(x.flatten(2), weight[0], bias[0])
+
+
+def _pooled_with_map(
+    x: Tensor, weight: Float[Tensor, "1 c"], bias: Float[Tensor, "1"]
+) -> tuple[Tensor, Float[Tensor, "n c"]]:
+    return attention_pool_with_map(x, weight[0], bias[0])
 
 
 def _logits(x: Tensor, weight: Float[Tensor, "1 c"], bias: Float[Tensor, "1"]) -> Float[Tensor, "n p"]:

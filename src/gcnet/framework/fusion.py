@@ -31,34 +31,60 @@ class Fusion(nn.Module, ABC):
         """
 
 
-class Add(Fusion):
+class AffineFusion(Fusion):
+    """Base class of fusions `y = gate * x` or `y = x + shift`, with a gate or shift from the term alone."""
+
+    @abstractmethod
+    def coefficients(
+        self, term: Float[Tensor, "n c *t"], dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "n c *t"] | None, Float[Tensor, "n c *t"] | None]:
+        """Return gate and shift; exactly one of them is None.
+
+        Args:
+            term: the transformed context.
+            dtype: of the map.
+        """
+
+    def forward(
+        self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c *t"], *, out: Tensor | None = None
+    ) -> Float[Tensor, "n c *s"]:
+        gate, shift = self.coefficients(term, x.dtype)
+        if gate is not None:
+            return torch.mul(x, gate, out=out)
+        assert shift is not None, "an affine fusion has a gate or a shift"
+        return torch.add(x, shift, out=out)
+
+
+class Add(AffineFusion):
     """`y = x + term`."""
 
-    def forward(
-        self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c *t"], *, out: Tensor | None = None
-    ) -> Float[Tensor, "n c *s"]:
-        return torch.add(x, term, out=out)
+    def coefficients(
+        self,
+        term: Float[Tensor, "n c *t"],
+        dtype: torch.dtype,  # noqa: ARG002
+    ) -> tuple[None, Float[Tensor, "n c *t"]]:
+        return None, term
 
 
-class Scale(Fusion):
+class Scale(AffineFusion):
     """`y = x * sigmoid(term)` (arXiv 1709.01507, eq. 3-4)."""
 
-    def forward(
-        self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c *t"], *, out: Tensor | None = None
-    ) -> Float[Tensor, "n c *s"]:
-        return torch.mul(x, term.sigmoid(), out=out)
+    def coefficients(
+        self,
+        term: Float[Tensor, "n c *t"],
+        dtype: torch.dtype,  # noqa: ARG002
+    ) -> tuple[Float[Tensor, "n c *t"], None]:
+        return term.sigmoid(), None
 
 
-class DoubledScale(Fusion):
+class DoubledScale(AffineFusion):
     """`y = x * 2 sigmoid(term)`: the identity where the term is zero."""
 
-    def forward(
-        self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c *t"], *, out: Tensor | None = None
-    ) -> Float[Tensor, "n c *s"]:
-        return torch.mul(x, (2 * term.sigmoid()).to(x.dtype), out=out)
+    def coefficients(self, term: Float[Tensor, "n c *t"], dtype: torch.dtype) -> tuple[Float[Tensor, "n c *t"], None]:
+        return (2 * term.sigmoid()).to(dtype), None
 
 
-class HardScale(Fusion):
+class HardScale(AffineFusion):
     """`y = x * hardsigmoid(term)`, `hardsigmoid(z) = min(max(z + 3, 0), 6) / 6` (eSE, arXiv 1911.06667).
 
     Args:
@@ -69,23 +95,19 @@ class HardScale(Fusion):
         super().__init__()
         self.doubled = doubled
 
-    def forward(
-        self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c *t"], *, out: Tensor | None = None
-    ) -> Float[Tensor, "n c *s"]:
-        gate = F.hardsigmoid(term).to(x.dtype)
-        return torch.mul(x, 2 * gate if self.doubled else gate, out=out)
+    def coefficients(self, term: Float[Tensor, "n c *t"], dtype: torch.dtype) -> tuple[Float[Tensor, "n c *t"], None]:
+        gate = F.hardsigmoid(term).to(dtype)
+        return 2 * gate if self.doubled else gate, None
 
     def extra_repr(self) -> str:
         return f"doubled={self.doubled}"
 
 
-class Multiply(Fusion):
+class Multiply(AffineFusion):
     """`y = x * term`: the transform has made a gate already."""
 
-    def forward(
-        self, x: Float[Tensor, "n c *s"], term: Float[Tensor, "n c *t"], *, out: Tensor | None = None
-    ) -> Float[Tensor, "n c *s"]:
-        return torch.mul(x, term.to(x.dtype), out=out)
+    def coefficients(self, term: Float[Tensor, "n c *t"], dtype: torch.dtype) -> tuple[Float[Tensor, "n c *t"], None]:
+        return term.to(dtype), None
 
 
 class ResidualScale(Fusion):

@@ -2,12 +2,12 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Proxy
-from torch.nn.modules import module as module_hooks
 
 from gcnet.framework.block import ContextBlock
 from gcnet.framework.fusion import Fusion
+from gcnet.framework.observers import is_observed
 
 
 def apply_in_place(block: ContextBlock, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
@@ -35,17 +35,3 @@ def apply_in_place(block: ContextBlock, x: Float[Tensor, "n c *s"]) -> Float[Ten
 def fuses_in_place(block: ContextBlock) -> bool:
     """Whether all fusions of `block` can overwrite the map, and no gradient needs the result of the block."""
     return all(isinstance(branch.fusion, Fusion) for branch in block.branches)
-
-
-def is_observed(module: nn.Module) -> bool:
-    """Whether hooks could keep a map that `module` works on, or its operations are recorded into a program.
-
-    All modules within it are searched for forward hooks and replaced forward methods.
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.jit.is_scripting():
-        return True
-    if torch.onnx.is_in_onnx_export() or torch._C._are_functorch_transforms_active():
-        return True
-    if module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks:
-        return True
-    return any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in module.modules())

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ def pointwise(
     return _CONVOLUTIONS[x.dim()](x, weight.view(*weight.shape, *[1] * (x.dim() - 2)), bias)
 
 
-Operation = Callable[[Tensor, Tensor, Tensor], Tensor]
+Operation = Callable[[Tensor, Tensor, Tensor], Any]
 
 
 class Pointwise(nn.Module):
@@ -56,7 +57,7 @@ class Pointwise(nn.Module):
         """Initialize weight and bias again."""
         self._initialize(self)
 
-    def forward(self, x: Float[Tensor, "n c_in *s"], operation: Operation = pointwise) -> Float[Tensor, "n ..."]:
+    def forward(self, x: Float[Tensor, "n c_in *s"], operation: Operation = pointwise) -> Any:
         """Apply `operation(x, weight, bias)`, by default the linear layer itself.
 
         An operation that is fused with the layer runs in here, so that hooks that prepare the weights of a layer

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gcnet.framework.narrow_contexts import NarrowContext
+
 
 class NormPool(nn.Module):
     """`c = sqrt(sum_j x_j^2 + eps)`, the l2 norm over positions, in at least float32 since float16 would overflow.
@@ -77,13 +79,47 @@ class FrequencyPool(nn.Module):
         self.register_buffer("basis", basis.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *one"]:
-        plane = x.mean(dim=2) if x.dim() == 5 else x
-        groups = _averaged(plane, self.grid).flatten(2).unflatten(1, (self.basis.shape[0], -1))
+        groups = self.cells(x).unflatten(1, (self.basis.shape[0], -1))
         context = torch.einsum("nfcg,fg->nfc", groups, self.basis)
         return context.reshape(*x.shape[:2], *[1] * (x.dim() - 2))
 
+    def cells(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c g"]:
+        """Return the averages of a map over the cells of the grid.
+
+        Args:
+            x: the map.
+        """
+        return _averaged(x.mean(dim=2) if x.dim() == 5 else x, self.grid).flatten(2)
+
+    def narrow(self, weight: Float[Tensor, "c k"], bias: Float[Tensor, " c"]) -> NarrowContext:
+        """Return the context of `y = weight h + bias` as a function of `h`.
+
+        Args:
+            weight: of the convolution.
+            bias: of the convolution.
+        """
+        groups = weight.unflatten(0, (self.basis.shape[0], -1))
+        of_bias = bias.unflatten(0, (self.basis.shape[0], -1)) * self.basis.to(bias.dtype).sum(1, keepdim=True)
+        return NarrowContext(NarrowFrequencies(self), groups, of_bias.flatten())
+
     def extra_repr(self) -> str:
         return f"frequencies={self.basis.shape[0]}, grid={self.grid}"
+
+
+class NarrowFrequencies(nn.Module):
+    """`p_f = sum_g basis_fg cells(h)_g`: the projections of all channels of `h` on every cosine.
+
+    Args:
+        frequencies: the context of `y`.
+    """
+
+    def __init__(self, frequencies: FrequencyPool) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+
+    def forward(self, h: Float[Tensor, "n k *s"]) -> Float[Tensor, "n fk *one"]:
+        pooled = torch.matmul(self.frequencies.basis.to(h.dtype), self.frequencies.cells(h).transpose(1, 2)).flatten(1)
+        return pooled.view(*pooled.shape, *[1] * (h.dim() - 2))
 
 
 def _averaged(x: Float[Tensor, "n c *s"], grid: int) -> Float[Tensor, "n c *g"]:

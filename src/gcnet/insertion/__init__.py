@@ -1,6 +1,6 @@
 """Insertion of context blocks into existing networks, their listing and removal."""
 
-from gcnet.insertion.attach import context_parameters, inserted, insertion_records, remove
+from gcnet.insertion.attach import context_parameters, inserted, insertion_records, refuse_fused, remove
 from gcnet.insertion.insert import insert, insert_record, replace
 from gcnet.insertion.record import Insertion, Site
 
@@ -12,6 +12,7 @@ __all__ = [
     "insert_record",
     "inserted",
     "insertion_records",
+    "refuse_fused",
     "remove",
     "replace",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gcnet.errors import UserError
+from gcnet.framework.narrow_block import NarrowBlock
 from gcnet.insertion.families import into_residual, out_of_residual
 from gcnet.insertion.hook import attach, detach, forget, is_attached
 from gcnet.insertion.layout import Layout
@@ -227,8 +228,16 @@ def describe(request: InsertRequest, modules: Sequence[tuple[str, nn.Module]]) -
     sites = []
     for name, module in modules:
         layout = _installed(module).layout
-        parameters = sum(parameter.numel() for parameter in _context(module).parameters())
-        sites.append(Site(name, layout.channels, parameters, layout.form))
+        obstacle = vars(module).get("fusion_obstacle")
+        site = Site(
+            name,
+            layout.channels,
+            _count_parameters(_context(module)),
+            layout.form,
+            is_fused=None if obstacle is None else not obstacle,
+            obstacle=obstacle or "",
+        )
+        sites.append(site)
     return Insertion(request.block, request.position, tuple(sites), request.ratio)
 
 
@@ -270,6 +279,7 @@ def remove(model: nn.Module, what: Insertion | str | Sequence[str] | None = None
         UserError: no inserted block has such a name. Nothing is removed then.
     """
     check_network(model)
+    refuse_fused(model, "changed")
     holders = {name: module for name, module in model.named_modules() if _holds_block(module)}
     if what is None:
         chosen = set(holders)
@@ -299,6 +309,26 @@ def _installed(module: nn.Module) -> Installed:
 
 def _context(module: nn.Module) -> nn.Module:
     return module.get_submodule("context")
+
+
+def _count_parameters(context: nn.Module) -> int:
+    if isinstance(context, NarrowBlock):
+        return context.block_parameters
+    return sum(parameter.numel() for parameter in context.parameters())
+
+
+def refuse_fused(model: nn.Module, action: str) -> None:
+    """Refuse an action on a network of `gcnet.fuse`.
+
+    Args:
+        model: the network.
+        action: in words, such as "saved".
+
+    Raises:
+        UserError: the network is fused.
+    """
+    if any("is_fused" in vars(module) for module in model.modules()):
+        raise UserError(f"a network of gcnet.fuse cannot be {action}: use the network that was fused")
 
 
 def _by_call(model: nn.Module) -> list[tuple[list[Installed], list[str]]]:

@@ -20,6 +20,7 @@ from gcnet.insertion.attach import (
     keep_padding,
     match_module,
     next_order,
+    refuse_fused,
     uninstall,
 )
 from gcnet.insertion.dry_run import CannotRun, Example, run_once
@@ -97,6 +98,7 @@ def insert(
         (6, 89942)
     """
     check_network(model)
+    refuse_fused(model, "changed")
     check_options(block, options)
     if at is not None and (stages is not None or blocks is not None):
         raise UserError("`at` cannot be combined with `stages` or `blocks`")

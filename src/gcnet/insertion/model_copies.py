@@ -55,6 +55,15 @@ def on_own_device(model: nn.Module) -> Generator[nn.Module, None, None]:
     yield _copy(model, lambda tensor: tensor.detach() if isinstance(tensor, nn.Parameter) else _clone(tensor)).eval()
 
 
+def detached_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of `model` in eval mode, without gradients, also where a module holds a computed weight (pruning).
+
+    Raises:
+        Exception: whatever copying an object of the network raises.
+    """
+    return _copy(model, _clone).eval()
+
+
 @contextmanager
 def in_place(model: nn.Module) -> Generator[nn.Module, None, None]:
     """Use `model` itself in eval mode and restore it afterwards.

@@ -21,12 +21,16 @@ class Site:
         channels: C of the block's input.
         parameters: parameters added by the block.
         form: "map", (N, C, *S); "channels-last map", (N, *S, C); or "tokens", (N, P, C).
+        is_fused: whether `gcnet.fuse` computes the block before the last convolution; None if the network is not fused.
+        obstacle: why it does not, or an empty string.
     """
 
     name: str
     channels: int
     parameters: int
     form: str = "map"
+    is_fused: bool | None = None
+    obstacle: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,17 @@ class Insertion:
             where = f"{ratio}on the output of {count} module{'s' if count > 1 else ''}"
         else:
             where = f"{self.position} in {count} residual blocks"
-        return f"{self.block} {where}: {'; '.join(parts)}; {self.parameters:,} parameters added"
+        return f"{self.block} {where}: {'; '.join(parts)}; {self.parameters:,} parameters added{self._fusion()}"
+
+    def _fusion(self) -> str:
+        if all(site.is_fused is None for site in self.sites):
+            return ""
+        others: dict[str, list[str]] = {}
+        for site in self.sites:
+            if not site.is_fused:
+                others.setdefault(site.obstacle, []).append(site.name)
+        reasons = "".join(f"; not fused: {', '.join(names)} ({reason})" for reason, names in others.items())
+        return f"; {sum(bool(site.is_fused) for site in self.sites)} of {len(self.sites)} fused{reasons}"
 
     def _group(self, parent: str, channels: int, form: str, sites: list[Site]) -> str:
         names = ", ".join(site.name.rpartition(".")[2] for site in sites)

@@ -15,11 +15,12 @@ from torch.nn.utils.weight_norm import WeightNorm
 from gcnet.blocks import Builder, find_builder
 from gcnet.checkpoints.foreign_files import weight_format
 from gcnet.errors import UserError, printable
-from gcnet.insertion import insert_record, inserted, insertion_records, remove
+from gcnet.insertion import insert_record, inserted, insertion_records, refuse_fused, remove
 from gcnet.insertion.record import check_record
 from gcnet.models.card import check_block_weights
 from gcnet.renamed import FORMAT_VERSION, upgraded_metadata
-from gcnet.storage import StorageError, load_tensors, save_tensors
+from gcnet.storage import StorageError
+from gcnet.tensor_files import load_tensors, save_tensors
 
 _COUNTERS = ("total_ops", "total_params")  # buffers that thop adds to every module
 _WRAPPED = {
@@ -146,9 +147,11 @@ def save_context(model: nn.Module, path: str | Path) -> None:
         path: the file.
 
     Raises:
-        UserError: there are no inserted blocks, or weights are sharded (FSDP) or offloaded.
+        UserError: there are no inserted blocks, weights are sharded (FSDP) or offloaded, or the network is one of
+            `gcnet.fuse`.
         StorageError: the file cannot be written; an old one at `path` is then untouched.
     """
+    refuse_fused(model, "saved")
     blocks = _blocks(model)
     if not blocks:
         raise UserError(f"this {type(model).__name__} has no inserted blocks to save")

@@ -13,6 +13,7 @@ from gcnet.errors import UserError, printable
 from gcnet.insertion import inserted
 from gcnet.insertion.record import check_record
 from gcnet.models.registry import build_base_model
+from gcnet.models.uninitialized import Uninitialized
 from gcnet.storage import StorageError
 
 _LONGEST = 80  # letters of a value in an error
@@ -143,7 +144,7 @@ def check_block_weights(records: Sequence[Mapping[str, Any]], tensors: Mapping[s
         if record["custom"] or "places" not in record:
             continue
         for site in record["places"]:
-            with torch.device("meta"):
+            with torch.device("meta"), Uninitialized():
                 block = build_block(
                     record["block"],
                     channels=site["channels"],
@@ -175,7 +176,7 @@ def check_base_weights(card: ModelCard, tensors: Mapping[str, Tensor], path: obj
             if isinstance(number, int | float) and number > held:
                 raise StorageError(f"{path} declares {name} {number:,}, and its tensors have {held:,} elements in all")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Uninitialized():
             base = build_base_model(card.architecture or "", card.num_classes, card.detector, card.image_size)
     except UserError:
         raise

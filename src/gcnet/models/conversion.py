@@ -21,7 +21,7 @@ from gcnet.insertion import insert
 from gcnet.models.card import ModelCard, card_of, set_card
 from gcnet.models.model_file import load_strictly
 from gcnet.models.registry import build_base_model, detector_options
-from gcnet.storage import has_checksum
+from gcnet.tensor_files import has_checksum
 
 _LOG = logging.getLogger("gcnet")
 _MOST_PREFIXES = 3  # such as "model._orig_mod."
@@ -83,8 +83,8 @@ def convert_weights(
         The network with its source.
 
     Raises:
-        UserError: an unreadable or unrecognized checkpoint, or keys or shapes that do not fit the network they
-            describe; the message names them.
+        UserError: an unreadable or unrecognized checkpoint, keys or shapes that do not fit the network they
+            describe, or NaN or infinite weights; the message names them.
     """
     weights = _read(checkpoint, ema)
     name = choose_source(weights, source)
@@ -93,6 +93,7 @@ def convert_weights(
     tensors = {key: value for key, value in weights.tensors.items() if not key.startswith(network.skipped or ("\0",))}
     expected = _expected_layout(library, network)
     check_layout(tensors, expected, weights.origin, name)
+    _check_values(tensors, weights.origin)
     model = build_described(network)
     counters = {key: torch.zeros_like(value, device="cpu") for key, value in expected.items() if key.endswith(_COUNTER)}
     load_strictly(model, model.state_dict() | library.convert(counters | tensors, network), weights.origin)
@@ -103,13 +104,40 @@ def convert_weights(
     return Converted(model.eval(), name, network, (*weights.notes, *network.notes))
 
 
+def _check_values(tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse weights that are NaN or infinite in float32, and report those that float32 rounds.
+
+    Raises:
+        UserError: values are not finite.
+    """
+    floats = {key: value for key, value in tensors.items() if value.is_floating_point()}
+    counts = {key: int((~value.float().isfinite()).sum()) for key, value in floats.items()}
+    broken = [key for key, count in counts.items() if count]
+    if broken:
+        others = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+        raise UserError(
+            f"{origin} has {sum(counts.values()):,} NaN or infinite values, in {printable(broken[0])}{others}; take "
+            "weights from before the training diverged"
+        )
+    wide = {key: value for key, value in floats.items() if value.dtype == torch.float64}
+    rounded = [key for key, value in wide.items() if not torch.equal(value.float().double(), value)]
+    if rounded:
+        _LOG.warning(
+            "%s: %d of %d tensors are float64 and are rounded to float32, such as %s",
+            origin,
+            len(rounded),
+            len(tensors),
+            printable(rounded[0]),
+        )
+
+
 def _expected_layout(library: NetworkSource, network: NetworkDescription) -> dict[str, Tensor]:
     """The checkpoint of a described network, on the meta device: a damaged file may describe a network of any size."""
     try:
         with torch.device("meta"):
-            return library.export(_converted_part(build_described(network), network), network)
+            return library.to_library(_converted_part(build_described(network), network), network)
     except RuntimeError:  # networks that compute with tensors while they are built, such as RegNet
-        return library.export(_converted_part(build_described(network), network), network)
+        return library.to_library(_converted_part(build_described(network), network), network)
 
 
 def _converted_part(model: nn.Module, network: NetworkDescription) -> dict[str, Tensor]:

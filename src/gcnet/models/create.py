@@ -12,8 +12,8 @@ from gcnet.errors import UserError
 from gcnet.insertion import insert
 from gcnet.insertion.sites import At
 from gcnet.models.card import ModelCard, set_card
-from gcnet.models.model_file import read_model_file
-from gcnet.models.published_checkpoints import local_weights
+from gcnet.models.checkpoint_cache import local_weights
+from gcnet.models.model_file import find_card
 from gcnet.models.registry import (
     backbone_name,
     build_base_model,
@@ -56,17 +56,22 @@ def create_model(
         num_classes: number of classes; by default 1000, for CIFAR ResNets 10, for the scenes network 6; for detectors
             COCO's 80, without the background.
         weights: a file (`.safetensors`, or a `torch.save` file of tensors) of the plain network or of the one with
-            blocks; "pretrained" for published weights; or a published checkpoint that `gcnet models --published` lists,
-            such as "mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco", whose ratio and detector options are the defaults.
+            blocks; "pretrained" for published weights; a model on the Hub, "hf://user/name"; or a published checkpoint
+            that `gcnet models --published` lists, such as "mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco". Ratio and
+            detector options of a model file or of such a name are the defaults.
         block: a block to insert, if the name has no prefix.
-        ratio, stages, blocks, position, at: as for `gcnet.insert`; they override the prefix.
+        ratio: reduction ratio of the blocks, as for `gcnet.insert`; overrides that of the prefix.
+        stages: stages with blocks, as for `gcnet.insert`; overrides those of the prefix.
+        blocks: residual blocks of a stage with blocks, as for `gcnet.insert`; overrides those of the prefix.
+        position: place within a residual block, as for `gcnet.insert`; overrides that of the prefix.
+        at: insertion sites, as for `gcnet.insert`; replaces `stages`, `blocks` and `position`.
         detector: options of `build_mask_rcnn`: conventions, norm, norm_eps, box_head, image_size, anchor_sizes,
             rois_per_image, detections_per_image, fpn_channels, head_width, rpn_convs. Model files keep them.
         backbone_weights: for detectors, instead of `weights`: weights of a classifier with the same backbone, from a
             file or published, or a published checkpoint of a network around it. Blocks that they lack stay new.
         image_size: image size in pixels. ViT, Swin and other networks of one size are built for it, and position
             embeddings are resized; other networks take any size.
-        download: download a published checkpoint that is not in the cache.
+        download: download a model on the Hub, or published weights or a published checkpoint that is not in the cache.
         **options: further options of the block.
 
     Returns:
@@ -98,11 +103,12 @@ def create_model(
     if backbone_weights is not None:
         _require_backbone_alone(base_name, weights)
         backbone_weights = local_weights(backbone_weights, download=download)
-    if weights is not None and weights != (file := local_weights(weights, download=download)):
-        weights, card = file, read_model_file(file)[1]
+    if weights is not None:
+        weights = local_weights(weights, download=download)
+        card = find_card(weights) or ModelCard()
         placement = _ratio_of(card, placement) | placement
-        if is_detector(base_name):
-            detector = {**(card.detector or {}), **(detector or {})}
+        if is_detector(base_name) and card.detector:
+            detector = {**card.detector, **(detector or {})}
     classes = num_classes or default_classes(base_name)
     chosen = None if detector is None else detector_options(base_name, detector)
     model = build_base_model(base_name, classes, chosen, image_size)
@@ -110,9 +116,10 @@ def create_model(
     if "block" in placement:
         insert(model, placement.pop("block"), **placement, **options)
     if weights is not None:
-        load_weights(model, weights, base_name, base_keys, base_options={"detector": chosen, "image_size": image_size})
+        base_options = {"detector": chosen, "image_size": image_size}
+        load_weights(model, weights, base_name, base_keys, base_options=base_options, download=download)
     if backbone_weights is not None:
-        load_backbone(model, backbone_weights, backbone_name(base_name))
+        load_backbone(model, backbone_weights, backbone_name(base_name), download=download)
     set_card(model, ModelCard(base_name, classes, detector=chosen, image_size=image_size))
     return model
 

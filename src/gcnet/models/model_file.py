@@ -1,5 +1,6 @@
 """Model files: weights with the metadata that rebuilds the network."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from gcnet.checkpoints.foreign_files import weight_format
 from gcnet.errors import UserError, nearest, printable
-from gcnet.insertion import insertion_records
+from gcnet.insertion import insertion_records, refuse_fused
 from gcnet.models.block_file import require_whole, unwrapped
 from gcnet.models.card import (
     ModelCard,
@@ -17,7 +18,8 @@ from gcnet.models.card import (
     read_card,
 )
 from gcnet.renamed import FORMAT_VERSION, upgraded_metadata
-from gcnet.storage import StorageError, has_checksum, load_tensors, save_tensors
+from gcnet.storage import StorageError
+from gcnet.tensor_files import has_checksum, load_tensors, save_tensors
 
 _PROFILES = ("total_ops", "total_params")
 
@@ -43,10 +45,11 @@ def save_model(
         category_ids: ids in COCO annotations of a detector's labels.
 
     Raises:
-        UserError: weights are sharded (FSDP) or offloaded.
+        UserError: weights are sharded (FSDP) or offloaded, or the network is one of `gcnet.fuse`.
         StorageError: the file cannot be written; an old one at `path` is then untouched.
     """
     model = unwrapped(model)
+    refuse_fused(model, "saved")
     tensors = without_profiles(model.state_dict())
     require_whole(tensors, f"this {type(model).__name__}")
     known = card_of(model)
@@ -86,6 +89,22 @@ def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
         kind = printable(str(metadata.get("kind", "file of unknown kind")))
         raise StorageError(f"{printable(path)} is not a model file but a {kind}")
     return tensors, read_card(upgraded_metadata(metadata, path), path)
+
+
+def find_card(weights: str | Path) -> ModelCard | None:
+    """Return the card of a model file; None for other files and for names of weights.
+
+    Args:
+        weights: a path, or a name such as "pretrained".
+
+    Raises:
+        StorageError: the model file is damaged.
+    """
+    path = Path(weights)
+    if not os.path.isfile(path) or not has_checksum(path):
+        return None
+    _, metadata = load_tensors(path)
+    return read_card(upgraded_metadata(metadata, path), path) if metadata.get("kind") == "model" else None
 
 
 def without_profiles(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

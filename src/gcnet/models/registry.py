@@ -9,6 +9,7 @@ from gcnet.blocks import BLOCKS
 from gcnet.errors import UserError, nearest
 from gcnet.models.own_blocks import remove_own_blocks
 from gcnet.models.unknown_names import unknown_model, unknown_tag
+from gcnet.torchvision_import import import_torchvision
 
 
 def _torchvision_resnet(name: str) -> Callable[[int], nn.Module]:
@@ -271,6 +272,7 @@ def build_base_model(
     classes = num_classes or default_classes(name)
     if classes > _MOST_CLASSES:
         raise UserError(f"a network has at most {_MOST_CLASSES:,} classes, found {classes:,}")
+    import_torchvision()
     options = {} if detector is None else detector_options(name, detector)
     if name in BASE_MODELS:
         return BASE_MODELS[name](classes)

@@ -13,7 +13,7 @@ from gcnet.checkpoints.foreign_files import WeightFile, read_weight_file
 from gcnet.errors import UserError, printable
 from gcnet.models.matching import listed, looks_like_mmdet, matched_names, new_head, resized
 from gcnet.models.model_file import load_strictly, without_profiles
-from gcnet.models.published import find_published, read_published
+from gcnet.models.pretrained import find_pretrained, read_pretrained
 from gcnet.models.registry import build_base_model
 
 _LOG = logging.getLogger("gcnet")
@@ -62,6 +62,7 @@ def load_weights(
     base_keys: set[str],
     *,
     base_options: Mapping[str, Any] | None = None,
+    download: bool = False,
 ) -> LoadedWeights:
     """Load weights of the base model or of the whole network.
 
@@ -74,6 +75,7 @@ def load_weights(
         base_name: name of the base model.
         base_keys: state-dict keys of the base model.
         base_options: options of `build_base_model`, other than name and classes.
+        download: download published weights that are not in the cache.
 
     Returns:
         A summary.
@@ -82,7 +84,8 @@ def load_weights(
         UserError: unavailable weights, or weights that do not fit. The model is then unchanged.
     """
     options = dict(base_options or {})
-    weights = read_weights(source, base_name, argument="weights", image_size=options.get("image_size"))
+    size = options.get("image_size")
+    weights = read_weights(source, base_name, argument="weights", image_size=size, download=download)
     own = without_profiles(model.state_dict())
     matched, notes = matched_names(weights.tensors, own, str(source))
     given = resized(matched, own, model)
@@ -105,7 +108,7 @@ def load_weights(
     return report
 
 
-def load_backbone(model: nn.Module, source: str | Path, classifier: str) -> LoadedWeights:
+def load_backbone(model: nn.Module, source: str | Path, classifier: str, *, download: bool = False) -> LoadedWeights:
     """Load the weights of a classifier, without its head, into the backbone of a detector.
 
     Offsets of deformable convolutions stay, as do blocks if the file has none.
@@ -114,6 +117,7 @@ def load_backbone(model: nn.Module, source: str | Path, classifier: str) -> Load
         model: a detector.
         source: a file of this package, torchvision or timm, "pretrained", or the name of published weights.
         classifier: name of the plain classifier.
+        download: download published weights that are not in the cache.
 
     Returns:
         A summary.
@@ -121,7 +125,7 @@ def load_backbone(model: nn.Module, source: str | Path, classifier: str) -> Load
     Raises:
         UserError: unavailable weights, or weights that do not fit. The model is then unchanged.
     """
-    weights = read_weights(source, classifier, argument="backbone_weights")
+    weights = read_weights(source, classifier, argument="backbone_weights", download=download)
     body = model.get_submodule("backbone.body")
     own = without_profiles(body.state_dict())
     with torch.device("meta"):
@@ -140,7 +144,9 @@ def load_backbone(model: nn.Module, source: str | Path, classifier: str) -> Load
     return report
 
 
-def read_weights(source: str | Path, base_name: str, *, argument: str, image_size: int | None = None) -> WeightFile:
+def read_weights(
+    source: str | Path, base_name: str, *, argument: str, image_size: int | None = None, download: bool = False
+) -> WeightFile:
     """Return the weights of a file, or published ones.
 
     Args:
@@ -148,14 +154,15 @@ def read_weights(source: str | Path, base_name: str, *, argument: str, image_siz
         base_name: name of the base model.
         argument: name of the user's argument, for errors.
         image_size: image size in pixels, to resize position embeddings of timm.
+        download: download published weights that are not in the cache.
 
     Raises:
         UserError: the file cannot be read, or the weights are unavailable.
     """
-    published = find_published(base_name, source, argument)
-    if published is None:
+    pretrained = find_pretrained(base_name, source, argument)
+    if pretrained is None:
         return read_weight_file(Path(source))
-    return WeightFile(read_published(published, argument, image_size))
+    return WeightFile(read_pretrained(pretrained, argument, image_size, download=download))
 
 
 def _load(model: nn.Module, tensors: Mapping[str, Tensor], weights: WeightFile, origin: str) -> None:
@@ -189,8 +196,8 @@ def _hint(model: nn.Module, loaded: Iterable[str], given: Iterable[str]) -> str:
 
 
 def _origin(source: str | Path, base_name: str) -> str:
-    published = find_published(base_name, source)
-    return str(source if published is None else published)
+    pretrained = find_pretrained(base_name, source)
+    return str(source if pretrained is None else pretrained)
 
 
 def _counters(own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 _ROWS = 32
@@ -58,8 +58,10 @@ def resize_fixed_point(
     Returns:
         The resized image, contiguous, on the same device.
     """
-    columns = _taps(image.shape[2], width, clip_weights=True, device=image.device)
-    upper, lower, upper_weight, lower_weight = _taps(image.shape[1], height, clip_weights=False, device=image.device)
+    columns = _taps(image.shape[2], image.shape[2] / width, width, clip_weights=True, device=image.device)
+    upper, lower, upper_weight, lower_weight = _taps(
+        image.shape[1], image.shape[1] / height, height, clip_weights=False, device=image.device
+    )
     result = image.new_empty(image.shape[0], height, width)
     count = _ROWS if image.device.type == "cpu" else height
     for start in range(0, height, count):
@@ -67,6 +69,37 @@ def resize_fixed_point(
         rows = upper[part], lower[part], upper_weight[part], lower_weight[part]
         result[:, part] = _resize_rows(image, rows, columns)
     return result
+
+
+def resize_batch_of_any_size(
+    images: Float[Tensor, "n c h w"], scales: tuple[Tensor, Tensor], counts: tuple[int, int]
+) -> Float[Tensor, "n c rows columns"]:
+    """Return the result of `resize_bilinear` for images whose new size is computed in an exported graph.
+
+    All numbers are whole and below 2^24, exact in float32: ONNX has no shifts of signed integers.
+
+    Args:
+        images: whole numbers from 0 to 255, float32.
+        scales: old over new height and width, float64 ().
+        counts: number of rows and columns of the result; those beyond the new size repeat the border.
+
+    Returns:
+        The resized images, whole numbers in float32.
+    """
+    upper, lower, *down = _taps(images.shape[2], scales[0], counts[0], clip_weights=False)
+    left, right, *across = _taps(images.shape[3], scales[1], counts[1], clip_weights=True)
+    first, second = (images.index_select(3, tap) * weight for tap, weight in zip((left, right), across, strict=True))
+    rows = ((first + second) / 16).floor()
+    above, below = (
+        _scaled(rows.index_select(2, tap), weight[:, None]) for tap, weight in zip((upper, lower), down, strict=True)
+    )
+    return ((above + below + 2) / 4).floor()
+
+
+def _scaled(values: Float[Tensor, "n c h w"], weights: Int[Tensor, "h 1"]) -> Float[Tensor, "n c h w"]:
+    """`floor(values * weights / 65536)`, with weights up to 2048 = 32 * 64 in two parts to stay below 2^24."""
+    high, low = weights // 64, weights % 64
+    return ((values * high + (values * low / 64).floor()) / 1024).floor()
 
 
 def _resize_rows(image: UInt8[Tensor, "channels height width"], rows: Taps, columns: Taps) -> Int[Tensor, "c h w"]:
@@ -101,24 +134,26 @@ def _resize_columns(source: UInt8[Tensor, "channels rows width"], columns: Taps)
     return found.bitwise_and_(0xFFFF).mul_(left_weight).add_(second).bitwise_right_shift_(4)
 
 
-def _taps(old: int, new: int, *, clip_weights: bool, device: torch.device) -> Taps:
+def _taps(
+    old: int, scale: float | Tensor, count: int, *, clip_weights: bool, device: torch.device | None = None
+) -> Taps:
     """Source index of the first and second pixel of each new one, and their weights in units of 1/2048, int32.
 
     Args:
         old: length of the axis.
-        new: length after resizing.
+        scale: old length over new length, in float64.
+        count: number of new pixels.
         clip_weights: beyond the border the second weight is 0, as along rows; along columns indices alone are clipped.
         device: of the result.
     """
-    positions = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
-    first = np.floor(positions).astype(np.int64)
-    fraction = positions - first.astype(np.float32)
+    positions = ((torch.arange(count, dtype=torch.float64, device=device) + 0.5) * scale - 0.5).float()
+    first = positions.floor()
+    fraction = positions - first
     if clip_weights:
-        fraction[(first < 0) | (first >= old - 1)] = 0
-    indices = (np.clip(first, 0, old - 1), np.clip(first + 1, 0, old - 1))
-    weights = (np.rint(part * np.float32(2048)).astype(np.int32) for part in (np.float32(1) - fraction, fraction))
-    upper, lower, *both = (torch.from_numpy(tap).to(device) for tap in (*indices, *weights))
-    return upper, lower, both[0], both[1]
+        fraction = torch.where((first < 0) | (first >= old - 1), 0.0, fraction)
+    upper, lower = (index.clamp(0, old - 1).long() for index in (first, first + 1))
+    weights = [(part * 2048).round().int() for part in (1 - fraction, fraction)]
+    return upper, lower, weights[0], weights[1]
 
 
 def _resize_planes(opencv: Any, image: Tensor, height: int, width: int) -> Tensor:

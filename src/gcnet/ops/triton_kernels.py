@@ -16,6 +16,8 @@ from torch import SymInt, Tensor
 from torch.library import register_autograd, triton_op, wrap_triton
 from torch.utils.flop_counter import register_flop_formula
 
+from gcnet.ops.double_backward import derived_gradients
+
 # Chosen on paper, and so that what is compiled for sm_80 and sm_90 spills no registers up to 2048 channels; only the
 # gradient spills a few, for contiguous maps whose positions are not a multiple of 16.
 TILE = 8192  # numbers, 32 a thread
@@ -251,8 +253,17 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor,
     ctx.save_for_backward(*inputs, *output)
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _definition(x: Tensor, weight: Tensor) -> Tensor:
+    x, weight = x.float(), weight.float()
+    attention = torch.einsum("ncp,c->np", x, weight).softmax(1)
+    return torch.einsum("ncp,np->nc", x, attention)
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
     x, weight, bias, *output = ctx.saved_tensors
+    if torch.is_grad_enabled():  # Double backward: autograd derives it from the plain operations.
+        of_x, of_weight = derived_gradients(_definition, (x, weight), ctx.needs_input_grad[:2], (grad,))
+        return of_x, of_weight, torch.zeros_like(bias)
     return *gradient(grad, x, weight, *output), torch.zeros_like(bias)
 
 

@@ -1,32 +1,21 @@
-"""Attention pooling on a GPU by Triton kernels that read the map once; Triton itself is imported by the first call.
-
-The environment variable GCNET_TRITON=0 switches them off.
-"""
-
-import os
-from importlib.util import find_spec
-from shutil import which
+"""Attention pooling on a GPU by Triton kernels that read the map once; Triton itself is imported by the first call."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gcnet.ops.triton_check import is_right
+from gcnet.ops.triton_check import DTYPES, usable
 
 MOST_CHANNELS = 2048  # of a position, which a program holds in registers
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ALLOWED = os.environ.get("GCNET_TRITON", "1").lower() not in ("0", "false", "no", "off")
-# Triton compiles its link to the driver on the spot, with a C compiler of the machine.
-READY = ALLOWED and find_spec("triton") is not None and any((os.environ.get("CC"), which("gcc"), which("clang")))
 
 
 def can_pool(x: Tensor) -> bool:
     """Whether `attention_pool_triton` supports `x` (N, C, *S).
 
-    Triton must be available and correct (`is_right`), the map on a GPU, and its dtype and channels supported by the
-    kernels. ONNX has no such operator, so the result is False during ONNX export.
+    The kernels must be usable (`gcnet.ops.triton_check`), the map on a GPU, and its dtype and channels supported. ONNX
+    has no such operator, so the result is False during ONNX export.
     """
-    return READY and _suits(x) and is_right(x.device, x.dtype)
+    return _suits(x) and usable("attention pooling", x.device, x.dtype)
 
 
 def attention_pool_triton(
@@ -36,9 +25,9 @@ def attention_pool_triton(
 
     Contiguous and channels-last maps are read without a copy; a map whose spatial axes cannot be flattened in place is
     copied first. Sums are in float32. Saved for the backward pass: the arguments, the context and two numbers per
-    sample. The bias cancels in the softmax: it is not read, and its gradient is exactly zero. A second derivative
-    raises RuntimeError. `FlopCounterMode` counts the operator if it is opened after the first call, which registers the
-    formula.
+    sample. The bias cancels in the softmax: it is not read, and its gradient is exactly zero. Second derivatives come
+    from plain operations. `FlopCounterMode` counts the operator if it is opened after the first call, which registers
+    the formula.
 
     Args:
         x: feature map.

@@ -1,11 +1,9 @@
 """The interface of a task, such as classification, used by the commands."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gcnet.errors import UserError
 from gcnet.tasks.scores import Demonstration, Score
@@ -16,7 +14,10 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import nn
 
+    from gcnet.exporters.graph import ExportGraph
+    from gcnet.exporters.settings import ExportSettings
     from gcnet.models.card import ModelCard
+    from gcnet.tasks.loaded import LoadedModel
     from gcnet.tasks.predictor import Inference, Predictor
     from gcnet.tasks.results import (
         AttentionReader,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from gcnet.training.distributed import Processes
     from gcnet.training.settings import TrainSettings
     from gcnet.training.task import TrainingTask
-from gcnet.tasks.results import TrainedModel
 
 
 class Task(ABC):
@@ -46,6 +46,7 @@ class Task(ABC):
         name: name of the task.
         noun: name of its networks, such as "classifier".
         data_noun: name of its data, such as "labeled images".
+        hub_task: name of the task on the Hugging Face Hub, or an empty string.
         own_settings: names of the settings that not all tasks have and this one does, by settings class.
         reads_results: whether `gcnet evaluate --results` is supported.
         can_simplify: whether `gcnet simplify` is supported.
@@ -65,6 +66,7 @@ class Task(ABC):
     name: ClassVar[str]
     noun: ClassVar[str]
     data_noun: ClassVar[str]
+    hub_task: ClassVar[str] = ""
     own_settings: "ClassVar[Mapping[type[CommandSettings], tuple[str, ...]]]" = MappingProxyType({})
     reads_results: ClassVar[bool] = False
     can_simplify: ClassVar[bool] = False
@@ -148,13 +150,14 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def open_by_name(self, name: str, weights: str, image_size: int | None) -> "TrainedModel":
+    def open_by_name(self, name: str, weights: str, image_size: int | None, *, download: bool) -> "TrainedModel":
         """Return a network by name, with weights loaded.
 
         Args:
             name: network name.
             weights: a file, "pretrained", or a published version.
             image_size: side of the images in pixels, if it differs from that of the weights.
+            download: download published weights that are not in the cache.
 
         Raises:
             UserError: the weights do not fit.
@@ -199,18 +202,38 @@ class Task(ABC):
             UserError: the network has no preprocessing, or does not run.
         """
 
+    def configured_predictor(
+        self,
+        loaded: "LoadedModel",
+        settings: "PredictSettings",  # noqa: ARG002
+    ) -> "tuple[Predictor, dict[str, Any]]":
+        """Return the predictor for `gcnet predict`, and the options of its calls.
+
+        Args:
+            loaded: network on its device.
+            settings: settings of the prediction.
+
+        Raises:
+            UserError: the settings do not fit the network.
+        """
+        from gcnet.tasks.predictor import Inference
+
+        return self.predictor(loaded, Inference()), {}
+
     def predict(
         self,
         loaded: "LoadedModel",
         paths: "Sequence[Path]",
         settings: "PredictSettings",  # noqa: ARG002
+        processes: "Processes",  # noqa: ARG002
     ) -> "PredictionResult":
-        """Return predictions for image files, and write the figures of `settings.output`.
+        """Return predictions for the image files of all processes, and write the figures of `settings.output` once.
 
         Args:
             loaded: network on its device.
             paths: image files.
             settings: settings of the prediction.
+            processes: processes that share the images.
 
         Raises:
             UserError: the settings are invalid, or an output of the network is not finite.
@@ -218,6 +241,18 @@ class Task(ABC):
         from gcnet.tasks.predictor import Inference
 
         return self.predictor(loaded, Inference())(paths)
+
+    def export_graph(self, loaded: "LoadedModel", settings: "ExportSettings") -> "ExportGraph":  # noqa: ARG002
+        """Return the network as a static graph for `gcnet export`.
+
+        Args:
+            loaded: network on the CPU.
+            settings: settings of the export.
+
+        Raises:
+            UserError: the task has no export, or the settings do not fit the network.
+        """
+        raise UserError(f"gcnet export does not support a {self.noun}, such as {loaded.origin}")
 
     @abstractmethod
     def recognizes_data(self, settings: "CheckDataSettings") -> bool:
@@ -243,12 +278,18 @@ class Task(ABC):
         """
         raise UserError(f"gcnet analyze does not support a {self.noun}, such as {loaded.origin}")
 
-    def measured_images(self, loaded: "LoadedModel", settings: "AnalyzeSettings") -> "MeasuredImages":  # noqa: ARG002
+    def measured_images(
+        self,
+        loaded: "LoadedModel",
+        settings: "AnalyzeSettings",  # noqa: ARG002
+        processes: "Processes",  # noqa: ARG002
+    ) -> "MeasuredImages":
         """Return the images of `settings.data` for attention statistics.
 
         Args:
             loaded: network on its device.
             settings: settings of the analysis.
+            processes: processes that share the images.
 
         Raises:
             UserError: the data do not exist, or the task does not support statistics.
@@ -361,31 +402,3 @@ class Task(ABC):
     def cost_notes(self) -> tuple[str, ...]:
         """Return notes on the numbers of `gcnet cost`."""
         return ()
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A trained network with its task.
-
-    Attributes:
-        task: the task.
-        trained: the network, in eval mode.
-        origin: model file, run folder or name, as given by the user.
-        weights: file or published version of the weights.
-    """
-
-    task: Task
-    trained: "TrainedModel"
-    origin: str
-    weights: str
-
-    def with_model(self, model: "nn.Module") -> "LoadedModel":
-        """Return a copy with the network `model` in place of the current one."""
-        return replace(self, trained=replace(cast(Any, self.trained), model=model))
-
-    @property
-    def title(self) -> str:
-        """Name for figures, such as "resnet50 + gc (best.safetensors)"."""
-        from gcnet.models.card import network_name
-
-        return f"{network_name(self.trained.model)} ({os.path.basename(os.path.normpath(self.origin))})"

@@ -1,37 +1,55 @@
 """The interface of predictors: trained networks that are called with images."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from itertools import islice
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from PIL import Image
 from torch import nn
 
+from gcnet.arguments import check_choices
+from gcnet.children import available_cores
+from gcnet.compilation import explained_compile_errors
 from gcnet.data.dataset import Skipped
 from gcnet.data.decode import FULL_DEPTH, ImageError
 from gcnet.data.images.inputs import ImageInput, Images, image_inputs
-from gcnet.devices import AUTOCAST
-from gcnet.errors import UserError, unknown
+from gcnet.devices import autocast_dtype
+from gcnet.errors import UserError, explained_out_of_memory
+from gcnet.insertion.followed_copy import FollowedCopy, has_foreign_hooks
 from gcnet.tasks.results import PredictionResult
+from gcnet.tasks.settings import PredictSettings
+from gcnet.training.distributed import ALONE, Processes, in_turns
+
+_MOST_THREADS = 8  # that open images
 
 
 @dataclass(frozen=True)
 class Inference:
     """How a predictor runs its network."""
 
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """float32, or half precision by autocast: bf16 or fp16."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
+    """float32, or half precision by autocast: bf16 or fp16; auto is bf16 on GPUs that support it."""
+    fuse: bool = True
+    """Run a fused copy of the network (`gcnet.fuse`), which gives the same outputs up to rounding; of a detector a copy
+    of its backbone. A network with forward hooks runs as it is."""
     compile: bool = False
     """Compile the network with torch.compile, at the first call; of a detector its backbone."""
     image_size: int | None = None
     """Classifiers: image size in pixels, if it differs from that of the network."""
 
+    @classmethod
+    def of(cls, settings: PredictSettings) -> "Inference":
+        """Return how `gcnet predict` runs the network of `settings`."""
+        return cls(precision=settings.precision, fuse=settings.fuse, compile=settings.compile)
+
     def __post_init__(self) -> None:
         """Refuse an unknown precision."""
-        if self.precision not in AUTOCAST:
-            raise unknown("`precision`", str(self.precision), AUTOCAST)
+        check_choices(self)
 
 
 class Predictor(ABC):
@@ -42,21 +60,23 @@ class Predictor(ABC):
     Args:
         model: the network on its device, in eval mode.
         origin: model file, run folder or name, as given by the user.
-        inference: precision and compilation.
+        inference: precision, fusion and compilation.
 
     Attributes:
-        model: the network.
+        model: the network. Calls follow its changes (see `FollowedCopy`).
         origin: where it is from.
         names: class names.
         default_batch_size: images per forward pass.
+        record_types: names and types of the values in `to_dict()` of a prediction; a list has the type of its items.
     """
 
     default_batch_size: ClassVar[int]
+    record_types: ClassVar[Mapping[str, Any]] = {}
     names: tuple[str, ...]
 
     def __init__(self, model: nn.Module, origin: str, inference: Inference) -> None:
         self.model, self.origin, self.inference = model, origin, inference
-        self._network = self._compiled(model) if inference.compile else model
+        self._copy = FollowedCopy(self._accelerated_part, self._accelerated)
 
     @property
     def device(self) -> torch.device:
@@ -66,7 +86,7 @@ class Predictor(ABC):
     @property
     def autocast(self) -> torch.dtype | None:
         """Half-precision dtype of autocast; None for none."""
-        return AUTOCAST[self.inference.precision]
+        return autocast_dtype(self.inference.precision, self.device)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.origin!r}, {len(self.names)} classes, {self.device})"
@@ -79,8 +99,9 @@ class Predictor(ABC):
         batch_size: int | None = None,
         show: Callable[[Image.Image, Any], None] = lambda *_: None,
         progress: Callable[[int], None] = lambda _: None,
+        processes: Processes = ALONE,
     ) -> PredictionResult:
-        """Predict all images, in batches; unreadable ones are skipped.
+        """Predict all images, in batches; unreadable ones are skipped. Each process has every n-th batch.
 
         Args:
             images: as of `image_inputs`.
@@ -88,25 +109,31 @@ class Predictor(ABC):
             batch_size: images per forward pass; None for the default.
             show: called with each image (RGB) and its prediction.
             progress: called with the number of images of each batch.
+            processes: processes that share the batches; the result has the images of all.
         """
         self._check_network()
         inputs = image_inputs(images)
         size = self.default_batch_size if batch_size is None else batch_size
         if size < 1:
             raise UserError(f"`batch_size` must be at least 1, found {size}")
-        done: list[Any] = []
-        skipped: list[Skipped] = []
-        with torch.no_grad():
-            for start in range(0, len(inputs), size):
-                batch = inputs[start : start + size]
-                readable, unreadable = self._read(batch)
-                skipped += unreadable
-                predictions = self._predict(readable, options, first=len(done) + 1) if readable else []
+        turns = range(size * processes.rank, len(inputs), size * processes.world)
+        own = [item for start in turns for item in inputs[start : start + size]]
+        done: list[tuple[list[Any], list[Skipped]]] = []
+        with torch.no_grad(), explained_out_of_memory(size), explained_compile_errors():
+            opened = self._opened(own)
+            while batch := list(islice(opened, size)):
+                readable = [(item, image) for item, image in batch if isinstance(image, Image.Image)]
+                unreadable = [image for _, image in batch if isinstance(image, Skipped)]
+                predictions = self._predict(readable, options) if readable else []
                 for (_, image), prediction in zip(readable, predictions, strict=True):
                     show(image, prediction)
-                done += predictions
+                done.append((predictions, unreadable))
                 progress(len(batch))
-        return self._result(tuple(done), tuple(skipped))
+        batches = in_turns(processes.gather(done))
+        return self._result(
+            tuple(prediction for predictions, _ in batches for prediction in predictions),
+            tuple(skipped for _, unreadable in batches for skipped in unreadable),
+        )
 
     def _check_network(self) -> None:
         """Refuse a network that was changed to training mode or another dtype."""
@@ -119,18 +146,29 @@ class Predictor(ABC):
                 "`predictor.model.float()`; `precision` of gcnet.load selects half precision"
             )
 
-    def _read(self, batch: Sequence[ImageInput]) -> tuple[list[tuple[ImageInput, Image.Image]], list[Skipped]]:
-        readable: list[tuple[ImageInput, Image.Image]] = []
-        skipped: list[Skipped] = []
-        for item in batch:
+    def _opened(self, inputs: Sequence[ImageInput]) -> Generator[tuple[ImageInput, Image.Image | Skipped]]:
+        """Open images in order, some of them ahead in threads: Pillow decodes without the interpreter lock."""
+        threads = max(1, min(_MOST_THREADS, available_cores(), len(inputs)))
+        ahead: deque[tuple[ImageInput, Future[Image.Image | Skipped]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
             try:
-                image = item.open(bit_depth=self._bit_depth)
-                self._check(item, image)
-            except ImageError as error:
-                skipped.append(Skipped(item.name, error.reason))
-            else:
-                readable.append((item, image))
-        return readable, skipped
+                for item in inputs:
+                    ahead.append((item, pool.submit(self._open, item)))
+                    if len(ahead) > 2 * threads:
+                        item, image = ahead.popleft()
+                        yield item, image.result()
+                for item, image in ahead:
+                    yield item, image.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _open(self, item: ImageInput) -> Image.Image | Skipped:
+        try:
+            image = item.open(bit_depth=self._bit_depth)
+            self._check(item, image)
+        except ImageError as error:
+            return Skipped(item.name, error.reason)
+        return image
 
     _bit_depth: int = FULL_DEPTH
     """Used bits of 16-bit images."""
@@ -138,8 +176,20 @@ class Predictor(ABC):
     def _check(self, item: ImageInput, image: Image.Image) -> None:  # noqa: B027
         """Raise ImageError for an image that the network cannot take."""
 
-    def _compiled(self, model: nn.Module) -> Any:
-        return torch.compile(model)
+    @property
+    def _accelerated_part(self) -> nn.Module:
+        """The part of the network that is fused and compiled."""
+        return self.model
+
+    def _network(self) -> Any:
+        """The network with its accelerated part."""
+        return self._copy()
+
+    def _accelerated(self, part: nn.Module) -> nn.Module:
+        from gcnet.insertion.fuse import fuse  # imports torchvision, which may wait until the network is there
+
+        chosen = fuse(part) if self.inference.fuse and not has_foreign_hooks(part) else part
+        return cast(nn.Module, torch.compile(chosen)) if self.inference.compile else chosen
 
     @abstractmethod
     def __call__(self, images: Images) -> PredictionResult:
@@ -157,8 +207,8 @@ class Predictor(ABC):
         """
 
     @abstractmethod
-    def _predict(self, images: Sequence[tuple[ImageInput, Image.Image]], options: Any, *, first: int) -> list[Any]:
-        """Predict a batch of images; `first` is the number of its first image among all, from 1."""
+    def _predict(self, images: Sequence[tuple[ImageInput, Image.Image]], options: Any) -> list[Any]:
+        """Predict a batch of images."""
 
     @abstractmethod
     def _result(self, predictions: tuple[Any, ...], skipped: tuple[Skipped, ...]) -> PredictionResult:

@@ -140,8 +140,9 @@ class MeasuredImages(ABC):
         model: the network, or the part of it that is analyzed.
         classes: class names.
         labels: label of each image of the last batch.
-        worked: number of images so far.
-        skipped: images that could not be read so far.
+        worked: number of images of this process so far.
+        skipped: images of this process that could not be read so far.
+        batches: number of each batch so far among those of all processes, from 0, in the order of the images.
     """
 
     model: nn.Module
@@ -149,6 +150,7 @@ class MeasuredImages(ABC):
     labels: list[int]
     worked: int
     skipped: list[Skipped]
+    batches: list[int]
 
     @abstractmethod
     def images(self) -> Iterator[Tensor]:

@@ -1,16 +1,19 @@
 """Settings of the commands on trained networks and data: evaluate, predict, analyze and check-data."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from gcnet.arguments import POSITIONAL, advanced
-from gcnet.data.settings import DataSettings, PreprocessingSettings, check_download, check_workers
+from gcnet.children import available_cores
+from gcnet.data.downloads import check_download
+from gcnet.data.settings import DataSettings, PreprocessingSettings, check_workers
 from gcnet.errors import UserError, no_folder, printable
+from gcnet.remote_files import check_without_secret
 
 MODEL_SUFFIX = ".safetensors"
-_OF_NETWORKS = ("weights", "download", "batch_size", "workers", "device")
+RECORD_SUFFIXES = (".jsonl", ".parquet")
+_OF_NETWORKS = ("weights", "download", "batch_size", "workers", "fuse", "precision", "compile", "device")
 _OF_IMAGES = ("points",)
 _OF_STATISTICS = ("data", "download_dir", "batch_size", "scene_distance", "seed")
 
@@ -44,16 +47,17 @@ class EvaluateSettings(CommandSettings):
 
     Examples:
       gcnet evaluate --model runs/first --data photos
-      gcnet evaluate --model resnet50 --weights pretrained --data imagenet --limit 1000
+      gcnet evaluate --model resnet50 --weights pretrained --download --data imagenet --limit 1000
       gcnet evaluate --results detections.json --data coco
     """
 
     model: str | None = field(default=None, metadata=POSITIONAL)
-    """Model file, run folder (its best weights are used), published checkpoint (`gcnet models --published` lists them),
-    or a model name with `weights`."""
+    """Model file or run folder (its best weights are used), also at a URL such as s3://bucket/run; model on the Hugging
+    Face Hub (hf://user/name), published checkpoint (`gcnet models --published` lists them), or a model name with
+    `weights`."""
     weights: str | None = None
-    """Weights for a model given by name: a file, "pretrained", a published version such as IMAGENET1K_V1, or a
-    published checkpoint."""
+    """Weights for a model given by name: a file, "pretrained", a published version such as IMAGENET1K_V1, hf://user/name,
+    or a published checkpoint."""
     data: str = "scenes"
     """scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
     or a CSV. Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation file."""
@@ -67,8 +71,8 @@ class EvaluateSettings(CommandSettings):
     """Evaluate these detections (JSON in COCO's result format) instead of a model."""
     download_dir: str = advanced("data")
     """Folder of downloaded data sets (cifar10, cifar100)."""
-    download: bool = advanced(False)
-    """Download cifar10, cifar100 or a published checkpoint if missing; nothing is downloaded otherwise."""
+    download: bool = False
+    """Download cifar10, cifar100, a model on the Hub or published weights; nothing is downloaded otherwise."""
     limit: int | None = None
     """Maximum number of images, evenly spread; for scenes the number to generate."""
     scene_distance: int | None = advanced(None)
@@ -78,8 +82,15 @@ class EvaluateSettings(CommandSettings):
     """Batch size per process (default: 64; 1 for detectors)."""
     detections_per_image: int | None = advanced(None)
     """Detectors: maximum detections per image (default: as trained, 100)."""
-    workers: int = 0
-    """DataLoader workers per process."""
+    workers: int | None = None
+    """DataLoader workers of each process (default: on a GPU the CPU cores per process, at most 8, and 0 on a CPU or for
+    images in memory)."""
+    fuse: bool = False
+    """Evaluate a fused copy of the network (gcnet.fuse): faster, with the same outputs up to rounding."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
+    """Precision: float32, or half precision by autocast in bf16 or fp16; auto is bf16 on GPUs that support it."""
+    compile: bool = advanced(False)
+    """Compile the network with torch.compile, of a detector its backbone."""
     device: str = "auto"
     """Device: cpu, cuda or cuda:N; auto uses CUDA if available. Under torchrun, each process uses its own GPU."""
     seed: int = advanced(0)
@@ -102,7 +113,7 @@ class EvaluateSettings(CommandSettings):
         elif self.model is None:
             raise UserError("gcnet evaluate requires `model` (model file, run folder or name) or `results` (JSON file)")
         if self.download:
-            check_download((self.model, self.weights), self.data)
+            check_download((self.model,), self.data, weights=(self.weights,))
         self.data_settings(None)
 
     def _check_results(self) -> None:
@@ -135,7 +146,8 @@ class EvaluateSettings(CommandSettings):
 class PredictSettings(CommandSettings):
     """Predict the classes of images with a classifier, or the objects in them with a detector.
 
-    Damaged files are skipped and listed. The exit code is 0 if at least one image could be read, else 1.
+    Damaged files are skipped and listed. Under torchrun, the processes share the images. The exit code is 0 if at least
+    one image could be read, else 1.
 
     Examples:
       gcnet predict photo.jpg --model runs/first
@@ -145,13 +157,14 @@ class PredictSettings(CommandSettings):
     paths: tuple[Path, ...] = field(metadata=POSITIONAL)
     """Image files, or folders to search for images."""
     model: str
-    """Model file, run folder (its best weights are used), published checkpoint (`gcnet models --published` lists them),
-    or a model name with `weights`."""
+    """Model file or run folder (its best weights are used), also at a URL such as s3://bucket/run; model on the Hugging
+    Face Hub (hf://user/name), published checkpoint (`gcnet models --published` lists them), or a model name with
+    `weights`."""
     weights: str | None = None
-    """Weights for a model given by name: a file, "pretrained", a published version such as IMAGENET1K_V1, or a
-    published checkpoint."""
-    download: bool = advanced(False)
-    """Download a published checkpoint that is not in the cache; nothing is downloaded otherwise."""
+    """Weights for a model given by name: a file, "pretrained", a published version such as IMAGENET1K_V1, hf://user/name,
+    or a published checkpoint."""
+    download: bool = False
+    """Download a model on the Hub or published weights; nothing is downloaded otherwise."""
     topk: int | None = None
     """Classifiers: number of classes to print (default: 5)."""
     threshold: float | None = None
@@ -168,7 +181,7 @@ class PredictSettings(CommandSettings):
     scores."""
     output: Path | None = None
     """Classifiers: write a contact sheet to this PNG file. Detectors: write an annotated copy of each image to
-    this folder."""
+    this folder. For any number of images: write a record per image to a .jsonl or .parquet file."""
     csv: Path | None = None
     """Write predictions to this CSV file, a row for each class or object."""
     overwrite: bool = False
@@ -177,15 +190,28 @@ class PredictSettings(CommandSettings):
     """Image preprocessing, if it differs from that of the model."""
     batch_size: int | None = None
     """Batch size (default: 32; 1 for detectors)."""
+    fuse: bool = advanced(True)
+    """Predict with a fused copy of the network (gcnet.fuse): faster, with the same outputs up to rounding."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
+    """Precision: float32, or half precision by autocast in bf16 or fp16; auto is bf16 on GPUs that support it."""
+    compile: bool = advanced(False)
+    """Compile the network with torch.compile, of a detector its backbone."""
     device: str = "auto"
     """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
+    cluster: str | None = None
+    """Predict on this Ray cluster: HOST:PORT of its head node, or auto; all nodes must share the model and the images.
+    Requires the extra "ray", and `output` to a .jsonl or .parquet file."""
 
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
+        if self.writes_records and (self.json is not None or self.csv is not None):
+            raise UserError(f"`json` and `csv` hold all predictions in memory; `output={self.output}` excludes them")
+        if self.cluster is not None and not self.writes_records:
+            raise UserError("`cluster` requires `output` to a .jsonl or .parquet file")
         if not self.paths:
             raise UserError("`paths` must contain at least one image or folder")
         if self.download:
-            check_download((self.model, self.weights))
+            check_download((self.model,), weights=(self.weights,))
         for name in ("topk", "batch_size", "detections_per_image"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -196,6 +222,11 @@ class PredictSettings(CommandSettings):
                 self.refuse_existing(name, file)
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(f"`threshold` must be a score from 0 to 1, found {self.threshold}")
+
+    @property
+    def writes_records(self) -> bool:
+        """Whether `output` is a file with a record per image."""
+        return self.output is not None and self.output.suffix.lower() in RECORD_SUFFIXES
 
     def refuse_existing(self, name: str, file: Path) -> None:
         """Refuse to replace a file without `overwrite`.
@@ -217,7 +248,8 @@ class AnalyzeSettings(CommandSettings):
 
     For images, writes PNG files and a page that shows the map of any query position in every layer. With `statistics`,
     writes the average distances between positions of inputs, outputs and attention (Table 1 of the paper). Channel
-    weights of gates are drawn by class. For a detector, its backbone is analyzed.
+    weights of gates are drawn by class. For a detector, its backbone is analyzed. Under torchrun, the processes share
+    the images of `statistics`.
 
     Examples:
       gcnet analyze runs/first photo.jpg
@@ -225,15 +257,16 @@ class AnalyzeSettings(CommandSettings):
     """
 
     model: str = field(metadata=POSITIONAL)
-    """Model file, run folder (its best weights are used), published checkpoint (`gcnet models --published` lists them),
-    or a model name with `weights`."""
+    """Model file or run folder (its best weights are used), also at a URL such as s3://bucket/run; model on the Hugging
+    Face Hub (hf://user/name), published checkpoint (`gcnet models --published` lists them), or a model name with
+    `weights`."""
     images: tuple[Path, ...] = field(default=(), metadata=POSITIONAL)
     """Image files, or folders to search for images."""
     weights: str | None = None
-    """Weights for a model given by name: a file, "pretrained", a published version such as IMAGENET1K_V1, or a
-    published checkpoint."""
-    download: bool = advanced(False)
-    """Download a published checkpoint that is not in the cache; nothing is downloaded otherwise."""
+    """Weights for a model given by name: a file, "pretrained", a published version such as IMAGENET1K_V1, hf://user/name,
+    or a published checkpoint."""
+    download: bool = False
+    """Download a model on the Hub or published weights; nothing is downloaded otherwise."""
     points: tuple[str, ...] = ("auto",)
     """Query points: auto (four of different colors), grid (3 x 3), or X,Y in [0, 1] such as 0.5,0.25."""
     statistics: bool = False
@@ -263,7 +296,7 @@ class AnalyzeSettings(CommandSettings):
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
         if self.download:
-            check_download((self.model, self.weights))
+            check_download((self.model,), weights=(self.weights,))
         for name in ("batch_size", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -323,11 +356,12 @@ class CheckDataSettings(CommandSettings):
     """Folder for a JSON report and images.png; for annotations also labels.png."""
     max_listed: int = 5
     """Issues printed for each kind; the report lists all."""
-    workers: int = min(8, os.cpu_count() or 1)
+    workers: int = min(8, available_cores())
     """Number of images read in parallel (default: number of CPU cores, at most 8)."""
 
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
+        check_without_secret(self.data)
         if self.images is not None and not self.images.is_dir():
             raise UserError(f"`images` takes a folder, and {no_folder(self.images)}")
         if self.fix is not None and self.fix.exists():

@@ -7,17 +7,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gcnet.checkpoints.published_files import names_published_file, published_files
+from gcnet.checkpoints.hub import hub_file, is_hub_name
+from gcnet.checkpoints.published_files import is_published_checkpoint
 from gcnet.errors import UserError, is_url, nearest_path, printable
 from gcnet.insertion import inserted
 from gcnet.models.card import card_of, network_name
+from gcnet.models.checkpoint_cache import is_remote_model, local_weights, remote_model_file
 from gcnet.models.create import create_model
 from gcnet.models.load import load_model
-from gcnet.models.published import published_versions
-from gcnet.models.published_checkpoints import local_weights
+from gcnet.models.pretrained import pretrained_versions
 from gcnet.models.registry import split_name
 from gcnet.models.weights import loaded_weights
-from gcnet.tasks.base import LoadedModel
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.registry import task_of
 from gcnet.tasks.settings import MODEL_SUFFIX
 
@@ -27,13 +28,15 @@ _OF_RUN = ("best.safetensors", "last.safetensors")
 def open_trained(
     model: str, weights: str | None = None, *, image_size: int | None = None, download: bool = False
 ) -> LoadedModel:
-    """Open a model file, a run folder, a published checkpoint, or a network by name with weights.
+    """Open a model file, a run folder, a model on the Hub, a published checkpoint, or a network by name with weights.
 
     Args:
-        model: model file, run folder (its best weights are used), published checkpoint, or network name.
-        weights: for a network name: a file, "pretrained", a published version, or a published checkpoint.
+        model: model file, run folder (its best weights are used), URL of one, hf://user/name, published checkpoint, or
+            network name.
+        weights: for a network name: a file, "pretrained", a published version, hf://user/name, or a published
+            checkpoint.
         image_size: side of the images in pixels, if it differs from that of the network.
-        download: download a published checkpoint that is not in the cache.
+        download: download a model on the Hub or a published checkpoint.
 
     Returns:
         The network with its task, in eval mode on the CPU.
@@ -42,9 +45,9 @@ def open_trained(
         UserError: the file does not exist, a checkpoint is not in the cache, a name has no weights, the weights do not
             fit, or the class names or category ids of the model file do not match its number of classes.
     """
-    if weights is None and _is_checkpoint(model):
+    if weights is None and is_published_checkpoint(model):
         return _from_file(Path(local_weights(model, download=download)), model)
-    path = model_path(model)
+    path = model_path(model, download=download)
     if path is not None:
         if weights is not None:
             raise UserError(f"`weights` requires a network name, and `model` is a file with its own weights: {model}")
@@ -52,31 +55,31 @@ def open_trained(
     if weights is None:
         create_model(model)  # an unknown name has an error of its own
         prefix, base = split_name(model)
-        published = " or `weights=pretrained`" if not prefix and published_versions(base)[1] else ""
+        published = " or `weights=pretrained`" if not prefix and pretrained_versions(base)[1] else ""
         raise UserError(f"a model given by name requires trained weights: add `weights=FILE`{published} to {model}")
     task = task_of(model)
     file = str(local_weights(weights, download=download))
-    return LoadedModel(task, task.open_by_name(model, file, image_size), model, weights)
+    return LoadedModel(task, task.open_by_name(model, file, image_size, download=download), model, weights)
 
 
-def _is_checkpoint(model: str) -> bool:
-    """Whether `model` names a published checkpoint; other names with the prefix timm/ are networks of timm."""
-    known = any(file.name == model for file in published_files())
-    return names_published_file(model) and (known or not model.startswith("timm/"))
-
-
-def model_path(model: str) -> Path | None:
-    """Find the model file of a model file or run folder.
+def model_path(model: str, *, download: bool = False) -> Path | None:
+    """Find the model file of a model file, run folder or model on the Hub.
 
     Args:
-        model: model file, run folder, or network name.
+        model: model file or run folder, or the URL of one, hf://user/name, or network name.
+        download: download a model on the Hub.
 
     Returns:
         The model file, for a run folder the best weights; None for a name.
 
     Raises:
-        UserError: the model file does not exist, or the folder has none.
+        UserError: the model file does not exist, the folder has none, or the model on the Hub is not in the cache, and
+            `download` is false.
     """
+    if is_hub_name(model):
+        return hub_file(model, download=download)
+    if is_remote_model(model):
+        return remote_model_file(model)
     path = Path(model)  # its methods raise for names that are too long
     if os.path.isdir(model):
         files = [file for name in _OF_RUN for file in (path / "weights" / name, path / name) if file.is_file()]
@@ -122,6 +125,6 @@ def describe_loaded(loaded: LoadedModel) -> list[str]:
     precision = str(first.dtype).removeprefix("torch.")
     return [
         f"model: {network_name(model)}: {', '.join(described)}",
-        f"weights: {loaded_weights(model) or loaded.weights}",
+        f"weights: {loaded_weights(model) or (loaded.source if is_hub_name(loaded.origin) else loaded.weights)}",
         f"device: {first.device}, {precision}, {threads} thread{'s' * (threads != 1)}",
     ]

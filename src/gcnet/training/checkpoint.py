@@ -1,7 +1,8 @@
 """Training state and global random states in one checksummed safetensors file: tensors and JSON, no pickle."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 from gcnet.data.seeding import mix_seed
 from gcnet.errors import UserError, printable
 from gcnet.renamed import FORMAT_VERSION, format_version
-from gcnet.storage import load_tensors, save_tensors
+from gcnet.tensor_files import Snapshot, TensorFile, load_tensors
 
 
 def seed_everything(*numbers: int) -> None:
@@ -66,9 +67,77 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         StorageError: it cannot be written, for example to a full disk; an older file at `path` is then untouched.
     """
+    _state_file(state).write(path)
+
+
+def _state_file(state: Mapping[str, Any]) -> TensorFile:
     tensors: dict[str, Tensor] = {}
     tree = _pack(dict(state), "", tensors)
-    save_tensors(path, tensors, {"format_version": FORMAT_VERSION, "state": tree})
+    return TensorFile(tensors, {"format_version": FORMAT_VERSION, "state": tree})
+
+
+class CheckpointSaver:
+    """Saves the checkpoints of a run, each in the place of the last one.
+
+    In a thread, `save` only copies the state into memory, which is as large as the file and kept until the end of the
+    run; training continues during the write. An error of the write is raised by the next `save`, `check` or `wait`.
+
+    Args:
+        path: the file.
+        in_thread: whether to write in a thread.
+        saved: called after each write, by the thread that wrote.
+    """
+
+    def __init__(self, path: Path, *, in_thread: bool = False, saved: Callable[[], None] = lambda: None) -> None:
+        self.path, self.saved = path, saved
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if in_thread else None
+        self._writing: Future[None] | None = None
+        self._snapshot = Snapshot()
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Save a checkpoint; waits for the previous one to be written.
+
+        Args:
+            state: as for `save_state`; it may change afterwards.
+
+        Raises:
+            StorageError: this or the previous checkpoint cannot be written; the last one is intact.
+        """
+        self.wait()
+        if self._thread is None:
+            save_state(self.path, state)
+            self.saved()
+        else:
+            self._snapshot.take(_state_file(state))
+            self._writing = self._thread.submit(self._write)
+
+    def _write(self) -> None:
+        self._snapshot.write(self.path)
+        self.saved()
+
+    def check(self) -> None:
+        """Raise the error of a write that has ended.
+
+        Raises:
+            StorageError: a checkpoint could not be written; the last one is intact.
+        """
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the end of a write.
+
+        Raises:
+            StorageError: the checkpoint could not be written; the last one is intact.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Wait for the end of a write, whose error is not raised, and end the thread."""
+        if self._thread is not None:
+            self._thread.shutdown()
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -117,6 +186,7 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
     The file has contiguous tensors, but the momenta of a running optimizer have the strides of their parameters
     (channels-last), and elementwise kernels may round differently by layout; so the strides are restored as well.
+    All values are copied: the optimizer keeps none of the memory of `state`.
 
     Args:
         optimizer: to restore.
@@ -125,8 +195,9 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            if isinstance(value, Tensor):
+                like = parameter if value.shape == parameter.shape else value
+                values[name] = torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

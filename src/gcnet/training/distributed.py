@@ -1,7 +1,9 @@
 """Process group of torchrun, or a single process."""
 
+import atexit
+import gc
 import os
-import re
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -9,19 +11,19 @@ from datetime import timedelta
 from functools import cache
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from gcnet.devices import in_several_processes
-from gcnet.errors import Failure, UserError
+from gcnet.errors import Failure, RankFailure, UserError
 from gcnet.storage import StorageError
+from gcnet.training.heartbeat import Heartbeat, left_key, one_line
 
 # The first process writes checkpoints and reports, and measures costs, while the others wait for it.
 _TIMEOUT = timedelta(minutes=30)
-# Errors of gloo when another process has ended.
-_LOST = re.compile(r"gloo/transport/.*(Connection (closed|reset|refused)|Broken pipe)|Connection closed by peer")
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,19 @@ class Processes:
         dist.all_reduce(summed, group=self.group)
         return summed.tolist()
 
-    def counts(self, value: int) -> list[int]:
-        """Return the integer `value` of every process, by rank."""
-        return [round(count) for count in self.sums([value * (rank == self.rank) for rank in range(self.world)])]
+    def start_counts(self, value: int) -> Callable[[], list[int]]:
+        """Return a function that waits for the integer `value` of every process, by rank; the exchange starts now."""
+        if self.world == 1:
+            return lambda: [value]
+        counts = torch.zeros(self.world, dtype=torch.int64)
+        counts[self.rank] = value
+        work = dist.all_reduce(counts, group=self.group, async_op=True)
+
+        def wait() -> list[int]:
+            work.wait()
+            return counts.tolist()
+
+        return cache(wait)
 
     def gather(self, value: object) -> list:
         """Return the `value` of every process, by rank."""
@@ -62,6 +74,14 @@ class Processes:
         gathered: list = [None] * self.world
         dist.all_gather_object(gathered, value, group=self.group)
         return gathered
+
+    def gather_in_first(self, value: object) -> list:
+        """Return the `value` of every process by rank in the first process, and an empty list in the others."""
+        if self.world == 1:
+            return [value]
+        gathered: list | None = [None] * self.world if self.first else None
+        dist.gather_object(value, gathered, group=self.group)
+        return gathered or []
 
     def from_first(self, value: Any) -> Any:
         """Return the `value` of the first process, in every process."""
@@ -75,7 +95,7 @@ class Processes:
 
         Raises:
             UserError: in every process, where the work raised one. Whatever else it raises is raised in the first
-                process, and reported by a UserError in the others, so that none waits for ever.
+                process, and a RankFailure in the others, so that none waits forever.
         """
         if self.world == 1:
             return work()
@@ -102,6 +122,19 @@ class Processes:
                 tensor.copy_(values)
 
 
+ALONE = Processes()
+"""A single process."""
+
+
+def in_turns(shares: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return items in their order, of which process r of n has those at r, r + n, r + 2n and so on.
+
+    Args:
+        shares: items of each process, by rank.
+    """
+    return [shares[index % len(shares)][index // len(shares)] for index in range(sum(map(len, shares)))]
+
+
 @dataclass(frozen=True)
 class _Outcome:
     """What the first process sends to the others: the value of its work, or the error that it failed with."""
@@ -114,7 +147,7 @@ def _reported(error: BaseException) -> UserError:
     """The error as the other processes raise it; of a class that can be pickled."""
     if isinstance(error, UserError):
         return (StorageError if isinstance(error, StorageError) else UserError)(str(error))
-    return UserError(f"the first process failed: {type(error).__name__}: {error}")
+    return RankFailure(0, f"rank 0 failed: {one_line(error)}")
 
 
 @contextmanager
@@ -131,29 +164,32 @@ def processes_joined(device: torch.device) -> Generator[Processes, None, None]:
 
     Raises:
         UserError: the environment of torchrun is inconsistent.
-        Failure: the connection to another process is lost.
+        RankFailure: another process failed or was killed. A process that still waits for others 10 s after a failure,
+            or for one that has not responded for 40 s, is ended with exit code 4.
     """
     exists = dist.is_initialized()
     if not exists and not in_several_processes():
         yield Processes()
         return
-    store = None if exists else _join(device)
+    group = None if exists else _join(device)
     gloo = dist.get_backend() == "gloo"
     processes = Processes(dist.get_rank(), dist.get_world_size(), None if gloo else _cpu_group())
+    if group is None:
+        yield processes
+        return
     try:
         yield processes
     except BaseException as error:
-        if store is not None:
-            _leave(store, processes, failed=True)
-        if isinstance(error, RuntimeError) and _LOST.search(str(error)):
-            raise Failure("the connection to another process is lost; see its own messages") from error
-        raise
-    if store is not None:
-        _leave(store, processes, failed=False)
+        raised = group.heartbeat.failed(error)
+        group.leave(processes, failed=True)
+        if raised is error:
+            raise
+        raise raised from error
+    group.leave(processes, failed=False)
 
 
-def _join(device: torch.device) -> dist.Store:
-    """Start the process group; returns the store through which the processes of this group find each other."""
+def _join(device: torch.device) -> "_Group":
+    """Start the process group of torchrun."""
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise UserError(
@@ -163,17 +199,25 @@ def _join(device: torch.device) -> dist.Store:
     rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
     if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
         raise UserError(f"RANK must be a number from 0 to below WORLD_SIZE, {world}; found {rank}: start by torchrun")
+    # Its functions take the default group of the time of their import as a default argument. DistributedDataParallel
+    # imports it; then the group, and gloo's threads with it, would live until Python ends, which they can abort.
+    from torch.distributed.nn import functional as _functional  # noqa: F401
+
+    atexit.register(gc.collect)  # DistributedDataParallel, which holds the group too, may be in a reference cycle
+
     nccl = device.type == "cuda"
     store = dist.PrefixStore(f"gcnet group {next(_groups)}", _shared_store())
+    heartbeat = Heartbeat(store, int(rank), int(world))
     dist.init_process_group(
         "nccl" if nccl else "gloo",
         store=store,
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
+        rank=int(rank),
+        world_size=int(world),
         timeout=_TIMEOUT,
         device_id=device if nccl else None,
     )
-    return store
+    heartbeat.start()
+    return _Group(store, heartbeat)
 
 
 @cache
@@ -182,8 +226,41 @@ def _shared_store() -> dist.Store:
 
     Otherwise a process that opens one per group could connect to that of the previous group.
     """
-    store, _, _ = next(dist.rendezvous("env://", timeout=_TIMEOUT))
-    return store
+    store, rank, world = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+    return dist.PrefixStore(agreed_start(store, rank, world, _TIMEOUT), store)
+
+
+def agreed_start(store: dist.Store, rank: int, world: int, timeout: timedelta) -> str:
+    """Agree with the other processes on a name for this start of the job.
+
+    The store of torchrun outlives its processes. After a restart, it still has the keys of the previous start, such as
+    addresses of processes that are gone.
+
+    Args:
+        store: of the job.
+        rank: of this process.
+        world: number of processes.
+        timeout: how long rank 0 waits for the others.
+
+    Returns:
+        A name that no earlier start has used.
+
+    Raises:
+        Failure: a process has not started.
+    """
+    number = store.add(f"starts of rank {rank}", 1)
+    if rank:
+        name = store.get(f"name for start {number} of rank {rank}").decode()
+        store.set(f"{name}: rank {rank}", "")
+        return name
+    name, others, until = uuid4().hex, range(1, world), time.monotonic() + timeout.total_seconds()
+    while missing := [other for other in others if not store.check([f"{name}: rank {other}"])]:
+        if time.monotonic() > until:
+            raise Failure(f"rank {missing[0]} has not started within {timeout.total_seconds() / 60:.0f} minutes")
+        for other in missing:  # its latest start may still be an earlier one
+            store.set(f"name for start {store.add(f'starts of rank {other}', 0)} of rank {other}", name)
+        time.sleep(0.01)
+    return name
 
 
 def _cpu_group() -> Any:
@@ -195,23 +272,34 @@ def _cpu_group() -> Any:
     return _cpu_groups[everyone]
 
 
-def _leave(store: dist.Store, processes: Processes, *, failed: bool) -> None:
-    """End the group once no process needs it, and in the first process, which may hold the store, last of all.
+@dataclass(frozen=True)
+class _Group:
+    """A process group that this module started: the store through which its processes find each other, heartbeats."""
 
-    A process that failed waits for none, and none waits for it.
-    """
-    ranks = range(processes.world)
-    with suppress(dist.DistError):  # where another process has failed, which it reports itself
-        store.set(f"done {processes.rank}", "")
-        if not failed:
-            store.wait([f"done {rank}" for rank in ranks], _TIMEOUT)
-        if failed or not processes.first:
-            store.set(f"left {processes.rank}", "")
-        else:
-            store.wait([f"left {rank}" for rank in ranks[1:]], _TIMEOUT)
-    # After an error, nccl would wait for pending exchanges of the GPU with other processes, perhaps forever.
-    if not failed or dist.get_backend() == "gloo":
-        dist.destroy_process_group()
+    store: dist.Store
+    heartbeat: Heartbeat
+
+    def leave(self, processes: Processes, *, failed: bool) -> None:
+        """End the group once no process needs it, and in the first process, which may hold the store, last of all.
+
+        A process that failed waits for none, and none waits for it.
+        """
+        ranks = range(processes.world)
+        with suppress(dist.DistError):  # the heartbeat notices the failure of another process
+            if self.heartbeat.needs_store:
+                self.store.set(f"done {processes.rank}", "")
+            if not failed:
+                self.store.wait([f"done {rank}" for rank in ranks], _TIMEOUT)
+            if not failed and processes.first:
+                self.store.wait([left_key(rank) for rank in ranks[1:]], _TIMEOUT)
+            elif self.heartbeat.needs_store:
+                self.store.set(left_key(processes.rank), "")
+        # After an error, nccl would wait for pending exchanges of the GPU with other processes, perhaps forever.
+        if not failed or dist.get_backend() == "gloo":
+            dist.destroy_process_group()
+        if failed:
+            self.heartbeat.wait_for_readers()
+        self.heartbeat.stop()
 
 
 _groups = count()

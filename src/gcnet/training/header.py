@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from gcnet.devices import describe_kernels
 from gcnet.errors import printable
 from gcnet.insertion import inserted
 from gcnet.models.weights import loaded_weights
@@ -32,7 +33,7 @@ def print_header(trainer: Trainer, settings: TrainSettings, folder: Path, log: C
         log(line)
     log(f"augmentation: {trainer.task.describe_augmentation()}")
     log(_recipe(trainer, settings))
-    log(_machine(trainer, settings))
+    log(_machine(trainer))
     log(f"results in {printable(folder)}")
 
 
@@ -91,10 +92,23 @@ def _warmup(trainer: Trainer) -> str:
     return f" after warm-up of {schedule.warmup} steps{start}"
 
 
-def _machine(trainer: Trainer, settings: TrainSettings) -> str:
-    machine, threads = settings.machine, torch.get_num_threads()
+def _machine(trainer: Trainer) -> str:
+    machine, threads = trainer.machine, torch.get_num_threads()
     extras = [name for name in ("channels_last", "deterministic") if getattr(machine, name)]
-    parts = [machine.precision, *extras, f"{threads} thread{'s' * (threads != 1)}", f"seed {machine.seed}"]
+    extras += ["compiled"] if machine.compile else []
+    kernels = describe_kernels(trainer.device)
+    if kernels:
+        tf32 = [name for name in ("convolutions", "matmul") if kernels[f"tf32_{name}"]]
+        extras += [f"TF32 in {' and '.join(tf32)}" if tf32 else "no TF32"]
+        extras += ["cudnn_benchmark"] if kernels["cudnn_benchmark"] else []
+    workers = trainer.task.workers(trainer.device)
+    parts = [
+        machine.precision,
+        *extras,
+        f"{threads} thread{'s' * (threads != 1)}",
+        f"{workers or 'no'} data-loader worker{'s' * (workers != 1)}{' per process' * (trainer.processes.world > 1)}",
+        f"seed {machine.seed}",
+    ]
     return f"device: {trainer.device}, {', '.join(parts).replace('_', ' ')}"
 
 

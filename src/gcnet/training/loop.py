@@ -9,8 +9,11 @@ from typing import Any
 
 from gcnet.data.seeding import preserved_random_state
 from gcnet.errors import UserError, printable
+from gcnet.remote_files import RemoteError
 from gcnet.renamed import upgraded_metrics
-from gcnet.training.checkpoint import check_fits, random_states, restore_random_states, save_state, seed_everything
+from gcnet.storage import link_or_copy
+from gcnet.training.checkpoint import CheckpointSaver, check_fits, random_states, restore_random_states, seed_everything
+from gcnet.training.pace import Pace
 from gcnet.training.progress import Reporter, clock, epoch_text, format_score
 from gcnet.training.run_folder import RunFolder, write_json
 from gcnet.training.settings import OutputSettings
@@ -89,13 +92,14 @@ class TrainingLoop:
     ) -> None:
         self.trainer, self.folder, self.output, self.reporter, self.seed = trainer, folder, output, reporter, seed
         self.task, self.processes = trainer.task, trainer.processes
+        self.saver = CheckpointSaver(folder.checkpoint, in_thread=output.save_async, saved=self._publish)
         self.state, self.window, self.epoch = RunState(), LossSums(), LossSums()
         self.stopped = 0
         self._saved = -1
+        self._votes: list[float] = []
         self._began = self._saved_at = time.monotonic()
         self._drew_at = -math.inf
-        self._row_at = self._stepped_at = self._began
-        self._pace = 0.0
+        self._pace = Pace(trainer.device)
         self._single_noted = False
         self._skipped_written = self._began
         self._best_evaluation: Evaluation | None = None
@@ -120,34 +124,38 @@ class TrainingLoop:
                     write_json(self.folder.path / "non_finite.json", {"step": error.step + 1, "images": error.names})
                 raise
             finally:
+                self.saver.close()
                 self.reporter.close()
 
     def _run(self, request: StopRequest) -> None:
-        batches = self.task.batches(self.trainer.step)
+        batches = self.task.batches(self.trainer.step, self.trainer.device)
         while True:
-            self._evaluate_if_due(request)
-            wanted = self._agree(request)
+            self.saver.check()
+            evaluated = self._evaluate_if_due(request)
+            wanted = self._agree(request, asks=evaluated or self.processes.world == 1)
             done = self.trainer.step >= self.total
             if wanted or done or self.stopped or self._save_due():
                 self._save()
             if done or self.stopped:
                 break
-            self._step(batches)
+            self._step(batches, request)
+        self.saver.wait()
         self._write_skipped()
         if self.stopped:
             self._write_weights()
             self._draw_best()
             name = signal.Signals(self.stopped).name
-            place = printable(self.folder.path)
+            place = self.folder.place
             self.reporter.log(f"{name}: saved at step {self.trainer.step}; resume it with `gcnet.resume({place})`")
 
-    def _step(self, batches: Iterator[TrainingBatch]) -> None:
-        batch = next(batches)
+    def _step(self, batches: Iterator[TrainingBatch], request: StopRequest) -> None:
+        batch = self._pace.next_batch(batches)
         if self.trainer.step == 0 and self.output.plots and self.processes.first and batch.names:
             with preserved_random_state():
                 self.task.draw_inputs(self.task.prepare(batch, 0, self.trainer.device), self.folder.train_images)
         self._name_skipped({skipped.name: skipped.reason for skipped in batch.skipped})
-        outcome = self.trainer.train_step(batch)
+        outcome = self.trainer.train_step(batch, lambda: self._own_votes(request))
+        self._votes = outcome.votes
         self._note_single_values()
         if not outcome.images:
             where = " in one of the processes" if self.processes.world > 1 else ""
@@ -160,8 +168,7 @@ class TrainingLoop:
         if step % self.output.log_every == 0 or step == self.total:
             self._write_row(outcome)
         loss = sum(outcome.loss_sums.values()) / max(outcome.own_images, 1)
-        pace = self._images_per_second(outcome.images)
-        self._advance(f"loss {loss:.4f}  lr {outcome.rate:.2e}  {pace:.3g} images/s")
+        self._advance(f"loss {loss:.4f}  lr {outcome.rate:.2e}  {self._pace.describe_step(outcome.images)}")
 
     def _note_single_values(self) -> None:
         if self.trainer.single_valued == 1 and not self._single_noted:
@@ -175,13 +182,6 @@ class TrainingLoop:
         shown = f"epoch {self._epoch():.2f}  {text}  {clock(self.seconds())}"
         self.reporter.advance(self.trainer.step, self.total, shown)
 
-    def _images_per_second(self, images: int) -> float:
-        """The pace of the last steps, a moving average."""
-        now = time.monotonic()
-        pace, self._stepped_at = images / max(now - self._stepped_at, 1e-9), now
-        self._pace = 0.9 * self._pace + 0.1 * pace if self._pace else pace
-        return self._pace
-
     def _epoch(self) -> float:
         return self.trainer.step / self.task.steps_per_epoch
 
@@ -191,13 +191,12 @@ class TrainingLoop:
 
     def _write_row(self, outcome: StepOutcome) -> None:
         means, images = self._means(self.window), self.window.images
-        now = time.monotonic()
-        pace, self._row_at = images / max(now - self._row_at, 1e-9), now
+        speed = self._pace.row(images)
         self.window = LossSums()
         if self.processes.first:
             parts = means if len(means) > 1 else {}
             row = {"kind": "train", "step": self.trainer.step, "epoch": round(self._epoch(), 4)}
-            rates = {"learning_rate": outcome.rate, "images_per_second": round(pace, 2), "seconds": self.seconds()}
+            rates = {"learning_rate": outcome.rate, **speed, "seconds": self.seconds()}
             self.folder.append(row | {"loss": _total(means)} | parts | rates)
 
     def _means(self, mean: LossSums) -> dict[str, float]:
@@ -222,17 +221,17 @@ class TrainingLoop:
         if self.processes.first and self.state.skipped:
             self.folder.write_skipped(self.state.skipped)
 
-    def _evaluate_if_due(self, request: StopRequest) -> None:
+    def _evaluate_if_due(self, request: StopRequest) -> bool:
+        """Evaluate if it is due; returns whether it was."""
         step = self.trainer.step
         every = max(1, round(self.output.evaluate_every * self.task.steps_per_epoch))
         if step == self.state.evaluated or (step % every and step != self.total):
-            return
+            return False
         self.trainer.share_trained()
         self.trainer.check_weights()
-        began = time.monotonic()
         # Processes could see a signal at different batches, and would then wait for each other for ever.
         alone = self.processes.world == 1
-        with preserved_random_state():
+        with preserved_random_state(), self._pace.paused():
             evaluation = self.task.evaluate(
                 self.trainer.trained,
                 self.trainer.device,
@@ -240,9 +239,8 @@ class TrainingLoop:
                 progress=lambda done: self._advance(f"validating {done:,}/{self.task.evaluation_images:,}"),
             )
         if evaluation is not None:
-            self._row_at += time.monotonic() - began
-            self._stepped_at += time.monotonic() - began
             self._note_evaluation(evaluation)
+        return True
 
     def _note_evaluation(self, evaluation: Evaluation) -> None:
         self._gather_skipped(evaluation.skipped)
@@ -286,7 +284,7 @@ class TrainingLoop:
         if self.processes.first:
             self.task.save(self.trainer.trained, self.folder.last)
             if best:
-                self.task.save(self.trainer.trained, self.folder.best)
+                link_or_copy(self.folder.last, self.folder.best)
 
     def _draw(self) -> None:
         finished = self.trainer.step >= self.total
@@ -303,14 +301,27 @@ class TrainingLoop:
             self.task.draw_evaluation(self._best_evaluation, self.folder.path, title=title)
         self._best_evaluation = None
 
-    def _agree(self, request: StopRequest) -> bool:
-        """Take notice of signals, in all processes alike; returns whether a checkpoint was asked for."""
-        save = request.save
+    def _own_votes(self, request: StopRequest) -> list[float]:
+        """What the signals to this process ask for: a stop by each of `STOP_SIGNALS`, and a checkpoint."""
+        save = request.save or self._minutes_over()
         request.save = False
         request.check_launcher()
-        asked = [request.stop == number for number in STOP_SIGNALS]
-        *stops, saves = self.processes.sums([*asked, save or self._minutes_over()])
-        self.stopped = next((number for number, votes in zip(STOP_SIGNALS, stops, strict=True) if votes), 0)
+        return [*(float(request.stop == number) for number in STOP_SIGNALS), float(save)]
+
+    def _agree(self, request: StopRequest, *, asks: bool) -> bool:
+        """Take notice of signals, in all processes alike; returns whether a checkpoint was asked for.
+
+        Args:
+            request: of this process.
+            asks: whether signals can have come since the exchange of votes in the last step.
+        """
+        votes = self._votes
+        if asks or not votes:
+            now = self.processes.sums(self._own_votes(request))
+            votes = [before + after for before, after in zip(votes or [0.0] * len(now), now, strict=True)]
+        self._votes = []
+        *stops, saves = votes
+        self.stopped = next((number for number, vote in zip(STOP_SIGNALS, stops, strict=True) if vote), 0)
         return bool(saves)
 
     def _minutes_over(self) -> bool:
@@ -333,8 +344,15 @@ class TrainingLoop:
         if self.processes.first:
             record = asdict(self.state) | {"seconds": self.seconds(), "skipped": skipped}
             state = {"trainer": self.trainer.state(), "record": record, "processes": everyone}
-            save_state(self.folder.checkpoint, state)
+            self.saver.save(state)
         self._saved, self._saved_at = self.trainer.step, time.monotonic()
+
+    def _publish(self) -> None:
+        """Publish the run; training continues without the network, and the next checkpoint is published again."""
+        try:
+            self.folder.publish()
+        except RemoteError as error:
+            self.reporter.log(f"note: {error}")
 
     def restore(self, state: Mapping[str, Any]) -> list[str]:
         """Restore a checkpoint; rows written after it are dropped.

@@ -102,9 +102,9 @@ class RecipeSettings:
     """Number of epochs (default: from `preset`)."""
     steps: int | None = advanced(None)
     """Number of optimizer steps, instead of `epochs`."""
-    batch_size: int | None = None
+    batch_size: int | Literal["auto"] | None = None
     """Global batch size, over all GPUs and accumulation steps (default: 128; 16 for detectors; at most the
-    number of training images)."""
+    number of training images); auto is the default size with the smallest `grad_accumulation` that fits in memory."""
     grad_accumulation: int = advanced(1)
     """Gradient accumulation steps per optimizer step; `batch_size` includes them."""
     optimizer: Literal["sgd", "adamw"] = advanced("sgd")
@@ -169,7 +169,7 @@ class RecipeSettings:
     @property
     def images_per_step(self) -> int:
         """The batch size, the preset's where none is given."""
-        return self._preset.batch_size if self.batch_size is None else self.batch_size
+        return self.batch_size if isinstance(self.batch_size, int) else self._preset.batch_size
 
     @property
     def peak_lr(self) -> float:
@@ -209,7 +209,7 @@ class RecipeSettings:
             The recipe.
         """
         parts = processes * self.grad_accumulation
-        if self.batch_size is not None or self.images_per_step <= images or images < parts:
+        if isinstance(self.batch_size, int) or self.images_per_step <= images or images < parts:
             return self
         return replace(self, batch_size=images - images % parts)
 
@@ -255,9 +255,15 @@ class RecipeSettings:
         for name in ("epochs", "steps"):
             value = getattr(self, name)
             check(value is None or 0 < value <= _LONGEST, f"`{name}` must be positive and at most 10^9, found {value}")
+        check(
+            self.batch_size != "auto" or self.grad_accumulation == 1,
+            f"`batch_size=auto` chooses `grad_accumulation`, found `grad_accumulation={self.grad_accumulation}`",
+        )
         for name in ("batch_size", "grad_accumulation", "lr", "block_lr_mult"):
             value = getattr(self, name)
-            check(value is None or 0 < value < math.inf, f"`{name}` must be positive and finite, found {value}")
+            check(
+                value in (None, "auto") or 0 < value < math.inf, f"`{name}` must be positive and finite, found {value}"
+            )
         for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "min_lr", "clip_grad_norm"):
             value = getattr(self, name)
             check(value is None or 0 <= value < math.inf, f"`{name}` must be 0 or more and finite, found {value}")

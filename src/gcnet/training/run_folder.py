@@ -34,6 +34,7 @@ from gcnet.errors import UserError, nearest_path, printable
 from gcnet.renamed import format_version, is_old, upgraded_metrics, upgraded_settings
 from gcnet.storage import LockedError, StorageError, append_line, locked, read_json, write_atomic
 from gcnet.text_files import csv_bytes
+from gcnet.training.remote_run import RemoteRun
 from gcnet.training.settings import TrainSettings
 
 LISTING = "data.csv.gz"
@@ -60,10 +61,11 @@ class RunFolder:
 
     Args:
         path: of the folder.
+        remote: the run at a URL that the folder is published to.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, remote: RemoteRun | None = None) -> None:
+        self.path, self.remote = path, remote
         self.config = path / "config.json"
         self.environment = path / "environment.json"
         self.data = path / LISTING
@@ -76,6 +78,21 @@ class RunFolder:
         self.skipped = path / "skipped.csv"
         self.curves = path / "curves.png"
         self.train_images = path / "train_images.png"
+
+    @property
+    def place(self) -> str:
+        """Path or URL of the run, printable."""
+        return printable(self.path if self.remote is None else self.remote.url)
+
+    def publish(self) -> None:
+        """Publish a run at a URL; nothing for others.
+
+        Raises:
+            RemoteError: it cannot be published; the local folder is intact.
+            LockedError: another process has taken the lock at the URL.
+        """
+        if self.remote is not None:
+            self.remote.publish()
 
     @contextmanager
     def writing(self) -> Generator[None]:
@@ -93,6 +110,8 @@ class RunFolder:
                     f"{printable(self.path)} is in use: another process{owner} is training in it; "
                     "wait until it ends, or stop it"
                 ) from error
+            if self.remote is not None:
+                stack.enter_context(self.remote.writing())
             yield
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -142,12 +161,13 @@ class RunFolder:
         """Write skipped.csv: reason by name of each image in `skipped`."""
         write_atomic(self.skipped, csv_bytes([("name", "reason"), *sorted(skipped.items())]))
 
-    def note_environment(self, device: str, processes: int) -> list[str]:
+    def note_environment(self, device: str, processes: int, workers: int) -> list[str]:
         """Append this start or resumption to environment.json.
 
         Args:
             device: of the run.
             processes: their number.
+            workers: data-loader workers of each process.
 
         Returns:
             Notes on a damaged file, one sentence each.
@@ -160,7 +180,7 @@ class RunFolder:
                 starts = None
             if not isinstance(starts, list):
                 notes, starts = [_set_aside(self.environment, "it")], []
-        write_json(self.environment, [*starts, describe_environment(device, processes)])
+        write_json(self.environment, [*starts, describe_environment(device, processes) | {"workers": workers}])
         return notes
 
     def clean(self) -> None:
@@ -241,7 +261,7 @@ def check_free(path: Path) -> None:
 def default_name(settings: TrainSettings) -> str:
     """Return the name of a run from network, block and data in `settings`."""
     network = settings.network
-    parts = [network.model, network.block, Path(settings.data.data).stem]
+    parts = [network.model, network.block, Path(settings.data.name).stem]
     return re.sub(r"[^\w.-]+", "_", "-".join(part for part in parts if part))
 
 
@@ -255,11 +275,12 @@ def _taken(path: Path) -> UserError:
     return UserError(f"`output` must not exist yet, found {place}; take another name")
 
 
-def open_folder(path: str | Path) -> tuple[RunFolder, TrainSettings, dict[str, Any]]:
+def open_folder(path: str | Path, remote: RemoteRun | None = None) -> tuple[RunFolder, TrainSettings, dict[str, Any]]:
     """Open a run folder and upgrade its settings to this version.
 
     Args:
         path: of the folder.
+        remote: the run at a URL that the folder is published to.
 
     Returns:
         The folder, its settings, and config.json as stored.
@@ -268,7 +289,7 @@ def open_folder(path: str | Path) -> tuple[RunFolder, TrainSettings, dict[str, A
         UserError: there is no run, or it is of a newer version.
         StorageError: config.json is damaged.
     """
-    folder, place = RunFolder(Path(path)), printable(path)
+    folder, place = RunFolder(Path(path), remote), printable(path)
     if folder.path.is_file() and folder.path.suffix == ".safetensors":
         raise UserError(
             f"only run folders can be resumed, and {place} is a file of weights: train with `weights={place}`"
@@ -341,12 +362,15 @@ def describe_environment(device: str, processes: int) -> dict[str, Any]:
     """
     import torch
 
+    from gcnet.devices import describe_kernels
+
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "device": device,
         "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor(),
         "processes": processes,
+        "kernels": describe_kernels(torch.device(device)),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -6,14 +6,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, cast, get_type_hints
 
 from gcnet.arguments import POSITIONAL, advanced, check_choices, has_type
-from gcnet.data.settings import LARGEST_SIDE, AugmentSettings, DataSettings, check_download
+from gcnet.data.downloads import check_download
+from gcnet.data.settings import LARGEST_SIDE, AugmentSettings, DataSettings, is_pattern
 from gcnet.errors import UserError, nearest, unknown
+from gcnet.remote_files import check_without_secret, is_remote
 from gcnet.renamed import OLD_VALUES, new_name, renamed
 from gcnet.training.checks import check
 from gcnet.training.recipe import RecipeSettings
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class NetworkSettings:
     """Model name (`gcnet models` lists them); a prefix such as gc_, snl_, se_ or nl_ inserts that block."""
     weights: str | None = None
     """Initial weights of the model, with or without blocks: a file, "pretrained", a published version such as
-    IMAGENET1K_V1 or a1_in1k, or a published checkpoint (`gcnet models --published` lists them) (default: random)."""
+    IMAGENET1K_V1 or a1_in1k, hf://user/name, or a published checkpoint (`gcnet models --published` lists them)
+    (default: random)."""
     block: str | None = None
     """Context block to insert (`gcnet blocks` lists them)."""
     ratio: float | None = advanced(None)
@@ -99,7 +105,7 @@ class DetectorSettings:
     checkpoint (default: random)."""
     conventions: Literal["mmdet", "mmdet1", "torchvision"] | None = advanced(None)
     """Implementation to match exactly, in outputs and losses: mmdet (2 and 3), mmdet1 (mmdet 1 and the paper), or
-    torchvision (default: of the preset, mmdet or mmdet1)."""
+    torchvision (default: of the detector in `weights`, else of the preset, mmdet or mmdet1)."""
     norm: Literal["eval_stats", "frozen", "batch", "sync"] | None = advanced(None)
     """Batch norm of the backbone: eval_stats (fixed running statistics, trained affine), frozen, batch, or sync
     (SyncBatchNorm on GPUs) (default: eval_stats with initial weights, else batch)."""
@@ -151,17 +157,31 @@ class MachineSettings:
     """Device: cpu, cuda or cuda:N; auto uses CUDA if available. Under torchrun, each process uses its own GPU."""
     seed: int = 0
     """Random seed for initial weights, data order, augmentation and dropout."""
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Precision: float32, or mixed precision in bf16 or fp16 (fp16 with loss scaling)."""
-    channels_last: bool = advanced(False)
-    """Use the channels_last memory format."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """Precision: float32, or mixed precision in bf16 or fp16 (fp16 with loss scaling); auto (default) is bf16 on GPUs
+    that support it, else float32."""
+    channels_last: bool | None = advanced(None)
+    """Use the channels_last memory format (default: on GPUs)."""
+    tf32: bool | None = advanced(None)
+    """Use TF32 for float32 matrix products and convolutions on GPUs (default: as PyTorch, for convolutions only)."""
     deterministic: bool = advanced(False)
     """Use deterministic GPU kernels: slower, but a resumed run is bit-exact."""
+    compile: bool = advanced(False)
+    """Compile the network with torch.compile, of a detector its backbone: a slow first step, then faster ones."""
 
     def __post_init__(self) -> None:
         """Check the names."""
         check(0 <= self.seed < 2**63, f"`seed` must be 0 or more, and below 2^63; found {self.seed}")
         check_choices(self)
+
+    def resolved(self, device: "torch.device") -> "MachineSettings":
+        """Return the settings with the precision and the memory format for `device` in the place of defaults."""
+        import torch
+
+        from gcnet.devices import choose_memory_format, choose_precision
+
+        is_last = choose_memory_format(self.channels_last, device) == torch.channels_last
+        return replace(self, precision=cast(Any, choose_precision(self.precision, device)), channels_last=is_last)
 
 
 @dataclass(frozen=True)
@@ -169,13 +189,16 @@ class OutputSettings:
     """Output."""
 
     output: str | None = None
-    """New run folder (default: runs/NAME, numbered if it exists)."""
+    """New run folder, or a URL such as s3://bucket/run, where each checkpoint is published (default: runs/NAME,
+    numbered if it exists)."""
     save_every_steps: int | None = advanced(None)
     """Save a checkpoint every N steps."""
     save_every_epochs: float | None = advanced(1.0)
     """Save a checkpoint every N epochs."""
     save_every_minutes: float | None = advanced(None)
     """Save a checkpoint every N minutes."""
+    save_async: bool = advanced(False)
+    """Write checkpoints in a thread while training continues; takes as much memory as the file."""
     evaluate_every: float = advanced(1.0)
     """Evaluate every N epochs, and at the end."""
     log_every: int = advanced(10)
@@ -184,7 +207,8 @@ class OutputSettings:
     """Plot learning curves, the confusion matrix and sample images."""
 
     def __post_init__(self) -> None:
-        """Check the intervals."""
+        """Check the URL and the intervals."""
+        check_without_secret(self.output or "", "`output`")
         for name in ("save_every_steps", "save_every_epochs", "save_every_minutes", "evaluate_every", "log_every"):
             value = getattr(self, name)
             check(value is None or 0 < value < math.inf, f"`{name}` must be positive and finite, found {value}")
@@ -215,15 +239,15 @@ class TrainSettings:
     def __post_init__(self) -> None:
         """Refuse a download without effect."""
         if self.data.download:
-            check_download((self.network.weights, self.detector.backbone_weights), self.data.data)
+            check_download((), self.data.data, weights=(self.network.weights, self.detector.backbone_weights))
 
     def with_absolute_paths(self) -> "TrainSettings":
-        """Return the settings with absolute paths, so that a run can be resumed from any folder."""
+        """Return the settings with absolute paths, to resume from any folder, and commits of models on the Hub."""
         data, network, detector = self.data, self.network, self.detector
-        paths = {"val": _absolute(data.val), "images": _absolute(data.images)}
+        paths = {"val": _absolute_data(data.val), "images": _absolute(data.images)}
         paths["download_dir"] = os.path.abspath(data.download_dir)
-        if os.path.exists(data.data) and not data.is_generated:
-            paths["data"] = os.path.abspath(data.data)
+        if not data.is_built_in:
+            paths["data"] = _absolute_data(data.data)
         return replace(
             self,
             data=replace(data, **paths),
@@ -262,7 +286,7 @@ class ResumeSettings:
     """Resume a run."""
 
     folder: Path = field(metadata=POSITIONAL)
-    """Run folder."""
+    """Run folder, or its URL."""
     workers: int | None = None
     """Another number of DataLoader workers, which changes no bit of the result."""
     device: str | None = None
@@ -309,7 +333,16 @@ class ResumeSettings:
         return (self.epochs, self.steps) != (None, None)
 
 
+def _absolute_data(path: str | None) -> str | None:
+    is_local_pattern = path is not None and is_pattern(path) and not is_remote(path)
+    return os.path.abspath(path) if path is not None and is_local_pattern else _absolute(path)
+
+
 def _absolute(path: str | None) -> str | None:
+    if path is not None and path.startswith("hf://"):
+        from gcnet.checkpoints.hub import with_commit
+
+        return with_commit(path)
     return os.path.abspath(path) if path is not None and os.path.exists(path) else path
 
 

@@ -7,13 +7,18 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gcnet.compilation import uncompiled
+from gcnet.framework.fixed_batch_norm import FixedBatchNorm2d
+
+_OTHERS = (nn.SyncBatchNorm, FixedBatchNorm2d)  # with the statistics of all processes, or fixed ones
+
 
 def training_norms(network: nn.Module) -> dict[str, _BatchNorm]:
     """Return the batch norms of `network` in training mode with statistics of this process only, by name."""
     return {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm) and module.training
+        if isinstance(module, _BatchNorm) and not isinstance(module, _OTHERS) and module.training
     }
 
 
@@ -52,7 +57,7 @@ def running_statistics_for_single_values(network: nn.Module) -> Generator[list[s
         norm.eval()
 
     try:
-        with _watched(norms, use_running_statistics):
+        with uncompiled(network), _watched(norms, use_running_statistics):
             yield names
     finally:
         for name in names:

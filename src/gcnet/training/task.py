@@ -192,11 +192,15 @@ class TrainingTask(Protocol[_Loaded, _Prepared]):
     def describe_augmentation(self) -> str:
         """Return the augmentation in words, for the header of a run."""
 
-    def batches(self, first_step: int) -> Iterator[_Loaded]:
+    def workers(self, device: torch.device) -> int:
+        """Return the number of data-loader workers of this process for a network on `device`."""
+
+    def batches(self, first_step: int, device: torch.device) -> Iterator[_Loaded]:
         """Iterate over this process' shares of the global batches, without end.
 
         Args:
             first_step: step of the first batch. The batch of a step depends on seed and step only.
+            device: of the network; batches for a GPU are in page-locked memory.
 
         Returns:
             The batches.
@@ -285,7 +289,7 @@ class TrainingTask(Protocol[_Loaded, _Prepared]):
 
         Args:
             network: to save.
-            path: the file.
+            path: the file, which is replaced: other hard links to an older version keep their content.
         """
 
     def draw_inputs(self, batch: _Prepared, path: Path) -> None:

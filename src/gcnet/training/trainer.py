@@ -1,17 +1,21 @@
 """One optimizer step of any task: micro-batches, precision, processes; non-finite losses stop the run."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torchvision.ops import FrozenBatchNorm2d
 
+from gcnet.compilation import compile_network
 from gcnet.devices import AUTOCAST
-from gcnet.errors import UserError
+from gcnet.errors import UserError, explained_out_of_memory
 from gcnet.training.checkpoint import load_optimizer
 from gcnet.training.distributed import Processes
 from gcnet.training.optimizer import (
@@ -25,10 +29,13 @@ from gcnet.training.optimizer import (
 )
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import MachineSettings
-from gcnet.training.single_values import running_statistics_for_single_values
+from gcnet.training.single_values import running_statistics_for_single_values, training_norms
 from gcnet.training.task import TrainingBatch, TrainingTask
 
 _LISTED = 8
+# PyTorch 2.13 has renamed the argument.
+_DDP_ARGUMENTS = signature(DistributedDataParallel.__init__).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS else "broadcast_buffers"
 
 
 class NonFiniteLoss(UserError):
@@ -61,12 +68,14 @@ class StepOutcome:
         own_images: number of images of this process.
         loss_sums: sum of each loss over the images of this process.
         rate: learning rate.
+        votes: sum of each vote over all processes.
     """
 
     images: int
     own_images: int
     loss_sums: dict[str, float]
     rate: float
+    votes: list[float] = field(default_factory=list)
 
 
 class Trainer:
@@ -78,7 +87,7 @@ class Trainer:
         task: the training task.
         network: on its device; parameters are frozen according to the recipe.
         recipe: how.
-        machine: precision and memory format.
+        machine: precision, memory format and compilation.
         device: of the network.
         processes: the processes of the run.
         block_parameters: names of the parameters with the learning rate of blocks.
@@ -97,6 +106,7 @@ class Trainer:
     ) -> None:
         self.recipe = recipe = recipe.with_defaults()
         self.task, self.device, self.processes = task, device, processes
+        self.machine = machine = machine.resolved(device)
         self.network = network.to(device)
         if machine.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
@@ -104,6 +114,10 @@ class Trainer:
         self.schedule = build_schedule(recipe, task.steps_per_epoch)
         self.optimizer = build_optimizer(self.network, recipe, block_parameters)
         self.average = build_average(self.network, recipe.ema_decay) if recipe.ema_decay else None
+        if machine.compile:
+            compile_network(self.network)
+            if self.average:
+                compile_network(self.average.module)
         self.autocast = AUTOCAST[machine.precision]
         self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "fp16")
         self._losses = _Losses(self.network, task)
@@ -116,7 +130,18 @@ class Trainer:
         """The network to evaluate and save: the average where there is one."""
         return self.average.module if self.average else self.network
 
-    def train_step(self, batch: TrainingBatch) -> StepOutcome:
+    def alone(self) -> "Trainer":
+        """Return a trainer of the same network in this process only, without an average of the weights."""
+        return Trainer(
+            self.task,
+            self.network,
+            recipe=replace(self.recipe, ema_decay=None),
+            machine=replace(self.machine, compile=False),
+            device=self.device,
+            processes=Processes(),
+        )
+
+    def train_step(self, batch: TrainingBatch, votes: Callable[[], Sequence[float]] = tuple) -> StepOutcome:
         """Train on this process' share of a global batch and count the step.
 
         A batch without readable images only counts the step. So does a batch with synchronized batch norms
@@ -124,39 +149,61 @@ class Trainer:
 
         Args:
             batch: share of this process.
+            votes: called after the backward pass; its values are summed over all processes, in the same exchange as
+                the check of the losses.
 
         Returns:
             The outcome.
 
         Raises:
             NonFiniteLoss: in every process, before any weight changes.
+            OutOfMemory: the step does not fit into memory.
         """
-        batch = self.task.prepare(batch, self.step, self.device)
-        counts = self.processes.counts(len(batch.names))
-        parts = self._micro_batches(batch, counts)
-        rate = self.schedule.at(self.step)
-        images, own = (sum(counts), len(batch.names)) if parts else (0, 0)
-        sums = self._learn(parts, images, rate) if parts else {}
+        advice = "use a larger `grad_accumulation`, `precision=bf16`, or `batch_size=auto`, which tries what fits"
+        with explained_out_of_memory(*self._batch_size(), advice=advice):
+            batch = self.task.prepare(batch, self.step, self.device)
+            counts = self.processes.start_counts(len(batch.names))
+            rate = self.schedule.at(self.step)
+            parts = self._micro_batches(batch, counts)
+            sums, summed = self._learn(parts, counts, rate, votes) if parts else ({}, self.processes.sums(votes()))
+        images, own = (sum(counts()), len(batch.names)) if parts else (0, 0)
         self.step += 1
-        return StepOutcome(images, own, sums, rate)
+        return StepOutcome(images, own, sums, rate, summed)
 
-    def _micro_batches(self, batch: TrainingBatch, counts: Sequence[int]) -> list[TrainingBatch]:
+    def _batch_size(self) -> tuple[int, str]:
+        """The images of a micro-batch, and the settings that decide them."""
+        recipe, world = self.recipe, self.processes.world
+        settings = f"`batch_size={recipe.images_per_step}`, `grad_accumulation={recipe.grad_accumulation}`"
+        processes = f" in {world} processes" if world > 1 else ""
+        return -(-recipe.images_per_step // (world * recipe.grad_accumulation)), settings + processes
+
+    def _micro_batches(self, batch: TrainingBatch, counts: Callable[[], Sequence[int]]) -> list[TrainingBatch]:
         """The micro-batches of this process; none if all processes skip the step.
 
         Synchronized batch norms exchange statistics in every forward pass: each process must make equally many, and
         one without any readable image can make none.
         """
-        if not sum(counts) or (self.synchronized and not min(counts)):
+        if not batch.names and not sum(counts()):
             return []
-        most = min(self.recipe.grad_accumulation, *counts) if self.synchronized else self.recipe.grad_accumulation
-        return self.task.split(batch, most)
+        if not self.synchronized:
+            return self.task.split(batch, self.recipe.grad_accumulation)
+        fewest = min(counts())
+        return self.task.split(batch, min(self.recipe.grad_accumulation, fewest)) if fewest else []
 
-    def _learn(self, parts: Sequence[TrainingBatch], images: int, rate: float) -> dict[str, float]:
+    def _learn(
+        self,
+        parts: Sequence[TrainingBatch],
+        counts: Callable[[], Sequence[int]],
+        rate: float,
+        votes: Callable[[], Sequence[float]],
+    ) -> tuple[dict[str, float], list[float]]:
         set_learning_rate(self.optimizer, rate)
         self.network.train()
         freeze_bn_stats(self.network, all_of_them=self.recipe.freeze_bn_stats)
         self.optimizer.zero_grad(set_to_none=True)
-        sums = self._backward(parts, images)
+        rows = self._backward(parts, counts)
+        summed = self._check_finite(rows, parts, votes())
+        sums = {name: math.fsum(row[index] for row in rows) for index, name in enumerate(self._losses.names)}
         self.scaler.unscale_(self.optimizer)
         if self.recipe.clip_grad_norm:
             clip_gradients(self.optimizer, self.recipe.clip_grad_norm)
@@ -164,10 +211,13 @@ class Trainer:
         self.scaler.update()
         if self.average:
             self.average.update_parameters(self.network)
-        return sums
+        return sums, summed
 
-    def _backward(self, parts: Sequence[TrainingBatch], images: int) -> dict[str, float]:
-        """Gradients of the mean loss over all images of all processes; returns sums over this process' images."""
+    def _backward(self, parts: Sequence[TrainingBatch], counts: Callable[[], Sequence[int]]) -> list[list[float]]:
+        """Gradients of the mean loss over all images of all processes; returns the losses of each micro-batch.
+
+        The exchange of the counts, which runs during the first forward pass, ends here.
+        """
         values: list[Tensor] = []
         reading = None
         for number, part in enumerate(parts, start=1):
@@ -179,17 +229,19 @@ class Trainer:
                 if last:
                     reading = _Reading(torch.stack(values))
                 # Processes are averaged, so each weighs its images by their share of the mean over all.
-                share = len(part.names) * self.processes.world / images
+                share = len(part.names) * self.processes.world / sum(counts())
                 self.scaler.scale(losses.sum() * share).backward()
         assert reading is not None
-        rows = reading.values()
-        self._check_finite(rows, parts)
-        return {name: math.fsum(row[index] for row in rows) for index, name in enumerate(self._losses.names)}
+        return reading.values()
 
-    def _check_finite(self, rows: Sequence[Sequence[float]], parts: Sequence[TrainingBatch]) -> None:
+    def _check_finite(
+        self, rows: Sequence[Sequence[float]], parts: Sequence[TrainingBatch], votes: Sequence[float]
+    ) -> list[float]:
+        """Raise if a loss of any process is not finite; returns the sums of the votes."""
         bad = [number for number, row in enumerate(rows) if not all(map(math.isfinite, row))]
-        if self.processes.sums([len(bad)])[0] == 0:
-            return
+        all_bad, *summed = self.processes.sums([len(bad), *votes])
+        if all_bad == 0:
+            return summed
         names = [name for number in bad for name in parts[number].names]
         value = next((value for number in bad for value in rows[number] if not math.isfinite(value)), math.nan)
         found = self.processes.gather((names, value if bad else None))
@@ -242,10 +294,19 @@ class Trainer:
     def _distribute(self) -> nn.Module:
         if self.processes.world == 1:
             return self._losses
-        return DistributedDataParallel(self._losses)
+        self.network.train()
+        freeze_bn_stats(self.network, all_of_them=self.recipe.freeze_bn_stats)
+        buffers: dict[str, Any] = {_SYNC_BUFFERS: _changes_buffers(self.network)}
+        return DistributedDataParallel(self._losses, gradient_as_bucket_view=True, **buffers)
 
     def _unsynchronized(self) -> Any:
         return self._wrapped.no_sync() if isinstance(self._wrapped, DistributedDataParallel) else nullcontext()
+
+
+def _changes_buffers(network: nn.Module) -> bool:
+    """Whether a forward pass in training can change buffers: of batch norms that train, or of other modules."""
+    others = [module for module in network.modules() if not isinstance(module, _BatchNorm | FrozenBatchNorm2d)]
+    return bool(training_norms(network)) or any(list(module.buffers(recurse=False)) for module in others)
 
 
 def _is_synchronized(module: nn.Module) -> bool:

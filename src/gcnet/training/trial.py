@@ -1,17 +1,30 @@
-"""Trial step before a run begins, so that errors come before anything is written."""
+"""Trial steps before a run begins: errors come before anything is written, and batches fit into memory."""
 
+import gc
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from torch import nn
 
+from gcnet.compilation import uncompiled
 from gcnet.data.seeding import preserved_random_state
-from gcnet.errors import UserError
+from gcnet.errors import OutOfMemory, UserError
 from gcnet.training.optimizer import freeze_bn_stats
 from gcnet.training.single_values import single_values_seen, training_norms
-from gcnet.training.task import micro_batches
+from gcnet.training.task import TrainingBatch, micro_batches
 from gcnet.training.trainer import Trainer
 
 _LISTED = 3
+# Of these modules, the backward pass on a GPU raises an error in deterministic mode; global pooling (size 1) does not.
+_NONDETERMINISTIC = {
+    "FrequencyPool": "the frequency pooling of fca",
+    "NarrowFrequencies": "the frequency pooling of fca",
+    "DeformableConv2d": "a deformable convolution",
+    "AdaptiveAvgPool2d": "an adaptive average pooling",
+    "AdaptiveAvgPool3d": "an adaptive average pooling",
+    "AdaptiveMaxPool2d": "an adaptive max pooling",
+}
 
 
 def try_network(trainer: Trainer) -> None:
@@ -22,19 +35,81 @@ def try_network(trainer: Trainer) -> None:
 
     Raises:
         UserError: no validation image can be read, or micro-batches have one image and a batch norm would see a single
-            value per channel.
+            value per channel; or `deterministic` on a GPU, and the network has modules without deterministic kernels.
     """
     network, device = trainer.network, trainer.device
+    if trainer.machine.deterministic and device.type == "cuda":
+        refuse_nondeterministic(network)
     network.train()
     freeze_bn_stats(network, all_of_them=trainer.recipe.freeze_bn_stats)
     norms = training_norms(network)
     network.eval()
-    with preserved_random_state(), torch.no_grad(), single_values_seen(norms) as names:
+    with preserved_random_state(), torch.no_grad(), uncompiled(network), single_values_seen(norms) as names:
         batch = trainer.task.sample(device)
         with torch.autocast(device.type, dtype=trainer.autocast, enabled=trainer.autocast is not None):
             trainer.task.forward(network, batch)
     if names and _smallest_batch(trainer) == 1:
         raise _refused(trainer, names)
+
+
+def refuse_nondeterministic(network: nn.Module) -> None:
+    """Refuse modules that PyTorch and torchvision cannot train deterministically on GPUs.
+
+    Args:
+        network: to train with `deterministic`.
+
+    Raises:
+        UserError: it has such modules.
+    """
+    for name, module in network.named_modules():
+        reason = _NONDETERMINISTIC.get(type(module).__name__)
+        if reason is not None and getattr(module, "output_size", None) not in (1, (1, 1), (1, 1, 1)):
+            raise UserError(f"`deterministic`: there are no deterministic GPU kernels to train {name}, {reason}")
+
+
+def fitting_accumulation(trainer: Trainer) -> int:
+    """Find the smallest number of micro-batches with which training steps fit into the memory of every process.
+
+    Tries two steps on the first batch, the second with the state of the optimizer. The network is trained by them.
+
+    Args:
+        trainer: ready for its first step, of a network that is not used afterwards.
+
+    Returns:
+        `grad_accumulation`, a divisor of the images of each process.
+
+    Raises:
+        OutOfMemory: a single image does not fit.
+        UserError: processes exchange statistics in every forward pass (SyncBatchNorm), so that none can try alone.
+    """
+    if trainer.synchronized:
+        raise UserError("`batch_size=auto` cannot try batches with `norm=sync`: give a number")
+    batch = next(trainer.task.batches(0, trainer.device))
+    own = trainer.recipe.images_per_step // trainer.processes.world
+    alone = trainer.alone()
+    for parts in (parts for parts in range(1, own + 1) if own % parts == 0):
+        alone.recipe = replace(alone.recipe, grad_accumulation=parts)
+        with uncompiled(trainer.network):
+            fits = _fits(alone, batch, is_last=parts == own)
+        if fits:
+            return max(trainer.processes.gather(parts))
+    raise AssertionError("the last number of micro-batches fits or raises")
+
+
+def _fits(trainer: Trainer, batch: TrainingBatch, *, is_last: bool) -> bool:
+    try:
+        for _ in range(2):
+            trainer.train_step(batch)
+    except OutOfMemory:
+        if is_last:
+            raise
+    else:
+        return True
+    trainer.optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    if trainer.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return False
 
 
 def _smallest_batch(trainer: Trainer) -> int:

@@ -21,6 +21,7 @@ from gcnet.visualization.attention_maps import (
     log_ratio,
     scale_limit,
 )
+from gcnet.visualization.attention_tiles import EDGE_OPACITY, POINT_COLOR
 from gcnet.visualization.fonts import shown_text
 from gcnet.visualization.style import BLUE, GREEN, INK, SOFT, VERMILION, save_figure, style_axes
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 16
 _TILE = 1.75  # inches
-_POINT = "#00E5FF"  # visible on photographs and on the colors of the maps
 _LEGEND = "color: attention relative to uniform attention (1, white), logarithmic; lines: edges of the image"
 
 
@@ -219,7 +219,7 @@ def _draw_map(axes: "Axes", values: Float[np.ndarray, "h w"], image: Image.Image
         log_ratio(values, limit), cmap=COLOR_MAP, vmin=-limit, vmax=limit, extent=extent, interpolation="nearest"
     )
     edges = image_edges(image)
-    axes.imshow(np.zeros_like(edges), cmap="gray", vmin=0, vmax=1, alpha=0.45 * edges, extent=extent)
+    axes.imshow(np.zeros_like(edges), cmap="gray", vmin=0, vmax=1, alpha=EDGE_OPACITY * edges, extent=extent)
     axes.set_xticks([])
     axes.set_yticks([])
     return drawn
@@ -227,7 +227,7 @@ def _draw_map(axes: "Axes", values: Float[np.ndarray, "h w"], image: Image.Image
 
 def _mark(axes: "Axes", point: Point, image: Image.Image) -> None:
     x, y = point[0] * image.width - 0.5, point[1] * image.height - 0.5
-    axes.plot([x], [y], "o", color=_POINT, markeredgecolor="black", markeredgewidth=0.8, markersize=6)
+    axes.plot([x], [y], "o", color=POINT_COLOR, markeredgecolor="black", markeredgewidth=0.8, markersize=6)
 
 
 def _style_scale(bar: Any, limit: float) -> None:

@@ -17,6 +17,8 @@ from gcnet.errors import UserError
 
 Point = tuple[float, float]
 """Position of a query: x from the left and y from the top, as fractions of the image's width and height."""
+Region = tuple[float, float, float, float]
+"""Part of an image: left, top, right and bottom, as fractions of its width and height."""
 COLOR_MAP = "RdBu_r"
 """Diverging color map of attention: white is uniform attention, red more, blue less."""
 SMALLEST_LIMIT = 1.0
@@ -70,6 +72,7 @@ class ImageMaps:
         layers: with attention over two axes, in the order of the calls.
         gates: channel weights, of one image each.
         unread: a sentence about attention that cannot be read, or empty.
+        region: part of the image of the file that the network saw, as fractions of its width and height.
     """
 
     path: Path
@@ -79,6 +82,7 @@ class ImageMaps:
     layers: tuple[LayerMaps, ...]
     gates: tuple[Gate, ...]
     unread: str = ""
+    region: Region = (0.0, 0.0, 1.0, 1.0)
 
 
 def scale_limit(*maps: Float[np.ndarray, "_ _"]) -> float:

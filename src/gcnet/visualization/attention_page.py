@@ -22,6 +22,7 @@ from gcnet.visualization.attention_maps import (
     image_edges,
     log_ratio,
 )
+from gcnet.visualization.attention_tiles import EDGE_OPACITY
 from gcnet.visualization.images import data_uri
 from gcnet.visualization.pages import render_page
 
@@ -29,7 +30,6 @@ PAGE_BYTES = 12_000_000
 """Maximum size of a page; images that do not fit even with the coarsest maps are skipped."""
 _SIDES = (28, 20, 14, 10, 7)  # cells of queries and of keys along an axis, at most
 _IMAGE_SIDE, _EDGE_SIDE = 448, 224  # pixels
-_EDGE_OPACITY = 0.45
 
 
 class Page:
@@ -125,7 +125,7 @@ def _edges(picture: Image.Image) -> str:
     """The edges of the image as a black PNG that is transparent elsewhere."""
     small = picture.copy()
     small.thumbnail((_EDGE_SIDE, _EDGE_SIDE))
-    strength = (_EDGE_OPACITY * 15 * image_edges(small)).round() / 15  # few levels compress well
+    strength = (EDGE_OPACITY * 15 * image_edges(small)).round() / 15  # few levels compress well
     pixels = Image.new("LA", small.size)
     pixels.putalpha(Image.fromarray((255 * strength).astype(np.uint8)))
     stream = io.BytesIO()

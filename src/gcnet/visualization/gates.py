@@ -43,6 +43,14 @@ class GateMeans:
                 sums[label] = sums.get(label, torch.zeros(())) + weights
                 counts[label] = counts.get(label, 0) + 1
 
+    def merge(self, other: "GateMeans") -> None:
+        """Add the images of `other`, such as those of another process."""
+        for name, others in other._sums.items():
+            sums, counts = self._sums.setdefault(name, {}), self._counts.setdefault(name, {})
+            for label, weights in others.items():
+                sums[label] = sums.get(label, torch.zeros(())) + weights
+                counts[label] = counts.get(label, 0) + other._counts[name][label]
+
     def rows(self) -> list[tuple[str, Float[np.ndarray, "k _"]]]:
         """Return the name of each gate and its mean channel weights (classes, channels), a row for each of `labels`."""
         return [

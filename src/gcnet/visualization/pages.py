@@ -19,13 +19,18 @@ def render_page(template: str, **values: Any) -> str:
     Raises:
         jinja2.UndefinedError: a variable of the template is missing.
     """
-    return _environment().get_template(template).render(**values)
+    return templates("gcnet.visualization").get_template(template).render(**values)
 
 
 @cache
-def _environment() -> Environment:
+def templates(package: str) -> Environment:
+    """Return the templates of a package, which escape their values and refuse missing ones.
+
+    Args:
+        package: name of the package with the folder `templates/`.
+    """
     return Environment(
-        loader=PackageLoader("gcnet.visualization"),
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

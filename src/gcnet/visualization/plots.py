@@ -25,7 +25,10 @@ LISTED_CONFUSIONS = 30
 _PANELS = 3  # side by side
 _LOG_RATIO = 10  # losses whose largest value is more than this multiple of the smallest have a logarithmic axis
 _MARKED_ROWS = 40  # up to here each measurement is marked by a dot
-_NO_LOSSES = {"kind", "step", "epoch", "loss", "learning_rate", "images_per_second", "seconds"}
+_NO_LOSSES = {
+    *("kind", "step", "epoch", "loss", "learning_rate", "seconds"),
+    *("images_per_second", "data_wait_fraction", "gpu_memory_bytes"),
+}
 
 
 def plot_learning_curves(

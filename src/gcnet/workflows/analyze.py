@@ -1,10 +1,11 @@
 """`gcnet.analyze`: attention maps of images, or statistics of attention over a data set."""
 
 from gcnet.arguments import plain_arguments
-from gcnet.devices import choose_device
+from gcnet.devices import choose_device, is_first_process
 from gcnet.tasks.registry import refuse_settings_of_other_tasks
 from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.tasks.trained import open_trained
+from gcnet.training.distributed import processes_joined
 from gcnet.workflows.attention_maps import AttentionMaps, draw_attention_maps
 from gcnet.workflows.attention_statistics import AttentionStatistics, measure_attention
 
@@ -16,7 +17,7 @@ def run_analysis(settings: AnalyzeSettings) -> AttentionMaps | AttentionStatisti
         settings: of the analysis.
 
     Returns:
-        Attention maps of images, with written figures, or statistics, not written yet.
+        Attention maps of images, with written figures, or statistics of the images of all processes, not written yet.
 
     Raises:
         UserError: no such network, images or data, or the network has nothing to show.
@@ -27,7 +28,10 @@ def run_analysis(settings: AnalyzeSettings) -> AttentionMaps | AttentionStatisti
     )
     refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
     loaded.trained.model.to(device)
-    return measure_attention(loaded, settings) if settings.statistics else draw_attention_maps(loaded, settings)
+    if not settings.statistics:
+        return draw_attention_maps(loaded, settings)
+    with processes_joined(device) as processes:
+        return measure_attention(loaded, settings, processes)
 
 
 @plain_arguments(AnalyzeSettings)
@@ -49,6 +53,6 @@ def analyze(settings: AnalyzeSettings) -> AttentionMaps | AttentionStatistics:
         True
     """
     result = run_analysis(settings)
-    if isinstance(result, AttentionStatistics) and result.images:
+    if isinstance(result, AttentionStatistics) and result.images and is_first_process():
         result.write(settings.output)
     return result

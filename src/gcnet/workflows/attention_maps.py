@@ -15,7 +15,7 @@ from gcnet.data.images.sources import evenly_spread
 from gcnet.errors import UserError, printable
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
-from gcnet.tasks.base import LoadedModel
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.visualization.attention_figures import plot_gates, plot_queries, plot_shared
 from gcnet.visualization.attention_maps import ImageMaps, LayerMaps, choose_points

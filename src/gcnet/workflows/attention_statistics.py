@@ -1,18 +1,27 @@
 """Statistics of attention over a data set: how much it depends on the query position, layer by layer."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gcnet.analysis.capture import describe_unread
-from gcnet.analysis.query_independence import Interval, Layer, describe_dependence, measure_layers
+from gcnet.analysis.query_independence import (
+    Distances,
+    Interval,
+    Layer,
+    combine_batches,
+    describe_dependence,
+    measure_batches,
+)
 from gcnet.data.dataset import Skipped
 from gcnet.errors import UserError
 from gcnet.models.outputs import evaluating
 from gcnet.storage import write_atomic
-from gcnet.tasks.base import LoadedModel
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.text_files import csv_bytes
+from gcnet.training.distributed import ALONE, Processes
 from gcnet.visualization.attention_figures import plot_distances, plot_gates
 from gcnet.visualization.gates import GateMeans
 from gcnet.visualization.style import figure_caption
@@ -107,12 +116,15 @@ class AttentionStatistics:
         return rows
 
 
-def measure_attention(loaded: LoadedModel, settings: AnalyzeSettings) -> AttentionStatistics:
+def measure_attention(
+    loaded: LoadedModel, settings: AnalyzeSettings, processes: Processes = ALONE
+) -> AttentionStatistics:
     """Measure how much the attention of a network depends on the query position.
 
     Args:
         loaded: a trained network on its device.
         settings: of the analysis.
+        processes: processes that share the images; all of them get the statistics of all images.
 
     Returns:
         The statistics; of no layers if no image could be read.
@@ -121,27 +133,58 @@ def measure_attention(loaded: LoadedModel, settings: AnalyzeSettings) -> Attenti
         UserError: the network has nothing to measure, or the data do not exist.
     """
     gates, unread = GateMeans(), list[str]()
-    measured = loaded.task.measured_images(loaded, settings)
+    images = loaded.task.measured_images(loaded, settings, processes)
     with evaluating(loaded.trained.model):
-        layers = measure_layers(
-            measured.model,
-            measured.images(),
-            on_gates=lambda weights: gates.add(weights, measured.labels),
+        batches = measure_batches(
+            images.model,
+            images.images(),
+            on_gates=lambda weights: gates.add(weights, images.labels),
             on_unread=unread.extend,
-            part=measured.part,
+            part=images.part,
         )
-    missed = describe_unread(measured.model, unread)
-    if measured.worked and not layers and not gates.names:
+    own = _Share(list(zip(images.batches, batches, strict=True)), images.worked, images.skipped, gates, unread)
+    whole = _merged(processes.gather(own))
+    layers = combine_batches(images.model, [batch for _, batch in whole.batches])
+    missed = describe_unread(images.model, whole.unread)
+    if whole.images and not layers and not whole.gates.names:
         raise UserError(
             f"{settings.model} has neither attention over positions nor gates of channels to measure"
             + (f"; {missed}" if missed else "")
         )
-    if missed:
+    if missed and processes.first:
         _logger.info(missed)
-    text = describe_dependence(measured.model, layers) if measured.worked else ""
-    skipped = tuple(measured.skipped)
+    text = describe_dependence(images.model, layers) if whole.images else ""
     source = Path(settings.data or "").name, loaded.title
-    return AttentionStatistics(tuple(layers), text, measured.worked, skipped, gates, measured.classes, source)
+    return AttentionStatistics(
+        tuple(layers), text, whole.images, tuple(whole.skipped), whole.gates, images.classes, source
+    )
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Measurements of the images of one process, or of all."""
+
+    batches: list[tuple[int, list[tuple[str, Distances]]]]
+    images: int
+    skipped: list[Skipped]
+    gates: GateMeans
+    unread: list[str]
+
+
+def _merged(shares: Sequence[_Share]) -> _Share:
+    """The measurements of all processes, with batches in the order of the images."""
+    if len(shares) == 1:
+        return shares[0]
+    gates = GateMeans()
+    for share in shares:
+        gates.merge(share.gates)
+    return _Share(
+        sorted((batch for share in shares for batch in share.batches), key=lambda batch: batch[0]),
+        sum(share.images for share in shares),
+        sorted((skipped for share in shares for skipped in share.skipped), key=lambda skipped: skipped.name),
+        gates,
+        list(dict.fromkeys(name for share in shares for name in share.unread)),
+    )
 
 
 def _cell(interval: Interval | None) -> str:

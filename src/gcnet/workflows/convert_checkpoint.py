@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from gcnet.data.downloads import check_download
+from gcnet.models.checkpoint_cache import original_file
 from gcnet.models.conversion import convert_weights
-from gcnet.models.published_checkpoints import original_file
 
 
 def convert_checkpoint(
@@ -35,13 +36,16 @@ def convert_checkpoint(
 
     Raises:
         UserError: an unreadable or unrecognized checkpoint, or keys or shapes that do not fit the network they
-            describe; the message names them. A published checkpoint that is not in the cache, without `download`.
+            describe, or NaN or infinite weights; the message names them. A published checkpoint that is not in the
+            cache, without `download`; `download` with anything else.
 
     Example:
         >>> from torchvision.models import resnet18
         >>> model = gcnet.convert_checkpoint(resnet18().state_dict(), "torchvision")
         >>> gcnet.save_model(model, "resnet18.safetensors")
     """
+    if download:
+        check_download((checkpoint if isinstance(checkpoint, str) else None,))
     if isinstance(checkpoint, str):
         checkpoint, source = original_file(checkpoint, source, download=download)
     return convert_weights(checkpoint, source, ema=ema).model

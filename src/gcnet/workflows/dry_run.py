@@ -8,13 +8,15 @@ import torch
 
 from gcnet.analysis.cost import count_parameters
 from gcnet.analysis.memory import peak_resident_bytes
+from gcnet.compilation import uncompiled
 from gcnet.insertion import inserted
 from gcnet.training.progress import clock
 from gcnet.training.settings import TrainSettings
 from gcnet.training.task import TrainingBatch
 from gcnet.training.trainer import Trainer
 from gcnet.training.trial import try_network
-from gcnet.workflows.train import BuildModel, assembled
+from gcnet.workflows.run import BuildModel, assembled
+from gcnet.workflows.train import with_fitting_batches
 
 _TIMED_STEPS = 3
 _PATIENCE = 10.0
@@ -79,9 +81,10 @@ def dry_run(settings: TrainSettings, *, build_model: BuildModel | None = None) -
         UserError: as `train`.
         NonFiniteLoss: the first steps diverge.
     """
+    settings = with_fitting_batches(settings, build_model)
     with assembled(settings, build_model) as (trainer, task):
         try_network(trainer)
-        batches = task.batches(0)
+        batches = task.batches(0, trainer.device)
         loss = _first_loss(trainer, batches)
         step = _time_steps(trainer, batches)
         share = _time_forward(trainer, next(batches)) * task.evaluation_images
@@ -89,9 +92,11 @@ def dry_run(settings: TrainSettings, *, build_model: BuildModel | None = None) -
         steps = trainer.schedule.total
         every = max(1, round(settings.output.evaluate_every * task.steps_per_epoch))
         evaluations = -(-steps // every)
+        with uncompiled(trainer.network):
+            flops = task.flops(trainer.network)
         return Estimate(
             parameters=count_parameters(trainer.network),
-            flops=task.flops(trainer.network),
+            flops=flops,
             loss=loss,
             step_seconds=step,
             evaluation_seconds=share / trainer.processes.world,

@@ -3,7 +3,8 @@
 import logging
 
 from gcnet.arguments import plain_arguments
-from gcnet.devices import choose_device
+from gcnet.compilation import compile_network, explained_compile_errors
+from gcnet.devices import choose_device, is_first_process
 from gcnet.tasks.registry import refuse_settings_of_other_tasks, task_of_results
 from gcnet.tasks.results import EvaluationResult
 from gcnet.tasks.settings import EvaluateSettings
@@ -40,7 +41,14 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
         if processes.first:
             for line in describe_loaded(loaded):
                 _logger.info(line)
-        return loaded.task.evaluate(loaded, settings, processes)
+        if settings.fuse:
+            from gcnet.insertion.fuse import fuse
+
+            loaded = loaded.with_model(fuse(loaded.trained.model))
+        if settings.compile:
+            compile_network(loaded.trained.model)
+        with explained_compile_errors():
+            return loaded.task.evaluate(loaded, settings, processes)
 
 
 @plain_arguments(EvaluateSettings)
@@ -61,6 +69,6 @@ def evaluate(settings: EvaluateSettings) -> EvaluationResult:
         ['loss', 'top1_fraction', 'top5_fraction']
     """
     result = run_evaluation(settings)
-    if settings.output is not None:
+    if settings.output is not None and is_first_process():
         result.write(settings.output)
     return result

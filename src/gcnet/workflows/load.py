@@ -16,14 +16,15 @@ class LoadSettings:
     """Load a trained network for predictions."""
 
     model: str = field(metadata=POSITIONAL)
-    """Model file, run folder (its best weights are used), published checkpoint such as
-    mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco, or a model name with `weights`."""
+    """Model file, run folder (its best weights are used), model on the Hugging Face Hub (hf://user/name or
+    hf://user/name@revision), published checkpoint such as mmdet/mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco, or a model
+    name with `weights`."""
     weights: str | None = None
     """Weights for a model given by name: a file, "pretrained", or a published version such as IMAGENET1K_V1."""
     device: str = "auto"
     """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
     download: bool = False
-    """Download published weights that are not in the cache."""
+    """Download a model on the Hub, or published weights that are not in the cache."""
     threads: int | None = None
     """CPU threads of PyTorch, for the whole process (default: unchanged)."""
     inference: Inference = field(default_factory=Inference)

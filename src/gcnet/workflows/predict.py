@@ -3,51 +3,95 @@
 import json
 import logging
 import sys
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from gcnet.arguments import plain_arguments
 from gcnet.data.images.listing import find_images
-from gcnet.devices import choose_device
+from gcnet.devices import choose_device, in_several_processes, is_first_process
+from gcnet.errors import UserError
+from gcnet.ray_cluster import connected
 from gcnet.storage import write_atomic
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.registry import refuse_settings_of_other_tasks
 from gcnet.tasks.results import PredictionResult
 from gcnet.tasks.settings import PredictSettings
 from gcnet.tasks.trained import describe_loaded, open_trained
 from gcnet.text_files import csv_bytes
+from gcnet.training.distributed import Processes, processes_joined
+from gcnet.workflows.cluster_prediction import predicted_by_cluster
+from gcnet.workflows.prediction_records import (
+    PredictionFile,
+    RecordPredictor,
+    predicted_by_processes,
+    require_pyarrow,
+    write_records,
+)
 
 _logger = logging.getLogger(__name__)
 
 
-def run_prediction(settings: PredictSettings) -> PredictionResult:
-    """`predict` of settings; writes the pictures of `output`, but not `json` and `csv`.
+def run_prediction(settings: PredictSettings) -> PredictionResult | PredictionFile:
+    """`predict` of settings; writes the pictures or records of `output`, but not `json` and `csv`.
 
     Args:
         settings: of the prediction.
 
     Returns:
-        The predictions and the skipped files.
+        The predictions and the skipped files of all processes.
 
     Raises:
         UserError: no such network or images, or settings that do not fit the network.
     """
     device = choose_device(settings.device)
-    paths = find_images(settings.paths, note=_logger.warning)
+    if settings.cluster is not None and in_several_processes():
+        raise UserError("`cluster` starts the predictors; start the command without torchrun")
+    paths = find_images(settings.paths, note=_logger.warning if is_first_process() else lambda _: None)
     loaded = open_trained(
         settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
     )
     refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
-    loaded.trained.model.to(device)
-    for line in describe_loaded(loaded):
-        _logger.info(line)
-    return loaded.task.predict(loaded, paths, settings)
+    with processes_joined(device) as processes:
+        loaded.trained.model.to(device)
+        for line in describe_loaded(loaded) if processes.first else ():
+            _logger.info(line)
+        if settings.writes_records:
+            return _write_records(loaded, paths, settings, processes)
+        return loaded.task.predict(loaded, paths, settings, processes)
+
+
+def _write_records(
+    loaded: LoadedModel, paths: Sequence[Path], settings: PredictSettings, processes: Processes
+) -> PredictionFile:
+    """Predict batch by batch, here or on a cluster, and have the first process write the records."""
+    assert settings.output is not None
+    output = settings.output
+    if output.suffix.lower() == ".parquet":
+        require_pyarrow()
+    predict = RecordPredictor(*loaded.task.configured_predictor(loaded, settings))
+    types = predict.predictor.record_types
+    if settings.cluster is not None:
+        with connected(settings.cluster) as cluster:
+            assert cluster is not None
+            share = cluster.share(settings.device)
+            batches = predicted_by_cluster(settings, paths, predict.batch_size, share, cluster.count(share))
+            return write_records(output, batches, types, images=len(paths))
+    batches = predicted_by_processes(predict, paths, processes)
+    if processes.first:
+        result = write_records(output, batches, types, images=len(paths))
+        return processes.from_first(result)
+    deque(batches, maxlen=0)
+    return processes.from_first(None)
 
 
 @plain_arguments(PredictSettings)
-def predict(settings: PredictSettings) -> PredictionResult:
+def predict(settings: PredictSettings) -> PredictionResult | PredictionFile:
     """Predict the classes of images with a classifier, or the objects in them with a detector.
 
     Returns:
-        The predictions by image and the skipped files; `str()` gives a table, `to_dict()` plain values.
+        The predictions by image and the skipped files; `str()` gives a table, `to_dict()` plain values. With
+        a .jsonl or .parquet file as `output`, the file and the numbers of images.
 
     Raises:
         UserError: no such network or images, or settings that do not fit the network.
@@ -62,7 +106,8 @@ def predict(settings: PredictSettings) -> PredictionResult:
         2
     """
     predictions = run_prediction(settings)
-    write_tables(predictions, settings)
+    if isinstance(predictions, PredictionResult) and is_first_process():
+        write_tables(predictions, settings)
     return predictions
 
 

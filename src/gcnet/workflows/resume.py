@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gcnet.arguments import plain_arguments
-from gcnet.data.settings import DataSettings
+from gcnet.data.settings import DataSettings, is_pattern
 from gcnet.devices import choose_device
 from gcnet.errors import UserError, printable
 from gcnet.models.registry import is_detector
@@ -15,11 +15,12 @@ from gcnet.training.checkpoint import load_state
 from gcnet.training.data_record import compare_data, record_data
 from gcnet.training.distributed import processes_joined
 from gcnet.training.progress import Reporter
+from gcnet.training.remote_run import remote_run
 from gcnet.training.run_folder import RunFolder, open_folder, write_json
 from gcnet.training.settings import ResumeSettings, TrainSettings
 from gcnet.training.task import TrainingTask
 from gcnet.training.trainer import Trainer
-from gcnet.workflows.train import BuildModel, RunResult, assembled, drive, only_writer
+from gcnet.workflows.run import BuildModel, RunResult, assembled, drive, only_writer
 
 _PATHS = ("data", "val", "images")
 
@@ -43,11 +44,12 @@ def resume(
         UserError: there is no run, another process trains in it, it needs `build_model`, or its classes changed.
         StorageError: a damaged checkpoint.
     """
-    folder, stored, config = open_folder(settings.folder)
+    remote = remote_run(settings.folder)
+    if remote is not None:
+        remote.fetch()
+    folder, stored, config = open_folder(settings.folder if remote is None else remote.path, remote)
     if config.get("own_network") and build_model is None:
-        raise UserError(
-            f"{printable(settings.folder)} trains a network of your own: resume it in Python, with `build_model`"
-        )
+        raise UserError(f"{folder.place} trains a network of your own: resume it in Python, with `build_model`")
     chosen = settings.applied(stored)
     _require_data(chosen.data)
     with processes_joined(choose_device(chosen.machine.device)) as processes, only_writer(folder, processes):
@@ -91,7 +93,7 @@ def _require_data(data: DataSettings) -> None:
     """
     for name in _PATHS:
         path = getattr(data, name)
-        if path is not None and os.path.isabs(path) and not os.path.exists(path):
+        if path is not None and os.path.isabs(path) and not (is_pattern(path) or os.path.exists(path)):
             raise UserError(
                 f"the run needs {printable(path)}, which does not exist: if the data moved, give the new `{name}`"
             )

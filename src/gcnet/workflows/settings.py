@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gcnet.arguments import POSITIONAL, advanced
-from gcnet.data.settings import PreprocessingSettings, check_download
+from gcnet.data.downloads import check_download
+from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError, printable
 from gcnet.tasks.settings import MODEL_SUFFIX, AnalyzeSettings, EvaluateSettings
 
@@ -25,8 +26,8 @@ class SimplifySettings:
     """
 
     model: str = field(metadata=POSITIONAL)
-    """Model file, run folder (its best weights are used), published checkpoint (`gcnet models --published` lists them),
-    or a model name with `weights`."""
+    """Model file, run folder (its best weights are used), model on the Hugging Face Hub (hf://user/name), published
+    checkpoint (`gcnet models --published` lists them), or a model name with `weights`."""
     data: str
     """scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
     or a CSV."""
@@ -43,10 +44,10 @@ class SimplifySettings:
     all: bool = False
     """Replace all non-local blocks, whatever their distance."""
     weights: str | None = None
-    """Weights for a model given by name: a file, "pretrained", a published version such as IMAGENET1K_V1, or a
-    published checkpoint."""
-    download: bool = advanced(False)
-    """Download a published checkpoint that is not in the cache; nothing is downloaded otherwise."""
+    """Weights for a model given by name: a file, "pretrained", a published version such as IMAGENET1K_V1, hf://user/name,
+    or a published checkpoint."""
+    download: bool = False
+    """Download a model on the Hub or published weights; nothing is downloaded otherwise."""
     download_dir: str = advanced("data")
     """Folder of downloaded data sets (cifar10, cifar100)."""
     scene_distance: int | None = advanced(None)
@@ -66,7 +67,7 @@ class SimplifySettings:
     def __post_init__(self) -> None:
         """Refuse invalid settings, before anything is loaded."""
         if self.download:
-            check_download((self.model, self.weights))
+            check_download((self.model,), weights=(self.weights,))
         if self.output.suffix != MODEL_SUFFIX:
             raise UserError(f"`output` must be a new model file ending in {MODEL_SUFFIX}, found {self.output}")
         if os.path.realpath(self.output) == os.path.realpath(self.model):

@@ -15,10 +15,10 @@ from gcnet.devices import choose_device
 from gcnet.errors import UserError
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import evaluating
-from gcnet.tasks.base import LoadedModel
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import EvaluationResult
 from gcnet.tasks.trained import open_trained
-from gcnet.training.distributed import Processes
+from gcnet.training.distributed import ALONE, Processes
 from gcnet.workflows.settings import SimplifySettings
 
 
@@ -169,7 +169,7 @@ def _measure(loaded: LoadedModel, settings: SimplifySettings) -> tuple[Simplifie
     Without layers if no image could be read.
     """
     model = loaded.trained.model
-    blocks, measured = find_non_local(model), loaded.task.measured_images(loaded, settings.for_statistics())
+    blocks, measured = find_non_local(model), loaded.task.measured_images(loaded, settings.for_statistics(), ALONE)
     sizes = []
 
     def images() -> Iterator[Tensor]:

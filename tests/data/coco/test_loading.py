@@ -66,7 +66,9 @@ def test_a_damaged_image_is_named_and_replaced_by_nothing():
 
 def test_pixels_are_the_image_over_255():
     images = scenes()
-    batch = collate_detection(DetectionDataset(images).load([(0, 4)]))
+    loaded = collate_detection(DetectionDataset(images).load([(0, 4)]))
+    assert loaded.images[0].dtype == torch.uint8
+    batch = loaded.to(torch.device("cpu"))
     values = torch.tensor(list(images.read(4).tobytes()), dtype=torch.float32).reshape(64, 64, 3)
     assert torch.equal(batch.images[0], values.permute(2, 0, 1) / 255)
 

@@ -241,3 +241,11 @@ def test_an_output_that_would_be_a_class_folder_is_refused(
         return
     with pytest.raises(UserError, match="`output` must not be in a folder of images"):
         check_output_outside_images(tmp_path / data, tmp_path / output)
+
+
+def test_folders_of_shards_are_given_as_a_pattern(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "0.tar").touch()
+    with pytest.raises(UserError, match=r'train holds shards: give them as `data=".*/\{train,val\}/\*.tar"`'):
+        open_splits(str(tmp_path))

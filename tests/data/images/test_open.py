@@ -114,7 +114,9 @@ def test_missing_data_is_one_sentence_with_the_resolved_path(
 
 def test_other_files_and_folders_without_splits_are_errors(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(UserError, match=r"a folder or a .csv file, found the file"):
+    with pytest.raises(
+        UserError, match=r"takes a folder, a .csv file, a URL of a folder or shards \(.tar\), found the file"
+    ):
         open_data(DataSettings(data=str(tmp_path / "a.txt")))
     with pytest.raises(UserError, match='no class folders in ".*"; expected .*/train/CLASS'):
         open_data(DataSettings(data=str(tmp_path)))
@@ -202,7 +204,7 @@ def test_real_cifar_images_pass_unchanged_and_come_once_each(data_root: Path) ->
     for index in (0, 255):
         with Image.open(data_root / "cifar10" / "val" / batches[3].names[index]) as image:
             expected = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        found = (batches[3].images[index] * std + mean) * 255
+        found = (batches[3].inputs()[index] * std + mean) * 255
         assert torch.equal(found.round().to(torch.uint8), expected)
 
 

@@ -13,9 +13,10 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from gcnet.blocks import BLOCKS
 from gcnet.errors import UserError
+from gcnet.framework.fixed_batch_norm import FixedBatchNorm2d
 from gcnet.insertion import context_parameters, insert
 from gcnet.models.create import create_model
-from gcnet.models.detector.backbone import DeformableConv2d, FixedBatchNorm2d, set_norms
+from gcnet.models.detector.backbone import DeformableConv2d, set_norms
 from gcnet.models.detector.cascade import CascadeRoIHeads
 from gcnet.models.detector.mask_rcnn import build_mask_rcnn, check_detector_options
 from gcnet.models.detector.roi_heads import MMDetRoIHeads

@@ -3,10 +3,12 @@
 import math
 
 import numpy as np
+import pytest
 import torch
+from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
-from gcnet.models.detector.roi_pool import AlignedRoIPool, PixelRoIPool, roi_levels
+from gcnet.models.detector.roi_pool import AlignedRoIPool, OffCenterRoIPool, PixelRoIPool, roi_levels
 
 
 def bilinear(feature: np.ndarray, y: float, x: float) -> float:
@@ -116,3 +118,27 @@ def test_pooling_ends_after_the_last_pixel_and_takes_four_samples_of_a_cell() ->
         for channel in range(2):
             expected = pooled_pixels_by_loop(maps[str(level)][0, channel].numpy(), boxes[row], 4 * 2**level, 5)
             np.testing.assert_allclose(pooled[row, channel].numpy(), expected, atol=1e-9)
+
+
+def pyramid() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {str(level): torch.randn(2, 3, 64 // 2**level, 64 // 2**level, generator=generator) for level in range(3)}
+
+
+def some_boxes() -> torch.Tensor:
+    sides = torch.tensor([0.0, 3.0, 55.0, 112.0, 150.0, 230.0])
+    return torch.stack([sides / 9, sides / 7, sides / 9 + sides, sides / 7 + sides * 0.9], dim=1)
+
+
+@pytest.mark.parametrize("kind", [AlignedRoIPool, PixelRoIPool, OffCenterRoIPool])
+def test_pooling_on_every_level_is_the_same(kind: type[AlignedRoIPool]) -> None:
+    pool, boxes = kind(("0", "1", "2"), 5, (4, 8, 16)), some_boxes()
+    expected = pool(pyramid(), [boxes[:2], boxes[2:]], [(256, 256)] * 2)
+    assert torch.equal(pool.pool_on_every_level(pyramid(), boxes, torch.tensor([0, 0, 1, 1, 1, 1])), expected)
+
+
+def test_off_center_pooling_is_torchvisions() -> None:
+    reference = MultiScaleRoIAlign(["0", "1", "2"], 5, 2)
+    boxes, shapes = [some_boxes(), some_boxes()[:1]], [(256, 256)] * 2
+    pool = OffCenterRoIPool(("0", "1", "2"), 5, (4, 8, 16))
+    assert torch.equal(pool(pyramid(), boxes, shapes), reference(pyramid(), boxes, shapes))

@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+import gcnet
 from gcnet.cli import evaluate as command
 from gcnet.cli.log_output import printed_messages
 from gcnet.data.settings import Preprocessing, PreprocessingSettings
-from gcnet.errors import UserError
+from gcnet.errors import OutOfMemory, UserError
 from gcnet.models.create import create_model
 from gcnet.models.load import load_model
 from gcnet.models.model_file import save_model
@@ -186,6 +187,40 @@ def test_generated_scenes_have_the_size_that_the_network_was_trained_on(tmp_path
     assert content["preprocessing"]["resize"] is None
 
 
+def test_a_fused_network_has_the_same_scores(model_file: Path, val: Path, tmp_path: Path) -> None:
+    scores = []
+    for fuse in (False, True):
+        settings = EvaluateSettings(
+            str(model_file), data=str(val), device="cpu", fuse=fuse, output=tmp_path / str(fuse)
+        )
+        assert run(settings) == 0
+        content = json.loads((tmp_path / str(fuse) / "results.json").read_text())
+        scores.append((content["correct"], content["confusion"], pytest.approx(content["loss"], abs=1e-5)))
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_compiled_network_has_the_same_scores_and_half_precision_similar_ones(model_file: Path, val: Path) -> None:
+    plain, compiled, half = (
+        gcnet.evaluate(str(model_file), data=str(val), device="cpu", **options)
+        for options in ({}, {"compile": True}, {"precision": "bf16"})
+    )
+    assert compiled.scores == pytest.approx(plain.scores, rel=1e-4)
+    assert half.scores["loss"] != plain.scores["loss"]
+    assert half.scores["loss"] == pytest.approx(plain.scores["loss"], rel=0.05)
+
+
+def test_missing_memory_names_the_batch_size(model_file: Path, val: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhaust(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
+
+    monkeypatch.setattr("gcnet.tasks.classification.metrics.class_scores", exhaust)
+    expected = r"could not allocate 2.50 GiB with batches of 7 images \(`batch_size=7`\); use a smaller `batch_size`"
+    with pytest.raises(OutOfMemory, match=expected):
+        gcnet.evaluate(str(model_file), data=str(val), device="cpu", batch_size=7)
+
+
 @pytest.mark.slow
 def test_two_processes_under_torchrun_count_every_image_once_and_print_once(
     model_file: Path, val: Path, tmp_path: Path
@@ -220,3 +255,35 @@ def test_published_weights_have_the_accuracy_of_their_authors(
     assert run(settings) == 0
     content = json.loads((tmp_path / "results.json").read_text())
     assert (content["correct"], content["images"], content["images_skipped"]) == (correct, 2000, 0)
+
+
+WATCHED = """
+import os, sys
+touched = []
+def watch(event, arguments):
+    if event in ("open", "os.scandir", "os.listdir") and isinstance(arguments[0], (str, os.PathLike)):
+        touched.append(os.fspath(arguments[0]))
+sys.addaudithook(watch)
+import gcnet
+data, model, image = sys.argv[1:]
+assert gcnet.evaluate(model, data=data, device="cpu").images == 15
+gcnet.predict(image, model=model, device="cpu")
+print(*sorted({path for path in touched if path.startswith(data)}), sep="\\n")
+"""
+
+
+@pytest.mark.slow
+def test_evaluation_and_prediction_read_no_training_file(model_file: Path, val: Path) -> None:
+    write_fruit(val / "train")
+    image = min((val / "val").glob("*/*.png"))
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, str(val), str(model_file), str(image)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "src")},
+    )
+    assert done.returncode == 0, done.stderr
+    touched = done.stdout.splitlines()
+    assert str(image) in touched
+    assert [path for path in touched if path.startswith(str(val / "train"))] == [str(val / "train")]

@@ -146,9 +146,10 @@ def test_progress_counts_every_image() -> None:
 
 
 PROCESS = """
-import sys
+import gc, sys
 sys.path.insert(0, sys.argv[1])
 import torch, torch.distributed as distributed
+import torch.distributed.nn.functional  # before the group is made, which it would keep alive
 from torch.nn.parallel import DistributedDataParallel
 from test_metrics import CLASSES, ScoresFromPixels, make_batches
 from gcnet.errors import UserError
@@ -164,6 +165,8 @@ try:
     evaluate_classifier(model, batches[rank::2], num_classes=CLASSES)
 except UserError as error:
     print(error)
+del model
+gc.collect()  # the model, which holds the group, is in a reference cycle
 distributed.destroy_process_group()
 """
 

@@ -2,14 +2,17 @@
 
 import csv
 import json
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+import gcnet
 from gcnet.cli import predict as command
 from gcnet.cli.log_output import printed_messages
+from gcnet.data.images.inputs import ImageInput
 from gcnet.data.images.listing import find_images
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError
@@ -43,6 +46,27 @@ def test_json_holds_the_probabilities_that_the_network_gives(model_file: Path, t
         found = {one["class"]: one["probability"] for one in content["images"][number]["classes"]}
         assert found == pytest.approx(probabilities_by_hand(model_file, number), abs=1e-5)
         assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_images_are_opened_ahead_in_threads_and_stay_in_order(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_fruit(tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    paths = find_images([tmp_path])
+    opened: list[str] = []
+    original = ImageInput.open
+
+    def recorded(item: ImageInput, **options: int) -> Image.Image:
+        opened.append(threading.current_thread().name)
+        return original(item, **options)
+
+    monkeypatch.setattr(ImageInput, "open", recorded)
+    predictor = gcnet.load(str(model_file), device="cpu")
+    result = predictor(paths, batch_size=4)
+    assert [image.path for image in result.images] == [path for path in paths if path.name != "broken.png"]
+    assert len(result.skipped) == 1 and len(opened) == len(paths) == 16
+    assert threading.main_thread().name not in opened
 
 
 def test_only_json_is_on_standard_output(model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

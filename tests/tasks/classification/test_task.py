@@ -33,7 +33,7 @@ def task_with(photos, **changes):
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_mixing_depends_on_the_step_and_leaves_the_global_generator_alone(photos, kind):
     task = task_with(photos, **{kind: 1.0})
-    batch = next(task.batches(0))
+    batch = next(task.batches(0, CPU))
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = task.prepare(batch, 3, CPU)
@@ -48,26 +48,27 @@ def test_mixing_depends_on_the_step_and_leaves_the_global_generator_alone(photos
 
 def test_mixup_is_the_stated_blend_of_an_image_with_its_neighbour(photos):
     task = task_with(photos, mixup=1.0)
-    batch = next(task.batches(0))
+    batch = next(task.batches(0, CPU))
     mixed = task.prepare(batch, 0, CPU)
     labels = functional.one_hot(batch.labels, 3).float()
-    neighbours = batch.images.roll(1, 0)
+    images = batch.inputs()
+    neighbors = images.roll(1, 0)
     differ = int((batch.labels != batch.labels.roll(1)).nonzero()[0])
     share = float(mixed.targets[differ, batch.labels[differ]])
-    torch.testing.assert_close(mixed.images, share * batch.images + (1 - share) * neighbours, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mixed.images, share * images + (1 - share) * neighbors, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(mixed.targets, share * labels + (1 - share) * labels.roll(1, 0))
 
 
 def test_both_kinds_of_mixing_are_drawn_in_turn(photos):
     task = task_with(photos, mixup=1.0, cutmix=1.0, random_crop="none")
-    batch = next(task.batches(0))
-    kept = [bool((task.prepare(batch, step, CPU).images == batch.images).float().mean() > 0.05) for step in range(20)]
+    batch = next(task.batches(0, CPU))
+    kept = [bool((task.prepare(batch, step, CPU).images == batch.inputs()).float().mean() > 0.05) for step in range(20)]
     assert 3 < sum(kept) < 17  # cutmix leaves some pixels as they are, mixup none
 
 
 def test_the_loss_is_the_smoothed_cross_entropy(photos):
     task = task_with(photos, label_smoothing=0.2)
-    batch = task.prepare(next(task.batches(0)), 0, CPU)
+    batch = task.prepare(next(task.batches(0, CPU)), 0, CPU)
     logits = torch.randn(10, 3)
     wanted = functional.one_hot(batch.targets, 3) * 0.8 + 0.2 / 3
     expected = -(wanted * logits.log_softmax(1)).sum(1).mean()
@@ -80,7 +81,7 @@ def test_the_loss_is_the_smoothed_cross_entropy(photos):
 def test_class_weights_scale_the_loss_of_each_image_by_hand(photos):
     task = task_with(photos, class_weights="balanced", label_smoothing=0.1)
     task._weights = torch.tensor([0.5, 2.0, 3.0])
-    batch = task.prepare(next(task.batches(0)), 0, CPU)
+    batch = task.prepare(next(task.batches(0, CPU)), 0, CPU)
     logits = torch.randn(10, 3)
     network = nn.Identity()
     network.register_forward_hook(lambda *_: logits)
@@ -98,7 +99,7 @@ def test_class_weights_follow_the_training_images_and_leave_the_default_loss_alo
 
 def test_micro_batches_hold_every_image_once(photos):
     task = task_with(photos)
-    batch = task.prepare(next(task.batches(0)), 0, CPU)
+    batch = task.prepare(next(task.batches(0, CPU)), 0, CPU)
     parts = task.split(batch, 4)
     assert [len(part.names) for part in parts] == [2, 3, 2, 3]
     assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
@@ -107,9 +108,9 @@ def test_micro_batches_hold_every_image_once(photos):
 
 def test_batches_from_a_later_step_equal_those_of_an_uninterrupted_loader(photos):
     task = task_with(photos)
-    steps = [batch for batch, _ in zip(task.batches(0), range(12), strict=False)]
+    steps = [batch for batch, _ in zip(task.batches(0, CPU), range(12), strict=False)]
     for start in (3, 5, 11):
-        batch = next(task_with(photos).batches(start))
+        batch = next(task_with(photos).batches(start, CPU))
         assert batch.names == steps[start].names
         assert torch.equal(batch.images, steps[start].images)
 
@@ -120,7 +121,7 @@ def test_training_images_are_drawn_with_normalization_undone(photos, tmp_path, m
         sheets, "contact_sheet", lambda images, titles, _path, **_: drawn.update(images=images, titles=titles)
     )
     task = task_with(photos, random_crop="none", hflip=0.0)
-    batch = next(task.batches(0))
+    batch = next(task.batches(0, CPU))
     task.draw_inputs(task.prepare(batch, 0, CPU), tmp_path / "sheet.png")
     names = [task.splits.train.name(index) for index in range(len(task.splits.train))]
     for image, title, name in zip(drawn["images"], drawn["titles"], batch.names, strict=True):

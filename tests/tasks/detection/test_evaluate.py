@@ -1,15 +1,16 @@
-"""A detector is judged on the images that can be read: what it knows scores one, the others are named."""
+"""Evaluation of detectors: metrics of known detections, unreadable images, several processes."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
 from gcnet.data.coco.annotated_images import CocoImages
-from gcnet.data.coco.loading import DetectionDataset, build_detection_loader
+from gcnet.data.coco.loading import DetectionDataset, build_detection_loader, image_to_tensor
 from gcnet.data.coco.open import SceneReader, open_coco
 from gcnet.data.dataset import Skipped
 from gcnet.data.decode import ImageError
@@ -21,7 +22,8 @@ from gcnet.models.create import create_model
 from gcnet.ops.bits import unpack_bits
 from gcnet.tasks.detection import inference as inference
 from gcnet.tasks.detection.coco_metrics import coco_results, evaluate_detections
-from gcnet.tasks.detection.metrics import evaluate_detector, score_detections
+from gcnet.tasks.detection.metrics import DetectorResult, evaluate_detector, score_detections
+from gcnet.training.distributed import Processes
 from tasks.shaken import Knowing, as_results, shaken
 from tasks.things import build_finder
 
@@ -42,7 +44,7 @@ def batches_of(images: CocoImages, size: int = 2, **share: int) -> Any:
 def test_exact_detections_score_one(scenes: CocoImages) -> None:
     counts: list[int] = []
     result = evaluate_detector(
-        Knowing(scenes), batches_of(scenes), scenes.content, scenes.category_ids, progress=counts.append
+        Knowing(scenes), batches_of(scenes), lambda: scenes.content, scenes.category_ids, progress=counts.append
     )
     for found in (result.boxes, result.masks):
         assert found.numbers["AP"] == found.numbers["AP75"] == found.numbers["APs"] == pytest.approx(1.0)
@@ -59,11 +61,11 @@ def test_exact_detections_score_one(scenes: CocoImages) -> None:
 def test_the_numbers_are_those_of_the_detections_of_the_network_itself(scenes: CocoImages) -> None:
     model = create_model("mask_rcnn_scenes_resnet", num_classes=3)
     few = scenes.subset([1, 4])
-    result = evaluate_detector(model, batches_of(few), few.content, few.category_ids)
+    result = evaluate_detector(model, batches_of(few), lambda: few.content, few.category_ids)
     assert model.training, "the mode is put back"
     model.eval()
     with torch.no_grad():
-        found = model([item["image"] for item in DetectionDataset(few, with_objects=False).load([(0, 0), (0, 1)])])
+        found = model([image_to_tensor(few.read(index)) for index in (0, 1)])
     expected = coco_results(found, [2, 5], few.category_ids)
     assert len(expected) > 10
     assert [one["segmentation"] for one in result.results] == [one["segmentation"] for one in expected]
@@ -77,7 +79,7 @@ def test_masks_are_pasted_a_few_at_a_time_with_the_same_result(
 ) -> None:
     model = build_finder()
     few = scenes.subset([1, 4])
-    whole = evaluate_detector(model, batches_of(few), few.content, few.category_ids)
+    whole = evaluate_detector(model, batches_of(few), lambda: few.content, few.category_ids)
     counts: list[int] = []
     paste = model.transform.postprocess
 
@@ -87,7 +89,7 @@ def test_masks_are_pasted_a_few_at_a_time_with_the_same_result(
 
     monkeypatch.setattr(model.transform, "postprocess", counted)
     monkeypatch.setattr(inference, "_PASTED_PIXELS", 3 * few.size(0)[0] * few.size(0)[1])
-    in_parts = evaluate_detector(model, batches_of(few), few.content, few.category_ids)
+    in_parts = evaluate_detector(model, batches_of(few), lambda: few.content, few.category_ids)
     assert in_parts.results == whole.results
     assert in_parts.masks is not None and whole.masks is not None
     assert in_parts.masks.numbers == whole.masks.numbers
@@ -104,28 +106,58 @@ def test_an_image_that_cannot_be_read_is_named_and_does_not_count(scenes: CocoIm
         return reader(entry)
 
     damaged = CocoImages(scenes.content, read)
-    result = evaluate_detector(Knowing(scenes), batches_of(damaged), scenes.content, scenes.category_ids)
+    result = evaluate_detector(Knowing(scenes), batches_of(damaged), lambda: scenes.content, scenes.category_ids)
     assert result.skipped == (Skipped("000002.png", "it is damaged"),)
     assert result.image_ids == (1, 2, 4, 5, 6, 7)
     assert result.masks.numbers["AP"] == pytest.approx(1.0), "its objects are not missed"
     assert result.to_dict()["skipped"] == [{"name": "000002.png", "reason": "it is damaged"}]
 
 
-def test_the_shares_of_several_processes_are_judged_as_one(scenes: CocoImages) -> None:
-    model, annotations = Knowing(scenes), scenes.content
-    shares: list[Any] = []
+class Second(Processes):
+    """The second of two processes: `share` is what it sends to the first, and `received` what the first sends back."""
 
-    def keep(value: object) -> list[Any]:
-        shares.append(value)
-        return [value]
+    share: ClassVar[list[Any]] = []
+    received: ClassVar[list[DetectorResult]] = []
 
-    for rank in (0, 1):
-        batches = batches_of(scenes, rank=rank, world=2)
-        evaluate_detector(model, batches, annotations, scenes.category_ids, gather=keep)
-    together = evaluate_detector(model, [], annotations, scenes.category_ids, gather=lambda _: shares)
+    def gather_in_first(self, value: object) -> list[Any]:
+        self.share[:] = [value]
+        return []
+
+    def by_first(self, work: Callable[[], Any]) -> Any:  # noqa: ARG002
+        return self.received[0]
+
+
+class First(Processes):
+    """The first of two processes; `sent` is what it sends to the second."""
+
+    sent: ClassVar[list[Any]] = []
+
+    def gather_in_first(self, value: object) -> list[Any]:
+        return [value, *Second.share]
+
+    def by_first(self, work: Callable[[], Any]) -> Any:
+        self.sent[:] = [work()]
+        return self.sent[0]
+
+
+def test_the_first_process_computes_the_metrics_from_the_detections_of_all(scenes: CocoImages) -> None:
+    model, opened = Knowing(scenes), []
+
+    def annotations() -> Content:
+        opened.append(1)
+        return scenes.content
+
+    Second.received[:] = [score_detections(scenes.content, [], [1])]
+    second = batches_of(scenes, rank=1, world=2)
+    metrics = evaluate_detector(model, second, annotations, scenes.category_ids, processes=Second(1, 2))
+    assert metrics is Second.received[0]
+    assert opened == []
+    first = batches_of(scenes, rank=0, world=2)
+    together = evaluate_detector(model, first, annotations, scenes.category_ids, processes=First(0, 2))
     alone = evaluate_detector(model, batches_of(scenes), annotations, scenes.category_ids)
-    assert together.to_dict() == alone.to_dict()
+    assert together.to_dict() == alone.to_dict() == First.sent[0].to_dict()
     assert sorted(map(str, together.results)) == sorted(map(str, alone.results))
+    assert First.sent[0].results == ()
 
 
 def test_the_same_by_results_as_plain_values(scenes: CocoImages) -> None:

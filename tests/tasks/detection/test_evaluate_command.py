@@ -24,9 +24,9 @@ from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.load import load_model
 from gcnet.models.model_file import save_model
-from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection.coco_metrics import NUMBERS, coco_results, evaluate_detections
 from gcnet.tasks.detection.trained import TrainedDetector
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.registry import TASKS
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.workflows import evaluate
@@ -279,6 +279,19 @@ def test_scenes_may_be_of_another_size(detector_file: Path, tmp_path: Path) -> N
     assert run(settings) == 0
     detections = json.loads((tmp_path / "detections.json").read_text())
     assert {tuple(one["segmentation"]["size"]) for one in detections} == {(96, 96)}
+
+
+def test_a_fused_detector_finds_the_same_objects(detector_file: Path, tmp_path: Path) -> None:
+    detections = []
+    for fuse in (False, True):
+        settings = EvaluateSettings(str(detector_file), limit=2, device="cpu", fuse=fuse, output=tmp_path / str(fuse))
+        assert run(settings) == 0
+        detections.append(json.loads((tmp_path / str(fuse) / "detections.json").read_text()))
+    plain, fused = detections
+    assert len(plain) == len(fused) > 0
+    for expected, found in zip(plain, fused, strict=True):
+        assert found["score"] == pytest.approx(expected["score"], abs=1e-4)
+        assert found["bbox"] == pytest.approx(expected["bbox"], abs=0.1)
 
 
 @pytest.mark.slow

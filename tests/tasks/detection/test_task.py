@@ -23,7 +23,8 @@ from gcnet.training.run_folder import RunFolder, open_folder
 from gcnet.training.settings import DetectorSettings, TrainSettings, override
 from gcnet.workflows.dry_run import dry_run
 from gcnet.workflows.resume import resume
-from gcnet.workflows.train import RunResult, run_training
+from gcnet.workflows.run import RunResult
+from gcnet.workflows.train import run_training
 
 SMALL: dict[str, Any] = {
     "model": "mask_rcnn_gc_scenes_resnet",

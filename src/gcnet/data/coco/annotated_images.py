@@ -1,15 +1,17 @@
 """Images with their COCO annotations, and the splits of a data set."""
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int64
 from PIL import Image
 from torchvision.ops import clip_boxes_to_image
 
+from gcnet.data.coco.index import AnnotationIndex, lies_within
 from gcnet.data.coco.issues import Issue, issue_summary
 from gcnet.data.coco.masks import BitMasks, Objects, annotation_mask
 from gcnet.data.coco.paths import MISSING, resolve_paths
@@ -28,46 +30,55 @@ class CocoImages:
     of objects and are not used for training.
 
     Args:
-        content: Content of a COCO file without issues.
-        read: Reads the RGB image of an entry of `content["images"]`; raises ImageError.
-        indices: Indices of the images to take, in order (default: all).
+        content: Content of a COCO file without issues, or its index.
+        read: Reads the RGB image of an entry with id, file name, height and width; raises ImageError.
+        rows: Indices of the images, in order (default: all).
     """
 
     def __init__(
-        self, content: dict[str, Any], read: Callable[[Entry], Image.Image], indices: Sequence[int] | None = None
+        self,
+        content: Mapping[str, Any] | AnnotationIndex,
+        read: Callable[[Entry], Image.Image],
+        rows: Int64[np.ndarray, " n"] | None = None,
     ) -> None:
-        self.content, self._read = content, read
-        images = content["images"]
-        self.images: list[Entry] = list(images) if indices is None else [images[index] for index in indices]
-        categories = sorted(content["categories"], key=lambda category: category["id"])
+        self.index = content if isinstance(content, AnnotationIndex) else AnnotationIndex.of(content)
+        self._read = read
+        self.rows = np.arange(len(self.index)) if rows is None else rows
+        categories = sorted(self.index.categories, key=lambda category: category["id"])
         self.classes = tuple(category["name"] for category in categories)
         self.category_ids = tuple(category["id"] for category in categories)
         self._labels = {identity: label for label, identity in enumerate(self.category_ids, start=1)}
-        self._of_image: dict[int, list[Entry]] = {image["id"]: [] for image in self.images}
-        by_id = {image["id"]: image for image in self.images}
-        for annotation in content["annotations"]:
-            image = by_id.get(annotation["image_id"])
-            if image is not None and not annotation.get("iscrowd", 0) and lies_within(annotation["bbox"], image):
-                self._of_image[image["id"]].append(annotation)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.rows)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Content of the COCO file, with all its images; made anew at each use."""
+        return self.index.content()
 
     def name(self, index: int) -> str:
         """Return the file name of the image at `index`."""
-        return self.images[index]["file_name"]
+        return self.index.image(int(self.rows[index]))["file_name"]
 
     def image_id(self, index: int) -> int:
         """Return the COCO id of the image at `index`."""
-        return self.images[index]["id"]
+        return int(self.index.image_ids[self.rows[index]])
 
     def size(self, index: int) -> tuple[int, int]:
         """Return height and width of the image at `index`, in pixels."""
-        return self.images[index]["height"], self.images[index]["width"]
+        height, width = self.index.sizes[self.rows[index]].tolist()
+        return height, width
 
     def annotations(self, index: int) -> list[Entry]:
         """Return the annotations of the image at `index`, without crowds and objects outside of the image."""
-        return self._of_image[self.image_id(index)]
+        height, width = self.size(index)
+        image = {"height": height, "width": width}
+        return [
+            annotation
+            for annotation in self.index.annotations(int(self.rows[index]))
+            if not annotation.get("iscrowd", 0) and lies_within(annotation["bbox"], image)
+        ]
 
     def read(self, index: int) -> Image.Image:
         """Return the image at `index`, RGB, in the orientation of its annotations.
@@ -75,10 +86,11 @@ class CocoImages:
         Raises:
             ImageError: The image cannot be read, or its size is not that of the annotations.
         """
-        image = self._read(self.images[index])
-        if image.size[::-1] != self.size(index):
-            height, width = self.size(index)
-            raise ImageError(self.name(index), f"it {_size_problem(image.size, (width, height))}")
+        height, width = self.size(index)
+        name = self.name(index)
+        image = self._read({"id": self.image_id(index), "file_name": name, "height": height, "width": width})
+        if image.size != (width, height):
+            raise ImageError(name, f"it {_size_problem(image.size, (width, height))}")
         return image
 
     def objects(self, index: int) -> Objects:
@@ -94,22 +106,27 @@ class CocoImages:
         masks = BitMasks.pack(drawn, len(annotations), height, width)
         return Objects(clip_boxes_to_image(boxes, (height, width)), labels, masks, ~masks.is_empty())
 
-    def files(self) -> set[str]:
-        """Return the paths of the image files; empty for generated images."""
-        if not isinstance(self._read, FolderReader):
-            return set()
-        paths = (self._read.paths.path(image["file_name"]) for image in self.images)
-        return {path for path in paths if path is not None}
+    def names(self) -> list[str]:
+        """Return the file names of the images."""
+        names = self.index.names()
+        return [names[row] for row in self.rows.tolist()]
 
-    def file_size(self, index: int) -> int | None:
-        """Return the size in bytes of the image file at `index`, or None without a file."""
-        path = self._read.paths.path(self.name(index)) if isinstance(self._read, FolderReader) else None
-        return None if path is None else size_on_disk(path)
+    def files(self) -> Iterator[str]:
+        """Yield the paths of the image files that exist; none for generated images."""
+        if isinstance(self._read, FolderReader):
+            paths = map(self._read.paths.path, self.names())
+            yield from (path for path in paths if path is not None)
+
+    def file_sizes(self) -> Iterator[tuple[str, int | None]]:
+        """Yield name and size in bytes of each image file, None without a file; nothing for generated images."""
+        if isinstance(self._read, FolderReader):
+            for name in self.names():
+                path = self._read.paths.path(name)
+                yield name, None if path is None else size_on_disk(path)
 
     def subset(self, indices: Sequence[int]) -> "CocoImages":
         """Return the images at `indices`, in this order."""
-        positions = {image["id"]: number for number, image in enumerate(self.content["images"])}
-        return CocoImages(self.content, self._read, [positions[self.image_id(index)] for index in indices])
+        return CocoImages(self.index, self._read, self.rows[np.asarray(indices, dtype=np.int64)])
 
     def limited(self, limit: int | None) -> "CocoImages":
         """Return at most `limit` images, evenly spread; None keeps all."""
@@ -119,18 +136,7 @@ class CocoImages:
 
     def with_objects(self) -> "CocoImages":
         """Return the images that have an object."""
-        return self.subset([index for index in range(len(self)) if self.annotations(index)])
-
-
-def lies_within(box: Sequence[float], image: Entry) -> bool:
-    """Return whether a box overlaps its image.
-
-    Args:
-        box: Left, top, width and height in pixels.
-        image: Entry of the image, with its width and height.
-    """
-    left, top, width, height = box
-    return left + width > 0 and left < image["width"] and top + height > 0 and top < image["height"]
+        return CocoImages(self.index, self._read, self.rows[self.index.objects[self.rows] > 0])
 
 
 class FolderReader:
@@ -226,16 +232,22 @@ class CocoSplit:
         issues: Repaired or skipped entries.
         place: Annotation file, or name of the generated data.
         notes: Further notes, a sentence each.
-        image_ids: Integer image ids by the ids of the file; None if these are integers.
-        category_ids: Integer category ids by the ids of the file; None if these are integers.
     """
 
     images: CocoImages
     issues: tuple[Issue, ...]
     place: str
     notes: tuple[str, ...] = ()
-    image_ids: Ids | None = None
-    category_ids: Ids | None = None
+
+    @property
+    def image_ids(self) -> Ids | None:
+        """Integer image ids by the ids of the file; None for generated images."""
+        return self.images.index.raw_ids("images")
+
+    @property
+    def category_ids(self) -> Ids | None:
+        """Integer category ids by the ids of the file; None for generated images."""
+        return self.images.index.raw_ids("categories")
 
     def issue_report(self) -> str | None:
         """Return a sentence with kinds and counts of the issues, or None if there are none."""
@@ -248,8 +260,8 @@ class CocoSplit:
 
     def mask_counts(self) -> tuple[int, int]:
         """Return the number of objects with a mask, and the number of objects, without crowds."""
-        objects = [annotation for index in range(len(self.images)) for annotation in self.images.annotations(index)]
-        return sum(bool(annotation.get("segmentation")) for annotation in objects), len(objects)
+        index, rows = self.images.index, self.images.rows
+        return int(index.masked[rows].sum()), int(index.objects[rows].sum())
 
     def reports(self) -> list[str]:
         """Return issues and notes, a sentence each."""
@@ -262,12 +274,10 @@ class CocoSplit:
         Yields:
             Name and digest of the annotation file, then name and size in bytes of each image file.
         """
-        if not self.images.files():  # generated
-            return
-        with open(self.place, "rb") as file:
-            yield "annotations", hashlib.file_digest(file, "sha256").hexdigest()
-        for index in range(len(self.images)):
-            yield self.images.name(index), str(self.images.file_size(index))
+        if self.images.index.digest is not None:
+            yield "annotations", self.images.index.digest
+        for name, size in self.images.file_sizes():
+            yield name, str(size)
 
     def subset(self, indices: Sequence[int], *notes: str) -> "CocoSplit":
         """Return the images at some indices, with additional notes.

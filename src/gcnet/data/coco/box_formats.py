@@ -18,9 +18,13 @@ def are_fractions(segmentations: Iterable[tuple[Any, int, int]]) -> bool:
         segmentations: (segmentation, height, width) of each object, sizes of the image in pixels; anything but polygons
             is ignored.
     """
-    sized = ((_coordinates(segmentation), min(height, width)) for segmentation, height, width in segmentations)
-    polygons = [values for values, side in sized if values and side >= _SMALLEST]
-    return len(polygons) >= _NEEDED and all(0 <= value <= 1 for values in polygons for value in values)
+    polygons = 0
+    for segmentation, height, width in segmentations:
+        values = _coordinates(segmentation) if min(height, width) >= _SMALLEST else []
+        if not all(0 <= value <= 1 for value in values):
+            return False
+        polygons += bool(values)
+    return polygons >= _NEEDED
 
 
 def to_pixels(segmentation: Any, height: int, width: int) -> Any:

@@ -36,8 +36,11 @@ def as_polygons(segmentation: Any) -> tuple[list[list[float]] | None, str]:
     return None, ""
 
 
+_NUMBERS = frozenset((int, float))
+
+
 def _are_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(map(is_number, values))
+    return isinstance(values, list) and (_NUMBERS.issuperset(map(type, values)) or all(map(is_number, values)))
 
 
 def _are_points(values: Any) -> bool:
@@ -86,6 +89,8 @@ def read_box(box: Any, report: Report) -> list[float] | None:
     """
     if not isinstance(box, list) or len(box) != 4:
         return None
+    if _NUMBERS.issuperset(map(type, box)) and all(abs(value) < _HUGE for value in box):
+        return box
     values = [as_number(value) for value in box]
     if not all(value is not None and abs(value) < _HUGE for value in values):
         return None
@@ -174,4 +179,10 @@ def _check_polygon(polygon: list[float], height: int, width: int, report: Report
 
 def _is_finite(values: Sequence[float]) -> bool:
     """Return whether no value is NaN, infinite or too large for a float, as JSON integers can be."""
+    try:
+        total = sum(values)  # NaN or infinite if a value is
+    except OverflowError:
+        return False
+    if -_HUGE < total < _HUGE:
+        return min(values) > -_HUGE and max(values) < _HUGE
     return all(abs(value) < _HUGE for value in values)

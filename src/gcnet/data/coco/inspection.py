@@ -128,7 +128,7 @@ def inspect(
     """
     issues: list[Issue] = []
     categories = CategoryEntries(content["categories"], issues)
-    images = ImageEntries(content["images"], issues, _SizeReader(folder, image_names(content)))
+    images = ImageEntries(content["images"], issues, SizeReader(folder, image_names(content)))
     if folder is not None and decodes:
         _check_files(images, Path(folder), workers, progress)
     annotations = AnnotationEntries(content["annotations"], images, categories, issues)
@@ -149,8 +149,13 @@ def inspect(
     )
 
 
-class _SizeReader:
-    """Reads the upright size of image files by their names in an annotation file."""
+class SizeReader:
+    """Reads the upright size of image files by their names in an annotation file.
+
+    Args:
+        folder: Image folder; None reads nothing.
+        names: All names in the annotation file.
+    """
 
     def __init__(self, folder: str | os.PathLike[str] | None, names: list[str]) -> None:
         self._folder, self._names = folder, names

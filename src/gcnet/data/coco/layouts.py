@@ -13,6 +13,7 @@ from gcnet.data.images.sources import evenly_spread
 from gcnet.data.settings import DataSettings
 from gcnet.data.splits import split_in_name, split_of_folder
 from gcnet.errors import UserError, nearest_path, no_folder, printable
+from gcnet.remote_files import is_remote
 
 _OTHER_TASKS = ("captions", "panoptic", "stuff", "image_info", "person_keypoints")  # of COCO's own annotations
 _ANNOTATION_FOLDERS = ("annotations", "annotation", "labels")
@@ -277,6 +278,10 @@ def annotation_file(data: str, flag: str, split: str) -> Path:
     Raises:
         UserError: The folder has no such file, or several.
     """
+    if is_remote(data):
+        raise UserError(
+            f"{flag}: annotations and their images are read from this machine; copy them here first, found {data}"
+        )
     path = Path(data)
     if not path.is_dir() and (path.suffix.lower() == ".json" or (path.is_file() and find_label_format(path) is None)):
         return path

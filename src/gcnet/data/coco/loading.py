@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -18,6 +17,7 @@ from gcnet.data.dataset import Item, SeededDataset, Skipped
 from gcnet.data.loader import Loader
 from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.settings import AugmentSettings
+from gcnet.data.transforms import image_pixels, unit_range
 
 Augment = Callable[[Image.Image, Objects], tuple[Image.Image, Objects]]
 
@@ -27,7 +27,7 @@ class DetectionBatch:
     """A batch of images of any size with their objects.
 
     Attributes:
-        images: Float32 (3, H, W) in [0, 1] each.
+        images: uint8 (3, H, W) each, or float32 in [0, 1] on the device.
         targets: Objects of each image, as `Objects.to_dict` returns them; empty in evaluation.
         names: Names of the images.
         image_ids: COCO ids of the images.
@@ -44,8 +44,10 @@ class DetectionBatch:
         return len(self.names)
 
     def to(self, device: torch.device) -> "DetectionBatch":
-        """Return a copy on `device`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        """Return a copy on `device`, with images as float32 in [0, 1]."""
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        images = [unit_range(image) if image.dtype == torch.uint8 else image for image in moved.images]
+        return replace(moved, images=images)
 
     def pin_memory(self) -> "DetectionBatch":
         """Return a copy in page-locked memory, for faster transfer to a GPU."""
@@ -84,13 +86,12 @@ class DetectionDataset(SeededDataset):
             if self.augment is not None:
                 image, objects = self.augment(image, objects)
             target = objects.to_dict()
-        return {"image": image_to_tensor(image), "target": target, "image_id": self.images.image_id(index)}
+        return {"image": image_pixels(image), "target": target, "image_id": self.images.image_id(index)}
 
 
 def image_to_tensor(image: Image.Image) -> Float[Tensor, "3 height width"]:
     """Return the RGB image `image` as float32 (3, H, W) in [0, 1]."""
-    values = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W)
-    return values.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    return unit_range(image_pixels(image))
 
 
 def collate_detection(items: Sequence[Item]) -> DetectionBatch:
@@ -111,6 +112,7 @@ def build_detection_loader(
     workers: int = 0,
     *,
     pin_memory: bool = False,
+    persistent: bool = False,
 ) -> Loader[DetectionBatch]:
     """Build a data loader of detection samples.
 
@@ -119,11 +121,19 @@ def build_detection_loader(
         order: Keys of each batch.
         workers: Worker processes; 0 loads in the calling process.
         pin_memory: Whether to put batches into page-locked memory.
+        persistent: Whether workers stay alive between iterations.
 
     Returns:
         Loader of `DetectionBatch`.
     """
-    return Loader(samples, order, workers=workers, collate_items=collate_detection, pin_memory=pin_memory)
+    return Loader(
+        samples,
+        order,
+        workers=workers,
+        collate_items=collate_detection,
+        pin_memory=pin_memory,
+        persistent=persistent,
+    )
 
 
 def aspect_groups(source: CocoImages) -> list[int]:

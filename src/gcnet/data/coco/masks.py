@@ -45,6 +45,8 @@ def can_draw(polygon: Sequence[float], height: int, width: int) -> bool:
         height: Height of the image in pixels.
         width: Width of the image in pixels.
     """
+    if len(polygon) * max(max(polygon), -min(polygon)) <= _LONGEST_OUTLINE:  # a bound of the outline
+        return True
     points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
     outline = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
     return bool(outline <= max(_LONGEST_OUTLINE, 50 * (height + width)) and np.abs(points).max() <= _FARTHEST)
@@ -71,7 +73,7 @@ def extent(segmentation: Any, height: int, width: int) -> tuple[int, list[float]
         runs: Any = coco.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
     else:
         runs = _polygons_runs(segmentation, height, width)
-    return int(coco.area(runs)), [float(value) for value in coco.toBbox(runs)]
+    return int(coco.area(runs)), coco.toBbox(runs).tolist()
 
 
 def runs_mask(counts: object, height: int, width: int) -> Mask:
@@ -168,7 +170,7 @@ def _polygons_runs(polygons: Sequence[Sequence[float]], height: int, width: int)
     from faster_coco_eval.core import mask as coco
 
     runs: Any = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
-    return coco.merge(runs)
+    return runs[0] if len(runs) == 1 else coco.merge(runs)
 
 
 def _checked_lengths(counts: object, height: int, width: int) -> list[int]:

@@ -5,12 +5,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from gcnet.data.coco.annotated_images import CocoImages, CocoSplit, FolderReader
-from gcnet.data.coco.inspection import Inspection, image_names, inspect, load_unrepaired, read_annotations
+from gcnet.data.coco.annotation_file import AnnotationFile, ReadOptions, open_annotation_file
 from gcnet.data.coco.issues import issue_summary
 from gcnet.data.coco.layouts import annotation_file, find_annotation_files, image_folder, split_files, validates_on_test
 from gcnet.data.coco.values import Entry
@@ -123,36 +122,30 @@ def hold_out_images(part: CocoSplit, fraction: float, seed: int) -> tuple[CocoSp
 
 def _open_scenes(settings: DataSettings, split: str, seed: int) -> CocoSplit:
     scenes = open_scenes(settings, seed, split)
-    return CocoSplit(CocoImages(scenes.coco_annotations(), SceneReader(scenes)), (), settings.data)
+    images = CocoImages(scenes.coco_annotations(), SceneReader(scenes))
+    return CocoSplit(images, (), settings.data, notes=settings.built_in_notes())
 
 
 def _open_file(
     file: Path, settings: DataSettings, split: str, *, needs_images: bool = True, repairs: bool = True
 ) -> CocoSplit:
     """Open all images of an annotation file."""
-    content = read_annotations(file)
     images = None if settings.images is None else Path(settings.images)
+    opened = open_annotation_file(file, ReadOptions(repairs, images, split))
     try:
-        folder = image_folder(file, image_names(content), images=images, split=split)
+        folder = image_folder(file, opened.listed_names(), images=images, split=split)
     except UserError:
         if needs_images or images is not None:
             raise
         folder = file.parent
+    entries = opened.index.entries()
     if not repairs:
-        loaded, *ids = load_unrepaired(content, str(file))
-        return CocoSplit(CocoImages(loaded, FolderReader(folder, loaded["images"])), (), str(file), (), *ids)
-    inspection = inspect(content, folder, decodes=False)
-    _check_usable(content, inspection, file)
-    reader = FolderReader(folder, inspection.clean["images"])
-    _check_sizes(reader, inspection.clean["images"], file)
-    return CocoSplit(
-        CocoImages(inspection.clean, reader),
-        inspection.issues,
-        str(file),
-        (*reader.notes(), *_depth_notes(reader), *_box_notes(inspection, file)),
-        inspection.image_ids,
-        inspection.category_ids,
-    )
+        return CocoSplit(CocoImages(opened.index, FolderReader(folder, entries)), (), str(file))
+    _check_usable(opened, file)
+    reader = FolderReader(folder, entries)
+    _check_sizes(reader, entries, file)
+    notes = (*reader.notes(), *_depth_notes(reader), *_box_notes(opened, file))
+    return CocoSplit(CocoImages(opened.index, reader), opened.issues, str(file), notes)
 
 
 def _check_sizes(reader: FolderReader, entries: Sequence[Entry], file: Path) -> None:
@@ -174,36 +167,34 @@ def _depth_notes(reader: FolderReader) -> list[str]:
     ]
 
 
-def _box_notes(inspection: Inspection, file: Path) -> list[str]:
+def _box_notes(opened: AnnotationFile, file: Path) -> list[str]:
     """Describe boxes that do not match their masks."""
-    unlike = sum(note.kind == "bbox unlike the mask" for note in inspection.notes)
-    if not unlike:
+    if not opened.unlike:
         return []
-    place = printable(file)
-    total = len(inspection.clean["annotations"])
+    place, objects = printable(file), f"{opened.unlike:,} of {opened.index.count:,} objects"
     return [
-        f"{unlike:,} of {total:,} objects in {place} have a box that does not match the mask (IoU below 0.5); both are "
-        f"kept; gcnet check-data {place} lists them"
+        f"{objects} in {place} have a box that does not match the mask (IoU below 0.5); both are kept; "
+        f"gcnet check-data {place} lists them"
     ]
 
 
-def _check_usable(content: dict[str, Any], inspection: Inspection, file: Path) -> None:
+def _check_usable(opened: AnnotationFile, file: Path) -> None:
     """Check that images and annotations are left, and that boxes have COCO's format."""
     place = printable(file)
-    if not inspection.box_format.is_coco:
+    if not opened.box_format.is_coco:
         raise UserError(
-            f"{place}: the boxes are {inspection.box_format} instead of left, top, width, height in pixels: "
+            f"{place}: the boxes are {opened.box_format} instead of left, top, width, height in pixels: "
             f"`gcnet.check_data({place}, fix=FIXED.json)` converts them"
-            if inspection.box_format.is_certain
-            else f"{place}: the boxes are {inspection.box_format} instead of left, top, width, height in pixels: "
+            if opened.box_format.is_certain
+            else f"{place}: the boxes are {opened.box_format} instead of left, top, width, height in pixels: "
             f"convert them"
         )
-    for part, word in (("images", "images"), ("annotations", "annotations")):
-        count = len(content[part])
-        if count and not inspection.clean[part]:
-            example = next((f", such as {issue}" for issue in inspection.issues if issue.action == "skipped"), "")
+    for part, usable in (("images", len(opened.index)), ("annotations", opened.index.count)):
+        count = opened.counts[part]
+        if count and not usable:
+            example = next((f", such as {issue}" for issue in opened.issues if issue.action == "skipped"), "")
             raise UserError(
-                f"{place}: none of the {count:,} {word} can be used ({issue_summary(inspection.issues)}){example}"
+                f"{place}: none of the {count:,} {part} can be used ({issue_summary(opened.issues)}){example}"
             )
 
 
@@ -238,7 +229,8 @@ def _check_same(train: CocoSplit, val: CocoSplit) -> None:
 
 def _with_shared(train: CocoSplit, val: CocoSplit) -> CocoSplit:
     """Add a note on image files that are in both splits."""
-    both = train.images.files() & val.images.files()
+    own = set(val.images.files())
+    both = {path for path in train.images.files() if path in own}
     if not both:
         return val
     note = f"{len(both):,} of {len(val.images):,} validation images are also training images, such as {min(both)}"

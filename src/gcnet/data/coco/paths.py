@@ -36,7 +36,7 @@ class ResolvedPaths:
 
     def repaired(self) -> dict[str, str]:
         """Return the repaired paths by name."""
-        return {name: path for name, path in self.files.items() if _inside(name, self.folder) != path}
+        return {name: path for name, path in self.files.items() if path != name and _inside(name, self.folder) != path}
 
     def note(self) -> str | None:
         """Return a sentence with the number of repaired paths, or None if there are none."""
@@ -64,7 +64,11 @@ def resolve_paths(folder: str | os.PathLike[str], names: Iterable[str]) -> Resol
     listing = _Listing(os.path.abspath(folder))
     files: dict[str, str] = {}
     missing: dict[str, str] = {}
+    directly = listing.names("")
     for name in names:
+        if name in directly:
+            files[name] = name
+            continue
         path = next((path for guess in _guesses(name, listing.folder) if (path := listing.find(guess))), None)
         if path is not None:
             files[name] = path
@@ -89,9 +93,7 @@ class _Listing:
     def find(self, path: str) -> str | None:
         """Return the path of a file in its own spelling, or None if there is none, or several."""
         parent, name = os.path.split(path)
-        names = self._names.get(parent)
-        if names is None:
-            names = self._names[parent] = self._list(parent)
+        names = self.names(parent)
         if name in names:
             return path
         if parent not in self._folded:
@@ -101,11 +103,14 @@ class _Listing:
         same = self._folded[parent].get(_fold(name), [])
         return os.path.join(parent, same[0]) if len(same) == 1 else None
 
-    def _list(self, parent: str) -> set[str]:
-        try:
-            return set(os.listdir(os.path.join(self.folder, parent)))
-        except (OSError, ValueError):
-            return set()
+    def names(self, parent: str) -> set[str]:
+        """Return the names in a subfolder; empty if it cannot be listed."""
+        if parent not in self._names:
+            try:
+                self._names[parent] = set(os.listdir(os.path.join(self.folder, parent)))
+            except (OSError, ValueError):
+                self._names[parent] = set()
+        return self._names[parent]
 
 
 def _fold(name: str) -> str:

@@ -44,10 +44,14 @@ class Ids:
 
     def has(self, raw: object) -> bool:
         """Return whether an entry has the id `raw` exactly as written."""
+        if type(raw) is int and ("number", raw) in self._ids:  # nearly always, and quicker
+            return True
         return type(raw) is not float and _key(raw) in self._ids
 
     def __call__(self, raw: object) -> int | None:
         """Return the integer id of a raw id, or None if no entry has it."""
+        if type(raw) is int and ("number", raw) in self._ids:
+            return self._ids["number", raw]
         key = _key(raw)
         if key in self._ids:
             return self._ids[key]

@@ -34,6 +34,8 @@ class CifarImages(ImageSource):
         UserError: The name is unknown, files are missing or damaged, or the download fails.
     """
 
+    in_memory = True
+
     def __init__(self, root: str | Path, name: str, *, train: bool, download: bool = False) -> None:
         if name not in CIFAR_NAMES:
             raise unknown("CIFAR data set", name, CIFAR_NAMES)
@@ -89,7 +91,7 @@ def open_scenes(settings: DataSettings, seed: int, split: str) -> "gcnet.data.sc
 
     size = settings.image_size or SCENE_SIZE
     limit = settings.limit_train if split == "train" else settings.limit_val
-    return Scenes(
+    scenes = Scenes(
         limit or (SCENES_TRAIN if split == "train" else SCENES_VAL),
         size=size,
         distance=size // 2 if settings.scene_distance is None else settings.scene_distance,
@@ -97,3 +99,5 @@ def open_scenes(settings: DataSettings, seed: int, split: str) -> "gcnet.data.sc
         split=split,
         seed=seed,
     )
+    scenes.notes = settings.built_in_notes()
+    return scenes

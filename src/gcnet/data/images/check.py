@@ -6,16 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
-from gcnet.data.decode import ImageError, open_image, read_header
-from gcnet.data.images.sources import FileImages, ImageSource
+from gcnet.data.decode import EncodedImage, ImageError, open_image, read_header
+from gcnet.data.images.shards import ShardImages
+from gcnet.data.images.sources import CachedImages, ImageSource, StoredImages, SubsetImages
+from gcnet.errors import printable
+from gcnet.remote_files import is_remote
 
 
 def shared_notes(train: ImageSource, val: ImageSource) -> list[str]:
-    """Describe files that are in both splits, or in training under several labels.
+    """Describe files and shards that are in both splits, or files that are in training under several labels.
 
-    Files are compared by path, after following symbolic links.
+    They are compared by path, after following symbolic links.
 
     Args:
         train: Training images.
@@ -24,12 +27,19 @@ def shared_notes(train: ImageSource, val: ImageSource) -> list[str]:
     Returns:
         A sentence per finding.
     """
+    if _have_distinct_files(train, val):
+        return []
+    if shards := _shared_shards(train, val):
+        return [
+            f"the validation data hold {len(shards):,} of the training shards, such as {printable(shards[0])}: "
+            "accuracy will be overestimated"
+        ]
     paths = _resolved(train)
-    labels: dict[str, set[int]] = {}
-    for index, path in enumerate(paths):
-        labels.setdefault(path, set()).add(train.label(index))
+    labels: dict[str, int] = {}
+    for path, label in zip(paths, train.all_labels().tolist(), strict=False):  # no path of images in memory
+        labels[path] = label if labels.get(path, label) == label else _SEVERAL
     shared = [val.name(index) for index, path in enumerate(_resolved(val)) if path in labels]
-    several = [train.name(index) for index, path in enumerate(paths) if len(labels[path]) > 1]
+    several = [train.name(index) for index, path in enumerate(paths) if labels[path] == _SEVERAL]
     notes = []
     if shared:
         notes.append(
@@ -39,6 +49,37 @@ def shared_notes(train: ImageSource, val: ImageSource) -> list[str]:
     if several:
         notes.append(f"{len(several):,} training images are files with several labels, such as {several[0]}")
     return notes
+
+
+_SEVERAL = -1  # in place of a label
+
+
+def _have_distinct_files(*sources: ImageSource) -> bool:
+    """Return whether the images are all different files because their folders are, which is quick to check."""
+    folders: list[str] = []
+    for source in sources:
+        files = source.file_images()
+        if files is None or files.folders is None:
+            return False
+        folders += [os.path.realpath(files.root / folder) for folder in files.folders]
+    return len(set(folders)) == len(folders)
+
+
+def _shared_shards(train: ImageSource, val: ImageSource) -> list[str]:
+    """Return the sorted shards in both splits; none if they hold different images of the same shards."""
+    indexes = [source.index for source in map(_all_images, (train, val)) if isinstance(source, ShardImages)]
+    if len(indexes) < 2 or indexes[0] is indexes[1]:
+        return []
+    first, second = (
+        {shard if is_remote(shard) else os.path.realpath(shard) for shard in index.shards} for index in indexes
+    )
+    return sorted(first & second)
+
+
+def _all_images(source: ImageSource) -> ImageSource:
+    while isinstance(source, SubsetImages | CachedImages):
+        source = source.source
+    return source
 
 
 def _resolved(source: ImageSource) -> list[str]:
@@ -130,7 +171,7 @@ class _Look:
 
 
 def check_images(
-    splits: Mapping[str, FileImages], *, workers: int = 1, progress: Callable[[int], None] = lambda _: None
+    splits: Mapping[str, StoredImages], *, workers: int = 1, progress: Callable[[int], None] = lambda _: None
 ) -> ImagesReport:
     """Decode every image and compare the bytes of all files.
 
@@ -148,7 +189,7 @@ def check_images(
     for name, images in splits.items():
         files = []
         with ThreadPoolExecutor(workers) as pool:
-            for file in pool.map(_look, map(images.file, range(len(images)))):
+            for file in pool.map(partial(_look, images), range(len(images))):
                 files.append(file)
                 progress(1)
         for index, file in enumerate(files):
@@ -165,16 +206,17 @@ def check_images(
     return ImagesReport(reports, tuple(sorted(issues, key=lambda issue: order.index(issue.kind))))
 
 
-def _look(path: Path) -> _Look:
+def _look(images: StoredImages, index: int) -> _Look:
     try:
-        size, mode = open_image(path).size, read_header(path).mode
-        with open(path, "rb") as file:
-            return _Look(size, mode, "", hashlib.file_digest(file, "sha256").digest())
+        file = images.encoded(index)
+        size, mode = open_image(file).size, read_header(file).mode
+        data = file.data if isinstance(file, EncodedImage) else file.read_bytes()
+        return _Look(size, mode, "", hashlib.sha256(data).digest())
     except ImageError as error:
         return _Look(None, "", error.reason, None)
 
 
-def _report(images: FileImages, files: Sequence[_Look]) -> SplitReport:
+def _report(images: StoredImages, files: Sequence[_Look]) -> SplitReport:
     counts = Counter(images.label(index) for index in range(len(images)))
     return SplitReport(
         images=len(images),
@@ -197,7 +239,7 @@ def _missing_classes(reports: Mapping[str, SplitReport]) -> list[ImageIssue]:
     return issues
 
 
-def _repetition(copies: Sequence[tuple[str, int]], splits: Mapping[str, FileImages]) -> ImageIssue:
+def _repetition(copies: Sequence[tuple[str, int]], splits: Mapping[str, StoredImages]) -> ImageIssue:
     """Return the most serious issue of files with the same bytes."""
     labels = {splits[name].label(index) for name, index in copies}
     kind = "repeated image"
@@ -209,5 +251,5 @@ def _repetition(copies: Sequence[tuple[str, int]], splits: Mapping[str, FileImag
     return ImageIssue(kind, first, f"the same bytes as {', '.join(others)}")
 
 
-def _place(split: str, images: FileImages, index: int) -> str:
+def _place(split: str, images: StoredImages, index: int) -> str:
     return f"{split}/{images.name(index)}"

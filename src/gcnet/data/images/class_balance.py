@@ -1,7 +1,8 @@
 """Number of images by class, weights of the classes, and notes on unbalanced classes."""
 
-from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from gcnet.data.images.probe import unreadable_classes
 from gcnet.data.images.sources import ImageSource
@@ -12,8 +13,7 @@ _LISTED = 5
 
 def class_counts(source: ImageSource) -> list[int]:
     """Return the number of images of each class of `source`, in the order of the labels."""
-    counts = Counter(source.label(index) for index in range(len(source)))
-    return [counts[label] for label in range(len(source.classes))]
+    return np.bincount(source.all_labels(), minlength=len(source.classes)).tolist()
 
 
 def describe_counts(counts: Sequence[int]) -> str:

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from gcnet.data.decode import has_image_suffix
+from gcnet.data.images.folder_index import list_class_files
 from gcnet.data.images.listing import Listing, describe_skipped, kind_of, list_images, loose_files, subfolders
 from gcnet.data.images.sources import FileImages
 from gcnet.data.splits import SPLIT_NAMES, split_named
@@ -116,20 +119,16 @@ class FolderImages(FileImages):
         root = Path(root)
         folders = class_folders(root)
         label_of, repaired = label_classes(folders, classes, root)
-        files: list[str] = []
-        labels: list[int] = []
-        skipped: Counter[str] = Counter()
-        for folder in folders:
-            listing = list_images(root / folder)
-            if not listing.files and classes is None:
-                raise UserError(_without_images(root / folder, listing))
-            files += [f"{folder}/{file}" for file in listing.files]
-            labels += [label_of[folder]] * len(listing.files)
-            skipped += listing.skipped
-        if not files:
-            raise UserError(f"no images in the class folders of {root}{_beside(skipped)}")
-        notes = repaired + _skipped_notes(root, skipped, loose_files(root))
-        super().__init__(root, files, labels, folders if classes is None else classes, notes=notes)
+        files = list_class_files(root, folders)
+        if classes is None and not files.counts.all():
+            empty = root / folders[int(files.counts.argmin())]
+            raise UserError(_without_images(empty, list_images(empty)))
+        if not len(files.names):
+            raise UserError(f"no images in the class folders of {root}{_beside(files.skipped)}")
+        labels = np.repeat(np.array([label_of[folder] for folder in folders], dtype=np.int32), files.counts)
+        notes = repaired + _skipped_notes(root, files.skipped, loose_files(root))
+        super().__init__(root, files.names, labels, folders if classes is None else classes, notes=notes)
+        self.folders = None if files.links else files.folders
 
 
 def class_folders(root: Path) -> list[str]:
@@ -214,9 +213,9 @@ def check_no_splits(root: Path) -> None:
     if len(folders) == 1 and (inner := find_splits(root / folders[0])):
         held = " and ".join(path.name for path in inner.values())
         raise UserError(f"{root} holds only the folder {folders[0]}, with {held} in it: `data={root / folders[0]}`")
-    inner_names = [subfolders(root / name) for name in folders]
+    inner_names = (subfolders(root / name) for name in folders)  # read up to the first class folder without splits
     if len(folders) > 1 and all(names and all(map(split_named, names)) for names in inner_names):
-        name, split = folders[0], inner_names[0][0]
+        name, split = folders[0], subfolders(root / folders[0])[0]
         raise UserError(
             f"the class folders of {root} hold folders of splits, such as {name}/{split}: put the splits first, as "
             f"{split}/{name}, or list the images in a CSV with a column split"
@@ -257,6 +256,9 @@ def _without_classes(root: Path) -> str:
             "folder, or list them in a CSV with the columns path and label"
         )
     top = root.parent if split_named(root.name) else root
+    if any(name.endswith(".tar") for name in loose_files(root)):
+        folders = f"{top}/{{train,val}}" if split_named(root.name) else str(root)
+        return f'{root} holds shards: give them as `data="{folders}/*.tar"`'
     return f'no class folders in "{root}"; expected {expected_tree(top)}'
 
 
@@ -280,20 +282,20 @@ class FolderLayout:
     """Layout of class folders: `CLASS/*.jpg`, or `SPLIT/CLASS/*.jpg`.
 
     Args:
-        path: The folder.
+        data: The folder.
         images: Not used: the images are in the class folders.
     """
 
     expected: ClassVar[str] = "a folder"
     takes_images: ClassVar[bool] = False
 
-    def __init__(self, path: Path, images: str | None = None) -> None:  # noqa: ARG002
-        self.path = path
+    def __init__(self, data: str, images: str | None = None) -> None:  # noqa: ARG002
+        self.path = Path(data)
 
     @staticmethod
-    def matches(path: Path) -> bool:
-        """Return whether `path` is a folder."""
-        return path.is_dir()
+    def matches(data: str) -> bool:
+        """Return whether `data` is a folder."""
+        return os.path.isdir(data)
 
     def splits(self) -> tuple[str, ...]:
         """Return the splits with a folder, keys of `SPLIT_NAMES`."""

@@ -69,19 +69,28 @@ def image_inputs(images: Images, *, note: Callable[[str], None] = lambda _: None
         UserError: a path does not exist, a folder has no images, or an array or tensor is of another kind.
     """
     inputs: list[ImageInput] = []
-    for one in _flat(images):
-        if isinstance(one, Path):
-            inputs += [ImageInput(str(path), path) for path in find_images([one], note=note)]
+    for image in _flat(images):
+        if isinstance(image, ImageInput):
+            inputs.append(image)
+        elif isinstance(image, Path):
+            inputs += file_inputs(find_images([image], note=note))
         else:
-            inputs.append(ImageInput(f"image {len(inputs) + 1}", one))
+            inputs.append(ImageInput(f"image {len(inputs) + 1}", image))
     return inputs
 
 
-def _flat(images: Any) -> Iterator[Path | Image.Image]:
+def file_inputs(paths: Iterable[Path]) -> list[ImageInput]:
+    """Return the images in the files `paths` of `find_images`, without looking them up again."""
+    return [ImageInput(str(path), path) for path in paths]
+
+
+def _flat(images: Any) -> Iterator[Path | Image.Image | ImageInput]:
     if isinstance(images, str) and not images:
         raise UserError("paths of images must not be empty")
     if isinstance(images, str | Path):
         yield Path(images)
+    elif isinstance(images, ImageInput):
+        yield images
     elif isinstance(images, Image.Image):
         _require_pixels((images.height, images.width), "image")
         yield images

@@ -1,4 +1,4 @@
-"""Opens a user's labeled images: class folders or a CSV, with a validation split or a held-out fraction."""
+"""Opens a user's labeled images: class folders, a CSV or shards, with a validation split or a held-out fraction."""
 
 import os
 from collections.abc import Sequence
@@ -6,11 +6,16 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
+import numpy as np
+
 from gcnet.data.images.folders import FolderLayout, describe_similar_classes, expected_tree, normalize_unicode
-from gcnet.data.images.sources import FileImages, ImageSource, SubsetImages
+from gcnet.data.images.remote_folders import RemoteFolderLayout
+from gcnet.data.images.shards import ShardLayout
+from gcnet.data.images.sources import ImageSource, StoredImages, SubsetImages
 from gcnet.data.images.table import CsvLayout
 from gcnet.data.settings import BUILT_IN, DataSettings
-from gcnet.errors import UserError, nearest, nearest_path
+from gcnet.errors import UserError, nearest, nearest_path, printable
+from gcnet.remote_files import check_without_secret, is_remote
 
 _SPLIT_IMAGES = {"val": "validation", "test": "test"}
 _VALIDATION_SPLITS = ("val", "test")  # the test split is used if there is no validation split
@@ -21,7 +26,7 @@ class ImageLayout(Protocol):
     """A layout of labeled images on disk.
 
     Args:
-        path: Path of the data.
+        data: Path or URL of the data.
         images: Folder of the image files, for layouts that take one.
 
     Attributes:
@@ -32,11 +37,11 @@ class ImageLayout(Protocol):
     expected: ClassVar[str]
     takes_images: ClassVar[bool]
 
-    def __init__(self, path: Path, images: str | None = None) -> None: ...
+    def __init__(self, data: str, images: str | None = None) -> None: ...
 
     @staticmethod
-    def matches(path: Path) -> bool:
-        """Return whether the data at `path` have this layout."""
+    def matches(data: str) -> bool:
+        """Return whether the data at the path or URL `data` have this layout."""
         ...
 
     def splits(self) -> tuple[str, ...]:
@@ -47,7 +52,7 @@ class ImageLayout(Protocol):
         """Return the sorted class names of `split`; None stands for data without splits."""
         ...
 
-    def open(self, split: str | None, classes: Sequence[str] | None = None) -> FileImages:
+    def open(self, split: str | None, classes: Sequence[str] | None = None) -> StoredImages:
         """Return the labeled images of a split.
 
         Args:
@@ -77,7 +82,7 @@ class ImageLayout(Protocol):
         ...
 
 
-IMAGE_LAYOUTS: tuple[type[ImageLayout], ...] = (CsvLayout, FolderLayout)
+IMAGE_LAYOUTS: tuple[type[ImageLayout], ...] = (ShardLayout, RemoteFolderLayout, CsvLayout, FolderLayout)
 """Supported layouts of labeled images; a new layout is added here."""
 
 
@@ -85,7 +90,7 @@ def find_image_layout(data: str, argument: str, images: str | None = None) -> Im
     """Find the layout of labeled images.
 
     Args:
-        data: Path of the images.
+        data: Path or URL of the images.
         argument: Argument that named the path, for messages.
         images: Folder of the image files, for layouts that take one.
 
@@ -95,12 +100,16 @@ def find_image_layout(data: str, argument: str, images: str | None = None) -> Im
     Raises:
         UserError: The path does not exist or has none of these layouts.
     """
+    check_without_secret(data)
+    if is_remote(data) and data.lower().endswith((".csv", ".json")):
+        raise UserError(f"{argument} takes shards or a folder of class folders at a URL, found {printable(data)}")
     path = Path(data)
     for layout in IMAGE_LAYOUTS:
-        if layout.matches(path):
-            return layout(path, images)
+        if layout.matches(data):
+            return layout(data, images)
     if path.is_file():
-        expected = " or ".join(layout.expected for layout in reversed(IMAGE_LAYOUTS))
+        *others, last = (layout.expected for layout in reversed(IMAGE_LAYOUTS))
+        expected = f"{', '.join(others)} or {last}"
         raise UserError(f"{argument} takes {expected}, found the file {path}")
     if os.sep in data or path.suffix or argument != "`data`":
         expected = f"expected {expected_tree(data)}" if argument == "`data`" else "expected a folder of images or a CSV"
@@ -176,12 +185,13 @@ def open_labeled_validation(settings: DataSettings, split_seed: int, classes: Se
     return _open_validation(layout, settings, splits, classes)
 
 
-def open_splits(data: str, images: str | None = None) -> dict[str, FileImages]:
+def open_splits(data: str, images: str | None = None, *, argument: str = "check-data") -> dict[str, StoredImages]:
     """Open all splits of a data set, with the same classes.
 
     Args:
         data: Path of data in a layout of `IMAGE_LAYOUTS`.
         images: Folder of the image files, for layouts that take one.
+        argument: Command or argument that named the path, for messages.
 
     Returns:
         Images by split; "all" for data without splits.
@@ -189,11 +199,10 @@ def open_splits(data: str, images: str | None = None) -> dict[str, FileImages]:
     Raises:
         UserError: There are no such data.
     """
-    layout = find_image_layout(data, "check-data", images)
+    layout = find_image_layout(data, argument, images)
     settings = DataSettings(data=data, images=images)
     splits: Sequence[str | None] = layout.splits() or (None,)
-    names = sorted({name for split in splits for name in layout.class_names(split)})
-    classes = sorted({normalize_unicode(name): name for name in reversed(names)}.values())
+    classes = _joint_classes([layout.class_names(split) for split in splits])
     opened = {split or "all": _open(layout, settings, split, classes) for split in splits}
     first = next(iter(opened.values()))
     unused = layout.unused_notes() if splits[0] else []
@@ -201,12 +210,23 @@ def open_splits(data: str, images: str | None = None) -> dict[str, FileImages]:
     return opened
 
 
+def _joint_classes(lists: Sequence[Sequence[str]]) -> list[str]:
+    """Return the class names of all splits: in the order of the longest list, or sorted if it lacks one of them."""
+    names = max(lists, key=len)
+    if not all(set(names).issuperset(other) for other in lists):
+        names = sorted({name for other in lists for name in other})
+    classes: dict[str, str] = {}
+    for name in names:
+        classes.setdefault(normalize_unicode(name), name)
+    return list(classes.values())
+
+
 def _open(
     layout: ImageLayout, settings: DataSettings, split: str | None, classes: Sequence[str] | None = None
-) -> FileImages:
+) -> StoredImages:
     """Open a split, or all images for None."""
     if settings.images is not None and not layout.takes_images and not (settings.val or "").lower().endswith(".csv"):
-        raise UserError(f"`images` requires a CSV or an annotation file, found the folder `data={settings.data}`")
+        raise UserError(f"`images` requires a CSV or an annotation file, found `data={settings.data}`")
     if split is None:
         layout.check_unsplit()
     return layout.open(split, classes)
@@ -253,23 +273,18 @@ def hold_out(source: ImageSource, fraction: float, seed: int) -> tuple[SubsetIma
     Raises:
         UserError: No class has two images.
     """
-    members: dict[int, list[int]] = {}
-    for index in range(len(source)):
-        members.setdefault(source.label(index), []).append(index)
-    held: set[int] = set()
-    for indices in members.values():
+    labels = source.all_labels()
+    held = np.zeros(len(source), dtype=bool)
+    for label in np.unique(labels):
+        indices = np.flatnonzero(labels == label).tolist()
         count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
-        held.update(sorted(indices, key=lambda index: _rank(source.name(index), seed))[:count])
-    if not held:
+        held[sorted(indices, key=lambda index: _rank(source.name(index), seed))[:count]] = True
+    if not held.any():
         raise UserError(
             f"`val_fraction` needs a class of two images or more to split, found {len(source):,} images in "
-            f"{len(members):,} classes"
+            f"{len(np.unique(labels)):,} classes"
         )
-    everything = range(len(source))
-    return (
-        SubsetImages(source, [index for index in everything if index not in held]),
-        SubsetImages(source, [index for index in everything if index in held]),
-    )
+    return SubsetImages(source, np.flatnonzero(~held)), SubsetImages(source, np.flatnonzero(held))
 
 
 def _rank(name: str, seed: int) -> bytes:

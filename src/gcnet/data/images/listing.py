@@ -2,12 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gcnet.data.decode import IMAGE_SUFFIXES, has_image_suffix
 from gcnet.errors import UserError, is_url, nearest_path, printable
+from gcnet.remote_files import check_without_secret
 
 # What operating systems, NAS boxes and notebooks leave beside images.
 _TOOL_FOLDERS = frozenset(
@@ -18,17 +19,28 @@ _TOOL_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini"))
 _LISTED_SUFFIXES = 6
 
 
-@dataclass(frozen=True)
+FolderTimes = tuple[int, int]
+"""Times of the last change of a folder, of its names (mtime) and of its status (ctime), in nanoseconds."""
+
+BROKEN_LINKS = "broken symbolic links"
+"""Kind of file of `kind_of`."""
+
+
+@dataclass
 class Listing:
     """The image files below a folder.
 
     Attributes:
         files: Paths relative to the folder, in a fixed order.
         skipped: Number of other files by kind, such as ".heic".
+        folders: Times of the last change of the folder, "", and of each folder below it.
+        links: Number of image files that are symbolic links.
     """
 
     files: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    folders: dict[str, FolderTimes] = field(default_factory=dict)
+    links: int = 0
 
 
 def is_tool_file(name: str) -> bool:
@@ -49,13 +61,14 @@ def list_images(folder: str | os.PathLike[str]) -> Listing:
         UserError: A folder cannot be read, or a symbolic link leads to a parent folder.
     """
     listing = Listing()
-    for name in _walk(str(folder), ()):
-        base = os.path.basename(name)
-        if has_image_suffix(base):
-            listing.files.append(name)
-        else:
-            listing.skipped[kind_of(os.path.join(folder, name))] += 1
+    _walk(str(folder), "", (), listing)
     return listing
+
+
+def folder_times(folder: str | os.PathLike[str]) -> FolderTimes:
+    """Return the times of the last change of `folder`: adding, removing or renaming a file in it changes them."""
+    status = os.stat(folder)
+    return status.st_mtime_ns, status.st_ctime_ns
 
 
 def subfolders(folder: str | os.PathLike[str]) -> list[str]:
@@ -76,17 +89,28 @@ def describe_skipped(skipped: Mapping[str, int]) -> str:
     return ", ".join([*shown, *([f"{rest:,} others"] if rest else [])])
 
 
-def _walk(folder: str, around: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield the paths of all files below a folder; `around` identifies its parents."""
-    status = os.stat(folder)
+def _walk(folder: str, name: str, parents: tuple[tuple[int, int], ...], listing: Listing) -> None:
+    """Add the files below a folder to a listing.
+
+    Args:
+        folder: Path of the folder.
+        name: Its path relative to the first folder, "" or with a final slash.
+        parents: Device and inode of the folders around it.
+        listing: Listing to extend.
+    """
+    status = os.stat(folder)  # before its files are read: a later change is then newer
     identity = status.st_dev, status.st_ino
-    if identity in around:
+    if identity in parents:
         raise UserError(f"{folder} contains a symbolic link to a parent folder: remove the link")
+    listing.folders[name] = status.st_mtime_ns, status.st_ctime_ns
     for entry in _entries(folder):
         if _is_folder(entry):
-            yield from (f"{entry.name}/{name}" for name in _walk(entry.path, (*around, identity)))
+            _walk(entry.path, f"{name}{entry.name}/", (*parents, identity), listing)
+        elif has_image_suffix(entry.name):
+            listing.files.append(name + entry.name)
+            listing.links += entry.is_symlink()
         else:
-            yield entry.name
+            listing.skipped[kind_of(entry.path)] += 1
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
@@ -108,7 +132,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def kind_of(path: str | os.PathLike[str]) -> str:
     """Return the kind of file at `path` that is not an image: its suffix, or broken symbolic links."""
     if os.path.islink(path) and not os.path.exists(path):
-        return "broken symbolic links"
+        return BROKEN_LINKS
     return os.path.splitext(path)[1].lower() or "without a suffix"
 
 
@@ -148,6 +172,7 @@ def find_images(paths: Iterable[Path | str], *, note: Callable[[str], None] = la
 
 def _missing(path: Path) -> UserError:
     if is_url(path):
+        check_without_secret(path)
         url = str(path).replace(":/", "://", 1)
         return UserError(f"URLs are not supported, found {url}: download the images first")
     return UserError(f"there is no file or folder {printable(path)}{nearest_path(path)}")

@@ -8,7 +8,7 @@ from gcnet.data.decode import FULL_DEPTH
 from gcnet.data.images.built_in import CIFAR_NAMES, SCENE_SIZE, CifarImages, open_scenes
 from gcnet.data.images.labeled import open_labeled, open_labeled_validation
 from gcnet.data.images.probe import estimate_bit_depth, median_size, require_readable
-from gcnet.data.images.sources import CachedImages, FileImages, ImageSource, SubsetImages, limit_images
+from gcnet.data.images.sources import CachedImages, ImageSource, StoredImages, SubsetImages, limit_images
 from gcnet.data.settings import AugmentSettings, DataSettings, Preprocessing
 from gcnet.errors import UserError
 
@@ -84,7 +84,7 @@ def open_data(
     preprocessing = choose_preprocessing(settings, train, preprocessing)
     if preprocessing.bit_depth != FULL_DEPTH:
         notes[_depth_note(settings, preprocessing.bit_depth)] = None
-    train, val = (CachedImages(_with_depth(source, preprocessing)) for source in (train, val))
+    train, val = (_cached(_with_depth(source, preprocessing)) for source in (train, val))
     if not settings.is_generated:
         require_readable(val, "validation")
     return DataSplits(train, val, preprocessing, train.classes, settings.is_generated, tuple(notes))
@@ -186,8 +186,14 @@ def _open_both(settings: DataSettings, seed: int, split_seed: int) -> tuple[Imag
     return open_labeled(settings, split_seed)
 
 
+def _cached(source: ImageSource) -> ImageSource:
+    return source if source.in_memory else CachedImages(source)
+
+
 def _open_cifar(settings: DataSettings, split: str) -> CifarImages:
-    return CifarImages(settings.download_dir, settings.data, train=split == "train", download=settings.download)
+    images = CifarImages(settings.download_dir, settings.data, train=split == "train", download=settings.download)
+    images.notes = settings.built_in_notes()
+    return images
 
 
 def _require_classes(settings: DataSettings, train: ImageSource) -> None:
@@ -203,7 +209,7 @@ def _with_depth(source: ImageSource, preprocessing: Preprocessing) -> ImageSourc
         return source
     if isinstance(source, SubsetImages):
         return SubsetImages(_with_depth(source.source, preprocessing), source.indices)
-    return source.with_bit_depth(preprocessing.bit_depth) if isinstance(source, FileImages) else source
+    return source.with_bit_depth(preprocessing.bit_depth) if isinstance(source, StoredImages) else source
 
 
 def _depth_note(settings: DataSettings, depth: int) -> str:

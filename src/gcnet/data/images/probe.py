@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from statistics import median_low
 from typing import TypeVar
 
+import numpy as np
+
 from gcnet.data.decode import FULL_DEPTH, Header, ImageError, largest_value, read_header
 from gcnet.data.images.sources import ImageSource, evenly_spread
 from gcnet.errors import UserError
@@ -46,8 +48,7 @@ def estimate_bit_depth(source: ImageSource) -> int | None:
     Returns:
         A value of `BIT_DEPTHS`, or None if there are no 16-bit images.
     """
-    with_suffix = [index for index in range(len(source)) if _may_be_deep(source, index)]
-    sampled = evenly_spread(with_suffix, SAMPLED)
+    sampled = evenly_spread(_possibly_deep(source), SAMPLED)
     deep = [index for index in sampled if any(header.is_16_bit for header in _readable(source, [index], _header))]
     chosen = evenly_spread(deep, _DEEP_SAMPLED)
     values = [value for value in _readable(source, chosen, _largest) if value is not None]
@@ -80,14 +81,14 @@ def unreadable_classes(source: ImageSource) -> list[str]:
 
     With more than 100 classes only headers are read.
     """
-    members: dict[int, list[int]] = {}
-    for index in range(len(source)):
-        members.setdefault(source.label(index), []).append(index)
+    labels = source.all_labels()
+    order = np.argsort(labels, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     read = _decoded if len(members) <= _DECODED_CLASSES else _header
     return [
-        source.classes[label]
-        for label, indices in sorted(members.items())
-        if next(_readable(source, indices, read), None) is None
+        source.classes[labels[indices[0]]]
+        for indices in members
+        if next(_readable(source, map(int, indices), read), None) is None
     ]
 
 
@@ -139,7 +140,7 @@ def _readable(source: ImageSource, indices: Iterable[int], read: Callable[[Image
 
 
 def _header(source: ImageSource, index: int) -> Header:
-    file = source.file(index)
+    file = source.encoded(index)
     if file is not None:
         return read_header(file)
     width, height = source.read(index).size
@@ -147,7 +148,7 @@ def _header(source: ImageSource, index: int) -> Header:
 
 
 def _largest(source: ImageSource, index: int) -> int | None:
-    file = source.file(index)
+    file = source.encoded(index)
     return None if file is None else largest_value(file)
 
 
@@ -156,6 +157,15 @@ def _decoded(source: ImageSource, index: int) -> bool:
     return True
 
 
-def _may_be_deep(source: ImageSource, index: int) -> bool:
-    file = source.file(index)
-    return file is not None and os.path.splitext(file)[1].lower() in _DEEP_SUFFIXES
+def _possibly_deep(source: ImageSource) -> list[int]:
+    """Return the indices of the images whose format can have 16 bits, by suffix."""
+    files = source.file_images()
+    if files is not None:
+        indices = files.names.with_suffix(_DEEP_SUFFIXES)
+        if not indices or len(files) == len(source):
+            return indices
+    return [index for index in range(len(source)) if _has_deep_suffix(source.name(index))]
+
+
+def _has_deep_suffix(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _DEEP_SUFFIXES

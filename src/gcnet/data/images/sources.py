@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from jaxtyping import Int32, Integer
 from PIL import Image
 
-from gcnet.data.decode import FULL_DEPTH, open_image
+from gcnet.data.decode import FULL_DEPTH, EncodedImage, open_image
+from gcnet.data.images.file_names import FileNames
 
 _T = TypeVar("_T")
+_Integers = Sequence[int] | Integer[np.ndarray, " images"]
 
 CACHE_BYTES = 256 * 1024**2
 _MAX_CACHED_PIXELS = 96 * 96
@@ -23,10 +27,12 @@ class ImageSource(ABC):
     Attributes:
         classes: Names of the classes, in the order of the labels.
         notes: What was skipped or repaired when the images were listed, a sentence each.
+        in_memory: Whether the pixels of all images are in memory.
     """
 
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    in_memory: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -39,9 +45,32 @@ class ImageSource(ABC):
     def label(self, index: int) -> int:
         """Return the class of the image at `index`, an index into `classes`."""
 
+    def all_labels(self) -> Int32[np.ndarray, " images"]:
+        """Return the class of every image, in order."""
+        return np.array([self.label(index) for index in range(len(self))], dtype=np.int32)
+
     @abstractmethod
     def file(self, index: int) -> Path | None:
         """Return the file of the image at `index`, or None for an image without a file of its own."""
+
+    def encoded(self, index: int) -> Path | EncodedImage | None:
+        """Return the path or content of the image file at `index`, or None for a generated image.
+
+        Raises:
+            ImageError: There is no such file.
+        """
+        return self.file(index)
+
+    def file_size(self, index: int) -> int | None:
+        """Return the size in bytes of the image file at `index`, or None without a file."""
+        return size_on_disk(self.file(index))
+
+    def prefetch(self, indices: Sequence[int]) -> None:  # noqa: B027 (files on disk need nothing)
+        """Request the files of the images at `indices`, which are read next, at the same time if they are remote."""
+
+    def file_images(self) -> "FileImages | None":
+        """Return the image files that these images are chosen from, or None for images without files."""
+        return None
 
     @abstractmethod
     def read(self, index: int) -> Image.Image:
@@ -52,7 +81,32 @@ class ImageSource(ABC):
         """
 
 
-class FileImages(ImageSource):
+class StoredImages(ImageSource):
+    """Images that are decoded from files, or from members of shards."""
+
+    bit_depth = FULL_DEPTH
+    _labels: Int32[np.ndarray, " images"]
+
+    def label(self, index: int) -> int:
+        return int(self._labels[index])
+
+    def all_labels(self) -> Int32[np.ndarray, " images"]:
+        return self._labels
+
+    @abstractmethod
+    def encoded(self, index: int) -> Path | EncodedImage: ...
+
+    def read(self, index: int) -> Image.Image:
+        return open_image(self.encoded(index), bit_depth=self.bit_depth)
+
+    def with_bit_depth(self, bit_depth: int) -> "StoredImages":
+        """Return the same images, of which 16-bit images use only `bit_depth` bits, 8 to 16."""
+        other = copy.copy(self)
+        other.bit_depth = bit_depth
+        return other
+
+
+class FileImages(StoredImages):
     """Image files below a folder.
 
     Args:
@@ -61,42 +115,44 @@ class FileImages(ImageSource):
         labels: Class of each file, an index into `classes`.
         classes: Names of the classes.
         notes: What was skipped or repaired, a sentence each.
+
+    Attributes:
+        names: The paths `files`.
+        folders: Folders of the files, relative to `root`, if no file is a symbolic link; None if unknown.
     """
 
-    bit_depth = FULL_DEPTH
+    folders: Sequence[str] | None = None
 
     def __init__(
         self,
         root: Path,
         files: Sequence[str],
-        labels: Sequence[int],
+        labels: _Integers,
         classes: Sequence[str],
         *,
         notes: Sequence[str] = (),
     ) -> None:
         self.root, self.classes, self.notes = root, tuple(classes), tuple(notes)
-        self._files, self._labels = files, labels
+        self.names = files if isinstance(files, FileNames) else FileNames.packed(files)
+        self._labels = np.asarray(labels, dtype=np.int32)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.names)
 
     def name(self, index: int) -> str:
-        return self._files[index]
-
-    def label(self, index: int) -> int:
-        return self._labels[index]
+        return self.names[index]
 
     def file(self, index: int) -> Path:
-        return self.root / self._files[index]
+        return self.root / self.names[index]
 
-    def read(self, index: int) -> Image.Image:
-        return open_image(self.root / self._files[index], bit_depth=self.bit_depth)
+    def file_images(self) -> "FileImages":
+        return self
 
-    def with_bit_depth(self, bit_depth: int) -> "FileImages":
-        """Return the same images, of which 16-bit images use only `bit_depth` bits, 8 to 16."""
-        other = copy.copy(self)
-        other.bit_depth = bit_depth
-        return other
+    def encoded(self, index: int) -> Path:
+        return self.file(index)
+
+    def file_size(self, index: int) -> int | None:
+        return size_on_disk(os.path.join(self.root, self.names[index]))
 
 
 class SubsetImages(ImageSource):
@@ -107,24 +163,39 @@ class SubsetImages(ImageSource):
         indices: Indices into `source`, in order.
     """
 
-    def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
-        self.source, self.indices = source, indices
-        self.classes, self.notes = source.classes, source.notes
+    def __init__(self, source: ImageSource, indices: _Integers) -> None:
+        self.source, self.indices = source, np.asarray(indices, dtype=np.int64)
+        self.classes, self.notes, self.in_memory = source.classes, source.notes, source.in_memory
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def name(self, index: int) -> str:
-        return self.source.name(self.indices[index])
+        return self.source.name(int(self.indices[index]))
 
     def label(self, index: int) -> int:
-        return self.source.label(self.indices[index])
+        return self.source.label(int(self.indices[index]))
+
+    def all_labels(self) -> Int32[np.ndarray, " images"]:
+        return self.source.all_labels()[self.indices]
 
     def file(self, index: int) -> Path | None:
-        return self.source.file(self.indices[index])
+        return self.source.file(int(self.indices[index]))
+
+    def file_images(self) -> FileImages | None:
+        return self.source.file_images()
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        self.source.prefetch([int(self.indices[index]) for index in indices])
+
+    def encoded(self, index: int) -> Path | EncodedImage | None:
+        return self.source.encoded(int(self.indices[index]))
+
+    def file_size(self, index: int) -> int | None:
+        return self.source.file_size(int(self.indices[index]))
 
     def read(self, index: int) -> Image.Image:
-        return self.source.read(self.indices[index])
+        return self.source.read(int(self.indices[index]))
 
 
 class CachedImages(ImageSource):
@@ -152,8 +223,23 @@ class CachedImages(ImageSource):
     def label(self, index: int) -> int:
         return self.source.label(index)
 
+    def all_labels(self) -> Int32[np.ndarray, " images"]:
+        return self.source.all_labels()
+
     def file(self, index: int) -> Path | None:
         return self.source.file(index)
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        self.source.prefetch([index for index in indices if index not in self._cache])
+
+    def encoded(self, index: int) -> Path | EncodedImage | None:
+        return self.source.encoded(index)
+
+    def file_size(self, index: int) -> int | None:
+        return self.source.file_size(index)
+
+    def file_images(self) -> FileImages | None:
+        return self.source.file_images()
 
     def read(self, index: int) -> Image.Image:
         if index in self._cache:

@@ -279,20 +279,20 @@ class CsvLayout:
     """Layout of a CSV with the columns path, label and, for several splits, split.
 
     Args:
-        path: The CSV.
+        data: The CSV.
         images: Folder of the images (default: the folder of the CSV).
     """
 
     expected: ClassVar[str] = "a .csv file"
     takes_images: ClassVar[bool] = True
 
-    def __init__(self, path: Path, images: str | None = None) -> None:
-        self.path, self.images = path, images
+    def __init__(self, data: str, images: str | None = None) -> None:
+        self.path, self.images = Path(data), images
 
     @staticmethod
-    def matches(path: Path) -> bool:
-        """Return whether `path` is a CSV file."""
-        return path.is_file() and path.suffix.lower() == ".csv"
+    def matches(data: str) -> bool:
+        """Return whether `data` is a CSV file."""
+        return os.path.isfile(data) and data.lower().endswith(".csv")
 
     def splits(self) -> tuple[str, ...]:
         """Return the splits with rows, keys of `SPLIT_NAMES`."""

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gcnet.framework.block import ContextBlock
-from gcnet.framework.in_place import apply_in_place, fuses_in_place, is_observed
+from gcnet.framework.in_place import apply_in_place, fuses_in_place
+from gcnet.framework.observers import is_observed
 
 Position = Literal["after_norm", "after_add", "after_conv2"]
 POSITIONS: tuple[str, ...] = get_args(Position)

@@ -1,8 +1,10 @@
 """torchvision's ResNet and ResNeXt blocks with a context block."""
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from gcnet.insertion.residual_blocks.expansion import Expanding
+from gcnet.insertion.residual_blocks.fused import FusedBottleneck
 from gcnet.insertion.residual_blocks.position import Positioned
 
 
@@ -16,12 +18,25 @@ class BasicBlockWithContext(Positioned, BasicBlock):
         return self.at("after_add", self.relu(self.join(out, identity)))
 
 
-class BottleneckWithContext(Positioned, Bottleneck):
+class BottleneckWithContext(Expanding, Bottleneck):
     """torchvision's `Bottleneck` with a context block at any of the three positions."""
+
+    @staticmethod
+    def fused_class() -> type[FusedBottleneck]:
+        """Return the class of this residual block with its context before the last convolution."""
+        return FusedTorchvisionBottleneck
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.at("after_conv2", self.relu(self.bn2(self.conv2(out))))
-        out = self.at("after_norm", self.bn3(self.conv3(out)))
         identity = x if self.downsample is None else self.downsample(x)
-        return self.at("after_add", self.relu(self.join(out, identity)))
+        return self.at("after_add", self.expand_and_join(out, identity, self.relu))
+
+
+class FusedTorchvisionBottleneck(FusedBottleneck, BottleneckWithContext):
+    """torchvision's `Bottleneck` with its context before the last convolution."""
+
+    def forward(self, x: Tensor, source: nn.Module | None = None) -> Tensor:
+        h = self.relu(self.bn1(self.conv1(x)))
+        h = self.relu(self.bn2(self.conv2(h)))
+        return self.residual(h, x, self.relu, source)

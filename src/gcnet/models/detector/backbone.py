@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -14,15 +13,8 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d, deform_conv2d
 
 from gcnet.errors import UserError, unknown
+from gcnet.framework.fixed_batch_norm import FixedBatchNorm2d
 from gcnet.models.detector.conventions import level_names
-
-
-class FixedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that always uses its running statistics, with trainable scale and shift (fixBN of the papers)."""
-
-    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-
 
 NORMS: Mapping[str, Callable[..., nn.Module]] = {
     "eval_stats": FixedBatchNorm2d,

@@ -15,7 +15,6 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import MultiScaleRoIAlign
 
 from gcnet.models.detector.anchors import FixedStrideAnchors, PixelAnchors, RoundedAnchors
 from gcnet.models.detector.box_coder import ClampedBoxCoder, PixelBoxCoder
@@ -28,7 +27,7 @@ from gcnet.models.detector.losses import (
     smooth_l1,
 )
 from gcnet.models.detector.roi_heads import MaskSkippingRoIHeads, MMDet1RoIHeads, MMDetRoIHeads
-from gcnet.models.detector.roi_pool import AlignedRoIPool, PixelRoIPool
+from gcnet.models.detector.roi_pool import AlignedRoIPool, OffCenterRoIPool, PixelRoIPool
 from gcnet.models.detector.rpn import MatchingRPN, MMDetRPN, inside_image, inside_own_padding
 from gcnet.models.detector.transform import PackedMasksTransform, PixelTransform, RoundedTransform
 
@@ -77,8 +76,8 @@ def _pixel_anchors(sizes: tuple[float, ...], strides: tuple[int, ...]) -> Anchor
     return PixelAnchors(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(strides), strides)
 
 
-def _half_pixel_off_pool(output_size: int, strides: tuple[int, ...]) -> nn.Module:
-    return MultiScaleRoIAlign(list(level_names(len(strides))), output_size, sampling_ratio=2)
+def _off_center_pool(output_size: int, strides: tuple[int, ...]) -> nn.Module:
+    return OffCenterRoIPool(level_names(len(strides)), output_size, strides)
 
 
 def _aligned_pool(output_size: int, strides: tuple[int, ...]) -> nn.Module:
@@ -104,7 +103,7 @@ CONVENTIONS: Mapping[str, Conventions] = {
         anchors=_rounded_anchors,
         box_coder=BoxCoder,
         rpn={"faster_rcnn": MatchingRPN, "mask_rcnn": MatchingRPN, "cascade_mask_rcnn": MatchingRPN},
-        roi_pool=_half_pixel_off_pool,
+        roi_pool=_off_center_pool,
         roi_heads={
             "faster_rcnn": partial(_TORCHVISION_HEADS, box_loss=smooth_l1(1 / 9)),
             "mask_rcnn": partial(_TORCHVISION_HEADS, box_loss=smooth_l1(1 / 9)),

@@ -41,18 +41,21 @@ class BoxCoordinates:
         """
         return edges - edges.new_tensor([0.0, 0.0, self.pixel, self.pixel]) if self.pixel else edges
 
-    def clip(self, boxes: Float[Tensor, "*n 4"], shape: tuple[int, int]) -> Float[Tensor, "*n 4"]:
+    def clip(
+        self, boxes: Float[Tensor, "*n 4"], shape: tuple[int, int] | tuple[Tensor, Tensor]
+    ) -> Float[Tensor, "*n 4"]:
         """Clip boxes to an image.
 
         Args:
             boxes: in these coordinates, in pixels.
-            shape: height and width of the image in pixels.
+            shape: height and width of the image in pixels, whole numbers or scalar tensors ().
 
         Returns:
             The clipped boxes, in these coordinates.
         """
         height, width = shape
-        x, y = boxes[..., 0::2].clamp(0, width - self.pixel), boxes[..., 1::2].clamp(0, height - self.pixel)
+        x = boxes[..., 0::2].clamp(min=0).clamp(max=width - self.pixel)
+        y = boxes[..., 1::2].clamp(min=0).clamp(max=height - self.pixel)
         return torch.stack([x, y], dim=-1).flatten(-2)
 
     def have_area(self, boxes: Float[Tensor, "*n 4"]) -> Bool[Tensor, "*n"]:

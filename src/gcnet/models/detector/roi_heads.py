@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import RoIHeads
@@ -32,6 +32,19 @@ class MaskSkippingRoIHeads(RoIHeads):
         self.box_coder = box_coder
         self.box_loss = box_loss
         self.mask_targets = mask_targets
+
+    def large_enough(self, boxes: Float[Tensor, "*n 4"]) -> Bool[Tensor, "*n"]:
+        """Return which clipped boxes are large enough to be detections: 0.01 pixels wide and high."""
+        return (boxes[..., 2:] - boxes[..., :2] >= 1e-2).all(dim=-1)
+
+    def original(self, boxes: Float[Tensor, "*n 4"], shape: Any) -> Float[Tensor, "*n 4"]:  # noqa: ARG002
+        """Return boxes whose overlaps are those in the original image.
+
+        Args:
+            boxes: left, top, right, bottom in pixels.
+            shape: height and width of the resized image.
+        """
+        return boxes
 
     def forward(
         self,
@@ -82,6 +95,9 @@ class MMDetRoIHeads(MaskSkippingRoIHeads):
         self.coordinates = coordinates
         iou = arguments["fg_iou_thresh"]
         self.matcher = MaxIoUMatcher(iou, iou, min_best=min_best * iou, iou=coordinates.iou)
+
+    def large_enough(self, boxes: Float[Tensor, "*n 4"]) -> Bool[Tensor, "*n"]:
+        return torch.ones_like(boxes[..., 0], dtype=torch.bool)
 
     def select_training_samples(
         self, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
@@ -159,14 +175,10 @@ class MMDetRoIHeads(MaskSkippingRoIHeads):
         rows, classes = torch.nonzero(scores[:, 1:] > self.score_thresh, as_tuple=True)
         labels = classes + 1
         boxes, scores = boxes[rows, labels], scores[rows, labels]
-        kept = self.coordinates.suppress(self._original(boxes, shape), scores, labels, self.nms_thresh)[
+        kept = self.coordinates.suppress(self.original(boxes, shape), scores, labels, self.nms_thresh)[
             : self.detections_per_img
         ]
         return boxes[kept], scores[kept], labels[kept]
-
-    def _original(self, boxes: Float[Tensor, "n 4"], shape: tuple[int, int]) -> Float[Tensor, "n 4"]:  # noqa: ARG002
-        """Boxes whose overlaps are those in the original image."""
-        return boxes
 
 
 class MMDet1RoIHeads(MMDetRoIHeads):
@@ -178,7 +190,7 @@ class MMDet1RoIHeads(MMDetRoIHeads):
         arguments: of `MMDetRoIHeads`.
     """
 
-    def _original(self, boxes: Float[Tensor, "n 4"], shape: Any) -> Float[Tensor, "n 4"]:
+    def original(self, boxes: Float[Tensor, "*n 4"], shape: Any) -> Float[Tensor, "*n 4"]:
         return boxes / shape.scale
 
 

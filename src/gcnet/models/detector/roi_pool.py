@@ -1,9 +1,12 @@
 """RoIAlign over the levels of a feature pyramid."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import roi_align
+from torchvision.ops.poolers import LevelMapper
 
 from gcnet.models.detector.coordinates import PIXELS
 
@@ -44,16 +47,47 @@ class AlignedRoIPool(nn.Module):
         Returns:
             One pooled map per RoI, image by image.
         """
-        regions = torch.cat(boxes)
+        regions = self._edges(torch.cat(boxes))
         images = torch.cat([torch.full((len(rows), 1), float(i)) for i, rows in enumerate(boxes)]).to(regions)
         rois = torch.cat([images, regions], dim=1)  # (R, 5)
-        level = roi_levels(regions, len(self.levels), self.strides[0])
+        level = self._levels(regions)
         chosen = [torch.nonzero(level == number).squeeze(1) for number in range(len(self.levels))]
         parts = [
             self._pool_in_precision(x[name], rois[rows], stride)
             for name, rows, stride in zip(self.levels, chosen, self.strides, strict=True)
         ]
         return torch.cat(parts)[torch.cat(chosen).argsort()]
+
+    def pool_on_every_level(
+        self, x: dict[str, Tensor], boxes: Float[Tensor, "r 4"], images: Int[Tensor, " r"]
+    ) -> Float[Tensor, "r channels side side"]:
+        """Pool RoIs as `forward`, without sizes that depend on the boxes, for exported graphs.
+
+        Every RoI is pooled from every level, as a box without area from all but its own, which takes little time.
+
+        Args:
+            x: feature maps (N, C, H, W) by level name.
+            boxes: RoIs as left, top, right, bottom in pixels.
+            images: index of the image of each RoI.
+
+        Returns:
+            One pooled map per RoI.
+        """
+        regions = self._edges(boxes)
+        rois = torch.cat([images.to(regions)[:, None], regions], dim=1)
+        level, pooled = self._levels(regions), boxes.new_zeros(())
+        for number, (name, stride) in enumerate(zip(self.levels, self.strides, strict=True)):
+            own = level == number
+            part = self._pool_in_precision(x[name], torch.where(own[:, None], rois, 0.0), stride)
+            pooled = torch.where(own[:, None, None, None], part, pooled)
+        return pooled
+
+    def _edges(self, boxes: Float[Tensor, "r 4"]) -> Float[Tensor, "r 4"]:
+        """The edges of RoIs in pixels."""
+        return boxes
+
+    def _levels(self, regions: Float[Tensor, "r 4"]) -> Int[Tensor, " r"]:
+        return roi_levels(regions, len(self.levels), self.strides[0])
 
     def _pool_in_precision(
         self, features: Float[Tensor, "n c h w"], rois: Float[Tensor, "r 5"], stride: int
@@ -81,10 +115,8 @@ class PixelRoIPool(AlignedRoIPool):
         strides: stride of each level in pixels.
     """
 
-    def forward(
-        self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> Float[Tensor, "rois channels side side"]:
-        return super().forward(x, [PIXELS.edges(rois) for rois in boxes], image_shapes)
+    def _edges(self, boxes: Float[Tensor, "r 4"]) -> Float[Tensor, "r 4"]:
+        return PIXELS.edges(boxes)
 
     def _pool(
         self, features: Float[Tensor, "n c h w"], rois: Float[Tensor, "r 5"], stride: int
@@ -92,6 +124,27 @@ class PixelRoIPool(AlignedRoIPool):
         # Moved by half a cell, which the pixel-centered RoIAlign subtracts again.
         moved = rois + rois.new_tensor([0.0, *[stride / 2] * 4])
         return roi_align(features, moved, self.output_size, 1 / stride, 2, aligned=True)
+
+
+class OffCenterRoIPool(AlignedRoIPool):
+    """RoIAlign of torchvision's detectors, off by half a pixel, with 2 x 2 samples per cell.
+
+    The same as `torchvision.ops.MultiScaleRoIAlign`, which derives the strides from the first batch it sees.
+
+    Args:
+        levels: names of the feature maps, the finest first.
+        output_size: side of the pooled maps, in cells.
+        strides: stride of each level in pixels.
+    """
+
+    def _levels(self, regions: Float[Tensor, "r 4"]) -> Int[Tensor, " r"]:
+        finest = math.log2(self.strides[0])
+        return LevelMapper(int(finest), int(finest) + len(self.levels) - 1)([regions])
+
+    def _pool(
+        self, features: Float[Tensor, "n c h w"], rois: Float[Tensor, "r 5"], stride: int
+    ) -> Float[Tensor, "r c side side"]:
+        return roi_align(features, rois, self.output_size, 1 / stride, 2, aligned=False)
 
 
 def roi_levels(rois: Float[Tensor, "n 4"], count: int, finest_stride: int = 4) -> Int[Tensor, " n"]:

@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 
-from gcnet.models.detector.coordinates import BoxCoordinates
+from gcnet.models.detector.coordinates import EDGES, BoxCoordinates
 from gcnet.models.detector.losses import BoxLoss
 from gcnet.models.detector.matching import AnchorMatcher, BoxPairs, MaxIoUMatcher
 
@@ -28,6 +28,8 @@ class MatchingRPN(RegionProposalNetwork):
         box_coder: of the deltas.
         proposals: most proposals of an image in training; in evaluation 1000.
     """
+
+    coordinates = EDGES
 
     def __init__(
         self, anchor_generator: AnchorGenerator, head: nn.Module, *, box_coder: BoxCoder, proposals: int = 2000
@@ -47,6 +49,10 @@ class MatchingRPN(RegionProposalNetwork):
         parts.box_similarity = BoxPairs
         parts.proposal_matcher = AnchorMatcher(high=_HIGH, low=_LOW)
         parts.box_coder = box_coder
+
+    def large_enough(self, boxes: Float[Tensor, "*n 4"]) -> Bool[Tensor, "*n"]:
+        """Return which clipped boxes are large enough to be proposals."""
+        return (boxes[..., 2:] - boxes[..., :2] >= self.min_size).all(dim=-1)
 
 
 class MMDetRPN(MatchingRPN):
@@ -115,6 +121,9 @@ class MMDetRPN(MatchingRPN):
         objects = [target["boxes"].to(anchors[0].dtype) for target in targets]
         matches = [self.match(*row) for row in zip(anchors, objects, images.image_sizes, strict=True)]
         return proposals, self._losses(objectness.flatten(), deltas, anchors, objects, matches)
+
+    def large_enough(self, boxes: Float[Tensor, "*n 4"]) -> Bool[Tensor, "*n"]:
+        return self.coordinates.have_area(boxes)
 
     def match(
         self, anchors: Float[Tensor, "a 4"], objects: Float[Tensor, "k 4"], shape: tuple[int, int]
@@ -193,7 +202,7 @@ class MMDetRPN(MatchingRPN):
     def _suppress(
         self, boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], levels: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, "p 4"], Float[Tensor, " p"]]:
-        rows = torch.where(self.coordinates.have_area(boxes))[0]
+        rows = torch.where(self.large_enough(boxes))[0]
         kept = self.coordinates.suppress(boxes[rows], scores[rows], levels[rows], self.nms_thresh)
         rows = rows[kept[: self.post_nms_top_n()]]
         return boxes[rows], scores[rows]

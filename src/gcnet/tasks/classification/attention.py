@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -15,15 +16,16 @@ from gcnet.data.decode import open_image
 from gcnet.data.images.open import open_evaluation
 from gcnet.data.loader import build_loader
 from gcnet.data.sampler import EvaluationSampler
-from gcnet.data.settings import Preprocessing
-from gcnet.data.transforms import Normalize, build_eval_transform, resize_and_crop
+from gcnet.data.settings import BUILT_IN, Preprocessing
+from gcnet.data.transforms import Normalize, build_eval_transform, crop_region, image_pixels, resize_and_crop
 from gcnet.errors import UserError
 from gcnet.models.outputs import check_classifier, evaluating
 from gcnet.progress_bar import progress_bar
-from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.classification.trained import TrainedClassifier, find_preprocessing
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import AttentionReader, MeasuredImages
 from gcnet.tasks.settings import AnalyzeSettings
+from gcnet.training.distributed import Processes
 from gcnet.visualization.attention_maps import ImageMaps, layer_maps
 
 _BATCH_SIZE = 8
@@ -71,18 +73,20 @@ def attention_of_image(
         ImageError: the file cannot be read.
         UserError: the outputs of the network are not finite.
     """
-    image = resize_and_crop(open_image(path, bit_depth=preprocessing.bit_depth), preprocessing)
-    pixels = Normalize(preprocessing.mean, preprocessing.std)(image)
+    whole = open_image(path, bit_depth=preprocessing.bit_depth)
+    image = resize_and_crop(whole, preprocessing)
+    pixels = Normalize(preprocessing.mean, preprocessing.std)(image_pixels(image)[None])
     device = next(network.model.parameters()).device
     with evaluating(network.model), capture(network.model, adapters=adapters) as captured:
-        scores = network.model(pixels[None].to(device))[0].float().softmax(0)
+        scores = network.model(pixels.to(device))[0].float().softmax(0)
     if not bool(scores.isfinite().all()):
         raise UserError(f'the network\'s outputs must be finite numbers; those for "{path}" are not')
     label = int(scores.argmax())
     answer = f"{network.names()[label]} {scores[label]:.0%}"
     layers = layer_maps(network.model, captured.attention)
     unread = describe_unread(network.model, captured.unread)
-    return ImageMaps(path, image, label, answer, layers, tuple(captured.gates), unread)
+    region = crop_region(whole.size, preprocessing)
+    return ImageMaps(path, image, label, answer, layers, tuple(captured.gates), unread, region)
 
 
 class LabeledImages(MeasuredImages):
@@ -91,36 +95,41 @@ class LabeledImages(MeasuredImages):
     Args:
         loaded: a `TrainedClassifier` on its device.
         settings: settings of the analysis.
+        processes: processes that share the images.
 
     Raises:
         UserError: the data do not exist or are COCO annotations.
     """
 
-    def __init__(self, loaded: LoadedModel, settings: AnalyzeSettings) -> None:
+    def __init__(self, loaded: LoadedModel, settings: AnalyzeSettings, processes: Processes) -> None:
         network = loaded.trained
         assert isinstance(network, TrainedClassifier)
-        if is_coco(settings.data or ""):
+        if settings.data not in BUILT_IN and is_coco(settings.data or ""):
             raise UserError(f"`data` takes images of classes, and {settings.data} is in COCO's format, for detectors")
         given = settings.data_settings(network.preprocessing.image_size if network.preprocessing else None)
         source, preprocessing = open_evaluation(given, settings.seed, preprocessing=network.preprocessing)
-        for note in source.notes:
+        for note in source.notes if processes.first else ():
             _logger.warning(note)
         samples = ClassificationDataset(source, build_eval_transform(preprocessing))
-        sampler = EvaluationSampler(len(source), batch_size=settings.batch_size or _BATCH_SIZE)
+        size = settings.batch_size or _BATCH_SIZE
+        sampler = EvaluationSampler(len(source), batch_size=size, rank=processes.rank, world=processes.world)
         self._loader = build_loader(samples, sampler, image_size=preprocessing.image_size)
         self._total = len(source)
         self.model, self.classes = network.model, source.classes
         self.labels: list[int] = []
         self.skipped: list[Skipped] = []
         self.worked = 0
+        self.batches: list[int] = []
+        self._processes = processes
 
     def images(self) -> Iterator[Tensor]:
         device = next(self.model.parameters()).device
-        with progress_bar("images", self._total) as progress:
-            for batch in self._loader:
+        with progress_bar("images", self._total, shown=self._processes.first) as progress:
+            for number, batch in zip(count(self._processes.rank, self._processes.world), self._loader, strict=False):
                 self.labels = batch.labels.tolist()
                 self.skipped += batch.skipped
                 self.worked += len(batch)
                 if len(batch):
-                    yield batch.images.to(device)
+                    self.batches.append(number)
+                    yield batch.inputs(device)
                 progress(len(batch) + len(batch.skipped))

@@ -12,9 +12,12 @@ from gcnet.data.decode import ImageError
 from gcnet.data.images.check import IMAGE_ISSUE_KINDS, ImagesReport, SplitReport, check_images
 from gcnet.data.images.class_balance import IMBALANCE
 from gcnet.data.images.labeled import open_splits
-from gcnet.data.images.sources import FileImages, evenly_spread
+from gcnet.data.images.shard_files import is_shards
+from gcnet.data.images.sources import StoredImages, evenly_spread
+from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
 from gcnet.progress_bar import progress_bar
+from gcnet.remote_files import is_remote, restored_url
 from gcnet.storage import write_atomic
 from gcnet.tasks.results import DataReport, describe_issues
 from gcnet.tasks.settings import CheckDataSettings
@@ -38,7 +41,7 @@ class LabeledImagesReport(DataReport):
     """
 
     report: ImagesReport
-    splits: Mapping[str, FileImages] = field(repr=False)
+    splits: Mapping[str, StoredImages] = field(repr=False)
     listed: int
     data: str = ""
 
@@ -95,11 +98,13 @@ def check_labeled_images(settings: CheckDataSettings) -> LabeledImagesReport:
     Raises:
         UserError: the data do not exist, or are labels of a detector.
     """
-    _refuse_other_data(settings.data)
-    splits = open_splits(str(settings.data), None if settings.images is None else str(settings.images))
+    data = restored_url(settings.data)
+    if not (is_remote(data) or is_shards(data)):
+        _refuse_other_data(settings.data)
+    splits = open_splits(data, None if settings.images is None else str(settings.images))
     with progress_bar("images", sum(map(len, splits.values()))) as progress:
         report = check_images(splits, workers=settings.workers, progress=progress)
-    return LabeledImagesReport(report, splits, settings.max_listed, settings.data.resolve().name)
+    return LabeledImagesReport(report, splits, settings.max_listed, DataSettings(data=data).name)
 
 
 def _refuse_other_data(data: Path) -> None:
@@ -156,7 +161,7 @@ def _describe_classes(report: ImagesReport) -> list[str]:
     return lines
 
 
-def _draw_sheet(images: FileImages, path: Path, name: str) -> bool:
+def _draw_sheet(images: StoredImages, path: Path, name: str) -> bool:
     """Draw a contact sheet of images and labels, spread evenly over the classes; return whether any was readable."""
     pictures, titles = [], []
     for index in evenly_spread(range(len(images)), _SHEET_IMAGES):

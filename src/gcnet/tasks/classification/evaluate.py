@@ -11,17 +11,18 @@ from gcnet.data.dataset import ClassificationDataset, Skipped
 from gcnet.data.images.open import open_evaluation
 from gcnet.data.images.probe import unused_depth_note
 from gcnet.data.images.sources import ImageSource
-from gcnet.data.loader import build_loader
+from gcnet.data.loader import build_loader, choose_workers
 from gcnet.data.sampler import EvaluationSampler
-from gcnet.data.settings import Preprocessing
+from gcnet.data.settings import BUILT_IN, Preprocessing
 from gcnet.data.transforms import build_eval_transform
-from gcnet.errors import UserError, printable
+from gcnet.devices import autocast_dtype
+from gcnet.errors import UserError, explained_out_of_memory, printable
 from gcnet.models.outputs import check_classifier
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
-from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.classification.metrics import ClassificationResult, evaluate_classifier
 from gcnet.tasks.classification.trained import TrainedClassifier
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import EvaluationResult, assumed_order_note
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.text_files import csv_bytes, json_bytes
@@ -167,7 +168,7 @@ def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Process
         _logger.info("data: %s: %s images, %d classes", settings.data, f"{len(source):,}", len(source.classes))
         _logger.info("preprocessing: %s", preprocessing)
     metrics = measure(network, source, preprocessing, settings, processes)
-    origin = {"model": settings.model, "weights": settings.weights, "data": settings.data}
+    origin = {"model": loaded.source, "weights": settings.weights, "data": settings.data}
     return ClassifierEvaluation(metrics, source.classes, preprocessing, origin, loaded.title)
 
 
@@ -193,12 +194,23 @@ def measure(
     images = ClassificationDataset(source, build_eval_transform(preprocessing))
     size = settings.batch_size or _BATCH_SIZE
     sampler = EvaluationSampler(len(source), batch_size=size, rank=processes.rank, world=processes.world)
-    batches = build_loader(images, sampler, settings.workers, image_size=preprocessing.image_size)
-    share = sum(len(keys) for keys in sampler)
     device = next(network.model.parameters()).device
-    with progress_bar("images", share, shown=processes.first) as progress:
+    workers = choose_workers(settings.workers, device, batches=len(sampler), in_memory=source.in_memory)
+    batches = build_loader(
+        images, sampler, workers, pin_memory=device.type == "cuda", image_size=preprocessing.image_size
+    )
+    share = sum(len(keys) for keys in sampler)
+    with (
+        explained_out_of_memory(size),
+        progress_bar("images", share, shown=processes.first) as progress,
+    ):
         return evaluate_classifier(
-            network.model, batches, num_classes=len(source.classes), device=device, progress=progress
+            network.model,
+            batches,
+            num_classes=len(source.classes),
+            device=device,
+            autocast=autocast_dtype(settings.precision, device),
+            progress=progress,
         )
 
 
@@ -206,7 +218,7 @@ def _open_images(
     network: TrainedClassifier, settings: EvaluateSettings
 ) -> tuple[ImageSource, Preprocessing, list[str]]:
     """Return the images with labels in the class order of the network, their preprocessing, and notes."""
-    if is_coco(settings.data):
+    if settings.data not in BUILT_IN and is_coco(settings.data):
         raise UserError(f"{settings.data} is for detectors, in COCO's format, and {settings.model} is a classifier")
     size = network.preprocessing.image_size if network.preprocessing else None
     try:

@@ -126,7 +126,7 @@ def evaluate_classifier(
             for batch in batches:
                 tally.skipped.extend(batch.skipped)
                 if len(batch.names):
-                    tally.add(class_scores(network, batch.images, device=device, autocast=autocast), batch)
+                    tally.add(class_scores(network, batch.inputs(device), device=device, autocast=autocast), batch)
                 if progress is not None:
                     progress(len(batch.names) + len(batch.skipped))
     except UserError as error:

@@ -6,12 +6,11 @@ from gcnet.checkpoints.timm import timm_preprocessing
 from gcnet.checkpoints.torchvision import torchvision_preprocessing, torchvision_weights
 from gcnet.data.settings import Preprocessing
 from gcnet.models.model_file import read_model_file
-from gcnet.models.published import find_published, published_versions
+from gcnet.models.pretrained import FIRST_VERSION, find_pretrained, pretrained_versions
 from gcnet.models.registry import BASE_MODELS, is_detector, small_input
-from gcnet.storage import has_checksum
+from gcnet.tensor_files import has_checksum
 
 _USUAL = Preprocessing(224, 256)  # of ImageNet networks without published preprocessing
-_FIRST_VERSION = "IMAGENET1K_V1"
 
 
 def published_preprocessing(
@@ -36,12 +35,12 @@ def published_preprocessing(
     small = small_input(name)
     if small is not None:
         return Preprocessing(small)
-    library, versions = published_versions(name)
+    library, versions = pretrained_versions(name)
     plain = name.rpartition("/")[2].partition(".")[0]
     if not versions:
         return _USUAL if name in BASE_MODELS else _unpublished(name, training)
-    published = find_published(name, weights)
-    version = published.version if published else _version_of_file(library, plain, versions, weights)
+    pretrained = find_pretrained(name, weights)
+    version = pretrained.version if pretrained else _version_of_file(library, plain, versions, weights)
     if library == "torchvision":
         return Preprocessing.from_dict(torchvision_preprocessing(plain, version))
     return Preprocessing.from_dict(timm_preprocessing(plain, version, training=training))
@@ -69,7 +68,7 @@ def _version_of_file(library: str, plain: str, versions: list[str], weights: str
     file = Path(weights or "").name
     urls = {version: Path(torchvision_weights(plain, version).url).name for version in versions}
     matching = next((version for version, url in urls.items() if url == file), None)
-    return matching or (_FIRST_VERSION if _FIRST_VERSION in versions else versions[0])
+    return matching or (FIRST_VERSION if FIRST_VERSION in versions else versions[0])
 
 
 def _unpublished(name: str, training: bool) -> Preprocessing | None:

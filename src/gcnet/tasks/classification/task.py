@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from gcnet.exporters.graph import ExportGraph
+    from gcnet.exporters.settings import ExportSettings
     from gcnet.models.card import ModelCard
-    from gcnet.tasks.base import LoadedModel
     from gcnet.tasks.classification.evaluate import ClassifierEvaluation
     from gcnet.tasks.classification.predictions import Predictions
     from gcnet.tasks.classification.trained import TrainedClassifier
     from gcnet.tasks.classification.training import ClassificationTraining
+    from gcnet.tasks.loaded import LoadedModel
     from gcnet.tasks.predictor import Inference, Predictor
     from gcnet.tasks.results import AttentionReader, DataReport, MeasuredImages
     from gcnet.training.task import TrainingTask
@@ -40,6 +42,7 @@ class Classification(Task):
     name = "classification"
     noun = "classifier"
     data_noun = "labeled images"
+    hub_task = "image-classification"
     own_settings = MappingProxyType(
         {
             EvaluateSettings: ("download_dir", "preprocessing"),
@@ -77,10 +80,10 @@ class Classification(Task):
 
         return classifier_of_file(path, model, card)
 
-    def open_by_name(self, name: str, weights: str, image_size: int | None) -> "TrainedClassifier":
+    def open_by_name(self, name: str, weights: str, image_size: int | None, *, download: bool) -> "TrainedClassifier":
         from gcnet.tasks.classification.trained import classifier_by_name
 
-        return classifier_by_name(name, weights, image_size)
+        return classifier_by_name(name, weights, image_size, download=download)
 
     def evaluate(
         self, loaded: "LoadedModel", settings: EvaluateSettings, processes: Processes
@@ -89,16 +92,30 @@ class Classification(Task):
 
         return evaluate(loaded, settings, processes)
 
-    def predict(self, loaded: "LoadedModel", paths: "Sequence[Path]", settings: PredictSettings) -> "Predictions":
+    def configured_predictor(
+        self, loaded: "LoadedModel", settings: PredictSettings
+    ) -> "tuple[Predictor, dict[str, Any]]":
+        from gcnet.tasks.classification.predict import configured_predictor
+
+        return configured_predictor(loaded, settings)
+
+    def predict(
+        self, loaded: "LoadedModel", paths: "Sequence[Path]", settings: PredictSettings, processes: "Processes"
+    ) -> "Predictions":
         from gcnet.tasks.classification.predict import predict
 
-        return predict(loaded, paths, settings)
+        return predict(loaded, paths, settings, processes)
 
     def predictor(self, loaded: "LoadedModel", inference: "Inference") -> "Predictor":
         from gcnet.data.settings import PreprocessingSettings
         from gcnet.tasks.classification.predict import open_predictor
 
         return open_predictor(loaded, inference, PreprocessingSettings(inference.image_size))
+
+    def export_graph(self, loaded: "LoadedModel", settings: "ExportSettings") -> "ExportGraph":
+        from gcnet.tasks.classification.export import export_graph
+
+        return export_graph(loaded, settings)
 
     def recognizes_data(self, settings: CheckDataSettings) -> bool:  # noqa: ARG002
         return True
@@ -113,10 +130,12 @@ class Classification(Task):
 
         return attention_reader(loaded, settings)
 
-    def measured_images(self, loaded: "LoadedModel", settings: AnalyzeSettings) -> "MeasuredImages":
+    def measured_images(
+        self, loaded: "LoadedModel", settings: AnalyzeSettings, processes: "Processes"
+    ) -> "MeasuredImages":
         from gcnet.tasks.classification.attention import LabeledImages
 
-        return LabeledImages(loaded, settings)
+        return LabeledImages(loaded, settings, processes)
 
     def input_size(self, task: "TrainingTask") -> tuple[int, int]:
         size = cast(Any, task).splits.preprocessing.image_size

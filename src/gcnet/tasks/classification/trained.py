@@ -54,13 +54,14 @@ def classifier_of_file(path: Path, model: nn.Module, card: ModelCard) -> Trained
     return TrainedClassifier(model, card.num_classes or 0, preprocessing, card.class_names)
 
 
-def classifier_by_name(name: str, weights: str, image_size: int | None) -> TrainedClassifier:
+def classifier_by_name(name: str, weights: str, image_size: int | None, *, download: bool) -> TrainedClassifier:
     """Create a classifier by name and load weights.
 
     Args:
         name: network name, as in `create_model`.
         weights: a file, "pretrained", or a published version.
         image_size: side of the images in pixels, if it differs from that of the weights.
+        download: download published weights that are not in the cache.
 
     Returns:
         The classifier, in eval mode.
@@ -71,9 +72,9 @@ def classifier_by_name(name: str, weights: str, image_size: int | None) -> Train
     base = split_name(name)[1]
     own = own_preprocessing(base, weights)
     size = image_size or (own.image_size if own else None)
-    tensors = read_weights(weights, base, argument="weights").tensors
+    tensors = read_weights(weights, base, argument="weights", download=download).tensors
     classes = _number_of_classes(create_model(name), tensors, class_layers(base))
-    model = create_model(name, num_classes=classes, weights=weights, image_size=size)
+    model = create_model(name, num_classes=classes, weights=weights, image_size=size, download=download)
     loaded = loaded_weights(model)
     if loaded is not None and loaded.new_layers and not set(loaded.new_layers) <= AUXILIARY:
         raise UserError(f"{weights} has no trained classifier for {name}: {loaded.head}")

@@ -17,16 +17,15 @@ from gcnet.data.decode import check_text_file
 from gcnet.data.images.check import shared_notes
 from gcnet.data.images.class_balance import balanced_weights, class_counts, class_notes, describe_counts
 from gcnet.data.images.open import DataSplits, open_data
-from gcnet.data.images.sources import size_on_disk
-from gcnet.data.loader import Batch, build_loader, collate
+from gcnet.data.loader import Batch, Loader, build_loader, choose_workers, collate
 from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
 from gcnet.data.settings import DataSettings, PreprocessingSettings
-from gcnet.devices import AUTOCAST
+from gcnet.devices import autocast_dtype, choose_memory_format
 from gcnet.errors import UserError, printable
+from gcnet.models.checkpoint_cache import local_weights
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import check_classifier, class_outputs
-from gcnet.models.published_checkpoints import local_weights
 from gcnet.models.registry import list_detectors, split_name
 from gcnet.tasks.classification.metrics import ClassificationResult, evaluate_classifier
 from gcnet.tasks.classification.preprocessing import own_preprocessing
@@ -74,38 +73,55 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
         counts = class_counts(splits.train)
         self._weights = torch.tensor(balanced_weights(counts)) if recipe.class_weights == "balanced" else None
         self._seed = settings.machine.seed
-        self._memory = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
         self._mixers = _build_mixers(recipe.mixup, recipe.cutmix, len(splits.classes))
         share: Any = {"rank": processes.rank, "world": processes.world}
-        labels = [splits.train.label(index) for index in range(len(splits.train))]
         self._order = EpochSampler(
-            len(labels),
+            len(splits.train),
             batch_size=recipe.images_per_step,
             seed=self._seed,
-            labels=labels if recipe.sampling == "balanced" else None,
+            labels=splits.train.all_labels().tolist() if recipe.sampling == "balanced" else None,
             **share,
         )
         self._train = ClassificationDataset(splits.train, splits.train_transform(settings.augment), seed=self._seed)
-        in_order = EvaluationSampler(
+        self._in_order = EvaluationSampler(
             len(splits.val), batch_size=max(1, recipe.images_per_step // processes.world), **share
         )
-        self._validation = self._loader(ClassificationDataset(splits.val, splits.eval_transform()), in_order)
+        self._validation = ClassificationDataset(splits.val, splits.eval_transform())
         self.steps_per_epoch = self._order.steps_per_epoch
         self.classes, self.evaluation_images = splits.classes, len(splits.val)
 
-    def _loader(self, images: ClassificationDataset, order: EpochSampler | EvaluationSampler) -> Any:
-        pin = torch.cuda.is_initialized()
-        size = self.splits.preprocessing.image_size
-        return build_loader(images, order, self.settings.data.workers, pin_memory=pin, image_size=size)
+    def workers(self, device: torch.device) -> int:
+        batches, in_memory = self.steps_per_epoch, self.splits.train.in_memory
+        return choose_workers(self.settings.data.workers, device, batches=batches, in_memory=in_memory)
 
-    def batches(self, first_step: int) -> Iterator[Batch]:
+    def _loader(
+        self,
+        images: ClassificationDataset,
+        order: EpochSampler | EvaluationSampler,
+        device: torch.device,
+        *,
+        persistent: bool = False,
+    ) -> Loader[Batch]:
+        return build_loader(
+            images,
+            order,
+            self.workers(device),
+            pin_memory=device.type == "cuda",
+            persistent=persistent,
+            image_size=self.splits.preprocessing.image_size,
+        )
+
+    def _memory_format(self, device: torch.device) -> torch.memory_format:
+        return choose_memory_format(self.settings.machine.channels_last, device)
+
+    def batches(self, first_step: int, device: torch.device) -> Iterator[Batch]:
         self._order.start(first_step)
-        loader = self._loader(self._train, self._order)
+        loader = self._loader(self._train, self._order, device, persistent=True)
         while True:
             yield from loader
 
     def prepare(self, batch: Batch, step: int, device: torch.device) -> Prepared:
-        images = batch.images.to(device, non_blocking=True, memory_format=self._memory)
+        images = batch.inputs(device, memory_format=self._memory_format(device))
         targets = batch.labels.to(device, non_blocking=True)
         if self._mixers and batch.names:
             with preserved_random_state():
@@ -160,9 +176,8 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
         if self.splits.generated:
             return
         for part, source in (("train", self.splits.train), ("val", self.splits.val)):
-            for index in range(len(source)):
-                size = size_on_disk(source.file(index))
-                yield f"{part}/{source.name(index)}", f"{self.classes[source.label(index)]} {size}"
+            for index, label in enumerate(source.all_labels().tolist()):
+                yield f"{part}/{source.name(index)}", f"{self.classes[label]} {source.file_size(index)}"
 
     def describe_augmentation(self) -> str:
         recipe = self.settings.recipe
@@ -170,8 +185,10 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
         return ", ".join([self.splits.train_transform(self.settings.augment).describe(), *mixing])
 
     def sample(self, device: torch.device) -> Prepared:
-        batch = collate([first_validation_sample(ClassificationDataset(self.splits.val, self.splits.eval_transform()))])
-        images = batch.images.to(device, memory_format=self._memory)
+        transform = self.splits.eval_transform()
+        sample = first_validation_sample(ClassificationDataset(self.splits.val, transform))
+        batch = collate([sample], transform.normalize)
+        images = batch.inputs(device, memory_format=self._memory_format(device))
         return Prepared(images, batch.labels.to(device), batch.names, [])
 
     def forward(self, network: nn.Module, batch: Prepared) -> object:
@@ -217,10 +234,10 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
         def run(count: Callable[[int], None]) -> ClassificationResult:
             return evaluate_classifier(
                 network,
-                self._validation,
+                self._loader(self._validation, self._in_order, device),
                 num_classes=len(self.splits.classes),
                 device=device,
-                autocast=AUTOCAST[self.settings.machine.precision],
+                autocast=autocast_dtype(self.settings.machine.precision, device),
                 progress=count,
             )
 
@@ -273,7 +290,7 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
     def _caption(self, *parts: str) -> str:
         from gcnet.visualization.style import figure_caption
 
-        return figure_caption(Path(self.settings.data.data).name, self.settings.network.title, *parts)
+        return figure_caption(self.settings.data.name, self.settings.network.title, *parts)
 
 
 def open_classification(settings: TrainSettings, processes: Processes) -> ClassificationTraining:
@@ -301,7 +318,7 @@ def open_classification(settings: TrainSettings, processes: Processes) -> Classi
     try:
         splits = open_data(settings.data, split_seed=settings.machine.seed, preprocessing=own)
     except UserError as error:
-        if is_coco(settings.data.data):
+        if not settings.data.is_built_in and is_coco(settings.data.data):
             if Path(settings.data.data).is_file():
                 check_text_file(settings.data.data)
             raise _for_detectors(settings) from error

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from gcnet.data.decode import open_image
 from gcnet.data.sampler import EvaluationSampler
 from gcnet.models.outputs import evaluating
 from gcnet.progress_bar import progress_bar
-from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection.predict import require_resizable
 from gcnet.tasks.detection.trained import TrainedDetector
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import AttentionReader, MeasuredImages
 from gcnet.tasks.settings import AnalyzeSettings
+from gcnet.training.distributed import Processes
 from gcnet.visualization.attention_maps import ImageMaps, layer_maps
 from gcnet.visualization.gates import ALL_IMAGES
 
@@ -90,33 +92,38 @@ class AnnotatedImages(MeasuredImages):
     Args:
         loaded: a `TrainedDetector` on its device.
         settings: settings of the analysis.
+        processes: processes that share the images.
 
     Raises:
         UserError: the data do not exist.
     """
 
-    def __init__(self, loaded: LoadedModel, settings: AnalyzeSettings) -> None:
+    def __init__(self, loaded: LoadedModel, settings: AnalyzeSettings, processes: Processes) -> None:
         detector: Any = loaded.trained.model
         part = open_validation(settings.data_settings(), settings.seed)
-        for note in part.reports():
+        for note in part.reports() if processes.first else ():
             _logger.warning(note)
         self._images, self._transform, self.model = part.images, detector.transform, detector.backbone
         self._padding: Padding | None = None
         self.classes, self.labels = (ALL_IMAGES,), [0]
         self.skipped: list[Skipped] = []
         self.worked = 0
+        self.batches: list[int] = []
+        self._processes = processes
 
     def images(self) -> Iterator[Tensor]:
         device = next(self.model.parameters()).device
         samples = DetectionDataset(self._images, with_objects=False)
-        order = EvaluationSampler(len(self._images), batch_size=1)
-        with progress_bar("images", len(self._images)) as progress:
-            for batch in build_detection_loader(samples, order):
+        rank, world = self._processes.rank, self._processes.world
+        order = EvaluationSampler(len(self._images), batch_size=1, rank=rank, world=world)
+        with progress_bar("images", len(self._images), shown=self._processes.first) as progress:
+            for number, batch in zip(count(rank, world), build_detection_loader(samples, order), strict=False):
                 self.skipped += batch.skipped
-                for image in batch.images:
-                    padded, _ = self._transform([image.to(device)])
+                for image in batch.to(device).images:
+                    padded, _ = self._transform([image])
                     self._padding = Padding(padded.image_sizes[0], tuple(padded.tensors.shape[-2:]))
                     self.worked += 1
+                    self.batches.append(number)
                     yield padded.tensors
                 progress(1)
 

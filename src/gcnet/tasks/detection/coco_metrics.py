@@ -1,6 +1,5 @@
 """COCO's box and mask AP and AR."""
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,7 +106,8 @@ def evaluate_detections(
     with warnings.catch_warnings():
         # As in pycocotools, an object with id 0 is always a false negative; such ids remain only without repairs.
         warnings.filterwarnings("ignore", "Found annotation id 0", UserWarning)
-        ground_truth = COCO(copy.deepcopy(dict(annotations)))
+        # faster-coco-eval adds keys to annotations, and replaces values, but changes no value in place.
+        ground_truth = COCO({**annotations, "annotations": list(map(dict, annotations["annotations"]))})
     evaluated = _mask_results(results, annotations) if kind == "segm" else [dict(result) for result in results]
     evaluation = COCOeval_faster(ground_truth, ground_truth.loadRes(evaluated), kind, print_function=lambda *_: None)
     if image_ids is not None:
@@ -172,8 +172,9 @@ def _check(annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
         raise UserError("masks are evaluated against masks, and some annotations have no segmentation; evaluate bbox")
     images = {image["id"] for image in annotations["images"]}
     categories = {category["id"] for category in annotations["categories"]}
+    keys = ("image_id", "category_id", "score", needed)
     for number, result in enumerate(results, start=1):
-        for key in ("image_id", "category_id", "score", needed):
+        for key in keys:
             if key not in result:
                 raise UserError(f'result {number} has no "{key}", which is needed to evaluate {kind}')
         if result["image_id"] not in images:

@@ -11,12 +11,13 @@ from gcnet.data.coco.annotated_images import CocoImages, CocoSplit
 from gcnet.data.coco.issues import count_kinds
 from gcnet.data.coco.loading import DetectionDataset, build_detection_loader
 from gcnet.data.dataset import Skipped
+from gcnet.data.loader import choose_workers
 from gcnet.data.sampler import EvaluationSampler
-from gcnet.errors import UserError, printable
+from gcnet.devices import autocast_dtype
+from gcnet.errors import UserError, explained_out_of_memory, printable
 from gcnet.models.detector.heads import limit_detections
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
-from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection.coco_metrics import DEFINITIONS, NUMBERS
 from gcnet.tasks.detection.error_gallery import write_error_gallery
 from gcnet.tasks.detection.matching import match_images
@@ -26,10 +27,12 @@ from gcnet.tasks.detection.metrics import (
     metric_key,
     open_ground_truth,
     score_detections,
+    score_in_first,
 )
 from gcnet.tasks.detection.precision_recall_plot import plot_precision_recall
 from gcnet.tasks.detection.results import box_format_note, read_detections
 from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import EvaluationResult, assumed_order_note
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.text_files import csv_bytes, json_bytes
@@ -191,7 +194,8 @@ def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Process
         counts = f"{len(images):,} images, {len(images.classes):,} classes of objects"
         _logger.info("data: %s: %s, %s", settings.data, counts, describe_resizing(detector.model))
     metrics = _measure(detector, images, settings, processes)
-    return DetectorEvaluation(metrics, part, _origin(settings), settings.repair, loaded.title)
+    origin = _origin(settings) | {"model": loaded.source}
+    return DetectorEvaluation(metrics, part, origin, settings.repair, loaded.title)
 
 
 def evaluate_results(settings: EvaluateSettings, processes: Processes) -> DetectorEvaluation:
@@ -199,7 +203,7 @@ def evaluate_results(settings: EvaluateSettings, processes: Processes) -> Detect
 
     Args:
         settings: settings of the evaluation.
-        processes: processes of the run; only the first logs.
+        processes: processes of the run; only the first reads the file and logs.
 
     Returns:
         The evaluation.
@@ -208,14 +212,19 @@ def evaluate_results(settings: EvaluateSettings, processes: Processes) -> Detect
         UserError: the file or the annotations do not exist, or do not match.
     """
     part = _open_part(settings, processes, needs_images=False)
-    images = part.images
-    results, skipped = read_detections(str(settings.results), images.content, part.image_ids, part.category_ids)
-    if note := box_format_note(results, images.content):
-        _logger.warning("%s: %s", settings.results, note)
-    if skipped:
-        _logger.warning("%s results are of skipped images and are ignored", f"{skipped:,}")
-    metrics = score_detections(images.content, results, [images.image_id(index) for index in range(len(images))])
-    return DetectorEvaluation(metrics, part, _origin(settings), settings.repair, Path(str(settings.results)).name)
+    images, name = part.images, str(settings.results)
+
+    def score() -> DetectorResult:
+        content = images.content
+        results, skipped = read_detections(name, content, part.image_ids, part.category_ids)
+        if note := box_format_note(results, content):
+            _logger.warning("%s: %s", name, note)
+        if skipped:
+            _logger.warning("%s results are of skipped images and are ignored", f"{skipped:,}")
+        return score_detections(content, results, [images.image_id(index) for index in range(len(images))])
+
+    metrics = score_in_first(processes, score)
+    return DetectorEvaluation(metrics, part, _origin(settings), settings.repair, Path(name).name)
 
 
 def _origin(settings: EvaluateSettings) -> dict[str, Any]:
@@ -262,14 +271,21 @@ def _measure(
 ) -> DetectorResult:
     size = settings.batch_size or _BATCH_SIZE
     order = EvaluationSampler(len(images), batch_size=size, rank=processes.rank, world=processes.world)
-    batches = build_detection_loader(DetectionDataset(images, with_objects=False), order, settings.workers)
-    with progress_bar("images", sum(len(keys) for keys in order), shown=processes.first) as progress:
+    device = next(detector.model.parameters()).device
+    workers = choose_workers(settings.workers, device, batches=len(order))
+    samples = DetectionDataset(images, with_objects=False)
+    batches = build_detection_loader(samples, order, workers, pin_memory=device.type == "cuda")
+    with (
+        explained_out_of_memory(size),
+        progress_bar("images", sum(len(keys) for keys in order), shown=processes.first) as progress,
+    ):
         return evaluate_detector(
             detector.model,
             batches,
-            images.content,
+            lambda: images.content,
             detector.category_ids if _has_all_classes(detector, images) else images.category_ids,
-            device=next(detector.model.parameters()).device,
+            device=device,
+            autocast=autocast_dtype(settings.precision, device),
             progress=progress,
-            gather=processes.gather,
+            processes=processes,
         )

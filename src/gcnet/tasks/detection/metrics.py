@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from gcnet.errors import UserError
 from gcnet.models.outputs import evaluating
 from gcnet.tasks.detection.coco_metrics import DetectionResult, evaluate_detections
 from gcnet.tasks.detection.inference import detector_results
+from gcnet.training.distributed import Processes
+
+_ALONE = Processes()
 
 
 def open_ground_truth(
@@ -64,7 +67,7 @@ class DetectorResult:
         image_ids: ids of the evaluated images.
         objects: number of objects of each category by name, without crowds.
         skipped: images that could not be read.
-        results: all detections, in COCO's result format.
+        results: all detections, in COCO's result format; of several processes, in the first only.
     """
 
     boxes: DetectionResult
@@ -111,27 +114,30 @@ class DetectorResult:
 def evaluate_detector(
     model: nn.Module,
     batches: Iterable[DetectionBatch],
-    annotations: Mapping[str, Any],
+    annotations: Callable[[], Mapping[str, Any]],
     category_ids: Sequence[int],
     *,
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
     progress: Callable[[int], None] = lambda _: None,
-    gather: Callable[[object], list[Any]] = lambda value: [value],
+    processes: Processes = _ALONE,
 ) -> DetectorResult:
     """Evaluate a detector on the readable images; its training mode is restored afterwards.
+
+    The first process computes the metrics from the detections of all, and sends them to the others.
 
     Args:
         model: detector, in evaluation mode a list of images (3, H, W) -> a dict of boxes, labels, scores and perhaps
             masks for each.
         batches: images of this process.
-        annotations: content of a COCO file without issues, with at least these images.
+        annotations: returns the content of a COCO file without issues, with at least these images; called in the first
+            process only.
         category_ids: category id of each label, in the order of the labels. Detections of categories that the
             annotations do not have are ignored, as in pycocotools.
         device: device of the model.
         autocast: half precision for the forward passes, or None.
         progress: called with the number of images after each batch.
-        gather: collects a value from every process, as `Processes.gather`.
+        processes: processes that share the images.
 
     Returns:
         The metrics over the images of all processes.
@@ -140,7 +146,6 @@ def evaluate_detector(
         UserError: in every process: no image could be read, or a score is not from 0 to 1.
     """
     place = torch.device(device)
-    known = {category["id"] for category in annotations["categories"]}
     results: list[dict[str, Any]] = []
     image_ids: list[int] = []
     skipped: list[Skipped] = []
@@ -148,18 +153,49 @@ def evaluate_detector(
     with evaluating(model) as network:
         for batch in batches:
             with torch.autocast(place.type, dtype=autocast, enabled=autocast is not None):
-                images = [image.to(place, non_blocking=True) for image in batch.images]
-                detections, with_masks = detector_results(network, images, batch.image_ids, category_ids)
+                detections, with_masks = detector_results(
+                    network, batch.to(place).images, batch.image_ids, category_ids
+                )
             has_masks = has_masks and with_masks
-            results += [result for result in detections if result["category_id"] in known]
+            results += detections
             image_ids += batch.image_ids
             skipped += batch.skipped
             progress(len(batch.names) + len(batch.skipped))
-    gathered = gather((results, image_ids, skipped, [has_masks]))
-    results, image_ids, skipped, masks = (
-        [item for part in parts for item in part] for parts in zip(*gathered, strict=True)
-    )
-    return score_detections(annotations, results, sorted(image_ids), skipped, has_masks=all(masks))
+    gathered = processes.gather_in_first((results, image_ids, skipped, [has_masks]))
+
+    def score() -> DetectorResult:
+        results, image_ids, skipped, masks = (
+            [item for part in parts for item in part] for parts in zip(*gathered, strict=True)
+        )
+        content = annotations()
+        known = {category["id"] for category in content["categories"]}
+        results = [result for result in results if result["category_id"] in known]
+        return score_detections(content, results, sorted(image_ids), skipped, has_masks=all(masks))
+
+    return score_in_first(processes, score)
+
+
+def score_in_first(processes: Processes, score: Callable[[], DetectorResult]) -> DetectorResult:
+    """Compute metrics in the first process and send them to the others, without the detections.
+
+    Args:
+        processes: all processes.
+        score: computes the metrics.
+
+    Returns:
+        The metrics; in other processes than the first, `results` is empty.
+
+    Raises:
+        UserError: in every process, if `score` raises one.
+    """
+    scored: list[DetectorResult] = []
+
+    def metrics_only() -> DetectorResult:
+        scored.append(score())
+        return replace(scored[0], results=())
+
+    metrics = processes.by_first(metrics_only)
+    return scored[0] if scored else metrics
 
 
 def score_detections(

@@ -3,10 +3,10 @@
 import copy
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from PIL import Image
@@ -16,30 +16,50 @@ from gcnet.data.coco.loading import image_to_tensor
 from gcnet.data.coco.masks import extent
 from gcnet.data.dataset import Skipped
 from gcnet.data.decode import ImageError
-from gcnet.data.images.inputs import ImageInput, Images
+from gcnet.data.images.inputs import ImageInput, Images, file_inputs
 from gcnet.errors import UserError, printable, unknown
 from gcnet.models.detector.heads import limit_detections
 from gcnet.models.detector.transform import RoundedTransform
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
-from gcnet.tasks.base import LoadedModel
 from gcnet.tasks.detection.inference import RawDetections, detect, of_classes, pasted_results
 from gcnet.tasks.detection.predictions import Detections, ImageDetections
 from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.predictor import Inference, Predictor
 from gcnet.tasks.settings import PredictSettings
+from gcnet.training.distributed import ALONE, Processes
 
 THRESHOLD = 0.5
 _logger = logging.getLogger(__name__)
 
 
-def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSettings) -> Detections:
+def configured_predictor(loaded: LoadedModel, settings: PredictSettings) -> "tuple[ObjectPredictor, dict[str, Any]]":
+    """Return the predictor of a detector for `gcnet predict`, and the options of its calls.
+
+    Args:
+        loaded: a `TrainedDetector` on its device; its number of detections per image is set.
+        settings: settings of the prediction.
+    """
+    detector = loaded.trained
+    assert isinstance(detector, TrainedDetector)
+    if settings.detections_per_image is not None:
+        limit_detections(detector.model, settings.detections_per_image)
+    return ObjectPredictor(detector, loaded.origin, Inference.of(settings)), {
+        "threshold": THRESHOLD if settings.threshold is None else settings.threshold,
+        "classes": None if settings.classes is None else [name.strip() for name in settings.classes.split(",")],
+        "batch_size": settings.batch_size,
+    }
+
+
+def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSettings, processes: Processes) -> Detections:
     """Detect objects in image files, and write annotated images to `settings.output`.
 
     Args:
         loaded: a `TrainedDetector` on its device.
         paths: image files.
         settings: settings of the prediction.
+        processes: processes that share the images; each writes the pictures of its share.
 
     Returns:
         The detections and the skipped files.
@@ -48,25 +68,14 @@ def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSetting
         UserError: a class is unknown, `output` is not a folder or is the folder of the images, or an output file
             exists.
     """
-    detector = loaded.trained
-    assert isinstance(detector, TrainedDetector)
-    _check_output(settings, paths)
-    if settings.detections_per_image is not None:
-        limit_detections(detector.model, settings.detections_per_image)
+    predictor, options = configured_predictor(loaded, settings)
+    processes.by_first(lambda: _check_output(settings, paths))
     pictures = _Pictures(paths, settings)
-    for file in pictures.files():
-        if file.exists():
-            settings.refuse_existing("output", file)
-    _logger.info("images: %s", describe_resizing(detector.model))
-    with progress_bar("images", len(paths)) as progress:
-        detections = ObjectPredictor(detector, loaded.origin, Inference())(
-            paths,
-            threshold=THRESHOLD if settings.threshold is None else settings.threshold,
-            classes=None if settings.classes is None else [name.strip() for name in settings.classes.split(",")],
-            batch_size=settings.batch_size,
-            show=pictures,
-            progress=progress,
-        )
+    processes.by_first(pictures.refuse_existing)
+    if processes.first:
+        _logger.info("images: %s", describe_resizing(predictor.model))
+    with progress_bar("images", len(paths), shown=processes.first) as progress:
+        detections = predictor(file_inputs(paths), **options, show=pictures, progress=progress, processes=processes)
     if settings.output is None or not detections.images:
         return detections
     return replace(detections, figures=f"pictures of the images with their objects: {settings.output}")
@@ -91,14 +100,16 @@ class _Pictures:
 
     def __init__(self, paths: Sequence[Path], settings: PredictSettings) -> None:
         self._folder = folder = settings.output
-        self._labels = settings.labels or "auto"
+        self._settings, self._labels = settings, settings.labels or "auto"
         from gcnet.visualization.detections import picture_names
 
         self._names = {} if folder is None else picture_names(paths, folder)
 
-    def files(self) -> list[Path]:
-        """Return the paths of the annotated images."""
-        return [] if self._folder is None else [self._folder / name for name in self._names.values()]
+    def refuse_existing(self) -> None:
+        """Refuse to replace annotated images without `overwrite`."""
+        for name in self._names.values():
+            if self._folder is not None and (self._folder / name).exists():
+                self._settings.refuse_existing("output", self._folder / name)
 
     def __call__(self, image: Image.Image, detections: ImageDetections) -> None:
         if self._folder is not None:
@@ -119,10 +130,17 @@ class ObjectPredictor(Predictor):
     Args:
         detector: the detector on its device, in eval mode.
         origin: model file, run folder or name, as given by the user.
-        inference: precision and compilation, of the backbone.
+        inference: precision, and fusion and compilation of the backbone.
     """
 
     default_batch_size = 1
+    record_types: ClassVar[Mapping[str, Any]] = {
+        "height": int,
+        "width": int,
+        "objects": [
+            {"class": str, "score": float, "box": [float], "segmentation": {"size": [int], "counts": str}},
+        ],
+    }
 
     def __init__(self, detector: TrainedDetector, origin: str, inference: Inference) -> None:
         super().__init__(detector.model, origin, inference)
@@ -136,7 +154,9 @@ class ObjectPredictor(Predictor):
         threshold: float = THRESHOLD,
         classes: Sequence[str] | None = None,
         batch_size: int | None = None,
-        **calls: Any,
+        show: Callable[[Image.Image, ImageDetections], None] = lambda *_: None,
+        progress: Callable[[int], None] = lambda _: None,
+        processes: Processes = ALONE,
     ) -> Detections:
         """Detect the objects in images.
 
@@ -147,8 +167,9 @@ class ObjectPredictor(Predictor):
             classes: names of the classes to keep (default: all).
             batch_size: images per forward pass (default: 1); they are padded to one size, which changes scores
                 slightly.
-            **calls: `show`, called with each image (RGB) and its detections; `progress`, called with the number of
-                images of each batch.
+            show: called with each image (RGB) and its detections.
+            progress: called with the number of images of each batch.
+            processes: processes that share the images; all of them get all detections.
 
         Returns:
             The detections in the order of the images, and the skipped files.
@@ -160,35 +181,44 @@ class ObjectPredictor(Predictor):
         if not 0 <= threshold <= 1:
             raise UserError(f"`threshold` must be a score from 0 to 1, found {threshold}")
         labels = torch.tensor(_labels(self.names, classes), dtype=torch.int64, device=self.device)
-        return cast(Detections, self._call(images, (threshold, labels), batch_size=batch_size, **calls))
+        options = threshold, labels
+        return cast(
+            Detections,
+            self._call(images, options, batch_size=batch_size, show=show, progress=progress, processes=processes),
+        )
 
     def _predict(
-        self, images: Sequence[tuple[ImageInput, Image.Image]], options: tuple[float, Tensor], *, first: int
+        self, images: Sequence[tuple[ImageInput, Image.Image]], options: tuple[float, Tensor]
     ) -> list[ImageDetections]:
         threshold, labels = options
         tensors = [image_to_tensor(image).to(self.device) for _, image in images]
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            detected = detect(self._network, tensors, threshold=threshold)
+            detected = detect(self._network(), tensors, threshold=threshold)
         detections = [of_classes(raw, labels) for raw in detected]
         return [
-            ImageDetections(item, number, image.height, image.width, self._results(raw, number), self.categories)
-            for number, ((item, image), raw) in enumerate(zip(images, detections, strict=True), start=first)
+            ImageDetections(item, 0, image.height, image.width, self._results(raw), self.categories)
+            for (item, image), raw in zip(images, detections, strict=True)
         ]
 
-    def _results(self, raw: RawDetections, image_id: int) -> tuple[dict[str, Any], ...]:
-        """The detections of an image with their areas."""
-        results = pasted_results(self._network, raw, image_id, self._category_ids)
+    def _results(self, raw: RawDetections) -> tuple[dict[str, Any], ...]:
+        """The detections of an image with their areas; the number of the image is set at the end."""
+        results = pasted_results(self.model, raw, 0, self._category_ids)
         return tuple({**result, "area": _area(result, *raw.original)} for result in results)
 
     def _result(self, predictions: tuple[Any, ...], skipped: tuple[Skipped, ...]) -> Detections:
-        return Detections(predictions, skipped, self.categories)
+        numbered = (image.with_number(number) for number, image in enumerate(predictions, start=1))
+        return Detections(tuple(numbered), skipped, self.categories)
 
     def _check(self, item: ImageInput, image: Image.Image) -> None:
         require_resizable(image, item.path or item.name, self.model)
 
-    def _compiled(self, model: nn.Module) -> Any:
-        network: Any = copy.copy(model)
-        network._modules = dict(network._modules, backbone=torch.compile(network.backbone))
+    @property
+    def _accelerated_part(self) -> nn.Module:
+        return cast(nn.Module, self.model.backbone)
+
+    def _network(self) -> Any:
+        network: Any = copy.copy(self.model)
+        network._modules = dict(network._modules, backbone=self._copy())
         return network
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,12 @@ class ImageDetections:
     width: int
     results: tuple[dict[str, Any], ...]
     categories: dict[int, str]
+
+    def with_number(self, image_id: int) -> "ImageDetections":
+        """Return a copy with another `image_id`."""
+        return replace(
+            self, image_id=image_id, results=tuple({**result, "image_id": image_id} for result in self.results)
+        )
 
     @property
     def path(self) -> Path | None:

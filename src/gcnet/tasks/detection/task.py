@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from gcnet.exporters.graph import ExportGraph
+    from gcnet.exporters.settings import ExportSettings
     from gcnet.models.card import ModelCard
-    from gcnet.tasks.base import LoadedModel
     from gcnet.tasks.detection.evaluate import DetectorEvaluation
     from gcnet.tasks.detection.predictions import Detections
     from gcnet.tasks.detection.trained import TrainedDetector
     from gcnet.tasks.detection.training import DetectionTraining
+    from gcnet.tasks.loaded import LoadedModel
     from gcnet.tasks.predictor import Inference, Predictor
     from gcnet.tasks.results import AttentionReader, DataReport, MeasuredImages
     from gcnet.training.task import TrainingTask
@@ -50,6 +52,7 @@ class Detection(Task):
     name = "detection"
     noun = "detector"
     data_noun = "annotations"
+    hub_task = "object-detection"
     own_settings = MappingProxyType(
         {
             EvaluateSettings: ("results", "detections_per_image", "repair"),
@@ -107,10 +110,10 @@ class Detection(Task):
 
         return detector_of_file(path, model, card)
 
-    def open_by_name(self, name: str, weights: str, image_size: int | None) -> "TrainedDetector":  # noqa: ARG002
+    def open_by_name(self, name: str, weights: str, image_size: int | None, *, download: bool) -> "TrainedDetector":  # noqa: ARG002
         from gcnet.tasks.detection.trained import detector_by_name
 
-        return detector_by_name(name, weights)
+        return detector_by_name(name, weights, download=download)
 
     def evaluate(self, loaded: "LoadedModel", settings: EvaluateSettings, processes: Processes) -> "DetectorEvaluation":
         from gcnet.tasks.detection.evaluate import evaluate
@@ -122,10 +125,19 @@ class Detection(Task):
 
         return evaluate_results(settings, processes)
 
-    def predict(self, loaded: "LoadedModel", paths: "Sequence[Path]", settings: PredictSettings) -> "Detections":
+    def configured_predictor(
+        self, loaded: "LoadedModel", settings: PredictSettings
+    ) -> "tuple[Predictor, dict[str, Any]]":
+        from gcnet.tasks.detection.predict import configured_predictor
+
+        return configured_predictor(loaded, settings)
+
+    def predict(
+        self, loaded: "LoadedModel", paths: "Sequence[Path]", settings: PredictSettings, processes: "Processes"
+    ) -> "Detections":
         from gcnet.tasks.detection.predict import predict
 
-        return predict(loaded, paths, settings)
+        return predict(loaded, paths, settings, processes)
 
     def predictor(self, loaded: "LoadedModel", inference: "Inference") -> "Predictor":
         from gcnet.tasks.detection.predict import ObjectPredictor
@@ -133,6 +145,11 @@ class Detection(Task):
         if inference.image_size is not None:
             raise UserError("`image_size` is an option of classifiers: a detector resizes images as in its training")
         return ObjectPredictor(cast(Any, loaded.trained), loaded.origin, inference)
+
+    def export_graph(self, loaded: "LoadedModel", settings: "ExportSettings") -> "ExportGraph":
+        from gcnet.tasks.detection.export import detector_graph
+
+        return detector_graph(loaded, settings)
 
     def recognizes_data(self, settings: CheckDataSettings) -> bool:
         from gcnet.data.coco.open import is_coco
@@ -152,10 +169,12 @@ class Detection(Task):
 
         return attention_reader(loaded)
 
-    def measured_images(self, loaded: "LoadedModel", settings: AnalyzeSettings) -> "MeasuredImages":
+    def measured_images(
+        self, loaded: "LoadedModel", settings: AnalyzeSettings, processes: "Processes"
+    ) -> "MeasuredImages":
         from gcnet.tasks.detection.attention import AnnotatedImages
 
-        return AnnotatedImages(loaded, settings)
+        return AnnotatedImages(loaded, settings, processes)
 
     def describe_origin(self, training: TrainSettings) -> str:
         detector = training.detector

@@ -11,7 +11,7 @@ from gcnet.checkpoints.foreign_files import read_state_dict
 from gcnet.errors import UserError
 from gcnet.models.card import ModelCard, card_of
 from gcnet.models.create import create_model
-from gcnet.storage import has_checksum
+from gcnet.tensor_files import has_checksum
 
 _LOGITS = re.compile(r"roi_heads\.(stages\.\d+\.)?box_predictor\.cls_score\.bias")
 
@@ -55,12 +55,13 @@ def detector_of_file(path: Path, model: nn.Module, card: ModelCard) -> TrainedDe
     return TrainedDetector(model, card.class_names, card.category_ids or tuple(range(1, classes + 1)))
 
 
-def detector_by_name(name: str, weights: str) -> TrainedDetector:
+def detector_by_name(name: str, weights: str, *, download: bool) -> TrainedDetector:
     """Create a detector by name and load weights.
 
     Args:
         name: network name, as in `create_model`.
         weights: a file, "pretrained", or a published version.
+        download: download published weights that are not in the cache.
 
     Returns:
         The detector, in eval mode.
@@ -72,7 +73,7 @@ def detector_by_name(name: str, weights: str) -> TrainedDetector:
     if file.suffix == ".safetensors" and file.is_file() and has_checksum(file):
         raise UserError(f"{weights} is a model file with its own network: pass it as `model`, without `weights`")
     classes = None if weights == "pretrained" else _number_of_classes(file)
-    model = create_model(name, num_classes=classes, weights=weights)
+    model = create_model(name, num_classes=classes, weights=weights, download=download)
     _require_finite(model, weights)
     return TrainedDetector(model.eval(), None, tuple(range(1, (card_of(model).num_classes or 0) + 1)))
 

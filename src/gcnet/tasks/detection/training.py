@@ -19,15 +19,17 @@ from gcnet.data.coco.loading import (
     collate_detection,
 )
 from gcnet.data.coco.open import open_coco
+from gcnet.data.loader import choose_workers
 from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.settings import DataSettings
-from gcnet.devices import AUTOCAST
+from gcnet.devices import autocast_dtype
 from gcnet.errors import UserError, printable
 from gcnet.models.model_file import save_model
-from gcnet.models.published import FIRST_VERSION, PRETRAINED, published_versions
+from gcnet.models.pretrained import FIRST_VERSION, PRETRAINED, pretrained_versions
 from gcnet.models.registry import backbone_name, has_masks, split_name, without_masks
 from gcnet.tasks.detection.costs import count_detector_flops
 from gcnet.tasks.detection.inference import detector_results
+from gcnet.tasks.detection.initial_weights import check_initial_weights, stored_conventions
 from gcnet.tasks.detection.metrics import DetectorResult, evaluate_detector, metric_key
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
@@ -80,13 +82,16 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
         groups = None if detector.large_scale_jitter else aspect_groups(self.train)
         self._order = EpochSampler(len(self.train), batch_size=images, seed=seed, groups=groups, **share)
         self._samples = DetectionDataset(self.train, augment, seed=seed)
-        in_order = EvaluationSampler(len(self.val), batch_size=1, **share)
-        self._validation = self._loader(DetectionDataset(self.val, with_objects=False), in_order)
+        self._in_order = EvaluationSampler(len(self.val), batch_size=1, **share)
+        self._validation = DetectionDataset(self.val, with_objects=False)
         self.steps_per_epoch = self._order.steps_per_epoch
 
-    def _loader(self, samples: DetectionDataset, order: EpochSampler | EvaluationSampler) -> Any:
-        pin = torch.cuda.is_initialized()
-        return build_detection_loader(samples, order, self.settings.data.workers, pin_memory=pin)
+    def workers(self, device: torch.device) -> int:
+        return choose_workers(self.settings.data.workers, device, batches=self.steps_per_epoch)
+
+    def _loader(self, samples: DetectionDataset, order: Any, device: torch.device, *, persistent: bool = False) -> Any:
+        pin = device.type == "cuda"
+        return build_detection_loader(samples, order, self.workers(device), pin_memory=pin, persistent=persistent)
 
     @property
     def image_size(self) -> None:
@@ -108,18 +113,20 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
             notes.append(f"{objects - with_mask:,} of {objects:,} training objects have no mask: no mask loss for them")
         if self._predicts_masks and not self._evaluates_masks:
             val = self.parts[1]
-            boxes_only, total = _without_mask(val), len(val.images.content["annotations"])
+            boxes_only, total = _without_mask(val), val.images.index.count
             notes.append(
                 f"{boxes_only:,} of {total:,} validation objects have no mask: box AP chooses the best weights"
             )
+        if self.settings.detector.conventions is None and (conventions := stored_conventions(self.settings)):
+            notes.append(f"conventions {conventions}, those of {self.settings.network.weights}")
         if self._reduced:
             size = self.settings.recipe.batch_size
             notes.append(f"the default batch size is reduced to {size} for {len(self.train):,} training images")
         return notes
 
-    def batches(self, first_step: int) -> Iterator[DetectionBatch]:
+    def batches(self, first_step: int, device: torch.device) -> Iterator[DetectionBatch]:
         self._order.start(first_step)
-        loader = self._loader(self._samples, self._order)
+        loader = self._loader(self._samples, self._order, device, persistent=True)
         while True:
             yield from loader
 
@@ -190,13 +197,13 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
         def run(count: Callable[[int], None]) -> DetectorResult:
             return evaluate_detector(
                 network,
-                self._validation,
-                self.val.content,
+                self._loader(self._validation, self._in_order, device),
+                lambda: self.val.content,
                 self.val.category_ids,
                 device=device,
-                autocast=AUTOCAST[self.settings.machine.precision],
+                autocast=autocast_dtype(self.settings.machine.precision, device),
                 progress=count,
-                gather=self.processes.gather,
+                processes=self.processes,
             )
 
         world = self.processes.world
@@ -239,7 +246,7 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
     def _caption(self, *parts: str) -> str:
         from gcnet.visualization.style import figure_caption
 
-        return figure_caption(Path(self.settings.data.data).name, self.settings.network.title, *parts)
+        return figure_caption(self.settings.data.name, self.settings.network.title, *parts)
 
     def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
         pass  # `gcnet evaluate` draws the figures of a detector
@@ -284,9 +291,13 @@ def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
 
     Returns:
         The detector.
+
+    Raises:
+        UserError: the initial weights do not fit, or have other conventions.
     """
     from gcnet.models.create import create_model
 
+    check_initial_weights(settings)
     network, detector = settings.network, settings.detector
     model = create_model(
         network.model,
@@ -320,8 +331,9 @@ def with_detection_defaults(settings: TrainSettings) -> TrainSettings:
     """Fill in the recipe, the conventions and the norm of `settings`.
 
     Returns:
-        The settings; without weights, no layer is frozen and batch statistics are trained. "pretrained" weights of a
-        backbone of torchvision are IMAGENET1K_V1, with which the paper and mmdet start.
+        The settings. Conventions are by default those of a detector in the initial weights, else of the preset.
+        Without weights, no layer is frozen and batch statistics are trained. "pretrained" weights of a backbone of
+        torchvision are IMAGENET1K_V1, with which the paper and mmdet start.
     """
     recipe, detector = settings.recipe, settings.detector
     has_weights = detector.backbone_weights is not None or settings.network.weights is not None
@@ -333,7 +345,9 @@ def with_detection_defaults(settings: TrainSettings) -> TrainSettings:
     detector = replace(
         detector,
         norm=detector.norm or ("eval_stats" if has_weights else "batch"),
-        conventions=detector.conventions or PRESETS[recipe.preset or DETECTOR_PRESET].conventions,
+        conventions=detector.conventions
+        or stored_conventions(settings)
+        or PRESETS[recipe.preset or DETECTOR_PRESET].conventions,
         backbone_weights=_first_published(_backbone(settings), detector.backbone_weights),
     )
     return replace(settings, recipe=recipe, detector=detector)
@@ -341,7 +355,7 @@ def with_detection_defaults(settings: TrainSettings) -> TrainSettings:
 
 def _first_published(backbone: str, weights: str | None) -> str | None:
     """The name of torchvision's first weights for "pretrained"; torchvision's later ones are more accurate."""
-    return FIRST_VERSION if weights == PRETRAINED and FIRST_VERSION in published_versions(backbone)[1] else weights
+    return FIRST_VERSION if weights == PRETRAINED and FIRST_VERSION in pretrained_versions(backbone)[1] else weights
 
 
 def _require_masks(part: CocoSplit, model: str) -> None:
@@ -356,7 +370,7 @@ def _require_masks(part: CocoSplit, model: str) -> None:
 
 def _without_mask(part: CocoSplit) -> int:
     """Count the annotations without a mask, including crowds; masks are evaluated if there are none."""
-    return sum(not entry.get("segmentation") for entry in part.images.content["annotations"])
+    return part.images.index.boxes_only
 
 
 def _backbone(settings: TrainSettings) -> str:

@@ -1,0 +1,262 @@
+"""Annotation files as indexes: checked in a child process once, and kept in the cache."""
+
+import gc
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from gcnet.children import run_in_child
+from gcnet.data.coco.box_formats import COCO, BoxFormat
+from gcnet.data.coco.index import AnnotationIndex, annotation_arrays, text_array
+from gcnet.data.coco.inspection import image_names, inspect, load_unrepaired, read_annotations
+from gcnet.data.coco.issues import Issue
+from gcnet.data.coco.layouts import image_folder
+from gcnet.data.coco.parallel_inspection import inspect_in_processes
+from gcnet.data.index_file import Index, index_path, map_index, save_index
+from gcnet.errors import UserError, printable
+from gcnet.storage import StorageError, locked
+from gcnet.version import __version__
+
+CACHED = 2**20  # bytes of a file from which its index is kept
+IN_CHILD = 2**23  # bytes of a file from which it is read in a child process, whose memory is free again when it ends
+_MOST_PROCESSES = 4
+_KEPT = 7 * 86_400  # seconds that the index of another version of gcnet is kept
+_RECENT = 2 * 10**9  # nanoseconds; a file that was changed just before may change again at the same time of the clock
+_SIZES_READ = ("missing image size", "invalid image size")  # issues of images whose files are looked at
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """The checked content of an annotation file.
+
+    Attributes:
+        index: Content without issues.
+        issues: Repaired or skipped entries.
+        unlike: Number of boxes that do not match their masks.
+        counts: Number of images, annotations and categories in the file.
+        box_format: Format of the boxes in the file.
+    """
+
+    index: AnnotationIndex
+    issues: tuple[Issue, ...]
+    unlike: int
+    counts: Mapping[str, int]
+    box_format: BoxFormat
+
+    def listed_names(self) -> list[str]:
+        """Return the file names of all images of the file, also of skipped ones."""
+        return json.loads(self.index.stored.arrays["listed_names"].tobytes())
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How an annotation file is read.
+
+    Attributes:
+        repairs: Whether to repair or skip issues; otherwise annotations are loaded as by pycocotools.
+        images: Image folder given by the user.
+        split: "train" or "val".
+    """
+
+    repairs: bool
+    images: Path | None
+    split: str
+
+
+def open_annotation_file(file: Path, options: ReadOptions) -> AnnotationFile:
+    """Open an annotation file through the index in the cache, which is made if it is missing, stale or damaged.
+
+    Of several processes that need the same index, one makes it while the others wait.
+
+    Args:
+        file: The file.
+        options: How it is read.
+
+    Returns:
+        Its content.
+
+    Raises:
+        UserError: The file is missing or not in COCO's format.
+    """
+    if _size(file) < CACHED:
+        return _opened(Index(*_indexed(file, options)))
+    path = index_path(file, f"coco-{'repaired' if options.repairs else 'unrepaired'}-{_code_version()}")
+    index = _cached(path, file)
+    if index is not None:
+        return _opened(index, path)
+    with ExitStack() as stack:
+        with suppress(OSError, StorageError):  # without a cache, every process reads the file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path.with_suffix(".lock"), wait=True))
+        index = _cached(path, file)  # perhaps made by another process meanwhile
+        return _made(path, file, options) if index is None else _opened(index, path)
+
+
+def _opened(index: Index, path: Path | None = None) -> AnnotationFile:
+    details = index.details
+    return AnnotationFile(
+        AnnotationIndex(index, path),
+        tuple(Issue(**issue) for issue in details["issues"]),
+        details["unlike"],
+        details["counts"],
+        BoxFormat(tuple(details["box_format"]["names"]), details["box_format"]["is_normalized"]),
+    )
+
+
+def _cached(path: Path, file: Path) -> Index | None:
+    """Return the index at `path` if it is whole and the file has not changed since."""
+    index = map_index(path)
+    if index is None:
+        return None
+    state, details = _state(file), index.details
+    is_settled = max(details["state"]["changed"]) < details["made"] - _RECENT
+    if is_settled and state == details["state"]:
+        return index
+    return index if _digest(file) == details["sha256"] else None
+
+
+def _made(path: Path, file: Path, options: ReadOptions) -> AnnotationFile:
+    """Read a file and write its index, in a child process if it is large."""
+    # A process of multiprocessing that ends with its parent may not start others.
+    in_child = _size(file) >= IN_CHILD and not multiprocessing.current_process().daemon
+    with TemporaryDirectory(prefix="gcnet-") as folder:  # for an index that is not kept: it stays mapped
+        paths = path, Path(folder, "index.safetensors")
+        if in_child:
+            written = run_in_child(f"reading {printable(file)}", _write, paths, file, options, _processes())
+        else:
+            written = _write(paths, file, options, 1)
+        index = None if written is None else map_index(written)
+    if index is None:
+        return _opened(Index(*_indexed(file, options)))
+    return _opened(index, path if written == path else None)
+
+
+def _write(paths: tuple[Path, Path], file: Path, options: ReadOptions, processes: int) -> Path | None:
+    """Write the index of a file.
+
+    Args:
+        paths: Path in the cache, and a temporary one for an index that depends on other files or a full cache.
+        file: The annotation file.
+        options: How it is read.
+        processes: Number of processes that check annotations.
+
+    Returns:
+        Path of the index; None if neither can be written.
+    """
+    collects = gc.isenabled()
+    gc.disable()  # it would visit millions of objects again and again
+    try:
+        arrays, details = _indexed(file, options, processes)
+    finally:
+        if collects:
+            gc.enable()
+    depends = any(issue["kind"] in _SIZES_READ for issue in details["issues"])
+    is_kept = not depends and details["state"] == _state(file)
+    usable = paths if is_kept else paths[1:]
+    _remove_old(paths[0])
+    return next((path for path in usable if save_index(path, arrays, details)), None)
+
+
+def _remove_old(path: Path) -> None:
+    """Remove indexes of the same annotation file that other versions of gcnet made some time ago."""
+    source = path.stem.rpartition("-")[2]
+    for other in path.parent.glob(f"coco-*-{source}.safetensors"):
+        with suppress(OSError):
+            if other != path and time.time() - other.stat().st_mtime > _KEPT:
+                other.unlink()
+
+
+def _indexed(file: Path, options: ReadOptions, processes: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return arrays and details of the index of a file, checked in some processes."""
+    made = time.time_ns()
+    about = {"made": made, "state": _state(file), "sha256": _digest(file)}
+    content = read_annotations(file)
+    raw: dict[str, Any] = {
+        "raw_images": text_array(json.dumps([_raw_id(entry) for entry in content["images"]])),
+        "raw_categories": text_array(json.dumps([_raw_id(entry) for entry in content["categories"]])),
+        "listed_names": text_array(json.dumps(image_names(content))),
+    }
+    counts = {part: len(content[part]) for part in ("images", "annotations", "categories")}
+    if options.repairs:
+        arrays, details = _inspected(content, _folder(file, content, options), processes)
+    else:
+        arrays, details = annotation_arrays(load_unrepaired(content, str(file))[0])
+        details |= {"issues": [], "unlike": 0, "box_format": asdict(COCO)}
+    return arrays | raw, details | about | {"counts": counts}
+
+
+def _inspected(content: dict[str, Any], folder: Path, processes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return arrays and details of repaired content."""
+    checked = inspect_in_processes(content, folder, processes) if processes > 1 else None
+    if checked is not None:
+        (arrays, details), box_format = annotation_arrays(checked.clean, checked.annotations), COCO
+        issues = [issue for issue in checked.issues if issue.action != "noted"]
+        notes = [issue for issue in checked.issues if issue.action == "noted"]
+    else:
+        inspection = inspect(content, folder, decodes=False)
+        (arrays, details), box_format = annotation_arrays(inspection.clean), inspection.box_format
+        issues, notes = list(inspection.issues), list(inspection.notes)
+    unlike = sum(note.kind == "bbox unlike the mask" for note in notes)
+    return arrays, details | {
+        "issues": [asdict(issue) for issue in issues],
+        "unlike": unlike,
+        "box_format": asdict(box_format),
+    }
+
+
+def _folder(file: Path, content: dict[str, Any], options: ReadOptions) -> Path:
+    """Return the image folder, from which missing sizes are read."""
+    try:
+        return image_folder(file, image_names(content), images=options.images, split=options.split)
+    except UserError:
+        return file.parent
+
+
+def _processes() -> int:
+    """Return the number of processes that check a large file; each needs memory for its part."""
+    return min(_MOST_PROCESSES, len(os.sched_getaffinity(0))) if sys.platform == "linux" else 1
+
+
+def _size(file: Path) -> int:
+    return os.stat(file).st_size if file.is_file() else 0
+
+
+def _raw_id(entry: Any) -> Any:
+    return entry.get("id") if isinstance(entry, dict) else None
+
+
+def _state(file: Path) -> dict[str, Any] | None:
+    """Return what changes with the content of a file; None for a missing file."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return {"size": found.st_size, "inode": found.st_ino, "changed": [found.st_mtime_ns, found.st_ctime_ns]}
+
+
+def _digest(file: Path) -> str | None:
+    """Return the SHA-256 of a file; None for a file that cannot be read."""
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+@cache
+def _code_version() -> str:
+    """Return the version of gcnet with a digest of the modules that check annotations."""
+    digest = hashlib.sha256(__version__.encode())
+    for module in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(module.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,266 @@
+"""Index of shards: name, place and label of every sample, built once from the headers of the tar files."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from gcnet.data.images.file_names import FileNames
+from gcnet.data.images.shard_files import read_bytes
+from gcnet.data.images.shard_samples import MOST_CLASSES, ShardSamples, read_samples
+from gcnet.data.index_file import Index, index_path, map_index, save_index
+from gcnet.errors import UserError, printable
+from gcnet.remote_files import FileEntry, find_remote, is_remote
+from gcnet.storage import StorageError, locked, write_atomic
+
+_KIND = "shards-1"
+_PARALLEL = 16  # remote shards whose headers are read at once
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The samples of several shards, in arrays that processes share.
+
+    Attributes:
+        shards: Path or URL of each shard.
+        ends: Number of samples up to the end of each shard.
+        names: Name of each image.
+        offsets: First byte of each image file in its shard.
+        sizes: Size of each image file in bytes.
+        labels: Class index of each image, or index into `label_names`.
+        label_names: Sorted class names if the shards have names as labels; empty if they have numbers.
+        repeats_names: Whether images of different shards have the same name.
+        notes: What was skipped, a sentence each.
+    """
+
+    shards: tuple[str, ...]
+    ends: Int64[np.ndarray, " shards"]
+    names: FileNames
+    offsets: Int64[np.ndarray, " images"]
+    sizes: Int64[np.ndarray, " images"]
+    labels: Int32[np.ndarray, " images"]
+    label_names: tuple[str, ...]
+    repeats_names: bool
+    notes: tuple[str, ...]
+
+    def shard(self, index: int) -> str:
+        """Return the shard of the image at `index`."""
+        return self.shards[int(np.searchsorted(self.ends, index, side="right"))]
+
+    def save(self, path: Path, files: Sequence[FileEntry]) -> bool:
+        """Write the index to a file.
+
+        Args:
+            path: The file.
+            files: The shards, whose names and sizes the file keeps to be compared.
+
+        Returns:
+            Whether the file was written; False for a folder that cannot be written or a full disk.
+        """
+        arrays = {
+            "ends": self.ends,
+            "text": self.names.text,
+            "name_ends": self.names.ends,
+            "offsets": self.offsets,
+            "sizes": self.sizes,
+            "labels": self.labels,
+        }
+        details = {
+            "shards": [[os.path.basename(file.url), file.size] for file in files],
+            "label_names": list(self.label_names),
+            "repeats_names": self.repeats_names,
+            "notes": list(self.notes),
+        }
+        return save_index(path, arrays, details)
+
+
+def open_index(files: Sequence[FileEntry], beside: str) -> ShardIndex:
+    """Return the index of shards: from the file beside them, from the cache, or built of the headers of the tar files.
+
+    Args:
+        files: The shards.
+        beside: Name of an index file beside the shards, as `gcnet shard` writes it.
+
+    Raises:
+        UserError: A shard is not a tar file or is damaged, or no image has a label.
+    """
+    stored = _stored_beside(files, beside)
+    if stored is not None:
+        return stored
+    path = _cache_path(files)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.with_suffix(".lock"), wait=True):  # one of several processes builds it
+            return _read(path, files) or _built(path, files)
+    except (OSError, StorageError):  # a cache that cannot be written
+        return build_index(files)
+
+
+def _built(path: Path, files: Sequence[FileEntry]) -> ShardIndex:
+    """Build the index and write it to the cache; it is read from there if possible."""
+    built = build_index(files)
+    return (_read(path, files) if built.save(path, files) else None) or built
+
+
+def _cache_path(files: Sequence[FileEntry]) -> Path:
+    places = (
+        (file.url if is_remote(file.url) else os.path.realpath(file.url), file.size, file.version) for file in files
+    )
+    return index_path(f"/{hashlib.sha256(repr(list(places)).encode(errors='surrogateescape')).hexdigest()}", _KIND)
+
+
+def _stored_beside(files: Sequence[FileEntry], name: str) -> ShardIndex | None:
+    """Return the index that `gcnet shard` wrote, if it is that of these shards and, on this machine, not older."""
+    place = f"{os.path.dirname(files[0].url) or '.'}/{name}"
+    if not is_remote(place):
+        return _read(Path(place), files) if _is_newest(place, files) else None
+    entries = find_remote(place)
+    if not entries:
+        return None
+    path = _cache_path(entries)
+    with suppress(OSError, StorageError):  # without a cache, the headers of the tar files are read
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, read_bytes(place))
+    return _read(path, files)
+
+
+def _is_newest(place: str, files: Sequence[FileEntry]) -> bool:
+    """Return whether no shard was changed after the file at `place`."""
+    try:
+        return os.stat(place).st_mtime_ns >= max(os.stat(file.url).st_mtime_ns for file in files)
+    except OSError:
+        return False
+
+
+def _read(path: Path, files: Sequence[FileEntry]) -> ShardIndex | None:
+    """Return the index of a file, or None if it is missing, damaged or that of other shards."""
+    stored = map_index(path)
+    if stored is None or stored.details.get("shards") != [[os.path.basename(file.url), file.size] for file in files]:
+        return None
+    try:
+        index = _from_file(stored, files)
+        return index if _is_consistent(index, files) else None
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
+def _from_file(stored: Index, files: Sequence[FileEntry]) -> ShardIndex:
+    arrays, details = stored.arrays, stored.details
+    return ShardIndex(
+        tuple(file.url for file in files),
+        arrays["ends"],
+        FileNames(arrays["text"], arrays["name_ends"]),
+        arrays["offsets"],
+        arrays["sizes"],
+        arrays["labels"],
+        tuple(details["label_names"]),
+        details["repeats_names"],
+        tuple(details["notes"]),
+    )
+
+
+def _is_consistent(index: ShardIndex, files: Sequence[FileEntry]) -> bool:
+    """Return whether an index of a file lists images within the shards, with valid names and labels."""
+    count, text_ends = len(index.offsets), index.names.ends
+    lengths = np.diff(index.ends, prepend=0)
+    if not (count == len(index.sizes) == len(index.labels) == len(text_ends) == lengths.sum() > 0):
+        return False
+    if len(lengths) != len(files) or lengths.min() < 0 or (text_ends[:-1] > text_ends[1:]).any():
+        return False
+    last = np.repeat([file.size for file in files], lengths) - index.sizes
+    classes = len(index.label_names) or MOST_CLASSES
+    return bool(
+        text_ends[-1] <= len(index.names.text)
+        and index.offsets.min() >= 0
+        and index.sizes.min() >= 0
+        and (index.offsets <= last).all()
+        and index.labels.min() >= 0
+        and index.labels.max() < classes
+        and all(isinstance(text, str) for text in (*index.label_names, *index.notes))
+    )
+
+
+def build_index(files: Sequence[FileEntry]) -> ShardIndex:
+    """Build the index of shards from the headers of their tar files.
+
+    Args:
+        files: The shards.
+
+    Returns:
+        The index.
+
+    Raises:
+        UserError: A shard is not a tar file or is damaged, no image has a label, or some labels are numbers and others
+            names.
+    """
+    with ThreadPoolExecutor(_PARALLEL if is_remote(files[0].url) else 1) as pool:
+        return join_samples(files, pool.map(read_samples, files))
+
+
+def join_samples(files: Sequence[FileEntry], parts: Iterable[ShardSamples]) -> ShardIndex:
+    """Return the index of the samples of several shards.
+
+    Args:
+        files: The shards.
+        parts: Samples of each shard.
+
+    Raises:
+        UserError: As for `build_index`.
+    """
+    ends, offsets, sizes, labels, names = [], [], [], [], []
+    skipped: Counter[str] = Counter()
+    example = ""
+    for part in parts:
+        names += [sample.name for sample in part.samples]
+        offsets += [sample.offset for sample in part.samples]
+        sizes += [sample.size for sample in part.samples]
+        labels += [sample.label for sample in part.samples]
+        skipped, example = skipped + part.skipped, example or part.example
+        ends.append(len(names))
+    place = _place(files)
+    notes = _notes(place, skipped, example)
+    if not names:
+        raise UserError(notes[0].replace("skipped", "no image has a label: found") if notes else f"{place}: no samples")
+    label_names = _label_names(place, labels)
+    number_of = {name: number for number, name in enumerate(label_names)}
+    numbers = [number_of[label] for label in labels] if label_names else labels
+    return ShardIndex(
+        tuple(file.url for file in files),
+        np.array(ends, dtype=np.int64),
+        FileNames.packed(names),
+        np.array(offsets, dtype=np.int64),
+        np.array(sizes, dtype=np.int64),
+        np.array(numbers, dtype=np.int32),
+        label_names,
+        len(set(names)) < len(names),
+        tuple(notes),
+    )
+
+
+def _place(files: Sequence[FileEntry]) -> str:
+    first, last = files[0].url, os.path.basename(files[-1].url)
+    return printable(first if len(files) == 1 else f"{first} to {last}")
+
+
+def _notes(place: str, skipped: Mapping[str, int], example: str) -> list[str]:
+    if not skipped:
+        return []
+    counts = " and ".join(f"{count:,} samples {reason}" for reason, count in skipped.items())
+    return [f"{place}: skipped {counts}, such as {printable(example)}"]
+
+
+def _label_names(place: str, labels: Sequence[int | str]) -> tuple[str, ...]:
+    names = {label for label in labels if isinstance(label, str)}
+    if names and (number := next((label for label in labels if isinstance(label, int)), None)) is not None:
+        raise UserError(
+            f'{place}: labels must be all numbers or all names, found {number} and "{printable(min(names))}"'
+        )
+    return tuple(sorted(names))

@@ -1,0 +1,1 @@
+"""Export of trained networks to ONNX, torch.export and OpenVINO files."""

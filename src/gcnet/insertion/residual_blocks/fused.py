@@ -1,0 +1,108 @@
+"""Residual blocks whose context is computed from the input of their last 1x1 convolution (docs/fusion.md)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.fx import Proxy
+
+from gcnet.framework.narrow_block import narrow_block
+from gcnet.framework.observers import is_hooked, is_recorded
+from gcnet.insertion.residual_blocks.position import Positioned
+
+# Residual blocks whose output is a new map, by module and name, since timm is not imported for its classes alone.
+_LIBRARIES = ("torchvision.models.resnet", "timm.models.resnet")
+_RESIDUAL_BLOCKS = ("BasicBlock", "Bottleneck")
+
+
+class FusedBottleneck(Positioned):
+    """`activation(shortcut + gate (W h + b) + shift)`, with gate and shift from `h` by a `NarrowBlock`.
+
+    The shift is added to the narrower of what is there: for one image to the bias of the convolution, otherwise to the
+    shortcut, in place if no other code reads it. So no operation of its own reads the wide map.
+    """
+
+    context: nn.Module
+    conv3: nn.Conv2d
+    downsample: nn.Module | None
+
+    def residual(
+        self,
+        h: Float[Tensor, "n k h w"],
+        x: Float[Tensor, "n c_in h_in w_in"],
+        activation: nn.Module,
+        source: nn.Module | None,
+    ) -> Float[Tensor, "n c h w"]:
+        """Return the output of the residual block.
+
+        Args:
+            h: input of the last convolution.
+            x: input of the residual block.
+            activation: the last activation.
+            source: the module whose output `x` is, if no other code reads it.
+        """
+        gate, shift = self.context(h)
+        downsample = self.downsample
+        shortcut = x if downsample is None else downsample(x)
+        if _is_recorded(x) or is_hooked(self.conv3):
+            out = self.conv3(h) if gate is None else self.conv3(h) * gate
+            return activation(out + (shortcut if shift is None else shortcut + shift))
+        if gate is None and h.shape[0] == 1:
+            return activation(self._shifted(h, shift).add_(shortcut))
+        if shift is not None:
+            is_new = shortcut is not x if downsample is not None else source is not None
+            owned = is_new and _makes_own_map(source if downsample is None else downsample)
+            shortcut = shortcut.add_(shift) if owned else shortcut + shift
+        out = self.conv3(h)
+        if gate is None:
+            return activation(out.add_(shortcut))
+        return activation(torch.addcmul(shortcut, out, gate.to(out.dtype), out=out))
+
+    def _shifted(self, h: Tensor, shift: Tensor) -> Tensor:
+        """`W h + b + shift` of one image, with the shift as a part of the bias."""
+        convolution = self.conv3
+        bias = shift.view(-1) if convolution.bias is None else convolution.bias + shift.view(-1)
+        return F.conv2d(h, convolution.weight, bias.to(convolution.weight.dtype))
+
+
+class FusedStage(nn.Sequential):
+    """A stage of residual blocks, which tells fused ones which module makes their input, for this stage alone."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        x, source = input, None
+        for block in self:
+            x = block(x, source) if isinstance(block, FusedBottleneck) else block(x)
+            source = block
+        return x
+
+
+def _is_recorded(x: Tensor) -> bool:
+    """Whether gradients or programs need the operations as they are, or the batch size may change."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling() or isinstance(x, Proxy) or is_recorded()
+
+
+def _makes_own_map(module: nn.Module | None) -> bool:
+    """Whether a downsampling layer or a residual block returns a new map, which no hook could have kept."""
+    if module is None or any(is_hooked(part) for part in module.modules()):
+        return False
+    bases = type(module).__mro__
+    return isinstance(module, nn.Sequential) or any(
+        base.__module__ in _LIBRARIES and base.__name__ in _RESIDUAL_BLOCKS for base in bases
+    )
+
+
+def fuse_bottleneck(module: Any) -> None:
+    """Make a residual block compute its context before its last convolution, in place.
+
+    Args:
+        module: residual block with a `fused_class`, with folded batch norms.
+    """
+    convolution: nn.Conv2d = module.conv3
+    weight = convolution.weight.flatten(1)
+    bias = weight.new_zeros(len(weight)) if convolution.bias is None else convolution.bias
+    module.context = narrow_block(module.context, weight, bias).eval()
+    if module.context.adds_bias:
+        convolution.bias = None
+    module.__class__ = module.fused_class()

@@ -1,0 +1,1 @@
+"""Trained models for others: the model card, and the repository on the Hugging Face Hub."""

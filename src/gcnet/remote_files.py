@@ -1,0 +1,235 @@
+"""Files at URLs such as s3://bucket/key, by fsspec; the file system is opened once in each process."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from gcnet.errors import Failure, UserError, is_url, nearest, printable
+
+_T = TypeVar("_T")
+
+# A key and a secret before "@": no port, no ARN of an access point, and no container of Azure.
+_SECRET = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,2}(?!arn:)[^/@:]+:(?!\d+/)[^@]+@")
+_SHORT_URL = re.compile(r"^([^/:]+):/(?!/)")
+_ATTEMPTS = 3
+_FIRST_PAUSE = 0.5  # seconds; doubled after every failed attempt
+_VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
+_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound")
+
+
+class RemoteError(Failure):
+    """A remote file cannot be read or written, although the request is correct."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file at a URL or path.
+
+    Attributes:
+        url: Its URL or path.
+        size: Size in bytes.
+        version: ETag or modification time, which changes with the content; empty if the file system has neither.
+    """
+
+    url: str
+    size: int
+    version: str
+
+
+def is_remote(path: object) -> bool:
+    """Return whether `path` is a URL with a protocol, such as s3://bucket/key."""
+    protocol, separator, _ = str(path).partition("://")
+    return bool(separator) and protocol.replace("+", "").replace("-", "").replace(".", "").isalnum()
+
+
+def check_without_secret(url: str | os.PathLike[str], name: str = "URLs") -> None:
+    """Check that a URL has no password or secret key, which would be printed and recorded with it.
+
+    Args:
+        url: The URL or path.
+        name: Name of the argument, for messages.
+
+    Raises:
+        UserError: It has one.
+    """
+    if _SECRET.match(str(url)):
+        raise UserError(
+            f"{name} must not contain a password or secret key, as in KEY:SECRET@; credentials come from the "
+            "environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+
+
+def restored_url(path: str | os.PathLike[str]) -> str:
+    """Return `path` as text; a URL that pathlib has changed to s3:/bucket gets its second slash back."""
+    text = str(path)
+    return _SHORT_URL.sub(r"\1://", text) if is_url(text) else text
+
+
+def file_system(url: str) -> Any:
+    """Return the fsspec file system of `url`; a forked process gets one of its own.
+
+    Options, such as AWS_ENDPOINT_URL and credentials, come from the environment and configuration files.
+
+    Raises:
+        UserError: fsspec or the library of the protocol is not installed, the protocol is unknown or "file", or the URL
+            has a password.
+    """
+    check_without_secret(url)
+    protocol = url.partition("://")[0]
+    if protocol in ("file", "local"):
+        raise UserError(f"a path on this machine is given without {protocol}://, found {printable(url)}")
+    return _file_system(protocol, os.getpid())
+
+
+@cache
+def _file_system(protocol: str, process: int) -> Any:  # noqa: ARG001 (part of the key of the cache)
+    try:
+        import fsspec
+    except ImportError as error:
+        raise _missing_library(protocol) from error
+    try:
+        return fsspec.filesystem(protocol, use_listings_cache=False)
+    except ImportError as error:
+        raise _missing_library(protocol, str(error)) from error
+    except ValueError as error:
+        proposal = nearest(protocol, fsspec.available_protocols())
+        raise UserError(f'unknown protocol "{printable(protocol)}://"{proposal or "; such as s3://"}') from error
+
+
+def _missing_library(protocol: str, reason: str = "") -> UserError:
+    if protocol in ("s3", "s3a") or not reason:
+        return UserError(f'URLs such as {protocol}://... require fsspec and s3fs: pip install "gcnet[cloud]"')
+    return UserError(f"{protocol}:// requires another library: {printable(reason)}")
+
+
+@contextmanager
+def remote_errors(url: str) -> Generator[None]:
+    """Turn errors of fsspec into one sentence that names `url`.
+
+    Raises:
+        UserError: There is no such file or bucket, or credentials are missing or refused.
+        RemoteError: The request failed for another reason, such as the network.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"nothing at {printable(url)}: {_first_line(error)}") from error
+    except PermissionError as error:
+        raise UserError(f"access to {printable(url)} is denied: {_first_line(error)}") from error
+    except Exception as error:  # libraries of protocols have error classes of their own
+        if type(error).__name__ in _CREDENTIALS:
+            variables = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            raise UserError(f"no credentials for {printable(url)} ({_first_line(error)}): set {variables}") from error
+        raise RemoteError(f"cannot access {printable(url)}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = (str(error) or type(error).__name__).splitlines()
+    return printable(lines[0][:200])
+
+
+def read_remote(url: str, start: int | None = None, end: int | None = None) -> bytes:
+    """Return the bytes of a file, or of a range of it; failed requests are repeated.
+
+    Args:
+        url: URL of the file.
+        start: First byte of the range (default: that of the file).
+        end: Byte after the last (default: the end of the file).
+
+    Raises:
+        UserError: As for `remote_errors`.
+        RemoteError: All attempts failed.
+    """
+    return retried(url, lambda: file_system(url).cat_file(url, start=start, end=end))
+
+
+def retried(url: str, request: Callable[[], _T]) -> _T:
+    """Return the result of a request, which is repeated if it fails for another reason than a missing file or access.
+
+    Args:
+        url: URL of the request, for errors.
+        request: The request.
+
+    Raises:
+        UserError: As for `remote_errors`.
+        RemoteError: All attempts failed.
+    """
+    with remote_errors(url):
+        for attempt in range(_ATTEMPTS):
+            try:
+                return request()
+            except (FileNotFoundError, PermissionError):
+                raise
+            except (OSError, RemoteError):
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(_FIRST_PAUSE * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+
+def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+    """Read ranges of files of the same protocol by requests at the same time.
+
+    Args:
+        ranges: URL, first byte, and byte after the last of each range.
+
+    Returns:
+        Content of each range; None if its request failed, which `read_remote` may repeat or explain.
+    """
+    if not ranges:
+        return []
+    urls, starts, ends = (list(values) for values in zip(*ranges, strict=True))
+    results = file_system(ranges[0][0]).cat_ranges(urls, starts, ends, on_error="return")
+    return [result if isinstance(result, bytes) else None for result in results]
+
+
+def find_remote(pattern: str) -> list[FileEntry]:
+    """Return the files of a URL or of a pattern with wildcards (*, ?, [...], **), sorted by URL.
+
+    Raises:
+        UserError: As for `remote_errors`; a pattern without files gives an empty list.
+        RemoteError: All attempts failed.
+    """
+    protocol = pattern.partition("://")[0]
+    entries = retried(pattern, lambda: file_system(pattern).glob(pattern, detail=True)).values()
+    files = [entry for entry in entries if entry["type"] == "file"]
+    return sorted((_file_entry(protocol, entry) for entry in files), key=lambda file: file.url)
+
+
+def list_remote(folder: str) -> list[FileEntry]:
+    """Return all files below the URL of a folder, sorted by URL.
+
+    Raises:
+        UserError: As for `remote_errors`.
+        RemoteError: The request failed.
+    """
+    protocol = folder.partition("://")[0]
+    found = retried(folder, lambda: file_system(folder).find(folder, detail=True)).values()
+    entries = [entry for entry in found if not entry["name"].endswith("/")]  # a folder made in a console
+    return sorted((_file_entry(protocol, entry) for entry in entries), key=lambda file: file.url)
+
+
+def remote_folders(folder: str) -> list[str]:
+    """Return the sorted names of the folders in the URL of a folder.
+
+    Raises:
+        UserError: As for `remote_errors`.
+        RemoteError: The request failed.
+    """
+    with remote_errors(folder):
+        entries = file_system(folder).ls(folder, detail=True)
+    names = (entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory")
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def _file_entry(protocol: str, entry: dict[str, Any]) -> FileEntry:
+    name, size = entry["name"], entry["size"]
+    version = next((str(entry[key]) for key in _VERSIONS if entry.get(key)), "")
+    return FileEntry(name if is_remote(name) else f"{protocol}://{name.lstrip('/')}", size or 0, version)

@@ -1,0 +1,151 @@
+"""Verified uploads to URLs such as s3://bucket/key, and objects that only one of several writers can create."""
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from gcnet.remote_files import RemoteError, file_system, remote_errors, retried
+from gcnet.storage import open_file
+
+_PART = 16 * 2**20  # bytes of a part of a large upload; up to 10,000 parts
+_PARTS_AT_A_TIME = 4  # which are in memory
+_LARGEST_SINGLE = 2 * _PART  # s3fs uploads smaller files in one part
+
+
+@dataclass(frozen=True)
+class Content:
+    """Size and digests of a file.
+
+    Attributes:
+        size: in bytes.
+        sha256: hexadecimal.
+        etag: which S3 gives to the file when it is uploaded in parts of 16 MiB.
+    """
+
+    size: int
+    sha256: str
+    etag: str
+
+
+def content_of(path: Path) -> Content:
+    """Return size and digests of the file `path`.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    whole, single, parts, size = hashlib.sha256(), _md5(), [], 0
+    with open_file(path) as file:
+        while part := file.read(_PART):
+            size += len(part)
+            whole.update(part)
+            single.update(part)
+            parts.append(_md5(part).digest())
+    multiple = f"{_md5(b''.join(parts)).hexdigest()}-{len(parts)}"
+    return Content(size, whole.hexdigest(), single.hexdigest() if size < _LARGEST_SINGLE else multiple)
+
+
+def _md5(data: bytes = b"") -> "hashlib._Hash":
+    return hashlib.md5(data, usedforsecurity=False)
+
+
+def upload(path: Path, url: str, content: Content) -> None:
+    """Upload a file, and verify what is stored; failed attempts are repeated.
+
+    The ETag is compared; where it is no MD5, as with some encryption, the stored file is read and its SHA-256 compared.
+
+    Args:
+        path: a file that does not change meanwhile.
+        url: an older file there is replaced.
+        content: of the file, by `content_of`.
+
+    Raises:
+        UserError: there is no such bucket, or credentials are missing or refused.
+        RemoteError: all attempts failed.
+    """
+    is_s3 = url.startswith(("s3://", "s3a://"))
+    options = {"chunksize": _PART, "max_concurrency": _PARTS_AT_A_TIME} if is_s3 else {}
+
+    def attempt() -> None:
+        file_system(url).put_file(str(path), url, **options)
+        _verify(url, content)
+
+    retried(url, attempt)
+
+
+def _verify(url: str, content: Content) -> None:
+    system = file_system(url)
+    stored = system.info(url)
+    if stored["size"] != content.size:
+        raise RemoteError(f"{url} was not stored whole: {stored['size']:,} of {content.size:,} bytes")
+    if str(stored.get("ETag", "")).strip('"') == content.etag:
+        return
+    with system.open(url, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != content.sha256:
+        raise RemoteError(f"{url} was stored with other bytes than those sent")
+
+
+def upload_bytes(data: bytes, url: str) -> None:
+    """Upload bytes, replacing an older file; failed attempts are repeated.
+
+    Args:
+        data: content of the file.
+        url: of the file.
+
+    Raises:
+        UserError: there is no such bucket, or credentials are missing or refused.
+        RemoteError: all attempts failed.
+    """
+    retried(url, lambda: file_system(url).pipe_file(url, data))
+
+
+def create_remote(data: bytes, url: str) -> bool:
+    """Create a file if there is none at the URL, which only one of several writers can; on S3 by If-None-Match.
+
+    Args:
+        data: content of the file.
+        url: of the file.
+
+    Returns:
+        Whether it was created.
+
+    Raises:
+        UserError: there is no such bucket, or credentials are missing or refused.
+        RemoteError: the request failed.
+    """
+    with remote_errors(url):
+        try:
+            file_system(url).pipe_file(url, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+
+def remove_remote(url: str) -> None:
+    """Remove the file at `url`, if there is one.
+
+    Raises:
+        UserError: credentials are missing or refused.
+        RemoteError: all attempts failed.
+    """
+    retried(url, lambda: _remove(url))
+
+
+def _remove(url: str) -> None:
+    with suppress(FileNotFoundError):
+        file_system(url).rm_file(url)
+
+
+def download(url: str, path: Path) -> None:
+    """Download the file at a URL; failed attempts are repeated.
+
+    Args:
+        url: of the file.
+        path: new file, written in place.
+
+    Raises:
+        UserError: there is no such file, or credentials are missing or refused.
+        RemoteError: all attempts failed.
+    """
+    retried(url, lambda: file_system(url).get_file(url, str(path)))

@@ -1,0 +1,74 @@
+"""Predictions on a Ray cluster: Ray Data assigns batches of images to predictors on its nodes."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gcnet.devices import choose_device
+from gcnet.errors import Failure, UserError, printable
+from gcnet.ray_cluster import Share
+from gcnet.tasks.settings import PredictSettings
+from gcnet.tasks.trained import open_trained
+from gcnet.workflows.prediction_records import RecordPredictor, Records, batches_of
+
+
+def predicted_by_cluster(
+    settings: PredictSettings, paths: Sequence[Path], batch_size: int, share: Share, count: int
+) -> Iterator[Records]:
+    """Yield the records of each batch in order; a batch is predicted again where its node dies.
+
+    Args:
+        settings: of the prediction; all nodes see the model file and the images at the same paths.
+        paths: image files.
+        batch_size: images per forward pass.
+        share: resources of each predictor.
+        count: largest number of predictors.
+
+    Raises:
+        UserError: Ray Data is not installed, or an output of the network is not finite.
+    """
+    try:
+        import ray.data
+        from ray.exceptions import RayError
+    except ImportError:
+        raise UserError('`cluster` requires Ray Data, which is not installed: pip install "gcnet[ray]"') from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context: Any = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    rows = [{"paths": [str(path) for path in batch]} for batch in batches_of(paths, batch_size)]
+    data: Any = ray.data.from_items(rows, override_num_blocks=min(len(rows), max(4 * count, 200)))
+    predicted = data.map(
+        _NodePredictor,
+        fn_constructor_args=(settings, str(Path.cwd())),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count),
+        num_cpus=share.cpus,
+        num_gpus=share.gpus,
+    )
+    try:
+        for row in predicted.iter_rows():
+            if row["error"]:
+                raise UserError(row["error"])
+            yield json.loads(row["records"])
+    except RayError as error:
+        reason = printable(str(error).strip().split("\n")[0])
+        raise Failure(f"a node of the Ray cluster cannot predict: {reason}") from error
+
+
+class _NodePredictor:
+    """A predictor in a process of a node, with the model of the settings."""
+
+    def __init__(self, settings: PredictSettings, folder: str) -> None:
+        os.chdir(folder)
+        loaded = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
+        loaded.trained.model.to(choose_device(settings.device))
+        self._predict = RecordPredictor(*loaded.task.configured_predictor(loaded, settings))
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"records": json.dumps(self._predict([Path(path) for path in row["paths"]])), "error": ""}
+        except UserError as error:
+            return {"records": "", "error": str(error)}

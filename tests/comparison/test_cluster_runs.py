@@ -1,0 +1,100 @@
+"""Comparisons on a Ray cluster of two nodes: results as on one machine, also after the death of a node."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+import gcnet.comparison.measure
+from comparison.small import Listener, small, write_images
+from gcnet.comparison.experiment import run_comparison
+from gcnet.comparison.results import Comparison
+from gcnet.training.recipe import RecipeSettings
+from ray_nodes import Nodes, two_nodes
+
+STEPS = 60
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500), pytest.mark.usefixtures("quick")]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No processes for memory and few repetitions: these are tested where they live."""
+    monkeypatch.setattr(gcnet.comparison.measure, "training_step_peak_memory", lambda *_, **__: 4_000_000)
+    monkeypatch.setattr(gcnet.comparison.measure, "REPETITIONS", 2)
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with two_nodes(tmp_path_factory.mktemp("ray")) as started:
+        yield started
+
+
+def _wait_for_rows(output: Path, trainings: int, *, seconds: float = 200) -> None:
+    """Wait until this number of trainings has logged a step."""
+    deadline = time.monotonic() + seconds
+    while len(list(output.glob("runs/*/metrics.jsonl"))) < trainings:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _alive() -> int:
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+def _curves(comparison: Comparison) -> list[object]:
+    return [(run.block, run.seed, run.scores, run.curve) for run in comparison.runs]
+
+
+def test_ctrl_c_cancels_the_tasks_after_their_checkpoints(nodes: Nodes, tmp_path: Path) -> None:
+    images, output = write_images(tmp_path / "images"), tmp_path / "out"
+    words = (
+        f"--blocks none,gc --model cifar_resnet20 --steps 3000 --batch-size 9 --device cpu --cluster {nodes.address}"
+    )
+    command = [sys.executable, "-m", "gcnet", "compare", *words.split(), "--data", str(images), "--output", str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    _wait_for_rows(output, 2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert complaint.decode().strip() == "gcnet: stopped by SIGINT; repeat the command to resume"
+    assert len(list(output.glob("runs/*/checkpoint.safetensors"))) == 2
+
+
+def test_a_comparison_survives_the_death_of_a_node_with_the_same_results(nodes: Nodes, tmp_path: Path) -> None:
+    images, output = write_images(tmp_path / "images"), tmp_path / "ray"
+    recipe = RecipeSettings(steps=STEPS, batch_size=9, lr=0.05)
+    alone = run_comparison(settings=small(images, tmp_path / "alone", recipe=recipe, seeds=2))
+    alive = []
+
+    class Killing(Listener):
+        """Kills the second node as soon as two trainings have logged steps."""
+
+        def advance(self, step: int, total: int, text: str) -> None:
+            super().advance(step, total, text)
+            if not alive and len(list(output.glob("runs/*/metrics.jsonl"))) == 2:
+                alive.append(_alive())
+                nodes.kill_second()
+
+        def log(self, text: str) -> None:
+            super().log(text)
+            if text.startswith("[4/4]"):
+                alive.append(_alive())
+
+    settings = small(images, output, recipe=recipe, seeds=2, jobs=None, cluster=nodes.address)
+    with_cluster = run_comparison(settings=settings, reporter=Killing())
+    assert alive == [2, 1]
+    assert _curves(with_cluster) == _curves(alone)
+    assert [run.name for run in output.glob("runs/*") if _starts(run) > 1] != []
+
+
+def _starts(run: Path) -> int:
+    """How many times a training was started or resumed."""
+    environment = run / "environment.json"
+    return len(json.loads(environment.read_text())) if environment.exists() else 0

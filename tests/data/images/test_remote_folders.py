@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import pytest
+
+from gcnet.data.decode import ImageError
+from gcnet.data.images.labeled import open_labeled, open_labeled_validation, open_splits
+from gcnet.data.images.sources import CachedImages, SubsetImages
+from gcnet.data.images.write_shards import write_shards
+from gcnet.data.settings import DataSettings
+from gcnet.errors import UserError
+from gcnet.remote_files import file_system
+from training.photos import write_photos
+
+
+@pytest.fixture
+def photos(tmp_path: Path, s3: str) -> tuple[Path, str]:
+    """Class folders on this machine and the same in a bucket."""
+    folder = write_photos(tmp_path / "photos", train_images=3, val_images=2)
+    for path in folder.rglob("*.png"):
+        file_system(s3).pipe_file(f"{s3}/photos/{path.relative_to(folder)}", path.read_bytes())
+    return folder, f"{s3}/photos"
+
+
+def test_images_labels_and_order_are_those_of_the_folder(photos: tuple[Path, str]) -> None:
+    local, remote = (open_labeled(DataSettings(data=str(data)), 0) for data in photos)
+    for expected, found in zip(local, remote, strict=True):
+        assert found.classes == expected.classes and len(found) == len(expected)
+        for index in range(len(expected)):
+            assert found.name(index) == expected.name(index)
+            assert found.label(index) == expected.label(index)
+            assert found.file_size(index) == expected.file_size(index)
+            assert found.read(index).tobytes() == expected.read(index).tobytes()
+
+
+def test_validation_lists_no_training_image(photos: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = []
+    system = file_system(photos[1])
+    find = system.find
+    monkeypatch.setattr(system, "find", lambda url, **options: listed.append(url) or find(url, **options))
+    images = open_labeled_validation(DataSettings(data=photos[1]), 0, None)
+    assert len(images) == 6 and images.classes == ("blue", "green", "red")
+    assert listed == [f"{photos[1]}/val"]
+
+
+def test_folders_without_splits_are_held_out(photos: tuple[Path, str]) -> None:
+    settings = DataSettings(data=f"{photos[1]}/train", val_fraction=0.3)
+    assert [len(source) for source in open_labeled(settings, 0)] == [6, 3]
+
+
+def test_other_and_hidden_files_are_skipped_with_a_note(photos: tuple[Path, str]) -> None:
+    system = file_system(photos[1])
+    for name in ("train/red/notes.txt", "train/.cache/x.png", "train/loose.png"):
+        system.pipe_file(f"{photos[1]}/{name}", b"x")
+    (train, _) = open_splits(photos[1]).values()
+    assert len(train) == 9
+    assert train.notes == (f"{photos[1]}/train: skipped 2 other files (1 .png, 1 .txt)",)
+
+
+def test_folders_of_tools_are_no_classes(photos: tuple[Path, str]) -> None:
+    for split in ("train/__MACOSX", "train/@eaDir", "__MACOSX/train"):
+        file_system(photos[1]).pipe_file(f"{photos[1]}/{split}/x.png", b"x")
+    splits = open_splits(photos[1])
+    assert [images.classes for images in splits.values()] == [("blue", "green", "red")] * 2
+    assert open_labeled_validation(DataSettings(data=photos[1]), 0, None).classes == ("blue", "green", "red")
+    assert splits["train"].notes == ()
+
+
+def test_every_class_folder_needs_images_and_objects_of_folders_are_no_files(photos: tuple[Path, str]) -> None:
+    file_system(photos[1]).pipe_file(f"{photos[1]}/train/blue/", b"")  # as S3's console makes folders
+    assert open_labeled(DataSettings(data=photos[1]), 0)[0].notes == ()
+    file_system(photos[1]).pipe_file(f"{photos[1]}/train/black/", b"")
+    with pytest.raises(
+        UserError, match="every class folder needs images, found none in s3://bucket/photos/train/black"
+    ):
+        open_labeled(DataSettings(data=photos[1]), 0)
+
+
+def test_a_removed_image_is_skipped_and_other_mistakes_are_named(photos: tuple[Path, str]) -> None:
+    images = open_splits(photos[1])["val"]
+    file_system(photos[1]).rm_file(f"{photos[1]}/val/{images.name(0)}")
+    with pytest.raises(ImageError, match="blue/0.png: no such file"):
+        images.read(0)
+    for data, message in (
+        ("s3://none/photos", "nothing at s3://none/photos: The specified bucket does not exist"),
+        (f"{photos[1]}/none", "nothing at s3://bucket/photos/none"),
+        (f"{photos[1]}/train/red", "no class folders or shards at s3://bucket/photos/train/red"),
+        (f"{photos[1]}/list.csv", "takes shards or a folder of class folders at a URL, found"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_labeled(DataSettings(data=data), 0)
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_images_of_a_batch_are_requested_at_the_same_time(
+    photos: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_sharded: bool
+) -> None:
+    monkeypatch.setenv("GCNET_CACHE", str(tmp_path / "cache"))
+    url = photos[1]
+    if is_sharded:
+        write_shards(open_splits(url), tmp_path / "shards")
+        file_system(url).put(f"{tmp_path}/shards/", f"{url}-shards/", recursive=True)
+        url = f"{url}-shards"
+    images = open_splits(url)["train"]
+    expected = [images.encoded(index).data for index in range(9)]
+    subset = CachedImages(SubsetImages(images, [8, 3, 5]))
+    subset.prefetch([0, 2, 1, 0])
+    monkeypatch.setattr("gcnet.data.images.remote_folders.read_remote", None)
+    monkeypatch.setattr("gcnet.data.images.shard_files.read_remote", None)
+    assert [subset.encoded(index).data for index in range(3)] == [expected[8], expected[3], expected[5]]
+
+
+def test_an_image_that_cannot_be_prefetched_is_read_again(photos: tuple[Path, str]) -> None:
+    images = open_splits(photos[1])["val"]
+    file_system(photos[1]).rm_file(f"{photos[1]}/val/{images.name(0)}")
+    images.prefetch([0, 1])
+    with pytest.raises(ImageError, match="no such file"):
+        images.read(0)
+    assert images.read(1).size == (11, 11)

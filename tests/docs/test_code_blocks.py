@@ -1,0 +1,106 @@
+"""Every code block of the README and of docs/ runs as it is written; blocks that cannot run say why."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gcnet import cli
+from gcnet.cli.arguments import parse
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+INFO = re.compile(r'(python|sh)(?: needs="([^"]+)")?|text|json|toml|yaml|csv|bibtex|html|dockerfile')
+INDENTED = re.compile(r"\n\n {4}(?![ *\d-])\S")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced code block: language, reason not to run it, and code."""
+
+    language: str
+    needs: str
+    code: str
+
+
+def blocks_of(page: str) -> Iterator[Block]:
+    for indent, info, code in FENCE.findall((ROOT / page).read_text()):
+        match = INFO.fullmatch(info)
+        assert match, f"{page}: ```{info}"
+        yield Block(match[1] or "", match[2] or "", re.sub(f"^{indent}", "", code, flags=re.MULTILINE))
+
+
+BLOCKS = {page: list(blocks_of(page)) for page in PAGES}
+RUN = [page for page, blocks in BLOCKS.items() if any(block.language and not block.needs for block in blocks)]
+SKIPPED = [(page, block) for page, blocks in BLOCKS.items() for block in blocks if block.needs]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_is_in_fenced_blocks_with_a_language(page: str) -> None:
+    outside = FENCE.sub("", (ROOT / page).read_text())
+    assert INDENTED.findall(outside) == []
+
+
+def test_the_number_of_blocks_that_are_not_run_is_known() -> None:
+    assert len(SKIPPED) == 58
+
+
+@pytest.mark.parametrize(("page", "block"), [(page, block) for page, block in SKIPPED if block.language == "sh"])
+def test_shell_blocks_that_are_not_run_have_valid_syntax(page: str, block: Block) -> None:
+    done = subprocess.run(["bash", "-n"], input=block.code, capture_output=True, text=True)
+    assert done.returncode == 0, f"{page}: {done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_yaml_blocks_have_valid_syntax(page: str) -> None:
+    for _, info, code in FENCE.findall((ROOT / page).read_text()):
+        if info == "yaml":
+            assert all(isinstance(document, dict | list) for document in yaml.safe_load_all(code))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("page", RUN)
+def test_the_blocks_of_a_page_run_one_after_the_other_in_an_empty_folder(page: str, tmp_path: Path) -> None:
+    programs = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    for block in BLOCKS[page]:
+        if block.language and not block.needs:
+            run_block(block, tmp_path, environment)
+
+
+def run_block(block: Block, folder: Path, environment: dict[str, str]) -> None:
+    if block.language == "python":
+        command = [sys.executable, "-W", "error", "-c", block.code]
+    else:
+        code = re.sub(r"^make ", f"make -C {shlex.quote(str(ROOT))} --dry-run ", block.code, flags=re.MULTILINE)
+        command = ["bash", "-euo", "pipefail", "-c", code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{block.code}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+def commands_of(code: str) -> list[list[str]]:
+    lines = code.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if re.match(r"(torchrun .* -m )?gcnet ", line)]
+
+
+@pytest.mark.parametrize(("page", "block"), SKIPPED)
+def test_commands_of_blocks_that_are_not_run_are_valid(
+    page: str, block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for words in commands_of(block.code):
+        command, *arguments = words[words.index("gcnet") + 1 :]
+        assert command in cli.COMMANDS, page
+        settings = import_module(f"gcnet.cli.{command.replace('-', '_')}").Settings
+        assert parse(settings, arguments, program=f"gcnet {command}", epilogue="") is not None

@@ -1,0 +1,257 @@
+"""Training with contexts before the last convolution, judged by the same network with the block after the norm."""
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import gcnet
+from gcnet.insertion.residual_blocks import expansion
+from insertion.test_fuse import HOSTS, images, network
+
+ADDING = ["gc", "snl", "gc_eca", "gc_affine"]
+
+
+def without_early_contexts(model: nn.Module) -> nn.Module:
+    """A copy whose blocks run after the norm, since a hook could see its output."""
+    other = copy.deepcopy(model)
+    for name, module in other.named_modules():
+        if name.endswith("bn3"):
+            module.register_forward_hook(lambda *_: None)
+    return other
+
+
+def step(model: nn.Module, x: Tensor, run: Callable[..., Tensor] | None = None) -> Mapping[str, Tensor]:
+    """The output, the gradients of input and parameters, and the buffers after a step in training mode."""
+    model.train()
+    x = x.clone().requires_grad_()
+    y = model(x) if run is None else run(model, x)
+    (y * torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).to(y.dtype)).sum().backward()
+    assert x.grad is not None
+    found = {"output": y.detach(), "input": x.grad, **dict(model.named_buffers())}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        if not name.endswith("key.bias"):  # the softmax cancels it: rounding
+            found[name] = parameter.grad
+    return found
+
+
+def assert_same_step(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float = 1e-9) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        difference = (found[name] - value).abs().max().item()
+        assert difference <= tolerance * max(value.abs().max().item(), 1e-6), f"{name}: {difference:.1e}"
+
+
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of channels of every context that is computed early."""
+    channels: list[int] = []
+
+    def counted(block: nn.Module, h: Tensor, *rest: object) -> Tensor:
+        channels.append(h.shape[1])
+        return function(block, h, *rest)
+
+    function = expansion.term_of_block
+    monkeypatch.setattr(expansion, "term_of_block", counted)
+    return channels
+
+
+@pytest.mark.parametrize("block", ADDING)
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.slow
+def test_a_step_has_the_same_outputs_gradients_and_statistics(host: str, block: str, early: list[int]) -> None:
+    model = network(host, block)
+    expected = step(without_early_contexts(model), images())
+    assert early == []
+    found = step(model, images())
+    assert len(early) == len(gcnet.inserted(model)[0].sites)
+    assert_same_step(found, expected)
+
+
+@pytest.mark.parametrize("pooling", ["attention", "average"])
+def test_a_step_in_channels_last_is_the_same(pooling: str, early: list[int]) -> None:
+    model = network("torchvision", "gc", pooling=pooling).to(memory_format=torch.channels_last)
+    x = images().to(memory_format=torch.channels_last)
+    expected = step(without_early_contexts(model), x)
+    assert_same_step(step(model, x), expected)
+    assert len(early) == 6
+
+
+def test_running_statistics_of_the_first_block_are_equal_to_the_bit(early: list[int]) -> None:
+    model = network("torchvision", "gc", torch.float32)
+    other = without_early_contexts(model)
+    step(model, images(dtype=torch.float32))
+    step(other, images(dtype=torch.float32))
+    first, theirs = model.layer2[0].bn3, other.layer2[0].bn3
+    assert len(early) == 6
+    assert torch.equal(first.running_mean, theirs.running_mean)
+    assert torch.equal(first.running_var, theirs.running_var)
+    assert first.num_batches_tracked == theirs.num_batches_tracked == 1
+
+
+def test_norms_in_eval_mode_keep_their_statistics(early: list[int]) -> None:
+    def run(model: nn.Module, x: Tensor) -> Tensor:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return model(x)
+
+    model = network("torchvision", "gc")
+    expected = step(without_early_contexts(model), images(), run)
+    before = model.layer2[0].bn3.running_mean.clone()
+    assert_same_step(step(model, images(), run), expected)
+    assert torch.equal(model.layer2[0].bn3.running_mean, before)
+    assert len(early) == 6
+
+
+def test_stochastic_depth_drops_the_term_with_its_branch(early: list[int]) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("resnet26", num_classes=7, zero_init_last=False, drop_path_rate=0.8)
+    gcnet.insert(model, "gc")
+    with torch.no_grad():
+        for _, parameter in gcnet.context_parameters(model):
+            parameter.add_(0.1)
+
+    def run(model: nn.Module, x: Tensor) -> Tensor:
+        torch.manual_seed(5)
+        return model(x)
+
+    model.double()
+    expected = step(without_early_contexts(model), images(), run)
+    assert_same_step(step(model, images(), run), expected)
+    assert len(early) == 6
+
+
+def test_a_checkpointed_stage_has_the_same_gradients(early: list[int]) -> None:
+    model = network("torchvision", "gc")
+    expected = step(without_early_contexts(model), images())
+
+    def run(model: nn.Module, x: Tensor) -> Tensor:
+        stage = model.layer3
+        stage.forward = lambda x, forward=stage.forward: checkpoint(forward, x, use_reentrant=False)
+        return model(x)
+
+    found = step(model, images(), run)
+    assert len(early) == 8
+    assert_same_step(
+        {name: value for name, value in found.items() if name not in dict(model.named_buffers())},
+        {name: value for name, value in expected.items() if name not in dict(model.named_buffers())},
+    )
+
+
+def test_bf16_is_as_close_to_float64_as_the_block_after_the_norm() -> None:
+    def run(model: nn.Module, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(x).float()
+
+    model = network("torchvision", "gc", torch.float32)
+    x = images(dtype=torch.float32)
+    exact = step(without_early_contexts(copy.deepcopy(model).double()), x.double())["output"]
+    errors = [
+        (step(one, x, run)["output"] - exact).abs().mean().item() for one in (without_early_contexts(model), model)
+    ]
+    assert errors[1] < 1.5 * errors[0], errors
+
+
+@pytest.mark.parametrize("block", ["se", "gct", "grn", "dnl"])
+def test_other_blocks_run_after_the_norm(block: str, early: list[int]) -> None:
+    step(network("torchvision", block), images())
+    assert early == []
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_torch_func_and_forward_gradients_work(early: list[int]) -> None:
+    model = network("torchvision", "gc").train()
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(images(), torch.ones_like(images()))
+        assert torch.autograd.forward_ad.unpack_dual(model(dual)).tangent is not None
+    parameters = dict(model.named_parameters())
+
+    def loss(values: Mapping[str, Tensor]) -> Tensor:
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        return torch.func.functional_call(model, (dict(values), buffers), images()).sum()
+
+    gradients = torch.func.grad(loss)(parameters)
+    assert gradients.keys() == parameters.keys()
+    assert early == []
+
+
+@pytest.mark.usefixtures("unchecked_shapes")  # A symbolic tensor is none.
+@pytest.mark.parametrize("training", [False, True])
+def test_symbolic_tracing_runs_the_block_after_the_norm(training: bool, early: list[int]) -> None:
+    model = network("torchvision", "gc").train(training)
+    other = torch.fx.symbolic_trace(copy.deepcopy(model))
+    assert early == []
+    torch.testing.assert_close(other(images()), model(images()))
+
+
+COMPILED = """
+import copy
+import torch
+from torch._inductor.utils import run_and_get_code
+from torchvision.models.resnet import Bottleneck, ResNet
+import gcnet
+
+torch.manual_seed(0)
+model = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5).double()
+gcnet.insert(model, "gc")
+with torch.no_grad():
+    for _, parameter in gcnet.context_parameters(model):
+        parameter.add_(torch.randn_like(parameter), alpha=0.1)
+block = model.layer2[0].train()
+other = copy.deepcopy(block)
+
+def step(module):
+    x = torch.randn(4, 256, 14, 14, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
+    y = module(x)
+    y.square().sum().backward()
+    return y.detach(), x.grad
+
+expected = step(other)
+found, programs = run_and_get_code(step, torch.compile(block))
+for ours, theirs in zip(found, expected, strict=True):
+    torch.testing.assert_close(ours, theirs)
+for (name, ours), theirs in zip(block.named_parameters(), other.parameters(), strict=True):
+    if not name.endswith("key.bias"):  # the softmax cancels it: rounding
+        torch.testing.assert_close(ours.grad, theirs.grad)
+for ours, theirs in zip(block.buffers(), other.buffers(), strict=True):
+    torch.testing.assert_close(ours, theirs)
+kernels = [line.split(" = ")[0] for line in programs[0].splitlines() if line.startswith("cpp_fused")]
+fused = [name for name in kernels if "addcmul" in name]
+assert len(fused) == 1 and "relu" in fused[0] and "_add_" in fused[0], kernels
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_step_adds_the_term_in_the_kernel_of_norm_shortcut_and_relu() -> None:
+    # In a process without the checks of shapes, which torch.compile does not trace.
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_step_on_a_gpu_is_that_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network("torchvision", "gc")
+    expected = step(without_early_contexts(model), images())
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # the operations that a compiler would fuse
+    found = step(copy.deepcopy(model).cuda(), images().cuda())
+    assert_same_step({name: value.cpu() for name, value in found.items()}, expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"])
+def test_a_step_by_kernels_on_a_gpu_is_near_that_of_the_cpu_in_float64(layout: torch.memory_format) -> None:
+    model = network("torchvision", "gc")
+    expected = step(without_early_contexts(model), images())
+    moved = copy.deepcopy(model).float().cuda().to(memory_format=layout)
+    found = step(moved, images(dtype=torch.float32).cuda().to(memory_format=layout))
+    assert_same_step({name: value.double().cpu() for name, value in found.items()}, expected, 2e-2)

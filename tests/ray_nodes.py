@@ -1,0 +1,88 @@
+"""A Ray cluster of two nodes on this machine, started by `ray start` as on two machines."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+SMALL = ("--num-cpus", "1", "--object-store-memory", "100000000", "--node-ip-address", "127.0.0.1")
+# Ray notices the death of a node within seconds instead of half a minute.
+QUICK = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
+
+
+@dataclass
+class Nodes:
+    """The address of the cluster, and the processes of its two nodes."""
+
+    address: str
+    head: subprocess.Popen[bytes]
+    second: subprocess.Popen[bytes]
+
+    def kill_second(self) -> None:
+        """Kill the second node without a warning, as a power failure does; its workers end by themselves."""
+        for child in _children(self.second.pid):
+            if b"raylet" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0]:
+                os.kill(child, signal.SIGKILL)
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(status.parent.name))
+    return found
+
+
+def _start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """Run `ray start --block`, with the paths of this process, so that its workers import the same code."""
+    environment = os.environ | QUICK | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        environment.pop(name, None)
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *SMALL]
+    with (folder / f"{arguments[0].strip('-')}.log").open("wb") as log:
+        return subprocess.Popen(
+            [*command, *arguments], stdout=log, stderr=log, env=environment, start_new_session=True, cwd=folder
+        )
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that is free."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def two_nodes(folder: Path) -> Iterator[Nodes]:
+    """Start a head node and a second node of one CPU each, and stop them at the end."""
+    address = f"127.0.0.1:{free_port()}"
+    head = _start(folder, "--head", "--port", address.partition(":")[2], "--include-dashboard", "false")
+    started = [head]
+    try:
+        _wait_for(folder / "head.log", head)
+        second = _start(folder, "--address", address)
+        started.append(second)
+        _wait_for(folder / "address.log", second)
+        yield Nodes(address, head, second)
+    finally:
+        for process in reversed(started):
+            process.send_signal(signal.SIGTERM)
+        for process in reversed(started):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait_for(log: Path, process: subprocess.Popen[bytes], *, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while b"Ray runtime started" not in log.read_bytes():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)

@@ -1,0 +1,54 @@
+"""Predictions on a Ray cluster of two nodes: the same file as without a cluster."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray  # noqa: F401
+import torch
+from PIL import Image
+
+import gcnet
+from gcnet.errors import UserError
+from gcnet.models.create import create_model
+from gcnet.models.model_file import save_model
+from gcnet.workflows.prediction_records import PredictionFile
+from ray_nodes import Nodes, two_nodes
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(500),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # its own, of its defaults
+]
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with two_nodes(tmp_path_factory.mktemp("ray")) as started:
+        yield started
+
+
+def test_a_cluster_writes_the_same_records_as_one_process(nodes: Nodes, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    generator = np.random.default_rng(3)
+    for index in range(23):
+        pixels = generator.integers(0, 256, (37 + index, 41, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{index}.png")
+    (tmp_path / "photos" / "7.png").write_bytes(b"no image")
+    torch.manual_seed(0)
+    model = tmp_path / "classifier.safetensors"
+    save_model(create_model("gc_scenes_resnet"), model, preprocessing={"image_size": 32})
+    arguments = {"model": model, "batch_size": 2, "device": "cpu"}
+    gcnet.predict(tmp_path / "photos", output=tmp_path / "alone.jsonl", **arguments)
+    output = tmp_path / "cluster.jsonl"
+    written = gcnet.predict(tmp_path / "photos", output=output, cluster=nodes.address, **arguments)
+    assert written == PredictionFile(output, images=22, skipped=1)
+    assert output.read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+    # A model that gives other numbers than finite ones fails on the nodes with the sentence of one process.
+    broken = create_model("gc_scenes_resnet")
+    next(broken.parameters()).data.fill_(torch.nan)
+    save_model(broken, model, preprocessing={"image_size": 32})
+    with pytest.raises(UserError, match="the network's outputs must be finite numbers"):
+        gcnet.predict(tmp_path / "photos", output=tmp_path / "b.jsonl", cluster=nodes.address, **arguments)
+    assert not (tmp_path / "b.jsonl").exists()
