@@ -79,6 +79,7 @@ def two_nodes(folder: Path) -> Iterator[Nodes]:
                 process.wait(30)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _wait_for(log: Path, process: subprocess.Popen[bytes], *, seconds: float = 120) -> None:

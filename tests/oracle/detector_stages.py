@@ -142,7 +142,9 @@ class DetectorStages:
         result: dict[str, float] = {"proposals missing": int((nearest > SAME).sum())}
         result |= {"proposals": len(nearest), "proposals, ours": len(proposals)}
         result |= _compare_detections(ours, theirs)
-        return result | _differing_pixels(ours["masks"][_matches(ours, theirs)], self.original)
+        matches, same = _matches(ours, theirs)
+        kept = {"boxes": theirs["boxes"][same], "masks": self.original["masks"][same]}
+        return result | _differing_pixels(ours["masks"][matches][same], kept)
 
 
 def original_run(
@@ -183,11 +185,12 @@ def _relative(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
     )
 
 
-def _matches(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
-    """Index of our detection for each of the original, of the same class with the nearest box."""
+def _matches(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Index of our detection of the same class with the nearest box for each of the original, and if it is the same."""
     distances = torch.cdist(theirs["boxes"], ours["boxes"], p=torch.inf)
     distances[theirs["labels"][:, None] + 1 != ours["labels"]] = torch.inf
-    return distances.argmin(1)
+    nearest, matches = distances.min(1)
+    return matches, nearest < SAME
 
 
 def _compare_detections(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, float]:
@@ -195,9 +198,8 @@ def _compare_detections(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
 
     The list is sorted by score, so that only detections of almost equal scores can change places.
     """
-    matches = _matches(ours, theirs)
+    matches, same = _matches(ours, theirs)
     boxes = (ours["boxes"][matches] - theirs["boxes"]).abs().amax(1)
-    same = (ours["labels"][matches] == theirs["labels"] + 1) & (boxes < SAME)
     places = torch.arange(len(matches))
     return {
         "detections missing": len(same) - len(matches[same].unique()),

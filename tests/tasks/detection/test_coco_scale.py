@@ -23,7 +23,7 @@ def measured(program: str, images: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("images", "most"),
     [
-        pytest.param(200, 1.5, id="200 images", marks=pytest.mark.slow),
+        pytest.param(200, 2.5, id="200 images", marks=pytest.mark.slow),  # of a second, beside other tests
         pytest.param(5000, 1.2, id="5,000 images", marks=pytest.mark.scale),
     ],
 )
@@ -36,4 +36,4 @@ def test_the_evaluation_takes_little_more_than_faster_coco_eval_alone(images: in
         print([(round(result["seconds"], 2), round(result["megabytes"])) for result in results])
     assert ours[0]["numbers"] == pytest.approx(alone[0]["numbers"], abs=1e-12)
     assert min(result["seconds"] for result in ours) < most * min(result["seconds"] for result in alone)
-    assert ours[0]["megabytes"] < most * alone[0]["megabytes"]
+    assert ours[0]["megabytes"] < 1.2 * alone[0]["megabytes"]
