@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gcnet.data.coco.masks import can_draw, extent
+from gcnet.data.coco.masks import can_draw, extent, mask_box
 from gcnet.data.coco.values import as_number, bytes_in_text, integers, is_number, short_repr, without_text
 
 
@@ -68,13 +68,18 @@ class Segmentation:
 
     Attributes:
         value: Polygons or run lengths.
-        pixels: Number of pixels of the mask.
+        size: Height and width of the image in pixels.
         box: Left, top, width and height of the mask; None for an empty mask.
     """
 
     value: Any
-    pixels: int
+    size: tuple[int, int]
     box: list[float] | None
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels of the mask."""
+        return extent(self.value, *self.size)[0] if self.box else 0
 
 
 def read_box(box: Any, report: Report) -> list[float] | None:
@@ -143,12 +148,12 @@ def _check_runs(runs: dict[str, Any], height: int, width: int, report: Report) -
 
 def _drawn(segmentation: Any, height: int, width: int, report: Report) -> Segmentation | None:
     try:
-        pixels, box = extent(segmentation, height, width)
+        box = mask_box(segmentation, height, width)
     except ValueError as error:
         return report("invalid RLE", str(error))
-    if not pixels:
+    if box is None:
         report("mask without pixels", f"segmentation {short_repr(segmentation)}")
-    return Segmentation(segmentation, pixels, box if pixels else None)
+    return Segmentation(segmentation, (height, width), box)
 
 
 def _nested(segmentation: Any, report: Report) -> list[list[float]] | None:

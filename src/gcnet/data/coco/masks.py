@@ -68,12 +68,28 @@ def extent(segmentation: Any, height: int, width: int) -> tuple[int, list[float]
     """
     from faster_coco_eval.core import mask as coco
 
-    if isinstance(segmentation, dict):
-        lengths = _checked_lengths(segmentation.get("counts"), height, width)
-        runs: Any = coco.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
-    else:
-        runs = _polygons_runs(segmentation, height, width)
+    runs = _runs(segmentation, height, width)
     return int(coco.area(runs)), coco.toBbox(runs).tolist()
+
+
+def mask_box(segmentation: Any, height: int, width: int) -> list[float] | None:
+    """Compute the box of a segmentation without drawing it.
+
+    Args:
+        segmentation: Polygons or run lengths.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+
+    Returns:
+        Left, top, width and height; None for an empty mask.
+
+    Raises:
+        ValueError: The run lengths do not fit the image size.
+    """
+    from faster_coco_eval.core import mask as coco
+
+    box = coco.toBbox(_runs(segmentation, height, width)).tolist()
+    return box if box[2] > 0 else None
 
 
 def runs_mask(counts: object, height: int, width: int) -> Mask:
@@ -164,6 +180,15 @@ def annotation_mask(annotation: Mapping[str, Any], height: int, width: int) -> M
     if not annotation.get("segmentation"):
         return np.zeros((height, width), dtype=bool)
     return segmentation_mask(annotation["segmentation"], height, width)
+
+
+def _runs(segmentation: Any, height: int, width: int) -> Any:
+    from faster_coco_eval.core import mask as coco
+
+    if isinstance(segmentation, dict):
+        lengths = _checked_lengths(segmentation.get("counts"), height, width)
+        return coco.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
+    return _polygons_runs(segmentation, height, width)
 
 
 def _polygons_runs(polygons: Sequence[Sequence[float]], height: int, width: int) -> Any:
