@@ -44,7 +44,7 @@ def assert_stages_are_equal(stages: DetectorStages) -> None:
 
 
 def assert_outputs_are_equal(found: dict[str, float], *, mask_pixels: float = 1e-4, missing: int = 0) -> None:
-    """At most `missing` proposals and detections are missing; at most the share `mask_pixels` of mask pixels differs."""
+    """At most `missing` proposals and detections are missing; at most `mask_pixels` of the mask pixels differ."""
     print(found)
     assert found["proposals missing"] <= missing and 900 < found["proposals"] == found["proposals, ours"]
     assert found["detections missing"] <= missing and found["detections"] == found["detections, ours"] == 100
