@@ -65,7 +65,7 @@ def test_existing_files_are_overwritten_only_on_request_and_the_checkpoint_never
     assert output.read_text() == "notes"
     assert main(["convert", str(checkpoint), "--output", str(output), "--overwrite"]) == 0
     converted = output.read_bytes()
-    assert main(["convert", str(output), "--to", "mmdet", "--output", str(output), "--overwrite"]) == 2
+    assert main(["convert", str(output), "--to", "timm", "--output", str(output), "--overwrite"]) == 2
     assert "--output must be another file than the checkpoint" in capsys.readouterr().err
     assert output.read_bytes() == converted
 

@@ -116,13 +116,17 @@ def test_a_network_of_your_own_is_refused() -> None:
     ("arguments", "error"),
     [
         (("--to", "mmdet", "--output", "a.onnx"), "--output must be a new checkpoint of mmdet ending in .pth or .pt"),
+        (
+            ("--to", "mmpretrain", "--output", "a.safetensors"),
+            "of mmpretrain ending in .pth or .pt, found a.safetensors",
+        ),
         (("--output", "a.pth"), "--output must be a new model file ending in .safetensors"),
         (("--to", "mmdet", "--output", "a.pth", "--from", "mmdet"), "--from cannot be combined with --to"),
         (("--to", "mmdet", "--output", "a.pth", "--ema"), "--ema cannot be combined with --to"),
         (("--to", "mmdett", "--output", "a.pth"), 'did you mean "mmdet"'),
         (("--output", "a.safetensors", "--download"), "--download belongs to a model on the Hub"),
     ],
-    ids=["suffix", "model suffix", "from", "ema", "library", "download"],
+    ids=["suffix", "no metadata", "model suffix", "from", "ema", "library", "download"],
 )
 def test_mistakes_on_the_command_line_are_one_sentence(
     arguments: tuple[str, ...], error: str, capsys: pytest.CaptureFixture[str]

@@ -15,6 +15,7 @@ SUMMARY = "convert checkpoints of mmdet, timm and other libraries to model files
 
 _SUFFIX = ".safetensors"
 _TORCH_SUFFIXES = (".pth", ".pt")
+_STATE_DICTS = ("timm", "torchvision")  # the others keep classes and positions of blocks beside the weights
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Settings:
     """File of torch.save or safetensors, or a published checkpoint (`gcnet models --published` lists them). With `to`,
     a model file."""
     output: Path
-    """New model file (.safetensors). With `to`, a file of torch.save (.pth) or safetensors."""
+    """New model file (.safetensors). With `to`, a file of torch.save (.pth), for timm and torchvision also of
+    safetensors."""
     source: str | None = field(default=None, metadata={"flag": "from"})
     """Library of the checkpoint: mmdet (2 and 3), mmdet1 (1.x and xvjiarui/GCNet), mmaction, mmpretrain, mmseg, timm
     or torchvision; recognized by default."""
@@ -48,10 +50,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check the output, and refuse settings without effect."""
-        suffixes = (_SUFFIX,) if self.to is None else (*_TORCH_SUFFIXES, _SUFFIX)
+        suffixes = _TORCH_SUFFIXES if self.to else (_SUFFIX,)
+        suffixes += (_SUFFIX,) if self.to in _STATE_DICTS else ()
         if self.output.suffix not in suffixes:
             kind = "model file" if self.to is None else f"checkpoint of {self.to}"
-            raise UserError(f"`output` must be a new {kind} ending in {' or '.join(suffixes)}, found {self.output}")
+            raise UserError(
+                f"`output` must be a new {kind} ending in {' or '.join(suffixes)}, found {printable(self.output)}"
+            )
         self._keep_files()
         for name in ("source", "ema"):
             if self.to is not None and getattr(self, name):
@@ -113,8 +118,7 @@ def _write_checkpoint(model: "nn.Module", library: str, output: Path) -> None:
     print(f"network: {card_of(model).architecture}\ncheckpoint of {library}, converted back without a difference")
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == _SUFFIX:
-        tensors = content.get("state_dict", content)
-        write_atomic(output, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        write_atomic(output, save({name: tensor.contiguous() for name, tensor in content.items()}))
         return
     buffer = io.BytesIO()
     torch.save(content, buffer)

@@ -17,11 +17,13 @@ class Difference:
         quantity: name, such as "probability".
         largest: over all images.
         tolerance: its limit.
+        detections: number of detections compared, each time it was; None for classifiers.
     """
 
     quantity: str
     largest: float
     tolerance: float
+    detections: int | None = None
 
     @property
     def is_within(self) -> bool:
@@ -29,7 +31,8 @@ class Difference:
         return self.largest <= self.tolerance
 
     def __str__(self) -> str:
-        return f"{self.quantity}: difference from PyTorch {self.largest:.1e} (tolerance {self.tolerance:g})"
+        compared = "" if self.detections is None else f", {self.detections:,} detections compared"
+        return f"{self.quantity}: difference from PyTorch {self.largest:.1e} (tolerance {self.tolerance:g}){compared}"
 
 
 def compare_outputs(
@@ -43,9 +46,13 @@ def compare_outputs(
         batches: images (N, 3, H, W) in [0, 1].
     """
     largest: dict[str, float] = {}
+    detections = None if graph.count is None else 0
     reference = graph.reference or graph.module
     with torch.no_grad():
         for images in batches:
-            for name, value in graph.compare(reference(images), run(images)).items():
+            expected = reference(images)
+            if graph.count is not None:
+                detections = (detections or 0) + graph.count(expected)
+            for name, value in graph.compare(expected, run(images)).items():
                 largest[name] = max(largest.get(name, 0.0), value) if value == value else float("nan")
-    return tuple(Difference(name, value, graph.tolerances[name]) for name, value in largest.items())
+    return tuple(Difference(name, value, graph.tolerances[name], detections) for name, value in largest.items())

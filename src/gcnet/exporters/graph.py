@@ -29,6 +29,7 @@ class ExportGraph:
         tolerances: largest difference of each compared quantity.
         differences: largest difference of each compared quantity between two results of the same images: expected
             outputs and those of the file. By default, the largest absolute difference of each output by its name.
+        count: number of detections in a result that are compared; None if whole images are.
     """
 
     module: nn.Module
@@ -40,6 +41,7 @@ class ExportGraph:
     metadata: Mapping[str, str] = field(default_factory=dict)
     tolerances: Mapping[str, float] = field(default_factory=dict)
     differences: Callable[[Sequence[Tensor], Sequence[Tensor]], Mapping[str, float]] | None = None
+    count: Callable[[Sequence[Tensor]], int] | None = None
 
     def compare(self, expected: Sequence[Tensor], outputs: Sequence[Tensor]) -> Mapping[str, float]:
         """Return the largest difference of each compared quantity between two results of the same images.

@@ -102,6 +102,11 @@ def run_export(settings: ExportSettings) -> Exported:
     compared = list(_readable(graph, images, skipped))
     differences = compare_outputs(graph, run, _batches(graph, compared))
     _require_equal(differences)
+    if any(difference.detections == 0 for difference in differences):
+        _logger.warning(
+            "there is no detection in these images, so that no scores and boxes were compared: "
+            "give `images` with objects"
+        )
     after = None if before is None else _accuracy(loaded.with_model(_ExportedNetwork(graph.module, run)), settings)
     _write(settings, content)
     sizes = {path: len(data) for path, data in zip(settings.files, content, strict=True)}

@@ -51,7 +51,8 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("detector")
     model = saved(folder, *request.param)
     jaxtyping.config.update("jaxtyping_disable", True)  # as the fixture unchecked_shapes, which is set up later
-    gcnet.export(str(model), output=folder / "model.onnx")
+    result = gcnet.export(str(model), output=folder / "model.onnx")
+    assert all((difference.detections or 0) > 10 for difference in result.differences)
     return model, folder / "model.onnx"
 
 
@@ -96,12 +97,14 @@ def test_all_operators_are_standard_ones_and_the_metadata_have_the_classes(expor
 
 
 @pytest.mark.slow
-def test_an_image_without_detections_has_a_count_of_zero(tmp_path: Path) -> None:
+def test_an_image_without_detections_has_a_count_of_zero(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = gcnet.create_model("mask_rcnn_scenes_resnet", num_classes=3, detector=NARROW)
     with torch.no_grad():
         model.get_parameter("roi_heads.box_predictor.cls_score.bias")[0] = 50.0  # all background
     gcnet.save_model(model, tmp_path / "model.safetensors")
-    gcnet.export(str(tmp_path / "model.safetensors"), output=tmp_path / "model.onnx")
+    exported = gcnet.export(str(tmp_path / "model.safetensors"), output=tmp_path / "model.onnx")
+    assert "0 detections compared" in str(exported)
+    assert "there is no detection in these images, so that no scores and boxes were compared" in caplog.text
     (result,) = run(tmp_path / "model.onnx", [picture(97, 131)])
     assert not any(np.any(values) for values in result.values())
 

@@ -68,6 +68,7 @@ def detector_graph(loaded: LoadedModel, settings: ExportSettings) -> ExportGraph
         differences=lambda *results: detection_differences(
             *(dict(zip(module.output_names, result, strict=True)) for result in results)
         ),
+        count=lambda result: int(_is_compared(result[module.output_names.index("scores")]).sum()),
     )
 
 
@@ -108,10 +109,14 @@ def detection_differences(expected: Mapping[str, Tensor], outputs: Mapping[str, 
     return largest
 
 
+def _is_compared(scores: Tensor, lowest: float = 0.0) -> Tensor:
+    """Whether each of the scores (..., D), descending, is above those of detections that the other result may lack."""
+    return scores > scores[..., -1:].clamp(min=max(lowest, _LOWEST_SCORE)) + _MARGIN
+
+
 def _differences(image: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The differences of each detection in an image from its counterpart, by quantity."""
-    limit = max(float(image["scores"][-1]), float(other["scores"][-1]), _LOWEST_SCORE) + _MARGIN
-    rows = torch.nonzero(image["scores"] > limit)[:, 0]
+    rows = torch.nonzero(_is_compared(image["scores"], lowest=float(other["scores"][-1])))[:, 0]
     same = image["labels"][rows, None] == other["labels"]
     distances = (image["boxes"][rows, None] - other["boxes"]).abs().amax(dim=-1).where(same, torch.inf)
     nearest, matches = distances.min(dim=1)
