@@ -198,7 +198,7 @@ def test_a_signal_ends_the_server_without_traceback_and_files(models: dict[str, 
         start = time.monotonic()
         server.process.send_signal(number)
         output, _ = server.process.communicate(timeout=60)
-        assert time.monotonic() - start < 10  # 1 to 2 seconds on a quiet machine
+        assert time.monotonic() - start < 40  # 1 to 2 seconds on a quiet machine
         assert server.process.returncode == 0 and output.endswith("stopped\n") and "Traceback" not in output
         assert not folder.exists()
 

@@ -274,9 +274,11 @@ def test_without_an_answer_published_weights_fail_within_a_second(
     import time
 
     answered = threading.Event()
+    timeouts: list[float] = []
 
-    def unanswered(*_: object, **__: object) -> None:
-        answered.wait(30)
+    def unanswered(*_: object, timeout: float, **__: object) -> None:
+        timeouts.append(timeout)
+        answered.wait(60)
         raise TimeoutError
 
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
@@ -290,7 +292,8 @@ def test_without_an_answer_published_weights_fail_within_a_second(
     began = time.monotonic()
     with pytest.raises(UserError, match="resnet18 IMAGENET1K_V1 is not in the cache, and .* cannot be reached"):
         read_pretrained(published, "weights", download=True)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 30  # it did not wait for the end of the attempt, also on a busy machine
+    assert len(timeouts) == 1 and timeouts[0] < 1
     answered.set()
 
 
