@@ -111,7 +111,7 @@ def test_a_checkpoint_with_a_missing_layer_is_refused() -> None:
     state = timm.create_model("gcresnext26ts").state_dict()
     del state["stages.1.0.attn.conv_attn.weight"]
     with pytest.raises(UserError, match=r"network of timm gcresnext26ts .*: it lacks stages.1.0.attn.conv_attn.weight"):
-        convert_weights(state, "timm")
+        convert_weights(state)
 
 
 @pytest.mark.slow

@@ -142,8 +142,35 @@ def test_a_classifier_of_other_classes_is_recognized() -> None:
 def test_a_misspelled_key_of_a_classifier_is_named_with_its_nearest_relative() -> None:
     state = torchvision.models.resnet18().state_dict()
     state["layer2.0.conv1.wieght"] = state.pop("layer2.0.conv1.weight")
-    with pytest.raises(UserError, match=r"lacks layer2.0.conv1.weight \(nearest: \"layer2.0.conv1.wieght\"\)"):
-        convert_weights(state, "torchvision")
+    for source in ("torchvision", None):
+        with pytest.raises(UserError, match=r"lacks layer2.0.conv1.weight \(nearest: \"layer2.0.conv1.wieght\"\)"):
+            convert_weights(state, source)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda state: state.pop("layer3.0.bn1.weight"), "it lacks layer3.0.bn1.weight"),
+        (
+            lambda state: state.update({"fc2.weight": torch.ones(2)}),
+            'it has the unknown fc2.weight (nearest: "fc.weight")',
+        ),
+        (
+            lambda state: state.update({"conv1.weight": torch.ones(64, 3, 3, 3)}),
+            "it has conv1.weight of shape (64, 3, 3, 3), expected (64, 3, 7, 7)",
+        ),
+        (lambda state: (state.pop("fc.weight"), state.pop("fc.bias")), "it lacks fc.weight, fc.bias"),
+    ],
+    ids=["missing", "unknown", "misshapen", "headless"],
+)
+def test_a_changed_classifier_is_recognized_and_the_change_alone_is_named(change: Any, problem: str) -> None:
+    theirs: Any = torchvision.models.resnet18(num_classes=5)
+    state = theirs.state_dict()
+    change(state)
+    with pytest.raises(UserError) as error:
+        convert_weights(state)
+    expected = "the state dict does not fit the network of torchvision resnet18 that its keys describe: "
+    assert str(error.value) == expected + problem
 
 
 def test_other_detectors_of_torchvision_are_not_recognized() -> None:

@@ -13,7 +13,10 @@ from gcnet.errors import UserError
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _COUNTER = ".num_batches_tracked"
+_CLASSES = 1000  # of the networks that libraries build by default
 _MOST = 4  # networks of known size that are compared
+LIKELY_SHARE = 0.8
+"""Share of common keys from which on a checkpoint is taken for a damaged or changed one of a network."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,24 @@ def fitting_network(
     return None
 
 
+def nearest_share(
+    tensors: Mapping[str, Tensor], candidates: Mapping[str, int | None], build: Callable[[str], nn.Module]
+) -> float:
+    """Return the largest share of common keys, of all keys, with one of the networks of about the same size.
+
+    Args:
+        tensors: of the checkpoint.
+        candidates: as for `fitting_network`.
+        build: as for `fitting_network`.
+
+    Returns:
+        From 0 to 1.
+    """
+    keys = _named(tensors)
+    networks = [_named(_on_meta(build, name).state_dict()) for name in _closest(tensors, candidates)[:_MOST]]
+    return max(len(keys & other) / len(keys | other) for other in networks)
+
+
 def misfit(
     weights: WeightFile, candidates: Mapping[str, int | None], build: Callable[[str], nn.Module], source: str
 ) -> UserError:
@@ -63,8 +84,9 @@ def misfit(
     """
     networks = {name: _on_meta(build, name).state_dict() for name in _closest(weights.tensors, candidates)[:_MOST]}
     nearest = min(networks, key=lambda name: len(networks[name].keys() ^ weights.tensors.keys()))
+    expected = _with_classes_of(weights.tensors, networks[nearest])
     try:
-        check_layout(weights.tensors, networks[nearest], weights.origin, f"{source} {nearest}")
+        check_layout(weights.tensors, expected, weights.origin, f"{source} {nearest}")
     except UserError as error:
         return error
     raise AssertionError(f"{nearest} fits")
@@ -94,8 +116,19 @@ def _classes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> i
     unfit = [name for name in expected if name in tensors and tensors[name].shape != expected[name].shape]
     if any(tensors[name].shape[1:] != expected[name].shape[1:] or not tensors[name].dim() for name in unfit):
         return None
-    counts = {len(tensors[name]) for name in unfit} or {1000}
+    counts = {len(tensors[name]) for name in unfit} or {_CLASSES}
     return counts.pop() if len(counts) == 1 else None
+
+
+def _with_classes_of(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The expected tensors, those of the classification layer with the number of classes of the checkpoint."""
+    others = {
+        name: tensors[name]
+        for name, value in expected.items()
+        if name in tensors and value.shape[:1] == (_CLASSES,) and tensors[name].shape[1:] == value.shape[1:]
+    }
+    counts = {len(value) for value in others.values() if value.dim()}
+    return {**expected, **others} if len(counts) == 1 else dict(expected)
 
 
 def _named(names: Iterable[str]) -> set[str]:

@@ -59,6 +59,14 @@ class NetworkSource(Protocol):
         """
         ...
 
+    def resembles(self, weights: WeightFile) -> bool:  # noqa: ARG002
+        """Whether most keys are those of one network of this library, which `describe` then refuses by their names.
+
+        Args:
+            weights: a checkpoint that no library recognizes.
+        """
+        return False
+
     def describe(self, weights: WeightFile) -> NetworkDescription:
         """Return the network of a checkpoint.
 

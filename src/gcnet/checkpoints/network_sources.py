@@ -41,6 +41,7 @@ def choose_source(weights: WeightFile, name: str | None = None) -> str:
             raise unknown("source", name, NETWORK_SOURCES)
         return name
     names = [name for name, source in NETWORK_SOURCES.items() if source.recognizes(weights)]
+    names = names or [name for name, source in NETWORK_SOURCES.items() if source.resembles(weights)][:1]
     if len(names) > 1:
         raise UserError(f"{weights.origin} may be a checkpoint of {' or of '.join(names)}: give `source`")
     if not names:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gcnet.checkpoints.convert import SOURCES, convert_block
 from gcnet.checkpoints.key_table import KeyTable, Rule, block_rules
-from gcnet.checkpoints.library_networks import Fit, fitting_network, misfit
+from gcnet.checkpoints.library_networks import LIKELY_SHARE, Fit, fitting_network, misfit, nearest_share
 from gcnet.checkpoints.network import NetworkDescription, NetworkSource
 from gcnet.checkpoints.published_files import published_files
 from gcnet.checkpoints.source import SE_TABLE, BlockWeights, Table
@@ -37,6 +37,12 @@ class TimmSource(NetworkSource):
     def recognizes(self, weights: WeightFile) -> bool:
         marked = any(mark in key for key in weights.tensors for mark in _MARKS)
         return marked and _fit(weights) is not None
+
+    def resembles(self, weights: WeightFile) -> bool:
+        import timm
+
+        marked = any(mark in key for key in weights.tensors for mark in _MARKS)
+        return marked and nearest_share(weights.tensors, _candidates(), timm.create_model) >= LIKELY_SHARE
 
     def describe(self, weights: WeightFile) -> NetworkDescription:
         import timm

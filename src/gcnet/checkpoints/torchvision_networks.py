@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gcnet.checkpoints.key_table import KeyTable, Rule
-from gcnet.checkpoints.library_networks import fitting_network, misfit
+from gcnet.checkpoints.library_networks import LIKELY_SHARE, fitting_network, misfit, nearest_share
 from gcnet.checkpoints.network import NetworkDescription, NetworkSource, require
 from gcnet.checkpoints.residual_networks import residual_network
 from gcnet.checkpoints.torchvision import torchvision_preprocessing, torchvision_weights
@@ -40,6 +40,9 @@ class TorchvisionSource(NetworkSource):
             return True
         has_head = any(key.startswith(_HEADS) for key in weights.tensors)
         return has_head and fitting_network(weights.tensors, _candidates(), _classifier) is not None
+
+    def resembles(self, weights: WeightFile) -> bool:
+        return nearest_share(weights.tensors, _candidates(), _classifier) >= LIKELY_SHARE
 
     def describe(self, weights: WeightFile) -> NetworkDescription:
         return _detector(weights) if _is_detector(weights) else _described_classifier(weights)
