@@ -63,8 +63,10 @@ def test_an_invalid_argument_is_one_sentence(server: DemoServer, arguments: tupl
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_hostile_file_is_one_sentence(server: DemoServer, name: str) -> None:
     content, reason = REFUSED[name]
-    message = server.predict(name, content, "gc.safetensors")
-    assert isinstance(message, str) and reason in message and "gcnet-demo-" not in message
+    image = {"path": server.upload(name, content)}
+    for endpoint, options in (("predict", (5, 0.5)), ("attention", (0.5, 0.5))):
+        message = server.call(endpoint, image, "gc.safetensors", *options)
+        assert isinstance(message, str) and reason in message and "gcnet-demo-" not in message
 
 
 @pytest.mark.parametrize("name", READABLE)
@@ -170,6 +172,8 @@ def test_forged_events_are_one_sentence_without_a_traceback(models: dict[str, Pa
         assert "the request is invalid" in server.send_event(999, [])
         assert "found -4, 1e+308" in server.call("attention", image, "gc.safetensors", -4, 1e308)
         assert server.call("predict", image, "gc.safetensors", 1, 0.5)["image"] == "photo.png"
+        status, text = server.get("/gradio_api/call/predict/of-another-day")
+        assert status == 200 and text.startswith("event: error")
         server.process.terminate()
         output, _ = server.process.communicate(timeout=60)
         assert "Traceback" not in output

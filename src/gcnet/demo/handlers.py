@@ -137,7 +137,11 @@ class Handlers:
         return image, {"image": printable(path.name)} | content
 
     def _maps(self, model: DemoModel, upload: Upload) -> ImageMaps:
-        return model.attention(self._path(upload))
+        path = self._path(upload)
+        try:
+            return model.attention(path)
+        except ImageError as error:  # names the folder of uploads
+            raise UserError(f"{printable(path.name)}: {error.reason}") from error
 
     def _path(self, upload: Upload) -> Path:
         return self._uploads.check(upload.get("path") if isinstance(upload, dict) else None)

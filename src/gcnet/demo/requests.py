@@ -68,16 +68,17 @@ class RequestLimits:
             return await self._app(scope, receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close"})
-        path, started = scope["path"], False
+        path, started, ended = scope["path"], False, False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
+            nonlocal started, ended
             if message["type"] == "http.response.start":
                 if message["status"] == 503:  # of Gradio's queue
                     raise _Refused(503, _QUEUE_FULL)
                 started = True
                 message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
             await send(message)
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
             if not (_PAGE.fullmatch(path) or _API.fullmatch(path)):
@@ -86,10 +87,13 @@ class RequestLimits:
         except _Refused as refused:
             if not started:
                 await _answer(send, refused)
-        except (IndexError, KeyError, TypeError, ValueError) as error:  # of Gradio's routes, for forged requests
+        # Of Gradio's routes, for forged requests, and for results that were read already.
+        except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             _logger.warning("a request to %s failed: %r", path, error)
             if not started:
                 await _answer(send, _Refused(400, "the request is invalid"))
+            elif not ended:
+                await send({"type": "http.response.body", "body": b""})
 
     async def _limited(self, path: str, receive: Receive) -> Receive:
         """The body of a request: an upload as it comes, after a check of its size, any other at once."""
