@@ -90,7 +90,7 @@ def test_the_folder_around_the_data_is_named(tmp_path: Path) -> None:
 
 def test_images_without_class_folders_and_a_single_class_are_one_sentence(tmp_path: Path) -> None:
     add(tmp_path / "loose" / "a.png")
-    with pytest.raises(UserError, match="holds 1 images but no class folders: put the images of each class"):
+    with pytest.raises(UserError, match="holds 1 image but no class folders: put the images of each class"):
         opened(tmp_path / "loose", val_fraction=0.5)
     with pytest.raises(UserError, match='at least two classes, found one in .*, "cat"'):
         opened(add_classes(tmp_path / "one", classes=("cat",)), val_fraction=0.5)

@@ -252,8 +252,8 @@ def _without_classes(root: Path) -> str:
     images = sum(map(has_image_suffix, loose_files(root)))
     if images:
         return (
-            f"{root} holds {images:,} image{'s' * (images != 1)} but no class folders: put the images of each class into "
-            "a separate folder, or list them in a CSV with the columns path and label"
+            f"{root} holds {images:,} image{'s' * (images != 1)} but no class folders: put the images of each class "
+            "into a separate folder, or list them in a CSV with the columns path and label"
         )
     top = root.parent if split_named(root.name) else root
     if any(name.endswith(".tar") for name in loose_files(root)):
