@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 from gcnet.framework.context import Affinity, AttentionPool
 from gcnet.framework.narrow_contexts import NarrowAttention, NarrowContext, narrow_key
+from gcnet.framework.overriding import Overridable
 from gcnet.framework.pointwise import Pointwise, kaiming_normal
 from gcnet.ops.attention_pool import attention_weights, weighted_sum
 from gcnet.ops.pairwise import attention_weights_rows, softmax_aggregate, softmax_weights
 
 
-class MultiHeadPool(nn.Module):
+class MultiHeadPool(Overridable, nn.Module):
     """Attention pooling of each head's channels by its own attention map, with a key shared by the heads (MASTER).
 
     `c = [c_1; ...; c_h]`, `c_h = sum_j softmax_j(w . x_hj + b) x_hj`, with x_h the h-th part of the channels (arXiv
@@ -21,6 +22,8 @@ class MultiHeadPool(nn.Module):
         channels: C of the map.
         heads: number of heads, a divisor of C.
     """
+
+    equivalents = ("narrow",)
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()

@@ -6,16 +6,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gcnet.framework.observers import is_hooked, is_recorded
+from gcnet.framework.overriding import Overridable, is_overridden
 from gcnet.framework.tracing import NotScriptable, one_graph_node
 
 
-class Branch(nn.Module):
+class Branch(Overridable, nn.Module):
     """A transform of the context, and the fusion of the result with the map.
 
     Args:
         transform: `(N, C', ...) -> (N, C, ...)`.
         fusion: `(x, term) -> y`, by broadcasting.
     """
+
+    equivalents = ("transform", "fusion")
 
     def __init__(self, transform: nn.Module, fusion: nn.Module) -> None:
         super().__init__()
@@ -26,7 +29,7 @@ class Branch(nn.Module):
         return self.fusion(x, self.transform(context))
 
 
-class ContextBlock(NotScriptable):
+class ContextBlock(Overridable, NotScriptable):
     """`c = context(x)`, then for each branch `x = fusion(x, transform(c))`; shape, dtype and memory format stay.
 
     Args:
@@ -42,6 +45,8 @@ class ContextBlock(NotScriptable):
         >>> block(torch.rand(2, 8, 5, 7)).shape
         torch.Size([2, 8, 5, 7])
     """
+
+    equivalents = ("branches",)
 
     def __init__(self, context: nn.Module, branches: Mapping[str, Branch], *, channels: int, dims: int = 2) -> None:
         super().__init__()
@@ -72,10 +77,16 @@ class ContextBlock(NotScriptable):
 
     def _map_and_context(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The map and its context, by one function with one gradient if the context has such a function."""
-        with_map = getattr(self.context, "with_map", None)
+        with_map = None if is_overridden(self.context) else getattr(self.context, "with_map", None)
         if with_map is None or not x.requires_grad or is_recorded() or is_hooked(self.context):
             return x, self.context(x)
         return with_map(x)
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether the block is its context and branches, without a forward method of a subclass, and has a branch."""
+        branches = self.branches
+        return bool(branches) and not (is_overridden(self) or any(map(is_overridden, branches)))
 
     def check_shape(self, x: Tensor) -> None:
         """Check that `x` has the shape (N, C, *S).

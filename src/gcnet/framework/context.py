@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gcnet.framework.narrow_contexts import NarrowAttention, NarrowContext, narrow_key
+from gcnet.framework.overriding import Overridable
 from gcnet.framework.pointwise import Pointwise, kaiming_normal
 from gcnet.ops.attention_pool import attention_logits, attention_pool, attention_pool_with_map, attention_weights
 from gcnet.ops.pairwise import (
@@ -24,8 +25,10 @@ from gcnet.ops.pairwise import (
 )
 
 
-class AveragePool(nn.Module):
+class AveragePool(Overridable, nn.Module):
     """`c = mean_j x_j` (squeeze-and-excitation, arXiv 1709.01507, eq. 2)."""
+
+    equivalents = ("narrow", "pool_narrow")
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *one"]:
         return x.mean(dim=tuple(range(2, x.dim())), keepdim=True)
@@ -55,12 +58,14 @@ class AveragePool(nn.Module):
         return h.flatten(2).mean(2)
 
 
-class AttentionPool(nn.Module):
+class AttentionPool(Overridable, nn.Module):
     """`c = sum_j softmax_j(w . x_j + b) x_j`: one attention map for all queries (GCNet, arXiv 1904.11492, eq. 4).
 
     Args:
         channels: C of the map.
     """
+
+    equivalents = ("narrow", "pool_narrow", "with_map")
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gcnet.framework.channel_transforms import per_channel
+from gcnet.framework.overriding import Overridable
 from gcnet.framework.pointwise import Pointwise
 
 
@@ -31,8 +32,10 @@ class Fusion(nn.Module, ABC):
         """
 
 
-class AffineFusion(Fusion):
+class AffineFusion(Overridable, Fusion):
     """Base class of fusions `y = gate * x` or `y = x + shift`, with a gate or shift from the term alone."""
+
+    equivalents = ("coefficients",)
 
     @abstractmethod
     def coefficients(

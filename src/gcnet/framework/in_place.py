@@ -34,4 +34,4 @@ def apply_in_place(block: ContextBlock, x: Float[Tensor, "n c *s"]) -> Float[Ten
 
 def fuses_in_place(block: ContextBlock) -> bool:
     """Whether all fusions of `block` can overwrite the map, and no gradient needs the result of the block."""
-    return all(isinstance(branch.fusion, Fusion) for branch in block.branches)
+    return block.is_composed and all(isinstance(branch.fusion, Fusion) for branch in block.branches)

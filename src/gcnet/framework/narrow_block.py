@@ -18,9 +18,11 @@ from gcnet.framework.block import Branch, ContextBlock
 from gcnet.framework.fusion import Add, AffineFusion
 from gcnet.framework.narrow_contexts import LinearContext, NarrowAttention, NarrowContext
 from gcnet.framework.narrow_transforms import VectorBottleneck, narrow_transform
+from gcnet.framework.overriding import has_other_parts, is_overridden
+from gcnet.framework.tracing import NotScriptable
 
 
-class NarrowBlock(nn.Module, ABC):
+class NarrowBlock(NotScriptable, ABC):
     """The gate and shift of each channel of `y = W h + b` that a block computes, from `h`: it returns `gate y + shift`.
 
     Made by `narrow_block`.
@@ -174,9 +176,12 @@ def why_not_narrow(block: nn.Module) -> str | None:
     """
     if not isinstance(block, ContextBlock):
         return f"a {type(block).__name__} is not a block of gcnet"
-    if not isinstance(block.context, LinearContext):
-        return f"its context, {type(block.context).__name__}, is not linear in the map"
+    context = block.context
+    if not block.is_composed:
+        return "it has a forward method of its own, or no branch"
+    if not isinstance(context, LinearContext) or is_overridden(context) or has_other_parts(context):
+        return f"its context, {type(context).__name__}, is not known to be linear in the map"
     for branch in block.branches:
-        if not isinstance(branch.fusion, AffineFusion):
+        if not isinstance(branch.fusion, AffineFusion) or is_overridden(branch.fusion):
             return f"its fusion, {type(branch.fusion).__name__}, is not the same at every position"
     return None

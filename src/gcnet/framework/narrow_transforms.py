@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gcnet.framework.narrow_contexts import NarrowContext
 from gcnet.framework.pointwise import Pointwise
-from gcnet.framework.transform import Bottleneck, ChannelLayerNorm
+from gcnet.framework.transform import BatchStandardization, Bottleneck, ChannelLayerNorm
 
 _MOST_GROUPS = 4  # with more, W comes before the bottleneck, since R W would be as large as R and W
 
@@ -64,11 +64,18 @@ def narrow_transform(transform: nn.Module, context: NarrowContext) -> nn.Module:
         context: the context of `y`, from `h`.
     """
     if len(context.weight) <= _MOST_GROUPS:
-        if isinstance(transform, Pointwise):
+        if type(transform) is Pointwise:
             return _composed(transform, context)
-        if isinstance(transform, Bottleneck):
+        if isinstance(transform, Bottleneck) and _is_plain(transform):
             return VectorBottleneck(_composed(transform.reduce, context), transform.norm, transform.expand)
     return nn.Sequential(Expansion(context.weight, context.bias), transform)
+
+
+def _is_plain(transform: Bottleneck) -> bool:
+    """Whether no subclass, other layer or norm makes the transform anything else than `VectorBottleneck`."""
+    if type(transform) is not Bottleneck or not type(transform.reduce) is type(transform.expand) is Pointwise:
+        return False
+    return type(transform.norm) in (ChannelLayerNorm, BatchStandardization, nn.Identity)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gcnet.framework.narrow_contexts import NarrowContext
+from gcnet.framework.overriding import Overridable
 
 
 class NormPool(nn.Module):
@@ -54,7 +55,7 @@ TOP_FREQUENCIES = (
 )
 
 
-class FrequencyPool(nn.Module):
+class FrequencyPool(Overridable, nn.Module):
     """`c = sum_hw x_hw cos(pi u (h + 1/2) / G) cos(pi v (w + 1/2) / G)`, (u, v) per group of channels (FcaNet).
 
     arXiv 2012.11879, multi-spectral channel attention, with the factors of an orthonormal basis as in the authors'
@@ -68,6 +69,7 @@ class FrequencyPool(nn.Module):
         dims: number of spatial axes.
     """
 
+    equivalents = ("narrow",)
     basis: Tensor
 
     def __init__(self, frequencies: int, *, grid: int, dims: int) -> None:

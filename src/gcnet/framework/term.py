@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from gcnet.framework.block import ContextBlock
 from gcnet.framework.fusion import Add
 from gcnet.framework.narrow_contexts import PooledContext
+from gcnet.framework.overriding import has_other_parts, is_overridden
 from gcnet.ops.batch_norm import NormStatistics
 
 
@@ -17,7 +18,9 @@ def adds_one_term(block: nn.Module) -> bool:
     Args:
         block: the block.
     """
-    if not isinstance(block, ContextBlock) or not isinstance(block.context, PooledContext):
+    if not isinstance(block, ContextBlock) or not block.is_composed or not isinstance(block.context, PooledContext):
+        return False
+    if is_overridden(block.context) or has_other_parts(block.context):
         return False
     return all(type(branch.fusion) is Add for branch in block.branches)
 

@@ -10,22 +10,22 @@ from torch.fx import Proxy
 from gcnet.errors import UserError
 
 
-def one_graph_node(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+def one_graph_node(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Decorate `forward` of a module so that torch.fx records a call as one node, like a call of a PyTorch layer.
 
     Args:
-        forward: method of the module and a map (N, C, *S).
+        forward: method of the module and a map (N, C, *S). Further arguments have defaults, which the node uses.
 
     Returns:
         The method.
     """
 
     @functools.wraps(forward)
-    def wrapper(self: nn.Module, x: Tensor) -> Tensor:
+    def wrapper(self: nn.Module, x: Tensor, *others: Any) -> Tensor:
         if isinstance(x, Proxy):
             tracer: Any = x.tracer
             return tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
-        return forward(self, x)
+        return forward(self, x, *others)
 
     return wrapper
 

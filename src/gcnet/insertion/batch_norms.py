@@ -7,24 +7,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
+from gcnet.framework.fixed_batch_norm import FixedBatchNorm2d
+from gcnet.insertion.forward_methods import has_method_of
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# Modules whose forward calls these pairs of children one after the other, by class name.
+# Modules whose methods call these pairs of children one after the other, by module and name of the class.
 _PAIRS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
+_METHODS = ("forward", "_forward_impl", "forward_features")
 _OWNERS = {
     "torchvision.models.resnet": ("ResNet", "BasicBlock", "Bottleneck"),
     "timm.models.resnet": ("ResNet", "BasicBlock", "Bottleneck"),
     "gcnet.models.backbones.cifar_resnet": ("CifarResNet",),
 }
+# Norms whose forward method does nothing but normalize; a subclass with its own may also activate.
+_NORMS = (_BatchNorm, nn.SyncBatchNorm, FixedBatchNorm2d, FrozenBatchNorm2d)
 
 
 def fold_batch_norms(model: nn.Module) -> None:
     """Fold every batch norm that follows a convolution into its weights, in place; an `nn.Identity` takes its place.
 
     Pairs are adjacent children of an `nn.Sequential` or of the body of a torchvision detector, and the convolutions of
-    torchvision's and timm's ResNets. Shared, hooked, pruned and parametrized layers stay.
+    torchvision's and timm's ResNets. Shared, hooked, pruned and parametrized layers stay, and so do those of classes
+    with a forward method of their own.
 
     Args:
         model: the network, in eval mode.
@@ -51,25 +59,32 @@ def is_plain(module: nn.Module, *classes: type[nn.Module]) -> bool:
 
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     for module in model.modules():
-        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        if isinstance(module, nn.Sequential) and has_method_of(module, (nn.Sequential,)):
             yield from ((module, *pair) for pair in pairwise(module._modules))
-        elif type(module) is IntermediateLayerGetter:
+        elif type(module) is IntermediateLayerGetter and "forward" not in vars(module):
             pairs = pairwise(module._modules)
             yield from ((module, first, second) for first, second in pairs if first not in module.return_layers)
-        elif any(base.__name__ in _OWNERS.get(base.__module__, ()) for base in type(module).__mro__):
+        elif _calls_pairs(module):
             yield from ((module, *pair) for pair in _PAIRS if all(name in module._modules for name in pair))
 
 
+def _calls_pairs(module: nn.Module) -> bool:
+    """Whether a module is one of `_OWNERS`, also with a context block or of a subclass, with the methods of that."""
+    kinds = type(module).__mro__
+    if not any(_is_owner(kind) for kind in kinds):
+        return False
+    known = tuple(kind for kind in kinds if _is_owner(kind) or kind.__module__.startswith("gcnet."))
+    return all(has_method_of(module, known, method) for method in _METHODS if hasattr(module, method))
+
+
+def _is_owner(kind: type) -> bool:
+    return kind.__name__ in _OWNERS.get(kind.__module__, ())
+
+
 def _has_statistics(norm: nn.Module) -> bool:
-    if type(norm) is FrozenBatchNorm2d:
-        return True
-    is_norm = isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm)
-    return is_norm and _normalizes_only(norm) and is_plain(norm, type(norm)) and norm.running_mean is not None
-
-
-def _normalizes_only(norm: nn.Module) -> bool:
-    """Whether a subclass of a batch norm computes nothing else in eval mode: timm's also activate."""
-    return not isinstance(getattr(norm, "act", None), nn.Module) and "Act" not in type(norm).__name__
+    if not isinstance(norm, _NORMS) or not has_method_of(norm, _NORMS):
+        return False
+    return is_plain(norm, type(norm)) and norm.running_mean is not None
 
 
 @torch.no_grad()

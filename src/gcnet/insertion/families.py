@@ -1,9 +1,7 @@
 """Known network families: their residual or token blocks by stage, and context blocks inside residual blocks."""
 
-import inspect
 import math
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,6 +12,7 @@ from torch import nn
 
 from gcnet.errors import UserError, unknown
 from gcnet.insertion.dry_run import DryRun, ModuleCall
+from gcnet.insertion.forward_methods import is_replaced
 from gcnet.insertion.layout import Axes
 from gcnet.insertion.residual_blocks.position import POSITIONS, Positioned
 
@@ -291,12 +290,7 @@ def _replaced_forward(module: nn.Module) -> str | None:
     assert kind is not None
     if "forward" in vars(module):
         return f"the forward of this {kind.__name__}"
-    definer: Any = next(base for base in kind.__mro__ if "forward" in vars(base))
-    # Forward methods of this package may be wrapped by a type checker.
-    forward = inspect.unwrap(definer.forward) if definer.__module__.startswith("gcnet.") else definer.forward
-    code = getattr(forward, "__code__", None)
-    own = code is not None and code.co_filename == sys.modules[definer.__module__].__file__
-    return None if own and code.co_qualname == f"{definer.__qualname__}.forward" else f"the forward of {kind.__name__}"
+    return f"the forward of {kind.__name__}" if is_replaced(kind) else None
 
 
 def _library_class(module: nn.Module) -> type | None:

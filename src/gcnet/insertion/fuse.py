@@ -10,7 +10,7 @@ from gcnet.framework.narrow_block import why_not_narrow
 from gcnet.insertion.attach import check_network, installed_modules, refuse_fused
 from gcnet.insertion.batch_norms import fold_batch_norms, is_plain
 from gcnet.insertion.model_copies import detached_copy
-from gcnet.insertion.residual_blocks.expansion import is_pointwise
+from gcnet.insertion.residual_blocks.expansion import Expanding, is_pointwise
 from gcnet.insertion.residual_blocks.fused import FusedBottleneck, FusedStage, fuse_bottleneck
 from gcnet.insertion.residual_blocks.position import Positioned
 
@@ -58,7 +58,8 @@ def fuse(model: nn.Module) -> nn.Module:
     for stage in list(fused.modules()):
         if type(stage) is nn.Sequential and any(isinstance(block, FusedBottleneck) for block in stage):
             stage.__class__ = FusedStage
-    vars(fused)["is_fused"] = True
+    for module in fused.modules():
+        vars(module)["is_fused"] = True  # of all modules, since a part may be used alone
     return fused
 
 
@@ -72,8 +73,8 @@ def fusion_obstacle(module: nn.Module) -> str | None:
         return "it is on the output of a module, not in a residual block"
     if module.context_position != "after_norm":
         return f"its position is {module.context_position}, not after_norm"
-    if "fused_class" not in vars(type(module)):
-        return f"a {type(module).__mro__[-2].__name__} has no 1x1 convolution before the block"
+    if not isinstance(module, Expanding):
+        return f"a {type(module).__mro__[-3].__name__} has no 1x1 convolution before the block"
     parts: Mapping[str, Any] = MappingProxyType(module._modules)
     convolution = parts["conv3"]
     if not is_plain(convolution, nn.Conv2d) or not is_pointwise(convolution):

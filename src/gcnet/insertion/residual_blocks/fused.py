@@ -15,6 +15,8 @@ from gcnet.insertion.residual_blocks.position import Positioned
 # Residual blocks whose output is a new map, by module and name, since timm is not imported for its classes alone.
 _LIBRARIES = ("torchvision.models.resnet", "timm.models.resnet")
 _RESIDUAL_BLOCKS = ("BasicBlock", "Bottleneck")
+_PACKAGES = ("torch.", "torchvision.", "timm.", "gcnet.")  # their layers keep no map
+_NEW_MAP = (nn.Conv2d, nn.BatchNorm2d)  # their output shares no memory with their input
 
 
 class FusedBottleneck(Positioned):
@@ -25,6 +27,7 @@ class FusedBottleneck(Positioned):
     """
 
     context: nn.Module
+    conv1: nn.Module
     conv3: nn.Conv2d
     downsample: nn.Module | None
 
@@ -52,13 +55,18 @@ class FusedBottleneck(Positioned):
         if gate is None and h.shape[0] == 1:
             return activation(self._shifted(h, shift).add_(shortcut))
         if shift is not None:
-            is_new = shortcut is not x if downsample is not None else source is not None
-            owned = is_new and _makes_own_map(source if downsample is None else downsample)
-            shortcut = shortcut.add_(shift) if owned else shortcut + shift
+            shortcut = shortcut.add_(shift) if self._owns_shortcut(source) else shortcut + shift
         out = self.conv3(h)
         if gate is None:
             return activation(out.add_(shortcut))
         return activation(torch.addcmul(shortcut, out, gate.to(out.dtype), out=out))
+
+    def _owns_shortcut(self, source: nn.Module | None) -> bool:
+        """Whether no other code reads the shortcut, or could have kept it."""
+        if self.downsample is None:
+            # The input of the residual block, which its first convolution has read as well.
+            return _makes_own_map(source) and not is_hooked(self) and _keeps_no_map(self.conv1)
+        return _makes_own_map(self.downsample)
 
     def _shifted(self, h: Tensor, shift: Tensor) -> Tensor:
         """`W h + b + shift` of one image, with the shift as a part of the bias."""
@@ -73,7 +81,8 @@ class FusedStage(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         x, source = input, None
         for block in self:
-            x = block(x, source) if isinstance(block, FusedBottleneck) else block(x)
+            takes_source = isinstance(block, FusedBottleneck) and not isinstance(x, Proxy)
+            x = block(x, source) if takes_source else block(x)
             source = block
         return x
 
@@ -84,13 +93,20 @@ def _is_recorded(x: Tensor) -> bool:
 
 
 def _makes_own_map(module: nn.Module | None) -> bool:
-    """Whether a downsampling layer or a residual block returns a new map, which no hook could have kept."""
-    if module is None or any(is_hooked(part) for part in module.modules()):
-        return False
-    bases = type(module).__mro__
-    return isinstance(module, nn.Sequential) or any(
-        base.__module__ in _LIBRARIES and base.__name__ in _RESIDUAL_BLOCKS for base in bases
-    )
+    """Whether a downsampling layer or a residual block returns a new map, which no hook or module could have kept."""
+    if isinstance(module, nn.Sequential):
+        layers = [layer for layer in module if type(layer) is not nn.Identity]
+        is_new = bool(layers) and type(layers[-1]) in _NEW_MAP
+    else:
+        kind = type(module)
+        is_library = kind.__module__ in _LIBRARIES and kind.__name__ in _RESIDUAL_BLOCKS
+        is_new = is_library or isinstance(module, Positioned)
+    return is_new and module is not None and _keeps_no_map(module)
+
+
+def _keeps_no_map(module: nn.Module) -> bool:
+    """Whether all modules within `module` are of PyTorch and the libraries, without hooks."""
+    return not any(is_hooked(part) or not type(part).__module__.startswith(_PACKAGES) for part in module.modules())
 
 
 def fuse_bottleneck(module: Any) -> None:

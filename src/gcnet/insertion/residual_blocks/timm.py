@@ -6,6 +6,7 @@ The context block comes after the channel attention of the residual block (`se`)
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
+from gcnet.framework.tracing import one_graph_node
 from gcnet.insertion.residual_blocks.expansion import Expanding
 from gcnet.insertion.residual_blocks.fused import FusedBottleneck
 from gcnet.insertion.residual_blocks.position import Positioned
@@ -64,6 +65,7 @@ class TimmBottleneckWithContext(_TimmResidual, Expanding, Bottleneck):
 class FusedTimmBottleneck(FusedBottleneck, TimmBottleneckWithContext):
     """timm's `Bottleneck` with its context before the last convolution."""
 
+    @one_graph_node
     def forward(self, x: Tensor, source: nn.Module | None = None) -> Tensor:
         h = self.act1(self.bn1(self.conv1(x)))
         h = self.aa(self.act2(self.bn2(self.conv2(h))))

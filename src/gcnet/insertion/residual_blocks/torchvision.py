@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from gcnet.framework.tracing import one_graph_node
 from gcnet.insertion.residual_blocks.expansion import Expanding
 from gcnet.insertion.residual_blocks.fused import FusedBottleneck
 from gcnet.insertion.residual_blocks.position import Positioned
@@ -36,6 +37,7 @@ class BottleneckWithContext(Expanding, Bottleneck):
 class FusedTorchvisionBottleneck(FusedBottleneck, BottleneckWithContext):
     """torchvision's `Bottleneck` with its context before the last convolution."""
 
+    @one_graph_node
     def forward(self, x: Tensor, source: nn.Module | None = None) -> Tensor:
         h = self.relu(self.bn1(self.conv1(x)))
         h = self.relu(self.bn2(self.conv2(h)))
