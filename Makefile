@@ -20,11 +20,12 @@ setup: $(STAMP) ## Install gcnet and what it needs into .venv (once; about 6 GB 
 compare: $(STAMP) ## Set up, then train the same network with each block on generated scenes and compare them
 	$(BIN)/gcnet compare
 
+# The tests of a file run in one worker, which shares what they prepare; the longest files start first (tests/conftest.py).
 test: $(STAMP) ## Set up, then run the quick tests, about 6 minutes (real images: set GCNET_DATA)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-slow: $(STAMP) ## Set up, then run the slow tests: trainings, processes, whole commands
-	$(BIN)/python -m pytest -n $(WORKERS) -m slow --durations=25
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow --durations=25
 
 runner: $(RUNNER_STAMP) ## Set up, then install onnxruntime without torch into .runner, for tests of the scripts of docs/deploy.md (once; 100 MB)
 

@@ -27,6 +27,13 @@ OPTIONAL = {
     *("pyarrow", "ray"),
 }
 MISSING = {name for name in OPTIONAL if find_spec(name) is None}
+# Files of slow tests that take minutes, the longest first: where they start first, several workers end together.
+LONGEST = (
+    *("docs/test_code_blocks.py", "insertion/test_architectures.py", "tasks/detection/test_export.py"),
+    *("oracle/test_detectors.py", "training/test_heartbeat.py", "cli/test_random_commands.py"),
+    *("training/test_restarts.py", "workflows/test_export.py", "exporters/test_onnx_file.py"),
+    *("comparison/test_cluster_runs.py", "docs/test_deploy_detector.py", "release/test_walk.py"),
+)
 
 # For the processes that tests start, too. An option of pytest-timeout in pyproject.toml would be an error without it.
 os.environ.setdefault("PYTEST_TIMEOUT", "600")
@@ -52,7 +59,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the tests marked scale unless the marker is asked for; then they may take an hour each."""
+    """Run the longest files first; skip the tests marked scale unless the marker is asked for: they take minutes."""
+    folder = Path(__file__).parent
+    places = {folder / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     wanted = "scale" in config.getoption("markexpr")
     for item in items:
         if item.get_closest_marker("scale"):

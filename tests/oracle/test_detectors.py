@@ -1,5 +1,7 @@
 """Converted detectors give the outputs of mmdet's own code, stage by stage and from the image file on."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,15 @@ CONFIGS = (
     "mask-rcnn_x101-32x4d-syncbn-gcb-r4-c3-c5_fpn_1x_coco",
     "mask-rcnn_x101-32x4d-syncbn_fpn_1x_coco",
 )
+# Every part of a name is in one of these; the others are tested with the marker scale.
+REPRESENTATIVE = (
+    "cascade-mask-rcnn_x101-32x4d-syncbn-dconv-c3-c5-r4-gcb-c3-c5_fpn_1x_coco",
+    "cascade-mask-rcnn_x101-32x4d-syncbn-r16-gcb-c3-c5_fpn_1x_coco",
+    "mask-rcnn_r101-gcb-r16-c3-c5_fpn_1x_coco",
+    "mask-rcnn_r101-syncbn_fpn_1x_coco",
+    "mask-rcnn_r50-syncbn-gcb-r4-c3-c5_fpn_1x_coco",
+    "mask-rcnn_x101-32x4d-syncbn-gcb-r16-c3-c5_fpn_1x_coco",
+)
 MAPS, HEADS, SCORES = 1e-3, 1e-5, 1e-3
 
 
@@ -57,7 +68,22 @@ def test_the_configs_are_those_of_mmdet(original_code: OriginalCode) -> None:
     assert original_code("detectors.names") == list(CONFIGS)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+def test_every_part_of_a_config_is_in_a_representative_one() -> None:
+    assert parts_of(REPRESENTATIVE) == parts_of(CONFIGS)
+
+
+def parts_of(configs: Sequence[str]) -> set[str]:
+    """Names of architectures, backbones, norms, convolutions and ratios."""
+    return {part for config in configs for part in re.split("[-_]", config)}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *REPRESENTATIVE,
+        *(pytest.param(config, marks=pytest.mark.scale) for config in CONFIGS if config not in REPRESENTATIVE),
+    ],
+)
 def test_detector_gives_the_outputs_of_mmdet(
     config: str, original_code: OriginalCode, generated_image: Path, tmp_path: Path
 ) -> None:

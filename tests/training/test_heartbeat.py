@@ -72,7 +72,13 @@ def test_a_failure_of_one_process_is_reported_once_with_its_rank(kind, rank, cod
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "rank", "beat"),
-    [(signal.SIGKILL, 0, 1.0), (signal.SIGKILL, 1, 1.0), (signal.SIGSTOP, 0, 0.25), (signal.SIGSTOP, 1, 1.0)],
+    [
+        (signal.SIGKILL, 0, 1.0),
+        (signal.SIGKILL, 1, 1.0),
+        (signal.SIGSTOP, 0, 0.25),
+        (signal.SIGSTOP, 1, 0.25),
+        pytest.param(signal.SIGSTOP, 1, 1.0, marks=pytest.mark.scale),  # as outside of tests: a minute
+    ],
 )
 def test_a_killed_or_stopped_process_ends_the_other_with_one_sentence(number, rank, beat, photos, tmp_path):
     processes = call_as_two(faults.train, tmp_path, photos, "", -1, "", beat)
