@@ -124,7 +124,7 @@ def test_a_lock_excludes_other_processes_and_ends_with_its_own(tmp_path: Path) -
             with locked(Path(sys.argv[1])):
                 print("free")
         except LockedError as error:
-            print(error.owner)
+            print(error.owner["process"])
     """
     with storage.locked(tmp_path / "lock"):
         assert run_script(script, str(tmp_path / "lock")) == f"{os.getpid()}\n"

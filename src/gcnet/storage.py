@@ -9,12 +9,15 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from gcnet.errors import Failure, UserError, nearest_path, printable
+from gcnet.lock_owner import own_lock, read_owner
 
+_LONGEST_OWNER = 4096  # bytes in a lock file
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without locks
 
 
@@ -27,10 +30,10 @@ class LockedError(Failure):
 
     Args:
         sentence: the message.
-        owner: process id of the owner, None if unknown.
+        owner: the owner as of `gcnet.lock_owner.own_lock`; empty if unknown.
     """
 
-    def __init__(self, sentence: str, owner: int | None = None) -> None:
+    def __init__(self, sentence: str, owner: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__(sentence)
         self.owner = owner
 
@@ -144,7 +147,7 @@ def locked(path: Path, *, wait: bool = False) -> Generator[None]:
     locked.
 
     Args:
-        path: the lock file; it contains the process id of its last owner.
+        path: the lock file; it names its last owner.
         wait: wait for another owner instead of raising.
 
     Yields:
@@ -163,10 +166,11 @@ def locked(path: Path, *, wait: bool = False) -> Generator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(descriptor, f"{json.dumps(own_lock())}\n".encode(), 0)
         except BlockingIOError:
-            raise LockedError(f"{printable(path)} is locked by another process", _owner(descriptor)) from None
-        except OSError as error:  # the process id is only a courtesy: a full disk does not matter here
+            owner = read_owner(os.pread(descriptor, _LONGEST_OWNER, 0))
+            raise LockedError(f"{printable(path)} is locked by another process", owner) from None
+        except OSError as error:  # the owner is only a courtesy: a full disk does not matter here
             if error.errno not in (*_NO_LOCKS, errno.ENOSPC, errno.EDQUOT):
                 raise _writing_failed(path, 0, error) from error
         yield
@@ -185,11 +189,6 @@ def _close_locks_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_close_locks_in_child)
-
-
-def _owner(descriptor: int) -> int | None:
-    text = os.pread(descriptor, 32, 0).strip()
-    return int(text) if text.isdigit() else None
 
 
 def discard_standard_output() -> None:

@@ -132,7 +132,9 @@ def test_second_writer_is_refused_and_the_owner_named(s3: str, photos: Path, cac
     owner = {"host": "node7", "process": 123, "started": "2026-01-01T10:00:00+00:00"}
     lock(url, owner)
     with pytest.raises(
-        UserError, match=r"in use: process 123 on node7 .*since 2026.*delete s3://bucket/runs/first/\.l"
+        UserError,
+        match=r"in use by process 123 on node7 since 2026.*\(\d+ days ago\); last published \d+ \w+ ago; wait .*"
+        r"; if it was killed, delete s3://bucket/runs/first/\.lock$",
     ):
         resumed(url)
     lock(f"{s3}/runs/second", owner)

@@ -192,7 +192,7 @@ def test_a_finished_run_explains_how_to_continue_training(copy: Path) -> None:
 def test_a_second_process_is_refused_while_one_trains(copy: Path) -> None:
     with (copy / "run" / ".lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match=r"is in use: another process \(process id \d+\) is training in it"):
+        with pytest.raises(UserError, match=r"is in use by process \d+ on .+ since .+ ago\); wait until"):
             resumed(copy)
     assert resumed(copy)[0].finished
 

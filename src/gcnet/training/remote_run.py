@@ -11,7 +11,6 @@ import json
 import os
 import re
 import secrets
-import socket
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from typing import Any
 
 from gcnet.checkpoints.published_files import cache_folder
 from gcnet.errors import UserError, printable
+from gcnet.lock_owner import ago, describe_owner, own_lock, read_owner
 from gcnet.remote_files import RemoteError, find_remote, is_remote, read_remote, restored_url
 from gcnet.remote_uploads import content_of, create_remote, download, remove_remote, upload, upload_bytes
 from gcnet.storage import LockedError, StorageError, link_or_copy, locked, read_json, write_atomic
@@ -50,9 +50,7 @@ class RemoteRun:
         self.url = url.rstrip("/")
         name = re.sub(r"[^\w.-]+", "-", self.url.partition("://")[2])[-80:]
         self.path = cache_folder() / "runs" / f"{name}-{hashlib.sha256(self.url.encode()).hexdigest()[:8]}"
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        self._owner = {"host": socket.gethostname(), "process": os.getpid(), "started": started}
-        self._owner["token"] = secrets.token_hex(8)
+        self._owner = own_lock() | {"token": secrets.token_hex(8)}
         self._files: dict[str, dict[str, Any]] = {}
         self._uploaded: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {}
 
@@ -104,10 +102,11 @@ class RemoteRun:
                     remove_remote(self._url(_LOCK))
 
     def _in_use(self, owner: dict[str, Any]) -> UserError:
-        names = f"process {owner.get('process')} on {owner.get('host')} trains in it since {owner.get('started')}"
+        marker = self._marker()
+        published = "" if marker is None else f"; last published {ago(marker.get('time'))}"
         return UserError(
-            f"{printable(self.url)} is in use: {printable(names)}; wait until it ends, or stop it; if it was killed, "
-            f"delete {printable(self._url(_LOCK))}"
+            f"{printable(self.url)} is in use by {describe_owner(owner)}{published}; wait until it ends, or stop it; "
+            f"if it was killed, delete {printable(self._url(_LOCK))}"
         )
 
     def publish(self) -> None:
@@ -227,13 +226,7 @@ class RemoteRun:
         """The content of the lock; empty where it is missing or damaged."""
         if not find_remote(self._url(_LOCK)):
             return {}
-        try:
-            owner = json.loads(read_remote(self._url(_LOCK)))
-        except UserError:
-            raise
-        except ValueError:
-            return {}
-        return owner if isinstance(owner, dict) else {}
+        return read_owner(read_remote(self._url(_LOCK)))
 
     def _note(self, marker: dict[str, Any]) -> None:
         write_atomic(self.path / f".{MARKER}", json.dumps(marker).encode())

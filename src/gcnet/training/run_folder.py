@@ -31,6 +31,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gcnet.errors import UserError, nearest_path, printable
+from gcnet.lock_owner import describe_owner
 from gcnet.renamed import format_version, is_old, upgraded_metrics, upgraded_settings
 from gcnet.storage import LockedError, StorageError, append_line, locked, read_json, write_atomic
 from gcnet.text_files import csv_bytes
@@ -105,10 +106,8 @@ class RunFolder:
             try:
                 stack.enter_context(locked(self.path / ".lock"))
             except LockedError as error:
-                owner = "" if error.owner is None else f" (process id {error.owner})"
                 raise UserError(
-                    f"{printable(self.path)} is in use: another process{owner} is training in it; "
-                    "wait until it ends, or stop it"
+                    f"{printable(self.path)} is in use by {describe_owner(error.owner)}; wait until it ends, or stop it"
                 ) from error
             if self.remote is not None:
                 stack.enter_context(self.remote.writing())
