@@ -4,7 +4,9 @@ import os
 
 import pytest
 import torch
+from torch import nn
 
+from gcnet import devices
 from gcnet.devices import (
     AUTOCAST,
     autocast_dtype,
@@ -13,11 +15,18 @@ from gcnet.devices import (
     describe_kernels,
     gpu_kernels,
     gpu_names,
+    kernel_words,
+    place_network,
     visible_gpus,
 )
 from gcnet.training.settings import MachineSettings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+TF32_WORDS = {
+    (True, False): "TF32 in convolutions",
+    (True, True): "TF32 in convolutions and matmul",
+    (False, False): "no TF32",
+}
 
 
 @pytest.fixture(params=[True, False], ids=["with bfloat16", "without bfloat16"])
@@ -43,6 +52,16 @@ def test_channels_last_is_the_default_on_gpus_only() -> None:
     assert [choose_memory_format(None, device) for device in (CPU, GPU)] == [contiguous, last]
     assert [choose_memory_format(False, device) for device in (CPU, GPU)] == [contiguous] * 2
     assert [choose_memory_format(True, device) for device in (CPU, GPU)] == [last] * 2
+
+
+def test_networks_are_placed_in_the_memory_format_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(5, 2))
+    place_network(network, CPU)
+    assert network[0].weight.is_contiguous()
+    monkeypatch.setattr(devices, "choose_memory_format", lambda *_: torch.channels_last)  # as for a GPU
+    place_network(network, CPU)
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert not network[0].weight.is_contiguous()
 
 
 def test_resolved_settings_name_precision_and_memory_format(has_bf16: bool) -> None:
@@ -93,6 +112,7 @@ def test_tf32_is_a_setting_that_is_recorded_and_restored(tf32: bool | None, expe
         with gpu_kernels(GPU, tf32=tf32):
             kernels = describe_kernels(GPU)
             assert (kernels["tf32_convolutions"], kernels["tf32_matmul"]) == expected
+            assert kernel_words(GPU) == [TF32_WORDS[expected]]
     kernels = describe_kernels(GPU)
     assert (kernels["tf32_convolutions"], kernels["tf32_matmul"]) == (True, False)
 
@@ -107,6 +127,12 @@ def test_settings_of_gpu_kernels_are_restored_after_an_error() -> None:
         "deterministic": False,
     }
     assert describe_kernels(CPU) == {}
+
+
+def test_kernels_are_words_to_print() -> None:
+    assert kernel_words(CPU) == []
+    with gpu_kernels(GPU, fixed_sizes=True):
+        assert kernel_words(GPU) == ["TF32 in convolutions", "cudnn benchmark"]
 
 
 def test_gpus_are_numbered_unless_the_environment_names_them() -> None:

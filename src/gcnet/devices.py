@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from gcnet.errors import UserError
 
@@ -137,6 +138,18 @@ def choose_memory_format(channels_last: bool | None, device: torch.device) -> to
     return torch.channels_last if is_last else torch.contiguous_format
 
 
+def place_network(network: nn.Module, device: torch.device) -> None:
+    """Move a network to a device for evaluation or prediction, on a GPU in the channels_last memory format.
+
+    Args:
+        network: parameters are replaced in place.
+        device: of the network.
+    """
+    network.to(device)
+    if choose_memory_format(None, device) == torch.channels_last:
+        network.to(memory_format=torch.channels_last)
+
+
 @contextmanager
 def gpu_kernels(
     device: torch.device, *, deterministic: bool = False, tf32: bool | None = None, fixed_sizes: bool = False
@@ -187,3 +200,13 @@ def describe_kernels(device: torch.device) -> dict[str, Any]:
         "cudnn_benchmark": cudnn.benchmark,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
+
+
+def kernel_words(device: torch.device) -> list[str]:
+    """Return PyTorch's present settings of the kernels of a `device` as words to print; none on the CPU."""
+    kernels = describe_kernels(device)
+    if not kernels:
+        return []
+    tf32 = [name for name in ("convolutions", "matmul") if kernels[f"tf32_{name}"]]
+    words = [f"TF32 in {' and '.join(tf32)}" if tf32 else "no TF32"]
+    return words + (["cudnn benchmark"] if kernels["cudnn_benchmark"] else [])

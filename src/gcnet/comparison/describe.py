@@ -12,7 +12,7 @@ from gcnet.comparison.settings import CompareSettings
 from gcnet.tasks.registry import task_of
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.run_folder import versions
-from gcnet.training.settings import TrainSettings
+from gcnet.training.settings import MachineSettings, TrainSettings
 
 
 def describe_experiment(settings: CompareSettings, images: str, training: TrainSettings, steps: int) -> dict[str, str]:
@@ -68,13 +68,14 @@ def _extras(training: TrainSettings) -> str:
     return added
 
 
-def describe_machine(device: str, jobs: int, threads: int) -> dict[str, str]:
-    """Describe device, threads and versions.
+def describe_machine(device: str, jobs: int, threads: int, machine: MachineSettings | None = None) -> dict[str, str]:
+    """Describe device, precision, kernels, threads and versions.
 
     Args:
         device: of the trainings.
         jobs: trainings at a time.
         threads: CPU threads per training.
+        machine: precision and kernels of the trainings, for this device; None to leave them out.
 
     Returns:
         Text by heading.
@@ -85,12 +86,20 @@ def describe_machine(device: str, jobs: int, threads: int) -> dict[str, str]:
     installed = versions(("gcnet", "torch", "torchvision", "timm", "numpy"))
     return {
         "device": f"{device} ({name})",
+        **({} if machine is None else {"precision": ", ".join([machine.precision, *_machine_options(machine)])}),
         "threads": f"{threads} per training, {jobs} at a time; {torch.get_num_threads()} for time measurements",
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}",
         "versions": ", ".join(f"{package} {version}" for package, version in installed.items()),
         **_command(),
     }
+
+
+def _machine_options(machine: MachineSettings) -> list[str]:
+    """Memory format, compilation and kernels of the trainings, where they are not PyTorch's defaults."""
+    names = {"channels_last": "channels last", "compile": "compiled", "deterministic": "deterministic"}
+    tf32 = [] if machine.tf32 is None else ["TF32" if machine.tf32 else "no TF32"]
+    return [words for name, words in names.items() if getattr(machine, name)] + tf32
 
 
 def _command() -> dict[str, str]:

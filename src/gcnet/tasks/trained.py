@@ -18,9 +18,10 @@ from gcnet.models.load import load_model
 from gcnet.models.pretrained import pretrained_versions
 from gcnet.models.registry import split_name
 from gcnet.models.weights import loaded_weights
+from gcnet.tasks.inference_record import record_words
 from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.registry import task_of
-from gcnet.tasks.settings import MODEL_SUFFIX
+from gcnet.tasks.settings import MODEL_SUFFIX, EvaluateSettings, PredictSettings
 
 _OF_RUN = ("best.safetensors", "last.safetensors")
 
@@ -112,8 +113,13 @@ def _require_one_each(path: Path, entries: str, named: Sequence[object] | None, 
         raise UserError(f"{path} names {len(named)} {entries} for {count} outputs; it must name each")
 
 
-def describe_loaded(loaded: LoadedModel) -> list[str]:
-    """Return lines on the network `loaded` with blocks and classes, the weights, and the device."""
+def describe_loaded(loaded: LoadedModel, settings: EvaluateSettings | PredictSettings | None = None) -> list[str]:
+    """Return lines on a network with blocks and classes, its weights, and the device.
+
+    Args:
+        loaded: the network on its device.
+        settings: precision, compilation and fusion; None for float32.
+    """
     model = loaded.trained.model
     card, blocks = card_of(model), inserted(model)
     described = [f"{sum(map(torch.numel, model.parameters())):,} parameters"]
@@ -122,9 +128,11 @@ def describe_loaded(loaded: LoadedModel) -> list[str]:
     if card.num_classes:
         described.append(f"{card.num_classes:,} classes")
     first, threads = next(model.parameters()), torch.get_num_threads()
-    precision = str(first.dtype).removeprefix("torch.")
+    machine = [str(first.dtype).removeprefix("torch.")]
+    if settings is not None:
+        machine = record_words(model, settings)
     return [
         f"model: {network_name(model)}: {', '.join(described)}",
         f"weights: {loaded_weights(model) or (loaded.source if is_hub_name(loaded.origin) else loaded.weights)}",
-        f"device: {first.device}, {precision}, {threads} thread{'s' * (threads != 1)}",
+        f"device: {first.device}, {', '.join(machine)}, {threads} thread{'s' * (threads != 1)}",
     ]

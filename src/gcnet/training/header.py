@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from gcnet.devices import describe_kernels
+from gcnet.devices import kernel_words
 from gcnet.errors import printable
 from gcnet.insertion import inserted
 from gcnet.models.weights import loaded_weights
@@ -96,11 +96,7 @@ def _machine(trainer: Trainer) -> str:
     machine, threads = trainer.machine, torch.get_num_threads()
     extras = [name for name in ("channels_last", "deterministic") if getattr(machine, name)]
     extras += ["compiled"] if machine.compile else []
-    kernels = describe_kernels(trainer.device)
-    if kernels:
-        tf32 = [name for name in ("convolutions", "matmul") if kernels[f"tf32_{name}"]]
-        extras += [f"TF32 in {' and '.join(tf32)}" if tf32 else "no TF32"]
-        extras += ["cudnn_benchmark"] if kernels["cudnn_benchmark"] else []
+    extras += kernel_words(trainer.device)
     workers = trainer.task.workers(trainer.device)
     parts = [
         machine.precision,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gcnet.devices import choose_device
+from gcnet.devices import choose_device, place_network
 from gcnet.errors import Failure, UserError, printable
 from gcnet.ray_cluster import Share
 from gcnet.tasks.settings import PredictSettings
@@ -64,7 +64,7 @@ class _NodePredictor:
     def __init__(self, settings: PredictSettings, folder: str) -> None:
         os.chdir(folder)
         loaded = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
-        loaded.trained.model.to(choose_device(settings.device))
+        place_network(loaded.trained.model, choose_device(settings.device))
         self._predict = RecordPredictor(*loaded.task.configured_predictor(loaded, settings))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import logging
 
 from gcnet.arguments import plain_arguments
 from gcnet.compilation import compile_network, explained_compile_errors
-from gcnet.devices import choose_device, is_first_process
+from gcnet.devices import choose_device, is_first_process, place_network
 from gcnet.tasks.registry import refuse_settings_of_other_tasks, task_of_results
 from gcnet.tasks.results import EvaluationResult
 from gcnet.tasks.settings import EvaluateSettings
@@ -37,14 +37,15 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
     )
     refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
     with processes_joined(device) as processes:
-        loaded.trained.model.to(device)
+        place_network(loaded.trained.model, device)
         if processes.first:
-            for line in describe_loaded(loaded):
+            for line in describe_loaded(loaded, settings):
                 _logger.info(line)
         if settings.fuse:
             from gcnet.insertion.fuse import fuse
 
             loaded = loaded.with_model(fuse(loaded.trained.model))
+            place_network(loaded.trained.model, device)
         if settings.compile:
             compile_network(loaded.trained.model)
         with explained_compile_errors():

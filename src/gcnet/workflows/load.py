@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from gcnet.arguments import POSITIONAL, plain_arguments
-from gcnet.devices import choose_device
+from gcnet.devices import choose_device, place_network
 from gcnet.errors import UserError
 from gcnet.tasks.predictor import Inference, Predictor
 from gcnet.tasks.trained import open_trained
@@ -63,5 +63,5 @@ def load(settings: LoadSettings) -> Predictor:
         torch.set_num_threads(settings.threads)
     image_size = settings.inference.image_size
     loaded = open_trained(settings.model, settings.weights, image_size=image_size, download=settings.download)
-    loaded.trained.model.to(device)
+    place_network(loaded.trained.model, device)
     return loaded.task.predictor(loaded, settings.inference)

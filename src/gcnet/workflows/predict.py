@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gcnet.arguments import plain_arguments
 from gcnet.data.images.listing import find_images
-from gcnet.devices import choose_device, in_several_processes, is_first_process
+from gcnet.devices import choose_device, in_several_processes, is_first_process, place_network
 from gcnet.errors import UserError
 from gcnet.ray_cluster import connected
 from gcnet.storage import write_atomic
@@ -53,8 +53,8 @@ def run_prediction(settings: PredictSettings) -> PredictionResult | PredictionFi
     )
     refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
     with processes_joined(device) as processes:
-        loaded.trained.model.to(device)
-        for line in describe_loaded(loaded) if processes.first else ():
+        place_network(loaded.trained.model, device)
+        for line in describe_loaded(loaded, settings) if processes.first else ():
             _logger.info(line)
         if settings.writes_records:
             return _write_records(loaded, paths, settings, processes)

@@ -59,6 +59,8 @@ def test_results_are_written_printed_and_right(
     assert (content["images"], content["correct"], content["images_skipped"]) == (15, correct, 1)
     assert content["skipped"] == [{"name": "banana/broken.png", "reason": "not an image of a known format"}]
     assert content["preprocessing"]["image_size"] == SIZE
+    machine = {"device": "cpu", "precision": "float32", "channels_last": False, "compile": False, "fuse": False}
+    assert content["machine"] == machine | {"kernels": {}}
     with open(out / "per_class.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == list(CLASSES)
@@ -209,6 +211,12 @@ def test_a_compiled_network_has_the_same_scores_and_half_precision_similar_ones(
     assert compiled.scores == pytest.approx(plain.scores, rel=1e-4)
     assert half.scores["loss"] != plain.scores["loss"]
     assert half.scores["loss"] == pytest.approx(plain.scores["loss"], rel=0.05)
+    machines = [result.to_dict()["machine"] for result in (plain, compiled, half)]
+    assert [(machine["precision"], machine["compile"]) for machine in machines] == [
+        ("float32", False),
+        ("float32", True),
+        ("bf16", False),
+    ]
 
 
 def test_missing_memory_names_the_batch_size(model_file: Path, val: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ def test_a_detector_is_judged_as_its_own_detections_are(
     written = json.loads((out / "results.json").read_text())
     assert (written["images"], written["images_skipped"], written["objects"]) == (6, 1, 36)
     assert written["skipped"] == [{"name": "000002.png", "reason": "not an image of a known format"}]
+    assert (written["machine"]["precision"], written["machine"]["device"]) == ("float32", "cpu")
     printed = capsys.readouterr()
     assert "images   6 evaluated, 1 skipped" in printed.out
     assert "skipped 000002.png: not an image of a known format" in printed.err

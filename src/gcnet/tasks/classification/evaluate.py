@@ -22,6 +22,7 @@ from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
 from gcnet.tasks.classification.metrics import ClassificationResult, evaluate_classifier
 from gcnet.tasks.classification.trained import TrainedClassifier
+from gcnet.tasks.inference_record import inference_record
 from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import EvaluationResult, assumed_order_note
 from gcnet.tasks.settings import EvaluateSettings
@@ -44,7 +45,7 @@ class ClassifierEvaluation(EvaluationResult):
         metrics: accuracy, loss and confusion matrix.
         classes: class names, in the order of the logits.
         preprocessing: preprocessing of the images.
-        origin: model, weights and data of the settings.
+        origin: model, weights and data of the settings, and how the network ran (`machine`).
         network: name of the network, for figures.
     """
 
@@ -168,7 +169,8 @@ def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Process
         _logger.info("data: %s: %s images, %d classes", settings.data, f"{len(source):,}", len(source.classes))
         _logger.info("preprocessing: %s", preprocessing)
     metrics = measure(network, source, preprocessing, settings, processes)
-    origin = {"model": loaded.source, "weights": settings.weights, "data": settings.data}
+    machine = inference_record(network.model, settings)
+    origin = {"model": loaded.source, "weights": settings.weights, "data": settings.data, "machine": machine}
     return ClassifierEvaluation(metrics, source.classes, preprocessing, origin, loaded.title)
 
 

@@ -32,6 +32,7 @@ from gcnet.tasks.detection.metrics import (
 from gcnet.tasks.detection.precision_recall_plot import plot_precision_recall
 from gcnet.tasks.detection.results import box_format_note, read_detections
 from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
+from gcnet.tasks.inference_record import inference_record
 from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import EvaluationResult, assumed_order_note
 from gcnet.tasks.settings import EvaluateSettings
@@ -52,7 +53,7 @@ class DetectorEvaluation(EvaluationResult):
     Attributes:
         metrics: average precision of boxes and masks, and all detections.
         part: the annotated images.
-        origin: model, weights, results and data of the settings.
+        origin: model, weights, results and data of the settings, and how a detector ran (`machine`).
         repair: whether invalid annotations were repaired or skipped.
         network: name of the network or of the file of detections, for figures.
     """
@@ -194,7 +195,8 @@ def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Process
         counts = f"{len(images):,} images, {len(images.classes):,} classes of objects"
         _logger.info("data: %s: %s, %s", settings.data, counts, describe_resizing(detector.model))
     metrics = _measure(detector, images, settings, processes)
-    origin = _origin(settings) | {"model": loaded.source}
+    machine = inference_record(detector.model, settings)
+    origin = _origin(settings) | {"model": loaded.source, "machine": machine}
     return DetectorEvaluation(metrics, part, origin, settings.repair, loaded.title)
 
 
