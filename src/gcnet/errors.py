@@ -192,15 +192,13 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 @contextmanager
-def explained_out_of_memory(
-    images: int, settings: str | None = None, *, advice: str = "use a smaller `batch_size`"
-) -> Generator[None]:
+def explained_out_of_memory(images: int, settings: str | None = None, *, advice: str | None = None) -> Generator[None]:
     """Name the batch in errors of missing memory.
 
     Args:
         images: number of images in a batch.
         settings: settings that decide it (default: `batch_size`).
-        advice: what needs less memory.
+        advice: what needs less memory (default: a smaller `batch_size`; of a single image, a smaller one or bf16).
 
     Raises:
         OutOfMemory: the memory of the GPU or of the machine does not suffice.
@@ -212,4 +210,5 @@ def explained_out_of_memory(
         if missing is None:
             raise
         batches = f"batches of {images} image{'s' * (images != 1)}"
+        advice = advice or ("use a smaller `batch_size`" if images > 1 else "use smaller images or `precision=bf16`")
         raise OutOfMemory(f"{missing} with {batches} ({settings or f'`batch_size={images}`'}); {advice}") from error

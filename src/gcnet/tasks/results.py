@@ -143,6 +143,7 @@ class MeasuredImages(ABC):
         worked: number of images of this process so far.
         skipped: images of this process that could not be read so far.
         batches: number of each batch so far among those of all processes, from 0, in the order of the images.
+        batch_size: images of a batch.
     """
 
     model: nn.Module
@@ -151,6 +152,7 @@ class MeasuredImages(ABC):
     worked: int
     skipped: list[Skipped]
     batches: list[int]
+    batch_size: int
 
     @abstractmethod
     def images(self) -> Iterator[Tensor]:

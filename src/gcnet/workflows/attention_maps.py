@@ -12,7 +12,7 @@ from gcnet.data.dataset import Skipped
 from gcnet.data.decode import ImageError
 from gcnet.data.images.listing import find_images
 from gcnet.data.images.sources import evenly_spread
-from gcnet.errors import UserError, printable
+from gcnet.errors import UserError, explained_out_of_memory, printable
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
 from gcnet.tasks.loaded import LoadedModel
@@ -99,7 +99,10 @@ def draw_attention_maps(loaded: LoadedModel, settings: AnalyzeSettings) -> Atten
     choose_points(settings.points, Image.new("RGB", (1, 1)))  # an invalid point is an error before the first image
     paths, skipped = _choose_images(settings), []
     drawing = _Drawing(reader.row_names, settings, loaded.title, len(paths))
-    with progress_bar("images", len(paths)) as progress:
+    with (
+        explained_out_of_memory(1, "one at a time", advice="use smaller images"),
+        progress_bar("images", len(paths)) as progress,
+    ):
         for path in paths:
             try:
                 drawing.add(reader.read(path))

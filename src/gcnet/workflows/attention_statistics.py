@@ -15,7 +15,7 @@ from gcnet.analysis.query_independence import (
     measure_batches,
 )
 from gcnet.data.dataset import Skipped
-from gcnet.errors import UserError
+from gcnet.errors import UserError, explained_out_of_memory
 from gcnet.models.outputs import evaluating
 from gcnet.storage import write_atomic
 from gcnet.tasks.loaded import LoadedModel
@@ -134,7 +134,8 @@ def measure_attention(
     """
     gates, unread = GateMeans(), list[str]()
     images = loaded.task.measured_images(loaded, settings, processes)
-    with evaluating(loaded.trained.model):
+    advice = None if images.batch_size > 1 else "use smaller images"
+    with evaluating(loaded.trained.model), explained_out_of_memory(images.batch_size, advice=advice):
         batches = measure_batches(
             images.model,
             images.images(),

@@ -111,7 +111,7 @@ class LabeledImages(MeasuredImages):
         for note in source.notes if processes.first else ():
             _logger.warning(note)
         samples = ClassificationDataset(source, build_eval_transform(preprocessing))
-        size = settings.batch_size or _BATCH_SIZE
+        self.batch_size = size = settings.batch_size or _BATCH_SIZE
         sampler = EvaluationSampler(len(source), batch_size=size, rank=processes.rank, world=processes.world)
         self._loader = build_loader(samples, sampler, image_size=preprocessing.image_size)
         self._total = len(source)

@@ -22,7 +22,7 @@ from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
 from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.devices import autocast_dtype, choose_memory_format
-from gcnet.errors import UserError, printable
+from gcnet.errors import UserError, explained_out_of_memory, printable
 from gcnet.models.checkpoint_cache import local_weights
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import check_classifier, class_outputs
@@ -242,7 +242,11 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
             )
 
         world = self.processes.world
-        result = unless_stopped(run, stop, lambda done: progress(min(done * world, self.evaluation_images)))
+        across = f" in {world} processes" if world > 1 else ""
+        with explained_out_of_memory(
+            self._in_order.batch_size, f"validation with `batch_size={self._order.batch_size}`{across}"
+        ):
+            result = unless_stopped(run, stop, lambda done: progress(min(done * world, self.evaluation_images)))
         if result is None:
             return None
         metrics = {"val_loss": result.loss, "top1_fraction": result.top1, "top5_fraction": result.top5}

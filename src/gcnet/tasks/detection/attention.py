@@ -109,13 +109,14 @@ class AnnotatedImages(MeasuredImages):
         self.skipped: list[Skipped] = []
         self.worked = 0
         self.batches: list[int] = []
+        self.batch_size = 1
         self._processes = processes
 
     def images(self) -> Iterator[Tensor]:
         device = next(self.model.parameters()).device
         samples = DetectionDataset(self._images, with_objects=False)
         rank, world = self._processes.rank, self._processes.world
-        order = EvaluationSampler(len(self._images), batch_size=1, rank=rank, world=world)
+        order = EvaluationSampler(len(self._images), batch_size=self.batch_size, rank=rank, world=world)
         with progress_bar("images", len(self._images), shown=self._processes.first) as progress:
             for number, batch in zip(count(rank, world), build_detection_loader(samples, order), strict=False):
                 self.skipped += batch.skipped

@@ -23,7 +23,7 @@ from gcnet.data.loader import choose_workers
 from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.settings import DataSettings
 from gcnet.devices import autocast_dtype
-from gcnet.errors import UserError, printable
+from gcnet.errors import UserError, explained_out_of_memory, printable
 from gcnet.models.model_file import save_model
 from gcnet.models.pretrained import FIRST_VERSION, PRETRAINED, pretrained_versions
 from gcnet.models.registry import backbone_name, has_masks, split_name, without_masks
@@ -207,7 +207,9 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
             )
 
         world = self.processes.world
-        result = unless_stopped(run, stop, lambda done: progress(min(done * world, self.evaluation_images)))
+        advice = "use a smaller `min_size` and `max_size`, or `precision=bf16`"
+        with explained_out_of_memory(self._in_order.batch_size, "validation", advice=advice):
+            result = unless_stopped(run, stop, lambda done: progress(min(done * world, self.evaluation_images)))
         if result is None:
             return None
         metrics = {
