@@ -205,13 +205,16 @@ def test_the_shares_of_two_processes_make_up_the_batches_of_one() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_in_our_own_code_is_not_swallowed_and_names_the_image(workers: int) -> None:
+def test_an_error_in_our_own_code_is_not_swallowed_names_the_image_and_ends_the_workers(workers: int) -> None:
     def fail(index: int) -> None:
         if index == 4:
             raise ZeroDivisionError("a mistake of ours")
 
+    images = eval_images(Noise(7, act=fail))
+    loader = build_loader(images, EvaluationSampler(7, batch_size=2), workers, persistent=True)
     with pytest.raises(ZeroDivisionError) as caught:
-        list(build_loader(eval_images(Noise(7, act=fail)), EvaluationSampler(7, batch_size=2), workers))
+        list(loader)
+    assert multiprocessing.active_children() == []
     told = str(caught.value) + " ".join(getattr(caught.value, "__notes__", []))
     assert 'while loading the image "noise/4.png" (index 4)' in told
 

@@ -234,15 +234,24 @@ class Loader(Generic[B]):
             self._children = {child.pid: child for child in multiprocessing.active_children()}
             while (batch := _next_batch(iterator)) is not None:
                 yield batch
-        except RuntimeError as error:
-            explained = self._explain(str(error))
-            if explained is None:
-                raise
+        except GeneratorExit:  # the rest of the epoch is not wanted; workers that persist load the next one
+            raise
+        except BaseException as error:
+            explained = self._explained(error)
             self._watch.end_workers()
-            raise LoadingError(explained) from error
-        except UserError as error:  # torch puts the traceback of a worker into the message
-            sentence = re.findall(rf"^\S*\b{type(error).__name__}: (.*)", str(error), re.MULTILINE)
-            raise (type(error)(sentence[-1]) if sentence else error) from error
+            if explained is error:
+                raise
+            raise explained from error
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """The error to raise for one of a worker."""
+        if isinstance(error, RuntimeError):
+            sentence = self._explain(str(error))
+            return error if sentence is None else LoadingError(sentence)
+        if isinstance(error, UserError):  # torch puts the traceback of a worker into the message
+            found = re.findall(rf"^\S*\b{type(error).__name__}: (.*)", str(error), re.MULTILINE)
+            return type(error)(found[-1]) if found else error
+        return error
 
     def _explain(self, text: str) -> str | None:
         if match := _DEAD_WORKERS.match(text):
