@@ -82,11 +82,11 @@ def test_rows_are_trained_at_small_scale_and_an_interrupted_table_resumes(
 
 
 @pytest.mark.slow
-def test_two_processes_under_torchrun_share_every_training_and_print_once(tmp_path: Path) -> None:
+def test_with_one_job_two_processes_under_torchrun_share_every_training_and_print_once(tmp_path: Path) -> None:
     images, output = write_images(tmp_path / "images"), tmp_path / "out"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gcnet"]
     command += ["reproduce", "--table", "design", "--scale", "small", "--data", str(images), "--seeds", "1"]
-    command += ["--steps", "2", "--batch-size", "8", "--device", "cpu", "--output", str(output)]
+    command += ["--steps", "2", "--batch-size", "8", "--jobs", "1", "--device", "cpu", "--output", str(output)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )

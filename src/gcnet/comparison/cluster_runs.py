@@ -102,5 +102,4 @@ def _train_on_node(training: Training, context: RunContext, folder: Path) -> Tra
             process.join(_POLL_SECONDS)
         return training_process.failure(stopping=False)
     finally:
-        process.terminate()
-        process.join()
+        training_process.end()

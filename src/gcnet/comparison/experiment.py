@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gcnet.arguments import plain_arguments
 from gcnet.blocks import Builder
 from gcnet.children import is_importing_main
@@ -20,9 +22,11 @@ from gcnet.comparison.results import BASELINE, Comparison, Cost
 from gcnet.comparison.runs import RunContext
 from gcnet.comparison.schedule import run_all, share_machine
 from gcnet.comparison.settings import CompareSettings
+from gcnet.comparison.torchrun_runs import jobs_of_torchrun
 from gcnet.comparison.workers import EXIT_UNGUARDED
 from gcnet.devices import choose_device, in_several_processes, visible_gpus
 from gcnet.errors import UserError, printable
+from gcnet.lock_owner import describe_owner
 from gcnet.models.registry import is_detector
 from gcnet.ray_cluster import Share, connected
 from gcnet.renamed import FORMAT_VERSION, format_version, is_old, upgraded_comparison, upgraded_costs
@@ -40,8 +44,8 @@ def run_comparison(
 ) -> Comparison:
     """Train the same network with each block, measure accuracy (of detectors AP) and cost, and write the report.
 
-    Repeat the call to resume an interrupted comparison. Under torchrun all processes share each training, one training
-    at a time.
+    Repeat the call to resume an interrupted comparison. Under torchrun each process runs whole trainings, one at a
+    time; if `jobs` is 1, all processes share each training.
 
     Args:
         blocks: names of blocks, or builders of your own (`channels -> module`); or variants by their name in the
@@ -88,10 +92,12 @@ def _compare(
     training = replace(training, recipe=training.recipe.with_steps(task.steps_per_epoch))
     trainings = plan_trainings(settings, epochs=steps / task.steps_per_epoch, variants=variants)
     size = task_of(settings.model).input_size(task)
-    folder = processes.by_first(lambda: _open_folder(settings, variants))
     gpus = visible_gpus(settings.machine.device)
-    jobs, threads = (1, 1) if processes.world > 1 else share_machine(settings.jobs, len(trainings), device, gpus)
-    measured = jobs if device == "cpu" else 1
+    jobs, threads = share_machine(settings.jobs, len(trainings), device, gpus)
+    measured = jobs if device == "cpu" and processes.world == 1 else 1
+    if processes.world > 1:
+        jobs, threads = jobs_of_torchrun(settings.jobs, processes.world), torch.get_num_threads()
+    folder = processes.by_first(lambda: _open_folder(settings, variants))
     if cluster is not None:
         jobs, threads = settings.jobs or len(trainings), max(cluster.cpus, 1)
     with _only_writer(folder, processes):
@@ -112,7 +118,7 @@ def _compare(
             runs=tuple(runs),
             costs=costs,
             about=describe_experiment(settings, task.describe_data(size), training, steps),
-            environment=describe_machine(device, jobs, threads),
+            environment=describe_machine(device, jobs, threads, settings.machine),
             timing=timing,
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             pictures=sample_pictures(task_of(settings.model), task),
@@ -128,7 +134,10 @@ def _only_writer(folder: Path, processes: Processes) -> Generator[None]:
         try:
             processes.by_first(lambda: stack.enter_context(locked(folder / ".lock")))
         except LockedError as error:
-            raise UserError(f"{printable(folder)} is in use by another gcnet compare; wait until it ends") from error
+            owner = describe_owner(error.owner)
+            raise UserError(
+                f"{printable(folder)} is in use by another gcnet compare ({owner}); wait until it ends, or stop it"
+            ) from error
         yield
 
 
@@ -266,8 +275,8 @@ def compare(
 
     Repeat the call to resume an interrupted comparison. Several trainings run in processes of their own, unless `jobs`
     is 1. A script that defines builders of `variants` is imported by them, so it must call this function under
-    `if __name__ == "__main__":`; other scripts and notebooks need no such line. Under torchrun, the processes share
-    each training, one training at a time.
+    `if __name__ == "__main__":`; other scripts and notebooks need no such line. Under torchrun, each process runs whole
+    trainings, one at a time; if `jobs` is 1, all processes share each training.
 
     Args:
         variants: instead of `blocks`, builders of your own (`channels -> module`) or names; or variants by their name

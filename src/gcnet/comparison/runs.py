@@ -41,7 +41,7 @@ class RunContext:
         threads: CPU threads per training.
         variants: networks by block name, for blocks that a name alone does not describe.
         steps: optimizer steps per training.
-        processes: all take part in every training; only the first writes.
+        processes: of torchrun; all take part in every training if `jobs` is 1, and only the first writes.
         gpus: values of CUDA_VISIBLE_DEVICES for trainings in processes of their own; empty to leave it unchanged.
     """
 

@@ -9,6 +9,7 @@ from gcnet.comparison.plan import Training
 from gcnet.comparison.results import Run
 from gcnet.comparison.run_progress import Progress
 from gcnet.comparison.runs import RunContext, train_or_resume
+from gcnet.comparison.torchrun_runs import run_in_torchrun
 from gcnet.comparison.workers import run_in_processes
 from gcnet.ray_cluster import Share
 from gcnet.training.progress import Reporter
@@ -68,6 +69,8 @@ def run_all(
         for training in waiting:
             train_or_resume(training, context, progress.reporter_of(training))
             progress.finished(training)
+    elif processes.world > 1:
+        run_in_torchrun(waiting, context, progress)
     else:
         run_in_processes(waiting, context, progress)
     return processes.by_first(lambda: [run for training in trainings if (run := context.result(training)) is not None])

@@ -58,7 +58,8 @@ class CompareSettings:
     machine: MachineSettings = field(default_factory=lambda: MachineSettings(channels_last=True))
     """Device and precision."""
     jobs: int | None = None
-    """Number of parallel trainings (default: one per GPU; on the CPU one per core, at most 4)."""
+    """Number of parallel trainings (default: one per GPU; on the CPU one per core, at most 4; under torchrun one per
+    process, and with 1 all processes share each training)."""
     cluster: str | None = None
     """Run the trainings on this Ray cluster: HOST:PORT of its head node, or auto; all nodes must share the data and
     the output folder. Requires the extra "ray"."""

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -22,8 +22,14 @@ from gcnet.training.trainer import NonFiniteLoss
 
 _POLL_SECONDS = 1.0
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+# A training in a process of its own joins no processes of torchrun. LOCAL_WORLD_SIZE stays: they share the cores.
+_OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE")
 EXIT_UNGUARDED = 64
 """Exit code of a worker process whose script calls `gcnet.compare` while it is imported."""
+_UNGUARDED = (
+    'the script must call gcnet.compare under `if __name__ == "__main__":`, since it defines builders of `variants`, '
+    "for which every training imports the script"
+)
 
 
 def run_in_processes(waiting: Sequence[Training], context: RunContext, progress: Progress) -> None:
@@ -90,7 +96,9 @@ class TrainingFailure:
         return cls((Failure if isinstance(error, Failure) else UserError).__name__, str(error))
 
     def error(self, name: str) -> UserError:
-        """Return the error of the training called `name`."""
+        """Return the error of the training called `name`, or of the script."""
+        if self.sentence == _UNGUARDED:
+            return UserError(_UNGUARDED)
         if self.kind == NonFiniteLoss.__name__:
             value = math.inf if " is infinite " in self.sentence else math.nan
             return NonFiniteLoss(self.step, value, self.images, what=f"the loss of {name}")
@@ -114,7 +122,8 @@ class TrainingProcess:
         self.training, self.gpu, self.log = training, gpu, context.path(training).with_suffix(".log")
         self.receiver, sender = spawn.Pipe(duplex=False)
         self.process: SpawnProcess = spawn.Process(target=_worker_main, args=(sender, training, context, self.log))
-        with signals_blocked(*FROM_TERMINAL), _script_import(context), _visible_gpu(gpu):
+        changes = dict.fromkeys(_OF_TORCHRUN) | ({} if gpu is None else {_VISIBLE: gpu})
+        with signals_blocked(*FROM_TERMINAL), _script_import(context), _environment(changes):
             self.process.start()
         sender.close()
 
@@ -129,11 +138,6 @@ class TrainingProcess:
             NonFiniteLoss: a loss was not finite.
         """
         failure = self.failure(stopping=stopping)
-        if self.process.exitcode == EXIT_UNGUARDED:
-            raise UserError(
-                'the script must call gcnet.compare under `if __name__ == "__main__":`, since it defines builders of '
-                "`variants`, for which every training imports the script"
-            )
         if failure is not None:
             raise failure.error(self.training.name)
 
@@ -146,11 +150,18 @@ class TrainingProcess:
             failure = None
         self.receiver.close()
         code = self.process.exitcode
+        if code == EXIT_UNGUARDED:
+            return TrainingFailure.of(UserError(_UNGUARDED))
         if failure is not None or not code or stopping:
             return failure
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         advice = "; the system may be out of memory: try a smaller `jobs`" if code == -signal.SIGKILL else ""
         return TrainingFailure.of(Failure(f"the training {how}{advice}; its output is in {printable(self.log)}"))
+
+    def end(self) -> None:
+        """Stop the training, which saves a checkpoint, and wait for it."""
+        self.process.terminate()
+        self.process.join()
 
 
 def _script_import(context: RunContext) -> AbstractContextManager[None]:
@@ -160,18 +171,22 @@ def _script_import(context: RunContext) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _visible_gpu(gpu: str | None) -> Generator[None]:
-    """Context of a process start, in which the new process sees one GPU; without `gpu`, those of this process."""
-    before = os.environ.get(_VISIBLE)
-    if gpu is not None:
-        os.environ[_VISIBLE] = gpu
+def _environment(changes: Mapping[str, str | None]) -> Generator[None]:
+    """Context of a process start with changed environment variables, which the new process inherits; None unsets."""
+    before = {name: os.environ.get(name) for name in changes}
+    _set_variables(changes)
     try:
         yield
     finally:
-        if gpu is not None and before is None:
-            del os.environ[_VISIBLE]
-        elif gpu is not None:
-            os.environ[_VISIBLE] = before or ""
+        _set_variables(before)
+
+
+def _set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _worker_main(sender: Connection, training: Training, context: RunContext, log: Path) -> None:
