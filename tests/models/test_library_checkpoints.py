@@ -34,6 +34,11 @@ def test_a_checkpoint_of_mmdet_returns_bit_for_bit_through_a_model_file(tmp_path
     assert main(["convert", model, "--to", "mmdet", "--output", str(back)]) == 0
     content = torch.load(back, weights_only=True)
     _assert_same(content["state_dict"], original["state_dict"])
+    back.write_text("older")
+    assert main(["convert", model, "--to", "mmdet", "--output", str(back)]) == 2
+    assert back.read_text() == "older"
+    assert main(["convert", model, "--to", "mmdet", "--output", str(back), "--overwrite"]) == 0
+    _assert_same(torch.load(back, weights_only=True)["state_dict"], original["state_dict"])
 
 
 def test_a_checkpoint_of_timm_loads_in_timm_and_gives_the_same_outputs(tmp_path: Path) -> None:

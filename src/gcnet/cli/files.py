@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 _OUTPUTS = ("output", "json", "csv", "fix", "convert")
-_OUTPUT_IS_FILE = ("predict", "simplify", "convert", "export")
-_FILE_SUFFIXES = (".png", ".json", ".safetensors", ".onnx", ".pt2", ".xml", ".jsonl", ".parquet")
+_OUTPUT_IS_FILE = ("simplify", "convert", "export")
+_PREDICTIONS = (".png", ".json", ".jsonl", ".parquet")  # files of predict, whose output may also be a folder
 
 
 def check_outputs(settings: object, command: str) -> None:
@@ -42,7 +42,8 @@ def check_outputs(settings: object, command: str) -> None:
             continue
         if is_url(path):
             raise UserError(f"--{name} must be a path on this machine, found the URL {printable(str(value))}")
-        is_file = name != "output" or (command in _OUTPUT_IS_FILE and path.suffix.lower() in _FILE_SUFFIXES)
+        is_prediction = command == "predict" and path.suffix.lower() in _PREDICTIONS
+        is_file = name != "output" or command in _OUTPUT_IS_FILE or is_prediction
         try:
             check_output_file(path) if is_file else check_output_folder(path)
         except UserError as error:

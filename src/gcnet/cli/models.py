@@ -136,8 +136,8 @@ def _row(name: str, settings: Settings) -> tuple[str, ...]:
 
 _SHOWN_METRICS = {"detection": 2}  # the first one for other tasks
 _PUBLISHED_NOTE = (
-    "The sizes of these files are not published; they have at least 4 bytes per parameter.\n"
-    "LIBRARY/NAME is a value of --weights and --model; --download downloads and converts the file."
+    "The sizes of these files are not published: at least 4 bytes per parameter.\n"
+    "LIBRARY/NAME is a value of --weights and --model; --download downloads the file."
 )
 
 
@@ -170,7 +170,7 @@ def _print_group(group: "Sequence[PublishedFile]") -> None:
     ]
     name, score = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
     metrics = "/".join(first.metrics[:count])
-    print(f"{first.library}/NAME, {first.task}: {metrics} on {first.dataset} (%), parameters (millions)")
+    print(f"{first.library}/NAME, {first.task}: {metrics} on {first.dataset} (%), parameters (M)")
     print(f"(scores from {first.scores_from})")
     print("\n".join(f"{row[0]:{name}}  {row[1]:>{score}}  {row[2]:>5}" for row in rows), end="\n\n")
 
