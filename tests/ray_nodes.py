@@ -26,9 +26,21 @@ class Nodes:
 
     def kill_second(self) -> None:
         """Kill the second node without a warning, as a power failure does; its workers end by themselves."""
+        os.kill(self._second_raylet(), signal.SIGKILL)
+
+    def second_runs(self, title: bytes) -> bool:
+        """Whether a worker of the second node runs a task whose title begins so."""
+        lines = []
+        for child in _children(self._second_raylet()):
+            with suppress(OSError):
+                lines.append(Path(f"/proc/{child}/cmdline").read_bytes())
+        return any(line.startswith(title) for line in lines)
+
+    def _second_raylet(self) -> int:
         for child in _children(self.second.pid):
             if b"raylet" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0]:
-                os.kill(child, signal.SIGKILL)
+                return child
+        raise AssertionError("the second node has no raylet")
 
 
 def _children(parent: int) -> list[int]:

@@ -1,11 +1,15 @@
 """Predictions on a Ray cluster of two nodes: the same file as without a cluster."""
 
+import json
+import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray  # noqa: F401
+import ray
 import torch
 from PIL import Image
 
@@ -52,3 +56,37 @@ def test_a_cluster_writes_the_same_records_as_one_process(nodes: Nodes, tmp_path
     with pytest.raises(UserError, match="the network's outputs must be finite numbers"):
         gcnet.predict(tmp_path / "photos", output=tmp_path / "b.jsonl", cluster=nodes.address, **arguments)
     assert not (tmp_path / "b.jsonl").exists()
+
+
+def test_images_of_a_node_that_dies_are_predicted_by_another(nodes: Nodes, tmp_path: Path) -> None:
+    photos, model, output = tmp_path / "photos", tmp_path / "classifier.safetensors", tmp_path / "cluster.jsonl"
+    photos.mkdir()
+    pixels = np.random.default_rng(3).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
+    for index in range(160):
+        os.link(tmp_path / "photo.jpg", photos / f"{index:03}.jpg")
+    torch.manual_seed(0)
+    save_model(create_model("gc_scenes_resnet"), model, preprocessing={"image_size": 32})
+    alive = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 200
+        while not nodes.second_runs(b"ray::MapWorker(Map(_NodePredictor)).submit"):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.02)
+        alive.append(sum(node["Alive"] for node in ray.nodes()))
+        nodes.kill_second()
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    arguments = {"model": model, "batch_size": 2, "device": "cpu"}
+    written = gcnet.predict(photos, output=output, cluster=nodes.address, **arguments)
+    killing.join()
+    assert alive == [2]
+    assert written == PredictionFile(output, images=160, skipped=0)
+    gcnet.predict([photos / "000.jpg", photos / "001.jpg"], output=tmp_path / "alone.jsonl", **arguments)
+    expected = json.loads((tmp_path / "alone.jsonl").read_text().splitlines()[0])["classes"]
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [record["path"] for record in records] == [str(photos / f"{index:03}.jpg") for index in range(160)]
+    assert all(record["classes"] == expected for record in records)
