@@ -1,6 +1,7 @@
 """Damaged checkpoints and those of other networks: one sentence that names the problem, and no code runs."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import gcnet
 from checkpoint_layouts import layout
+from gcnet.checkpoints.foreign_files import read_weight_file
 from gcnet.errors import UserError
 from gcnet.models.conversion import convert_weights
 from gcnet.models.create import create_model
@@ -257,6 +259,30 @@ def test_truncated_and_garbled_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "garbled.safetensors").write_bytes(content)
     assert "damaged" in refused(tmp_path / "garbled.safetensors")
     assert "there is no weights file" in refused(tmp_path / "missing.pth")
+
+
+def test_changed_bits_in_a_checkpoint_are_refused_by_its_checksums(tmp_path: Path) -> None:
+    file, tensor = tmp_path / "weights.pth", torch.arange(999.0)
+    torch.save({"conv1.weight": tensor, "other": torch.ones(9)}, file)
+    content = bytearray(file.read_bytes())
+    place = content.index(tensor.numpy().tobytes())
+    content[place + 2000] ^= 1
+    file.write_bytes(content)
+    assert re.search(r"is damaged: 1 of the \d files in it do not match .*, such as weights/data/0$", refused(file))
+
+
+def test_a_checkpoint_written_without_checksums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(compute_crc32=False)
+    try:
+        torch.save({"conv1.weight": torch.arange(999.0)}, tmp_path / "weights.pth")
+    finally:
+        torch.serialization.set_crc32_options(compute_crc32=True)
+    assert read_weight_file(tmp_path / "weights.pth").tensors["conv1.weight"].sum() == 498501
+
+
+def test_another_checkpoint_than_of_a_residual_network_has_no_stages() -> None:
+    sentence = refused(empty("conv1.weight", "fc.bias"), "mmseg")
+    assert sentence.endswith("is no checkpoint of mmseg: none of its keys begins with backbone.layer1.")
 
 
 def test_a_published_name_that_is_not_in_the_cache_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import stat
 import struct
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ Format = Literal["safetensors", "torch"]
 
 _HEAD = 512
 _LONGEST_HEADER = 100_000_000  # of a safetensors file, as that library has it
+_ZIP = b"PK\x03\x04"
+_CHUNK = 2**20  # bytes
 _MOST_INFLATED = 20  # times its size on disk that a zip archive may claim to hold
 
 # First bytes, and what begins so.
@@ -64,7 +67,7 @@ def weight_format(path: Path) -> Format:
     mistaken = _mistaken(head)
     if mistaken is not None:
         raise UserError(f"{shown(path)} is {mistaken}{'' if ':' in mistaken else ' and not weights'}")
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith(_ZIP):
         _check_archive(path, size)
         return "torch"
     if head.startswith(_PICKLES):
@@ -85,8 +88,9 @@ def require_file(path: Path) -> None:
         UserError: it is missing, or a folder, a pipe or a device.
     """
     if is_url(path):
+        url = shown(path).replace(":/", "://", 1)
         raise UserError(
-            f"`weights` must be a file on this machine, and {shown(path)} is a URL: download it first{_published(path)}"
+            f"`weights` must be a file on this machine, and {url} is a URL: download it first{_published(path)}"
         )
     try:
         mode = path.stat().st_mode
@@ -231,6 +235,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
+    _check_sums(path)
     try:
         with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(list(STAND_INS)):
             warnings.simplefilter("ignore")  # on pickle protocols: what cannot be read is refused below
@@ -239,6 +244,33 @@ def _read_torch(path: Path) -> Any:
         raise _needs_code(path, str(error)) from error
     except _DAMAGE as error:
         raise _damaged(path, error) from error
+
+
+def _check_sums(path: Path) -> None:
+    """Refuse a zip archive in which the content of some files does not have their checksums.
+
+    If none has, the archive was written without checksums (`torch.serialization.set_crc32_options`).
+    """
+    if not _beginning(path).startswith(_ZIP):
+        return  # of PyTorch before 1.6, without checksums
+    with zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if entry.file_size]
+        damaged = [entry.filename for entry in entries if not _is_intact(archive, entry)]
+    if damaged and len(damaged) < len(entries):
+        raise UserError(
+            f"{shown(path)} is damaged: {len(damaged)} of the {len(entries)} files in it do not match their checksums, "
+            f"such as {printable(damaged[0])}"
+        )
+
+
+def _is_intact(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(entry) as file:
+            while file.read(_CHUNK):
+                pass
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError):  # as found by mutated files
+        return False
+    return True
 
 
 def _needs_code(path: Path, reason: str) -> UserError:

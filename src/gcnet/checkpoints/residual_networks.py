@@ -7,7 +7,7 @@ from typing import Any
 from gcnet.checkpoints.key_table import Rule
 from gcnet.checkpoints.network import require
 from gcnet.checkpoints.weight_file import WeightFile
-from gcnet.errors import UserError
+from gcnet.errors import UserError, printable
 
 _DEPTHS = {
     (False, (2, 2, 2, 2)): 18,
@@ -56,11 +56,16 @@ def residual_network(weights: WeightFile, prefix: str, source: str, conv: str = 
     first = f"{prefix}layer1.0."
     bottleneck = any(key.startswith(f"{first}conv3.") for key in weights.tensors)
     depth = _DEPTHS.get((bottleneck, tuple(counts.values())))
+    if not counts:
+        raise UserError(
+            f"{weights.origin} is no checkpoint of {source}: none of its keys begins with {printable(prefix)}layer1."
+        )
     if depth is None:
         kind = "bottlenecks" if bottleneck else "blocks of two convolutions"
+        known = [str(list(sizes)) for deep, sizes in _DEPTHS if deep == bottleneck]
         raise UserError(
             f"{weights.origin} is a checkpoint of {source} whose stages have {list(counts.values())} {kind}, which is "
-            f"no ResNet of gcnet: their sizes must be {', '.join(str(list(sizes)) for _, sizes in _DEPTHS)}"
+            f"no ResNet of gcnet: their sizes must be {' or '.join(known)}"
         )
     shape = tuple(require(weights, f"{first}conv2.{conv}weight", source).shape[:2])
     if not bottleneck or shape == (64, 64):
