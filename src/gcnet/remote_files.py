@@ -223,10 +223,41 @@ def remote_folders(folder: str) -> list[str]:
         UserError: As for `remote_errors`.
         RemoteError: The request failed.
     """
-    with remote_errors(folder):
-        entries = file_system(folder).ls(folder, detail=True)
-    names = (entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory")
-    return sorted(name for name in names if not name.startswith("."))
+    return remote_entries(folder)[1]
+
+
+def remote_entries(folder: str) -> tuple[list[FileEntry], list[str]]:
+    """Return the files in the URL of a folder, sorted by URL, and the sorted names of its folders that are not hidden.
+
+    Raises:
+        UserError: As for `remote_errors`.
+        RemoteError: All attempts failed.
+    """
+    protocol = folder.partition("://")[0]
+    found = retried(folder, lambda: file_system(folder).ls(folder, detail=True))
+    files = [entry for entry in found if entry["type"] == "file" and not entry["name"].endswith("/")]
+    names = (entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "directory")
+    entries = sorted((_file_entry(protocol, entry) for entry in files), key=lambda file: file.url)
+    return entries, sorted(name for name in names if not name.startswith("."))
+
+
+def remote_file(url: str) -> FileEntry:
+    """Return the file at the URL `url`.
+
+    Raises:
+        UserError: There is no such file, with the most similar name in its folder; or as for `remote_errors`.
+        RemoteError: All attempts failed.
+    """
+    try:
+        entry = retried(url, lambda: file_system(url).info(url))
+    except UserError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        names = [file.url for file in remote_entries(url.rpartition("/")[0])[0]]  # a missing bucket is named here
+        raise UserError(f"there is no file {printable(url)}{nearest(url, names)}") from error.__cause__
+    if entry["type"] != "file":
+        raise UserError(f"{printable(url)} is a folder, expected a file")
+    return _file_entry(url.partition("://")[0], entry)
 
 
 def _file_entry(protocol: str, entry: dict[str, Any]) -> FileEntry:

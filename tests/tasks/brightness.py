@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from gcnet.analysis.cost import count_flops
 from gcnet.analysis.cost_breakdown import image_stages, run_images
 from gcnet.data.dataset import Skipped
-from gcnet.data.images.inputs import ImageInput, Images
+from gcnet.data.images.image_input import ImageInput
+from gcnet.data.images.inputs import Images
 from gcnet.data.settings import DataSettings
 from gcnet.models.backbones.cifar_resnet import CifarResNet
 from gcnet.models.card import ModelCard

@@ -296,7 +296,7 @@ def test_commands_train_resume_evaluate_and_predict_take_urls(
     assert main(["train", "--resume", f"{s3}/runs/none"]) == 2
     assert "there is no run at s3://bucket/runs/none" in capsys.readouterr().err
     assert main(["evaluate", f"{s3}/none.safetensors", "--data", str(photos)]) == 2
-    assert "there is no model file s3://bucket/none.safetensors" in capsys.readouterr().err
+    assert "there is no file s3://bucket/none.safetensors" in capsys.readouterr().err
 
 
 def test_missing_bucket_and_missing_library_are_one_sentence_and_leave_nothing(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from gcnet.arguments import advanced, check_choices
 from gcnet.errors import UserError, nearest
-from gcnet.remote_files import check_without_secret, is_remote
+from gcnet.remote_files import check_without_secret
 from gcnet.renamed import OLD_VALUES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -145,11 +145,11 @@ class DataSettings:
     data: str = "scenes"
     """scenes or scenes-control (generated), cifar10, cifar100, a folder with train/ and val/, a CSV, or shards such as
     "shards/{train,val}-*.tar". Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation
-    file. A folder that has the name of a built-in data set is ./scenes."""
+    file. Also at a URL such as s3://bucket/photos. A folder that has the name of a built-in data set is ./scenes."""
     val: str | None = None
     """Validation data, if `data` holds training data only: a folder, CSV, shards or annotation file."""
     images: str | None = advanced(None)
-    """Image folder of a CSV or annotation file (default: next to it)."""
+    """Image folder of a CSV or annotation file, also at a URL (default: next to it)."""
     val_fraction: float | None = advanced(None)
     """Fraction of `data` to hold out for validation, such as 0.2; for classifiers stratified by class."""
     download_dir: str = advanced("data")
@@ -355,10 +355,6 @@ class Preprocessing:
 def _check_path(flag: str, path: str) -> None:
     _require(bool(path), f"{flag} must name the images, found an empty string")
     check_without_secret(path, flag)
-    _require(
-        flag != "`images`" or not is_remote(path),
-        f"{flag} takes a folder on this machine; copy the images here first, found {path}",
-    )
 
 
 def _check_channels(name: str, values: tuple[float, ...] | None) -> None:

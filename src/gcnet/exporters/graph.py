@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from gcnet.data.images.inputs import ImageInput
+from gcnet.data.images.image_input import ImageInput
 
 INPUT_NAME = "images"
 """Name of the input: images (N, 3, H, W) float32, RGB in [0, 1]."""

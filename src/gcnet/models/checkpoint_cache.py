@@ -1,6 +1,5 @@
 """Files of weights by name: of the Hub, and published checkpoints, which are converted once and kept in the cache."""
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -8,14 +7,13 @@ from gcnet.checkpoints.download import check_digest, checkpoint_file, file_lock
 from gcnet.checkpoints.hub import hub_file, is_hub_name
 from gcnet.checkpoints.published_files import (
     PublishedFile,
-    cache_folder,
     cached_path,
     find_published_file,
     names_published_file,
 )
-from gcnet.errors import UserError, printable
-from gcnet.remote_files import find_remote, is_remote
-from gcnet.remote_uploads import download as download_remote
+from gcnet.checkpoints.url_copies import cached_copy
+from gcnet.errors import printable
+from gcnet.remote_files import is_remote
 from gcnet.storage import StorageError
 from gcnet.tensor_files import load_tensors
 from gcnet.version import __version__
@@ -42,22 +40,7 @@ def remote_model_file(url: str) -> Path:
         RemoteError: the download fails.
         StorageError: the cache cannot be written.
     """
-    place = url if url.endswith(".safetensors") else f"{url.rstrip('/')}/weights/best.safetensors"
-    files = find_remote(place)
-    if not files:
-        raise UserError(f"there is no model file {printable(place)}")
-    version = hashlib.sha256(f"{place} {files[0].size} {files[0].version}".encode()).hexdigest()[:16]
-    path = cache_folder() / "remote" / f"{version}.safetensors"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot create {printable(path.parent)}: {error.strerror}") from error
-    with file_lock(path):
-        if not path.is_file():
-            temporary = path.with_suffix(".tmp")
-            download_remote(place, temporary)
-            temporary.replace(path)
-    return path
+    return cached_copy(url if url.endswith(".safetensors") else f"{url.rstrip('/')}/weights/best.safetensors")
 
 
 def local_weights(weights: str | Path, *, download: bool) -> str | Path:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import nn
 
+    from gcnet.data.images.image_input import ImageInput
     from gcnet.exporters.graph import ExportGraph
     from gcnet.exporters.settings import ExportSettings
     from gcnet.models.card import ModelCard
@@ -223,7 +224,7 @@ class Task(ABC):
     def predict(
         self,
         loaded: "LoadedModel",
-        paths: "Sequence[Path]",
+        images: "Sequence[ImageInput]",
         settings: "PredictSettings",  # noqa: ARG002
         processes: "Processes",  # noqa: ARG002
     ) -> "PredictionResult":
@@ -231,7 +232,7 @@ class Task(ABC):
 
         Args:
             loaded: network on its device.
-            paths: image files.
+            images: image files.
             settings: settings of the prediction.
             processes: processes that share the images.
 
@@ -240,7 +241,7 @@ class Task(ABC):
         """
         from gcnet.tasks.predictor import Inference
 
-        return self.predictor(loaded, Inference())(paths)
+        return self.predictor(loaded, Inference())(images)
 
     def export_graph(self, loaded: "LoadedModel", settings: "ExportSettings") -> "ExportGraph":  # noqa: ARG002
         """Return the network as a static graph for `gcnet export`.

@@ -17,10 +17,12 @@ from gcnet.children import available_cores
 from gcnet.compilation import explained_compile_errors
 from gcnet.data.dataset import Skipped
 from gcnet.data.decode import FULL_DEPTH, ImageError
-from gcnet.data.images.inputs import ImageInput, Images, image_inputs
+from gcnet.data.images.image_input import ImageInput, StoredFile
+from gcnet.data.images.inputs import Images, image_inputs
 from gcnet.devices import autocast_dtype
 from gcnet.errors import UserError, explained_out_of_memory
 from gcnet.insertion.followed_copy import FollowedCopy, has_foreign_hooks
+from gcnet.remote_files import is_remote
 from gcnet.tasks.results import PredictionResult
 from gcnet.tasks.settings import PredictSettings
 from gcnet.training.distributed import ALONE, Processes, in_turns
@@ -148,7 +150,8 @@ class Predictor(ABC):
 
     def _opened(self, inputs: Sequence[ImageInput]) -> Generator[tuple[ImageInput, Image.Image | Skipped]]:
         """Open images in order, some of them ahead in threads: Pillow decodes without the interpreter lock."""
-        threads = max(1, min(_MOST_THREADS, available_cores(), len(inputs)))
+        is_waiting = any(isinstance(item.content, StoredFile) and is_remote(item.content.place) for item in inputs)
+        threads = max(1, min(_MOST_THREADS, _MOST_THREADS if is_waiting else available_cores(), len(inputs)))
         ahead: deque[tuple[ImageInput, Future[Image.Image | Skipped]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             try:

@@ -8,7 +8,7 @@ from gcnet.arguments import POSITIONAL, advanced
 from gcnet.children import available_cores
 from gcnet.data.downloads import check_download
 from gcnet.data.settings import DataSettings, PreprocessingSettings, check_workers
-from gcnet.errors import UserError, no_folder, printable
+from gcnet.errors import UserError, is_url, no_folder, printable
 from gcnet.remote_files import check_without_secret
 
 MODEL_SUFFIX = ".safetensors"
@@ -155,7 +155,8 @@ class PredictSettings(CommandSettings):
     """
 
     paths: tuple[Path, ...] = field(metadata=POSITIONAL)
-    """Image files, or folders to search for images."""
+    """Image files, folders to search for images, or shards such as "shards/val-*.tar"; also at a URL such as
+    s3://bucket/photos."""
     model: str
     """Model file or run folder (its best weights are used), also at a URL such as s3://bucket/run; model on the Hugging
     Face Hub (hf://user/name), published checkpoint (`gcnet models --published` lists them), or a model name with
@@ -344,7 +345,7 @@ class CheckDataSettings(CommandSettings):
     """
 
     data: Path = field(metadata=POSITIONAL)
-    """Annotation file (JSON), folder of class folders, or CSV."""
+    """Annotation file (JSON), folder of class folders, CSV, or shards; also at a URL."""
     images: Path | None = None
     """Image folder of an annotation file or CSV; images of annotations are read only if it is given."""
     fix: Path | None = None
@@ -362,8 +363,10 @@ class CheckDataSettings(CommandSettings):
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
         check_without_secret(self.data)
-        if self.images is not None and not self.images.is_dir():
-            raise UserError(f"`images` takes a folder, and {no_folder(self.images)}")
+        if self.images is not None:
+            check_without_secret(self.images, "`images`")
+            if not (is_url(self.images) or self.images.is_dir()):
+                raise UserError(f"`images` takes a folder, and {no_folder(self.images)}")
         if self.fix is not None and self.fix.exists():
             raise UserError(f"`fix` must not exist yet, found {self.fix}; take another name")
         if self.convert is not None and (self.convert.suffix.lower() != ".json" or self.convert.exists()):

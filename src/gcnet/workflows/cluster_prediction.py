@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gcnet.data.images.image_input import ImageInput, StoredFile
 from gcnet.devices import choose_device, place_network
 from gcnet.errors import Failure, UserError, printable
 from gcnet.ray_cluster import Share
@@ -16,13 +17,13 @@ from gcnet.workflows.prediction_records import RecordPredictor, Records, batches
 
 
 def predicted_by_cluster(
-    settings: PredictSettings, paths: Sequence[Path], batch_size: int, share: Share, count: int
+    settings: PredictSettings, images: Sequence[ImageInput], batch_size: int, share: Share, count: int
 ) -> Iterator[Records]:
     """Yield the records of each batch in order; a batch is predicted again where its node dies.
 
     Args:
         settings: of the prediction; all nodes see the model file and the images at the same paths.
-        paths: image files.
+        images: image files, at URLs or in shards.
         batch_size: images per forward pass.
         share: resources of each predictor.
         count: largest number of predictors.
@@ -39,7 +40,7 @@ def predicted_by_cluster(
     context: Any = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    rows = [{"paths": [str(path) for path in batch]} for batch in batches_of(paths, batch_size)]
+    rows = [{"images": json.dumps([_row(image) for image in batch])} for batch in batches_of(images, batch_size)]
     data: Any = ray.data.from_items(rows, override_num_blocks=min(len(rows), max(4 * count, 200)))
     predicted = data.map(
         _NodePredictor,
@@ -58,6 +59,14 @@ def predicted_by_cluster(
         raise Failure(f"a node of the Ray cluster cannot predict: {reason}") from error
 
 
+def _row(image: ImageInput) -> list[Any]:
+    return [image.name, *(image.content if isinstance(image.content, StoredFile) else ())]
+
+
+def _image(name: str, *stored: Any) -> ImageInput:
+    return ImageInput(name, StoredFile(*stored) if stored else Path(name))
+
+
 class _NodePredictor:
     """A predictor in a process of a node, with the model of the settings."""
 
@@ -69,6 +78,9 @@ class _NodePredictor:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {"records": json.dumps(self._predict([Path(path) for path in row["paths"]])), "error": ""}
+            return {
+                "records": json.dumps(self._predict([_image(*values) for values in json.loads(row["images"])])),
+                "error": "",
+            }
         except UserError as error:
             return {"records": "", "error": str(error)}

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from gcnet.arguments import plain_arguments
 from gcnet.data.dataset import Skipped
 from gcnet.data.decode import ImageError
-from gcnet.data.images.inputs import ImageInput, image_inputs
+from gcnet.data.images.image_input import ImageInput
+from gcnet.data.images.inputs import image_inputs
 from gcnet.data.images.sources import evenly_spread
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import PreprocessingSettings

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gcnet.arguments import plain_arguments
-from gcnet.data.images.listing import find_images
+from gcnet.data.images.find_inputs import find_inputs
+from gcnet.data.images.image_input import ImageInput
 from gcnet.devices import choose_device, in_several_processes, is_first_process, place_network
 from gcnet.errors import UserError
 from gcnet.ray_cluster import connected
@@ -47,7 +48,7 @@ def run_prediction(settings: PredictSettings) -> PredictionResult | PredictionFi
     device = choose_device(settings.device)
     if settings.cluster is not None and in_several_processes():
         raise UserError("`cluster` starts the predictors; start the command without torchrun")
-    paths = find_images(settings.paths, note=_logger.warning if is_first_process() else lambda _: None)
+    images = find_inputs(settings.paths, note=_logger.warning if is_first_process() else lambda _: None)
     loaded = open_trained(
         settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
     )
@@ -57,12 +58,12 @@ def run_prediction(settings: PredictSettings) -> PredictionResult | PredictionFi
         for line in describe_loaded(loaded, settings) if processes.first else ():
             _logger.info(line)
         if settings.writes_records:
-            return _write_records(loaded, paths, settings, processes)
-        return loaded.task.predict(loaded, paths, settings, processes)
+            return _write_records(loaded, images, settings, processes)
+        return loaded.task.predict(loaded, images, settings, processes)
 
 
 def _write_records(
-    loaded: LoadedModel, paths: Sequence[Path], settings: PredictSettings, processes: Processes
+    loaded: LoadedModel, images: Sequence[ImageInput], settings: PredictSettings, processes: Processes
 ) -> PredictionFile:
     """Predict batch by batch, here or on a cluster, and have the first process write the records."""
     assert settings.output is not None
@@ -75,11 +76,11 @@ def _write_records(
         with connected(settings.cluster) as cluster:
             assert cluster is not None
             share = cluster.share(settings.device)
-            batches = predicted_by_cluster(settings, paths, predict.batch_size, share, cluster.count(share))
-            return write_records(output, batches, types, images=len(paths))
-    batches = predicted_by_processes(predict, paths, processes)
+            batches = predicted_by_cluster(settings, images, predict.batch_size, share, cluster.count(share))
+            return write_records(output, batches, types, images=len(images))
+    batches = predicted_by_processes(predict, images, processes)
     if processes.first:
-        result = write_records(output, batches, types, images=len(paths))
+        result = write_records(output, batches, types, images=len(images))
         return processes.from_first(result)
     deque(batches, maxlen=0)
     return processes.from_first(None)

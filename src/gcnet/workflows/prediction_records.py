@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gcnet.data.images.inputs import file_inputs
+from gcnet.data.images.image_input import ImageInput
 from gcnet.errors import UserError
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import atomic_file
@@ -22,7 +22,8 @@ class PredictionFile:
     """Result of `gcnet.predict` with records as `output`; `str()` is a sentence.
 
     Attributes:
-        path: the file, with a record per image in the order of the images: `path`, and the prediction or an `error`.
+        path: the file, with a record per image in the order of the images: `path`, a path or URL, and the prediction or
+            an `error`.
         images: number of predicted images.
         skipped: number of images that could not be read.
     """
@@ -53,36 +54,38 @@ class RecordPredictor:
         """Images per forward pass."""
         return self.options["batch_size"] or self.predictor.default_batch_size
 
-    def __call__(self, paths: Sequence[Path]) -> Records:
+    def __call__(self, images: Sequence[ImageInput]) -> Records:
         """Return the record of each image file of a batch."""
-        result = self.predictor(file_inputs(paths), **self.options)
+        result = self.predictor(images, **self.options)
         errors = {skipped.name: skipped.reason for skipped in result.skipped}
-        images = iter(result.images)
+        predictions = iter(result.images)
+        names = (image.name for image in images)
         return [
-            {"path": name, "error": errors[name]} if name in errors else next(images).to_dict()
-            for name in map(str, paths)
+            {"path": name, "error": errors[name]} if name in errors else next(predictions).to_dict() for name in names
         ]
 
 
-def batches_of(paths: Sequence[Path], size: int) -> list[Sequence[Path]]:
+def batches_of(images: Sequence[ImageInput], size: int) -> list[Sequence[ImageInput]]:
     """Return the batches of image files, of which the last may be smaller.
 
     Args:
-        paths: image files.
+        images: image files.
         size: number of images in a batch.
     """
-    return [paths[start : start + size] for start in range(0, len(paths), size)]
+    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def predicted_by_processes(predict: RecordPredictor, paths: Sequence[Path], processes: Processes) -> Iterator[Records]:
+def predicted_by_processes(
+    predict: RecordPredictor, images: Sequence[ImageInput], processes: Processes
+) -> Iterator[Records]:
     """Yield the records of each batch in order, in every process; each process predicts every n-th batch.
 
     Args:
         predict: the predictor.
-        paths: image files.
+        images: image files.
         processes: processes that share the batches.
     """
-    batches = batches_of(paths, predict.batch_size)
+    batches = batches_of(images, predict.batch_size)
     for first in range(0, len(batches), processes.world):
         own = batches[first + processes.rank : first + processes.rank + 1]
         for records in processes.gather([predict(batch) for batch in own]):

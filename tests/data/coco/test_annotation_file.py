@@ -59,10 +59,10 @@ def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], int]:
     """The number of times that an annotation file was read and checked, in any process."""
     log, read = tmp_path / "reads", annotation_file.read_annotations
 
-    def recorded(path: Path) -> Any:
+    def recorded(path: Path, place: str | None = None) -> Any:
         with log.open("a") as stream:
             stream.write("x")
-        return read(path)
+        return read(path, place)
 
     monkeypatch.setattr(annotation_file, "read_annotations", recorded)
     return lambda: log.stat().st_size if log.exists() else 0

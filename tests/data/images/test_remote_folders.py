@@ -84,7 +84,8 @@ def test_a_removed_image_is_skipped_and_other_mistakes_are_named(photos: tuple[P
         ("s3://none/photos", "nothing at s3://none/photos: The specified bucket does not exist"),
         (f"{photos[1]}/none", "nothing at s3://bucket/photos/none"),
         (f"{photos[1]}/train/red", "no class folders or shards at s3://bucket/photos/train/red"),
-        (f"{photos[1]}/list.csv", "takes shards or a folder of class folders at a URL, found"),
+        (f"{photos[1]}/list.json", "takes shards, a CSV or a folder of class folders at a URL, found"),
+        (f"{photos[1]}/list.csv", "there is no file s3://bucket/photos/list.csv"),
     ):
         with pytest.raises(UserError, match=message):
             open_labeled(DataSettings(data=data), 0)
@@ -104,7 +105,7 @@ def test_images_of_a_batch_are_requested_at_the_same_time(
     expected = [images.encoded(index).data for index in range(9)]
     subset = CachedImages(SubsetImages(images, [8, 3, 5]))
     subset.prefetch([0, 2, 1, 0])
-    monkeypatch.setattr("gcnet.data.images.remote_folders.read_remote", None)
+    monkeypatch.setattr("gcnet.data.images.remote_reader.read_remote", None)
     monkeypatch.setattr("gcnet.data.images.shard_files.read_remote", None)
     assert [subset.encoded(index).data for index in range(3)] == [expected[8], expected[3], expected[5]]
 

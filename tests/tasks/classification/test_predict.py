@@ -12,7 +12,7 @@ from PIL import Image
 import gcnet
 from gcnet.cli import predict as command
 from gcnet.cli.log_output import printed_messages
-from gcnet.data.images.inputs import ImageInput
+from gcnet.data.images.image_input import ImageInput
 from gcnet.data.images.listing import find_images
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import UserError

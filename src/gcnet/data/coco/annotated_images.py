@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,16 @@ from gcnet.data.coco.issues import Issue, issue_summary
 from gcnet.data.coco.masks import BitMasks, Objects, annotation_mask
 from gcnet.data.coco.paths import MISSING, resolve_paths
 from gcnet.data.coco.values import Entry, Ids
-from gcnet.data.decode import ImageError, open_image, read_header
-from gcnet.data.images.sources import evenly_spread, size_on_disk
+from gcnet.data.decode import Header, ImageError, ImageFile, open_image, read_header
+from gcnet.data.images.file_names import FileNames
+from gcnet.data.images.remote_images import RemoteImages
+from gcnet.data.images.remote_reader import RemoteReader
+from gcnet.data.images.sources import FileImages, StoredImages, evenly_spread
 from gcnet.errors import UserError, printable
+from gcnet.remote_files import is_remote
 
 _SAMPLE = 100  # images whose headers are read to learn in which orientation the images are annotated
+_REQUESTED = 16  # remote images of the sample that are in memory at a time
 
 
 class CocoImages:
@@ -121,8 +127,12 @@ class CocoImages:
         """Yield name and size in bytes of each image file, None without a file; nothing for generated images."""
         if isinstance(self._read, FolderReader):
             for name in self.names():
-                path = self._read.paths.path(name)
-                yield name, None if path is None else size_on_disk(path)
+                yield name, self._read.paths.size(name)
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Request the remote images at `indices`, which are read next, at the same time."""
+        if isinstance(self._read, FolderReader):
+            self._read.prefetch([self.name(index) for index in indices])
 
     def subset(self, indices: Sequence[int]) -> "CocoImages":
         """Return the images at `indices`, in this order."""
@@ -146,20 +156,43 @@ class FolderReader:
     images it is applied, unless the annotations of a sample of images have the stored size.
 
     Args:
-        folder: Folder of the images.
+        folder: Folder of the images, a path or URL.
         entries: Entries of all images, which together resolve ambiguous paths.
     """
 
     def __init__(self, folder: str | os.PathLike[str], entries: Sequence[Entry]) -> None:
         self.paths = resolve_paths(folder, [entry["file_name"] for entry in entries])
-        orientations = [fits for entry in evenly_spread(entries, _SAMPLE) if (fits := self._fits(entry)) is not None]
+        self._remote = RemoteReader() if is_remote(self.paths.folder) else None
+        headers = ((entry, header) for entry, header in self._sample(entries) if header is not None)
+        orientations = [fits for entry, header in headers if (fits := _fits(header, entry)) is not None]
         self._stored = orientations.count("stored")
         self._upright = orientations.count("upright") >= self._stored
 
     def __call__(self, entry: Entry) -> Image.Image:
         """Return the RGB image of an entry; raises ImageError."""
-        path = self._path(entry)
-        return open_image(path, upright=(self._fits(entry) or self._usual) == "upright")
+        file = self._file(entry)
+        header = _readable_header(file)
+        fits = None if header is None else _fits(header, entry)
+        return open_image(file, upright=(fits or self._usual) == "upright")
+
+    def prefetch(self, names: Sequence[str]) -> None:
+        """Request the remote images of `names`, which are read next, at the same time.
+
+        Args:
+            names: File names in the annotations.
+        """
+        if self._remote is not None:
+            files = ((self.paths.path(name), self.paths.size(name)) for name in names)
+            self._remote.prefetch([(path, size or 0) for path, size in files if path is not None])
+
+    def image_files(self) -> StoredImages:
+        """Return the image files without annotations, in the order of the entries."""
+        folder, files = self.paths.folder, self.paths.files
+        labels = np.zeros(len(files), dtype=np.int32)
+        if self._remote is None:
+            return FileImages(Path(folder), list(files.values()), labels, ())
+        sizes = np.array([self.paths.size(name) for name in files], dtype=np.int64)
+        return RemoteImages(folder, FileNames.packed(files.values()), sizes=sizes, labels=labels, classes=())
 
     @property
     def _usual(self) -> str:
@@ -182,10 +215,8 @@ class FolderReader:
             UserError: All readable images of the sample have another size.
         """
         first = ""
-        for entry in evenly_spread(entries, _SAMPLE):
-            try:
-                header = read_header(self._path(entry))
-            except ImageError:
+        for entry, header in self._sample(entries):
+            if header is None:
                 continue
             stored, stated = (header.width, header.height), (entry["width"], entry["height"])
             if stated in (stored, header.upright_size):
@@ -194,24 +225,42 @@ class FolderReader:
         if first:
             raise UserError(f"no image has its annotated size: {first}")
 
-    def _path(self, entry: Entry) -> str:
+    def _sample(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Header | None]]:
+        """Yield entries of a sample of images, each with the header of its file, or None if it cannot be read."""
+        sample = evenly_spread(entries, _SAMPLE)
+        for start in range(0, len(sample), _REQUESTED):
+            part = sample[start : start + _REQUESTED]
+            self.prefetch([entry["file_name"] for entry in part])
+            for entry in part:
+                try:
+                    file = self._file(entry)
+                except ImageError:
+                    yield entry, None
+                else:
+                    yield entry, _readable_header(file)
+
+    def _file(self, entry: Entry) -> ImageFile:
         name = entry["file_name"]
         path = self.paths.path(name)
         if path is None:
             raise ImageError(name, self.paths.missing.get(name, MISSING))
-        return path
+        return path if self._remote is None else self._remote.read(path, path, self.paths.size(name))
 
-    def _fits(self, entry: Entry) -> str | None:
-        """Return whether the annotated size is the "upright" or the "stored" one; None if undecided."""
-        try:
-            header = read_header(self._path(entry))
-        except ImageError:
-            return None
-        width, height = header.width, header.height
-        if header.orientation < 5 or width == height:  # the sizes are the same: nothing, a half turn or a reflection
-            return None
-        stated = entry["width"], entry["height"]
-        return {(height, width): "upright", (width, height): "stored"}.get(stated)
+
+def _readable_header(file: ImageFile) -> Header | None:
+    try:
+        return read_header(file)
+    except ImageError:
+        return None
+
+
+def _fits(header: Header, entry: Entry) -> str | None:
+    """Return whether the annotated size is the "upright" or the "stored" one; None if undecided."""
+    width, height = header.width, header.height
+    if header.orientation < 5 or width == height:  # the sizes are the same: nothing, a half turn or a reflection
+        return None
+    stated = entry["width"], entry["height"]
+    return {(height, width): "upright", (width, height): "stored"}.get(stated)
 
 
 def _size_problem(found: tuple[int, int], stated: tuple[int, int]) -> str:

@@ -23,7 +23,8 @@ from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.layouts import image_folder
 from gcnet.data.coco.parallel_inspection import inspect_in_processes
 from gcnet.data.index_file import Index, index_path, map_index, save_index
-from gcnet.errors import UserError, printable
+from gcnet.data.places import shown_place
+from gcnet.errors import UserError
 from gcnet.storage import StorageError, locked
 from gcnet.version import __version__
 
@@ -64,13 +65,19 @@ class ReadOptions:
 
     Attributes:
         repairs: Whether to repair or skip issues; otherwise annotations are loaded as by pycocotools.
-        images: Image folder given by the user.
+        images: Image folder given by the user, a path or URL.
         split: "train" or "val".
+        source: Path or URL of the file, if the file that is read is a copy of it.
     """
 
     repairs: bool
     images: Path | None
     split: str
+    source: Path | None = None
+
+    def place(self, file: Path) -> str:
+        """Return the path or URL of the file `file` for messages."""
+        return shown_place(self.source or file)
 
 
 def open_annotation_file(file: Path, options: ReadOptions) -> AnnotationFile:
@@ -132,7 +139,7 @@ def _made(path: Path, file: Path, options: ReadOptions) -> AnnotationFile:
     with TemporaryDirectory(prefix="gcnet-") as folder:  # for an index that is not kept: it stays mapped
         paths = path, Path(folder, "index.safetensors")
         if in_child:
-            written = run_in_child(f"reading {printable(file)}", _write, paths, file, options, _processes())
+            written = run_in_child(f"reading {options.place(file)}", _write, paths, file, options, _processes())
         else:
             written = _write(paths, file, options, 1)
         index = None if written is None else map_index(written)
@@ -180,7 +187,7 @@ def _indexed(file: Path, options: ReadOptions, processes: int = 1) -> tuple[dict
     """Return arrays and details of the index of a file, checked in some processes."""
     made = time.time_ns()
     about = {"made": made, "state": _state(file), "sha256": _digest(file)}
-    content = read_annotations(file)
+    content = read_annotations(file, None if options.source is None else options.place(file))
     raw: dict[str, Any] = {
         "raw_images": text_array(json.dumps([_raw_id(entry) for entry in content["images"]])),
         "raw_categories": text_array(json.dumps([_raw_id(entry) for entry in content["categories"]])),
@@ -190,7 +197,7 @@ def _indexed(file: Path, options: ReadOptions, processes: int = 1) -> tuple[dict
     if options.repairs:
         arrays, details = _inspected(content, _folder(file, content, options), processes)
     else:
-        arrays, details = annotation_arrays(load_unrepaired(content, str(file))[0])
+        arrays, details = annotation_arrays(load_unrepaired(content, options.place(file))[0])
         details |= {"issues": [], "unlike": 0, "box_format": asdict(COCO)}
     return arrays | raw, details | about | {"counts": counts}
 
@@ -216,6 +223,7 @@ def _inspected(content: dict[str, Any], folder: Path, processes: int) -> tuple[d
 
 def _folder(file: Path, content: dict[str, Any], options: ReadOptions) -> Path:
     """Return the image folder, from which missing sizes are read."""
+    file = options.source or file
     try:
         return image_folder(file, image_names(content), images=options.images, split=options.split)
     except UserError:

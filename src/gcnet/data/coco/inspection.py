@@ -17,7 +17,9 @@ from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.paths import AMBIGUOUS, MISSING, OUTSIDE, resolve_paths
 from gcnet.data.coco.values import Entry, Ids, short_repr
 from gcnet.data.decode import ImageError, check_text, read_header
+from gcnet.data.images.remote_reader import RemoteReader
 from gcnet.errors import UserError, nearest_path, printable
+from gcnet.remote_files import is_remote
 from gcnet.text_files import describe_json_error
 
 PARTS = ("images", "annotations", "categories")
@@ -51,18 +53,23 @@ class Inspection:
     category_ids: Ids
 
 
-def read_annotations(path: str | Path) -> dict[str, Any]:
-    """Return the content of the COCO file at `path`.
+def read_annotations(path: str | Path, place: str | None = None) -> dict[str, Any]:
+    """Return the content of a COCO file.
+
+    Args:
+        path: The file.
+        place: Name of the file for messages, such as its URL (default: the path).
 
     Raises:
         UserError: The file is missing, is not JSON, or lacks a list of images, annotations or categories.
     """
-    content = read_coco_json(path, "annotation")
+    place = place or str(path)
+    content = read_coco_json(path, "annotation", place)
     for part in PARTS:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             content_found = _found(content, part)
             raise UserError(
-                f'{path} is not in COCO\'s format: expected a list "{part}" at its top level, found {content_found}'
+                f'{place} is not in COCO\'s format: expected a list "{part}" at its top level, found {content_found}'
             )
     return content
 
@@ -76,28 +83,30 @@ def _found(content: Any, part: str) -> str:
     return printable(", ".join(list(content)[:6])) or "an empty object"
 
 
-def read_coco_json(path: str | Path, what: str) -> Any:
+def read_coco_json(path: str | Path, what: str, place: str | None = None) -> Any:
     """Return the content of a JSON file.
 
     Args:
         path: Path of the file.
         what: Kind of the file for messages, such as "annotation".
+        place: Name of the file for messages (default: the path).
 
     Raises:
         UserError: The file is missing, cannot be read, or is not JSON.
     """
+    place = place or str(path)
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        check_text(path, text)
+        check_text(place, text)
         return json.loads(text)
     except FileNotFoundError as error:
-        raise UserError(f"no {what} file at {path}{nearest_path(path)}") from error
+        raise UserError(f"no {what} file at {place}{nearest_path(path)}") from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {place}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} {describe_json_error(error)}") from error
+        raise UserError(f"{place} {describe_json_error(error)}") from error
 
 
 def image_names(content: dict[str, Any]) -> list[str]:
@@ -130,7 +139,7 @@ def inspect(
     categories = CategoryEntries(content["categories"], issues)
     images = ImageEntries(content["images"], issues, SizeReader(folder, image_names(content)))
     if folder is not None and decodes:
-        _check_files(images, Path(folder), workers, progress)
+        _check_files(images, folder, workers, progress)
     annotations = AnnotationEntries(content["annotations"], images, categories, issues)
     clean = {
         **content,
@@ -171,13 +180,16 @@ class SizeReader:
         if path is None:
             return None
         try:
-            width, height = read_header(path).upright_size
+            file = RemoteReader().read(path, path, self._paths.size(name)) if is_remote(path) else path
+            width, height = read_header(file).upright_size
         except ImageError:
             return None
         return height, width
 
 
-def _check_files(images: ImageEntries, folder: Path, workers: int, progress: Callable[[int], None]) -> None:
+def _check_files(
+    images: ImageEntries, folder: str | os.PathLike[str], workers: int, progress: Callable[[int], None]
+) -> None:
     """Skip images whose file is missing, unreadable or of another size."""
     entries = list(images.by_id.values())
     reader = FolderReader(folder, entries)

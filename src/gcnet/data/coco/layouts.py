@@ -1,4 +1,4 @@
-"""Annotation files and image folders in the layouts of annotation tools."""
+"""Annotation files and image folders in the layouts of annotation tools, on this machine or at URLs."""
 
 import os
 import re
@@ -10,10 +10,11 @@ from gcnet.data.coco.conversion.formats import describe_nested_labels, find_labe
 from gcnet.data.coco.paths import resolve_paths
 from gcnet.data.decode import check_text_file, has_image_suffix
 from gcnet.data.images.sources import evenly_spread
+from gcnet.data.places import first_bytes, folders_in, is_folder, names_in, shown_place
 from gcnet.data.settings import DataSettings
 from gcnet.data.splits import split_in_name, split_of_folder
-from gcnet.errors import UserError, nearest_path, no_folder, printable
-from gcnet.remote_files import is_remote
+from gcnet.errors import UserError, is_url, nearest_path, no_folder, printable
+from gcnet.remote_files import restored_url
 
 _OTHER_TASKS = ("captions", "panoptic", "stuff", "image_info", "person_keypoints")  # of COCO's own annotations
 _ANNOTATION_FOLDERS = ("annotations", "annotation", "labels")
@@ -73,8 +74,8 @@ def image_folder(file: Path, names: Sequence[str], *, images: Path | None = None
     Raises:
         UserError: No folder has an image of the sample.
     """
-    if images is not None and not images.is_dir():
-        raise UserError(f"`images` takes a folder, and {no_folder(images)}")
+    if images is not None and not is_folder(images):
+        raise UserError(f"`images` takes a folder, and {no_folder(restored_url(images))}")
     sample = evenly_spread(names, _SAMPLE)
     places = _image_places(file, images, split_in_name(file.stem) or split_of_folder(file.parent.name) or split)
     best, most = places[0], (0, 0)
@@ -85,10 +86,10 @@ def image_folder(file: Path, names: Sequence[str], *, images: Path | None = None
         if most[0] == len(sample):
             break
     if sample and most == (0, 0):
-        looked = ", ".join(map(printable, places[:4])) + (", ..." if len(places) > 4 else "")
+        looked = ", ".join(map(shown_place, places[:4])) + (", ..." if len(places) > 4 else "")
         tried = f"the first {len(sample)}" if len(sample) < len(names) else "the"
         raise UserError(
-            f"{printable(file)}: none of {tried} images is found in {looked}; the first is "
+            f"{shown_place(file)}: none of {tried} images is found in {looked}; the first is "
             f'"{printable(sample[0])}"{"" if images else "; `images` names their folder"}'
         )
     return best
@@ -102,19 +103,20 @@ def missing_annotations_error(layout: AnnotationFiles, split: str) -> UserError:
         split: The missing split.
     """
     folder = layout.folder
-    if not folder.is_dir():
+    if not is_folder(folder):
         return UserError(
-            f'nothing at "{printable(folder)}" (`data`){nearest_path(folder) or ";"} a detector takes scenes, '
+            f'nothing at "{shown_place(folder)}" (`data`){nearest_path(folder) or ";"} a detector takes scenes, '
             f"scenes-control, a folder of images with COCO annotations, or an annotation file (JSON)"
         )
     if not layout.files() and (deeper := find_nested_annotations(folder)):
-        return UserError(f"{printable(folder)} has COCO annotations in subfolders, such as {deeper}: use `data=FILE`")
-    names = [os.fspath(path.relative_to(folder)) for path in layout.files()] or _names(folder)
+        return UserError(f"{shown_place(folder)} has COCO annotations in subfolders, such as {deeper}: use `data=FILE`")
+    names = [os.fspath(path.relative_to(folder)) for path in layout.files()] or names_in(folder)
     listed = ", ".join(map(printable, names[:6])) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
     classes = "; folders of classes train classifiers, such as `model=gc_resnet18`" if _has_classes(folder) else ""
     return UserError(
-        f"{printable(folder)} has no COCO annotation file for {split}: looked for annotations/instances_{split}*.json, "
-        f"annotations/{split}.json, {split}.json and {split}/*.json; found {listed or 'nothing'}{classes}"
+        f"{shown_place(folder)} has no COCO annotation file for {split}: looked for "
+        f"annotations/instances_{split}*.json, annotations/{split}.json, {split}.json and {split}/*.json; "
+        f"found {listed or 'nothing'}{classes}"
     )
 
 
@@ -123,16 +125,16 @@ def find_nested_annotations(folder: Path) -> str:
     files: list[Path] = []
     places = [folder]
     for _ in range(_DEPTH):
-        places = [inner for place in places for inner in _folders(place)][:_PLACES]
+        places = [inner for place in places for inner in folders_in(place)][:_PLACES]
         files += [file for place in places for file in _annotation_files(place)]
-    return " and ".join(printable(file) for file in files[:2])
+    return " and ".join(shown_place(file) for file in files[:2])
 
 
 def _has_classes(folder: Path) -> bool:
     """Return whether a folder, or a split in it, has class folders of images."""
-    places = [folder, *(place for place in _folders(folder) if split_of_folder(place.name))]
-    classes = [folder for place in places for folder in _folders(place) if not _is_usual(folder)]
-    return any(has_image_suffix(name) for folder in classes[:_OTHERS] for name in _names(folder)[:_SAMPLE])
+    places = [folder, *(place for place in folders_in(folder) if split_of_folder(place.name))]
+    classes = [folder for place in places for folder in folders_in(place) if not _is_usual(folder)]
+    return any(has_image_suffix(name) for folder in classes[:_OTHERS] for name in names_in(folder)[:_SAMPLE])
 
 
 def _is_usual(folder: Path) -> bool:
@@ -142,8 +144,8 @@ def _is_usual(folder: Path) -> bool:
 
 def _annotation_places(folder: Path) -> list[Path]:
     """Return the folders that may hold annotation files."""
-    inner = [place for place in _folders(folder) if _is_annotation_place(place)]
-    return [folder, *inner, *(other for place in inner for other in _folders(place) if _is_annotation_place(other))]
+    inner = [place for place in folders_in(folder) if _is_annotation_place(place)]
+    return [folder, *inner, *(other for place in inner for other in folders_in(place) if _is_annotation_place(other))]
 
 
 def _is_annotation_place(folder: Path) -> bool:
@@ -152,7 +154,7 @@ def _is_annotation_place(folder: Path) -> bool:
 
 def _annotation_files(folder: Path) -> list[Path]:
     """Return the JSON files of a folder that are COCO annotations by their first bytes."""
-    paths = [folder / name for name in _names(folder) if name.lower().endswith(".json")]
+    paths = [folder / name for name in names_in(folder) if name.lower().endswith(".json")]
     return [path for path in paths if not path.name.startswith(_OTHER_TASKS) and _is_annotation_file(path)]
 
 
@@ -165,8 +167,7 @@ def _is_annotation_file(path: Path) -> bool:
     if path.name.lower().startswith("instances"):
         return True
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = first_bytes(path, _HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
     except OSError:
         return False
     is_json = head.startswith((b"{", b"[")) and len(head) > 2
@@ -192,13 +193,13 @@ def _image_places(file: Path, images: Path | None, split: str | None) -> list[Pa
         roots = [beside.parent, beside]
     elif split_of_folder(beside.name) and beside.parent.name.lower() in _ANNOTATION_FOLDERS:
         roots = [beside.parent.parent, beside]
-    around = [place for root in roots for place in _folders(root)]
+    around = [place for root in roots for place in folders_in(root)]
     if images is None and split_of_folder(beside.name):
         roots.append(beside.parent)
-        around += [place for place in _folders(beside.parent) if _is_usual(place)]
+        around += [place for place in folders_in(beside.parent) if _is_usual(place)]
     inner = [place for place in around if split is None or split_in_name(place.name) in (None, split)]
     usual = [place for place in inner if place.name.lower() in _IMAGE_FOLDERS]
-    below = [*around, *(place for root in usual for place in _folders(root))]
+    below = [*around, *(place for root in usual for place in folders_in(root))]
     named = [place for place in below if place.name == file.stem.removeprefix("instances_")]
     of_split = [place for place in below if split is not None and split_in_name(place.name) == split]
     first = [images] if images is not None else []
@@ -209,23 +210,6 @@ def _score(folder: Path, names: Sequence[str]) -> tuple[int, int]:
     """Return how many names are files of a folder as written, and how many after repairs."""
     resolved = resolve_paths(folder, names)
     return len(resolved.files) - len(resolved.repaired()), len(resolved.files)
-
-
-def _folders(folder: Path) -> list[Path]:
-    """Return the sorted subfolders without hidden ones; empty if the folder cannot be listed."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(folder / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-    except OSError:
-        return []
-
-
-def _names(folder: Path) -> list[str]:
-    """Return the sorted names in a folder without hidden ones; empty if it cannot be listed."""
-    try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError:
-        return []
 
 
 def split_files(settings: DataSettings) -> tuple[Path, Path | None]:
@@ -244,21 +228,21 @@ def split_files(settings: DataSettings) -> tuple[Path, Path | None]:
     check_text_file(train)
     if settings.val is not None:
         val = annotation_file(settings.val, "`val`", "val")
-        if val.exists() and train.exists() and os.path.samefile(val, train):
-            raise UserError(f"`val` and `data` must differ, found {printable(val)} for both")
+        if val == train or (val.exists() and train.exists() and os.path.samefile(val, train)):
+            raise UserError(f"`val` and `data` must differ, found {shown_place(val)} for both")
         return train, val
     layout = find_annotation_files(Path(settings.data))
     own = layout.val or layout.test
     if settings.val_fraction is not None:
         if layout.val:
             raise UserError(
-                f"{printable(settings.data)} has validation data, {printable(layout.val[0])}: omit "
+                f"{printable(settings.data)} has validation data, {shown_place(layout.val[0])}: omit "
                 f"`val_fraction`, or set `data` to the training file"
             )
         return train, None
     if not own:
         raise UserError(
-            f"{printable(train)} has training images only: use `val=FILE` for validation images, or hold "
+            f"{shown_place(train)} has training images only: use `val=FILE` for validation images, or hold "
             f"out images with `val_fraction=0.2`"
         )
     return train, _single(own, "`val`")
@@ -268,7 +252,7 @@ def annotation_file(data: str, flag: str, split: str) -> Path:
     """Find the annotation file of a split.
 
     Args:
-        data: Annotation file, or folder that has one.
+        data: Path or URL of an annotation file, or of a folder that has one.
         flag: Option that named `data`, for messages.
         split: "train" or "val".
 
@@ -278,26 +262,26 @@ def annotation_file(data: str, flag: str, split: str) -> Path:
     Raises:
         UserError: The folder has no such file, or several.
     """
-    if is_remote(data):
-        raise UserError(
-            f"{flag}: annotations and their images are read from this machine; copy them here first, found {data}"
-        )
     path = Path(data)
-    if not path.is_dir() and (path.suffix.lower() == ".json" or (path.is_file() and find_label_format(path) is None)):
+    is_json = path.suffix.lower() == ".json"
+    if is_json and (is_url(path) or not path.is_dir()):
+        return path
+    if path.is_file() and find_label_format(path) is None:
         return path
     layout = find_annotation_files(path)
     files = {"train": layout.train, "val": layout.val or layout.test}[split] or layout.unsplit
     if not files and flag == "`val`":
         files = layout.files()
     if not files and (label_format := find_label_format(path)) is not None:
-        place = printable(path)
+        place = shown_place(path)
         raise UserError(
             f"{place} holds {label_format.name}: convert them to COCO annotations with "
             f"`gcnet.check_data({place}, convert=FILE.json)`"
         )
     if not files and path.is_dir() and (nested := describe_nested_labels(path)):
         raise UserError(
-            f"{printable(path)} holds {nested}: convert that folder with `gcnet.check_data(FOLDER, convert=FILE.json)`"
+            f"{shown_place(path)} holds {nested}: convert that folder with "
+            "`gcnet.check_data(FOLDER, convert=FILE.json)`"
         )
     if not files:
         raise missing_annotations_error(layout, split)
@@ -312,6 +296,6 @@ def validates_on_test(settings: DataSettings) -> bool:
 
 def _single(files: Sequence[Path], flag: str) -> Path:
     if len(files) > 1:
-        listed = ", ".join(printable(path) for path in files[:4]) + (", ..." if len(files) > 4 else "")
+        listed = ", ".join(shown_place(path) for path in files[:4]) + (", ..." if len(files) > 4 else "")
         raise UserError(f"{flag} needs one annotation file, found {len(files)}: {listed}; use {flag} FILE")
     return files[0]

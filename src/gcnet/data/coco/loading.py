@@ -78,6 +78,10 @@ class DetectionDataset(SeededDataset):
         super().__init__(source, seed=seed)
         self.images, self.augment, self.with_objects = source, augment, with_objects
 
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Request the remote images at `indices` at the same time."""
+        self.images.prefetch(indices)
+
     def sample(self, index: int) -> dict[str, Any]:
         """Return the augmented image at `index` with its objects."""
         image, target = self.images.read(index), {}

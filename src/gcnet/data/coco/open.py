@@ -16,18 +16,21 @@ from gcnet.data.coco.values import Entry
 from gcnet.data.decode import FULL_DEPTH
 from gcnet.data.images.built_in import open_scenes
 from gcnet.data.images.probe import estimate_bit_depth
-from gcnet.data.images.sources import FileImages
+from gcnet.data.places import is_folder, kept_listings, local_file
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError, printable
+from gcnet.remote_files import restored_url
 
 
+@kept_listings()
 def open_coco(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> tuple[CocoSplit, CocoSplit]:
     """Open training and validation images of the same categories.
 
     Args:
         settings: `data` is a folder in a layout of `gcnet.data.coco.layouts`, an annotation file (with `val` or
-            `val_fraction`), or generated scenes; `limit_train` and `limit_val` take a part of the images.
+            `val_fraction`), or generated scenes; folders and files may be URLs. `limit_train` and `limit_val` take a
+            part of the images.
         seed: Seed of generated images.
         split_seed: Seed of held-out validation images.
 
@@ -50,6 +53,7 @@ def open_coco(settings: DataSettings, seed: int = 0, *, split_seed: int = 0) -> 
     return train, _with_shared(train, val)
 
 
+@kept_listings()
 def open_validation(
     settings: DataSettings,
     seed: int = 0,
@@ -131,7 +135,8 @@ def _open_file(
 ) -> CocoSplit:
     """Open all images of an annotation file."""
     images = None if settings.images is None else Path(settings.images)
-    opened = open_annotation_file(file, ReadOptions(repairs, images, split))
+    local, place = local_file(file), restored_url(file)
+    opened = open_annotation_file(local, ReadOptions(repairs, images, split, None if local == file else file))
     try:
         folder = image_folder(file, opened.listed_names(), images=images, split=split)
     except UserError:
@@ -140,25 +145,24 @@ def _open_file(
         folder = file.parent
     entries = opened.index.entries()
     if not repairs:
-        return CocoSplit(CocoImages(opened.index, FolderReader(folder, entries)), (), str(file))
-    _check_usable(opened, file)
+        return CocoSplit(CocoImages(opened.index, FolderReader(folder, entries)), (), place)
+    _check_usable(opened, place)
     reader = FolderReader(folder, entries)
-    _check_sizes(reader, entries, file)
-    notes = (*reader.notes(), *_depth_notes(reader), *_box_notes(opened, file))
-    return CocoSplit(CocoImages(opened.index, reader), opened.issues, str(file), notes)
+    _check_sizes(reader, entries, place)
+    notes = (*reader.notes(), *_depth_notes(reader), *_box_notes(opened, place))
+    return CocoSplit(CocoImages(opened.index, reader), opened.issues, place, notes)
 
 
-def _check_sizes(reader: FolderReader, entries: Sequence[Entry], file: Path) -> None:
+def _check_sizes(reader: FolderReader, entries: Sequence[Entry], place: str) -> None:
     try:
         reader.check_sizes(entries)
     except UserError as error:
-        raise UserError(f"{printable(file)}: {error}; check `images`") from error
+        raise UserError(f"{printable(place)}: {error}; check `images`") from error
 
 
 def _depth_notes(reader: FolderReader) -> list[str]:
     """Describe 16-bit images that use fewer bits."""
-    paths = list(reader.paths.files.values())
-    depth = estimate_bit_depth(FileImages(Path(reader.paths.folder), paths, [0] * len(paths), ()))
+    depth = estimate_bit_depth(reader.image_files())
     if depth is None or depth == FULL_DEPTH:
         return []
     return [
@@ -167,20 +171,20 @@ def _depth_notes(reader: FolderReader) -> list[str]:
     ]
 
 
-def _box_notes(opened: AnnotationFile, file: Path) -> list[str]:
+def _box_notes(opened: AnnotationFile, place: str) -> list[str]:
     """Describe boxes that do not match their masks."""
     if not opened.unlike:
         return []
-    place, objects = printable(file), f"{opened.unlike:,} of {opened.index.count:,} objects"
+    place, objects = printable(place), f"{opened.unlike:,} of {opened.index.count:,} objects"
     return [
         f"{objects} in {place} have a box that does not match the mask (IoU below 0.5); both are kept; "
         f"gcnet check-data {place} lists them"
     ]
 
 
-def _check_usable(opened: AnnotationFile, file: Path) -> None:
+def _check_usable(opened: AnnotationFile, place: str) -> None:
     """Check that images and annotations are left, and that boxes have COCO's format."""
-    place = printable(file)
+    place = printable(place)
     if not opened.box_format.is_coco:
         raise UserError(
             f"{place}: the boxes are {opened.box_format} instead of left, top, width, height in pixels: "
@@ -213,9 +217,11 @@ class SceneReader:
 
 
 def is_coco(data: str | os.PathLike[str]) -> bool:
-    """Return whether `data` is a folder with COCO annotations, or a JSON file."""
+    """Return whether `data` is the path or URL of a folder with COCO annotations, or of a JSON file."""
     path = Path(data)
-    return bool(find_annotation_files(path).files()) if path.is_dir() else path.suffix.lower() == ".json"
+    if path.suffix.lower() == ".json" and not path.is_dir():
+        return True
+    return is_folder(path) and bool(find_annotation_files(path).files())
 
 
 def _check_same(train: CocoSplit, val: CocoSplit) -> None:

@@ -5,10 +5,13 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, unquote_plus, urlsplit
 
-from gcnet.errors import printable
+from gcnet.data.images.sources import size_on_disk
+from gcnet.data.places import list_place
+from gcnet.errors import is_url, printable
+from gcnet.remote_files import is_remote, restored_url
 
 OUTSIDE, MISSING, AMBIGUOUS = "path outside of the image folder", "no such file", "path matches several images"
 
@@ -21,18 +24,26 @@ class ResolvedPaths:
     """Files of the image names of an annotation file.
 
     Attributes:
-        folder: Image folder.
+        folder: Image folder, a path or URL.
         files: Path relative to the folder, by name.
         missing: Reason for a missing file, by name.
+        sizes: Size of each file in bytes, by name; for a folder at a URL.
     """
 
     folder: str
     files: Mapping[str, str]
     missing: Mapping[str, str]
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def path(self, name: str) -> str | None:
         """Return the path of the image `name`, or None if it is missing."""
         return os.path.join(self.folder, self.files[name]) if name in self.files else None
+
+    def size(self, name: str) -> int | None:
+        """Return the size in bytes of the image `name`, or None if it is missing."""
+        if is_remote(self.folder):
+            return self.sizes.get(name)
+        return size_on_disk(self.path(name))
 
     def repaired(self) -> dict[str, str]:
         """Return the repaired paths by name."""
@@ -55,13 +66,15 @@ def resolve_paths(folder: str | os.PathLike[str], names: Iterable[str]) -> Resol
     repaired if this gives a file that no other name has. Only symbolic links may lead out of the folder.
 
     Args:
-        folder: Image folder.
+        folder: Image folder, a path or URL.
         names: File name of each image.
 
     Returns:
         Files and missing names.
     """
-    listing = _Listing(os.path.abspath(folder))
+    listing = (
+        _RemoteListing(restored_url(folder).rstrip("/")) if is_url(str(folder)) else _Listing(os.path.abspath(folder))
+    )
     files: dict[str, str] = {}
     missing: dict[str, str] = {}
     directly = listing.names("")
@@ -79,7 +92,7 @@ def resolve_paths(folder: str | os.PathLike[str], names: Iterable[str]) -> Resol
         if owners[files[name]] > 1:
             missing[name] = AMBIGUOUS
             del files[name]
-    return ResolvedPaths(listing.folder, files, missing)
+    return ResolvedPaths(listing.folder, files, missing, listing.sizes(files))
 
 
 class _Listing:
@@ -106,11 +119,38 @@ class _Listing:
     def names(self, parent: str) -> set[str]:
         """Return the names in a subfolder; empty if it cannot be listed."""
         if parent not in self._names:
-            try:
-                self._names[parent] = set(os.listdir(os.path.join(self.folder, parent)))
-            except (OSError, ValueError):
-                self._names[parent] = set()
+            self._names[parent] = self._listed(parent)
         return self._names[parent]
+
+    def sizes(self, files: Mapping[str, str]) -> dict[str, int]:  # noqa: ARG002 (see `_RemoteListing`)
+        """Return sizes in bytes that are known from listing the folders, by the keys of `files`."""
+        return {}
+
+    def _listed(self, parent: str) -> set[str]:
+        try:
+            return set(os.listdir(os.path.join(self.folder, parent)))
+        except (OSError, ValueError):
+            return set()
+
+
+class _RemoteListing(_Listing):
+    """Files of a folder at a URL, with their sizes."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self._sizes: dict[str, Mapping[str, int]] = {}
+
+    def sizes(self, files: Mapping[str, str]) -> dict[str, int]:
+        parts = ((name, os.path.split(path)) for name, path in files.items())
+        return {name: self._sizes[parent][file] for name, (parent, file) in parts if file in self._sizes[parent]}
+
+    def _listed(self, parent: str) -> set[str]:
+        around, _, name = parent.rpartition("/")
+        if parent and name not in self.names(around):  # without a request for each folder that is named and not there
+            return set()
+        found = list_place(f"{self.folder}/{parent}")
+        self._sizes[parent] = found.sizes
+        return {*found.sizes, *found.folders}
 
 
 def _fold(name: str) -> str:
@@ -153,6 +193,8 @@ def _inside(text: str, folder: str) -> str | None:
     """Return a path relative to the folder, or None if it leads out of the folder."""
     if "\0" in text:
         return None
+    if is_remote(folder):
+        text, folder = text.removeprefix(f"{folder}/"), f"/{folder.partition('://')[2]}"
     path = os.path.normpath(os.path.join(folder, text))
     base = os.path.join(folder, "")
     return path[len(base) :] if path.startswith(base) else None

@@ -1,8 +1,7 @@
-"""Images to predict: files, folders, PIL images, arrays and tensors."""
+"""Images to predict: files, folders, shards, PIL images, arrays and tensors."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gcnet.data.decode import FULL_DEPTH, open_image, to_upright_rgb
-from gcnet.data.images.listing import find_images
+from gcnet.data.images.find_inputs import find_inputs
+from gcnet.data.images.image_input import ImageInput
 from gcnet.errors import UserError
 
 Images = Any
@@ -21,45 +20,14 @@ Images = Any
 _CHANNELS = (1, 3, 4)
 
 
-@dataclass(frozen=True)
-class ImageInput:
-    """An image to predict.
-
-    Attributes:
-        name: path of the file, or "image 1", "image 2", ... for images in memory.
-        content: path of the file, or the image itself.
-    """
-
-    name: str
-    content: Path | Image.Image
-
-    @property
-    def path(self) -> Path | None:
-        """Path of the file, None for an image in memory."""
-        return self.content if isinstance(self.content, Path) else None
-
-    def open(self, *, bit_depth: int = FULL_DEPTH) -> Image.Image:
-        """Return the image, RGB and upright.
-
-        Args:
-            bit_depth: used bits of 16-bit images, 8 to 16.
-
-        Raises:
-            ImageError: it cannot be decoded.
-        """
-        if isinstance(self.content, Path):
-            return open_image(self.content, bit_depth=bit_depth)
-        return to_upright_rgb(self.content, self.name, bit_depth=bit_depth)
-
-
 def image_inputs(images: Images, *, note: Callable[[str], None] = lambda _: None) -> list[ImageInput]:
     """Return the images to predict, in order.
 
     Args:
-        images: an image or several, nested in any way. An image is a file; a PIL image; an RGB, RGBA or gray array
-            (H, W) or (H, W, channels) uint8; or an RGB or gray tensor (channels, H, W), uint8 or floating point from 0
-            to 1, not normalized. Arrays and tensors with one more axis are batches. A folder stands for the images in
-            it.
+        images: an image or several, nested in any way. An image is a file, also at a URL; a PIL image; an RGB, RGBA or
+            gray array (H, W) or (H, W, channels) uint8; or an RGB or gray tensor (channels, H, W), uint8 or floating
+            point from 0 to 1, not normalized. Arrays and tensors with one more axis are batches. A folder stands for
+            the images in it, and a shard (.tar) for those of its samples.
         note: called with a sentence on skipped files of other formats.
 
     Returns:
@@ -73,15 +41,10 @@ def image_inputs(images: Images, *, note: Callable[[str], None] = lambda _: None
         if isinstance(image, ImageInput):
             inputs.append(image)
         elif isinstance(image, Path):
-            inputs += file_inputs(find_images([image], note=note))
+            inputs += find_inputs([image], note=note)
         else:
             inputs.append(ImageInput(f"image {len(inputs) + 1}", image))
     return inputs
-
-
-def file_inputs(paths: Iterable[Path]) -> list[ImageInput]:
-    """Return the images in the files `paths` of `find_images`, without looking them up again."""
-    return [ImageInput(str(path), path) for path in paths]
 
 
 def _flat(images: Any) -> Iterator[Path | Image.Image | ImageInput]:

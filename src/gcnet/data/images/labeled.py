@@ -101,8 +101,10 @@ def find_image_layout(data: str, argument: str, images: str | None = None) -> Im
         UserError: The path does not exist or has none of these layouts.
     """
     check_without_secret(data)
-    if is_remote(data) and data.lower().endswith((".csv", ".json")):
-        raise UserError(f"{argument} takes shards or a folder of class folders at a URL, found {printable(data)}")
+    if is_remote(data) and data.lower().endswith(".json"):
+        raise UserError(
+            f"{argument} takes shards, a CSV or a folder of class folders at a URL, found {printable(data)}"
+        )
     path = Path(data)
     for layout in IMAGE_LAYOUTS:
         if layout.matches(data):

@@ -6,68 +6,15 @@ from pathlib import PurePosixPath
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Int32, Int64
 
-from gcnet.data.decode import EncodedImage, ImageError, has_image_suffix
+from gcnet.data.decode import has_image_suffix
 from gcnet.data.images.file_names import FileNames
 from gcnet.data.images.folders import expected_tree, label_classes
 from gcnet.data.images.listing import describe_skipped, is_tool_file
-from gcnet.data.images.sources import StoredImages
+from gcnet.data.images.remote_images import RemoteImages
 from gcnet.data.splits import SPLIT_NAMES, split_named
 from gcnet.errors import UserError, printable
-from gcnet.remote_files import is_remote, list_remote, read_ranges, read_remote, remote_folders
-
-
-class RemoteImages(StoredImages):
-    """Image files below a URL, each read by one request.
-
-    Args:
-        root: URL of the class folders.
-        names: Paths relative to `root`.
-        sizes: Size of each file in bytes.
-        labels: Class of each image, an index into `classes`.
-        classes: Names of the classes.
-        notes: What was skipped or repaired, a sentence each.
-    """
-
-    def __init__(
-        self,
-        root: str,
-        names: FileNames,
-        *,
-        sizes: Int64[np.ndarray, " images"],
-        labels: Int32[np.ndarray, " images"],
-        classes: Sequence[str],
-        notes: Sequence[str] = (),
-    ) -> None:
-        self.root, self.names, self.classes, self.notes = root, names, tuple(classes), tuple(notes)
-        self._sizes, self._labels = sizes, labels
-        self._fetched: dict[int, bytes | None] = {}
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, index: int) -> str:
-        return self.names[index]
-
-    def file(self, index: int) -> None:  # noqa: ARG002 (no file on this machine)
-        return None
-
-    def file_size(self, index: int) -> int:
-        return int(self._sizes[index])
-
-    def prefetch(self, indices: Sequence[int]) -> None:
-        ranges = [(f"{self.root}/{self.names[index]}", 0, self.file_size(index)) for index in indices]
-        self._fetched = dict(zip(indices, read_ranges(ranges), strict=True))
-
-    def encoded(self, index: int) -> EncodedImage:
-        name, data = self.names[index], self._fetched.pop(index, None)
-        try:
-            return EncodedImage(name, read_remote(f"{self.root}/{name}") if data is None else data)
-        except UserError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise ImageError(name, "no such file") from error
-            raise
+from gcnet.remote_files import is_remote, list_remote, remote_folders
 
 
 class RemoteFolderLayout:

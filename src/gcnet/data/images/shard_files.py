@@ -28,9 +28,14 @@ _MOST_OPEN = 128
 _MOST_NAMES = 1_000_000  # of a range such as {000000..999999}
 
 
+def is_shard_name(data: str) -> bool:
+    """Return whether `data` ends as the name of a shard, or of a pattern of shards."""
+    return data.lower().endswith((".tar", *_COMPRESSED))
+
+
 def is_shards(data: str) -> bool:
     """Return whether `data` names shards: a pattern, a .tar file, or a folder of .tar files without subfolders."""
-    if data.lower().endswith((".tar", *_COMPRESSED)) and not os.path.isdir(data):
+    if is_shard_name(data) and not os.path.isdir(data):
         return True
     if is_remote(data):
         return bool(find_remote(f"{data.rstrip('/')}/*.tar"))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,16 @@ from jaxtyping import Int32, Int64
 
 from gcnet.data.images.file_names import FileNames
 from gcnet.data.images.shard_files import read_bytes
-from gcnet.data.images.shard_samples import MOST_CLASSES, ShardSamples, read_samples
+from gcnet.data.images.shard_samples import MOST_CLASSES, NO_LABEL, ShardSamples, read_samples
 from gcnet.data.index_file import Index, index_path, map_index, save_index
 from gcnet.errors import UserError, printable
 from gcnet.remote_files import FileEntry, find_remote, is_remote
 from gcnet.storage import StorageError, locked, write_atomic
 
-_KIND = "shards-1"
+INDEX = "{}.index.safetensors"
+"""Name of the index of a split beside its shards."""
+
+_KIND, _UNLABELED = "shards-1", "shards-unlabeled-1"
 _PARALLEL = 16  # remote shards whose headers are read at once
 
 
@@ -81,39 +85,40 @@ class ShardIndex:
         return save_index(path, arrays, details)
 
 
-def open_index(files: Sequence[FileEntry], beside: str) -> ShardIndex:
+def open_index(files: Sequence[FileEntry], beside: str, *, needs_labels: bool = True) -> ShardIndex:
     """Return the index of shards: from the file beside them, from the cache, or built of the headers of the tar files.
 
     Args:
         files: The shards.
         beside: Name of an index file beside the shards, as `gcnet shard` writes it.
+        needs_labels: Whether samples without a label are skipped; otherwise labels may be wrong.
 
     Raises:
         UserError: A shard is not a tar file or is damaged, or no image has a label.
     """
     stored = _stored_beside(files, beside)
-    if stored is not None:
+    if stored is not None and (needs_labels or not stored.notes):
         return stored
-    path = _cache_path(files)
+    path = _cache_path(files, _KIND if needs_labels else _UNLABELED)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_suffix(".lock"), wait=True):  # one of several processes builds it
-            return _read(path, files) or _built(path, files)
+            return _read(path, files) or _built(path, files, needs_labels=needs_labels)
     except (OSError, StorageError):  # a cache that cannot be written
-        return build_index(files)
+        return build_index(files, needs_labels=needs_labels)
 
 
-def _built(path: Path, files: Sequence[FileEntry]) -> ShardIndex:
+def _built(path: Path, files: Sequence[FileEntry], *, needs_labels: bool) -> ShardIndex:
     """Build the index and write it to the cache; it is read from there if possible."""
-    built = build_index(files)
+    built = build_index(files, needs_labels=needs_labels)
     return (_read(path, files) if built.save(path, files) else None) or built
 
 
-def _cache_path(files: Sequence[FileEntry]) -> Path:
+def _cache_path(files: Sequence[FileEntry], kind: str = _KIND) -> Path:
     places = (
         (file.url if is_remote(file.url) else os.path.realpath(file.url), file.size, file.version) for file in files
     )
-    return index_path(f"/{hashlib.sha256(repr(list(places)).encode(errors='surrogateescape')).hexdigest()}", _KIND)
+    return index_path(f"/{hashlib.sha256(repr(list(places)).encode(errors='surrogateescape')).hexdigest()}", kind)
 
 
 def _stored_beside(files: Sequence[FileEntry], name: str) -> ShardIndex | None:
@@ -188,11 +193,12 @@ def _is_consistent(index: ShardIndex, files: Sequence[FileEntry]) -> bool:
     )
 
 
-def build_index(files: Sequence[FileEntry]) -> ShardIndex:
+def build_index(files: Sequence[FileEntry], *, needs_labels: bool = True) -> ShardIndex:
     """Build the index of shards from the headers of their tar files.
 
     Args:
         files: The shards.
+        needs_labels: Whether samples without a label are skipped; otherwise the label of all samples is 0.
 
     Returns:
         The index.
@@ -202,7 +208,7 @@ def build_index(files: Sequence[FileEntry]) -> ShardIndex:
             names.
     """
     with ThreadPoolExecutor(_PARALLEL if is_remote(files[0].url) else 1) as pool:
-        return join_samples(files, pool.map(read_samples, files))
+        return join_samples(files, pool.map(partial(read_samples, needs_labels=needs_labels), files))
 
 
 def join_samples(files: Sequence[FileEntry], parts: Iterable[ShardSamples]) -> ShardIndex:
@@ -228,7 +234,8 @@ def join_samples(files: Sequence[FileEntry], parts: Iterable[ShardSamples]) -> S
     place = _place(files)
     notes = _notes(place, skipped, example)
     if not names:
-        raise UserError(notes[0].replace("skipped", "no image has a label: found") if notes else f"{place}: no samples")
+        reason = "no image has a label" if NO_LABEL in skipped else "there are no images"
+        raise UserError(notes[0].replace("skipped", f"{reason}: found") if notes else f"{place}: no samples")
     label_names = _label_names(place, labels)
     number_of = {name: number for number, name in enumerate(label_names)}
     numbers = [number_of[label] for label in labels] if label_names else labels

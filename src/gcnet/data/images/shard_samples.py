@@ -54,11 +54,12 @@ class ShardSamples:
     example: str = ""
 
 
-def read_samples(file: FileEntry) -> ShardSamples:
+def read_samples(file: FileEntry, *, needs_labels: bool = True) -> ShardSamples:
     """Read the samples of a shard; members with the same name up to the first dot are a sample, as in WebDataset.
 
     Args:
         file: The shard.
+        needs_labels: Whether to read labels and skip samples without one; otherwise the label of all samples is 0.
 
     Returns:
         The samples, in the order of the shard.
@@ -73,12 +74,12 @@ def read_samples(file: FileEntry) -> ShardSamples:
         for member in _members(file, stream):
             key, suffix = split_key(member.name)
             if key != current:
-                _add(found, current, members, file, stream)
+                _add(found, current, members, file, stream if needs_labels else None)
                 current, members = key, {}
             if suffix in members:
                 raise UserError(f"{printable(file.url)} has {printable(member.name)} twice")
             members[suffix] = member
-        _add(found, current, members, file, stream)
+        _add(found, current, members, file, stream if needs_labels else None)
     return found
 
 
@@ -134,11 +135,11 @@ def split_key(name: str) -> tuple[str, str]:
 def _add(
     found: ShardSamples, key: str | None, members: Mapping[str, tarfile.TarInfo], file: FileEntry, stream: Any
 ) -> None:
-    """Add a sample, or count it as skipped."""
+    """Add a sample, or count it as skipped; without a stream labels are not read."""
     if key is None:
         return
     images = (member for suffix, member in members.items() if "." not in suffix and has_image_suffix(f"_.{suffix}"))
-    image, label = next(images, None), _label(members, file, stream)
+    image, label = next(images, None), 0 if stream is None else _label(members, file, stream)
     if image is None or label is None:
         found.skipped[NO_IMAGE if image is None else NO_LABEL] += 1
         found.example = found.example or next(iter(members.values())).name

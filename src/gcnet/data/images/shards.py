@@ -11,14 +11,11 @@ from jaxtyping import Int32
 from gcnet.data.decode import EncodedImage, ImageError
 from gcnet.data.images.folders import label_classes
 from gcnet.data.images.shard_files import RangeReader, find_shards, is_shards, read_info, split_of_shard
-from gcnet.data.images.shard_index import ShardIndex, open_index
+from gcnet.data.images.shard_index import INDEX, ShardIndex, open_index
 from gcnet.data.images.sources import StoredImages
 from gcnet.data.splits import SPLIT_NAMES
 from gcnet.errors import UserError, printable
 from gcnet.remote_files import FileEntry, is_remote, read_ranges
-
-INDEX = "{}.index.safetensors"
-"""Name of the index of a split beside its shards."""
 
 _LISTED = 5
 

@@ -8,82 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from gcnet.data.coco.paths import resolve_paths
+import numpy as np
+
 from gcnet.data.decode import check_text
+from gcnet.data.images.file_names import FileNames
 from gcnet.data.images.folders import label_classes
+from gcnet.data.images.image_root import ImageRoot, RemoteImageRoot
+from gcnet.data.images.remote_images import RemoteImages
 from gcnet.data.images.sources import FileImages
+from gcnet.data.places import kept_listings, local_file
 from gcnet.data.splits import SPLIT_NAMES, split_named
-from gcnet.errors import UserError, no_folder, printable
-
-
-class ImageRoot:
-    """The image folder of a CSV.
-
-    Paths are relative to this folder or to that of the CSV, or absolute, and must be inside the image folder; symbolic
-    links may lead out of it. Paths of other systems and machines (backslashes, URL encoding, leading folders, URLs,
-    letter case) are repaired if they match a single file.
-
-    Args:
-        root: Folder of the images.
-        beside: Folder of the CSV.
-
-    Raises:
-        UserError: The image folder does not exist.
-    """
-
-    def __init__(self, root: Path, beside: Path) -> None:
-        if not root.is_dir():
-            raise UserError(f"`images` takes a folder, and {no_folder(root)}")
-        self.root = root
-        self._bases = list(dict.fromkeys((os.path.abspath(root), os.path.abspath(beside))))
-        self._real = os.path.realpath(root)
-
-    def below(self, paths: Sequence[str]) -> tuple[dict[str, str], str | None]:
-        """Resolve paths to paths relative to the image folder.
-
-        Paths outside of the folder are omitted. If some files exist, paths without a file are kept, as missing images.
-
-        Args:
-            paths: Paths as written in the CSV.
-
-        Returns:
-            Relative path by path of the CSV, and a note on repaired paths, or None.
-        """
-        names = {path: name for path in paths if (name := self._below(path)) is not None}
-        missing = [path for path in paths if not self._exists(path, names.get(path))]
-        resolved = resolve_paths(self._bases[0], missing)
-        strays = [path for path in missing if path not in names and path not in resolved.files]
-        if len(strays) < len(paths):
-            names |= {path: _without_start(path) for path in strays}
-        return {**names, **resolved.files}, resolved.note()
-
-    def _exists(self, path: str, name: str | None) -> bool:
-        """Return whether a path of the CSV is a file, inside or outside of the folder."""
-        if name is not None:
-            return os.path.lexists(os.path.join(self._bases[0], name))
-        return any(os.path.lexists(os.path.normpath(os.path.join(base, path))) for base in self._bases)
-
-    def _below(self, path: str) -> str | None:
-        """Return the path relative to the image folder, or None if it lies outside."""
-        inside = [self._inside(os.path.join(base, path)) for base in self._bases]
-        names = list(dict.fromkeys(name for name in inside if name is not None))
-        if len(names) < 2:
-            return next(iter(names), None)
-        return next((name for name in names if os.path.lexists(os.path.join(self._bases[0], name))), names[0])
-
-    def _inside(self, path: str) -> str | None:
-        normal = os.path.normpath(path)
-        for root in (self._bases[0], self._real):
-            start = os.path.join(root, "")
-            if normal.startswith(start):
-                return normal[len(start) :]
-        return None
-
-
-def _without_start(path: str) -> str:
-    """Return a path without leading folders such as .. or /."""
-    return "/".join(part for part in path.split("/") if part not in ("", ".", ".."))
-
+from gcnet.errors import UserError, printable
+from gcnet.remote_files import is_remote
 
 _REQUIRED = ("path", "label")
 _DELIMITERS = (",", ";", "\t", "|")
@@ -128,14 +64,60 @@ class CsvImages(FileImages):
         split: str | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
-        rows, unused = _rows_of_split(table, split)
         images = ImageRoot(Path(table).parent if root is None else Path(root), Path(table).parent)
-        listed, notes = _listed(table, rows, images)
-        labels_found = sorted({row.label for row in rows})
-        label_of, repaired = label_classes(labels_found, classes, table)
-        notes = [*repaired, *([note] if (note := _unused_note(table, unused)) else []), *notes]
-        labels = [label_of[row.label] for row in listed.values()]
-        super().__init__(images.root, list(listed), labels, labels_found if classes is None else classes, notes=notes)
+        found = _labeled(table, images, split, classes)
+        super().__init__(images.root, found.names, found.labels, found.classes, notes=found.notes)
+
+
+@kept_listings()
+def remote_csv_images(
+    table: str | os.PathLike[str], root: str, *, split: str | None = None, classes: Sequence[str] | None = None
+) -> RemoteImages:
+    """Return the images of a CSV that are in a folder at a URL.
+
+    Args:
+        table: Path or URL of the CSV.
+        root: URL of the folder.
+        split: As for `CsvImages`.
+        classes: As for `CsvImages`.
+
+    Raises:
+        UserError: As for `CsvImages`, or the URL cannot be read.
+    """
+    images = RemoteImageRoot(root)
+    found = _labeled(table, images, split, classes)
+    return RemoteImages(
+        images.root,
+        FileNames.packed(found.names),
+        sizes=np.array([images.sizes.get(name, -1) for name in found.names], dtype=np.int64),
+        labels=np.array(found.labels, dtype=np.int32),
+        classes=found.classes,
+        notes=found.notes,
+    )
+
+
+class _Labeled(NamedTuple):
+    """Images of a CSV: paths below the image folder, labels as indices into the classes, and notes."""
+
+    names: list[str]
+    labels: list[int]
+    classes: Sequence[str]
+    notes: list[str]
+
+
+def _labeled(
+    table: str | os.PathLike[str],
+    images: ImageRoot | RemoteImageRoot,
+    split: str | None,
+    classes: Sequence[str] | None,
+) -> _Labeled:
+    rows, unused = _rows_of_split(table, split)
+    listed, notes = _listed(table, rows, images)
+    own = sorted({row.label for row in rows})
+    label_of, repaired = label_classes(own, classes, table)
+    notes = [*repaired, *([note] if (note := _unused_note(table, unused)) else []), *notes]
+    labels = [label_of[row.label] for row in listed.values()]
+    return _Labeled(list(listed), labels, own if classes is None else classes, notes)
 
 
 def read_splits(table: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -154,14 +136,14 @@ def read_splits(table: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def read_rows(table: str | os.PathLike[str]) -> list[Row]:
-    """Return all rows of the CSV `table`.
+    """Return all rows of the CSV at the path or URL `table`.
 
     Raises:
         UserError: The file is not a CSV in UTF-8, lacks the columns path and label, has an empty value, or has no rows.
     """
     try:
         # Names of files need not be text: bytes that are not UTF-8 pass through, as in the file system.
-        with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        with open(local_file(Path(table)), newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             content = file.read()
         if content.strip():
             check_text(table, content)
@@ -242,7 +224,9 @@ def _row(table: object, line: int, columns: list[str], row: dict[str, str | None
     return Row(line, values["path"], values["label"], values.get("split"))
 
 
-def _listed(table: object, rows: Sequence[Row], images: ImageRoot) -> tuple[dict[str, Row], list[str]]:
+def _listed(
+    table: object, rows: Sequence[Row], images: ImageRoot | RemoteImageRoot
+) -> tuple[dict[str, Row], list[str]]:
     """Return the row of each file, and notes on skipped or repaired rows, a sentence each."""
     names, note = images.below([row.path for row in rows])
     listed: dict[str, Row] = {}
@@ -260,39 +244,35 @@ def _listed(table: object, rows: Sequence[Row], images: ImageRoot) -> tuple[dict
                 f'{place}: "{printable(row.path)}" is already listed as "{printable(first.label)}" instead of '
                 f'"{printable(row.label)}", see {table}, line {first.line}'
             )
-    _require_some(table, list(listed), images.root)
+    if not images.has_some(list(listed)):
+        raise UserError(
+            f"{table}: none of its {len(listed):,} images is in the folder {images.root}, such as "
+            f"{printable(next(iter(listed)))}; `images` must be the folder of the images"
+        )
     notes = [f"{table}: {note}"] if note else []
     if len(listed) < len(rows):
         notes.append(f"{table}: {len(rows) - len(listed):,} of {len(rows):,} rows are repeated and skipped")
     return listed, notes
 
 
-def _require_some(table: object, files: Sequence[str], root: Path) -> None:
-    if not any((root / name).exists() for name in files):
-        raise UserError(
-            f"{table}: none of its {len(files):,} images is in the folder {root}, such as {printable(files[0])}; "
-            "`images` must be the folder of the images"
-        )
-
-
 class CsvLayout:
     """Layout of a CSV with the columns path, label and, for several splits, split.
 
     Args:
-        data: The CSV.
-        images: Folder of the images (default: the folder of the CSV).
+        data: Path or URL of the CSV.
+        images: Folder of the images, a path or URL (default: the folder of the CSV).
     """
 
     expected: ClassVar[str] = "a .csv file"
     takes_images: ClassVar[bool] = True
 
     def __init__(self, data: str, images: str | None = None) -> None:
-        self.path, self.images = Path(data), images
+        self.path, self.images = data, images
 
     @staticmethod
     def matches(data: str) -> bool:
-        """Return whether `data` is a CSV file."""
-        return os.path.isfile(data) and data.lower().endswith(".csv")
+        """Return whether `data` is a CSV file, or the URL of one."""
+        return data.lower().endswith(".csv") and (is_remote(data) or os.path.isfile(data))
 
     def splits(self) -> tuple[str, ...]:
         """Return the splits with rows, keys of `SPLIT_NAMES`."""
@@ -302,13 +282,16 @@ class CsvLayout:
         """Return the sorted labels of `split`; None stands for all rows."""
         return sorted({row.label for row in _rows_of_split(self.path, split)[0]})
 
-    def open(self, split: str | None, classes: Sequence[str] | None = None) -> CsvImages:
+    def open(self, split: str | None, classes: Sequence[str] | None = None) -> CsvImages | RemoteImages:
         """Return the labeled images of a split.
 
         Args:
             split: A split of `splits`; None takes all rows.
             classes: Known class names, in the order of the labels (default: the sorted labels of the rows).
         """
+        root = os.path.dirname(self.path) if self.images is None else self.images
+        if is_remote(root):
+            return remote_csv_images(self.path, root, split=split, classes=classes)
         return CsvImages(self.path, root=self.images, split=split, classes=classes)
 
     def check_unsplit(self) -> None:

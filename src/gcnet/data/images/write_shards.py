@@ -12,8 +12,7 @@ from typing import BinaryIO
 
 from gcnet.data.decode import IMAGE_SUFFIXES, EncodedImage
 from gcnet.data.images.shard_files import INFO, find_shards
-from gcnet.data.images.shard_index import build_index
-from gcnet.data.images.shards import INDEX
+from gcnet.data.images.shard_index import INDEX, build_index
 from gcnet.data.images.sources import StoredImages
 from gcnet.errors import UserError, printable
 from gcnet.storage import StorageError, atomic_file, write_atomic

@@ -101,7 +101,7 @@ def check_labeled_images(settings: CheckDataSettings) -> LabeledImagesReport:
     data = restored_url(settings.data)
     if not (is_remote(data) or is_shards(data)):
         _refuse_other_data(settings.data)
-    splits = open_splits(data, None if settings.images is None else str(settings.images))
+    splits = open_splits(data, None if settings.images is None else restored_url(settings.images))
     with progress_bar("images", sum(map(len, splits.values()))) as progress:
         report = check_images(splits, workers=settings.workers, progress=progress)
     return LabeledImagesReport(report, splits, settings.max_listed, DataSettings(data=data).name)

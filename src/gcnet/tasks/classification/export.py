@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gcnet.data.images.inputs import ImageInput
+from gcnet.data.images.image_input import ImageInput
 from gcnet.data.settings import Preprocessing, PreprocessingSettings
 from gcnet.data.transforms import image_pixels, resize_and_crop, unit_range
 from gcnet.errors import UserError, printable

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -11,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from gcnet.data.dataset import Skipped
-from gcnet.data.images.inputs import ImageInput, Images, file_inputs
+from gcnet.data.images.find_inputs import InputImages
+from gcnet.data.images.image_input import ImageInput
+from gcnet.data.images.inputs import Images
 from gcnet.data.images.probe import unused_depth_note
-from gcnet.data.images.sources import FileImages
 from gcnet.data.settings import Preprocessing, PreprocessingSettings
 from gcnet.data.transforms import build_eval_transform
 from gcnet.errors import UserError
@@ -145,12 +145,14 @@ def configured_predictor(loaded: LoadedModel, settings: PredictSettings) -> tupl
     return predictor, {"topk": settings.topk or TOP, "batch_size": settings.batch_size}
 
 
-def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSettings, processes: Processes) -> Predictions:
+def predict(
+    loaded: LoadedModel, images: Sequence[ImageInput], settings: PredictSettings, processes: Processes
+) -> Predictions:
     """Classify image files, and write a contact sheet to `settings.output`.
 
     Args:
         loaded: a `TrainedClassifier` on its device.
-        paths: image files.
+        images: image files.
         settings: settings of the prediction.
         processes: processes that share the images; the first writes the contact sheet.
 
@@ -165,19 +167,20 @@ def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSetting
         raise UserError(f"`output` of a classifier is a PNG file whose name ends in .png, found {settings.output}")
     predictor, options = configured_predictor(loaded, settings)
     preprocessing = predictor.preprocessing
-    images = FileImages(Path(), [str(path) for path in paths], [0] * len(paths), ["unknown"])
     if processes.first:
-        if note := unused_depth_note(images, preprocessing.bit_depth):
+        if note := unused_depth_note(InputImages(images), preprocessing.bit_depth):
             _logger.warning(note)
         _logger.info("preprocessing: %s", preprocessing)
-    with progress_bar("images", len(paths), shown=processes.first) as progress:
-        predictions = predictor(file_inputs(paths), **options, progress=progress, processes=processes)
+    with progress_bar("images", len(images), shown=processes.first) as progress:
+        predictions = predictor(images, **options, progress=progress, processes=processes)
     if settings.output is None or not predictions.images or not processes.first:
         return predictions
     from gcnet.visualization.style import figure_caption, folder_title
 
     settings.output.parent.mkdir(parents=True, exist_ok=True)
-    caption = figure_caption(folder_title(paths), loaded.title, f"{len(predictions.images):,} images")
+    caption = figure_caption(
+        folder_title(image.name for image in images), loaded.title, f"{len(predictions.images):,} images"
+    )
     shown = draw_predictions(predictions.images, settings.output, caption=caption)
     return replace(
         predictions, figures=f"contact sheet of {shown} of {len(predictions.images)} images: {settings.output}"

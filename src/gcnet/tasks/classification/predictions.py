@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from gcnet.data.images.inputs import ImageInput
+from gcnet.data.images.image_input import ImageInput
 from gcnet.data.images.sources import evenly_spread
 from gcnet.errors import printable
 from gcnet.tasks.results import PredictionResult
@@ -109,8 +109,7 @@ def draw_predictions(predictions: Sequence[Prediction], path: Path, *, caption: 
 def _title(prediction: Prediction, classes: int) -> str:
     """The name of the image, and a line for each of its most probable classes."""
     pairs = prediction.classes[:classes]
-    name = prediction.source.path.name if prediction.source.path else prediction.source.name
-    return "\n".join([name, *(f"{label} {100 * probability:.0f} %" for label, probability in pairs)])
+    return "\n".join([prediction.source.title, *(f"{label} {100 * probability:.0f} %" for label, probability in pairs)])
 
 
 def _thumbnail(source: ImageInput) -> Image.Image:

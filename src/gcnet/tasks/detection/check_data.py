@@ -13,10 +13,11 @@ from typing import Any
 from gcnet.data.coco.inspection import PARTS, Inspection, image_names, inspect, read_annotations
 from gcnet.data.coco.issues import ISSUE_KINDS, issue_summary
 from gcnet.data.coco.layouts import find_annotation_files, image_folder, missing_annotations_error
-from gcnet.data.coco.paths import resolve_paths
-from gcnet.data.images.sources import size_on_disk
+from gcnet.data.coco.paths import ResolvedPaths, resolve_paths
+from gcnet.data.places import first_bytes, is_folder, local_file, shown_place
 from gcnet.errors import UserError, printable
 from gcnet.progress_bar import progress_bar
+from gcnet.remote_files import restored_url
 from gcnet.storage import write_atomic
 from gcnet.tasks.results import DataReport, describe_issues
 from gcnet.tasks.settings import CheckDataSettings
@@ -85,7 +86,7 @@ class AnnotationsReport(DataReport):
         folder.mkdir(parents=True, exist_ok=True)
         inspection, clean = self.inspection, self.inspection.clean
         report = {
-            "annotations": str(self.file),
+            "annotations": restored_url(self.file),
             "counts": dict(self.counts),
             "usable": {part: len(clean[part]) for part in PARTS},
             "skipped_with_their_image_or_category": inspection.dropped,
@@ -134,11 +135,10 @@ class AnnotationsReport(DataReport):
         kept = ", ".join(f"{len(clean[part]):,} of {self.counts[part]:,} {part}" for part in ("images", "annotations"))
         return f"wrote {file}, without the issues: {kept}"
 
-    def image_files(self) -> dict[str, str]:
-        """Return the paths of the existing image files, by `file_name` in the annotations."""
+    def image_files(self) -> ResolvedPaths:
+        """Return the image files by `file_name` in the annotations; none if the image folder is unknown."""
         names = [image["file_name"] for image in self.inspection.clean["images"]]
-        resolved = None if self.images is None else resolve_paths(self.images, names)
-        return {name: path for name in names if resolved is not None and (path := resolved.path(name)) is not None}
+        return ResolvedPaths("", {}, {}) if self.images is None else resolve_paths(self.images, names)
 
     def categories(self) -> frozenset[tuple[int, str]]:
         """Return the ids and names of the categories."""
@@ -166,7 +166,7 @@ class SplitsReport(DataReport):
 
     def __str__(self) -> str:
         """Return the report of each file, and the issues between splits."""
-        return "\n\n".join([*(f"{printable(report.file)}\n{report}" for report in self.files), *self.comparisons])
+        return "\n\n".join([*(f"{shown_place(report.file)}\n{report}" for report in self.files), *self.comparisons])
 
     def write(self, folder: Path) -> list[str]:
         """Write the report of each file, into a folder each if there are several.
@@ -201,15 +201,15 @@ def check_annotations(settings: CheckDataSettings) -> AnnotationsReport | Splits
     Raises:
         UserError: the files do not exist or are not COCO annotations.
     """
-    if not settings.data.is_dir():
+    if not is_folder(settings.data):
         return _check_file(settings.data, settings)
     layout = find_annotation_files(settings.data)
     files = layout.files()
     if not files:
         raise missing_annotations_error(layout, "train")
     if settings.fix is not None and len(files) > 1:
-        listed = ", ".join(printable(file) for file in files)
-        raise UserError(f"`fix` takes one annotation file, and {printable(settings.data)} has {len(files)}: {listed}")
+        listed = ", ".join(shown_place(file) for file in files)
+        raise UserError(f"`fix` takes one annotation file, and {shown_place(settings.data)} has {len(files)}: {listed}")
     reports = {file: _check_file(file, settings, finds_images=True) for file in files}
     splits = [split for split in (layout.train, layout.val, layout.test) if split]
     comparisons: list[str] = []
@@ -220,7 +220,7 @@ def check_annotations(settings: CheckDataSettings) -> AnnotationsReport | Splits
 
 def _check_file(file: Path, settings: CheckDataSettings, *, finds_images: bool = False) -> AnnotationsReport:
     """Check an annotation file; `finds_images` also searches for its image folder."""
-    content = read_annotations(file)
+    content = read_annotations(local_file(file), shown_place(file))
     folder, problem = _image_folder(file, settings.images, content)
     reads_images = settings.images is not None or (finds_images and folder is not None)
     with progress_bar("images", len(content["images"]), shown=reads_images) as progress:
@@ -256,10 +256,10 @@ def compare_splits(reports: Sequence[AnnotationsReport], listed: int) -> list[st
     for first, second in combinations(reports, 2):
         names = f"{printable(first.file.name)} and {printable(second.file.name)}"
         if first.file.name == second.file.name:
-            names = f"{printable(first.file)} and {printable(second.file)}"
+            names = f"{shown_place(first.file)} and {shown_place(second.file)}"
         if different := sorted({name for _, name in first.categories() ^ second.categories()}):
-            shown = printable(", ".join(different[: listed or 1]))
-            texts.append(f"categories of {names} differ, in names or ids: {shown}")
+            named = printable(", ".join(different[: listed or 1]))
+            texts.append(f"categories of {names} differ, in names or ids: {named}")
         if shared := _shared_images(first, second):
             lines = [
                 f"  {printable(name)}" + (f": the same bytes as {printable(other)}" if name != other else "")
@@ -272,17 +272,17 @@ def compare_splits(reports: Sequence[AnnotationsReport], listed: int) -> list[st
 def _shared_images(first: AnnotationsReport, second: AnnotationsReport) -> list[tuple[str, str]]:
     """Return names of images in the first file, each with the name of an identical image in the second."""
     files = [report.image_files() for report in (first, second)]
-    sizes = [{name: size_on_disk(path) for name, path in paths.items()} for paths in files]
+    sizes = [{name: paths.size(name) for name in paths.files} for paths in files]
     both = (set(sizes[0].values()) & set(sizes[1].values())) - {None}  # only files of the same size are read
-    others = {_digest(path): name for name, path in files[1].items() if sizes[1][name] in both}
-    chosen = ((name, path) for name, path in files[0].items() if sizes[0][name] in both)
-    pairs = ((name, others.get(_digest(path))) for name, path in chosen)
+    others = {_digest(files[1], name): name for name in files[1].files if sizes[1][name] in both}
+    chosen = (name for name in files[0].files if sizes[0][name] in both)
+    pairs = ((name, others.get(_digest(files[0], name))) for name in chosen)
     return [(name, other) for name, other in pairs if other is not None]
 
 
-def _digest(path: str) -> bytes:
+def _digest(paths: ResolvedPaths, name: str) -> bytes:
+    path = str(paths.path(name))
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        return hashlib.sha256(first_bytes(Path(path), paths.size(name) or 0)).digest()
     except OSError:
         return path.encode("utf-8", "surrogateescape")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gcnet.data.coco.loading import image_to_tensor
-from gcnet.data.images.inputs import ImageInput
+from gcnet.data.images.image_input import ImageInput
 from gcnet.errors import UserError
 from gcnet.exporters.graph import ExportGraph, dynamic_axes
 from gcnet.exporters.settings import ExportSettings

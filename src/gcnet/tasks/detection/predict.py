@@ -16,7 +16,8 @@ from gcnet.data.coco.loading import image_to_tensor
 from gcnet.data.coco.masks import extent
 from gcnet.data.dataset import Skipped
 from gcnet.data.decode import ImageError
-from gcnet.data.images.inputs import ImageInput, Images, file_inputs
+from gcnet.data.images.image_input import ImageInput
+from gcnet.data.images.inputs import Images
 from gcnet.errors import UserError, printable, unknown
 from gcnet.models.detector.heads import limit_detections
 from gcnet.models.detector.transform import RoundedTransform
@@ -52,12 +53,14 @@ def configured_predictor(loaded: LoadedModel, settings: PredictSettings) -> "tup
     }
 
 
-def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSettings, processes: Processes) -> Detections:
+def predict(
+    loaded: LoadedModel, images: Sequence[ImageInput], settings: PredictSettings, processes: Processes
+) -> Detections:
     """Detect objects in image files, and write annotated images to `settings.output`.
 
     Args:
         loaded: a `TrainedDetector` on its device.
-        paths: image files.
+        images: image files.
         settings: settings of the prediction.
         processes: processes that share the images; each writes the pictures of its share.
 
@@ -69,13 +72,14 @@ def predict(loaded: LoadedModel, paths: Sequence[Path], settings: PredictSetting
             exists.
     """
     predictor, options = configured_predictor(loaded, settings)
+    paths = [Path(image.name) for image in images]
     processes.by_first(lambda: _check_output(settings, paths))
     pictures = _Pictures(paths, settings)
     processes.by_first(pictures.refuse_existing)
     if processes.first:
         _logger.info("images: %s", describe_resizing(predictor.model))
     with progress_bar("images", len(paths), shown=processes.first) as progress:
-        detections = predictor(file_inputs(paths), **options, show=pictures, progress=progress, processes=processes)
+        detections = predictor(images, **options, show=pictures, progress=progress, processes=processes)
     if settings.output is None or not detections.images:
         return detections
     return replace(detections, figures=f"pictures of the images with their objects: {settings.output}")
@@ -117,9 +121,8 @@ class _Pictures:
             from gcnet.visualization.detections import draw_detections
             from gcnet.visualization.images import encode_jpeg
 
-            assert detections.path is not None
             picture = draw_detections(image, detections.results, detections.categories, labels=self._labels)
-            write_atomic(self._folder / self._names[detections.path], encode_jpeg(picture))
+            write_atomic(self._folder / self._names[Path(detections.source.name)], encode_jpeg(picture))
 
 
 class ObjectPredictor(Predictor):

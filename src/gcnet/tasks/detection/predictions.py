@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from gcnet.data.coco.masks import segmentation_mask
-from gcnet.data.images.inputs import ImageInput
+from gcnet.data.images.image_input import ImageInput
 from gcnet.errors import printable
 from gcnet.tasks.results import PredictionResult
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from gcnet.data.images.image_input import ImageInput
     from gcnet.exporters.graph import ExportGraph
     from gcnet.exporters.settings import ExportSettings
     from gcnet.models.card import ModelCard
@@ -133,11 +134,11 @@ class Detection(Task):
         return configured_predictor(loaded, settings)
 
     def predict(
-        self, loaded: "LoadedModel", paths: "Sequence[Path]", settings: PredictSettings, processes: "Processes"
+        self, loaded: "LoadedModel", images: "Sequence[ImageInput]", settings: PredictSettings, processes: "Processes"
     ) -> "Detections":
         from gcnet.tasks.detection.predict import predict
 
-        return predict(loaded, paths, settings, processes)
+        return predict(loaded, images, settings, processes)
 
     def predictor(self, loaded: "LoadedModel", inference: "Inference") -> "Predictor":
         from gcnet.tasks.detection.predict import ObjectPredictor
