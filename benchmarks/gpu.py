@@ -1,6 +1,6 @@
 """Times and memory on a GPU: a network with and without global context, and its kernels by Triton and without.
 
-Contestants take turns; each line gives median and spread. It needs a clone, torch, torchvision, timm and jaxtyping.
+Contestants take turns; each line gives median and spread. It needs a clone, torch, torchvision and timm.
 """
 
 import argparse
@@ -8,12 +8,19 @@ import csv
 import datetime
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 if __name__ == "__main__":
     # Run as a file, in a clone that need not be installed.
     sys.path[:1] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "src")]
+    if find_spec("jaxtyping") is None:
+        # Annotations without the shapes.
+        shapeless = type("Shapeless", (), {"__class_getitem__": lambda _, item: item[0]})
+        names = ("Bool", "Float", "Int", "Int32", "Int64", "Integer", "Shaped", "UInt8")
+        sys.modules["jaxtyping"] = cast(ModuleType, SimpleNamespace(**dict.fromkeys(names, shapeless)))
 
 import torch
 

@@ -37,6 +37,26 @@ def test_a_missing_gpu_is_reported_in_one_sentence() -> None:
     )
 
 
+WITH_TORCH_ALONE = """
+import runpy, sys
+
+for name in ("jaxtyping", "rich", "safetensors", "scipy", "pycocotools"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_it_starts_without_the_other_requirements_of_the_package() -> None:
+    options = ["--device", "cpu", "--quick", "--host", "cifar_resnet20", "--batch", "2", "--size", "32"]
+    command = [sys.executable, "-c", WITH_TORCH_ALONE, ROOT / "benchmarks" / "gpu.py", *options, "--repeats", "1"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert "norm_add_relu_backward" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_it_measures_networks_and_kernels_and_writes_a_row_for_each(device: str, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gcnet.errors import UserError
 from gcnet.framework.fixed_batch_norm import FixedBatchNorm2d
 from gcnet.insertion import context_parameters, insert, inserted
 from gcnet.insertion.fuse import fuse
+from gcnet.insertion.insert import replace
 from gcnet.insertion.residual_blocks.fused import FusedBottleneck, FusedStage
 from tolerances import assert_equal_within
 
@@ -279,6 +280,8 @@ def test_a_fused_network_is_neither_saved_nor_changed(tmp_path) -> None:
             call()
     with pytest.raises(UserError, match=message.format("changed")):
         gcnet.insert(fused, "se")
+    with pytest.raises(UserError, match=message.format("changed")):
+        replace(fused, "layer3.0", "se")
     assert not list(tmp_path.iterdir())
 
 

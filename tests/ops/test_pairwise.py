@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gcnet.ops import pairwise
 from gcnet.ops.pairwise import (
     concatenation_aggregate,
     concatenation_weights,
     dot_product_aggregate,
     dot_product_weights,
+    fused_width,
     softmax_aggregate,
     softmax_weights,
 )
@@ -34,6 +36,20 @@ def dot_product_loop(query: Tensor, key: Tensor, i: int) -> list[float]:
 
 def concatenation_loop(query: Tensor, key: Tensor, i: int) -> list[float]:
     return [max(0.0, float(query[i] + key[j])) / key.shape[0] for j in range(key.shape[0])]
+
+
+def test_gpus_get_widths_that_their_fused_attention_takes() -> None:
+    widths = [fused_width(width, torch.device("cuda")) for width in (1, 8, 9, 100, 128)]
+    assert widths == [8, 8, 16, 104, 128]
+    assert fused_width(9, torch.device("cpu")) == 9
+
+
+@pytest.mark.parametrize(("d", "v"), [(5, 11), (11, 5), (3, 3)])
+def test_padded_widths_give_the_same_context(monkeypatch: pytest.MonkeyPatch, d: int, v: int) -> None:
+    query, key, value = torch.randn(2, d, 6).double(), torch.randn(2, d, 4).double(), torch.randn(2, v, 4).double()
+    expected = softmax(query, key, value)
+    monkeypatch.setattr(pairwise, "fused_width", lambda width, _: fused_width(width, torch.device("cuda")))
+    assert_equal_within(softmax(query, key, value), expected, torch.float64)
 
 
 def softmax(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -215,6 +215,8 @@ def replace(model: nn.Module, sites: str | Collection[str], block: str, *, ratio
         UserError: a module has no block, or the new block does not accept the ratio or the channels of a site. The
             model is then unchanged.
     """
+    check_network(model)
+    refuse_fused(model, "changed")
     if ratio is not None:
         check_options(block, {"ratio": ratio})
     wanted = {sites} if isinstance(sites, str) else set(sites)
