@@ -10,13 +10,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gcnet.framework.block import Branch, ContextBlock
 from gcnet.framework.fusion import Add, AffineFusion
-from gcnet.framework.narrow_contexts import LinearContext, NarrowAttention, NarrowContext
+from gcnet.framework.narrow_contexts import (
+    LinearContext,
+    NarrowAttention,
+    NarrowContext,
+    can_pool_one_image,
+    pool_one_image,
+)
 from gcnet.framework.narrow_transforms import VectorBottleneck, narrow_transform
 from gcnet.framework.overriding import has_other_parts, is_overridden
 from gcnet.framework.tracing import NotScriptable
@@ -88,8 +93,6 @@ class ComposedNarrowBlock(NarrowBlock):
 class NarrowGlobalContext(NarrowBlock):
     """A `gc` block with one head, LayerNorm and addition, for one image in as few operations as possible.
 
-    Between two convolutions, a call costs more than what it computes.
-
     Args:
         pool: attention pooling of `h`.
         bottleneck: of the pooled vector.
@@ -100,20 +103,19 @@ class NarrowGlobalContext(NarrowBlock):
         super().__init__(pool, block_parameters=block_parameters, adds_bias=True)
         self.bottleneck = bottleneck
         layers: Any = (bottleneck.reduce, bottleneck.norm, bottleneck.expand)
-        self.key = nn.Parameter(pool.keys[0].view(1, 1, -1))
+        self.keys = pool.keys
         for name, value in _named(layers):
             self.register_parameter(name, value)
         self.eps: float = layers[1].eps
 
     def forward(self, h: Float[Tensor, "n k *s"]) -> tuple[None, Float[Tensor, "n c 1 1"]]:
         parameters: Any = self._parameters.values()
-        key, reduce, reduce_bias, gamma, beta, expand, expand_bias = parameters
-        if h.shape[0] != 1 or h.dtype != key.dtype or h.is_cuda:
+        keys, reduce, reduce_bias, gamma, beta, expand, expand_bias = parameters
+        if not can_pool_one_image(h, keys):
             return None, self.bottleneck(self.pool(h))[..., None, None]
-        flat = h.flatten(2)
-        pooled = torch.bmm(torch.softmax(torch.bmm(key, flat), -1), flat.transpose(1, 2)).view(1, -1)
-        hidden = torch.layer_norm(F.linear(pooled, reduce, reduce_bias), gamma.shape, gamma, beta, self.eps)
-        return None, F.linear(hidden.relu_(), expand, expand_bias).view(1, -1, 1, 1)
+        hidden = torch.addmm(reduce_bias, pool_one_image(h, keys), reduce)
+        hidden = torch.layer_norm(hidden, gamma.shape, gamma, beta, self.eps)
+        return None, torch.addmm(expand_bias, hidden.relu_(), expand).view(1, -1, 1, 1)
 
 
 def _named(layers: Sequence[Any]) -> Iterator[tuple[str, nn.Parameter]]:

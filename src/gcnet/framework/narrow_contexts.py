@@ -73,14 +73,16 @@ class NarrowAttention(nn.Module):
     """`p_g = sum_j softmax_j(key_g . h_j) h_j`: attention pooling of `h` for each group.
 
     Args:
-        key: (G, K), `W_g^T w_g`.
+        keys: (G, K), `W_g^T w_g`.
     """
 
-    def __init__(self, key: Float[Tensor, "g k"]) -> None:
+    def __init__(self, keys: Float[Tensor, "g k"]) -> None:
         super().__init__()
-        self.keys = nn.ParameterList(nn.Parameter(row, requires_grad=False) for row in key)
+        self.keys = nn.Parameter(keys, requires_grad=False)
 
     def forward(self, h: Float[Tensor, "n k *s"]) -> Float[Tensor, "n gk"]:
+        if can_pool_one_image(h, self.keys):
+            return pool_one_image(h, self.keys)
         flat = h.flatten(2)
         if len(self.keys) == 1:
             return attention_pool(flat, self.keys[0], None)
@@ -92,5 +94,29 @@ class NarrowAttention(nn.Module):
         return weights.squeeze(1) if len(self.keys) == 1 else weights
 
     def _weights(self, flat: Float[Tensor, "n k p"]) -> Float[Tensor, "n g p"]:
-        logits = [attention_logits(flat, key.to(flat.dtype), None) for key in self.keys]
+        logits = [attention_logits(flat, key, None) for key in self.keys.to(flat.dtype)]
         return torch.stack([attention_weights(row) for row in logits], dim=1)
+
+
+def can_pool_one_image(h: Float[Tensor, "n k *s"], keys: Float[Tensor, "g k"]) -> bool:
+    """Whether `pool_one_image` computes what `NarrowAttention` does.
+
+    Args:
+        h: input of the convolution.
+        keys: of the groups.
+    """
+    # The softmax of half-precision logits is taken in float32.
+    return h.shape[0] == 1 and h.dtype == keys.dtype and h.dtype.itemsize >= 4 and not h.is_cuda
+
+
+def pool_one_image(h: Float[Tensor, "1 k *s"], keys: Float[Tensor, "g k"]) -> Float[Tensor, "1 gk"]:
+    """Return `NarrowAttention` of one image in as few operations as possible.
+
+    Between two convolutions, a call costs more than what it computes.
+
+    Args:
+        h: input of the convolution.
+        keys: of the groups.
+    """
+    flat = h.flatten(2)[0]
+    return torch.mm(torch.softmax(torch.mm(keys, flat), 1), flat.t()).view(1, -1)
