@@ -96,6 +96,33 @@ def test_norms_without_affine_parameters_or_momentum_are_folded() -> None:
     assert_equal_outputs(model, fused, images())
 
 
+class Half(nn.Identity):
+    """Half of a map, also in eval mode."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input / 2
+
+
+@pytest.mark.parametrize(
+    ("child", "reason"), [("bn3", "its last norm, Half,"), ("drop_path", "has a Half after"), ("drop_block", "")]
+)
+def test_layers_of_a_residual_block_that_the_user_replaced_still_run(child: str, reason: str) -> None:
+    model = network("timm", "gc")
+    setattr(model.layer3[1], child, Half())
+    fused = fuse(model)
+    site = next(site for site in inserted(fused)[0].sites if site.name == "layer3.1")
+    assert reason in site.obstacle and bool(reason) == bool(site.obstacle)
+    assert_equal_outputs(model, fused, images())
+
+
+def test_synchronized_norms_are_folded() -> None:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(network("torchvision", "gc"))
+    fused = fuse(model)
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in fused.modules())
+    assert all(site.is_fused for site in inserted(fused)[0].sites)
+    assert_equal_outputs(model, fused, images())
+
+
 def test_residual_blocks_that_are_not_bottlenecks_are_named() -> None:
     model = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1])
     gcnet.insert(model, "gc")

@@ -160,6 +160,12 @@ def test_bf16_is_as_close_to_float64_as_the_block_after_the_norm() -> None:
     assert errors[1] < 1.5 * errors[0], errors
 
 
+def test_an_empty_batch_passes_through_the_last_norm_as_through_every_other(early: list[int]) -> None:
+    model = network("torchvision", "gc").train()
+    assert model.layer2(images()[:0, :1].expand(0, 256, 37, 43)).shape == (0, 512, 19, 22)
+    assert early == []
+
+
 @pytest.mark.parametrize("block", ["se", "gct", "grn", "dnl"])
 def test_other_blocks_run_after_the_norm(block: str, early: list[int]) -> None:
     step(network("torchvision", block), images())

@@ -79,8 +79,13 @@ def fusion_obstacle(module: nn.Module) -> str | None:
     convolution = parts["conv3"]
     if not is_plain(convolution, nn.Conv2d) or not is_pointwise(convolution):
         return "its last convolution is not a plain 1x1 convolution"
-    if not isinstance(parts["bn3"], nn.Identity):
+    if not is_plain(parts["bn3"], nn.Identity):
         return f"its last norm, {type(parts['bn3']).__name__}, could not be folded"
+    drop_path = parts.get("drop_path")
+    if drop_path is not None and not (
+        type(drop_path).__module__.startswith("timm.") and is_plain(drop_path, type(drop_path))
+    ):
+        return f"the residual block has a {type(drop_path).__name__} after the block"
     if parts.get("se") is not None:
         return "the residual block has channel attention of its own before the block"
     if any(not is_plain(part, type(part)) for part in parts["context"].modules()):

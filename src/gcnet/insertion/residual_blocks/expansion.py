@@ -76,7 +76,7 @@ class Expanding(Positioned):
         if not self.training or self.context_position != "after_norm" or not adds_one_term(self.context):
             return False
         convolution = self.conv3
-        if isinstance(h, Proxy) or type(convolution) is not nn.Conv2d or convolution.bias is not None:
+        if isinstance(h, Proxy) or not h.numel() or type(convolution) is not nn.Conv2d or convolution.bias is not None:
             return False
         if not is_pointwise(convolution) or not _is_batch_norm(self.bn3):
             return False

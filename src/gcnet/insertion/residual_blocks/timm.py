@@ -68,5 +68,5 @@ class FusedTimmBottleneck(FusedBottleneck, TimmBottleneckWithContext):
     @one_graph_node
     def forward(self, x: Tensor, source: nn.Module | None = None) -> Tensor:
         h = self.act1(self.bn1(self.conv1(x)))
-        h = self.aa(self.act2(self.bn2(self.conv2(h))))
+        h = self.aa(self.act2(self.drop_block(self.bn2(self.conv2(h)))))
         return self.residual(h, x, self.act3, source)
