@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import DeformConv2d
 
-from gcnet.errors import UserError
+from gcnet.errors import Failure, UserError
 from gcnet.exporters import formats
-from gcnet.exporters.formats import FORMATS, require_libraries
+from gcnet.exporters.formats import FORMATS, content_of, require_libraries
 from gcnet.exporters.graph import ExportGraph, dynamic_axes
 from gcnet.exporters.openvino_files import import_openvino
 from named_blocks import make
@@ -71,6 +72,26 @@ def test_metadata_of_openvino_are_in_its_rt_info(graph: ExportGraph) -> None:
     model = import_openvino().Core().read_model(*FORMATS["openvino"].write(graph))
     for key, value in METADATA.items():
         assert model.get_rt_info(["gcnet", key]) == value
+
+
+class Deformed(nn.Module):
+    """A deformable convolution, which OpenVINO cannot convert from ONNX."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offsets, self.conv = nn.Conv2d(3, 18, 3, padding=1), DeformConv2d(3, 4, 3, padding=1)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.conv(images, self.offsets(images)),)
+
+
+@pytest.mark.slow
+def test_a_network_that_a_format_cannot_hold_is_one_sentence() -> None:
+    example = torch.rand(1, 3, 8, 8)
+    graph = ExportGraph(Deformed().eval(), ("maps",), example, lambda _: example[0])
+    with pytest.raises(Failure, match="^`format=openvino` cannot hold this network: No conversion rule .* DeformConv"):
+        content_of("openvino", graph)
+    torch.testing.assert_close(FORMATS["onnx"].run(content_of("onnx", graph))(example), graph.module(example))
 
 
 def test_a_missing_library_is_named_with_the_extra_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from torch import Tensor
 
-from gcnet.errors import UserError
+from gcnet.errors import Failure, UserError, out_of_memory, printable
 from gcnet.exporters.graph import ExportGraph
 from gcnet.exporters.onnx_file import onnx_model, run_onnx
 from gcnet.exporters.openvino_files import openvino_files, run_openvino
@@ -52,6 +52,35 @@ FORMATS = {
     ),
 }
 """Formats by name."""
+
+
+def content_of(name: str, graph: ExportGraph) -> tuple[bytes, ...]:
+    """Return the content of the files of a graph.
+
+    Args:
+        name: key of `FORMATS`.
+        graph: the graph.
+
+    Returns:
+        In the order of `ExportSettings.files`.
+
+    Raises:
+        Failure: the network has an operation that the exporter of the format cannot convert.
+    """
+    try:
+        return FORMATS[name].write(graph)
+    except RuntimeError as error:  # of the exporters, with pages of text
+        if out_of_memory(error) is not None:
+            raise
+        raise Failure(f"`format={name}` cannot hold this network: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The line of an exporter's error that names the operation, or the first line of its cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return printable(next((line for line in lines if "No conversion rule" in line), lines[0])[:200])
 
 
 def require_libraries(name: str) -> None:

@@ -19,7 +19,7 @@ from gcnet.data.scenes import Scenes
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import Failure, UserError, printable
 from gcnet.exporters.comparison import Difference, compare_outputs
-from gcnet.exporters.formats import FORMATS, ExportedFunction, require_libraries
+from gcnet.exporters.formats import FORMATS, ExportedFunction, content_of, require_libraries
 from gcnet.exporters.graph import ExportGraph
 from gcnet.exporters.metadata import model_metadata
 from gcnet.exporters.quantization import quantize_onnx
@@ -95,7 +95,7 @@ def run_export(settings: ExportSettings) -> Exported:
     graph = _described(loaded.task.export_graph(loaded, settings), loaded)
     before = None if settings.calibrate is None else _accuracy(loaded, settings)
     skipped: list[Skipped] = []
-    content = form.write(graph)
+    content = content_of(settings.format_name, graph)
     if settings.calibrate is not None:
         calibration = evenly_spread(image_inputs(settings.calibrate), _CALIBRATED)
         content = (quantize_onnx(content[0], _readable(graph, calibration, skipped)),)
@@ -123,7 +123,8 @@ def export(settings: ExportSettings) -> Exported:
 
     Raises:
         UserError: no such network or images, a library is missing, or the settings do not fit the network.
-        Failure: the outputs differ by more than the tolerance; nothing is written.
+        Failure: the outputs differ by more than the tolerance, or the format cannot hold the network; nothing is
+            written.
 
     Example:
         >>> model = gcnet.create_model("gc_scenes_resnet")
