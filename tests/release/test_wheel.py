@@ -58,7 +58,7 @@ def test_the_installed_package_runs_the_first_example_of_the_readme(environment:
 
 def test_the_installed_command_answers(environment: Environment, tmp_path: Path) -> None:
     assert environment.run("gcnet", "--version", folder=tmp_path) == f"gcnet {__version__}\n"
-    assert "cifar_resnet20" in environment.run("gcnet", "models", folder=tmp_path)
+    assert "cifar_resnet20" in environment.run("gcnet", "models", "--model", "cifar_resnet20", folder=tmp_path)
 
 
 def test_borrowed_packages_are_those_of_the_present_environment(environment: Environment, tmp_path: Path) -> None:
