@@ -10,6 +10,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, backbone
 from torchvision.models.detection._utils import overwrite_eps
 from torchvision.ops import FrozenBatchNorm2d
 
+from gcnet.checkpoints.library_networks import nearest_share
 from gcnet.checkpoints.network_sources import NETWORK_SOURCES
 from gcnet.errors import UserError
 from gcnet.models.card import card_of
@@ -145,6 +146,13 @@ def test_a_misspelled_key_of_a_classifier_is_named_with_its_nearest_relative() -
     for source in ("torchvision", None):
         with pytest.raises(UserError, match=r"lacks layer2.0.conv1.weight \(nearest: \"layer2.0.conv1.wieght\"\)"):
             convert_weights(state, source)
+
+
+def test_no_network_is_built_for_a_checkpoint_of_another_size() -> None:
+    built: list[str] = []
+    candidates = {"resnet18": 11_689_512, "unknown": None}
+    share = nearest_share({"conv1.weight": torch.empty(3, 3)}, candidates, lambda name: built.append(name) or nn.ReLU())
+    assert (share, built) == (0.0, [])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _COUNTER = ".num_batches_tracked"
 _CLASSES = 1000  # of the networks that libraries build by default
 _MOST = 4  # networks of known size that are compared
+_DIFFERENCE = 0.2  # of numbers of parameters of networks that may be alike
 LIKELY_SHARE = 0.8
 """Share of common keys from which on a checkpoint is taken for a damaged or changed one of a network."""
 
@@ -66,9 +67,11 @@ def nearest_share(
     Returns:
         From 0 to 1.
     """
-    keys = _named(tensors)
-    networks = [_named(_on_meta(build, name).state_dict()) for name in _closest(tensors, candidates)[:_MOST]]
-    return max(len(keys & other) / len(keys | other) for other in networks)
+    keys, held = _named(tensors), _held(tensors)
+    counts = {name: candidates[name] or 0 for name in _closest(tensors, candidates)[:_MOST]}
+    alike = [name for name, count in counts.items() if abs(count - held) <= _DIFFERENCE * count]
+    networks = [_named(_on_meta(build, name).state_dict()) for name in alike]
+    return max((len(keys & other) / len(keys | other) for other in networks), default=0.0)
 
 
 def misfit(
@@ -92,8 +95,13 @@ def misfit(
     raise AssertionError(f"{nearest} fits")
 
 
+def _held(tensors: Mapping[str, Tensor]) -> int:
+    """Number of parameters."""
+    return sum(tensor.numel() for name, tensor in tensors.items() if name.rpartition(".")[2] not in _BUFFERS)
+
+
 def _closest(tensors: Mapping[str, Tensor], candidates: Mapping[str, int | None]) -> list[str]:
-    held = sum(tensor.numel() for name, tensor in tensors.items() if name.rpartition(".")[2] not in _BUFFERS)
+    held = _held(tensors)
     known = {name: abs(count - held) for name, count in candidates.items() if count is not None}
     unknown = [name for name, count in candidates.items() if count is None]
     return [*sorted(known, key=known.__getitem__)[:_MOST], *unknown]
