@@ -75,9 +75,9 @@ def run_alone(settings: TrainSettings, build: Callable[[int], nn.Module] | None)
     raise SystemExit(run(settings, build).exit_code)
 
 
-def call_as_rank(work: Callable[..., None], arguments: tuple[Any, ...], rank: int, port: int) -> None:
-    """The target of one of two processes, with the environment that torchrun gives it."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+def call_as_rank(work: Callable[..., None], arguments: tuple[Any, ...], rank: int, world: int, port: int) -> None:
+    """The target of one of several processes, with the environment that torchrun gives it."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in place.items()}
     work(*arguments)
 
@@ -96,11 +96,16 @@ def run_as_two(settings: TrainSettings, build: Callable[[int], nn.Module] | None
 
 def call_as_two(work: Callable[..., None], *arguments: Any) -> list[Any]:
     """Start two processes that find each other as torchrun's do, and call `work` in both; the caller joins them."""
+    return call_as_many(2, work, *arguments)
+
+
+def call_as_many(world: int, work: Callable[..., None], *arguments: Any) -> list[Any]:
+    """The same with `world` processes."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    context = fast_start()
-    processes = [context.Process(target=call_as_rank, args=(work, arguments, rank, port)) for rank in range(2)]
+    target = fast_start().Process
+    processes = [target(target=call_as_rank, args=(work, arguments, rank, world, port)) for rank in range(world)]
     for process in processes:
         process.start()
     return processes

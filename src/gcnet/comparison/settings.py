@@ -74,6 +74,8 @@ class CompareSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"`{name}` must be at least 1, found {value}")
+        if self.machine.shard_model:
+            raise UserError("`shard_model` is for single trainings by gcnet train")
         check_choices(self)
         if self.recipe.batch_size == "auto":
             raise UserError("`batch_size` of a comparison must be a number, the same for all blocks; found auto")
@@ -129,7 +131,8 @@ class CompareSettings:
         del identity["data"]["workers"]
         identity["recipe"] = dict.fromkeys(identity["recipe"]) | self.recipe_choices()
         machine = identity["machine"]
-        for name, default in (("tf32", None), ("compile", False)):  # new settings: older comparisons lack them
+        later = {"tf32": None, "compile": False, "shard_model": False}
+        for name, default in later.items():  # older comparisons lack these settings
             if machine[name] is default:
                 del machine[name]
         for group in task_of(self.model).unused_settings:

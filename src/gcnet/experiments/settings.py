@@ -42,6 +42,8 @@ class ReproduceSettings:
 
     def __post_init__(self) -> None:
         """Check tables, seeds and initial weights."""
+        if self.machine.shard_model:
+            raise UserError("`shard_model` is for single trainings by gcnet train")
         if not self.table:
             raise UserError("`table` must name at least one table, or be all")
         if self.seeds is not None and self.seeds < 1:

@@ -54,7 +54,7 @@ def restore_random_states(states: dict[str, Any]) -> None:
     random.setstate((version, tuple(words.tolist()), gaussian))
 
 
-_TENSOR, _TUPLE, _PAIRS = "__tensor__", "__tuple__", "__pairs__"
+_TENSOR, _TUPLE, _PAIRS, _META = "__tensor__", "__tuple__", "__pairs__", "__meta__"
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -62,7 +62,8 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
     Args:
         path: the file.
-        state: nested dicts, lists and tuples of tensors, numbers, strings and None.
+        state: nested dicts, lists and tuples of tensors, numbers, strings and None. Of tensors on the meta device only
+            shape and dtype are written.
 
     Raises:
         StorageError: it cannot be written, for example to a full disk; an older file at `path` is then untouched.
@@ -147,7 +148,7 @@ def load_state(path: Path) -> dict[str, Any]:
         path: the file.
 
     Returns:
-        The state, with tensors on the CPU.
+        The state, with tensors on the CPU or the meta device.
 
     Raises:
         StorageError: the file is missing or damaged.
@@ -201,6 +202,8 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor) and value.is_meta:
+        return {_META: [str(value.dtype).removeprefix("torch."), *value.shape]}
     if isinstance(value, Tensor):
         tensors[name] = value.detach()
         return {_TENSOR: name}
@@ -224,6 +227,9 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return value
     if _TENSOR in value:
         return tensors[value[_TENSOR]]
+    if _META in value:
+        dtype, *shape = value[_META]
+        return torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
     if _TUPLE in value:
         return tuple(_unpack(item, tensors) for item in value[_TUPLE])
     if _PAIRS in value:

@@ -4,7 +4,7 @@ import atexit
 import gc
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor
 
 from gcnet.devices import in_several_processes
 from gcnet.errors import Failure, RankFailure, UserError
@@ -111,14 +111,18 @@ class Processes:
             raise
         return self.from_first(_Outcome(value)).value
 
-    def copy_from_first(self, network: nn.Module) -> None:
-        """Overwrite the parameters and buffers of a network by those of the first process, bit by bit."""
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors by those of the first process, bit by bit.
+
+        Args:
+            tensors: as many in each process, of equal shapes and dtypes; on the CPU or the device of this process.
+        """
         if self.world == 1:
             return
         with torch.no_grad():
-            for tensor in network.state_dict().values():
+            for tensor in tensors:
                 values = tensor.contiguous()
-                dist.broadcast(values, src=0)
+                dist.broadcast(values, src=0, group=self.group if values.device.type == "cpu" else None)
                 tensor.copy_(values)
 
 

@@ -96,6 +96,7 @@ def _machine(trainer: Trainer) -> str:
     machine, threads = trainer.machine, torch.get_num_threads()
     extras = [name for name in ("channels_last", "deterministic") if getattr(machine, name)]
     extras += ["compiled"] if machine.compile else []
+    extras += [f"network sharded over {trainer.processes.world} processes"] if machine.shard_model else []
     extras += kernel_words(trainer.device)
     workers = trainer.task.workers(trainer.device)
     parts = [

@@ -17,6 +17,7 @@ from gcnet.training.pace import Pace
 from gcnet.training.progress import Reporter, clock, epoch_text, format_score
 from gcnet.training.run_folder import RunFolder, write_json
 from gcnet.training.settings import OutputSettings
+from gcnet.training.sharded_checkpoint import ShardedCheckpointSaver, has_shards, load_shards
 from gcnet.training.signals import STOP_SIGNALS, StopRequest, handle_signals
 from gcnet.training.task import Evaluation, TrainingBatch
 from gcnet.training.trainer import NonFiniteLoss, StepOutcome, Trainer
@@ -92,7 +93,11 @@ class TrainingLoop:
     ) -> None:
         self.trainer, self.folder, self.output, self.reporter, self.seed = trainer, folder, output, reporter, seed
         self.task, self.processes = trainer.task, trainer.processes
-        self.saver = CheckpointSaver(folder.checkpoint, in_thread=output.save_async, saved=self._publish)
+        self.saver = (
+            ShardedCheckpointSaver(folder.checkpoint, self.processes)
+            if trainer.sharded
+            else CheckpointSaver(folder.checkpoint, in_thread=output.save_async, saved=self._publish)
+        )
         self.state, self.window, self.epoch = RunState(), LossSums(), LossSums()
         self.stopped = 0
         self._saved = -1
@@ -233,7 +238,7 @@ class TrainingLoop:
         alone = self.processes.world == 1
         with preserved_random_state(), self._pace.paused():
             evaluation = self.task.evaluate(
-                self.trainer.trained,
+                self.trainer.whole(self.trainer.trained),
                 self.trainer.device,
                 stop=lambda: alone and bool(request.stop),
                 progress=lambda done: self._advance(f"validating {done:,}/{self.task.evaluation_images:,}"),
@@ -281,8 +286,9 @@ class TrainingLoop:
         self._name_skipped(everywhere)
 
     def _write_weights(self, *, best: bool = False) -> None:
+        network = self.trainer.saved()
         if self.processes.first:
-            self.task.save(self.trainer.trained, self.folder.last)
+            self.task.save(network, self.folder.last)
             if best:
                 link_or_copy(self.folder.last, self.folder.best)
 
@@ -341,7 +347,7 @@ class TrainingLoop:
         own = {"random": random_states(), "window": asdict(self.window), "epoch": asdict(self.epoch)}
         everyone = self.processes.gather(own)
         skipped = {name: reason for part in self.processes.gather(self.state.skipped) for name, reason in part.items()}
-        if self.processes.first:
+        if self.processes.first or self.trainer.sharded:
             record = asdict(self.state) | {"seconds": self.seconds(), "skipped": skipped}
             state = {"trainer": self.trainer.state(), "record": record, "processes": everyone}
             self.saver.save(state)
@@ -365,8 +371,14 @@ class TrainingLoop:
 
         Raises:
             UserError: the checkpoint does not fit the network.
+            StorageError: shards of the checkpoint are damaged.
         """
         check_fits(self.trainer.network, state["trainer"]["network"])
+        if has_shards(state) != self.trainer.sharded:
+            raise UserError("`shard_model` of config.json must be that of the checkpoint, and it was changed")
+        if has_shards(state):
+            like = next(self.trainer.network.parameters())
+            state = load_shards(self.folder.checkpoint, state, like, self.processes)
         self.trainer.load_state(state["trainer"])
         self.state = _read_state(state["record"])
         self._saved = self.trainer.step

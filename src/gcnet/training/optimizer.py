@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from gcnet.errors import UserError, nearest
 from gcnet.training.recipe import RecipeSettings
+from gcnet.training.sharded_network import local_part
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,13 @@ def build_average(model: nn.Module, decay: float) -> AveragedModel:
 
     @torch.no_grad()
     def follow(averages: Sequence[Tensor], values: Sequence[Tensor], _updates: Tensor | int) -> None:
+        averages, values = [*map(local_part, averages)], [*map(local_part, values)]
         if not averages[0].is_floating_point():
-            torch._foreach_copy_(list(averages), list(values))
+            torch._foreach_copy_(averages, values)
             return
         # Read from the buffer, which lives on the CPU: the argument is a copy on the GPU, and reading it would wait.
         count = int(average.n_averaged)
-        torch._foreach_lerp_(list(averages), list(values), 1 - min(decay, (1 + count) / (10 + count)))
+        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + count) / (10 + count)))
 
     average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
     return average.eval().requires_grad_(False)

@@ -6,6 +6,7 @@ data.csv.gz              name and content (class and bytes) of every image, whic
 metrics.jsonl            a row every `log_every` steps ("train") and for each evaluation ("evaluation")
 results.csv              a row per evaluation, by default one per epoch (`evaluate_every`)
 checkpoint.safetensors   everything that `gcnet train --resume` needs; checksummed, replaced as a whole
+checkpoint-STEP/         with `shard_model`, the shards of the checkpoint; their checksums are in checkpoint.safetensors
 weights/best.safetensors the weights of the best evaluation, with preprocessing and class names (the moving
 average where `ema_decay` is given)
 weights/last.safetensors those of the last one

@@ -168,6 +168,9 @@ class MachineSettings:
     """Use deterministic GPU kernels: slower, but a resumed run is bit-exact."""
     compile: bool = advanced(False)
     """Compile the network with torch.compile, of a detector its backbone: a slow first step, then faster ones."""
+    shard_model: bool = advanced(False)
+    """Shard weights, gradients and optimizer state over the processes of torchrun (FSDP2), for networks that do not fit
+    on one GPU."""
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -180,7 +183,7 @@ class MachineSettings:
 
         from gcnet.devices import choose_memory_format, choose_precision
 
-        is_last = choose_memory_format(self.channels_last, device) == torch.channels_last
+        is_last = not self.shard_model and choose_memory_format(self.channels_last, device) == torch.channels_last
         return replace(self, precision=cast(Any, choose_precision(self.precision, device)), channels_last=is_last)
 
 
@@ -237,9 +240,22 @@ class TrainSettings:
     output: OutputSettings = field(default_factory=OutputSettings)
 
     def __post_init__(self) -> None:
-        """Refuse a download without effect."""
+        """Refuse a download without effect, and options that sharded networks lack."""
         if self.data.download:
             check_download((), self.data.data, weights=(self.network.weights, self.detector.backbone_weights))
+        if self.machine.shard_model:
+            self._check_sharding()
+
+    def _check_sharding(self) -> None:
+        machine, output = self.machine, self.output
+        given = {"compile": machine.compile, "channels_last": machine.channels_last, "save_async": output.save_async}
+        excluded = next((name for name, is_given in given.items() if is_given), None)
+        check(excluded is None, f"`shard_model` excludes `{excluded}`; give one of them")
+        size, precision = self.recipe.batch_size, machine.precision
+        check(size != "auto", "`shard_model` needs a number as `batch_size`, found auto")
+        check(precision != "fp16", "`shard_model` needs `precision` float32 or bf16, found fp16")
+        is_url = output.output is not None and is_remote(output.output)
+        check(not is_url, f"`shard_model` needs a folder as `output`, found the URL {output.output}")
 
     def with_absolute_paths(self) -> "TrainSettings":
         """Return the settings with absolute paths, to resume from any folder, and commits of models on the Hub."""

@@ -29,6 +29,7 @@ from gcnet.training.optimizer import (
 )
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import MachineSettings
+from gcnet.training.sharded_network import is_sharded, local_part, shard, with_weights, without_weights
 from gcnet.training.single_values import running_statistics_for_single_values, training_norms
 from gcnet.training.task import TrainingBatch, TrainingTask
 
@@ -81,7 +82,8 @@ class StepOutcome:
 class Trainer:
     """Network, optimizer, schedule, average and loss scaling of one run, and `step`, the number of steps done.
 
-    `synchronized` is whether the forward passes of several processes wait for each other, as SyncBatchNorm makes them.
+    `synchronized` is whether the forward passes of several processes wait for each other, as SyncBatchNorm and sharded
+    weights make them.
 
     Args:
         task: the training task.
@@ -107,13 +109,16 @@ class Trainer:
         self.recipe = recipe = recipe.with_defaults()
         self.task, self.device, self.processes = task, device, processes
         self.machine = machine = machine.resolved(device)
-        self.network = network.to(device)
+        self.network = network if machine.shard_model else network.to(device)
         if machine.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
         self.frozen = freeze(self.network, recipe.freeze or (), optional=recipe.preset_freeze)
         self.schedule = build_schedule(recipe, task.steps_per_epoch)
-        self.optimizer = build_optimizer(self.network, recipe, block_parameters)
+        if machine.shard_model:
+            processes.copy_from_first(self.network.state_dict().values())
         self.average = build_average(self.network, recipe.ema_decay) if recipe.ema_decay else None
+        self._skeleton = self._shard() if machine.shard_model else None
+        self.optimizer = build_optimizer(self.network, recipe, block_parameters)
         if machine.compile:
             compile_network(self.network)
             if self.average:
@@ -122,13 +127,38 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "fp16")
         self._losses = _Losses(self.network, task)
         self._wrapped = self._distribute()
-        self.synchronized = processes.world > 1 and any(map(_is_synchronized, self.network.modules()))
+        norms = any(map(_is_synchronized, self.network.modules()))
+        self.synchronized = processes.world > 1 and (norms or machine.shard_model)
         self.step = 0
 
     @property
     def trained(self) -> nn.Module:
         """The network to evaluate and save: the average where there is one."""
         return self.average.module if self.average else self.network
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are sharded over the processes."""
+        return self.machine.shard_model
+
+    def whole(self, network: nn.Module) -> nn.Module:
+        """Return a network of which every process holds all weights, to evaluate it; all processes call this together.
+
+        Sharded networks are copied, since processes evaluate different numbers of batches.
+
+        Args:
+            network: of this trainer, or its average.
+        """
+        return network if self._skeleton is None else with_weights(self._skeleton, network, self.device)
+
+    def saved(self) -> nn.Module:
+        """Return the network to save, in the first process; all processes call this together.
+
+        The first process gathers the weights of a sharded network on the CPU, the others get no weights.
+        """
+        if self._skeleton is None:
+            return self.trained
+        return with_weights(self._skeleton, self.trained, torch.device("cpu"), keep=self.processes.first)
 
     def alone(self) -> "Trainer":
         """Return a trainer of the same network in this process only, without an average of the weights."""
@@ -144,8 +174,8 @@ class Trainer:
     def train_step(self, batch: TrainingBatch, votes: Callable[[], Sequence[float]] = tuple) -> StepOutcome:
         """Train on this process' share of a global batch and count the step.
 
-        A batch without readable images only counts the step. So does a batch with synchronized batch norms
-        (SyncBatchNorm) of which one process can read no image; the outcome then has no images.
+        A batch without readable images only counts the step. So does a batch of which one process can read no image, if
+        the forward passes are synchronized; the outcome then has no images.
 
         Args:
             batch: share of this process.
@@ -180,8 +210,8 @@ class Trainer:
     def _micro_batches(self, batch: TrainingBatch, counts: Callable[[], Sequence[int]]) -> list[TrainingBatch]:
         """The micro-batches of this process; none if all processes skip the step.
 
-        Synchronized batch norms exchange statistics in every forward pass: each process must make equally many, and
-        one without any readable image can make none.
+        Synchronized batch norms exchange statistics in every forward pass, and sharded networks gather their weights:
+        each process must make equally many, and one without any readable image can make none.
         """
         if not batch.names and not sum(counts()):
             return []
@@ -220,6 +250,8 @@ class Trainer:
         """
         values: list[Tensor] = []
         reading = None
+        if self._shares_buffers:
+            self.processes.copy_from_first(self.network.buffers())
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
             with nullcontext() if last else self._unsynchronized():
@@ -259,7 +291,8 @@ class Trainer:
         Raises:
             NonFiniteLoss: in every process; without names of images, for these are no longer known.
         """
-        tensors = [tensor for tensor in self.network.state_dict().values() if tensor.is_floating_point()]
+        parts = map(local_part, self.network.state_dict().values())
+        tensors = [part for part in parts if part.is_floating_point() and part.numel()]
         norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors, math.inf)])
         if any(self.processes.sums([not bool(norms.isfinite().all())])):
             raise NonFiniteLoss(self.step, float("nan"), [], what="a weight")
@@ -270,7 +303,8 @@ class Trainer:
         Batch norms of other processes have seen other images: an evaluation by their own statistics would not be
         that of the saved weights.
         """
-        self.processes.copy_from_first(self.trained)
+        tensors = self.trained.state_dict().values()
+        self.processes.copy_from_first(tensor for tensor in tensors if not is_sharded(tensor))
 
     def state(self) -> dict[str, Any]:
         """Return the state that the next step depends on, except for the global random states."""
@@ -291,12 +325,24 @@ class Trainer:
         if self.average:
             self.average.load_state_dict(state["average"])
 
+    def _shard(self) -> nn.Module:
+        """Shard the network and its average; returns a copy without values, to save whole weights."""
+        skeleton = without_weights(self.network)
+        networks = [self.network, *([self.average.module] if self.average else [])]
+        shard(networks, self.device, self.processes.world)
+        return skeleton
+
     def _distribute(self) -> nn.Module:
+        self._shares_buffers = False
         if self.processes.world == 1:
             return self._losses
         self.network.train()
         freeze_bn_stats(self.network, all_of_them=self.recipe.freeze_bn_stats)
-        buffers: dict[str, Any] = {_SYNC_BUFFERS: _changes_buffers(self.network)}
+        changes_buffers = _changes_buffers(self.network)
+        if self.sharded:
+            self._shares_buffers = changes_buffers
+            return self._losses
+        buffers: dict[str, Any] = {_SYNC_BUFFERS: changes_buffers}
         return DistributedDataParallel(self._losses, gradient_as_bucket_view=True, **buffers)
 
     def _unsynchronized(self) -> Any:

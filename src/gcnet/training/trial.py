@@ -37,7 +37,7 @@ def try_network(trainer: Trainer) -> None:
         UserError: no validation image can be read, or micro-batches have one image and a batch norm would see a single
             value per channel; or `deterministic` on a GPU, and the network has modules without deterministic kernels.
     """
-    network, device = trainer.network, trainer.device
+    network, device = trainer.whole(trainer.network), trainer.device
     if trainer.machine.deterministic and device.type == "cuda":
         refuse_nondeterministic(network)
     network.train()

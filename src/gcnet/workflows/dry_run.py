@@ -9,6 +9,7 @@ import torch
 from gcnet.analysis.cost import count_parameters
 from gcnet.analysis.memory import peak_resident_bytes
 from gcnet.compilation import uncompiled
+from gcnet.errors import UserError
 from gcnet.insertion import inserted
 from gcnet.training.progress import clock
 from gcnet.training.settings import TrainSettings
@@ -78,9 +79,11 @@ def dry_run(settings: TrainSettings, *, build_model: BuildModel | None = None) -
         FLOPs, memory and time of the run.
 
     Raises:
-        UserError: as `train`.
+        UserError: as `train`, or the network is to be sharded.
         NonFiniteLoss: the first steps diverge.
     """
+    if settings.machine.shard_model:
+        raise UserError("`shard_model` cannot be tried by a dry run: start the run with few `steps`")
     settings = with_fitting_batches(settings, build_model)
     with assembled(settings, build_model) as (trainer, task):
         try_network(trainer)

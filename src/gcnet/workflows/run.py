@@ -11,7 +11,7 @@ from torch import nn
 
 from gcnet.compilation import explained_compile_errors
 from gcnet.devices import choose_device, gpu_kernels
-from gcnet.errors import printable
+from gcnet.errors import UserError, printable
 from gcnet.insertion import context_parameters
 from gcnet.tasks.registry import build_network, open_task, with_defaults
 from gcnet.training.checkpoint import seed_everything
@@ -108,10 +108,15 @@ def assembled(
 
     Yields:
         The trainer, ready for the first step, and its task.
+
+    Raises:
+        UserError: a network is to be sharded over one process.
     """
     device = choose_device(settings.machine.device)
     settings = replace(settings, machine=settings.machine.resolved(device))
     with processes_joined(device) as processes, explained_compile_errors(), ExitStack() as stack:
+        if settings.machine.shard_model and processes.world == 1:
+            raise UserError("`shard_model` needs two or more processes, started by torchrun; found one")
         task = open_task(settings, processes)
         settings = with_defaults(task.settings)  # the default batch size depends on the number of images
         machine, seed = settings.machine, settings.machine.seed
