@@ -258,6 +258,7 @@ def _costs(
             raise StorageError(f"{printable(path)} is damaged; delete it to measure again") from error
     reporter.log("measuring parameters, FLOPs, time and memory of each block")
     costs, timing = measure_costs(settings, variants, spec, progress=reporter.advance)
+    torch.cuda.empty_cache()  # trainings in processes of their own use the same GPU
     costs_by_block = {block: asdict(cost) for block, cost in costs.items()}
     content = {"format_version": FORMAT_VERSION, "costs": costs_by_block, "timing": timing}
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
