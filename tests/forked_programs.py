@@ -47,7 +47,10 @@ def forking_process() -> Iterator[Path]:
         )
         client.chmod(0o755)
         command = [sys.executable, "-P", __file__, str(folder / "socket")]
-        with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        single = os.environ | {"OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(
+            command, cwd=folder, env=single, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        ) as process:
             try:
                 assert process.stdout is not None and process.stdout.readline() == b"ready\n"
                 yield folder

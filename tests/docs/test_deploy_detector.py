@@ -21,10 +21,10 @@ SCRIPT = DOCS / "onnx_detect.py"
 @pytest.mark.parametrize(
     ("name", "conventions"),
     [
-        ("mask_rcnn_scenes_resnet", "mmdet"),
-        ("mask_rcnn_scenes_resnet", "mmdet1"),
         ("mask_rcnn_scenes_resnet", "torchvision"),
         ("faster_rcnn_scenes_resnet", "mmdet"),
+        pytest.param("mask_rcnn_scenes_resnet", "mmdet", marks=pytest.mark.scale),
+        pytest.param("mask_rcnn_scenes_resnet", "mmdet1", marks=pytest.mark.scale),
     ],
 )
 @pytest.mark.usefixtures("unchecked_shapes")

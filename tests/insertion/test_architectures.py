@@ -72,7 +72,10 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LayerNorm over:UserWarning")
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_block_starts_as_the_identity_learns_everywhere_and_comes_out_again(name: str) -> None:
+@pytest.mark.parametrize("blocks", [BLOCKS[:1], pytest.param(BLOCKS[1:], marks=pytest.mark.scale)], ids=" ".join)
+def test_a_block_starts_as_the_identity_learns_everywhere_and_comes_out_again(
+    name: str, blocks: tuple[str, ...]
+) -> None:
     build, shape = ARCHITECTURES[name]
     torch.manual_seed(0)
     x = torch.randn(2, *shape)
@@ -80,7 +83,7 @@ def test_every_block_starts_as_the_identity_learns_everywhere_and_comes_out_agai
     names = list(model.state_dict())
     with torch.no_grad():
         before = model(x)
-    for block in BLOCKS:
+    for block in blocks:
         insertion = insert(model, block, example_input=x)
         assert insertion.sites and [key for key in model.state_dict() if ".context." not in key] == names
         if block != "se":

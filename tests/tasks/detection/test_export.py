@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ from gcnet.tasks.detection.export import detection_differences
 from models.detector.test_mask_rcnn import calibrated
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+NETWORKS = (
+    ("mask_rcnn_gc_scenes_resnet", "mmdet"),
+    ("mask_rcnn_nl_scenes_resnet", "mmdet1"),
+    ("mask_rcnn_se_scenes_resnet", "torchvision"),
+    ("cascade_mask_rcnn_scenes_resnet", "mmdet"),
+)
 SIZES = ((97, 131), (211, 67), (53, 61), (128, 200), (307, 401))
 NARROW = {"fpn_channels": 32, "head_width": 64, "image_size": (128, 200), "detections_per_image": 40}
 
@@ -36,16 +43,7 @@ def saved(folder: Path, name: str, conventions: str) -> Path:
     return folder / "model.safetensors"
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        ("mask_rcnn_gc_scenes_resnet", "mmdet"),
-        ("mask_rcnn_nl_scenes_resnet", "mmdet1"),
-        ("mask_rcnn_se_scenes_resnet", "torchvision"),
-        ("cascade_mask_rcnn_scenes_resnet", "mmdet"),
-    ],
-    ids=lambda pair: "-".join(pair),
-)
+@pytest.fixture(scope="module", params=NETWORKS, ids="-".join)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model file, and its ONNX file."""
     folder = tmp_path_factory.mktemp("detector")
@@ -78,11 +76,16 @@ def test_detections_are_those_of_the_predictor_in_the_same_order(exported: tuple
         images = [picture(*size, seed=seed) for seed in range(count)]
         expected = predictor(images, threshold=0.05, batch_size=count)
         for result, image in zip(run(file, images), expected.images, strict=True):
-            assert result["count"] == len(image.scores) > 0
-            rows = slice(0, int(result["count"]))
-            np.testing.assert_allclose(result["scores"][rows], image.scores, atol=1e-4)
-            assert ["ABC"[label - 1] for label in result["labels"][rows]] == list(image.labels)
-            np.testing.assert_allclose(result["boxes"][rows], image.boxes, atol=0.1)
+            assert_equal(result, image)
+
+
+def assert_equal(result: Mapping[str, Any], image: Any) -> None:
+    """The outputs for an image are those of the predictor."""
+    assert result["count"] == len(image.scores) > 0
+    rows = slice(0, int(result["count"]))
+    np.testing.assert_allclose(result["scores"][rows], image.scores, atol=1e-4)
+    assert ["ABC"[label - 1] for label in result["labels"][rows]] == list(image.labels)
+    np.testing.assert_allclose(result["boxes"][rows], image.boxes, atol=0.1)
 
 
 @pytest.mark.slow
@@ -122,20 +125,21 @@ np.savez(sys.argv[3], boxes=outputs[0], scores=outputs[1], labels=outputs[2], co
 
 
 @pytest.mark.slow
-def test_a_program_of_torch_export_runs_in_another_process(exported: tuple[Path, Path], tmp_path: Path) -> None:
-    model, onnx_file = exported
+@pytest.mark.parametrize(
+    ("name", "conventions"),
+    [*NETWORKS[2:], *(pytest.param(*network, marks=pytest.mark.scale) for network in NETWORKS[:2])],
+)
+def test_a_program_of_torch_export_runs_in_another_process(name: str, conventions: str, tmp_path: Path) -> None:
+    model = saved(tmp_path, name, conventions)
     gcnet.export(str(model), output=tmp_path / "model.pt2")
     images = [picture(97, 131, seed=seed) for seed in range(2)]
     np.save(tmp_path / "images.npy", np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 255)
     files = [str(tmp_path / name) for name in ("model.pt2", "images.npy", "outputs.npz")]
     subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM, *files], check=True, timeout=300)
     outputs = np.load(tmp_path / "outputs.npz")
-    for index, expected in enumerate(run(onnx_file, images)):
-        rows = slice(0, int(expected["count"]))
-        assert outputs["count"][index] == expected["count"] > 0
-        np.testing.assert_array_equal(outputs["labels"][index][rows], expected["labels"][rows])
-        np.testing.assert_allclose(outputs["scores"][index][rows], expected["scores"][rows], atol=1e-4)
-        np.testing.assert_allclose(outputs["boxes"][index][rows], expected["boxes"][rows], atol=0.1)
+    predictions = gcnet.load(str(model), device="cpu")(images, threshold=0.05, batch_size=2)
+    for index, expected in enumerate(predictions.images):
+        assert_equal({name: outputs[name][index] for name in outputs.files}, expected)
 
 
 def test_half_precision_of_a_detector_is_refused(tmp_path: Path) -> None:
