@@ -13,7 +13,7 @@ from torchvision.ops import DeformConv2d
 
 from gcnet.errors import Failure, UserError
 from gcnet.exporters import formats
-from gcnet.exporters.formats import FORMATS, content_of, require_libraries
+from gcnet.exporters.formats import FORMATS, exported_content, require_libraries
 from gcnet.exporters.graph import ExportGraph, dynamic_axes
 from gcnet.exporters.openvino_files import import_openvino
 from named_blocks import make
@@ -90,8 +90,8 @@ def test_a_network_that_a_format_cannot_hold_is_one_sentence() -> None:
     example = torch.rand(1, 3, 8, 8)
     graph = ExportGraph(Deformed().eval(), ("maps",), example, lambda _: example[0])
     with pytest.raises(Failure, match="^`format=openvino` cannot hold this network: No conversion rule .* DeformConv"):
-        content_of("openvino", graph)
-    torch.testing.assert_close(FORMATS["onnx"].run(content_of("onnx", graph))(example), graph.module(example))
+        exported_content("openvino", graph)
+    torch.testing.assert_close(FORMATS["onnx"].run(exported_content("onnx", graph))(example), graph.module(example))
 
 
 def test_a_missing_library_is_named_with_the_extra_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ FORMATS = {
 """Formats by name."""
 
 
-def content_of(name: str, graph: ExportGraph) -> tuple[bytes, ...]:
+def exported_content(name: str, graph: ExportGraph) -> tuple[bytes, ...]:
     """Return the content of the files of a graph.
 
     Args:

@@ -19,7 +19,7 @@ from gcnet.data.scenes import Scenes
 from gcnet.data.settings import PreprocessingSettings
 from gcnet.errors import Failure, UserError, printable
 from gcnet.exporters.comparison import Difference, compare_outputs
-from gcnet.exporters.formats import FORMATS, ExportedFunction, content_of, require_libraries
+from gcnet.exporters.formats import FORMATS, ExportedFunction, exported_content, require_libraries
 from gcnet.exporters.graph import ExportGraph
 from gcnet.exporters.metadata import model_metadata
 from gcnet.exporters.quantization import quantize_onnx
@@ -95,7 +95,7 @@ def run_export(settings: ExportSettings) -> Exported:
     graph = _described(loaded.task.export_graph(loaded, settings), loaded)
     before = None if settings.calibrate is None else _accuracy(loaded, settings)
     skipped: list[Skipped] = []
-    content = content_of(settings.format_name, graph)
+    content = exported_content(settings.format_name, graph)
     if settings.calibrate is not None:
         calibration = evenly_spread(image_inputs(settings.calibrate), _CALIBRATED)
         content = (quantize_onnx(content[0], _readable(graph, calibration, skipped)),)
