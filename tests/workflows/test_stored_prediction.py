@@ -7,20 +7,24 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 from PIL import Image
 
 import gcnet
 from gcnet.cli import main
+from gcnet.data.coco.open import open_coco
 from gcnet.data.images.find_inputs import find_inputs
 from gcnet.data.images.inputs import image_inputs
 from gcnet.data.images.labeled import open_splits
 from gcnet.data.images.write_shards import write_shards
+from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
 from gcnet.remote_files import file_system
+from s3_server import forget_file_systems
 from training.photos import write_photos
 
 
@@ -187,6 +191,22 @@ def test_mistakes_are_one_sentence(s3: str) -> None:
         with pytest.raises(UserError, match=message) as error:
             find_inputs([path])
         assert "\n" not in str(error.value) and "abc" not in str(error.value)
+
+
+def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_library(protocol: str, **_: object) -> None:
+        raise ImportError(f"Install s3fs to access {protocol}")
+
+    forget_file_systems()
+    monkeypatch.setattr(fsspec, "filesystem", without_library)
+    for work in (
+        lambda: find_inputs(["s3://bucket/photos"]),
+        lambda: find_inputs(["s3://bucket/val-*.tar"]),
+        lambda: open_coco(DataSettings(data="s3://bucket/a.json", val_fraction=0.5)),
+        lambda: open_splits("s3://bucket/list.csv"),
+    ):
+        with pytest.raises(UserError, match=r'require fsspec and s3fs: pip install "gcnet\[cloud\]"'):
+            work()
 
 
 def test_removed_image_is_skipped_and_denied_access_is_an_error(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from gcnet.data.decode import FULL_DEPTH, EncodedImage, ImageError, ImageFile, open_image, to_upright_rgb
+from gcnet.data.decode import FULL_DEPTH, EncodedImage, ImageError, open_image, to_upright_rgb
 from gcnet.data.images.remote_reader import RemoteReader
 from gcnet.errors import printable
 from gcnet.remote_files import is_remote
@@ -49,7 +49,7 @@ class StoredFile(NamedTuple):
         return EncodedImage(name, data)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageInput:
     """An image to predict.
 
@@ -71,16 +71,6 @@ class ImageInput:
     def title(self) -> str:
         """Name of the file without its folders."""
         return self.name if isinstance(self.content, Image.Image) else self.name.rpartition("/")[2]
-
-    def file(self) -> ImageFile | None:
-        """Return the path or the content of the file, or None for an image in memory.
-
-        Raises:
-            ImageError: it cannot be read from its URL or shard.
-        """
-        if isinstance(self.content, Image.Image):
-            return None
-        return self.content.read(self.name) if isinstance(self.content, StoredFile) else self.content
 
     def open(self, *, bit_depth: int = FULL_DEPTH) -> Image.Image:
         """Return the image, RGB and upright.
