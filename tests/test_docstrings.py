@@ -33,6 +33,7 @@ TRAINING = {SOURCE / "workflows" / "train.py"}  # the example trains for minutes
 EXAMPLES = [path for path in sorted(SOURCE.rglob("*.py")) if ">>> " in path.read_text() and path not in TRAINING]
 
 
+@pytest.mark.usefixtures("unchecked_shapes")  # torch.export cannot trace the checks.
 @pytest.mark.parametrize("path", EXAMPLES, ids=[str(path.relative_to(SOURCE)) for path in EXAMPLES])
 def test_examples_in_docstrings_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

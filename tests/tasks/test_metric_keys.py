@@ -18,7 +18,7 @@ def test_scores_of_all_tasks_are_fractions() -> None:
 
 def test_numbers_of_a_classifier_have_suffixes_also_by_class() -> None:
     result = ClassificationResult(
-        3, (), 2 / 3, (0.2, 0.9), 1.0, 0.7, (0.5, 1.0, None), ((1, 1, 0), (0, 1, 0), (0, 0, 0))
+        3, (), 2 / 3, (0.2, 0.9), 1.0, 0.7, (0.5, 1.0, None), ((0, 0, 1), (0, 1, 1), (1, 1, 1))
     )
     written = result.to_dict(["cat", "dog", "owl"])
     assert written["per_class"] == {

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,13 @@ class ScoresFromPixels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return images[:, 0, 0, :CLASSES]
+
+
+class AllPixels(nn.Module):
+    """Gives the pixels of the first row of each image as its scores."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, 0, 0]
 
 
 def make_batches(images: int, *, size: int = 5, skipped: int = 0) -> list[Batch]:
@@ -93,10 +101,30 @@ def test_a_class_without_images_has_no_accuracy_and_the_result_is_plain_json() -
 
 
 def test_worst_confusions_come_most_frequent_first() -> None:
-    confusion = ((5, 2, 0), (4, 1, 2), (0, 0, 9))
-    result = ClassificationResult(23, (), 15 / 23, (0.0, 1.0), 1.0, 0.5, (None,) * 3, confusion)
+    cells = ((0, 0, 5), (0, 1, 2), (1, 0, 4), (1, 1, 1), (1, 2, 2), (2, 2, 9))
+    result = ClassificationResult(23, (), 15 / 23, (0.0, 1.0), 1.0, 0.5, (None,) * 3, cells)
+    assert result.confusion == ((5, 2, 0), (4, 1, 2), (0, 0, 9))
+    assert (result.correct, result.counts()) == (15, [(7, 5), (7, 1), (9, 9)])
     assert result.worst_confusions() == [(1, 0, 4), (0, 1, 2), (1, 2, 2)]
     assert result.worst_confusions(1) == [(1, 0, 4)]
+
+
+def test_tens_of_thousands_of_classes_need_no_matrix() -> None:
+    """ImageNet-21k: a matrix of 64-bit counts would have 3.8 GB."""
+    classes = 21_841
+    pixels = torch.zeros(3, 3, 1, classes)
+    pixels[range(3), :, :, [7, 20_000, 20_000]] = 1
+    batch = Batch(pixels, torch.tensor([7, 9, 20_000]), ["a", "b", "c"], [])
+    tracemalloc.start()
+    result = evaluate_classifier(AllPixels(), [batch], num_classes=classes)
+    content = result.to_dict()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6
+    assert content["confusion_cells"] == [[7, 7, 1], [9, 20_000, 1], [20_000, 20_000, 1]]
+    assert "confusion" not in content
+    assert content["per_class"]["20000"] == {"images": 1, "correct": 1, "top1_fraction": 1.0}
+    assert result.worst_confusions() == [(9, 20_000, 1)]
 
 
 def test_each_module_keeps_its_own_mode_and_no_gradient_is_kept() -> None:

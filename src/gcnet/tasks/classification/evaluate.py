@@ -20,7 +20,7 @@ from gcnet.errors import UserError, explained_out_of_memory, printable
 from gcnet.models.outputs import check_classifier
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
-from gcnet.tasks.classification.metrics import ClassificationResult, evaluate_classifier
+from gcnet.tasks.classification.metrics import MOST_ROWS, ClassificationResult, evaluate_classifier
 from gcnet.tasks.classification.trained import TrainedClassifier
 from gcnet.tasks.inference_record import inference_record
 from gcnet.tasks.loaded import LoadedModel
@@ -91,7 +91,7 @@ class ClassifierEvaluation(EvaluationResult):
         }
 
     def write(self, folder: Path) -> list[str]:
-        """Write results.json, per_class.csv and confusion.png.
+        """Write results.json, per_class.csv and, with at most 1000 classes, confusion.png.
 
         Args:
             folder: output folder; created if it does not exist.
@@ -103,10 +103,11 @@ class ClassifierEvaluation(EvaluationResult):
         metrics = self.metrics
         write_atomic(folder / "results.json", json_bytes(self.to_dict()))
         rows: list[list[object]] = [["class", "images", "correct", "top1_fraction"]]
-        for label, name in enumerate(self.classes):
-            counts, share = metrics.confusion[label], metrics.per_class[label]
-            rows.append([name, sum(counts), counts[label], "" if share is None else f"{share:.6f}"])
+        for name, counts, share in zip(self.classes, metrics.counts(), metrics.per_class, strict=True):
+            rows.append([name, *counts, "" if share is None else f"{share:.6f}"])
         write_atomic(folder / "per_class.csv", csv_bytes(rows))
+        if len(self.classes) > MOST_ROWS:
+            return ["results.json", "per_class.csv"]
         caption = figure_caption(Path(self.origin["data"]).name, self.network, f"{metrics.images:,} images")
         plot_confusion(metrics.confusion, self.classes, folder / "confusion.png", caption=caption)
         return ["results.json", "per_class.csv", "confusion.png"]
@@ -128,8 +129,7 @@ class ClassifierEvaluation(EvaluationResult):
             return []
         width = self._width()
         lines = ["", f"{'class':<{width}}  {'images':>7}  {'correct':>7}  {'top-1':>7}"]
-        for label, name in enumerate(self.classes):
-            images, correct = sum(self.metrics.confusion[label]), self.metrics.confusion[label][label]
+        for name, (images, correct) in zip(self.classes, self.metrics.counts(), strict=True):
             share = f"{correct / images:.2%}" if images else "-"
             lines.append(f"{printable(name):<{width}}  {images:>7,}  {correct:>7,}  {share:>7}")
         return lines

@@ -1,6 +1,7 @@
 """Accuracy of a classifier: top-1 with its interval, top-5, per class, confusions; exact across processes."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,9 @@ from gcnet.data.loader import Batch
 from gcnet.errors import UserError
 from gcnet.models.outputs import class_scores, evaluating
 
+MOST_ROWS = 1000
+"""Largest number of classes whose confusion matrix is drawn and written as rows, else as cells that are not zero."""
+
 
 @dataclass(frozen=True)
 class ClassificationResult:
@@ -29,7 +33,7 @@ class ClassificationResult:
         top5: top-5 accuracy, 0 to 1; always 1 with up to five classes.
         loss: mean cross-entropy in nats.
         per_class: top-1 accuracy of each class; None for a class without images.
-        confusion: `confusion[i][j]` is the number of images of class i predicted as class j.
+        cells: (true class, predicted class, images) of every pair of classes with images, in order.
     """
 
     images: int
@@ -39,12 +43,24 @@ class ClassificationResult:
     top5: float
     loss: float
     per_class: tuple[float | None, ...]
-    confusion: tuple[tuple[int, ...], ...] = field(repr=False)
+    cells: tuple[tuple[int, int, int], ...] = field(repr=False)
+
+    @property
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """`confusion[i][j]` is the number of images of class i predicted as class j."""
+        rows = [[0] * len(self.per_class) for _ in self.per_class]
+        for true, predicted, count in self.cells:
+            rows[true][predicted] = count
+        return tuple(map(tuple, rows))
 
     @property
     def correct(self) -> int:
         """Number of correctly classified images."""
-        return sum(row[label] for label, row in enumerate(self.confusion))
+        return sum(count for true, predicted, count in self.cells if true == predicted)
+
+    def counts(self) -> list[tuple[int, int]]:
+        """Return for each class its number of images, and how many of them are classified correctly."""
+        return _class_counts(self.cells, len(self.per_class))
 
     def worst_confusions(self, limit: int = 10) -> list[tuple[int, int, int]]:
         """Return the most frequent confusions.
@@ -55,12 +71,7 @@ class ClassificationResult:
         Returns:
             Tuples (true class, predicted class, images), the most frequent first.
         """
-        mistakes = [
-            (true, predicted, count)
-            for true, row in enumerate(self.confusion)
-            for predicted, count in enumerate(row)
-            if count and true != predicted
-        ]
+        mistakes = [(true, predicted, count) for true, predicted, count in self.cells if true != predicted]
         return sorted(mistakes, key=lambda mistake: (-mistake[2], mistake))[:limit]
 
     def to_dict(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
@@ -84,11 +95,17 @@ class ClassificationResult:
             "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
             "classes": names,
             "per_class": {
-                name: {"images": sum(row), "correct": row[label], "top1_fraction": self.per_class[label]}
-                for label, (name, row) in enumerate(zip(names, self.confusion, strict=True))
+                name: {"images": images, "correct": correct, "top1_fraction": share}
+                for name, (images, correct), share in zip(names, self.counts(), self.per_class, strict=True)
             },
-            "confusion": [list(row) for row in self.confusion],
+            **self._matrix(),
         }
+
+    def _matrix(self) -> dict[str, Any]:
+        """The confusion matrix, which would take gigabytes for tens of thousands of classes."""
+        if len(self.per_class) > MOST_ROWS:
+            return {"confusion_cells": [list(cell) for cell in self.cells]}
+        return {"confusion": [list(row) for row in self.confusion]}
 
 
 def evaluate_classifier(
@@ -132,7 +149,7 @@ def evaluate_classifier(
     except UserError as error:
         failure = error
     if distributed.is_available() and distributed.is_initialized():
-        tally.gather(failure, torch.device(device))
+        tally.gather(failure)
     elif failure is not None:
         raise failure
     return tally.result()
@@ -143,7 +160,7 @@ class _Tally:
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.cells: Counter[tuple[int, int]] = Counter()
         self.among_five = 0
         self.loss = 0.0
         self.skipped: list[Skipped] = []
@@ -156,8 +173,7 @@ class _Tally:
         rank = ((scores > own) | ((scores == own) & before)).sum(1)  # equal scores: the lower class number comes first
         highest = scores == scores.max(1, keepdim=True).values
         predicted = highest.int().argmax(1)
-        cells = labels * self.num_classes + predicted
-        self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
+        self.cells.update(zip(labels.tolist(), predicted.tolist(), strict=True))
         self.among_five += int((rank < 5).sum())
         self.loss += float(functional.cross_entropy(scores.double(), labels, reduction="sum"))
 
@@ -175,22 +191,22 @@ class _Tally:
             name = names[int(finite.int().argmin())]
             raise UserError(f'the network\'s outputs must be finite numbers; those for "{name}" are not')
 
-    def gather(self, failure: UserError | None, device: torch.device) -> None:
+    def gather(self, failure: UserError | None) -> None:
         """Sum the counts over all processes; an error in one process is raised in all."""
         everyone: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(everyone, (failure, self.skipped, self.loss))
-        for error, _, _ in everyone:
+        distributed.all_gather_object(everyone, (failure, self.skipped, self.loss, self.among_five, self.cells))
+        for error, *_ in everyone:
             if error is not None:
                 raise error
-        self.skipped = [skipped for _, share, _ in everyone for skipped in share]
-        self.loss = math.fsum(loss for _, _, loss in everyone)
-        counts = torch.cat([self.confusion.view(-1), torch.tensor([self.among_five])]).to(device)
-        distributed.all_reduce(counts)
-        self.confusion = counts[:-1].cpu().view(self.num_classes, self.num_classes)
-        self.among_five = int(counts[-1])
+        self.skipped = [skipped for _, share, *_ in everyone for skipped in share]
+        self.loss = math.fsum(loss for _, _, loss, *_ in everyone)
+        self.among_five = sum(count for *_, count, _ in everyone)
+        self.cells = sum((cells for *_, cells in everyone), start=Counter())
 
     def result(self) -> ClassificationResult:
-        images, correct = int(self.confusion.sum()), int(self.confusion.trace())
+        cells = tuple((*pair, count) for pair, count in sorted(self.cells.items()))
+        counts = _class_counts(cells, self.num_classes)
+        images, correct = (sum(column) for column in zip(*counts, strict=True))
         skipped = tuple(sorted(self.skipped, key=lambda skipped: skipped.name))
         if not images:
             reason = (
@@ -199,8 +215,6 @@ class _Tally:
                 else ""
             )
             raise UserError(f"an evaluation needs at least one image that can be read{reason}")
-        rows = self.confusion.sum(1).tolist()
-        hits = self.confusion.diagonal().tolist()
         return ClassificationResult(
             images=images,
             skipped=skipped,
@@ -208,6 +222,14 @@ class _Tally:
             interval=wilson_interval(correct, images),
             top5=self.among_five / images,
             loss=self.loss / images,
-            per_class=tuple(hit / row if row else None for hit, row in zip(hits, rows, strict=True)),
-            confusion=tuple(tuple(row) for row in self.confusion.tolist()),
+            per_class=tuple(hit / row if row else None for row, hit in counts),
+            cells=cells,
         )
+
+
+def _class_counts(cells: Iterable[tuple[int, int, int]], classes: int) -> list[tuple[int, int]]:
+    rows, hits = [0] * classes, [0] * classes
+    for true, predicted, count in cells:
+        rows[true] += count
+        hits[true] += count * (true == predicted)
+    return list(zip(rows, hits, strict=True))
