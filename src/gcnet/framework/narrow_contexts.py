@@ -105,8 +105,8 @@ def can_pool_one_image(h: Float[Tensor, "n k *s"], keys: Float[Tensor, "g k"]) -
         h: input of the convolution.
         keys: of the groups.
     """
-    # The softmax of half-precision logits is taken in float32.
-    return h.shape[0] == 1 and h.dtype == keys.dtype and h.dtype.itemsize >= 4 and not h.is_cuda
+    # The softmax of half-precision logits is taken in float32. In exported graphs the comparison is a SymBool.
+    return bool(h.shape[0] == 1) and h.dtype == keys.dtype and h.dtype.itemsize >= 4 and not h.is_cuda
 
 
 def pool_one_image(h: Float[Tensor, "1 k *s"], keys: Float[Tensor, "g k"]) -> Float[Tensor, "1 gk"]:
