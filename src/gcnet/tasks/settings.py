@@ -155,8 +155,8 @@ class PredictSettings(CommandSettings):
     """
 
     paths: tuple[Path, ...] = field(metadata=POSITIONAL)
-    """Image files, folders to search for images, or shards such as "shards/val-*.tar"; also at a URL such as
-    s3://bucket/photos."""
+    """Image files, or folders to search for images. Shards such as "shards/val-*.tar" are taken as well, and URLs such
+    as s3://bucket/photos."""
     model: str
     """Model file or run folder (its best weights are used), also at a URL such as s3://bucket/run; model on the Hugging
     Face Hub (hf://user/name), published checkpoint (`gcnet models --published` lists them), or a model name with
@@ -345,7 +345,7 @@ class CheckDataSettings(CommandSettings):
     """
 
     data: Path = field(metadata=POSITIONAL)
-    """Annotation file (JSON), folder of class folders, CSV, or shards; also at a URL."""
+    """Annotation file (JSON), folder of class folders, or CSV. Shards are taken as well, and URLs of each."""
     images: Path | None = None
     """Image folder of an annotation file or CSV; images of annotations are read only if it is given."""
     fix: Path | None = None
