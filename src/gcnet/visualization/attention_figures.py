@@ -28,7 +28,7 @@ from gcnet.visualization.style import BLUE, GREEN, INK, SOFT, VERMILION, save_fi
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_ROWS = 16
+MOST_LAYERS = 16
 _TILE = 1.75  # inches
 _LEGEND = "color: attention relative to uniform attention (1, white), logarithmic; lines: edges of the image"
 
@@ -45,9 +45,9 @@ def plot_queries(maps: ImageMaps, points: Sequence[Point], path: Path, *, captio
         caption: small text below, from `gcnet.visualization.style.figure_caption`.
 
     Returns:
-        The number of layers drawn, at most `MOST_ROWS`, spread evenly.
+        The number of layers drawn, at most `MOST_LAYERS`, spread evenly.
     """
-    layers = evenly_spread([layer for layer in maps.layers if not layer.attention.is_shared], MOST_ROWS)
+    layers = evenly_spread([layer for layer in maps.layers if not layer.attention.is_shared], MOST_LAYERS)
     if not layers:
         return 0
     columns = len(points) + 1
@@ -83,9 +83,9 @@ def plot_shared(maps: ImageMaps, path: Path, *, caption: str = "") -> int:
         caption: small text below, from `gcnet.visualization.style.figure_caption`.
 
     Returns:
-        The number of layers drawn, at most `MOST_ROWS`, spread evenly.
+        The number of layers drawn, at most `MOST_LAYERS`, spread evenly.
     """
-    layers = evenly_spread([layer for layer in maps.layers if layer.attention.is_shared], MOST_ROWS)
+    layers = evenly_spread([layer for layer in maps.layers if layer.attention.is_shared], MOST_LAYERS)
     if not layers:
         return 0
     columns = min(len(layers) + 1, 5)
@@ -125,7 +125,7 @@ def plot_gates(
         images: number of images that the means are over.
         caption: small text below, from `gcnet.visualization.style.figure_caption`.
     """
-    shown = evenly_spread(list(gates), MOST_ROWS)
+    shown = evenly_spread(list(gates), MOST_LAYERS)
     height = 0.7 + min(0.22 * len(classes), 4)
     figure = Figure(figsize=(9, height * len(shown) + 0.9), layout="constrained")
     panels = figure.subplots(len(shown), 1, squeeze=False).flatten()
