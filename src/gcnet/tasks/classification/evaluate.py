@@ -20,7 +20,7 @@ from gcnet.errors import UserError, explained_out_of_memory, printable
 from gcnet.models.outputs import check_classifier
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
-from gcnet.tasks.classification.metrics import MOST_ROWS, ClassificationResult, evaluate_classifier
+from gcnet.tasks.classification.metrics import MOST_CLASSES_IN_MATRIX, ClassificationResult, evaluate_classifier
 from gcnet.tasks.classification.trained import TrainedClassifier
 from gcnet.tasks.inference_record import inference_record
 from gcnet.tasks.loaded import LoadedModel
@@ -106,7 +106,7 @@ class ClassifierEvaluation(EvaluationResult):
         for name, counts, share in zip(self.classes, metrics.counts(), metrics.per_class, strict=True):
             rows.append([name, *counts, "" if share is None else f"{share:.6f}"])
         write_atomic(folder / "per_class.csv", csv_bytes(rows))
-        if len(self.classes) > MOST_ROWS:
+        if len(self.classes) > MOST_CLASSES_IN_MATRIX:
             return ["results.json", "per_class.csv"]
         caption = figure_caption(Path(self.origin["data"]).name, self.network, f"{metrics.images:,} images")
         plot_confusion(metrics.confusion, self.classes, folder / "confusion.png", caption=caption)

@@ -17,7 +17,7 @@ from gcnet.data.loader import Batch
 from gcnet.errors import UserError
 from gcnet.models.outputs import class_scores, evaluating
 
-MOST_ROWS = 1000
+MOST_CLASSES_IN_MATRIX = 1000
 """Largest number of classes whose confusion matrix is drawn and written as rows, else as cells that are not zero."""
 
 
@@ -103,7 +103,7 @@ class ClassificationResult:
 
     def _matrix(self) -> dict[str, Any]:
         """The confusion matrix, which would take gigabytes for tens of thousands of classes."""
-        if len(self.per_class) > MOST_ROWS:
+        if len(self.per_class) > MOST_CLASSES_IN_MATRIX:
             return {"confusion_cells": [list(cell) for cell in self.cells]}
         return {"confusion": [list(row) for row in self.confusion]}
 

@@ -27,7 +27,7 @@ from gcnet.models.checkpoint_cache import local_weights
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import check_classifier, class_outputs
 from gcnet.models.registry import list_detectors, split_name
-from gcnet.tasks.classification.metrics import MOST_ROWS, ClassificationResult, evaluate_classifier
+from gcnet.tasks.classification.metrics import MOST_CLASSES_IN_MATRIX, ClassificationResult, evaluate_classifier
 from gcnet.tasks.classification.preprocessing import own_preprocessing
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
@@ -283,7 +283,7 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
     def draw_evaluation(self, evaluation: Evaluation, folder: Path, *, title: str) -> None:
         from gcnet.visualization.plots import plot_confusion
 
-        if len(self.splits.classes) > MOST_ROWS:
+        if len(self.splits.classes) > MOST_CLASSES_IN_MATRIX:
             return
         plot_confusion(
             evaluation.details.confusion,
