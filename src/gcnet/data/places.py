@@ -7,7 +7,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from gcnet.checkpoints.url_copies import cached_copy
 from gcnet.errors import UserError, is_url, printable
 from gcnet.remote_files import read_remote, remote_entries, restored_url
 
@@ -139,4 +138,8 @@ def local_file(file: Path) -> Path:
     Raises:
         UserError: As for `gcnet.checkpoints.url_copies.cached_copy`.
     """
-    return cached_copy(restored_url(file)) if is_url(file) else file
+    if not is_url(file):
+        return file
+    from gcnet.checkpoints.url_copies import cached_copy  # imports torch
+
+    return cached_copy(restored_url(file))
