@@ -1,6 +1,7 @@
 """Owners of locks in words."""
 
 import os
+import re
 import socket
 from datetime import UTC, datetime, timedelta
 
@@ -12,8 +13,8 @@ from gcnet.lock_owner import ago, describe_owner, own_lock, read_owner
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (-5, "0 seconds ago"),
-        (119, "119 seconds ago"),
+        (-50, "0 seconds ago"),
+        (100, r"10\d seconds ago"),
         (121, "2 minutes ago"),
         (7_190, "119 minutes ago"),
         (5 * 3_600 + 60, "5 hours ago"),
@@ -21,7 +22,7 @@ from gcnet.lock_owner import ago, describe_owner, own_lock, read_owner
     ],
 )
 def test_ages_have_at_least_two_of_their_unit(seconds: int, words: str) -> None:
-    assert ago((datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()) == words
+    assert re.fullmatch(words, ago((datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()))
 
 
 def test_an_owner_has_its_process_machine_and_start() -> None:
