@@ -57,14 +57,14 @@ def aged(file: Path) -> Path:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], int]:
     """The number of times that an annotation file was read and checked, in any process."""
-    log, read = tmp_path / "reads", annotation_file.read_annotations
+    log, read = tmp_path / "reads", annotation_file.read_coco_text
 
-    def recorded(path: Path, place: str | None = None) -> Any:
+    def recorded(path: Path, what: str, place: str) -> str:
         with log.open("a") as stream:
             stream.write("x")
-        return read(path, place)
+        return read(path, what, place)
 
-    monkeypatch.setattr(annotation_file, "read_annotations", recorded)
+    monkeypatch.setattr(annotation_file, "read_coco_text", recorded)
     return lambda: log.stat().st_size if log.exists() else 0
 
 

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,12 +16,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gcnet.children import run_in_child
+from gcnet.data.coco.annotation_text import cut_annotations
 from gcnet.data.coco.box_formats import COCO, BoxFormat
 from gcnet.data.coco.index import AnnotationIndex, annotation_arrays, text_array
-from gcnet.data.coco.inspection import image_names, inspect, load_unrepaired, read_annotations
+from gcnet.data.coco.inspection import (
+    PARTS,
+    image_names,
+    inspect,
+    load_unrepaired,
+    parse_annotations,
+    read_coco_text,
+)
 from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.layouts import image_folder
-from gcnet.data.coco.parallel_inspection import inspect_in_processes
+from gcnet.data.coco.parallel_inspection import PARTS_OF_PROCESS, inspect_in_processes
 from gcnet.data.index_file import Index, index_path, map_index, save_index
 from gcnet.data.places import shown_place
 from gcnet.errors import UserError
@@ -187,36 +195,63 @@ def _indexed(file: Path, options: ReadOptions, processes: int = 1) -> tuple[dict
     """Return arrays and details of the index of a file, checked in some processes."""
     made = time.time_ns()
     about = {"made": made, "state": _state(file), "sha256": _digest(file)}
-    content = read_annotations(file, None if options.source is None else options.place(file))
-    raw: dict[str, Any] = {
-        "raw_images": text_array(json.dumps([_raw_id(entry) for entry in content["images"]])),
-        "raw_categories": text_array(json.dumps([_raw_id(entry) for entry in content["categories"]])),
+    place = str(file) if options.source is None else options.place(file)
+    text = read_coco_text(file, "annotation", place)
+    in_parts = _inspected_in_parts(text, file, options, processes) if options.repairs and processes > 1 else None
+    if in_parts is not None:
+        arrays, details = in_parts
+    else:
+        content = parse_annotations(text, place)
+        if options.repairs:
+            arrays, details = _inspected(content, _folder(file, content, options))
+        else:
+            arrays, details = annotation_arrays(load_unrepaired(content, place)[0])
+            details |= {"issues": [], "unlike": 0, "box_format": asdict(COCO)}
+        own_arrays, own_details = _of_file(content, len(content["annotations"]))
+        arrays, details = arrays | own_arrays, details | own_details
+    return arrays, details | about
+
+
+def _of_file(content: dict[str, Any], annotations: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return arrays and details of a file before repairs, with a number of annotations."""
+    images, categories = content["images"], content["categories"]
+    arrays = {
+        "raw_images": text_array(json.dumps([_raw_id(entry) for entry in images])),
+        "raw_categories": text_array(json.dumps([_raw_id(entry) for entry in categories])),
         "listed_names": text_array(json.dumps(image_names(content))),
     }
-    counts = {part: len(content[part]) for part in ("images", "annotations", "categories")}
-    if options.repairs:
-        arrays, details = _inspected(content, _folder(file, content, options), processes)
-    else:
-        arrays, details = annotation_arrays(load_unrepaired(content, options.place(file))[0])
-        details |= {"issues": [], "unlike": 0, "box_format": asdict(COCO)}
-    return arrays | raw, details | about | {"counts": counts}
+    counts = {"images": len(images), "annotations": annotations, "categories": len(categories)}
+    return arrays, {"counts": counts}
 
 
-def _inspected(content: dict[str, Any], folder: Path, processes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _inspected_in_parts(
+    text: str, file: Path, options: ReadOptions, processes: int
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return arrays and details of a text whose annotations are read and repaired by several processes, if possible."""
+    cut = cut_annotations(text, PARTS_OF_PROCESS * processes)
+    if cut is None or not all(isinstance(cut.rest.get(part), list) for part in PARTS):
+        return None
+    checked = inspect_in_processes(cut, _folder(file, cut.rest, options), processes)
+    if checked is None:
+        return None
+    arrays, details = annotation_arrays(checked.clean, checked.annotations)
+    issues = [issue for issue in checked.issues if issue.action != "noted"]
+    notes = [issue for issue in checked.issues if issue.action == "noted"]
+    own_arrays, own_details = _of_file(cut.rest, checked.count)
+    return arrays | own_arrays, details | _of_issues(issues, notes, COCO) | own_details
+
+
+def _inspected(content: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return arrays and details of repaired content."""
-    checked = inspect_in_processes(content, folder, processes) if processes > 1 else None
-    if checked is not None:
-        (arrays, details), box_format = annotation_arrays(checked.clean, checked.annotations), COCO
-        issues = [issue for issue in checked.issues if issue.action != "noted"]
-        notes = [issue for issue in checked.issues if issue.action == "noted"]
-    else:
-        inspection = inspect(content, folder, decodes=False)
-        (arrays, details), box_format = annotation_arrays(inspection.clean), inspection.box_format
-        issues, notes = list(inspection.issues), list(inspection.notes)
-    unlike = sum(note.kind == "bbox unlike the mask" for note in notes)
-    return arrays, details | {
+    inspection = inspect(content, folder, decodes=False)
+    arrays, details = annotation_arrays(inspection.clean)
+    return arrays, details | _of_issues(inspection.issues, inspection.notes, inspection.box_format)
+
+
+def _of_issues(issues: Sequence[Issue], notes: Sequence[Issue], box_format: BoxFormat) -> dict[str, Any]:
+    return {
         "issues": [asdict(issue) for issue in issues],
-        "unlike": unlike,
+        "unlike": sum(note.kind == "bbox unlike the mask" for note in notes),
         "box_format": asdict(box_format),
     }
 

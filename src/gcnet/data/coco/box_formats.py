@@ -20,11 +20,20 @@ def are_fractions(segmentations: Iterable[tuple[Any, int, int]]) -> bool:
     """
     polygons = 0
     for segmentation, height, width in segmentations:
-        values = _coordinates(segmentation) if min(height, width) >= _SMALLEST else []
-        if not all(0 <= value <= 1 for value in values):
+        values = _polygon_values(segmentation, height, width)
+        if not _all_fractions(values):
             return False
         polygons += bool(values)
     return polygons >= _NEEDED
+
+
+def any_in_pixels(segmentations: Iterable[tuple[Any, int, int]]) -> bool:
+    """Return whether a polygon is not within the first pixel of its image.
+
+    Args:
+        segmentations: as of `are_fractions`, which is false for a file with such a polygon.
+    """
+    return any(not _all_fractions(_polygon_values(*segmentation)) for segmentation in segmentations)
 
 
 def to_pixels(segmentation: Any, height: int, width: int) -> Any:
@@ -43,6 +52,15 @@ def to_pixels(segmentation: Any, height: int, width: int) -> Any:
     if not isinstance(segmentation[0], list):
         return _scaled(segmentation, height, width)
     return [_scaled(polygon, height, width) for polygon in segmentation]
+
+
+def _polygon_values(segmentation: Any, height: int, width: int) -> list[float]:
+    """Return the coordinates of polygons that tell fractions from pixels; empty for anything else."""
+    return _coordinates(segmentation) if min(height, width) >= _SMALLEST else []
+
+
+def _all_fractions(values: list[float]) -> bool:
+    return all(0 <= value <= 1 for value in values)
 
 
 def _scaled(polygon: list[float], height: int, width: int) -> list[float]:

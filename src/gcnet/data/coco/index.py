@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -154,13 +155,20 @@ class AnnotationTexts:
     texts: list[bytes]
 
     @classmethod
-    def of(cls, annotations: Sequence[Entry], rows: Mapping[int, int], images: Sequence[Entry]) -> "AnnotationTexts":
+    def of(
+        cls,
+        annotations: Sequence[Entry],
+        rows: Mapping[int, int],
+        images: Sequence[Entry],
+        texts: Sequence[str | None] = (),
+    ) -> "AnnotationTexts":
         """Convert annotations without issues.
 
         Args:
             annotations: The annotations.
             rows: Number of each image by its id.
             images: Entries of the images.
+            texts: JSON text of each annotation where it is known.
 
         Returns:
             The texts.
@@ -169,7 +177,7 @@ class AnnotationTexts:
             np.array([rows.get(entry["image_id"], len(images)) for entry in annotations], dtype=np.int64),
             np.array([_is_object(entry, rows, images) for entry in annotations], dtype=bool),
             np.array([bool(entry.get("segmentation")) for entry in annotations], dtype=bool),
-            [json.dumps(entry).encode("ascii") for entry in annotations],
+            [_json_text(entry, text) for entry, text in zip_longest(annotations, texts)],
         )
 
     @classmethod
@@ -182,6 +190,12 @@ class AnnotationTexts:
         """Return the annotations where `keep` (M,) is true."""
         texts = [self.texts[number] for number in np.flatnonzero(keep).tolist()]
         return AnnotationTexts(self.owners[keep], self.is_object[keep], self.has_mask[keep], texts)
+
+
+def _json_text(entry: Entry, text: str | None) -> bytes:
+    """Return the JSON text of an entry, `text` if it is in one line of ASCII characters."""
+    is_compact = text is not None and text.isascii() and "\n" not in text
+    return (text if text is not None and is_compact else json.dumps(entry)).encode("ascii")
 
 
 def image_rows(images: Sequence[Entry]) -> dict[int, int]:

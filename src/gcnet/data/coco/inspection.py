@@ -64,7 +64,20 @@ def read_annotations(path: str | Path, place: str | None = None) -> dict[str, An
         UserError: The file is missing, is not JSON, or lacks a list of images, annotations or categories.
     """
     place = place or str(path)
-    content = read_coco_json(path, "annotation", place)
+    return parse_annotations(read_coco_text(path, "annotation", place), place)
+
+
+def parse_annotations(text: str, place: str) -> dict[str, Any]:
+    """Return the content of a COCO file.
+
+    Args:
+        text: Text of the file.
+        place: Name of the file for messages.
+
+    Raises:
+        UserError: The text is not JSON, or lacks a list of images, annotations or categories.
+    """
+    content = _parsed(text, place)
     for part in PARTS:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             content_found = _found(content, part)
@@ -95,17 +108,36 @@ def read_coco_json(path: str | Path, what: str, place: str | None = None) -> Any
         UserError: The file is missing, cannot be read, or is not JSON.
     """
     place = place or str(path)
+    return _parsed(read_coco_text(path, what, place), place)
+
+
+def read_coco_text(path: str | Path, what: str, place: str) -> str:
+    """Return the text of a JSON file.
+
+    Args:
+        path: Path of the file.
+        what: Kind of the file for messages, such as "annotation".
+        place: Name of the file for messages.
+
+    Raises:
+        UserError: The file is missing, cannot be read, or is not text.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        check_text(place, text)
-        return json.loads(text)
     except FileNotFoundError as error:
         raise UserError(f"no {what} file at {place}{nearest_path(path)}") from error
     except OSError as error:
         raise UserError(f"cannot read {place}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{place} {describe_json_error(error)}") from error
+    check_text(place, text)
+    return text
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{place} {describe_json_error(error)}") from error
 
 

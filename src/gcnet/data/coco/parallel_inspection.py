@@ -1,4 +1,4 @@
-"""Annotations of a large file checked by several processes."""
+"""Annotations of a large file read and checked by several processes."""
 
 import json
 import multiprocessing
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from gcnet.children import end_with_parent
+from gcnet.data.coco.annotation_text import CutText, read_part
 from gcnet.data.coco.annotations import AnnotationChecker, box_arrays, entry_digest, polygons, rough_hash
-from gcnet.data.coco.box_formats import are_fractions, recognize_format
+from gcnet.data.coco.box_formats import any_in_pixels, recognize_format
 from gcnet.data.coco.categories_and_images import CategoryEntries, ImageEntries
 from gcnet.data.coco.index import AnnotationTexts, image_rows
 from gcnet.data.coco.inspection import SizeReader, image_names
@@ -22,7 +23,8 @@ from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.values import Entry, as_integer
 from gcnet.errors import Failure
 
-_PARTS = 8  # of each process, so that all end at about the same time
+PARTS_OF_PROCESS = 8
+"""Parts of the annotations for each process, so that all end at about the same time."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,15 @@ class CheckedContent:
     """The content of a COCO file in COCO's format, and its issues.
 
     Attributes:
-        clean: The content without issues, but with the annotations of the file.
+        clean: The content without issues and annotations.
         annotations: Annotations without issues.
+        count: Number of annotations in the file.
         issues: Issues in the order of `gcnet.data.coco.inspection.inspect`, with notes.
     """
 
     clean: dict[str, Any]
     annotations: AnnotationTexts
+    count: int
     issues: list[Issue]
 
 
@@ -45,6 +49,8 @@ class _Part:
     """A part of the annotations, checked by a process."""
 
     texts: AnnotationTexts
+    count: int
+    in_pixels: bool  # whether a polygon shows that polygons are in pixels
     read_issues: list[Issue]
     shape_issues: list[Issue]
     ids: np.ndarray  # 0 for an id that must be replaced
@@ -56,7 +62,7 @@ class _Part:
 class _Work:
     """What forked processes inherit."""
 
-    entries: Sequence[Any]
+    cut: CutText
     images: ImageEntries
     categories: CategoryEntries
     rows: dict[int, int]
@@ -66,58 +72,86 @@ class _Work:
 _work: list[_Work] = []
 
 
-def inspect_in_processes(content: dict[str, Any], folder: Path, processes: int) -> CheckedContent | None:
+def inspect_in_processes(cut: CutText, folder: Path, processes: int) -> CheckedContent | None:
     """Check categories, images and annotations as `gcnet.data.coco.inspection.inspect`, in several processes.
 
     Args:
-        content: Content of a COCO file; not modified.
+        cut: Text of a COCO file.
         folder: Folder of the images, from which missing sizes are read.
         processes: Number of processes, which are forked.
 
     Returns:
         Issues and repaired content; None if polygons or boxes have another format than COCO's, or annotations need new
-        ids: such a file cannot be checked in parts.
+        ids or cannot be told apart, or are not JSON: such a file cannot be checked in parts.
 
     Raises:
         Failure: A process was killed.
     """
     issues: list[Issue] = []
-    categories = CategoryEntries(content["categories"], issues)
-    images = ImageEntries(content["images"], issues, SizeReader(folder, image_names(content)))
-    entries, valid = content["annotations"], list(images.by_id.values())
-    if not entries or are_fractions(polygons(entries, images)):
-        return None
-    _work.append(_Work(entries, images, categories, image_rows(valid), valid))
-    size = 1 + len(entries) // (_PARTS * processes)
-    ranges = [range(start, min(start + size, len(entries))) for start in range(0, len(entries), size)]
+    categories = CategoryEntries(cut.rest["categories"], issues)
+    images = ImageEntries(cut.rest["images"], issues, SizeReader(folder, image_names(cut.rest)))
+    valid = list(images.by_id.values())
+    _work.append(_Work(cut, images, categories, image_rows(valid), valid))
     try:
         context = multiprocessing.get_context("fork")
         with ProcessPoolExecutor(processes, context, end_with_parent, (signal.SIGKILL,)) as pool:
-            parts = list(pool.map(_checked_part, ranges))
+            found = list(pool.map(_checked_part, cut.parts))
     except BrokenProcessPool as error:
         raise Failure("a process that checked annotations was killed, perhaps for lack of memory") from error
     finally:
         _work.clear()
+    parts = [part for part in found if part is not None]
+    if len(parts) < len(found) or not any(part.in_pixels for part in parts):
+        return None
     annotations = _joined(parts, valid, issues)
-    clean = {**content, "images": valid, "categories": categories.kept}
-    return None if annotations is None else CheckedContent(clean, annotations, issues)
+    if annotations is None:
+        return None
+    clean = {**cut.rest, "images": valid, "categories": categories.kept}
+    return CheckedContent(clean, annotations, sum(part.count for part in parts), issues)
 
 
-def _checked_part(numbers: range) -> _Part:
+def _checked_part(span: tuple[int, int]) -> _Part | None:
     """Check a part of the annotations; their boxes should have COCO's format."""
     work, read_issues, shape_issues = _work[0], list[Issue](), list[Issue]()
+    try:
+        pairs = list(read_part(work.cut, span))
+    except (ValueError, RecursionError):
+        return None
+    if not all(
+        isinstance(entry, dict) and "image_id" in entry for entry, _ in pairs
+    ):  # named by their number in the file
+        return None
     checker = AnnotationChecker(work.images, work.categories, read_issues)
-    drafts = [draft for number in numbers if (draft := checker.draft(work.entries[number], number + 1))]
     shaper = AnnotationChecker(work.images, work.categories, shape_issues)
-    kept = [entry for draft in drafts if (entry := shaper.shaped(draft))]
+    found = [(draft, entry, text) for entry, text in pairs if (draft := checker.draft(entry, 0))]
+    shaped = [(kept, entry, text) for draft, entry, text in found if (kept := shaper.shaped(draft))]
+    kept = [entry for entry, _, _ in shaped]
+    texts = [text if _is_unchanged(entry, raw) else None for entry, raw, text in shaped]
     return _Part(
-        AnnotationTexts.of(kept, work.rows, work.valid),
+        AnnotationTexts.of(kept, work.rows, work.valid, texts),
+        len(pairs),
+        any_in_pixels(polygons([entry for entry, _ in pairs], work.images)),
         read_issues,
         shape_issues,
         np.array([_valid_id(entry.get("id")) for entry in kept], dtype=np.int64),
         np.array([rough_hash(entry) for entry in kept], dtype=np.int64),
-        box_arrays(drafts),
+        box_arrays([draft for draft, _, _ in found]),
     )
+
+
+def _is_unchanged(entry: Entry, raw: Entry) -> bool:
+    """Whether the text of an annotation in the file is that of the checked one."""
+    return entry.keys() == raw.keys() and all(_is_same(value, raw[key]) for key, value in entry.items())
+
+
+def _is_same(value: Any, raw: Any) -> bool:
+    if value is raw:
+        return True
+    if type(value) is not type(raw):
+        return False
+    if isinstance(value, list):
+        return len(value) == len(raw) and all(map(_is_same, value, raw))
+    return type(value) is int and value == raw
 
 
 def _valid_id(identity: Any) -> int:
