@@ -173,7 +173,8 @@ def test_a_published_classifier_predicts_as_in_timm(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("GCNET_CACHE", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with served(file.getvalue()) as running:
-        known = replace(published(running.url, file.getvalue()), name="timm/test.tag")
+        entry = published(running.url, file.getvalue())
+        known = replace(entry, name="timm/test.tag", dataset="ImageNet validation set")
         for module in (catalog, conversion):
             monkeypatch.setattr(module, "published_files", lambda: (known,))
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (301, 401, 3), np.uint8)).save(tmp_path / "photo.png")
@@ -182,8 +183,11 @@ def test_a_published_classifier_predicts_as_in_timm(tmp_path: Path, monkeypatch:
     image = timm.data.create_transform(**config)(Image.open(tmp_path / "photo.png"))
     with torch.no_grad():
         expected = theirs(image[None]).softmax(1)[0]
-    found = {int(name.removeprefix("class ")): probability for name, probability in result.images[0].classes}
-    assert max(abs(float(expected[label]) - probability) for label, probability in found.items()) < 1e-5
+    names = timm.data.ImageNetInfo().label_descriptions()
+    found = result.images[0].classes
+    ranked = expected.argsort(descending=True)
+    assert max(abs(float(expected[label]) - one[1]) for label, one in zip(ranked, found, strict=True)) < 1e-5
+    assert found[0][0] == names[int(ranked[0])].split(",")[0]
     assert expected.std() > 1e-4
 
 

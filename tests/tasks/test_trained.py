@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+import torchvision
 
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
+from gcnet.tasks.classification.trained import TrainedClassifier
 from gcnet.tasks.detection.trained import TrainedDetector
 from gcnet.tasks.trained import model_path, open_trained
 from tasks.things import CATEGORY_IDS, CLASSES, build_finder, save_finder
@@ -40,6 +43,22 @@ def test_weights_of_a_detector_by_name_determine_the_number_of_classes(name: str
     assert detector.names() == ("class 1", "class 2", "class 3", "class 4")
     found = detector.model.state_dict()
     assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+def test_published_weights_of_imagenet_have_its_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    state = torchvision.models.resnet18().state_dict()
+    torch.save(state, tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    published = open_trained("resnet18", "IMAGENET1K_V1").trained
+    assert isinstance(published, TrainedClassifier)
+    descriptions = timm.data.ImageNetInfo().label_descriptions()
+    assert [name.split()[0] for name in published.names()] == [one.replace(",", "").split()[0] for one in descriptions]
+    assert published.class_names is None  # an evaluation takes the folders of the data in their order
+    torch.save(state, tmp_path / "own.pth")
+    own = open_trained("resnet18", str(tmp_path / "own.pth")).trained
+    assert isinstance(own, TrainedClassifier)
+    assert own.names()[281] == "class 281"
 
 
 def test_a_file_without_class_names_names_the_classes_by_their_ids(tmp_path: Path) -> None:

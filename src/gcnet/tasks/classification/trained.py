@@ -11,8 +11,10 @@ from gcnet.errors import UserError, printable
 from gcnet.models.card import ModelCard, card_of
 from gcnet.models.create import create_model
 from gcnet.models.matching import AUXILIARY, class_layers, matched_names
+from gcnet.models.pretrained import find_pretrained
 from gcnet.models.registry import split_name
 from gcnet.models.weights import loaded_weights, read_weights
+from gcnet.tasks.classification.imagenet import names_for_file, names_for_weights
 from gcnet.tasks.classification.preprocessing import own_preprocessing, published_preprocessing
 
 
@@ -24,17 +26,20 @@ class TrainedClassifier:
         model: network, images (N, 3, H, W) float -> logits (N, num_classes).
         num_classes: number of classes.
         preprocessing: preprocessing of the images; None if unknown.
-        class_names: class names in the order of the logits; None if unknown.
+        class_names: class names in the order of the logits, by which an evaluation finds its classes; None if unknown.
+        shown_names: names for predictions without `class_names`; None for "class 0", "class 1", ....
     """
 
     model: nn.Module
     num_classes: int
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
+    shown_names: tuple[str, ...] | None = None
 
     def names(self) -> tuple[str, ...]:
-        """Return the class names, or "class 0", "class 1", ... if they are unknown."""
-        return self.class_names or tuple(f"class {label}" for label in range(self.num_classes))
+        """Return the class names for predictions, or "class 0", "class 1", ... if they are unknown."""
+        unknown = (f"class {label}" for label in range(self.num_classes))
+        return self.class_names or self.shown_names or tuple(unknown)
 
 
 def classifier_of_file(path: Path, model: nn.Module, card: ModelCard) -> TrainedClassifier:
@@ -51,7 +56,7 @@ def classifier_of_file(path: Path, model: nn.Module, card: ModelCard) -> Trained
     preprocessing = None if card.preprocessing is None else Preprocessing.from_dict(card.preprocessing)
     if preprocessing is None and card.architecture is not None:
         preprocessing = published_preprocessing(card.architecture, str(path))
-    return TrainedClassifier(model, card.num_classes or 0, preprocessing, card.class_names)
+    return TrainedClassifier(model, card.num_classes or 0, preprocessing, card.class_names, names_for_file(card))
 
 
 def classifier_by_name(name: str, weights: str, image_size: int | None, *, download: bool) -> TrainedClassifier:
@@ -78,7 +83,9 @@ def classifier_by_name(name: str, weights: str, image_size: int | None, *, downl
     loaded = loaded_weights(model)
     if loaded is not None and loaded.new_layers and not set(loaded.new_layers) <= AUXILIARY:
         raise UserError(f"{weights} has no trained classifier for {name}: {loaded.head}")
-    return TrainedClassifier(model.eval(), card_of(model).num_classes or 0, own)
+    count = card_of(model).num_classes or 0
+    shown = names_for_weights(find_pretrained(base, weights), count)
+    return TrainedClassifier(model.eval(), count, own, shown_names=shown)
 
 
 def _number_of_classes(fresh: nn.Module, tensors: Mapping[str, Tensor], layers: set[str]) -> int | None:
