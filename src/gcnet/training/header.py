@@ -89,7 +89,7 @@ def _warmup(trainer: Trainer) -> str:
     if not schedule.warmup:
         return ""
     start = "" if schedule.start is None else f" from {schedule.start:.3g} of it"
-    return f" after warm-up of {schedule.warmup} steps{start}"
+    return f" after warm-up of {schedule.warmup} step{'s' * (schedule.warmup != 1)}{start}"
 
 
 def _machine(trainer: Trainer) -> str:
