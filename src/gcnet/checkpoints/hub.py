@@ -172,7 +172,7 @@ def _check_size(model: HubModel, size: int | None) -> None:
 
 @contextmanager
 def hub_errors(subject: str, *, action: str = "download") -> Generator[None]:
-    """Check that the Hub can be reached, and report errors of huggingface_hub in one sentence.
+    """Context that checks that the Hub can be reached, and converts errors of huggingface_hub.
 
     Args:
         subject: the model or repository, for errors.

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -46,8 +47,8 @@ def cut_annotations(text: str, parts: int) -> CutText | None:
         start, rest = _members(text, _skip(text, 0, "{"), {})
         if start is None:
             return None
-        ends = (match.end() - 1 for _, match in zip(range(_MOST_ENDS), _END.finditer(text, start), strict=False))
-        for end in ends:
+        for match in islice(_END.finditer(text, start), _MOST_ENDS):
+            end = match.end() - 1
             complete = _rest_after(text, end + 1, rest)
             if complete is not None:
                 return CutText(text, complete, _spans(text, start, end, parts))

@@ -81,8 +81,8 @@ def inspect_in_processes(cut: CutText, folder: Path, processes: int) -> CheckedC
         processes: Number of processes, which are forked.
 
     Returns:
-        Issues and repaired content; None if polygons or boxes have another format than COCO's, or annotations need new
-        ids or cannot be told apart, or are not JSON: such a file cannot be checked in parts.
+        Issues and repaired content; None if the file must be checked as a whole: invalid JSON, polygons or boxes in
+        another format than COCO's, annotations without an image id, or missing or repeated annotation ids.
 
     Raises:
         Failure: A process was killed.
@@ -117,10 +117,9 @@ def _checked_part(span: tuple[int, int]) -> _Part | None:
         pairs = list(read_part(work.cut, span))
     except (ValueError, RecursionError):
         return None
-    if not all(
-        isinstance(entry, dict) and "image_id" in entry for entry, _ in pairs
-    ):  # named by their number in the file
-        return None
+    entries = [entry for entry, _ in pairs]
+    if not all(isinstance(entry, dict) and "image_id" in entry for entry in entries):
+        return None  # issues name them by their number in the file
     checker = AnnotationChecker(work.images, work.categories, read_issues)
     shaper = AnnotationChecker(work.images, work.categories, shape_issues)
     found = [(draft, entry, text) for entry, text in pairs if (draft := checker.draft(entry, 0))]
@@ -129,8 +128,8 @@ def _checked_part(span: tuple[int, int]) -> _Part | None:
     texts = [text if _is_unchanged(entry, raw) else None for entry, raw, text in shaped]
     return _Part(
         AnnotationTexts.of(kept, work.rows, work.valid, texts),
-        len(pairs),
-        any_in_pixels(polygons([entry for entry, _ in pairs], work.images)),
+        len(entries),
+        any_in_pixels(polygons(entries, work.images)),
         read_issues,
         shape_issues,
         np.array([_valid_id(entry.get("id")) for entry in kept], dtype=np.int64),
