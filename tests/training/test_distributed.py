@@ -167,6 +167,10 @@ def test_processes_exchange_statistics_of_batch_norms_only_where_these_are_train
             torch.testing.assert_close(parameter.detach(), torch.tensor(values))
 
 
+def test_a_step_exchanges_numbers_of_images_and_then_losses_and_votes_together(tmp_path):
+    assert by_two(together.count_exchanges, tmp_path, tmp_path) == [[2, 2]] * 2
+
+
 def test_processes_exchange_the_buffers_of_other_modules(tmp_path):
     one, other = by_two(together.train_with_own_buffers, tmp_path, tmp_path)
     assert one == other
