@@ -53,7 +53,7 @@ def test_several_processes_give_the_same_annotations_and_issues_as_one(
 ) -> None:
     data = annotated(change)
     expected = inspect(data, None)
-    checked = inspect_in_processes(cut(data), tmp_path, 3)
+    checked = inspect_in_processes(cut(data), lambda: tmp_path, 3)
     assert checked is not None and checked.count == len(data["annotations"])
     index = AnnotationIndex(Index(*annotation_arrays(checked.clean, checked.annotations)))
     assert json.dumps(index.content()) == json.dumps(expected.clean)
@@ -79,10 +79,10 @@ def test_files_that_need_all_annotations_at_once_are_not_checked_in_parts(
     change: Callable[[Entries], Entries], tmp_path: Path
 ) -> None:
     text = cut_annotations(json.dumps(annotated(change)), 5)
-    assert text is None or inspect_in_processes(text, tmp_path, 3) is None
+    assert text is None or inspect_in_processes(text, lambda: tmp_path, 3) is None
 
 
 def test_a_killed_process_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(parallel_inspection, "box_arrays", lambda _: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(Failure, match="was killed, perhaps for lack of memory"):
-        inspect_in_processes(cut(annotated(list)), tmp_path, 2)
+        inspect_in_processes(cut(annotated(list)), lambda: tmp_path, 2)

@@ -19,6 +19,7 @@ from gcnet.data.coco.paths import MISSING, resolve_paths
 from gcnet.data.coco.values import Entry, Ids
 from gcnet.data.decode import Header, ImageError, ImageFile, open_image, read_header
 from gcnet.data.images.file_names import FileNames
+from gcnet.data.images.probe import REQUESTED
 from gcnet.data.images.remote_images import RemoteImages
 from gcnet.data.images.remote_reader import RemoteReader
 from gcnet.data.images.sources import FileImages, StoredImages, evenly_spread
@@ -26,7 +27,6 @@ from gcnet.errors import UserError, printable
 from gcnet.remote_files import is_remote
 
 _SAMPLE = 100  # images whose headers are read to learn in which orientation the images are annotated
-_REQUESTED = 16  # remote images of the sample that are in memory at a time
 
 
 class CocoImages:
@@ -163,8 +163,8 @@ class FolderReader:
     def __init__(self, folder: str | os.PathLike[str], entries: Sequence[Entry]) -> None:
         self.paths = resolve_paths(folder, [entry["file_name"] for entry in entries])
         self._remote = RemoteReader() if is_remote(self.paths.folder) else None
-        headers = ((entry, header) for entry, header in self._sample(entries) if header is not None)
-        orientations = [fits for entry, header in headers if (fits := _fits(header, entry)) is not None]
+        self._sampled = [(entry, header) for entry, header in self._sample(entries) if header is not None]
+        orientations = [fits for entry, header in self._sampled if (fits := _fits(header, entry)) is not None]
         self._stored = orientations.count("stored")
         self._upright = orientations.count("upright") >= self._stored
 
@@ -205,19 +205,14 @@ class FolderReader:
             notes.append("images with an EXIF orientation are not rotated if the annotations have the stored size")
         return notes
 
-    def check_sizes(self, entries: Sequence[Entry]) -> None:
+    def check_sizes(self) -> None:
         """Check that the annotated size of at least one image of a sample is correct.
-
-        Args:
-            entries: Entries of the images.
 
         Raises:
             UserError: All readable images of the sample have another size.
         """
         first = ""
-        for entry, header in self._sample(entries):
-            if header is None:
-                continue
+        for entry, header in self._sampled:
             stored, stated = (header.width, header.height), (entry["width"], entry["height"])
             if stated in (stored, header.upright_size):
                 return
@@ -228,8 +223,8 @@ class FolderReader:
     def _sample(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Header | None]]:
         """Yield entries of a sample of images, each with the header of its file, or None if it cannot be read."""
         sample = evenly_spread(entries, _SAMPLE)
-        for start in range(0, len(sample), _REQUESTED):
-            part = sample[start : start + _REQUESTED]
+        for start in range(0, len(sample), REQUESTED):
+            part = sample[start : start + REQUESTED]
             self.prefetch([entry["file_name"] for entry in part])
             for entry in part:
                 try:

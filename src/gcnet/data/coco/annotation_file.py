@@ -7,10 +7,10 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -203,7 +203,7 @@ def _indexed(file: Path, options: ReadOptions, processes: int = 1) -> tuple[dict
     else:
         content = parse_annotations(text, place)
         if options.repairs:
-            arrays, details = _inspected(content, _folder(file, content, options))
+            arrays, details = _inspected(content, partial(_folder, file, content, options))
         else:
             arrays, details = annotation_arrays(load_unrepaired(content, place)[0])
             details |= {"issues": [], "unlike": 0, "box_format": asdict(COCO)}
@@ -231,7 +231,7 @@ def _inspected_in_parts(
     cut = cut_annotations(text, PARTS_OF_PROCESS * processes)
     if cut is None or not all(isinstance(cut.rest.get(part), list) for part in PARTS):
         return None
-    checked = inspect_in_processes(cut, _folder(file, cut.rest, options), processes)
+    checked = inspect_in_processes(cut, partial(_folder, file, cut.rest, options), processes)
     if checked is None:
         return None
     arrays, details = annotation_arrays(checked.clean, checked.annotations)
@@ -241,9 +241,9 @@ def _inspected_in_parts(
     return arrays | own_arrays, details | _of_issues(issues, notes, COCO) | own_details
 
 
-def _inspected(content: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _inspected(content: dict[str, Any], find_folder: Callable[[], Path]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return arrays and details of repaired content."""
-    inspection = inspect(content, folder, decodes=False)
+    inspection = inspect(content, decodes=False, find_folder=find_folder)
     arrays, details = annotation_arrays(inspection.clean)
     return arrays, details | _of_issues(inspection.issues, inspection.notes, inspection.box_format)
 
@@ -257,7 +257,7 @@ def _of_issues(issues: Sequence[Issue], notes: Sequence[Issue], box_format: BoxF
 
 
 def _folder(file: Path, content: dict[str, Any], options: ReadOptions) -> Path:
-    """Return the image folder, from which missing sizes are read."""
+    """Return the image folder, from which missing sizes are read; finding it lists it."""
     file = options.source or file
     try:
         return image_folder(file, image_names(content), images=options.images, split=options.split)

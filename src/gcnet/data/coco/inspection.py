@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,7 @@ def inspect(
     folder: str | os.PathLike[str] | None = None,
     *,
     decodes: bool = True,
+    find_folder: Callable[[], str | os.PathLike[str]] | None = None,
     workers: int = 1,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Inspection:
@@ -161,6 +163,7 @@ def inspect(
         content: Content of a COCO file; not modified.
         folder: Folder of the images; None checks the annotations only.
         decodes: Whether to decode all images; otherwise only the headers of images without a size are read.
+        find_folder: Returns the folder of the images without a size, instead of `folder`.
         workers: Number of threads that decode images.
         progress: Called with the number of images checked since the last call.
 
@@ -169,7 +172,9 @@ def inspect(
     """
     issues: list[Issue] = []
     categories = CategoryEntries(content["categories"], issues)
-    images = ImageEntries(content["images"], issues, SizeReader(folder, image_names(content)))
+    if find_folder is None and folder is not None:
+        find_folder = partial(Path, folder)
+    images = ImageEntries(content["images"], issues, SizeReader(find_folder, image_names(content)))
     if folder is not None and decodes:
         _check_files(images, folder, workers, progress)
     annotations = AnnotationEntries(content["annotations"], images, categories, issues)
@@ -194,20 +199,20 @@ class SizeReader:
     """Reads the upright size of image files by their names in an annotation file.
 
     Args:
-        folder: Image folder; None reads nothing.
+        find_folder: Returns the image folder, called when the first size is read; None reads nothing.
         names: All names in the annotation file.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None, names: list[str]) -> None:
-        self._folder, self._names = folder, names
+    def __init__(self, find_folder: Callable[[], str | os.PathLike[str]] | None, names: list[str]) -> None:
+        self._find_folder, self._names = find_folder, names
         self._paths: Any = None
 
     def __call__(self, name: str) -> tuple[int, int] | None:
         """Return height and width in pixels, or None if the file cannot be read."""
-        if self._folder is None:
+        if self._find_folder is None:
             return None
         if self._paths is None:
-            self._paths = resolve_paths(self._folder, self._names)
+            self._paths = resolve_paths(self._find_folder(), self._names)
         path = self._paths.path(name)
         if path is None:
             return None

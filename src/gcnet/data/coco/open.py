@@ -2,7 +2,6 @@
 
 import os
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,14 +147,14 @@ def _open_file(
         return CocoSplit(CocoImages(opened.index, FolderReader(folder, entries)), (), place)
     _check_usable(opened, place)
     reader = FolderReader(folder, entries)
-    _check_sizes(reader, entries, place)
+    _check_sizes(reader, place)
     notes = (*reader.notes(), *_depth_notes(reader), *_box_notes(opened, place))
     return CocoSplit(CocoImages(opened.index, reader), opened.issues, place, notes)
 
 
-def _check_sizes(reader: FolderReader, entries: Sequence[Entry], place: str) -> None:
+def _check_sizes(reader: FolderReader, place: str) -> None:
     try:
-        reader.check_sizes(entries)
+        reader.check_sizes()
     except UserError as error:
         raise UserError(f"{printable(place)}: {error}; check `images`") from error
 

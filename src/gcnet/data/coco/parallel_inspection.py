@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -72,12 +72,12 @@ class _Work:
 _work: list[_Work] = []
 
 
-def inspect_in_processes(cut: CutText, folder: Path, processes: int) -> CheckedContent | None:
+def inspect_in_processes(cut: CutText, find_folder: Callable[[], Path], processes: int) -> CheckedContent | None:
     """Check categories, images and annotations as `gcnet.data.coco.inspection.inspect`, in several processes.
 
     Args:
         cut: Text of a COCO file.
-        folder: Folder of the images, from which missing sizes are read.
+        find_folder: Returns the folder of the images, from which missing sizes are read.
         processes: Number of processes, which are forked.
 
     Returns:
@@ -89,7 +89,7 @@ def inspect_in_processes(cut: CutText, folder: Path, processes: int) -> CheckedC
     """
     issues: list[Issue] = []
     categories = CategoryEntries(cut.rest["categories"], issues)
-    images = ImageEntries(cut.rest["images"], issues, SizeReader(folder, image_names(cut.rest)))
+    images = ImageEntries(cut.rest["images"], issues, SizeReader(find_folder, image_names(cut.rest)))
     valid = list(images.by_id.values())
     _work.append(_Work(cut, images, categories, image_rows(valid), valid))
     try:

@@ -1,7 +1,7 @@
 """Properties of a sample of images: median size, bit depth, readability."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median_low
 from typing import TypeVar
 
@@ -12,6 +12,10 @@ from gcnet.data.images.sources import ImageSource, evenly_spread
 from gcnet.errors import UserError
 
 SAMPLED = 100
+
+REQUESTED = 16
+"""Remote images of a sample that are requested at the same time, and are in memory."""
+
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 _DEEP_SAMPLED = 32
 _DECODED_CLASSES = 100
@@ -30,7 +34,7 @@ def median_size(source: ImageSource) -> tuple[int, int]:
     Raises:
         UserError: No image can be read.
     """
-    headers = list(_readable(source, evenly_spread(range(len(source)), SAMPLED), _header))
+    headers = [header for _, header in _readable(source, evenly_spread(range(len(source)), SAMPLED), _header)]
     if not headers:
         headers = [first_readable(source, range(len(source)), _header)]
     sides = [sorted(header.upright_size) for header in headers]
@@ -49,9 +53,9 @@ def estimate_bit_depth(source: ImageSource) -> int | None:
         A value of `BIT_DEPTHS`, or None if there are no 16-bit images.
     """
     sampled = evenly_spread(_possibly_deep(source), SAMPLED)
-    deep = [index for index in sampled if any(header.is_16_bit for header in _readable(source, [index], _header))]
+    deep = [index for index, header in _readable(source, sampled, _header) if header.is_16_bit]
     chosen = evenly_spread(deep, _DEEP_SAMPLED)
-    values = [value for value in _readable(source, chosen, _largest) if value is not None]
+    values = [value for _, value in _readable(source, chosen, _largest) if value is not None]
     if not values:
         return None
     return next((depth for depth in BIT_DEPTHS if max(values) < 1 << depth), FULL_DEPTH)
@@ -83,12 +87,13 @@ def unreadable_classes(source: ImageSource) -> list[str]:
     """
     labels = source.all_labels()
     order = np.argsort(labels, kind="stable")
-    members = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    members = [indices.tolist() for indices in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)]
     read = _decoded if len(members) <= _DECODED_CLASSES else _header
+    readable = {index for index, _ in _readable(source, [indices[0] for indices in members], read)}
     return [
-        source.classes[labels[indices[0]]]
-        for indices in members
-        if next(_readable(source, map(int, indices), read), None) is None
+        source.classes[labels[first]]
+        for first, *others in members
+        if first not in readable and next(_readable(source, others, read), None) is None
     ]
 
 
@@ -131,12 +136,18 @@ def first_readable(source: ImageSource, indices: range, read: Callable[[ImageSou
     raise UserError(f"none of the {len(indices):,} images can be read; {first}")
 
 
-def _readable(source: ImageSource, indices: Iterable[int], read: Callable[[ImageSource, int], _T]) -> Iterator[_T]:
-    for index in indices:
-        try:
-            yield read(source, index)
-        except ImageError:
-            continue
+def _readable(
+    source: ImageSource, indices: Sequence[int], read: Callable[[ImageSource, int], _T]
+) -> Iterator[tuple[int, _T]]:
+    """Yield index and result of each image that can be read; remote images are requested in groups."""
+    for start in range(0, len(indices), REQUESTED):
+        group = indices[start : start + REQUESTED]
+        source.prefetch(group)
+        for index in group:
+            try:
+                yield index, read(source, index)
+            except ImageError:
+                continue
 
 
 def _header(source: ImageSource, index: int) -> Header:
