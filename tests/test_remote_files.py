@@ -55,6 +55,12 @@ def test_missing_files_and_buckets_are_named(s3: str) -> None:
         read_remote("s3://other/none")
 
 
+def test_urls_without_a_bucket_are_refused() -> None:
+    for url in ("s3://", "s3:///", "s3:"):
+        with pytest.raises(UserError, match=f"^{url} names no bucket, as s3://bucket/folder does$"):
+            read_remote(url)
+
+
 def test_missing_credentials_are_named(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -79,7 +85,7 @@ def test_a_failing_request_is_repeated_and_then_reported(monkeypatch: pytest.Mon
     assert read_remote("memory://file", 0, 7) == b"content"
     with pytest.raises(RemoteError, match="cannot access memory://file: connection reset"):
         read_remote("memory://file")
-    assert len(attempts) == 5
+    assert len(attempts) == 2 + 3
 
 
 def test_unknown_protocols_and_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

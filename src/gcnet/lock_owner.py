@@ -3,8 +3,10 @@
 import json
 import os
 import socket
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from gcnet.errors import printable
@@ -17,6 +19,36 @@ def own_lock() -> dict[str, Any]:
     """Return the description of a lock that this process takes now."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     return {"host": socket.gethostname(), "process": os.getpid(), "started": started}
+
+
+def this_machine() -> str:
+    """Return an identifier of this machine and of its process numbers, of which containers have their own.
+
+    It changes when the machine is started again. Machines of the same host name have different ones.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # not Linux
+        return f"{uuid.getnode():x}"
+
+
+def has_ended(owner: Mapping[str, Any]) -> bool:
+    """Return whether an owner is a process of this machine that has ended, or this process.
+
+    Args:
+        owner: With `machine` as of `this_machine`; False without it.
+    """
+    if owner.get("machine") != this_machine():
+        return False
+    process = owner.get("process")
+    try:
+        os.kill(int(str(process)), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return process == os.getpid()
 
 
 def read_owner(content: bytes) -> dict[str, Any]:
@@ -42,15 +74,26 @@ def describe_owner(owner: Mapping[str, Any]) -> str:
     return printable(words)
 
 
+def seconds_since(time: object) -> float | None:
+    """Return how many seconds ago a time was, or None for an unknown time.
+
+    Args:
+        time: in ISO format with its time zone.
+    """
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(str(time))).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
 def ago(time: object) -> str:
     """Return how long ago a time was, such as "5 hours ago", or "at an unknown time".
 
     Args:
         time: in ISO format with its time zone.
     """
-    try:
-        seconds = (datetime.now(UTC) - datetime.fromisoformat(str(time))).total_seconds()
-    except (ValueError, TypeError):
+    seconds = seconds_since(time)
+    if seconds is None:
         return "at an unknown time"
     size, unit = next((item for item in _UNITS if seconds >= _LEAST * item[0]), _UNITS[-1])
     return f"{max(seconds, 0) // size:.0f} {unit} ago"

@@ -18,6 +18,7 @@ _SECRET = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,2}(?!arn:)[^/@:]+:(?!\d+/)[^@
 _SHORT_URL = re.compile(r"^([^/:]+):/(?!/)")
 _ATTEMPTS = 3
 _FIRST_PAUSE = 0.5  # seconds; doubled after every failed attempt
+_PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, NotImplementedError, ValueError, TypeError)
 _VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
 _CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound")
 
@@ -67,7 +68,11 @@ def check_without_secret(url: str | os.PathLike[str], name: str = "URLs") -> Non
 def restored_url(path: str | os.PathLike[str]) -> str:
     """Return `path` as text; a URL that pathlib has changed to s3:/bucket gets its second slash back."""
     text = str(path)
-    return _SHORT_URL.sub(r"\1://", text) if is_url(text) else text
+    return _SHORT_URL.sub(lambda match: _slashes(match[1]), text) if is_url(text) else text
+
+
+def _slashes(protocol: str) -> str:
+    return f"{protocol}:///" if protocol == "file" else f"{protocol}://"
 
 
 def file_system(url: str) -> Any:
@@ -80,7 +85,9 @@ def file_system(url: str) -> Any:
             has a password.
     """
     check_without_secret(url)
-    protocol = url.partition("://")[0]
+    protocol, _, path = url.rstrip("/").partition(":")
+    if protocol in ("s3", "s3a") and not path.strip("/"):
+        raise UserError(f"{printable(url)} names no bucket, as s3://bucket/folder does")
     if protocol in ("file", "local"):
         raise UserError(f"a path on this machine is given without {protocol}://, found {printable(url)}")
     return _file_system(protocol, os.getpid())
@@ -93,12 +100,15 @@ def _file_system(protocol: str, process: int) -> Any:  # noqa: ARG001 (part of t
     except ImportError as error:
         raise _missing_library(protocol) from error
     try:
-        return fsspec.filesystem(protocol, use_listings_cache=False)
+        system = fsspec.filesystem(protocol, use_listings_cache=False)
     except ImportError as error:
         raise _missing_library(protocol, str(error)) from error
     except ValueError as error:
         proposal = nearest(protocol, fsspec.available_protocols())
         raise UserError(f'unknown protocol "{printable(protocol)}://"{proposal or "; such as s3://"}') from error
+    if protocol in ("s3", "s3a"):
+        system.retries = 1  # botocore repeats requests as well: together they would wait hours for a server that hangs
+    return system
 
 
 def _missing_library(protocol: str, reason: str = "") -> UserError:
@@ -131,8 +141,9 @@ def remote_errors(url: str) -> Generator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    lines = (str(error) or type(error).__name__).splitlines()
-    return printable(lines[0][:200])
+    text = error.strerror if isinstance(error, OSError) else None
+    first, *others = (text or str(error) or type(error).__name__).splitlines()
+    return printable(" ".join([first, *others[:1]] if first.endswith(":") else [first])[:200])
 
 
 def read_remote(url: str, start: int | None = None, end: int | None = None) -> bytes:
@@ -147,7 +158,23 @@ def read_remote(url: str, start: int | None = None, end: int | None = None) -> b
         UserError: As for `remote_errors`.
         RemoteError: All attempts failed.
     """
-    return retried(url, lambda: file_system(url).cat_file(url, start=start, end=end))
+
+    def request() -> bytes:
+        try:
+            return file_system(url).cat_file(url, start=start, end=end)
+        except OSError as error:
+            if start is not None and error_code(error) in ("InvalidRange", "416"):  # the file is not as long
+                return b""
+            raise
+
+    return retried(url, request)
+
+
+def error_code(error: BaseException) -> str:
+    """Return the code in the answer of an S3 server that an error was made of, such as "NoSuchKey", or ""."""
+    response = getattr(error.__cause__, "response", None)
+    details = response.get("Error") if isinstance(response, dict) else None
+    return str(details.get("Code")) if isinstance(details, dict) else ""
 
 
 def retried(url: str, request: Callable[[], _T]) -> _T:
@@ -165,13 +192,22 @@ def retried(url: str, request: Callable[[], _T]) -> _T:
         for attempt in range(_ATTEMPTS):
             try:
                 return request()
-            except (FileNotFoundError, PermissionError):
-                raise
-            except (OSError, RemoteError):
-                if attempt == _ATTEMPTS - 1:
+            except Exception as error:
+                if attempt == _ATTEMPTS - 1 or _is_permanent(error):
                     raise
                 time.sleep(_FIRST_PAUSE * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _is_permanent(error: Exception) -> bool:
+    """Whether a request that failed with an error is not repeated: mistakes, and servers that did not answer in time.
+
+    Libraries of protocols have repeated these for more than a minute.
+    """
+    if isinstance(error, RemoteError):
+        return False
+    name = type(error).__name__
+    return isinstance(error, _PERMANENT) or name in (*_CREDENTIALS, "ParamValidationError") or "Timeout" in name
 
 
 def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
@@ -186,7 +222,11 @@ def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
     if not ranges:
         return []
     urls, starts, ends = (list(values) for values in zip(*ranges, strict=True))
-    results = file_system(ranges[0][0]).cat_ranges(urls, starts, ends, on_error="return")
+    system = file_system(ranges[0][0])
+    try:
+        results = system.cat_ranges(urls, starts, ends, on_error="return")
+    except Exception:  # libraries of protocols have error classes of their own
+        return [None] * len(ranges)
     return [result if isinstance(result, bytes) else None for result in results]
 
 
@@ -216,16 +256,6 @@ def list_remote(folder: str) -> list[FileEntry]:
     return sorted((_file_entry(protocol, entry) for entry in entries), key=lambda file: file.url)
 
 
-def remote_folders(folder: str) -> list[str]:
-    """Return the sorted names of the folders in the URL of a folder.
-
-    Raises:
-        UserError: As for `remote_errors`.
-        RemoteError: The request failed.
-    """
-    return remote_entries(folder)[1]
-
-
 def remote_entries(folder: str) -> tuple[list[FileEntry], list[str]]:
     """Return the files in the URL of a folder, sorted by URL, and the sorted names of its folders that are not hidden.
 
@@ -241,6 +271,21 @@ def remote_entries(folder: str) -> tuple[list[FileEntry], list[str]]:
     return entries, sorted(name for name in names if not name.startswith("."))
 
 
+def entries_if_any(folder: str) -> tuple[list[FileEntry], list[str]]:
+    """Return files and folders as `remote_entries`, none for a folder that is not there.
+
+    Raises:
+        UserError: There is no such bucket, or credentials are missing or refused.
+        RemoteError: All attempts failed.
+    """
+    try:
+        return remote_entries(folder)
+    except UserError as error:
+        if not isinstance(error.__cause__, FileNotFoundError) or _is_missing_bucket(error):
+            raise
+        return [], []
+
+
 def remote_file(url: str) -> FileEntry:
     """Return the file at the URL `url`.
 
@@ -253,11 +298,31 @@ def remote_file(url: str) -> FileEntry:
     except UserError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
-        names = [file.url for file in remote_entries(url.rpartition("/")[0])[0]]  # a missing bucket is named here
+        names = [file.url for file in entries_if_any(url.rpartition("/")[0])[0]]  # a missing bucket is named here
         raise UserError(f"there is no file {printable(url)}{nearest(url, names)}") from error.__cause__
     if entry["type"] != "file":
         raise UserError(f"{printable(url)} is a folder, expected a file")
     return _file_entry(url.partition("://")[0], entry)
+
+
+def existing_file(url: str) -> FileEntry | None:
+    """Return the file at the URL `url`, whose characters stand for themselves; None if there is none.
+
+    Raises:
+        UserError: There is no such bucket, or as for `remote_errors`.
+        RemoteError: All attempts failed.
+    """
+    try:
+        entry = retried(url, lambda: file_system(url).info(url))
+    except UserError as error:
+        if not isinstance(error.__cause__, FileNotFoundError) or _is_missing_bucket(error):
+            raise
+        return None
+    return _file_entry(url.partition("://")[0], entry) if entry["type"] == "file" else None
+
+
+def _is_missing_bucket(error: UserError) -> bool:
+    return "bucket does not" in str(error.__cause__)
 
 
 def _file_entry(protocol: str, entry: dict[str, Any]) -> FileEntry:

@@ -1,15 +1,25 @@
 """Verified uploads to URLs such as s3://bucket/key, and objects that only one of several writers can create."""
 
+import errno
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gcnet.remote_files import RemoteError, file_system, remote_errors, retried
-from gcnet.storage import open_file
+from gcnet.errors import printable
+from gcnet.remote_files import RemoteError, error_code, file_system, remote_errors, retried
+from gcnet.storage import StorageError, open_file
 
 _PART = 16 * 2**20  # bytes of a part of a large upload; up to 10,000 parts
 _PARTS_AT_A_TIME = 4  # which are in memory
+_REFUSED = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")  # codes of a condition that failed
+_OF_THIS_MACHINE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EFBIG,
+    errno.EACCES,
+)  # errors of the file system written to
 _LARGEST_SINGLE = 2 * _PART  # s3fs uploads smaller files in one part
 
 
@@ -63,8 +73,7 @@ def upload(path: Path, url: str, content: Content) -> None:
         UserError: there is no such bucket, or credentials are missing or refused.
         RemoteError: all attempts failed.
     """
-    is_s3 = url.startswith(("s3://", "s3a://"))
-    options = {"chunksize": _PART, "max_concurrency": _PARTS_AT_A_TIME} if is_s3 else {}
+    options = {"chunksize": _PART, "max_concurrency": _PARTS_AT_A_TIME} if _is_s3(url) else {}
 
     def attempt() -> None:
         file_system(url).put_file(str(path), url, **options)
@@ -119,7 +128,45 @@ def create_remote(data: bytes, url: str) -> bool:
             file_system(url).pipe_file(url, data, mode="create")
         except FileExistsError:
             return False
+        except OSError as error:
+            if error_code(error) in _REFUSED:
+                return False
+            raise
         return True
+
+
+def replace_remote(data: bytes, url: str, version: str) -> bool:
+    """Replace a file unless it has changed, which only one of several writers can; on S3 by If-Match.
+
+    Other file systems replace it without the comparison.
+
+    Args:
+        data: new content of the file.
+        url: of the file.
+        version: of the file that is replaced, as of `gcnet.remote_files.FileEntry`.
+
+    Returns:
+        Whether it was replaced; False if it was changed or removed meanwhile.
+
+    Raises:
+        UserError: credentials are missing or refused.
+        RemoteError: the request failed.
+    """
+    condition = {"IfMatch": version} if _is_s3(url) else {}
+    with remote_errors(url):
+        try:
+            file_system(url).pipe_file(url, data, **condition)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error_code(error) in _REFUSED:
+                return False
+            raise
+        return True
+
+
+def _is_s3(url: str) -> bool:
+    return url.startswith(("s3://", "s3a://"))
 
 
 def remove_remote(url: str) -> None:
@@ -147,5 +194,15 @@ def download(url: str, path: Path) -> None:
     Raises:
         UserError: there is no such file, or credentials are missing or refused.
         RemoteError: all attempts failed.
+        StorageError: the new file cannot be written, for example on a full disk.
     """
-    retried(url, lambda: file_system(url).get_file(url, str(path)))
+
+    def attempt() -> None:
+        try:
+            file_system(url).get_file(url, str(path))
+        except OSError as error:
+            if error.errno in _OF_THIS_MACHINE:
+                raise StorageError(f"cannot write into {printable(path.parent)}: {error.strerror}") from error
+            raise
+
+    retried(url, attempt)

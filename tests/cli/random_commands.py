@@ -36,6 +36,7 @@ FIXED = {
     "device",
     "output",
     "resume",
+    "take-over",  # refused without resume
     "download-dir",
     "rois-per-image",
     "seeds",

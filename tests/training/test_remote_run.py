@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -13,15 +14,18 @@ import pytest
 from gcnet import remote_files, remote_uploads
 from gcnet.cli import main
 from gcnet.errors import UserError
+from gcnet.lock_owner import this_machine
 from gcnet.remote_files import RemoteError, file_system, find_remote, read_remote
 from gcnet.storage import StorageError
 from gcnet.training.progress import Silent
 from gcnet.training.remote_run import RemoteRun, remote_run
-from gcnet.training.settings import override
+from gcnet.training.settings import OutputSettings, override
 from gcnet.workflows.resume import resume
 from gcnet.workflows.run import RunResult
 from gcnet.workflows.train import run_training
 from training.photos import settings_for, small_network, write_photos
+
+ENTRY = {"object": "config.json", "size": 1, "sha256": ""}
 
 
 class Lines(Silent):
@@ -126,6 +130,26 @@ def test_new_run_at_the_url_of_another_is_refused(s3: str, photos: Path) -> None
         trained(photos, url)
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/photos", "s3://bucket/photos/", "s3://bucket/photos/a", "s3://bucket"])
+def test_new_run_at_a_url_with_other_files_is_refused(s3: str, url: str) -> None:
+    file_system(s3).pipe_file(f"{s3}/photos/a/0.png", b"x")
+    with pytest.raises(UserError, match=rf"`output` must not exist yet, found \S+ at {url.rstrip('/')}; take another"):
+        RemoteRun(url).check_free()
+    RemoteRun(f"{s3}/photos/b").check_free()
+
+
+@pytest.mark.parametrize("left", [".lock", "config.json"])
+def test_what_a_run_left_before_its_first_publication_is_no_obstacle(s3: str, left: str) -> None:
+    file_system(s3).pipe_file(f"{s3}/run/{left}", b"{}")
+    RemoteRun(f"{s3}/run").check_free()
+
+
+@pytest.mark.parametrize("output", ["https://host/run", "hf://user/run", "file:///tmp/run", "s3://", "s3:///"])
+def test_output_at_a_url_that_cannot_be_written_is_refused(output: str) -> None:
+    with pytest.raises(UserError, match=rf"`output` takes a folder, or a URL that runs .*found {output}$"):
+        OutputSettings(output=output)
+
+
 def test_second_writer_is_refused_and_the_owner_named(s3: str, photos: Path, cache: Path) -> None:
     url = f"{s3}/runs/first"
     trained(photos, url, epochs=0.4)
@@ -134,7 +158,7 @@ def test_second_writer_is_refused_and_the_owner_named(s3: str, photos: Path, cac
     with pytest.raises(
         UserError,
         match=r"in use by process 123 on node7 since 2026.*\(\d+ days ago\); last published \d+ \w+ ago; wait .*"
-        r"; if it was killed, delete s3://bucket/runs/first/\.lock$",
+        r"; if it was killed, `gcnet.resume\(s3://bucket/runs/first, take_over=True\)` continues the run$",
     ):
         resumed(url)
     lock(f"{s3}/runs/second", owner)
@@ -153,9 +177,25 @@ def test_lock_of_a_process_of_this_machine_that_has_ended_is_taken_over(s3: str,
     trained(photos, url, epochs=0.4)
     ended = os.fork() or os._exit(0)
     os.waitpid(ended, 0)
-    lock(url, {"host": os.uname().nodename, "process": ended})
+    lock(url, {"host": os.uname().nodename, "machine": this_machine(), "process": ended})
     assert resumed(url).finished
     assert f"{url}/.lock" not in names(url)
+
+
+def test_run_that_another_machine_published_while_this_one_started_is_not_overwritten(s3: str) -> None:
+    """A run is fetched, or its URL found free, before its lock is taken."""
+    late, early = RemoteRun(f"{s3}/run"), RemoteRun(f"{s3}/run")
+    early.path.mkdir(parents=True)
+    (early.path / "a.txt").write_bytes(b"early")
+    late.check_free()
+    with early.writing():
+        early.publish()
+    with pytest.raises(UserError, match="another process published s3://bucket/run meanwhile: repeat the comm"):
+        late.writing().__enter__()
+    late.fetch()
+    with late.writing():
+        late.publish()
+    assert read_remote(f"{s3}/run/a.txt") == b"early"
 
 
 def test_writer_whose_lock_was_taken_stops_before_it_overwrites_anything(s3: str, photos: Path) -> None:
@@ -271,13 +311,41 @@ def test_damaged_checkpoint_and_marker_are_refused(s3: str, photos: Path, cache:
     shutil.rmtree(cache)
     with pytest.raises(StorageError, match=f"{checkpoint} is damaged"):
         resumed(url)
-    entry = {"object": "config.json", "size": 1, "sha256": ""}
-    file_system(url).pipe_file(f"{url}/published.json", json.dumps({"files": {"../../x": entry}}).encode())
-    with pytest.raises(StorageError, match="names files outside of the run"):
-        resumed(url)
-    file_system(url).pipe_file(f"{url}/published.json", b"[]")
-    with pytest.raises(StorageError, match="published.json is damaged"):
-        resumed(url)
+
+
+@pytest.mark.parametrize(
+    ("marker", "reason"),
+    [
+        ({"files": {"../../x": ENTRY}}, "it names files outside of the run"),
+        ({"files": {"/x": ENTRY}}, "it names files outside of the run"),
+        ({"files": {".lock": ENTRY}}, "it names files outside of the run"),
+        ({"files": {"": ENTRY}}, "it names files outside of the run"),
+        ({"files": {"a": ENTRY | {"object": "../b"}}}, "it names files outside of the run"),
+        ({"files": {"a": {"object": "a"}}}, "the entry of a lacks its object, size or SHA-256"),
+        ({"files": {"a": ENTRY | {"size": "1"}}}, "the entry of a lacks its object, size or SHA-256"),
+        ({"files": []}, "it has no files"),
+        ([], "it has no files"),
+    ],
+)
+def test_marker_that_names_other_files_than_those_of_a_run_is_refused(s3: str, marker: Any, reason: str) -> None:
+    file_system(s3).pipe_file(f"{s3}/run/published.json", json.dumps(marker).encode())
+    with pytest.raises(StorageError, match=rf"^s3://bucket/run/published.json is damaged: {reason}$"):
+        resumed(f"{s3}/run")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*b", "a?b#c%20d+e f\u00e9"])
+def test_characters_of_patterns_and_urls_stand_for_themselves_in_names_of_runs(s3: str, name: str) -> None:
+    run = RemoteRun(f"{s3}/{name}")
+    run.path.mkdir(parents=True)
+    (run.path / "checkpoint.safetensors").write_bytes(b"one")
+    with run.writing():
+        run.publish()
+        (run.path / "checkpoint.safetensors").write_bytes(b"another")
+        run.publish()
+    stored = [file.rpartition("/")[2] for file in file_system(s3).find(f"{s3}/{name}")]
+    assert len(stored) == 2 and "published.json" in stored, "older checkpoints and the lock are removed"
+    with pytest.raises(UserError, match="already contains a run"):
+        RemoteRun(f"{s3}/{name}").check_free()
 
 
 @pytest.mark.slow
@@ -310,6 +378,39 @@ def test_missing_bucket_and_missing_library_are_one_sentence_and_leave_nothing(
         trained(photos, f"{s3}/run")
     monkeypatch.undo()
     assert not any(cache.rglob("config.json"))
+
+
+def test_cache_that_cannot_be_written_is_one_sentence(s3: str, cache: Path) -> None:
+    run = RemoteRun(f"{s3}/run")
+    run.path.mkdir(parents=True)
+    (run.path / "config.json").write_text("{}")
+    with run.writing():
+        run.publish()
+    shutil.rmtree(cache)
+    cache.write_text("a file")
+    with pytest.raises(StorageError, match=f"^cannot create {cache}/runs/\\S+: Not a directory$"):
+        resumed(f"{s3}/run")
+
+
+def test_take_over_is_for_runs_at_urls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=f"`take_over` is for runs at URLs, found the folder {tmp_path}$"):
+        resume(tmp_path, take_over=True)
+    assert main(["train", "--take-over"]) == 2
+    assert capsys.readouterr().err == "gcnet: --take-over requires --resume\n"
+
+
+def test_lost_run_is_taken_over_by_the_command_that_the_error_names(
+    s3: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{s3}/runs/first"
+    chosen = ["--model", "cifar_resnet20", "--data", str(photos), "--image-size", "11", "--batch-size", "10"]
+    assert main(["train", *chosen, "--no-plots", "--steps", "1", "--output", url]) == 0
+    lock(url, {"host": "node7", "machine": "other", "process": 1, "renewed": "2026-01-01T10:00:00+00:00"})
+    assert main(["train", "--resume", url, "--steps", "2"]) == 2
+    (command,) = re.findall(r"if it was killed, gcnet (train .*) continues the run$", capsys.readouterr().err)
+    assert main([*command.split(), "--steps", "2"]) == 0
+    assert json.loads(read_remote(f"{url}/metrics.jsonl").decode().splitlines()[-1])["step"] == 2
+    assert f"{url}/.lock" not in names(url)
 
 
 def test_urls_are_recognized_after_pathlib_has_reduced_their_slashes(cache: Path) -> None:

@@ -3,7 +3,8 @@
 import hashlib
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from gcnet.checkpoints.download import file_lock
@@ -44,11 +45,13 @@ def cached_copy(url: str) -> Path:
             path = _place(folder, entry)
             if path.is_file() and path.stat().st_size == entry.size and entry.version:
                 return path
-            _download(entry, path)
-            before, entry = entry, remote_file(url)
-            if entry == before:
-                _remove_old(folder, path.parent)
-                return path
+            with _downloaded(entry, path) as temporary:
+                before, entry = entry, remote_file(url)
+                if entry == before:
+                    _check_whole(entry, temporary)
+                    temporary.replace(path)
+                    _remove_old(folder, path.parent)
+                    return path
     raise RemoteError(f"{printable(url)} changed {_ATTEMPTS} times while it was downloaded")
 
 
@@ -57,9 +60,10 @@ def _place(folder: Path, entry: FileEntry) -> Path:
     return folder / version / PurePosixPath(entry.url).name
 
 
-def _download(entry: FileEntry, path: Path) -> None:
-    """Download a file; a partial one has another name."""
-    temporary = path.with_name(f".{path.name}.part")
+@contextmanager
+def _downloaded(entry: FileEntry, path: Path) -> Generator[Path]:
+    """Download a file to a temporary one beside `path`, which is removed unless it is renamed."""
+    temporary = path.with_name(".part")
     try:
         path.parent.mkdir(exist_ok=True)
         if (free := shutil.disk_usage(path.parent).free) < entry.size:
@@ -68,13 +72,17 @@ def _download(entry: FileEntry, path: Path) -> None:
                 f"{entry.size:,} bytes, free {free:,})"
             )
         download(entry.url, temporary)
-        if (size := temporary.stat().st_size) != entry.size:
-            raise RemoteError(f"{printable(entry.url)} was not downloaded whole: {size:,} of {entry.size:,} bytes")
-        temporary.replace(path)
+        yield temporary
     except OSError as error:
         raise StorageError(f"cannot write {printable(path)}: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _check_whole(entry: FileEntry, path: Path) -> None:
+    if (size := path.stat().st_size) != entry.size:
+        raise RemoteError(f"{printable(entry.url)} was not downloaded whole: {size:,} of {entry.size:,} bytes")
 
 
 def _remove_old(folder: Path, kept: Path) -> None:

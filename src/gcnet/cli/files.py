@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcnet.errors import UserError, is_url, printable
-from gcnet.remote_files import check_without_secret, is_remote
+from gcnet.remote_files import check_without_secret, is_remote, restored_url
 from gcnet.storage import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def check_outputs(settings: object, command: str) -> None:
         if command == "train" and is_remote(value):
             continue
         if is_url(path):
-            raise UserError(f"--{name} must be a path on this machine, found the URL {printable(str(value))}")
+            raise UserError(f"--{name} must be a path on this machine, found the URL {printable(restored_url(value))}")
         is_prediction = command == "predict" and path.suffix.lower() in _PREDICTIONS
         is_file = name != "output" or command in _OUTPUT_IS_FILE or is_prediction
         try:

@@ -42,6 +42,9 @@ class Settings:
     resume: str | None = None
     """Resume the run in this folder or at this URL, bit-exactly. With it: `workers`, `device`; `epochs` or `steps`
     to change the length; `data`, `val`, `images`, `download_dir` if the data moved."""
+    take_over: bool = False
+    """With `resume`: take over the lock of a run at a URL that its process, which was lost, has not renewed for ten
+    minutes."""
     dry_run: bool = False
     """Estimate time, memory and FLOPs of the run from a few steps; writes nothing."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
@@ -63,6 +66,8 @@ class Settings:
     def __post_init__(self) -> None:
         """Raise for flags without effect with --resume."""
         if self.resume is None:
+            if self.take_over:
+                raise UserError("--take-over requires --resume")
             return
         if self.dry_run:
             raise UserError("--dry-run cannot be combined with --resume")
@@ -75,7 +80,7 @@ class Settings:
                 )
 
     def run_settings(self) -> TrainSettings:
-        """Return the settings of a new run, without `resume` and `dry_run`."""
+        """Return the settings of a new run, without `resume`, `take_over` and `dry_run`."""
         return TrainSettings(**{item.name: getattr(self, item.name) for item in fields(TrainSettings)})
 
 
@@ -117,8 +122,10 @@ def _run(settings: Settings) -> int:
 
     reporter = choose_reporter(train_flags)
     if settings.resume is not None:
-        given = {name: _value_of(chosen, name) for name in {*_changed(chosen), *settings.given} - {"resume"}}
-        result = resume(settings.resume, reporter=reporter, **given)
+        given = {
+            name: _value_of(chosen, name) for name in {*_changed(chosen), *settings.given} - {"resume", "take_over"}
+        }
+        result = resume(settings.resume, reporter=reporter, take_over=settings.take_over, **given)
     else:
         result = run_training(chosen, reporter=reporter)
     return result.exit_code

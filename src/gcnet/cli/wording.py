@@ -11,7 +11,7 @@ from gcnet.arguments import Argument
 _CODE = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 _CALL = re.compile(r"`gcnet\.([a-z_]+)\(([^`]*)\)`")
 _COMMAND = re.compile(r"`(gcnet [^`]*)`")
-_KEYWORD = re.compile(r"(?:^|, )([a-z_]+)=")
+_KEYWORD = re.compile(r"(?:^|, )([a-z_]+)=(?:True\b)?")
 _COMMANDS = {"resume": "train --resume"}
 _NUMBERS = {2: "two", 3: "three"}
 _WORDS = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers")}

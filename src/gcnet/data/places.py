@@ -7,8 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from gcnet.errors import UserError, is_url, printable
-from gcnet.remote_files import read_remote, remote_entries, restored_url
+from gcnet.errors import is_url, printable
+from gcnet.remote_files import entries_if_any, read_remote, restored_url
 
 Place = str | os.PathLike[str]
 """A path of this machine, or a URL."""
@@ -51,12 +51,7 @@ def list_place(url: Place) -> RemoteListing:
     text = restored_url(url).rstrip("/")
     kept = _kept.get()
     if kept is None or text not in kept:
-        try:
-            files, folders = remote_entries(text)
-        except UserError as error:
-            if not isinstance(error.__cause__, FileNotFoundError) or "bucket does not" in str(error.__cause__):
-                raise
-            files, folders = [], []
+        files, folders = entries_if_any(text)
         start = f"{text}/"
         sizes = {file.url.removeprefix(start): file.size for file in files if file.url.startswith(start)}
         listing = RemoteListing(sizes, tuple(folders))

@@ -3,7 +3,7 @@
 weights/best.safetensors, metrics.jsonl, ...    as in a local run folder
 checkpoint-DIGEST.safetensors                   the checkpoint
 published.json                                  marker, written last: object, size and SHA-256 of each file
-.lock                                           owner; exists while a process trains
+.lock                                           owner, renewed every minute; exists while a process trains
 """
 
 import hashlib
@@ -19,15 +19,25 @@ from typing import Any
 
 from gcnet.checkpoints.published_files import cache_folder
 from gcnet.errors import UserError, printable
-from gcnet.lock_owner import ago, describe_owner, own_lock, read_owner
-from gcnet.remote_files import RemoteError, find_remote, is_remote, read_remote, restored_url
-from gcnet.remote_uploads import content_of, create_remote, download, remove_remote, upload, upload_bytes
+from gcnet.remote_files import (
+    RemoteError,
+    entries_if_any,
+    existing_file,
+    is_remote,
+    read_remote,
+    remote_entries,
+    restored_url,
+)
+from gcnet.remote_uploads import content_of, download, remove_remote, upload, upload_bytes
 from gcnet.storage import LockedError, StorageError, link_or_copy, locked, read_json, write_atomic
+from gcnet.training.remote_lock import RemoteLock
 
 MARKER = "published.json"
 _LOCK = ".lock"
+_CONFIG = "config.json"
 _CHECKPOINT = "checkpoint.safetensors"
 _TENSORS = ".safetensors"
+_CHECKPOINT_OBJECT = re.compile(r"checkpoint-[0-9a-f]{16}\.safetensors")
 
 
 def remote_url(path: str | Path) -> str | None:
@@ -44,26 +54,35 @@ class RemoteRun:
 
     Attributes:
         path: the local folder, which stays after the run.
+        take_over: whether `writing` takes over a lock that its process has not renewed for ten minutes.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         name = re.sub(r"[^\w.-]+", "-", self.url.partition("://")[2])[-80:]
-        self.path = cache_folder() / "runs" / f"{name}-{hashlib.sha256(self.url.encode()).hexdigest()[:8]}"
-        self._owner = own_lock() | {"token": secrets.token_hex(8)}
+        self.path = cache_folder() / "runs" / f"{name}-{_digest(self.url)}"
+        self.take_over = False
+        self._lock = RemoteLock(self._url(_LOCK), self.url)
+        self._seen: dict[str, Any] | None = None
         self._files: dict[str, dict[str, Any]] = {}
         self._uploaded: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {}
 
     def check_free(self) -> None:
-        """Check that there is no run at the URL.
+        """Check that there is nothing at the URL, except for what a run left before its first publication.
 
         Raises:
-            UserError: there is one, or the URL cannot be accessed.
+            UserError: there is something, or the URL cannot be accessed.
         """
         if self._marker() is not None:
             raise UserError(
                 f"{printable(self.url)} already contains a run, and runs are never overwritten; "
                 f"resume it with `gcnet.resume({printable(self.url)})`, or choose another `output`"
+            )
+        files, folders = entries_if_any(self.url)
+        names = [*(file.url.rpartition("/")[2] for file in files), *folders]
+        if names and not {_CONFIG, _LOCK} & set(names):  # config.json is uploaded first
+            raise UserError(
+                f"`output` must not exist yet, found {printable(names[0])} at {printable(self.url)}; take another URL"
             )
 
     def published_config(self) -> Any:
@@ -74,7 +93,7 @@ class RemoteRun:
         """
         if self._marker() is None:
             return None
-        content = read_remote(self._url("config.json"))
+        content = read_remote(self._url(_CONFIG))
         with suppress(ValueError):
             return json.loads(content)
         return None
@@ -83,31 +102,16 @@ class RemoteRun:
     def writing(self) -> Generator[None]:
         """Hold the lock of the run, so that only one process trains in it, on any machine.
 
-        A lock of a process on this machine that has ended is taken over. Call it with the local folder locked.
+        Call it with the local folder locked.
 
         Raises:
-            UserError: another process holds it.
+            UserError: another process holds it, or has published the run since `check_free` or `fetch`.
         """
-        owner = json.dumps(self._owner).encode()
-        if not create_remote(owner, self._url(_LOCK)):
-            other = self._lock_owner()
-            if other.get("host") != self._owner["host"] or _is_other_process(other.get("process")):
-                raise self._in_use(other)
-            upload_bytes(owner, self._url(_LOCK))
-        try:
+        published = None if self._seen is None else str(self._seen.get("time"))
+        with self._lock.held(published, take_over=self.take_over):
+            if self._marker() != self._seen:
+                raise UserError(f"another process published {printable(self.url)} meanwhile: repeat the command")
             yield
-        finally:
-            with suppress(UserError):  # the lock stays; its message names this process
-                if self._lock_owner() == self._owner:
-                    remove_remote(self._url(_LOCK))
-
-    def _in_use(self, owner: dict[str, Any]) -> UserError:
-        marker = self._marker()
-        published = "" if marker is None else f"; last published {ago(marker.get('time'))}"
-        return UserError(
-            f"{printable(self.url)} is in use by {describe_owner(owner)}{published}; wait until it ends, or stop it; "
-            f"if it was killed, delete {printable(self._url(_LOCK))}"
-        )
 
     def publish(self) -> None:
         """Upload the files that changed, verified, and then the marker.
@@ -127,19 +131,21 @@ class RemoteRun:
             ) from error
 
     def _publish(self) -> None:
-        if self._lock_owner() != self._owner:
-            raise LockedError(f"the lock of {printable(self.url)} was deleted or taken by another process")
+        self._lock.check_held()
         names = [path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file()]
         shown = [str(name) for name in names if not any(part.startswith(".") for part in name.parts)]
-        files = {name: self._upload(name) for name in sorted(shown, key=lambda name: (name == _CHECKPOINT, name))}
+        ordered = sorted(shown, key=lambda name: (name == _CHECKPOINT, name != _CONFIG, name))
+        files = {name: self._upload(name) for name in ordered}
         marker = {"format_version": 1, "time": datetime.now(UTC).isoformat(timespec="seconds"), "files": files}
+        self._lock.check_held()  # the files took a while
         upload_bytes(json.dumps(marker, indent=2).encode(), self._url(MARKER))
         self._files = files
         self._note(marker)
         current = files.get(_CHECKPOINT, {}).get("object")
-        for stored in find_remote(self._url("checkpoint-*.safetensors")):
-            if stored.url.rpartition("/")[2] != current:
-                remove_remote(stored.url)
+        for stored in remote_entries(self.url)[0]:
+            name = stored.url.rpartition("/")[2]
+            if _CHECKPOINT_OBJECT.fullmatch(name) and name != current:
+                remove_remote(self._url(name))
 
     def _upload(self, name: str) -> dict[str, Any]:
         """Upload a file unless it is there already; returns its entry in the marker."""
@@ -175,10 +181,11 @@ class RemoteRun:
         """
         marker = self._marker()
         if marker is None:
-            if (self.path / "config.json").exists():
+            if (self.path / _CONFIG).exists():
                 return
             raise UserError(f"there is no run at {printable(self.url)}: it has no {MARKER}")
-        (self.path / "weights").mkdir(parents=True, exist_ok=True)
+        self._seen = marker
+        _make_folder(self.path)
         with locked(self.path.with_name(f"{self.path.name}.lock"), wait=True):
             self._files = marker["files"]
             if self._noted() == marker:
@@ -195,7 +202,7 @@ class RemoteRun:
         path = self.path / name
         if path.is_file() and content_of(path).sha256 == entry["sha256"]:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             download(self._url(str(entry["object"])), temporary)
@@ -210,23 +217,16 @@ class RemoteRun:
 
     def _marker(self) -> dict[str, Any] | None:
         url = self._url(MARKER)
-        if not find_remote(url):
+        if existing_file(url) is None:
             return None
         try:
             marker = json.loads(read_remote(url))
-            files = marker["files"]
-            names = [PurePosixPath(name) for name in [*files, *(entry["object"] for entry in files.values())]]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StorageError(f"{printable(url)} is damaged: {error}") from error
-        if any(name.is_absolute() or ".." in name.parts for name in names):
-            raise StorageError(f"{printable(url)} is damaged: it names files outside of the run")
+            _check_marker(marker)
+        except UserError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise StorageError(f"{printable(url)} is damaged: {printable(str(error))}") from error
         return marker
-
-    def _lock_owner(self) -> dict[str, Any]:
-        """The content of the lock; empty where it is missing or damaged."""
-        if not find_remote(self._url(_LOCK)):
-            return {}
-        return read_owner(read_remote(self._url(_LOCK)))
 
     def _note(self, marker: dict[str, Any]) -> None:
         write_atomic(self.path / f".{MARKER}", json.dumps(marker).encode())
@@ -238,6 +238,34 @@ class RemoteRun:
 
     def _url(self, name: str) -> str:
         return f"{self.url}/{name}"
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot create {printable(path)}: {error.strerror}") from error
+
+
+def _digest(url: str) -> str:
+    return hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()[:8]
+
+
+def _check_marker(marker: Any) -> None:
+    """Check that a marker names files of the run, with the entries of `RemoteRun._upload`.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
+        raise ValueError("it has no files")
+    for name, entry in marker["files"].items():
+        kinds = {"object": str, "sha256": str, "size": int}
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
+            raise ValueError(f"the entry of {name} lacks its object, size or SHA-256")
+        for path in map(PurePosixPath, (name, entry["object"])):
+            if path.is_absolute() or not path.parts or any(part.startswith(".") for part in path.parts):
+                raise ValueError("it names files outside of the run")
 
 
 def remote_run(path: str | Path | None) -> RemoteRun | None:
@@ -259,14 +287,3 @@ def remote_run(path: str | Path | None) -> RemoteRun | None:
         if url is None or RemoteRun(url).path.resolve() != Path(path).resolve():
             return None
     return RemoteRun(url)
-
-
-def _is_other_process(process: object) -> bool:
-    """Whether it is the number of a running process, other than this one, which left its lock without a network."""
-    try:
-        os.kill(int(str(process)), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_type_hints
 from gcnet.arguments import POSITIONAL, advanced, check_choices, has_type
 from gcnet.data.downloads import check_download
 from gcnet.data.settings import LARGEST_SIDE, AugmentSettings, DataSettings, is_pattern
-from gcnet.errors import UserError, nearest, unknown
+from gcnet.errors import UserError, nearest, printable, unknown
 from gcnet.remote_files import check_without_secret, is_remote
 from gcnet.renamed import OLD_VALUES, new_name, renamed
 from gcnet.training.checks import check
@@ -187,6 +187,9 @@ class MachineSettings:
         return replace(self, precision=cast(Any, choose_precision(self.precision, device)), channels_last=is_last)
 
 
+_NOT_WRITTEN = ("http", "https", "hf", "file", "local")
+
+
 @dataclass(frozen=True)
 class OutputSettings:
     """Output."""
@@ -212,6 +215,12 @@ class OutputSettings:
     def __post_init__(self) -> None:
         """Check the URL and the intervals."""
         check_without_secret(self.output or "", "`output`")
+        protocol = (self.output or "").partition("://")[0].lower() if is_remote(self.output) else ""
+        if protocol in _NOT_WRITTEN or (protocol and not (self.output or "").partition("://")[2].strip("/")):
+            raise UserError(
+                f"`output` takes a folder, or a URL that runs can be written to, such as s3://bucket/run; found "
+                f"{printable(str(self.output))}"
+            )
         for name in ("save_every_steps", "save_every_epochs", "save_every_minutes", "evaluate_every", "log_every"):
             value = getattr(self, name)
             check(value is None or 0 < value < math.inf, f"`{name}` must be positive and finite, found {value}")
@@ -320,6 +329,8 @@ class ResumeSettings:
     """New path of an image folder that moved."""
     download_dir: str | None = None
     """New folder of downloaded data sets."""
+    take_over: bool = False
+    """Take over the lock of a run at a URL that its process, which was lost, has not renewed for ten minutes."""
 
     def moved(self) -> dict[str, str]:
         """Return the new paths of data by the name of the setting."""

@@ -46,7 +46,10 @@ def resume(
     """
     remote = remote_run(settings.folder)
     if remote is not None:
+        remote.take_over = settings.take_over
         remote.fetch()
+    elif settings.take_over:
+        raise UserError(f"`take_over` is for runs at URLs, found the folder {printable(settings.folder)}")
     folder, stored, config = open_folder(settings.folder if remote is None else remote.path, remote)
     if config.get("own_network") and build_model is None:
         raise UserError(f"{folder.place} trains a network of your own: resume it in Python, with `build_model`")

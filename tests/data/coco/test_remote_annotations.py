@@ -1,18 +1,25 @@
 """COCO annotations and images in a bucket, judged by the same files on this machine."""
 
+import errno
 import json
+import os
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
 
 from gcnet.checkpoints import url_copies
+from gcnet.data.coco import annotation_file
 from gcnet.data.coco.open import is_coco, open_coco, open_validation
 from gcnet.data.decode import ImageError
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
 from gcnet.remote_files import RemoteError, file_system
+from gcnet.storage import StorageError
 
 from .annotated import content, write_images, write_json, write_layout
 
@@ -91,6 +98,20 @@ def test_second_start_downloads_nothing_and_lists_each_folder_once(
     assert f"{coco[1]}/train2017" in listed and len(listed) == len(set(listed))
 
 
+@pytest.mark.parametrize("in_child", [False, True])
+def test_first_start_lists_each_folder_once(
+    coco: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, in_child: bool
+) -> None:
+    """Also where the annotations are read in a process of their own."""
+    monkeypatch.setattr(annotation_file, "CACHED", 0)
+    monkeypatch.setattr(annotation_file, "IN_CHILD", 0 if in_child else 2**30)
+    caplog.set_level("INFO", "werkzeug")  # the server names each request
+    open_coco(files_of(coco[1]))
+    listed = re.findall(r"GET /bucket\?list-type=2&prefix=(\S*?)&", caplog.text)
+    for folder in ("coco/train2017/", "coco/val2017/"):
+        assert [unquote(prefix) for prefix in listed].count(folder) == 1
+
+
 def test_changed_annotations_are_downloaded_again_and_old_copies_removed(
     coco: tuple[Path, str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +148,76 @@ def test_file_that_changes_during_the_download_is_downloaded_again(
 
     monkeypatch.setattr(url_copies, "download", changing)
     assert open_validation(files_of(coco[1])).images.classes == ("cat", "hen")
+
+
+def test_file_that_shrinks_during_the_download_is_downloaded_again(
+    coco: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{coco[1]}/annotations/instances_val2017.json"
+    changes = [json.dumps(content(["1_0.png"])).encode()]
+    download = url_copies.download
+
+    def changing(source: str, path: Path) -> None:
+        if changes:
+            file_system(source).pipe_file(source, changes.pop(0))
+        download(source, path)
+
+    monkeypatch.setattr(url_copies, "download", changing)
+    assert len(open_validation(files_of(coco[1])).images) == 1
+    file_system(url).pipe_file(url, b"{}")
+    monkeypatch.setattr(
+        url_copies, "download", lambda source, _: file_system(source).pipe_file(source, str(time.time_ns()).encode())
+    )
+    with pytest.raises(RemoteError, match=f"{url} changed 3 times while it was downloaded"):
+        open_validation(files_of(coco[1]))
+
+
+@pytest.mark.parametrize(("number", "sentence"), [(errno.ENOSPC, "No space left"), (errno.EROFS, "Read-only file")])
+def test_cache_that_cannot_be_written_is_named_and_nothing_is_left(
+    coco: tuple[Path, str], cache: Path, monkeypatch: pytest.MonkeyPatch, number: int, sentence: str
+) -> None:
+    attempts = []
+
+    def fail(_url: str, path: str) -> None:
+        attempts.append(Path(path).write_bytes(b"part"))
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(file_system(coco[1]), "get_file", fail)
+    with pytest.raises(StorageError, match=f"^cannot write into {cache}/remote/\\S+: {sentence}"):
+        open_validation(files_of(coco[1]))
+    assert len(attempts) == 1
+    assert not [path for path in (cache / "remote").rglob("*") if path.is_file() and path.stat().st_size == 4]
+
+
+def test_names_of_any_characters_and_depth_are_found_or_missing(tmp_path: Path, s3: str) -> None:
+    there = [
+        "a b.png",
+        "caf\u00e9.png",
+        "p%20q.png",
+        "x+y.png",
+        "h#1.png",
+        "q?v=1.png",
+        "br[0].png",
+        "st*r.png",
+        "a&=b.png",
+    ]
+    write_images(tmp_path / "data", there)
+    odd = [
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "s3://other/x.png",
+        "https://host/x.png?d=../../x",
+        "a/" * 900 + "x",
+        "a/" * 9000,
+    ]
+    write_json(tmp_path / "data" / "train.json", content(there + odd))
+    upload(tmp_path / "data", f"{s3}/data [1]")
+    local, remote = (
+        open_coco(DataSettings(data=f"{data}/train.json", val_fraction=0.1))[0].images._read.paths
+        for data in (tmp_path / "data", f"{s3}/data [1]")
+    )
+    assert remote.files == local.files == {name: name for name in there}
+    assert remote.missing == local.missing and set(remote.missing) == set(odd)
 
 
 def test_paths_stay_in_the_image_folder_and_are_repaired_as_in_a_folder(tmp_path: Path, s3: str) -> None:
@@ -194,12 +285,15 @@ MISTAKES = {
     "s3://bucket/none": 'nothing at "s3://bucket/none"',
     "s3://bucket/coco/annotations/instances_trian2017.json": r'did you mean "s3://bucket/\S+_train2017.json"\?',
     "s3://bucket/coco/train2017": "s3://bucket/coco/train2017 has no COCO annotation file for train",
+    "s3://Bad_Bucket!/a.json": r'cannot access s3://Bad_Bucket!/a.json: Parameter .*: Invalid bucket name "Bad_Buc',
+    "s3://bucket/coco/folder.json": "s3://bucket/coco/folder.json is a folder, expected a file",
     "s3://bucket/coco/damaged.json": r"s3://bucket/coco/damaged.json (is|ends|must)",
 }
 
 
 def test_mistakes_are_one_sentence_that_names_the_url(coco: tuple[Path, str]) -> None:
     file_system(coco[1]).pipe_file(f"{coco[1]}/damaged.json", b'{"images": [')
+    file_system(coco[1]).pipe_file(f"{coco[1]}/folder.json/instances_x.json/a.png", b"")
     for data, message in MISTAKES.items():
         with pytest.raises(UserError, match=message) as error:
             open_coco(DataSettings(data=data, val_fraction=0.5))

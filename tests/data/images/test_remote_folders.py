@@ -1,9 +1,12 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gcnet.data.decode import ImageError
+from gcnet.data.decode import EncodedImage, ImageError
 from gcnet.data.images.labeled import open_labeled, open_labeled_validation, open_splits
+from gcnet.data.images.probe import estimate_bit_depth, median_size, unreadable_classes
+from gcnet.data.images.remote_images import RemoteImages
 from gcnet.data.images.sources import CachedImages, SubsetImages
 from gcnet.data.images.write_shards import write_shards
 from gcnet.data.settings import DataSettings
@@ -117,3 +120,78 @@ def test_an_image_that_cannot_be_prefetched_is_read_again(photos: tuple[Path, st
     with pytest.raises(ImageError, match="no such file"):
         images.read(0)
     assert images.read(1).size == (11, 11)
+
+
+@pytest.mark.parametrize("prefetches", [False, True])
+def test_a_file_that_was_replaced_after_it_was_listed_is_read_whole(photos: tuple[Path, str], prefetches: bool) -> None:
+    images = open_splits(photos[1])["val"]
+    contents = [b"short", bytes(5000), b""]
+    for index, content in enumerate(contents):
+        file_system(photos[1]).pipe_file(f"{photos[1]}/val/{images.name(index)}", content)
+    if prefetches:
+        images.prefetch([0, 1, 2])
+    assert [images.encoded(index).data for index in range(3)] == contents
+    images._reader._largest = 4999
+    with pytest.raises(ImageError, match=r"blue/1.png: 5,000 bytes, over the limit of 4,999$"):
+        images.read(1)
+
+
+NAMES = [
+    "a b",
+    "caf\u00e9",
+    "p%20q",
+    "x+y",
+    "h#1",
+    "q?v=1",
+    "br[0]",
+    "st*r",
+    "a&=b",
+    "semi;colon",
+    'quo"te',
+    "back\\slash",
+]
+
+
+def test_names_of_files_and_folders_stand_for_themselves(photos: tuple[Path, str], s3: str) -> None:
+    url, content = f"{s3}/set [1] 50%?*", (photos[0] / "val" / "red" / "0.png").read_bytes()
+    for name in NAMES:
+        file_system(s3).pipe_file(f"{url}/train/{name}/{name}.png", content)
+    images = open_splits(f"{url}/")["train"]
+    assert images.classes == tuple(sorted(NAMES))
+    assert sorted(images.name(index) for index in range(len(images))) == sorted(f"{name}/{name}.png" for name in NAMES)
+    images.prefetch(range(len(images)))
+    assert {images.encoded(index).data for index in range(len(images))} == {content}
+    images.prefetch([])
+    assert {images.encoded(index).data for index in range(len(images))} == {content}
+
+
+def test_shards_in_folders_of_any_name_are_found(photos: tuple[Path, str], s3: str, tmp_path: Path) -> None:
+    write_shards(open_splits(photos[1]), tmp_path / "shards")
+    url = f"{s3}/shards [1] {{a}}?"
+    for path in (tmp_path / "shards").iterdir():
+        file_system(s3).pipe_file(f"{url}/{path.name}", path.read_bytes())
+    assert {split: len(images) for split, images in open_splits(url).items()} == {"train": 9, "val": 6}
+
+
+def test_samples_of_images_are_requested_in_groups(photos: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    file_system(photos[1]).pipe_file(f"{photos[1]}/train/red/0.png", b"<html>")
+    (photos[0] / "train" / "red" / "0.png").write_bytes(b"<html>")
+    for name in ("blue/0.png", "blue/1.png", "blue/2.png"):
+        file_system(photos[1]).pipe_file(f"{photos[1]}/train/{name}", b"")
+        (photos[0] / "train" / name).write_bytes(b"")
+    local, remote = (open_splits(str(data))["train"] for data in photos)
+    monkeypatch.setattr(remote._reader, "read", without_single_requests(remote))
+    for probe in (median_size, estimate_bit_depth, unreadable_classes):
+        assert probe(remote) == probe(local)
+    assert unreadable_classes(remote) == ["blue"]
+
+
+def without_single_requests(images: RemoteImages) -> Callable[..., EncodedImage]:
+    """Read images that were requested before, and empty ones, which need no request."""
+    read = images._reader.read
+
+    def checked(name: str, url: str, size: int) -> EncodedImage:
+        assert url in images._reader._fetched or size == 0
+        return read(name, url, size)
+
+    return checked

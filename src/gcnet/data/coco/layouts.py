@@ -170,6 +170,10 @@ def _is_annotation_file(path: Path) -> bool:
         head = first_bytes(path, _HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
     except OSError:
         return False
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):  # a folder at a URL, or a file that was just removed
+            return False
+        raise
     is_json = head.startswith((b"{", b"[")) and len(head) > 2
     if not is_json:
         return split_in_name(path.stem) is not None

@@ -15,6 +15,8 @@ from gcnet.remote_files import is_remote, restored_url
 
 OUTSIDE, MISSING, AMBIGUOUS = "path outside of the image folder", "no such file", "path matches several images"
 
+_LONGEST = 4096  # characters of a path that is looked for
+
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -82,6 +84,9 @@ def resolve_paths(folder: str | os.PathLike[str], names: Iterable[str]) -> Resol
         if name in directly:
             files[name] = name
             continue
+        if len(name) > _LONGEST:
+            missing[name] = MISSING
+            continue
         path = next((path for guess in _guesses(name, listing.folder) if (path := listing.find(guess))), None)
         if path is not None:
             files[name] = path
@@ -145,9 +150,10 @@ class _RemoteListing(_Listing):
         return {name: self._sizes[parent][file] for name, (parent, file) in parts if file in self._sizes[parent]}
 
     def _listed(self, parent: str) -> set[str]:
-        around, _, name = parent.rpartition("/")
-        if parent and name not in self.names(around):  # without a request for each folder that is named and not there
-            return set()
+        parts = parent.split("/") if parent else []
+        for depth, part in enumerate(parts):  # from the top: no request for a folder that is named and not there
+            if part not in self.names("/".join(parts[:depth])):
+                return set()
         found = list_place(f"{self.folder}/{parent}")
         self._sizes[parent] = found.sizes
         return {*found.sizes, *found.folders}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from gcnet.data.decode import FULL_DEPTH, EncodedImage, ImageError, open_image, to_upright_rgb
-from gcnet.data.images.remote_reader import RemoteReader
+from gcnet.data.images.remote_reader import RemoteReader, read_member
 from gcnet.errors import printable
 from gcnet.remote_files import is_remote
 
@@ -37,7 +37,9 @@ class StoredFile(NamedTuple):
             RemoteError: the request failed.
         """
         if is_remote(self.place):
-            return RemoteReader().read(name, self.place, self.size, start=self.start)
+            if self.start == 0:  # a file of its own: shards begin with a header
+                return RemoteReader().read(name, self.place, self.size)
+            return read_member(name, self.place, self.start, self.size)
         try:
             with open(self.place, "rb") as shard:
                 shard.seek(self.start)

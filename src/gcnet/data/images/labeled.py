@@ -13,6 +13,7 @@ from gcnet.data.images.remote_folders import RemoteFolderLayout
 from gcnet.data.images.shards import ShardLayout
 from gcnet.data.images.sources import ImageSource, StoredImages, SubsetImages
 from gcnet.data.images.table import CsvLayout
+from gcnet.data.places import kept_listings
 from gcnet.data.settings import BUILT_IN, DataSettings
 from gcnet.errors import UserError, nearest, nearest_path, printable
 from gcnet.remote_files import check_without_secret, is_remote
@@ -125,6 +126,7 @@ def find_image_layout(data: str, argument: str, images: str | None = None) -> Im
     )
 
 
+@kept_listings()
 def open_labeled(settings: DataSettings, split_seed: int) -> tuple[ImageSource, ImageSource]:
     """Open training and validation images of the same classes.
 
@@ -159,6 +161,7 @@ def open_labeled(settings: DataSettings, split_seed: int) -> tuple[ImageSource, 
     return train, _open_validation(layout, settings, splits, train.classes)
 
 
+@kept_listings()
 def open_labeled_validation(settings: DataSettings, split_seed: int, classes: Sequence[str] | None) -> ImageSource:
     """Open the validation images alone, the same as `open_labeled`; all images of data without splits.
 
@@ -187,6 +190,7 @@ def open_labeled_validation(settings: DataSettings, split_seed: int, classes: Se
     return _open_validation(layout, settings, splits, classes)
 
 
+@kept_listings()
 def open_splits(data: str, images: str | None = None, *, argument: str = "check-data") -> dict[str, StoredImages]:
     """Open all splits of a data set, with the same classes.
 

@@ -12,9 +12,10 @@ from gcnet.data.images.file_names import FileNames
 from gcnet.data.images.folders import expected_tree, label_classes
 from gcnet.data.images.listing import describe_skipped, is_tool_file
 from gcnet.data.images.remote_images import RemoteImages
+from gcnet.data.places import list_place
 from gcnet.data.splits import SPLIT_NAMES, split_named
 from gcnet.errors import UserError, printable
-from gcnet.remote_files import is_remote, list_remote, remote_folders
+from gcnet.remote_files import is_remote, list_remote, remote_entries
 
 
 class RemoteFolderLayout:
@@ -67,7 +68,7 @@ class RemoteFolderLayout:
             parts = name.split("/")
             if any(map(is_tool_file, parts)):
                 continue
-            if len(parts) > 1 and has_image_suffix(parts[-1]):
+            if len(parts) > 1 and all(parts) and has_image_suffix(parts[-1]):
                 files.append((name, entry.size))
             else:
                 skipped[PurePosixPath(name).suffix.lower() or "without a suffix"] += 1
@@ -110,4 +111,7 @@ class RemoteFolderLayout:
 
 def _class_folders(url: str) -> list[str]:
     """Return the sorted names of the folders at a URL, without those of tools."""
-    return [name for name in remote_folders(url) if not is_tool_file(name)]
+    listing = list_place(url)
+    if not (listing.folders or listing.sizes):
+        remote_entries(url)  # which names the missing folder
+    return [name for name in listing.folders if not is_tool_file(name)]

@@ -12,9 +12,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gcnet.data.images.listing import subfolders
+from gcnet.data.places import list_place
 from gcnet.data.splits import split_in_name, split_of_folder
 from gcnet.errors import UserError, nearest, printable
-from gcnet.remote_files import FileEntry, find_remote, is_remote, read_remote
+from gcnet.remote_files import FileEntry, entries_if_any, find_remote, is_remote, read_remote
 from gcnet.text_files import describe_json_error
 
 INFO = "_info.json"
@@ -38,7 +39,7 @@ def is_shards(data: str) -> bool:
     if is_shard_name(data) and not os.path.isdir(data):
         return True
     if is_remote(data):
-        return bool(find_remote(f"{data.rstrip('/')}/*.tar"))
+        return any(name.endswith(".tar") for name in list_place(data).sizes)
     return os.path.isdir(data) and _holds_shards(data)
 
 
@@ -65,17 +66,19 @@ def find_shards(data: str) -> list[FileEntry]:
     is_folder = os.path.isdir(data)
     if data.lower().endswith(_COMPRESSED) and not is_folder:
         raise UserError(f"shards must be .tar files without compression, found {printable(data)}: decompress them")
-    if is_folder or not data.lower().endswith(".tar"):
-        data = f"{data.rstrip('/')}/*.tar"
     found: dict[str, FileEntry] = {}
+    if is_folder or not data.lower().endswith(".tar"):
+        data = data.rstrip("/") or "/"
+        found = {file.url: file for file in _tar_files(data)}
+        data = f"{data}/*.tar"
     listed: dict[str, dict[str, FileEntry]] = {}
-    for pattern in expand_braces(data):
+    for pattern in () if found else expand_braces(data):
         if os.path.isfile(pattern):
             found[pattern] = _entry(pattern)
         elif not _WILDCARDS.search(pattern):
             folder = os.path.dirname(pattern)
             if folder not in listed:
-                listed[folder] = {file.url: file for file in _glob(f"{_escaped(folder)}/*.tar" if folder else "*.tar")}
+                listed[folder] = {file.url: file for file in _tar_files(folder)}
             if pattern not in listed[folder]:
                 proposal = nearest(pattern, listed[folder])
                 raise UserError(f"there is no shard {printable(pattern)}{proposal}")
@@ -87,8 +90,11 @@ def find_shards(data: str) -> list[FileEntry]:
     return [found[url] for url in sorted(found)]
 
 
-def _escaped(folder: str) -> str:
-    return folder if is_remote(folder) else glob.escape(folder)
+def _tar_files(folder: str) -> list[FileEntry]:
+    """Return the .tar files in a folder, whose characters stand for themselves; "" is the current folder."""
+    if is_remote(folder):
+        return [file for file in entries_if_any(folder)[0] if file.url.endswith(".tar")]
+    return _glob(f"{glob.escape(folder)}/*.tar" if folder else "*.tar")
 
 
 def _glob(pattern: str) -> list[FileEntry]:

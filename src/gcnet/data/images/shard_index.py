@@ -18,7 +18,7 @@ from gcnet.data.images.shard_files import read_bytes
 from gcnet.data.images.shard_samples import MOST_CLASSES, NO_LABEL, ShardSamples, read_samples
 from gcnet.data.index_file import Index, index_path, map_index, save_index
 from gcnet.errors import UserError, printable
-from gcnet.remote_files import FileEntry, find_remote, is_remote
+from gcnet.remote_files import FileEntry, existing_file, is_remote
 from gcnet.storage import StorageError, locked, write_atomic
 
 INDEX = "{}.index.safetensors"
@@ -126,10 +126,10 @@ def _stored_beside(files: Sequence[FileEntry], name: str) -> ShardIndex | None:
     place = f"{os.path.dirname(files[0].url) or '.'}/{name}"
     if not is_remote(place):
         return _read(Path(place), files) if _is_newest(place, files) else None
-    entries = find_remote(place)
-    if not entries:
+    entry = existing_file(place)
+    if entry is None:
         return None
-    path = _cache_path(entries)
+    path = _cache_path([entry])
     with suppress(OSError, StorageError):  # without a cache, the headers of the tar files are read
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -213,7 +213,6 @@ def measure(
             device=device,
             autocast=autocast_dtype(settings.precision, device),
             progress=progress,
-            processes=processes,
         )
 
 

@@ -10,6 +10,7 @@ from gcnet.data.coco.conversion.builder import ConvertedData, LabelIssue
 from gcnet.data.coco.conversion.formats import LABEL_FORMATS, describe_nested_labels, find_label_format
 from gcnet.data.coco.inspection import inspect
 from gcnet.data.coco.issues import Issue
+from gcnet.data.places import shown_place
 from gcnet.errors import UserError, printable
 from gcnet.storage import write_atomic
 from gcnet.tasks.results import DataReport, describe_issues
@@ -89,7 +90,7 @@ def _read(path: Path) -> ConvertedData:
     if nested := describe_nested_labels(path):
         raise UserError(f"`convert` takes the folder of one data set, and {printable(path)} holds {nested}")
     expected = ", or ".join(label_format.expected for label_format in LABEL_FORMATS)
-    raise UserError(f"`convert` takes {expected}; found neither in {printable(path)}")
+    raise UserError(f"`convert` takes {expected}; found neither in {shown_place(path)}")
 
 
 def _file(output: Path, split: str) -> Path:
