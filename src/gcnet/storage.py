@@ -78,7 +78,7 @@ def atomic_file(path: Path, size: int) -> Generator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         _remove(temporary)  # Before the free space is measured.
         raise _writing_failed(path, size, error, kept=path.exists()) from error
@@ -286,7 +286,7 @@ def link_or_copy(source: Path, path: Path) -> None:
     try:
         os.link(source, temporary)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError:
         _remove(temporary)
         with open_file(source) as file, atomic_file(path, source.stat().st_size) as copy:
@@ -312,7 +312,12 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Write the names of the files in `folder` to the disk.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from gcnet.analysis.cost import analytic_flops, count_block_flops, count_flops, count_parameters, submodule_input_shapes
+from gcnet.analysis.cost import (
+    analytic_flops,
+    as_meta,
+    count_block_flops,
+    count_flops,
+    count_parameters,
+    submodule_input_shapes,
+)
 from gcnet.analysis.memory import peak_memory, training_step_peak_memory
 from gcnet.analysis.timing import Precision, fill_zero_parameters, forward_call, interleaved_times, training_step_call
 from gcnet.blocks import block_options, build_block, list_blocks
@@ -44,6 +51,18 @@ def test_counting_leaves_the_model_unchanged() -> None:
     count_flops(model, (2, 3, 7, 7))
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_counting_copies_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    def copied(*_: object) -> None:
+        raise AssertionError("values were copied, which takes the memory of the network on its GPU")
+
+    model = nn.Sequential(nn.Conv2d(3, 5, 1, bias=False), nn.BatchNorm2d(5))
+    model[0].weight.requires_grad_(False)
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", copied)
+    monkeypatch.setattr(nn.Parameter, "__deepcopy__", copied)
+    assert count_flops(model, (1, 3, 7, 7)) == 2 * 3 * 5 * 7 * 7
+    assert [parameter.requires_grad for parameter in as_meta(model).parameters()] == [False, True, True]
 
 
 @pytest.mark.parametrize("name", list_blocks())

@@ -3,11 +3,14 @@
 import re
 
 import pytest
+import torch
 
+from gcnet.analysis.cost import count_flops, count_parameters
 from gcnet.blocks import BLOCKS
 from gcnet.checkpoints.published_files import published_files
 from gcnet.cli import main
-from gcnet.models.registry import list_models
+from gcnet.models.create import create_model
+from gcnet.models.registry import BASE_MODELS, list_models, small_input
 
 
 def _rows(output: str) -> dict[str, list[str]]:
@@ -97,9 +100,21 @@ def test_a_mistyped_model_gets_the_nearest_name(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.slow
-def test_every_model_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["models"]) == 0
-    assert list(_rows(capsys.readouterr().out)) == list_models()
+def test_every_model_is_listed_with_the_counts_of_the_network_built_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--num-classes", "7"]) == 0
+    rows = _rows(capsys.readouterr().out)
+    assert list(rows) == list_models()
+    for index, base in enumerate(BASE_MODELS):
+        name = ("gc_", "snl_", "se_", "nl_")[index % 4] + base
+        with torch.device("meta"):
+            model = create_model(name, num_classes=7)
+        side = small_input(base) or 224
+        flops = count_flops(model, (1, 3, side, side)) / 1e9
+        assert rows[name] == [
+            f"{count_parameters(model):,}",
+            f"{flops:{'.2f' if flops >= 1 else '.3g'}}",
+            f"{side} x {side}",
+        ]
 
 
 def test_a_detector_is_listed_with_its_parameters_and_flops(capsys: pytest.CaptureFixture[str]) -> None:

@@ -361,6 +361,14 @@ def test_only_persistent_workers_outlive_an_iteration(persistent: bool, left: in
     assert len(multiprocessing.active_children()) == left
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not fork workers")
+def test_workers_are_forked_on_linux_whatever_the_default_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: None if allow_none else "spawn")
+    loader = build_loader(eval_images(Noise(8)), EvaluationSampler(8, batch_size=2), 1)
+    context = loader._loader.multiprocessing_context
+    assert context is not None and context.get_start_method() == "fork"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_workers_of_every_start_method_load_and_end(method: str, tmp_path: Path) -> None:

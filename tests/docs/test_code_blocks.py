@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from torch.distributed.run import get_args_parser
 
 from forked_programs import forking_process, run_python
 from gcnet import cli
@@ -108,17 +109,49 @@ def run_block(block: Block, folder: Path, environment: dict[str, str]) -> tuple[
 
 def commands_of(code: str) -> list[list[str]]:
     lines = code.replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if re.match(r"(torchrun .* -m )?gcnet ", line)]
+    return [shlex.split(line, comments=True) for line in lines if re.match(r"(.*\btorchrun .* -m )?gcnet ", line)]
 
 
-@pytest.mark.parametrize(("page", "block"), SKIPPED)
+def check_command(words: list[str]) -> None:
+    """Parse a command of gcnet, behind torchrun or not."""
+    if "torchrun" in words:
+        options = get_args_parser().parse_args(words[words.index("torchrun") + 1 :])
+        assert (options.module, options.training_script) == (True, "gcnet")
+        command, *arguments = options.training_script_args
+    else:
+        command, *arguments = words[words.index("gcnet") + 1 :]
+    assert command in cli.COMMANDS
+    settings = import_module(f"gcnet.cli.{command.replace('-', '_')}").Settings
+    assert parse(settings, arguments, program=f"gcnet {command}", epilogue="") is not None
+
+
+@pytest.mark.parametrize("block", [block for _, block in SKIPPED])
 def test_commands_of_blocks_that_are_not_run_are_valid(
-    page: str, block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     for words in commands_of(block.code):
-        command, *arguments = words[words.index("gcnet") + 1 :]
-        assert command in cli.COMMANDS, page
-        settings = import_module(f"gcnet.cli.{command.replace('-', '_')}").Settings
-        assert parse(settings, arguments, program=f"gcnet {command}", epilogue="") is not None
+        check_command(words)
+
+
+def test_commands_of_slurm_and_kubernetes_are_valid() -> None:
+    code = {block.needs: block.code for block in BLOCKS["docs/scale.md"] if block.language == "sh"}
+    (words,) = commands_of(code["Slurm"])
+    assert words[0] == "srun" and "--model" in words  # the default network is for small images
+    documents = [code for _, info, code in FENCE.findall((ROOT / "docs/scale.md").read_text()) if info == "yaml"]
+    service, job = (document for code in documents for document in yaml.safe_load_all(code))
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    names = {
+        service["metadata"]["name"],
+        job["metadata"]["name"],
+        pod["subdomain"],
+        *service["spec"]["selector"].values(),
+    }
+    assert len(names) == 1  # hosts are called JOB-INDEX.SUBDOMAIN
+    command = [*container["command"], *container["args"]]
+    assert all(isinstance(word, str) for word in command)
+    assert f"--rdzv-endpoint={names.pop()}-0.{pod['subdomain']}:29500" in command
+    check_command(command)

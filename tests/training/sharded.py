@@ -10,8 +10,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
+from torch.nn.functional import mse_loss
 
-from gcnet.errors import UserError
 from gcnet.storage import StorageError
 from gcnet.training import sharded_checkpoint
 from gcnet.training.checkpoint import load_state
@@ -19,7 +19,7 @@ from gcnet.training.distributed import Processes, processes_joined
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import MachineSettings, TrainSettings
 from gcnet.training.sharded_checkpoint import ShardedCheckpointSaver, load_shards
-from gcnet.training.sharded_network import local_part
+from gcnet.training.sharded_network import is_sharded, local_part
 from gcnet.training.trainer import Trainer
 from training.photos import run_alone
 from training.together import write
@@ -34,14 +34,15 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 class Residual(nn.Module):
-    """A residual block with a batch norm."""
+    """A residual block with a batch norm and a scalar."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.7))
         self.branch = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x)
+        return x + self.gain * self.branch(x)
 
 
 def tower() -> nn.Module:
@@ -61,13 +62,17 @@ class ExactTask(ToyTask):
         batch = super().whole_batch(step)
         return replace(batch, inputs=batch.inputs.double(), targets=batch.targets.double())
 
+    def losses(self, network: nn.Module, batch: Points) -> dict[str, Tensor]:
+        output = network(batch.inputs)
+        return {"squares": mse_loss(getattr(output, "logits", output), batch.targets)}
 
-def tower_trainer(processes: Processes, *, sharded: bool, **recipe: Any) -> Trainer:
+
+def tower_trainer(processes: Processes, *, sharded: bool, network: nn.Module | None = None, **recipe: Any) -> Trainer:
     task = ExactTask(processes)
     chosen = {"steps": 50, "batch_size": task.batch_size, "lr": 0.05, "warmup_epochs": 0.0} | recipe
     return Trainer(
         task,
-        tower(),
+        network or tower(),
         recipe=RecipeSettings(**chosen),
         machine=MachineSettings(precision="float32", shard_model=sharded),
         device=CPU,
@@ -97,11 +102,12 @@ def pairs(network: nn.Module, other: nn.Module) -> list[tuple[Tensor, Tensor]]:
 
 
 def shares(trainer: Trainer) -> dict[str, float]:
-    """The share of this process in weights, average and optimizer state, by numbers."""
-    states = [value for values in trainer.optimizer.state.values() for value in values.values() if value.ndim]
+    """The share of this process in weights, average and optimizer state, by numbers; scalars have none."""
+    states = [value for values in trainer.optimizer.state.values() for value in values.values()]
     kinds = {"weights": list(trainer.network.parameters()), "optimizer": states}
     if trainer.average:
         kinds["average"] = list(trainer.average.module.parameters())
+    kinds = {kind: [value for value in values if value.ndim] for kind, values in kinds.items()}
     return {
         kind: sum(local_part(value).numel() for value in values) / sum(value.numel() for value in values)
         for kind, values in kinds.items()
@@ -154,19 +160,71 @@ def save_tower(folder: Path) -> None:
             write(folder, processes, [saved, str(error)])
 
 
-def load_tower(folder: Path) -> None:
-    """The bits of the state that is loaded, or the error."""
+def load_towers(folder: Path, names: list[str]) -> None:
+    """The bits of the state that is loaded from each checkpoint, or the error."""
     with processes_joined(CPU) as processes:
         trainer = tower_trainer(processes, sharded=True, **RECIPES["sgd"])
-        path, like = folder / "checkpoint.safetensors", next(trainer.network.parameters())
-        try:
-            state = load_shards(path, load_state(path), like, processes)
-        except UserError as error:
-            write(folder, processes, str(error))
-            return
-        trainer.load_state(state["trainer"])
-        write(folder, processes, digest(trainer))
+        found = [load(folder / name / "checkpoint.safetensors", trainer) for name in names]
+        write(folder, processes, found)
         train(trainer, 1)
+
+
+def load(path: Path, trainer: Trainer) -> str:
+    like = next(filter(is_sharded, trainer.network.parameters()))
+    try:
+        state = load_shards(path, load_state(path), like, trainer.processes)
+    except StorageError as error:
+        return str(error)
+    trainer.load_state(state["trainer"])
+    return digest(trainer)
+
+
+class Answer:
+    """An output that only its network knows."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+class Tied(nn.Module):
+    """Two layers with one weight; the output is an object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.layers = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 1))
+        self.layers[3].weight = self.layers[1].weight
+        self.double()
+
+    def forward(self, x: Tensor) -> Answer:
+        return Answer(self.layers(x))
+
+
+def save_tied(folder: Path) -> None:
+    """The bits of the state that was saved and loaded, and the difference to a training with whole weights."""
+    with processes_joined(CPU) as processes:
+        sharded, whole, loaded = (
+            tower_trainer(processes, sharded=part, network=Tied()) for part in (True, False, True)
+        )
+        for trainer in (sharded, whole):
+            train(trainer, 3)
+        path = folder / "checkpoint.safetensors"
+        ShardedCheckpointSaver(path, processes).save({"trainer": sharded.state()})
+        saved, expected = sharded.saved().state_dict(), whole.network.state_dict()
+        differences = [float((saved[name] - expected[name]).abs().max()) for name in expected if processes.first]
+        write(folder, processes, [digest(sharded), load(path, loaded), max(differences, default=0)])
+
+
+def save_apart(folder: Path) -> None:
+    """The error of processes that save into a folder of their own, as on a disk that they do not share."""
+    with processes_joined(CPU) as processes:
+        trainer = tower_trainer(processes, sharded=True)
+        own = folder / f"disk of {processes.rank}"
+        own.mkdir()
+        try:
+            ShardedCheckpointSaver(own / "checkpoint.safetensors", processes).save({"trainer": trainer.state()})
+        except StorageError as error:
+            write(folder, processes, [str(error), [path.name for path in own.iterdir()]])
 
 
 def die_while_saving(settings: TrainSettings, step: int) -> None:

@@ -126,6 +126,14 @@ def test_only_the_first_process_tries_to_write_into_the_output(rank, tmp_path, m
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_process_of_a_machine_reports_a_mistyped_flag(rank, monkeypatch, capsys):
+    for name, value in {"WORLD_SIZE": "4", "RANK": str(2 + rank), "LOCAL_RANK": str(rank)}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["train", "--modle", "resnet18"]) == 2
+    assert capsys.readouterr().err.count("gcnet: ") == 1 - rank
+
+
+@pytest.mark.parametrize("rank", [0, 1])
 def test_only_the_first_process_writes_the_result_of_an_evaluation(rank, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", str(rank))
@@ -165,6 +173,10 @@ def test_processes_exchange_statistics_of_batch_norms_only_where_these_are_train
             trainer.train_step(next(batches))
         for parameter, values in zip(trainer.network.parameters(), one["weights"], strict=True):
             torch.testing.assert_close(parameter.detach(), torch.tensor(values))
+
+
+def test_a_step_exchanges_numbers_of_images_and_then_losses_and_votes_together(tmp_path):
+    assert by_two(together.count_exchanges, tmp_path, tmp_path) == [[2, 2]] * 2
 
 
 def test_processes_exchange_the_buffers_of_other_modules(tmp_path):
@@ -219,6 +231,24 @@ def test_under_torchrun_a_command_that_is_not_parallel_works_and_prints_once():
     output, errors = torchrun(["blocks"], text=True).communicate(timeout=PATIENCE)
     alone = subprocess.run([sys.executable, "-m", "gcnet", "blocks"], capture_output=True, text=True, timeout=PATIENCE)
     assert output == alone.stdout, errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "missing.safetensors", "--data", "photos"],
+        ["predict", "photos", "--model", "missing.safetensors"],
+        ["analyze", "missing.safetensors", "--statistics", "--data", "photos"],
+        ["train", "--data", "photos"],
+    ],
+    ids=" ".join,
+)
+def test_under_torchrun_an_error_of_all_processes_is_reported_once(command, tmp_path):
+    launcher = torchrun([*command, "--device", "cpu"], text=True, cwd=tmp_path)
+    errors = launcher.communicate(timeout=PATIENCE)[1]
+    assert launcher.returncode
+    assert len(re.findall(r"^gcnet: .*(missing\.safetensors|photos)", errors, re.MULTILINE)) == 1, errors
 
 
 @pytest.mark.slow

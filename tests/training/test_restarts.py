@@ -132,18 +132,19 @@ linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs t
 
 @pytest.mark.slow
 @linux
-def test_a_job_with_a_killed_process_continues_its_run_to_the_same_bits(torchrun, tmp_path):
+@pytest.mark.parametrize("kind", [[], ["--shard-model", "--epochs", 3]], ids=["whole", "sharded"])
+def test_a_job_with_a_killed_process_continues_its_run_to_the_same_bits(torchrun, tmp_path, kind):
     elastic = ["--nnodes", "1:2", "--nproc-per-node", 2, "--max-restarts", 3, "--rdzv-backend", "c10d"]
     elastic += ["--rdzv-conf", "last_call_timeout=1"]
-    unbroken = torchrun(*elastic, "--rdzv-endpoint", f"127.0.0.1:{free_port()}", extra=["--output", "whole"])
+    unbroken = torchrun(*elastic, "--rdzv-endpoint", f"127.0.0.1:{free_port()}", extra=[*kind, "--output", "unbroken"])
     assert unbroken.wait(PATIENCE) == 0, logs(tmp_path)
-    killed = torchrun(*elastic, "--rdzv-endpoint", f"127.0.0.1:{free_port()}")
+    killed = torchrun(*elastic, "--rdzv-endpoint", f"127.0.0.1:{free_port()}", extra=kind)
     wait_for(lambda: any(step_of(path) for path in tmp_path.glob("runs/*/checkpoint.safetensors")))
     os.kill(workers(killed)[1], signal.SIGKILL)
     assert killed.wait(PATIENCE) == 0, logs(tmp_path)
     (folder,) = (tmp_path / "runs").iterdir()
     assert "resuming at step" in logs(tmp_path)
-    assert RunFolder(folder).last.read_bytes() == RunFolder(tmp_path / "whole").last.read_bytes()
+    assert RunFolder(folder).last.read_bytes() == RunFolder(tmp_path / "unbroken").last.read_bytes()
 
 
 @pytest.mark.slow

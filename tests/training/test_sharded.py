@@ -1,11 +1,13 @@
 """Networks whose weights are sharded over processes, against the same networks with DistributedDataParallel."""
 
 import json
+import shutil
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import gcnet
@@ -16,7 +18,7 @@ from gcnet.training.checkpoint import load_state
 from gcnet.training.pace import SPEED_KEYS
 from gcnet.training.run_folder import RunFolder
 from gcnet.training.settings import TrainSettings, override
-from gcnet.training.sharded_network import shard, sharded_units
+from gcnet.training.sharded_network import shard, sharded_units, without_weights
 from training import sharded
 from training.photos import call_as_many, call_as_two, run_alone, settings_for, write_photos
 
@@ -62,17 +64,59 @@ def test_each_process_keeps_half_of_weights_average_and_optimizer_state(towers, 
         assert one[kind] == pytest.approx(0.5, abs=0.05)
 
 
+def change(folder):
+    shard = min(folder.glob("*.safetensors"))
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+
+
+DAMAGE = {
+    "notes of the system": lambda folder: (folder / ".DS_Store").touch(),
+    "another shard": lambda folder: shutil.copy(min(folder.iterdir()), folder / "._shard.safetensors"),
+    "a changed shard": change,
+    "a missing shard": lambda folder: min(folder.iterdir()).unlink(),
+    "no shards": shutil.rmtree,
+}
+
+
 @pytest.mark.slow
 def test_a_checkpoint_survives_a_full_disk_and_loads_to_the_same_bits_unless_damaged(tmp_path):
     (saved, full), (_, failed) = by_many(2, tmp_path, sharded.save_tower)  # the first process' batch-norm statistics
     assert full == failed == f"rank 1 failed at {tmp_path / 'checkpoint-4'}: No space left on device"
-    assert by_many(3, tmp_path, sharded.load_tower) == [saved] * 3
-    shard = min((tmp_path / "checkpoint-3").iterdir())
-    content = bytearray(shard.read_bytes())
-    content[-1] ^= 1
-    shard.write_bytes(content)
-    sentence = "its files are not those that checkpoint.safetensors names"
-    assert all(sentence in message for message in by_many(2, tmp_path, sharded.load_tower))
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+    for name, damage in DAMAGE.items():
+        shutil.copytree(tmp_path / "checkpoint-3", tmp_path / name / "checkpoint-3")
+        shutil.copy(tmp_path / "checkpoint.safetensors", tmp_path / name)
+        damage(tmp_path / name / "checkpoint-3")
+    first = "shard-00001-model-00001-of-00001.safetensors"
+    folders = {name: tmp_path / name / "checkpoint-3" for name in DAMAGE}
+    expected = [
+        saved,
+        f"{folders['another shard']} has the file ._shard.safetensors, which is not of this checkpoint",
+        f"{folders['a changed shard']} is damaged: {first} is not the file that was saved",
+        f"cannot read {folders['a missing shard'] / first}: No such file or directory",
+        f"cannot read {folders['no shards'] / first}: No such file or directory",
+    ]
+    assert by_many(3, tmp_path, sharded.load_towers, list(DAMAGE)) == [expected] * 3
+
+
+@pytest.mark.slow
+def test_a_network_with_shared_parameters_and_an_output_of_its_own_is_trained_saved_and_loaded(tmp_path):
+    for saved, loaded, difference in by_many(2, tmp_path, sharded.save_tied):
+        assert loaded == saved
+        assert difference < 1e-9
+
+
+@pytest.mark.slow
+def test_processes_without_a_common_disk_are_one_sentence(tmp_path):
+    for rank, (sentence, files) in enumerate(by_many(2, tmp_path, sharded.save_apart)):
+        place = tmp_path / f"disk of {rank}" / "checkpoint-0"
+        assert sentence == (
+            f"rank 1 does not see {place}, which rank 0 has made: with `shard_model`, the run folder must be on a disk "
+            "that all processes share"
+        )
+        assert files == []
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +221,16 @@ def test_a_network_with_shared_parameters_is_one_unit():
     assert sharded_units(network) == []
 
 
-def test_a_scalar_parameter_is_one_sentence():
-    network = nn.Linear(2, 2)
-    network.register_parameter("temperature", nn.Parameter(torch.ones(())))
-    with pytest.raises(UserError, match="`shard_model` cannot shard a scalar, found the parameter temperature"):
+def test_parameters_of_several_dtypes_are_one_sentence():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double(), nn.Linear(2, 2))
+    with pytest.raises(UserError, match="`shard_model` needs parameters of one dtype, found float32 and float64"):
         shard([network], torch.device("cpu"), 2)
+
+
+def test_a_network_that_cannot_be_copied_is_one_sentence():
+    network = prune.l1_unstructured(nn.Linear(2, 2), "weight", amount=0.5)
+    with pytest.raises(UserError, match="`shard_model` needs a network that can be copied"):
+        without_weights(network)
 
 
 @pytest.mark.parametrize("command", [gcnet.compare, partial(gcnet.reproduce, table=("design",), scale="small")])

@@ -121,6 +121,26 @@ def train_with_norms(folder: Path, frozen: bool) -> None:
         write(folder, processes, {**found, "weights": weights})
 
 
+def count_exchanges(folder: Path) -> None:
+    """The exchanges of numbers between the processes in one step, beside that of the gradients."""
+    torch.set_num_threads(1)
+    with processes_joined(CPU) as processes:
+        task = ToyTask(processes=processes)
+        trainer = toy_trainer(task)
+        batches, exchanges = task.batches(0, torch.device("cpu")), list[int]()
+        exchange = dist.all_reduce
+        trainer.train_step(next(batches), lambda: [0.0])
+
+        def counted(values: Tensor, *args: Any, **options: Any) -> Any:
+            exchanges.append(values.numel())
+            return exchange(values, *args, **options)
+
+        dist.all_reduce = counted
+        trainer.train_step(next(batches), lambda: [0.0])
+        dist.all_reduce = exchange
+        write(folder, processes, exchanges)
+
+
 class Counting(nn.Module):
     """A module with a buffer that changes in training, by other values in each process."""
 

@@ -258,11 +258,12 @@ def test_the_command_takes_workers_device_and_length_beside_resume(
 ) -> None:
     data, run = write_photos(tmp_path / "data"), tmp_path / "run"
     short = ["--model", "cifar_resnet20", "--batch-size", "10", "--steps", "2", "--no-plots", "--workers", "1"]
+    short += ["--device", "cpu"]
     assert main(["train", "--data", str(data), "--output", str(run), *short]) == 0
-    assert main(["train", "--resume", str(run), "--steps", "3", "--workers", "0", "--device", "cpu"]) == 0
+    assert main(["train", "--resume", str(run), "--steps", "3", "--workers", "0", "--device", "auto"]) == 0
     assert "resuming at step 2 of 3" in capsys.readouterr().out
     stored = open_folder(run)[1]
-    assert (stored.recipe.steps, stored.data.workers, stored.machine.device) == (3, 0, "cpu")
+    assert (stored.recipe.steps, stored.data.workers, stored.machine.device) == (3, 0, "auto")
     assert main(["train", "--resume", str(run), "--lr", "0.1"]) == 2
     assert "found --lr" in capsys.readouterr().err
     assert main(["train", "--resume", str(run / "weights" / "last.safetensors")]) == 2

@@ -6,7 +6,6 @@ print multiply-adds under the name "FLOPs" (ResNet-50: 4.1 G), which is half of 
 convolution counts as two convolutions, one of them for the offsets; interpolation is element-wise.
 """
 
-import copy
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from gcnet.blocks import BLOCKS, BlockShape
+from gcnet.insertion.model_copies import on_meta
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
@@ -106,8 +106,11 @@ def analytic_flops(
 
 
 def as_meta(model: nn.Module) -> nn.Module:
-    """Return a copy of `model` on the meta device, in evaluation mode."""
-    return copy.deepcopy(model).to("meta").eval()
+    """Return a copy of `model` on the meta device, in evaluation mode, without copying any values."""
+    with on_meta(model) as skeleton:
+        for parameter, original in zip(skeleton.parameters(), model.parameters(), strict=True):
+            parameter.requires_grad_(original.requires_grad)
+        return skeleton
 
 
 def _count(skeleton: nn.Module, input_shape: Sequence[int]) -> int:

@@ -237,7 +237,13 @@ def _run(command: str, arguments: list[str]) -> int:
     from gcnet.cli.files import check_outputs
     from gcnet.cli.log_output import printed_messages
 
-    settings = parse(module.Settings, arguments, program=f"gcnet {command}", epilogue=_exit_codes(exit_codes(command)))
+    try:
+        settings = parse(
+            module.Settings, arguments, program=f"gcnet {command}", epilogue=_exit_codes(exit_codes(command))
+        )
+    except UserError as error:
+        error.reported = os.environ.get("LOCAL_RANK", "0") != "0"  # by the first process of torchrun on this machine
+        raise
     if settings is None:
         return EXIT_OK
     if _is_first_process():  # several would take each other's trial for a folder that exists

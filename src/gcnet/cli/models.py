@@ -11,6 +11,7 @@ from gcnet.errors import UserError
 
 if TYPE_CHECKING:
     from gcnet.checkpoints.published_files import PublishedFile
+    from gcnet.costs.listed import NetworkCounts
 
 SUMMARY = "list models with parameters and FLOPs, and published checkpoints"
 
@@ -79,12 +80,17 @@ def run(settings: Settings) -> int:
     """
     if settings.lists_published:
         return _run_published(settings)
+    from gcnet.costs.listed import count_classifiers, count_network
     from gcnet.models.registry import list_models
     from gcnet.text_files import markdown_table
 
-    names = list_models() if settings.model is None else [settings.model]
-    rows = [_row(name, settings) for name in names]
-    print(markdown_table(_COLUMNS, rows, right=("parameters", "GFLOPs", "input")))
+    sizes = {"num_classes": settings.num_classes, "image_size": settings.image_size}
+    if settings.model is None:
+        counted = list(count_classifiers(list_models(), **sizes))
+    else:
+        counted = [count_network(settings.model, **sizes)]
+    names = [counts.name for counts in counted]
+    print(markdown_table(_COLUMNS, [_row(counts) for counts in counted], right=("parameters", "GFLOPs", "input")))
     print(
         "\nGFLOPs are of one image and count a multiply-add as two; vision papers often report multiply-adds"
         "\nunder this name, half of this number."
@@ -117,21 +123,10 @@ def _notes(name: str | None) -> list[str]:
     return [note for note in notes if note]
 
 
-def _row(name: str, settings: Settings) -> tuple[str, ...]:
-    import torch
-
-    from gcnet.analysis.cost import count_parameters
-    from gcnet.models.create import create_model
-    from gcnet.tasks.registry import task_of
-
-    side = settings.image_size
-    with torch.device("meta"):
-        model = create_model(name, num_classes=settings.num_classes)
-    task = task_of(name)
-    size = task.default_image_size(name, model) if side is None else (side, side)
-    flops = task.count_flops(model, size) / 1e9
+def _row(counts: "NetworkCounts") -> tuple[str, ...]:
+    flops = counts.flops / 1e9
     counted = f"{flops:.3g}" if flops < 1 else f"{flops:.2f}"
-    return name, f"{count_parameters(model):,}", counted, f"{size[0]} x {size[1]}"
+    return counts.name, f"{counts.parameters:,}", counted, f"{counts.size[0]} x {counts.size[1]}"
 
 
 _SHOWN_METRICS = {"detection": 2}  # the first one for other tasks

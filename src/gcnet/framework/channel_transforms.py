@@ -46,8 +46,8 @@ class ChannelFilter(nn.Module):
     def forward(self, context: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
         last = context.dim() - 1  # The older ONNX exporter needs axes counted from the front.
         columns = context.movedim(1, last)
-        flat = columns.reshape(columns[..., 0].numel(), 1, context.shape[1])
-        mixed = F.conv1d(flat, self.weight.view(1, 1, -1), padding=self.weight.numel() // 2)
+        flat = columns.reshape(-1, 1, context.shape[1])
+        mixed = F.conv1d(flat, self.weight[None, None], padding=len(self.weight) // 2)
         return mixed.view(columns.shape).movedim(last, 1)
 
     def extra_repr(self) -> str:
@@ -69,9 +69,9 @@ class Standardize(nn.Module):
 
     def forward(self, context: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
         wide = context.to(torch.promote_types(context.dtype, torch.float32)).unflatten(1, (self.groups, -1))
-        centered = wide - wide.mean(dim=2, keepdim=True)
-        variance = centered.square().mean(dim=2, keepdim=True)
-        return (centered * torch.rsqrt(variance + self.eps)).flatten(1, 2).to(context.dtype)
+        last = context.dim()  # The older ONNX exporter needs axes counted from the front.
+        rows = wide.movedim(2, last)
+        return F.layer_norm(rows, rows.shape[last:], eps=self.eps).movedim(last, 2).flatten(1, 2).to(context.dtype)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}, eps={self.eps}"
@@ -101,7 +101,7 @@ class ChannelAffine(nn.Module):
         nn.init.constant_(self.bias, self._start[1])
 
     def forward(self, context: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
-        return context * per_channel(self.weight, context) + per_channel(self.bias, context)
+        return torch.addcmul(per_channel(self.bias, context), context, per_channel(self.weight, context))
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}"

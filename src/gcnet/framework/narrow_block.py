@@ -20,9 +20,9 @@ from gcnet.framework.narrow_contexts import (
     NarrowAttention,
     NarrowContext,
     can_pool_one_image,
-    pool_one_image,
+    is_one_image,
 )
-from gcnet.framework.narrow_transforms import VectorBottleneck, narrow_transform
+from gcnet.framework.narrow_transforms import VectorBottleneck, VectorLinear, narrow_transform
 from gcnet.framework.overriding import has_other_parts, is_overridden
 from gcnet.framework.tracing import NotScriptable
 
@@ -49,14 +49,14 @@ class NarrowBlock(NotScriptable, ABC):
     @abstractmethod
     def forward(
         self, h: Float[Tensor, "n k *s"]
-    ) -> tuple[Float[Tensor, "n c *one"] | None, Float[Tensor, "n c *one"] | None]:
+    ) -> tuple[Float[Tensor, "n c *one"] | None, Float[Tensor, "n c *one"] | Float[Tensor, " c"] | None]:
         """Return the gate and the shift.
 
         Args:
             h: input of the convolution.
 
         Returns:
-            The gate, or None for 1, and the shift, or None for 0.
+            The gate, or None for 1, and the shift, or None for 0. The shift of one image without a gate may be (C,).
         """
 
 
@@ -76,8 +76,10 @@ class ComposedNarrowBlock(NarrowBlock):
 
     def forward(
         self, h: Float[Tensor, "n k *s"]
-    ) -> tuple[Float[Tensor, "n c *one"] | None, Float[Tensor, "n c *one"] | None]:
-        pooled = self.pool(h).flatten(1)
+    ) -> tuple[Float[Tensor, "n c *one"] | None, Float[Tensor, "n c *one"] | Float[Tensor, " c"] | None]:
+        pooled = self.pool(h)
+        if pooled.dim() > 2:
+            pooled = pooled.flatten(1)
         gate: Tensor | None = None
         shift: Tensor | None = None
         for branch in cast(Iterable[Any], self.branches):
@@ -87,6 +89,8 @@ class ComposedNarrowBlock(NarrowBlock):
                 shift = shift if shift is None else shift * scale
             if offset is not None:
                 shift = offset if shift is None else shift + offset
+        if gate is None and shift is not None and is_one_image(h):
+            return None, shift.view(-1).to(h.dtype)
         return _as_map(gate), _as_map(shift)
 
 
@@ -103,19 +107,21 @@ class NarrowGlobalContext(NarrowBlock):
         super().__init__(pool, block_parameters=block_parameters, adds_bias=True)
         self.bottleneck = bottleneck
         layers: Any = (bottleneck.reduce, bottleneck.norm, bottleneck.expand)
-        self.keys = pool.keys
+        self.key = nn.Parameter(pool.keys[0], requires_grad=False)
         for name, value in _named(layers):
             self.register_parameter(name, value)
         self.eps: float = layers[1].eps
 
-    def forward(self, h: Float[Tensor, "n k *s"]) -> tuple[None, Float[Tensor, "n c 1 1"]]:
+    def forward(self, h: Float[Tensor, "n k *s"]) -> tuple[None, Float[Tensor, "n c 1 1"] | Float[Tensor, " c"]]:
+        # Between two convolutions, looking up an attribute or making a view costs as much as some of the operations.
         parameters: Any = self._parameters.values()
-        keys, reduce, reduce_bias, gamma, beta, expand, expand_bias = parameters
-        if not can_pool_one_image(h, keys):
+        key, reduce, reduce_bias, gamma, beta, expand, expand_bias = parameters
+        if not can_pool_one_image(h, key):
             return None, self.bottleneck(self.pool(h))[..., None, None]
-        hidden = torch.addmm(reduce_bias, pool_one_image(h, keys), reduce)
-        hidden = torch.layer_norm(hidden, gamma.shape, gamma, beta, self.eps)
-        return None, torch.addmm(expand_bias, hidden.relu_(), expand).view(1, -1, 1, 1)
+        flat = h.reshape(h.shape[1], -1)
+        pooled = torch.mv(flat, torch.softmax(torch.mv(flat.t(), key), 0))
+        hidden = torch.layer_norm(torch.addmv(reduce_bias, reduce, pooled), gamma.shape, gamma, beta, self.eps)
+        return None, torch.addmv(expand_bias, expand, hidden.relu_())
 
 
 def _named(layers: Sequence[Any]) -> Iterator[tuple[str, nn.Parameter]]:
@@ -157,9 +163,8 @@ def _is_global(context: NarrowContext, transform: VectorBottleneck) -> bool:
 @torch.no_grad()
 def _add_bias(branches: Sequence[Branch], bias: Float[Tensor, " c"]) -> bool:
     """Add the bias to the last layer of a block that only adds, if it has one."""
-    layers: list[Any] = [
-        branch.transform.expand for branch in branches if isinstance(branch.transform, VectorBottleneck)
-    ]
+    ends = [getattr(branch.transform, "expand", branch.transform) for branch in branches]
+    layers = [layer for layer in ends if isinstance(layer, VectorLinear)]
     if not layers or any(type(branch.fusion) is not Add for branch in branches):
         return False
     layers[0].bias = nn.Parameter(layers[0].bias + bias)

@@ -98,15 +98,24 @@ class NarrowAttention(nn.Module):
         return torch.stack([attention_weights(row) for row in logits], dim=1)
 
 
-def can_pool_one_image(h: Float[Tensor, "n k *s"], keys: Float[Tensor, "g k"]) -> bool:
+def is_one_image(h: Float[Tensor, "n k *s"]) -> bool:
+    """Whether `h` is of one image, and operations for one image need not hold for others: not in `torch.jit.trace`.
+
+    Args:
+        h: input of the convolution.
+    """
+    return bool(h.shape[0] == 1) and not torch._C._is_tracing()  # in exported graphs the comparison is a SymBool
+
+
+def can_pool_one_image(h: Float[Tensor, "n k *s"], keys: Float[Tensor, "*g k"]) -> bool:
     """Whether `pool_one_image` computes what `NarrowAttention` does.
 
     Args:
         h: input of the convolution.
         keys: of the groups.
     """
-    # The softmax of half-precision logits is taken in float32. In exported graphs the comparison is a SymBool.
-    return bool(h.shape[0] == 1) and h.dtype == keys.dtype and h.dtype.itemsize >= 4 and not h.is_cuda
+    # The softmax of half-precision logits is taken in float32.
+    return is_one_image(h) and h.dtype == keys.dtype and h.dtype.itemsize >= 4 and not h.is_cuda
 
 
 def pool_one_image(h: Float[Tensor, "1 k *s"], keys: Float[Tensor, "g k"]) -> Float[Tensor, "1 gk"]:
@@ -118,5 +127,5 @@ def pool_one_image(h: Float[Tensor, "1 k *s"], keys: Float[Tensor, "g k"]) -> Fl
         h: input of the convolution.
         keys: of the groups.
     """
-    flat = h.flatten(2)[0]
+    flat = h.reshape(h.shape[1], -1)
     return torch.mm(torch.softmax(torch.mm(keys, flat), 1), flat.t()).view(1, -1)

@@ -25,12 +25,12 @@ class VectorLinear(nn.Module):
     def __init__(self, weight: Float[Tensor, "c k"], bias: Float[Tensor, " c"]) -> None:
         super().__init__()
         rows, columns = weight.shape
-        transposed = weight.detach().t()
-        self.weight = nn.Parameter(transposed.contiguous() if rows > columns else transposed, requires_grad=False)
+        stored = weight.detach().t().contiguous().t() if rows > columns else weight.detach()
+        self.weight = nn.Parameter(stored, requires_grad=False)
         self.bias = nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, vectors: Float[Tensor, "n k"]) -> Float[Tensor, "n c"]:
-        return torch.addmm(self.bias, vectors, self.weight)
+        return torch.addmm(self.bias, vectors, self.weight.t())
 
 
 class GroupExpansion(nn.Module):

@@ -53,6 +53,19 @@ class Processes:
         dist.all_reduce(summed, group=self.group)
         return summed.tolist()
 
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their means over all processes, with the same bits in each.
+
+        Args:
+            tensors: as many in each process, each of shape (), on the device of this process.
+        """
+        if self.world == 1 or not tensors:
+            return
+        summed = torch.stack(list(tensors))
+        dist.all_reduce(summed, group=self.group if summed.device.type == "cpu" else None)
+        for tensor, total in zip(tensors, summed, strict=True):
+            tensor.copy_(total / self.world)
+
     def start_counts(self, value: int) -> Callable[[], list[int]]:
         """Return a function that waits for the integer `value` of every process, by rank; the exchange starts now."""
         if self.world == 1:

@@ -18,6 +18,7 @@ from gcnet.training.progress import Reporter, clock, epoch_text, format_score
 from gcnet.training.run_folder import RunFolder, write_json
 from gcnet.training.settings import OutputSettings
 from gcnet.training.sharded_checkpoint import ShardedCheckpointSaver, has_shards, load_shards
+from gcnet.training.sharded_network import is_sharded
 from gcnet.training.signals import STOP_SIGNALS, StopRequest, handle_signals
 from gcnet.training.task import Evaluation, TrainingBatch
 from gcnet.training.trainer import NonFiniteLoss, StepOutcome, Trainer
@@ -377,7 +378,7 @@ class TrainingLoop:
         if has_shards(state) != self.trainer.sharded:
             raise UserError("`shard_model` of config.json must be that of the checkpoint, and it was changed")
         if has_shards(state):
-            like = next(self.trainer.network.parameters())
+            like = next(filter(is_sharded, self.trainer.network.parameters()))
             state = load_shards(self.folder.checkpoint, state, like, self.processes)
         self.trainer.load_state(state["trainer"])
         self.state = _read_state(state["record"])

@@ -7,7 +7,7 @@ checkpoint.safetensors       everything else, with the SHA-256 of each file of s
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from gcnet.errors import printable
-from gcnet.storage import StorageError
+from gcnet.storage import StorageError, sync_folder
 from gcnet.training.checkpoint import CheckpointSaver, save_state
 from gcnet.training.distributed import Processes
-from gcnet.training.sharded_network import is_sharded
+from gcnet.training.heartbeat import one_line
+from gcnet.training.sharded_network import is_sharded, local_part
 
 _SHARDS = "shards"
 
@@ -50,21 +51,35 @@ class ShardedCheckpointSaver(CheckpointSaver):
             StorageError: in every process, if a file cannot be written; the last checkpoint is intact.
         """
         shards: dict[str, Tensor] = {}
+        storages: set[int] = set()
 
         def split(name: str, tensor: Tensor) -> Tensor:
             if not is_sharded(tensor):
                 return tensor
-            shards[name] = tensor.detach()
+            part = tensor.detach()
+            storage = local_part(part).untyped_storage().data_ptr()
+            shards[name] = part.clone() if storage in storages else part  # safetensors takes no shared memory
+            storages.add(storage)
             return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
         rest = _mapped(state, "", split)
         folder = _folder(self.path, rest)
-        self.processes.by_first(lambda: _make_empty(folder))
-        _write(folder, shards, self.processes.group)
-        digests = _digests(folder, self.processes)
+        try:
+            digests = self._write_shards(folder, shards)
+        except StorageError:
+            if self.processes.first:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         self.processes.by_first(lambda: save_state(self.path, rest | {_SHARDS: digests}))
         if self.processes.first:
             _remove_others(folder)
+
+    def _write_shards(self, folder: Path, shards: Mapping[str, Tensor]) -> dict[str, str]:
+        self.processes.by_first(lambda: _make_empty(folder))
+        _require_shared(folder, self.processes)
+        _write(folder, shards, self.processes.group)
+        names = self.processes.by_first(lambda: _listed(folder))
+        return _digests(folder, names, self.processes)
 
 
 def has_shards(state: Mapping[str, Any]) -> bool:
@@ -91,8 +106,7 @@ def load_shards(path: Path, state: Mapping[str, Any], like: Tensor, processes: P
     from torch.distributed.tensor import empty
 
     folder, model = _folder(path, state), cast(Any, like)
-    if _digests(folder, processes) != state[_SHARDS]:
-        raise StorageError(f"{printable(folder)} is damaged: its files are not those that {path.name} names")
+    _require_intact(folder, state[_SHARDS], processes)
     shards: dict[str, Any] = {}
 
     def allocate(name: str, tensor: Tensor) -> Tensor:
@@ -132,18 +146,65 @@ def _write(folder: Path, shards: Mapping[str, Tensor], group: ProcessGroup | Non
         )
 
 
-def _digests(folder: Path, processes: Processes) -> dict[str, str]:
-    """The SHA-256 of each file in a folder, by name; the processes share the work."""
-    paths = processes.from_first(sorted(folder.iterdir()) if processes.first and folder.is_dir() else [])
+def _require_shared(folder: Path, processes: Processes) -> None:
+    """Check that all processes see the folder that the first one made.
+
+    Raises:
+        StorageError: in every process.
+    """
+    lost = next((rank for rank, sees in enumerate(processes.gather(folder.is_dir())) if not sees), None)
+    if lost is not None:
+        raise StorageError(
+            f"rank {lost} does not see {printable(folder)}, which rank 0 has made: with `shard_model`, the run folder "
+            "must be on a disk that all processes share"
+        )
+
+
+def _require_intact(folder: Path, expected: Mapping[str, str], processes: Processes) -> None:
+    """Check the files of a checkpoint; other files than shards may lie beside them.
+
+    Raises:
+        StorageError: in every process, if one is missing, changed or unknown.
+    """
+    digests = _digests(folder, sorted(expected), processes)
+    changed = next((name for name, digest in expected.items() if digests[name] != digest), None)
+    if changed is not None:
+        raise StorageError(f"{printable(folder)} is damaged: {changed} is not the file that was saved")
+    names = processes.by_first(lambda: sorted(path.name for path in folder.glob("*.safetensors")))
+    unknown = next((name for name in names if name not in expected), None)
+    if unknown is not None:  # torch.distributed.checkpoint would read it
+        raise StorageError(f"{printable(folder)} has the file {printable(unknown)}, which is not of this checkpoint")
+
+
+def _digests(folder: Path, names: Sequence[str], processes: Processes) -> dict[str, str]:
+    """The SHA-256 of files in a folder, by name; the processes share the work.
+
+    Raises:
+        StorageError: in every process, if a file cannot be read.
+    """
     own: dict[str, str] = {}
-    for path in paths[processes.rank :: processes.world]:
+    failures: list[str] = []
+    for name in names[processes.rank :: processes.world]:
         try:
-            with path.open("rb") as file:
-                own[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            with (folder / name).open("rb") as file:
+                own[name] = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            own[path.name] = f"cannot be read: {error.strerror}"
-    everyone = processes.gather(own)
-    return {name: digest for part in everyone for name, digest in sorted(part.items())}
+            failures.append(f"cannot read {printable(folder / name)}: {error.strerror}")
+    digests: dict[str, str] = {}
+    for part, failed in processes.gather((own, failures)):
+        if failed:
+            raise StorageError(failed[0])
+        digests |= part
+    return {name: digests[name] for name in names}
+
+
+def _listed(folder: Path) -> list[str]:
+    """The files in a folder, whose names are on the disk afterwards, as their content is."""
+    try:
+        sync_folder(folder)
+        return sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise StorageError(f"cannot write {printable(folder)}: {error.strerror}") from error
 
 
 def _remove_others(folder: Path) -> None:
@@ -167,8 +228,8 @@ def _explained(folder: Path) -> Generator[None]:
         yield
     except CheckpointException as error:
         rank, (cause, _) = next(iter(error.failures.items()))
-        reason = getattr(cause, "strerror", None) or cause
-        raise StorageError(f"rank {rank} failed at {printable(folder)}: {printable(str(reason))}") from error
+        reason = getattr(cause, "strerror", None) or one_line(cause)
+        raise StorageError(f"rank {rank} failed at {printable(folder)}: {printable(reason)}") from error
 
 
 def _mapped(value: Any, name: str, change: Callable[[str, Tensor], Tensor]) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gcnet.errors import UserError
+from gcnet.training.distributed import Processes
 
 
 def shard(networks: Sequence[nn.Module], device: torch.device, world: int) -> None:
@@ -15,26 +16,54 @@ def shard(networks: Sequence[nn.Module], device: torch.device, world: int) -> No
 
     A forward pass gathers the weights of one unit after the other (`sharded_units`), and of the rest of the network as
     a whole. The backward pass does the same, and averages the gradients over the processes, each of which keeps those
-    of its part.
+    of its part. Scalars, which have no dimension, stay whole in every process; `average_scalar_gradients` averages
+    their gradients.
 
     Args:
-        networks: with equal weights in all processes, on any device.
+        networks: networks, or modules around them, with equal weights in all processes, on any device.
         device: of this process, to which the parts are moved.
         world: number of processes.
 
     Raises:
-        UserError: a parameter is a scalar.
+        UserError: trained parameters have different dtypes.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    scalar = next((name for network in networks for name, value in network.named_parameters() if not value.ndim), None)
-    if scalar is not None:
-        raise UserError(f"`shard_model` cannot shard a scalar, found the parameter {scalar}: train without it")
+    for network in networks:
+        _require_one_dtype(network)
     mesh = init_device_mesh(device.type, (world,))
     for network in networks:
+        scalars = _scalars(network)
+        for scalar in scalars:
+            scalar.data = scalar.data.to(device)
         for module in [*sharded_units(network), network]:
-            fully_shard(module, mesh=mesh, reshard_after_forward=True)
+            fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=set(scalars) or None)
+
+
+def _require_one_dtype(network: nn.Module) -> None:
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad and parameter.ndim]
+    dtypes = list(dict.fromkeys(str(value.dtype).removeprefix("torch.") for value in trained))
+    if len(dtypes) > 1:
+        raise UserError(f"`shard_model` needs parameters of one dtype, found {' and '.join(dtypes)}")
+
+
+def average_scalar_gradients(network: nn.Module, processes: Processes) -> None:
+    """Replace the gradients of the scalars of a sharded network, after a backward pass, by their means over processes.
+
+    Args:
+        network: sharded.
+        processes: that train together.
+    """
+    trained = [scalar for scalar in _scalars(network) if scalar.requires_grad]
+    for scalar in trained:
+        if scalar.grad is None:  # of a process that has not used it
+            scalar.grad = torch.zeros_like(scalar)
+    processes.average([scalar.grad for scalar in trained if scalar.grad is not None])
+
+
+def _scalars(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if not parameter.ndim]
 
 
 def sharded_units(network: nn.Module) -> list[nn.Module]:
@@ -49,8 +78,8 @@ def sharded_units(network: nn.Module) -> list[nn.Module]:
     parameters = [parameter for _, parameter in network.named_parameters(remove_duplicate=False)]
     if len({id(parameter) for parameter in parameters}) < len(parameters):
         return []
-    body = network.get_submodule("backbone") if hasattr(network, "roi_heads") else network
-    return list(_repeated(body))
+    detector = next((module for module in network.modules() if hasattr(module, "roi_heads")), None)
+    return list(_repeated(detector.get_submodule("backbone") if detector else network))
 
 
 def _repeated(module: nn.Module) -> Iterator[nn.Module]:
@@ -89,12 +118,22 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def without_weights(network: nn.Module) -> nn.Module:
-    """Return a deep copy of `network` with parameters on the meta device, before it is sharded."""
+    """Return a deep copy of a network with parameters on the meta device, before it is sharded.
+
+    Args:
+        network: not sharded.
+
+    Raises:
+        UserError: it cannot be copied, such as a pruned one.
+    """
     memo: dict[int, Any] = {}
     for parameter in network.parameters():
         empty = torch.empty_like(parameter, device="meta")
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-    return copy.deepcopy(network, memo)
+    try:
+        return copy.deepcopy(network, memo)
+    except RuntimeError as error:  # of tensors that are computed from parameters
+        raise UserError(f"`shard_model` needs a network that can be copied, which failed: {error}") from error
 
 
 def with_weights(skeleton: nn.Module, network: nn.Module, device: torch.device, *, keep: bool = True) -> nn.Module:

@@ -29,7 +29,14 @@ from gcnet.training.optimizer import (
 )
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import MachineSettings
-from gcnet.training.sharded_network import is_sharded, local_part, shard, with_weights, without_weights
+from gcnet.training.sharded_network import (
+    average_scalar_gradients,
+    is_sharded,
+    local_part,
+    shard,
+    with_weights,
+    without_weights,
+)
 from gcnet.training.single_values import running_statistics_for_single_values, training_norms
 from gcnet.training.task import TrainingBatch, TrainingTask
 
@@ -115,8 +122,9 @@ class Trainer:
         self.frozen = freeze(self.network, recipe.freeze or (), optional=recipe.preset_freeze)
         self.schedule = build_schedule(recipe, task.steps_per_epoch)
         if machine.shard_model:
-            processes.copy_from_first(self.network.state_dict().values())
+            processes.copy_from_first([*self.network.parameters(), *self.network.buffers()])
         self.average = build_average(self.network, recipe.ema_decay) if recipe.ema_decay else None
+        self._losses = _Losses(self.network, task)
         self._skeleton = self._shard() if machine.shard_model else None
         self.optimizer = build_optimizer(self.network, recipe, block_parameters)
         if machine.compile:
@@ -125,7 +133,6 @@ class Trainer:
                 compile_network(self.average.module)
         self.autocast = AUTOCAST[machine.precision]
         self.scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "fp16")
-        self._losses = _Losses(self.network, task)
         self._wrapped = self._distribute()
         norms = any(map(_is_synchronized, self.network.modules()))
         self.synchronized = processes.world > 1 and (norms or machine.shard_model)
@@ -263,6 +270,8 @@ class Trainer:
                 # Processes are averaged, so each weighs its images by their share of the mean over all.
                 share = len(part.names) * self.processes.world / sum(counts())
                 self.scaler.scale(losses.sum() * share).backward()
+        if self.sharded:
+            average_scalar_gradients(self.network, self.processes)
         assert reading is not None
         return reading.values()
 
@@ -293,8 +302,8 @@ class Trainer:
         """
         parts = map(local_part, self.network.state_dict().values())
         tensors = [part for part in parts if part.is_floating_point() and part.numel()]
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors, math.inf)])
-        if any(self.processes.sums([not bool(norms.isfinite().all())])):
+        norms = [norm.float() for norm in torch._foreach_norm(tensors, math.inf)] if tensors else []
+        if any(self.processes.sums([bool(norms) and not bool(torch.stack(norms).isfinite().all())])):
             raise NonFiniteLoss(self.step, float("nan"), [], what="a weight")
 
     def share_trained(self) -> None:
@@ -326,9 +335,12 @@ class Trainer:
             self.average.load_state_dict(state["average"])
 
     def _shard(self) -> nn.Module:
-        """Shard the network and its average; returns a copy without values, to save whole weights."""
+        """Shard the network and its average; returns a copy without values, to save whole weights.
+
+        The losses, a tensor, are what FSDP2 needs as the output of the outermost module; networks return any object.
+        """
         skeleton = without_weights(self.network)
-        networks = [self.network, *([self.average.module] if self.average else [])]
+        networks = [self._losses, *([self.average.module] if self.average else [])]
         shard(networks, self.device, self.processes.world)
         return skeleton
 

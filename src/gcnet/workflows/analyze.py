@@ -1,7 +1,10 @@
 """`gcnet.analyze`: attention maps of images, or statistics of attention over a data set."""
 
+import torch
+
 from gcnet.arguments import plain_arguments
 from gcnet.devices import choose_device, is_first_process
+from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.registry import refuse_settings_of_other_tasks
 from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.tasks.trained import open_trained
@@ -23,15 +26,19 @@ def run_analysis(settings: AnalyzeSettings) -> AttentionMaps | AttentionStatisti
         UserError: no such network, images or data, or the network has nothing to show.
     """
     device = choose_device(settings.device)
+    if not settings.statistics:
+        return draw_attention_maps(_opened(settings, device), settings)
+    with processes_joined(device) as processes:  # from here on, an error that all processes have is reported once
+        return measure_attention(_opened(settings, device), settings, processes)
+
+
+def _opened(settings: AnalyzeSettings, device: torch.device) -> LoadedModel:
     loaded = open_trained(
         settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
     )
     refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
     loaded.trained.model.to(device)
-    if not settings.statistics:
-        return draw_attention_maps(loaded, settings)
-    with processes_joined(device) as processes:
-        return measure_attention(loaded, settings, processes)
+    return loaded
 
 
 @plain_arguments(AnalyzeSettings)

@@ -27,16 +27,15 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
         UserError: no such network or data, or they do not fit each other.
     """
     device = choose_device(settings.device)
-    if settings.model is None:
-        task = task_of_results()
-        refuse_settings_of_other_tasks(settings, task, f"`results` are of a {task.noun}")
-        with processes_joined(device) as processes:
+    with processes_joined(device) as processes:  # from here on, an error that all processes have is reported once
+        if settings.model is None:
+            task = task_of_results()
+            refuse_settings_of_other_tasks(settings, task, f"`results` are of a {task.noun}")
             return task.evaluate_results(settings, processes)
-    loaded = open_trained(
-        settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
-    )
-    refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
-    with processes_joined(device) as processes:
+        loaded = open_trained(
+            settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
+        )
+        refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
         place_network(loaded.trained.model, device)
         if processes.first:
             for line in describe_loaded(loaded, settings):

@@ -48,12 +48,12 @@ def run_prediction(settings: PredictSettings) -> PredictionResult | PredictionFi
     device = choose_device(settings.device)
     if settings.cluster is not None and in_several_processes():
         raise UserError("`cluster` starts the predictors; start the command without torchrun")
-    images = find_inputs(settings.paths, note=_logger.warning if is_first_process() else lambda _: None)
-    loaded = open_trained(
-        settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
-    )
-    refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
-    with processes_joined(device) as processes:
+    with processes_joined(device) as processes:  # from here on, an error that all processes have is reported once
+        images = find_inputs(settings.paths, note=_logger.warning if processes.first else lambda _: None)
+        loaded = open_trained(
+            settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
+        )
+        refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
         place_network(loaded.trained.model, device)
         for line in describe_loaded(loaded, settings) if processes.first else ():
             _logger.info(line)

@@ -8,7 +8,9 @@ import pytest
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from gcnet.data.images.built_in import CifarImages
+from gcnet.data.images.open import open_data
 from gcnet.data.images.sources import ImageSource
+from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
 
 CLASSES = [f"class {number}" for number in range(7)]
@@ -50,6 +52,8 @@ def test_an_archive_on_disk_is_read_without_the_network(
     assert (train.name(3), val.name(3)) == ("train/00003", "val/00003")
     assert (val.label(4), val.label(0)) == (15 % 7, 11 % 7)
     assert np.array_equal(np.asarray(val.read(2)), pixels[13])
+    opened = open_data(DataSettings(data=name, download_dir=str(tmp_path)))
+    assert isinstance(opened.train, CifarImages) and opened.train.in_memory  # without a cache around it
 
 
 def test_a_missing_archive_without_download_is_one_sentence(tmp_path: Path) -> None:

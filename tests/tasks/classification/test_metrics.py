@@ -182,17 +182,24 @@ from torch.nn.parallel import DistributedDataParallel
 from test_metrics import CLASSES, ScoresFromPixels, make_batches
 from gcnet.errors import UserError
 from gcnet.tasks.classification.metrics import evaluate_classifier
+from gcnet.training.distributed import Processes
 rank = int(sys.argv[3])
 distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
 batches = make_batches(53, skipped=3)
 model = DistributedDataParallel(ScoresFromPixels())
-result = evaluate_classifier(model, batches[rank::2], num_classes=CLASSES)
+processes = Processes(rank, 2, distributed.new_group())  # the default group is that of the GPUs where there are any
+groups, gather = [], distributed.all_gather_object
+distributed.all_gather_object = lambda *values, group=None: (groups.append(group), gather(*values, group=group))
+if rank == 0:  # no other process takes part
+    assert evaluate_classifier(model.module, batches, num_classes=CLASSES).images == 53
+result = evaluate_classifier(model, batches[rank::2], num_classes=CLASSES, processes=processes)
 print(repr((len(batches[rank::2]), result.images, result.top5, result.loss, result.confusion, result.skipped)))
 batches[1].images[2, 0, 0, 0] = float("nan")
 try:
-    evaluate_classifier(model, batches[rank::2], num_classes=CLASSES)
+    evaluate_classifier(model, batches[rank::2], num_classes=CLASSES, processes=processes)
 except UserError as error:
     print(error)
+assert groups == [processes.group] * 2
 del model
 gc.collect()  # the model, which holds the group, is in a reference cycle
 distributed.destroy_process_group()

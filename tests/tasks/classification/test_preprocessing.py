@@ -9,12 +9,18 @@ import torch
 import torchvision
 from PIL import Image, ImageFilter
 
+import gcnet
 from gcnet.data.settings import Preprocessing
 from gcnet.data.transforms import build_eval_transform
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
 from gcnet.tasks.classification.preprocessing import own_preprocessing, published_preprocessing
+from gcnet.tasks.classification.trained import TrainedClassifier
+from gcnet.tasks.classification.training import open_classification
+from gcnet.tasks.trained import open_trained
+from gcnet.training.distributed import Processes
+from training.photos import settings_for, write_photos
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -106,6 +112,19 @@ def test_a_model_files_own_preprocessing_comes_before_that_of_the_name(tmp_path:
     assert own_preprocessing("cifar_resnet20", str(tmp_path / "own.safetensors")) == stored
     save_model(create_model("cifar_resnet20"), tmp_path / "none.safetensors")
     assert own_preprocessing("cifar_resnet20", str(tmp_path / "none.safetensors")) == Preprocessing(32)
+
+
+def test_training_and_inference_with_weights_by_name_prepare_images_as_their_authors(tmp_path: Path) -> None:
+    name, weights = "tf_mobilenetv3_small_minimal_100", str(tmp_path / "weights.pth")
+    torch.save(create_model(name).state_dict(), weights)
+    mean, interpolation = (0.5, 0.5, 0.5), timm.get_pretrained_cfg(name).interpolation
+    settings = settings_for(write_photos(tmp_path / "data"), tmp_path / "run", model=name, weights=weights)
+    training = open_classification(settings, Processes()).splits.preprocessing
+    trained = open_trained(name, weights).trained
+    assert isinstance(trained, TrainedClassifier) and trained.preprocessing is not None
+    predictor = gcnet.load(name, weights=weights)
+    for found in (training, trained.preprocessing, predictor.preprocessing):
+        assert (found.image_size, found.mean, found.std, found.interpolation) == (224, mean, mean, interpolation)
 
 
 def test_a_way_to_prepare_images_that_is_not_supported_is_named() -> None:

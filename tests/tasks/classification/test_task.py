@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import nn
 from torch.nn import functional
 
+from gcnet.data.loader import build_loader
 from gcnet.tasks.classification.training import open_classification
 from gcnet.training.distributed import Processes
 from gcnet.training.progress import Lines, LiveBar, clock
@@ -104,6 +105,21 @@ def test_micro_batches_hold_every_image_once(photos):
     assert [len(part.names) for part in parts] == [2, 3, 2, 3]
     assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
     assert [name for part in parts for name in part.names] == batch.names
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True)])
+def test_batches_are_page_locked_for_the_device_that_trains(tmp_path, monkeypatch, device, pinned):
+    made = []
+
+    def recorded(*arguments, **options):
+        made.append(options)
+        return build_loader(*arguments, **options | {"pin_memory": False})
+
+    monkeypatch.setattr("gcnet.tasks.classification.training.build_loader", recorded)
+    photos = write_photos(tmp_path / "data", train_images=4, val_images=1)
+    task = open_classification(settings_for(photos, tmp_path / "run", workers=0), Processes())
+    next(task.batches(0, torch.device(device)))
+    assert (made[0]["pin_memory"], made[0]["persistent"]) == (pinned, True)
 
 
 def test_batches_from_a_later_step_equal_those_of_an_uninterrupted_loader(photos):

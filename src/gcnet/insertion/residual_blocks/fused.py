@@ -1,5 +1,6 @@
 """Residual blocks whose context is computed from the input of their last 1x1 convolution (docs/fusion.md)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class FusedBottleneck(Positioned):
         h: Float[Tensor, "n k h w"],
         x: Float[Tensor, "n c_in h_in w_in"],
         activation: nn.Module,
-        source: nn.Module | None,
+        stage: "Stage | None",
     ) -> Float[Tensor, "n c h w"]:
         """Return the output of the residual block.
 
@@ -44,19 +45,24 @@ class FusedBottleneck(Positioned):
             h: input of the last convolution.
             x: input of the residual block.
             activation: the last activation.
-            source: the module whose output `x` is, if no other code reads it.
+            stage: what the stage knows, if it calls.
         """
         gate, shift = self.context(h)
-        downsample = self.downsample
+        convolution, downsample = self.conv3, self.downsample
         shortcut = x if downsample is None else downsample(x)
-        if _is_recorded(x) or is_hooked(self.conv3):
-            out = self.conv3(h) if gate is None else self.conv3(h) * gate
-            return activation(out + (shortcut if shift is None else shortcut + shift))
+        if (_is_recorded(x) if stage is None else stage.is_recorded) or is_hooked(convolution):
+            out = convolution(h) if gate is None else convolution(h) * gate
+            return activation(out + (shortcut if shift is None else shortcut + _as_map(shift)))
         if gate is None and h.shape[0] == 1:
-            return activation(self._shifted(h, shift).add_(shortcut))
+            bias = shift if shift.dim() == 1 else shift.view(-1)
+            if convolution.bias is not None:
+                bias = convolution.bias + bias
+            return activation(F.conv2d(h, convolution.weight, bias).add_(shortcut))
         if shift is not None:
-            shortcut = shortcut.add_(shift) if self._owns_shortcut(source) else shortcut + shift
-        out = self.conv3(h)
+            shift = _as_map(shift)
+            owned = self._owns_shortcut(None if stage is None else stage.source)
+            shortcut = shortcut.add_(shift) if owned else shortcut + shift
+        out = convolution(h)
         if gate is None:
             return activation(out.add_(shortcut))
         return activation(torch.addcmul(shortcut, out, gate.to(out.dtype), out=out))
@@ -68,23 +74,33 @@ class FusedBottleneck(Positioned):
             return _makes_own_map(source) and not is_hooked(self) and _keeps_no_map(self.conv1)
         return _makes_own_map(self.downsample)
 
-    def _shifted(self, h: Tensor, shift: Tensor) -> Tensor:
-        """`W h + b + shift` of one image, with the shift as a part of the bias."""
-        convolution = self.conv3
-        bias = shift.view(-1) if convolution.bias is None else convolution.bias + shift.view(-1)
-        return F.conv2d(h, convolution.weight, bias.to(convolution.weight.dtype))
+
+@dataclass
+class Stage:
+    """What a stage tells the residual blocks within it.
+
+    Attributes:
+        is_recorded: whether gradients or programs need the operations as they are.
+        source: the module whose output is the input of the next residual block, if no other code reads it.
+    """
+
+    is_recorded: bool
+    source: nn.Module | None = None
 
 
 class FusedStage(nn.Sequential):
-    """A stage of residual blocks, which tells fused ones which module makes their input, for this stage alone."""
+    """A stage of residual blocks, which tells fused ones what they would each have to find out."""
 
     def forward(self, input: Tensor) -> Tensor:
-        x, source = input, None
+        x, stage, is_proxy = input, Stage(_is_recorded(input)), isinstance(input, Proxy)
         for block in self:
-            takes_source = isinstance(block, FusedBottleneck) and not isinstance(x, Proxy)
-            x = block(x, source) if takes_source else block(x)
-            source = block
+            x = block(x, stage) if isinstance(block, FusedBottleneck) and not is_proxy else block(x)
+            stage.source = block
         return x
+
+
+def _as_map(shift: Tensor) -> Float[Tensor, "*n c h w"]:
+    return shift[:, None, None] if shift.dim() == 1 else shift
 
 
 def _is_recorded(x: Tensor) -> bool:

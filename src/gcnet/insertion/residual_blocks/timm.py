@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gcnet.framework.tracing import one_graph_node
 from gcnet.insertion.residual_blocks.expansion import Expanding
-from gcnet.insertion.residual_blocks.fused import FusedBottleneck
+from gcnet.insertion.residual_blocks.fused import FusedBottleneck, Stage
 from gcnet.insertion.residual_blocks.position import Positioned
 
 
@@ -66,7 +66,7 @@ class FusedTimmBottleneck(FusedBottleneck, TimmBottleneckWithContext):
     """timm's `Bottleneck` with its context before the last convolution."""
 
     @one_graph_node
-    def forward(self, x: Tensor, source: nn.Module | None = None) -> Tensor:
+    def forward(self, x: Tensor, stage: Stage | None = None) -> Tensor:
         h = self.act1(self.bn1(self.conv1(x)))
         h = self.aa(self.act2(self.drop_block(self.bn2(self.conv2(h)))))
-        return self.residual(h, x, self.act3, source)
+        return self.residual(h, x, self.act3, stage)

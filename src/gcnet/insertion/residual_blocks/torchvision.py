@@ -1,11 +1,11 @@
 """torchvision's ResNet and ResNeXt blocks with a context block."""
 
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from gcnet.framework.tracing import one_graph_node
 from gcnet.insertion.residual_blocks.expansion import Expanding
-from gcnet.insertion.residual_blocks.fused import FusedBottleneck
+from gcnet.insertion.residual_blocks.fused import FusedBottleneck, Stage
 from gcnet.insertion.residual_blocks.position import Positioned
 
 
@@ -38,7 +38,7 @@ class FusedTorchvisionBottleneck(FusedBottleneck, BottleneckWithContext):
     """torchvision's `Bottleneck` with its context before the last convolution."""
 
     @one_graph_node
-    def forward(self, x: Tensor, source: nn.Module | None = None) -> Tensor:
+    def forward(self, x: Tensor, stage: Stage | None = None) -> Tensor:
         h = self.relu(self.bn1(self.conv1(x)))
         h = self.relu(self.bn2(self.conv2(h)))
-        return self.residual(h, x, self.relu, source)
+        return self.residual(h, x, self.relu, stage)

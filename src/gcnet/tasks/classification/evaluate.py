@@ -213,6 +213,7 @@ def measure(
             device=device,
             autocast=autocast_dtype(settings.precision, device),
             progress=progress,
+            processes=processes,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from gcnet.analysis.statistics import wilson_interval
@@ -16,6 +16,7 @@ from gcnet.data.dataset import Skipped
 from gcnet.data.loader import Batch
 from gcnet.errors import UserError
 from gcnet.models.outputs import class_scores, evaluating
+from gcnet.training.distributed import ALONE, Processes
 
 MOST_CLASSES_IN_MATRIX = 1000
 """Largest number of classes whose confusion matrix is drawn and written as rows, else as cells that are not zero."""
@@ -116,11 +117,12 @@ def evaluate_classifier(
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> ClassificationResult:
     """Evaluate a classifier; its training mode is restored afterwards.
 
-    If torch.distributed is initialized, every process calls this function with its own share of the images, and all of
-    them return the result over all images. Counts are summed as integers.
+    Each of several processes calls this function with its own share of the images, and all of them return the result
+    over all images. Counts are summed as integers.
 
     Args:
         model: network, images (N, 3, H, W) float -> logits (N, num_classes).
@@ -129,6 +131,7 @@ def evaluate_classifier(
         device: device of the network.
         autocast: half precision for the forward passes, or None.
         progress: called with the number of images after each batch.
+        processes: processes that share the images.
 
     Returns:
         The metrics.
@@ -148,10 +151,7 @@ def evaluate_classifier(
                     progress(len(batch.names) + len(batch.skipped))
     except UserError as error:
         failure = error
-    if distributed.is_available() and distributed.is_initialized():
-        tally.gather(failure)
-    elif failure is not None:
-        raise failure
+    tally.gather(failure, processes)
     return tally.result()
 
 
@@ -191,10 +191,9 @@ class _Tally:
             name = names[int(finite.int().argmin())]
             raise UserError(f'the network\'s outputs must be finite numbers; those for "{name}" are not')
 
-    def gather(self, failure: UserError | None) -> None:
+    def gather(self, failure: UserError | None, processes: Processes) -> None:
         """Sum the counts over all processes; an error in one process is raised in all."""
-        everyone: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(everyone, (failure, self.skipped, self.loss, self.among_five, self.cells))
+        everyone = processes.gather((failure, self.skipped, self.loss, self.among_five, self.cells))
         for error, *_ in everyone:
             if error is not None:
                 raise error

@@ -239,6 +239,7 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
                 device=device,
                 autocast=autocast_dtype(self.settings.machine.precision, device),
                 progress=count,
+                processes=self.processes,
             )
 
         world = self.processes.world
