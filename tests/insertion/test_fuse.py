@@ -20,7 +20,7 @@ from gcnet.framework.fixed_batch_norm import FixedBatchNorm2d
 from gcnet.insertion import context_parameters, insert, inserted
 from gcnet.insertion.fuse import fuse
 from gcnet.insertion.insert import replace
-from gcnet.insertion.residual_blocks.fused import FusedBottleneck, FusedStage
+from gcnet.insertion.residual_blocks.fused import FusedBottleneck, FusedStage, Stage
 from tolerances import assert_equal_within
 
 
@@ -338,7 +338,7 @@ def test_no_operation_reads_the_wide_map_between_the_last_convolution_and_the_su
     fused = fuse(network("torchvision", block))
     x = torch.randn(count, 512, 5, 7).double()
     with torch.no_grad(), WideOperations(512) as wide:
-        fused.layer2[1](x, fused.layer2[0])
+        fused.layer2[1](x, Stage(is_recorded=False, source=fused.layer2[0]))
     convolutions = [name for name in wide.names if name == "convolution"]
     assert len(convolutions) == 2  # the first one reads the input of the residual block
     assert wide.names[1:] == expected

@@ -1,7 +1,6 @@
 """Residual blocks whose context is computed from the input of their last 1x1 convolution (docs/fusion.md)."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -75,27 +74,27 @@ class FusedBottleneck(Positioned):
         return _makes_own_map(self.downsample)
 
 
-@dataclass
-class Stage:
-    """What a stage tells the residual blocks within it.
+class Stage(NamedTuple):
+    """What a stage tells a residual block within it.
 
     Attributes:
         is_recorded: whether gradients or programs need the operations as they are.
-        source: the module whose output is the input of the next residual block, if no other code reads it.
+        source: the module whose output is the input of the residual block, if no other code reads it.
     """
 
     is_recorded: bool
-    source: nn.Module | None = None
+    source: nn.Module | None
 
 
 class FusedStage(nn.Sequential):
     """A stage of residual blocks, which tells fused ones what they would each have to find out."""
 
     def forward(self, input: Tensor) -> Tensor:
-        x, stage, is_proxy = input, Stage(_is_recorded(input)), isinstance(input, Proxy)
+        x, source, is_recorded, is_proxy = input, None, _is_recorded(input), isinstance(input, Proxy)
         for block in self:
-            x = block(x, stage) if isinstance(block, FusedBottleneck) and not is_proxy else block(x)
-            stage.source = block
+            takes_stage = isinstance(block, FusedBottleneck) and not is_proxy
+            x = block(x, Stage(is_recorded, source)) if takes_stage else block(x)
+            source = block
         return x
 
 
