@@ -234,6 +234,17 @@ def test_an_odd_value_in_the_config_is_one_sentence(copy: Path, group: str, name
         resumed(copy)
 
 
+@pytest.mark.parametrize(("name", "value"), [("ema_decay", None), ("optimizer", "adamw"), ("freeze", ["0.*"])])
+def test_settings_that_do_not_fit_the_checkpoint_are_one_sentence(copy: Path, name: str, value: object) -> None:
+    path = copy / "run" / "config.json"
+    config = json.loads(path.read_text())
+    config["settings"]["recipe"][name] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"must be that of the checkpoint, and it was changed") as caught:
+        resumed(copy)
+    assert f"`{name}`" in str(caught.value)
+
+
 @pytest.mark.parametrize("text", ["[]", "3", "{}", '{"settings": []}', '{"settings": {"data": 3}}', "", "[" * 9999])
 def test_a_config_of_another_shape_is_one_sentence(copy: Path, text: str) -> None:
     (copy / "run" / "config.json").write_text(text)
@@ -278,7 +289,7 @@ def test_the_checkpoint_is_released_before_the_first_step(stopped: Path, tmp_pat
 
     class Looking(Silent):
         def advance(self, step: int, total: int, text: str) -> None:  # noqa: ARG002
-            mapped.append("checkpoint.safetensors" in Path("/proc/self/maps").read_text())
+            mapped.append(str(tmp_path / "run" / "checkpoint.safetensors") in Path("/proc/self/maps").read_text())
 
     resume(tmp_path / "run", build_model=steady_network, reporter=Looking())
     assert mapped and not any(mapped)

@@ -182,6 +182,29 @@ def check_fits(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
             )
 
 
+def check_same_optimizer(optimizer: Optimizer, stored: Mapping[str, Any]) -> None:
+    """Check that the state of an optimizer in a checkpoint is of one of the same kind and the same parameters.
+
+    Args:
+        optimizer: to restore.
+        stored: of `Optimizer.state_dict`.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    own, others = optimizer.state_dict()["param_groups"], stored["param_groups"]
+    if [_described(group) for group in own] != [_described(group) for group in others]:
+        raise UserError(
+            "the optimizer in config.json must be that of the checkpoint, and it was changed: `optimizer`, `freeze`, "
+            "`block_lr_mult`, `weight_decay` or `decay_all`"
+        )
+
+
+def _described(group: Mapping[str, Any]) -> tuple[bool, list[int]]:
+    """Whether a parameter group is of AdamW, and its parameters."""
+    return "betas" in group, list(group["params"])
+
+
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Restore an optimizer to the same bits.
 

@@ -12,7 +12,14 @@ from gcnet.errors import UserError, printable
 from gcnet.remote_files import RemoteError
 from gcnet.renamed import upgraded_metrics
 from gcnet.storage import link_or_copy
-from gcnet.training.checkpoint import CheckpointSaver, check_fits, random_states, restore_random_states, seed_everything
+from gcnet.training.checkpoint import (
+    CheckpointSaver,
+    check_fits,
+    check_same_optimizer,
+    random_states,
+    restore_random_states,
+    seed_everything,
+)
 from gcnet.training.pace import Pace
 from gcnet.training.progress import Reporter, clock, epoch_text, format_score
 from gcnet.training.run_folder import RunFolder, write_json
@@ -371,12 +378,19 @@ class TrainingLoop:
             Notes on damaged files of the run, one sentence each.
 
         Raises:
-            UserError: the checkpoint does not fit the network.
+            UserError: the checkpoint does not fit the network or the settings.
             StorageError: shards of the checkpoint are damaged.
         """
-        check_fits(self.trainer.network, state["trainer"]["network"])
-        if has_shards(state) != self.trainer.sharded:
-            raise UserError("`shard_model` of config.json must be that of the checkpoint, and it was changed")
+        stored = state["trainer"]
+        check_fits(self.trainer.network, stored["network"])
+        check_same_optimizer(self.trainer.optimizer, stored["optimizer"])
+        sharded, averaged = self.trainer.sharded, self.trainer.average is not None
+        for name, same in (
+            ("shard_model", sharded == has_shards(state)),
+            ("ema_decay", averaged == (stored["average"] is not None)),
+        ):
+            if not same:
+                raise UserError(f"`{name}` of config.json must be that of the checkpoint, and it was changed")
         if has_shards(state):
             like = next(filter(is_sharded, self.trainer.network.parameters()))
             state = load_shards(self.folder.checkpoint, state, like, self.processes)
