@@ -14,6 +14,7 @@ from unittest.mock import Mock, call
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 import gcnet
 from gcnet import cli
@@ -126,11 +127,14 @@ def test_only_the_first_process_tries_to_write_into_the_output(rank, tmp_path, m
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_only_the_first_process_of_a_machine_reports_a_mistyped_flag(rank, monkeypatch, capsys):
+def test_only_the_first_process_of_a_machine_reports_a_mistyped_flag(rank, monkeypatch, capsys, tmp_path):
     for name, value in {"WORLD_SIZE": "4", "RANK": str(2 + rank), "LOCAL_RANK": str(rank)}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     assert cli.main(["train", "--modle", "resnet18"]) == 2
     assert capsys.readouterr().err.count("gcnet: ") == 1 - rank
+    failure = ProcessFailure(local_rank=rank, pid=1, exitcode=2, error_file=str(tmp_path / "error.json"))
+    assert "--modle" in str(failure.message)  # in the summary of torchrun, for each process
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -249,6 +253,7 @@ def test_under_torchrun_an_error_of_all_processes_is_reported_once(command, tmp_
     errors = launcher.communicate(timeout=PATIENCE)[1]
     assert launcher.returncode
     assert len(re.findall(r"^gcnet: .*(missing\.safetensors|photos)", errors, re.MULTILINE)) == 1, errors
+    assert "To enable traceback" not in errors
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 import errno
 import io
+import json
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -278,8 +280,11 @@ def _exit_codes(codes: Mapping[int, str]) -> str:
 
 def _report_user_error(error: UserError, arguments: Sequence[str]) -> int:
     """Report a usage error or failure, unless another process does; returns the exit code."""
-    code = _exit_code(error)
-    return code if error.reported else _report(_named_as_flags(str(error), arguments), code)
+    code, sentence = _exit_code(error), _named_as_flags(str(error), arguments)
+    if not error.reported:
+        return _report(sentence, code)
+    _tell_torchrun(sentence)
+    return code
 
 
 def _exit_code(error: UserError) -> int:
@@ -292,7 +297,18 @@ def _exit_code(error: UserError) -> int:
 def _report(sentence: str, code: int) -> int:
     with suppress(OSError):
         print(f"gcnet: {printable(sentence)}", file=sys.stderr)
+    _tell_torchrun(sentence)
     return code
+
+
+def _tell_torchrun(sentence: str) -> None:
+    """Write why this process ends to the file from which torchrun takes it for its summary."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path is not None:
+        with suppress(OSError):
+            with open(f"{path}.new", "w", encoding="utf-8") as file:
+                json.dump({"message": printable(sentence), "timestamp": int(time.time())}, file)
+            os.replace(f"{path}.new", path)  # torchrun may end this process at any time
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

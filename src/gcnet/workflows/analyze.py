@@ -1,5 +1,7 @@
 """`gcnet.analyze`: attention maps of images, or statistics of attention over a data set."""
 
+import logging
+
 import torch
 
 from gcnet.arguments import plain_arguments
@@ -11,6 +13,8 @@ from gcnet.tasks.trained import open_trained
 from gcnet.training.distributed import processes_joined
 from gcnet.workflows.attention_maps import AttentionMaps, draw_attention_maps
 from gcnet.workflows.attention_statistics import AttentionStatistics, measure_attention
+
+_logger = logging.getLogger(__name__)
 
 
 def run_analysis(settings: AnalyzeSettings) -> AttentionMaps | AttentionStatistics:
@@ -29,7 +33,10 @@ def run_analysis(settings: AnalyzeSettings) -> AttentionMaps | AttentionStatisti
     if not settings.statistics:
         return draw_attention_maps(_opened(settings, device), settings)
     with processes_joined(device) as processes:  # from here on, an error that all processes have is reported once
-        return measure_attention(_opened(settings, device), settings, processes)
+        loaded = _opened(settings, device)
+        if processes.world > 1 and processes.first:
+            _logger.info("%d processes share the images", processes.world)
+        return measure_attention(loaded, settings, processes)
 
 
 def _opened(settings: AnalyzeSettings, device: torch.device) -> LoadedModel:

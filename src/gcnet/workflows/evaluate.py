@@ -40,6 +40,8 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
         if processes.first:
             for line in describe_loaded(loaded, settings):
                 _logger.info(line)
+            if processes.world > 1:
+                _logger.info("%d processes share the images", processes.world)
         if settings.fuse:
             from gcnet.insertion.fuse import fuse
 

@@ -57,6 +57,8 @@ def run_prediction(settings: PredictSettings) -> PredictionResult | PredictionFi
         place_network(loaded.trained.model, device)
         for line in describe_loaded(loaded, settings) if processes.first else ():
             _logger.info(line)
+        if processes.world > 1 and processes.first:
+            _logger.info("%d processes share the images", processes.world)
         if settings.writes_records:
             return _write_records(loaded, images, settings, processes)
         return loaded.task.predict(loaded, images, settings, processes)
