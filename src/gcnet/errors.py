@@ -35,6 +35,15 @@ class UserError(ValueError):
 
     reported = False
 
+    def once_per_machine(self) -> "UserError":
+        """Have the first process of torchrun on each machine print this error, which all of them raise.
+
+        Returns:
+            The error.
+        """
+        self.reported = os.environ.get("LOCAL_RANK", "0") != "0"
+        return self
+
 
 class Failure(UserError):
     """A runtime error of a correct command, such as a full disk: exit code 1 instead of 2."""

@@ -204,6 +204,16 @@ def test_no_process_waits_for_one_that_failed(rank, tmp_path):
     assert by_two(together.fail_at_the_end, tmp_path, tmp_path, rank) == [0, 1]
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("name", ["cuda:0", "gpu"])
+def test_only_the_first_process_of_a_machine_reports_an_invalid_device(name, rank, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    with pytest.raises(UserError) as error:
+        choose_device(name)
+    assert error.value.reported == bool(rank)
+
+
 @pytest.mark.parametrize("name", ["cuda:0", "cuda:3"])
 def test_one_gpu_for_several_processes_is_refused(name, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")

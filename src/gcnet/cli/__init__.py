@@ -244,7 +244,7 @@ def _run(command: str, arguments: list[str]) -> int:
             module.Settings, arguments, program=f"gcnet {command}", epilogue=_exit_codes(exit_codes(command))
         )
     except UserError as error:
-        error.reported = os.environ.get("LOCAL_RANK", "0") != "0"  # by the first process of torchrun on this machine
+        error.once_per_machine()
         raise
     if settings is None:
         return EXIT_OK
