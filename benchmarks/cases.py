@@ -15,12 +15,10 @@ from benchmarks.contestants import (
     build_fused,
     build_fused_detector,
     build_mask_rcnn,
-    build_mmcv_context,
-    build_mmcv_non_local,
-    build_timm_context,
 )
 from benchmarks.exported import RUNTIMES, build_exported
 from benchmarks.loading import LoadingCase, loader
+from benchmarks.peers import build_mmcv_context, build_mmcv_non_local, build_timm_context
 from benchmarks.shapes import Shape, Sizes
 from benchmarks.tasks import Task
 from gcnet.analysis.timing import PLAIN, Precision

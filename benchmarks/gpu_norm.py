@@ -1,4 +1,4 @@
-"""Batch norm, term, shortcut and ReLU on a GPU: plain operations, Triton kernels and a copy of the map."""
+"""Batch norm, term, shortcut and ReLU on a GPU: plain operations, torch.compile, Triton kernels and a copy."""
 
 from collections.abc import Iterator
 
@@ -6,18 +6,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_case import Case, Precision
-from benchmarks.gpu_pooling import DTYPES, copy_of, maps_of_stages
+from benchmarks.gpu_compiled import compiled, forget_compiled
+from benchmarks.gpu_pooling import DTYPES, copy_of
 from benchmarks.turns import Work
 from gcnet.ops.norm_add_relu import can_norm_add_relu
 
 
-def norm_cases(batch: int, size: int, device: torch.device, *, quick: bool) -> Iterator[Case]:
-    """Forward and backward at the ends of ResNet-50's stages; the statistics are those of an earlier pass."""
-    for shape, precision in maps_of_stages(batch, size, quick=quick):
-        yield from _stage(shape, precision, device)
-
-
-def _stage(shape: tuple[int, ...], precision: Precision, device: torch.device) -> Iterator[Case]:
+def norm_cases(shape: tuple[int, ...], precision: Precision, device: torch.device) -> Iterator[Case]:
+    """Forward and backward for one map; the statistics are those of an earlier pass."""
+    forget_compiled()
     torch.manual_seed(0)
     dtype = DTYPES[precision.dtype]
     z, shortcut, grad = (
@@ -27,9 +24,16 @@ def _stage(shape: tuple[int, ...], precision: Precision, device: torch.device) -
     alpha, mean = (torch.randn(shape[1], device=device) for _ in range(2))
     shift = torch.randn(shape[:2], device=device)
     out = _output(z, shortcut, alpha, shift)
+    forward, gradients = compiled(_output, device), compiled(_gradients, device)
     works: dict[str, dict[str, Work]] = {
-        "norm_add_relu_forward": {"plain": lambda: _output(z, shortcut, alpha, shift)},
-        "norm_add_relu_backward": {"plain": lambda: _gradients(grad, out, z, alpha, mean)},
+        "norm_add_relu_forward": {
+            "plain": lambda: _output(z, shortcut, alpha, shift),
+            "compiled": lambda: forward(z, shortcut, alpha, shift),
+        },
+        "norm_add_relu_backward": {
+            "plain": lambda: _gradients(grad, out, z, alpha, mean),
+            "compiled": lambda: gradients(grad, out, z, alpha, mean),
+        },
     }
     if can_norm_add_relu(z, shortcut, alpha):
         from gcnet.ops import triton_norm_kernels as kernels

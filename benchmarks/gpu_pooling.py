@@ -1,14 +1,19 @@
-"""Attention pooling and the GC block on a GPU: plain layers, Triton kernels and a copy of the map."""
+"""Attention pooling and the GC block on a GPU: plain layers, torch.compile, Triton kernels and a copy of the map."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._functorch import config as functorch_config
 
 from benchmarks.gpu_case import Case, Precision
+from benchmarks.gpu_compiled import compiled, forget_compiled
+from benchmarks.gpu_networks import peers
 from benchmarks.turns import Work
+from gcnet.analysis.timing import fill_zero_parameters
 from gcnet.blocks import build_block
 from gcnet.errors import UserError
 from gcnet.ops.triton_check import TOLERANCE
@@ -27,22 +32,10 @@ def pool_plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.bmm(x.flatten(2), attention.transpose(1, 2)).squeeze(-1)
 
 
-def pooling_cases(batch: int, size: int, device: torch.device, *, quick: bool) -> Iterator[Case]:
-    """Forward, backward and the whole block in inference, for the maps at the ends of ResNet-50's stages."""
-    for shape, precision in maps_of_stages(batch, size, quick=quick):
-        yield from _stage(shape, precision, device)
-
-
-def maps_of_stages(batch: int, size: int, *, quick: bool) -> Iterator[tuple[tuple[int, ...], Precision]]:
-    """Shapes of the maps at the ends of ResNet-50's stages, in every dtype and memory format."""
-    for dtype in DTYPES:
-        for layout in ("contiguous", "channels_last"):
-            for stage in ("c4",) if quick else STAGES:
-                yield _map_shape(stage, batch, size), Precision(dtype, layout)
-
-
-def _stage(shape: tuple[int, ...], precision: Precision, device: torch.device) -> Iterator[Case]:
+def pooling_cases(shape: tuple[int, ...], precision: Precision, device: torch.device) -> Iterator[Case]:
+    """Forward, backward and the whole block in inference, for one map."""
     torch.manual_seed(0)
+    forget_compiled()
     dtype = DTYPES[precision.dtype]
     x = (
         torch.randn(shape, device=device, dtype=dtype)
@@ -50,21 +43,24 @@ def _stage(shape: tuple[int, ...], precision: Precision, device: torch.device) -
         .requires_grad_()
     )
     block: Any = build_block("gc", channels=shape[1]).to(device, dtype).eval()
-    pools: dict[str, Pool] = {"plain": pool_plain} | ({"triton": attention_pool_triton} if can_pool(x) else {})
-    if "triton" in pools:
+    pools: dict[str, Pool] = {"plain": pool_plain, "compiled": compiled(pool_plain, device)}
+    moved = {}
+    if can_pool(x):
+        pools["triton"] = attention_pool_triton
+        moved = bytes_moved(x)
         _check(attention_pool_triton, x, block.context.key)
-    moved = bytes_moved(x) if "triton" in pools else {}
     copied = {"copy": 2 * x.numel() * x.element_size()}
     for task, works in (
         ("pooling_forward", _forwards(pools, x, block.context.key)),
         ("pooling_backward", _backwards(pools, x, block.context.key)),
-        ("gc_block", _blocks(pools, x, block)),
+        ("gc_block", _blocks(pools, x, block) | _peer_blocks(x)),
     ):
-        least = dict.fromkeys(pools, moved[task]["minimum"]) if moved else {}
+        least = dict.fromkeys(works, moved[task]["minimum"]) if moved else {}
         yield Case(task, precision, shape, works | {"copy": copy_of(x)}, "plain", least | copied)
 
 
-def _map_shape(stage: str, batch: int, size: int) -> tuple[int, ...]:
+def shape_of_map(stage: str, batch: int, size: int) -> tuple[int, ...]:
+    """The map at the end of a stage of ResNet-50, for images of this size."""
     channels, stride = STAGES[stage]
     return (batch, channels, size // stride, size // stride)
 
@@ -96,14 +92,20 @@ def _forwards(pools: dict[str, Pool], x: Tensor, key: Any) -> dict[str, Work]:
 def _backwards(pools: dict[str, Pool], x: Tensor, key: Any) -> dict[str, Work]:
     """The gradients of pooling alone."""
     arguments = (x, key.weight, key.bias)
-    works: dict[str, Work] = {}
-    for name, pool in pools.items():
-        context = pool(*arguments)
-        grad = torch.randn_like(context)
-        works[name] = lambda context=context, grad=grad: torch.autograd.grad(
-            context, arguments, grad, retain_graph=True
-        )
-    return works
+    return {name: _backward(pool, arguments) for name, pool in pools.items()}
+
+
+def _backward(pool: Pool, arguments: tuple[Tensor, Tensor, Tensor]) -> Work:
+    kept: list[Tensor] = []
+
+    def run() -> None:
+        if not kept:  # in the warm-up, in which torch.compile may fail
+            with functorch_config.patch(donated_buffer=False):  # a backward pass that can be repeated
+                context = pool(*arguments)
+            kept.extend((context, torch.randn_like(context)))
+        torch.autograd.grad(kept[0], arguments, kept[1], retain_graph=True)
+
+    return run
 
 
 def _blocks(pools: dict[str, Pool], x: Tensor, block: Any) -> dict[str, Work]:
@@ -111,10 +113,30 @@ def _blocks(pools: dict[str, Pool], x: Tensor, block: Any) -> dict[str, Work]:
     x, key, branch = x.detach(), block.context.key, block.get_submodule("add")
 
     def run(pool: Pool) -> Tensor:
-        with torch.inference_mode():
-            return branch(x, pool(x, key.weight, key.bias)[..., None, None])
+        return branch(x, pool(x, key.weight, key.bias)[..., None, None])
 
-    return {name: lambda pool=pool: run(pool) for name, pool in pools.items()}
+    works: dict[str, Work] = {name: partial(run, pool) for name, pool in pools.items() if name != "compiled"}
+    works["compiled"] = partial(compiled(run, x.device), pool_plain)
+    return {name: _in_inference(work) for name, work in works.items()}
+
+
+def _peer_blocks(x: Tensor) -> dict[str, Work]:
+    """The blocks of other libraries, and the same compiled."""
+    works: dict[str, Work] = {}
+    for library, build in peers().items():
+        block = build(x.shape[1]).to(x.device, x.dtype).eval()
+        fill_zero_parameters(block)
+        works[library] = _in_inference(partial(block, x.detach()))
+        works[f"{library}, compiled"] = _in_inference(partial(compiled(block, x.device), x.detach()))
+    return works
+
+
+def _in_inference(work: Work) -> Work:
+    def run() -> None:
+        with torch.inference_mode():
+            work()
+
+    return run
 
 
 def copy_of(x: Tensor) -> Work:
@@ -151,7 +173,7 @@ def table_of_bytes(batch: int, size: int) -> str:
         "| --- |" + " ---: |" * 9,
     ]
     for stage in STAGES:
-        shape = _map_shape(stage, batch, size)
+        shape = shape_of_map(stage, batch, size)
         moved = bytes_moved(torch.empty(shape, device="meta"))
         cells = [f"{moved[task][variant] / 1e6:.1f}" for task in tasks.values() for variant in variants]
         lines.append(f"| {stage}, {' x '.join(map(str, shape))} | " + " | ".join(cells) + " |")

@@ -5,13 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import BENCHMARKS, blocks, positions
-from benchmarks.contestants import (
-    Contestant,
-    Copy,
-    build_mmcv_context,
-    build_mmcv_non_local,
-    build_timm_context,
-)
+from benchmarks.contestants import Contestant, Copy
+from benchmarks.peers import build_mmcv_context, build_mmcv_non_local, build_timm_context
 from benchmarks.shapes import QUICK, REAL, doublings
 from benchmarks.tasks import forward_backward_call, saved_bytes
 from gcnet.analysis.timing import Precision

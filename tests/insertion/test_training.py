@@ -111,6 +111,19 @@ def test_norms_in_eval_mode_keep_their_statistics(early: list[int]) -> None:
     assert len(early) == 6
 
 
+@pytest.mark.parametrize("lacks", ["tracking", "bias"])
+def test_norms_without_tracking_or_bias_run_as_they_are(lacks: str, early: list[int]) -> None:
+    model = network("torchvision", "gc")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and name.endswith("bn3"):
+            module.track_running_stats = lacks == "bias"
+            if lacks == "bias":
+                module.register_parameter("bias", None)
+    expected = step(without_early_contexts(model), images())
+    assert_same_step(step(model, images()), expected)
+    assert early == []
+
+
 def test_stochastic_depth_drops_the_term_with_its_branch(early: list[int]) -> None:
     torch.manual_seed(0)
     model = timm.create_model("resnet26", num_classes=7, zero_init_last=False, drop_path_rate=0.8)

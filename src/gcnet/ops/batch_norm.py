@@ -31,16 +31,23 @@ class InputGradient:
 
 
 @dataclass
-class _Upstream:
-    """Gradient of the output and the backward pass it is of, which the output leaves for the statistics."""
+class Upstream:
+    """Gradient of the output, which the output leaves for the statistics.
+
+    Attributes:
+        gradient: None if there is none.
+        task: number of the backward pass it is of.
+    """
 
     gradient: InputGradient | None = None
     task: int = -1
 
     def put(self, gradient: InputGradient) -> None:
+        """Leave the gradient of the backward pass that runs."""
         self.gradient, self.task = gradient, torch._C._current_graph_task_id()
 
     def take(self) -> InputGradient | None:
+        """Return the gradient once, if the output left one in this backward pass."""
         gradient, self.gradient = self.gradient, None
         return gradient if self.task == torch._C._current_graph_task_id() else None
 
@@ -57,7 +64,7 @@ class NormStatistics:
 
     alpha: Float[Tensor, " c"]
     mean: Float[Tensor, " c"]
-    upstream: _Upstream | None = None
+    upstream: Upstream | None = None
 
 
 def batch_statistics(
@@ -86,7 +93,7 @@ def batch_statistics(
         return NormStatistics(*_traced_statistics(z, weight, running, momentum, eps))
     with torch.no_grad():
         values = torch.ops.aten.batch_norm_update_stats(z, *running, momentum)
-    upstream = _Upstream()
+    upstream = Upstream()
     return NormStatistics(*_Statistics.apply(z, weight, *values, eps, upstream), upstream)
 
 
@@ -122,6 +129,29 @@ def normalized_plus(
     if torch.compiler.is_compiling():
         return output_plus(*arguments)
     return _Output.apply(*arguments, statistics.upstream)
+
+
+def gradient_of_input(
+    z: Float[Tensor, "n c *s"],
+    values: tuple[Float[Tensor, " c"], Float[Tensor, " c"], Float[Tensor, " c"]],
+    gradients: tuple[Float[Tensor, " c"], Float[Tensor, " c"]],
+    upstream: InputGradient | None,
+) -> Float[Tensor, "n c *s"]:
+    """Return `m - g weight s^3 (z - mean)`, the gradient of `z` from the statistics, plus that from the output.
+
+    Args:
+        z: input of the batch norm.
+        values: weight, mean and s = 1 / sqrt(var + eps).
+        gradients: g of alpha and m of the mean, divided by the number of values in a channel.
+        upstream: gradient of the output, if that of `z` is to include it.
+    """
+    weight, mean, inverse = values
+    of_alpha, of_mean = gradients
+    slope = -of_alpha * weight * inverse.pow(3)
+    offset = of_mean - slope * mean
+    if upstream is None:
+        return _linear(z, slope, offset)
+    return upstream.combine(upstream.output, z, weight * inverse, slope, offset)
 
 
 def _wide(vector: Tensor, z: Tensor) -> Tensor:
@@ -183,7 +213,7 @@ def _input_gradient(grad: Tensor, z: Tensor, scale: Tensor, slope: Tensor, offse
 class _Statistics(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, weight: Tensor, mean: Tensor, variance: Tensor, eps: float, upstream: _Upstream
+        ctx: Any, z: Tensor, weight: Tensor, mean: Tensor, variance: Tensor, eps: float, upstream: Upstream
     ) -> tuple[Tensor, Tensor]:
         inverse = torch.rsqrt(variance + eps)
         ctx.save_for_backward(z, weight, mean, inverse)
@@ -192,7 +222,6 @@ class _Statistics(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """With g of `alpha`, m of `mean` and M elements in a channel: `dz = m / M - g weight s^3 (z - mean) / M`."""
         z, weight, mean, inverse = ctx.saved_tensors
         upstream, rest = ctx.upstream.take(), (None,) * 4
         if torch.is_grad_enabled():  # Double backward: autograd derives it from the plain operations.
@@ -202,19 +231,14 @@ class _Statistics(torch.autograd.Function):
         of_z: Tensor | None = None
         if ctx.needs_input_grad[0]:
             count = z.numel() // z.shape[1]
-            slope = -of_alpha * weight * inverse.pow(3) / count
-            offset = of_mean / count - slope * mean
-            if upstream is None:
-                of_z = _linear(z, slope, offset)
-            else:
-                of_z = upstream.combine(upstream.output, z, weight * inverse, slope, offset)
+            of_z = gradient_of_input(z, (weight, mean, inverse), (of_alpha / count, of_mean / count), upstream)
         return of_z, of_alpha * inverse, *rest
 
 
 class _Output(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, alpha: Tensor, mean: Tensor, bias: Tensor, term: Tensor, upstream: _Upstream | None
+        ctx: Any, z: Tensor, alpha: Tensor, mean: Tensor, bias: Tensor, term: Tensor, upstream: Upstream | None
     ) -> Tensor:
         ctx.save_for_backward(z, alpha, mean, bias, term)
         ctx.upstream = upstream

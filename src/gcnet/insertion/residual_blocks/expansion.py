@@ -15,6 +15,7 @@ from gcnet.framework.term import adds_one_term, term_of_block
 from gcnet.insertion.residual_blocks.position import Positioned
 from gcnet.ops.batch_norm import NormStatistics, batch_statistics, fixed_statistics, normalized_plus
 from gcnet.ops.norm_add_relu import can_norm_add_relu, norm_add_relu
+from gcnet.ops.synchronized_batch_norm import group_of_norm, synchronized_statistics
 
 _FIXED = (FrozenBatchNorm2d, FixedBatchNorm2d)
 
@@ -64,12 +65,8 @@ class Expanding(Positioned):
         norm: Any = self.bn3
         assert isinstance(self.context, ContextBlock)
         self.context.check_shape(z)
-        statistics = _statistics(z, norm)
-        return (
-            statistics,
-            norm.bias,
-            term_of_block(self.context, h, self.conv3.weight.flatten(1), statistics, norm.bias),
-        )
+        statistics, bias = _statistics(z, norm)
+        return statistics, bias, term_of_block(self.context, h, self.conv3.weight.flatten(1), statistics, bias)
 
     def _takes_early_term(self, h: Tensor | Proxy) -> bool:
         """Whether the context can be computed from `h`."""
@@ -98,16 +95,22 @@ def is_pointwise(convolution: nn.Conv2d) -> bool:
 def _is_batch_norm(norm: nn.Module) -> bool:
     if type(norm) in _FIXED:
         return True
-    # With several processes, SyncBatchNorm in training takes the statistics of all.
-    if type(norm) is not nn.BatchNorm2d:
+    # torch.compile does not trace the exchange between processes.
+    synchronized = type(norm) is nn.SyncBatchNorm and not torch.compiler.is_compiling()
+    if type(norm) is not nn.BatchNorm2d and not synchronized:
         return False
-    return norm.affine and norm.running_mean is not None and (not norm.training or norm.momentum is not None)
+    if norm.weight is None or norm.bias is None or norm.running_mean is None:
+        return False
+    return not norm.training or (norm.track_running_stats and norm.momentum is not None)
 
 
-def _statistics(z: Tensor, norm: Any) -> NormStatistics:
-    """The statistics by which `norm` normalizes `z`, with its update of the running ones."""
+def _statistics(z: Tensor, norm: Any) -> tuple[NormStatistics, Tensor]:
+    """The statistics by which `norm` normalizes `z`, with its update of the running ones, and its bias."""
     running = norm.running_mean, norm.running_var
     if not norm.training or type(norm) in _FIXED:
-        return fixed_statistics(norm.weight, running, eps=norm.eps)
+        return fixed_statistics(norm.weight, running, eps=norm.eps), norm.bias
     norm.num_batches_tracked.add_(1)
-    return batch_statistics(z, norm.weight, running, momentum=norm.momentum, eps=norm.eps)
+    options = {"momentum": norm.momentum, "eps": norm.eps}
+    if (group := group_of_norm(norm)) is not None:
+        return synchronized_statistics(z, (norm.weight, norm.bias), running, group=group, **options)
+    return batch_statistics(z, norm.weight, running, **options), norm.bias
