@@ -8,7 +8,15 @@ import fsspec
 import pytest
 
 from gcnet.errors import UserError
-from gcnet.remote_files import RemoteError, check_without_secret, file_system, find_remote, is_remote, read_remote
+from gcnet.remote_files import (
+    RemoteError,
+    check_without_secret,
+    file_system,
+    find_remote,
+    is_remote,
+    read_remote,
+    retried,
+)
 from s3_server import forget_file_systems
 
 
@@ -86,6 +94,40 @@ def test_a_failing_request_is_repeated_and_then_reported(monkeypatch: pytest.Mon
     with pytest.raises(RemoteError, match="cannot access memory://file: connection reset"):
         read_remote("memory://file")
     assert len(attempts) == 2 + 3
+
+
+class ReadTimeoutError(Exception):
+    """As botocore's, which has repeated the request for more than a minute."""
+
+
+class ClientPayloadError(Exception):
+    """As aiohttp's for a connection that was cut."""
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts", "expected"),
+    [
+        (ClientPayloadError("3 of 100 bytes"), 3, RemoteError),
+        (OSError("503"), 3, RemoteError),
+        (ReadTimeoutError("no answer"), 1, RemoteError),
+        (FileNotFoundError("no key"), 1, UserError),
+        (PermissionError("Forbidden"), 1, UserError),
+        (ValueError("Invalid endpoint: x"), 1, RemoteError),
+    ],
+)
+def test_requests_are_repeated_unless_that_is_of_no_use(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, attempts: int, expected: type[UserError]
+) -> None:
+    made = []
+
+    def request() -> None:
+        made.append(1)
+        raise error
+
+    monkeypatch.setattr("gcnet.remote_files._FIRST_PAUSE", 0.0)
+    with pytest.raises(expected, match=f"s3://bucket/file.*: {error}$") as found:
+        retried("s3://bucket/file", request)
+    assert type(found.value) is expected and len(made) == attempts
 
 
 def test_unknown_protocols_and_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
