@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -231,8 +232,8 @@ def die_while_saving(settings: TrainSettings, step: int) -> None:
     """Train until all shards of a checkpoint are written, but not the file that completes them."""
     digests = sharded_checkpoint._digests
 
-    def die(folder: Path, processes: Processes) -> dict[str, str]:
-        return os._exit(9) if folder.name == f"checkpoint-{step}" else digests(folder, processes)
+    def die(folder: Path, names: Sequence[str], processes: Processes) -> dict[str, str]:
+        return os._exit(9) if folder.name == f"checkpoint-{step}" else digests(folder, names, processes)
 
     sharded_checkpoint._digests = die
     run_alone(settings, None)
