@@ -26,21 +26,32 @@ class Nodes:
 
     def kill_second(self) -> None:
         """Kill the second node without a warning, as a power failure does; its workers end by themselves."""
-        os.kill(self._second_raylet(), signal.SIGKILL)
+        os.kill(_raylet(self.second.pid), signal.SIGKILL)
+
+    def kill_worker(self, title: bytes) -> bool:
+        """Kill the worker, of either node, of a task whose title begins so; returns whether there was one."""
+        raylets = [_raylet(self.head.pid), _raylet(self.second.pid)]
+        for child in (child for raylet in raylets for child in _children(raylet)):
+            with suppress(OSError):
+                if Path(f"/proc/{child}/cmdline").read_bytes().startswith(title):
+                    os.kill(child, signal.SIGKILL)
+                    return True
+        return False
 
     def second_runs(self, title: bytes) -> bool:
         """Whether a worker of the second node runs a task whose title begins so."""
         lines = []
-        for child in _children(self._second_raylet()):
+        for child in _children(_raylet(self.second.pid)):
             with suppress(OSError):
                 lines.append(Path(f"/proc/{child}/cmdline").read_bytes())
         return any(line.startswith(title) for line in lines)
 
-    def _second_raylet(self) -> int:
-        for child in _children(self.second.pid):
-            if b"raylet" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0]:
-                return child
-        raise AssertionError("the second node has no raylet")
+
+def _raylet(node: int) -> int:
+    for child in _children(node):
+        if b"raylet" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0]:
+            return child
+    raise AssertionError("the node has no raylet")
 
 
 def _children(parent: int) -> list[int]:

@@ -61,6 +61,19 @@ class Cluster:
         return max(sum(gpus if share.gpus else cpus // max(share.cpus, 1) for cpus, gpus in self.nodes), 1)
 
 
+def reason_of(error: BaseException) -> str:
+    """Return one line on an error of Ray: of a task the line that its code raised, else the first line.
+
+    Args:
+        error: a `ray.exceptions.RayError`.
+    """
+    cause = getattr(error, "cause", None)
+    while cause is not None and cause.__cause__ is not None:  # of Ray Data
+        cause = cause.__cause__
+    lines = str(error if cause is None else cause).strip().split("\n")
+    return printable(lines[0 if cause is None else -1])
+
+
 @contextmanager
 def connected(address: str | None) -> Generator[Cluster | None]:
     """Connect to a Ray cluster that is running; an existing connection of this process is used unchanged.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,11 @@ import gcnet.comparison.measure
 from comparison.small import Listener, small, write_images
 from gcnet.comparison.experiment import run_comparison
 from gcnet.comparison.results import Comparison
+from gcnet.data.settings import DataSettings
+from gcnet.experiments.reproduce import train_plain
+from gcnet.experiments.settings import ReproduceSettings
 from gcnet.training.recipe import RecipeSettings
+from gcnet.training.settings import MachineSettings
 from ray_nodes import Nodes, two_nodes
 
 STEPS = 60
@@ -65,6 +70,38 @@ def test_ctrl_c_cancels_the_tasks_after_their_checkpoints(nodes: Nodes, tmp_path
     assert process.returncode == 130
     assert complaint.decode().strip() == "gcnet: stopped by SIGINT; repeat the command to resume"
     assert len(list(output.glob("runs/*/checkpoint.safetensors"))) == 2
+
+
+def test_the_first_stage_of_a_table_is_a_task_that_resumes_after_the_death_of_its_worker(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    settings = ReproduceSettings(
+        table=("imagenet",),
+        scale="full",
+        data=DataSettings(str(write_images(tmp_path / "images")), image_size=11),
+        recipe=RecipeSettings(steps=3 * STEPS, batch_size=9),
+        machine=MachineSettings(device="cpu"),
+        output=str(tmp_path / "alone"),
+    )
+    alone = train_plain(settings, "cifar_resnet20").read_bytes()
+    folder, killed = tmp_path / "ray" / "cifar_resnet20-plain", []
+
+    class Killing(Listener):
+        """Kills the worker of the task as soon as there is a checkpoint."""
+
+        def advance(self, step: int, total: int, text: str) -> None:
+            super().advance(step, total, text)
+            if not killed and (folder / "checkpoint.safetensors").exists():
+                killed.append(nodes.kill_worker(b"ray::cifar_resnet20-plain"))
+
+    on_cluster = replace(settings, cluster=nodes.address, output=str(folder.parent))
+    assert train_plain(on_cluster, "cifar_resnet20", reporter=Killing()) == folder / "weights" / "last.safetensors"
+    assert killed == [True]
+    assert _starts(folder) == 2
+    assert (folder / "weights" / "last.safetensors").read_bytes() == alone
+    listener = Listener()
+    train_plain(on_cluster, "cifar_resnet20", reporter=listener)
+    assert (listener.lines, _starts(folder)) == ([], 2)
 
 
 def test_a_comparison_survives_the_death_of_a_node_with_the_same_results(nodes: Nodes, tmp_path: Path) -> None:

@@ -71,6 +71,27 @@ def test_an_error_in_the_work_of_the_first_process_ends_the_wait_of_the_others(k
     assert by_two(together.fail_in_the_first, tmp_path, tmp_path, kind) == [first, second]
 
 
+def test_other_images_on_another_machine_are_an_error_in_all_processes(tmp_path):
+    first, second = by_two(together.find_other_data, tmp_path, tmp_path)
+    assert first == second
+    assert re.search(r"rank 0 has 2 images \(.*\), and rank 1 1 images \(.*\): give all machines the same files", first)
+
+
+def test_a_gpu_in_one_process_only_is_an_error_in_all_processes(tmp_path):
+    sentence = "all processes need the same kind of `device`; rank 0 uses cpu, and rank 1 cuda"
+    assert by_two(together.join_on_other_devices, tmp_path, tmp_path) == [[sentence, False], [sentence, True]]
+
+
+@pytest.mark.slow
+def test_a_model_that_another_machine_lacks_ends_all_processes(tmp_path):
+    model = tmp_path / "model.safetensors"
+    gcnet.save_model(gcnet.create_model("gc_scenes_resnet"), model, preprocessing={"image_size": 32})
+    first, second = by_two(together.evaluate_with_model_on_one_machine, tmp_path, str(model), tmp_path)
+    assert first[0] == "RankFailure" and second[0] == "UserError"
+    assert "model.safetensors-gone" in first[1] and "model.safetensors-gone" in second[1]
+    assert max(first[2], second[2]) < 60
+
+
 def test_values_are_gathered_in_the_first_process_only(tmp_path):
     assert by_two(together.gather_ranks, tmp_path, tmp_path) == [[[0], [1, 1]], []]
 

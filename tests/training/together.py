@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+import gcnet
 from gcnet.errors import UserError
 from gcnet.models.model_file import read_model_file
 from gcnet.tasks.registry import open_task
-from gcnet.training.distributed import Processes, processes_joined
+from gcnet.training.distributed import Processes, describe_names, processes_joined
 from gcnet.training.run_folder import RunFolder
 from gcnet.training.settings import TrainSettings, override
 from training.photos import run
@@ -225,3 +227,34 @@ def gather_ranks(folder: Path) -> None:
     """Ranks gathered in the first process."""
     with processes_joined(CPU) as processes:
         write(folder, processes, processes.gather_in_first([processes.rank] * (1 + processes.rank)))
+
+
+def find_other_data(folder: Path) -> None:
+    """What each process raises where the second one has an image fewer."""
+    with processes_joined(CPU) as processes:
+        names = ["a.png", "b.png"][: 2 - processes.rank]
+        processes.require_same(lambda: "the same")
+        try:
+            processes.require_same(lambda: describe_names(names))
+        except UserError as error:
+            write(folder, processes, str(error))
+        processes.gather(None)
+
+
+def join_on_other_devices(folder: Path) -> None:
+    """What each process raises where only the second one has a GPU."""
+    rank = int(os.environ["RANK"])
+    try:
+        with processes_joined(torch.device("cuda" if rank else "cpu")):
+            pass
+    except UserError as error:
+        write(folder, Processes(rank, 2), [str(error), error.reported])
+
+
+def evaluate_with_model_on_one_machine(model: str, folder: Path) -> None:
+    """What each process raises where the second one has no model, and the seconds until then."""
+    rank, began = int(os.environ["RANK"]), time.monotonic()
+    try:
+        gcnet.evaluate(model if rank == 0 else f"{model}-gone", data="scenes", limit=4, device="cpu")
+    except UserError as error:
+        write(folder, Processes(rank, 2), [type(error).__name__, str(error), time.monotonic() - began])

@@ -17,6 +17,7 @@ import gcnet
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
+from gcnet.workflows import cluster_prediction as cluster_prediction
 from gcnet.workflows.prediction_records import PredictionFile
 from ray_nodes import Nodes, two_nodes
 
@@ -33,7 +34,9 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         yield started
 
 
-def test_a_cluster_writes_the_same_records_as_one_process(nodes: Nodes, tmp_path: Path) -> None:
+def test_a_cluster_writes_the_same_records_as_one_process(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "photos").mkdir()
     generator = np.random.default_rng(3)
     for index in range(23):
@@ -56,6 +59,10 @@ def test_a_cluster_writes_the_same_records_as_one_process(nodes: Nodes, tmp_path
     with pytest.raises(UserError, match="the network's outputs must be finite numbers"):
         gcnet.predict(tmp_path / "photos", output=tmp_path / "b.jsonl", cluster=nodes.address, **arguments)
     assert not (tmp_path / "b.jsonl").exists()
+    # A node without the current folder names it.
+    monkeypatch.setattr(cluster_prediction.Path, "cwd", lambda: tmp_path / "gone")
+    with pytest.raises(UserError, match="the nodes of the Ray cluster must share the images, .*gone: No such file"):
+        gcnet.predict(tmp_path / "photos", output=tmp_path / "b.jsonl", cluster=nodes.address, **arguments)
 
 
 def test_images_of_a_node_that_dies_are_predicted_by_another(nodes: Nodes, tmp_path: Path) -> None:

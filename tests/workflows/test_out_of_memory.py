@@ -63,7 +63,11 @@ def test_validation(network: str, function: str, sentence: str, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("batch_size", "sentence"),
     [
-        (2, r"batches of 2 images \(`batch_size=2`\); use a smaller `batch_size`$"),
+        (
+            2,
+            r"batches of 2 images \(`batch_size=2`\); use a smaller `batch_size`, or `batch_size=auto`, which tries "
+            "what fits$",
+        ),
         (1, r"batches of 1 image \(`batch_size=1`\); use smaller images or `precision=bf16`$"),
     ],
 )

@@ -7,10 +7,15 @@ from typing import Any
 
 from gcnet.comparison.plan import Training
 from gcnet.comparison.run_progress import Progress
-from gcnet.comparison.runs import RunContext, Stopped
+from gcnet.comparison.runs import RunContext, Stopped, require_result
+from gcnet.comparison.settings import CompareSettings
 from gcnet.comparison.workers import TrainingFailure, TrainingProcess
-from gcnet.errors import Failure, UserError, printable
-from gcnet.ray_cluster import Share
+from gcnet.devices import in_several_processes
+from gcnet.errors import Failure, UserError
+from gcnet.ray_cluster import Share, reason_of
+from gcnet.tasks.registry import open_task, with_defaults
+from gcnet.training.distributed import Processes
+from gcnet.training.progress import Reporter
 from gcnet.training.signals import handle_signals
 
 _POLL_SECONDS = 1.0
@@ -46,12 +51,50 @@ def run_on_cluster(waiting: Sequence[Training], context: RunContext, share: Shar
                 for ended in ray.wait(list(running), timeout=_POLL_SECONDS)[0]:
                     training = running.pop(ended)
                     _check(ended, training)
+                    require_result(training, context)
                     progress.finished(training)
                 progress.poll(list(running.values()))
         finally:
             _cancel(running)
         if request.stop:
             raise Stopped(request.stop)
+
+
+def train_first(training: Training, folder: Path, share: Share, reporter: Reporter) -> None:
+    """Run a training before the comparisons as a task of the Ray cluster that is connected, unless it is finished.
+
+    Args:
+        training: with a run folder of its own, which may have a checkpoint.
+        folder: output folder, at the same path on all nodes.
+        share: resources of the training.
+        reporter: of the progress.
+
+    Raises:
+        Stopped: a signal was received; a checkpoint is saved.
+        UserError: the training failed, or the data do not exist.
+        NonFiniteLoss: a loss was not finite.
+    """
+    settings = training.settings
+    task = open_task(settings, Processes())
+    steps = with_defaults(task.settings).recipe.length(task.steps_per_epoch)
+    described = CompareSettings(model=settings.network.model, data=settings.data, machine=settings.machine)
+    context = RunContext(described, folder, 1, max(share.cpus, 1), {}, steps, Processes())
+    if context.result(training) is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        run_on_cluster([training], context, share, Progress(context, [training], reporter))
+
+
+def check_launcher(cluster: str | None) -> None:
+    """Check that a command with `cluster` was not started by torchrun.
+
+    Args:
+        cluster: address of the cluster; None for none.
+
+    Raises:
+        UserError: it was.
+    """
+    if cluster is not None and in_several_processes():
+        raise UserError("`cluster` runs each training in one process; start the command without torchrun")
 
 
 def _refuse_builders_of_script(context: RunContext) -> None:
@@ -68,11 +111,9 @@ def _check(ended: Any, training: Training) -> None:
     try:
         failure = ray.get(ended)
     except RayTaskError as error:
-        reason = printable(str(error.cause).strip().split("\n")[-1])
-        raise Failure(f"{training.name}: a node of the Ray cluster cannot run it: {reason}") from error
+        raise Failure(f"{training.name}: a node of the Ray cluster cannot run it: {reason_of(error)}") from error
     except RayError as error:
-        reason = printable(str(error).strip().split("\n")[0])
-        raise Failure(f"{training.name}: its Ray task failed {_RETRIES + 1} times: {reason}") from error
+        raise Failure(f"{training.name}: its Ray task failed {_RETRIES + 1} times: {reason_of(error)}") from error
     if failure is not None:
         raise failure.error(training.name)
 

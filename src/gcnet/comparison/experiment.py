@@ -14,6 +14,7 @@ import torch
 from gcnet.arguments import plain_arguments
 from gcnet.blocks import Builder
 from gcnet.children import is_importing_main
+from gcnet.comparison.cluster_runs import check_launcher
 from gcnet.comparison.describe import describe_experiment, describe_machine
 from gcnet.comparison.measure import MeasurementSpec, measure_costs
 from gcnet.comparison.plan import Variant, Variants, check_names, plan_trainings, training_settings
@@ -24,7 +25,7 @@ from gcnet.comparison.schedule import run_all, share_machine
 from gcnet.comparison.settings import CompareSettings
 from gcnet.comparison.torchrun_runs import jobs_of_torchrun
 from gcnet.comparison.workers import EXIT_UNGUARDED
-from gcnet.devices import choose_device, in_several_processes, visible_gpus
+from gcnet.devices import choose_device, visible_gpus
 from gcnet.errors import UserError, printable
 from gcnet.lock_owner import describe_owner
 from gcnet.models.registry import is_detector
@@ -63,8 +64,7 @@ def run_comparison(
     """
     settings, variants = _with_blocks(settings or CompareSettings(), blocks)
     check_names(settings, variants)
-    if settings.cluster is not None and in_several_processes():
-        raise UserError("`cluster` runs each training in one process; start the command without torchrun")
+    check_launcher(settings.cluster)
     device = choose_device(settings.machine.device)
     settings = replace(settings, machine=settings.machine.resolved(device))
     with processes_joined(device) as processes, connected(settings.cluster) as cluster:

@@ -98,16 +98,20 @@ class Training:
         block: its name.
         seed: of the training.
         settings: as for `gcnet.train`.
+        folder: name of its run folder in the output folder, of a training before the comparisons.
     """
 
     setting: str
     block: str
     seed: int
     settings: TrainSettings
+    folder: str = ""
 
     @property
     def name(self) -> str:
         """The name of its folder."""
+        if self.folder:
+            return self.folder
         block = re.sub(r"[^\w.+=-]+", "-", self.block)
         return f"{self.setting}-{block}-seed{self.seed}"
 

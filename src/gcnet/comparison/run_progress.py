@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from gcnet.comparison.plan import Training
-from gcnet.comparison.runs import RunContext
+from gcnet.comparison.runs import RunContext, check_same_data
 from gcnet.tasks.registry import task_of
 from gcnet.training.progress import Reporter, clock
 from gcnet.training.run_folder import RunFolder
@@ -35,13 +35,18 @@ class Progress:
         self.done = sum(context.result(training) is not None for training in trainings)
 
     def finished(self, training: Training) -> None:
-        """Report the result of `training`, which is finished."""
+        """Report the result of `training`, which is finished.
+
+        Raises:
+            UserError: others had other data.
+        """
         run = self.context.result(training)
         if run is None:
             return
         self.done += 1
         score = task_of(training.settings.network.model).scores(training.settings.network.model)[0]
         reached = f"{score.name} {100 * run.scores[score.column]:.1f}{score.unit}"
+        check_same_data(self.trainings, self.context)
         self.reporter.log(f"[{self.done}/{len(self.trainings)}] {_label(training)}: {reached} in {run.seconds:.0f} s")
 
     def poll(self, running: Sequence[Training]) -> None:
@@ -86,6 +91,8 @@ class _ProgressOnly:
 
 
 def _label(training: Training) -> str:
+    if training.folder:
+        return training.folder
     return f"{training.block}, seed {training.seed}" + (", control" if training.setting == "control" else "")
 
 

@@ -8,7 +8,7 @@ from gcnet.comparison.cluster_runs import run_on_cluster
 from gcnet.comparison.plan import Training
 from gcnet.comparison.results import Run
 from gcnet.comparison.run_progress import Progress
-from gcnet.comparison.runs import RunContext, train_or_resume
+from gcnet.comparison.runs import RunContext, check_same_data, train_or_resume
 from gcnet.comparison.torchrun_runs import run_in_torchrun
 from gcnet.comparison.workers import run_in_processes
 from gcnet.ray_cluster import Share
@@ -53,11 +53,12 @@ def run_all(
 
     Raises:
         Stopped: a signal was received; the running trainings have saved checkpoints.
-        UserError: a training failed; the others have saved checkpoints.
+        UserError: a training failed or had other data; the others have saved checkpoints.
         NonFiniteLoss: a loss was not finite.
     """
     (context.folder / "runs").mkdir(parents=True, exist_ok=True)
     processes = context.processes
+    processes.by_first(lambda: check_same_data(trainings, context))
     done = processes.by_first(lambda: [context.result(training) is not None for training in trainings])
     waiting = [training for training, is_done in zip(trainings, done, strict=True) if not is_done]
     if len(waiting) < len(trainings):

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import wait
 
 import torch
 
 from gcnet.comparison.plan import Training
 from gcnet.comparison.run_progress import Progress
-from gcnet.comparison.runs import RunContext, Stopped
+from gcnet.comparison.runs import RunContext, Stopped, require_result
 from gcnet.comparison.workers import TrainingFailure, TrainingProcess
 from gcnet.devices import choose_device
 from gcnet.errors import UserError
@@ -88,6 +89,7 @@ def run_in_torchrun(waiting: Sequence[Training], context: RunContext, progress: 
                     if state.ended:
                         training = running.pop(rank)
                         own = None if rank == processes.rank else own
+                        processes.by_first(partial(require_result, training, context))
                         if processes.first:
                             progress.finished(training)
                 if processes.first:

@@ -119,7 +119,7 @@ class TrainingProcess:
 
     def __init__(self, training: Training, context: RunContext, gpu: str | None = None) -> None:
         spawn = multiprocessing.get_context("spawn")
-        self.training, self.gpu, self.log = training, gpu, context.path(training).with_suffix(".log")
+        self.training, self.gpu, self.log = training, gpu, context.file(training, ".log")
         self.receiver, sender = spawn.Pipe(duplex=False)
         self.process: SpawnProcess = spawn.Process(target=_worker_main, args=(sender, training, context, self.log))
         changes = dict.fromkeys(_OF_TORCHRUN) | ({} if gpu is None else {_VISIBLE: gpu})

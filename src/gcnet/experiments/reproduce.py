@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gcnet.arguments import plain_arguments
+from gcnet.comparison.cluster_runs import check_launcher, train_first
 from gcnet.comparison.experiment import run_comparison
-from gcnet.comparison.results import Comparison
+from gcnet.comparison.plan import Training
+from gcnet.comparison.results import BASELINE, MAIN, Comparison
 from gcnet.comparison.runs import Stopped
 from gcnet.comparison.settings import CompareSettings
 from gcnet.errors import UserError, unknown
@@ -15,8 +17,10 @@ from gcnet.experiments.settings import ReproduceSettings
 from gcnet.experiments.tables import TABLES
 from gcnet.models.pretrained import FIRST_VERSION, PRETRAINED
 from gcnet.models.registry import is_detector
+from gcnet.ray_cluster import connected
 from gcnet.tasks.registry import task_of
-from gcnet.training.progress import Reporter
+from gcnet.training.progress import Reporter, Silent
+from gcnet.training.run_folder import RunFolder
 from gcnet.training.settings import NetworkSettings, OutputSettings, TrainSettings
 from gcnet.workflows.resume import resume
 from gcnet.workflows.train import run_training
@@ -64,6 +68,7 @@ def train_tables(settings: ReproduceSettings, *, reporter: Reporter | None = Non
         UserError: an unknown table, or settings that do not fit its networks.
         Stopped: a signal was received.
     """
+    check_launcher(settings.cluster)
     small = settings.scale == "small"
     series = series_of(find_tables(settings.table), small=small)
     if settings.weights not in (None, "pretrained") and len(series) > 1:
@@ -76,6 +81,8 @@ def train_tables(settings: ReproduceSettings, *, reporter: Reporter | None = Non
         raise UserError(
             f"`scale=full` of {detector} starts from a trained backbone: give `weights=FILE`, or `weights=pretrained`"
         )
+    for part in series:  # before the first stage, which takes days
+        comparison_settings(settings, part)
     trained = {}
     for part in series:
         if not small and settings.weights is None:
@@ -87,6 +94,8 @@ def train_tables(settings: ReproduceSettings, *, reporter: Reporter | None = Non
 
 def train_plain(settings: ReproduceSettings, model: str, *, reporter: Reporter | None = None) -> Path:
     """Train the network without blocks: the first stage of the paper on ImageNet, 120 epochs. Repeat to resume.
+
+    With `cluster`, it is a task of a Ray cluster, resumed on another node if its node dies.
 
     Args:
         settings: data, machine and changes of the recipe.
@@ -101,17 +110,20 @@ def train_plain(settings: ReproduceSettings, model: str, *, reporter: Reporter |
         Stopped: a signal was received.
     """
     folder = tables_folder(settings) / f"{model}-plain"
-    if folder.exists():
-        result = resume(folder, reporter=reporter)
-    else:
-        plain = TrainSettings(
-            network=NetworkSettings(model=model),
-            data=settings.data,
-            recipe=replace(settings.recipe, preset="scratch"),
-            machine=settings.machine,
-            output=OutputSettings(output=str(folder)),
-        )
-        result = run_training(plain, reporter=reporter)
+    plain = TrainSettings(
+        network=NetworkSettings(model=model),
+        data=settings.data,
+        recipe=replace(settings.recipe, preset="scratch"),
+        machine=settings.machine,
+        output=OutputSettings(output=str(folder)),
+    )
+    with connected(settings.cluster) as cluster:
+        if cluster is not None:
+            share = cluster.share(settings.machine.device)
+            training = Training(MAIN, BASELINE, settings.machine.seed, plain, folder=folder.name)
+            train_first(training, folder.parent, share, reporter or Silent())
+            return RunFolder(folder).last
+    result = resume(folder, reporter=reporter) if folder.exists() else run_training(plain, reporter=reporter)
     if result.stopped:
         raise Stopped(result.stopped)
     return result.last_weights

@@ -4,7 +4,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, ClassVar, Literal, cast
 
@@ -23,11 +25,13 @@ from gcnet.devices import autocast_dtype
 from gcnet.errors import UserError, explained_out_of_memory
 from gcnet.insertion.followed_copy import FollowedCopy, has_foreign_hooks
 from gcnet.remote_files import is_remote
+from gcnet.tasks.batch_size import BatchSize, advice_for, find_batch_size
 from gcnet.tasks.results import PredictionResult
 from gcnet.tasks.settings import PredictSettings
 from gcnet.training.distributed import ALONE, Processes, in_turns
 
 _MOST_THREADS = 8  # that open images
+_SIZE = (256, 256)  # width and height of an image for trials, where networks resize images to one size
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,12 @@ class Predictor(ABC):
         origin: where it is from.
         names: class names.
         default_batch_size: images per forward pass.
+        largest_batch_size: the same at most where the size is found by trial.
         record_types: names and types of the values in `to_dict()` of a prediction; a list has the type of its items.
     """
 
     default_batch_size: ClassVar[int]
+    largest_batch_size: ClassVar[int] = 128
     record_types: ClassVar[Mapping[str, Any]] = {}
     names: tuple[str, ...]
 
@@ -98,7 +104,7 @@ class Predictor(ABC):
         images: Images,
         options: Any,
         *,
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
         show: Callable[[Image.Image, Any], None] = lambda *_: None,
         progress: Callable[[int], None] = lambda _: None,
         processes: Processes = ALONE,
@@ -108,20 +114,24 @@ class Predictor(ABC):
         Args:
             images: as of `image_inputs`.
             options: passed to `_predict`.
-            batch_size: images per forward pass; None for the default.
+            batch_size: images per forward pass; None for the default, "auto" for the largest that fits.
             show: called with each image (RGB) and its prediction.
             progress: called with the number of images of each batch.
             processes: processes that share the batches; the result has the images of all.
         """
         self._check_network()
         inputs = image_inputs(images)
-        size = self.default_batch_size if batch_size is None else batch_size
-        if size < 1:
-            raise UserError(f"`batch_size` must be at least 1, found {size}")
+        if batch_size == "auto":
+            call = partial(self._call, options=options)
+            size = self.find_batch_size(call, images=len(inputs), processes=processes)
+        else:
+            size = self.default_batch_size if batch_size is None else batch_size
+            if size < 1:
+                raise UserError(f"`batch_size` must be at least 1, found {size}")
         turns = range(size * processes.rank, len(inputs), size * processes.world)
         own = [item for start in turns for item in inputs[start : start + size]]
         done: list[tuple[list[Any], list[Skipped]]] = []
-        with torch.no_grad(), explained_out_of_memory(size), explained_compile_errors():
+        with torch.no_grad(), explained_out_of_memory(size, advice=advice_for(size)), explained_compile_errors():
             opened = self._opened(own)
             while batch := list(islice(opened, size)):
                 readable = [(item, image) for item, image in batch if isinstance(image, Image.Image)]
@@ -136,6 +146,34 @@ class Predictor(ABC):
             tuple(prediction for predictions, _ in batches for prediction in predictions),
             tuple(skipped for _, unreadable in batches for skipped in unreadable),
         )
+
+    def find_batch_size(self, call: Callable[..., object], *, images: int, processes: Processes = ALONE) -> int:
+        """Find the largest batch size that fits into memory, and log it.
+
+        Args:
+            call: this predictor with the options of the prediction; takes images and `batch_size`.
+            images: number of images of all processes.
+            processes: processes that share the images; all use the same size.
+
+        Returns:
+            Images per forward pass.
+
+        Raises:
+            OutOfMemory: a single image does not fit.
+        """
+        eager = torch.compiler.set_stance("force_eager") if self.inference.compile else nullcontext()
+        with eager:
+            return find_batch_size(
+                lambda size: call(self._largest_images(size), batch_size=size),
+                most=self.largest_batch_size,
+                images=images,
+                device=self.device,
+                processes=processes,
+            )
+
+    def _largest_images(self, count: int) -> list[Image.Image]:
+        """Images that need the most memory."""
+        return [Image.new("RGB", _SIZE)] * count
 
     def _check_network(self) -> None:
         """Refuse a network that was changed to training mode or another dtype."""

@@ -18,6 +18,11 @@ _OF_IMAGES = ("points",)
 _OF_STATISTICS = ("data", "download_dir", "batch_size", "scene_distance", "seed")
 
 
+def _check_positive(name: str, value: int | str | None) -> None:
+    if isinstance(value, int) and value < 1:
+        raise UserError(f"`{name}` must be at least 1, found {value}")
+
+
 class CommandSettings:
     """Settings of a command, some of which apply to some tasks only."""
 
@@ -78,8 +83,9 @@ class EvaluateSettings(CommandSettings):
     scene_distance: int | None = advanced(None)
     """Generated scenes: pixels between the reference patch and the nearest shape (default: half of a 64-pixel
     image)."""
-    batch_size: int | None = None
-    """Batch size per process (default: 64; 1 for detectors)."""
+    batch_size: int | Literal["auto"] | None = None
+    """Batch size per process (default: 64; 1 for detectors); auto is the largest that fits in memory, by trial, up to
+    256 (8 for detectors)."""
     detections_per_image: int | None = advanced(None)
     """Detectors: maximum detections per image (default: as trained, 100)."""
     workers: int | None = None
@@ -105,9 +111,7 @@ class EvaluateSettings(CommandSettings):
     def __post_init__(self) -> None:
         """Refuse invalid settings, before anything is loaded."""
         for name in ("batch_size", "detections_per_image", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"`{name}` must be at least 1, found {value}")
+            _check_positive(name, getattr(self, name))
         if self.results is not None:
             self._check_results()
         elif self.model is None:
@@ -189,8 +193,9 @@ class PredictSettings(CommandSettings):
     """Overwrite existing files of `json`, `csv` and `output`."""
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
     """Image preprocessing, if it differs from that of the model."""
-    batch_size: int | None = None
-    """Batch size (default: 32; 1 for detectors)."""
+    batch_size: int | Literal["auto"] | None = None
+    """Batch size per process (default: 32; 1 for detectors); auto is the largest that fits in memory, by trial, up to
+    128 (8 for detectors)."""
     fuse: bool = advanced(True)
     """Predict with a fused copy of the network (gcnet.fuse): faster, with the same outputs up to rounding."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
@@ -214,9 +219,9 @@ class PredictSettings(CommandSettings):
         if self.download:
             check_download((self.model,), weights=(self.weights,))
         for name in ("topk", "batch_size", "detections_per_image"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"`{name}` must be at least 1, found {value}")
+            _check_positive(name, getattr(self, name))
+        if self.cluster is not None and self.batch_size == "auto":
+            raise UserError("with `cluster`, `batch_size` must be a number, the same on all nodes; found auto")
         files = {"json": None if self.json in (None, "-") else Path(self.json), "csv": self.csv, "output": self.output}
         for name, file in files.items():
             if file is not None and file.is_file():
@@ -299,9 +304,7 @@ class AnalyzeSettings(CommandSettings):
         if self.download:
             check_download((self.model,), weights=(self.weights,))
         for name in ("batch_size", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"`{name}` must be at least 1, found {value}")
+            _check_positive(name, getattr(self, name))
         if self.statistics and self.data is None:
             raise UserError("`statistics` are measured over a data set: give `data`")
         if self.statistics and self.images:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from hashlib import sha256
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -24,6 +25,7 @@ from gcnet.training.heartbeat import Heartbeat, left_key, one_line
 
 # The first process writes checkpoints and reports, and measures costs, while the others wait for it.
 _TIMEOUT = timedelta(minutes=30)
+_REFUSAL = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,25 @@ class Processes:
         """Return the `value` of the first process, in every process."""
         return self.gather(value if self.first else None)[0]
 
+    def require_same(self, describe: Callable[[], str]) -> None:
+        """Check that all processes have the same data, which are in files of several machines.
+
+        Args:
+            describe: returns a description of the data of this process; not called if it is the only one.
+
+        Raises:
+            UserError: in every process, where the descriptions differ.
+        """
+        if self.world == 1:
+            return
+        found = self.gather(describe())
+        for rank, description in enumerate(found):
+            if description != found[0]:
+                raise UserError(
+                    f"all processes need the same data; rank 0 has {found[0]}, and rank {rank} {description}: give all "
+                    "machines the same files at the same path"
+                )
+
     def by_first(self, work: Callable[[], Any]) -> Any:
         """Let the first process alone do some work while the others wait for it.
 
@@ -141,6 +162,19 @@ class Processes:
 
 ALONE = Processes()
 """A single process."""
+
+
+def describe_names(names: Iterable[str]) -> str:
+    """Return the number and a checksum of the names of images, for `Processes.require_same`.
+
+    Args:
+        names: in their order.
+    """
+    digest, number = sha256(), 0
+    for name in names:
+        digest.update(f"{name}\0".encode(errors="surrogatepass"))
+        number += 1
+    return f"{number:,} images (checksum of their names {digest.hexdigest()[:8]})"
 
 
 def in_turns(shares: Sequence[Sequence[Any]]) -> list[Any]:
@@ -224,6 +258,7 @@ def _join(device: torch.device) -> "_Group":
 
     nccl = device.type == "cuda"
     store = dist.PrefixStore(f"gcnet group {next(_groups)}", _shared_store())
+    _require_one_kind(store, int(rank), int(world), device)
     heartbeat = Heartbeat(store, int(rank), int(world))
     dist.init_process_group(
         "nccl" if nccl else "gloo",
@@ -235,6 +270,23 @@ def _join(device: torch.device) -> "_Group":
     )
     heartbeat.start()
     return _Group(store, heartbeat)
+
+
+def _require_one_kind(store: dist.Store, rank: int, world: int, device: torch.device) -> None:
+    """Refuse GPUs in some processes and CPUs in others, which would wait for each other."""
+    store.set(f"device {rank}", device.type)
+    kinds = [kind.decode() for kind in store.multi_get([f"device {other}" for other in range(world)])]
+    other = next((other for other, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if other is None:
+        return
+    store.set(f"refused {rank}", "")
+    with suppress(dist.DistError):  # the first process may hold the store, and ends last
+        store.wait([f"refused {other}" for other in range(world)], _REFUSAL)
+    error = UserError(
+        f"all processes need the same kind of `device`; rank 0 uses {kinds[0]}, and rank {other} {kinds[other]}"
+    )
+    error.reported = rank > 0
+    raise error
 
 
 @cache

@@ -1,6 +1,5 @@
 """Trial steps before a run begins: errors come before anything is written, and batches fit into memory."""
 
-import gc
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,10 +8,11 @@ from torch import nn
 
 from gcnet.compilation import uncompiled
 from gcnet.data.seeding import preserved_random_state
-from gcnet.errors import OutOfMemory, UserError
+from gcnet.errors import UserError
+from gcnet.training.fitting import first_that_fits
 from gcnet.training.optimizer import freeze_bn_stats
 from gcnet.training.single_values import single_values_seen, training_norms
-from gcnet.training.task import TrainingBatch, micro_batches
+from gcnet.training.task import micro_batches
 from gcnet.training.trainer import Trainer
 
 _LISTED = 3
@@ -87,29 +87,15 @@ def fitting_accumulation(trainer: Trainer) -> int:
     batch = next(trainer.task.batches(0, trainer.device))
     own = trainer.recipe.images_per_step // trainer.processes.world
     alone = trainer.alone()
-    for parts in (parts for parts in range(1, own + 1) if own % parts == 0):
+
+    def try_steps(parts: int) -> None:
         alone.recipe = replace(alone.recipe, grad_accumulation=parts)
-        with uncompiled(trainer.network):
-            fits = _fits(alone, batch, is_last=parts == own)
-        if fits:
-            return max(trainer.processes.gather(parts))
-    raise AssertionError("the last number of micro-batches fits or raises")
-
-
-def _fits(trainer: Trainer, batch: TrainingBatch, *, is_last: bool) -> bool:
-    try:
         for _ in range(2):
-            trainer.train_step(batch)
-    except OutOfMemory:
-        if is_last:
-            raise
-    else:
-        return True
-    trainer.optimizer.zero_grad(set_to_none=True)
-    gc.collect()
-    if trainer.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return False
+            alone.train_step(batch)
+
+    numbers = [parts for parts in range(1, own + 1) if own % parts == 0]
+    with uncompiled(trainer.network):
+        return first_that_fits(numbers, try_steps, trainer.device, trainer.processes)
 
 
 def _smallest_batch(trainer: Trainer) -> int:

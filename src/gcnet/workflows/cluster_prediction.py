@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from gcnet.data.images.image_input import ImageInput, StoredFile
 from gcnet.devices import choose_device, place_network
 from gcnet.errors import Failure, UserError, printable
-from gcnet.ray_cluster import Share
+from gcnet.ray_cluster import Share, reason_of
+from gcnet.remote_files import is_remote
 from gcnet.tasks.settings import PredictSettings
 from gcnet.tasks.trained import open_trained
 from gcnet.workflows.prediction_records import RecordPredictor, Records, batches_of
@@ -55,8 +57,7 @@ def predicted_by_cluster(
                 raise UserError(row["error"])
             yield json.loads(row["records"])
     except RayError as error:
-        reason = printable(str(error).strip().split("\n")[0])
-        raise Failure(f"a node of the Ray cluster cannot predict: {reason}") from error
+        raise Failure(f"a node of the Ray cluster cannot predict: {reason_of(error)}") from error
 
 
 def _row(image: ImageInput) -> list[Any]:
@@ -71,16 +72,42 @@ class _NodePredictor:
     """A predictor in a process of a node, with the model of the settings."""
 
     def __init__(self, settings: PredictSettings, folder: str) -> None:
-        os.chdir(folder)
-        loaded = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
-        place_network(loaded.trained.model, choose_device(settings.device))
-        self._predict = RecordPredictor(*loaded.task.configured_predictor(loaded, settings))
+        self._settings, self._folder = settings, folder
+        self._predict: RecordPredictor | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {
-                "records": json.dumps(self._predict([_image(*values) for values in json.loads(row["images"])])),
-                "error": "",
-            }
+            images = [_image(*values) for values in json.loads(row["images"])]
+            if self._predict is None:  # an error in __init__ would not be its sentence alone
+                self._predict = self._open()
+            _require_folders(images)
+            return {"records": json.dumps(self._predict(images)), "error": ""}
         except UserError as error:
             return {"records": "", "error": str(error)}
+
+    def _open(self) -> RecordPredictor:
+        settings = self._settings
+        try:
+            os.chdir(self._folder)
+        except OSError as error:
+            raise _not_shared(self._folder, str(error.strerror)) from error
+        loaded = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
+        place_network(loaded.trained.model, choose_device(settings.device))
+        return RecordPredictor(*loaded.task.configured_predictor(loaded, settings))
+
+
+def _require_folders(images: Sequence[ImageInput]) -> None:
+    """Check that this node has the folders and shards of images; a single missing image is skipped."""
+    contents = [image.content for image in images]
+    shards = {content.place for content in contents if isinstance(content, StoredFile)}
+    folders = {str(content.parent) for content in contents if isinstance(content, Path)}
+    for place in sorted(shards | folders):
+        if not is_remote(place) and not Path(place).exists():
+            raise _not_shared(place, "no such file or folder")
+
+
+def _not_shared(place: str, reason: str) -> UserError:
+    return UserError(
+        f"the nodes of the Ray cluster must share the images, the model and the current folder; {socket.gethostname()} "
+        f"cannot read {printable(place)}: {reason}"
+    )

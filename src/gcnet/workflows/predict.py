@@ -20,7 +20,7 @@ from gcnet.tasks.results import PredictionResult
 from gcnet.tasks.settings import PredictSettings
 from gcnet.tasks.trained import describe_loaded, open_trained
 from gcnet.text_files import csv_bytes
-from gcnet.training.distributed import Processes, processes_joined
+from gcnet.training.distributed import Processes, describe_names, processes_joined
 from gcnet.workflows.cluster_prediction import predicted_by_cluster
 from gcnet.workflows.prediction_records import (
     PredictionFile,
@@ -50,6 +50,7 @@ def run_prediction(settings: PredictSettings) -> PredictionResult | PredictionFi
         raise UserError("`cluster` starts the predictors; start the command without torchrun")
     with processes_joined(device) as processes:  # from here on, an error that all processes have is reported once
         images = find_inputs(settings.paths, note=_logger.warning if processes.first else lambda _: None)
+        processes.require_same(lambda: describe_names(image.name for image in images))
         loaded = open_trained(
             settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
         )
@@ -73,6 +74,7 @@ def _write_records(
     if output.suffix.lower() == ".parquet":
         require_pyarrow()
     predict = RecordPredictor(*loaded.task.configured_predictor(loaded, settings))
+    predict = predict.with_batch_size(len(images), processes)
     types = predict.predictor.record_types
     if settings.cluster is not None:
         with connected(settings.cluster) as cluster:

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,6 +54,19 @@ class RecordPredictor:
     def batch_size(self) -> int:
         """Images per forward pass."""
         return self.options["batch_size"] or self.predictor.default_batch_size
+
+    def with_batch_size(self, images: int, processes: Processes) -> "RecordPredictor":
+        """Return a predictor with a number in place of "auto" as `batch_size`.
+
+        Args:
+            images: number of images of all processes.
+            processes: processes that share the images.
+        """
+        if self.options["batch_size"] != "auto":
+            return self
+        others = {name: value for name, value in self.options.items() if name != "batch_size"}
+        size = self.predictor.find_batch_size(partial(self.predictor, **others), images=images, processes=processes)
+        return replace(self, options={**others, "batch_size": size})
 
     def __call__(self, images: Sequence[ImageInput]) -> Records:
         """Return the record of each image file of a batch."""

@@ -118,6 +118,12 @@ def assembled(
         if settings.machine.shard_model and processes.world == 1:
             raise UserError("`shard_model` needs two or more processes, started by torchrun; found one")
         task = open_task(settings, processes)
+        processes.require_same(
+            lambda: (
+                f"{task.steps_per_epoch:,} steps per epoch, {task.evaluation_images:,} validation images and "
+                f"{len(task.classes):,} classes"
+            )
+        )
         settings = with_defaults(task.settings)  # the default batch size depends on the number of images
         machine, seed = settings.machine, settings.machine.seed
         kernels = {"deterministic": machine.deterministic, "tf32": machine.tf32}

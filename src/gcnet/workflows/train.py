@@ -44,10 +44,9 @@ def run_training(
         StorageError: where the disk is full; the last good checkpoint stands.
     """
     job, name = describe_job(settings), default_name(settings)
-    if job is None:
-        return _run_new(settings, build_model, reporter, job=None)
+    # First: an error on one machine, such as an existing run folder, ends the processes of all.
     with processes_joined(choose_device(settings.machine.device)) as processes:
-        earlier = processes.by_first(lambda: folder_of_job(settings, name, job))
+        earlier = None if job is None else processes.by_first(lambda: folder_of_job(settings, name, job))
         if earlier is None:
             return _run_new(settings, build_model, reporter, job=job)
         return resume(earlier, build_model=build_model, reporter=reporter)

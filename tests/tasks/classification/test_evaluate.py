@@ -60,7 +60,7 @@ def test_results_are_written_printed_and_right(
     assert content["skipped"] == [{"name": "banana/broken.png", "reason": "not an image of a known format"}]
     assert content["preprocessing"]["image_size"] == SIZE
     machine = {"device": "cpu", "precision": "float32", "channels_last": False, "compile": False, "fuse": False}
-    assert content["machine"] == machine | {"kernels": {}}
+    assert content["machine"] == machine | {"kernels": {}, "batch_size": 4}
     with open(out / "per_class.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == list(CLASSES)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from gcnet.compilation import uncompiled
 from gcnet.data.coco.open import is_coco
 from gcnet.data.dataset import ClassificationDataset, Skipped
 from gcnet.data.images.open import open_evaluation
@@ -17,9 +20,10 @@ from gcnet.data.settings import BUILT_IN, Preprocessing
 from gcnet.data.transforms import build_eval_transform
 from gcnet.devices import autocast_dtype
 from gcnet.errors import UserError, explained_out_of_memory, printable
-from gcnet.models.outputs import check_classifier
+from gcnet.models.outputs import check_classifier, class_scores, evaluating
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
+from gcnet.tasks.batch_size import advice_for, find_batch_size
 from gcnet.tasks.classification.metrics import MOST_CLASSES_IN_MATRIX, ClassificationResult, evaluate_classifier
 from gcnet.tasks.classification.trained import TrainedClassifier
 from gcnet.tasks.inference_record import inference_record
@@ -27,11 +31,12 @@ from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import EvaluationResult, assumed_order_note
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.text_files import csv_bytes, json_bytes
-from gcnet.training.distributed import Processes
+from gcnet.training.distributed import Processes, describe_names
 from gcnet.visualization.plots import plot_confusion
 from gcnet.visualization.style import figure_caption
 
 _BATCH_SIZE = 64
+_LARGEST_BATCH = 256  # tried by "auto"
 _LISTED_CONFUSIONS = 10
 _LISTED_CLASSES = 100
 _logger = logging.getLogger(__name__)
@@ -168,10 +173,32 @@ def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Process
             _logger.warning(note)
         _logger.info("data: %s: %s images, %d classes", settings.data, f"{len(source):,}", len(source.classes))
         _logger.info("preprocessing: %s", preprocessing)
-    metrics = measure(network, source, preprocessing, settings, processes)
-    machine = inference_record(network.model, settings)
+    processes.require_same(lambda: describe_names(map(source.name, range(len(source)))))
+    size = _batch_size(network, len(source), preprocessing, settings, processes)
+    metrics = measure(network, source, preprocessing, settings, processes, batch_size=size)
+    machine = inference_record(network.model, settings) | {"batch_size": size}
     origin = {"model": loaded.source, "weights": settings.weights, "data": settings.data, "machine": machine}
     return ClassifierEvaluation(metrics, source.classes, preprocessing, origin, loaded.title)
+
+
+def _batch_size(
+    network: TrainedClassifier,
+    images: int,
+    preprocessing: Preprocessing,
+    settings: EvaluateSettings,
+    processes: Processes,
+) -> int:
+    """The batch size of the settings, or the largest that fits."""
+    if settings.batch_size != "auto":
+        return settings.batch_size or _BATCH_SIZE
+    device, side = next(network.model.parameters()).device, preprocessing.image_size
+
+    def run(size: int) -> None:
+        batch = torch.zeros(size, 3, side, side)
+        with evaluating(network.model) as model, uncompiled(model):
+            class_scores(model, batch, device=device, autocast=autocast_dtype(settings.precision, device))
+
+    return find_batch_size(run, most=_LARGEST_BATCH, images=images, device=device, processes=processes)
 
 
 def measure(
@@ -180,6 +207,8 @@ def measure(
     preprocessing: Preprocessing,
     settings: EvaluateSettings,
     processes: Processes,
+    *,
+    batch_size: int,
 ) -> ClassificationResult:
     """Compute the metrics of a classifier on labeled images.
 
@@ -187,15 +216,15 @@ def measure(
         network: the classifier on its device.
         source: the images.
         preprocessing: preprocessing of the images.
-        settings: batch size and workers.
+        settings: precision and workers.
         processes: processes that share the images.
+        batch_size: images per forward pass.
 
     Returns:
         The metrics over the images of all processes.
     """
     images = ClassificationDataset(source, build_eval_transform(preprocessing))
-    size = settings.batch_size or _BATCH_SIZE
-    sampler = EvaluationSampler(len(source), batch_size=size, rank=processes.rank, world=processes.world)
+    sampler = EvaluationSampler(len(source), batch_size=batch_size, rank=processes.rank, world=processes.world)
     device = next(network.model.parameters()).device
     workers = choose_workers(settings.workers, device, batches=len(sampler), in_memory=source.in_memory)
     batches = build_loader(
@@ -203,7 +232,7 @@ def measure(
     )
     share = sum(len(keys) for keys in sampler)
     with (
-        explained_out_of_memory(size),
+        explained_out_of_memory(batch_size, advice=advice_for(batch_size)),
         progress_bar("images", share, shown=processes.first) as progress,
     ):
         return evaluate_classifier(

@@ -19,6 +19,7 @@ from gcnet.data.transforms import build_eval_transform
 from gcnet.errors import UserError
 from gcnet.models.outputs import check_classifier, class_scores
 from gcnet.progress_bar import progress_bar
+from gcnet.tasks.batch_size import BatchSize
 from gcnet.tasks.classification.predictions import TOP, Prediction, Predictions, draw_predictions
 from gcnet.tasks.classification.trained import TrainedClassifier, find_preprocessing
 from gcnet.tasks.loaded import LoadedModel
@@ -56,7 +57,7 @@ class ClassPredictor(Predictor):
         images: Images,
         *,
         topk: int = TOP,
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
         progress: Callable[[int], None] = lambda _: None,
         processes: Processes = ALONE,
     ) -> Predictions:
@@ -66,7 +67,7 @@ class ClassPredictor(Predictor):
             images: an image or several: files, folders, PIL images, arrays or tensors; see
                 `gcnet.data.images.inputs.image_inputs`.
             topk: number of classes per image, at least 1.
-            batch_size: images per forward pass (default: 32).
+            batch_size: images per forward pass (default: 32); "auto" is the largest that fits in memory, by trial.
             progress: called with the number of images of each batch.
             processes: processes that share the images; all of them get all predictions.
 

@@ -7,19 +7,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from gcnet.compilation import uncompiled
 from gcnet.data.coco.annotated_images import CocoImages, CocoSplit
 from gcnet.data.coco.issues import count_kinds
-from gcnet.data.coco.loading import DetectionDataset, build_detection_loader
+from gcnet.data.coco.loading import DetectionDataset, build_detection_loader, image_to_tensor
 from gcnet.data.dataset import Skipped
 from gcnet.data.loader import choose_workers
 from gcnet.data.sampler import EvaluationSampler
 from gcnet.devices import autocast_dtype
 from gcnet.errors import UserError, explained_out_of_memory, printable
 from gcnet.models.detector.heads import limit_detections
+from gcnet.models.outputs import evaluating
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
+from gcnet.tasks.batch_size import advice_for, find_batch_size
 from gcnet.tasks.detection.coco_metrics import DEFINITIONS, NUMBERS
 from gcnet.tasks.detection.error_gallery import write_error_gallery
+from gcnet.tasks.detection.inference import detector_results, largest_images
 from gcnet.tasks.detection.matching import match_images
 from gcnet.tasks.detection.metrics import (
     DetectorResult,
@@ -37,10 +43,11 @@ from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import EvaluationResult, assumed_order_note
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.text_files import csv_bytes, json_bytes
-from gcnet.training.distributed import Processes
+from gcnet.training.distributed import Processes, describe_names
 from gcnet.visualization.style import figure_caption
 
 _BATCH_SIZE = 1
+_LARGEST_BATCH = 8  # tried by "auto"
 _LISTED_CLASSES = 100
 _PLURALS = {"box": "boxes", "mask": "masks"}
 _logger = logging.getLogger(__name__)
@@ -194,8 +201,10 @@ def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Process
             _logger.warning(assumed_order_note(settings.weights or settings.model, "labels", images.classes))
         counts = f"{len(images):,} images, {len(images.classes):,} classes of objects"
         _logger.info("data: %s: %s, %s", settings.data, counts, describe_resizing(detector.model))
-    metrics = _measure(detector, images, settings, processes)
-    machine = inference_record(detector.model, settings)
+    processes.require_same(lambda: describe_names(map(images.name, range(len(images)))))
+    size = _batch_size(detector, len(images), settings, processes)
+    metrics = _measure(detector, images, settings, processes, size)
+    machine = inference_record(detector.model, settings) | {"batch_size": size}
     origin = _origin(settings) | {"model": loaded.source, "machine": machine}
     return DetectorEvaluation(metrics, part, origin, settings.repair, loaded.title)
 
@@ -268,17 +277,35 @@ def _check_classes(detector: TrainedDetector, images: CocoImages, settings: Eval
             )
 
 
+def _batch_size(detector: TrainedDetector, images: int, settings: EvaluateSettings, processes: Processes) -> int:
+    """The batch size of the settings, or the largest that fits."""
+    if settings.batch_size != "auto":
+        return settings.batch_size or _BATCH_SIZE
+    device = next(detector.model.parameters()).device
+    autocast = autocast_dtype(settings.precision, device)
+
+    def run(size: int) -> None:
+        batch = [image_to_tensor(image).to(device) for image in largest_images(detector.model, size)]
+        with (
+            evaluating(detector.model) as network,
+            uncompiled(network),
+            torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
+        ):
+            detector_results(network, batch, range(size), detector.category_ids)
+
+    return find_batch_size(run, most=_LARGEST_BATCH, images=images, device=device, processes=processes)
+
+
 def _measure(
-    detector: TrainedDetector, images: CocoImages, settings: EvaluateSettings, processes: Processes
+    detector: TrainedDetector, images: CocoImages, settings: EvaluateSettings, processes: Processes, size: int
 ) -> DetectorResult:
-    size = settings.batch_size or _BATCH_SIZE
     order = EvaluationSampler(len(images), batch_size=size, rank=processes.rank, world=processes.world)
     device = next(detector.model.parameters()).device
     workers = choose_workers(settings.workers, device, batches=len(order))
     samples = DetectionDataset(images, with_objects=False)
     batches = build_detection_loader(samples, order, workers, pin_memory=device.type == "cuda")
     with (
-        explained_out_of_memory(size),
+        explained_out_of_memory(size, advice=advice_for(size)),
         progress_bar("images", sum(len(keys) for keys in order), shown=processes.first) as progress,
     ):
         return evaluate_detector(

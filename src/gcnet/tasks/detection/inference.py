@@ -4,8 +4,10 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Int
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.roi_heads import RoIHeads
@@ -133,6 +135,23 @@ def detector_results(
         for result in pasted_results(network, detections, image_id, category_ids)
     ]
     return results, all("masks" in detections.values for detections in raw)
+
+
+def largest_images(network: Any, count: int) -> list[Image.Image]:
+    """Return images of noise that need the most memory: resized to the largest size, alternately wide and high.
+
+    A batch with both is padded to a square.
+
+    Args:
+        network: the detector.
+        count: number of images.
+    """
+    transform = network.transform
+    short, long = min(transform.min_size[-1], transform.max_size), transform.max_size
+    generator = np.random.default_rng(0)
+    sizes = (short, long), (long, short)  # height and width
+    pair = [Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+    return [pair[index % 2] for index in range(count)]
 
 
 def chunks(count: int, size: tuple[int, int]) -> Iterator[slice]:

@@ -23,7 +23,8 @@ from gcnet.models.detector.heads import limit_detections
 from gcnet.models.detector.transform import RoundedTransform
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
-from gcnet.tasks.detection.inference import RawDetections, detect, of_classes, pasted_results
+from gcnet.tasks.batch_size import BatchSize
+from gcnet.tasks.detection.inference import RawDetections, detect, largest_images, of_classes, pasted_results
 from gcnet.tasks.detection.predictions import Detections, ImageDetections
 from gcnet.tasks.detection.trained import TrainedDetector, describe_resizing
 from gcnet.tasks.loaded import LoadedModel
@@ -137,6 +138,7 @@ class ObjectPredictor(Predictor):
     """
 
     default_batch_size = 1
+    largest_batch_size = 8
     record_types: ClassVar[Mapping[str, Any]] = {
         "height": int,
         "width": int,
@@ -156,7 +158,7 @@ class ObjectPredictor(Predictor):
         *,
         threshold: float = THRESHOLD,
         classes: Sequence[str] | None = None,
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
         show: Callable[[Image.Image, ImageDetections], None] = lambda *_: None,
         progress: Callable[[int], None] = lambda _: None,
         processes: Processes = ALONE,
@@ -169,7 +171,7 @@ class ObjectPredictor(Predictor):
             threshold: minimum score, 0 to 1; a detection must exceed it.
             classes: names of the classes to keep (default: all).
             batch_size: images per forward pass (default: 1); they are padded to one size, which changes scores
-                slightly.
+                slightly. "auto" is the largest that fits in memory, by trial.
             show: called with each image (RGB) and its detections.
             progress: called with the number of images of each batch.
             processes: processes that share the images; all of them get all detections.
@@ -214,6 +216,9 @@ class ObjectPredictor(Predictor):
 
     def _check(self, item: ImageInput, image: Image.Image) -> None:
         require_resizable(image, item.path or item.name, self.model)
+
+    def _largest_images(self, count: int) -> list[Image.Image]:
+        return largest_images(self.model, count)
 
     @property
     def _accelerated_part(self) -> nn.Module:

@@ -1,0 +1,83 @@
+"""Free memory of the machine, and a limit by which a call fails where the system would end the process."""
+
+import os
+import resource
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_RESERVE = 0.1  # of the free memory, for other programs
+_ROOT = Path("/")
+# Folder of a control group, its limit, its usage, and the part of it that are files the system can drop: versions 2, 1.
+_UNIFIED = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+_MEMORY = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+
+
+def free_memory(root: Path = _ROOT) -> int | None:
+    """Return the memory in bytes that this process can still use on the CPU.
+
+    It is that of the machine and of the control groups (containers, Slurm jobs) of this process, shared equally with
+    the other processes of torchrun on this machine, less a tenth.
+
+    Args:
+        root: folder with `proc` and `sys`.
+
+    Returns:
+        Bytes; None on systems other than Linux.
+    """
+    try:
+        machine = _value(root / "proc/meminfo", "MemAvailable:") * 1024
+    except (OSError, ValueError, LookupError):
+        return None
+    free = min([machine, *_of_control_groups(root)])
+    return int(max(free, 0) * (1 - _RESERVE)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+@contextmanager
+def memory_limit(growth: int | None) -> Generator[None]:
+    """Limit by how much the private memory of this process can grow: more is an error of the allocation.
+
+    Args:
+        growth: bytes; None for no limit.
+
+    Yields:
+        None, with the limit in effect (RLIMIT_DATA).
+    """
+    if growth is None:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = _value(Path("/proc/self/status"), "VmData:") * 1024 + growth
+    given = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([most, *given]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _value(file: Path, name: str) -> int:
+    """The number after a name at the beginning of a line."""
+    rows = (line.split() for line in file.read_text().splitlines())
+    return next((int(row[1]) for row in rows if row and row[0] == name), 0)
+
+
+def _of_control_groups(root: Path) -> Iterator[int]:
+    """What the control groups of this process leave, each within the ones around it."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        top, limit, usage, files = _MEMORY if kinds else _UNIFIED
+        group = root / top / path.lstrip("/")
+        while group.is_relative_to(root / top):
+            try:
+                most, used = int((group / limit).read_text()), int((group / usage).read_text())
+                yield most - used + _value(group / "memory.stat", files)
+            except (OSError, ValueError):  # a group of another machine's tree, or "max": without a limit
+                pass
+            group = group.parent

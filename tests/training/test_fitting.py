@@ -1,0 +1,113 @@
+"""Sizes by trial, under a limit on the memory of this process: sizes of tensors whose bytes are known."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from gcnet.errors import OutOfMemory
+from gcnet.training import fitting as fitting
+from gcnet.training.distributed import ALONE, processes_joined
+from gcnet.training.fitting import first_that_fits
+from gcnet.training.free_memory import free_memory, memory_limit
+from training.photos import call_as_two
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+def fill(mebibytes: int) -> torch.Tensor:
+    return torch.ones(mebibytes * MIB, dtype=torch.uint8)
+
+
+def test_more_than_the_limit_is_an_error_of_the_allocation_and_less_is_not() -> None:
+    with memory_limit(100 * MIB):
+        fill(50)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            fill(200)
+    fill(200)
+
+
+@pytest.mark.parametrize(("free", "size"), [(2000, 512), (450, 256), (200, 128)])
+def test_the_first_size_that_fits_into_the_free_memory_is_found(
+    free: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "free_memory", lambda: free * MIB)
+    assert first_that_fits([512, 256, 128], fill, CPU, ALONE) == size
+
+
+def test_errors_other_than_missing_memory_and_that_of_the_last_size_are_raised() -> None:
+    tried = []
+
+    def fail(size: int) -> None:
+        tried.append(size)
+        raise ValueError if size < 2 else OutOfMemory("too large")
+
+    with pytest.raises(ValueError, match="^$"):
+        first_that_fits([4, 2, 1, 0], fail, CPU, ALONE)
+    with pytest.raises(OutOfMemory, match="too large"):
+        first_that_fits([4, 2], fail, CPU, ALONE)
+    assert tried == [4, 2, 1, 4, 2]
+
+
+def find(folder: Path) -> None:
+    """In the second process only 100 MiB are free."""
+    with processes_joined(CPU) as processes:
+        fitting.free_memory = lambda: (100 if processes.rank else 2000) * MIB
+        size = first_that_fits([512, 64], fill, CPU, processes)
+        (folder / f"{processes.rank}.json").write_text(json.dumps(size))
+
+
+@pytest.mark.slow
+def test_processes_agree_on_what_fits_in_all_of_them(tmp_path: Path) -> None:
+    for process in call_as_two(find, tmp_path):
+        process.join(100)
+        process.kill()
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [64, 64]
+
+
+def machine(root: Path, available: int, group: str) -> Path:
+    (root / "proc" / "self").mkdir(parents=True)
+    (root / "proc" / "meminfo").write_text(f"MemTotal:  99999 kB\nMemAvailable:  {available // 1024} kB\n")
+    (root / "proc" / "self" / "cgroup").write_text(group)
+    return root
+
+
+def write_group(folder: Path, files: dict[str, object]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(f"{content}\n")
+
+
+def test_free_memory_is_that_of_the_machine_less_a_tenth_shared_by_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = machine(tmp_path, 1000 * MIB, "0::/\n")
+    assert free_memory(root) == 900 * MIB
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert free_memory(root) == 300 * MIB
+    assert free_memory(tmp_path / "no Linux") is None
+
+
+def test_free_memory_is_at_most_what_a_container_leaves(tmp_path: Path) -> None:
+    root = machine(tmp_path, 1000 * MIB, "0::/job/step\n")
+    write_group(root / "sys/fs/cgroup/other", {"memory.max": 1, "memory.current": 1})
+    write_group(root / "sys/fs/cgroup/job/step", {"memory.max": "max", "memory.current": 1})
+    write_group(
+        root / "sys/fs/cgroup/job",
+        {
+            "memory.max": 300 * MIB,
+            "memory.current": 250 * MIB,
+            "memory.stat": f"anon 1\ninactive_file {50 * MIB}",
+        },
+    )
+    assert free_memory(root) == 90 * MIB  # 0.9 x (300 - 250 + 50)
+
+
+def test_free_memory_knows_control_groups_of_version_1(tmp_path: Path) -> None:
+    root = machine(tmp_path, 1000 * MIB, "4:cpu,memory:/docker/x\n0::/\n")
+    top = root / "sys/fs/cgroup/memory"  # in the container, where the group is the top
+    files = {"memory.stat": "inactive_file 7\ntotal_inactive_file 0"}
+    write_group(top, {"memory.limit_in_bytes": 200 * MIB, "memory.usage_in_bytes": 100 * MIB, **files})
+    assert free_memory(root) == 90 * MIB
