@@ -24,7 +24,7 @@ from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import MachineSettings
 from ray_nodes import Nodes, two_nodes
 
-STEPS = 60
+STEPS = 150
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500), pytest.mark.usefixtures("quick")]
 
 
@@ -79,7 +79,7 @@ def test_the_first_stage_of_a_table_is_a_task_that_resumes_after_the_death_of_it
         table=("imagenet",),
         scale="full",
         data=DataSettings(str(write_images(tmp_path / "images")), image_size=11),
-        recipe=RecipeSettings(steps=3 * STEPS, batch_size=9),
+        recipe=RecipeSettings(steps=STEPS, batch_size=9),
         machine=MachineSettings(device="cpu"),
         output=str(tmp_path / "alone"),
     )
