@@ -116,11 +116,15 @@ def test_processes_agree_on_a_name_that_no_earlier_start_has_used():
 
 
 def test_a_process_that_does_not_start_is_named():
-    with pytest.raises(Failure, match="rank 2 has not started within 0 minutes"):
-        store = torch.distributed.HashStore()
-        with ThreadPoolExecutor() as pool:
-            pool.submit(agreed_start, store, 1, 3, timedelta(seconds=1))
+    store = torch.distributed.HashStore()
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(agreed_start, store, 1, 3, timedelta(seconds=1))
+        with pytest.raises(Failure, match="rank 2 has not started within 0 minutes"):
             agreed_start(store, 0, 3, timedelta(seconds=1))
+        with pytest.raises(Failure, match="not all 3 processes have started within 0 minutes"):
+            other.result()
+    with pytest.raises(Failure, match="not all 2 processes have started within 0 minutes"):
+        agreed_start(torch.distributed.HashStore(), 1, 2, timedelta(seconds=1))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the names of threads from /proc")

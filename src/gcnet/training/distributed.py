@@ -25,6 +25,7 @@ from gcnet.training.heartbeat import Heartbeat, left_key, one_line
 
 # The first process writes checkpoints and reports, and measures costs, while the others wait for it.
 _TIMEOUT = timedelta(minutes=30)
+_START = timedelta(minutes=5)  # torchrun starts the processes of all machines together
 _REFUSAL = timedelta(seconds=10)
 
 
@@ -296,7 +297,7 @@ def _shared_store() -> dist.Store:
     Otherwise a process that opens one per group could connect to that of the previous group.
     """
     store, rank, world = next(dist.rendezvous("env://", timeout=_TIMEOUT))
-    return dist.PrefixStore(agreed_start(store, rank, world, _TIMEOUT), store)
+    return dist.PrefixStore(agreed_start(store, rank, world, _START), store)
 
 
 def agreed_start(store: dist.Store, rank: int, world: int, timeout: timedelta) -> str:
@@ -309,7 +310,7 @@ def agreed_start(store: dist.Store, rank: int, world: int, timeout: timedelta) -
         store: of the job.
         rank: of this process.
         world: number of processes.
-        timeout: how long rank 0 waits for the others.
+        timeout: how long rank 0 waits for the others, and they for it.
 
     Returns:
         A name that no earlier start has used.
@@ -319,17 +320,27 @@ def agreed_start(store: dist.Store, rank: int, world: int, timeout: timedelta) -
     """
     number = store.add(f"starts of rank {rank}", 1)
     if rank:
-        name = store.get(f"name for start {number} of rank {rank}").decode()
-        store.set(f"{name}: rank {rank}", "")
+        key = f"name for start {number} of rank {rank}"
+        try:
+            store.wait([key], timeout)
+            name = store.get(key).decode()
+            store.set(f"{name}: rank {rank}", "")
+            store.wait([f"{name}: rank {other}" for other in range(1, world)], timeout)
+        except dist.DistError as error:  # rank 0, which may have ended already, says which
+            raise Failure(f"not all {world} processes have started within {_minutes(timeout)}") from error
         return name
     name, others, until = uuid4().hex, range(1, world), time.monotonic() + timeout.total_seconds()
     while missing := [other for other in others if not store.check([f"{name}: rank {other}"])]:
         if time.monotonic() > until:
-            raise Failure(f"rank {missing[0]} has not started within {timeout.total_seconds() / 60:.0f} minutes")
+            raise Failure(f"rank {missing[0]} has not started within {_minutes(timeout)}")
         for other in missing:  # its latest start may still be an earlier one
             store.set(f"name for start {store.add(f'starts of rank {other}', 0)} of rank {other}", name)
         time.sleep(0.01)
     return name
+
+
+def _minutes(time: timedelta) -> str:
+    return f"{time.total_seconds() / 60:.0f} minutes"
 
 
 def _cpu_group() -> Any:
