@@ -31,9 +31,20 @@ class UserError(ValueError):
 
     Attributes:
         reported: whether another process of torchrun prints it, so that the command line does not.
+        common: whether all processes of torchrun are known to raise it, so that its sentence names no rank.
     """
 
     reported = False
+    common = False
+
+    def in_all_processes(self) -> "UserError":
+        """Set `common`, where all processes of torchrun raise this error after an exchange.
+
+        Returns:
+            The error.
+        """
+        self.common = True
+        return self
 
     def once_per_machine(self) -> "UserError":
         """Have the first process of torchrun on each machine print this error, which all of them raise.

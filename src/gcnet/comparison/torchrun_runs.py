@@ -83,7 +83,7 @@ def run_in_torchrun(waiting: Sequence[Training], context: RunContext, progress: 
                 if end is not None:
                     if own is not None:
                         own.end()
-                    processes.gather(None)  # an error that all raise at the same time is reported once
+                    processes.gather(None)  # none ends while another waits for its training
                     raise end
                 for rank, state in enumerate(states):
                     if state.ended:
@@ -104,7 +104,8 @@ def _end(states: Sequence[_State], running: Mapping[int, Training]) -> Stopped |
     if stop := max(state.stop for state in states):
         return Stopped(stop)
     failures = {rank: state.failure for rank, state in enumerate(states) if state.failure is not None}
-    return next((failure.error(running[rank].name) for rank, failure in failures.items()), None)
+    errors = (failure.error(running[rank].name).in_all_processes() for rank, failure in failures.items())
+    return next(errors, None)
 
 
 def gpu_of(device: torch.device, gpus: Sequence[str]) -> str | None:

@@ -120,7 +120,7 @@ class Processes:
                 raise UserError(
                     f"all processes need the same data; rank 0 has {found[0]}, and rank {rank} {description}: give all "
                     "machines the same files at the same path"
-                )
+                ).in_all_processes()
 
     def by_first(self, work: Callable[[], Any]) -> Any:
         """Let the first process alone do some work while the others wait for it.

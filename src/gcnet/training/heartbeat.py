@@ -95,8 +95,11 @@ class Heartbeat:
         self._publish(_Failure(self.rank, f"rank {self.rank} failed: {one_line(error)}"), self._store)
         if isinstance(error, UserError):
             error.reported = not reports
-        if self._fails_alone(wait=reports):
+        is_common = isinstance(error, UserError) and error.common
+        if not is_common and self._fails_alone():
             _name_rank(error, self.rank)
+        if not reports:
+            time.sleep(_SECONDS)  # torchrun ends all processes of a machine with the first one
         return error
 
     def wait_for_readers(self) -> None:
@@ -110,12 +113,11 @@ class Heartbeat:
                     return
                 time.sleep(_SECONDS / 10)
 
-    def _fails_alone(self, *, wait: bool) -> bool:
+    def _fails_alone(self) -> bool:
         """Whether no other process failed by itself, such as by the same usage error."""
         with suppress(dist.DistError):
             self._store.add("failures", 1)
-            if wait:
-                time.sleep(_SECONDS)
+            time.sleep(_SECONDS)
             return self._store.add("failures", 0) == 1
         return True
 

@@ -157,7 +157,7 @@ def _require_shared(folder: Path, processes: Processes) -> None:
         raise StorageError(
             f"rank {lost} does not see {printable(folder)}, which rank 0 has made: with `shard_model`, the run folder "
             "must be on a disk that all processes share"
-        )
+        ).in_all_processes()
 
 
 def _require_intact(folder: Path, expected: Mapping[str, str], processes: Processes) -> None:
@@ -193,7 +193,7 @@ def _digests(folder: Path, names: Sequence[str], processes: Processes) -> dict[s
     digests: dict[str, str] = {}
     for part, failed in processes.gather((own, failures)):
         if failed:
-            raise StorageError(failed[0])
+            raise StorageError(failed[0]).in_all_processes()
         digests |= part
     return {name: digests[name] for name in names}
 

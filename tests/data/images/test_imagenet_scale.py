@@ -14,6 +14,7 @@ import pytest
 from data.images.stand_in import SOURCES, link_images
 
 Start = Callable[[Path], dict[str, float]]
+_SPREAD = 1_500_000  # bytes, by which the heaps of two equal processes differ
 
 
 @pytest.fixture
@@ -48,4 +49,4 @@ def test_the_first_batch_comes_soon_and_names_take_little_memory(
     assert first["images"] == second["images"] == classes * train_images
     assert first["cpu"] < first_seconds
     assert second["cpu"] < 2
-    assert (second["bytes"] - few["bytes"]) / second["images"] < 60
+    assert second["bytes"] - few["bytes"] < 60 * second["images"] + _SPREAD

@@ -196,7 +196,7 @@ class _Tally:
         everyone = processes.gather((failure, self.skipped, self.loss, self.among_five, self.cells))
         for error, *_ in everyone:
             if error is not None:
-                raise error
+                raise error.in_all_processes()
         self.skipped = [skipped for _, share, *_ in everyone for skipped in share]
         self.loss = math.fsum(loss for _, _, loss, *_ in everyone)
         self.among_five = sum(count for *_, count, _ in everyone)
