@@ -123,16 +123,7 @@ def create_remote(data: bytes, url: str) -> bool:
         UserError: there is no such bucket, or credentials are missing or refused.
         RemoteError: the request failed.
     """
-    with remote_errors(url):
-        try:
-            file_system(url).pipe_file(url, data, mode="create")
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error_code(error) in _REFUSED:
-                return False
-            raise
-        return True
+    return _is_written(data, url, FileExistsError, mode="create")
 
 
 def replace_remote(data: bytes, url: str, version: str) -> bool:
@@ -153,13 +144,16 @@ def replace_remote(data: bytes, url: str, version: str) -> bool:
         RemoteError: the request failed.
     """
     condition = {"IfMatch": version} if _is_s3(url) else {}
+    return _is_written(data, url, FileNotFoundError, **condition)
+
+
+def _is_written(data: bytes, url: str, refusal: type[OSError], **condition: str) -> bool:
+    """Write a file under a condition; False if it does not hold, by `refusal` or by the code of the server."""
     with remote_errors(url):
         try:
             file_system(url).pipe_file(url, data, **condition)
-        except FileNotFoundError:
-            return False
         except OSError as error:
-            if error_code(error) in _REFUSED:
+            if isinstance(error, refusal) or error_code(error) in _REFUSED:
                 return False
             raise
         return True
