@@ -9,8 +9,9 @@ from PIL import Image
 
 from gcnet.comparison.settings import CompareSettings
 from gcnet.data.settings import DataSettings
+from gcnet.training.network_settings import DetectorSettings
 from gcnet.training.recipe import RecipeSettings
-from gcnet.training.settings import DetectorSettings, MachineSettings
+from gcnet.training.settings import MachineSettings
 
 STEPS = 4
 

@@ -23,8 +23,8 @@ from gcnet.models.create import create_model
 from gcnet.tasks.detection.costs import MeasuredDetector
 from gcnet.tasks.registry import open_task, task_of, with_defaults
 from gcnet.training.distributed import Processes
+from gcnet.training.network_settings import DetectorSettings
 from gcnet.training.recipe import RecipeSettings
-from gcnet.training.settings import DetectorSettings
 
 SETTINGS = small_detectors(Path("nowhere"))
 

@@ -10,15 +10,9 @@ import pytest
 
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError
+from gcnet.training.network_settings import DetectorSettings, NetworkSettings
 from gcnet.training.recipe import RecipeSettings
-from gcnet.training.settings import (
-    DetectorSettings,
-    MachineSettings,
-    NetworkSettings,
-    OutputSettings,
-    TrainSettings,
-    override,
-)
+from gcnet.training.settings import MachineSettings, OutputSettings, TrainSettings, override
 
 
 def test_finetune_is_the_papers_second_stage():

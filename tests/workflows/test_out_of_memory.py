@@ -14,8 +14,9 @@ from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
 from gcnet.tasks.registry import open_task
 from gcnet.training.distributed import Processes
+from gcnet.training.network_settings import NetworkSettings
 from gcnet.training.recipe import RecipeSettings
-from gcnet.training.settings import MachineSettings, NetworkSettings, TrainSettings
+from gcnet.training.settings import MachineSettings, TrainSettings
 
 CPU = torch.device("cpu")
 

@@ -8,15 +8,9 @@ from typing import Any
 from gcnet.arguments import INTERNAL, arguments_of
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError
+from gcnet.training.network_settings import DetectorSettings, NetworkSettings
 from gcnet.training.recipe import RecipeSettings
-from gcnet.training.settings import (
-    DetectorSettings,
-    MachineSettings,
-    NetworkSettings,
-    OutputSettings,
-    ResumeSettings,
-    TrainSettings,
-)
+from gcnet.training.settings import MachineSettings, OutputSettings, ResumeSettings, TrainSettings
 
 SUMMARY = "train a model, or resume a run"
 

@@ -13,8 +13,9 @@ from gcnet.errors import UserError, unknown
 from gcnet.insertion import insert
 from gcnet.models.registry import published_placement, split_name
 from gcnet.tasks.registry import build_network, task_of, with_defaults
+from gcnet.training.network_settings import NetworkSettings
 from gcnet.training.recipe import RecipeSettings
-from gcnet.training.settings import NetworkSettings, OutputSettings, TrainSettings
+from gcnet.training.settings import OutputSettings, TrainSettings
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,8 +6,9 @@ from typing import Any, Literal
 from gcnet.arguments import INTERNAL, advanced, check_choices
 from gcnet.data.settings import AugmentSettings, DataSettings
 from gcnet.errors import UserError
+from gcnet.training.network_settings import DetectorSettings
 from gcnet.training.recipe import RecipeSettings
-from gcnet.training.settings import DetectorSettings, MachineSettings
+from gcnet.training.settings import MachineSettings
 
 CONTROL_OF = {"scenes": "scenes-control"}
 

@@ -19,9 +19,10 @@ from gcnet.models.pretrained import FIRST_VERSION, PRETRAINED
 from gcnet.models.registry import is_detector
 from gcnet.ray_cluster import connected
 from gcnet.tasks.registry import task_of
+from gcnet.training.network_settings import NetworkSettings
 from gcnet.training.progress import Reporter, Silent
 from gcnet.training.run_folder import RunFolder
-from gcnet.training.settings import NetworkSettings, OutputSettings, TrainSettings
+from gcnet.training.settings import OutputSettings, TrainSettings
 from gcnet.workflows.resume import resume
 from gcnet.workflows.train import run_training
 

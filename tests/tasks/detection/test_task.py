@@ -17,10 +17,11 @@ from gcnet.models.create import create_model
 from gcnet.models.load import load_model
 from gcnet.models.model_file import read_model_file
 from gcnet.tasks.detection.training import DetectionTraining, mask_rcnn_options, with_detection_defaults
+from gcnet.training.network_settings import DetectorSettings
 from gcnet.training.optimizer import build_schedule, freeze
 from gcnet.training.progress import Silent
 from gcnet.training.run_folder import RunFolder, open_folder
-from gcnet.training.settings import DetectorSettings, TrainSettings, override
+from gcnet.training.settings import TrainSettings, override
 from gcnet.workflows.dry_run import dry_run
 from gcnet.workflows.resume import resume
 from gcnet.workflows.run import RunResult

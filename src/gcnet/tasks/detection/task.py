@@ -23,7 +23,8 @@ from gcnet.tasks.detection.costs import (
 from gcnet.tasks.scores import SHORT_RECIPE, Demonstration, Score
 from gcnet.tasks.settings import AnalyzeSettings, CheckDataSettings, EvaluateSettings, PredictSettings
 from gcnet.training.distributed import Processes
-from gcnet.training.settings import DetectorSettings, TrainSettings
+from gcnet.training.network_settings import DetectorSettings
+from gcnet.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -33,8 +33,9 @@ from gcnet.tasks.detection.initial_weights import check_initial_weights, stored_
 from gcnet.tasks.detection.metrics import DetectorResult, evaluate_detector, metric_key
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
+from gcnet.training.network_settings import DetectorSettings
 from gcnet.training.recipe import DETECTOR_PRESET, PRESETS
-from gcnet.training.settings import DetectorSettings, TrainSettings
+from gcnet.training.settings import TrainSettings
 from gcnet.training.task import Evaluation, TrainingTask, first_validation_sample, micro_batches, unless_stopped
 
 _SHOWN, _TILE = 12, 320
