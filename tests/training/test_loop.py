@@ -21,12 +21,12 @@ from gcnet.storage import StorageError
 from gcnet.tensor_files import Snapshot
 from gcnet.training.checkpoint import load_state
 from gcnet.training.loop import TrainingLoop
+from gcnet.training.losses import NonFiniteLoss
 from gcnet.training.pace import SPEED_KEYS
 from gcnet.training.progress import Lines as PlainLines
 from gcnet.training.progress import Silent
 from gcnet.training.run_folder import create_folder
 from gcnet.training.settings import OutputSettings
-from gcnet.training.trainer import NonFiniteLoss
 from training.toy import ToyTask, bits, tiny_network, toy_trainer
 
 

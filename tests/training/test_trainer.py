@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from gcnet.training.trainer import NonFiniteLoss
+from gcnet.training.losses import NonFiniteLoss
 from training.toy import ToyTask, bits, tiny_network, toy_trainer
 
 

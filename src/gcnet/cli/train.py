@@ -89,7 +89,7 @@ def run(settings: Settings) -> int:
     """
     from gcnet.cli import EXIT_NON_FINITE
     from gcnet.cli.trainings import train_flags
-    from gcnet.training.trainer import NonFiniteLoss
+    from gcnet.training.losses import NonFiniteLoss
 
     try:
         return _run(settings)

@@ -35,8 +35,8 @@ def run_with_reporter(device: str, trainings: Callable[[Reporter], Result], tell
     from gcnet.comparison.runs import Stopped
     from gcnet.devices import choose_device
     from gcnet.training.distributed import processes_joined
+    from gcnet.training.losses import NonFiniteLoss
     from gcnet.training.progress import Silent, choose_reporter
-    from gcnet.training.trainer import NonFiniteLoss
 
     with processes_joined(choose_device(device)) as processes:
         reporter = choose_reporter(train_flags) if processes.first else Silent()

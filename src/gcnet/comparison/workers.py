@@ -17,8 +17,8 @@ from gcnet.comparison.plan import Training
 from gcnet.comparison.run_progress import Progress
 from gcnet.comparison.runs import RunContext, Stopped, train_or_resume
 from gcnet.errors import Failure, UserError, out_of_memory, printable
+from gcnet.training.losses import NonFiniteLoss
 from gcnet.training.signals import handle_signals
-from gcnet.training.trainer import NonFiniteLoss
 
 _POLL_SECONDS = 1.0
 _VISIBLE = "CUDA_VISIBLE_DEVICES"

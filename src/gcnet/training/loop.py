@@ -4,13 +4,12 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from typing import Any
 
 from gcnet.data.seeding import preserved_random_state
 from gcnet.errors import UserError, printable
 from gcnet.remote_files import RemoteError
-from gcnet.renamed import upgraded_metrics
 from gcnet.storage import link_or_copy
 from gcnet.training.checkpoint import (
     CheckpointSaver,
@@ -20,66 +19,20 @@ from gcnet.training.checkpoint import (
     restore_random_states,
     seed_everything,
 )
+from gcnet.training.losses import NonFiniteLoss
 from gcnet.training.pace import Pace
 from gcnet.training.progress import Reporter, clock, epoch_text, format_score
 from gcnet.training.run_folder import RunFolder, write_json
+from gcnet.training.run_state import LossSums, RunState, read_state
 from gcnet.training.settings import OutputSettings
 from gcnet.training.sharded_checkpoint import ShardedCheckpointSaver, has_shards, load_shards
 from gcnet.training.sharded_network import is_sharded
 from gcnet.training.signals import STOP_SIGNALS, StopRequest, handle_signals
 from gcnet.training.task import Evaluation, TrainingBatch
-from gcnet.training.trainer import NonFiniteLoss, StepOutcome, Trainer
+from gcnet.training.trainer import StepOutcome, Trainer
 
 _SECONDS_BETWEEN_CURVES = 60.0
 _SECONDS_BETWEEN_SKIPPED = 10.0
-
-
-@dataclass
-class LossSums:
-    """Sums of losses since the last logged row.
-
-    Attributes:
-        sums: by loss, over the images of this process.
-        own_images: images of this process.
-        images: images of all processes.
-    """
-
-    sums: dict[str, float] = field(default_factory=dict)
-    own_images: int = 0
-    images: int = 0
-
-    def add(self, outcome: StepOutcome) -> None:
-        """Add the `outcome` of a step."""
-        self.images += outcome.images
-        self.own_images += outcome.own_images
-        for name, value in outcome.loss_sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-
-@dataclass
-class RunState:
-    """State of a run in addition to its trainer, saved in checkpoints.
-
-    Attributes:
-        evaluated: step of the last evaluation.
-        best: row of the best evaluation.
-        last: row of the last evaluation.
-        skipped: reason by name of each image that could not be read.
-        seconds: training time so far.
-    """
-
-    evaluated: int = 0
-    best: dict[str, Any] | None = None
-    last: dict[str, Any] | None = None
-    skipped: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-def _read_state(stored: Mapping[str, Any]) -> RunState:
-    """The state in a checkpoint, of this or an earlier version."""
-    state = RunState(**stored)
-    best, last = (None if row is None else upgraded_metrics(row) for row in (state.best, state.last))
-    return replace(state, best=best, last=last)
 
 
 class TrainingLoop:
@@ -395,7 +348,7 @@ class TrainingLoop:
             like = next(filter(is_sharded, self.trainer.network.parameters()))
             state = load_shards(self.folder.checkpoint, state, like, self.processes)
         self.trainer.load_state(state["trainer"])
-        self.state = _read_state(state["record"])
+        self.state = read_state(state["record"])
         self._saved = self.trainer.step
         rank, saved = self.processes.rank, state["processes"]
         if self.processes.world != len(saved):

@@ -15,9 +15,10 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from gcnet.compilation import compile_network
 from gcnet.devices import AUTOCAST
-from gcnet.errors import UserError, explained_out_of_memory
+from gcnet.errors import explained_out_of_memory
 from gcnet.training.checkpoint import load_optimizer
 from gcnet.training.distributed import Processes
+from gcnet.training.losses import BatchLosses, LossReading, NonFiniteLoss
 from gcnet.training.optimizer import (
     build_average,
     build_optimizer,
@@ -37,34 +38,12 @@ from gcnet.training.sharded_network import (
     with_weights,
     without_weights,
 )
-from gcnet.training.single_values import running_statistics_for_single_values, training_norms
+from gcnet.training.single_values import training_norms
 from gcnet.training.task import TrainingBatch, TrainingTask
 
-_LISTED = 8
 # PyTorch 2.13 has renamed the argument.
 _DDP_ARGUMENTS = signature(DistributedDataParallel.__init__).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS else "broadcast_buffers"
-
-
-class NonFiniteLoss(UserError):
-    """The loss of a step is not finite; the weights are those before the step.
-
-    Args:
-        step: counted from 0.
-        value: of the loss.
-        names: images of the micro-batches with a non-finite loss.
-        what: name of the loss in the message.
-    """
-
-    def __init__(self, step: int, value: float, names: Sequence[str], *, what: str = "the loss") -> None:
-        self.step = step
-        self.names = list(names)
-        listed = ", ".join(self.names[:_LISTED])
-        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-        images = f"; images of the batch: {listed}{more}" if names else ""
-        kind = "not a number" if math.isnan(value) else "infinite"
-        advice = "try a lower `lr`, `clip_grad_norm` or `warmup_epochs`"
-        super().__init__(f"{what} is {kind} in step {step + 1}{images}; {advice}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +103,7 @@ class Trainer:
         if machine.shard_model:
             processes.copy_from_first([*self.network.parameters(), *self.network.buffers()])
         self.average = build_average(self.network, recipe.ema_decay) if recipe.ema_decay else None
-        self._losses = _Losses(self.network, task)
+        self._losses = BatchLosses(self.network, task)
         self._skeleton = self._shard() if machine.shard_model else None
         self.optimizer = build_optimizer(self.network, recipe, block_parameters)
         if machine.compile:
@@ -266,7 +245,7 @@ class Trainer:
                     losses = self._wrapped(part)
                 values.append(losses.detach() * len(part.names))
                 if last:
-                    reading = _Reading(torch.stack(values))
+                    reading = LossReading(torch.stack(values))
                 # Processes are averaged, so each weighs its images by their share of the mean over all.
                 share = len(part.names) * self.processes.world / sum(counts())
                 self.scaler.scale(losses.sum() * share).backward()
@@ -369,52 +348,3 @@ def _changes_buffers(network: nn.Module) -> bool:
 
 def _is_synchronized(module: nn.Module) -> bool:
     return isinstance(module, nn.SyncBatchNorm)
-
-
-class _Losses(nn.Module):
-    """From a batch to its losses, so that DistributedDataParallel sees one forward."""
-
-    def __init__(self, network: nn.Module, task: TrainingTask) -> None:
-        super().__init__()
-        self.network = network
-        self.task = task
-        self.names: tuple[str, ...] = ("loss",)
-        self.single_valued = 0
-
-    def forward(self, batch: TrainingBatch) -> Tensor:
-        """The task's losses, shape (number of losses,); zero, with zero gradients, for an empty batch."""
-        if not batch.names:
-            # This process has to take its part in the exchange of gradients all the same.
-            nothing = sum(parameter.sum() * 0 for parameter in self.network.parameters() if parameter.requires_grad)
-            return torch.stack([torch.as_tensor(nothing)] * len(self.names))
-        if len(batch.names) == 1:
-            # The rest of a batch with unreadable images.
-            with running_statistics_for_single_values(self.network) as norms:
-                losses = self.task.losses(self.network, batch)
-            self.single_valued += bool(norms)
-        else:
-            losses = self.task.losses(self.network, batch)
-        self.names = tuple(losses)
-        return torch.stack([loss.float() for loss in losses.values()])
-
-
-class _Reading:
-    """Scalars that are copied to the CPU asynchronously.
-
-    On a GPU the copy is queued behind the forward pass, and the backward pass behind the copy: waiting for the values
-    then costs no idle time, because the GPU is busy with the backward pass while the CPU looks at them.
-    """
-
-    def __init__(self, values: Tensor) -> None:
-        self._arrived = None
-        self._host = values
-        if values.is_cuda:
-            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self._host.copy_(values, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-
-    def values(self) -> list[list[float]]:
-        if self._arrived:
-            self._arrived.synchronize()
-        return self._host.tolist()

@@ -13,12 +13,13 @@ from gcnet.renamed import FORMAT_VERSION
 from gcnet.tasks.registry import with_defaults
 from gcnet.training.data_record import record_data
 from gcnet.training.distributed import processes_joined
+from gcnet.training.losses import NonFiniteLoss
 from gcnet.training.progress import Reporter
 from gcnet.training.remote_run import remote_run
 from gcnet.training.restarts import describe_job, folder_of_job
 from gcnet.training.run_folder import LISTING, RunFolder, check_free, create_folder, default_name, versions
 from gcnet.training.settings import TrainSettings
-from gcnet.training.trainer import NonFiniteLoss, Trainer
+from gcnet.training.trainer import Trainer
 from gcnet.training.trial import fitting_accumulation, try_network
 from gcnet.workflows.resume import resume
 from gcnet.workflows.run import BuildModel, RunResult, assembled, drive, only_writer
