@@ -33,7 +33,11 @@ class BatchLosses(nn.Module):
         self.single_valued = 0
 
     def forward(self, batch: TrainingBatch) -> Tensor:
-        """The task's losses, shape (number of losses,); zero, with zero gradients, for an empty batch."""
+        """Return the losses, shape (number of losses,); zero, with zero gradients, for an empty batch.
+
+        Args:
+            batch: a micro-batch of this process.
+        """
         if not batch.names:
             # This process has to take its part in the exchange of gradients all the same.
             nothing = sum(parameter.sum() * 0 for parameter in self.network.parameters() if parameter.requires_grad)
