@@ -42,6 +42,24 @@ def test_every_extra_of_the_package_is_on_the_page_of_the_installation() -> None
     assert set(extras) - {"dev"} - listed == set()
 
 
+def _is_module(name: str) -> bool:
+    """Whether `python -m NAME` runs in the clone, or in its folder tests."""
+    places = [folder / name.replace(".", "/") for folder in (ROOT, ROOT / "tests")]
+    return any(place.with_suffix(".py").is_file() or (place / "__main__.py").is_file() for place in places)
+
+
+def test_programs_and_tests_named_in_the_documentation_exist() -> None:
+    pages = [*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
+    text = " ".join(" ".join(page.read_text().split()) for page in pages)
+    modules = {*re.findall(r"python -m ((?:benchmarks|release|oracle)(?:\.\w+)*)", text)}
+    files = {*re.findall(r"(?:python|pytest)(?: -m \w+)? ((?:benchmarks|tests|docs)/[\w/.]+\.py)", text)}
+    files |= {*re.findall(r"`((?:benchmarks|tests|docs)/[\w/.]+\.(?:py|csv|json|png))`", text)}
+    assert len(modules) >= 3
+    assert len(files) >= 6
+    assert [name for name in modules if not _is_module(name)] == []
+    assert [name for name in files if not (ROOT / name).is_file()] == []
+
+
 def test_commands_with_published_weights_download_them() -> None:
     pages = [*DOCS.glob("*.md"), ROOT / "README.md", *ROOT.glob("src/gcnet/**/settings.py")]
     lines = [line for page in pages for line in page.read_text().splitlines() if line.strip().startswith("gcnet ")]

@@ -56,9 +56,9 @@ EXIT_CODES = {
     EXIT_USAGE: "usage error",
     EXIT_NON_FINITE: "training stopped at a loss that is not finite",
     EXIT_RANK_FAILURE: "another process of torchrun failed, was killed or stopped responding",
-    EXIT_HANGUP: "ended by SIGHUP, such as a closed terminal (training saved its state)",
-    EXIT_INTERRUPTED: "interrupted by Ctrl-C (training saved its state)",
-    EXIT_TERMINATED: "terminated by SIGTERM (training saved its state)",
+    EXIT_HANGUP: "ended by SIGHUP, such as a closed terminal (training saved a checkpoint)",
+    EXIT_INTERRUPTED: "interrupted by Ctrl-C (training saved a checkpoint)",
+    EXIT_TERMINATED: "terminated by SIGTERM (training saved a checkpoint)",
 }
 
 _TRAINING = ("train", "compare", "reproduce")

@@ -22,7 +22,7 @@ class Settings:
     """
 
     data: str = field(metadata=POSITIONAL)
-    """Folder of class folders, CSV or shards."""
+    """Folder of class folders, CSV or shards, also at a URL."""
     output: Path = Path("shards")
     """New or empty folder."""
     images: str | None = None

@@ -37,7 +37,7 @@ class Settings:
     """Resume the run in this folder or at this URL, bit-exactly. With it: `workers`, `device`; `epochs` or `steps`
     to change the length; `data`, `val`, `images`, `download_dir` if the data moved."""
     take_over: bool = False
-    """With `resume`: take over the lock of a run at a URL that its process, which was lost, has not renewed for ten
+    """With `resume`: replace the lock of a run at a URL if its process is lost and has not renewed it for ten
     minutes."""
     dry_run: bool = False
     """Estimate time, memory and FLOPs of the run from a few steps; writes nothing."""

@@ -34,7 +34,7 @@ def render_comparison(comparison: Comparison) -> str:
         curves=Markup(curves_svg(comparison)),
         curves_caption=_curves_caption(comparison),
         images=comparison.pictures,
-        facts={"How it was measured": comparison.about, "Where it was measured": _environment(comparison)},
+        facts={"Settings": comparison.about, "Environment": _environment(comparison)},
     )
 
 

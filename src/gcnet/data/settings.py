@@ -145,7 +145,7 @@ class DataSettings:
     data: str = "scenes"
     """scenes or scenes-control (generated), cifar10, cifar100, a folder with train/ and val/, a CSV, or shards such as
     "shards/{train,val}-*.tar". Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation
-    file. Also at a URL such as s3://bucket/photos. A folder that has the name of a built-in data set is ./scenes."""
+    file. Also at a URL such as s3://bucket/photos. For a folder named like a built-in data set, write ./scenes."""
     val: str | None = None
     """Validation data, if `data` holds training data only: a folder, CSV, shards or annotation file."""
     images: str | None = advanced(None)

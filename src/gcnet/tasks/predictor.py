@@ -44,7 +44,7 @@ class Inference:
     """Run a fused copy of the network (`gcnet.fuse`), which gives the same outputs up to rounding; of a detector a copy
     of its backbone. A network with forward hooks runs as it is."""
     compile: bool = False
-    """Compile the network with torch.compile, at the first call; of a detector its backbone."""
+    """Compile the network, or the backbone of a detector, with torch.compile at the first call."""
     image_size: int | None = None
     """Classifiers: image size in pixels, if it differs from that of the network."""
 

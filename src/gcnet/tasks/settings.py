@@ -65,7 +65,8 @@ class EvaluateSettings(CommandSettings):
     or a published checkpoint."""
     data: str = "scenes"
     """scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
-    or a CSV. Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation file."""
+    a CSV, or shards. Detectors: scenes, scenes-control, a folder with COCO annotations, or an annotation file. Also at
+    a URL such as s3://bucket/photos."""
     val: str | None = advanced(None)
     """Validation data, if `data` holds training data only, as in training."""
     images: str | None = advanced(None)
@@ -96,7 +97,7 @@ class EvaluateSettings(CommandSettings):
     precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
     """Precision: float32, or half precision by autocast in bf16 or fp16; auto is bf16 on GPUs that support it."""
     compile: bool = advanced(False)
-    """Compile the network with torch.compile, of a detector its backbone."""
+    """Compile the network, or the backbone of a detector, with torch.compile."""
     device: str = "auto"
     """Device: cpu, cuda or cuda:N; auto uses CUDA if available. Under torchrun, each process uses its own GPU."""
     seed: int = advanced(0)
@@ -201,7 +202,7 @@ class PredictSettings(CommandSettings):
     precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
     """Precision: float32, or half precision by autocast in bf16 or fp16; auto is bf16 on GPUs that support it."""
     compile: bool = advanced(False)
-    """Compile the network with torch.compile, of a detector its backbone."""
+    """Compile the network, or the backbone of a detector, with torch.compile."""
     device: str = "auto"
     """Device: cpu, cuda or cuda:N; auto uses CUDA if available."""
     cluster: str | None = None

@@ -113,5 +113,5 @@ def _norm_notes(trainer: Trainer, settings: TrainSettings) -> list[str]:
     if settings.detector.norm != "sync":
         return []
     if trainer.device.type == "cuda":
-        return ["batch norms take their statistics over all processes (SyncBN)"]
-    return [f"`norm=sync` works on CUDA only: on {trainer.device} each process takes the statistics of its own images"]
+        return ["batch norms use statistics over all processes (SyncBN)"]
+    return [f"`norm=sync` works on CUDA only: on {trainer.device} each process uses the statistics of its own images"]

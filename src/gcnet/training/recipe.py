@@ -104,7 +104,8 @@ class RecipeSettings:
     """Number of optimizer steps, instead of `epochs`."""
     batch_size: int | Literal["auto"] | None = None
     """Global batch size, over all GPUs and accumulation steps (default: 128; 16 for detectors; at most the
-    number of training images); auto is the default size with the smallest `grad_accumulation` that fits in memory."""
+    number of training images); auto (gcnet train only) is the default size with the smallest `grad_accumulation` that
+    fits in memory."""
     grad_accumulation: int = advanced(1)
     """Gradient accumulation steps per optimizer step; `batch_size` includes them."""
     optimizer: Literal["sgd", "adamw"] = advanced("sgd")

@@ -54,7 +54,7 @@ class RemoteRun:
 
     Attributes:
         path: the local folder, which stays after the run.
-        take_over: whether `writing` takes over a lock that its process has not renewed for ten minutes.
+        take_over: whether `writing` replaces a lock that its process has not renewed for ten minutes.
     """
 
     def __init__(self, url: str) -> None:

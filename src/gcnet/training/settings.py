@@ -40,10 +40,10 @@ class MachineSettings:
     deterministic: bool = advanced(False)
     """Use deterministic GPU kernels: slower, but a resumed run is bit-exact."""
     compile: bool = advanced(False)
-    """Compile the network with torch.compile, of a detector its backbone: a slow first step, then faster ones."""
+    """Compile the network, or the backbone of a detector, with torch.compile: a slow first step, then faster ones."""
     shard_model: bool = advanced(False)
     """Shard weights, gradients and optimizer state over the processes of torchrun (FSDP2), for networks that do not fit
-    on one GPU."""
+    on one GPU (gcnet train only)."""
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -77,7 +77,7 @@ class OutputSettings:
     save_every_minutes: float | None = advanced(None)
     """Save a checkpoint every N minutes."""
     save_async: bool = advanced(False)
-    """Write checkpoints in a thread while training continues; takes as much memory as the file."""
+    """Write checkpoints in a thread while training continues; takes extra memory of the size of the checkpoint."""
     evaluate_every: float = advanced(1.0)
     """Evaluate every N epochs, and at the end."""
     log_every: int = advanced(10)
@@ -203,7 +203,7 @@ class ResumeSettings:
     download_dir: str | None = None
     """New folder of downloaded data sets."""
     take_over: bool = False
-    """Take over the lock of a run at a URL that its process, which was lost, has not renewed for ten minutes."""
+    """Replace the lock of a run at a URL if its process was lost and has not renewed it for ten minutes."""
 
     def moved(self) -> dict[str, str]:
         """Return the new paths of data by the name of the setting."""

@@ -57,7 +57,7 @@ class Estimate:
         memory = "of GPU memory" if self.device.startswith("cuda") else "of memory for the whole process"
         evaluations = f"{self.evaluations} evaluation{'s' * (self.evaluations != 1)}"
         return (
-            f"{_TIMED_STEPS + 1} training steps at most and one validation image, nothing written: "
+            f"dry run of up to {_TIMED_STEPS + 1} steps and one validation image, nothing written: "
             f"first loss {self.loss:.4f}, {self.step_seconds:.3f} s per step on {self.device}\n"
             f"network: {self.parameters:,} parameters, {self.flops / 1e9:.3g} GFLOPs per image forward "
             f"(multiply-add = 2), about three times that in training\n"

@@ -30,7 +30,7 @@ class SimplifySettings:
     checkpoint (`gcnet models --published` lists them), or a model name with `weights`."""
     data: str
     """scenes or scenes-control (generated), cifar10, cifar100, a folder with val/ or with class folders,
-    or a CSV."""
+    a CSV, or shards."""
     output: Path
     """New model file (.safetensors)."""
     overwrite: bool = False
