@@ -11,8 +11,9 @@ from gcnet.analysis.cost import analytic_flops, count_flops, count_parameters
 from gcnet.analysis.cost_breakdown import CostBreakdown, cost_breakdown
 from gcnet.blocks import block_options, build_block, list_blocks
 from gcnet.models.create import create_model
-from gcnet.tasks.detection.costs import count_detector_flops, detector_parts, run_heads
+from gcnet.tasks.detection.costs import DetectorCosts, count_detector_flops
 
+COSTS = DetectorCosts()
 DETECTOR_STAGES = ["stem", "layer1", "layer2", "layer3", "layer4", "pyramid", "proposals", "boxes", "masks"]
 
 
@@ -105,13 +106,13 @@ def test_flops_are_of_one_image_and_what_is_kept_grows_with_the_batch() -> None:
 @pytest.mark.parametrize("name", ["mask_rcnn_gc_resnet18", "cascade_mask_rcnn_gc_resnet50_dcn"])
 def test_a_detector_is_broken_down_from_its_stem_to_its_masks(name: str) -> None:
     model = on_meta(name, num_classes=3)
-    account = cost_breakdown(model, (96, 160), 2, stages=detector_parts, run=run_heads)
+    account = cost_breakdown(model, (96, 160), 2, stages=COSTS.stages, run=COSTS.run_on_meta)
     assert list(by_stage(account, "flops")) == DETECTOR_STAGES
     assert account.total.flops == sum(by_stage(account, "flops").values()) == count_detector_flops(model, (96, 160))
     assert account.total.parameters == sum(by_stage(account, "parameters").values()) == count_parameters(model)
     assert all(block.name.startswith("backbone.body.layer") for block in account.blocks)
     wide = on_meta(name, num_classes=3, detector={"rois_per_image": 1024})
-    more = cost_breakdown(wide, (96, 160), 2, stages=detector_parts, run=run_heads)
+    more = cost_breakdown(wide, (96, 160), 2, stages=COSTS.stages, run=COSTS.run_on_meta)
     kept, doubled = by_stage(account, "saved_bytes"), by_stage(more, "saved_bytes")
     assert [doubled[stage] // kept[stage] for stage in ("pyramid", "boxes", "masks")] == [1, 2, 2]
 

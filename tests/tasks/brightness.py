@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gcnet.analysis.cost import count_flops
-from gcnet.analysis.cost_breakdown import image_stages, run_images
 from gcnet.data.dataset import Skipped
 from gcnet.data.images.image_input import ImageInput
 from gcnet.data.images.inputs import Images
@@ -22,6 +21,7 @@ from gcnet.models.model_file import save_model
 from gcnet.models.outputs import evaluating
 from gcnet.tasks.base import Task
 from gcnet.tasks.loaded import LoadedModel
+from gcnet.tasks.network_costs import NetworkCosts
 from gcnet.tasks.predictor import Inference, Predictor
 from gcnet.tasks.results import DataReport, EvaluationResult, PredictionResult, TrainedModel
 from gcnet.tasks.scores import SHORT_RECIPE, Demonstration, Score
@@ -219,11 +219,18 @@ class BrightnessTraining:
         pass
 
 
+class RegressorCosts(NetworkCosts):
+    step_images, timed_images = 8, 8
+
+    def default_image_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
+        return SIDE, SIDE
+
+
 class BrightnessRegression(Task):
     name, noun, data_noun = "brightness", "regressor", "gray images"
     all_scores = (R2,)
     demonstration = Demonstration({**SHORT_RECIPE, "steps": 4, "batch_size": 8, "lr": 0.01}, train=TRAIN, val=VAL)
-    step_images, timed_images = 8, 8
+    costs = RegressorCosts()
     unused_settings = ("detector",)
 
     def owns(self, model: str) -> bool:
@@ -277,18 +284,3 @@ class BrightnessRegression(Task):
         images, levels = gray_images(index, 1)
         pixels = (images[0].clamp(0, 1) * 255).byte().permute(1, 2, 0).contiguous().numpy()
         return Image.fromarray(pixels), f"{float(levels):.2f}"
-
-    def default_image_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
-        return SIDE, SIDE
-
-    def count_flops(self, model: nn.Module, size: tuple[int, int]) -> int:
-        return count_flops(model, (1, 3, *size))
-
-    def stages(self, model: nn.Module) -> dict[str, str]:
-        return image_stages(model)
-
-    def run_on_meta(self, skeleton: Any, size: tuple[int, int], images: int) -> None:
-        run_images(skeleton, size, images)
-
-    def body(self, model: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, str, tuple[int, int]]:
-        return model, "", size

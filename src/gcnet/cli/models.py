@@ -119,7 +119,7 @@ def _notes(name: str | None) -> list[str]:
     """Notes on the model names of all tasks, or on the numbers of one model."""
     from gcnet.tasks.registry import TASKS, task_of
 
-    notes = [task_of(name).flops_note] if name else [task.names_note for task in TASKS.values()]
+    notes = [task_of(name).costs.flops_note] if name else [task.names_note for task in TASKS.values()]
     return [note for note in notes if note]
 
 

@@ -77,7 +77,7 @@ def measure_costs(
         networks = {block: create_variant(settings, block, variants, spec.num_classes) for block in blocks}
         plain = create_variant(settings, BASELINE, variants, spec.num_classes)
     models = {block: _runnable(settings, network, spec.num_classes) for block, network in networks.items()}
-    batch = min(task.timed_images, spec.batch_size)
+    batch = min(task.costs.timed_images, spec.batch_size)
     images = torch.randn(batch, 3, *spec.image_size, device=spec.device)
     for model in models.values():
         fill_zero_parameters(model)
@@ -111,7 +111,7 @@ def _runnable(settings: CompareSettings, network: nn.Module, num_classes: int) -
     """The network for measuring time and memory: frozen as in the recipe, a detector with objects."""
     recipe = with_defaults(training_settings(settings, BASELINE, {})).recipe
     freeze(network, recipe.freeze or (), optional=recipe.preset_freeze)
-    return task_of(settings.model).measured(network, num_classes)
+    return task_of(settings.model).costs.measured(network, num_classes)
 
 
 def _build_runnable(settings: CompareSettings, block: str, variants: Variants, num_classes: int) -> nn.Module:
@@ -148,7 +148,7 @@ def _cost(
 ) -> Cost:
     forward, step = times
     flops, parameters = spec.flops(network), count_parameters(network)
-    body, _, size = task.body(network, spec.image_size)
+    body, _, size = task.costs.body(network, spec.image_size)
     shape = (1, 3, *size)
     sites = [f"{site.name}.context" for insertion in inserted(body) for site in insertion.sites]
     ratio = next((record["ratio"] for record in insertion_records(network) if record["ratio"] is not None), 16)

@@ -285,14 +285,14 @@ def _image_note(comparison: Comparison) -> str:
 
 def _cost_notes(comparison: Comparison) -> list[str]:
     timing = comparison.timing
-    task = task_of(comparison.model)
+    costs = task_of(comparison.model).costs
     convention = (
-        f"GFLOPs are of one image of {task.counted_image} and count a multiply-add as two, as torch.utils.flop_counter "
-        "does; vision papers often report multiply-adds under this name, half of this number."
+        f"GFLOPs are of one image of {costs.counted_image} and count a multiply-add as two, as "
+        "torch.utils.flop_counter does; vision papers often report multiply-adds under this name, half of this number."
     )
     measured = (
         f"Times are medians of {timing['repetitions']} repetitions on a batch of {timing['batch_size']} "
-        f"{task.timed_input}, interleaved over the blocks in one process, with non-zero block weights; peak memory is "
+        f"{costs.timed_input}, interleaved over the blocks in one process, with non-zero block weights; peak memory is "
         f"that of one training step of {timing['memory_batch_size']} images beyond the model, in a new process."
     )
     wrong = [

@@ -151,7 +151,7 @@ def count_costs(settings: CostSettings) -> Costs:
     notes: dict[str, None] = {}
     for name in settings.model:
         network = counted_network(name, arguments)
-        notes |= dict.fromkeys(network.task.cost_notes())
+        notes |= dict.fromkeys(network.task.costs.notes)
         others = _against(network, settings)
         for size in settings.sizes() or [network.size()]:
             report, *other = _reports([network, *others], size, settings)
@@ -193,7 +193,7 @@ def _against(network: "CountedNetwork", settings: CostSettings) -> "list[Counted
 def _reports(networks: "Sequence[CountedNetwork]", size: tuple[int, int], settings: CostSettings) -> "list[CostReport]":
     from gcnet.costs.networks import count
 
-    batch = settings.batch_size or networks[0].task.step_images
+    batch = settings.batch_size or networks[0].task.costs.step_images
     reports = [count(network, size, batch) for network in networks]
     if not settings.measure:
         return reports

@@ -52,8 +52,8 @@ def count_network(name: str, *, num_classes: int | None = None, image_size: int 
     with torch.device("meta"):
         model = create_model(name, num_classes=num_classes)
     task = task_of(name)
-    size = task.default_image_size(name, model) if image_size is None else (image_size, image_size)
-    return NetworkCounts(name, count_parameters(model), task.count_flops(model, size), size)
+    size = task.costs.default_image_size(name, model) if image_size is None else (image_size, image_size)
+    return NetworkCounts(name, count_parameters(model), task.costs.count_flops(model, size), size)
 
 
 def count_classifiers(
@@ -74,7 +74,7 @@ def count_classifiers(
     for base, group in groupby(names, key=lambda name: split_name(name)[1]):
         with torch.device("meta"):
             model = create_model(base, num_classes=num_classes)
-        size = (image_size, image_size) if image_size else task_of(base).default_image_size(base, model)
+        size = (image_size, image_size) if image_size else task_of(base).costs.default_image_size(base, model)
         image = (1, 3, *size)
         parameters, flops = count_parameters(model), count_flops(model, image)
         chooser = SiteChooser(model, Example((torch.empty(image, device="meta"),)))

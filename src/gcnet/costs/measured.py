@@ -73,8 +73,8 @@ def _parts(
     choice: CountedNetwork, model: nn.Module, size: tuple[int, int], batch: int
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """By the path of each stage and block the name of its line, and the shape of its input."""
-    paths = {path: stage for path, stage in choice.task.stages(model).items() if _STAGE.fullmatch(stage)}
-    body, prefix, size = choice.task.body(model, size)
+    paths = {path: stage for path, stage in choice.task.costs.stages(model).items() if _STAGE.fullmatch(stage)}
+    body, prefix, size = choice.task.costs.body(model, size)
     paths |= {path: path for path in block_paths(model) if path.startswith(prefix)}
     names = [path.removeprefix(prefix) for path in paths]
     shapes = submodule_input_shapes(body, (batch, 3, *size), names)
@@ -114,4 +114,4 @@ def _runnable(choice: CountedNetwork, size: tuple[int, int]) -> nn.Module:
 def _as_measured(choice: CountedNetwork, model: nn.Module, size: tuple[int, int]) -> nn.Module:
     """A network for measurements: new blocks are not zero, and images keep their size."""
     fill_zero_parameters(model)
-    return choice.task.measured(model, 1, size)
+    return choice.task.costs.measured(model, 1, size)

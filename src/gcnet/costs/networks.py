@@ -69,7 +69,7 @@ class CountedNetwork:
 
     def sized(self, size: tuple[int, int]) -> "CountedNetwork":
         """Return the network built for square images of `size`, if it is made for one size (ViT, Swin, ...)."""
-        if self._is_file or not self.task.has_fixed_size or size[0] != size[1]:
+        if self._is_file or not self.task.costs.has_fixed_size or size[0] != size[1]:
             return self
         return replace(self, arguments={**self.arguments, "image_size": size[0]})
 
@@ -117,7 +117,7 @@ class CountedNetwork:
             return preprocessing["image_size"], preprocessing["image_size"]
         skeleton = self._base_network().skeleton()
         name = self._base_name.removeprefix("torchvision/")
-        return _named_size(name, skeleton) or self.task.default_image_size(self._base_name, skeleton)
+        return _named_size(name, skeleton) or self.task.costs.default_image_size(self._base_name, skeleton)
 
     @property
     def _base_name(self) -> str:
@@ -189,9 +189,9 @@ def count(choice: CountedNetwork, size: tuple[int, int], batch: int) -> CostRepo
     Raises:
         UserError: the network does not take images of this size.
     """
-    skeleton = choice.sized(size).skeleton()
+    skeleton, costs = choice.sized(size).skeleton(), choice.task.costs
     try:
-        account = cost_breakdown(skeleton, size, batch, stages=choice.task.stages, run=choice.task.run_on_meta)
+        account = cost_breakdown(skeleton, size, batch, stages=costs.stages, run=costs.run_on_meta)
     except (AssertionError, RuntimeError, ValueError, NotImplementedError, TypeError, IndexError) as error:
         reason = str(error).strip().splitlines()
         raise UserError(

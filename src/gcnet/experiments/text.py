@@ -38,7 +38,7 @@ def count_table(table: PaperTable) -> list[RowCost]:
 def _count(row: TableRow, size: tuple[int, int]) -> RowCost:
     with torch.device("meta"):
         model = create_model(row.model, **row.options)
-    return RowCost(row, count_parameters(model), task_of(row.model).count_flops(model, size))
+    return RowCost(row, count_parameters(model), task_of(row.model).costs.count_flops(model, size))
 
 
 def cost_text(table: PaperTable, costs: Sequence[RowCost]) -> str:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gcnet.errors import UserError
+from gcnet.tasks.network_costs import NetworkCosts
 from gcnet.tasks.scores import Demonstration, Score
 
 if TYPE_CHECKING:
@@ -53,14 +54,9 @@ class Task(ABC):
         can_simplify: whether `gcnet simplify` is supported.
         all_scores: all scores of its networks.
         demonstration: training for `gcnet compare` on generated scenes.
-        step_images: batch size of the training step for `gcnet cost`.
-        timed_images: maximum batch size for time measurements of `gcnet compare`.
-        timed_input: content of such a batch, in words.
-        counted_image: image size for FLOPs, in words.
-        has_fixed_size: whether some of its networks are built for one image size (ViT, Swin, ...).
+        costs: how the costs of its networks are measured.
         unused_settings: groups of `TrainSettings` without effect.
         names_note: note on network names for `gcnet models`, or an empty string.
-        flops_note: note on FLOPs for `gcnet models`, or an empty string.
         preset: presets of `gcnet reproduce` without and with pretrained weights.
     """
 
@@ -73,14 +69,9 @@ class Task(ABC):
     can_simplify: ClassVar[bool] = False
     all_scores: ClassVar[tuple[Score, ...]]
     demonstration: ClassVar[Demonstration]
-    step_images: ClassVar[int]
-    timed_images: ClassVar[int]
-    timed_input: ClassVar[str] = "images"
-    counted_image: ClassVar[str] = "this size"
-    has_fixed_size: ClassVar[bool] = False
+    costs: ClassVar[NetworkCosts]
     unused_settings: ClassVar[tuple[str, ...]] = ()
     names_note: ClassVar[str] = ""
-    flops_note: ClassVar[str] = ""
     preset: ClassVar[tuple[str, str]] = ("scratch", "finetune")
 
     @abstractmethod
@@ -335,71 +326,3 @@ class Task(ABC):
         Raises:
             ImageError: the image cannot be read.
         """
-
-    # Costs
-
-    @abstractmethod
-    def default_image_size(self, name: str, model: "nn.Module") -> tuple[int, int]:
-        """Return the default image size for FLOPs, height and width in pixels.
-
-        Args:
-            name: network name.
-            model: the network.
-        """
-
-    @abstractmethod
-    def count_flops(self, model: "nn.Module", size: tuple[int, int]) -> int:
-        """Return the FLOPs of one image; a multiply-add counts as two.
-
-        Args:
-            model: the network.
-            size: height and width in pixels.
-        """
-
-    @abstractmethod
-    def stages(self, model: "nn.Module") -> dict[str, str]:
-        """Return the stage of each module of `model` by module path, in the order of the network."""
-
-    @abstractmethod
-    def run_on_meta(self, skeleton: Any, size: tuple[int, int], images: int) -> None:
-        """Run a forward pass on the meta device, with a fixed amount of work.
-
-        Args:
-            skeleton: network on the meta device.
-            size: height and width in pixels.
-            images: batch size.
-        """
-
-    @abstractmethod
-    def body(self, model: "nn.Module", size: tuple[int, int]) -> "tuple[nn.Module, str, tuple[int, int]]":
-        """Return the part of a network that contains the blocks.
-
-        Args:
-            model: the network.
-            size: height and width of the images in pixels.
-
-        Returns:
-            The module, its path with a final dot or "", and the height and width of its input in pixels.
-        """
-
-    def measured(
-        self,
-        model: "nn.Module",
-        num_classes: int,  # noqa: ARG002
-        size: tuple[int, int] | None = None,  # noqa: ARG002
-    ) -> "nn.Module":
-        """Return a network for measuring time and memory, whose work does not depend on the weights.
-
-        Args:
-            model: the network; it may be modified.
-            num_classes: number of classes.
-            size: height and width of images in pixels, to disable resizing.
-
-        Returns:
-            A network that takes images (N, 3, H, W).
-        """
-        return model
-
-    def cost_notes(self) -> tuple[str, ...]:
-        """Return notes on the numbers of `gcnet cost`."""
-        return ()

@@ -124,7 +124,7 @@ def run_simplification(settings: SimplifySettings) -> Simplified:
     simplified = replace_blocks(model, chosen, settings.block, ratio=settings.ratio)
     new = loaded.with_model(simplified)
     before, after = (loaded.task.evaluate(each, settings.for_accuracy(), Processes()) for each in (loaded, new))
-    costs = tuple((count_parameters(each), loaded.task.count_flops(each, size)) for each in (model, simplified))
+    costs = tuple((count_parameters(each), loaded.task.costs.count_flops(each, size)) for each in (model, simplified))
     return replace(result, model=simplified, before=before, after=after, costs=costs)
 
 

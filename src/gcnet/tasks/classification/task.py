@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 from PIL import Image
 from torch import nn
 
-from gcnet.analysis.cost import count_flops
-from gcnet.analysis.cost_breakdown import image_stages, run_images
 from gcnet.models.registry import small_input, split_name
 from gcnet.tasks.base import Task
+from gcnet.tasks.network_costs import NetworkCosts
 from gcnet.tasks.scores import SHORT_RECIPE, Demonstration, Score
 from gcnet.tasks.settings import AnalyzeSettings, CheckDataSettings, EvaluateSettings, PredictSettings
 from gcnet.training.distributed import Processes
@@ -37,6 +36,17 @@ TOP1 = Score("top1_fraction", "top-1", "top-1 accuracy", " %", "points", is_shar
 _SIDE = 224
 
 
+class ClassifierCosts(NetworkCosts):
+    """Costs of classifiers."""
+
+    step_images, timed_images = 32, 16
+    has_fixed_size = True
+
+    def default_image_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
+        side = small_input(split_name(name)[1]) or _SIDE
+        return side, side
+
+
 class Classification(Task):
     """Image classification, the task of all names and data sets without another task."""
 
@@ -56,8 +66,7 @@ class Classification(Task):
     demonstration = Demonstration(
         {**SHORT_RECIPE, "steps": 600, "batch_size": 64, "lr": 0.01, "warmup_epochs": 0.3}, train=6_400, val=1_200
     )
-    step_images, timed_images = 32, 16
-    has_fixed_size = True
+    costs = ClassifierCosts()
     unused_settings = ("detector",)
 
     def owns(self, model: str) -> bool:  # noqa: ARG002
@@ -145,19 +154,3 @@ class Classification(Task):
     def picture(self, task: "TrainingTask", index: int) -> tuple[Image.Image, str]:
         source = cast(Any, task).splits.val
         return source.read(index), source.classes[source.label(index)]
-
-    def default_image_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
-        side = small_input(split_name(name)[1]) or _SIDE
-        return side, side
-
-    def count_flops(self, model: nn.Module, size: tuple[int, int]) -> int:
-        return count_flops(model, (1, 3, *size))
-
-    def stages(self, model: nn.Module) -> dict[str, str]:
-        return image_stages(model)
-
-    def run_on_meta(self, skeleton: Any, size: tuple[int, int], images: int) -> None:
-        run_images(skeleton, size, images)
-
-    def body(self, model: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, str, tuple[int, int]]:
-        return model, "", size

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from gcnet.analysis.cost import as_meta, total_flops
 from gcnet.analysis.cost_breakdown import body_parts
 from gcnet.errors import UserError
+from gcnet.tasks.network_costs import NetworkCosts
+
+_PROPOSALS, _DETECTIONS = 1000, 100  # per image, as in `count_detector_flops`
 
 
 def count_detector_flops(
@@ -82,47 +85,6 @@ def padded_size(detector: Any, size: tuple[int, int]) -> tuple[int, int]:
     return height * detector.transform.size_divisible, width * detector.transform.size_divisible
 
 
-_PROPOSALS, _DETECTIONS = 1000, 100  # per image, as in `count_detector_flops`
-
-
-def detector_parts(model: nn.Module) -> dict[str, str]:
-    """Map the modules of the detector `model` to stages.
-
-    Returns:
-        Stage by module path, in the order of the network: the stages of the backbone, `pyramid`, `proposals`, `boxes`
-        and, with a mask head, `masks`.
-    """
-    detector: Any = model
-    heads = detector.roi_heads
-    parts = body_parts(detector.backbone.body, "backbone.body.")
-    parts |= {"backbone.fpn": "pyramid", "rpn.head": "proposals"}
-    prefixes = [f"roi_heads.stages.{index}." for index in range(len(getattr(heads, "stages", ())))] or ["roi_heads."]
-    kinds = (("boxes", "box"), ("masks", "mask")) if _has_mask_head(heads) else (("boxes", "box"),)
-    for stage, kind in kinds:
-        parts |= {f"{prefix}{kind}_{part}": stage for prefix in prefixes for part in ("head", "predictor")}
-    return parts
-
-
-def _has_mask_head(heads: Any) -> bool:
-    return getattr(heads, "stages", [heads])[0].has_mask()
-
-
-def run_heads(skeleton: Any, size: tuple[int, int], images: int) -> None:
-    """Run a detector on the meta device with as many RoIs as sampled in training, or 1000 with 100 masks.
-
-    Args:
-        skeleton: network of `as_meta`.
-        size: height and width of the images in pixels, before padding.
-        images: batch size.
-    """
-    proposals, detections = images * _PROPOSALS, images * _DETECTIONS
-    if skeleton.training:
-        sampler = getattr(skeleton.roi_heads, "stages", [skeleton.roi_heads])[0].fg_bg_sampler
-        proposals = images * sampler.batch_size_per_image
-        detections = int(proposals * sampler.positive_fraction)
-    run_detector(skeleton, size, proposals=proposals, detections=detections, images=images)
-
-
 _OBJECTS = 8
 _CERTAIN = 20.0  # a logit that dominates the softmax
 
@@ -169,3 +131,80 @@ class MeasuredDetector(nn.Module):
         return {
             name: value.to(image.device) for name, value in (("boxes", boxes), ("labels", labels), ("masks", masks))
         }
+
+
+class DetectorCosts(NetworkCosts):
+    """Costs of detectors."""
+
+    step_images, timed_images = 2, 2
+    timed_input = "random images with made-up objects"
+    counted_image = "the largest size, with 1,000 proposals and 100 detections,"
+    flops_note = (
+        "A detector's FLOPs are for an image of this height and width, with 1000 RoIs for the box head and 100\n"
+        "for the mask head; the numbers of RoIs of a real image depend on its content."
+    )
+    notes = ("A detector's FLOPs are with 1000 RoIs and 100 masks, activations with the RoIs sampled in training.",)
+
+    def default_image_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
+        """Return a size with sides 5:8, as in the usual 800 x 1280.
+
+        Args:
+            name: network name.
+            model: the detector.
+
+        Returns:
+            Height and width in pixels; the width at most the maximum of the detector.
+        """
+        transform: Any = model.transform
+        short = transform.min_size[-1]
+        return short, min(short * 8 // 5, transform.max_size)
+
+    def count_flops(self, model: nn.Module, size: tuple[int, int]) -> int:
+        return count_detector_flops(model, size)
+
+    def stages(self, model: nn.Module) -> dict[str, str]:
+        """Map the modules of the detector `model` to stages.
+
+        Returns:
+            Stage by module path, in the order of the network: the stages of the backbone, `pyramid`, `proposals`,
+            `boxes` and, with a mask head, `masks`.
+        """
+        detector: Any = model
+        heads = detector.roi_heads
+        parts = body_parts(detector.backbone.body, "backbone.body.")
+        parts |= {"backbone.fpn": "pyramid", "rpn.head": "proposals"}
+        cascade = [f"roi_heads.stages.{index}." for index in range(len(getattr(heads, "stages", ())))]
+        kinds = (("boxes", "box"), ("masks", "mask")) if _has_mask_head(heads) else (("boxes", "box"),)
+        for stage, kind in kinds:
+            for prefix in cascade or ["roi_heads."]:
+                parts |= {f"{prefix}{kind}_{part}": stage for part in ("head", "predictor")}
+        return parts
+
+    def run_on_meta(self, skeleton: Any, size: tuple[int, int], images: int) -> None:
+        """Run a forward pass on the meta device with as many RoIs as sampled in training, or 1000 with 100 masks.
+
+        Args:
+            skeleton: network of `as_meta`.
+            size: height and width of the images in pixels, before padding.
+            images: batch size.
+        """
+        proposals, detections = images * _PROPOSALS, images * _DETECTIONS
+        if skeleton.training:
+            sampler = getattr(skeleton.roi_heads, "stages", [skeleton.roi_heads])[0].fg_bg_sampler
+            proposals = images * sampler.batch_size_per_image
+            detections = int(proposals * sampler.positive_fraction)
+        run_detector(skeleton, size, proposals=proposals, detections=detections, images=images)
+
+    def body(self, model: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, str, tuple[int, int]]:
+        detector: Any = model
+        return detector.backbone, "backbone.", padded_size(model, size)
+
+    def measured(self, model: nn.Module, num_classes: int, size: tuple[int, int] | None = None) -> nn.Module:
+        if size is not None:
+            transform: Any = model.transform
+            transform.min_size, transform.max_size = (min(size),), max(size)
+        return MeasuredDetector(model, num_classes)
+
+
+def _has_mask_head(heads: Any) -> bool:
+    return getattr(heads, "stages", [heads])[0].has_mask()

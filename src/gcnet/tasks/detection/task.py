@@ -13,13 +13,7 @@ from torch import nn
 from gcnet.errors import UserError
 from gcnet.models.registry import has_masks, is_detector, without_masks
 from gcnet.tasks.base import Task
-from gcnet.tasks.detection.costs import (
-    MeasuredDetector,
-    count_detector_flops,
-    detector_parts,
-    padded_size,
-    run_heads,
-)
+from gcnet.tasks.detection.costs import DetectorCosts
 from gcnet.tasks.scores import SHORT_RECIPE, Demonstration, Score
 from gcnet.tasks.settings import AnalyzeSettings, CheckDataSettings, EvaluateSettings, PredictSettings
 from gcnet.training.distributed import Processes
@@ -69,18 +63,12 @@ class Detection(Task):
         train=3_200,
         val=200,
     )
-    step_images, timed_images = 2, 2
-    timed_input = "random images with made-up objects"
-    counted_image = "the largest size, with 1,000 proposals and 100 detections,"
+    costs = DetectorCosts()
     preset = ("paper-1x", "paper-1x")
     names_note = (
         "Detectors are mask_rcnn_NAME, cascade_mask_rcnn_NAME and, without masks, faster_rcnn_NAME, such as\n"
         "mask_rcnn_gc_resnet50; with _dcn behind resnet50, resnet101 or a ResNeXt, c3 to c5 have deformable\n"
         "convolutions."
-    )
-    flops_note = (
-        "A detector's FLOPs are for an image of this height and width, with 1000 RoIs for the box head and 100\n"
-        "for the mask head; the numbers of RoIs of a real image depend on its content."
     )
 
     def owns(self, model: str) -> bool:
@@ -223,42 +211,6 @@ class Detection(Task):
         return draw_annotations(val.read(index), annotations), _listed(
             names[entry["category_id"]] for entry in annotations
         )
-
-    def default_image_size(self, name: str, model: nn.Module) -> tuple[int, int]:  # noqa: ARG002
-        """Return a size with sides 5:8, as in the usual 800 x 1280.
-
-        Args:
-            name: network name.
-            model: the detector.
-
-        Returns:
-            Height and width in pixels; the width at most the maximum of the detector.
-        """
-        transform: Any = model.transform
-        short = transform.min_size[-1]
-        return short, min(short * 8 // 5, transform.max_size)
-
-    def count_flops(self, model: nn.Module, size: tuple[int, int]) -> int:
-        return count_detector_flops(model, size)
-
-    def stages(self, model: nn.Module) -> dict[str, str]:
-        return detector_parts(model)
-
-    def run_on_meta(self, skeleton: Any, size: tuple[int, int], images: int) -> None:
-        run_heads(skeleton, size, images)
-
-    def body(self, model: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, str, tuple[int, int]]:
-        detector: Any = model
-        return detector.backbone, "backbone.", padded_size(model, size)
-
-    def measured(self, model: nn.Module, num_classes: int, size: tuple[int, int] | None = None) -> nn.Module:
-        if size is not None:
-            transform: Any = model.transform
-            transform.min_size, transform.max_size = (min(size),), max(size)
-        return MeasuredDetector(model, num_classes)
-
-    def cost_notes(self) -> tuple[str, ...]:
-        return ("A detector's FLOPs are with 1000 RoIs and 100 masks, activations with the RoIs sampled in training.",)
 
 
 def _listed(names: Iterable[str]) -> str:
