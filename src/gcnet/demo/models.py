@@ -16,11 +16,10 @@ from gcnet.devices import choose_device
 from gcnet.errors import UserError, printable
 from gcnet.models.card import network_name
 from gcnet.tasks.detection.predict import ObjectPredictor
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.predictor import Inference
 from gcnet.tasks.results import AttentionReader, PredictionResult
 from gcnet.tasks.settings import AnalyzeSettings
-from gcnet.tasks.trained import describe_loaded, model_path, open_trained
+from gcnet.tasks.trained import TaskModel, describe_loaded, model_path, open_trained
 from gcnet.visualization.attention_maps import ImageMaps, LayerMaps, Point
 
 _T = TypeVar("_T")
@@ -69,7 +68,7 @@ class DemoModel:
         classes: class names.
     """
 
-    def __init__(self, loaded: LoadedModel, name: str, run: Worker) -> None:
+    def __init__(self, loaded: TaskModel, name: str, run: Worker) -> None:
         self.name, self.network = name, network_name(loaded.trained.model)
         self._predictor = loaded.task.predictor(loaded, Inference())
         self.is_detector, self.classes = isinstance(self._predictor, ObjectPredictor), self._predictor.names

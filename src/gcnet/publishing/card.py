@@ -30,9 +30,8 @@ from gcnet.publishing.metrics import (
 )
 from gcnet.publishing.settings import CardContent, CardSettings, is_license
 from gcnet.storage import write_atomic
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.settings import AnalyzeSettings
-from gcnet.tasks.trained import open_trained
+from gcnet.tasks.trained import TaskModel, open_trained
 from gcnet.text_files import markdown_table, markdown_text
 from gcnet.version import __version__
 from gcnet.visualization.attention_figures import plot_queries, plot_shared
@@ -106,7 +105,7 @@ def write_card(settings: CardSettings) -> list[Path]:
     return run_card(settings)
 
 
-def card_files(loaded: LoadedModel, content: CardContent, *, model: str, name: str) -> dict[str, bytes]:
+def card_files(loaded: TaskModel, content: CardContent, *, model: str, name: str) -> dict[str, bytes]:
     """Return README.md and the pictures of attention.
 
     Args:
@@ -126,7 +125,7 @@ def card_files(loaded: LoadedModel, content: CardContent, *, model: str, name: s
     return {README: facts.readme(model, list(pictures)).encode()} | pictures
 
 
-def attention_pictures(loaded: LoadedModel, images: Sequence[Path]) -> dict[str, bytes]:
+def attention_pictures(loaded: TaskModel, images: Sequence[Path]) -> dict[str, bytes]:
     """Draw the attention maps of images.
 
     Args:
@@ -156,7 +155,7 @@ def attention_pictures(loaded: LoadedModel, images: Sequence[Path]) -> dict[str,
     return pictures
 
 
-def _name_of(loaded: LoadedModel) -> str:
+def _name_of(loaded: TaskModel) -> str:
     return printable(Path(loaded.origin).resolve().name.removesuffix(".safetensors"))
 
 
@@ -169,7 +168,7 @@ def _quoted(name: str) -> str:
 class _Facts:
     """Content of a card, from a model file and its run folder."""
 
-    loaded: LoadedModel
+    loaded: TaskModel
     content: CardContent
     name: str
 

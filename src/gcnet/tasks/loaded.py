@@ -1,10 +1,9 @@
-"""`LoadedModel`: a trained network with its task, as opened by the commands."""
+"""`LoadedModel`: a trained network with its weights and where it is from."""
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from gcnet.tasks.base import Task
 from gcnet.tasks.results import TrainedModel
 
 if TYPE_CHECKING:
@@ -13,21 +12,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained network with its task.
+    """A trained network and where it is from.
 
     Attributes:
-        task: the task.
         trained: the network, in eval mode.
         origin: model file, run folder or name, as given by the user.
         weights: file or published version of the weights.
     """
 
-    task: Task
     trained: TrainedModel
     origin: str
     weights: str
 
-    def with_model(self, model: "nn.Module") -> "LoadedModel":
+    def with_model(self, model: "nn.Module") -> Self:
         """Return a copy with the network `model` in place of the current one."""
         return replace(self, trained=replace(cast(Any, self.trained), model=model))
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from gcnet.models.load import load_model
 from gcnet.models.pretrained import pretrained_versions
 from gcnet.models.registry import split_name
 from gcnet.models.weights import loaded_weights
+from gcnet.tasks.base import Task
 from gcnet.tasks.inference_record import record_words
 from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.registry import task_of
@@ -26,9 +28,20 @@ from gcnet.tasks.settings import MODEL_SUFFIX, EvaluateSettings, PredictSettings
 _OF_RUN = ("best.safetensors", "last.safetensors")
 
 
+@dataclass(frozen=True)
+class TaskModel(LoadedModel):
+    """A trained network with its task.
+
+    Attributes:
+        task: the task.
+    """
+
+    task: Task
+
+
 def open_trained(
     model: str, weights: str | None = None, *, image_size: int | None = None, download: bool = False
-) -> LoadedModel:
+) -> TaskModel:
     """Open a model file, a run folder, a model on the Hub, a published checkpoint, or a network by name with weights.
 
     Args:
@@ -60,7 +73,7 @@ def open_trained(
         raise UserError(f"a model given by name requires trained weights: add `weights=FILE`{published} to {model}")
     task = task_of(model)
     file = str(local_weights(weights, download=download))
-    return LoadedModel(task, task.open_by_name(model, file, image_size, download=download), model, weights)
+    return TaskModel(task.open_by_name(model, file, image_size, download=download), model, weights, task)
 
 
 def model_path(model: str, *, download: bool = False) -> Path | None:
@@ -97,7 +110,7 @@ def model_path(model: str, *, download: bool = False) -> Path | None:
     return path if os.path.exists(model) or path.suffix == MODEL_SUFFIX else None
 
 
-def _from_file(path: Path, origin: str) -> LoadedModel:
+def _from_file(path: Path, origin: str) -> TaskModel:
     model: nn.Module = load_model(path)
     card = card_of(model)
     if card.num_classes is None:
@@ -105,7 +118,7 @@ def _from_file(path: Path, origin: str) -> LoadedModel:
     _require_one_each(path, "classes", card.class_names, card.num_classes)
     _require_one_each(path, "category ids", card.category_ids, card.num_classes)
     task = task_of(card.architecture or "")
-    return LoadedModel(task, task.open_file(path, model, card), origin, str(path))
+    return TaskModel(task.open_file(path, model, card), origin, str(path), task)
 
 
 def _require_one_each(path: Path, entries: str, named: Sequence[object] | None, count: int) -> None:

@@ -6,10 +6,9 @@ import torch
 
 from gcnet.arguments import plain_arguments
 from gcnet.devices import choose_device, is_first_process
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.registry import refuse_settings_of_other_tasks
 from gcnet.tasks.settings import AnalyzeSettings
-from gcnet.tasks.trained import open_trained
+from gcnet.tasks.trained import TaskModel, open_trained
 from gcnet.training.distributed import processes_joined
 from gcnet.workflows.attention_maps import AttentionMaps, draw_attention_maps
 from gcnet.workflows.attention_statistics import AttentionStatistics, measure_attention
@@ -39,7 +38,7 @@ def run_analysis(settings: AnalyzeSettings) -> AttentionMaps | AttentionStatisti
         return measure_attention(loaded, settings, processes)
 
 
-def _opened(settings: AnalyzeSettings, device: torch.device) -> LoadedModel:
+def _opened(settings: AnalyzeSettings, device: torch.device) -> TaskModel:
     loaded = open_trained(
         settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
     )

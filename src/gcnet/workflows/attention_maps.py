@@ -15,8 +15,8 @@ from gcnet.data.images.sources import evenly_spread
 from gcnet.errors import UserError, explained_out_of_memory, printable
 from gcnet.progress_bar import progress_bar
 from gcnet.storage import write_atomic
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.settings import AnalyzeSettings
+from gcnet.tasks.trained import TaskModel
 from gcnet.visualization.attention_figures import plot_gates, plot_queries, plot_shared
 from gcnet.visualization.attention_maps import ImageMaps, LayerMaps, choose_points
 from gcnet.visualization.attention_page import Page
@@ -82,7 +82,7 @@ class AttentionMaps:
         return "\n".join([*lines, *table])
 
 
-def draw_attention_maps(loaded: LoadedModel, settings: AnalyzeSettings) -> AttentionMaps:
+def draw_attention_maps(loaded: TaskModel, settings: AnalyzeSettings) -> AttentionMaps:
     """Draw the attention maps of image files, and write a page of them.
 
     Args:

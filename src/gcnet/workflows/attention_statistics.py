@@ -18,8 +18,8 @@ from gcnet.data.dataset import Skipped
 from gcnet.errors import UserError, explained_out_of_memory
 from gcnet.models.outputs import evaluating
 from gcnet.storage import write_atomic
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.settings import AnalyzeSettings
+from gcnet.tasks.trained import TaskModel
 from gcnet.text_files import csv_bytes
 from gcnet.training.distributed import ALONE, Processes
 from gcnet.visualization.attention_figures import plot_distances, plot_gates
@@ -117,7 +117,7 @@ class AttentionStatistics:
 
 
 def measure_attention(
-    loaded: LoadedModel, settings: AnalyzeSettings, processes: Processes = ALONE
+    loaded: TaskModel, settings: AnalyzeSettings, processes: Processes = ALONE
 ) -> AttentionStatistics:
     """Measure how much the attention of a network depends on the query position.
 

@@ -25,10 +25,9 @@ from gcnet.exporters.metadata import model_metadata
 from gcnet.exporters.quantization import quantize_onnx
 from gcnet.exporters.settings import ExportSettings
 from gcnet.storage import write_atomic
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import EvaluationResult
 from gcnet.tasks.settings import EvaluateSettings
-from gcnet.tasks.trained import describe_loaded, open_trained
+from gcnet.tasks.trained import TaskModel, describe_loaded, open_trained
 from gcnet.training.distributed import Processes
 
 _GENERATED = (128, 160, 128)  # sides of generated images in pixels
@@ -136,7 +135,7 @@ def export(settings: ExportSettings) -> Exported:
     return run_export(settings)
 
 
-def _open(settings: ExportSettings) -> LoadedModel:
+def _open(settings: ExportSettings) -> TaskModel:
     side = settings.image_size[0] if settings.image_size else None
     loaded = open_trained(settings.model, settings.weights, image_size=side, download=settings.download)
     for line in describe_loaded(loaded):
@@ -144,7 +143,7 @@ def _open(settings: ExportSettings) -> LoadedModel:
     return loaded
 
 
-def _described(graph: ExportGraph, loaded: LoadedModel) -> ExportGraph:
+def _described(graph: ExportGraph, loaded: TaskModel) -> ExportGraph:
     """The graph with the metadata of every task."""
     source = Path(loaded.weights)
     common = model_metadata(loaded.trained.model, task=loaded.task.name, source=source if source.is_file() else None)
@@ -214,7 +213,7 @@ class _ExportedNetwork(nn.Module):
         return torch.cat([self.run(image[None])[0] for image in images])
 
 
-def _accuracy(loaded: LoadedModel, settings: ExportSettings) -> EvaluationResult | None:
+def _accuracy(loaded: TaskModel, settings: ExportSettings) -> EvaluationResult | None:
     """The evaluation on the images of `calibrate`, None without labels."""
     is_file = isinstance(loaded.trained.model, _ExportedNetwork)
     preprocessing = replace(

@@ -14,11 +14,10 @@ from gcnet.devices import choose_device, in_several_processes, is_first_process,
 from gcnet.errors import UserError
 from gcnet.ray_cluster import connected
 from gcnet.storage import write_atomic
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.registry import refuse_settings_of_other_tasks
 from gcnet.tasks.results import PredictionResult
 from gcnet.tasks.settings import PredictSettings
-from gcnet.tasks.trained import describe_loaded, open_trained
+from gcnet.tasks.trained import TaskModel, describe_loaded, open_trained
 from gcnet.text_files import csv_bytes
 from gcnet.training.distributed import Processes, describe_names, processes_joined
 from gcnet.workflows.cluster_prediction import predicted_by_cluster
@@ -66,7 +65,7 @@ def run_prediction(settings: PredictSettings) -> PredictionResult | PredictionFi
 
 
 def _write_records(
-    loaded: LoadedModel, images: Sequence[ImageInput], settings: PredictSettings, processes: Processes
+    loaded: TaskModel, images: Sequence[ImageInput], settings: PredictSettings, processes: Processes
 ) -> PredictionFile:
     """Predict batch by batch, here or on a cluster, and have the first process write the records."""
     assert settings.output is not None

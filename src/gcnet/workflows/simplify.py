@@ -15,9 +15,8 @@ from gcnet.devices import choose_device
 from gcnet.errors import UserError
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import evaluating
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import EvaluationResult
-from gcnet.tasks.trained import open_trained
+from gcnet.tasks.trained import TaskModel, open_trained
 from gcnet.training.distributed import ALONE, Processes
 from gcnet.workflows.settings import SimplifySettings
 
@@ -163,7 +162,7 @@ def write_simplified(model: nn.Module, output: Path) -> None:
     save_model(model, output)
 
 
-def _measure(loaded: LoadedModel, settings: SimplifySettings) -> tuple[Simplified, dict[str, Tensor], tuple[int, int]]:
+def _measure(loaded: TaskModel, settings: SimplifySettings) -> tuple[Simplified, dict[str, Tensor], tuple[int, int]]:
     """The distances of the non-local blocks, the mean of the inputs of each, and height and width of the images.
 
     Without layers if no image could be read.

@@ -26,9 +26,9 @@ from gcnet.models.load import load_model
 from gcnet.models.model_file import save_model
 from gcnet.tasks.detection.coco_metrics import NUMBERS, coco_results, evaluate_detections
 from gcnet.tasks.detection.trained import TrainedDetector
-from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.registry import TASKS
 from gcnet.tasks.settings import EvaluateSettings
+from gcnet.tasks.trained import TaskModel
 from gcnet.workflows import evaluate
 from tasks.shaken import Knowing, as_results, shaken
 
@@ -105,7 +105,7 @@ def test_exact_detections_score_100(
     images = open_validation(DataSettings(str(coco))).images
     knowing = TrainedDetector(Knowing(images), CATEGORIES, (1, 2, 3))
     knowing.model.register_parameter("anchor", torch.nn.Parameter(torch.zeros(1)))
-    known = LoadedModel(TASKS["detection"], knowing, "known", "known")
+    known = TaskModel(knowing, "known", "known", TASKS["detection"])
     monkeypatch.setattr(evaluate, "open_trained", lambda *_, **__: known)
     assert run(EvaluateSettings("known", data=str(coco), batch_size=3, device="cpu", output=tmp_path)) == 0
     rows = table(printed := capsys.readouterr().out)
