@@ -2,12 +2,14 @@
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from gcnet.tasks.results import TrainedModel
 
 if TYPE_CHECKING:
     from torch import nn
+
+_Loaded = TypeVar("_Loaded", bound="LoadedModel")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class LoadedModel:
     origin: str
     weights: str
 
-    def with_model(self, model: "nn.Module") -> Self:
+    def with_model(self: _Loaded, model: "nn.Module") -> _Loaded:
         """Return a copy with the network `model` in place of the current one."""
         return replace(self, trained=replace(cast(Any, self.trained), model=model))
 

@@ -145,23 +145,9 @@ def evaluate_detector(
     Raises:
         UserError: in every process: no image could be read, or a score is not from 0 to 1.
     """
-    place = torch.device(device)
-    results: list[dict[str, Any]] = []
-    image_ids: list[int] = []
-    skipped: list[Skipped] = []
-    has_masks = True
     with evaluating(model) as network:
-        for batch in batches:
-            with torch.autocast(place.type, dtype=autocast, enabled=autocast is not None):
-                detections, with_masks = detector_results(
-                    network, batch.to(place).images, batch.image_ids, category_ids
-                )
-            has_masks = has_masks and with_masks
-            results += detections
-            image_ids += batch.image_ids
-            skipped += batch.skipped
-            progress(len(batch.names) + len(batch.skipped))
-    gathered = processes.gather_in_first((results, image_ids, skipped, [has_masks]))
+        found = _detect(network, batches, category_ids, torch.device(device), autocast, progress)
+    gathered = processes.gather_in_first(found)
 
     def score() -> DetectorResult:
         results, image_ids, skipped, masks = (
@@ -173,6 +159,30 @@ def evaluate_detector(
         return score_detections(content, results, sorted(image_ids), skipped, has_masks=all(masks))
 
     return score_in_first(processes, score)
+
+
+def _detect(
+    network: nn.Module,
+    batches: Iterable[DetectionBatch],
+    category_ids: Sequence[int],
+    device: torch.device,
+    autocast: torch.dtype | None,
+    progress: Callable[[int], None],
+) -> tuple[list[dict[str, Any]], list[int], list[Skipped], list[bool]]:
+    """Detections, ids of the images read, images skipped, and of each batch whether its detections have masks."""
+    results: list[dict[str, Any]] = []
+    image_ids: list[int] = []
+    skipped: list[Skipped] = []
+    has_masks: list[bool] = []
+    for batch in batches:
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            detections, with_masks = detector_results(network, batch.to(device).images, batch.image_ids, category_ids)
+        results += detections
+        image_ids += batch.image_ids
+        skipped += batch.skipped
+        has_masks.append(with_masks)
+        progress(len(batch.names) + len(batch.skipped))
+    return results, image_ids, skipped, has_masks
 
 
 def score_in_first(processes: Processes, score: Callable[[], DetectorResult]) -> DetectorResult:
