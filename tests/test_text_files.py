@@ -1,6 +1,7 @@
 """CSV and JSON of names that are formulas or not UTF-8."""
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -40,6 +41,21 @@ def test_json_is_utf_8_and_gives_every_name_back() -> None:
 def test_text_that_cannot_be_read_as_json_is_described(text: str, sentence: str) -> None:
     with pytest.raises((ValueError, RecursionError)) as caught:
         json.loads(text)
+    assert describe_json_error(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (gzip.compress(b"{}"), "is compressed (gzip): decompress it"),
+        ('{"é": 1}'.encode("utf-16"), "is text in UTF-16: save it in UTF-8"),
+        ('{"é": 1}'.encode("latin-1"), "is not JSON: 'utf-8' codec can't decode byte 0xe9"),
+    ],
+    ids=["gzip", "UTF-16", "Latin-1"],
+)
+def test_files_that_are_not_text_in_utf_8_are_described(data: bytes, sentence: str) -> None:
+    with pytest.raises(UnicodeDecodeError) as caught:
+        data.decode("utf-8-sig")
     assert describe_json_error(caught.value).startswith(sentence)
 
 

@@ -11,6 +11,15 @@ from typing import Any
 from gcnet.errors import printable
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_STARTS = {
+    b"\x1f\x8b": "compressed (gzip): decompress it",
+    b"BZh": "compressed (bzip2): decompress it",
+    b"\xfd7zXZ": "compressed (xz): decompress it",
+    b"\x28\xb5\x2f\xfd": "compressed (Zstandard): decompress it",
+    b"PK\x03\x04": "a ZIP archive: unpack it",
+    b"\xff\xfe": "text in UTF-16: save it in UTF-8",
+    b"\xfe\xff": "text in UTF-16: save it in UTF-8",
+}
 
 
 def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
@@ -33,13 +42,19 @@ def json_bytes(content: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def describe_start(data: bytes) -> str | None:
+    """Return what a file is that starts with `data`, to append to "X is": compressed or in UTF-16; None for others."""
+    return next((kind for start, kind in _STARTS.items() if data.startswith(start)), None)
+
+
 def describe_json_error(error: ValueError | RecursionError) -> str:
     """Return why `json.loads` failed with `error`, to append to a file name."""
     if isinstance(error, RecursionError):
         return "cannot be read as JSON: its lists or objects are nested too deeply"
     if "integer string conversion" in str(error):
         return "cannot be read as JSON: a number in it has thousands of digits"
-    return f"is not JSON: {str(error).splitlines()[0]}"
+    kind = describe_start(error.object) if isinstance(error, UnicodeDecodeError) else None
+    return f"is {kind}" if kind else f"is not JSON: {str(error).splitlines()[0]}"
 
 
 def _safe(cell: object) -> object:

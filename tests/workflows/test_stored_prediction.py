@@ -114,7 +114,7 @@ def test_samples_need_no_label_to_be_predicted(photos: Path, tmp_path: Path, s3:
         found = find_inputs([shard], note=notes.append)
         assert [item.name for item in found] == [f"{shard}/{name}" for name in ("a.png", "b.png", "d/e.png")]
         assert len(set(pixels(found))) == 1
-    assert set(notes) == {f"{shard}: skipped 1 samples without an image, such as c.txt"}
+    assert set(notes) == {f"{shard}: skipped 1 sample without an image, such as c.txt"}
 
 
 def test_folder_of_images_with_a_tar_file_stays_a_folder_of_images(photos: Path, tmp_path: Path) -> None:

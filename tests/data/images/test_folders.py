@@ -249,3 +249,12 @@ def test_folders_of_shards_are_given_as_a_pattern(tmp_path: Path) -> None:
         (tmp_path / split / "0.tar").touch()
     with pytest.raises(UserError, match=r'train holds shards: give them as `data=".*/\{train,val\}/\*.tar"`'):
         open_splits(str(tmp_path))
+    (tmp_path / "val").rename(tmp_path / "test")
+    with pytest.raises(UserError, match=r'train holds shards: give them as `data=".*/\{test,train\}/\*.tar"`'):
+        open_splits(str(tmp_path))
+
+
+def test_a_folder_of_compressed_shards_says_so(tmp_path: Path) -> None:
+    (tmp_path / "train-0.tar.gz").touch()
+    with pytest.raises(UserError, match="holds compressed tar files, such as train-0.tar.gz: decompress shards"):
+        open_splits(str(tmp_path))

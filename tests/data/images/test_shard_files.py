@@ -31,6 +31,7 @@ def folder(tmp_path: Path) -> Path:
         ("{}/{{train,val}}-*.tar", ["train-0", "train-1", "train-2", "val-0"]),
         ("{}/train-{{1..2}}.tar", ["train-1", "train-2"]),
         ("{}/other.tar", ["other"]),
+        ("{0}/val-*.tar::{0}/train-{{1..2}}.tar::{0}/other.tar", ["other", "train-1", "train-2", "val-0"]),
         ("{}/", ["other", "train-0", "train-1", "train-2", "val-0"]),
     ],
 )
@@ -63,6 +64,8 @@ def test_folders_and_files_of_any_name_are_taken(folder: Path, tmp_path: Path) -
     assert is_shards(str(shards)) and len(find_shards(str(shards))) == 5
     (shards / "train-0.tar").rename(tmp_path / "X.TAR")
     assert [file.url for file in find_shards(f"{tmp_path}/X.TAR")] == [f"{tmp_path}/X.TAR"]
+    both = write_tar(tmp_path / "a.tar::b.tar", {})
+    assert [file.url for file in find_shards(str(both))] == [str(both)]
 
 
 @pytest.mark.parametrize(

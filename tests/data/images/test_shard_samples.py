@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import tarfile
@@ -112,6 +113,21 @@ def test_every_damaged_header_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data[: start + 150] + b"\xa5" + data[start + 151 :])  # in the checksum
         with pytest.raises(UserError, match="shard.tar is damaged or truncated"):
             samples_of(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (gzip.compress(bytes(10240)), r"is compressed \(gzip\): decompress it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
+        (b"<!DOCTYPE html><html>", "is an HTML page: the download failed"),
+    ],
+    ids=["gzip", "LFS", "HTML"],
+)
+def test_a_file_that_is_no_tar_file_is_described(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "shard.tar").write_bytes(data)
+    with pytest.raises(UserError, match=f"shard.tar {message}"):
+        samples_of(tmp_path / "shard.tar")
 
 
 @pytest.mark.parametrize(("kind", "content"), [(b"L", b"abc"), (b"x", b"12 path=abc\n")])

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from gcnet.data.decode import ImageError
 from gcnet.data.images import shard_index
 from gcnet.data.images.check import shared_notes
+from gcnet.data.images.find_inputs import find_inputs
 from gcnet.data.images.labeled import open_labeled, open_labeled_validation
 from gcnet.data.images.open import open_data
 from gcnet.data.images.shard_files import find_shards
@@ -90,15 +92,45 @@ def test_samples_without_a_label_are_skipped_with_a_note(tmp_path: Path) -> None
     write_tar(tmp_path / "train-0.tar", {"0.png": image_bytes(), "0.cls": b"1", "1.png": image_bytes()})
     images = ShardLayout(f"{tmp_path}/train-0.tar").open("train")
     assert len(images) == 1
-    assert images.notes == (
-        f"{tmp_path}/train-0.tar: skipped 1 samples without a label (.cls or .json), such as 1.png",
-    )
+    assert images.notes == (f"{tmp_path}/train-0.tar: skipped 1 sample without a label (.cls or .json), such as 1.png",)
     write_tar(tmp_path / "train-0.tar", {"1.png": image_bytes()})
-    with pytest.raises(UserError, match=r"no image has a label: found 1 samples without a label \(.cls or .json\)"):
+    with pytest.raises(UserError, match=r"no image has a label: found 1 sample without a label \(.cls or .json\)"):
         ShardLayout(f"{tmp_path}/train-0.tar").open("train")
     write_tar(tmp_path / "train-0.tar", {"0.png": image_bytes(), "0.cls": b"1", "1.png": b"", "1.cls": b"cat"})
     with pytest.raises(UserError, match='labels must be all numbers or all names, found 1 and "cat"'):
         ShardLayout(f"{tmp_path}/train-0.tar").open("train")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"1.jpg": b"x", "2.jpg": b"x"}, "no image has a label: .* unpack tar files of class folders"),
+        ({"1.jpg": b"x", "2.jpg": b"x", "1.cls": b"0", "2.cls": b"0"}, "the files of a sample must follow one another"),
+        ({"n01440764.tar": b"x"}, "there are no images: .* unpack it, since it holds tar files"),
+        ({"n01/a.b.jpg": b"x", "n01/a.b.cls": b"0"}, "the key of a sample ends at the first dot of its name"),
+    ],
+    ids=["of a class", "unsorted", "of tar files", "dots"],
+)
+def test_shards_without_a_sample_say_what_to_do(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
+    path = write_tar(tmp_path / "train-0.tar", members)
+    with pytest.raises(UserError, match=message):
+        ShardLayout(str(path)).open("train")
+
+
+def test_images_too_large_for_the_memory_are_not_read(tmp_path: Path) -> None:
+    path, size = tmp_path / "train-0.tar", 1 << 31
+    with open(path, "wb") as file:  # of which the file system stores the headers only
+        for name, length in (("0.jpg", size), ("0.cls", 1)):
+            member = tarfile.TarInfo(name)
+            member.size = length
+            file.write(member.tobuf(tarfile.GNU_FORMAT))
+            file.seek(length + -length % tarfile.BLOCKSIZE, os.SEEK_CUR)
+        file.seek(-tarfile.BLOCKSIZE, os.SEEK_CUR)
+        file.write(b"1".ljust(tarfile.RECORDSIZE, b"\0"))
+    images, (item,) = ShardLayout(str(path)).open("train"), find_inputs([path])
+    for read in (lambda: images.read(0), lambda: item.content.read(item.name)):
+        with pytest.raises(ImageError, match="0.jpg: 2,147,483,648 bytes, over the limit of 1,073,741,824"):
+            read()
 
 
 def test_equal_names_in_several_shards_get_the_name_of_the_shard(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from shard_writing import image_bytes, write_tar
 UNCLOSED = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
 )  # of the readers of webdataset
+
+LABELED = {".png": image_bytes(), ".cls": b"0"}
 
 
 @pytest.fixture
@@ -96,6 +99,14 @@ def test_shards_are_written_of_shards(photos: Path, tmp_path: Path) -> None:
     info = json.loads((tmp_path / "second" / "_info.json").read_text())
     assert info["classes"] == ["__emu__", "cat", "dog"]
     assert info["splits"]["train"]["shard_lengths"] == [21]
+
+
+def test_names_that_lead_out_of_a_folder_are_not_copied(tmp_path: Path) -> None:
+    members = {f"{name}{suffix}": data for name in ("../../a", "/b", "c/./d") for suffix, data in LABELED.items()}
+    write_tar(tmp_path / "train-0.tar", members)
+    write_shards(open_splits(f"{tmp_path}/train-0.tar"), tmp_path / "shards")
+    with tarfile.open(tmp_path / "shards" / "train-000000.tar") as archive:
+        assert archive.getnames() == ["a.png", "a.cls", "b.png", "b.cls", "c/d.png", "c/d.cls"]
 
 
 def test_missing_files_are_skipped_and_listed(photos: Path, tmp_path: Path) -> None:

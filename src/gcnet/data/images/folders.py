@@ -13,6 +13,7 @@ import numpy as np
 from gcnet.data.decode import has_image_suffix
 from gcnet.data.images.folder_index import list_class_files
 from gcnet.data.images.listing import Listing, describe_skipped, kind_of, list_images, loose_files, subfolders
+from gcnet.data.images.shard_files import COMPRESSED_TAR
 from gcnet.data.images.sources import FileImages
 from gcnet.data.splits import SPLIT_NAMES, split_named
 from gcnet.errors import UserError, nearest, printable
@@ -256,10 +257,17 @@ def _without_classes(root: Path) -> str:
             "into a separate folder, or list them in a CSV with the columns path and label"
         )
     top = root.parent if split_named(root.name) else root
-    if any(name.endswith(".tar") for name in loose_files(root)):
-        folders = f"{top}/{{train,val}}" if split_named(root.name) else str(root)
+    if _has_shards(root):
+        beside = [name for name in subfolders(top) if split_named(name) and _has_shards(top / name)]
+        folders = f"{top}/{{{','.join(beside)}}}" if len(beside) > 1 else str(root)
         return f'{root} holds shards: give them as `data="{folders}/*.tar"`'
+    if compressed := next((name for name in loose_files(root) if name.lower().endswith(COMPRESSED_TAR)), None):
+        return f"{root} holds compressed tar files, such as {compressed}: decompress shards, and unpack other tar files"
     return f'no class folders in "{root}"; expected {expected_tree(top)}'
+
+
+def _has_shards(folder: Path) -> bool:
+    return any(name.endswith(".tar") for name in loose_files(folder))
 
 
 def _skipped_notes(root: Path, skipped: Counter[str], loose: Sequence[str]) -> list[str]:

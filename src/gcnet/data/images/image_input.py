@@ -7,7 +7,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from gcnet.data.decode import FULL_DEPTH, EncodedImage, ImageError, open_image, to_upright_rgb
-from gcnet.data.images.remote_reader import RemoteReader, read_member
+from gcnet.data.images.remote_reader import RemoteReader, check_image_size, read_member
 from gcnet.errors import printable
 from gcnet.remote_files import is_remote
 
@@ -36,6 +36,7 @@ class StoredFile(NamedTuple):
             UserError: access to it is denied.
             RemoteError: the request failed.
         """
+        check_image_size(name, self.size)
         if is_remote(self.place):
             if self.start == 0:  # a file of its own: shards begin with a header
                 return RemoteReader().read(name, self.place, self.size)

@@ -49,19 +49,30 @@ class RemoteReader:
         """
         if size is None:
             raise ImageError(name, _NO_FILE)
-        self._check_size(name, size)
+        check_image_size(name, size, self._largest)
         data = self._fetched.pop(url, None)
         with _missing_files(name):
             if data is None:
                 data = read_remote(url, 0, size + 1) if size else b""
             if len(data) > size:
                 data = read_remote(url, 0, self._largest + 1)
-        self._check_size(name, len(data))
+        check_image_size(name, len(data), self._largest)
         return EncodedImage(name, data)
 
-    def _check_size(self, name: str, size: int) -> None:
-        if size > self._largest:
-            raise ImageError(name, f"{size:,} bytes, over the limit of {self._largest:,}")
+
+def check_image_size(name: str, size: int, largest: int = LARGEST_IMAGE_FILE) -> None:
+    """Check that an image file is not too large to be read into memory.
+
+    Args:
+        name: Name of the image, for messages.
+        size: Size of the file in bytes.
+        largest: Largest size in bytes.
+
+    Raises:
+        ImageError: It is larger.
+    """
+    if size > largest:
+        raise ImageError(name, f"{size:,} bytes, over the limit of {largest:,}")
 
 
 def read_member(name: str, url: str, start: int, size: int) -> EncodedImage:

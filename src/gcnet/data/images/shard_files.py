@@ -21,7 +21,9 @@ from gcnet.text_files import describe_json_error
 INFO = "_info.json"
 """Name of the file beside shards with their numbers of samples and class names, also read by timm."""
 
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+"""Suffixes of compressed tar files, which allow no random access."""
+
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _WILDCARDS = re.compile(r"[*?\[]")
@@ -31,7 +33,7 @@ _MOST_NAMES = 1_000_000  # of a range such as {000000..999999}
 
 def is_shard_name(data: str) -> bool:
     """Return whether `data` ends as the name of a shard, or of a pattern of shards."""
-    return data.lower().endswith((".tar", *_COMPRESSED))
+    return data.lower().endswith((".tar", *COMPRESSED_TAR))
 
 
 def is_shards(data: str) -> bool:
@@ -55,7 +57,8 @@ def find_shards(data: str) -> list[FileEntry]:
     """Find the shards of a pattern, in the order of their paths.
 
     Args:
-        data: Path or URL with braces ({train,val}, {000000..000127}) and wildcards, or folder of shards.
+        data: Path or URL with braces ({train,val}, {000000..000127}) and wildcards, or folder of shards; several
+            patterns are joined by "::", as in WebDataset.
 
     Returns:
         Shards with their sizes and versions.
@@ -64,7 +67,7 @@ def find_shards(data: str) -> list[FileEntry]:
         UserError: No file matches, a shard of a range is missing, or the files are compressed.
     """
     is_folder = os.path.isdir(data)
-    if data.lower().endswith(_COMPRESSED) and not is_folder:
+    if data.lower().endswith(COMPRESSED_TAR) and not is_folder:
         raise UserError(f"shards must be .tar files without compression, found {printable(data)}: decompress them")
     found: dict[str, FileEntry] = {}
     if is_folder or not data.lower().endswith(".tar"):
@@ -72,7 +75,7 @@ def find_shards(data: str) -> list[FileEntry]:
         found = {file.url: file for file in _tar_files(data)}
         data = f"{data}/*.tar"
     listed: dict[str, dict[str, FileEntry]] = {}
-    for pattern in () if found else expand_braces(data):
+    for pattern in () if found else itertools.chain.from_iterable(map(expand_braces, _patterns(data))):
         if os.path.isfile(pattern):
             found[pattern] = _entry(pattern)
         elif not _WILDCARDS.search(pattern):
@@ -88,6 +91,12 @@ def find_shards(data: str) -> list[FileEntry]:
     if not found:
         raise UserError(f"no shard matches {printable(data)}")
     return [found[url] for url in sorted(found)]
+
+
+def _patterns(data: str) -> Sequence[str]:
+    """Return the patterns that "::" joins; it also joins the protocols of a URL of fsspec, such as zip::s3://..."""
+    patterns = data.split("::")
+    return patterns if not os.path.exists(data) and all(map(is_shard_name, patterns)) else [data]
 
 
 def _tar_files(folder: str) -> list[FileEntry]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from gcnet.data.decode import has_image_suffix
 from gcnet.data.images.file_names import FileNames
 from gcnet.data.images.shard_files import read_bytes
 from gcnet.data.images.shard_samples import MOST_CLASSES, NO_LABEL, ShardSamples, read_samples
@@ -25,6 +26,7 @@ INDEX = "{}.index.safetensors"
 """Name of the index of a split beside its shards."""
 
 _KIND, _UNLABELED = "shards-1", "shards-unlabeled-1"
+_MIXED_ORDER = "the files of a sample must follow one another: write them sorted by name"
 _PARALLEL = 16  # remote shards whose headers are read at once
 
 
@@ -235,7 +237,8 @@ def join_samples(files: Sequence[FileEntry], parts: Iterable[ShardSamples]) -> S
     notes = _notes(place, skipped, example)
     if not names:
         reason = "no image has a label" if NO_LABEL in skipped else "there are no images"
-        raise UserError(notes[0].replace("skipped", f"{reason}: found") if notes else f"{place}: no samples")
+        advice = _advice(skipped, example)
+        raise UserError(notes[0].replace("skipped", f"{reason}: found") + advice if notes else f"{place}: no samples")
     label_names = _label_names(place, labels)
     number_of = {name: number for number, name in enumerate(label_names)}
     numbers = [number_of[label] for label in labels] if label_names else labels
@@ -260,8 +263,20 @@ def _place(files: Sequence[FileEntry]) -> str:
 def _notes(place: str, skipped: Mapping[str, int], example: str) -> list[str]:
     if not skipped:
         return []
-    counts = " and ".join(f"{count:,} samples {reason}" for reason, count in skipped.items())
-    return [f"{place}: skipped {counts}, such as {printable(example)}"]
+    counts = " and ".join(f"{count:,} sample{'s' * (count != 1)} {reason}" for reason, count in skipped.items())
+    order = f"; {_MIXED_ORDER}" if len(skipped) > 1 else ""
+    return [f"{place}: skipped {counts}, such as {printable(example)}{order}"]
+
+
+def _advice(skipped: Mapping[str, int], example: str) -> str:
+    """Return what to do with shards without a sample, for the end of an error message."""
+    if len(skipped) > 1:  # which a note explains
+        return ""
+    if NO_LABEL in skipped:
+        return "; unpack tar files of class folders, or of one class each as those of ImageNet, to a folder per class"
+    if example.lower().endswith(".tar"):
+        return "; unpack it, since it holds tar files"
+    return "; the key of a sample ends at the first dot of its name" if has_image_suffix(example) else ""
 
 
 def _label_names(place: str, labels: Sequence[int | str]) -> tuple[str, ...]:

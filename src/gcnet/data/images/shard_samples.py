@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gcnet.data.decode import has_image_suffix
+from gcnet.data.decode import check_text, has_image_suffix
 from gcnet.errors import UserError, printable
 from gcnet.remote_files import FileEntry, file_system, is_remote, remote_errors
+from gcnet.text_files import describe_start
 
 _META = re.compile(r"__[^/]*__(/|$)")  # names that WebDataset skips
 _BLOCK = 65_536  # bytes that a request for a header of a remote shard reads
@@ -114,7 +115,18 @@ def _members(file: FileEntry, stream: Any) -> Iterator[tarfile.TarInfo]:
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
+        _check_kind(place, stream)
         raise UserError(f"{place} is damaged or truncated: {printable(str(error))}") from error
+
+
+def _check_kind(place: str, stream: Any) -> None:
+    """Check that a shard is not compressed, a Git LFS pointer or an HTML page."""
+    stream.seek(0)
+    head = stream.read(tarfile.BLOCKSIZE)
+    if head:
+        check_text(place, head.decode("latin-1"))
+    if (kind := describe_start(head)) is not None:
+        raise UserError(f"{place} is {kind}")
 
 
 def _is_hidden(name: str, base: str) -> bool:

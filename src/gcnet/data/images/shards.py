@@ -10,6 +10,7 @@ from jaxtyping import Int32
 
 from gcnet.data.decode import EncodedImage, ImageError
 from gcnet.data.images.folders import label_classes
+from gcnet.data.images.remote_reader import LARGEST_IMAGE_FILE, check_image_size
 from gcnet.data.images.shard_files import RangeReader, find_shards, is_shards, read_info, split_of_shard
 from gcnet.data.images.shard_index import INDEX, ShardIndex, open_index
 from gcnet.data.images.sources import StoredImages
@@ -52,8 +53,9 @@ class ShardImages(StoredImages):
 
     def prefetch(self, indices: Sequence[int]) -> None:
         if is_remote(self.index.shards[0]):
-            ranges = [(self.index.shard(index), *self._range(index)) for index in indices]
-            self._fetched = dict(zip(indices, read_ranges(ranges), strict=True))
+            read = [index for index in indices if self.file_size(index) <= LARGEST_IMAGE_FILE]
+            ranges = [(self.index.shard(index), *self._range(index)) for index in read]
+            self._fetched = dict(zip(read, read_ranges(ranges), strict=True))
 
     def _range(self, index: int) -> tuple[int, int]:
         """Return the first byte of an image in its shard, and the byte after the last."""
@@ -62,6 +64,7 @@ class ShardImages(StoredImages):
 
     def encoded(self, index: int) -> EncodedImage:
         shard, size = self.index.shard(index), self.file_size(index)
+        check_image_size(self.name(index), size)
         data = self._fetched.pop(index, None)
         try:
             if data is None:

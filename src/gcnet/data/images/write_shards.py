@@ -164,8 +164,11 @@ class _SplitWriter:
     def _new_key(self, name: str) -> tuple[str, str]:
         """Return a new key, and the suffix: dots end a key, and WebDataset skips names that begin with "__".
 
+        Names of other shards may lead out of a folder, as in ../../x: such parts are left out.
+
         Files of a CSV need no suffix of an image format; they get .jpg, since readers decode images by their content.
         """
+        name = "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
         stem, suffix = os.path.splitext(name)
         suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ".jpg"
         folder, separator, base = stem.rpartition("/")
