@@ -61,7 +61,7 @@ class Numbered(Small):
 
 
 class Keeping(Small):
-    """Activations kept in a list, which are no leaves of the graph and cannot be copied, a counter, and a buffer."""
+    """Activations kept in a list, which are no leaves of the graph, a counter, and a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,11 +95,11 @@ def hooked() -> Small:
 
 
 @pytest.mark.parametrize("build", [Locked, Logging, Numbered, Keeping, hooked])
-def test_a_network_that_cannot_be_copied_is_run_itself_and_left_unchanged(build: Any) -> None:
+def test_a_network_with_any_attributes_is_left_unchanged(build: Any) -> None:
     model = build()
     x = torch.randn(2, 3, 9, 11)
     if isinstance(model, Keeping):
-        model(x)  # The list then holds a tensor that cannot be copied.
+        model(x)  # The list then holds a tensor with a graph.
     model.train()
     model.norm.eval()
     before = observed(model)

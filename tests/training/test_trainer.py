@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -129,6 +130,19 @@ def test_the_average_follows_the_weights_by_its_formula():
         expected = now if expected is None else decay * expected + (1 - decay) * now
     assert trainer.trained is not trainer.network
     torch.testing.assert_close(trainer.trained.weight.double(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_the_average_of_a_pruned_network_is_that_of_its_weights():
+    layer = prune.l1_unstructured(nn.Linear(3, 1), "weight", amount=0.34)
+    trainer = toy_trainer(ema_decay=0.8, network=layer)
+    take(trainer, 1)
+    first = layer.weight_orig.detach().clone()
+    take(trainer, 1)
+    x = torch.randn(5, 3)
+    expected = (2 / 11 * first + 9 / 11 * layer.weight_orig) * layer.weight_mask
+    assert int((layer.weight_mask == 0).sum()) == 1
+    bias = trainer.trained.bias
+    torch.testing.assert_close(trainer.trained(x), x @ expected.T + bias, rtol=1e-5, atol=1e-6)
 
 
 def test_the_average_takes_statistics_along_and_stays_in_evaluation_mode():

@@ -9,7 +9,6 @@ the queries are about the same, q is their mean. The bottleneck of a GC block is
 over the attention alone.
 """
 
-import copy
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from gcnet.framework.context import NonLocal, SoftmaxAffinity
 from gcnet.framework.fusion import Add
 from gcnet.framework.pointwise import Pointwise
 from gcnet.insertion import inserted, replace
+from gcnet.insertion.model_copies import deep_copy
 
 # The layers of a new block that start from the weights of the one it replaces.
 _TAKEN_OVER = {"snl": ("context.key", "add.transform"), "gc": ("context.key",)}
@@ -150,7 +150,7 @@ def replace_blocks(
     """
     blocks = find_non_local(model)
     sites = [name.removesuffix(".context") for name in means]
-    simplified = copy.deepcopy(model).eval()
+    simplified = deep_copy(model).eval()
     replace(simplified, sites, block, ratio=ratio)
     for name, mean in means.items():
         weights = shared_weights(blocks[name], mean)
@@ -174,7 +174,7 @@ def _is_affine(layer: nn.Module) -> bool:
 
 def _affine(layer: nn.Module, inputs: Float[Tensor, "c c"]) -> tuple[Float[Tensor, "d c"], Float[Tensor, " d"]]:
     """Weight and bias of a layer of `_is_affine`: its output for the unit vectors in `inputs` (float64), and for 0."""
-    layer = copy.deepcopy(layer).double().eval()
+    layer = deep_copy(layer).double().eval()
     with torch.no_grad():
         bias = layer(torch.zeros_like(inputs[:1, :, None]))[0, :, 0]
         return (layer(inputs[:, :, None])[:, :, 0] - bias).T, bias

@@ -13,8 +13,46 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gcnet.errors import UserError, out_of_memory, printable
 
 _LOG = logging.getLogger("gcnet")
+
+
+class UncopyableNetwork(UserError):
+    """A network cannot be copied: a module has an attribute, such as a lock or an open file, that cannot be."""
+
+
+def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return a deep copy of `model`, also where modules hold tensors computed from parameters, such as pruned weights.
+
+    Args:
+        model: the network.
+        memo: what takes the place of objects, by id, as in `copy.deepcopy`.
+
+    Raises:
+        UncopyableNetwork: an object of the network cannot be copied.
+    """
+    try:
+        with _ComputedTensors():
+            return copy.deepcopy(model, memo)
+    except Exception as error:
+        if out_of_memory(error) is not None:
+            raise
+        reason = printable(str(error).partition("\n")[0])
+        raise UncopyableNetwork(
+            f"the network must be copied, and an object that it holds cannot be: {reason}"
+        ) from error
+
+
+class _ComputedTensors(TorchFunctionMode):
+    """Copies the values of tensors that are no leaves of the graph, which PyTorch refuses to copy."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            return _clone(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def note_failure(trial: str) -> None:
@@ -37,7 +75,7 @@ def on_meta(model: nn.Module) -> Generator[nn.Module, None, None]:
         The copy.
 
     Raises:
-        Exception: whatever copying an object of the network raises.
+        UncopyableNetwork: an object of the network cannot be copied.
     """
     yield _copy(model, lambda tensor: torch.empty_like(tensor, device="meta", requires_grad=False)).eval()
 
@@ -50,16 +88,16 @@ def on_own_device(model: nn.Module) -> Generator[nn.Module, None, None]:
         The copy.
 
     Raises:
-        Exception: whatever copying an object of the network raises.
+        UncopyableNetwork: an object of the network cannot be copied.
     """
     yield _copy(model, lambda tensor: tensor.detach() if isinstance(tensor, nn.Parameter) else _clone(tensor)).eval()
 
 
 def detached_copy(model: nn.Module) -> nn.Module:
-    """Return a copy of `model` in eval mode, without gradients, also where a module holds a computed weight (pruning).
+    """Return a copy of `model` in eval mode, without gradients.
 
     Raises:
-        Exception: whatever copying an object of the network raises.
+        UncopyableNetwork: an object of the network cannot be copied.
     """
     return _copy(model, _clone).eval()
 
@@ -112,7 +150,7 @@ def _copy(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Module:
     for tensor in chain(model.parameters(), _plain_tensors(model)):
         new = replace(tensor)
         memo[id(tensor)] = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
-    return copy.deepcopy(model, memo)
+    return deep_copy(model, memo)
 
 
 def _plain_tensors(model: nn.Module) -> Iterator[Tensor]:

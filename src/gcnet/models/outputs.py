@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gcnet.errors import UserError
-from gcnet.insertion.model_copies import in_place, on_meta
+from gcnet.insertion.model_copies import UncopyableNetwork, in_place, on_meta
 
 # The weight of each auxiliary loss, by the type that torchvision's networks return in training: 0.3 as in section 5 of
 # GoogLeNet (arXiv 1409.4842), 0.4 as in PyTorch's fine-tuning tutorial for Inception v3.
@@ -104,10 +104,10 @@ def _answer(network: nn.Module, image_size: int) -> object:
     try:
         with on_meta(network) as copy:
             class_outputs(_run(copy.train(), image_size, torch.device("meta")))
-    except (NotImplementedError, UserError) as error:
-        if isinstance(error, UserError):
-            raise
-        # Some operation of training does not run on the meta device.
+    except (NotImplementedError, UncopyableNetwork):
+        pass  # Some operation of training does not run on the meta device, or there is no copy.
+    except UserError:
+        raise
     except _RUN_FAILURES as error:
         raise _unsuited(network, image_size, error) from error
     return output

@@ -12,6 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from gcnet.errors import UserError, nearest
+from gcnet.insertion.model_copies import deep_copy
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.sharded_network import local_part
 
@@ -93,6 +94,9 @@ def build_average(model: nn.Module, decay: float) -> AveragedModel:
 
     Returns:
         The average, a copy of the network at first.
+
+    Raises:
+        UncopyableNetwork: an object of the network cannot be copied.
     """
 
     @torch.no_grad()
@@ -105,7 +109,8 @@ def build_average(model: nn.Module, decay: float) -> AveragedModel:
         count = int(average.n_averaged)
         torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + count) / (10 + count)))
 
-    average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
+    average = AveragedModel(nn.Identity(), multi_avg_fn=follow, use_buffers=True)
+    average.module = deep_copy(model)  # AveragedModel would copy no pruned network
     return average.eval().requires_grad_(False)
 
 

@@ -132,7 +132,7 @@ def without_weights(network: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
     try:
         return copy.deepcopy(network, memo)
-    except RuntimeError as error:  # of tensors that are computed from parameters
+    except Exception as error:  # networks hold any object, or tensors computed from parameters
         raise UserError(f"`shard_model` needs a network that can be copied, which failed: {error}") from error
 
 

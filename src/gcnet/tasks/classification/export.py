@@ -1,6 +1,5 @@
 """A classifier as a static graph for `gcnet export`."""
 
-import copy
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from gcnet.errors import UserError, printable
 from gcnet.exporters.graph import ExportGraph, dynamic_axes
 from gcnet.exporters.settings import ExportSettings
 from gcnet.insertion.fuse import fuse
+from gcnet.insertion.model_copies import deep_copy
 from gcnet.models.outputs import check_classifier, class_outputs
 from gcnet.tasks.classification.trained import TrainedClassifier, find_preprocessing
 from gcnet.tasks.loaded import LoadedModel
@@ -37,7 +37,7 @@ class ExportedClassifier(nn.Module):
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing, *, half: bool = False) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).half() if half else network
+        self.network = deep_copy(network).half() if half else network
         self.dtype = torch.float16 if half else torch.float32
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1))
