@@ -92,7 +92,7 @@ def _gpu_index(name: str, device: torch.device) -> int:
     if index < gpus:
         return index
     if device.index is None:
-        raise UserError(f"`device={name}`: torchrun started more processes than there are GPUs here, {gpus}")
+        raise UserError(f"`device={name}`: torchrun started more processes than this machine has GPUs ({gpus})")
     raise UserError(f"`device={name}`: there are {gpus} GPUs, numbered from 0")
 
 

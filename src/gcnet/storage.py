@@ -218,7 +218,7 @@ def check_output_file(path: Path) -> None:
         StorageError: the file cannot be written.
     """
     if os.path.isdir(path):
-        raise UserError(f"the output must be a file, and {printable(path)} is a folder")
+        raise UserError(f"the output must be a file, but {printable(path)} is a folder")
     if not is_stream(path):
         _check_output(path.parent, path)
     elif not os.access(path, os.W_OK):
@@ -229,14 +229,14 @@ def _check_output(folder: Path, file: Path) -> None:
     created: list[Path] = []
     trial = _temporary(file)
     if os.path.isfile(folder):
-        raise UserError(f"{printable(folder)} must be a folder, and it is a file")
+        raise UserError(f"{printable(folder)} must be a folder, but is a file")
     try:
         for missing in reversed([place for place in (folder, *folder.parents) if not place.exists()]):
             missing.mkdir()
             created.append(missing)
         trial.touch(exist_ok=False)
     except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"cannot write {printable(file.parent)}: a file is in the way") from error
+        raise UserError(f"cannot create the folder {printable(file.parent)}: a file has this name") from error
     except OSError as error:
         raise StorageError(f"cannot write into {printable(folder)}: {error.strerror}") from error
     finally:

@@ -103,7 +103,7 @@ def test_a_declared_length_is_checked_before_anything_is_stored(
     with pytest.raises(Failure, match=f"declares {2**50:,} bytes, the limit is {2**32:,}"):
         checkpoint_file(_published(server.url), download=True)
     monkeypatch.setattr(download, "LARGEST_FILE", 2**60)
-    with pytest.raises(StorageError, match=f"it has {2**50:,} bytes, and [0-9,]+ are free"):
+    with pytest.raises(StorageError, match=f"it has {2**50:,} bytes, but [0-9,]+ are free"):
         checkpoint_file(_published(server.url), download=True)
     assert _visible(cache) == []
 

@@ -181,7 +181,7 @@ def test_a_cascade_by_name_is_analyzed_on_scenes(tmp_path: Path) -> None:
     [
         (
             {"images": (Path("a.png"),), "preprocessing": AT_64},
-            "`image_size=64` is only for classifiers, and .* is a detector",
+            "`image_size=64` is only for classifiers, but .* is a detector",
         ),
         ({"statistics": True, "data": "scenes", "batch_size": 4}, "`batch_size` is only for classifiers"),
         ({"statistics": True, "data": "photos", "preprocessing": AT_64}, "`image_size=64` is only for classifiers"),

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -157,6 +158,9 @@ def test_class_folders_are_checked_with_a_report_and_a_contact_sheet(
     assert json.loads((tmp_path / "out" / "report.json").read_text())["splits"]["val"]["sizes"] == {"9x7": 2}
     with Image.open(tmp_path / "out" / "images.png") as picture:
         assert min(picture.size) > 170
+        below = np.asarray(picture.convert("L"))[190:]
+    dark = (below < 150).any(axis=1)
+    assert np.count_nonzero(dark[1:] & ~dark[:-1]) == 3, "lines of text: class, file name, caption"
     (tmp_path / "photos" / "train" / "empty").mkdir()
     assert main(["check-data", str(tmp_path / "photos")]) == 1
     assert "imbalance" not in capsys.readouterr().out, "no weights make up for a class without images"

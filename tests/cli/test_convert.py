@@ -29,7 +29,7 @@ def test_source_network_and_warnings_are_printed_and_the_model_file_is_written(
     printed = capsys.readouterr()
     assert printed.out.startswith("source: mmdet\nnetwork: faster_rcnn_resnet18\nclasses: 3\n")
     assert printed.out.endswith(f"wrote {output}\n")
-    assert 'is called "faster_rcnn_r50.pth", which says ResNet-50, and its weights have ResNet-18' in printed.err
+    assert 'is called "faster_rcnn_r50.pth", which says ResNet-50, but its weights have ResNet-18' in printed.err
     assert card_of(load_model(output)).class_names == ("class 0", "class 1", "class 2")
 
 

@@ -177,7 +177,7 @@ def test_a_size_that_a_network_does_not_take_is_one_sentence(capsys: pytest.Capt
 @pytest.mark.parametrize("name", ["cifar_resnet20", "timm/test_resnet"])
 def test_a_network_without_blocks_is_not_compared_with_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cost(name, "--against", "plain") == 2
-    assert f"--against plain compares with the same network without blocks, and {name} has none" in (
+    assert f"--against plain compares with the same network without blocks, but {name} has none" in (
         capsys.readouterr().err
     )
 
@@ -333,6 +333,6 @@ def test_a_published_detector_is_counted_without_its_weights(capsys: pytest.Capt
     total = next(line for line in output.splitlines() if line.startswith("| total"))
     assert "54,401,602" in total  # counted in the original code
     assert main(["cost", name, "--num-classes", "3"]) == 2
-    assert f"--num-classes requires a network name, and {name} is a published checkpoint" in capsys.readouterr().err
+    assert f"--num-classes requires a network name, but {name} is a published checkpoint" in capsys.readouterr().err
     assert main(["cost", "mmdet1/mask_rcnn_r4_gcb_c3-c5_r50_fpn"]) == 2
     assert 'did you mean "mmdet1/mask_rcnn_r4_gcb_c3-c5_r50_fpn_1x"' in capsys.readouterr().err

@@ -28,7 +28,7 @@ def test_a_file_in_the_place_of_the_output_folder_is_found_before_anything_else(
     code = main([command, *WRITING[command], "--output", str(tmp_path / "file" / "deeper")])
     complaint = capsys.readouterr().err
     assert code == 2
-    assert complaint == f"gcnet: --output: cannot write {tmp_path}/file/deeper: a file is in the way\n"
+    assert complaint == f"gcnet: --output: cannot create the folder {tmp_path}/file/deeper: a file has this name\n"
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -229,7 +229,7 @@ def test_the_port_and_the_examples_are_checked_before_torch_is_imported(tmp_path
     ("options", "message"),
     [
         ({"host": "example.invalid"}, '`host` must be an address of this machine, found "example.invalid"'),
-        ({"examples": Path("missing")}, "`examples` takes a folder, and there is none at missing"),
+        ({"examples": Path("missing")}, "`examples` takes a folder, but there is none at missing"),
         ({"weights": "pretrained"}, "`weights` requires a model given by name"),
     ],
 )

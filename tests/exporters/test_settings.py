@@ -45,7 +45,7 @@ def test_files_are_named_after_the_output_or_the_model(arguments: dict[str, obje
         ),
         (
             {"precision": "int8", "calibrate": Path("none")},
-            "`calibrate` takes a folder of images, and there is none at",
+            "`calibrate` takes a folder of images, but there is none at",
         ),
         ({"calibrate": Path()}, "`calibrate` requires `precision=int8`, found `precision=float32`"),
         ({"tolerance": 0.0}, "`tolerance` must be above 0, found 0"),

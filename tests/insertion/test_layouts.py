@@ -251,7 +251,7 @@ class BatchSecond(nn.Module):
 
 @pytest.mark.parametrize("shape", [(2, 5, 6), (1, 5, 6), (5, 5, 6)])
 def test_outputs_whose_batch_is_the_second_axis_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match=r"the first axis must be the batch, and mix returns \(P, N, C\)"):
+    with pytest.raises(UserError, match=r"the first axis must be the batch, but mix returns \(P, N, C\)"):
         insert(BatchSecond(), "se", at="mix", example_input=torch.zeros(shape))
 
 

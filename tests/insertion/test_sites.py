@@ -214,7 +214,7 @@ class Runner(nn.Module):
         ),
         ({"stages": (3,)}, "`stages` and `blocks` need known stages"),
         ({"at": "narrow", "block": "nope"}, 'unknown block "nope"'),
-        ({"at": "first", "block": no_module}, "a builder must return a module, and no_module returned None"),
+        ({"at": "first", "block": no_module}, "a builder must return a module, but no_module returned None"),
         (
             {"at": "first", "block": Wider},
             r"must keep the shape .* at first it returns \(2, 9, 13, 17\) for \(2, 8, 13",

@@ -243,11 +243,11 @@ def test_the_moving_average_is_converted_on_request_only() -> None:
     ("name", "sentences"),
     [
         ("faster_rcnn_r18_fpn_1x.pth", []),
-        ("faster_rcnn_r18_fpn_r16_gcb_c3-c5_1x.pth", ["blocks of ratio 16, and its weights have no blocks"]),
-        ("cascade_rcnn_r18.pth", ["a cascade, and its weights have no cascade"]),
+        ("faster_rcnn_r18_fpn_r16_gcb_c3-c5_1x.pth", ["blocks of ratio 16, but its weights have no blocks"]),
+        ("cascade_rcnn_r18.pth", ["a cascade, but its weights have no cascade"]),
         (
             "faster_rcnn_x101_32x4d_dconv_c3-c5.pth",
-            ["ResNeXt-101, and its weights have ResNet-18", "deformable convolutions, and its weights have no"],
+            ["ResNeXt-101, but its weights have ResNet-18", "deformable convolutions, but its weights have no"],
         ),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_damaged_detector_of_mmdet_is_refused(damage: Callable[[Tensors], Any]
 
 def test_a_detector_with_more_classes_in_its_metadata_than_in_its_head_is_refused() -> None:
     content = {"state_dict": layout(DETECTOR).empty(), "meta": {"CLASSES": ("a", "b")}}
-    assert "names 2 classes, and its box head has 3" in refused(content)
+    assert "names 2 classes, but its box head has 3" in refused(content)
 
 
 def test_a_small_file_that_describes_a_huge_network_is_refused_without_building_it() -> None:

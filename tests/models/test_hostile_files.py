@@ -96,7 +96,7 @@ MISTAKEN: dict[str, tuple[bytes, str]] = {
     "nothing": (torch_bytes({}), "holds something else: nothing"),
     "expanded": (
         torch_bytes({"fc.weight": torch.zeros(1).expand(2_000_000_000, 1)}),
-        "claims shape .* and the file holds 1 of its",
+        "claims shape .* but the file holds 1 of its",
     ),
     "meta": (torch_bytes({"fc.weight": torch.empty(10**9, device="meta")}), "is not a plain tensor"),
     "sparse": (torch_bytes({"a": torch.eye(3).to_sparse()}), "is not a plain tensor"),

@@ -80,7 +80,7 @@ def test_settings_of_other_tasks_are_refused(tmp_path: Path, capsys: pytest.Capt
     arguments = ["predict", str(tmp_path / "gray.png"), "--model", str(tmp_path / "model.safetensors")]
     assert main([*arguments, "--topk", "3"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("gcnet: --topk is only for classifiers, and ")
+    assert error.startswith("gcnet: --topk is only for classifiers, but ")
     assert error.endswith("model.safetensors is a regressor\n")
     assert main(["analyze", str(tmp_path / "model.safetensors"), str(tmp_path / "gray.png")]) == 2
     assert "gcnet analyze does not support a regressor" in capsys.readouterr().err

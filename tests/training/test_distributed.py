@@ -176,7 +176,7 @@ def test_processes_that_torchrun_did_not_start_are_one_sentence(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    sentence = "WORLD_SIZE is 2, and RANK is not set: start several processes by torchrun"
+    sentence = "WORLD_SIZE is 2, but RANK is not set: start several processes by torchrun"
     with pytest.raises(UserError, match=sentence), processes_joined(torch.device("cpu")):
         pass
 

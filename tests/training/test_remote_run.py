@@ -190,7 +190,7 @@ def test_run_that_another_machine_published_while_this_one_started_is_not_overwr
     late.check_free()
     with early.writing():
         early.publish()
-    with pytest.raises(UserError, match="another process published s3://bucket/run meanwhile: repeat the comm"):
+    with pytest.raises(UserError, match="another process has published s3://bucket/run in the meantime: repeat"):
         late.writing().__enter__()
     late.fetch()
     with late.writing():

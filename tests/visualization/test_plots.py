@@ -91,6 +91,14 @@ def test_learning_curves_of_a_detector_have_a_panel_with_the_parts_of_its_loss(
     assert curves(parts) == {"mask": ([1, 2], [2, 2]), "box reg": ([1, 2], [1, 1])}
 
 
+def test_scores_have_the_unit_of_their_name_and_axes_from_zero(figures: list[Figure], tmp_path: Path) -> None:
+    rows = [{"epoch": 1, "train_loss": 2.0, "box": 0.0, "box50": 0.0}]
+    plot_learning_curves(rows, tmp_path / "curves.png", scores={"Boxes": {"box": "box AP", "box50": "box AP50"}})
+    boxes = next(axes for axes in figures[0].axes if axes.get_ylabel() == "box AP, box AP50")
+    assert boxes.get_title(loc="left") == "Boxes (best 0.0 in epoch 1)"
+    assert boxes.get_ylim()[0] == 0
+
+
 @pytest.mark.parametrize(
     "rows",
     [

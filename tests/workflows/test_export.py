@@ -147,7 +147,7 @@ def test_a_network_for_one_image_size_refuses_dynamic_sizes(name: str, tmp_path:
     gcnet.save_model(
         gcnet.create_model(name, num_classes=2), tmp_path / "m.safetensors", preprocessing={"image_size": 224}
     )
-    with pytest.raises(UserError, match="`dynamic=size` requires a network for images of any size, and .* 224 x 224"):
+    with pytest.raises(UserError, match="`dynamic=size` requires a network for images of any size, but .* 224 x 224"):
         gcnet.export(str(tmp_path / "m.safetensors"), output=tmp_path / "m.onnx", dynamic="size")
 
 

@@ -109,7 +109,7 @@ def test_data_that_moved_are_named_once(copy: Path) -> None:
     with pytest.raises(UserError, match="the run needs .*data, which does not exist: .* give the new `data`"):
         resumed(copy)
     with pytest.raises(
-        UserError, match="`data=.* must be the data of the run at a new path, and they differ: files 1 removed"
+        UserError, match="`data=.* must be the data of the run at a new path, but they differ: files 1 removed"
     ):
         other = copy / "other"
         shutil.copytree(copy / "elsewhere", other)
@@ -240,7 +240,7 @@ def test_settings_that_do_not_fit_the_checkpoint_are_one_sentence(copy: Path, na
     config = json.loads(path.read_text())
     config["settings"]["recipe"][name] = value
     path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"must be that of the checkpoint, and it was changed") as caught:
+    with pytest.raises(UserError, match=r"config\.json was changed and does not fit") as caught:
         resumed(copy)
     assert f"`{name}`" in str(caught.value)
 

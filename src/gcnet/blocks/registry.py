@@ -129,7 +129,7 @@ def build_block(
         options["dims"] = dims
     built: object = builder(channels, **options)
     if not isinstance(built, nn.Module):
-        raise UserError(f"a builder must return a module, and {_name(name)} returned {built!r}")
+        raise UserError(f"a builder must return a module, but {_name(name)} returned {built!r}")
     return built
 
 

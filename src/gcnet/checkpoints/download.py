@@ -148,7 +148,7 @@ def _declared_size(file: PublishedFile, path: Path, response: Any) -> int | None
     free = shutil.disk_usage(path.parent).free
     if size is not None and size > free:
         raise StorageError(
-            f"cannot download {file.name} to {printable(path.parent)}: it has {size:,} bytes, and {free:,} are free"
+            f"cannot download {file.name} to {printable(path.parent)}: it has {size:,} bytes, but {free:,} are free"
         )
     return size
 

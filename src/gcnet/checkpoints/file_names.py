@@ -21,7 +21,7 @@ def contradictions(file_name: str, network: NetworkDescription) -> list[str]:
     """
     claims, facts = _claims(file_name.lower()), _facts(network)
     return [
-        f'the file is called "{printable(file_name)}", which says {claims[part]}, and its weights have {facts[part]}'
+        f'the file is called "{printable(file_name)}", which says {claims[part]}, but its weights have {facts[part]}'
         for part in claims
         if claims[part] != facts[part]
     ]

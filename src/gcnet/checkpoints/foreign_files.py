@@ -90,7 +90,7 @@ def require_file(path: Path) -> None:
     if is_url(path):
         url = shown(path).replace(":/", "://", 1)
         raise UserError(
-            f"`weights` must be a file on this machine, and {url} is a URL: download it first{_published(path)}"
+            f"`weights` must be a file on this machine, but {url} is a URL: download it first{_published(path)}"
         )
     try:
         mode = path.stat().st_mode
@@ -101,9 +101,9 @@ def require_file(path: Path) -> None:
     if stat.S_ISDIR(mode):
         best = path / "weights" / "best.safetensors"
         proposal = f'; did you mean "{shown(best)}"?' if best.is_file() else ""
-        raise UserError(f"`weights` must be a file, and {shown(path)} is a folder{proposal}")
+        raise UserError(f"`weights` must be a file, but {shown(path)} is a folder{proposal}")
     if not stat.S_ISREG(mode):
-        raise UserError(f"`weights` must be an ordinary file, and {shown(path)} is a pipe, socket or device")
+        raise UserError(f"`weights` must be an ordinary file, but {shown(path)} is a pipe, socket or device")
 
 
 def shown(path: Path) -> str:
@@ -169,7 +169,7 @@ def _check_header(path: Path, head: bytes, size: int) -> None:
     length = int.from_bytes(head[:8], "little")
     if length > min(size - 8, _LONGEST_HEADER):
         raise UserError(
-            f"{shown(path)} is a damaged or truncated safetensors file: its header claims {length:,} bytes, and the "
+            f"{shown(path)} is a damaged or truncated safetensors file: its header claims {length:,} bytes, but the "
             f"file has {size:,}"
         )
 

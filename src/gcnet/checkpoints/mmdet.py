@@ -85,7 +85,7 @@ class MmdetSource(NetworkSource):
         classes = require(weights, f"{box}fc_cls.bias", self._name).shape[0] - 1
         names = class_names(weights)
         if names is not None and len(names) != classes:
-            raise UserError(f"{weights.origin} names {len(names)} classes, and its box head has {classes}")
+            raise UserError(f"{weights.origin} names {len(names)} classes, but its box head has {classes}")
         offsets = _offsets(weights)
         return NetworkDescription(
             self._architecture(weights, cascade) + ("_dcn" if offsets else ""),

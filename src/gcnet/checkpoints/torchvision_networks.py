@@ -52,7 +52,7 @@ class TorchvisionSource(NetworkSource):
 
     def to_library(self, tensors: Mapping[str, Tensor], network: NetworkDescription) -> dict[str, Tensor]:
         if any(".context." in key for key in tensors):
-            raise UserError(f"{_NAME} has no context blocks, and {network.architecture} has some here")
+            raise UserError(f"{_NAME} has no context blocks, but {network.architecture} has some here")
         conventions = (network.detector or {}).get("conventions", "mmdet")
         if "rcnn" in network.architecture and conventions != _NAME:
             raise UserError(

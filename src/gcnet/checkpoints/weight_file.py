@@ -76,7 +76,7 @@ def unwrapped_weights(content: object, origin: str, *, ema: bool = False) -> Wei
         UserError: no named tensors, several networks, or no moving average.
     """
     if not isinstance(content, Mapping):
-        raise UserError(f"`weights` must be tensors by name, and {origin} holds {_kind(content)}")
+        raise UserError(f"`weights` must be tensors by name, but {origin} holds {_kind(content)}")
     weights, entries = _unwrapped(content, _averaged(content, origin) if ema else None)
     tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor) and isinstance(name, str)}
     if not tensors:
@@ -84,7 +84,7 @@ def unwrapped_weights(content: object, origin: str, *, ema: bool = False) -> Wei
         if several:
             raise UserError(f"{origin} holds several networks, {' and '.join(several)}: save one of them alone")
         names = ", ".join(f'"{printable(str(name))}"' for name in list(weights)[:5]) or "nothing"
-        raise UserError(f"`weights` must be tensors by name, and {origin} holds something else: {names}")
+        raise UserError(f"`weights` must be tensors by name, but {origin} holds something else: {names}")
     _check_tensors(origin, tensors)
     notes = [f'entry "{printable(entry)}"' for entry in entries]
     for wrapper in _repeated_wrappers(tensors):
@@ -172,7 +172,7 @@ def _check_tensors(origin: str, tensors: Mapping[str, Tensor]) -> None:
         held = tensor.untyped_storage().nbytes() // tensor.element_size()
         if tensor.numel() > held:
             raise UserError(
-                f"{origin} is refused: {printable(name)} claims shape {tuple(tensor.shape)}, and the file holds "
+                f"{origin} is refused: {printable(name)} claims shape {tuple(tensor.shape)}, but the file holds "
                 f"{held:,} of its {tensor.numel():,} elements"
             )
 

@@ -33,7 +33,7 @@ def describe_experiment(settings: CompareSettings, images: str, training: TrainS
         "network": f"{settings.model}, {task_of(settings.model).describe_origin(training)}",
         "placement": _placement(settings),
         "recipe": f"{steps:,} steps of {recipe.batch_size} images, {recipe.optimizer}, lr {recipe.peak_lr:g} "
-        f"({_schedule(recipe)}, warm-up {recipe.warmup_epochs:g} epochs), weight decay {recipe.decay:g}, "
+        f"({_schedule(recipe)}, warm-up {recipe.warmup_epochs:.3g} epochs), weight decay {recipe.decay:g}, "
         f"{settings.machine.precision}{_extras(training)}",
         "seeds": ", ".join(map(str, settings.seed_numbers())),
     }

@@ -78,7 +78,7 @@ def _check_score(metric: str, settings: CompareSettings) -> None:
     score = task.scores(settings.model)[0]
     if metric != score.column:
         reason = task.why_another_score(settings.model)
-        raise UserError(f"{settings.model} is compared by {score.name}, and {reason}")
+        raise UserError(f"{settings.model} is compared by {score.name}, but {reason}")
 
 
 def _compare(
@@ -187,9 +187,7 @@ def _open_folder(settings: CompareSettings, variants: Variants) -> Path:
         _refuse_changes(folder, _read_settings(path), identity)
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"`output` must be a new folder or one of an earlier comparison, found {folder}, which is neither"
-        )
+        raise UserError(f"`output` must be a new folder or that of an earlier comparison, but {folder} is neither")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -140,7 +140,7 @@ def require_result(training: Training, context: RunContext) -> None:
     while context.result(training) is None:
         if time.monotonic() > until:
             raise UserError(
-                f"{training.name} has ended on another machine, and its result is not in {printable(context.folder)} "
+                f"{training.name} has ended on another machine, but its result is not in {printable(context.folder)} "
                 "here: all machines must share the folder `output`"
             )
         time.sleep(_VISIBLE_SECONDS / 60)

@@ -46,7 +46,7 @@ class CountedNetwork:
         if self._is_file:
             for name in self.arguments:
                 flag = f"`{name}`"
-                raise UserError(f"{flag} requires a network name, and {self.name} is a model file")
+                raise UserError(f"{flag} requires a network name, but {self.name} is a model file")
 
     def build(self) -> nn.Module:
         """Return the network with the weights of its file, else with new weights."""
@@ -86,7 +86,7 @@ class CountedNetwork:
             if remove_own_blocks(create_model(base.name, **base.arguments)):
                 return base
         raise UserError(
-            f"`against=plain` compares with the same network without blocks, and {self.name} has none: "
+            f"`against=plain` compares with the same network without blocks, but {self.name} has none: "
             "give `block` or a network with blocks, or name the other network, as in `against=resnet50`"
         )
 
@@ -157,7 +157,7 @@ def counted_network(name: str, arguments: Mapping[str, Any]) -> CountedNetwork:
     if name.startswith("timm/") or not is_published_checkpoint(name):
         return CountedNetwork(name, arguments)
     for argument in arguments:
-        raise UserError(f"`{argument}` requires a network name, and {name} is a published checkpoint")
+        raise UserError(f"`{argument}` requires a network name, but {name} is a published checkpoint")
     return CountedNetwork(*published_network(name), title=name)
 
 

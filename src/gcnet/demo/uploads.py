@@ -81,7 +81,7 @@ def check_examples(examples: Path | None) -> None:
         UserError: it is not.
     """
     if examples is not None and not examples.is_dir():
-        raise UserError(f"`examples` takes a folder, and {no_folder(examples)}")
+        raise UserError(f"`examples` takes a folder, but {no_folder(examples)}")
 
 
 def example_images(examples: Path | None, uploads: Uploads, folder: Path) -> list[Path]:

@@ -75,7 +75,7 @@ def train_tables(settings: ReproduceSettings, *, reporter: Reporter | None = Non
     if settings.weights not in (None, "pretrained") and len(series) > 1:
         models = ", ".join(part.model for part in series)
         raise UserError(
-            f"`weights` takes one file, and these tables have several networks: {models}; run one table at a time"
+            f"`weights` takes one file, but these tables have several networks: {models}; run one table at a time"
         )
     detector = next((part.model for part in series if is_detector(part.model)), None)
     if not small and settings.weights is None and detector is not None:

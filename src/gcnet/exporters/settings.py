@@ -129,7 +129,7 @@ class ExportSettings:
         if is_int8 and self.calibrate is None:
             raise UserError("`precision=int8` requires `calibrate`, a folder of images like those of its use")
         if self.calibrate is not None and not self.calibrate.is_dir():
-            raise UserError(f"`calibrate` takes a folder of images, and {no_folder(self.calibrate)}")
+            raise UserError(f"`calibrate` takes a folder of images, but {no_folder(self.calibrate)}")
         if self.calibrate is not None and not is_int8:
             raise UserError(f"`calibrate` requires `precision=int8`, found `precision={self.precision}`")
         if self.tolerance is not None and not self.tolerance > 0:

@@ -115,7 +115,7 @@ def check_no_context(name: str, module: nn.Module) -> None:
     if "context_insertion" in vars(module):
         raise UserError(f"{name} has a block whose forward hook was cleared, so it does not run: gcnet.remove it first")
     if hasattr(module, "context"):
-        raise UserError(f"a block becomes the child `context` of its module, and {name} already has a `context`")
+        raise UserError(f"a block becomes the child `context` of its module, but {name} already has a `context`")
 
 
 def is_installed(module: nn.Module) -> bool:

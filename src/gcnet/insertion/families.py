@@ -240,15 +240,15 @@ def check_position(name: str, module: nn.Module, position: object) -> None:
     family = residual_family(module)
     if family is None:
         raise UserError(
-            f"`position` needs a residual block of a ResNet or ResNeXt, and {name} is a {type(module).__name__}: omit "
+            f"`position` needs a residual block of a ResNet or ResNeXt, but {name} is a {type(module).__name__}: omit "
             "`position` for a block on its output"
         )
     if position == "after_conv2" and not family.bottleneck:
-        raise UserError(f"position after_conv2 is for bottlenecks, and {name} is a basic block")
+        raise UserError(f"position after_conv2 is for bottlenecks, but {name} is a basic block")
     replaced = _replaced_forward(module)
     if replaced:
         raise UserError(
-            f"a block inside a residual block needs the original forward, and {replaced} was replaced: "
+            f"a block inside a residual block needs the original forward, but {replaced} was replaced: "
             f"insert before that, or use `at={name}` for a block on its output"
         )
 

@@ -171,7 +171,7 @@ def _require_all_run(model: nn.Module, names: Collection[str], example: Example)
         expected, calls = len(run.of(name)), run.of(f"{name}.context")
         if len(calls) != expected:
             raise UserError(
-                f"{name} cannot take a block: the network calls the children of {name} itself, and the block ran "
+                f"{name} cannot take a block: the network calls the children of {name} itself, but the block ran "
                 f"{len(calls)} times in {expected} calls; use another module"
             )
         for call in calls:

@@ -137,12 +137,12 @@ class Axes:
         if output is None:
             kind = type(call.output).__name__
             raise UserError(
-                f"a block needs a tensor, alone or first in a tuple or list, and {call.name} returns a {kind}: use "
+                f"a block needs a tensor, alone or first in a tuple or list, but {call.name} returns a {kind}: use "
                 "another module"
             )
         if not 3 <= output.dim() <= 5 or not (output.is_floating_point() or output.is_quantized):
             raise UserError(
-                f"a block needs floats of shape (N, C, *S), (N, *S, C) or (N, P, C), and {call.name} returns "
+                f"a block needs floats of shape (N, C, *S), (N, *S, C) or (N, P, C), but {call.name} returns "
                 f"{output.dtype} of shape {tuple(output.shape)}"
             )
         axis = self._axis(call)
@@ -251,7 +251,7 @@ class Axes:
         )
         if over_first or (axes and 0 not in axes):
             letters = "(P, N, C)" if len(shape) == 3 else "another order"
-            raise UserError(f"the first axis must be the batch, and {call.name} returns {letters} = {shape}")
+            raise UserError(f"the first axis must be the batch, but {call.name} returns {letters} = {shape}")
 
 
 def _implied(module: nn.Module, tensor: object) -> int | None:

@@ -120,7 +120,7 @@ def _instead(model: nn.Module, name: str) -> str:
 
 def _nothing(model: nn.Module, item: str | type, names: Sequence[str]) -> UserError:
     if not names:
-        return UserError(f"`at` needs modules inside the network, and {type(model).__name__} has none")
+        return UserError(f"`at` needs modules inside the network, but {type(model).__name__} has none")
     kinds = sorted({type(model.get_submodule(name)).__name__ for name in names})
     if isinstance(item, type):
         return UserError(f"no module in the network is a {item.__name__} (at); it has {_first(kinds)}")
@@ -207,7 +207,7 @@ class SiteChooser:
         if not candidates:
             if stages is not None or blocks is not None:
                 raise UserError(
-                    f"`stages` and `blocks` need known stages, and {type(self._model).__name__} has none: use `at`"
+                    f"`stages` and `blocks` need known stages, but {type(self._model).__name__} has none: use `at`"
                 )
             return self._choice(default_sites(self._model, self._run, self._axes), position)
         if stages is None:
@@ -310,7 +310,7 @@ class SiteChooser:
         layouts = {self._axes.layout(call) for call in calls}
         if len(layouts) > 1:
             shapes = ", ".join(sorted({str(tuple(call.tensor.shape)) for call in calls if call.tensor is not None}))
-            raise UserError(f"a block takes one shape, and {name} returns several in one run: {shapes}")
+            raise UserError(f"a block takes one shape, but {name} returns several in one run: {shapes}")
         if self._run.is_shared(name):
             raise UserError(
                 f"{name} has no parameters and is called {len(calls)} times in one run (a shared activation), so a "

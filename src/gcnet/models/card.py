@@ -174,7 +174,7 @@ def check_base_weights(card: ModelCard, tensors: Mapping[str, Tensor], path: obj
     for name, value in numbers.items():
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and number > held:
-                raise StorageError(f"{path} declares {name} {number:,}, and its tensors have {held:,} elements in all")
+                raise StorageError(f"{path} declares {name} {number:,}, but its tensors have {held:,} elements in all")
     try:
         with torch.device("meta"), Uninitialized():
             base = build_base_model(card.architecture or "", card.num_classes, card.detector, card.image_size)

@@ -70,9 +70,9 @@ def _existing(path: Path) -> UserError:
         weights = path / _RUN_WEIGHTS
         either = f"`gcnet.resume({printable(path)})` or `weights={printable(weights)}`"
         hint = f"; did you mean {either}?" if weights.exists() else ""
-        return UserError(f"`model` is the name of a network, and {printable(path)} is a folder{hint}")
+        return UserError(f"`model` is the name of a network, but {printable(path)} is a folder{hint}")
     return UserError(
-        f"`model` is the name of a network, and {printable(path)} is a file: give `weights={printable(path)}` beside "
+        f"`model` is the name of a network, but {printable(path)} is a file: give `weights={printable(path)}` beside "
         "the name of its network (in Python: create_model(NAME, weights=FILE))"
     )
 

@@ -25,7 +25,7 @@ class NetworkCosts(ABC):
     step_images: ClassVar[int]
     timed_images: ClassVar[int]
     timed_input: ClassVar[str] = "images"
-    counted_image: ClassVar[str] = "this size"
+    counted_image: ClassVar[str] = "the input size"
     has_fixed_size: ClassVar[bool] = False
     flops_note: ClassVar[str] = ""
     notes: ClassVar[tuple[str, ...]] = ()

@@ -23,7 +23,7 @@ def task_of(model: str) -> Task:
         UserError: a network for clips, which has no task.
     """
     if takes_clips(model):
-        raise UserError(f"{model} takes clips (N, 3, T, H, W), and the commands take images: use it in Python")
+        raise UserError(f"{model} takes clips (N, 3, T, H, W), but the commands take images: use it in Python")
     return next(task for task in TASKS.values() if task.owns(model))
 
 
@@ -53,7 +53,7 @@ def refuse_settings_of_other_tasks(settings: CommandSettings, task: Task, subjec
         for name in other.own_settings.get(type(settings), ()):
             if name not in own and (flags := settings.given(name)):
                 owners = other.data_noun if isinstance(settings, CheckDataSettings) else f"{other.noun}s"
-                raise UserError(f"{flags[0]} is only for {owners}, and {subject}")
+                raise UserError(f"{flags[0]} is only for {owners}, but {subject}")
 
 
 def with_defaults(settings: TrainSettings) -> TrainSettings:

@@ -370,7 +370,7 @@ class CheckDataSettings(CommandSettings):
         if self.images is not None:
             check_without_secret(self.images, "`images`")
             if not (is_url(self.images) or self.images.is_dir()):
-                raise UserError(f"`images` takes a folder, and {no_folder(self.images)}")
+                raise UserError(f"`images` takes a folder, but {no_folder(self.images)}")
         if self.fix is not None and self.fix.exists():
             raise UserError(f"`fix` must not exist yet, found {self.fix}; take another name")
         if self.convert is not None and (self.convert.suffix.lower() != ".json" or self.convert.exists()):

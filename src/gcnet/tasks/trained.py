@@ -102,7 +102,7 @@ def model_path(model: str, *, download: bool = False) -> Path | None:
         others = sorted(map(str, path.rglob("*" + MODEL_SUFFIX)))[:3]
         holds = f"; it holds {', '.join(map(printable, others))}" if others else ""
         raise UserError(
-            f"`model` must be a model file, a run folder or a name, and {printable(model)} is a folder without "
+            f"`model` must be a model file, a run folder or a name, but {printable(model)} is a folder without "
             f"weights/best.safetensors{holds}"
         )
     if path.suffix == MODEL_SUFFIX and not os.path.lexists(model) and not is_url(model):

@@ -195,8 +195,8 @@ def check_same_optimizer(optimizer: Optimizer, stored: Mapping[str, Any]) -> Non
     own, others = optimizer.state_dict()["param_groups"], stored["param_groups"]
     if [_described(group) for group in own] != [_described(group) for group in others]:
         raise UserError(
-            "the optimizer in config.json must be that of the checkpoint, and it was changed: `optimizer`, `freeze`, "
-            "`block_lr_mult`, `weight_decay` or `decay_all`"
+            "config.json was changed and does not fit the optimizer state of the checkpoint: restore `optimizer`, "
+            "`freeze`, `block_lr_mult`, `weight_decay` or `decay_all`"
         )
 
 

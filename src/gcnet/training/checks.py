@@ -36,4 +36,4 @@ def refuse_changed(group: Any, names: Sequence[str], owner: str, network: str) -
     for name in names:
         value = getattr(group, name)
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        check(value == getattr(default, name), f"`{name}={shown}` is only for {owner}, and {network}")
+        check(value == getattr(default, name), f"`{name}={shown}` is only for {owner}, but {network}")

@@ -85,7 +85,7 @@ def _check_classes(before: Sequence[str], now: Sequence[str]) -> None:
     parts += [f"removed {_listed(removed)}"] if removed else []
     change = "; ".join(parts) or "in another order"
     raise UserError(
-        f"the classes of the data changed since the run started ({change}), and a resumed run needs the same classes; "
+        f"the classes of the data changed since the run started ({change}), but a resumed run needs the same classes: "
         "start a new run with `weights` of this one for other classes"
     )
 

@@ -245,7 +245,7 @@ def _join(device: torch.device) -> "_Group":
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise UserError(
-                f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {name} is not set: start several processes by "
+                f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {name} is not set: start several processes by "
                 "torchrun, or unset WORLD_SIZE for one"
             )
     rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]

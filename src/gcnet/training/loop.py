@@ -343,7 +343,9 @@ class TrainingLoop:
             ("ema_decay", averaged == (stored["average"] is not None)),
         ):
             if not same:
-                raise UserError(f"`{name}` of config.json must be that of the checkpoint, and it was changed")
+                raise UserError(
+                    f"`{name}` in config.json was changed and does not fit the checkpoint: restore its value"
+                )
         if has_shards(state):
             like = next(filter(is_sharded, self.trainer.network.parameters()))
             state = load_shards(self.folder.checkpoint, state, like, self.processes)

@@ -110,7 +110,9 @@ class RemoteRun:
         published = None if self._seen is None else str(self._seen.get("time"))
         with self._lock.held(published, take_over=self.take_over):
             if self._marker() != self._seen:
-                raise UserError(f"another process published {printable(self.url)} meanwhile: repeat the command")
+                raise UserError(
+                    f"another process has published {printable(self.url)} in the meantime: repeat the command"
+                )
             yield
 
     def publish(self) -> None:

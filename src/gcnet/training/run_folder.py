@@ -292,11 +292,11 @@ def open_folder(path: str | Path, remote: RemoteRun | None = None) -> tuple[RunF
     folder, place = RunFolder(Path(path), remote), printable(path)
     if folder.path.is_file() and folder.path.suffix == ".safetensors":
         raise UserError(
-            f"only run folders can be resumed, and {place} is a file of weights: train with `weights={place}`"
+            f"only run folders can be resumed, but {place} is a file of weights: train with `weights={place}`"
         )
     if not folder.path.is_dir():
         if folder.path.exists():
-            raise UserError(f"only run folders can be resumed, and {place} is a file")
+            raise UserError(f"only run folders can be resumed, but {place} is a file")
         raise UserError(f"there is no run folder {place}{nearest_path(path)}")
     if not folder.config.exists():
         raise UserError(f"{place} is not a run folder: it has no config.json")

@@ -82,5 +82,5 @@ def _build_handler(request: StopRequest, owner: int) -> Callable[[int, FrameType
 def _end_at_once() -> None:
     show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
     with suppress(OSError):
-        os.write(2, f"{show_cursor}\ngcnet: terminated without saving; the last checkpoint remains\n".encode())
+        os.write(2, f"{show_cursor}\ngcnet: ended without saving; an earlier checkpoint, if any, remains\n".encode())
     os._exit(128 + signal.SIGINT)

@@ -47,8 +47,8 @@ def plot_learning_curves(
             `learning_rate` and, where measured, `val_loss` and the scores as fractions. Missing values are skipped;
             values that are not finite leave a gap.
         path: of the PNG.
-        scores: for each panel its title, and the names of its scores by their keys in the rows. The best value of the
-            first score is part of the title.
+        scores: for each panel its title, and the names of its scores by their keys in the rows, with the unit (%) if
+            they have one. The best value of the first score is part of the title.
         loss: label of the loss axis, with its unit.
         caption: small text below the figure, from `gcnet.visualization.style.figure_caption`.
     """
@@ -104,7 +104,9 @@ def _draw_scores(axes: "Axes", evaluations: _Rows, title: str, names: Mapping[st
     first, name = next(iter(names.items()))
     measured = [(float(row[first]), float(row["epoch"])) for row in evaluations if row.get(first) not in (None, "")]
     best, epoch = max(measured, key=itemgetter(0), default=(None, 0.0))  # the first of equal ones, as in training
-    text = "not measured" if best is None else f"best {100 * best:.1f} % in epoch {epoch:.3g}"
+    unit = " %" if name.endswith("(%)") else ""
+    text = "not measured" if best is None else f"best {100 * best:.1f}{unit} in epoch {epoch:.3g}"
+    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     axes.set_title(f"{title} ({text})", loc="left", fontsize=12, color=INK)
     if len(names) > 1:
         _add_legend(axes)

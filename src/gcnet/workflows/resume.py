@@ -123,5 +123,5 @@ def _check_data(
         return None
     if moved:
         paths = " ".join(f"`{name}={printable(value)}`" for name, value in moved.items())
-        raise UserError(f"{paths} must be the data of the run at a new path, and they differ: {difference}")
+        raise UserError(f"{paths} must be the data of the run at a new path, but they differ: {difference}")
     return f"the data changed since the run started: {difference}; the run continues, with a different result"

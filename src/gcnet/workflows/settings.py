@@ -71,7 +71,7 @@ class SimplifySettings:
         if self.output.suffix != MODEL_SUFFIX:
             raise UserError(f"`output` must be a new model file ending in {MODEL_SUFFIX}, found {self.output}")
         if os.path.realpath(self.output) == os.path.realpath(self.model):
-            raise UserError(f"`output` must be another file, and {self.output} is the model itself")
+            raise UserError(f"`output` must be another file, but {self.output} is the model itself")
         if self.output.exists() and not self.overwrite:
             raise UserError(f"`output`: {printable(self.output)} exists already; `overwrite` replaces it")
         if self.ratio is not None and self.block != "gc":

@@ -184,5 +184,5 @@ def test_dark_images_of_12_bits_are_reported(tmp_path: Path):
 def test_a_file_is_no_folder_of_images(tmp_path: Path):
     write(tmp_path)
     file = str(tmp_path / "annotations" / "instances_train2017.json")
-    with pytest.raises(UserError, match="`images` takes a folder, and .*instances_train2017.json is a file"):
+    with pytest.raises(UserError, match="`images` takes a folder, but .*instances_train2017.json is a file"):
         open_validation(DataSettings(data=file, images=file))

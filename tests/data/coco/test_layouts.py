@@ -115,7 +115,7 @@ def test_the_image_folder_may_be_named_also_with_a_folder_for_each_split(tmp_pat
         open_coco(DataSettings(str(tmp_path / "a")))
     train, val = open_coco(DataSettings(str(tmp_path / "a"), images=str(tmp_path / "x")))
     assert [part.images.read(0).size for part in (train, val)] == [(23, 17), (23, 17)]
-    with pytest.raises(UserError, match=r"`images` takes a folder, and there is none at .*z"):
+    with pytest.raises(UserError, match=r"`images` takes a folder, but there is none at .*z"):
         open_coco(DataSettings(str(tmp_path / "a"), images=str(tmp_path / "z")))
 
 

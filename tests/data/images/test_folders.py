@@ -78,7 +78,7 @@ def test_validation_images_beside_a_fraction_or_of_other_classes_are_refused(tmp
     add_classes(tmp_path / "val")
     with pytest.raises(UserError, match="has validation images; omit `val_fraction`"):
         opened(tmp_path, val_fraction=0.5)
-    with pytest.raises(UserError, match='class "dogs" is none of the 2 known classes; did you mean "dog"'):
+    with pytest.raises(UserError, match='class "dogs" is not one of the 2 known classes; did you mean "dog"'):
         opened(tmp_path, val=str(add_classes(tmp_path / "other", classes=("cat", "dogs"))))
 
 

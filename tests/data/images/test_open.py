@@ -73,7 +73,7 @@ def test_a_folder_gives_both_parts_with_the_same_classes(tmp_path: Path) -> None
 def test_a_class_that_only_validation_has_is_refused(tmp_path: Path) -> None:
     data = make_folder(tmp_path)
     (tmp_path / "val" / "cats").mkdir()
-    with pytest.raises(UserError, match='val: class "cats" is none of the 3 known classes; did you mean "cat"'):
+    with pytest.raises(UserError, match='val: class "cats" is not one of the 3 known classes; did you mean "cat"'):
         open_data(DataSettings(data=data))
 
 
@@ -151,7 +151,7 @@ def test_evaluation_follows_the_class_order_of_the_network(tmp_path: Path) -> No
     source, _ = open_evaluation(settings, classes=("cat", "dog", "bee", "ant"))
     assert source.classes == ("cat", "dog", "bee", "ant")
     assert [source.label(i) for i in range(3)] == [3, 2, 0]
-    with pytest.raises(UserError, match='class "ant" is none of the 2 known classes'):
+    with pytest.raises(UserError, match='class "ant" is not one of the 2 known classes'):
         open_evaluation(settings, classes=("bee", "cat"))
     assert [open_evaluation(settings)[0].label(i) for i in range(3)] == [0, 1, 2]
 

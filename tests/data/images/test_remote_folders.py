@@ -59,6 +59,11 @@ def test_other_and_hidden_files_are_skipped_with_a_note(photos: tuple[Path, str]
     assert train.notes == (f"{photos[1]}/train: skipped 2 other files (1 .png, 1 .txt)",)
 
 
+def test_an_archive_beside_class_folders_is_not_read_as_a_shard(photos: tuple[Path, str]) -> None:
+    file_system(photos[1]).pipe_file(f"{photos[1]}/ILSVRC2012_img_train.tar", b"not read")
+    assert [len(source) for source in open_labeled(DataSettings(data=photos[1]), 0)] == [9, 6]
+
+
 def test_folders_of_tools_are_no_classes(photos: tuple[Path, str]) -> None:
     for split in ("train/__MACOSX", "train/@eaDir", "__MACOSX/train"):
         file_system(photos[1]).pipe_file(f"{photos[1]}/{split}/x.png", b"x")

@@ -75,7 +75,7 @@ def test_mistakes_name_the_url(table: tuple[Path, str]) -> None:
             None,
             "s3://bucket/photos/gone.csv: none of its 1 images is in the folder s3://bucket/photos",
         ),
-        ("list.csv", "s3://bucket/none", "`images` takes a folder, and there is none at s3://bucket/none"),
+        ("list.csv", "s3://bucket/none", "`images` takes a folder, but there is none at s3://bucket/none"),
         ("list.csv", "s3://none/x", "nothing at s3://none/x: The specified bucket does not exist"),
         ("lits.csv", None, 'there is no file s3://bucket/photos/lits.csv; did you mean "s3://bucket/photos/list.csv"'),
     ):

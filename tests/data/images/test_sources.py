@@ -55,7 +55,7 @@ def test_known_classes_set_the_labels_and_may_have_no_images_here(folder: Path) 
 
 
 def test_a_class_that_is_not_known_is_named_with_the_nearest_known_one(folder: Path) -> None:
-    with pytest.raises(UserError, match='class "cat" is none of the 3 known classes; did you mean "cats"'):
+    with pytest.raises(UserError, match='class "cat" is not one of the 3 known classes; did you mean "cats"'):
         FolderImages(folder, classes=("ant", "cats", "dog"))
 
 

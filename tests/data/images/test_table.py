@@ -93,7 +93,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 def test_a_label_that_is_not_known_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "path,label\na.png,dgo\n")
-    with pytest.raises(UserError, match='class "dgo" is none of the 2 known classes; did you mean "dog"'):
+    with pytest.raises(UserError, match='class "dgo" is not one of the 2 known classes; did you mean "dog"'):
         CsvImages(path, classes=("cat", "dog"))
 
 
@@ -134,7 +134,7 @@ def test_images_may_lie_in_the_folder_that_is_named_and_nowhere_else(tmp_path: P
     assert images.read(1).size == (3, 2)
     with pytest.raises(UserError, match="line 2: .* lies outside of the image folder .*`images`"):
         CsvImages(table)
-    with pytest.raises(UserError, match="`images` takes a folder, and there is none at"):
+    with pytest.raises(UserError, match="`images` takes a folder, but there is none at"):
         CsvImages(table, root=tmp_path / "nowhere")
 
 

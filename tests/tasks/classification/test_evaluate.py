@@ -101,7 +101,7 @@ def test_labels_follow_the_names_inside_the_model_file_whatever_their_order(
 
 def test_a_class_that_the_model_does_not_know_is_refused_by_name(model_file: Path, val: Path) -> None:
     (val / "val" / "apple").rename(val / "val" / "aple")
-    with pytest.raises(UserError, match=r'"aple" is none of the 3 known classes; did you mean "apple"'):
+    with pytest.raises(UserError, match=r'"aple" is not one of the 3 known classes; did you mean "apple"'):
         run(EvaluateSettings(str(model_file), data=str(val), device="cpu"))
 
 
@@ -171,7 +171,7 @@ def test_a_classifier_is_not_judged_on_detection_data(model_file: Path, tmp_path
     file.parent.mkdir()
     file.touch()
     for data in (tmp_path, file):
-        with pytest.raises(UserError, match=r"is for detectors, in COCO's format, and .*fruit.* is a classifier"):
+        with pytest.raises(UserError, match=r"is for detectors, in COCO's format, but .*fruit.* is a classifier"):
             run(EvaluateSettings(str(model_file), data=str(data), device="cpu"))
 
 

@@ -237,13 +237,13 @@ def test_outputs_that_are_not_finite_are_refused_and_the_image_named(model_file:
 
 def test_a_contact_sheet_is_a_png(model_file: Path, tmp_path: Path) -> None:
     write_fruit(tmp_path / "images")
-    with pytest.raises(UserError, match=r"ends in \.png, found sheet\.jpg"):
+    with pytest.raises(UserError, match=r"takes a \.png file .*, found sheet\.jpg"):
         run(PredictSettings((tmp_path / "images",), str(model_file), output=Path("sheet.jpg"), device="cpu"))
 
 
 def test_flags_of_detectors_are_refused_for_a_classifier(model_file: Path, tmp_path: Path) -> None:
     write_fruit(tmp_path / "images")
-    with pytest.raises(UserError, match=r"`threshold` is only for detectors, and .* is a classifier"):
+    with pytest.raises(UserError, match=r"`threshold` is only for detectors, but .* is a classifier"):
         run(PredictSettings((tmp_path / "images",), str(model_file), threshold=0.3, device="cpu"))
 
 

@@ -243,7 +243,7 @@ def test_weights_by_name_report_the_assumed_order_of_labels(tmp_path: Path, caps
     [
         (
             {"preprocessing": PreprocessingSettings(crop_pct=0.5)},
-            r"`crop_pct=0\.5` is only for classifiers, and .*scenes\.safetensors is a detector",
+            r"`crop_pct=0\.5` is only for classifiers, but .*scenes\.safetensors is a detector",
         ),
         ({"preprocessing": PreprocessingSettings(resize=70)}, "`resize=70` is only for classifiers"),
         (
@@ -264,7 +264,7 @@ def test_flags_of_classifiers_are_refused(detector_file: Path, changed: dict, se
 
 
 def test_flags_of_classifiers_are_refused_beside_results_too() -> None:
-    with pytest.raises(UserError, match=r"`crop_pct=0\.5` is only for classifiers, and `results` are of a detector"):
+    with pytest.raises(UserError, match=r"`crop_pct=0\.5` is only for classifiers, but `results` are of a detector"):
         run(EvaluateSettings(results=Path("r.json"), preprocessing=PreprocessingSettings(crop_pct=0.5)))
 
 

@@ -43,7 +43,7 @@ def test_the_images_of_a_file_may_lie_elsewhere(coco: Path, tmp_path: Path) -> N
         open_ground_truth(DataSettings(str(file)))
     part = open_ground_truth(DataSettings(str(file), limit_val=4, images=str(coco / "val")))
     assert (len(part.images), part.images.read(0).size) == (4, (64, 64))
-    with pytest.raises(UserError, match=r"`images` takes a folder, and there is none at .*vla; did you mean \".*val\""):
+    with pytest.raises(UserError, match=r"`images` takes a folder, but there is none at .*vla; did you mean \".*val\""):
         open_ground_truth(DataSettings(str(file), images=str(coco / "vla")))
 
 

@@ -268,7 +268,7 @@ def test_a_damaged_image_is_skipped_and_named(finder: Path, tmp_path: Path, caps
         ({"preprocessing": PreprocessingSettings(image_size=30)}, "`image_size=30` is only for classifiers"),
         ({"classes": "bal"}, 'unknown class "bal"; did you mean "ball"'),
         ({"classes": "cube,"}, 'unknown class "";'),
-        ({"output": Path("sheet.png")}, "`output` of a detector is a folder"),
+        ({"output": Path("sheet.png")}, "`output` of a detector takes a folder"),
     ],
 )
 def test_invalid_settings_are_refused(finder: Path, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:

@@ -75,7 +75,7 @@ def image_folder(file: Path, names: Sequence[str], *, images: Path | None = None
         UserError: No folder has an image of the sample.
     """
     if images is not None and not is_folder(images):
-        raise UserError(f"`images` takes a folder, and {no_folder(restored_url(images))}")
+        raise UserError(f"`images` takes a folder, but {no_folder(restored_url(images))}")
     sample = evenly_spread(names, _SAMPLE)
     places = _image_places(file, images, split_in_name(file.stem) or split_of_folder(file.parent.name) or split)
     best, most = places[0], (0, 0)

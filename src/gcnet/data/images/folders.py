@@ -92,7 +92,7 @@ def _repaired(names: Sequence[str], place: object) -> str:
 def _unknown(name: str, known: Sequence[str], classes: Sequence[str], place: object) -> UserError:
     proposal = nearest(name, known)
     lists = "" if proposal else f"; known: {_some(known)}; found: {_some(classes)}"
-    return UserError(f'{place}: class "{name}" is none of the {len(known)} known classes{proposal}{lists}')
+    return UserError(f'{place}: class "{name}" is not one of the {len(known)} known classes{proposal}{lists}')
 
 
 def _some(classes: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ class ImageRoot:
 
     def __init__(self, root: Path, beside: Path) -> None:
         if not root.is_dir():
-            raise UserError(f"`images` takes a folder, and {no_folder(root)}")
+            raise UserError(f"`images` takes a folder, but {no_folder(root)}")
         self.root = root
         self._bases = list(dict.fromkeys((os.path.abspath(root), os.path.abspath(beside))))
         self._real = os.path.realpath(root)
@@ -94,7 +94,7 @@ class RemoteImageRoot:
         self.root = root.rstrip("/")
         self.sizes: dict[str, int] = {}
         if not is_folder(self.root):
-            raise UserError(f"`images` takes a folder, and there is none at {printable(root)}")
+            raise UserError(f"`images` takes a folder, but there is none at {printable(root)}")
 
     def below(self, paths: Sequence[str]) -> tuple[dict[str, str], str | None]:
         """Resolve paths to paths relative to the image folder; paths without a file are kept, as missing images.

@@ -122,7 +122,7 @@ def find_image_layout(data: str, argument: str, images: str | None = None) -> Im
     proposal = nearest(data, BUILT_IN) or nearest_path(path) or ";"
     raise UserError(
         f'unknown data "{data}"{proposal} valid: {", ".join(BUILT_IN)}, '
-        "a folder with train/ and val/, or a CSV of path, label and split"
+        "a folder with train/ and val/, a CSV of path, label and split, or shards"
     )
 
 

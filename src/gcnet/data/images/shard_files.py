@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -41,16 +41,21 @@ def is_shards(data: str) -> bool:
     if is_shard_name(data) and not os.path.isdir(data):
         return True
     if is_remote(data):
-        return any(name.endswith(".tar") for name in list_place(data).sizes)
+        listing = list_place(data)
+        return _are_shards(listing.sizes, lambda: [name for name in listing.folders if not name.startswith(".")])
     return os.path.isdir(data) and _holds_shards(data)
 
 
 def _holds_shards(folder: str) -> bool:
     try:
-        has_shards = any(name.endswith(".tar") for name in os.listdir(folder))
+        return _are_shards(os.listdir(folder), lambda: subfolders(folder))
     except OSError:
         return False
-    return has_shards and (os.path.exists(os.path.join(folder, INFO)) or not subfolders(folder))
+
+
+def _are_shards(names: Collection[str], folders: Callable[[], Sequence[str]]) -> bool:
+    """Whether a folder with files of these names is one of shards, and not one of class folders beside an archive."""
+    return any(name.endswith(".tar") for name in names) and (INFO in names or not folders())
 
 
 def find_shards(data: str) -> list[FileEntry]:

@@ -133,7 +133,9 @@ class ShardLayout:
             notes = (*notes, f"{printable(self.data)} has no class names: its labels are indices of the known classes")
             own = list(classes)
         if (largest := int(index.labels.max())) >= len(own):
-            raise UserError(f"{printable(self.data)}: the label {largest} is none of the {len(own)} classes, from 0")
+            raise UserError(
+                f"{printable(self.data)}: the label {largest} must be below the number of classes, {len(own)}"
+            )
         label_of, repaired = label_classes(own, classes, printable(self.data))
         labels = np.array([label_of[name] for name in own], dtype=np.int32)[index.labels]
         return ShardImages(index, labels, own if classes is None else classes, (*notes, *repaired))

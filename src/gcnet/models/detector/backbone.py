@@ -168,7 +168,7 @@ def make_deformable(model: nn.Module, stages: tuple[str, ...] = ("layer2", "laye
                 count += 1
     if not count:
         raise UserError(
-            f"deformable convolutions replace conv2 of bottlenecks, and {type(model).__name__} has none in "
+            f"deformable convolutions replace conv2 of bottlenecks, but {type(model).__name__} has none in "
             f"{', '.join(stages)}"
         )
     return count

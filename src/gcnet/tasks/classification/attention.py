@@ -105,7 +105,7 @@ class LabeledImages(MeasuredImages):
         network = loaded.trained
         assert isinstance(network, TrainedClassifier)
         if settings.data not in BUILT_IN and is_coco(settings.data or ""):
-            raise UserError(f"`data` takes images of classes, and {settings.data} is in COCO's format, for detectors")
+            raise UserError(f"`data` takes images of classes, but {settings.data} is in COCO's format, for detectors")
         given = settings.data_settings(network.preprocessing.image_size if network.preprocessing else None)
         source, preprocessing = open_evaluation(given, settings.seed, preprocessing=network.preprocessing)
         for note in source.notes if processes.first else ():

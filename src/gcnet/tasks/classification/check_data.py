@@ -171,7 +171,8 @@ def _draw_sheet(images: StoredImages, path: Path, name: str) -> bool:
             continue
         picture.thumbnail((400, 400))
         pictures.append(picture)
-        titles.append(printable(f"{images.classes[images.label(index)]}\n{Path(images.name(index)).name}"))
+        label, file = images.classes[images.label(index)], Path(images.name(index)).name
+        titles.append(f"{printable(label)}\n{printable(file)}")
     if pictures:
         caption = figure_caption(name, f"{len(pictures)} of {len(images):,} images")
         contact_sheet(pictures, titles, path, caption=caption)

@@ -251,7 +251,7 @@ def _open_images(
 ) -> tuple[ImageSource, Preprocessing, list[str]]:
     """Return the images with labels in the class order of the network, their preprocessing, and notes."""
     if settings.data not in BUILT_IN and is_coco(settings.data):
-        raise UserError(f"{settings.data} is for detectors, in COCO's format, and {settings.model} is a classifier")
+        raise UserError(f"{settings.data} is for detectors, in COCO's format, but {settings.model} is a classifier")
     size = network.preprocessing.image_size if network.preprocessing else None
     try:
         source, preprocessing = open_evaluation(

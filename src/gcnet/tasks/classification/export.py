@@ -76,7 +76,7 @@ def export_graph(loaded: LoadedModel, settings: ExportSettings) -> ExportGraph:
     axes = dynamic_axes(settings.dynamic_axes("batch"))
     if 2 in axes and not _runs_at(network, size):
         raise UserError(
-            f"`dynamic=size` requires a network for images of any size, and {printable(loaded.origin)} takes images of "
+            f"`dynamic=size` requires a network for images of any size, but {printable(loaded.origin)} takes images of "
             f"{size} x {size} pixels only"
         )
 

@@ -165,7 +165,10 @@ def predict(
             or an output is not finite.
     """
     if settings.output is not None and settings.output.suffix.lower() != ".png":
-        raise UserError(f"`output` of a classifier is a PNG file whose name ends in .png, found {settings.output}")
+        raise UserError(
+            "`output` of a classifier takes a .png file (contact sheet), or a .jsonl or .parquet file (records), found "
+            f"{settings.output}"
+        )
     predictor, options = configured_predictor(loaded, settings)
     preprocessing = predictor.preprocessing
     if processes.first:

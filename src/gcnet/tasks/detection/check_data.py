@@ -209,7 +209,7 @@ def check_annotations(settings: CheckDataSettings) -> AnnotationsReport | Splits
         raise missing_annotations_error(layout, "train")
     if settings.fix is not None and len(files) > 1:
         listed = ", ".join(shown_place(file) for file in files)
-        raise UserError(f"`fix` takes one annotation file, and {shown_place(settings.data)} has {len(files)}: {listed}")
+        raise UserError(f"`fix` takes one annotation file, but {shown_place(settings.data)} has {len(files)}: {listed}")
     reports = {file: _check_file(file, settings, finds_images=True) for file in files}
     splits = [split for split in (layout.train, layout.val, layout.test) if split]
     comparisons: list[str] = []

@@ -88,7 +88,7 @@ def _read(path: Path) -> ConvertedData:
     if label_format is not None:
         return label_format.convert(path)
     if nested := describe_nested_labels(path):
-        raise UserError(f"`convert` takes the folder of one data set, and {printable(path)} holds {nested}")
+        raise UserError(f"`convert` takes the folder of one data set, but {printable(path)} holds {nested}")
     expected = ", or ".join(label_format.expected for label_format in LABEL_FORMATS)
     raise UserError(f"`convert` takes {expected}; found neither in {shown_place(path)}")
 

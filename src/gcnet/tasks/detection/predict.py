@@ -92,7 +92,10 @@ def _check_output(settings: PredictSettings, paths: Sequence[Path]) -> None:
     if output is None:
         return
     if not output.is_dir() and (output.exists() or output.suffix.lower() in (".png", ".jpg", ".jpeg")):
-        raise UserError(f"`output` of a detector is a folder for a picture of each image, found {output}")
+        raise UserError(
+            "`output` of a detector takes a folder (annotated images), or a .jsonl or .parquet file (records), found "
+            f"{output}"
+        )
     if os.path.realpath(output) in {os.path.realpath(path.parent) for path in paths}:
         raise UserError(
             f"`output` must be another folder than that of the images, found {printable(output)}, where its pictures "

@@ -366,7 +366,7 @@ def _require_masks(part: CocoSplit, model: str) -> None:
         skipped = [issue for issue in part.issues if issue.kind in MASK_ISSUE_KINDS]
         reason = f"no mask that can be used ({issue_summary(skipped)})" if skipped else "boxes and no masks"
         raise UserError(
-            f"{printable(part.place)} has {reason}, and {model} needs masks: use {without_masks(model)}, a detector "
+            f"{printable(part.place)} has {reason}, but {model} needs masks: use {without_masks(model)}, a detector "
             f"without masks"
         )
 
@@ -392,7 +392,7 @@ def _refuse_classifiers(settings: TrainSettings) -> None:
     if settings.data.is_generated:
         given = [flag for flag in given if not flag.startswith("`image_size=")]
     if given:
-        raise UserError(f"{given[0]} is only for classifiers, and {network}: give `min_size` and `max_size`")
+        raise UserError(f"{given[0]} is only for classifiers, but {network}: give `min_size` and `max_size`")
 
 
 def _title(labels: Tensor, classes: Sequence[str]) -> str:
