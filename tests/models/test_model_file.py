@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 from torchvision.ops import FrozenBatchNorm2d
 
 from gcnet.errors import UserError
@@ -20,6 +21,10 @@ from gcnet.tensor_files import save_tensors
 
 def images() -> torch.Tensor:
     return torch.randn(2, 3, 37, 41, generator=torch.Generator().manual_seed(0))
+
+
+def pruned(layer: nn.Module) -> None:
+    prune.l1_unstructured(layer, "weight", amount=0.5)
 
 
 def trained(model: nn.Module) -> nn.Module:
@@ -53,6 +58,30 @@ def test_the_network_within_a_wrapped_one_is_saved(tmp_path: Path, wrap: Callabl
     model = trained(create_model("gc_cifar_resnet20", num_classes=3))
     save_model(wrap(model), tmp_path / "model.safetensors")
     assert torch.equal(load_model(tmp_path / "model.safetensors")(images()), model(images()))
+
+
+CHANGES = [pruned, nn.utils.weight_norm, nn.utils.spectral_norm, parametrizations.spectral_norm]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated", "ignore:.*spectral_norm.*deprecated")
+@pytest.mark.parametrize(
+    "change", [pruned, nn.utils.weight_norm, nn.utils.spectral_norm, parametrizations.spectral_norm]
+)
+def test_changed_layers_are_saved_as_the_weights_that_they_compute_with(
+    tmp_path: Path, change: Callable[[nn.Module], object]
+) -> None:
+    model = trained(create_model("gc_cifar_resnet20", num_classes=3))
+    change(model.get_submodule("layer1.0.conv1"))
+    with torch.no_grad():
+        for parameter in model.get_submodule("layer1.0.conv1").parameters():
+            parameter.mul_(-1.5)
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_model(model, tmp_path / "model.safetensors")
+    assert model.layer1.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    loaded = load_model(tmp_path / "model.safetensors")
+    torch.testing.assert_close(loaded(images()), model.eval()(images()), rtol=1e-4, atol=1e-4)
 
 
 def test_weights_that_are_not_in_memory_are_not_saved(tmp_path: Path) -> None:

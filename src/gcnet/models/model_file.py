@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from gcnet.checkpoints.foreign_files import weight_format
 from gcnet.errors import UserError, nearest, printable
 from gcnet.insertion import insertion_records, refuse_fused
-from gcnet.models.block_file import require_whole, unwrapped
 from gcnet.models.card import (
     ModelCard,
     card_of,
     read_card,
 )
+from gcnet.models.plain_weights import plain_weights, unwrapped
 from gcnet.renamed import FORMAT_VERSION, upgraded_metadata
 from gcnet.storage import StorageError
 from gcnet.tensor_files import has_checksum, load_tensors, save_tensors
@@ -35,7 +35,7 @@ def save_model(
     """Write weights and model card to one `.safetensors` file, atomically and with a checksum.
 
     Omitted values are those of the card of the loaded model. Of compiled, parallel or averaged
-    networks the inner network is written.
+    networks the inner network is written, of pruned and weight-normalized layers the weights that they compute with.
 
     Args:
         model: the network.
@@ -50,8 +50,7 @@ def save_model(
     """
     model = unwrapped(model)
     refuse_fused(model, "saved")
-    tensors = without_profiles(model.state_dict())
-    require_whole(tensors, f"this {type(model).__name__}")
+    tensors = plain_weights(model, f"this {type(model).__name__}")
     known = card_of(model)
     card = ModelCard(
         architecture=known.architecture,
