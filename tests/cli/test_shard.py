@@ -48,7 +48,7 @@ def test_check_data_and_evaluate_give_the_numbers_of_the_folder(capsys: pytest.C
 
 def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
-        (["shard", "nowhere"], "nowhere"),
+        (["shard", "nowhere"], 'gcnet: DATA: nothing at "nowhere"'),
         (["shard", "photos", "--output", "photos"], "the output must be a new or empty folder, found photos"),
         (["shard", "photos", "--output", "photos/train/shards"], "--output must not be in a folder of images"),
         (["shard", "photos", "--shard-size", "0"], "--shard-size must be 1 or more, found 0"),

@@ -52,7 +52,7 @@ def run(settings: Settings) -> int:
     from gcnet.progress_bar import progress_bar
 
     check_output_outside_images(Path(settings.data), settings.output)
-    splits = open_splits(settings.data, settings.images, argument="gcnet shard")
+    splits = open_splits(settings.data, settings.images, argument="DATA")
     for note in dict.fromkeys(note for images in splits.values() for note in images.notes):
         print(printable(note), file=sys.stderr)
     with progress_bar("images", sum(map(len, splits.values()))) as progress:

@@ -115,9 +115,10 @@ def find_image_layout(data: str, argument: str, images: str | None = None) -> Im
         expected = f"{', '.join(others)} or {last}"
         raise UserError(f"{argument} takes {expected}, found the file {path}")
     if os.sep in data or path.suffix or argument != "`data`":
-        expected = f"expected {expected_tree(data)}" if argument == "`data`" else "expected a folder of images or a CSV"
+        layouts = expected_tree(data) if argument == "`data`" else "a folder of images, a CSV or shards"
         raise UserError(
-            f'{argument}: nothing at "{data}" (tried {os.path.realpath(path)}){nearest_path(path) or ";"} {expected}'
+            f'{argument}: nothing at "{data}" (tried {os.path.realpath(path)}){nearest_path(path) or ";"} expected '
+            f"{layouts}"
         )
     proposal = nearest(data, BUILT_IN) or nearest_path(path) or ";"
     raise UserError(

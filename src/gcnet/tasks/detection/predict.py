@@ -83,7 +83,7 @@ def predict(
         detections = predictor(images, **options, show=pictures, progress=progress, processes=processes)
     if settings.output is None or not detections.images:
         return detections
-    return replace(detections, figures=f"pictures of the images with their objects: {settings.output}")
+    return replace(detections, figures=f"annotated images in {settings.output}")
 
 
 def _check_output(settings: PredictSettings, paths: Sequence[Path]) -> None:
