@@ -1,6 +1,7 @@
 """Files at URLs, on an S3 server of this machine and on fsspec's file system in memory."""
 
 import multiprocessing
+import socket
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
@@ -11,12 +12,15 @@ from gcnet.errors import UserError
 from gcnet.remote_files import (
     RemoteError,
     check_without_secret,
+    existing_file,
     file_system,
     find_remote,
     is_remote,
+    read_ranges,
     read_remote,
     retried,
 )
+from gcnet.remote_uploads import upload_bytes
 from s3_server import forget_file_systems
 
 
@@ -93,11 +97,11 @@ def test_a_failing_request_is_repeated_and_then_reported(monkeypatch: pytest.Mon
     assert read_remote("memory://file", 0, 7) == b"content"
     with pytest.raises(RemoteError, match="cannot access memory://file: connection reset"):
         read_remote("memory://file")
-    assert len(attempts) == 2 + 3
+    assert len(attempts) == 2 + 6
 
 
 class ReadTimeoutError(Exception):
-    """As botocore's, which has repeated the request for more than a minute."""
+    """As botocore's, which has repeated the request."""
 
 
 class ClientPayloadError(Exception):
@@ -107,8 +111,8 @@ class ClientPayloadError(Exception):
 @pytest.mark.parametrize(
     ("error", "attempts", "expected"),
     [
-        (ClientPayloadError("3 of 100 bytes"), 3, RemoteError),
-        (OSError("503"), 3, RemoteError),
+        (ClientPayloadError("3 of 100 bytes"), 6, RemoteError),
+        (OSError("503"), 6, RemoteError),
         (ReadTimeoutError("no answer"), 1, RemoteError),
         (FileNotFoundError("no key"), 1, UserError),
         (PermissionError("Forbidden"), 1, UserError),
@@ -128,6 +132,42 @@ def test_requests_are_repeated_unless_that_is_of_no_use(
     with pytest.raises(expected, match=f"s3://bucket/file.*: {error}$") as found:
         retried("s3://bucket/file", request)
     assert type(found.value) is expected and len(made) == attempts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "request_of",
+    [lambda url: read_remote(url), lambda url: read_ranges([(url, 0, 5)]), lambda url: existing_file(url)],
+    ids=["file", "ranges", "entry"],
+)
+def test_a_server_that_does_not_answer_is_waited_for_three_times(
+    s3: str, monkeypatch: pytest.MonkeyPatch, request_of: Callable[[str], object]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # the system accepts connections, and nothing reads them
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        forget_file_systems()
+        monkeypatch.setattr(file_system(s3), "read_timeout", 0.2)
+        with pytest.raises(RemoteError, match="cannot access s3://bucket/file: Read timeout on endpoint URL"):
+            request_of(f"{s3}/file")
+        listener.settimeout(0.5)
+        connections = []
+        with pytest.raises(TimeoutError):
+            while True:
+                connections.append(listener.accept()[0])
+        assert len(connections) == 3
+        for connection in connections:
+            connection.close()
+
+
+@pytest.mark.parametrize("size", [3, 20_000_000])
+def test_an_upload_to_a_server_that_does_not_take_it_ends(s3: str, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        monkeypatch.setattr("gcnet.remote_files._LONGEST_ANSWER", 1.0)
+        monkeypatch.setattr("gcnet.remote_files._LEAST_SPEED", 1e9)
+        forget_file_systems()
+        with pytest.raises(RemoteError, match="cannot access s3://bucket/file: the server did not answer within 1 s"):
+            upload_bytes(b"x" * size, f"{s3}/file")
 
 
 def test_unknown_protocols_and_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

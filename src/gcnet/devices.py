@@ -48,10 +48,9 @@ def choose_device(name: str | torch.device) -> torch.device:
         raise UserError(
             f"`device={name}`: under torchrun every process needs a GPU of its own; use `device=cuda`, and choose "
             "GPUs by CUDA_VISIBLE_DEVICES"
-        ).once_per_machine()
+        )
     if not available:
-        message = f"`device={name}`: PyTorch finds no CUDA GPU here; use `device=cpu` or auto"
-        raise UserError(message).once_per_machine()
+        raise UserError(f"`device={name}`: PyTorch finds no CUDA GPU here; use `device=cpu` or auto")
     device = torch.device("cuda", _gpu_index(name, device))
     torch.cuda.set_device(device)
     return device
@@ -82,7 +81,7 @@ def gpu_names(count: int, visible: str | None) -> tuple[str, ...]:
 def _unknown_device(name: str) -> UserError:
     meant = f"cuda:{name}" if name.isdecimal() else {"gpu": "cuda"}.get(name.lower(), name.lower())
     proposal = f'; did you mean "{meant}"?' if meant != name and meant.startswith(("cuda", "cpu")) else ""
-    return UserError(f'`device` takes auto, cpu, cuda or cuda:N, found "{name}"{proposal}').once_per_machine()
+    return UserError(f'`device` takes auto, cpu, cuda or cuda:N, found "{name}"{proposal}')
 
 
 def _gpu_index(name: str, device: torch.device) -> int:

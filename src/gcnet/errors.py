@@ -30,11 +30,12 @@ class UserError(ValueError):
     It names arguments in backticks, as `batch_size` or `batch_size=8`; the command line renders them as flags.
 
     Attributes:
-        reported: whether another process of torchrun prints it, so that the command line does not.
+        reported: whether another process of torchrun prints it, so that the command line does not; None for an error
+            outside of a process group, which the first process of a machine prints, see `first_to_report`.
         common: whether all processes of torchrun are known to raise it, so that its sentence names no rank.
     """
 
-    reported = False
+    reported: bool | None = None
     common = False
 
     def in_all_processes(self) -> "UserError":
@@ -46,14 +47,24 @@ class UserError(ValueError):
         self.common = True
         return self
 
-    def once_per_machine(self) -> "UserError":
-        """Have the first process of torchrun on each machine print this error, which all of them raise.
 
-        Returns:
-            The error.
-        """
-        self.reported = os.environ.get("LOCAL_RANK", "0") != "0"
-        return self
+def first_to_report() -> bool:
+    """Whether this process is the first of those that torchrun started on its machine to ask, and so the one to print.
+
+    Without torchrun's folder for errors, which all processes of a machine share, it is the first one by LOCAL_RANK.
+    """
+    rank, file = os.environ.get("LOCAL_RANK", "0"), os.environ.get("TORCHELASTIC_ERROR_FILE")
+    start, folder = os.path.split(os.path.dirname(file or ""))  # a folder of each process is in that of this start
+    if file is None or folder != rank:
+        return rank == "0"
+    first = os.path.join(start, "gcnet-reports")
+    try:
+        os.symlink(rank, first)  # names the process at once, unlike a file that is written
+    except FileExistsError:
+        return os.readlink(first) == rank
+    except OSError:
+        return rank == "0"
+    return True
 
 
 class Failure(UserError):

@@ -1,9 +1,10 @@
 """Files at URLs such as s3://bucket/key, by fsspec; the file system is opened once in each process."""
 
+import asyncio
 import os
 import re
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,10 @@ _T = TypeVar("_T")
 # A key and a secret before "@": no port, no ARN of an access point, and no container of Azure.
 _SECRET = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,2}(?!arn:)[^/@:]+:(?!\d+/)[^@]+@")
 _SHORT_URL = re.compile(r"^([^/:]+):/(?!/)")
-_ATTEMPTS = 3
+_ATTEMPTS = 6  # of requests that fail at once: 15 s of pauses, and those of botocore
+_OF_BOTOCORE = 3  # attempts within each, of 15 s where the server does not answer
+_LONGEST_ANSWER = 45.0  # seconds for all attempts of botocore at a request with a body, in addition to that of sending
+_LEAST_SPEED = 100_000.0  # bytes of a body per second
 _FIRST_PAUSE = 0.5  # seconds; doubled after every failed attempt
 _PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, NotImplementedError, ValueError, TypeError)
 _VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
@@ -25,6 +29,10 @@ _CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetr
 
 class RemoteError(Failure):
     """A remote file cannot be read or written, although the request is correct."""
+
+
+class _AnswerTimeout(Exception):
+    """A server did not answer; no TimeoutError, whose text fsspec drops."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,24 @@ def _file_system(protocol: str, process: int) -> Any:  # noqa: ARG001 (part of t
         raise UserError(f'unknown protocol "{printable(protocol)}://"{proposal or "; such as s3://"}') from error
     if protocol in ("s3", "s3a"):
         system.retries = 1  # botocore repeats requests as well: together they would wait hours for a server that hangs
+        if "AWS_MAX_ATTEMPTS" not in os.environ:
+            system.config_kwargs = {"retries": {"total_max_attempts": _OF_BOTOCORE}} | system.config_kwargs
+        system._call_s3 = _uploads_limited(system._call_s3)
     return system
+
+
+def _uploads_limited(request: Callable[..., Awaitable[_T]]) -> Callable[..., Awaitable[_T]]:
+    """Limit the time of requests with a body: aiohttp would wait forever for a server that does not take the body."""
+
+    async def limited(method: str, *arguments: Any, **named: Any) -> _T:
+        body = named.get("Body")
+        limit = None if body is None else _LONGEST_ANSWER + len(body) / _LEAST_SPEED
+        try:
+            return await asyncio.wait_for(request(method, *arguments, **named), limit)
+        except TimeoutError as error:
+            raise _AnswerTimeout(f"the server did not answer within {limit:.0f} s") from error
+
+    return limited
 
 
 def _missing_library(protocol: str, reason: str = "") -> UserError:
@@ -200,14 +225,16 @@ def retried(url: str, request: Callable[[], _T]) -> _T:
 
 
 def _is_permanent(error: Exception) -> bool:
-    """Whether a request that failed with an error is not repeated: mistakes, and servers that did not answer in time.
-
-    Libraries of protocols have repeated these for more than a minute.
-    """
+    """Whether a request that failed is not repeated: mistakes, and servers that did not answer in time."""
     if isinstance(error, RemoteError):
         return False
     name = type(error).__name__
-    return isinstance(error, _PERMANENT) or name in (*_CREDENTIALS, "ParamValidationError") or "Timeout" in name
+    return isinstance(error, _PERMANENT) or name in (*_CREDENTIALS, "ParamValidationError") or _is_timeout(error)
+
+
+def _is_timeout(error: BaseException) -> bool:
+    """Whether a server did not answer in time, in repeated requests: libraries of protocols repeat them."""
+    return "Timeout" in type(error).__name__
 
 
 def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
@@ -218,6 +245,9 @@ def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
 
     Returns:
         Content of each range; None if its request failed, which `read_remote` may repeat or explain.
+
+    Raises:
+        RemoteError: The server does not answer: each of the ranges would be waited for again.
     """
     if not ranges:
         return []
@@ -227,6 +257,10 @@ def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
         results = system.cat_ranges(urls, starts, ends, on_error="return")
     except Exception:  # libraries of protocols have error classes of their own
         return [None] * len(ranges)
+    for url, result in zip(urls, results, strict=True):
+        if isinstance(result, Exception) and _is_timeout(result):
+            with remote_errors(url):
+                raise result
     return [result if isinstance(result, bytes) else None for result in results]
 
 

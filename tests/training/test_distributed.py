@@ -62,9 +62,10 @@ def test_reported_numbers_are_those_of_the_saved_weights_to_the_bit(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "first", "second"),
     [
-        ("user", ["UserError", "the folder is not empty"], ["UserError", "the folder is not empty"]),
-        ("other", ["KeyError", "'a'"], ["RankFailure", "rank 0 failed: KeyError: 'a'"]),
-        ("stop", ["KeyboardInterrupt", ""], ["RankFailure", "rank 0 failed: interrupted"]),
+        ("user", ["UserError", "the folder is not empty", True], ["UserError", "the folder is not empty", True]),
+        ("network", ["RemoteError", "no answer", True], ["Failure", "no answer", True]),
+        ("other", ["KeyError", "'a'", None], ["RankFailure", "rank 0 failed: KeyError: 'a'", False]),
+        ("stop", ["KeyboardInterrupt", "", None], ["RankFailure", "rank 0 failed: interrupted", False]),
     ],
 )
 def test_an_error_in_the_work_of_the_first_process_ends_the_wait_of_the_others(kind, first, second, tmp_path):
@@ -151,15 +152,45 @@ def test_only_the_first_process_tries_to_write_into_the_output(rank, tmp_path, m
     assert tried == [0][rank:]
 
 
+MISTYPED = [["train", "--modle", "resnet18"], ["trian"], ["--versoin"], ["train", "--device", "gpu"]]
+
+
+@pytest.mark.parametrize("arguments", [*MISTYPED, ["train", "--resume", "missing"]], ids=" ".join)
+def test_one_process_of_a_machine_reports_a_usage_error_and_torchrun_gets_it_of_all(
+    arguments, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(cli, "_PATIENCE", 0.0)
+    printed = []
+    for rank in (1, 0, 2):
+        place = {"WORLD_SIZE": 6, "RANK": 3 + rank, "LOCAL_RANK": rank}
+        file = tmp_path / str(rank) / "error.json"
+        file.parent.mkdir()
+        for name, value in (place | {"TORCHELASTIC_ERROR_FILE": file}).items():
+            monkeypatch.setenv(name, str(value))
+        assert cli.main(arguments) == 2
+        printed.append(capsys.readouterr().err)
+        failure = ProcessFailure(local_rank=rank, pid=1, exitcode=2, error_file=str(file))
+        assert f"gcnet: {failure.message}\n" == printed[0]
+    assert printed[0] and not any(printed[1:])
+
+
 @pytest.mark.parametrize("rank", [0, 1])
-def test_only_the_first_process_of_a_machine_reports_a_mistyped_flag(rank, monkeypatch, capsys, tmp_path):
-    for name, value in {"WORLD_SIZE": "4", "RANK": str(2 + rank), "LOCAL_RANK": str(rank)}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+def test_without_torchrun_the_first_process_of_a_machine_reports(rank, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_PATIENCE", 0.0)
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
     assert cli.main(["train", "--modle", "resnet18"]) == 2
     assert capsys.readouterr().err.count("gcnet: ") == 1 - rank
-    failure = ProcessFailure(local_rank=rank, pid=1, exitcode=2, error_file=str(tmp_path / "error.json"))
-    assert "--modle" in str(failure.message)  # in the summary of torchrun, for each process
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["--version"], ["train", "--help"], ["predict", "help"]], ids=" ".join
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_process_prints_the_help(arguments, rank, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    assert cli.main(arguments) == 0
+    assert bool(capsys.readouterr().out) == (rank == 0)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -227,16 +258,6 @@ def test_processes_join_within_a_group_and_anew_after_it(tmp_path):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_no_process_waits_for_one_that_failed(rank, tmp_path):
     assert by_two(together.fail_at_the_end, tmp_path, tmp_path, rank) == [0, 1]
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("name", ["cuda:0", "gpu"])
-def test_only_the_first_process_of_a_machine_reports_an_invalid_device(name, rank, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", str(rank))
-    with pytest.raises(UserError) as error:
-        choose_device(name)
-    assert error.value.reported == bool(rank)
 
 
 @pytest.mark.parametrize("name", ["cuda:0", "cuda:3"])

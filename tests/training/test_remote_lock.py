@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -163,3 +164,13 @@ def test_files_are_created_and_replaced_under_a_condition(s3: str) -> None:
     assert not replace_remote(b"five", url, before.version)
     with pytest.raises(UserError, match="s3://none/file"):
         create_remote(b"", "s3://none/file")
+
+
+def test_an_error_does_not_wait_for_a_server_that_no_longer_answers(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr("gcnet.training.remote_lock._LONGEST_WAIT", 0.01)
+    with pytest.raises(RuntimeError, match="no network"), new_lock(s3).held(None):
+        monkeypatch.setattr("gcnet.training.remote_lock.existing_file", lambda _: answered.wait(60))
+        raise RuntimeError("no network")
+    assert not answered.is_set()
+    answered.set()

@@ -19,6 +19,7 @@ from gcnet.remote_files import RemoteError, file_system, find_remote, read_remot
 from gcnet.storage import StorageError
 from gcnet.training.progress import Silent
 from gcnet.training.remote_run import RemoteRun, remote_run
+from gcnet.training.run_folder import RunFolder
 from gcnet.training.settings import OutputSettings, override
 from gcnet.workflows.resume import resume
 from gcnet.workflows.run import RunResult
@@ -221,6 +222,32 @@ def test_without_network_training_continues_and_the_end_names_the_local_folder_w
     before = read_remote(f"{url}/weights/last.safetensors")
     assert resumed(url).finished, "the local folder has later steps"
     assert before != read_remote(f"{url}/weights/last.safetensors") == whole.last_weights.read_bytes()
+
+
+def test_end_of_a_run_whose_last_checkpoint_was_not_published_makes_no_further_requests(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RemoteRun(f"{s3}/runs/first")
+    unplug(monkeypatch)
+    with pytest.raises(RemoteError) as failed:
+        run.publish()
+    monkeypatch.setattr("gcnet.remote_files.file_system", lambda _: pytest.fail("requested again"))
+    with pytest.raises(RemoteError) as again:
+        RunFolder(run.path, run).publish_end()
+    assert again.value is failed.value
+
+
+def test_data_that_cannot_be_reached_are_requested_once(s3: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fails(url: str) -> Any:
+        asked.append(url)
+        raise PermissionError("Forbidden") if len(asked) > 1 else TimeoutError("no answer")
+
+    monkeypatch.setattr("gcnet.remote_files.file_system", fails)
+    with pytest.raises(RemoteError, match="no answer"):
+        trained(Path(f"{s3}/photos"), str(cache / "run"))
+    assert len(asked) == 1
 
 
 def unplug(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import gcnet
 from gcnet.errors import UserError
 from gcnet.models.model_file import read_model_file
+from gcnet.remote_files import RemoteError
 from gcnet.tasks.registry import open_task
 from gcnet.training.distributed import Processes, describe_names, processes_joined
 from gcnet.training.run_folder import RunFolder
@@ -66,8 +67,9 @@ def metrics_of_saved(settings: TrainSettings, processes: Processes) -> dict[str,
 
 
 def fail_in_the_first(folder: Path, kind: str) -> None:
-    """What each process catches where the first one's work raises."""
-    errors = {"user": UserError("the folder is not empty"), "other": KeyError("a"), "stop": KeyboardInterrupt()}
+    """What each process catches where the first one's work raises, and whether all are known to."""
+    errors = {"user": UserError("the folder is not empty"), "network": RemoteError("no answer")}
+    errors |= {"other": KeyError("a"), "stop": KeyboardInterrupt()}
 
     def work() -> None:
         raise errors[kind]
@@ -76,7 +78,7 @@ def fail_in_the_first(folder: Path, kind: str) -> None:
         try:
             processes.by_first(work)
         except BaseException as error:
-            write(folder, processes, [type(error).__name__, str(error)])
+            write(folder, processes, [type(error).__name__, str(error), getattr(error, "common", None)])
         assert processes.by_first(lambda: processes.rank) == 0
 
 

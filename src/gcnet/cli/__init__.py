@@ -8,13 +8,23 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, cast
 
 from gcnet.cli.synonyms import COMMAND_SYNONYMS
-from gcnet.errors import EXIT_RANK_FAILURE, Failure, RankFailure, UserError, nearest, out_of_memory, printable, unknown
+from gcnet.errors import (
+    EXIT_RANK_FAILURE,
+    Failure,
+    RankFailure,
+    UserError,
+    first_to_report,
+    nearest,
+    out_of_memory,
+    printable,
+    unknown,
+)
 from gcnet.version import __version__
 
 # The summaries are repeated from each module's SUMMARY, so that the list is printed without importing the modules.
@@ -74,6 +84,7 @@ _MEANINGS = {
 
 # Errors of the system rather than of usage: full disks, limits on files and processes, failing hardware.
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO, errno.EROFS)
+_PATIENCE = 5.0  # seconds for the message of another process
 _SAVING_MEMORY = ("batch_size", "grad_accumulation", "image_size", "min_size", "precision", "jobs", "workers")
 
 
@@ -100,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError, ImportError, OSError) as error:
         code = _report_failure(error, arguments)
     except KeyboardInterrupt:
-        code = _report("interrupted", EXIT_INTERRUPTED)
+        code = _report_once("interrupted", EXIT_INTERRUPTED)
     if is_process:
         # An interrupt that left exec(), which dataclasses call, makes `python -m` end by SIGINT; another undoes it.
         exec("")
@@ -145,7 +156,7 @@ def _prepare_standard_output() -> None:
 def _report_failure(error: Exception, arguments: Sequence[str]) -> int:
     """Report missing memory, or a file that cannot be used; any other error is raised again."""
     if isinstance(error, ImportError) and signal.getsignal(signal.SIGINT) is _end_at_once:
-        return _report("interrupted", EXIT_INTERRUPTED)  # Ctrl-C within an import, of which NumPy makes this error
+        return _report_once("interrupted", EXIT_INTERRUPTED)  # within an import, of which NumPy makes this error
     missing = out_of_memory(error)
     if missing is not None:
         flags = ", ".join(_flags_that_save_memory(arguments[0]))
@@ -201,20 +212,29 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[:1] == ["help"] or (arguments[:1] in (["-h"], ["--help"]) and arguments[1:2]):
         arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
-        return EXIT_OK
+        return _print_once(_help)
     first, rest = arguments[0], arguments[1:]
     if first in ("-V", "--version"):
-        print(f"gcnet {__version__}")
-        return EXIT_OK
-    if first.startswith("-"):
-        proposal = nearest(first.lstrip("-"), ("help", "version")).replace('"', '"--', 1)
-        raise UserError(f'unknown flag "{first}"{proposal or "; a command comes first"}')
-    if first not in COMMANDS:
-        raise _unknown_command(first)
+        return _print_once(lambda: f"gcnet {__version__}")
+    _check_command(first)
     if first not in PARALLEL and not _is_first_process():
         return EXIT_OK
     return _run(first, rest)
+
+
+def _print_once(text: Callable[[], str]) -> int:
+    """Print a text in the first process only."""
+    if _is_first_process():
+        print(text())
+    return EXIT_OK
+
+
+def _check_command(name: str) -> None:
+    if name.startswith("-"):
+        proposal = nearest(name.lstrip("-"), ("help", "version")).replace('"', '"--', 1)
+        raise UserError(f'unknown flag "{name}"{proposal or "; a command comes first"}')
+    if name not in COMMANDS:
+        raise _unknown_command(name)
 
 
 def _is_first_process() -> bool:
@@ -235,17 +255,14 @@ def _unknown_command(name: str) -> UserError:
 def _run(command: str, arguments: list[str]) -> int:
     module = _module(command)
     from gcnet.arguments import arguments_of
-    from gcnet.cli.arguments import parse
+    from gcnet.cli.arguments import asks_help, parse
     from gcnet.cli.files import check_outputs
     from gcnet.cli.log_output import printed_messages
 
-    try:
-        settings = parse(
-            module.Settings, arguments, program=f"gcnet {command}", epilogue=_exit_codes(exit_codes(command))
-        )
-    except UserError as error:
-        error.once_per_machine()
-        raise
+    program, codes = f"gcnet {command}", _exit_codes(exit_codes(command))
+    if asks_help(arguments) and not _is_first_process():
+        return EXIT_OK
+    settings = parse(module.Settings, arguments, program=program, epilogue=codes)
     if settings is None:
         return EXIT_OK
     if _is_first_process():  # several would take each other's trial for a folder that exists
@@ -281,9 +298,22 @@ def _exit_codes(codes: Mapping[int, str]) -> str:
 def _report_user_error(error: UserError, arguments: Sequence[str]) -> int:
     """Report a usage error or failure, unless another process does; returns the exit code."""
     code, sentence = _exit_code(error), _named_as_flags(str(error), arguments)
+    if error.reported is None:
+        return _report_once(sentence, code)
     if not error.reported:
         return _report(sentence, code)
     _tell_torchrun(sentence)
+    return code
+
+
+def _report_once(sentence: str, code: int) -> int:
+    """Report what all processes of torchrun do, in the first of this machine."""
+    if first_to_report():
+        return _report(sentence, code)
+    _tell_torchrun(sentence)
+    time.sleep(
+        _PATIENCE
+    )  # torchrun ends all processes of a machine with the first one, which must be that which prints
     return code
 
 

@@ -36,7 +36,7 @@ def parse(kind: type[_S], words: Sequence[str], *, program: str, epilogue: str) 
     arguments = list(arguments_of(kind))
     show_all = "--help-all" in words
     parser = build_parser(kind, arguments, program, show_all=show_all, epilog=epilogue)
-    if show_all or list(words) == ["help"] or not {"-h", "--help"}.isdisjoint(words):
+    if asks_help(words):
         parser.print_help()
         return None
     flags = {flag: argument for argument in arguments for flag in flags_of(argument)}
@@ -57,6 +57,11 @@ def parse(kind: type[_S], words: Sequence[str], *, program: str, epilogue: str) 
     }
     line.refuse_missing(values)
     return settings_from(kind, values)
+
+
+def asks_help(words: Sequence[str]) -> bool:
+    """Return whether the `words` after a command ask for its help."""
+    return list(words) == ["help"] or not {"-h", "--help", "--help-all"}.isdisjoint(words)
 
 
 def _hyphenated(word: str) -> str:

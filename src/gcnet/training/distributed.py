@@ -142,6 +142,8 @@ class Processes:
         try:
             value = work()
         except BaseException as error:
+            if isinstance(error, UserError):
+                error.in_all_processes()
             self.from_first(_Outcome(None, _reported(error)))
             raise
         return self.from_first(_Outcome(value)).value
@@ -197,9 +199,10 @@ class _Outcome:
 
 def _reported(error: BaseException) -> UserError:
     """The error as the other processes raise it; of a class that can be pickled."""
-    if isinstance(error, UserError):
-        return (StorageError if isinstance(error, StorageError) else UserError)(str(error))
-    return RankFailure(0, f"rank 0 failed: {one_line(error)}")
+    if not isinstance(error, UserError):
+        return RankFailure(0, f"rank 0 failed: {one_line(error)}")
+    kind = next(kind for kind in (StorageError, Failure, UserError) if isinstance(error, kind))
+    return kind(str(error)).in_all_processes()
 
 
 @contextmanager

@@ -319,7 +319,8 @@ class TrainingLoop:
         try:
             self.folder.publish()
         except RemoteError as error:
-            self.reporter.log(f"note: {error}")
+            if not self.stopped and self.trainer.step < self.total:  # otherwise it is raised at the end
+                self.reporter.log(f"note: {error}")
 
     def restore(self, state: Mapping[str, Any]) -> list[str]:
         """Restore a checkpoint; rows written after it are dropped.

@@ -21,7 +21,7 @@ STALE_AFTER = 600.0
 """Seconds without a renewal after which a lock is stale: its owner has ended, is suspended, or has no network."""
 
 _ATTEMPTS = 3  # to take a lock that others change meanwhile
-_LONGEST_WAIT = 10.0  # seconds for a renewal in progress when training ends
+_LONGEST_WAIT = 5.0  # seconds for removing the lock, or for a renewal in progress, after an error
 
 
 class RemoteLock:
@@ -51,16 +51,15 @@ class RemoteLock:
         """
         self._take(published, take_over=take_over)
         ended = threading.Event()
-        renewal = threading.Thread(target=self._renew, args=(ended,), name="lock renewal", daemon=True)
+        renewal = threading.Thread(target=self._renew_and_remove, args=(ended,), name="lock renewal", daemon=True)
         renewal.start()
+        longest: float | None = _LONGEST_WAIT
         try:
             yield
+            longest = None
         finally:
             ended.set()
-            renewal.join(_LONGEST_WAIT)
-            with suppress(UserError):  # the lock stays; its message names this process
-                if self._is_held():
-                    remove_remote(self.url)
+            renewal.join(longest)  # a server that does not answer is not waited for: the error comes first
 
     def check_held(self) -> None:
         """Check that this process still holds the lock.
@@ -108,6 +107,12 @@ class RemoteLock:
         return UserError(
             f"{words}; wait until it ends, or stop it; if it was killed, {again} {limit} after the last renewal"
         )
+
+    def _renew_and_remove(self, ended: threading.Event) -> None:
+        self._renew(ended)
+        with suppress(UserError):  # the lock stays; its message names this process
+            if self._is_held():
+                remove_remote(self.url)
 
     def _renew(self, ended: threading.Event) -> None:
         while not ended.wait(RENEWED_EVERY):

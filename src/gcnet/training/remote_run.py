@@ -55,6 +55,7 @@ class RemoteRun:
     Attributes:
         path: the local folder, which stays after the run.
         take_over: whether `writing` replaces a lock that its process has not renewed for ten minutes.
+        failure: the error of the last publication, or None.
     """
 
     def __init__(self, url: str) -> None:
@@ -62,6 +63,7 @@ class RemoteRun:
         name = re.sub(r"[^\w.-]+", "-", self.url.partition("://")[2])[-80:]
         self.path = cache_folder() / "runs" / f"{name}-{_digest(self.url)}"
         self.take_over = False
+        self.failure: RemoteError | None = None
         self._lock = RemoteLock(self._url(_LOCK), self.url)
         self._seen: dict[str, Any] | None = None
         self._files: dict[str, dict[str, Any]] = {}
@@ -122,15 +124,17 @@ class RemoteRun:
             RemoteError: the network or the file system fails; the last publication and the local folder are intact.
             LockedError: another process has taken the lock.
         """
+        self.failure = None
         try:
             self._publish()
         except LockedError:
             raise
         except (UserError, OSError) as error:
-            raise RemoteError(
+            self.failure = RemoteError(
                 f"the run was not published: {error}; nothing is lost: the run is in {printable(self.path)}, and "
                 f"`gcnet.resume({printable(self.url)})` continues it on this machine"
-            ) from error
+            )
+            raise self.failure from error
 
     def _publish(self) -> None:
         self._lock.check_held()

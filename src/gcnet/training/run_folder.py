@@ -96,6 +96,17 @@ class RunFolder:
         if self.remote is not None:
             self.remote.publish()
 
+    def publish_end(self) -> None:
+        """Publish the end of a run at a URL; nothing for others.
+
+        Raises:
+            RemoteError: it, or the last checkpoint, could not be published; the local folder is intact.
+            LockedError: another process has taken the lock at the URL.
+        """
+        if self.remote is not None and self.remote.failure is not None:
+            raise self.remote.failure  # a server that does not answer is not waited for again
+        self.publish()
+
     @contextmanager
     def writing(self) -> Generator[None]:
         """Hold the lock of the folder, so that only one process trains in it.

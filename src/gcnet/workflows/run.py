@@ -194,7 +194,7 @@ def drive(
     for note in found:
         reporter.log(f"note: {note}")
     loop.run()
-    processes.by_first(folder.publish)
+    processes.by_first(folder.publish_end)
     record = loop.state
     result = RunResult(
         folder=folder.path,

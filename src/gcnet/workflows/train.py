@@ -12,10 +12,10 @@ from gcnet.devices import choose_device
 from gcnet.renamed import FORMAT_VERSION
 from gcnet.tasks.registry import with_defaults
 from gcnet.training.data_record import record_data
-from gcnet.training.distributed import processes_joined
+from gcnet.training.distributed import Processes, processes_joined
 from gcnet.training.losses import NonFiniteLoss
 from gcnet.training.progress import Reporter
-from gcnet.training.remote_run import remote_run
+from gcnet.training.remote_run import RemoteRun, remote_run
 from gcnet.training.restarts import describe_job, folder_of_job
 from gcnet.training.run_folder import LISTING, RunFolder, check_free, create_folder, default_name, versions
 from gcnet.training.settings import TrainSettings
@@ -49,19 +49,21 @@ def run_training(
     with processes_joined(choose_device(settings.machine.device)) as processes:
         earlier = None if job is None else processes.by_first(lambda: folder_of_job(settings, name, job))
         if earlier is None:
-            return _run_new(settings, build_model, reporter, job=job)
+            return _run_new(settings, build_model, reporter, processes, job=job)
         return resume(earlier, build_model=build_model, reporter=reporter)
 
 
 def _run_new(
-    settings: TrainSettings, build_model: BuildModel | None, reporter: Reporter | None, *, job: dict[str, str] | None
+    settings: TrainSettings,
+    build_model: BuildModel | None,
+    reporter: Reporter | None,
+    processes: Processes,
+    *,
+    job: dict[str, str] | None,
 ) -> RunResult:
-    output, remote = settings.output.output, remote_run(settings.output.output)
-    if remote is not None:
-        remote.check_free()
-        output = str(remote.path)
-    if output is not None:
-        check_free(Path(output))
+    remote = remote_run(settings.output.output)
+    output = settings.output.output if remote is None else str(remote.path)
+    processes.by_first(lambda: _check_free(output, remote))
     wanted = output or f"runs/{default_name(settings)}"
     if not settings.data.is_built_in:
         check_output_outside_images(Path(settings.data.data), Path(wanted))
@@ -70,7 +72,6 @@ def _run_new(
         try_network(trainer)
         chosen = replace(with_defaults(settings), recipe=trainer.recipe, machine=trainer.machine)
         recipe = chosen.recipe.with_steps(task.steps_per_epoch)
-        processes = trainer.processes
         config = {
             "format_version": FORMAT_VERSION,
             "gcnet": versions(["gcnet"]).get("gcnet"),
@@ -88,6 +89,13 @@ def _run_new(
         folder = RunFolder(processes.by_first(create), remote)
         with _removed_unless_begun(folder, trainer), only_writer(folder, processes):
             return drive(trainer, folder, replace(settings, detector=chosen.detector), reporter)
+
+
+def _check_free(output: str | None, remote: RemoteRun | None) -> None:
+    if remote is not None:
+        remote.check_free()
+    if output is not None:
+        check_free(Path(output))
 
 
 def with_fitting_batches(settings: TrainSettings, build_model: BuildModel | None) -> TrainSettings:

@@ -32,7 +32,7 @@ from gcnet.data.coco.layouts import image_folder
 from gcnet.data.coco.parallel_inspection import PARTS_OF_PROCESS, inspect_in_processes
 from gcnet.data.index_file import Index, index_path, map_index, save_index
 from gcnet.data.places import shown_place
-from gcnet.errors import UserError
+from gcnet.errors import Failure, UserError
 from gcnet.storage import StorageError, locked
 from gcnet.version import __version__
 
@@ -261,6 +261,8 @@ def _folder(file: Path, content: dict[str, Any], options: ReadOptions) -> Path:
     file = options.source or file
     try:
         return image_folder(file, image_names(content), images=options.images, split=options.split)
+    except Failure:
+        raise
     except UserError:
         return file.parent
 

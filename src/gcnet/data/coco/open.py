@@ -18,7 +18,7 @@ from gcnet.data.images.probe import estimate_bit_depth
 from gcnet.data.places import is_folder, kept_listings, local_file
 from gcnet.data.scenes import Scenes
 from gcnet.data.settings import DataSettings
-from gcnet.errors import UserError, printable
+from gcnet.errors import Failure, UserError, printable
 from gcnet.remote_files import restored_url
 
 
@@ -138,6 +138,8 @@ def _open_file(
     opened = open_annotation_file(local, ReadOptions(repairs, images, split, None if local == file else file))
     try:
         folder = image_folder(file, opened.listed_names(), images=images, split=split)
+    except Failure:
+        raise
     except UserError:
         if needs_images or images is not None:
             raise
@@ -155,6 +157,8 @@ def _open_file(
 def _check_sizes(reader: FolderReader, place: str) -> None:
     try:
         reader.check_sizes()
+    except Failure:
+        raise
     except UserError as error:
         raise UserError(f"{printable(place)}: {error}; check `images`") from error
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gcnet.data.decode import FULL_DEPTH, Header, ImageError, largest_value, read_header
 from gcnet.data.images.sources import ImageSource, evenly_spread
-from gcnet.errors import UserError
+from gcnet.errors import Failure, UserError
 
 SAMPLED = 100
 
@@ -109,6 +109,8 @@ def require_readable(source: ImageSource, what: str) -> None:
     """
     try:
         first_readable(source, range(len(source)), _decoded)
+    except Failure:
+        raise
     except UserError as error:
         raise UserError(f"{what}: {error}") from error
 

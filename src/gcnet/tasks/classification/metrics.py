@@ -14,7 +14,7 @@ from torch.nn import functional
 from gcnet.analysis.statistics import wilson_interval
 from gcnet.data.dataset import Skipped
 from gcnet.data.loader import Batch
-from gcnet.errors import UserError
+from gcnet.errors import Failure, UserError
 from gcnet.models.outputs import class_scores, evaluating
 from gcnet.training.distributed import ALONE, Processes
 
@@ -149,6 +149,8 @@ def evaluate_classifier(
                     tally.add(class_scores(network, batch.inputs(device), device=device, autocast=autocast), batch)
                 if progress is not None:
                     progress(len(batch.names) + len(batch.skipped))
+    except Failure:
+        raise  # such as of the network, for which the others do not wait
     except UserError as error:
         failure = error
     tally.gather(failure, processes)

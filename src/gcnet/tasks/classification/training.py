@@ -22,7 +22,7 @@ from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.seeding import mix_seed, preserved_random_state, seed_everything_for_sample
 from gcnet.data.settings import DataSettings, PreprocessingSettings
 from gcnet.devices import autocast_dtype, choose_memory_format
-from gcnet.errors import UserError, explained_out_of_memory, printable
+from gcnet.errors import Failure, UserError, explained_out_of_memory, printable
 from gcnet.models.checkpoint_cache import local_weights
 from gcnet.models.model_file import save_model
 from gcnet.models.outputs import check_classifier, class_outputs
@@ -324,6 +324,8 @@ def open_classification(settings: TrainSettings, processes: Processes) -> Classi
         own = own_preprocessing(name, str(local_weights(weights, download=settings.data.download)), training=True)
     try:
         splits = open_data(settings.data, split_seed=settings.machine.seed, preprocessing=own)
+    except Failure:
+        raise
     except UserError as error:
         if not settings.data.is_built_in and is_coco(settings.data.data):
             if Path(settings.data.data).is_file():

@@ -15,7 +15,7 @@ from gcnet.data.coco.issues import ISSUE_KINDS, issue_summary
 from gcnet.data.coco.layouts import find_annotation_files, image_folder, missing_annotations_error
 from gcnet.data.coco.paths import ResolvedPaths, resolve_paths
 from gcnet.data.places import first_bytes, is_folder, local_file, shown_place
-from gcnet.errors import UserError, printable
+from gcnet.errors import Failure, UserError, printable
 from gcnet.progress_bar import progress_bar
 from gcnet.remote_files import restored_url
 from gcnet.storage import write_atomic
@@ -238,6 +238,8 @@ def _image_folder(file: Path, images: Path | None, content: dict[str, Any]) -> t
     """Return the image folder of an annotation file, or None and the reason why it was not found."""
     try:
         return image_folder(file, image_names(content), images=images), ""
+    except Failure:
+        raise
     except UserError as error:
         return images, str(error)
 
