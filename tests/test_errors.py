@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcnet.errors import UserError, nearest, nearest_path, out_of_memory, printable, unknown
+from gcnet.errors import UserError, nearest, nearest_path, out_of_memory, printable, raise_if_out_of_memory, unknown
 
 
 def test_the_nearest_name_is_proposed_whatever_its_case() -> None:
@@ -116,7 +116,13 @@ def test_only_paths_that_exist_are_suggested(tmp_path: Path) -> None:
             "the GPU is out of memory: could not allocate 2.50 GiB",
         ),
         (RuntimeError("CUDA error: out of memory"), "the GPU is out of memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 393216 bytes"),
+            "out of memory",
+        ),
         (OSError(12, "Cannot allocate memory"), "out of memory"),
+        (ImportError("libtorch_cuda.so: failed to map segment from shared object"), "out of memory"),
+        (ImportError("libtorch_cuda.so: cannot open shared object file"), None),
         (RuntimeError("could not create a primitive"), "out of memory"),
         (RuntimeError("could not create a primitive descriptor for a convolution"), None),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
@@ -126,6 +132,17 @@ def test_only_paths_that_exist_are_suggested(tmp_path: Path) -> None:
 )
 def test_missing_memory_is_recognized_and_nothing_else_is(error: Exception, sentence: str | None) -> None:
     assert out_of_memory(error) == sentence
+
+
+def test_missing_memory_is_raised_in_the_place_of_an_error_that_it_caused() -> None:
+    other, memory = ValueError("damaged"), MemoryError()
+    raise_if_out_of_memory(other)
+    other.__cause__ = ValueError("unreadable")
+    raise_if_out_of_memory(other)
+    other.__cause__.__cause__ = memory
+    with pytest.raises(MemoryError) as raised:
+        raise_if_out_of_memory(other)
+    assert raised.value is memory
 
 
 def test_the_real_errors_of_numpy_and_pytorch_are_recognized() -> None:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from gcnet.errors import UserError
+from gcnet.errors import UserError, raise_if_out_of_memory
 
 _LONGEST = 300
 
@@ -48,6 +48,7 @@ def explained_compile_errors() -> Generator[None]:
     except Exception as error:
         if "TorchDynamoException" not in {kind.__name__ for kind in type(error).__mro__}:
             raise
+        raise_if_out_of_memory(error)
         cause = getattr(error, "inner_exception", error)
         reason = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0][:_LONGEST].rstrip('.:')}"
         raise UserError(f"torch.compile failed ({reason}); run without `compile`, or install what it needs") from error

@@ -18,6 +18,7 @@ _WORDS = re.compile(r"[^a-z0-9]+")
 _NO_MEMORY = re.compile(
     r"DefaultCPUAllocator: (can't allocate|not enough) memory|CUDA out of memory|CUDA error: out of memory"
     r"|CU\w+_STATUS_ALLOC_FAILED|std::bad_alloc|Cannot allocate memory|MemoryError|can't start new thread"
+    r"|failed to map segment from shared object"  # of a library, in an ImportError
     r"|could not create a (primitive|memory object)\b(?! desc)"  # of oneDNN, which does not name its reason
 )
 _BYTES = re.compile(r"you tried to allocate (\d+) bytes")
@@ -214,12 +215,30 @@ def out_of_memory(error: BaseException) -> str | None:
     is_its_text = isinstance(error, RuntimeError | OSError | ImportError) and _NO_MEMORY.search(text) is not None
     if not (isinstance(error, MemoryError) or "OutOfMemoryError" in kinds or is_its_text):
         return None
-    place = "the GPU is out of memory" if "CUDA" in text or "cuda" in text else "out of memory"
+    on_gpu = ("CUDA" in text or "cuda" in text) and not isinstance(error, ImportError)  # of libtorch_cuda.so
+    place = "the GPU is out of memory" if on_gpu else "out of memory"
     if match := _BYTES.search(text):
-        return f"{place}: could not allocate {int(match[1]) / 2**20:,.0f} MiB"
+        mebibytes = int(match[1]) / 2**20
+        return f"{place}: could not allocate {mebibytes:,.0f} MiB" if mebibytes >= 1 else place
     if match := _SIZE.search(text):
         return f"{place}: could not allocate {match[1]}"
     return place
+
+
+def raise_if_out_of_memory(error: BaseException) -> None:
+    """Raise the missing memory that is among `error` and its causes, in the place of an error on something else.
+
+    Args:
+        error: of code that fails for other reasons too, such as a damaged file.
+
+    Raises:
+        Exception: the first of them that is missing memory.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if out_of_memory(cause) is not None:
+            raise cause
+        cause = cause.__cause__
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from gcnet.errors import printable
+from gcnet.errors import printable, raise_if_out_of_memory
 from gcnet.storage import StorageError, atomic_file, is_stream, open_file, write_atomic
 
 _NO_DIGEST = b"0" * 64
@@ -193,6 +193,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         try:
             tensors = dict(sorted(load_file(_utf8_path(file, path)).items()))
         except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError) as error:
+            raise_if_out_of_memory(error)
             raise StorageError(f"{printable(path)} is damaged or was edited: {printable(str(error))}") from error
         if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
             return tensors, content

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import reduction
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,19 @@ def test_full_shared_memory_is_one_sentence_with_the_remedy() -> None:
     with pytest.raises(LoadingError, match="no memory for its batch; there is .* shared memory.*--shm-size") as caught:
         list(loader)
     assert "\n" not in str(caught.value)
+
+
+def test_a_worker_without_memory_to_send_a_batch_is_one_sentence() -> None:
+    def refuse(_: int) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def exhaust(index: int) -> None:
+        if index == 5:
+            reduction.DupFd = refuse  # in the worker, as sending a tensor for the first time starts a thread
+
+    loader = build_loader(eval_images(Noise(8, act=exhaust)), EvaluationSampler(8, batch_size=2), 2, timeout=20)
+    with pytest.raises(LoadingError, match=r"worker ended \(12\) .*; it was out of memory: try a smaller"):
+        list(loader)
 
 
 def test_a_hanging_worker_is_detected_and_terminated() -> None:

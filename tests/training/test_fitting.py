@@ -1,8 +1,10 @@
 """Sizes by trial, under a limit on the memory of this process: sizes of tensors whose bytes are known."""
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -43,6 +45,62 @@ def allocate_around_the_limit() -> None:
 def find_first(free: int, size: int) -> None:
     fitting.free_memory = lambda: free * MIB
     assert first_that_fits([512, 256, 128], fill, CPU, ALONE) == size
+
+
+def keep_free_gaps() -> None:
+    """The heap keeps what the blocks of a size had, below one that stays."""
+    fitting.free_memory = lambda: 200 * MIB
+    kept = []
+
+    def run(mebibytes: int) -> None:
+        blocks: list[bytearray] = []
+        try:
+            blocks.extend(bytearray(MIB // 16) for _ in range(16 * mebibytes))
+        finally:
+            kept.append(blocks.pop())
+
+    assert first_that_fits([300, 250, 150, 100], run, CPU, ALONE) == 150
+
+
+def limit_two_threads() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    left = Event()
+
+    def limit_other() -> None:
+        with memory_limit(100 * MIB):
+            left.wait(20)
+
+    with memory_limit(100 * MIB):
+        other = Thread(target=limit_other)
+        other.start()
+        other.join(0.2)
+    left.set()
+    other.join()
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def measure_own_limit(kind: int, name: str) -> None:
+    """300 MiB are left by `ulimit`, of which a tenth is for other things."""
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    most = int(status[name].split()[0]) * 1024 + 300 * MIB
+    resource.setrlimit(kind, (most, most))
+    assert 260 * MIB < (free_memory() or 0) <= 270 * MIB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), [(resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")])
+def test_free_memory_is_at_most_what_limits_of_the_process_leave(kind: int, name: str) -> None:
+    call_alone(measure_own_limit, kind, name)
+
+
+@pytest.mark.slow
+def test_what_the_heap_keeps_of_a_size_counts_for_the_next() -> None:
+    call_alone(keep_free_gaps)
+
+
+@pytest.mark.slow
+def test_limits_of_several_threads_leave_none_behind() -> None:
+    call_alone(limit_two_threads)
 
 
 @pytest.mark.slow

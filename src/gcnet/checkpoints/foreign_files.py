@@ -17,7 +17,7 @@ from torch import Tensor
 from gcnet.checkpoints.published_files import nearest_published_file
 from gcnet.checkpoints.stand_ins import STAND_INS
 from gcnet.checkpoints.weight_file import WeightFile, unwrapped_weights
-from gcnet.errors import UserError, is_url, nearest_path, printable
+from gcnet.errors import UserError, is_url, nearest_path, printable, raise_if_out_of_memory
 from gcnet.tensor_files import has_checksum, load_tensors
 
 Format = Literal["safetensors", "torch"]
@@ -231,6 +231,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise UserError(f"{shown(path)} is a damaged safetensors file: {printable(str(error))}") from error
     except _DAMAGE as error:
+        raise_if_out_of_memory(error)
         raise _damaged(path, error) from error
 
 
@@ -243,6 +244,8 @@ def _read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise _needs_code(path, str(error)) from error
     except _DAMAGE as error:
+        if _beginning(path).startswith(_ZIP):  # with the right checksums; others may claim any size
+            raise_if_out_of_memory(error)
         raise _damaged(path, error) from error
 
 

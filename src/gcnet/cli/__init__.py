@@ -159,7 +159,8 @@ def _report_failure(error: Exception, arguments: Sequence[str]) -> int:
         return _report_once("interrupted", EXIT_INTERRUPTED)  # within an import, of which NumPy makes this error
     missing = out_of_memory(error)
     if missing is not None:
-        flags = ", ".join(_flags_that_save_memory(arguments[0]))
+        # Libraries need the same memory with all flags, and the settings need libraries.
+        flags = "" if isinstance(error, ImportError) else ", ".join(_flags_that_save_memory(arguments[0]))
         return _report(missing + (f"; less is needed with other {flags}" if flags else ""), EXIT_FAILURE)
     if isinstance(error, OSError):
         return _report_os_error(error)

@@ -13,7 +13,7 @@ from torch import nn
 from gcnet.analysis.cost_breakdown import CostPart, cost_breakdown
 from gcnet.checkpoints.published_files import is_published_checkpoint
 from gcnet.costs.report import CostReport, CostRow
-from gcnet.errors import UserError
+from gcnet.errors import UserError, raise_if_out_of_memory
 from gcnet.models.card import ModelCard, card_of
 from gcnet.models.create import create_model
 from gcnet.models.load import load_model
@@ -193,6 +193,7 @@ def count(choice: CountedNetwork, size: tuple[int, int], batch: int) -> CostRepo
     try:
         account = cost_breakdown(skeleton, size, batch, stages=costs.stages, run=costs.run_on_meta)
     except (AssertionError, RuntimeError, ValueError, NotImplementedError, TypeError, IndexError) as error:
+        raise_if_out_of_memory(error)
         reason = str(error).strip().splitlines()
         raise UserError(
             f"{choice.label} cannot be counted on images of {size[0]} x {size[1]} pixels "

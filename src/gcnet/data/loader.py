@@ -19,7 +19,7 @@ from gcnet.children import FROM_TERMINAL, available_cores, signals_blocked
 from gcnet.data.dataset import ClassificationDataset, Item, SeededDataset, Skipped
 from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.transforms import Normalize, Rectangle, erase
-from gcnet.data.worker_supervision import WorkerWatch, describe_shared_memory, end_workers_at_exit
+from gcnet.data.worker_supervision import NO_MEMORY, WorkerWatch, describe_shared_memory, end_workers_at_exit
 from gcnet.errors import Failure, UserError
 
 TIMEOUT = 300.0
@@ -262,6 +262,8 @@ class Loader(Generic[B]):
                 advice = describe_shared_memory()
             elif "SIGKILL" in how:
                 advice = "the system may be out of memory: try a smaller `workers` or `batch_size`"
+            elif f"({NO_MEMORY})" in how:
+                advice = "it was out of memory: try a smaller `workers` or `batch_size`"
             return f"a data-loader worker {how} {self._watch.describe(pids)}; {advice}"
         if _NO_SHARED_MEMORY in text:
             return f"a data-loader worker has no memory for its batch; {describe_shared_memory()}"

@@ -7,8 +7,10 @@ import os
 import shutil
 import signal
 import threading
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing.queues import Queue
 from typing import Any
 from weakref import WeakSet
 
@@ -16,6 +18,10 @@ from torch.utils.data import Dataset
 
 from gcnet.data.dataset import Item, SeededDataset
 from gcnet.data.sampler import Key
+from gcnet.errors import out_of_memory
+
+NO_MEMORY = 12
+"""Exit code of a worker without memory to send its batch."""
 
 
 class WorkerWatch(Dataset[Item]):
@@ -45,6 +51,8 @@ class WorkerWatch(Dataset[Item]):
         """Initialize the worker with number `worker`; called once in each worker process."""
         self._worker = worker
         self._pids[worker] = os.getpid()
+        queues: Any = Queue
+        queues._on_queue_feeder_error = staticmethod(_end_without_batch)
         for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -91,6 +99,13 @@ def end_workers_at_exit(watch: WorkerWatch) -> None:
     _watches.add(watch)
     atexit.unregister(_end_all_workers)
     atexit.register(_end_all_workers)
+
+
+def _end_without_batch(error: Exception, _batch: object) -> None:
+    """End a worker that cannot send a batch, for which the main process would wait until the time is up."""
+    if out_of_memory(error) is None:
+        traceback.print_exception(error)
+    os._exit(NO_MEMORY if out_of_memory(error) else 1)
 
 
 def _end_on_the_parents_sigterm() -> None:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from torch import Tensor
 
-from gcnet.errors import Failure, UserError, out_of_memory, printable
+from gcnet.errors import Failure, UserError, printable, raise_if_out_of_memory
 from gcnet.exporters.graph import ExportGraph
 from gcnet.exporters.onnx_file import onnx_model, run_onnx
 from gcnet.exporters.openvino_files import openvino_files, run_openvino
@@ -70,8 +70,7 @@ def exported_content(name: str, graph: ExportGraph) -> tuple[bytes, ...]:
     try:
         return FORMATS[name].write(graph)
     except RuntimeError as error:  # of the exporters, with pages of text
-        if out_of_memory(error) is not None:
-            raise
+        raise_if_out_of_memory(error)
         raise Failure(f"`format={name}` cannot hold this network: {_reason(error)}") from error
 
 

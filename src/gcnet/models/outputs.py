@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gcnet.errors import UserError
+from gcnet.errors import UserError, raise_if_out_of_memory
 from gcnet.insertion.model_copies import UncopyableNetwork, in_place, on_meta
 
 # The weight of each auxiliary loss, by the type that torchvision's networks return in training: 0.3 as in section 5 of
@@ -100,6 +100,7 @@ def _answer(network: nn.Module, image_size: int) -> object:
             with in_place(network):
                 return _run(network, image_size, device)
         except _RUN_FAILURES as error:
+            raise_if_out_of_memory(error)
             raise _unsuited(network, image_size, error) from error
     try:
         with on_meta(network) as copy:
@@ -109,6 +110,7 @@ def _answer(network: nn.Module, image_size: int) -> object:
     except UserError:
         raise
     except _RUN_FAILURES as error:
+        raise_if_out_of_memory(error)
         raise _unsuited(network, image_size, error) from error
     return output
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from gcnet.blocks import BLOCKS
-from gcnet.errors import UserError, nearest
+from gcnet.errors import UserError, nearest, raise_if_out_of_memory
 from gcnet.models.own_blocks import remove_own_blocks
 from gcnet.models.unknown_names import unknown_model, unknown_tag
 from gcnet.torchvision_import import import_torchvision
@@ -308,6 +308,7 @@ def _from_timm(name: str, classes: int, image_size: int | None) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=False, num_classes=classes, **size)
     except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise_if_out_of_memory(error)
         if not size and _on_meta_device():
             raise  # some networks compute with tensors while they are built; callers build them off the meta device
         if not size:
@@ -333,6 +334,7 @@ def _from_torchvision(name: str, classes: int, image_size: int | None) -> nn.Mod
     try:
         return torchvision.models.get_model(name, weights=None, num_classes=classes, **size, **arguments)
     except (AssertionError, ValueError, RuntimeError) as error:
+        raise_if_out_of_memory(error)
         if not size:
             raise
         raise UserError(f"{name} cannot be built for images of {image_size} pixels") from error

@@ -48,10 +48,11 @@ def find_batch_size(
     return size
 
 
-def advice_for(batch_size: int) -> str | None:
-    """Return the advice of an error of missing memory; None for the usual one, of a single image.
+def advice_for(batch_size: int, given: BatchSize) -> str | None:
+    """Return the advice of an error of missing memory; None for the usual one, of a single image and after a trial.
 
     Args:
         batch_size: images per forward pass.
+        given: batch size of the settings.
     """
-    return AUTO_ADVICE if batch_size > 1 else None
+    return AUTO_ADVICE if batch_size > 1 and given != "auto" else None

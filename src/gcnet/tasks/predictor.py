@@ -105,7 +105,7 @@ class Predictor(ABC):
         options: Any,
         *,
         batch_size: BatchSize = None,
-        show: Callable[[Image.Image, Any], None] = lambda *_: None,
+        show: Callable[[Any, Any], None] = lambda *_: None,
         progress: Callable[[int], None] = lambda _: None,
         processes: Processes = ALONE,
     ) -> PredictionResult:
@@ -115,7 +115,7 @@ class Predictor(ABC):
             images: as of `image_inputs`.
             options: passed to `_predict`.
             batch_size: images per forward pass; None for the default, "auto" for the largest that fits.
-            show: called with each image (RGB) and its prediction.
+            show: called with each image, as `_prepared` returns it, and its prediction.
             progress: called with the number of images of each batch.
             processes: processes that share the batches; the result has the images of all.
         """
@@ -128,13 +128,14 @@ class Predictor(ABC):
             size = self.default_batch_size if batch_size is None else batch_size
             if size < 1:
                 raise UserError(f"`batch_size` must be at least 1, found {size}")
+        advice = advice_for(size, batch_size)
         turns = range(size * processes.rank, len(inputs), size * processes.world)
         own = [item for start in turns for item in inputs[start : start + size]]
         done: list[tuple[list[Any], list[Skipped]]] = []
-        with torch.no_grad(), explained_out_of_memory(size, advice=advice_for(size)), explained_compile_errors():
+        with torch.no_grad(), explained_out_of_memory(size, advice=advice), explained_compile_errors():
             opened = self._opened(own)
             while batch := list(islice(opened, size)):
-                readable = [(item, image) for item, image in batch if isinstance(image, Image.Image)]
+                readable = [(item, image) for item, image in batch if not isinstance(image, Skipped)]
                 unreadable = [image for _, image in batch if isinstance(image, Skipped)]
                 predictions = self._predict(readable, options) if readable else []
                 for (_, image), prediction in zip(readable, predictions, strict=True):
@@ -186,11 +187,11 @@ class Predictor(ABC):
                 "`predictor.model.float()`; `precision` of gcnet.load selects half precision"
             )
 
-    def _opened(self, inputs: Sequence[ImageInput]) -> Generator[tuple[ImageInput, Image.Image | Skipped]]:
-        """Open images in order, some of them ahead in threads: Pillow decodes without the interpreter lock."""
+    def _opened(self, inputs: Sequence[ImageInput]) -> Generator[tuple[ImageInput, Any]]:
+        """Open and prepare images in order, some ahead in threads: Pillow decodes without the interpreter lock."""
         is_waiting = any(isinstance(item.content, StoredFile) and is_remote(item.content.place) for item in inputs)
         threads = max(1, min(_MOST_THREADS, _MOST_THREADS if is_waiting else available_cores(), len(inputs)))
-        ahead: deque[tuple[ImageInput, Future[Image.Image | Skipped]]] = deque()
+        ahead: deque[tuple[ImageInput, Future[Any]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             try:
                 for item in inputs:
@@ -203,12 +204,16 @@ class Predictor(ABC):
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _open(self, item: ImageInput) -> Image.Image | Skipped:
+    def _open(self, item: ImageInput) -> Any:
         try:
             image = item.open(bit_depth=self._bit_depth)
             self._check(item, image)
         except ImageError as error:
             return Skipped(item.name, error.reason)
+        return self._prepared(image)
+
+    def _prepared(self, image: Image.Image) -> Any:
+        """What a batch holds of an image (RGB)."""
         return image
 
     _bit_depth: int = FULL_DEPTH
@@ -248,8 +253,8 @@ class Predictor(ABC):
         """
 
     @abstractmethod
-    def _predict(self, images: Sequence[tuple[ImageInput, Image.Image]], options: Any) -> list[Any]:
-        """Predict a batch of images."""
+    def _predict(self, images: Sequence[tuple[ImageInput, Any]], options: Any) -> list[Any]:
+        """Predict a batch of images, as `_prepared` returns them."""
 
     @abstractmethod
     def _result(self, predictions: tuple[Any, ...], skipped: tuple[Skipped, ...]) -> PredictionResult:

@@ -2,22 +2,28 @@
 
 import os
 import resource
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _RESERVE = 0.1  # of the free memory, for other programs
 _ROOT = Path("/")
+_STATUS = "proc/self/status"
 # Folder of a control group, its limit, its usage, and the part of it that are files the system can drop: versions 2, 1.
 _UNIFIED = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
 _MEMORY = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+# Limits of this process (`ulimit`), and what counts towards them.
+_OWN = {resource.RLIMIT_AS: "VmSize:", resource.RLIMIT_DATA: "VmData:"}
+_one_at_a_time = threading.Lock()  # the limit is that of the process, and threads may call predictors
 
 
 def free_memory(root: Path = _ROOT) -> int | None:
     """Return the memory in bytes that this process can still use on the CPU.
 
     It is that of the machine and of the control groups (containers, Slurm jobs) of this process, shared equally with
-    the other processes of torchrun on this machine, less a tenth.
+    the other processes of torchrun on this machine, and at most what the limits of this process (`ulimit`) leave; less
+    a tenth.
 
     Args:
         root: folder with `proc` and `sys`.
@@ -29,13 +35,16 @@ def free_memory(root: Path = _ROOT) -> int | None:
         machine = _value(root / "proc/meminfo", "MemAvailable:") * 1024
     except (OSError, ValueError, LookupError):
         return None
-    free = min([machine, *_of_control_groups(root)])
-    return int(max(free, 0) * (1 - _RESERVE)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    free = min([machine / processes, *(left / processes for left in _of_control_groups(root)), *_of_own_limits(root)])
+    return int(max(free, 0) * (1 - _RESERVE))
 
 
 @contextmanager
 def memory_limit(growth: int | None) -> Generator[None]:
     """Limit by how much the private memory of this process can grow: more is an error of the allocation.
+
+    Other threads wait for their limit until this one has ended.
 
     Args:
         growth: bytes; None for no limit.
@@ -46,20 +55,29 @@ def memory_limit(growth: int | None) -> Generator[None]:
     if growth is None:
         yield
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = _value(Path("/proc/self/status"), "VmData:") * 1024 + growth
-    given = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min([most, *given]), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    with _one_at_a_time:
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = _value(_ROOT / _STATUS, "VmData:") * 1024 + growth
+        given = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_DATA, (min([most, *given]), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _value(file: Path, name: str) -> int:
     """The number after a name at the beginning of a line."""
     rows = (line.split() for line in file.read_text().splitlines())
     return next((int(row[1]) for row in rows if row and row[0] == name), 0)
+
+
+def _of_own_limits(root: Path) -> Iterator[int]:
+    """What the limits of this process leave."""
+    for kind, name in _OWN.items():
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY:
+            yield limit - _value(root / _STATUS, name) * 1024
 
 
 def _of_control_groups(root: Path) -> Iterator[int]:

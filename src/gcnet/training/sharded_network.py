@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gcnet.errors import UserError
+from gcnet.errors import UserError, raise_if_out_of_memory
 from gcnet.training.distributed import Processes
 
 
@@ -133,6 +133,7 @@ def without_weights(network: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(network, memo)
     except Exception as error:  # networks hold any object, or tensors computed from parameters
+        raise_if_out_of_memory(error)
         raise UserError(f"`shard_model` needs a network that can be copied, which failed: {error}") from error
 
 

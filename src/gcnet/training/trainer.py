@@ -175,8 +175,9 @@ class Trainer:
             NonFiniteLoss: in every process, before any weight changes.
             OutOfMemory: the step does not fit into memory.
         """
+        images, settings = self._batch_size()
         advice = "use a larger `grad_accumulation`, `precision=bf16`, or `batch_size=auto`, which tries what fits"
-        with explained_out_of_memory(*self._batch_size(), advice=advice):
+        with explained_out_of_memory(images, settings, advice=advice if images > 1 else None):
             batch = self.task.prepare(batch, self.step, self.device)
             counts = self.processes.start_counts(len(batch.names))
             rate = self.schedule.at(self.step)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from gcnet.data.images.sources import ImageSource
 from gcnet.data.settings import DataSettings
-from gcnet.errors import UserError, unknown
+from gcnet.errors import UserError, raise_if_out_of_memory, unknown
 
 if TYPE_CHECKING:
     import gcnet.data.scenes
@@ -68,6 +68,7 @@ def _open_cifar(root: Path, name: str, train: bool, download: bool) -> Any:
     try:
         return kind(str(root), train=train, download=download)
     except (RuntimeError, OSError) as error:
+        raise_if_out_of_memory(error)
         if download:
             raise UserError(f"{name} could not be downloaded to {os.path.realpath(root)} ({error})") from error
         raise UserError(

@@ -84,8 +84,12 @@ class ClassPredictor(Predictor):
             Predictions, self._call(images, topk, batch_size=batch_size, progress=progress, processes=processes)
         )
 
-    def _predict(self, images: Sequence[tuple[ImageInput, Image.Image]], options: int) -> list[Prediction]:
-        batch = torch.stack([self._transform(image) for _, image in images])
+    def _prepared(self, image: Image.Image) -> Tensor:
+        """The input of the network: of photos, a batch would need gigabytes."""
+        return self._transform(image)
+
+    def _predict(self, images: Sequence[tuple[ImageInput, Tensor]], options: int) -> list[Prediction]:
+        batch = torch.stack([image for _, image in images])
         scores = self._scores(batch)
         return [self._best(item, row, options) for (item, _), row in zip(images, scores, strict=True)]
 

@@ -83,9 +83,9 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
             **share,
         )
         self._train = ClassificationDataset(splits.train, splits.train_transform(settings.augment), seed=self._seed)
-        self._in_order = EvaluationSampler(
-            len(splits.val), batch_size=max(1, recipe.images_per_step // processes.world), **share
-        )
+        # A micro-batch: what fits in training fits in validation.
+        validated = max(1, recipe.images_per_step // (processes.world * recipe.grad_accumulation))
+        self._in_order = EvaluationSampler(len(splits.val), batch_size=validated, **share)
         self._validation = ClassificationDataset(splits.val, splits.eval_transform())
         self.steps_per_epoch = self._order.steps_per_epoch
         self.classes, self.evaluation_images = splits.classes, len(splits.val)
@@ -243,7 +243,10 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
             )
 
         world = self.processes.world
-        across = f" in {world} processes" if world > 1 else ""
+        parts = self.settings.recipe.grad_accumulation
+        across = (f", `grad_accumulation={parts}`" if parts > 1 else "") + (
+            f" in {world} processes" if world > 1 else ""
+        )
         with explained_out_of_memory(
             self._in_order.batch_size, f"validation with `batch_size={self._order.batch_size}`{across}"
         ):
