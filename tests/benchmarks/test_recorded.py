@@ -76,7 +76,7 @@ LINES = {
 }
 PRECISION = {
     "ResNet-50, 8 images of 224 pixels": "resnet50",
-    "Mask R-CNN, ResNet-18, 2 images of 384 pixels, 128 regions": "mask_rcnn_resnet18",
+    "Mask R-CNN, ResNet-18, 2 images of 384 pixels, 128 RoIs": "mask_rcnn_resnet18",
 }
 
 
