@@ -33,6 +33,21 @@ def test_the_largest_micro_batch_that_fits_is_chosen(most: int, parts: int) -> N
     assert task.tried[-2 * parts :] == [12 // parts] * 2 * parts  # two steps
 
 
+def test_batches_with_unreadable_images_do_not_decide() -> None:
+    task = LimitedTask(5)
+    task.dropped = {0: list(range(12)), 1: list(range(1, 12))}
+    assert fitting_accumulation(toy_trainer(task)) == 3
+    always = LimitedTask(5)  # the most of a few batches
+    always.dropped = {step: list(range(12 if step else 6)) for step in range(99)}
+    assert fitting_accumulation(toy_trainer(always)) == 2
+
+
+def test_a_loss_that_is_not_finite_is_left_to_the_run() -> None:
+    task = LimitedTask(6)
+    task.poison = 0
+    assert fitting_accumulation(toy_trainer(task)) == 2
+
+
 def test_a_single_image_that_does_not_fit_is_an_error() -> None:
     expected = "the GPU is out of memory: could not allocate 2.50 GiB with batches of 1 image "
     with pytest.raises(OutOfMemory, match=expected):

@@ -1,6 +1,7 @@
 """Trial steps before a run begins: errors come before anything is written, and batches fit into memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -12,10 +13,11 @@ from gcnet.errors import UserError
 from gcnet.training.fitting import first_that_fits
 from gcnet.training.optimizer import freeze_bn_stats
 from gcnet.training.single_values import single_values_seen, training_norms
-from gcnet.training.task import micro_batches
-from gcnet.training.trainer import Trainer
+from gcnet.training.task import TrainingBatch, micro_batches
+from gcnet.training.trainer import NonFiniteLoss, Trainer
 
 _LISTED = 3
+_BATCHES = 4  # looked at for one without unreadable images
 # Of these modules, the backward pass on a GPU raises an error in deterministic mode; global pooling (size 1) does not.
 _NONDETERMINISTIC = {
     "FrequencyPool": "the frequency pooling of fca",
@@ -70,7 +72,8 @@ def refuse_nondeterministic(network: nn.Module) -> None:
 def fitting_accumulation(trainer: Trainer) -> int:
     """Find the smallest number of micro-batches with which training steps fit into the memory of every process.
 
-    Tries two steps on the first batch, the second with the state of the optimizer. The network is trained by them.
+    Tries two steps on the first whole batch, the second with the state of the optimizer. The network is trained by
+    them, and losses that are not finite are an error of the run, in all processes, and not of the trial.
 
     Args:
         trainer: ready for its first step, of a network that is not used afterwards.
@@ -84,18 +87,29 @@ def fitting_accumulation(trainer: Trainer) -> int:
     """
     if trainer.synchronized:
         raise UserError("`batch_size=auto` cannot try batches with `norm=sync`: give a number")
-    batch = next(trainer.task.batches(0, trainer.device))
     own = trainer.recipe.images_per_step // trainer.processes.world
+    batch = _whole_batch(trainer.task.batches(0, trainer.device), own)
     alone = trainer.alone()
 
     def try_steps(parts: int) -> None:
         alone.recipe = replace(alone.recipe, grad_accumulation=parts)
-        for _ in range(2):
-            alone.train_step(batch)
+        with suppress(NonFiniteLoss):
+            for _ in range(2):
+                alone.train_step(batch)
 
     numbers = [parts for parts in range(1, own + 1) if own % parts == 0]
     with uncompiled(trainer.network):
         return first_that_fits(numbers, try_steps, trainer.device, trainer.processes)
+
+
+def _whole_batch(batches: Iterator[TrainingBatch], images: int) -> TrainingBatch:
+    """The first of a few batches in which all images can be read, else that with the most."""
+    found = next(batches)
+    for _ in range(_BATCHES - 1):
+        if len(found.names) == images:
+            break
+        found = max(found, next(batches), key=lambda batch: len(batch.names))
+    return found
 
 
 def _smallest_batch(trainer: Trainer) -> int:
