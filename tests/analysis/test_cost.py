@@ -11,7 +11,6 @@ from torch import nn
 from gcnet.analysis.cost import (
     analytic_flops,
     as_meta,
-    count_block_flops,
     count_flops,
     count_parameters,
     submodule_input_shapes,
@@ -102,9 +101,7 @@ def test_a_block_without_a_formula_has_no_analytic_count() -> None:
 def test_blocks_inside_a_network_are_counted_at_the_size_they_meet() -> None:
     model = nn.Sequential(nn.Conv2d(3, 32, 3, stride=2, padding=1), build_block("snl", channels=32))
     assert submodule_input_shapes(model, (2, 3, 14, 10), ["1"]) == {"1": (2, 32, 7, 5)}
-    assert count_block_flops(model, (2, 3, 14, 10), ["1"]) == {
-        "1": analytic_flops("snl", channels=32, positions=POSITIONS)
-    }
+    assert count_flops(model[1], (2, 32, 7, 5)) == analytic_flops("snl", channels=32, positions=POSITIONS)
 
 
 def test_a_deformable_convolution_costs_a_convolution_and_that_of_its_offsets() -> None:

@@ -18,7 +18,7 @@ from gcnet.comparison.settings import CompareSettings
 from gcnet.comparison.torchrun_runs import gpu_of, jobs_of_torchrun
 from gcnet.errors import UserError
 from gcnet.training.recipe import RecipeSettings
-from training.photos import call_as_two
+from training.photos import call_as_two, exit_codes
 
 PATIENCE = 200
 LONG = RecipeSettings(steps=3000, batch_size=9, lr=0.05)
@@ -26,9 +26,7 @@ LONG = RecipeSettings(steps=3000, batch_size=9, lr=0.05)
 
 def _joined(processes: list[Any], folder: Path) -> list[list[str]]:
     """The lines of both processes, by rank."""
-    for process in processes:
-        process.join(PATIENCE)
-        process.kill()
+    exit_codes(processes, PATIENCE)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

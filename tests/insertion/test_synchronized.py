@@ -13,7 +13,7 @@ from insertion import synchronized
 from insertion.synchronized import IMAGES, own_images, weights_of_loss
 from insertion.test_fuse import images, network
 from insertion.test_training import without_early_contexts
-from training.photos import call_as_two
+from training.photos import call_as_two, exit_codes
 
 PATIENCE = 300
 CONTEXTS = 2 * 6  # of two steps
@@ -28,13 +28,7 @@ CASES = {
 
 def by_two(folder: Path, device: str, cases: Mapping[str, tuple[int, tuple[int, ...]]]) -> list[dict[str, Any]]:
     """What two processes found, by rank; both must have ended well."""
-    processes = call_as_two(synchronized.run_all, folder, device, cases)
-    for process in processes:
-        process.join(PATIENCE)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    assert codes == [0, 0]
+    assert exit_codes(call_as_two(synchronized.run_all, folder, device, cases), PATIENCE) == [0, 0]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

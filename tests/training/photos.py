@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,21 @@ def settings_for(photos: Path, output: Path, **changes: Any) -> TrainSettings:
     return override(TrainSettings(), **(chosen | varied | quiet | changes))
 
 
+class StoppingAt(Silent):
+    """Sends SIGTERM to its own process at a step, and keeps what is logged."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.printed: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.printed.append(text)
+
+    def advance(self, step: int, total: int, text: str) -> None:  # noqa: ARG002
+        if step == self.step and "validating" not in text:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def run(settings: TrainSettings, build: Callable[[int], nn.Module] | None = small_network) -> RunResult:
     """Train, or go on where the output folder is there."""
     output = Path(str(settings.output.output))
@@ -109,3 +126,14 @@ def call_as_many(world: int, work: Callable[..., None], *arguments: Any) -> list
     for process in processes:
         process.start()
     return processes
+
+
+def exit_codes(processes: list[Any], patience: float) -> list[int | None]:
+    """Wait at most `patience` seconds for processes; None of one that has not ended, which is killed."""
+    until = time.monotonic() + patience
+    for process in processes:
+        process.join(max(until - time.monotonic(), 0))
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return codes

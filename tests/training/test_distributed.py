@@ -26,7 +26,7 @@ from gcnet.training.distributed import Processes, agreed_start, processes_joined
 from gcnet.training.run_folder import RunFolder
 from gcnet.training.settings import override
 from training import together
-from training.photos import call_as_two, settings_for, write_photos
+from training.photos import call_as_two, exit_codes, settings_for, write_photos
 from training.toy import tiny_network, toy_trainer
 
 PATIENCE = 60
@@ -35,13 +35,7 @@ PATIENCE = 60
 def by_two(work, folder, *arguments):
     """What two processes wrote, by rank; both must have ended well."""
     folder.mkdir(exist_ok=True)
-    processes = call_as_two(work, *arguments)
-    for process in processes:
-        process.join(PATIENCE)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    assert codes == [0, 0]
+    assert exit_codes(call_as_two(work, *arguments), PATIENCE) == [0, 0]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -10,7 +10,7 @@ import pytest
 from gcnet.errors import RankFailure, UserError
 from gcnet.training.heartbeat import is_lost_connection, one_line
 from training import faults
-from training.photos import call_as_two, write_photos
+from training.photos import call_as_two, exit_codes, write_photos
 
 PATIENCE = 60
 
@@ -22,12 +22,7 @@ def photos(tmp_path_factory):
 
 def outcome(processes, folder):
     """Exit codes, and the lines of both processes on their errors, without warnings."""
-    until = time.monotonic() + PATIENCE
-    for process in processes:
-        process.join(max(until - time.monotonic(), 0))
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
+    codes = exit_codes(processes, PATIENCE)
     lines = [line for rank in range(2) for line in (folder / f"{rank}.err").read_text().splitlines()]
     return codes, [line for line in lines if line.startswith(("gcnet:", "Traceback", "(raised")) or "Error: " in line]
 

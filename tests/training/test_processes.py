@@ -13,6 +13,7 @@ from gcnet.tensor_files import load_tensors
 from gcnet.training.pace import SPEED_KEYS
 from gcnet.training.run_folder import RunFolder
 from training.photos import (
+    exit_codes,
     fast_start,
     run,
     run_alone,
@@ -34,21 +35,13 @@ def photos(tmp_path_factory):
     return root
 
 
-def join(processes):
-    for process in processes:
-        process.join(PATIENCE)
-        if process.exitcode is None:
-            process.kill()
-    return [process.exitcode for process in processes]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("grad_accumulation", [1, 5])
 def test_two_processes_train_as_one_with_the_same_global_batch(photos, tmp_path, grad_accumulation):
     plain = {"mixup": 0.0, "cutmix": 0.0, "grad_accumulation": grad_accumulation, "clip_grad_norm": 0.5}
     alone = run(settings_for(photos, tmp_path / "alone", **plain), steady_network)
     settings = settings_for(photos, tmp_path / "two", **plain)
-    assert join(run_as_two(settings, steady_network)) == [0, 0]
+    assert exit_codes(run_as_two(settings, steady_network), PATIENCE) == [0, 0]
     expected, found = (read_model_file(path)[0] for path in (alone.last_weights, RunFolder(tmp_path / "two").last))
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6)
@@ -64,18 +57,19 @@ def test_two_processes_train_as_one_with_the_same_global_batch(photos, tmp_path,
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_they_resume_to_the_same_bits(photos, tmp_path):
     quick = {"epochs": 60.0, "evaluate_every": 20.0, "save_every_steps": 100}
-    assert join(run_as_two(settings_for(photos, tmp_path / "unbroken", **quick), small_network)) == [0, 0]
+    unbroken = settings_for(photos, tmp_path / "unbroken", **quick)
+    assert exit_codes(run_as_two(unbroken, small_network), PATIENCE) == [0, 0]
     settings = settings_for(photos, tmp_path / "run", **quick)
     processes = run_as_two(settings, small_network)
     metrics = RunFolder(tmp_path / "run").metrics
     while not metrics.exists() and all(process.is_alive() for process in processes):
         time.sleep(0.01)
     os.kill(processes[1].pid, signal.SIGTERM)
-    assert join(processes) == [143, 143]
+    assert exit_codes(processes, PATIENCE) == [143, 143]
     state = load_tensors(tmp_path / "run" / "checkpoint.safetensors")[1]["state"]
     assert 0 < state["trainer"]["step"] < 300
     assert len(state["processes"]) == 2
-    assert join(run_as_two(settings, small_network)) == [0, 0]
+    assert exit_codes(run_as_two(settings, small_network), PATIENCE) == [0, 0]
     unbroken, resumed = (RunFolder(tmp_path / name).last.read_bytes() for name in ("unbroken", "run"))
     assert unbroken == resumed
 
@@ -97,7 +91,7 @@ def test_a_training_killed_ten_times_at_random_moments_ends_with_the_same_bits(p
         target=run_alone, args=(settings_for(photos, tmp_path / "unbroken", **changes), None)
     )
     unbroken.start()
-    assert join([unbroken]) == [0]
+    assert exit_codes([unbroken], PATIENCE) == [0]
     dice = random.Random(4)
     settings = settings_for(photos, tmp_path / "run", **changes)
     checkpoint = tmp_path / "run" / "checkpoint.safetensors"
@@ -115,7 +109,7 @@ def test_a_training_killed_ten_times_at_random_moments_ends_with_the_same_bits(p
     assert len(set(steps)) > 3, f"killed too early to show anything: after steps {steps}"
     last = fast_start().Process(target=run_alone, args=(settings, None))
     last.start()
-    assert join([last]) == [0]
+    assert exit_codes([last], PATIENCE) == [0]
     for name in ("last", "best"):
         assert (
             getattr(RunFolder(tmp_path / "run"), name).read_bytes()

@@ -20,23 +20,14 @@ from gcnet.training.run_folder import RunFolder
 from gcnet.training.settings import TrainSettings, override
 from gcnet.training.sharded_network import shard, sharded_units, without_weights
 from training import sharded
-from training.photos import call_as_many, call_as_two, run_alone, settings_for, write_photos
+from training.photos import call_as_many, call_as_two, exit_codes, run_alone, settings_for, write_photos
 
 PATIENCE = 120
 
 
-def exit_codes(processes):
-    for process in processes:
-        process.join(PATIENCE)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    return codes
-
-
 def by_many(world, folder, work, *arguments):
     """What each process wrote, by rank."""
-    assert exit_codes(call_as_many(world, work, folder, *arguments)) == [0] * world
+    assert exit_codes(call_as_many(world, work, folder, *arguments), PATIENCE) == [0] * world
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
 
 
@@ -137,12 +128,12 @@ def runs(tmp_path_factory):
         for name in ("whole", "sharded", "killed")
     }
     for name in ("whole", "sharded"):
-        assert exit_codes(call_as_two(run_alone, settings[name], None)) == [0, 0]
-    assert exit_codes(call_as_two(sharded.die_while_saving, settings["killed"], 4)) == [9, 9]
+        assert exit_codes(call_as_two(run_alone, settings[name], None), PATIENCE) == [0, 0]
+    assert exit_codes(call_as_two(sharded.die_while_saving, settings["killed"], 4), PATIENCE) == [9, 9]
     folder = RunFolder(root / "killed")
     assert (root / "killed" / "checkpoint-4").is_dir()
     assert load_state(folder.checkpoint)["trainer"]["step"] == 2
-    assert exit_codes(call_as_two(run_alone, settings["killed"], None)) == [0, 0]
+    assert exit_codes(call_as_two(run_alone, settings["killed"], None), PATIENCE) == [0, 0]
     return root
 
 
@@ -186,7 +177,7 @@ def test_a_sharded_detector_trains_as_a_whole_one(tmp_path):
     settings = override(TrainSettings(), **small, **short, evaluate_every=10.0)
     for name in ("whole", "sharded"):
         chosen = override(settings, output=str(tmp_path / name), shard_model=name == "sharded")
-        assert exit_codes(call_as_two(run_alone, chosen, None)) == [0, 0]
+        assert exit_codes(call_as_two(run_alone, chosen, None), PATIENCE) == [0, 0]
     whole, found = (RunFolder(tmp_path / name) for name in ("whole", "sharded"))
     for row, twin in zip(whole.rows(), found.rows(), strict=True):
         for name in row.keys() - {"seconds", "kind", *SPEED_KEYS}:

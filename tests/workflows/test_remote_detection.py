@@ -1,7 +1,6 @@
 """Training a detector on a bucket: the bits of training on the folder, also after a resume; the other commands."""
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,9 @@ from gcnet.training.progress import Silent
 from gcnet.training.settings import TrainSettings, override
 from gcnet.workflows.resume import resume
 from gcnet.workflows.train import run_training
+from training.photos import StoppingAt
 
 pytestmark = pytest.mark.slow
-
-
-class StoppingAt(Silent):
-    """Sends SIGTERM to its own process at a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def advance(self, step: int, total: int, text: str) -> None:  # noqa: ARG002
-        if step == self.step and "validating" not in text:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.fixture

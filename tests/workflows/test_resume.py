@@ -3,7 +3,6 @@
 import fcntl
 import gzip
 import json
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -22,7 +21,7 @@ from gcnet.training.progress import Silent
 from gcnet.training.run_folder import open_folder
 from gcnet.workflows.resume import resume
 from gcnet.workflows.train import run_training
-from training.photos import settings_for, small_network, steady_network, write_photos
+from training.photos import StoppingAt, settings_for, small_network, steady_network, write_photos
 
 
 class Lines(Silent):
@@ -31,18 +30,6 @@ class Lines(Silent):
 
     def log(self, text: str) -> None:
         self.printed.append(text)
-
-
-class StoppingAt(Lines):
-    """Sends SIGTERM to its own process at a step."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def advance(self, step: int, total: int, text: str) -> None:  # noqa: ARG002
-        if step == self.step and "validating" not in text:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Training on shards, on this machine and in a bucket: the bits of training on the folder, also after a resume."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -16,20 +15,9 @@ from gcnet.remote_files import file_system
 from gcnet.training.progress import Silent
 from gcnet.workflows.resume import resume
 from gcnet.workflows.train import run_training
-from training.photos import settings_for, steady_network, write_photos
+from training.photos import StoppingAt, settings_for, steady_network, write_photos
 
 STEPS = 6
-
-
-class StoppingAt(Silent):
-    """Sends SIGTERM to its own process at a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def advance(self, step: int, total: int, text: str) -> None:  # noqa: ARG002
-        if step == self.step and "validating" not in text:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.fixture

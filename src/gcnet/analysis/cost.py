@@ -42,21 +42,6 @@ def count_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
     return _count(as_meta(model), input_shape)
 
 
-def count_block_flops(model: nn.Module, input_shape: Sequence[int], names: Sequence[str]) -> dict[str, int]:
-    """Return the FLOPs of submodules within one forward pass, each counted on its own.
-
-    Args:
-        model: the network.
-        input_shape: of its input, such as (1, 3, 224, 224).
-        names: of the submodules.
-
-    Returns:
-        FLOPs (multiply-add = 2) by name.
-    """
-    shapes = submodule_input_shapes(model, input_shape, names)
-    return {name: count_flops(model.get_submodule(name), shape) for name, shape in shapes.items()}
-
-
 def submodule_input_shapes(
     model: nn.Module, input_shape: Sequence[int], names: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:

@@ -26,9 +26,6 @@ from gcnet.training.settings import OutputSettings, TrainSettings
 from gcnet.workflows.resume import resume
 from gcnet.workflows.train import run_training
 
-# The paper and mmdet start from the first weights of torchvision; later versions are more accurate.
-_FIRST_WEIGHTS = "IMAGENET1K_V1"
-
 
 @dataclass(frozen=True)
 class Measured:
