@@ -6,15 +6,17 @@ import json
 import mmap
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.numpy
 
 from gcnet.storage import StorageError, write_atomic
+
+_T = TypeVar("_T")
 
 FOLDER = "gcnet-indexes"
 _DTYPES = {"U8": np.uint8, "I32": np.int32, "U32": np.uint32, "I64": np.int64, "U64": np.uint64, "F64": np.float64}
@@ -89,6 +91,38 @@ def map_index(path: Path) -> Index | None:
         return Index(arrays, details) if isinstance(details, dict) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
+
+
+def read_index(path: Path, dimensions: Mapping[str, int], convert: Callable[[Index], _T | None]) -> _T | None:
+    """Map an index file into memory and convert its content, which may be that of another program.
+
+    Args:
+        path: A file of `save_index`.
+        dimensions: Number of dimensions of each array; all have integers.
+        convert: Returns the converted content, or None if it is stale or contradicts itself. Missing values and those
+            of a wrong type may raise errors.
+
+    Returns:
+        The result of `convert`, or None for a missing, damaged or invalid file.
+    """
+    index = map_index(path)
+    if index is None or {name: array.ndim for name, array in index.arrays.items()} != dict(dimensions):
+        return None
+    if any(array.dtype.kind == "f" for array in index.arrays.values()):
+        return None
+    with contextlib.suppress(OSError, LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        return convert(index)
+    return None
+
+
+def are_ends(ends: np.ndarray, text: np.ndarray) -> bool:
+    """Return whether texts that lie one after the other can end where stated.
+
+    Args:
+        ends: End of each text.
+        text: The bytes of all texts, uint8 (n,).
+    """
+    return len(ends) == 0 or bool(ends[0] >= 0 and ends[-1] <= len(text) and (ends[:-1] <= ends[1:]).all())
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], details: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from changed_indexes import changed_indexes
 from gcnet.data.coco import annotation_file
 from gcnet.data.coco.annotation_file import AnnotationFile, ReadOptions, open_annotation_file
 from gcnet.data.coco.index import AnnotationIndex
@@ -18,10 +19,11 @@ from gcnet.data.coco.open import open_coco
 from gcnet.data.settings import DataSettings
 from gcnet.errors import Failure, UserError
 
-from .annotated import content, write_images, write_json
+from .annotated import HEIGHT, WIDTH, content, write_images, write_json
 
 REPAIRED = ReadOptions(repairs=True, images=None, split="train")
 NAMES = ["b.png", "a.png", "c.png"]
+SIZES = [[HEIGHT, WIDTH]] * 3
 
 
 @pytest.fixture
@@ -165,6 +167,13 @@ def test_a_damaged_index_is_made_again(
     assert parts(open_annotation_file(file, REPAIRED)) == before
     assert parts(open_annotation_file(file, REPAIRED)) == before
     assert reads() == 2
+
+
+def test_an_index_that_contradicts_itself_is_made_again(cache: Path, file: Path) -> None:
+    before = parts(open_annotation_file(file, REPAIRED))
+    for change in changed_indexes(index_of(cache)):
+        opened = open_annotation_file(file, REPAIRED)
+        assert (parts(opened), opened.index.names(), opened.index.sizes.tolist()) == (before, NAMES, SIZES), change
 
 
 @pytest.mark.usefixtures("cache")

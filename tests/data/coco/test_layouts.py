@@ -51,6 +51,20 @@ def names(images: CocoImages) -> list[str]:
     return [Path(images.name(index)).name for index in range(len(images))]
 
 
+def test_images_of_lvis_are_named_by_their_urls(tmp_path: Path) -> None:
+    files = {"train": ["train2017/0.png", "train2017/1.png"], "val": ["val2017/2.png", "train2017/3.png"]}
+    for split, paths in files.items():
+        data = content(write_images(tmp_path, paths))
+        for image in data["images"]:
+            image["coco_url"] = f"http://images.cocodataset.org/{image.pop('file_name')}"
+        write_json(tmp_path / "annotations" / f"lvis_v1_{split}.json", data)
+    for part, paths in zip(open_coco(DataSettings(str(tmp_path))), files.values(), strict=True):
+        assert part.images.names() == paths and part.reports() == []
+        assert [part.images.read(index).size for index in range(2)] == [(23, 17)] * 2
+    unrepaired = open_validation(DataSettings(str(tmp_path)), repairs=False)
+    assert unrepaired.images.names() == files["val"]
+
+
 @pytest.mark.parametrize("files", LAYOUTS.values(), ids=LAYOUTS)
 def test_layouts_of_tools_are_opened(tmp_path: Path, files: dict[str, tuple[str, str]]):
     write_layout(tmp_path, files)

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from changed_indexes import changed_indexes
 from gcnet.data import decode
 from gcnet.data.images import folder_index
 from gcnet.data.images.folder_index import ClassFiles, list_class_files
 from gcnet.data.images.folders import FolderImages, class_folders
+from gcnet.data.images.listing import Listing, list_images
 from gcnet.data.index_file import index_path, map_index
 
 
@@ -32,6 +34,7 @@ def root(tmp_path: Path) -> Path:
     for name in ("ant/1.png", "ant/2.JPG", "bee/deep/er/1.png", "bee/0.png", "cat/x.heic", "cat/\udcff\n.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"x")
+    os.utime(root / "ant", (1, 1))  # a time of its own, also where the clock of the file system is coarse
     return root
 
 
@@ -155,6 +158,26 @@ def test_a_damaged_index_is_rebuilt(spoil: Callable[[Path], object], root: Path)
     assert map_index(path) is None
     assert content(listed(root)) == first
     assert map_index(path) is not None
+
+
+@pytest.mark.usefixtures("cache")
+def test_an_index_that_contradicts_itself_is_rebuilt(root: Path) -> None:
+    first = content(listed(root))
+    for change in changed_indexes(index_path(root, folder_index._KIND)):
+        assert content(listed(root)) == first, change
+
+
+def test_folders_of_one_time_are_not_indexed_since_some_file_systems_keep_no_times(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_times(folder: Path) -> Listing:  # as on object storage that is mounted as a file system
+        listing = list_images(folder)
+        listing.folders = dict.fromkeys(listing.folders, (0, 0))
+        return listing
+
+    monkeypatch.setattr(folder_index, "list_images", without_times)
+    assert len(listed(root).names) == 5
+    assert not list(cache.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("place", ["", "gcnet-indexes"])

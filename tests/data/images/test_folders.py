@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from gcnet.data.images.folders import FolderImages, check_output_outside_images, find_splits
-from gcnet.data.images.labeled import open_splits
+from gcnet.data.images.labeled import open_labeled, open_splits
 from gcnet.data.images.open import open_data, open_evaluation
 from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
@@ -241,6 +241,25 @@ def test_an_output_that_would_be_a_class_folder_is_refused(
         return
     with pytest.raises(UserError, match="`output` must not be in a folder of images"):
         check_output_outside_images(tmp_path / data, tmp_path / output)
+
+
+def test_splits_in_the_archive_of_imagenet_are_named(tmp_path: Path) -> None:
+    for name in ("Annotations/CLS-LOC/train/n01/1.xml", "Annotations/CLS-LOC/val/1.xml", "ImageSets/CLS-LOC/val.txt"):
+        add(tmp_path / "ILSVRC" / name)
+    for name in ("train/n01/1.JPEG", "train/n02/2.JPEG", "val/1.JPEG", "test/1.JPEG"):
+        add(tmp_path / "ILSVRC/Data/CLS-LOC" / name)
+    for data in (tmp_path, tmp_path / "ILSVRC"):
+        with pytest.raises(UserError, match=r"folders of splits in .*: `data=.*ILSVRC/Data/CLS-LOC`"):
+            open_splits(str(data))
+
+
+def test_images_of_the_kaggle_archive_are_listed_by_a_csv(tmp_path: Path) -> None:
+    for name in ("train/n01/1.JPEG", "train/n02/2.JPEG", "val/ILSVRC2012_val_00000001.JPEG"):
+        add(tmp_path / name)
+    (tmp_path / "val.csv").write_text("path,label\nILSVRC2012_val_00000001.JPEG,n02\n")
+    settings = DataSettings(data=str(tmp_path), val=f"{tmp_path}/val.csv", images=f"{tmp_path}/val")
+    val = open_labeled(settings, 0)[1]
+    assert [(val.name(0), val.classes[val.label(0)])] == [("ILSVRC2012_val_00000001.JPEG", "n02")]
 
 
 def test_folders_of_shards_are_given_as_a_pattern(tmp_path: Path) -> None:

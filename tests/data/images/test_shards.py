@@ -205,6 +205,7 @@ def test_an_index_beside_shards_is_not_used_after_a_shard_has_changed(tmp_path: 
         {"labels": np.array([0], dtype=np.int32)},
         {"ends": np.array([3])},
         {"ends": np.array([-1, 3])},
+        {"labels": np.array([0.0, 1.0])},
         {"name_ends": np.array([10, 2], dtype=np.uint32)},
         {"name_ends": np.array([5, 99], dtype=np.uint32)},
         {"label_names": ["cat", 1]},

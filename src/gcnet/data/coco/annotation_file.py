@@ -17,8 +17,8 @@ from typing import Any
 
 from gcnet.children import run_in_child
 from gcnet.data.coco.annotation_text import cut_annotations
-from gcnet.data.coco.box_formats import COCO, BoxFormat
-from gcnet.data.coco.index import AnnotationIndex, annotation_arrays, text_array
+from gcnet.data.coco.box_formats import BOX_FORMATS, COCO, BoxFormat
+from gcnet.data.coco.index import DIMENSIONS, AnnotationIndex, annotation_arrays, text_array
 from gcnet.data.coco.inspection import (
     PARTS,
     image_names,
@@ -30,7 +30,7 @@ from gcnet.data.coco.inspection import (
 from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.layouts import image_folder
 from gcnet.data.coco.parallel_inspection import PARTS_OF_PROCESS, inspect_in_processes
-from gcnet.data.index_file import Index, index_path, map_index, save_index
+from gcnet.data.index_file import Index, index_path, map_index, read_index, save_index
 from gcnet.data.places import shown_place
 from gcnet.errors import Failure, UserError
 from gcnet.storage import StorageError, locked
@@ -106,15 +106,14 @@ def open_annotation_file(file: Path, options: ReadOptions) -> AnnotationFile:
     if _size(file) < CACHED:
         return _opened(Index(*_indexed(file, options)))
     path = index_path(file, f"coco-{'repaired' if options.repairs else 'unrepaired'}-{_code_version()}")
-    index = _cached(path, file)
-    if index is not None:
-        return _opened(index, path)
+    cached = _cached(path, file)
+    if cached is not None:
+        return cached
     with ExitStack() as stack:
         with suppress(OSError, StorageError):  # without a cache, every process reads the file
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path.with_suffix(".lock"), wait=True))
-        index = _cached(path, file)  # perhaps made by another process meanwhile
-        return _made(path, file, options) if index is None else _opened(index, path)
+        return _cached(path, file) or _made(path, file, options)  # perhaps another process has made it meanwhile
 
 
 def _opened(index: Index, path: Path | None = None) -> AnnotationFile:
@@ -128,16 +127,26 @@ def _opened(index: Index, path: Path | None = None) -> AnnotationFile:
     )
 
 
-def _cached(path: Path, file: Path) -> Index | None:
-    """Return the index at `path` if it is whole and the file has not changed since."""
-    index = map_index(path)
-    if index is None:
-        return None
-    state, details = _state(file), index.details
+def _cached(path: Path, file: Path) -> AnnotationFile | None:
+    """Return the content of the index at `path` if it is whole and the file has not changed since."""
+    return read_index(path, DIMENSIONS, partial(_current, path=path, file=file))
+
+
+def _current(index: Index, path: Path, file: Path) -> AnnotationFile | None:
+    """Return the content of an index, or None if it contradicts itself or the file has changed since."""
+    details = index.details
     is_settled = max(details["state"]["changed"]) < details["made"] - _RECENT
-    if is_settled and state == details["state"]:
-        return index
-    return index if _digest(file) == details["sha256"] else None
+    if not (is_settled and _state(file) == details["state"]) and _digest(file) != details["sha256"]:
+        return None
+    opened = _opened(index, path)
+    numbers = opened.unlike, *(opened.counts[part] for part in PARTS), opened.index.boxes_only
+    is_valid = (
+        all(type(number) is int for number in numbers)
+        and set(opened.box_format.names) <= BOX_FORMATS.keys()
+        and all(isinstance(name, str) for name in opened.listed_names())
+        and opened.index.is_consistent()
+    )
+    return opened if is_valid else None
 
 
 def _made(path: Path, file: Path, options: ReadOptions) -> AnnotationFile:

@@ -85,7 +85,7 @@ class ImageEntries:
         self._names: dict[str, int] = {}
         ambiguous = self._ambiguous(entries)
         for number, image in enumerate(entries, start=1):
-            identity, name = self.ids(_raw_id(image)), _name(image, "file_name")
+            identity, name = self.ids(_raw_id(image)), image_name(image)
             if identity is None or name is None:
                 self._issues.append(Issue("image without id or file name", f"image {number}: {short_repr(image)}"))
                 self.dropped.add(identity)
@@ -112,7 +112,7 @@ class ImageEntries:
         names: dict[int, set[str | None]] = {}
         for image in entries:
             if (identity := self.ids(_raw_id(image))) is not None:
-                names.setdefault(identity, set()).add(_name(image, "file_name"))
+                names.setdefault(identity, set()).add(image_name(image))
         return {identity for identity, files in names.items() if len(files) > 1}
 
     def _add(self, image: Entry, identity: int) -> None:
@@ -146,6 +146,17 @@ class ImageEntries:
 
     def _report(self, image: Entry, kind: str, found: str) -> None:
         self._issues.append(Issue(kind, found, image["id"], None, image["file_name"]))
+
+
+def image_name(image: Any) -> str | None:
+    """Return the file name of the entry `image`, or None without one.
+
+    LVIS has no file names; the last folder and name of the URL at COCO are used, such as train2017/000000000009.jpg.
+    """
+    name = _name(image, "file_name")
+    if name is None and (url := _name(image, "coco_url")) is not None:
+        name = "/".join(url.split("/")[-2:])
+    return name
 
 
 def _stated(image: Entry) -> str:

@@ -9,9 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from gcnet.data.coco.categories_and_images import MOST_PIXELS
 from gcnet.data.coco.values import Entry, Ids
-from gcnet.data.index_file import Index, map_index
+from gcnet.data.index_file import Index, are_ends, map_index
 from gcnet.errors import Failure, printable
+
+DIMENSIONS: Mapping[str, int] = {
+    **dict.fromkeys(("image_ids", "objects", "masked", "positions", "image_ends", "annotation_ends"), 1),
+    **dict.fromkeys(("names", "listed_names", "raw_images", "raw_categories", "image_text", "annotation_text"), 1),
+    "sizes": 2,
+}
+"""Number of dimensions of the arrays of an index file."""
 
 _PARTS = ("images", "annotations", "categories")
 
@@ -66,6 +74,27 @@ class AnnotationIndex:
     def digest(self) -> str | None:
         """SHA-256 of the annotation file; None for generated annotations."""
         return self.stored.details.get("sha256")
+
+    def is_consistent(self) -> bool:
+        """Return whether arrays and details of an index file agree; the texts of its entries are not parsed."""
+        arrays, count = self.stored.arrays, len(self)
+        lengths = {"sizes": 0, "objects": 0, "masked": 0, "image_ends": 1, "annotation_ends": 2}
+        if any(len(arrays[name]) != count + more for name, more in lengths.items()) or self.sizes.shape[1] != 2:
+            return False
+        names, positions = self.names(), arrays["positions"]
+        return bool(
+            all(are_ends(arrays[f"{kind}_ends"], arrays[f"{kind}_text"]) for kind in ("image", "annotation"))
+            and ((self.sizes >= 1) & (self.sizes < MOST_PIXELS)).all()
+            and (self.sizes.prod(axis=1) < MOST_PIXELS).all()
+            and (self.masked >= 0).all()
+            and (self.masked <= self.objects).all()
+            and self.objects.sum() <= self.count
+            and ((positions >= 0) & (positions < self.count)).all()
+            and len(names) == count
+            and all(isinstance(name, str) for name in names)
+            and all(type(category["id"]) is int and isinstance(category["name"], str) for category in self.categories)
+            and set(_PARTS) <= self.stored.details["content"].keys()
+        )
 
     def image(self, row: int) -> Entry:
         """Return the entry of the image at `row`."""

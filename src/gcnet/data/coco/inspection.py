@@ -12,7 +12,7 @@ from typing import Any
 from gcnet.data.coco.annotated_images import FolderReader
 from gcnet.data.coco.annotations import AnnotationEntries
 from gcnet.data.coco.box_formats import BoxFormat
-from gcnet.data.coco.categories_and_images import MOST_PIXELS, CategoryEntries, ImageEntries
+from gcnet.data.coco.categories_and_images import MOST_PIXELS, CategoryEntries, ImageEntries, image_name
 from gcnet.data.coco.geometry import check_segmentation
 from gcnet.data.coco.issues import Issue
 from gcnet.data.coco.paths import AMBIGUOUS, MISSING, OUTSIDE, resolve_paths
@@ -144,8 +144,7 @@ def _parsed(text: str, place: str) -> Any:
 
 def image_names(content: dict[str, Any]) -> list[str]:
     """Return the file names of the images in `content`, a COCO file."""
-    names = (entry.get("file_name") for entry in content["images"] if isinstance(entry, dict))
-    return [name for name in names if isinstance(name, str)]
+    return [name for image in content["images"] if (name := image_name(image)) is not None]
 
 
 def inspect(
@@ -277,7 +276,7 @@ def load_unrepaired(content: Mapping[str, Any], place: str) -> tuple[dict[str, A
     categories, category_ids = _by_id(content["categories"], "category", place)
     for identity, image in images.items():
         if not isinstance(image.get("file_name"), str):  # pycocotools does not look at it
-            image["file_name"] = str(identity)
+            image["file_name"] = image_name(image) or str(identity)
         for side in ("height", "width"):
             if type(image.get(side)) is not int or image[side] < 1:
                 raise _refusal(place, f"image {identity} has {side} {short_repr(image.get(side))}")

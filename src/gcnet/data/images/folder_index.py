@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ from jaxtyping import Int64
 from gcnet.data.decode import IMAGE_SUFFIXES
 from gcnet.data.images.file_names import FileNames, NamePacker
 from gcnet.data.images.listing import BROKEN_LINKS, FolderTimes, folder_times, list_images
-from gcnet.data.index_file import index_path, map_index, save_index
+from gcnet.data.index_file import Index, are_ends, index_path, read_index, save_index
 from gcnet.storage import LockedError, StorageError, locked
 
 INDEXED_FROM = 10_000
 """Number of images from which a list is worth an index: listing fewer takes less than 0.1 s on a local disk."""
 
 _KIND = "images-1"
+_DIMENSIONS = {"text": 1, "ends": 1, "counts": 1, "times": 2}
 # A change within this time after another may leave the times of a folder as they are: FAT counts in steps of 2 s.
 _SETTLED_SECONDS = 2.0
 
@@ -97,7 +99,9 @@ def _indexed(path: Path, root: Path, classes: Sequence[str]) -> ClassFiles:
     listed = _listed(root, classes)
     files = listed.files
     settled = max(map(max, listed.times)) < listed.started - _SETTLED_SECONDS * 1e9
-    if BROKEN_LINKS in files.skipped or not settled:  # a folder at the end of a broken link would not be noticed
+    # Buckets mounted as file systems have one time for all folders, which no change moves.
+    has_times = len(set(listed.times)) > 1
+    if BROKEN_LINKS in files.skipped or not (settled and has_times):  # the target of a broken link may become a folder
         return files
     arrays = {
         "text": files.names.text,
@@ -118,24 +122,31 @@ def _indexed(path: Path, root: Path, classes: Sequence[str]) -> ClassFiles:
 
 def _read(path: Path, root: Path, classes: Sequence[str]) -> ClassFiles | None:
     """Return the content of an index, or None if it is missing, damaged or older than a change of a folder."""
-    index = map_index(path)
-    if index is None or index.details.get("classes") != list(classes):
-        return None
+    return read_index(path, _DIMENSIONS, partial(_from_index, root=root, classes=list(classes)))
+
+
+def _from_index(index: Index, root: Path, classes: list[str]) -> ClassFiles | None:
+    """Return the content of an index, or None if it is invalid or older than a change of a folder."""
     arrays, details = index.arrays, index.details
-    if details.get("suffixes") != sorted(IMAGE_SUFFIXES):  # made with another version of Pillow
+    if details["classes"] != classes or details["suffixes"] != sorted(IMAGE_SUFFIXES):  # of another version of Pillow
         return None
-    try:
-        now = [folder_times(os.path.join(root, folder)) for folder in details["folders"]]
-    except OSError:
-        return None
+    now = [folder_times(os.path.join(root, folder)) for folder in details["folders"]]
     if not np.array_equal(arrays["times"], np.array(now, dtype=np.int64)):
         return None
+    ends, counts, links = arrays["ends"], arrays["counts"], details["links"]
+    skipped = {str(kind): int(count) for kind, count in details["skipped"].items()}
+    is_valid = (
+        are_ends(ends, arrays["text"])
+        and len(counts) == len(classes)
+        and counts.min() >= 0
+        and counts.max() <= len(ends) == counts.sum()  # the first, since the sum may overflow
+        and type(links) is int
+        and 0 <= links <= len(ends)
+    )
+    if not is_valid:
+        return None
     return ClassFiles(
-        FileNames(arrays["text"], arrays["ends"]),
-        arrays["counts"],
-        Counter(details["skipped"]),
-        tuple(details["folders"]),
-        details["links"],
+        FileNames(arrays["text"], ends), counts, Counter(skipped), tuple(map(str, details["folders"])), links
     )
 
 

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ from gcnet.data.splits import SPLIT_NAMES, split_named
 from gcnet.errors import UserError, nearest, printable
 
 _LISTED = 5
+_DEPTH, _MOST_FOLDERS = 3, 20  # levels of folders, and folders of a level, in which splits are looked for
 
 
 def label_classes(
@@ -208,7 +210,7 @@ def check_no_splits(root: Path) -> None:
 
     Raises:
         UserError: They are folders such as images_train and images_val, a single folder with splits, as some archives
-            unpack, or class folders that contain splits.
+            unpack, splits further below, or class folders that contain splits.
     """
     folders = subfolders(root)
     if len(folders) == 1 and (inner := find_splits(root / folders[0])):
@@ -221,6 +223,8 @@ def check_no_splits(root: Path) -> None:
             f"the class folders of {root} hold folders of splits, such as {name}/{split}: put the splits first, as "
             f"{split}/{name}, or list the images in a CSV with a column split"
         )
+    if (nested := _nested_splits(root)) is not None:
+        raise UserError(f"{root} has no class folders, but folders of splits in {nested}: `data={nested}`")
     train = [name for name in folders if _has_word(name, SPLIT_NAMES["train"])]
     others = [name for name in folders if _has_word(name, SPLIT_NAMES["val"] + SPLIT_NAMES["test"])]
     for name in train:
@@ -230,6 +234,22 @@ def check_no_splits(root: Path) -> None:
                     f"{root} holds {name} and {other} with the same class folders in both: "
                     f"`data={root / name}` `val={root / other}`"
                 )
+
+
+def _nested_splits(root: Path) -> Path | None:
+    """Return a folder with train/CLASS and another split, a few levels below `root`, as in the archive of ImageNet."""
+    level = [root]
+    for _ in range(_DEPTH):
+        level = [folder / name for folder in level for name in subfolders(folder)]
+        if len(level) > _MOST_FOLDERS:
+            return None
+        for folder in level:
+            with suppress(UserError):  # several folders of one split
+                splits = find_splits(folder)
+                classes = subfolders(splits["train"]) if "train" in splits and len(splits) > 1 else []
+                if classes and any(map(has_image_suffix, loose_files(splits["train"] / classes[0]))):
+                    return folder
+    return None
 
 
 def possible_splits(root: Path) -> list[str]:

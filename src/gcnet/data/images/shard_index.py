@@ -17,7 +17,7 @@ from gcnet.data.decode import has_image_suffix
 from gcnet.data.images.file_names import FileNames
 from gcnet.data.images.shard_files import read_bytes
 from gcnet.data.images.shard_samples import MOST_CLASSES, NO_LABEL, ShardSamples, read_samples
-from gcnet.data.index_file import Index, index_path, map_index, save_index
+from gcnet.data.index_file import Index, are_ends, index_path, read_index, save_index
 from gcnet.errors import UserError, printable
 from gcnet.remote_files import FileEntry, existing_file, is_remote
 from gcnet.storage import StorageError, locked, write_atomic
@@ -27,6 +27,7 @@ INDEX = "{}.index.safetensors"
 
 _KIND, _UNLABELED = "shards-1", "shards-unlabeled-1"
 _MIXED_ORDER = "the files of a sample must follow one another: write them sorted by name"
+_DIMENSIONS = dict.fromkeys(("ends", "text", "name_ends", "offsets", "sizes", "labels"), 1)
 _PARALLEL = 16  # remote shards whose headers are read at once
 
 
@@ -149,19 +150,14 @@ def _is_newest(place: str, files: Sequence[FileEntry]) -> bool:
 
 def _read(path: Path, files: Sequence[FileEntry]) -> ShardIndex | None:
     """Return the index of a file, or None if it is missing, damaged or that of other shards."""
-    stored = map_index(path)
-    if stored is None or stored.details.get("shards") != [[os.path.basename(file.url), file.size] for file in files]:
-        return None
-    try:
-        index = _from_file(stored, files)
-        return index if _is_consistent(index, files) else None
-    except (LookupError, TypeError, ValueError):
-        return None
+    return read_index(path, _DIMENSIONS, partial(_from_file, files=files))
 
 
-def _from_file(stored: Index, files: Sequence[FileEntry]) -> ShardIndex:
+def _from_file(stored: Index, files: Sequence[FileEntry]) -> ShardIndex | None:
     arrays, details = stored.arrays, stored.details
-    return ShardIndex(
+    if details["shards"] != [[os.path.basename(file.url), file.size] for file in files]:
+        return None
+    index = ShardIndex(
         tuple(file.url for file in files),
         arrays["ends"],
         FileNames(arrays["text"], arrays["name_ends"]),
@@ -172,6 +168,7 @@ def _from_file(stored: Index, files: Sequence[FileEntry]) -> ShardIndex:
         details["repeats_names"],
         tuple(details["notes"]),
     )
+    return index if _is_consistent(index, files) else None
 
 
 def _is_consistent(index: ShardIndex, files: Sequence[FileEntry]) -> bool:
@@ -180,12 +177,12 @@ def _is_consistent(index: ShardIndex, files: Sequence[FileEntry]) -> bool:
     lengths = np.diff(index.ends, prepend=0)
     if not (count == len(index.sizes) == len(index.labels) == len(text_ends) == lengths.sum() > 0):
         return False
-    if len(lengths) != len(files) or lengths.min() < 0 or (text_ends[:-1] > text_ends[1:]).any():
+    if len(lengths) != len(files) or lengths.min() < 0 or lengths.max() > count:  # their sum may overflow
         return False
     last = np.repeat([file.size for file in files], lengths) - index.sizes
     classes = len(index.label_names) or MOST_CLASSES
     return bool(
-        text_ends[-1] <= len(index.names.text)
+        are_ends(text_ends, index.names.text)
         and index.offsets.min() >= 0
         and index.sizes.min() >= 0
         and (index.offsets <= last).all()
