@@ -18,8 +18,8 @@ _T = TypeVar("_T")
 _SECRET = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,2}(?!arn:)[^/@:]+:(?!\d+/)[^@]+@")
 _SHORT_URL = re.compile(r"^([^/:]+):/(?!/)")
 _ATTEMPTS = 6  # of requests that fail at once: 15 s of pauses, and those of botocore
-_OF_BOTOCORE = 3  # attempts within each, of 15 s where the server does not answer
-_LONGEST_ANSWER = 45.0  # seconds for all attempts of botocore at a request with a body, in addition to that of sending
+_OF_BOTOCORE = 3  # attempts within each
+_LONGEST_ATTEMPT = 15.0  # seconds for the answer to an attempt, as s3fs sets for those without a body
 _LEAST_SPEED = 100_000.0  # bytes of a body per second
 _FIRST_PAUSE = 0.5  # seconds; doubled after every failed attempt
 _PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, NotImplementedError, ValueError, TypeError)
@@ -118,20 +118,33 @@ def _file_system(protocol: str, process: int) -> Any:  # noqa: ARG001 (part of t
         system.retries = 1  # botocore repeats requests as well: together they would wait hours for a server that hangs
         if "AWS_MAX_ATTEMPTS" not in os.environ:
             system.config_kwargs = {"retries": {"total_max_attempts": _OF_BOTOCORE}} | system.config_kwargs
-        system._call_s3 = _uploads_limited(system._call_s3)
+        system._call_s3 = _limited(system._call_s3)
     return system
 
 
-def _uploads_limited(request: Callable[..., Awaitable[_T]]) -> Callable[..., Awaitable[_T]]:
-    """Limit the time of requests with a body: aiohttp would wait forever for a server that does not take the body."""
+def _limited(request: Callable[..., Awaitable[_T]]) -> Callable[..., Awaitable[_T]]:
+    """Limit the time of requests with a body: aiohttp would wait forever for a server that does not take the body.
+
+    A server that has not answered gets the time of one attempt only, until it answers.
+    """
+    answers = True
 
     async def limited(method: str, *arguments: Any, **named: Any) -> _T:
+        nonlocal answers
         body = named.get("Body")
-        limit = None if body is None else _LONGEST_ANSWER + len(body) / _LEAST_SPEED
+        limit = None if body is None and answers else _LONGEST_ATTEMPT * (_OF_BOTOCORE if answers else 1)
+        if limit is not None and body is not None:
+            limit += len(body) / _LEAST_SPEED
         try:
-            return await asyncio.wait_for(request(method, *arguments, **named), limit)
+            result = await asyncio.wait_for(request(method, *arguments, **named), limit)
         except TimeoutError as error:
+            answers = False
             raise _AnswerTimeout(f"the server did not answer within {limit:.0f} s") from error
+        except Exception as error:
+            answers = not _is_timeout(error)
+            raise
+        answers = True
+        return result
 
     return limited
 
