@@ -132,7 +132,7 @@ def _limited(request: Callable[..., Awaitable[_T]]) -> Callable[..., Awaitable[_
     async def limited(method: str, *arguments: Any, **named: Any) -> _T:
         nonlocal answers
         body = named.get("Body")
-        limit = None if body is None and answers else _LONGEST_ATTEMPT * (_OF_BOTOCORE if answers else 1)
+        limit = None if body is None and answers else _LONGEST_ATTEMPT * (2 if answers else 1)
         if limit is not None and body is not None:
             limit += len(body) / _LEAST_SPEED
         try:
