@@ -84,13 +84,13 @@ def free_port() -> int:
 
 @contextmanager
 def two_nodes(folder: Path) -> Iterator[Nodes]:
-    """Start a head node and a second node of one CPU each, and stop them at the end."""
+    """Start two nodes of one CPU each, the second as if it had two GPUs, and stop them at the end."""
     address = f"127.0.0.1:{free_port()}"
     head = _start(folder, "--head", "--port", address.partition(":")[2], "--include-dashboard", "false")
     started = [head]
     try:
         _wait_for(folder / "head.log", head)
-        second = _start(folder, "--address", address)
+        second = _start(folder, "--address", address, "--num-gpus", "2")
         started.append(second)
         _wait_for(folder / "address.log", second)
         yield Nodes(address, head, second)

@@ -1,10 +1,15 @@
 """The share of a task on a cluster, and one sentence where there is no cluster to connect to."""
 
+import signal
+import socket
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from gcnet import ray_cluster
 from gcnet.errors import UserError
 from gcnet.ray_cluster import Cluster, Share, connected
 from ray_nodes import free_port
@@ -31,6 +36,12 @@ def test_a_device_that_the_cluster_cannot_give_is_refused() -> None:
         Cluster(((4, 2),)).share("cuda:1")
 
 
+def test_a_cluster_whose_nodes_have_no_core_for_tasks_is_refused() -> None:
+    with pytest.raises(UserError, match="none of the 2 nodes of the Ray cluster has a CPU core for tasks"):
+        Cluster(((0, 0), (0, 0))).share("auto")
+    assert Cluster(((0, 1),)).share("auto") == Share(cpus=0, gpus=1)
+
+
 def test_without_ray_the_extra_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r'not installed: pip install "gcnet\[ray\]"'), connected("auto"):
@@ -52,7 +63,47 @@ def test_an_address_where_nothing_listens_is_refused_at_once(tmp_path: Path, mon
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(UserError, match=f"no Ray cluster answers at {address}"), connected("auto"):
         pass
-    monkeypatch.delenv("RAY_ADDRESS")
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    with pytest.raises(UserError, match="no Ray cluster runs on this machine"), connected("auto"):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")  # of its dashboard
+    with pytest.raises(UserError, match="^RAY_ADDRESS takes auto or the HOST:PORT"), connected("auto"):
         pass
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    for value in ("auto", ""):
+        monkeypatch.setenv("RAY_ADDRESS", value)
+        with pytest.raises(UserError, match="no Ray cluster runs on this machine"), connected("auto"):
+            pass
+
+
+def test_a_server_that_is_none_of_ray_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
+        address = f"127.0.0.1:{server.server_port}"
+        with (
+            pytest.raises(UserError, match=f"the server at {address} is not that of a Ray cluster"),
+            connected(address),
+        ):
+            pass
+        answering.join()
+    monkeypatch.setattr(ray_cluster, "_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"no Ray cluster answers at {address}"), connected(address):
+            pass
+
+
+def test_a_cluster_of_another_version_is_described_and_sigterm_keeps_its_handler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray")
+
+    def init(**_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)  # as Ray does
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.9.1\n")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray_cluster, "_require_answer", lambda _: None)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(UserError, match=r"cannot connect .*started with: Ray: 2\.9\.0 Python: 3\.9\.1$"):
+        connected("127.0.0.1:1").__enter__()
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -2,17 +2,24 @@
 
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gcnet.errors import UserError, printable
+from gcnet.errors import Failure, UserError, printable
 
+RETRIES = 3
+"""How often a task is repeated whose node or process dies."""
 _ADDRESS = re.compile(r"(?:ray://)?([\w.-]+|\[[\da-fA-F:]+\]):(\d{1,5})")
 _SECONDS = 10.0
+# The first bytes of an HTTP/2 connection (RFC 9113): both sides send a frame SETTINGS, whose fourth byte is its type.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,11 @@ class Share:
 
     cpus: int
     gpus: int
+
+    def __str__(self) -> str:
+        """Return it in words, such as "1 GPU and 8 CPU cores"."""
+        cores = f"{self.cpus} CPU core{'s' * (self.cpus != 1)}"
+        return f"{self.gpus} GPU and {cores}" if self.gpus else cores
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class Cluster:
             device: "auto" (a GPU if the cluster has any), "cuda" or "cpu".
 
         Raises:
-            UserError: the device has a number, or the cluster has no GPU for "cuda".
+            UserError: the device has a number, or the cluster has no GPU for "cuda", or no core.
         """
         with_gpus = [(cpus, gpus) for cpus, gpus in self.nodes if gpus]
         if device not in ("auto", "cuda", "cpu"):
@@ -53,6 +65,8 @@ class Cluster:
         if device == "cuda" and not with_gpus:
             raise UserError(f"`device=cuda`: none of the {len(self.nodes)} nodes of the Ray cluster has a GPU")
         if device == "cpu" or not with_gpus:
+            if not any(cpus for cpus, _ in self.nodes):
+                raise UserError(f"none of the {len(self.nodes)} nodes of the Ray cluster has a CPU core for tasks")
             return Share(1, 0)
         return Share(min(cpus // gpus for cpus, gpus in with_gpus), 1)
 
@@ -74,6 +88,23 @@ def reason_of(error: BaseException) -> str:
     return printable(lines[0 if cause is None else -1])
 
 
+def require_assigned_gpu() -> None:
+    """Check, in a task, that PyTorch can use the GPU that Ray has assigned to it: it would train on the CPU.
+
+    Raises:
+        Failure: it cannot.
+    """
+    import ray
+    import torch
+
+    gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU")
+    if gpus and not torch.cuda.is_available():
+        raise Failure(
+            f"Ray has assigned GPU {', '.join(gpus)} of {socket.gethostname()}, where PyTorch finds no CUDA GPU; "
+            "install the driver and PyTorch with CUDA on all nodes, or use `device=cpu`"
+        )
+
+
 @contextmanager
 def connected(address: str | None) -> Generator[Cluster | None]:
     """Connect to a Ray cluster that is running; an existing connection of this process is used unchanged.
@@ -91,6 +122,7 @@ def connected(address: str | None) -> Generator[Cluster | None]:
         yield None
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # of a task for which a node lacks memory; else forever
     try:
         import ray
     except ImportError:
@@ -109,17 +141,22 @@ def connected(address: str | None) -> Generator[Cluster | None]:
 def _connect(ray: Any, address: str) -> None:
     place = _local_address() if address == "auto" else address
     _require_answer(place)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=place, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = printable(str(error).strip().split("\n")[0])
+        reason = printable(" ".join(str(error).split()))
         raise UserError(f"`cluster={address}`: cannot connect to a running Ray cluster: {reason}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():  # where Ray replaces the handler for good
+            signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def _local_address() -> str:
     """The address in RAY_ADDRESS, or that of the cluster that was started last on this machine."""
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
+    address = os.environ.get("RAY_ADDRESS", "auto")
+    if address not in ("", "auto"):
+        _parse(address, "RAY_ADDRESS")
         return address
     file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
     try:
@@ -130,12 +167,25 @@ def _local_address() -> str:
         ) from None
 
 
-def _require_answer(address: str) -> None:
-    """Check that a server listens at the address: Ray would wait for minutes."""
+def _parse(address: str, name: str = "`cluster`") -> tuple[str, int]:
     match = _ADDRESS.fullmatch(address)
     if match is None:
-        raise UserError(f'`cluster` takes auto or the HOST:PORT of a Ray cluster, found "{printable(address)}"')
+        raise UserError(f'{name} takes auto or the HOST:PORT of a Ray cluster, found "{printable(address)}"')
+    return match[1].strip("[]"), int(match[2])
+
+
+def _require_answer(address: str) -> None:
+    """Check that a server of gRPC, which is HTTP/2, listens at the address: Ray would wait for minutes."""
+    place = _parse(address)
     try:
-        socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=_SECONDS).close()
+        with socket.create_connection(place, timeout=_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            connection.sendall(_PREFACE + _SETTINGS)
+            answer = connection.recv(len(_SETTINGS))
     except (OSError, OverflowError) as error:
         raise UserError(f"`cluster`: no Ray cluster answers at {address} ({error}); start it with ray start") from error
+    if answer[3:4] != _SETTINGS[3:4]:
+        raise UserError(
+            f"`cluster`: the server at {address} is not that of a Ray cluster; its head node has another port"
+        )

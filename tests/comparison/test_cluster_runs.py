@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,14 +13,23 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 
 import gcnet.comparison.measure
+from comparison.ray_children import train_on_pretended_gpu
 from comparison.small import Listener, small, write_images
+from gcnet.comparison import cluster_runs
 from gcnet.comparison.experiment import run_comparison
+from gcnet.comparison.plan import plan_trainings
 from gcnet.comparison.results import Comparison
+from gcnet.comparison.run_progress import Progress
+from gcnet.comparison.runs import RunContext
 from gcnet.data.settings import DataSettings
+from gcnet.errors import UserError
 from gcnet.experiments.reproduce import train_plain
 from gcnet.experiments.settings import ReproduceSettings
+from gcnet.ray_cluster import connected
+from gcnet.training.distributed import Processes
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.settings import MachineSettings
 from ray_nodes import Nodes, two_nodes
@@ -70,6 +80,33 @@ def test_ctrl_c_cancels_the_tasks_after_their_checkpoints(nodes: Nodes, tmp_path
     assert process.returncode == 130
     assert complaint.decode().strip() == "gcnet: stopped by SIGINT; repeat the command to resume"
     assert len(list(output.glob("runs/*/checkpoint.safetensors"))) == 2
+
+
+def _run_on_gpus(nodes: Nodes, folder: Path) -> list[str]:
+    """The logs of two trainings that run at the same time, each with a GPU of the cluster."""
+    settings = small(folder, folder)
+    trainings = plan_trainings(settings, epochs=1, variants={})
+    context = RunContext(settings, folder, len(trainings), 1, {}, 4, Processes())
+    (folder / "runs").mkdir()
+    with connected(nodes.address) as cluster:
+        assert cluster is not None
+        share = cluster.share("auto")
+        cluster_runs.run_on_cluster(trainings, context, share, Progress(context, trainings, Listener()))
+    return [context.file(training, ".log").read_text() for training in trainings]
+
+
+def test_each_training_sees_the_gpu_that_ray_assigns_to_it(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_runs, "train_on_node", train_on_pretended_gpu)
+    monkeypatch.setattr(cluster_runs, "require_result", lambda *_: None)
+    assert sorted(_run_on_gpus(nodes, tmp_path)) == ["0", "1"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a node without a GPU")
+def test_a_node_where_pytorch_cannot_use_the_gpu_is_named(nodes: Nodes, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"Ray has assigned GPU [01] of {socket.gethostname()}, where PyTorch finds no"):
+        _run_on_gpus(nodes, tmp_path)
 
 
 def test_the_first_stage_of_a_table_is_a_task_that_resumes_after_the_death_of_its_worker(

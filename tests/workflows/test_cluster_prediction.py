@@ -17,6 +17,7 @@ import gcnet
 from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.model_file import save_model
+from gcnet.ray_cluster import RETRIES
 from gcnet.workflows import cluster_prediction as cluster_prediction
 from gcnet.workflows.prediction_records import PredictionFile
 from ray_nodes import Nodes, two_nodes
@@ -26,6 +27,9 @@ pytestmark = [
     pytest.mark.timeout(500),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # its own, of its defaults
 ]
+
+
+PREDICTING = b"ray::MapWorker(Map(_NodePredictor)).submit"
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,28 @@ def test_a_cluster_writes_the_same_records_as_one_process(
         gcnet.predict(tmp_path / "photos", output=tmp_path / "b.jsonl", cluster=nodes.address, **arguments)
 
 
+def test_a_batch_whose_process_dies_every_time_ends_the_prediction(nodes: Nodes, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
+    model, output, ended, kills = tmp_path / "classifier.safetensors", tmp_path / "a.jsonl", threading.Event(), []
+    save_model(create_model("gc_scenes_resnet"), model, preprocessing={"image_size": 32})
+
+    def kill() -> None:
+        while not ended.wait(0.02):
+            if nodes.kill_worker(PREDICTING):
+                kills.append(time.monotonic())
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    try:
+        with pytest.raises(UserError, match="the processes that predicted one of the batches ended 4 times"):
+            gcnet.predict(tmp_path / "0.png", model=model, device="cpu", output=output, cluster=nodes.address)
+    finally:
+        ended.set()
+        killing.join()
+    assert len(kills) >= RETRIES
+    assert list(tmp_path.glob("*.jsonl*")) == []
+
+
 def test_images_of_a_node_that_dies_are_predicted_by_another(nodes: Nodes, tmp_path: Path) -> None:
     photos, model, output = tmp_path / "photos", tmp_path / "classifier.safetensors", tmp_path / "cluster.jsonl"
     photos.mkdir()
@@ -78,7 +104,7 @@ def test_images_of_a_node_that_dies_are_predicted_by_another(nodes: Nodes, tmp_p
 
     def kill() -> None:
         deadline = time.monotonic() + 200
-        while not nodes.second_runs(b"ray::MapWorker(Map(_NodePredictor)).submit"):
+        while not nodes.second_runs(PREDICTING):
             if time.monotonic() > deadline:
                 return
             time.sleep(0.02)

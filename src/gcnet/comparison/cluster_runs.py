@@ -12,7 +12,7 @@ from gcnet.comparison.settings import CompareSettings
 from gcnet.comparison.workers import TrainingFailure, TrainingProcess
 from gcnet.devices import in_several_processes
 from gcnet.errors import Failure, UserError
-from gcnet.ray_cluster import Share, reason_of
+from gcnet.ray_cluster import RETRIES, Share, reason_of, require_assigned_gpu
 from gcnet.tasks.registry import open_task, with_defaults
 from gcnet.training.distributed import Processes
 from gcnet.training.progress import Reporter
@@ -20,7 +20,6 @@ from gcnet.training.signals import handle_signals
 
 _POLL_SECONDS = 1.0
 _SAVING_SECONDS = 60.0
-_RETRIES = 3
 
 
 def run_on_cluster(waiting: Sequence[Training], context: RunContext, share: Share, progress: Progress) -> None:
@@ -40,7 +39,7 @@ def run_on_cluster(waiting: Sequence[Training], context: RunContext, share: Shar
     import ray
 
     _refuse_builders_of_script(context)
-    task: Any = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=_RETRIES)(_train_on_node)
+    task: Any = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=RETRIES)(train_on_node)
     queue, running = list(waiting), dict[Any, Training]()
     with handle_signals() as request:
         try:
@@ -113,7 +112,7 @@ def _check(ended: Any, training: Training) -> None:
     except RayTaskError as error:
         raise Failure(f"{training.name}: a node of the Ray cluster cannot run it: {reason_of(error)}") from error
     except RayError as error:
-        raise Failure(f"{training.name}: its Ray task failed {_RETRIES + 1} times: {reason_of(error)}") from error
+        raise Failure(f"{training.name}: its Ray task failed {RETRIES + 1} times: {reason_of(error)}") from error
     if failure is not None:
         raise failure.error(training.name)
 
@@ -129,13 +128,25 @@ def _cancel(running: Iterable[Any]) -> None:
         ray.wait(tasks, num_returns=len(tasks), timeout=_SAVING_SECONDS)
 
 
-def _train_on_node(training: Training, context: RunContext, folder: Path) -> TrainingFailure | None:
-    """Run one training on this node, in a process of its own."""
+def train_on_node(training: Training, context: RunContext, folder: Path) -> TrainingFailure | None:
+    """Run one training on this node, as a Ray task, in a process of its own.
+
+    Args:
+        training: the training.
+        context: where and how it runs.
+        folder: current folder of the command.
+
+    Returns:
+        Its error; None for success.
+    """
     try:
         os.chdir(folder)
         context.folder.resolve(strict=True)
+        require_assigned_gpu()
     except OSError as error:
         return TrainingFailure.of(Failure(f"the nodes of the cluster must share the folder {folder}: {error.strerror}"))
+    except Failure as error:
+        return TrainingFailure.of(error)
     training_process = TrainingProcess(training, context)
     process = training_process.process
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gcnet.comparison.settings import CompareSettings
+from gcnet.ray_cluster import Share
 from gcnet.tasks.registry import task_of
 from gcnet.training.recipe import RecipeSettings
 from gcnet.training.run_folder import versions
@@ -68,7 +69,9 @@ def _extras(training: TrainSettings) -> str:
     return added
 
 
-def describe_machine(device: str, jobs: int, threads: int, machine: MachineSettings | None = None) -> dict[str, str]:
+def describe_machine(
+    device: str, jobs: int, threads: int, machine: MachineSettings | None = None, cluster: Share | None = None
+) -> dict[str, str]:
     """Describe device, precision, kernels, threads and versions.
 
     Args:
@@ -76,6 +79,7 @@ def describe_machine(device: str, jobs: int, threads: int, machine: MachineSetti
         jobs: trainings at a time.
         threads: CPU threads per training.
         machine: precision and kernels of the trainings, for this device; None to leave them out.
+        cluster: resources of each training on a Ray cluster, whose devices are others; None without one.
 
     Returns:
         Text by heading.
@@ -85,7 +89,8 @@ def describe_machine(device: str, jobs: int, threads: int, machine: MachineSetti
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
     installed = versions(("gcnet", "torch", "torchvision", "timm", "numpy"))
     return {
-        "device": f"{device} ({name})",
+        "device": f"{device} ({name})" + ("" if cluster is None else ", trainings on nodes of a Ray cluster"),
+        **({} if cluster is None else {"Ray cluster": f"{cluster} per training"}),
         **({} if machine is None else {"precision": ", ".join([machine.precision, *_machine_options(machine)])}),
         "threads": f"{threads} per training, {jobs} at a time; {torch.get_num_threads()} for time measurements",
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "

@@ -118,7 +118,7 @@ def _compare(
             runs=tuple(runs),
             costs=costs,
             about=describe_experiment(settings, task.describe_data(size), training, steps),
-            environment=describe_machine(device, jobs, threads, settings.machine),
+            environment=describe_machine(device, jobs, threads, settings.machine, cluster),
             timing=timing,
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             pictures=sample_pictures(task_of(settings.model), task),

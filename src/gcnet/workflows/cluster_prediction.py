@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from gcnet.data.images.image_input import ImageInput, StoredFile
 from gcnet.devices import choose_device, place_network
 from gcnet.errors import Failure, UserError, printable
-from gcnet.ray_cluster import Share, reason_of
+from gcnet.ray_cluster import RETRIES, Share, reason_of, require_assigned_gpu
 from gcnet.remote_files import is_remote
 from gcnet.tasks.settings import PredictSettings
 from gcnet.tasks.trained import open_trained
@@ -31,31 +32,39 @@ def predicted_by_cluster(
         count: largest number of predictors.
 
     Raises:
-        UserError: Ray Data is not installed, or an output of the network is not finite.
+        UserError: Ray Data is not installed, an output of the network is not finite, or processes end repeatedly.
     """
     try:
         import ray.data
-        from ray.exceptions import RayError
+        from ray.exceptions import ActorUnavailableError, RayError
     except ImportError:
         raise UserError('`cluster` requires Ray Data, which is not installed: pip install "gcnet[ray]"') from None
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs errors with their tracebacks
     context: Any = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     rows = [{"images": json.dumps([_row(image) for image in batch])} for batch in batches_of(images, batch_size)]
     data: Any = ray.data.from_items(rows, override_num_blocks=min(len(rows), max(4 * count, 200)))
-    predicted = data.map(
-        _NodePredictor,
-        fn_constructor_args=(settings, str(Path.cwd())),
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count),
-        num_cpus=share.cpus,
-        num_gpus=share.gpus,
-    )
+    with warnings.catch_warnings():  # Ray 2.60 to 2.63 say that 2.64 has no max_task_retries
+        warnings.simplefilter("ignore", DeprecationWarning)
+        predicted = data.map(
+            _NodePredictor,
+            fn_constructor_args=(settings, str(Path.cwd())),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count),
+            num_cpus=share.cpus,
+            num_gpus=share.gpus,
+            max_task_retries=RETRIES,
+        )
     try:
         for row in predicted.iter_rows():
             if row["error"]:
                 raise UserError(row["error"])
             yield json.loads(row["records"])
+    except ActorUnavailableError as error:
+        raise Failure(
+            f"the processes that predicted one of the batches ended {RETRIES + 1} times; the nodes of the Ray cluster "
+            f"may be out of memory: {reason_of(error)}"
+        ) from error
     except RayError as error:
         raise Failure(f"a node of the Ray cluster cannot predict: {reason_of(error)}") from error
 
@@ -91,6 +100,7 @@ class _NodePredictor:
             os.chdir(self._folder)
         except OSError as error:
             raise _not_shared(self._folder, str(error.strerror)) from error
+        require_assigned_gpu()
         loaded = open_trained(settings.model, settings.weights, image_size=settings.preprocessing.image_size)
         place_network(loaded.trained.model, choose_device(settings.device))
         return RecordPredictor(*loaded.task.configured_predictor(loaded, settings))
