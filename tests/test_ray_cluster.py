@@ -11,7 +11,7 @@ import pytest
 
 from gcnet import ray_cluster
 from gcnet.errors import UserError
-from gcnet.ray_cluster import Cluster, Share, connected
+from gcnet.ray_cluster import Cluster, Share, connected, reason_of
 from ray_nodes import free_port
 
 
@@ -46,6 +46,15 @@ def test_without_ray_the_extra_to_install_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r'not installed: pip install "gcnet\[ray\]"'), connected("auto"):
         pass
+
+
+def test_the_reason_of_an_error_is_the_line_that_was_raised() -> None:
+    exceptions = pytest.importorskip("ray.exceptions")
+    died = exceptions.RayError(
+        "The actor died.\n  Traceback (most recent call last):\n  a line\nValueError: a cause\n\n"
+    )
+    assert reason_of(died) == "ValueError: a cause"
+    assert reason_of(exceptions.RayError("A node is out of memory.\nTop 10 users")) == "A node is out of memory."
 
 
 @pytest.mark.parametrize("address", ["local", "nonsense", "host:port", "", "http://host:80"])

@@ -76,7 +76,7 @@ class Cluster:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return one line on an error of Ray: of a task the line that its code raised, else the first line.
+    """Return one line on an error of Ray: where it has a traceback the line that was raised, else the first line.
 
     Args:
         error: a `ray.exceptions.RayError`.
@@ -84,8 +84,9 @@ def reason_of(error: BaseException) -> str:
     cause = getattr(error, "cause", None)
     while cause is not None and cause.__cause__ is not None:  # of Ray Data
         cause = cause.__cause__
-    lines = str(error if cause is None else cause).strip().split("\n")
-    return printable(lines[0 if cause is None else -1])
+    text = str(error if cause is None else cause)
+    is_raised = cause is not None or "Traceback (most recent call last)" in text
+    return printable(text.strip().split("\n")[-1 if is_raised else 0])
 
 
 def require_assigned_gpu() -> None:
