@@ -36,7 +36,7 @@ def predicted_by_cluster(
     """
     try:
         import ray.data
-        from ray.exceptions import ActorUnavailableError, RayError
+        from ray.exceptions import RayError
     except ImportError:
         raise UserError('`cluster` requires Ray Data, which is not installed: pip install "gcnet[ray]"') from None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs errors with their tracebacks
@@ -45,7 +45,7 @@ def predicted_by_cluster(
     context.execution_options.preserve_order = True
     rows = [{"images": json.dumps([_row(image) for image in batch])} for batch in batches_of(images, batch_size)]
     data: Any = ray.data.from_items(rows, override_num_blocks=min(len(rows), max(4 * count, 200)))
-    with warnings.catch_warnings():  # Ray 2.60 to 2.63 say that 2.64 has no max_task_retries
+    with warnings.catch_warnings():  # Ray 2.60 to 2.63 say that 2.64 has no max_restarts
         warnings.simplefilter("ignore", DeprecationWarning)
         predicted = data.map(
             _NodePredictor,
@@ -53,20 +53,17 @@ def predicted_by_cluster(
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count),
             num_cpus=share.cpus,
             num_gpus=share.gpus,
-            max_task_retries=RETRIES,
+            max_restarts=RETRIES,
         )
     try:
         for row in predicted.iter_rows():
             if row["error"]:
                 raise UserError(row["error"])
             yield json.loads(row["records"])
-    except ActorUnavailableError as error:
-        raise Failure(
-            f"the processes that predicted one of the batches ended {RETRIES + 1} times; the nodes of the Ray cluster "
-            f"may be out of memory: {reason_of(error)}"
-        ) from error
     except RayError as error:
-        raise Failure(f"a node of the Ray cluster cannot predict: {reason_of(error)}") from error
+        raise Failure(
+            f"a node of the Ray cluster cannot predict, or its process ended {RETRIES + 1} times: {reason_of(error)}"
+        ) from error
 
 
 def _row(image: ImageInput) -> list[Any]:
