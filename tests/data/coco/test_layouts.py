@@ -227,6 +227,14 @@ def test_an_error_on_an_unrecognized_folder_lists_its_files(tmp_path: Path):
     assert not is_coco(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["annotations_trainval2017.zip", "annotations/instances_train2017.json.gz"])
+def test_annotations_that_are_not_unpacked_are_named(tmp_path: Path, name: str):
+    write_images(tmp_path, ["train2017/a.png"])
+    write_json(tmp_path / name, {})
+    with pytest.raises(UserError, match=rf"has no COCO annotation file for train: .*; unpack .*{name}"):
+        open_coco(DataSettings(str(tmp_path)))
+
+
 @pytest.mark.parametrize(
     ("name", "split"),
     [

@@ -19,6 +19,7 @@ from gcnet.remote_files import restored_url
 _OTHER_TASKS = ("captions", "panoptic", "stuff", "image_info", "person_keypoints")  # of COCO's own annotations
 _ANNOTATION_FOLDERS = ("annotations", "annotation", "labels")
 _IMAGE_FOLDERS = ("images", "data", "imgs", "img", "jpegimages")
+_PACKED = (".zip", ".json.gz", ".tar.gz", ".tgz", ".json.bz2")  # annotations as they are downloaded
 _HEAD = 65_536  # bytes of a JSON file that are looked at
 _COCO_KEY = re.compile(rb'"(images|annotations|categories|licenses|info)"\s*:\s*[\[{]')
 _SAMPLE = 20  # images whose files decide which folder holds them
@@ -112,11 +113,15 @@ def missing_annotations_error(layout: AnnotationFiles, split: str) -> UserError:
         return UserError(f"{shown_place(folder)} has COCO annotations in subfolders, such as {deeper}: use `data=FILE`")
     names = [os.fspath(path.relative_to(folder)) for path in layout.files()] or names_in(folder)
     listed = ", ".join(map(printable, names[:6])) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
-    classes = "; folders of classes train classifiers, such as `model=gc_resnet18`" if _has_classes(folder) else ""
+    packed = [place / name for place in _annotation_places(folder) for name in names_in(place)]
+    packed = [path for path in packed if path.name.lower().endswith(_PACKED)]
+    advice = f"; unpack {shown_place(packed[0])}" if packed else ""
+    if _has_classes(folder):
+        advice += "; folders of classes train classifiers, such as `model=gc_resnet18`"
     return UserError(
         f"{shown_place(folder)} has no COCO annotation file for {split}: looked for "
         f"annotations/instances_{split}*.json, annotations/{split}.json, {split}.json and {split}/*.json; "
-        f"found {listed or 'nothing'}{classes}"
+        f"found {listed or 'nothing'}{advice}"
     )
 
 
