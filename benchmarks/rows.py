@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.settings import HERE
 from gcnet.comparison.describe import describe_machine
 from gcnet.errors import UserError
-from gcnet.training.run_folder import versions
+from gcnet.training.environment import versions
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 from gcnet.comparison.settings import CompareSettings
 from gcnet.ray_cluster import Share
 from gcnet.tasks.registry import task_of
+from gcnet.training.environment import versions
 from gcnet.training.recipe import RecipeSettings
-from gcnet.training.run_folder import versions
 from gcnet.training.settings import MachineSettings, TrainSettings
 
 

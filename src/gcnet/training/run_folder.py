@@ -18,15 +18,11 @@ curves.png, confusion.png, train_images.png
 
 import json
 import os
-import platform
 import re
 import shutil
-import sys
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -36,6 +32,7 @@ from gcnet.lock_owner import describe_owner
 from gcnet.renamed import format_version, is_old, upgraded_metrics, upgraded_settings
 from gcnet.storage import LockedError, StorageError, append_line, locked, read_json, write_atomic
 from gcnet.text_files import csv_bytes
+from gcnet.training.environment import describe_environment
 from gcnet.training.remote_run import RemoteRun
 from gcnet.training.settings import TrainSettings
 
@@ -359,45 +356,6 @@ def write_json(path: Path, value: Any) -> None:
         value: JSON value.
     """
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def describe_environment(device: str, processes: int) -> dict[str, Any]:
-    """Return versions, machine and command line, which results may depend on.
-
-    Args:
-        device: of the run.
-        processes: their number.
-
-    Returns:
-        JSON values for environment.json.
-    """
-    import torch
-
-    from gcnet.devices import describe_kernels
-
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "device": device,
-        "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor(),
-        "processes": processes,
-        "kernels": describe_kernels(torch.device(device)),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions(("gcnet", "torch", "torchvision", "timm", "numpy", "pillow")),
-    }
-
-
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Return the versions of those `packages` that are installed."""
-    installed = {}
-    for package in packages:
-        try:
-            installed[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
 
 
 def _umask() -> int:

@@ -13,11 +13,12 @@ from gcnet.renamed import FORMAT_VERSION
 from gcnet.tasks.registry import with_defaults
 from gcnet.training.data_record import record_data
 from gcnet.training.distributed import Processes, processes_joined
+from gcnet.training.environment import versions
 from gcnet.training.losses import NonFiniteLoss
 from gcnet.training.progress import Reporter
 from gcnet.training.remote_run import RemoteRun, remote_run
 from gcnet.training.restarts import describe_job, folder_of_job
-from gcnet.training.run_folder import LISTING, RunFolder, check_free, create_folder, default_name, versions
+from gcnet.training.run_folder import LISTING, RunFolder, check_free, create_folder, default_name
 from gcnet.training.settings import TrainSettings
 from gcnet.training.trainer import Trainer
 from gcnet.training.trial import fitting_accumulation, try_network

@@ -8,7 +8,7 @@ import torch
 import gcnet
 from gcnet.cli import main
 from gcnet.errors import UserError
-from gcnet.tasks.detection.training import build_detector, with_detection_defaults
+from gcnet.tasks.detection.network import build_detector, with_detection_defaults
 from gcnet.training.settings import TrainSettings, override
 
 _NAME = "faster_rcnn_scenes_resnet"

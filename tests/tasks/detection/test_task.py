@@ -16,7 +16,8 @@ from gcnet.errors import UserError
 from gcnet.models.create import create_model
 from gcnet.models.load import load_model
 from gcnet.models.model_file import read_model_file
-from gcnet.tasks.detection.training import DetectionTraining, mask_rcnn_options, with_detection_defaults
+from gcnet.tasks.detection.network import mask_rcnn_options, with_detection_defaults
+from gcnet.tasks.detection.training import DetectionTraining
 from gcnet.training.network_settings import DetectorSettings
 from gcnet.training.optimizer import build_schedule, freeze
 from gcnet.training.progress import Silent

@@ -75,7 +75,7 @@ class Detection(Task):
         return is_detector(model)
 
     def with_defaults(self, settings: TrainSettings) -> TrainSettings:
-        from gcnet.tasks.detection.training import with_detection_defaults
+        from gcnet.tasks.detection.network import with_detection_defaults
 
         return with_detection_defaults(settings)
 
@@ -91,7 +91,7 @@ class Detection(Task):
         *,
         image_size: int | None = None,  # noqa: ARG002
     ) -> nn.Module:
-        from gcnet.tasks.detection.training import build_detector
+        from gcnet.tasks.detection.network import build_detector
 
         return build_detector(settings, num_classes)
 
@@ -192,7 +192,7 @@ class Detection(Task):
         )
 
     def input_size(self, task: "TrainingTask") -> tuple[int, int]:
-        from gcnet.tasks.detection.training import build_detector
+        from gcnet.tasks.detection.network import build_detector
 
         settings = cast(Any, task).settings
         network = replace(settings.network, weights=None)

@@ -25,21 +25,19 @@ from gcnet.data.settings import DataSettings
 from gcnet.devices import autocast_dtype
 from gcnet.errors import UserError, explained_out_of_memory, printable
 from gcnet.models.model_file import save_model
-from gcnet.models.pretrained import FIRST_VERSION, PRETRAINED, pretrained_versions
-from gcnet.models.registry import backbone_name, has_masks, split_name, without_masks
+from gcnet.models.registry import has_masks, without_masks
 from gcnet.tasks.detection.costs import count_detector_flops
 from gcnet.tasks.detection.inference import detector_results
-from gcnet.tasks.detection.initial_weights import check_initial_weights, stored_conventions
+from gcnet.tasks.detection.initial_weights import stored_conventions
 from gcnet.tasks.detection.metrics import DetectorResult, evaluate_detector, metric_key
+from gcnet.tasks.detection.network import SHORT_SIDE
 from gcnet.training.checks import refuse_changed
 from gcnet.training.distributed import Processes
-from gcnet.training.network_settings import DetectorSettings
-from gcnet.training.recipe import DETECTOR_PRESET, PRESETS
+from gcnet.training.recipe import DETECTOR_PRESET
 from gcnet.training.settings import TrainSettings
 from gcnet.training.task import Evaluation, TrainingTask, first_validation_sample, micro_batches, unless_stopped
 
 _SHOWN, _TILE = 12, 320
-_SHORT, _LONG = 800, 1333  # default image size of detectors on COCO, in pixels
 _CLASSIFIERS_AUGMENT = ("random_crop", "crop_scale", "pad", "auto_augment", "ra_magnitude", "erasing")
 _CLASSIFIERS_RECIPE = ("label_smoothing", "mixup", "cutmix", "class_weights", "sampling")
 
@@ -76,7 +74,7 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
         self.settings, self.processes = replace(settings, recipe=fitted), processes
         self.classes, self.evaluation_images = train.images.classes, len(self.val)
         seed, detector = settings.machine.seed, settings.detector
-        side = max(detector.min_size or (_SHORT,))
+        side = max(detector.min_size or (SHORT_SIDE,))
         augment = build_augment(settings.augment, jitter=detector.large_scale_jitter, side=side)
         share: Any = {"rank": processes.rank, "world": processes.world}
         images = fitted.images_per_step
@@ -285,82 +283,6 @@ def open_detection(settings: TrainSettings, processes: Processes) -> DetectionTr
     return DetectionTraining(*open_coco(settings.data, split_seed=settings.machine.seed), settings, processes)
 
 
-def build_detector(settings: TrainSettings, num_classes: int) -> nn.Module:
-    """Build the detector of the settings, with its blocks.
-
-    Args:
-        settings: settings of the run.
-        num_classes: number of object classes.
-
-    Returns:
-        The detector.
-
-    Raises:
-        UserError: the initial weights do not fit, or have other conventions.
-    """
-    from gcnet.models.create import create_model
-
-    check_initial_weights(settings)
-    network, detector = settings.network, settings.detector
-    model = create_model(
-        network.model,
-        num_classes=num_classes,
-        weights=network.weights,
-        backbone_weights=detector.backbone_weights,
-        detector=mask_rcnn_options(detector),
-        download=settings.data.download,
-        **network.block_arguments(),
-    )
-    if detector.min_size is not None:
-        transform: Any = model.transform
-        transform.min_size = detector.min_size
-    return model
-
-
-def mask_rcnn_options(detector: DetectorSettings) -> dict[str, Any]:
-    """Convert the settings `detector` to options of `gcnet.models.detector.mask_rcnn.build_mask_rcnn`.
-
-    Returns:
-        Only the options that are set.
-    """
-    options = detector.options()
-    if detector.min_size is not None:
-        short = detector.min_size[-1]
-        options["image_size"] = (short, detector.max_size or round(short * _LONG / _SHORT))
-    return options
-
-
-def with_detection_defaults(settings: TrainSettings) -> TrainSettings:
-    """Fill in the recipe, the conventions and the norm of `settings`.
-
-    Returns:
-        The settings. Conventions are by default those of a detector in the initial weights, else of the preset.
-        Without weights, no layer is frozen and batch statistics are trained. "pretrained" weights of a backbone of
-        torchvision are IMAGENET1K_V1, with which the paper and mmdet start.
-    """
-    recipe, detector = settings.recipe, settings.detector
-    has_weights = detector.backbone_weights is not None or settings.network.weights is not None
-    if recipe.freeze is None and not has_weights:
-        recipe = replace(recipe, freeze=())
-    elif recipe.freeze is None and _backbone(settings) == "scenes_resnet":
-        recipe = replace(recipe, freeze=("backbone.body.stem.*",))  # layers after the stem are c2 and are trained
-    recipe = recipe.with_defaults(DETECTOR_PRESET)
-    detector = replace(
-        detector,
-        norm=detector.norm or ("eval_stats" if has_weights else "batch"),
-        conventions=detector.conventions
-        or stored_conventions(settings)
-        or PRESETS[recipe.preset or DETECTOR_PRESET].conventions,
-        backbone_weights=_first_published(_backbone(settings), detector.backbone_weights),
-    )
-    return replace(settings, recipe=recipe, detector=detector)
-
-
-def _first_published(backbone: str, weights: str | None) -> str | None:
-    """The name of torchvision's first weights for "pretrained"; torchvision's later ones are more accurate."""
-    return FIRST_VERSION if weights == PRETRAINED and FIRST_VERSION in pretrained_versions(backbone)[1] else weights
-
-
 def _require_masks(part: CocoSplit, model: str) -> None:
     if not part.mask_counts()[0]:
         skipped = [issue for issue in part.issues if issue.kind in MASK_ISSUE_KINDS]
@@ -374,10 +296,6 @@ def _require_masks(part: CocoSplit, model: str) -> None:
 def _without_mask(part: CocoSplit) -> int:
     """Count the annotations without a mask, including crowds; masks are evaluated if there are none."""
     return part.images.index.boxes_only
-
-
-def _backbone(settings: TrainSettings) -> str:
-    return backbone_name(split_name(settings.network.model)[1])
 
 
 def _refuse_classifiers(settings: TrainSettings) -> None:
