@@ -267,6 +267,8 @@ def test_run_that_was_never_published_is_resumed_from_its_local_folder(
         trained(photos, url, ActingAt(1, lambda: unplug(monkeypatch)))
     monkeypatch.undo()
     monkeypatch.setenv("GCNET_CACHE", str(cache))
+    with pytest.raises(UserError, match=rf"{url} has a run on this machine .* resume it with `gcnet.resume\({url}\)`"):
+        trained(photos, url)
     assert resumed(url).finished
     assert read_remote(f"{url}/weights/last.safetensors") == whole.last_weights.read_bytes()
 

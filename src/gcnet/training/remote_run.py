@@ -87,6 +87,18 @@ class RemoteRun:
                 f"`output` must not exist yet, found {printable(names[0])} at {printable(self.url)}; take another URL"
             )
 
+    def check_no_folder(self) -> None:
+        """Check that there is no local folder.
+
+        Raises:
+            UserError: there is one, of a run that has not been published.
+        """
+        if self.path.exists():
+            raise UserError(
+                f"{printable(self.url)} has a run on this machine that is not published, in {printable(self.path)}; "
+                f"resume it with `gcnet.resume({printable(self.url)})`, or choose another `output`"
+            )
+
     def published_config(self) -> Any:
         """Return the content of config.json at the URL; None if there is no run, or the file is damaged.
 

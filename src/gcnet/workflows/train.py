@@ -95,7 +95,8 @@ def _run_new(
 def _check_free(output: str | None, remote: RemoteRun | None) -> None:
     if remote is not None:
         remote.check_free()
-    if output is not None:
+        remote.check_no_folder()
+    elif output is not None:
         check_free(Path(output))
 
 
