@@ -173,6 +173,14 @@ def _with_hook_on_the_block(model: nn.Module) -> None:
     model.layer4[1].context.context.register_forward_pre_hook(lambda *_: None)
 
 
+def _with_backward_hook_on_the_norm(model: nn.Module) -> None:
+    model.layer4[1].bn3.register_full_backward_hook(lambda *_: None)
+
+
+def _with_backward_hook_on_the_block(model: nn.Module) -> None:
+    model.layer4[1].context.register_full_backward_pre_hook(lambda *_: None)
+
+
 def _pruned(model: nn.Module) -> None:
     prune.l1_unstructured(model.layer4[1].conv3, "weight", amount=0.5)
 
@@ -190,7 +198,16 @@ def _with_batch_statistics(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [_with_hook_on_the_block, _pruned, _weight_normalized, _with_group_norm, _with_batch_statistics]
+    "change",
+    [
+        _with_hook_on_the_block,
+        _with_backward_hook_on_the_norm,
+        _with_backward_hook_on_the_block,
+        _pruned,
+        _weight_normalized,
+        _with_group_norm,
+        _with_batch_statistics,
+    ],
 )
 def test_a_residual_block_with_other_parts_keeps_its_forward_pass(change) -> None:
     model = network("torchvision", "gc")

@@ -144,7 +144,8 @@ def test_no_hook_sees_its_input_change(place: str, before: bool) -> None:
     module, kept = fused.get_submodule(place), list[tuple[Tensor, Tensor]]()
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...], *__: Tensor) -> None:
-        kept.append((inputs[0], inputs[0].clone()))
+        (x,) = inputs
+        kept.append((x, x.clone()))
 
     if before:
         module.register_forward_pre_hook(keep)

@@ -124,6 +124,56 @@ def test_norms_without_tracking_or_bias_run_as_they_are(lacks: str, early: list[
     assert early == []
 
 
+def test_a_norm_without_a_counter_of_batches_needs_none(early: list[int]) -> None:
+    model = network("torchvision", "gc")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked = None
+    expected = step(without_early_contexts(model), images())
+    assert_same_step(step(model, images()), expected)
+    assert len(early) == 6
+
+
+@pytest.mark.parametrize("block", ADDING)
+def test_norms_may_have_a_higher_precision_than_the_network(block: str, early: list[int]) -> None:
+    model = network("torchvision", block, torch.float32)
+    exact = step(without_early_contexts(copy.deepcopy(model).double()), images())["output"]
+    model.bfloat16()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.float()
+    x = images(dtype=torch.bfloat16)
+    late, found = (step(one, x)["output"] for one in (without_early_contexts(model), model))
+    assert len(early) == 6
+    assert (found - exact).abs().mean() < 1.5 * (late - exact).abs().mean()
+
+
+@pytest.mark.parametrize("place", ["context", "context.context", "context.context.key", "context.add.transform"])
+def test_backward_hooks_see_the_gradients_of_the_parts_of_a_block(place: str, early: list[int]) -> None:
+    model = network("torchvision", "gc")
+    expected = step(model, images())
+    assert len(early) == 6
+    model, seen = network("torchvision", "gc"), list[tuple[Tensor, ...]]()
+    part = model.get_submodule(f"layer3.0.{place}")
+    part.register_full_backward_hook(lambda _, __, gradients: seen.append(gradients))
+    assert_same_step(step(model, images()), expected)
+    assert len(early) == 6 + 5
+    assert len(seen) == 1 and seen[0][0].abs().max() > 0
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("block", ["gc", "se"])
+def test_a_hook_on_a_block_keeps_its_output(block: str, training: bool) -> None:
+    base = network("torchvision", block).layer3[0].train(training)
+    kept = list[Tensor]()
+    base.context.register_forward_hook(lambda _, __, y: kept.extend((y, y.clone())))
+    x = torch.randn(2, 512, 5, 6, dtype=torch.float64)
+    for enabled in (False, True):
+        with torch.set_grad_enabled(enabled):
+            base(x)
+    assert len(kept) == 4 and torch.equal(kept[0], kept[1]) and torch.equal(kept[2], kept[3])
+
+
 def test_stochastic_depth_drops_the_term_with_its_branch(early: list[int]) -> None:
     torch.manual_seed(0)
     model = timm.create_model("resnet26", num_classes=7, zero_init_last=False, drop_path_rate=0.8)

@@ -107,7 +107,8 @@ class AttentionPool(Overridable, nn.Module):
             weight: of the convolution.
             scale: factor of each channel.
         """
-        return attention_pool(h.flatten(2), (self.key.weight[0] * scale) @ weight, self.key.bias[0])
+        scaled = self.key.weight[0] * scale
+        return attention_pool(h.flatten(2), scaled @ weight.to(scaled.dtype), self.key.bias[0])
 
 
 def _pooled(x: Tensor, weight: Float[Tensor, "1 c"], bias: Float[Tensor, "1"]) -> Float[Tensor, "n c"]:

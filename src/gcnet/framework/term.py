@@ -43,8 +43,11 @@ def term_of_block(
     """
     assert isinstance(block.context, PooledContext)
     alpha, mean = statistics.alpha, statistics.mean
+    is_autocast = torch.is_autocast_enabled(h.device.type)
     with torch.autocast(h.device.type, enabled=False):
         pooled = block.context.pool_narrow(h, weight, alpha)
-        vectors = alpha * (F.linear(pooled.to(weight.dtype), weight) - mean) + bias
+        vectors = alpha * (F.linear(pooled.to(alpha.dtype), weight.to(alpha.dtype)) - mean) + bias
+    if not is_autocast:  # Layers of a lower precision than the norm take the dtype of the map.
+        vectors = vectors.to(h.dtype)
     context = vectors.view(*vectors.shape, *[1] * (h.dim() - 2))
     return sum((branch.transform(context).flatten(1) for branch in block.branches), start=vectors.new_zeros(()))

@@ -12,6 +12,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
 from gcnet.framework.fixed_batch_norm import FixedBatchNorm2d
+from gcnet.framework.observers import has_own_hooks
 from gcnet.insertion.forward_methods import has_method_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -53,8 +54,7 @@ def is_plain(module: nn.Module, *classes: type[nn.Module]) -> bool:
         module: the module.
         classes: the classes.
     """
-    observed = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return type(module) in classes and not observed
+    return type(module) in classes and not has_own_hooks(module)
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:

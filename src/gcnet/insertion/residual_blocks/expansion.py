@@ -109,7 +109,8 @@ def _statistics(z: Tensor, norm: Any) -> tuple[NormStatistics, Tensor]:
     running = norm.running_mean, norm.running_var
     if not norm.training or type(norm) in _FIXED:
         return fixed_statistics(norm.weight, running, eps=norm.eps), norm.bias
-    norm.num_batches_tracked.add_(1)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
     options = {"momentum": norm.momentum, "eps": norm.eps}
     if (group := group_of_norm(norm)) is not None:
         return synchronized_statistics(z, (norm.weight, norm.bias), running, group=group, **options)

@@ -87,12 +87,15 @@ class Stage(NamedTuple):
 
 
 class FusedStage(nn.Sequential):
-    """A stage of residual blocks, which tells fused ones what they would each have to find out."""
+    """A stage of residual blocks, which tells fused ones what they would each have to find out.
+
+    Hooks of a residual block see the map alone as its input.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         x, source, is_recorded, is_proxy = input, None, _is_recorded(input), isinstance(input, Proxy)
         for block in self:
-            takes_stage = isinstance(block, FusedBottleneck) and not is_proxy
+            takes_stage = isinstance(block, FusedBottleneck) and not is_proxy and not is_hooked(block)
             x = block(x, Stage(is_recorded, source)) if takes_stage else block(x)
             source = block
         return x

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gcnet.framework.block import ContextBlock
 from gcnet.framework.in_place import apply_in_place, fuses_in_place
-from gcnet.framework.observers import is_observed
+from gcnet.framework.observers import is_hooked, is_observed
 
 Position = Literal["after_norm", "after_add", "after_conv2"]
 POSITIONS: tuple[str, ...] = get_args(Position)
@@ -44,7 +44,7 @@ class Positioned(nn.Module):
         return apply_in_place(self.context, x)
 
     def join(self, out: Float[Tensor, "n c h w"], identity: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Add the shortcut, in place as torchvision and timm do unless the gradient of a block may need `out`.
+        """Add the shortcut, in place as torchvision and timm do unless a hook or the gradient of a block may need `out`.
 
         Args:
             out: output of the convolutions.
@@ -54,4 +54,6 @@ class Positioned(nn.Module):
             The sum.
         """
         in_place = isinstance(self.context, ContextBlock) and fuses_in_place(self.context)
-        return out.add_(identity) if in_place or not torch.is_grad_enabled() else out + identity
+        if any(map(is_hooked, self.context.modules())) or not (in_place or not torch.is_grad_enabled()):
+            return out + identity
+        return out.add_(identity)
