@@ -174,6 +174,18 @@ def test_a_hook_on_a_block_keeps_its_output(block: str, training: bool) -> None:
     assert len(kept) == 4 and torch.equal(kept[0], kept[1]) and torch.equal(kept[2], kept[3])
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("block", ADDING)
+def test_gradients_of_one_image_with_a_graph_are_those_without(block: str, training: bool) -> None:
+    base = network("torchvision", block).layer3[0].train(training)
+    x = torch.randn(1, 512, 5, 6, dtype=torch.float64, requires_grad=True)
+    with_graph, without = (
+        torch.autograd.grad(base(x).square().sum(), [x, base.bn3.weight], create_graph=graph) for graph in (True, False)
+    )
+    for found, expected in zip(with_graph, without, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_stochastic_depth_drops_the_term_with_its_branch(early: list[int]) -> None:
     torch.manual_seed(0)
     model = timm.create_model("resnet26", num_classes=7, zero_init_last=False, drop_path_rate=0.8)

@@ -20,9 +20,10 @@ def derived_gradients(
         gradients: of the outputs of `function`.
 
     Returns:
-        For each argument its gradient, or None.
+        For each argument its gradient, contiguous, or None. PyTorch's batch norm computes wrong gradients from those of
+        one image whose strides fit channels-last but for the first.
     """
     # Aliases, or the gradient of an argument would include its effect through other arguments.
     aliases = [argument.view_as(argument) for argument in arguments]
     found = iter(torch.autograd.grad(function(*aliases), list(compress(aliases, needed)), gradients, create_graph=True))
-    return [next(found) if is_needed else None for is_needed in needed]
+    return [next(found).contiguous() if is_needed else None for is_needed in needed]
