@@ -186,6 +186,17 @@ def test_gradients_of_one_image_with_a_graph_are_those_without(block: str, train
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("block", ADDING)
+def test_batched_gradients_are_those_one_by_one(block: str, training: bool) -> None:
+    base = network("torchvision", block).layer3[0].train(training)
+    x = torch.randn(2, 512, 5, 6, dtype=torch.float64, requires_grad=True)
+    y = base(x).sum((2, 3))[0, :3]
+    expected = torch.stack([torch.autograd.grad(value, x, retain_graph=True)[0] for value in y])
+    (found,) = torch.autograd.grad(y, x, torch.eye(3).double(), is_grads_batched=True)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_stochastic_depth_drops_the_term_with_its_branch(early: list[int]) -> None:
     torch.manual_seed(0)
     model = timm.create_model("resnet26", num_classes=7, zero_init_last=False, drop_path_rate=0.8)

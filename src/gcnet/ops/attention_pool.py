@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gcnet.ops.double_backward import derived_gradients
+from gcnet.ops.double_backward import derived_gradients, must_derive
 from gcnet.ops.triton_pool import attention_pool_triton, can_pool
 
 
@@ -158,7 +158,7 @@ class _AttentionPool(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, context, attention = ctx.saved_tensors
         grad, needed = gradients[0], ctx.needs_input_grad
-        if torch.is_grad_enabled():  # Double backward: autograd derives it from the reference.
+        if must_derive(gradients):  # Double backward: autograd derives it from the reference.
             return tuple(derived_gradients(attention_pool_reference, (x, weight, bias), needed, (grad,)))
         logits = _logit_gradients(x, context, attention, grad)
         return (
@@ -183,7 +183,7 @@ class _AttentionPoolWithMap(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, context, attention = ctx.saved_tensors
         of_map, grad = gradients
-        if torch.is_grad_enabled():
+        if must_derive(gradients):
             return tuple(derived_gradients(_map_and_pool, (x, weight, bias), ctx.needs_input_grad, gradients))
         flat = x.flatten(2)
         logits = _logit_gradients(flat, context, attention, grad)

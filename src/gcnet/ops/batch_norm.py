@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gcnet.ops.double_backward import derived_gradients
+from gcnet.ops.double_backward import derived_gradients, must_derive
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class _Statistics(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         z, weight, mean, inverse = ctx.saved_tensors
         upstream, rest = ctx.upstream.take(), (None,) * 4
-        if torch.is_grad_enabled():  # Double backward: autograd derives it from the plain operations.
+        if must_derive(gradients):  # Double backward: autograd derives it from the plain operations.
             function = partial(_alpha_and_mean, eps=ctx.eps)
             return *derived_gradients(function, (z, weight), ctx.needs_input_grad[:2], gradients), *rest
         of_alpha, of_mean = gradients
@@ -250,7 +250,7 @@ class _Output(torch.autograd.Function):
         """The gradients; if `_Statistics` is part of the graph, that of `z` is left to it."""
         z, alpha, mean, bias, term = ctx.saved_tensors
         (grad,) = gradients
-        if torch.is_grad_enabled():
+        if must_derive(gradients):
             return *derived_gradients(
                 output_plus, (z, alpha, mean, bias, term), ctx.needs_input_grad[:5], gradients
             ), None

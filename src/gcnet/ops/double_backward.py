@@ -1,4 +1,4 @@
-"""Gradients that have gradients themselves, for the backward passes of custom functions."""
+"""Gradients that have gradients themselves or are batched, for the backward passes of custom functions."""
 
 from collections.abc import Callable, Sequence
 from itertools import compress
@@ -6,6 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def must_derive(gradients: Sequence[Tensor]) -> bool:
+    """Whether a backward pass must use differentiable operations alone: for double backward, and for batched gradients.
+
+    Args:
+        gradients: of the outputs; batched by `is_grads_batched` or `vectorize` of `torch.autograd`, they allow no
+            operations in place.
+    """
+    return torch.is_grad_enabled() or any(map(torch._C._functorch.is_legacy_batchedtensor, gradients))
 
 
 def derived_gradients(
@@ -23,7 +33,10 @@ def derived_gradients(
         For each argument its gradient, contiguous, or None. PyTorch's batch norm computes wrong gradients from those of
         one image whose strides fit channels-last but for the first.
     """
-    # Aliases, or the gradient of an argument would include its effect through other arguments.
-    aliases = [argument.view_as(argument) for argument in arguments]
-    found = iter(torch.autograd.grad(function(*aliases), list(compress(aliases, needed)), gradients, create_graph=True))
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases, or the gradient of an argument would include its effect through other arguments.
+        aliases = [argument.view_as(argument) for argument in arguments]
+        wanted = list(compress(aliases, needed))
+        found = iter(torch.autograd.grad(function(*aliases), wanted, gradients, create_graph=create_graph))
     return [next(found).contiguous() if is_needed else None for is_needed in needed]

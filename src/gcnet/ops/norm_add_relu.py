@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gcnet.ops.batch_norm import InputGradient, NormStatistics, output_plus
-from gcnet.ops.double_backward import derived_gradients
+from gcnet.ops.double_backward import derived_gradients, must_derive
 from gcnet.ops.triton_check import DTYPES, usable
 
 
@@ -75,7 +75,7 @@ class _NormAddReLU(torch.autograd.Function):
         *arguments, out = ctx.saved_tensors
         z, alpha, mean, _, _ = arguments
         (grad,) = gradients
-        if torch.is_grad_enabled():
+        if must_derive(gradients):
             masked = torch.where(out <= 0, 0, grad)
             found = derived_gradients(output_plus, arguments, ctx.needs_input_grad[:5], (masked,))
             return *found, masked, None
