@@ -44,7 +44,7 @@ class Positioned(nn.Module):
         return apply_in_place(self.context, x)
 
     def join(self, out: Float[Tensor, "n c h w"], identity: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Add the shortcut, in place as torchvision and timm do unless a hook or the gradient of a block may need `out`.
+        """Add the shortcut, in place as torchvision and timm do unless a hook or the gradient of a block needs `out`.
 
         Args:
             out: output of the convolutions.
