@@ -47,21 +47,6 @@ def find_first(free: int, size: int) -> None:
     assert first_that_fits([512, 256, 128], fill, CPU, ALONE) == size
 
 
-def keep_free_gaps() -> None:
-    """The heap keeps what the blocks of a size had, below one that stays."""
-    fitting.free_memory = lambda: 200 * MIB
-    kept = []
-
-    def run(mebibytes: int) -> None:
-        blocks: list[bytearray] = []
-        try:
-            blocks.extend(bytearray(MIB // 16) for _ in range(16 * mebibytes))
-        finally:
-            kept.append(blocks.pop())
-
-    assert first_that_fits([300, 250, 150, 100], run, CPU, ALONE) == 150
-
-
 def limit_two_threads() -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     left = Event()
@@ -91,11 +76,6 @@ def measure_own_limit(kind: int, name: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), [(resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")])
 def test_free_memory_is_at_most_what_limits_of_the_process_leave(kind: int, name: str) -> None:
     call_alone(measure_own_limit, kind, name)
-
-
-@pytest.mark.slow
-def test_what_the_heap_keeps_of_a_size_counts_for_the_next() -> None:
-    call_alone(keep_free_gaps)
 
 
 @pytest.mark.slow

@@ -30,14 +30,14 @@ def first_that_fits(sizes: Sequence[_T], run: Callable[[_T], object], device: to
     """
     free = free_memory() if device.type == "cpu" else None
     processes.gather(None)  # before any of them uses memory
-    with memory_limit(free):  # over all sizes, for the heap may keep what one of them had
-        index = next(index for index, size in enumerate(sizes) if _fits(run, size, device, size == sizes[-1]))
+    index = next(index for index, size in enumerate(sizes) if _fits(run, size, device, free, size == sizes[-1]))
     return sizes[max(processes.gather(index))]
 
 
-def _fits(run: Callable[[_T], object], size: _T, device: torch.device, is_last: bool) -> bool:
+def _fits(run: Callable[[_T], object], size: _T, device: torch.device, free: int | None, is_last: bool) -> bool:
     try:
-        run(size)
+        with memory_limit(free):  # anew for each size: of what the heap keeps after an error, little can be used
+            run(size)
     except Exception as error:
         if is_last or not (isinstance(error, OutOfMemory) or out_of_memory(error)):
             raise
