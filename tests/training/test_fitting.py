@@ -1,11 +1,12 @@
-"""Sizes by trial, under a limit on the memory of this process: sizes of tensors whose bytes are known."""
+"""Sizes by trial: sizes of tensors whose bytes are known."""
 
 import json
 import resource
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ import torch
 from gcnet.errors import OutOfMemory
 from gcnet.training import fitting as fitting
 from gcnet.training.distributed import ALONE, processes_joined
-from gcnet.training.fitting import first_that_fits
-from gcnet.training.free_memory import free_memory, memory_limit
+from gcnet.training.fitting import largest_that_fits
+from gcnet.training.free_memory import free_memory
 from training.photos import call_as_two, fast_start
 
 CPU = torch.device("cpu")
@@ -34,34 +35,30 @@ def call_alone(work: Callable[..., None], *arguments: Any) -> None:
     assert process.exitcode == 0
 
 
-def allocate_around_the_limit() -> None:
-    with memory_limit(100 * MIB):
-        fill(50)
-        with pytest.raises(RuntimeError, match="can't allocate memory"):
-            fill(200)
-    fill(200)
+def find_largest(free: int, size: int) -> None:
+    tried = []
 
+    def run(mebibytes: int) -> None:
+        tried.append(mebibytes)
+        fill(mebibytes)
 
-def find_first(free: int, size: int) -> None:
     fitting.free_memory = lambda: free * MIB
-    assert first_that_fits([512, 256, 128], fill, CPU, ALONE) == size
+    assert largest_that_fits([512, 256, 128, 64, 16, 4, 1], run, CPU, ALONE) == size
+    assert max(tried) == size  # none that would end the process
+    assert len(tried) <= 6
 
 
-def limit_two_threads() -> None:
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    left = Event()
+def find_jump() -> None:
+    """Memory that grows with the square of the size: the largest expected size is too large when it is measured."""
+    fitting.free_memory = lambda: 300 * MIB
+    tried = []
 
-    def limit_other() -> None:
-        with memory_limit(100 * MIB):
-            left.wait(20)
+    def run(size: int) -> None:
+        tried.append(size)
+        fill(size * size)
 
-    with memory_limit(100 * MIB):
-        other = Thread(target=limit_other)
-        other.start()
-        other.join(0.2)
-    left.set()
-    other.join()
-    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert largest_that_fits([24, 20, 16, 12, 2], run, CPU, ALONE) == 16
+    assert tried == [2, 2, 24, 20, 16]
 
 
 def measure_own_limit(kind: int, name: str) -> None:
@@ -79,40 +76,46 @@ def test_free_memory_is_at_most_what_limits_of_the_process_leave(kind: int, name
 
 
 @pytest.mark.slow
-def test_limits_of_several_threads_leave_none_behind() -> None:
-    call_alone(limit_two_threads)
+@pytest.mark.parametrize(("free", "size"), [(2000, 512), (450, 256), (200, 128), (40, 16), (2, 1)])
+def test_on_a_cpu_the_largest_size_that_fits_is_found_without_trying_larger_ones(free: int, size: int) -> None:
+    call_alone(find_largest, free, size)
 
 
 @pytest.mark.slow
-def test_more_than_the_limit_is_an_error_of_the_allocation_and_less_is_not() -> None:
-    call_alone(allocate_around_the_limit)
+def test_a_size_that_needs_more_than_expected_is_not_chosen() -> None:
+    call_alone(find_jump)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("free", "size"), [(2000, 512), (450, 256), (200, 128)])
-def test_the_first_size_that_fits_into_the_free_memory_is_found(free: int, size: int) -> None:
-    call_alone(find_first, free, size)
-
-
-def test_errors_other_than_missing_memory_and_that_of_the_last_size_are_raised() -> None:
+@pytest.mark.parametrize(("device", "order"), [("cuda", [4, 2, 1]), ("cpu", [1, 1, 4, 2])])
+def test_errors_other_than_missing_memory_and_that_of_the_smallest_size_are_raised(
+    device: str, order: list[int]
+) -> None:
+    """On devices where missing memory is an error, the largest is first."""
     tried = []
 
-    def fail(size: int) -> None:
+    def fail(above: int, size: int) -> None:
         tried.append(size)
-        raise ValueError if size < 2 else OutOfMemory("too large")
+        if size > above:
+            raise OutOfMemory("too large")
 
-    with pytest.raises(ValueError, match="^$"):
-        first_that_fits([4, 2, 1, 0], fail, CPU, ALONE)
+    def find(above: int) -> int:
+        return largest_that_fits([4, 2, 1], partial(fail, above), torch.device(device), ALONE)
+
+    assert find(4) == 4
+    tried.clear()
+    assert find(1) == 1
+    assert tried == order
     with pytest.raises(OutOfMemory, match="too large"):
-        first_that_fits([4, 2], fail, CPU, ALONE)
-    assert tried == [4, 2, 1, 4, 2]
+        find(0)
+    with pytest.raises(ValueError, match="no number"):
+        largest_that_fits([4, 2], Mock(side_effect=ValueError("no number")), torch.device(device), ALONE)
 
 
 def find(folder: Path) -> None:
     """In the second process only 100 MiB are free."""
     with processes_joined(CPU) as processes:
         fitting.free_memory = lambda: (100 if processes.rank else 2000) * MIB
-        size = first_that_fits([512, 64], fill, CPU, processes)
+        size = largest_that_fits([512, 64], fill, CPU, processes)
         (folder / f"{processes.rank}.json").write_text(json.dumps(size))
 
 

@@ -30,7 +30,7 @@ class LimitedTask(ToyTask):
 def test_the_largest_micro_batch_that_fits_is_chosen(most: int, parts: int) -> None:
     task = LimitedTask(most)
     assert fitting_accumulation(toy_trainer(task, ema_decay=0.9)) == parts
-    assert task.tried[-2 * parts :] == [12 // parts] * 2 * parts  # two steps
+    assert task.tried.count(12 // parts) >= 2 * min(parts, 8)  # two steps
 
 
 def test_batches_with_unreadable_images_do_not_decide() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from gcnet.errors import explained_out_of_memory
 from gcnet.training.distributed import Processes
-from gcnet.training.fitting import first_that_fits
+from gcnet.training.fitting import largest_that_fits
 
 AUTO_ADVICE = "use a smaller `batch_size`, or `batch_size=auto`, which tries what fits"
 """What needs less memory than a batch of several images."""
@@ -40,7 +40,7 @@ def find_batch_size(
     while sizes[-1] > 1:
         sizes.append(sizes[-1] // 2)
     with explained_out_of_memory(1):
-        size = first_that_fits(sizes, run, device, processes)
+        size = largest_that_fits(sizes, run, device, processes)
     if processes.first:
         where = " in each process" if processes.world > 1 else ""
         tried = f"; {sizes[sizes.index(size) - 1]} do not fit into memory" if size < sizes[0] else ""

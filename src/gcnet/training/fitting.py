@@ -1,49 +1,81 @@
-"""Batch sizes by trial: the first of several that fits into memory."""
+"""Batch sizes by trial: the largest of several that fits into memory."""
 
 import gc
+import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import torch
 
 from gcnet.errors import OutOfMemory, out_of_memory
 from gcnet.training.distributed import Processes
-from gcnet.training.free_memory import free_memory, memory_limit
+from gcnet.training.free_memory import PeakMemory, free_memory
 
-_T = TypeVar("_T")
+_LARGEST_STEP = 16  # factor from one measured size to the next, at most: memory does not grow exactly linearly
 
 
-def first_that_fits(sizes: Sequence[_T], run: Callable[[_T], object], device: torch.device, processes: Processes) -> _T:
-    """Try sizes until one fits into memory in every process: on a GPU its memory, on the CPU the memory that is free.
+def largest_that_fits(
+    sizes: Sequence[int], run: Callable[[int], object], device: torch.device, processes: Processes
+) -> int:
+    """Find the largest size that fits into memory in every process: on a GPU its memory, on the CPU the free memory.
+
+    On a GPU, sizes are tried from the largest on. On a CPU under Linux, too much memory can end the process instead of
+    raising an error: the memory of growing sizes is measured, and sizes expected to need too much are not tried.
 
     Args:
-        sizes: the same in all processes, each needing less memory than the one before.
+        sizes: numbers of images, decreasing; the same in all processes.
         run: uses the memory that a size needs; without exchanges between processes.
         device: of the network.
         processes: that use the same size.
 
     Returns:
-        The first size that fits in all processes.
+        The largest size that fits in all processes.
 
     Raises:
-        OutOfMemory: as `run` raises it for the last size.
+        OutOfMemory: as `run` raises it for the smallest size.
     """
-    free = free_memory() if device.type == "cpu" else None
+    free = None
+    if device.type == "cpu":
+        run(sizes[-1])  # loads libraries, whose memory does not depend on the size
+        free = free_memory()
     processes.gather(None)  # before any of them uses memory
-    index = next(index for index, size in enumerate(sizes) if _fits(run, size, device, free, size == sizes[-1]))
-    return sizes[max(processes.gather(index))]
+    found = _first_without_error(sizes, run, device) if free is None else _largest_within(sizes, run, free)
+    return min(processes.gather(found))
 
 
-def _fits(run: Callable[[_T], object], size: _T, device: torch.device, free: int | None, is_last: bool) -> bool:
+def _first_without_error(sizes: Sequence[int], run: Callable[[int], object], device: torch.device) -> int:
+    for size in sizes[:-1]:
+        if _fits(run, size):
+            return size
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    run(sizes[-1])
+    return sizes[-1]
+
+
+def _largest_within(sizes: Sequence[int], run: Callable[[int], object], free: int) -> int:
+    memory, size = PeakMemory(), sizes[-1]
+    found, used, slope = 0, 0, 0.0
+    too_large = math.inf
+    while True:
+        memory.reset()
+        if _fits(run, size) and (growth := memory.growth()) <= free:
+            slope = (growth - used) / (size - found)
+            found, used = size, growth
+        else:
+            too_large = size
+        larger = [other for other in sizes if found < other < too_large and used + slope * (other - found) <= free]
+        if not larger:
+            return found or sizes[-1]
+        size = next((other for other in larger if other <= _LARGEST_STEP * found), larger[-1])
+
+
+def _fits(run: Callable[[int], object], size: int) -> bool:
     try:
-        with memory_limit(free):  # anew for each size: of what the heap keeps after an error, little can be used
-            run(size)
+        run(size)
     except Exception as error:
-        if is_last or not (isinstance(error, OutOfMemory) or out_of_memory(error)):
+        if not (isinstance(error, OutOfMemory) or out_of_memory(error)):
             raise
     else:
         return True
     gc.collect()  # the error, which has references to the tensors, is gone
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
     return False

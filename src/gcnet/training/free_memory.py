@@ -1,10 +1,10 @@
-"""Free memory of the machine, and a limit by which a call fails where the system would end the process."""
+"""Free memory of the machine, and peak memory of this process."""
 
+import ctypes
 import os
 import resource
-import threading
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _RESERVE = 0.1  # of the free memory, for other programs
@@ -15,7 +15,6 @@ _UNIFIED = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
 _MEMORY = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
 # Limits of this process (`ulimit`), and what counts towards them.
 _OWN = {resource.RLIMIT_AS: "VmSize:", resource.RLIMIT_DATA: "VmData:"}
-_one_at_a_time = threading.Lock()  # the limit is that of the process, and threads may call predictors
 
 
 def free_memory(root: Path = _ROOT) -> int | None:
@@ -40,30 +39,31 @@ def free_memory(root: Path = _ROOT) -> int | None:
     return int(max(free, 0) * (1 - _RESERVE))
 
 
-@contextmanager
-def memory_limit(growth: int | None) -> Generator[None]:
-    """Limit by how much the private memory of this process can grow: more is an error of the allocation.
+class PeakMemory:
+    """Peak memory of this process, in bytes more than when the object was made (Linux)."""
 
-    Other threads wait for their limit until this one has ended.
+    def __init__(self) -> None:
+        _release_heap()
+        self._start = self._bytes("VmRSS:")
 
-    Args:
-        growth: bytes; None for no limit.
+    def reset(self) -> None:
+        """Start a new peak; where the system does not allow it, the peak is that of the whole life of the process."""
+        _release_heap()
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
 
-    Yields:
-        None, with the limit in effect (RLIMIT_DATA).
-    """
-    if growth is None:
-        yield
-        return
-    with _one_at_a_time:
-        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most = _value(_ROOT / _STATUS, "VmData:") * 1024 + growth
-        given = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-        resource.setrlimit(resource.RLIMIT_DATA, (min([most, *given]), hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    def growth(self) -> int:
+        """Return the peak since the last reset, in bytes more than at the start."""
+        return self._bytes("VmHWM:") - self._start
+
+    def _bytes(self, name: str) -> int:
+        return _value(_ROOT / _STATUS, name) * 1024
+
+
+def _release_heap() -> None:
+    """Return what the heap does not use to the system, since the memory of a run would be hidden in it."""
+    with suppress(AttributeError):  # a C library other than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _value(file: Path, name: str) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -10,14 +11,15 @@ from torch import nn
 from gcnet.compilation import uncompiled
 from gcnet.data.seeding import preserved_random_state
 from gcnet.errors import UserError
-from gcnet.training.fitting import first_that_fits
+from gcnet.training.fitting import largest_that_fits
 from gcnet.training.optimizer import freeze_bn_stats
 from gcnet.training.single_values import single_values_seen, training_norms
-from gcnet.training.task import TrainingBatch, micro_batches
+from gcnet.training.task import TrainingBatch, TrainingTask, micro_batches
 from gcnet.training.trainer import NonFiniteLoss, Trainer
 
 _LISTED = 3
 _BATCHES = 4  # looked at for one without unreadable images
+_PARTS = 8  # micro-batches of a trial, at most
 # Of these modules, the backward pass on a GPU raises an error in deterministic mode; global pooling (size 1) does not.
 _NONDETERMINISTIC = {
     "FrequencyPool": "the frequency pooling of fca",
@@ -72,8 +74,9 @@ def refuse_nondeterministic(network: nn.Module) -> None:
 def fitting_accumulation(trainer: Trainer) -> int:
     """Find the smallest number of micro-batches with which training steps fit into the memory of every process.
 
-    Tries two steps on the first whole batch, the second with the state of the optimizer. The network is trained by
-    them, and losses that are not finite are an error of the run, in all processes, and not of the trial.
+    Tries two steps on the first whole batch, the second with the state of the optimizer; of many micro-batches, a few.
+    The network is trained by them, and losses that are not finite are an error of the run, in all processes, and not of
+    the trial.
 
     Args:
         trainer: ready for its first step, of a network that is not used afterwards.
@@ -90,16 +93,31 @@ def fitting_accumulation(trainer: Trainer) -> int:
     own = trainer.recipe.images_per_step // trainer.processes.world
     batch = _whole_batch(trainer.task.batches(0, trainer.device), own)
     alone = trainer.alone()
+    alone.task = cast(TrainingTask[Any, Any], _FirstParts(trainer.task))
 
-    def try_steps(parts: int) -> None:
-        alone.recipe = replace(alone.recipe, grad_accumulation=parts)
+    def try_steps(images: int) -> None:
+        alone.recipe = replace(alone.recipe, grad_accumulation=own // images)
         with suppress(NonFiniteLoss):
             for _ in range(2):
                 alone.train_step(batch)
 
-    numbers = [parts for parts in range(1, own + 1) if own % parts == 0]
+    sizes = [own // parts for parts in range(1, own + 1) if own % parts == 0]
     with uncompiled(trainer.network):
-        return first_that_fits(numbers, try_steps, trainer.device, trainer.processes)
+        return own // largest_that_fits(sizes, try_steps, trainer.device, trainer.processes)
+
+
+class _FirstParts:
+    """A training whose steps take the first micro-batches only: the others need no more memory."""
+
+    def __init__(self, task: TrainingTask[Any, Any]) -> None:
+        self._task = task
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def split(self, batch: TrainingBatch, parts: int) -> list[Any]:
+        """Split a batch, and return some of the micro-batches."""
+        return list(self._task.split(batch, parts)[:_PARTS])
 
 
 def _whole_batch(batches: Iterator[TrainingBatch], images: int) -> TrainingBatch:
