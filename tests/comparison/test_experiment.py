@@ -126,7 +126,7 @@ def test_a_changed_setting_is_refused_for_the_same_folder(images: Path, tmp_path
 
 def test_another_folder_is_not_written_into(images: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="must be a new folder or one of an earlier comparison"):
+    with pytest.raises(UserError, match="must be a new folder or that of an earlier comparison"):
         run_comparison(settings=small(images, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -106,7 +106,7 @@ def test_a_detector_of_masks_tells_why_no_mask_can_be_used(
         file.write_text(json.dumps(content))
     arguments = ["--data", str(data), "--output", str(tmp_path / "run")]
     assert main(["train", "--model", "mask_rcnn_gc_scenes_resnet", *SHORT, *arguments]) == 2
-    assert "has no mask that can be used (skipped: 18 x RLE size mismatch), and" in capsys.readouterr().err
+    assert "has no mask that can be used (skipped: 18 x RLE size mismatch), but" in capsys.readouterr().err
 
 
 def test_boxes_outside_of_all_images_are_the_reason_for_nothing_to_learn(
