@@ -312,9 +312,7 @@ def _report_once(sentence: str, code: int) -> int:
     if first_to_report():
         return _report(sentence, code)
     _tell_torchrun(sentence)
-    time.sleep(
-        _PATIENCE
-    )  # torchrun ends all processes of a machine with the first one, which must be that which prints
+    time.sleep(_PATIENCE)  # torchrun ends all processes of a machine when one ends: the one that prints comes first
     return code
 
 
