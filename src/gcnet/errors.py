@@ -32,7 +32,7 @@ class UserError(ValueError):
 
     Attributes:
         reported: whether another process of torchrun prints it, so that the command line does not; None for an error
-            outside of a process group, which the first process of a machine prints, see `first_to_report`.
+            outside of a process group, see `first_to_report`.
         common: whether all processes of torchrun are known to raise it, so that its sentence names no rank.
     """
 
@@ -40,7 +40,7 @@ class UserError(ValueError):
     common = False
 
     def in_all_processes(self) -> "UserError":
-        """Set `common`, where all processes of torchrun raise this error after an exchange.
+        """Set `common`, where all processes of torchrun raise this error, such as after an exchange.
 
         Returns:
             The error.
@@ -49,22 +49,25 @@ class UserError(ValueError):
         return self
 
 
-def first_to_report() -> bool:
+def first_to_report(*, common: bool) -> bool:
     """Whether this process is the first of those that torchrun started on its machine to ask, and so the one to print.
 
-    Without torchrun's folder for errors, which all processes of a machine share, it is the first one by LOCAL_RANK.
+    Args:
+        common: whether all processes ask. Without torchrun's folder for errors, which all processes of a machine share,
+            the first one by LOCAL_RANK prints then, and otherwise each of them.
     """
     rank, file = os.environ.get("LOCAL_RANK", "0"), os.environ.get("TORCHELASTIC_ERROR_FILE")
     start, folder = os.path.split(os.path.dirname(file or ""))  # a folder of each process is in that of this start
+    without_folder = not common or rank == "0"
     if file is None or folder != rank:
-        return rank == "0"
+        return without_folder
     first = os.path.join(start, "gcnet-reports")
     try:
         os.symlink(rank, first)  # names the process at once, unlike a file that is written
     except FileExistsError:
         return os.readlink(first) == rank
     except OSError:
-        return rank == "0"
+        return without_folder
     return True
 
 

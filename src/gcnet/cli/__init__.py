@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError, ImportError, OSError) as error:
         code = _report_failure(error, arguments)
     except KeyboardInterrupt:
-        code = _report_once("interrupted", EXIT_INTERRUPTED)
+        code = _report_once("interrupted", EXIT_INTERRUPTED, common=False)
     if is_process:
         # An interrupt that left exec(), which dataclasses call, makes `python -m` end by SIGINT; another undoes it.
         exec("")
@@ -156,7 +156,8 @@ def _prepare_standard_output() -> None:
 def _report_failure(error: Exception, arguments: Sequence[str]) -> int:
     """Report missing memory, or a file that cannot be used; any other error is raised again."""
     if isinstance(error, ImportError) and signal.getsignal(signal.SIGINT) is _end_at_once:
-        return _report_once("interrupted", EXIT_INTERRUPTED)  # within an import, of which NumPy makes this error
+        # Within an import, of which NumPy makes this error.
+        return _report_once("interrupted", EXIT_INTERRUPTED, common=False)
     missing = out_of_memory(error)
     if missing is not None:
         # Libraries need the same memory with all flags, and the settings need libraries.
@@ -233,9 +234,9 @@ def _print_once(text: Callable[[], str]) -> int:
 def _check_command(name: str) -> None:
     if name.startswith("-"):
         proposal = nearest(name.lstrip("-"), ("help", "version")).replace('"', '"--', 1)
-        raise UserError(f'unknown flag "{name}"{proposal or "; a command comes first"}')
+        raise UserError(f'unknown flag "{name}"{proposal or "; a command comes first"}').in_all_processes()
     if name not in COMMANDS:
-        raise _unknown_command(name)
+        raise _unknown_command(name).in_all_processes()
 
 
 def _is_first_process() -> bool:
@@ -263,7 +264,11 @@ def _run(command: str, arguments: list[str]) -> int:
     program, codes = f"gcnet {command}", _exit_codes(exit_codes(command))
     if asks_help(arguments) and not _is_first_process():
         return EXIT_OK
-    settings = parse(module.Settings, arguments, program=program, epilogue=codes)
+    try:
+        settings = parse(module.Settings, arguments, program=program, epilogue=codes)
+    except UserError as error:
+        error.in_all_processes()
+        raise
     if settings is None:
         return EXIT_OK
     if _is_first_process():  # several would take each other's trial for a folder that exists
@@ -300,16 +305,16 @@ def _report_user_error(error: UserError, arguments: Sequence[str]) -> int:
     """Report a usage error or failure, unless another process does; returns the exit code."""
     code, sentence = _exit_code(error), _named_as_flags(str(error), arguments)
     if error.reported is None:
-        return _report_once(sentence, code)
+        return _report_once(sentence, code, common=error.common)
     if not error.reported:
         return _report(sentence, code)
     _tell_torchrun(sentence)
     return code
 
 
-def _report_once(sentence: str, code: int) -> int:
-    """Report what all processes of torchrun do, in the first of this machine."""
-    if first_to_report():
+def _report_once(sentence: str, code: int, *, common: bool) -> int:
+    """Report what several processes of torchrun may report, in the first of this machine."""
+    if first_to_report(common=common):
         return _report(sentence, code)
     _tell_torchrun(sentence)
     time.sleep(_PATIENCE)  # torchrun ends all processes of a machine when one ends: the one that prints comes first
