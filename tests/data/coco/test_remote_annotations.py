@@ -20,6 +20,7 @@ from gcnet.data.settings import DataSettings
 from gcnet.errors import UserError
 from gcnet.remote_files import RemoteError, file_system
 from gcnet.storage import StorageError
+from s3_server import requests
 
 from .annotated import content, write_images, write_json, write_layout
 
@@ -100,14 +101,13 @@ def test_second_start_downloads_nothing_and_lists_each_folder_once(
 
 @pytest.mark.parametrize("in_child", [False, True])
 def test_first_start_lists_each_folder_once(
-    coco: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, in_child: bool
+    coco: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, in_child: bool
 ) -> None:
     """Also where the annotations are read in a process of their own."""
     monkeypatch.setattr(annotation_file, "CACHED", 0)
     monkeypatch.setattr(annotation_file, "IN_CHILD", 0 if in_child else 2**30)
-    caplog.set_level("INFO", "werkzeug")  # the server names each request
     open_coco(files_of(coco[1]))
-    listed = re.findall(r"GET /bucket\?list-type=2&prefix=(\S*?)&", caplog.text)
+    listed = re.findall(r"GET /bucket\?list-type=2&prefix=(\S*?)&", requests())
     for folder in ("coco/train2017/", "coco/val2017/"):
         assert [unquote(prefix) for prefix in listed].count(folder) == 1
 
