@@ -54,6 +54,7 @@ class Positioned(nn.Module):
             The sum.
         """
         in_place = isinstance(self.context, ContextBlock) and fuses_in_place(self.context)
-        if any(map(is_hooked, self.context.modules())) or not (in_place or not torch.is_grad_enabled()):
+        keeps_out = torch.is_grad_enabled() and not in_place
+        if keeps_out or any(map(is_hooked, self.context.modules())):  # the search comes last: it takes longest
             return out + identity
         return out.add_(identity)
