@@ -167,10 +167,17 @@ def test_files_are_created_and_replaced_under_a_condition(s3: str) -> None:
 
 
 def test_an_error_does_not_wait_for_a_server_that_no_longer_answers(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    answered = threading.Event()
-    monkeypatch.setattr("gcnet.training.remote_lock._LONGEST_WAIT", 0.01)
+    ended = threading.Event()
+
+    def hang(_: str) -> None:
+        ended.wait(60)
+        raise UserError("no answer")
+
+    monkeypatch.setattr(remote_lock, "_LONGEST_WAIT", 0.01)
     with pytest.raises(RuntimeError, match="no network"), new_lock(s3).held(None):
-        monkeypatch.setattr("gcnet.training.remote_lock.existing_file", lambda _: answered.wait(60))
+        monkeypatch.setattr(remote_lock, "existing_file", hang)
+        (renewal,) = (thread for thread in threading.enumerate() if thread.name == "lock renewal")
         raise RuntimeError("no network")
-    assert not answered.is_set()
-    answered.set()
+    assert renewal.is_alive()  # still waiting for the server
+    ended.set()
+    renewal.join()
