@@ -9,6 +9,7 @@ import ipaddress
 import os
 import random
 import socket
+import threading
 from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,6 +104,17 @@ def seed() -> int:
     np.random.seed(value)
     torch.manual_seed(value)
     return value
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    """Threads of gcnet end with their test: pytest would report their errors in another one."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        if getattr(getattr(thread, "_target", None), "__module__", "").startswith("gcnet"):
+            thread.join(10)
+            assert not thread.is_alive(), f"the thread {thread.name} goes on after the test"
 
 
 @pytest.fixture
