@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from gcnet.errors import Failure, UserError, is_url, nearest, printable
+from gcnet.forks import without_fork
 
 _T = TypeVar("_T")
 
@@ -229,7 +230,8 @@ def retried(url: str, request: Callable[[], _T]) -> _T:
     with remote_errors(url):
         for attempt in range(_ATTEMPTS):
             try:
-                return request()
+                with without_fork():
+                    return request()
             except Exception as error:
                 if attempt == _ATTEMPTS - 1 or _is_permanent(error):
                     raise
@@ -267,7 +269,8 @@ def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
     urls, starts, ends = (list(values) for values in zip(*ranges, strict=True))
     system = file_system(ranges[0][0])
     try:
-        results = system.cat_ranges(urls, starts, ends, on_error="return")
+        with without_fork():
+            results = system.cat_ranges(urls, starts, ends, on_error="return")
     except Exception:  # libraries of protocols have error classes of their own
         return [None] * len(ranges)
     for url, result in zip(urls, results, strict=True):

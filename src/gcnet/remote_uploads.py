@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gcnet.errors import printable
+from gcnet.forks import without_fork
 from gcnet.remote_files import RemoteError, error_code, file_system, remote_errors, retried
 from gcnet.storage import StorageError, open_file
 
@@ -151,7 +152,8 @@ def _is_written(data: bytes, url: str, refusal: type[OSError], **condition: str)
     """Write a file under a condition; False if it does not hold, by `refusal` or by the code of the server."""
     with remote_errors(url):
         try:
-            file_system(url).pipe_file(url, data, **condition)
+            with without_fork():
+                file_system(url).pipe_file(url, data, **condition)
         except OSError as error:
             if isinstance(error, refusal) or error_code(error) in _REFUSED:
                 return False
