@@ -112,11 +112,28 @@ def test_imbalance_is_noted_above_ten_to_one_unless_training_is_balanced(tmp_pat
     add_classes(tmp_path, 11, ("dog",))
     add_classes(tmp_path, 1, ("cat",))
     images = FolderImages(tmp_path)
-    assert '11 training images of "dog", 1 of "cat"; use `class_weights=balanced` or' in class_notes(images)[0]
-    assert class_notes(images, balanced=True) == []
+    assert '11 training images of "dog", 1 of "cat"; use `class_weights=balanced` or' in class_notes(images, images)[0]
+    assert class_notes(images, images, balanced=True) == []
     (tmp_path / "dog" / "10.png").unlink()
-    assert class_notes(FolderImages(tmp_path)) == []
+    assert class_notes(FolderImages(tmp_path), FolderImages(tmp_path)) == []
     assert (describe_counts([3, 1]), describe_counts([2, 2])) == ("min 1, max 3 per class", "2 per class")
+
+
+def test_classes_without_training_or_validation_images_are_noted(tmp_path: Path) -> None:
+    from data.images.test_folders import add_classes
+    from gcnet.data.images.folders import FolderImages
+
+    classes = tuple("abcdefgh")
+    some = FolderImages(add_classes(tmp_path / "some", 11, ("a",)), classes=classes)
+    images = FolderImages(add_classes(tmp_path / "all", 1, classes))
+    assert class_notes(images, some) == [
+        'no validation image in classes "b", "c", "d", "e", "f" and 2 more: the accuracy says nothing about them'
+    ]
+    assert class_notes(some, images) == ['no training image in classes "b", "c", "d", "e", "f" and 2 more']
+    most = FolderImages(tmp_path / "all").classes[:7]
+    assert class_notes(images, FolderImages(add_classes(tmp_path / "most", 1, most), classes=classes)) == [
+        'no validation image in class "h": the accuracy says nothing about it'
+    ]
 
 
 def test_the_same_file_in_both_parts_is_noted_also_through_links(tmp_path: Path) -> None:

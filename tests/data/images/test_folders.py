@@ -96,6 +96,17 @@ def test_images_without_class_folders_and_a_single_class_are_one_sentence(tmp_pa
         opened(add_classes(tmp_path / "one", classes=("cat",)), val_fraction=0.5)
 
 
+def test_validation_images_of_imagenet_in_one_folder_are_named(tmp_path: Path) -> None:
+    add_classes(tmp_path / "train")
+    for number in (1, 2):
+        add(tmp_path / "val" / f"ILSVRC2012_val_{number:08}.JPEG")
+    with pytest.raises(UserError, match=r"val holds 2 images but no class folders, as the .* ImageNet.*: valprep\.sh "):
+        opened(tmp_path)
+    add(tmp_path / "val" / "other.jpg")
+    with pytest.raises(UserError, match="holds 3 images but no class folders: put the images of each class"):
+        opened(tmp_path)
+
+
 @pytest.mark.parametrize(
     "junk",
     ["__MACOSX/a.png", "@eaDir/cat/a.jpg", "cat/@eaDir/0.png/THUMB.jpg", ".ipynb_checkpoints/a.png", "lost+found/a.png"]

@@ -200,3 +200,11 @@ def without_single_requests(images: RemoteImages) -> Callable[..., EncodedImage]
         return read(name, url, size)
 
     return checked
+
+
+def test_validation_images_without_class_folders_are_counted(photos: tuple[Path, str]) -> None:
+    for number in (1, 2):
+        file_system(photos[1]).pipe_file(f"{photos[1]}/flat/train/{number}/a.png", b"x")
+        file_system(photos[1]).pipe_file(f"{photos[1]}/flat/val/ILSVRC2012_val_{number:08}.JPEG", b"x")
+    with pytest.raises(UserError, match="flat/val holds 2 images but no class folders, as the archive of ImageNet"):
+        open_labeled(DataSettings(data=f"{photos[1]}/flat"), 0)

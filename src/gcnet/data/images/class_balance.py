@@ -35,27 +35,41 @@ def balanced_weights(counts: Sequence[int]) -> list[float]:
     return [sum(counts) / (present * count) if count else 0.0 for count in counts]
 
 
-def class_notes(source: ImageSource, *, balanced: bool = False) -> list[str]:
-    """Describe rare classes and classes without a readable image.
+def class_notes(train: ImageSource, val: ImageSource, *, balanced: bool = False) -> list[str]:
+    """Describe rare classes, and classes without an image that can be read.
 
     Args:
-        source: Training images.
+        train: Training images.
+        val: Validation images, of the same classes.
         balanced: Whether the training is balanced by weights or sampling.
 
     Returns:
         A sentence per finding.
     """
-    counts = class_counts(source)
+    counts = class_counts(train)
     notes = []
-    smallest, largest = min(counts), max(counts)
+    smallest, largest = min(filter(None, counts)), max(counts)
     if not balanced and largest > IMBALANCE * smallest:
-        rare, frequent = (source.classes[counts.index(count)] for count in (smallest, largest))
+        rare, frequent = (train.classes[counts.index(count)] for count in (smallest, largest))
         notes.append(
             f'classes are imbalanced: {largest:,} training images of "{frequent}", {smallest:,} of "{rare}"; '
             "use `class_weights=balanced` or `sampling=balanced`"
         )
-    if unreadable := unreadable_classes(source):
-        listed = ", ".join(f'"{name}"' for name in unreadable[:_LISTED])
-        more = f" and {len(unreadable) - _LISTED} more" if len(unreadable) > _LISTED else ""
-        notes.append(f"no readable training image in {'class' if len(unreadable) == 1 else 'classes'} {listed}{more}")
+    if untrained := _without_images(train):
+        notes.append(f"no training image in {_listed(untrained)}")
+    if unreadable := unreadable_classes(train):
+        notes.append(f"no readable training image in {_listed(unreadable)}")
+    if unmeasured := _without_images(val):
+        them = "it" if len(unmeasured) == 1 else "them"
+        notes.append(f"no validation image in {_listed(unmeasured)}: the accuracy says nothing about {them}")
     return notes
+
+
+def _without_images(source: ImageSource) -> list[str]:
+    return [name for name, count in zip(source.classes, class_counts(source), strict=True) if count == 0]
+
+
+def _listed(classes: Sequence[str]) -> str:
+    names = ", ".join(f'"{name}"' for name in classes[:_LISTED])
+    more = f" and {len(classes) - _LISTED:,} more" if len(classes) > _LISTED else ""
+    return f"{'class' if len(classes) == 1 else 'classes'} {names}{more}"

@@ -20,6 +20,7 @@ from gcnet.data.splits import SPLIT_NAMES, split_named
 from gcnet.errors import UserError, nearest, printable
 
 _LISTED = 5
+_IMAGENET_VAL = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG", re.IGNORECASE)
 _DEPTH, _MOST_FOLDERS = 3, 20  # levels of folders, and folders of a level, in which splits are looked for
 
 
@@ -270,12 +271,8 @@ def _beside(skipped: Counter[str]) -> str:
 
 
 def _without_classes(root: Path) -> str:
-    images = sum(map(has_image_suffix, loose_files(root)))
-    if images:
-        return (
-            f"{root} holds {images:,} image{'s' * (images != 1)} but no class folders: put the images of each class "
-            "into a separate folder, or list them in a CSV with the columns path and label"
-        )
+    if (loose := describe_loose_images(root, loose_files(root))) is not None:
+        return loose
     top = root.parent if split_named(root.name) else root
     if _has_shards(root):
         beside = [name for name in subfolders(top) if split_named(name) and _has_shards(top / name)]
@@ -284,6 +281,32 @@ def _without_classes(root: Path) -> str:
     if compressed := next((name for name in loose_files(root) if name.lower().endswith(COMPRESSED_TAR)), None):
         return f"{root} holds compressed tar files, such as {compressed}: decompress shards, and unpack other tar files"
     return f'no class folders in "{root}"; expected {expected_tree(top)}'
+
+
+def describe_loose_images(root: object, names: Sequence[str]) -> str | None:
+    """Describe a folder that holds images instead of class folders, and what to do.
+
+    Args:
+        root: The folder, a path or URL.
+        names: Names of the files in it.
+
+    Returns:
+        A sentence, or None if none of them is an image.
+    """
+    images = list(filter(has_image_suffix, names))
+    if not images:
+        return None
+    holds = f"{root} holds {_count(len(images), 'image')} but no class folders"
+    if all(map(_IMAGENET_VAL.fullmatch, images)):
+        return (
+            f"{holds}, as the archive of ImageNet's validation images: valprep.sh moves them to class folders, as does "
+            "`torchvision.datasets.ImageNet` when it unpacks the archive; `val` takes a CSV with the columns path and "
+            "label instead"
+        )
+    return (
+        f"{holds}: put the images of each class into a separate folder, or list them in a CSV with the columns path and "
+        "label"
+    )
 
 
 def _has_shards(folder: Path) -> bool:

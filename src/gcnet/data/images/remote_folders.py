@@ -9,7 +9,7 @@ import numpy as np
 
 from gcnet.data.decode import has_image_suffix
 from gcnet.data.images.file_names import FileNames
-from gcnet.data.images.folders import expected_tree, label_classes
+from gcnet.data.images.folders import describe_loose_images, expected_tree, label_classes
 from gcnet.data.images.listing import describe_skipped, is_tool_file
 from gcnet.data.images.remote_images import RemoteImages
 from gcnet.data.places import list_place
@@ -63,6 +63,7 @@ class RemoteFolderLayout:
         root = self._root(split)
         skipped: Counter[str] = Counter()
         files: list[tuple[str, int]] = []
+        loose: list[str] = []
         for entry in list_remote(root):
             name = entry.url.removeprefix(f"{root}/")
             parts = name.split("/")
@@ -71,9 +72,11 @@ class RemoteFolderLayout:
             if len(parts) > 1 and all(parts) and has_image_suffix(parts[-1]):
                 files.append((name, entry.size))
             else:
+                loose += [name] if len(parts) == 1 else []
                 skipped[PurePosixPath(name).suffix.lower() or "without a suffix"] += 1
         if not files:
-            raise UserError(f"no images in the class folders of {printable(root)}; expected {expected_tree(self.url)}")
+            expected = f"no images in the class folders of {printable(root)}; expected {expected_tree(self.url)}"
+            raise UserError(describe_loose_images(printable(root), loose) or expected)
         own = sorted({name.partition("/")[0] for name, _ in files})
         if classes is None and (empty := sorted(set(self.class_names(split)).difference(own))):
             raise UserError(f"every class folder needs images, found none in {printable(f'{root}/{empty[0]}')}")

@@ -140,7 +140,7 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
     def notes(self) -> list[str]:
         train, val, recipe = self.splits.train, self.splits.val, self.settings.recipe
         balanced = "balanced" in (recipe.class_weights, recipe.sampling)
-        notes = [*self.splits.notes, *class_notes(train, balanced=balanced), *shared_notes(train, val)]
+        notes = [*self.splits.notes, *class_notes(train, val, balanced=balanced), *shared_notes(train, val)]
         if self._reduced:
             notes.append(f"the default batch size is reduced to {recipe.batch_size} for {len(train):,} training images")
         return [f"preprocessing: {self.splits.preprocessing}", *notes]
