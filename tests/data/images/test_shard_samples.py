@@ -1,6 +1,8 @@
 import gzip
 import io
 import json
+import os
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import pytest
 import webdataset
 
 from gcnet.data.images.shard_files import find_shards
-from gcnet.data.images.shard_samples import NO_IMAGE, NO_LABEL, ShardSamples, read_samples, split_key
+from gcnet.data.images.shard_index import open_index
+from gcnet.data.images.shard_samples import LINKS, NO_IMAGE, NO_LABEL, ShardSamples, read_samples, split_key
 from gcnet.errors import UserError
 from shard_writing import image_bytes, write_tar
 
@@ -168,7 +171,7 @@ def test_links_and_folders_are_not_followed(tmp_path: Path) -> None:
         member.size = 3
         archive.addfile(member, io.BytesIO(b"abc"))
     found = samples_of(path)
-    assert found.samples == [] and found.skipped == {NO_LABEL: 1}
+    assert found.samples == [] and found.skipped == {LINKS: 2, NO_LABEL: 1}
     assert not (tmp_path.parent.parent / "outside.jpg").exists()
 
 
@@ -179,3 +182,32 @@ def test_two_members_of_a_name_are_refused(tmp_path: Path) -> None:
             archive.addfile(tarfile.TarInfo("0.jpg"), io.BytesIO())
     with pytest.raises(UserError, match=r"shard.tar has 0.jpg twice"):
         samples_of(path)
+
+
+@pytest.mark.parametrize("options", [["--format=gnu"], ["--format=posix"], ["--format=posix", "--sparse"]])
+def test_links_and_sparse_files_are_counted(options: list[str], tmp_path: Path) -> None:
+    """GNU tar stores the second of two hard-linked files as a link, which WebDataset skips silently."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for key in "abc":
+        (folder / f"{key}.png").write_bytes(image_bytes(ord(key)))
+        (folder / f"{key}.cls").write_text("1")
+    (folder / "b.cls").unlink()
+    os.link(folder / "a.cls", folder / "b.cls")
+    (folder / "c.png").unlink()
+    (folder / "c.png").symlink_to("a.png")
+    if "--sparse" in options:
+        os.truncate(folder / "a.png", 10 << 20)
+    names = sorted(path.name for path in folder.iterdir())
+    path = tmp_path / "train-0.tar"
+    subprocess.run(["tar", *options, "-cf", path, "-C", folder, *names], check=True)
+    found = samples_of(path)
+    assert [sample.name for sample in found.samples] == ([] if "--sparse" in options else ["a.png"])
+    assert found.skipped == {LINKS: 3 - len(found.samples)}
+    if found.samples:
+        assert open_index(find_shards(str(path)), "x").notes == (
+            f"{path}: skipped 2 samples with links or sparse files, which are not read, such as b.cls",
+        )
+    else:
+        with pytest.raises(UserError, match="found 3 samples with links or sparse files.*; write the files themselves"):
+            open_index(find_shards(str(path)), "x")

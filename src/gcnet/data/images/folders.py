@@ -304,8 +304,8 @@ def describe_loose_images(root: object, names: Sequence[str]) -> str | None:
             "label instead"
         )
     return (
-        f"{holds}: put the images of each class into a separate folder, or list them in a CSV with the columns path and "
-        "label"
+        f"{holds}: put the images of each class into a separate folder, or list them in a CSV with the columns path "
+        "and label"
     )
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Int32, Int64
 from gcnet.data.decode import has_image_suffix
 from gcnet.data.images.file_names import FileNames
 from gcnet.data.images.shard_files import read_bytes
-from gcnet.data.images.shard_samples import MOST_CLASSES, NO_LABEL, ShardSamples, read_samples
+from gcnet.data.images.shard_samples import LINKS, MOST_CLASSES, NO_IMAGE, NO_LABEL, ShardSamples, read_samples
 from gcnet.data.index_file import Index, are_ends, index_path, read_index, save_index
 from gcnet.errors import UserError, printable
 from gcnet.remote_files import FileEntry, existing_file, is_remote
@@ -261,14 +261,16 @@ def _notes(place: str, skipped: Mapping[str, int], example: str) -> list[str]:
     if not skipped:
         return []
     counts = " and ".join(f"{count:,} sample{'s' * (count != 1)} {reason}" for reason, count in skipped.items())
-    order = f"; {_MIXED_ORDER}" if len(skipped) > 1 else ""
+    order = f"; {_MIXED_ORDER}" if skipped.keys() >= {NO_IMAGE, NO_LABEL} else ""
     return [f"{place}: skipped {counts}, such as {printable(example)}{order}"]
 
 
 def _advice(skipped: Mapping[str, int], example: str) -> str:
     """Return what to do with shards without a sample, for the end of an error message."""
-    if len(skipped) > 1:  # which a note explains
+    if skipped.keys() >= {NO_IMAGE, NO_LABEL}:  # which a note explains
         return ""
+    if LINKS in skipped:
+        return "; write the files themselves, by `tar --hard-dereference --dereference` without `--sparse`"
     if NO_LABEL in skipped:
         return "; unpack tar files of class folders, or of one class each as those of ImageNet, to a folder per class"
     if example.lower().endswith(".tar"):

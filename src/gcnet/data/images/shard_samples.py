@@ -22,6 +22,7 @@ MOST_CLASSES = 1_000_000
 _MOST_DIGITS = 11
 _JSON_KEYS = ("label", "cls", "class", "class_name")
 NO_LABEL, NO_IMAGE = "without a label (.cls or .json)", "without an image"
+LINKS = "with links or sparse files, which are not read"
 
 
 class Sample(NamedTuple):
@@ -77,9 +78,10 @@ def read_samples(file: FileEntry, *, needs_labels: bool = True) -> ShardSamples:
             if key != current:
                 _add(found, current, members, file, stream if needs_labels else None)
                 current, members = key, {}
-            if suffix in members:
+            if suffix in members and _is_stored(member) and _is_stored(members[suffix]):
                 raise UserError(f"{printable(file.url)} has {printable(member.name)} twice")
-            members[suffix] = member
+            if suffix not in members or _is_stored(member):
+                members[suffix] = member
         _add(found, current, members, file, stream if needs_labels else None)
     return found
 
@@ -93,17 +95,18 @@ def _opened(url: str) -> Any:
 
 
 def _members(file: FileEntry, stream: Any) -> Iterator[tarfile.TarInfo]:
-    """Yield the files of a tar file that have a suffix, without hidden files and metadata of WebDataset."""
+    """Yield files and links of a tar file that have a suffix, without hidden files and metadata of WebDataset."""
     place = printable(file.url)
     try:
         with tarfile.open(fileobj=stream, mode="r:") as opened:
             archive: Any = opened
             for member in archive:
                 end = member.offset_data + member.size
-                if member.size < 0 or end > file.size:
+                if member.size < 0 or (_is_stored(member) and end > file.size):
                     raise tarfile.ReadError(f"{printable(member.name)} ends at byte {end:,} of {file.size:,}")
                 base = os.path.basename(member.name)
-                if member.isreg() and not member.issparse() and "." in base and not _is_hidden(member.name, base):
+                is_file = member.isreg() or member.islnk() or member.issym()
+                if is_file and "." in base and not _is_hidden(member.name, base):
                     yield member
                 archive.members = []  # which would hold all headers
             stream.seek(archive.offset)
@@ -129,6 +132,11 @@ def _check_kind(place: str, stream: Any) -> None:
         raise UserError(f"{place} is {kind}")
 
 
+def _is_stored(member: tarfile.TarInfo) -> bool:
+    """Return whether the bytes of a file lie behind its header."""
+    return member.isreg() and not member.issparse()
+
+
 def _is_hidden(name: str, base: str) -> bool:
     return base.startswith(".") or _META.match(name) is not None
 
@@ -150,10 +158,12 @@ def _add(
     """Add a sample, or count it as skipped; without a stream labels are not read."""
     if key is None:
         return
-    images = (member for suffix, member in members.items() if "." not in suffix and has_image_suffix(f"_.{suffix}"))
-    image, label = next(images, None), 0 if stream is None else _label(members, file, stream)
+    stored = {suffix: member for suffix, member in members.items() if _is_stored(member)}
+    images = (member for suffix, member in stored.items() if "." not in suffix and has_image_suffix(f"_.{suffix}"))
+    image, label = next(images, None), 0 if stream is None else _label(stored, file, stream)
     if image is None or label is None:
-        found.skipped[NO_IMAGE if image is None else NO_LABEL] += 1
+        missing = NO_IMAGE if image is None else NO_LABEL
+        found.skipped[missing if len(stored) == len(members) else LINKS] += 1
         found.example = found.example or next(iter(members.values())).name
     else:
         found.samples.append(Sample(image.name, image.offset_data, image.size, label))
