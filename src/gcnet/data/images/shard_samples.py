@@ -71,18 +71,24 @@ def read_samples(file: FileEntry, *, needs_labels: bool = True) -> ShardSamples:
     """
     found = ShardSamples()
     members: dict[str, tarfile.TarInfo] = {}
+    links: dict[str, str] = {}  # the last one of each key, until its sample has been added
     current = None
     with _opened(file.url) as stream:
         for member in _members(file, stream):
             key, suffix = split_key(member.name)
+            if not _is_stored(member):
+                links[key] = member.name
+                continue
             if key != current:
-                _add(found, current, members, file, stream if needs_labels else None)
+                _add(found, current, members, file, links, stream if needs_labels else None)
                 current, members = key, {}
-            if suffix in members and _is_stored(member) and _is_stored(members[suffix]):
+            if suffix in members:
                 raise UserError(f"{printable(file.url)} has {printable(member.name)} twice")
-            if suffix not in members or _is_stored(member):
-                members[suffix] = member
-        _add(found, current, members, file, stream if needs_labels else None)
+            members[suffix] = member
+        _add(found, current, members, file, links, stream if needs_labels else None)
+    if links:
+        found.skipped[LINKS] += len(links)
+        found.example = found.example or next(iter(links.values()))
     return found
 
 
@@ -153,20 +159,25 @@ def split_key(name: str) -> tuple[str, str]:
 
 
 def _add(
-    found: ShardSamples, key: str | None, members: Mapping[str, tarfile.TarInfo], file: FileEntry, stream: Any
+    found: ShardSamples,
+    key: str | None,
+    members: Mapping[str, tarfile.TarInfo],
+    file: FileEntry,
+    links: dict[str, str],
+    stream: Any,
 ) -> None:
     """Add a sample, or count it as skipped; without a stream labels are not read."""
     if key is None:
         return
-    stored = {suffix: member for suffix, member in members.items() if _is_stored(member)}
-    images = (member for suffix, member in stored.items() if "." not in suffix and has_image_suffix(f"_.{suffix}"))
-    image, label = next(images, None), 0 if stream is None else _label(stored, file, stream)
-    if image is None or label is None:
-        missing = NO_IMAGE if image is None else NO_LABEL
-        found.skipped[missing if len(stored) == len(members) else LINKS] += 1
-        found.example = found.example or next(iter(members.values())).name
-    else:
+    link = links.pop(key, None)
+    images = (member for suffix, member in members.items() if "." not in suffix and has_image_suffix(f"_.{suffix}"))
+    image, label = next(images, None), 0 if stream is None else _label(members, file, stream)
+    if image is not None and label is not None:
         found.samples.append(Sample(image.name, image.offset_data, image.size, label))
+        return
+    missing = NO_IMAGE if image is None else NO_LABEL
+    found.skipped[LINKS if link else missing] += 1
+    found.example = found.example or link or next(iter(members.values())).name
 
 
 def _label(members: Mapping[str, tarfile.TarInfo], file: FileEntry, stream: Any) -> int | str | None:
