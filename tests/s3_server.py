@@ -19,8 +19,14 @@ from pathlib import Path
 import pytest
 
 _SERVER = """
-import logging, sys
+import logging, sys, threading
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
+put_object, lock = S3Response.put_object, threading.Lock()
+def put_one(response):  # moto checks the condition of a request and writes the object in two steps
+    with lock:
+        return put_object(response)
+S3Response.put_object = put_one
 logging.getLogger("werkzeug").addHandler(logging.FileHandler(sys.argv[1]))
 logging.getLogger("werkzeug").setLevel("INFO")
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

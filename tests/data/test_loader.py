@@ -234,7 +234,7 @@ def test_a_dead_worker_is_one_sentence_with_its_image(number: signal.Signals) ->
     ) as caught:
         for _ in loader:
             pass
-    assert time.perf_counter() - begin < 20
+    assert time.perf_counter() - begin < 100  # not the 300 seconds after which workers count as hanging
     assert ("--shm-size" in str(caught.value)) == (number == signal.SIGBUS)
     assert "\n" not in str(caught.value)
 
@@ -268,12 +268,12 @@ def test_a_hanging_worker_is_detected_and_terminated() -> None:
         if index == 3:
             time.sleep(600)
 
-    loader = build_loader(eval_images(Noise(4, act=hang)), EvaluationSampler(4, batch_size=2), 1, timeout=2)
+    loader = build_loader(eval_images(Noise(4, act=hang)), EvaluationSampler(4, batch_size=2), 1, timeout=4)
     begin = time.perf_counter()
-    with pytest.raises(LoadingError, match='responded for 2 s, while reading "noise/3.png"'):
+    with pytest.raises(LoadingError, match='responded for 4 s, while reading "noise/3.png"'):
         list(loader)
     del loader
-    assert time.perf_counter() - begin < 20
+    assert time.perf_counter() - begin < 100
     deadline = time.perf_counter() + 10
     while multiprocessing.active_children() and time.perf_counter() < deadline:
         time.sleep(0.05)

@@ -280,23 +280,26 @@ def test_a_crash_of_a_run_that_saves_in_a_thread_and_a_resumption_give_the_bits_
     assert without_times(folder.rows()) == without_times(whole[1].rows())
 
 
-def slowly(monkeypatch):
-    """Each checkpoint waits a second before it is written."""
-    write = Snapshot.write
-
-    def waiting(self, path):
-        time.sleep(1)
-        write(self, path)
-
-    monkeypatch.setattr(Snapshot, "write", waiting)
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_training_continues_while_a_thread_writes_the_state_of_the_step_that_saved(whole, fresh, monkeypatch):
-    slowly(monkeypatch)
-    folder, seen = fresh(), []
-    finished = run(
-        folder, save_async=True, save_every_steps=30, at=(45, lambda: seen.append(folder.checkpoint.exists()))
-    )
+    folder, seen, reached, write = fresh(), [], threading.Event(), Snapshot.write
+
+    def waiting(self, path):
+        assert reached.wait(60)
+        write(self, path)
+
+    def look():
+        seen.append(folder.checkpoint.exists())
+        reached.set()
+
+    monkeypatch.setattr(Snapshot, "write", waiting)
+    finished = run(folder, save_async=True, save_every_steps=30, at=(45, look))
     assert seen == [False]
     assert load_state(folder.checkpoint)["trainer"]["step"] == finished.trainer.step == 50
     assert bits(whole[0].trainer.network) == bits(finished.trainer.network)
@@ -304,8 +307,9 @@ def test_training_continues_while_a_thread_writes_the_state_of_the_step_that_sav
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_waits_for_the_checkpoint_in_a_thread(fresh, monkeypatch, number):
-    slowly(monkeypatch)
-    folder = fresh()
+    """Each checkpoint waits a second before it is written."""
+    folder, write = fresh(), Snapshot.write
+    monkeypatch.setattr(Snapshot, "write", lambda self, path: (time.sleep(1), write(self, path)))
     stopped = run(folder, at=(12, sent(number)), save_async=True, save_every_steps=11)
     assert stopped.stopped == number
     assert load_state(folder.checkpoint)["trainer"]["step"] == 12
@@ -320,6 +324,7 @@ def test_a_full_disk_is_reported_by_the_step_after_a_write_in_a_thread_or_at_the
         raise OSError(28, "No space left on device")
 
     def fill():
+        wait_until(folder.checkpoint.exists)  # of step 7
         monkeypatch.setattr(storage.os, "fsync", full)
         if stops:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from changed_indexes import changed_indexes
+from file_clock import wait_for_clock
 from gcnet.data import decode
 from gcnet.data.images import folder_index
 from gcnet.data.images.folder_index import ClassFiles, list_class_files
@@ -102,6 +103,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_any_folder_makes_the_index_stale(change: str, root: Path) -> None:
     before = list(listed(root).names)
+    wait_for_clock(root)
     CHANGES[change](root)
     after = listed(root)
     assert sorted(after.names) == walked(root) != sorted(before)
