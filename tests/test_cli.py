@@ -15,6 +15,7 @@ import pytest
 
 import gcnet
 from gcnet import cli
+from gcnet.cli import interrupts
 from gcnet.errors import UserError
 from gcnet.storage import StorageError
 from gcnet.tensor_files import load_tensors
@@ -214,7 +215,7 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_ctrl_c_within_an_import_is_an_interruption(
+def test_an_error_that_a_library_makes_of_ctrl_c_is_an_interruption(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def dispatch(_: list[str]) -> int:
@@ -223,9 +224,74 @@ def test_ctrl_c_within_an_import_is_an_interruption(
     monkeypatch.setattr(cli, "_dispatch", dispatch)
     with pytest.raises(ImportError):
         cli.main(["blocks"])
-    before = signal.signal(signal.SIGINT, cli._end_at_once)
-    try:
-        assert cli.main(["blocks"]) == 130
-    finally:
-        signal.signal(signal.SIGINT, before)
+    monkeypatch.setattr(interrupts, "_received", interrupts._Received(number=signal.SIGINT))
+    assert cli.main(["blocks"]) == 130
     assert capsys.readouterr().err == "gcnet: interrupted\n"
+
+
+WRITING = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from gcnet.__main__ import main
+from gcnet.storage import atomic_file
+
+def send(*numbers):
+    for number in numbers:
+        os.kill(os.getpid(), number)
+
+def run(_):
+    with atomic_file(Path("out.csv"), 0) as file:
+        file.write(b"half")
+        try:
+            {work}
+            time.sleep(30)
+        finally:
+            {again}
+    return 0
+
+import gcnet.cli.blocks
+gcnet.cli.blocks.run, gcnet.cli.PARALLEL = run, ("blocks",)
+sys.argv[1:] = ["blocks"]
+sys.exit(main())
+"""
+NAMES = {signal.SIGTERM: "interrupted by SIGTERM", signal.SIGHUP: "interrupted by SIGHUP", signal.SIGINT: "interrupted"}
+
+
+def interrupt(folder: Path, work: str, again: str = "pass", **environment: str) -> tuple[int, str]:
+    """Exit code and messages of a command that does some work in the middle of a file, and more when it has ended."""
+    code = WRITING.format(work=work, again=again)
+    command, variables = [sys.executable, "-c", code], os.environ | environment
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("number", NAMES)
+def test_a_signal_ends_a_command_that_writes_without_a_trace(number: signal.Signals, tmp_path: Path) -> None:
+    assert interrupt(tmp_path, f"send({number:d})") == (128 + number, f"gcnet: {NAMES[number]}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_is_sent_twice_as_by_timeout_counts_once(tmp_path: Path) -> None:
+    assert interrupt(tmp_path, "send(15)", "send(15, 1)") == (143, "gcnet: interrupted by SIGTERM\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_ctrl_c_and_a_late_second_signal_end_a_command_at_once(tmp_path: Path) -> None:
+    assert interrupt(tmp_path, "send(15)", "send(2); time.sleep(30)") == (130, "")
+    assert interrupt(tmp_path, "send(15)", "time.sleep(2.1); send(15); time.sleep(30)") == (143, "")
+
+
+def test_a_forked_process_ends_by_the_signal_alone(tmp_path: Path) -> None:
+    fork = "child = os.fork() or (send(15), time.sleep(30)); print(os.waitpid(child, 0)[1], file=sys.stderr); send(15)"
+    assert interrupt(tmp_path, fork) == (143, "15\ngcnet: interrupted by SIGTERM\n")
+
+
+def test_a_process_of_torchrun_that_writes_nothing_ends_at_once(tmp_path: Path) -> None:
+    assert interrupt(tmp_path, "send(15)", WORLD_SIZE="2", RANK="1") == (-signal.SIGTERM, "")
+
+
+def test_nohup_ignores_a_closed_terminal(tmp_path: Path) -> None:
+    command = ["nohup", sys.executable, "-c", WRITING.format(work="send(1); send(15)", again="pass")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (143, "gcnet: interrupted by SIGTERM")

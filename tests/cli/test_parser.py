@@ -73,9 +73,9 @@ def test_help_hides_advanced_flags_that_help_all_shows(capsys: pytest.CaptureFix
     ("command", "codes", "has_more"),
     [
         ("train", [0, 1, 2, 3, 4, 129, 130, 143], True),
-        ("evaluate", [0, 1, 2, 4, 130], True),
-        ("blocks", [0, 1, 2, 130], False),
-        ("simplify", [0, 1, 2, 130], True),
+        ("evaluate", [0, 1, 2, 4, 129, 130, 143], True),
+        ("blocks", [0, 1, 2, 129, 130, 143], False),
+        ("simplify", [0, 1, 2, 129, 130, 143], True),
     ],
 )
 def test_help_lists_the_exit_codes_of_the_command_and_help_all_only_where_it_shows_more(

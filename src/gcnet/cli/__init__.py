@@ -13,6 +13,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, cast
 
+from gcnet.cli.interrupts import end_interrupts, handle_interrupts, interrupted_by
 from gcnet.cli.synonyms import COMMAND_SYNONYMS
 from gcnet.errors import (
     EXIT_RANK_FAILURE,
@@ -72,13 +73,17 @@ EXIT_CODES = {
 }
 
 _TRAINING = ("train", "compare", "reproduce")
-_TRAINING_CODES = (EXIT_NON_FINITE, EXIT_HANGUP, EXIT_TERMINATED)
 _MEANINGS = {
     "check-data": {EXIT_FAILURE: "issues found; or failure, such as a full disk"},
     "predict": {EXIT_FAILURE: "no image could be read; or failure, such as a full disk"},
     "analyze": {EXIT_FAILURE: "no image could be read; or failure, such as a full disk"},
     "export": {EXIT_FAILURE: "outputs differ too much from PyTorch's; or failure, such as a full disk"},
-    "demo": {EXIT_OK: "stopped by Ctrl-C", EXIT_INTERRUPTED: "interrupted by Ctrl-C before the page was ready"},
+    "demo": {
+        EXIT_OK: "stopped by Ctrl-C or another signal",
+        EXIT_HANGUP: "ended by SIGHUP before the page was ready",
+        EXIT_INTERRUPTED: "interrupted by Ctrl-C before the page was ready",
+        EXIT_TERMINATED: "terminated by SIGTERM before the page was ready",
+    },
     "simplify": {EXIT_FAILURE: "no block could be replaced; or failure, such as a full disk"},
 }
 
@@ -101,21 +106,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _prepare_standard_output()
     if is_process:
-        signal.signal(signal.SIGINT, _interrupt)
+        handle_interrupts(in_first_process=_is_first_process())
     try:
         with warnings.catch_warnings():
             warnings.showwarning = cast(Any, _show_warning)
             code = _dispatch(arguments)
-    except UserError as error:
-        code = _report_user_error(error, arguments)
-    except (MemoryError, RuntimeError, ImportError, OSError) as error:
-        code = _report_failure(error, arguments)
     except KeyboardInterrupt:
-        code = _report_once("interrupted", EXIT_INTERRUPTED, common=False)
+        code = _report_interrupt()
+    except Exception as error:
+        # Libraries, such as NumPy within its import, make other errors of an interrupt.
+        code = _report_interrupt() if interrupted_by() else _report_error(error, arguments)
     if is_process:
         # An interrupt that left exec(), which dataclasses call, makes `python -m` end by SIGINT; another undoes it.
         exec("")
-        signal.signal(signal.SIGINT, _end_at_once)  # otherwise Python prints a traceback on exit
+        end_interrupts()
     failure = _output_failure()
     return code if failure is None or code != EXIT_OK else _report_output(failure)
 
@@ -135,16 +139,6 @@ def _module(command: str) -> Any:
     return import_module(f"gcnet.cli.{command.replace('-', '_')}")
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    """The first Ctrl-C: end the command in order, and at the next one at once."""
-    signal.signal(signal.SIGINT, _end_at_once)
-    raise KeyboardInterrupt
-
-
-def _end_at_once(_number: int, _frame: object) -> None:
-    os._exit(EXIT_INTERRUPTED)
-
-
 def _prepare_standard_output() -> None:
     """Replace a closed standard output by os.devnull, and escape characters outside of its encoding."""
     if sys.stdout is None:
@@ -153,11 +147,10 @@ def _prepare_standard_output() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _report_failure(error: Exception, arguments: Sequence[str]) -> int:
-    """Report missing memory, or a file that cannot be used; any other error is raised again."""
-    if isinstance(error, ImportError) and signal.getsignal(signal.SIGINT) is _end_at_once:
-        # Within an import, of which NumPy makes this error.
-        return _report_once("interrupted", EXIT_INTERRUPTED, common=False)
+def _report_error(error: Exception, arguments: Sequence[str]) -> int:
+    """Report a usage error or failure, missing memory, or a file that cannot be used; any other is raised again."""
+    if isinstance(error, UserError):
+        return _report_user_error(error, arguments)
     missing = out_of_memory(error)
     if missing is not None:
         # Libraries need the same memory with all flags, and the settings need libraries.
@@ -291,10 +284,9 @@ def exit_codes(command: str) -> dict[int, str]:
     """Return the meaning of each exit code of a `command`."""
     if command in _TRAINING:
         return EXIT_CODES | {EXIT_FAILURE: "failure, such as a full disk"}
-    others = (*_TRAINING_CODES, *(() if command in PARALLEL else (EXIT_RANK_FAILURE,)))
-    codes = {code: meaning for code, meaning in EXIT_CODES.items() if code not in others}
-    usual = {EXIT_FAILURE: "failure, such as a full disk", EXIT_INTERRUPTED: "interrupted by Ctrl-C"}
-    return codes | usual | _MEANINGS.get(command, {})
+    others = (EXIT_NON_FINITE, *(() if command in PARALLEL else (EXIT_RANK_FAILURE,)))
+    codes = {code: meaning.partition(" (training")[0] for code, meaning in EXIT_CODES.items() if code not in others}
+    return codes | {EXIT_FAILURE: "failure, such as a full disk"} | _MEANINGS.get(command, {})
 
 
 def _exit_codes(codes: Mapping[int, str]) -> str:
@@ -319,6 +311,19 @@ def _report_once(sentence: str, code: int, *, common: bool) -> int:
     _tell_torchrun(sentence)
     time.sleep(_PATIENCE)  # torchrun ends all processes of a machine when one ends: the one that prints comes first
     return code
+
+
+def _report_interrupt() -> int:
+    """Report the signal that interrupted the command, and return its exit code.
+
+    SIGTERM may come from torchrun, after another process has failed: its report is the one that counts.
+    """
+    number = interrupted_by() or signal.SIGINT
+    if number == signal.SIGINT:
+        return _report_once("interrupted", EXIT_INTERRUPTED, common=False)
+    if first_to_report(common=False):
+        _report(f"interrupted by {signal.Signals(number).name}", 128 + number)
+    return 128 + number
 
 
 def _exit_code(error: UserError) -> int:
