@@ -133,7 +133,7 @@ class Walk:
         if chromium is None:
             raise Failure("the page needs Chromium: apt-get install chromium")
         with self._served() as address, sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"], timeout=_MILLISECONDS)
             page = browser.new_page(viewport={"width": 1280, "height": 1000})
             page.set_default_timeout(_MILLISECONDS)
             page.goto(address)

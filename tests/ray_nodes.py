@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from free_ports import free_port
 
 SMALL = ("--num-cpus", "1", "--object-store-memory", "100000000", "--node-ip-address", "127.0.0.1")
 # Ray notices the death of a node within seconds instead of half a minute.
@@ -30,21 +31,34 @@ class Nodes:
 
     def kill_worker(self, title: bytes) -> bool:
         """Kill the worker, of either node, of a task whose title begins so; returns whether there was one."""
-        raylets = [_raylet(self.head.pid), _raylet(self.second.pid)]
-        for child in (child for raylet in raylets for child in _children(raylet)):
-            with suppress(OSError):
-                if Path(f"/proc/{child}/cmdline").read_bytes().startswith(title):
-                    os.kill(child, signal.SIGKILL)
-                    return True
-        return False
+        return _signal_worker([*_workers(self.head, title), *_workers(self.second, title)], signal.SIGKILL)
+
+    def signal_head(self, title: bytes, number: signal.Signals) -> bool:
+        """Send a signal to the worker of a task of the first node in the same way."""
+        return _signal_worker(_workers(self.head, title), number)
 
     def second_runs(self, title: bytes) -> bool:
         """Whether a worker of the second node runs a task whose title begins so."""
-        lines = []
-        for child in _children(_raylet(self.second.pid)):
-            with suppress(OSError):
-                lines.append(Path(f"/proc/{child}/cmdline").read_bytes())
-        return any(line.startswith(title) for line in lines)
+        return _workers(self.second, title) != []
+
+
+def _workers(node: subprocess.Popen[bytes], title: bytes) -> list[int]:
+    """The workers of a node that run tasks whose titles begin so."""
+    found = []
+    for child in _children(_raylet(node.pid)):
+        with suppress(OSError):
+            if Path(f"/proc/{child}/cmdline").read_bytes().startswith(title):
+                found.append(child)
+    return found
+
+
+def _signal_worker(workers: list[int], number: signal.Signals) -> bool:
+    """Send a signal to the first of these workers; returns whether there is one."""
+    for worker in workers:
+        with suppress(ProcessLookupError):
+            os.kill(worker, number)
+            return True
+    return False
 
 
 def _raylet(node: int) -> int:
@@ -73,13 +87,6 @@ def _start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [*command, *arguments], stdout=log, stderr=log, env=environment, start_new_session=True, cwd=folder
         )
-
-
-def free_port() -> int:
-    """Return a port of the loopback address that is free."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @contextmanager

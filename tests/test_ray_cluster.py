@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from free_ports import free_port
 from gcnet import ray_cluster
 from gcnet.errors import UserError
 from gcnet.ray_cluster import Cluster, Share, connected, reason_of
-from ray_nodes import free_port
 
 
 def test_without_an_address_there_is_no_cluster() -> None:

@@ -35,7 +35,7 @@ class DemoServer:
     def get(self, path: str, **options: Any) -> tuple[int, str]:
         request = urllib.request.Request(f"{self.address}{path}", **options)
         try:
-            with _DIRECT.open(request, timeout=60) as answer:
+            with _DIRECT.open(request, timeout=300) as answer:
                 return answer.status, answer.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode(errors="replace")

@@ -35,7 +35,7 @@ def page_of(server: DemoServer, **options: Any) -> Iterator[Page]:
     requests: list[str] = []
     errors: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=SECONDS)
         page = browser.new_context(**options).new_page()
         page.set_default_timeout(SECONDS)
         page.on("request", lambda request: requests.append(request.url))

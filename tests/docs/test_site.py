@@ -22,6 +22,7 @@ from docs.site.pages import ROOT_PAGES
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+MILLISECONDS = 120_000  # to wait for the browser on a busy machine
 PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 800}
 
 
@@ -137,7 +138,7 @@ def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         (pytest.fail if os.environ.get("GCNET_REQUIRE_DATA") else pytest.skip)("needs Chromium")
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=MILLISECONDS)
         yield started
         started.close()
 
@@ -148,6 +149,7 @@ def test_no_page_is_wider_than_the_screen_and_all_requests_are_local(
     viewport: dict[str, int], site: Path, pages: dict[Path, Page], address: str, browser: Any
 ) -> None:
     opened = browser.new_page(viewport=viewport)
+    opened.set_default_timeout(MILLISECONDS)
     hosts, failures = set(), []
     opened.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
     opened.on("pageerror", lambda error: failures.append(str(error)))
@@ -163,8 +165,9 @@ def test_no_page_is_wider_than_the_screen_and_all_requests_are_local(
 @pytest.mark.slow
 def test_search_finds_a_flag_in_pages_opened_as_files(site: Path, browser: Any) -> None:
     opened = browser.new_page(viewport=DESKTOP)
+    opened.set_default_timeout(MILLISECONDS)
     opened.goto((site / "html" / "command-line.html").as_uri())
     opened.keyboard.press("Control+k")
     opened.get_by_role("searchbox").or_(opened.get_by_placeholder("Search")).last.fill("detections-per-image")
-    opened.get_by_text("maximum detections per image").last.wait_for(timeout=20_000)
+    opened.get_by_text("maximum detections per image").last.wait_for()
     opened.close()

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from free_ports import free_port
 from gcnet.training.progress import Silent
 from gcnet.training.settings import TrainSettings, override
 from gcnet.workflows.resume import resume
@@ -118,10 +118,7 @@ def call_as_two(work: Callable[..., None], *arguments: Any) -> list[Any]:
 
 def call_as_many(world: int, work: Callable[..., None], *arguments: Any) -> list[Any]:
     """The same with `world` processes."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    target = fast_start().Process
+    port, target = free_port(), fast_start().Process
     processes = [target(target=call_as_rank, args=(work, arguments, rank, world, port)) for rank in range(world)]
     for process in processes:
         process.start()

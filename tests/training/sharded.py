@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -233,7 +234,13 @@ def die_while_saving(settings: TrainSettings, step: int) -> None:
     digests = sharded_checkpoint._digests
 
     def die(folder: Path, names: Sequence[str], processes: Processes) -> dict[str, str]:
-        return os._exit(9) if folder.name == f"checkpoint-{step}" else digests(folder, names, processes)
+        if folder.name != f"checkpoint-{step}":
+            return digests(folder, names, processes)
+        output = folder.parent
+        output.with_name(f"{output.name} {processes.rank}").touch()
+        while len(list(output.parent.glob(f"{output.name} *"))) < processes.world:
+            time.sleep(0.01)  # a process that still waits for one that has ended would end by the loss of it
+        return os._exit(9)
 
     sharded_checkpoint._digests = die
     run_alone(settings, None)

@@ -66,7 +66,7 @@ def measure_own_limit(kind: int, name: str) -> None:
     status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     most = int(status[name].split()[0]) * 1024 + 300 * MIB
     resource.setrlimit(kind, (most, most))
-    assert 260 * MIB < (free_memory() or 0) <= 270 * MIB
+    assert 260 * MIB < (free_memory() or 0) < 280 * MIB  # 270, were the process not to grow or shrink meanwhile
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from gcnet.training.heartbeat import is_lost_connection, one_line
 from training import faults
 from training.photos import call_as_two, exit_codes, write_photos
 
-PATIENCE = 60
+PATIENCE = 200  # on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +78,12 @@ def test_a_failure_of_one_process_is_reported_once_with_its_rank(kind, rank, cod
 def test_a_killed_or_stopped_process_ends_the_other_with_one_sentence(number, rank, beat, photos, tmp_path):
     processes = call_as_two(faults.train, tmp_path, photos, "", -1, "", beat)
     until = time.monotonic() + PATIENCE
-    while not (tmp_path / "run" / "checkpoint.safetensors").exists() and time.monotonic() < until:
+    while not (tmp_path / "run" / "checkpoint.safetensors").exists():
+        assert time.monotonic() < until
         time.sleep(0.05)
     os.kill(processes[rank].pid, number)
-    began = time.monotonic()
     processes[1 - rank].join(PATIENCE)
-    assert time.monotonic() - began < PATIENCE
+    assert processes[1 - rank].exitcode is not None
     processes[rank].kill()
     codes, lines = outcome(processes, tmp_path)
     assert codes[1 - rank] == 4

@@ -24,7 +24,7 @@ from training.photos import (
     write_photos,
 )
 
-PATIENCE = 120
+PATIENCE = 240
 
 
 @pytest.fixture(scope="module")
@@ -74,42 +74,45 @@ def test_a_signal_to_one_process_stops_both_and_they_resume_to_the_same_bits(pho
     assert unbroken == resumed
 
 
-def wait_for_saves(checkpoint, count):
-    """Wait until a checkpoint has been saved that many times more."""
+def wait_for_saves(process, checkpoint, count):
+    """Wait until a checkpoint has been saved that many times more, or the process has ended."""
     until = time.monotonic() + PATIENCE
     for _ in range(count):
         before = checkpoint.stat().st_ino if checkpoint.exists() else None
-        while not checkpoint.exists() or checkpoint.stat().st_ino == before:
+        while process.is_alive() and (not checkpoint.exists() or checkpoint.stat().st_ino == before):
             assert time.monotonic() < until
             time.sleep(0.002)
 
 
 @pytest.mark.slow
-def test_a_training_killed_ten_times_at_random_moments_ends_with_the_same_bits(photos, tmp_path):
+def test_a_training_killed_again_and_again_at_random_moments_ends_with_the_same_bits(photos, tmp_path):
     changes = {"model": "cifar_resnet20", "block": "gc", "epochs": 8.0, "save_every_steps": 1, "grad_accumulation": 2}
     unbroken = fast_start().Process(
         target=run_alone, args=(settings_for(photos, tmp_path / "unbroken", **changes), None)
     )
     unbroken.start()
     assert exit_codes([unbroken], PATIENCE) == [0]
-    dice = random.Random(4)
+    row = RunFolder(tmp_path / "unbroken").rows()[-1]
+    dice, seconds_per_step = random.Random(4), row["seconds"] / row["step"]
     settings = settings_for(photos, tmp_path / "run", **changes)
     checkpoint = tmp_path / "run" / "checkpoint.safetensors"
     steps = []
     for saves in dice.sample([0, 0, 0, 1, 1, 1, 2, 2, 3, 3], 10):
         part = fast_start().Process(target=run_alone, args=(settings, None))
         part.start()
-        wait_for_saves(checkpoint, saves)
-        part.join(dice.uniform(0.0, 0.2))
-        assert part.exitcode is None, "the run ended before it could be killed ten times"
+        wait_for_saves(part, checkpoint, saves)
+        part.join(dice.uniform(0.0, 1.5) * seconds_per_step)
+        if part.exitcode is not None:  # on a busy machine, this process may wait for longer
+            break
         part.kill()
         part.join()
         steps.append(load_tensors(checkpoint)[1]["state"]["trainer"]["step"] if checkpoint.exists() else 0)
     assert steps == sorted(steps)
-    assert len(set(steps)) > 3, f"killed too early to show anything: after steps {steps}"
-    last = fast_start().Process(target=run_alone, args=(settings, None))
-    last.start()
-    assert exit_codes([last], PATIENCE) == [0]
+    assert len(set(steps)) > 3, f"killed too early or too seldom to show anything: after steps {steps}"
+    if part.exitcode == -signal.SIGKILL:
+        part = fast_start().Process(target=run_alone, args=(settings, None))
+        part.start()
+    assert exit_codes([part], PATIENCE) == [0]
     for name in ("last", "best"):
         assert (
             getattr(RunFolder(tmp_path / "run"), name).read_bytes()

@@ -22,7 +22,7 @@ from gcnet.training.sharded_network import shard, sharded_units, without_weights
 from training import sharded
 from training.photos import call_as_many, call_as_two, exit_codes, run_alone, settings_for, write_photos
 
-PATIENCE = 120
+PATIENCE = 240
 
 
 def by_many(world, folder, work, *arguments):

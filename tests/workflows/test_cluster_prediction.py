@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -69,8 +70,18 @@ def test_a_cluster_writes_the_same_records_as_one_process(
         gcnet.predict(tmp_path / "photos", output=tmp_path / "b.jsonl", cluster=nodes.address, **arguments)
 
 
+def linked_photos(folder: Path, count: int) -> Path:
+    """A folder of links to one photo that takes a while to decode; returns the folder."""
+    folder.mkdir()
+    pixels = np.random.default_rng(3).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "000.jpg")
+    for index in range(1, count):
+        os.link(folder / "000.jpg", folder / f"{index:03}.jpg")
+    return folder
+
+
 def test_a_batch_whose_process_dies_every_time_ends_the_prediction(nodes: Nodes, tmp_path: Path) -> None:
-    Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
+    photos = linked_photos(tmp_path / "photos", 1000)  # one batch, which takes longer than to find its process
     model, output, ended, kills = tmp_path / "classifier.safetensors", tmp_path / "a.jsonl", threading.Event(), []
     save_model(create_model("gc_scenes_resnet"), model, preprocessing={"image_size": 32})
 
@@ -83,7 +94,7 @@ def test_a_batch_whose_process_dies_every_time_ends_the_prediction(nodes: Nodes,
     killing.start()
     try:
         with pytest.raises(UserError, match="cannot predict, or its process .*ended 4 times: "):
-            gcnet.predict(tmp_path / "0.png", model=model, device="cpu", output=output, cluster=nodes.address)
+            gcnet.predict(photos, model=model, batch_size=1000, device="cpu", output=output, cluster=nodes.address)
     finally:
         ended.set()
         killing.join()
@@ -92,24 +103,22 @@ def test_a_batch_whose_process_dies_every_time_ends_the_prediction(nodes: Nodes,
 
 
 def test_images_of_a_node_that_dies_are_predicted_by_another(nodes: Nodes, tmp_path: Path) -> None:
-    photos, model, output = tmp_path / "photos", tmp_path / "classifier.safetensors", tmp_path / "cluster.jsonl"
-    photos.mkdir()
-    pixels = np.random.default_rng(3).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
-    for index in range(160):
-        os.link(tmp_path / "photo.jpg", photos / f"{index:03}.jpg")
+    photos, model, output = linked_photos(tmp_path / "photos", 80), tmp_path / "a.safetensors", tmp_path / "a.jsonl"
     torch.manual_seed(0)
     save_model(create_model("gc_scenes_resnet"), model, preprocessing={"image_size": 32})
     alive = []
 
     def kill() -> None:
-        deadline = time.monotonic() + 200
-        while not nodes.second_runs(PREDICTING):
-            if time.monotonic() > deadline:
-                return
+        """Kill the second node while it predicts; meanwhile the first one, which starts earlier, is stopped."""
+        deadline, stopped = time.monotonic() + 200, False
+        while not (found := nodes.second_runs(PREDICTING)) and time.monotonic() < deadline:
+            stopped = stopped or nodes.signal_head(PREDICTING, signal.SIGSTOP)
             time.sleep(0.02)
-        alive.append(sum(node["Alive"] for node in ray.nodes()))
-        nodes.kill_second()
+        if found:
+            alive.append(sum(node["Alive"] for node in ray.nodes()))
+            nodes.kill_second()
+        if stopped:
+            nodes.signal_head(PREDICTING, signal.SIGCONT)
 
     killing = threading.Thread(target=kill)
     killing.start()
@@ -117,9 +126,9 @@ def test_images_of_a_node_that_dies_are_predicted_by_another(nodes: Nodes, tmp_p
     written = gcnet.predict(photos, output=output, cluster=nodes.address, **arguments)
     killing.join()
     assert alive == [2]
-    assert written == PredictionFile(output, images=160, skipped=0)
+    assert written == PredictionFile(output, images=80, skipped=0)
     gcnet.predict([photos / "000.jpg", photos / "001.jpg"], output=tmp_path / "alone.jsonl", **arguments)
     expected = json.loads((tmp_path / "alone.jsonl").read_text().splitlines()[0])["classes"]
     records = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [record["path"] for record in records] == [str(photos / f"{index:03}.jpg") for index in range(160)]
+    assert [record["path"] for record in records] == [str(photos / f"{index:03}.jpg") for index in range(80)]
     assert all(record["classes"] == expected for record in records)
