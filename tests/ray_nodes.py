@@ -13,8 +13,14 @@ from pathlib import Path
 from free_ports import free_port
 
 SMALL = ("--num-cpus", "1", "--object-store-memory", "100000000", "--node-ip-address", "127.0.0.1")
-# Ray notices the death of a node within seconds instead of half a minute.
-QUICK = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
+# Ray notices the death of a node within seconds instead of half a minute. Its workers have the priority of other
+# processes, beside which they would wait for minutes on a busy machine, and the memory of these ends no task.
+QUICK = {
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_worker_niceness": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
+}
 
 
 @dataclass

@@ -14,7 +14,7 @@ if __name__ == "__main__":
     def die_in_the_sixth(trainer: Trainer, *arguments: Any) -> Any:
         global calls
         calls += 1
-        if calls == 6:  # after the fifth, which all processes have made together, rank 0 has saved the fourth
+        if calls == 6:  # rank 0, which has made the fifth step together with this process, has saved the fourth
             os.kill(os.getpid(), signal.SIGKILL)
         return train_step(trainer, *arguments)
 

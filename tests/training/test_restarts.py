@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -136,7 +137,7 @@ def test_a_job_with_a_killed_process_continues_its_run_to_the_same_bits(torchrun
     killed = torchrun(*elastic, "--rdzv-endpoint", f"127.0.0.1:{free_port()}", extra=kind, module="training.dying")
     assert killed.wait(PATIENCE) == 0, logs(tmp_path)
     (folder,) = (tmp_path / "runs").iterdir()
-    assert "resuming at step 4 of" in logs(tmp_path)
+    assert re.search("resuming at step [45] of", logs(tmp_path))
     assert RunFolder(folder).last.read_bytes() == RunFolder(tmp_path / "unbroken").last.read_bytes()
 
 
