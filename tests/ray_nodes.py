@@ -118,7 +118,7 @@ def two_nodes(folder: Path) -> Iterator[Nodes]:
             process.wait()
 
 
-def _wait_for(log: Path, process: subprocess.Popen[bytes], *, seconds: float = 120) -> None:
+def _wait_for(log: Path, process: subprocess.Popen[bytes], *, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while b"Ray runtime started" not in log.read_bytes():
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()

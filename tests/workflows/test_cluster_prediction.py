@@ -25,7 +25,7 @@ from ray_nodes import Nodes, two_nodes
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(500),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # its own, of its defaults
 ]
 
@@ -110,7 +110,7 @@ def test_images_of_a_node_that_dies_are_predicted_by_another(nodes: Nodes, tmp_p
 
     def kill() -> None:
         """Kill the second node while it predicts; meanwhile the first one, which starts earlier, is stopped."""
-        deadline, stopped = time.monotonic() + 200, False
+        deadline, stopped = time.monotonic() + 400, False
         while not (found := nodes.second_runs(PREDICTING)) and time.monotonic() < deadline:
             stopped = stopped or nodes.signal_head(PREDICTING, signal.SIGSTOP)
             time.sleep(0.02)
