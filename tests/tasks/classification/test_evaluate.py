@@ -238,7 +238,7 @@ def test_two_processes_under_torchrun_count_every_image_once_and_print_once(
     command += ["-m", "gcnet", "evaluate", "--model", str(model_file), "--data", str(val), "--batch-size", "4"]
     command += ["--device", "cpu", "--output", str(tmp_path / "both")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("images   15 evaluated, 1 skipped") == 1
     alone, both = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("alone", "both"))
