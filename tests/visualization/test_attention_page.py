@@ -49,7 +49,7 @@ document.getElementById("content").textContent = scripts[0];
 globalThis.location = { hash: process.argv[2] };
 globalThis.Image = class { set src(_) { setTimeout(() => this.onload(), 0); } };
 new Function(scripts[1])();
-setTimeout(() => {
+process.once("beforeExit", () => {  // when all pictures are loaded
   const seen = [];
   const note = () => seen.push({
     place: made.place.textContent, answer: made.answer.textContent,
@@ -65,7 +65,7 @@ setTimeout(() => {
   send(made.mean, "click", {}); note();
   if (made.thumbs) { send(made.thumbs.children[1], "click", {}); note(); }
   console.log(JSON.stringify(seen));
-}, 50);
+});
 """
 
 
