@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from changed_indexes import changed_indexes
 from gcnet.data.coco import annotation_file
+from gcnet.data.coco.annotated_images import CocoImages
 from gcnet.data.coco.annotation_file import AnnotationFile, ReadOptions, open_annotation_file
 from gcnet.data.coco.index import AnnotationIndex
 from gcnet.data.coco.inspection import inspect, load_unrepaired
 from gcnet.data.coco.open import open_coco
+from gcnet.data.index_file import map_index, save_index
 from gcnet.data.settings import DataSettings
 from gcnet.errors import Failure, UserError
 
@@ -169,11 +172,74 @@ def test_a_damaged_index_is_made_again(
     assert reads() == 2
 
 
-def test_an_index_that_contradicts_itself_is_made_again(cache: Path, file: Path) -> None:
+def check_right_or_removed(file: Path, path: Path, before: tuple[Any, ...]) -> None:
+    """Opening a file and using all entries gives those of the file, or an error and the next time those of the file."""
+    opened = open_annotation_file(file, REPAIRED)
+    images = CocoImages(opened.index, lambda _: Image.new("RGB", (WIDTH, HEIGHT)))
+    try:
+        for index in range(len(images)):
+            images.read(index), images.objects(index), opened.index.image(index)
+        found = parts(opened), images.names(), opened.index.sizes.tolist(), opened.index.image_ids.tolist()
+        opened.index.raw_ids("images"), opened.index.raw_ids("categories")
+    except Failure as error:
+        assert "was invalid and has been removed: start the command again" in str(error)
+        assert not path.exists()
+        assert parts(open_annotation_file(file, REPAIRED)) == before
+    else:
+        assert found == (before, NAMES, SIZES, [1, 2, 3])
+
+
+ENTRY = content(["b.png"])["annotations"][0]
+IMAGE = content(["b.png"])["images"][0]
+TEXTS = [
+    *(
+        ("annotation", text)
+        for text in ("", "[", "{}", "[[]]", "null", "[]", '"x"', "[" * 9999, json.dumps([ENTRY] * 2))
+    ),
+    *(
+        ("annotation", json.dumps([{**ENTRY, **change}]))
+        for change in (
+            *({"bbox": box} for box in (None, [1, 2, 3], [1, 2, 3, "4"], [1, 2, 3, 1e400], {}, [900, 0, 1, 1])),
+            *(
+                {"segmentation": mask}
+                for mask in ([[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [[0, 0, 1e9, 0, 0, 1]], "x")
+            ),
+            *({"segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}} for counts in ([1, 2], "0" * 9, None)),
+            {"segmentation": {"size": [WIDTH, HEIGHT], "counts": [WIDTH * HEIGHT]}},
+            *({"category_id": identity} for identity in (77, [], None)),
+            *({key: None} for key in ("id", "image_id", "area", "iscrowd", "segmentation")),
+            {"iscrowd": 1},
+        )
+    ),
+    *(("image", json.dumps({**IMAGE, **change})) for change in ({"id": 2}, {"width": 9}, {"file_name": "a.png"})),
+    *(("image", text) for text in ("", "[]", "{}", "nul")),
+    *(("name", text) for text in ("", '"', "1,", '"b.png"', '"a.png",')),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), TEXTS)
+def test_an_index_with_other_entries_is_removed_when_they_are_read(
+    kind: str, text: str, cache: Path, tmp_path: Path
+) -> None:
+    """The checksum and the numbers of entries are right, as if another program had written the index."""
+    file = write_json(tmp_path / "instances_train.json", content(NAMES))
     before = parts(open_annotation_file(file, REPAIRED))
-    for change in changed_indexes(index_of(cache)):
-        opened = open_annotation_file(file, REPAIRED)
-        assert (parts(opened), opened.index.names(), opened.index.sizes.tolist()) == (before, NAMES, SIZES), change
+    path = index_of(cache)
+    stored = map_index(path)
+    assert stored is not None
+    ends, old = stored.arrays[f"{kind}_ends"], stored.arrays[f"{kind}_text"].tobytes()
+    new = {
+        f"{kind}_text": np.frombuffer(text.encode() + old[ends[1] :], dtype=np.uint8),
+        f"{kind}_ends": np.array([0, *(ends[1:] + len(text) - ends[1])], dtype=np.int64),
+    }
+    assert save_index(path, {**stored.arrays, **new}, stored.details)
+    check_right_or_removed(file, path, before)
+
+
+def test_an_index_that_contradicts_itself_is_made_again(cache: Path, file: Path) -> None:
+    before, path = parts(open_annotation_file(file, REPAIRED)), index_of(cache)
+    for _ in changed_indexes(path):
+        check_right_or_removed(file, path, before)
 
 
 @pytest.mark.usefixtures("cache")

@@ -65,7 +65,7 @@ class CocoImages:
 
     def name(self, index: int) -> str:
         """Return the file name of the image at `index`."""
-        return self.index.image(int(self.rows[index]))["file_name"]
+        return self.index.name(int(self.rows[index]))
 
     def image_id(self, index: int) -> int:
         """Return the COCO id of the image at `index`."""

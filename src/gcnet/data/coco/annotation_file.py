@@ -27,7 +27,7 @@ from gcnet.data.coco.inspection import (
     parse_annotations,
     read_coco_text,
 )
-from gcnet.data.coco.issues import Issue
+from gcnet.data.coco.issues import ISSUE_KINDS, Issue
 from gcnet.data.coco.layouts import image_folder
 from gcnet.data.coco.parallel_inspection import PARTS_OF_PROCESS, inspect_in_processes
 from gcnet.data.index_file import Index, index_path, map_index, read_index, save_index
@@ -142,11 +142,17 @@ def _current(index: Index, path: Path, file: Path) -> AnnotationFile | None:
     numbers = opened.unlike, *(opened.counts[part] for part in PARTS), opened.index.boxes_only
     is_valid = (
         all(type(number) is int for number in numbers)
+        and isinstance(details["sha256"], str)
+        and all(map(_is_issue, opened.issues))
         and set(opened.box_format.names) <= BOX_FORMATS.keys()
         and all(isinstance(name, str) for name in opened.listed_names())
         and opened.index.is_consistent()
     )
     return opened if is_valid else None
+
+
+def _is_issue(issue: Issue) -> bool:
+    return issue.kind in ISSUE_KINDS and isinstance(issue.details, str)
 
 
 def _made(path: Path, file: Path, options: ReadOptions) -> AnnotationFile:

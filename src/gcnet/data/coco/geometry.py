@@ -129,6 +129,30 @@ def check_segmentation(segmentation: Any, height: int, width: int, report: Repor
     return _drawn(kept, height, width, report) if kept else None
 
 
+def is_drawable(segmentation: Any, height: int, width: int) -> bool:
+    """Return whether a segmentation needs no repairs: polygons in COCO's form, or run lengths of the size of the image.
+
+    Args:
+        segmentation: Segmentation of an annotation, not empty.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+    """
+    if isinstance(segmentation, list):
+        return all(
+            _are_numbers(polygon)
+            and len(polygon) >= 6
+            and len(polygon) % 2 == 0
+            and _is_finite(polygon)
+            and can_draw(polygon, height, width)
+            for polygon in segmentation
+        )
+    try:
+        mask_box(segmentation, height, width)
+    except ValueError:
+        return False
+    return isinstance(segmentation, dict) and segmentation.get("size") == [height, width]
+
+
 def _check_runs(runs: dict[str, Any], height: int, width: int, report: Report) -> Segmentation | None:
     size, counts = runs.get("size"), runs.get("counts")
     if integers(size) != [height, width]:

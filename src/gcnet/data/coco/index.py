@@ -1,26 +1,32 @@
 """Index of a COCO file: its entries as JSON text in arrays, which processes share, instead of a Python object each."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gcnet.data.coco.categories_and_images import MOST_PIXELS
+from gcnet.data.coco.geometry import is_drawable
 from gcnet.data.coco.values import Entry, Ids
 from gcnet.data.index_file import Index, are_ends, map_index
 from gcnet.errors import Failure, printable
 
 DIMENSIONS: Mapping[str, int] = {
     **dict.fromkeys(("image_ids", "objects", "masked", "positions", "image_ends", "annotation_ends"), 1),
-    **dict.fromkeys(("names", "listed_names", "raw_images", "raw_categories", "image_text", "annotation_text"), 1),
+    **dict.fromkeys(("name_ends", "name_text", "listed_names", "raw_images", "raw_categories"), 1),
+    **dict.fromkeys(("image_text", "annotation_text"), 1),
     "sizes": 2,
 }
 """Number of dimensions of the arrays of an index file."""
 
+_T = TypeVar("_T")
+_HUGE = 1e300
 _PARTS = ("images", "annotations", "categories")
 
 
@@ -32,7 +38,8 @@ class AnnotationIndex:
 
     Args:
         stored: Arrays and details of `annotation_arrays`, in memory or of an index file.
-        path: The index file; data-loader workers that are not forked map it as well.
+        path: The index file, whose entries are checked when they are read, since another program may have written it;
+            data-loader workers that are not forked map it as well.
 
     Attributes:
         stored: The arrays and details.
@@ -76,20 +83,20 @@ class AnnotationIndex:
         return self.stored.details.get("sha256")
 
     def is_consistent(self) -> bool:
-        """Return whether arrays and details of an index file agree; the texts of its entries are not parsed."""
+        """Return whether arrays and details of an index file agree; texts of entries are checked when they are read."""
         arrays, count = self.stored.arrays, len(self)
-        lengths = {"sizes": 0, "objects": 0, "masked": 0, "image_ends": 1, "annotation_ends": 2}
+        lengths = {"sizes": 0, "objects": 0, "masked": 0, "name_ends": 1, "image_ends": 1, "annotation_ends": 2}
         if any(len(arrays[name]) != count + more for name, more in lengths.items()) or self.sizes.shape[1] != 2:
             return False
         names, positions = self.names(), arrays["positions"]
         return bool(
-            all(are_ends(arrays[f"{kind}_ends"], arrays[f"{kind}_text"]) for kind in ("image", "annotation"))
+            all(are_ends(arrays[f"{kind}_ends"], arrays[f"{kind}_text"]) for kind in ("name", "image", "annotation"))
             and ((self.sizes >= 1) & (self.sizes < MOST_PIXELS)).all()
             and (self.sizes.prod(axis=1) < MOST_PIXELS).all()
             and (self.masked >= 0).all()
             and (self.masked <= self.objects).all()
             and self.objects.sum() <= self.count
-            and ((positions >= 0) & (positions < self.count)).all()
+            and np.array_equal(np.sort(positions), np.arange(self.count))
             and len(names) == count
             and all(isinstance(name, str) for name in names)
             and all(type(category["id"]) is int and isinstance(category["name"], str) for category in self.categories)
@@ -97,20 +104,26 @@ class AnnotationIndex:
         )
 
     def image(self, row: int) -> Entry:
-        """Return the entry of the image at `row`."""
-        return json.loads(self._text("image", row))
+        """Return the entry of the image at `row`; raises Failure if the index file is invalid."""
+        return self._checked(lambda: json.loads(self._text("image", row)), lambda image: self._is_image(image, row))
+
+    def name(self, row: int) -> str:
+        """Return the file name of the image at `row`; raises Failure if the index file is invalid."""
+        return self._checked(lambda: json.loads(self._text("name", row)[:-1]), lambda name: isinstance(name, str))
 
     def names(self) -> list[str]:
         """Return the file names of the images."""
-        return json.loads(self.stored.arrays["names"].tobytes())
+        return json.loads(b"[" + self.stored.arrays["name_text"].tobytes()[:-1] + b"]")
 
     def entries(self) -> Sequence[Entry]:
         """Return id, file name, height and width of the images."""
         return _ImageEntries(self)
 
     def annotations(self, row: int) -> list[Entry]:
-        """Return the annotations of the image at `row`, in the order of the file."""
-        return json.loads(self._text("annotation", row))
+        """Return the annotations of the image at `row`, in the order of the file; raises Failure as `image`."""
+        return self._checked(
+            lambda: json.loads(self._text("annotation", row)), lambda entries: self._are_annotations(entries, row)
+        )
 
     def raw_ids(self, part: str) -> Ids | None:
         """Return the integer ids by the ids of the file.
@@ -120,12 +133,18 @@ class AnnotationIndex:
 
         Returns:
             The ids; None for generated annotations.
+
+        Raises:
+            Failure: The index file is invalid.
         """
         text = self.stored.arrays.get(f"raw_{part}")
-        return None if text is None else Ids(json.loads(text.tobytes()))
+        return None if text is None else self._checked(lambda: Ids(json.loads(text.tobytes())))
 
     def content(self) -> dict[str, Any]:
-        """Return the content of the COCO file, a new object for each entry."""
+        """Return the content of the COCO file, a new object for each entry; raises Failure as `image`."""
+        return self._checked(self._content)
+
+    def _content(self) -> dict[str, Any]:
         rows = range(len(self))
         grouped = [entry for row in range(len(self) + 1) for entry in self.annotations(row)]
         annotations: list[Any] = [None] * self.count
@@ -138,6 +157,41 @@ class AnnotationIndex:
         }
         return {key: parts.get(key, value) for key, value in self.stored.details["content"].items()}
 
+    @cached_property
+    def _category_ids(self) -> frozenset[int]:
+        return frozenset(category["id"] for category in self.categories)
+
+    def _is_image(self, image: Any, row: int) -> bool:
+        """Return whether an entry has id, file name and size of the image at `row`."""
+        size = [image["height"], image["width"]]
+        return (
+            image["id"] == self.image_ids[row] and image["file_name"] == self.name(row) and size == [*self.sizes[row]]
+        )
+
+    def _are_annotations(self, entries: Any, row: int) -> bool:
+        """Return whether entries are annotations of the image at `row`, as many as counted."""
+        if row == len(self):
+            return entries == []
+        height, width = self.sizes[row].tolist()
+        image = {"id": int(self.image_ids[row]), "height": height, "width": width}
+        if not all(is_annotation(entry, image, self._category_ids) for entry in entries):
+            return False
+        objects = [entry for entry in entries if not entry["iscrowd"] and lies_within(entry["bbox"], image)]
+        masked = sum(bool(entry.get("segmentation")) for entry in objects)
+        return isinstance(entries, list) and [len(objects), masked] == [self.objects[row], self.masked[row]]
+
+    def _checked(self, read: Callable[[], _T], is_valid: Callable[[_T], bool] = lambda _: True) -> _T:
+        """Return what `read` returns; an invalid index file is removed, so that it is made again."""
+        if self._path is None:
+            return read()
+        with suppress(LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+            value = read()
+            if is_valid(value):
+                return value
+        with suppress(OSError):
+            self._path.unlink()
+        raise Failure(f"the index {printable(self._path)} was invalid and has been removed: start the command again")
+
     def _text(self, kind: str, row: int) -> bytes:
         ends = self.stored.arrays[f"{kind}_ends"]
         return self.stored.arrays[f"{kind}_text"][int(ends[row]) : int(ends[row + 1])].tobytes()
@@ -146,7 +200,7 @@ class AnnotationIndex:
 def _mapped(path: Path, digest: str | None) -> AnnotationIndex:
     """Return the index at `path` of the annotation file with a digest, in another process."""
     stored = map_index(path)
-    if stored is None or stored.details["sha256"] != digest:
+    if stored is None or stored.details.get("sha256") != digest:
         raise Failure(f"{printable(path)} changed while it was used: start the command again")
     return AnnotationIndex(stored, path)
 
@@ -258,7 +312,7 @@ def annotation_arrays(
         "objects": np.bincount(objects, minlength=count)[:-1].astype(np.int32),
         "masked": np.bincount(masked, minlength=count)[:-1].astype(np.int32),
         "positions": positions.astype(np.int32),
-        "names": text_array(json.dumps([image["file_name"] for image in images])),
+        **_texts("name", (json.dumps(image["file_name"]).encode("ascii") + b"," for image in images)),
         **_texts("image", (json.dumps(image).encode("ascii") for image in images)),
         **_texts("annotation", _by_image(annotations.texts, positions, counts)),
     }
@@ -268,6 +322,26 @@ def annotation_arrays(
         "boxes_only": int(np.count_nonzero(~annotations.has_mask)),
     }
     return arrays, details
+
+
+def is_annotation(entry: Any, image: Entry, categories: Collection[int]) -> bool:
+    """Return whether an entry is an annotation without issues.
+
+    Args:
+        entry: The entry.
+        image: Entry of its image, with id, height and width.
+        categories: Ids of the categories.
+    """
+    box, area, segmentation = entry["bbox"], entry["area"], entry.get("segmentation")
+    return (
+        entry["image_id"] == image["id"]
+        and entry["category_id"] in categories
+        and type(entry["id"]) is int
+        and entry["iscrowd"] in (0, 1)
+        and len(box) == 4
+        and all(abs(number) < _HUGE for number in (*box, area))
+        and (not segmentation or is_drawable(segmentation, image["height"], image["width"]))
+    )
 
 
 def lies_within(box: Sequence[float], image: Entry) -> bool:
