@@ -270,7 +270,7 @@ def _advice(skipped: Mapping[str, int], example: str) -> str:
     if skipped.keys() >= {NO_IMAGE, NO_LABEL}:  # which a note explains
         return ""
     if LINKS in skipped:
-        return "; write the files themselves, by `tar --hard-dereference --dereference` without `--sparse`"
+        return "; write the files themselves: tar with links followed, and not sparse"
     if NO_LABEL in skipped:
         return "; unpack tar files of class folders, or of one class each as those of ImageNet, to a folder per class"
     if example.lower().endswith(".tar"):
