@@ -76,6 +76,7 @@ def s3_server() -> Generator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
+        patch.setattr("gcnet.remote_files._LONGEST_ATTEMPT", 100)  # seconds, which a busy machine may take
         urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")).close()
         os.truncate(log, 0)
         forget_file_systems()
