@@ -333,7 +333,7 @@ def test_warnings_of_pillow_are_not_shown_and_other_filters_stay(tmp_path: Path)
         "assert warnings.filters == before and any(entry[0] == 'error' for entry in before)\n"
     )
     command = [sys.executable, "-W", "error", "-c", program, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -166,7 +166,7 @@ def test_every_click_shows_the_row_of_its_query(tmp_path: Path) -> None:
     page, _ = render(images)
     (tmp_path / "page.html").write_text(page)
     done = subprocess.run(
-        ["node", "-e", BROWSER, str(tmp_path / "page.html"), "#0.1,0.6"], capture_output=True, text=True, timeout=60
+        ["node", "-e", BROWSER, str(tmp_path / "page.html"), "#0.1,0.6"], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     start, corner, left, tile, mean, second = json.loads(done.stdout)
