@@ -2,17 +2,20 @@
 
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 
+import gcnet
 from free_ports import free_port
 from gcnet import ray_cluster
 from gcnet.errors import UserError
-from gcnet.ray_cluster import Cluster, Share, connected, reason_of
+from gcnet.ray_cluster import Cluster, Share, check_versions, connected, reason_of
 
 
 def test_without_an_address_there_is_no_cluster() -> None:
@@ -116,3 +119,22 @@ def test_a_cluster_of_another_version_is_described_and_sigterm_keeps_its_handler
     with pytest.raises(UserError, match=r"cannot connect .*started with: Ray: 2\.9\.0 Python: 3\.9\.1$"):
         connected("127.0.0.1:1").__enter__()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_node_of_another_version_is_named_with_both_versions() -> None:
+    own = {"gcnet": "1.2.0", "torch": "2.9.0"}
+    check_versions(own, [])
+    check_versions(own, [("a", dict(own))])
+    with pytest.raises(UserError, match=r"need gcnet 1\.2\.0, the version of this command; found none on b$"):
+        check_versions(own, [("a", own), ("b", {"gcnet": "none", "torch": "none"})])
+    with pytest.raises(UserError, match=r"need torch 2\.9\.0, the version of this command; found 2\.8\.1 on b$"):
+        check_versions(own, [("b", own | {"torch": "2.8.1"})])
+
+
+def test_versions_are_read_on_a_node_without_gcnet() -> None:
+    pickling = pytest.importorskip("ray.cloudpickle")
+    sent = pickling.dumps(ray_cluster._version_reader())
+    program = f"import pickle, sys; sys.modules['gcnet'] = None; print(pickle.loads({sent!r})())"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == f"{ray_cluster._version_reader()() | {'gcnet': 'none'}}\n"
+    assert ray_cluster._version_reader()() == {"gcnet": gcnet.__version__, "torch": torch.__version__.partition("+")[0]}

@@ -1,12 +1,14 @@
 """Connection to an existing Ray cluster; this package never starts one."""
 
+import importlib.metadata
+import importlib.util
 import os
 import re
 import signal
 import socket
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ RETRIES = 3
 """How often a task is repeated whose node or process dies."""
 _ADDRESS = re.compile(r"(?:ray://)?([\w.-]+|\[[\da-fA-F:]+\]):(\d{1,5})")
 _SECONDS = 10.0
+_VERSION_SECONDS = 60.0  # for the answer of a node, which first starts a process
 # The first bytes of an HTTP/2 connection (RFC 9113): both sides send a frame SETTINGS, whose fourth byte is its type.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -117,7 +120,8 @@ def connected(address: str | None) -> Generator[Cluster | None]:
         The nodes of the cluster, None for no address.
 
     Raises:
-        UserError: Ray is not installed, or no cluster answers at the address.
+        UserError: Ray is not installed, no cluster answers at the address, or a node has another version of gcnet or
+            PyTorch.
     """
     if address is None:
         yield None
@@ -132,11 +136,63 @@ def connected(address: str | None) -> Generator[Cluster | None]:
     if is_own:
         _connect(ray, address)
     try:
-        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        resources = [node["Resources"] for node in nodes]
+        check_versions(_version_reader()(), _versions_of([node for node in nodes if node["Resources"].get("CPU")]))
         yield Cluster(tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in resources))
     finally:
         if is_own:
             ray.shutdown()
+
+
+def _version_reader() -> Callable[[], dict[str, str]]:
+    """A function that returns the versions of gcnet and PyTorch, "none" for one that is not installed.
+
+    Ray sends a lambda as a whole, so that it also runs where gcnet is missing or of another version. PyTorch's version
+    is without the kind of its build, such as +cpu.
+    """
+    find, load, distributions = importlib.util.find_spec, importlib.import_module, importlib.metadata.distributions
+    return lambda: {
+        "gcnet": load("gcnet.version").__version__ if find("gcnet") else "none",
+        "torch": next((found.version for found in distributions(name="torch")), "none").partition("+")[0],
+    }
+
+
+def _versions_of(nodes: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, str]]]:
+    """Host name and versions of nodes of `ray.nodes()`, without those that do not answer."""
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(_version_reader())
+    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    answers = [task.options(scheduling_strategy=place).remote() for place in places]
+    if answers:
+        ray.wait(answers, num_returns=len(answers), timeout=_VERSION_SECONDS)
+    found = []
+    for node, answer in zip(nodes, answers, strict=True):
+        with suppress(RayError):  # also of a node that has died meanwhile
+            found.append((node["NodeManagerHostname"], ray.get(answer, timeout=0)))
+    return found
+
+
+def check_versions(own: Mapping[str, str], found: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+    """Check that all nodes have the versions of this process: others give other results, or fail later.
+
+    Args:
+        own: version by package of this process.
+        found: host name of each node, and its versions, "none" of a missing package.
+
+    Raises:
+        UserError: a node has another version.
+    """
+    for host, versions in found:
+        for package, version in own.items():
+            if versions[package] != version:
+                raise UserError(
+                    f"all nodes of the Ray cluster need {package} {version}, the version of this command; found "
+                    f"{printable(versions[package])} on {printable(host)}"
+                )
 
 
 def _connect(ray: Any, address: str) -> None:

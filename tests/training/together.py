@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from gcnet.errors import UserError
 from gcnet.models.model_file import read_model_file
 from gcnet.remote_files import RemoteError
 from gcnet.tasks.registry import open_task
-from gcnet.training.distributed import Processes, describe_names, processes_joined
+from gcnet.tensor_files import load_tensors
+from gcnet.training.checksums import describe_names
+from gcnet.training.distributed import Processes, processes_joined
+from gcnet.training.progress import Silent
 from gcnet.training.run_folder import RunFolder
 from gcnet.training.settings import TrainSettings, override
-from training.photos import run
+from gcnet.workflows.resume import resume
+from training.photos import run, small_network
 from training.toy import ToyTask, bits, tiny_network, toy_trainer
 
 CPU = torch.device("cpu")
@@ -259,3 +264,23 @@ def evaluate_with_model_on_one_machine(model: str, folder: Path) -> None:
         gcnet.evaluate(model if rank == 0 else f"{model}-gone", data="scenes", limit=4, device="cpu")
     except UserError as error:
         write(folder, Processes(rank, 2), [type(error).__name__, str(error)])
+
+
+def call_with_own(folder: Path, work: Callable[..., Any], arguments: list[dict[str, Any]]) -> None:
+    """What each process raises by a call with arguments of its own, as on machines with other files."""
+    rank = int(os.environ["RANK"])
+    torch.set_num_threads(1)
+    try:
+        work(**arguments[rank], device="cpu")
+    except UserError as error:
+        write(folder, Processes(rank, 2), [str(error), error.common])
+
+
+def resume_on_own_machine(folder: Path, url: str, environment: dict[str, str]) -> None:
+    """Resume a run at a URL, each process with a cache of its own."""
+    rank = os.environ["RANK"]
+    os.environ |= environment | {"GCNET_CACHE": str(folder / f"cache-{rank}")}
+    torch.set_num_threads(1)
+    result = resume(url, build_model=small_network, reporter=Silent())
+    steps = load_tensors(result.folder / "checkpoint.safetensors")[1]["state"]["trainer"]["step"]
+    write(folder, Processes(int(rank), 2), [result.steps, steps])

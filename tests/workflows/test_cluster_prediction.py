@@ -64,6 +64,10 @@ def test_a_cluster_writes_the_same_records_as_one_process(
     with pytest.raises(UserError, match="the network's outputs must be finite numbers"):
         gcnet.predict(tmp_path / "photos", output=tmp_path / "b.jsonl", cluster=nodes.address, **arguments)
     assert not (tmp_path / "b.jsonl").exists()
+    # Nodes of another version than that of the command are refused.
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"need gcnet 99\.0, .*; found "):
+        patch.setattr("gcnet.version.__version__", "99.0")
+        gcnet.predict(tmp_path / "photos", output=tmp_path / "b.jsonl", cluster=nodes.address, **arguments)
     # A node without the current folder names it.
     monkeypatch.setattr(cluster_prediction.Path, "cwd", lambda: tmp_path / "gone")
     with pytest.raises(UserError, match="the nodes of the Ray cluster must share the images, .*gone: No such file"):

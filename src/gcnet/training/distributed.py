@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from hashlib import sha256
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -165,19 +164,6 @@ class Processes:
 
 ALONE = Processes()
 """A single process."""
-
-
-def describe_names(names: Iterable[str]) -> str:
-    """Return the number and a checksum of the names of images, for `Processes.require_same`.
-
-    Args:
-        names: in their order.
-    """
-    digest, number = sha256(), 0
-    for name in names:
-        digest.update(f"{name}\0".encode(errors="surrogatepass"))
-        number += 1
-    return f"{number:,} images (checksum of their names {digest.hexdigest()[:8]})"
 
 
 def in_turns(shares: Sequence[Sequence[Any]]) -> list[Any]:

@@ -9,6 +9,7 @@ from gcnet.devices import choose_device, is_first_process
 from gcnet.tasks.registry import refuse_settings_of_other_tasks
 from gcnet.tasks.settings import AnalyzeSettings
 from gcnet.tasks.trained import TaskModel, open_trained
+from gcnet.training.checksums import describe_weights
 from gcnet.training.distributed import processes_joined
 from gcnet.workflows.attention_maps import AttentionMaps, draw_attention_maps
 from gcnet.workflows.attention_statistics import AttentionStatistics, measure_attention
@@ -33,6 +34,7 @@ def run_analysis(settings: AnalyzeSettings) -> AttentionMaps | AttentionStatisti
         return draw_attention_maps(_opened(settings, device), settings)
     with processes_joined(device) as processes:  # from here on, an error that all processes have is reported once
         loaded = _opened(settings, device)
+        processes.require_same(lambda: describe_weights(loaded.trained.model))
         if processes.world > 1 and processes.first:
             _logger.info("%d processes share the images", processes.world)
         return measure_attention(loaded, settings, processes)

@@ -9,6 +9,7 @@ from gcnet.tasks.registry import refuse_settings_of_other_tasks, task_of_results
 from gcnet.tasks.results import EvaluationResult
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.tasks.trained import describe_loaded, open_trained
+from gcnet.training.checksums import describe_weights
 from gcnet.training.distributed import processes_joined
 
 _logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def run_evaluation(settings: EvaluateSettings) -> EvaluationResult:
         loaded = open_trained(
             settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
         )
+        processes.require_same(lambda: describe_weights(loaded.trained.model))
         refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
         place_network(loaded.trained.model, device)
         if processes.first:

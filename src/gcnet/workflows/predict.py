@@ -19,7 +19,8 @@ from gcnet.tasks.results import PredictionResult
 from gcnet.tasks.settings import PredictSettings
 from gcnet.tasks.trained import TaskModel, describe_loaded, open_trained
 from gcnet.text_files import csv_bytes
-from gcnet.training.distributed import Processes, describe_names, processes_joined
+from gcnet.training.checksums import describe_names, describe_weights
+from gcnet.training.distributed import Processes, processes_joined
 from gcnet.workflows.cluster_prediction import predicted_by_cluster
 from gcnet.workflows.prediction_records import (
     PredictionFile,
@@ -53,6 +54,7 @@ def run_prediction(settings: PredictSettings) -> PredictionResult | PredictionFi
         loaded = open_trained(
             settings.model, settings.weights, image_size=settings.preprocessing.image_size, download=settings.download
         )
+        processes.require_same(lambda: describe_weights(loaded.trained.model))
         refuse_settings_of_other_tasks(settings, loaded.task, f"{settings.model} is a {loaded.task.noun}")
         place_network(loaded.trained.model, device)
         for line in describe_loaded(loaded, settings) if processes.first else ():

@@ -13,7 +13,7 @@ from gcnet.models.registry import is_detector
 from gcnet.renamed import FORMAT_VERSION, changed_names, is_old
 from gcnet.training.checkpoint import load_state
 from gcnet.training.data_record import compare_data, record_data
-from gcnet.training.distributed import processes_joined
+from gcnet.training.distributed import Processes, processes_joined
 from gcnet.training.progress import Reporter
 from gcnet.training.remote_run import remote_run
 from gcnet.training.run_folder import RunFolder, open_folder, write_json
@@ -56,7 +56,8 @@ def resume(
     chosen = settings.applied(stored)
     _require_data(chosen.data)
     with processes_joined(choose_device(chosen.machine.device)) as processes, only_writer(folder, processes):
-        state = load_state(folder.checkpoint) if os.path.lexists(folder.checkpoint) else None
+        chosen, config = processes.from_first((chosen, config))  # another machine may have older copies
+        state = _load_checkpoint(folder, processes)
         with assembled(chosen, build_model, resumed=state is not None) as (trainer, task):
             _check_length(trainer, state)
             chosen = replace(chosen, recipe=chosen.recipe.with_steps(task.steps_per_epoch))
@@ -68,6 +69,29 @@ def resume(
                     version = {"format_version": FORMAT_VERSION}
                     write_json(folder.config, config | version | {"settings": chosen.to_dict()})
             return drive(trainer, folder, chosen, reporter, state=state, resumed=True, notes=notes)
+
+
+def _load_checkpoint(folder: RunFolder, processes: Processes) -> dict[str, Any] | None:
+    """The state of the checkpoint, None if there is none; the same in all processes.
+
+    Of a run at a URL, the local folder of the first process may have later steps than were published, which other
+    machines get now.
+    """
+
+    def load() -> dict[str, Any] | None:
+        return load_state(folder.checkpoint) if os.path.lexists(folder.checkpoint) else None
+
+    def describe() -> str:
+        return f"a checkpoint of step {state['trainer']['step']:,}" if state else "no checkpoint"
+
+    state = load()
+    if folder.remote is not None and len(set(processes.gather(describe()))) > 1:
+        processes.by_first(folder.publish)
+        if not processes.first:
+            folder.remote.fetch()
+        state = load()
+    processes.require_same(describe)
+    return state
 
 
 def _renamed_settings(config: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """A training run: data, network and trainer, the one writer of its folder, and its steps up to the result."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +25,11 @@ from gcnet.training.task import TrainingTask
 from gcnet.training.trainer import Trainer
 
 BuildModel = Callable[[int], nn.Module]
+
+# Of the machine of a process: its paths, whose contents must be the same, and its resources.
+_OF_MACHINE = frozenset(
+    ("data", "val", "images", "download", "download_dir", "weights", "backbone_weights", "output", "device", "workers")
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,29 @@ def _without_files(settings: TrainSettings) -> TrainSettings:
     return replace(settings, network=replace(network, weights=None), detector=replace(detector, backbone_weights=None))
 
 
+def _require_same_settings(settings: TrainSettings, processes: Processes) -> None:
+    """Check that all processes have the same settings, which a mistake in the command of one machine changes."""
+    found = processes.gather(dict(_common(settings.to_dict())) if processes.world > 1 else {})
+    for rank, own in enumerate(found[1:], start=1):
+        for name, value in found[0].items():
+            if own[name] != value:
+                first, other = (
+                    f"no `{name}`" if given is None else f"`{name}={printable(str(given))}`"
+                    for given in (value, own[name])
+                )
+                raise UserError(
+                    f"all processes need the same settings; rank 0 has {first}, and rank {rank} {other}"
+                ).in_all_processes()
+
+
+def _common(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _common(value)
+        elif name not in _OF_MACHINE:
+            yield name, value
+
+
 @contextmanager
 def assembled(
     settings: TrainSettings, build_model: BuildModel | None, *, resumed: bool = False
@@ -110,13 +138,14 @@ def assembled(
         The trainer, ready for the first step, and its task.
 
     Raises:
-        UserError: a network is to be sharded over one process.
+        UserError: a network is to be sharded over one process, or settings or data differ between processes.
     """
     device = choose_device(settings.machine.device)
     settings = replace(settings, machine=settings.machine.resolved(device))
     with processes_joined(device) as processes, explained_compile_errors(), ExitStack() as stack:
         if settings.machine.shard_model and processes.world == 1:
             raise UserError("`shard_model` needs two or more processes, started by torchrun; found one")
+        _require_same_settings(settings, processes)
         task = open_task(settings, processes)
         processes.require_same(
             lambda: (

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import overload
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Integer, UInt8, UInt64
 
 
 class FileNames(Sequence[str]):
@@ -28,6 +28,10 @@ class FileNames(Sequence[str]):
         packer = NamePacker()
         packer.extend(names)
         return packer.names()
+
+    def arrays(self) -> tuple[UInt8[np.ndarray, " bytes"], UInt64[np.ndarray, " n"]]:
+        """Return the text and the ends of the names; equal for the same names."""
+        return self.text, self.ends.astype(np.uint64)
 
     def __len__(self) -> int:
         return len(self.ends)

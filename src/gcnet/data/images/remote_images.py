@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int32, Int64, Integer
 
 from gcnet.data.decode import EncodedImage
 from gcnet.data.images.file_names import FileNames
@@ -42,6 +42,9 @@ class RemoteImages(StoredImages):
 
     def name(self, index: int) -> str:
         return self.names[index]
+
+    def identity(self) -> list[Integer[np.ndarray, " n"]]:
+        return [*self.names.arrays(), self._sizes, self._labels]
 
     def file(self, index: int) -> None:  # noqa: ARG002 (no file on this machine)
         return None

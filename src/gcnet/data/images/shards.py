@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Integer
 
 from gcnet.data.decode import EncodedImage, ImageError
 from gcnet.data.images.folders import label_classes
@@ -44,6 +44,10 @@ class ShardImages(StoredImages):
     def name(self, index: int) -> str:
         name = self.index.names[index]
         return f"{os.path.basename(self.index.shard(index))}/{name}" if self.index.repeats_names else name
+
+    def identity(self) -> list[Integer[np.ndarray, " n"]]:
+        index = self.index
+        return [*index.names.arrays(), index.ends, index.offsets, index.sizes, self._labels]
 
     def file(self, index: int) -> None:  # noqa: ARG002 (a member of a shard is no file of its own)
         return None

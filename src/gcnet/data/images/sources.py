@@ -65,6 +65,10 @@ class ImageSource(ABC):
         """Return the size in bytes of the image file at `index`, or None without a file."""
         return size_on_disk(self.file(index))
 
+    def identity(self) -> list[Integer[np.ndarray, " n"]]:
+        """Return arrays that differ between images of other names, labels or places in shards."""
+        return [*FileNames.packed(map(self.name, range(len(self)))).arrays(), self.all_labels()]
+
     def prefetch(self, indices: Sequence[int]) -> None:  # noqa: B027 (files on disk need nothing)
         """Request the files of the images at `indices`, which are read next, at the same time if they are remote."""
 
@@ -145,6 +149,9 @@ class FileImages(StoredImages):
     def file(self, index: int) -> Path:
         return self.root / self.names[index]
 
+    def identity(self) -> list[Integer[np.ndarray, " n"]]:
+        return [*self.names.arrays(), self._labels]
+
     def file_images(self) -> "FileImages":
         return self
 
@@ -178,6 +185,9 @@ class SubsetImages(ImageSource):
 
     def all_labels(self) -> Int32[np.ndarray, " images"]:
         return self.source.all_labels()[self.indices]
+
+    def identity(self) -> list[Integer[np.ndarray, " n"]]:
+        return [*self.source.identity(), self.indices]
 
     def file(self, index: int) -> Path | None:
         return self.source.file(int(self.indices[index]))
@@ -225,6 +235,9 @@ class CachedImages(ImageSource):
 
     def all_labels(self) -> Int32[np.ndarray, " images"]:
         return self.source.all_labels()
+
+    def identity(self) -> list[Integer[np.ndarray, " n"]]:
+        return self.source.identity()
 
     def file(self, index: int) -> Path | None:
         return self.source.file(index)

@@ -25,6 +25,7 @@ from gcnet.tasks.classification.trained import TrainedClassifier, find_preproces
 from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import AttentionReader, MeasuredImages
 from gcnet.tasks.settings import AnalyzeSettings
+from gcnet.training.checksums import describe_labeled
 from gcnet.training.distributed import Processes
 from gcnet.visualization.attention_maps import ImageMaps, layer_maps
 
@@ -110,6 +111,7 @@ class LabeledImages(MeasuredImages):
         source, preprocessing = open_evaluation(given, settings.seed, preprocessing=network.preprocessing)
         for note in source.notes if processes.first else ():
             _logger.warning(note)
+        processes.require_same(lambda: describe_labeled(source))
         samples = ClassificationDataset(source, build_eval_transform(preprocessing))
         self.batch_size = size = settings.batch_size or _BATCH_SIZE
         sampler = EvaluationSampler(len(source), batch_size=size, rank=processes.rank, world=processes.world)

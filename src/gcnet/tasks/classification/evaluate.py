@@ -31,7 +31,8 @@ from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import EvaluationResult, assumed_order_note
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.text_files import csv_bytes, json_bytes
-from gcnet.training.distributed import Processes, describe_names
+from gcnet.training.checksums import describe_labeled
+from gcnet.training.distributed import Processes
 from gcnet.visualization.plots import plot_confusion
 from gcnet.visualization.style import figure_caption
 
@@ -173,7 +174,7 @@ def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Process
             _logger.warning(note)
         _logger.info("data: %s: %s images, %d classes", settings.data, f"{len(source):,}", len(source.classes))
         _logger.info("preprocessing: %s", preprocessing)
-    processes.require_same(lambda: describe_names(map(source.name, range(len(source)))))
+    processes.require_same(lambda: describe_labeled(source))
     size = _batch_size(network, len(source), preprocessing, settings, processes)
     metrics = measure(network, source, preprocessing, settings, processes, batch_size=size)
     machine = inference_record(network.model, settings) | {"batch_size": size}

@@ -30,6 +30,7 @@ from gcnet.models.registry import list_detectors, split_name
 from gcnet.tasks.classification.metrics import MOST_CLASSES_IN_MATRIX, ClassificationResult, evaluate_classifier
 from gcnet.tasks.classification.preprocessing import own_preprocessing
 from gcnet.training.checks import refuse_changed
+from gcnet.training.checksums import describe_labeled
 from gcnet.training.distributed import Processes
 from gcnet.training.settings import TrainSettings
 from gcnet.training.task import Evaluation, TrainingTask, first_validation_sample, micro_batches, unless_stopped
@@ -317,7 +318,7 @@ def open_classification(settings: TrainSettings, processes: Processes) -> Classi
         The training task.
 
     Raises:
-        UserError: the data do not exist or do not fit the recipe.
+        UserError: the data do not exist, do not fit the recipe, or differ between the processes.
     """
     names = [field.name for field in fields(settings.detector)]
     refuse_changed(settings.detector, names, "detectors", f"{settings.network.model} is a classifier")
@@ -335,6 +336,7 @@ def open_classification(settings: TrainSettings, processes: Processes) -> Classi
                 check_text_file(settings.data.data)
             raise _for_detectors(settings) from error
         raise
+    processes.require_same(lambda: describe_labeled(splits.train, splits.val))
     return ClassificationTraining(splits, settings, processes)
 
 

@@ -24,6 +24,7 @@ from gcnet.tasks.detection.trained import TrainedDetector
 from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import AttentionReader, MeasuredImages
 from gcnet.tasks.settings import AnalyzeSettings
+from gcnet.training.checksums import describe_annotated
 from gcnet.training.distributed import Processes
 from gcnet.visualization.attention_maps import ImageMaps, layer_maps
 from gcnet.visualization.gates import ALL_IMAGES
@@ -103,6 +104,7 @@ class AnnotatedImages(MeasuredImages):
         part = open_validation(settings.data_settings(), settings.seed)
         for note in part.reports() if processes.first else ():
             _logger.warning(note)
+        processes.require_same(lambda: describe_annotated(part.images))
         self._images, self._transform, self.model = part.images, detector.transform, detector.backbone
         self._padding: Padding | None = None
         self.classes, self.labels = (ALL_IMAGES,), [0]

@@ -43,7 +43,8 @@ from gcnet.tasks.loaded import LoadedModel
 from gcnet.tasks.results import EvaluationResult, assumed_order_note
 from gcnet.tasks.settings import EvaluateSettings
 from gcnet.text_files import csv_bytes, json_bytes
-from gcnet.training.distributed import Processes, describe_names
+from gcnet.training.checksums import describe_annotated
+from gcnet.training.distributed import Processes
 from gcnet.visualization.style import figure_caption
 
 _BATCH_SIZE = 1
@@ -201,7 +202,7 @@ def evaluate(loaded: LoadedModel, settings: EvaluateSettings, processes: Process
             _logger.warning(assumed_order_note(settings.weights or settings.model, "labels", images.classes))
         counts = f"{len(images):,} images, {len(images.classes):,} classes of objects"
         _logger.info("data: %s: %s, %s", settings.data, counts, describe_resizing(detector.model))
-    processes.require_same(lambda: describe_names(map(images.name, range(len(images)))))
+    processes.require_same(lambda: describe_annotated(images))
     size = _batch_size(detector, len(images), settings, processes)
     metrics = _measure(detector, images, settings, processes, size)
     machine = inference_record(detector.model, settings) | {"batch_size": size}

@@ -32,6 +32,7 @@ from gcnet.tasks.detection.initial_weights import stored_conventions
 from gcnet.tasks.detection.metrics import DetectorResult, evaluate_detector, metric_key
 from gcnet.tasks.detection.network import SHORT_SIDE
 from gcnet.training.checks import refuse_changed
+from gcnet.training.checksums import describe_annotated
 from gcnet.training.distributed import Processes
 from gcnet.training.recipe import DETECTOR_PRESET
 from gcnet.training.settings import TrainSettings
@@ -278,9 +279,11 @@ def open_detection(settings: TrainSettings, processes: Processes) -> DetectionTr
         The training task.
 
     Raises:
-        UserError: the data do not exist or do not fit the recipe.
+        UserError: the data do not exist, do not fit the recipe, or differ between the processes.
     """
-    return DetectionTraining(*open_coco(settings.data, split_seed=settings.machine.seed), settings, processes)
+    train, val = open_coco(settings.data, split_seed=settings.machine.seed)
+    processes.require_same(lambda: describe_annotated(train.images, val.images))
+    return DetectionTraining(train, val, settings, processes)
 
 
 def _require_masks(part: CocoSplit, model: str) -> None:
