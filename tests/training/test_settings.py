@@ -218,10 +218,18 @@ def test_the_learning_rate_of_a_preset_is_scaled_with_the_batch() -> None:
         ({}, 25, 2, 24),
         ({"grad_accumulation": 4}, 27, 2, 24),
         ({}, 128, 1, None),
+        ({}, 1000, 2, None),
+        ({}, 1000, 3, 126),
+        ({"preset": "mmdet-1x"}, 1000, 3, 15),
         ({"batch_size": 64}, 24, 1, 64),
     ],
 )
-def test_only_a_default_batch_shrinks_to_the_number_of_images(
+def test_only_a_default_batch_shrinks_to_the_number_of_images_and_to_equal_shares(
     given: dict[str, int], images: int, processes: int, expected: int | None
 ) -> None:
     assert RecipeSettings(**given).with_batch_size_for(images, processes).batch_size == expected  # type: ignore[arg-type]
+
+
+def test_fewer_images_than_processes_are_refused() -> None:
+    with pytest.raises(UserError, match="an image or more for each of 3 processes x 1 micro-batches, found 2 training"):
+        RecipeSettings().with_batch_size_for(2, 3)

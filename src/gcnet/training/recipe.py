@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gcnet.arguments import advanced, check_choices
+from gcnet.errors import UserError
 from gcnet.renamed import OLD_VALUES
 from gcnet.training.checks import check
 
@@ -200,19 +201,26 @@ class RecipeSettings:
         return f"{preset.lr[self.optimizer]:g} for {preset.batch_size} images, scaled to {self.images_per_step}"
 
     def with_batch_size_for(self, images: int, processes: int) -> "RecipeSettings":
-        """Reduce the default batch size to the number of training images; a given batch size stays.
+        """Reduce the default batch size to the number of training images, and to equal shares; a given one stays.
 
         Args:
             images: number of training images.
-            processes: each takes an equal share of the batch.
+            processes: each takes an equal share of the batch, in equal micro-batches.
 
         Returns:
             The recipe.
+
+        Raises:
+            UserError: there are fewer images than shares.
         """
-        parts = processes * self.grad_accumulation
-        if isinstance(self.batch_size, int) or self.images_per_step <= images or images < parts:
+        if isinstance(self.batch_size, int):
             return self
-        return replace(self, batch_size=images - images % parts)
+        parts, size = processes * self.grad_accumulation, min(self.images_per_step, images)
+        if size < parts:
+            shares = f"{processes} processes x {self.grad_accumulation} micro-batches"
+            raise UserError(f"a step needs an image or more for each of {shares}, found {images} training images")
+        size -= size % parts
+        return self if size == self.images_per_step else replace(self, batch_size=size)
 
     def length(self, steps_per_epoch: int) -> int:
         """Return the number of optimizer steps, at least 1, for `steps_per_epoch`."""

@@ -143,7 +143,10 @@ class ClassificationTraining(TrainingTask[Batch, Prepared]):
         balanced = "balanced" in (recipe.class_weights, recipe.sampling)
         notes = [*self.splits.notes, *class_notes(train, val, balanced=balanced), *shared_notes(train, val)]
         if self._reduced:
-            notes.append(f"the default batch size is reduced to {recipe.batch_size} for {len(train):,} training images")
+            shares = f" in {self.processes.world} processes" if self.processes.world > 1 else ""
+            notes.append(
+                f"the default batch size is reduced to {recipe.batch_size} for {len(train):,} training images{shares}"
+            )
         return [f"preprocessing: {self.splits.preprocessing}", *notes]
 
     @property

@@ -120,8 +120,9 @@ class DetectionTraining(TrainingTask[DetectionBatch, DetectionBatch]):
         if self.settings.detector.conventions is None and (conventions := stored_conventions(self.settings)):
             notes.append(f"conventions {conventions}, those of {self.settings.network.weights}")
         if self._reduced:
-            size = self.settings.recipe.batch_size
-            notes.append(f"the default batch size is reduced to {size} for {len(self.train):,} training images")
+            size, world = self.settings.recipe.batch_size, self.processes.world
+            shares = f" in {world} processes" if world > 1 else ""
+            notes.append(f"the default batch size is reduced to {size} for {len(self.train):,} training images{shares}")
         return notes
 
     def batches(self, first_step: int, device: torch.device) -> Iterator[DetectionBatch]:
