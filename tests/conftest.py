@@ -40,6 +40,8 @@ LONGEST = (
 os.environ.setdefault("PYTEST_TIMEOUT", "600")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# PyTorch reads it once in a process, at the first matrix product on a GPU, which no deterministic test may come after.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 torch.set_num_threads(1)
 
 if "beartype" not in MISSING:

@@ -10,6 +10,7 @@ from gcnet import devices
 from gcnet.devices import (
     AUTOCAST,
     autocast_dtype,
+    choose_device,
     choose_memory_format,
     choose_precision,
     describe_kernels,
@@ -72,17 +73,23 @@ def test_resolved_settings_name_precision_and_memory_format(has_bf16: bool) -> N
 
 
 @pytest.mark.parametrize("before", [None, ":16:8"])
-def test_the_workspace_of_cublas_is_set_during_a_deterministic_run_only(
+def test_the_workspace_of_cublas_is_set_before_the_first_use_of_a_gpu(
     before: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    if before:
-        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
-    with gpu_kernels(CPU, deterministic=True):
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (before or ":4096:8")
-        assert torch.are_deterministic_algorithms_enabled()
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before or "")
+    if before is None:
+        del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    seen: list[str | None] = []
+    for name, stand_in in {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "set_device": lambda _: seen.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG")),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    assert choose_device("cpu") == CPU
     assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == before
-    assert not torch.are_deterministic_algorithms_enabled()
+    assert choose_device("auto") == GPU
+    assert seen == [before or ":4096:8"]
 
 
 def test_cudnn_times_its_algorithms_for_fixed_sizes_of_runs_that_need_not_be_deterministic() -> None:

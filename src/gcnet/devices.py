@@ -1,6 +1,7 @@
 """Devices: the choice of a device, the precision and memory format on it, and PyTorch's settings of GPU kernels."""
 
 import os
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,6 @@ from gcnet.errors import UserError
 AUTO = "auto"
 AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Half-precision dtype of autocast by the name of the precision; None for none."""
-
-_CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def is_first_process() -> bool:
@@ -29,6 +28,9 @@ def in_several_processes() -> bool:
 
 def choose_device(name: str | torch.device) -> torch.device:
     """Return the device `name`: "auto", "cpu", "cuda", "cuda:N" or a `torch.device`; under torchrun a GPU per process.
+
+    A GPU becomes the current one, and CUBLAS_WORKSPACE_CONFIG, if it is not set, :4096:8, so that later runs of the
+    process can be deterministic.
 
     Raises:
         UserError: an unknown name, a missing GPU, or one GPU for several processes.
@@ -51,6 +53,8 @@ def choose_device(name: str | torch.device) -> torch.device:
         )
     if not available:
         raise UserError(f"`device={name}`: PyTorch finds no CUDA GPU here; use `device=cpu` or auto")
+    # Deterministic runs need it. PyTorch reads it once in a process, at the first matrix product on a GPU.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = torch.device("cuda", _gpu_index(name, device))
     torch.cuda.set_device(device)
     return device
@@ -158,7 +162,8 @@ def gpu_kernels(
 
     Args:
         device: of the run. On the CPU only `deterministic` has an effect.
-        deterministic: use deterministic kernels; operations without them raise RuntimeError.
+        deterministic: use deterministic kernels; operations without them raise RuntimeError, and so do matrix products
+            in a process that made one on a GPU before CUBLAS_WORKSPACE_CONFIG was set (`choose_device`).
         tf32: whether float32 matrix products and convolutions use TF32; None keeps PyTorch's settings, which are TF32
             for convolutions only.
         fixed_sizes: whether all batches have one size, so that cuDNN may time its algorithms once and keep the fastest
@@ -169,24 +174,22 @@ def gpu_kernels(
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before, benchmark = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark
-    tf32_before = None if tf32 is None else (cudnn.allow_tf32, matmul.allow_tf32)
-    adds_workspace = deterministic and _CUBLAS_WORKSPACE not in os.environ
+    tf32_before = None
     try:
         torch.use_deterministic_algorithms(deterministic or before)
-        if adds_workspace:
-            os.environ[_CUBLAS_WORKSPACE] = ":4096:8"  # cuBLAS has no deterministic mode without it
         if device.type == "cuda":
             cudnn.benchmark = fixed_sizes and not (deterministic or before)
         if tf32 is not None:
-            cudnn.allow_tf32 = matmul.allow_tf32 = tf32
+            with warnings.catch_warnings(action="ignore", category=UserWarning):
+                # PyTorch 2.11 recommends newer settings, but its torch.compile reads these.
+                tf32_before = cudnn.allow_tf32, matmul.allow_tf32
+                cudnn.allow_tf32 = matmul.allow_tf32 = tf32
         yield
     finally:
         torch.use_deterministic_algorithms(before)
         cudnn.benchmark = benchmark
         if tf32_before is not None:
             cudnn.allow_tf32, matmul.allow_tf32 = tf32_before
-        if adds_workspace:
-            os.environ.pop(_CUBLAS_WORKSPACE, None)
 
 
 def describe_kernels(device: torch.device) -> dict[str, Any]:
