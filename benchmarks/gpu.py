@@ -35,6 +35,7 @@ from benchmarks.gpu_norm import norm_cases
 from benchmarks.gpu_pooling import DTYPES, STAGES, pooling_cases, shape_of_map, table_of_bytes
 from benchmarks.gpu_verdicts import verdicts
 from benchmarks.turns import Limits, Measured, measure_in_turn
+from gcnet.devices import describe_kernels
 from gcnet.errors import UserError
 from gcnet.ops.triton_check import has_triton
 
@@ -182,7 +183,7 @@ def circumstances(device: torch.device) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version() or "",
         "torch": torch.__version__,
         "triton": triton_version() if has_triton() else "",
-        "tf32": torch.backends.cudnn.allow_tf32 if gpu else "",
+        "tf32": describe_kernels(device)["tf32_convolutions"] if gpu else "",
     }
 
 

@@ -232,6 +232,10 @@ def test_a_step_exchanges_numbers_of_images_and_then_losses_and_votes_together(t
     assert by_two(together.count_exchanges, tmp_path, tmp_path) == [[2, 2]] * 2
 
 
+def test_gradients_of_other_strides_are_no_warning_to_the_user(tmp_path):
+    assert by_two(together.train_pointwise, tmp_path, tmp_path) == [[], []]
+
+
 def test_processes_exchange_the_buffers_of_other_modules(tmp_path):
     one, other = by_two(together.train_with_own_buffers, tmp_path, tmp_path)
     assert one == other

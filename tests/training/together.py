@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,23 @@ def count_exchanges(folder: Path) -> None:
         trainer.train_step(next(batches), lambda: [0.0])
         dist.all_reduce = exchange
         write(folder, processes, exchanges)
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution by a matrix, whose gradient has other strides than a weight in channels-last format."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.flatten(1), self.bias)
+
+
+def train_pointwise(folder: Path) -> None:
+    """The warnings of a step."""
+    torch.set_num_threads(1)
+    with warnings.catch_warnings(record=True) as issued, processes_joined(CPU) as processes:
+        task = ToyTask(processes=processes)
+        trainer = toy_trainer(task, Pointwise(3, 1, 1).to(memory_format=torch.channels_last))
+        trainer.train_step(next(task.batches(0, CPU)))
+        write(folder, processes, [str(warning.message) for warning in issued])
 
 
 class Counting(nn.Module):

@@ -1,6 +1,7 @@
 """One optimizer step of any task: micro-batches, precision, processes; non-finite losses stop the run."""
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -334,6 +335,8 @@ class Trainer:
         if self.sharded:
             self._shares_buffers = changes_buffers
             return self._losses
+        # Gradients of 1x1 convolutions, of which strides of several values mean one memory format.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         buffers: dict[str, Any] = {_SYNC_BUFFERS: changes_buffers}
         return DistributedDataParallel(self._losses, gradient_as_bucket_view=True, **buffers)
 
