@@ -56,6 +56,7 @@ class WorkerWatch(Dataset[Item]):
         for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
+        threading.Thread(target=_end_with_the_parent, daemon=True).start()
         if hasattr(signal, "sigwaitinfo"):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             threading.Thread(target=_end_on_the_parents_sigterm, daemon=True).start()
@@ -114,6 +115,14 @@ def _end_on_the_parents_sigterm() -> None:
     while parent is None or signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         pass
     os._exit(0)
+
+
+def _end_with_the_parent() -> None:
+    """End a worker whose parent process was killed; PyTorch misses it where a fork server has started the worker."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def describe_shared_memory() -> str:
