@@ -155,8 +155,13 @@ def test_control_characters_never_reach_the_terminal(
         (StorageError("the disk is full"), 1, "the disk is full"),
         (PermissionError(13, "Permission denied", "runs"), 1, "runs: Permission denied"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            RuntimeError("operator torchvision::nms does not exist"),
+            1,
+            "torchvision cannot load its operators: it needs another version of torch, or memory is missing",
+        ),
     ],
-    ids=["usage", "storage", "file", "interrupt"],
+    ids=["usage", "storage", "file", "interrupt", "torchvision"],
 )
 def test_an_error_of_a_command_is_one_sentence_and_an_exit_code(
     error: BaseException, code: int, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -1,5 +1,6 @@
 """`batch_size=auto` of evaluations and predictions: the largest that fits, with the results of that number."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,39 @@ def test_missing_memory_names_the_size_by_trial(folder: Path, monkeypatch: pytes
     sentence = r"\(`batch_size=2`\); use a smaller `batch_size`, or `batch_size=auto`, which tries what fits$"
     with pytest.raises(OutOfMemory, match=sentence):
         gcnet.evaluate(folder / "classifier.safetensors", data="scenes", limit=4, batch_size=2, device="cpu")
+
+
+@pytest.mark.parametrize("model", ["classifier", "detector"])
+def test_a_prediction_that_needs_more_than_its_trial_goes_on_with_smaller_batches(
+    model: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {"model": folder / f"{model}.safetensors", "device": "cpu"}
+    expected = gcnet.predict(folder / "val", batch_size=1, **arguments).to_dict()
+    monkeypatch.setattr("gcnet.tasks.batch_size.largest_that_fits", lambda sizes, *_: sizes[0])
+    kind, name = ("classification", "class_scores") if model == "classifier" else ("detection", "detect")
+    place = f"gcnet.tasks.{kind}.predict.{name}"
+    function = class_scores if model == "classifier" else inference.detect
+    monkeypatch.setattr(place, limited(function, lambda _, images: len(images), most=1))
+    records = tmp_path / "records.jsonl"
+    sentence = "batches of {} images need more memory than their trial: now of {}"
+    with pytest.warns(UserWarning, match="than their trial") as warned:
+        found = gcnet.predict(folder / "val", batch_size="auto", **arguments).to_dict()
+    assert found == expected
+    assert [str(entry.message) for entry in warned] == [sentence.format(7, 3), sentence.format(3, 1)]
+    with pytest.warns(UserWarning, match="than their trial"):
+        gcnet.predict(folder / "val", batch_size="auto", output=records, **arguments)
+    names = [json.loads(line)["path"] for line in records.read_text().splitlines()]
+    assert names == sorted(map(str, (folder / "val").iterdir()))
+    monkeypatch.setattr(place, limited(function, lambda _, images: len(images), most=0))
+    with pytest.raises(OutOfMemory, match="`batch_size=1`"), pytest.warns(UserWarning, match="trial"):
+        gcnet.predict(folder / "val", batch_size="auto", **arguments)
+
+
+def test_an_evaluation_that_needs_more_than_its_trial_names_a_number(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gcnet.tasks.batch_size.largest_that_fits", lambda sizes, *_: sizes[0])
+    without = limited(class_scores, lambda _, images: len(images), most=1)
+    monkeypatch.setattr("gcnet.tasks.classification.metrics.class_scores", without)
+    with pytest.raises(OutOfMemory, match=r"\(`batch_size=4`\); use `batch_size=2`$"):
+        gcnet.evaluate(folder / "classifier.safetensors", data="scenes", limit=4, batch_size="auto", device="cpu")

@@ -118,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _report_interrupt() if interrupted_by() else _report_error(error, arguments)
     if is_process:
         # An interrupt that left exec(), which dataclasses call, makes `python -m` end by SIGINT; another undoes it.
-        exec("")
+        with suppress(MemoryError):
+            exec("")
         end_interrupts()
     failure = _output_failure()
     return code if failure is None or code != EXIT_OK else _report_output(failure)
@@ -158,6 +159,9 @@ def _report_error(error: Exception, arguments: Sequence[str]) -> int:
         return _report(missing + (f"; less is needed with other {flags}" if flags else ""), EXIT_FAILURE)
     if isinstance(error, OSError):
         return _report_os_error(error)
+    if isinstance(error, RuntimeError) and "operator torchvision::" in str(error):  # torchvision drops the reason
+        sentence = "torchvision cannot load its operators: it needs another version of torch, or memory is missing"
+        return _report(sentence, EXIT_FAILURE)
     raise error
 
 

@@ -18,9 +18,13 @@ BatchSize = int | Literal["auto"] | None
 _logger = logging.getLogger(__name__)
 
 
+class FoundBatchSize(int):
+    """A batch size that was found by trial."""
+
+
 def find_batch_size(
     run: Callable[[int], object], *, most: int, images: int, device: torch.device, processes: Processes
-) -> int:
+) -> FoundBatchSize:
     """Find the largest batch size that fits into memory, and log it: the largest allowed, or half of it, and so on.
 
     Args:
@@ -45,14 +49,15 @@ def find_batch_size(
         where = " in each process" if processes.world > 1 else ""
         tried = f"; {sizes[sizes.index(size) - 1]} do not fit into memory" if size < sizes[0] else ""
         _logger.info("batch size: %d image%s%s, by trial%s", size, "s" * (size != 1), where, tried)
-    return size
+    return FoundBatchSize(size)
 
 
-def advice_for(batch_size: int, given: BatchSize) -> str | None:
-    """Return the advice of an error of missing memory; None for the usual one, of a single image and after a trial.
+def advice_for(batch_size: int) -> str | None:
+    """Return the advice of an error of missing memory; None for the usual one, of a single image.
 
     Args:
         batch_size: images per forward pass.
-        given: batch size of the settings.
     """
-    return AUTO_ADVICE if batch_size > 1 and given != "auto" else None
+    if isinstance(batch_size, FoundBatchSize) and batch_size > 1:
+        return f"use `batch_size={batch_size // 2}`"
+    return AUTO_ADVICE if batch_size > 1 else None

@@ -1,5 +1,7 @@
 """The interface of predictors: trained networks that are called with images."""
 
+import gc
+import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -22,10 +24,10 @@ from gcnet.data.decode import FULL_DEPTH, ImageError
 from gcnet.data.images.image_input import ImageInput, StoredFile
 from gcnet.data.images.inputs import Images, image_inputs
 from gcnet.devices import autocast_dtype
-from gcnet.errors import UserError, explained_out_of_memory
+from gcnet.errors import OutOfMemory, UserError, explained_out_of_memory
 from gcnet.insertion.followed_copy import FollowedCopy, has_foreign_hooks
 from gcnet.remote_files import is_remote
-from gcnet.tasks.batch_size import BatchSize, advice_for, find_batch_size
+from gcnet.tasks.batch_size import BatchSize, FoundBatchSize, advice_for, find_batch_size
 from gcnet.tasks.results import PredictionResult
 from gcnet.tasks.settings import PredictSettings
 from gcnet.training.distributed import ALONE, Processes, in_turns
@@ -128,27 +130,51 @@ class Predictor(ABC):
             size = self.default_batch_size if batch_size is None else batch_size
             if size < 1:
                 raise UserError(f"`batch_size` must be at least 1, found {size}")
-        advice = advice_for(size, batch_size)
         turns = range(size * processes.rank, len(inputs), size * processes.world)
         own = [item for start in turns for item in inputs[start : start + size]]
-        done: list[tuple[list[Any], list[Skipped]]] = []
-        with torch.no_grad(), explained_out_of_memory(size, advice=advice), explained_compile_errors():
-            opened = self._opened(own)
+        outcomes: list[Any] = []
+        with torch.no_grad(), explained_compile_errors():
+            fitting = size
+            while len(outcomes) < len(own):
+                try:
+                    for batch in self._batches(own[len(outcomes) :], fitting, options, show):
+                        outcomes += batch
+                        progress(len(batch))
+                except OutOfMemory:
+                    if fitting == 1 or not isinstance(fitting, FoundBatchSize):
+                        raise
+                    fitting = self._smaller(fitting)
+        batches = in_turns(processes.gather([outcomes[start : start + size] for start in range(0, len(own), size)]))
+        whole = [outcome for batch in batches for outcome in batch]
+        return self._result(
+            tuple(outcome for outcome in whole if not isinstance(outcome, Skipped)),
+            tuple(outcome for outcome in whole if isinstance(outcome, Skipped)),
+        )
+
+    def _batches(
+        self, inputs: Sequence[ImageInput], size: int, options: Any, show: Callable[[Any, Any], None]
+    ) -> Generator[list[Any]]:
+        """Yield the prediction or `Skipped` of each image of a batch, batch by batch."""
+        opened = self._opened(inputs)
+        with explained_out_of_memory(size, advice=advice_for(size)):
             while batch := list(islice(opened, size)):
                 readable = [(item, image) for item, image in batch if not isinstance(image, Skipped)]
-                unreadable = [image for _, image in batch if isinstance(image, Skipped)]
                 predictions = self._predict(readable, options) if readable else []
                 for (_, image), prediction in zip(readable, predictions, strict=True):
                     show(image, prediction)
-                done.append((predictions, unreadable))
-                progress(len(batch))
-        batches = in_turns(processes.gather(done))
-        return self._result(
-            tuple(prediction for predictions, _ in batches for prediction in predictions),
-            tuple(skipped for _, unreadable in batches for skipped in unreadable),
-        )
+                remaining = iter(predictions)
+                yield [image if isinstance(image, Skipped) else next(remaining) for _, image in batch]
 
-    def find_batch_size(self, call: Callable[..., object], *, images: int, processes: Processes = ALONE) -> int:
+    @staticmethod
+    def _smaller(size: int) -> FoundBatchSize:
+        """Half a batch size: the trial does not count the threads that open images, nor what else uses memory."""
+        warnings.warn(f"batches of {size} images need more memory than their trial: now of {size // 2}", stacklevel=4)
+        gc.collect()  # the error, which had references to tensors, is gone
+        return FoundBatchSize(size // 2)
+
+    def find_batch_size(
+        self, call: Callable[..., object], *, images: int, processes: Processes = ALONE
+    ) -> FoundBatchSize:
         """Find the largest batch size that fits into memory, and log it.
 
         Args:

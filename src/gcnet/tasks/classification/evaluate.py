@@ -233,7 +233,7 @@ def measure(
     )
     share = sum(len(keys) for keys in sampler)
     with (
-        explained_out_of_memory(batch_size, advice=advice_for(batch_size, settings.batch_size)),
+        explained_out_of_memory(batch_size, advice=advice_for(batch_size)),
         progress_bar("images", share, shown=processes.first) as progress,
     ):
         return evaluate_classifier(

@@ -306,7 +306,7 @@ def _measure(
     samples = DetectionDataset(images, with_objects=False)
     batches = build_detection_loader(samples, order, workers, pin_memory=device.type == "cuda")
     with (
-        explained_out_of_memory(size, advice=advice_for(size, settings.batch_size)),
+        explained_out_of_memory(size, advice=advice_for(size)),
         progress_bar("images", sum(len(keys) for keys in order), shown=processes.first) as progress,
     ):
         return evaluate_detector(
