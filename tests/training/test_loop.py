@@ -191,7 +191,7 @@ def test_a_hangup_that_is_ignored_stays_ignored(fresh):
 def test_a_run_whose_launcher_has_gone_saves_and_stops(fresh, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     folder = fresh()
-    stopped = run(folder, at=(12, lambda: monkeypatch.setattr(os, "getppid", lambda: 1)))
+    stopped = run(folder, at=(12, lambda: monkeypatch.setattr(os, "getppid", lambda: -1)))
     assert (stopped.stopped, stopped.trainer.step) == (signal.SIGTERM, 12)
     monkeypatch.undo()
     assert run(folder).trainer.step == 50
