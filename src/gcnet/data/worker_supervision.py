@@ -56,10 +56,10 @@ class WorkerWatch(Dataset[Item]):
         for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
-        threading.Thread(target=_end_with_the_parent, daemon=True).start()
         if hasattr(signal, "sigwaitinfo"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before any thread starts: it inherits the mask
             threading.Thread(target=_end_on_the_parents_sigterm, daemon=True).start()
+        threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
     def describe(self, pids: Sequence[int] | None = None) -> str:
         """Describe the images that workers are reading.
