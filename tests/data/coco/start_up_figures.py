@@ -5,7 +5,6 @@ import multiprocessing
 import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import faster_coco_eval.core.mask  # noqa: F401
@@ -15,16 +14,7 @@ from gcnet.data.coco.loading import DetectionDataset, aspect_groups, build_detec
 from gcnet.data.coco.open import open_coco
 from gcnet.data.sampler import EpochSampler
 from gcnet.data.settings import DataSettings
-
-
-def private_memory(process: int | str = "self") -> int:
-    """Private memory (USS) of a process in bytes: pages that it shares with no other process.
-
-    Unchanged pages of files do not count: 300 MB of libraries become private when the last other process ends that has
-    loaded PyTorch.
-    """
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
+from private_memory import private_memory
 
 
 def cpu_seconds() -> float:

@@ -12,12 +12,13 @@ import pytest
 from .stand_in import write_stand_in
 
 SCRIPT = Path(__file__).with_name("start_up_figures.py")
+TESTS = SCRIPT.parents[2]
 CORES = 2
 
 
 def measured(data: Path, cache: Path) -> dict[str, Any]:
     """The figures of the script in a process of its own."""
-    environment = os.environ | {"GCNET_CACHE": str(cache)}
+    environment = os.environ | {"GCNET_CACHE": str(cache), "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
     process = subprocess.run(
         [sys.executable, SCRIPT, data], env=environment, stdout=subprocess.PIPE, check=True, timeout=3000
     )

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 _MOST_LINKS = 60_000  # to a file; ext4 allows 65,000
+TESTS = str(Path(__file__).parents[2])
 SOURCES = str(Path(__file__).parents[3] / "src")
 
 
@@ -41,12 +42,6 @@ def link_images(root: Path, classes: int, train_images: int, val_images: int) ->
     return root / "data"
 
 
-def private_bytes() -> int:
-    """Return the private memory of this process in bytes, as `private_memory` of the start of COCO."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
-
-
 def open_as_training(data: str) -> dict[str, float]:
     """Open data up to the first batch.
 
@@ -63,6 +58,7 @@ def open_as_training(data: str) -> dict[str, float]:
     from gcnet.tasks.classification.training import open_classification
     from gcnet.training.distributed import Processes
     from gcnet.training.settings import TrainSettings
+    from private_memory import private_memory
 
     settings = TrainSettings()
     recipe = replace(settings.recipe, batch_size=8, epochs=1)
@@ -77,10 +73,10 @@ def open_as_training(data: str) -> dict[str, float]:
         "images": images,
         "wall": time.perf_counter() - wall,
         "cpu": time.process_time() - cpu,
-        "bytes": private_bytes(),
+        "bytes": private_memory(),
     }
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, SOURCES)
+    sys.path[:0] = [SOURCES, TESTS]
     print(json.dumps(open_as_training(sys.argv[1])))
