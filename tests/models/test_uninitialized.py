@@ -22,3 +22,11 @@ def test_initialization_by_constants_and_results_of_random_functions_stay() -> N
         norm, noise = torch.nn.BatchNorm2d(3), torch.rand(1000)
     assert torch.equal(norm.weight, torch.ones(3))
     assert 0.3 < float(noise.mean()) < 0.7
+
+
+@pytest.mark.parametrize(("low", "high"), [(-2.0, 2.0), (0.1, 5.0)])
+def test_a_truncated_distribution_is_within_its_range_whatever_was_in_memory(low: float, high: float) -> None:
+    weight = torch.full((1000,), 7.0)
+    with Uninitialized():
+        torch.nn.init.trunc_normal_(weight, a=low, b=high)
+    assert low <= float(weight.min()) <= float(weight.max()) <= high
