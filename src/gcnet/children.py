@@ -1,5 +1,6 @@
 """Child processes: their signals, their end with the parent, and whether they import its script."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -49,6 +50,23 @@ def without_main_module() -> Generator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def collector_frozen() -> Generator[None]:
+    """Fork children whose garbage collector leaves the objects of this process alone.
+
+    A child does not have the threads for which a destructor, such as that of a session of onnxruntime, would wait
+    forever. Pages of these objects also stay shared.
+    """
+    is_own = gc.get_freeze_count() == 0
+    if is_own:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if is_own:
+            gc.unfreeze()
 
 
 def available_cores() -> int:

@@ -1,5 +1,6 @@
-"""Data-loader workers of a process that is killed."""
+"""Data-loader workers and their parent process."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -8,6 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from gcnet.data.dataset import ClassificationDataset
+from gcnet.data.images.folders import FolderImages
+from gcnet.data.loader import build_loader
+from gcnet.data.sampler import EvaluationSampler
+from gcnet.data.settings import Preprocessing
+from gcnet.data.transforms import build_eval_transform
 
 _PROGRAM = """
 import multiprocessing, time
@@ -49,3 +58,39 @@ def test_workers_of_a_fork_server_end_where_their_process_is_killed(tmp_path: Pa
         with suppress(ProcessLookupError):
             os.kill(pid, 9)
     assert not left
+
+
+class Garbage:
+    """An object in a reference cycle, whose end is written to a file, with the process."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.itself = file, self
+
+    def __del__(self) -> None:
+        with self.file.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not fork workers")
+def test_workers_do_not_collect_garbage_of_their_parent(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "images" / name / "0.png")
+
+    class Collecting(FolderImages):
+        def read(self, index: int) -> Image.Image:
+            gc.collect()
+            return super().read(index)
+
+    ended = tmp_path / "ended"
+    images = ClassificationDataset(Collecting(tmp_path / "images"), build_eval_transform(Preprocessing(9)))
+    gc.disable()
+    try:
+        Garbage(ended)
+        (batch,) = build_loader(images, EvaluationSampler(2, batch_size=2), 1)
+    finally:
+        gc.enable()
+    assert len(batch) == 2 and not ended.exists()
+    gc.collect()
+    assert ended.read_text() == f"{os.getpid()}\n"
+    assert gc.get_freeze_count() == 0

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from gcnet.children import FROM_TERMINAL, available_cores, signals_blocked
+from gcnet.children import FROM_TERMINAL, available_cores, collector_frozen, signals_blocked
 from gcnet.data.dataset import ClassificationDataset, Item, SeededDataset, Skipped
 from gcnet.data.sampler import EpochSampler, EvaluationSampler
 from gcnet.data.transforms import Normalize, Rectangle, erase
@@ -228,7 +228,7 @@ class Loader(Generic[B]):
     def __iter__(self) -> Iterator[B]:
         try:
             # Until `_Watch.begin` runs, a worker would otherwise obey them.
-            with signals_blocked("SIGTERM", *FROM_TERMINAL):
+            with signals_blocked("SIGTERM", *FROM_TERMINAL), collector_frozen():
                 iterator = iter(self._loader)
             end_workers_at_exit(self._watch)
             self._children = {child.pid: child for child in multiprocessing.active_children()}
